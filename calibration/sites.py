@@ -1,0 +1,32 @@
+"""Where attention is in a loaded model: its four projections and the widths of its heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention block of a model in memory.
+
+    name: as in plan.json, e.g. "layers.3.attention"; module: the block itself (its forward is one attention call);
+    query, key: Linear (sum K, D); value: Linear (sum V, D); output: Linear (D, sum V), heads one after the other;
+    query_key_widths, value_output_widths: one per head; scaling: the constant by which q.k is multiplied.
+    """
+
+    name: str
+    module: nn.Module
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+    query_key_widths: tuple[int, ...]
+    value_output_widths: tuple[int, ...]
+    scaling: float
+
+    @property
+    def parameters(self) -> int:
+        """How many weights and biases the four projections hold; the output bias too."""
+        return sum(p.numel() for linear in (self.query, self.key, self.value, self.output) for p in linear.parameters())

@@ -1,0 +1,71 @@
+"""Labelled waveforms in one plain file, as they travel to a device: no audio decoder is needed to read them."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtimes.errors import BadInput
+from runtimes.files import replaced_file
+
+ARRAYS = ("samples", "offsets", "label_ids", "names", "labels", "sample_rate_hz")
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Mono clips of one sample rate.
+
+    waveforms: float32 (samples,) each, in [-1, 1]; label_ids: index into `labels` per clip; names: file names;
+    labels: the model's label names in the order of its logits.
+    """
+
+    waveforms: tuple[np.ndarray, ...]
+    label_ids: np.ndarray
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    sample_rate_hz: int
+
+    def __len__(self) -> int:
+        return len(self.waveforms)
+
+
+def write_clips(path: Path, clips: Clips) -> None:
+    """Write clips as an uncompressed .npz of plain arrays, whole or not at all."""
+    offsets = np.cumsum([0] + [len(waveform) for waveform in clips.waveforms]).astype(np.int64)
+    samples = np.concatenate(clips.waveforms) if clips.waveforms else np.zeros(0)
+    with replaced_file(Path(path)) as part, open(part, "wb") as stream:
+        np.savez(
+            stream,
+            samples=samples.astype(np.float32),
+            offsets=offsets,
+            label_ids=clips.label_ids.astype(np.int64),
+            names=np.array(clips.names, dtype=np.str_),
+            labels=np.array(clips.labels, dtype=np.str_),
+            sample_rate_hz=np.array(clips.sample_rate_hz, dtype=np.int64),
+        )
+
+
+def read_clips(path: Path) -> Clips:
+    """The clips in a file that `write_clips` wrote.
+
+    Raises:
+        BadInput: the file is missing, truncated or of another kind.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            samples, offsets, label_ids, names, labels, rate = (arrays[key] for key in ARRAYS)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: not a clips file ({error})") from None
+    return Clips(
+        waveforms=tuple(samples[start:end] for start, end in zip(offsets[:-1], offsets[1:])),
+        label_ids=label_ids,
+        names=tuple(str(name) for name in names),
+        labels=tuple(str(label) for label in labels),
+        sample_rate_hz=int(rate),
+    )
