@@ -1,0 +1,61 @@
+"""Tiny models with random weights, and one thread per test process so that timings elsewhere are not disturbed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+TINY_LABELS = ("down", "left", "right", "up", "yes")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def make_tiny_ast(head_width: int = 16, heads: int = 2, layers: int = 2) -> ASTForAudioClassification:
+    """A random AST of 2 layers and width 32 whose logits really depend on its attention."""
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=head_width * heads,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=48,
+        max_length=46,
+        num_mel_bins=128,
+        id2label=dict(enumerate(TINY_LABELS)),
+        label2id={label: index for index, label in enumerate(TINY_LABELS)},
+    )
+    model = ASTForAudioClassification(config).eval()
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        spread = 0.02 if parameter.ndim == 1 else 0.2
+        parameter.data += spread * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.fixture
+def tiny_ast() -> ASTForAudioClassification:
+    return make_tiny_ast()
+
+
+@pytest.fixture
+def tiny_extractor() -> ASTFeatureExtractor:
+    return ASTFeatureExtractor(max_length=46, num_mel_bins=128)
+
+
+@pytest.fixture
+def tiny_folder(tmp_path, tiny_ast, tiny_extractor):
+    """A dense tiny AST checkpoint on disk."""
+    folder = tmp_path / "tiny-ast"
+    tiny_ast.save_pretrained(folder)
+    tiny_extractor.save_pretrained(folder)
+    return folder
+
+
+def tone(frequency_hz: float, seconds: float = 0.4, sample_rate_hz: int = 16000) -> np.ndarray:
+    """A sine of amplitude 0.3, float32."""
+    time_s = np.arange(int(seconds * sample_rate_hz)) / sample_rate_hz
+    return (0.3 * np.sin(2 * np.pi * frequency_hz * time_s)).astype(np.float32)

@@ -1,0 +1,224 @@
+"""The plan: which channels every attention head keeps, as one readable and hashable file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calibration.sites import AttentionSite
+from runtimes.errors import BadInput
+from runtimes.files import read_json, sha256_json, write_json
+
+PLAN_SCHEMA = "leanear-plan-1"
+PLAN_KEYS = ("family", "dense_head_width", "model_width", "projection_bias", "scaling", "basis", "sites", "recipe", "made_from")
+CHANNELS_AS_TRAINED = "channels as trained"
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """One kept head: its index in the dense block and the dense channels that it keeps, ascending."""
+
+    head: int
+    query_key: tuple[int, ...]
+    value_output: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """One attention block: how many heads it had and the heads that it keeps, ascending."""
+
+    name: str
+    dense_heads: int
+    heads: tuple[HeadPlan, ...]
+
+    @property
+    def query_key_widths(self) -> tuple[int, ...]:
+        """K of every kept head."""
+        return tuple(len(head.query_key) for head in self.heads)
+
+    @property
+    def value_output_widths(self) -> tuple[int, ...]:
+        """V of every kept head."""
+        return tuple(len(head.value_output) for head in self.heads)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is kept of a dense model's attention.
+
+    dense_head_width: channels of a dense head; model_width: D; projection_bias: whether query, key and value have biases;
+    scaling: the trained model's softmax scale, a constant; recipe: how the plan was made, for the reader;
+    made_from: sha256 of what it was made from.
+    """
+
+    family: str
+    dense_head_width: int
+    model_width: int
+    projection_bias: bool
+    scaling: float
+    sites: tuple[SitePlan, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    made_from: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def attention_parameters_dense(self) -> int:
+        """Parameters of the dense attention blocks that pruning could remove."""
+        width = self.dense_head_width
+        return sum(site.dense_heads * _head_parameters(width, width, self) for site in self.sites)
+
+    @property
+    def attention_parameters_kept(self) -> int:
+        """Parameters of the attention blocks that stay."""
+        heads = (head for site in self.sites for head in site.heads)
+        return sum(_head_parameters(len(head.query_key), len(head.value_output), self) for head in heads)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the attention blocks' parameters that is removed.
+
+        Counted are the query, key, value and output weights and the query, key and value biases, as in the method's
+        source (arXiv 2509.26207); the output bias belongs to no channel.
+        """
+        return 1.0 - self.attention_parameters_kept / self.attention_parameters_dense
+
+
+def _head_parameters(query_key: int, value_output: int, plan: Plan) -> int:
+    bias = int(plan.projection_bias)
+    return query_key * 2 * (plan.model_width + bias) + value_output * (2 * plan.model_width + bias)
+
+
+def full_plan(family: str, sites: tuple[AttentionSite, ...]) -> Plan:
+    """The plan that keeps everything of a dense model with these sites.
+
+    Raises:
+        BadInput: the heads are not all of one width, so the model is not dense.
+    """
+    widths = {width for site in sites for width in site.query_key_widths + site.value_output_widths}
+    if len(widths) != 1:
+        raise BadInput(f"the model's heads have widths {sorted(widths)}: it is already slim; start from its dense checkpoint")
+    (width,) = widths
+    every = tuple(range(width))
+    return Plan(
+        family=family,
+        dense_head_width=width,
+        model_width=sites[0].query.in_features,
+        projection_bias=sites[0].query.bias is not None,
+        scaling=sites[0].scaling,
+        sites=tuple(
+            SitePlan(
+                name=site.name,
+                dense_heads=len(site.query_key_widths),
+                heads=tuple(HeadPlan(head, every, every) for head in range(len(site.query_key_widths))),
+            )
+            for site in sites
+        ),
+    )
+
+
+def compose(outer: tuple[SitePlan, ...], inner: tuple[SitePlan, ...]) -> tuple[SitePlan, ...]:
+    """What remains of the dense model when `inner` counts heads and channels of what `outer` kept."""
+    composed = []
+    for first, second in zip(outer, inner, strict=True):
+        heads = []
+        for kept in second.heads:
+            origin = first.heads[kept.head]
+            heads.append(
+                HeadPlan(
+                    head=origin.head,
+                    query_key=tuple(origin.query_key[channel] for channel in kept.query_key),
+                    value_output=tuple(origin.value_output[channel] for channel in kept.value_output),
+                )
+            )
+        composed.append(SitePlan(first.name, first.dense_heads, tuple(heads)))
+    return tuple(composed)
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plan.json holds it."""
+    return {
+        "schema": PLAN_SCHEMA,
+        "family": plan.family,
+        "dense_head_width": plan.dense_head_width,
+        "model_width": plan.model_width,
+        "projection_bias": plan.projection_bias,
+        "scaling": plan.scaling,
+        "basis": CHANNELS_AS_TRAINED,
+        "attention_parameters": {"dense": plan.attention_parameters_dense, "kept": plan.attention_parameters_kept},
+        "sparsity": round(plan.sparsity, 6),
+        "recipe": plan.recipe,
+        "made_from": plan.made_from,
+        "sites": [
+            {
+                "name": site.name,
+                "dense_heads": site.dense_heads,
+                "heads": [
+                    {"head": head.head, "query_key": list(head.query_key), "value_output": list(head.value_output)}
+                    for head in site.heads
+                ],
+            }
+            for site in plan.sites
+        ],
+    }
+
+
+def plan_sha256(plan: Plan) -> str:
+    """Hex sha256 of the plan's JSON."""
+    return sha256_json(plan_to_json(plan))
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write plan.json, whole or not at all."""
+    write_json(path, plan_to_json(plan))
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in `path`.
+
+    Raises:
+        BadInput: the file is missing, malformed, or names channels that a dense head does not have.
+    """
+    value = read_json(path, PLAN_SCHEMA, PLAN_KEYS)
+    if value["basis"] != CHANNELS_AS_TRAINED:
+        raise BadInput(f"{path}: unknown basis {value['basis']!r}")
+    try:
+        sites = tuple(
+            SitePlan(
+                name=site["name"],
+                dense_heads=site["dense_heads"],
+                heads=tuple(
+                    HeadPlan(head["head"], tuple(head["query_key"]), tuple(head["value_output"])) for head in site["heads"]
+                ),
+            )
+            for site in value["sites"]
+        )
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path}: key 'sites' is malformed ({error})") from None
+    plan = Plan(
+        family=value["family"],
+        dense_head_width=value["dense_head_width"],
+        model_width=value["model_width"],
+        projection_bias=value["projection_bias"],
+        scaling=value["scaling"],
+        sites=sites,
+        recipe=value["recipe"],
+        made_from=value["made_from"],
+    )
+    _check(plan, path)
+    return plan
+
+
+def _check(plan: Plan, path: Path) -> None:
+    for site in plan.sites:
+        if not site.heads:
+            raise BadInput(f"{path}: {site.name} keeps no head; at least one must stay")
+        _check_indices(path, f"{site.name} heads", tuple(head.head for head in site.heads), site.dense_heads)
+        for head in site.heads:
+            for kind, channels in (("query_key", head.query_key), ("value_output", head.value_output)):
+                _check_indices(path, f"{site.name} head {head.head} {kind}", channels, plan.dense_head_width)
+
+
+def _check_indices(path: Path, where: str, indices: tuple[int, ...], bound: int) -> None:
+    well_formed = indices and all(isinstance(index, int) and 0 <= index < bound for index in indices)
+    if not well_formed or list(indices) != sorted(set(indices)):
+        raise BadInput(f"{path}: {where} must be a non-empty ascending list of indices below {bound}")
