@@ -1,0 +1,45 @@
+"""The runtimes by name; the libraries behind them are imported only when they are used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+from runtimes.errors import BadInput, RuntimeUnavailable
+from runtimes.sessions import Runtime, SessionOptions
+
+MODULES = {
+    "onnxruntime": "runtimes.onnx_cpu",
+    "openvino": "runtimes.intel_cpu",
+    "null": "runtimes.null",
+}
+
+
+def choose_runtime(name: str) -> Runtime:
+    """The module of the runtime called `name`: "onnxruntime", "openvino" or "null".
+
+    Raises:
+        BadInput: there is no such runtime; the text lists those there are.
+    """
+    if name not in MODULES:
+        raise BadInput(f"runtime: unknown runtime {name!r}; known: {', '.join(MODULES)}")
+    return cast(Runtime, importlib.import_module(MODULES[name]))
+
+
+def require_runtime(name: str, options: SessionOptions) -> Runtime:
+    """The module of the runtime called `name`, known to work here and to compute in `options.precision`.
+
+    Raises:
+        BadInput: there is no such runtime, or it does not compute in that precision on this machine.
+        RuntimeUnavailable: its library is missing or does not import.
+    """
+    runtime = choose_runtime(name)
+    reason = runtime.available()
+    if reason is not None:
+        raise RuntimeUnavailable(f"{name}: {reason}")
+    offered = runtime.precisions()
+    if options.precision not in offered:
+        raise BadInput(
+            f"precision: {name} does not compute in {options.precision} on this machine; it offers {', '.join(offered)}"
+        )
+    return runtime
