@@ -1,0 +1,63 @@
+# leanear: `make deploy TARGET=cpu` runs the whole job; `make help` lists the rest. Set-up happens by itself, in .venv/.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# What a user passes reaches the shell as environment, never as text of a command: the values may hold anything.
+USER_VARIABLES := TARGET MODEL DATA SPARSITY OUT MAX_DROP RECOVERY BUDGET RUNTIME THREADS
+$(foreach name,$(USER_VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(USER_VARIABLES)
+
+.DEFAULT_GOAL := help
+.PHONY: help deploy test lint bench report demo-ast lock clean
+
+help:  ## List what make can do
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  make deploy TARGET=openvino MODEL=path-or-hub-id DATA=folder SPARSITY=0.5 [OUT=folder] [MAX_DROP=points]"
+
+# The stamp carries the lock's hash, so a changed lock or pyproject.toml installs again and an interrupted install is repeated.
+$(READY): .requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "leanear needs Python 3.11 or later; none was found" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "leanear needs Python 3.11 or later; $(PYTHON) is older (set PYTHON=...)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) (a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[dev]'
+	@touch $@
+
+deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|file.toml MODEL= DATA= SPARSITY= OUT= MAX_DROP=
+	@set --; \
+	[ -z "$$TARGET" ] || set -- "$$@" --target "$$TARGET"; \
+	[ -z "$$DATA" ] || set -- "$$@" --data "$$DATA"; \
+	[ -z "$$SPARSITY" ] || set -- "$$@" --sparsity "$$SPARSITY"; \
+	[ -z "$$OUT" ] || set -- "$$@" --out "$$OUT"; \
+	[ -z "$$MAX_DROP" ] || set -- "$$@" --max-drop "$$MAX_DROP"; \
+	[ -z "$$RECOVERY" ] || set -- "$$@" --recovery "$$RECOVERY"; \
+	[ -z "$$MODEL" ] || set -- "$$@" -- "$$MODEL"; \
+	exec $(BIN)/leanear deploy "$$@"
+
+test: $(READY)  ## Run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(READY)  ## Run ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY)  ## Time dense against pruned AST-base-size graphs on every runtime here
+	@$(BIN)/python -m benchmarks.graph_forms
+
+report: $(READY)  ## Write the report of OUT= (a deployment folder) again
+	@exec $(BIN)/leanear report "$${OUT:?set OUT to a deployment folder}"
+
+demo-ast: $(READY)  ## Make the demo's audio and model again, from nothing (needs espeak-ng)
+	@$(BIN)/python -m toolchain.demo.make
+
+lock: $(READY)  ## Write .requirements.lock from what .venv holds
+	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' | sort -f > .requirements.lock
+
+clean:  ## Delete .venv, caches and deployments
+	rm -rf $(VENV) deployments build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

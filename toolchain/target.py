@@ -1,0 +1,80 @@
+"""A target: one TOML file in `targets/`, found by name, or a user's own by path."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtimes.errors import BadInput
+
+TARGETS = Path(__file__).parent / "targets"
+RUNTIMES = ("onnxruntime", "openvino", "null")
+GRAPH_FORMS = ("portable", "onnxruntime")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a model is going.
+
+    runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, PRECISIONS; threads: how many, never left to the runtime.
+    """
+
+    name: str
+    description: str
+    runtime: str
+    graph_form: str
+    precision: str
+    threads: int
+
+
+def target_names() -> tuple[str, ...]:
+    """The names of the targets that leanear brings."""
+    return tuple(sorted(path.stem for path in TARGETS.glob("*.toml")))
+
+
+def read_target(name: str) -> Target:
+    """The target called `name`, or the one in the TOML file at that path.
+
+    Raises:
+        BadInput: no such target, or its file lacks a key, has an unknown one, or a value that is not offered.
+    """
+    path = Path(name) if name.endswith(".toml") else TARGETS / f"{name}.toml"
+    if not name.endswith(".toml") and name not in target_names():
+        raise BadInput(f"unknown target {name!r}; known are {', '.join(target_names())}, or the path of a .toml file")
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path}: not TOML ({error})") from None
+    keys = ("description", "runtime", "graph_form", "precision", "threads")
+    for key in settings:
+        if key not in keys:
+            raise BadInput(f"{path}: unknown key {key!r}; known are {', '.join(keys)}")
+    for key in keys:
+        if key not in settings:
+            raise BadInput(f"{path}: key {key!r} is missing")
+    for key, offered in (("runtime", RUNTIMES), ("graph_form", GRAPH_FORMS), ("precision", PRECISIONS)):
+        if settings[key] not in offered:
+            raise BadInput(f"{path}: {key} = {settings[key]!r} is not one of {', '.join(offered)}")
+    if settings["runtime"] != "onnxruntime" and settings["graph_form"] == "onnxruntime":
+        raise BadInput(f"{path}: graph_form = 'onnxruntime' holds operators that {settings['runtime']} does not have")
+    return Target(
+        name=path.stem,
+        description=str(settings["description"]),
+        runtime=settings["runtime"],
+        graph_form=settings["graph_form"],
+        precision=settings["precision"],
+        threads=_threads(settings["threads"], path),
+    )
+
+
+def _threads(value: object, path: Path) -> int:
+    if value == "all":
+        return len(os.sched_getaffinity(0))
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadInput(f'{path}: threads = {value!r} is neither "all" nor a positive number')
+    return value
