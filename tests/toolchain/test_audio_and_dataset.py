@@ -1,0 +1,158 @@
+"""Reading audio and labelled folders: what is there comes back, what is wrong is named."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from scipy.signal import resample_poly
+
+from runtimes.clips import read_clips, write_clips
+from runtimes.errors import BadInput
+from tests.conftest import tone
+from toolchain.audio import read_waveform
+from toolchain.dataset import read_examples_as_clips, read_splits
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_format_rate_and_channels(tmp_path, suffix, channels):
+    path = tmp_path / f"clip.{suffix}"
+    stereo = np.stack([tone(440, 0.5, 44100)] * channels, axis=1)
+    soundfile.write(path, stereo, 44100)
+    waveform = read_waveform(path, 16000)
+    assert waveform.dtype == np.float32
+    assert abs(len(waveform) - 8000) <= 1
+    expected = resample_poly(tone(440, 0.5, 44100), 160, 441)
+    middle = slice(1000, 7000)
+    bound = 0.02 if suffix == "ogg" else 2e-3
+    assert np.abs(waveform[middle] - expected[middle]).max() < bound
+
+
+def test_native_rate_is_untouched(tmp_path):
+    soundfile.write(tmp_path / "clip.wav", tone(300), 16000, subtype="FLOAT")
+    assert np.array_equal(read_waveform(tmp_path / "clip.wav", 16000), tone(300))
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = tone(300), tone(900)
+    soundfile.write(tmp_path / "clip.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
+    assert np.allclose(read_waveform(tmp_path / "clip.wav", 16000), (left + right) / 2, atol=1e-7)
+
+
+def damage(tmp_path, kind):
+    path = tmp_path / ("clip.flac" if kind == "truncated flac" else "clip.wav")
+    if kind == "text":
+        path.write_text("this is no audio\n")
+    elif kind == "zero samples":
+        soundfile.write(path, np.zeros((0, 1)), 16000)
+    elif kind == "nan":
+        samples = tone(300)
+        samples[7] = np.nan
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+    elif kind.startswith("truncated"):
+        soundfile.write(path, np.random.default_rng(0).normal(size=16000) * 0.1, 16000)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("text", "not readable as audio"),
+        ("zero samples", "zero samples"),
+        ("nan", "NaN"),
+        ("truncated flac", "not readable as audio|truncated"),
+        ("truncated wav", "truncated"),
+        ("missing", "no such file"),
+    ],
+)
+def test_damaged_audio_is_named(tmp_path, kind, message):
+    path = damage(tmp_path, kind)
+    with pytest.raises(BadInput, match=message) as caught:
+        read_waveform(path, 16000)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def make_folder(root, counts, prefix=""):
+    for label, count in counts.items():
+        (root / prefix / label).mkdir(parents=True)
+        for number in range(count):
+            soundfile.write(root / prefix / label / f"{number}.wav", tone(200 + 50 * number), 16000)
+    return root
+
+
+def test_class_folders_are_divided_without_overlap(tmp_path):
+    folder = make_folder(tmp_path / "data", {"no": 9, "yes": 6})
+    splits = read_splits(folder, calibration_clips=8, seed=1)
+    calibration, evaluation = ({e.name for e in part} for part in (splits.calibration, splits.evaluation))
+    assert not calibration & evaluation
+    assert len(calibration | evaluation) == 15
+    assert len(calibration) == 7, "four of nine, and no more than half of six"
+    assert {e.label for e in splits.evaluation} == {"no", "yes"}
+    assert splits == read_splits(folder, calibration_clips=8, seed=1)
+    assert splits.calibration != read_splits(folder, calibration_clips=8, seed=2).calibration
+
+
+def test_any_prefix_of_the_calibration_clips_is_balanced(tmp_path):
+    folder = make_folder(tmp_path / "data", {"a": 8, "b": 8, "c": 8}, "train")
+    make_folder(tmp_path / "data", {"a": 1, "b": 1, "c": 1}, "test")
+    splits = read_splits(folder, calibration_clips=24, seed=0)
+    for end in range(1, 25):
+        labels = [e.label for e in splits.calibration[:end]]
+        counts = [labels.count(label) for label in "abc"]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_metadata_csv(tmp_path):
+    folder = make_folder(tmp_path / "data", {"x": 4})
+    rows = "".join(f"x/{number}.wav,{'yes' if number % 2 else 'no, thanks'}\n".replace("no, thanks", '"no, thanks"') for number in range(4))
+    (folder / "metadata.csv").write_text("file_name,label\n" + rows)
+    splits = read_splits(folder, calibration_clips=2, seed=0)
+    assert {e.label for e in splits.evaluation} == {"yes", "no, thanks"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("file,label\nx/0.wav,yes\n", "no column 'file_name'"),
+        ("file_name,label\nx/9.wav,yes\n", "line 2 names 'x/9.wav'"),
+        ("file_name,label\nx/0.wav,\n", "line 2 lacks"),
+    ],
+)
+def test_wrong_metadata_is_named(tmp_path, metadata, message):
+    folder = make_folder(tmp_path / "data", {"x": 1})
+    (folder / "metadata.csv").write_text(metadata)
+    with pytest.raises(BadInput, match=message):
+        read_splits(folder, calibration_clips=2, seed=0)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(BadInput, match="no such data folder"):
+        read_splits(tmp_path / "none", 4, 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="no .wav"):
+        read_splits(tmp_path / "empty", 4, 0)
+
+
+def test_unknown_label_is_named_with_what_is_known(tmp_path):
+    folder = make_folder(tmp_path / "data", {"yes": 2, "perhaps": 2})
+    splits = read_splits(folder, 2, 0)
+    with pytest.raises(BadInput, match=r"perhaps.*knows no, yes"):
+        read_examples_as_clips(splits.evaluation, ("no", "yes"), 16000)
+
+
+def test_clips_file_round_trip_and_damage(tmp_path):
+    folder = make_folder(tmp_path / "data", {"yes": 3, "no": 3})
+    clips = read_examples_as_clips(read_splits(folder, 2, 0).evaluation, ("no", "yes"), 16000)
+    write_clips(tmp_path / "clips.npz", clips)
+    again = read_clips(tmp_path / "clips.npz")
+    assert all(np.array_equal(a, b) for a, b in zip(clips.waveforms, again.waveforms, strict=True))
+    assert (again.names, again.labels, again.label_ids.tolist()) == (clips.names, clips.labels, clips.label_ids.tolist())
+    shutil.copy(tmp_path / "clips.npz", tmp_path / "cut.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "clips.npz").read_bytes()[:500])
+    with pytest.raises(BadInput, match=r"cut\.npz"):
+        read_clips(tmp_path / "cut.npz")

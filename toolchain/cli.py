@@ -1,0 +1,371 @@
+"""The `leanear` command: each sub-command reads its flags, calls one documented function, and prints what came back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from runtimes.errors import BadInput, LeanearError
+from toolchain.checkpoint import DEMO_MODEL
+from toolchain.narration import Narrator
+
+INTERRUPTED = 130
+SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="leanear", message="%(version)s")
+def cli() -> None:
+    """Prune the attention of an audio transformer, export it smaller, measure it, and report.
+
+    \b
+    Example:
+      leanear deploy --target cpu
+    """
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line; its exit status. Errors that a user can act on become one line on standard error."""
+    try:
+        cli.main(args=arguments, prog_name="leanear", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return 2
+    except LeanearError as error:
+        _complain(str(error))
+        return error.exit_status
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted; what was finished is kept, and the same command goes on from there")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        return 1
+    return 0
+
+
+def _complain(text: str) -> None:
+    print(f"leanear: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _sparsity(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0.0 < value < 1.0:
+        raise click.BadParameter(f"--sparsity is {value:g}; it must lie between 0 and 1 (0.5 removes half)")
+    return value
+
+
+def _options(*options: Any) -> Any:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+data_option = click.option("--data", metavar="DATA", help="Folder of labelled audio: class sub-folders, or metadata.csv with file_name,label.")
+seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random choice.")
+recipe_options = _options(
+    click.option("--sparsity", type=float, callback=_sparsity, default=0.5, show_default=True, help="Share of the attention blocks' parameters to remove."),
+    click.option("--scheme", type=click.Choice(SCHEMES), default="channels", show_default=True, help="Remove channels of every head, or entire heads."),
+    click.option("--score", type=click.Choice(SCORES), default="fisher", show_default=True, help="What a channel is judged by."),
+    click.option("--threshold", type=click.Choice(THRESHOLDS), default="global", show_default=True, help="Compare channels across layers, or remove the same share in each."),
+    click.option("--schedule", type=click.Choice(("one-shot", "iterative")), default="one-shot", show_default=True, help="All at once, or 10 % of what remains at a time."),
+    click.option("--recovery", type=click.Choice(("none", "lora")), default="none", show_default=True, help="Train low-rank updates after every step, merged into the weights."),
+    click.option("--calibration-clips", type=click.IntRange(min=1), default=256, show_default=True, help="Clips to score (and recover) on, at most."),
+    click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips per gradient."),
+)
+
+
+@cli.command()
+@click.argument("model", default=DEMO_MODEL)
+@click.option("--target", default="cpu", show_default=True, help="A target's name (see `leanear targets`) or the path of a .toml file.")
+@data_option
+@recipe_options
+@click.option("--out", type=click.Path(path_type=Path), help="Deployment folder.  [default: deployments/MODEL/TARGET]")
+@click.option("--max-drop", type=click.FloatRange(min=0.0), default=None, help="Accuracy gate: points that the pruned model may lose.")
+@click.option("--budget", "budget_s", type=click.FloatRange(min=1.0), default=40.0, show_default=True, help="Seconds for latency samples.")
+@seed_option
+def deploy(model: str, target: str, data: str | None, out: Path | None, max_drop: float | None, budget_s: float, **recipe: Any) -> None:
+    """Prune MODEL, export it dense and slim, measure both on this machine, and write the report.
+
+    MODEL is a checkpoint folder, a Hub id, or demo-ast (the default), which brings its own audio.
+    Interrupted and run again, it goes on where it stopped.
+
+    \b
+    Examples:
+      leanear deploy --target openvino
+      leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
+    """
+    from toolchain.pipeline import deploy as deploy_model
+
+    deployment = deploy_model(
+        model,
+        target,
+        data=data,
+        recipe=_recipe(recipe),
+        out=out,
+        max_drop=max_drop,
+        budget_s=budget_s,
+        command=_command_line(),
+        narrator=Narrator(),
+    )
+    _print_headline(deployment.headline)
+    click.echo(f"report: {deployment.report_html}")
+    click.echo(f"        {deployment.report_markdown}")
+    if deployment.gate_missed:
+        from runtimes.errors import GateMissed
+
+        raise GateMissed(deployment.gate_missed)
+
+
+def _recipe(flags: dict[str, Any]) -> Any:
+    from toolchain.schedule import PruneRecipe
+
+    return PruneRecipe(**flags)
+
+
+def _command_line() -> str:
+    return shlex.join(["leanear", *sys.argv[1:]])
+
+
+def _print_headline(rows: list[tuple[str, str, str, str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (("", "left"), ("dense", "right"), ("slim", "right"), ("change", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+@cli.command()
+@click.argument("model")
+@data_option
+@recipe_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
+@seed_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def prune(model: str, data: str | None, out: Path, as_json: bool, **recipe: Any) -> None:
+    """Prune the attention of MODEL to a smaller checkpoint that transformers opens.
+
+    \b
+    Example:
+      leanear prune demo-ast --sparsity 0.5 --out slim/
+    """
+    from toolchain.pipeline import prune_checkpoint
+
+    result = prune_checkpoint(model, data=data, recipe=_recipe(recipe), out=out, narrator=Narrator())
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    removed = f"{100 * result['sparsity']:.1f} % of the attention parameters removed"
+    click.echo(f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all")
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
+@click.option("--form", type=click.Choice(("portable", "onnxruntime")), default="portable", show_default=True, help="Plain ONNX operators, or those that only ONNX Runtime has and is faster with.")
+@click.option("--input", "graph_input", type=click.Choice(("waveform", "features")), default="waveform", show_default=True, help="Whether the graph holds the audio front end.")
+@data_option
+@seed_option
+def export(model: str, out: Path, form: str, graph_input: str, data: str | None, seed: int) -> None:
+    """Export MODEL (dense or slim) to an ONNX artifact, waveform in and logits out, and prove that it computes the same.
+
+    The proof runs clips of DATA (or, without it, made-up sounds) through the checkpoint and the graph.
+
+    \b
+    Example:
+      leanear export slim/ --form onnxruntime --out artifact/
+    """
+    from toolchain.pipeline import export_checkpoint
+
+    parity = export_checkpoint(model, out=out, form=form, graph_input=graph_input, data=data, seed=seed, narrator=Narrator())
+    click.echo(f"{out}: logits agree to {parity.relative_error:.1e} of their scale on {parity.clips} clips (bound {parity.bound:.0e})")
+
+
+@cli.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--against", type=click.Path(path_type=Path), help="A second artifact (the dense one), measured in turn with the first.")
+@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
+@click.option("--precision", type=click.Choice(("fp32", "bf16")), default="fp32", show_default=True, help="bf16 is offered by OpenVINO alone.")
+@click.option("--threads", type=click.IntRange(min=1), default=lambda: len(os.sched_getaffinity(0)), show_default="all")
+@click.option("--budget", "budget_s", type=click.FloatRange(min=1.0), default=40.0, show_default=True, help="Seconds for latency samples.")
+@data_option
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results.json"), show_default=True, help="Results file.")
+@seed_option
+def bench(artifact: Path, against: Path | None, runtime: str, precision: str, threads: int, budget_s: float, data: str | None, out: Path, seed: int) -> None:
+    """Measure ARTIFACT here: latency in fresh processes, memory in its own pass, accuracy if DATA is given.
+
+    \b
+    Example:
+      leanear bench deployments/demo-ast/cpu/slim --against deployments/demo-ast/cpu/dense --out results.json
+    """
+    from toolchain.pipeline import bench_artifacts
+
+    headline = bench_artifacts(
+        artifact, against=against, runtime=runtime, precision=precision, threads=threads, budget_s=budget_s,
+        data=data, out=out, seed=seed, command=_command_line(), narrator=Narrator(),
+    )
+    _print_headline(headline)
+    click.echo(f"results: {out}")
+
+
+@cli.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.md and report.html.  [default: beside RESULTS]")
+@click.option("--max-drop", type=click.FloatRange(min=0.0), default=None, help="Accuracy gate: points that the pruned model may lose.")
+def report(results: Path, out: Path | None, max_drop: float | None) -> None:
+    """Write the report of a deployment folder or a results file again.
+
+    \b
+    Example:
+      leanear report deployments/demo-ast/cpu
+    """
+    from toolchain.pipeline import write_deployment_report
+
+    paths = write_deployment_report(results, out=out, max_drop=max_drop)
+    click.echo(f"report: {paths.html}")
+    click.echo(f"        {paths.markdown}")
+
+
+@cli.command(name="eval")
+@click.argument("model_or_artifact")
+@data_option
+@click.option("--split", type=click.Choice(("evaluation", "calibration")), default="evaluation", show_default=True)
+@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True, help="For an artifact.")
+@click.option("--precision", type=click.Choice(("fp32", "bf16")), default="fp32", show_default=True, help="For an artifact.")
+@click.option("--threads", type=click.IntRange(min=1), default=lambda: len(os.sched_getaffinity(0)), show_default="all")
+@click.option("--calibration-clips", type=click.IntRange(min=1), default=256, show_default=True, help="How many clips are kept out of the evaluation where DATA has no split folders.")
+@seed_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def evaluate(model_or_artifact: str, data: str | None, as_json: bool, **options: Any) -> None:
+    """Accuracy of a checkpoint (in torch) or of an artifact (on its runtime) on the evaluation clips of DATA.
+
+    \b
+    Examples:
+      leanear eval demo-ast --json
+      leanear eval deployments/demo-ast/cpu/slim --data clips/ --json
+    """
+    from toolchain.pipeline import evaluate as evaluate_model
+
+    result = evaluate_model(model_or_artifact, data=data, narrator=Narrator(), **options)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    low, high = result["accuracy_interval_95"]
+    click.echo(
+        f"{100 * result['accuracy']:.2f} % of {result['clips']} clips right "
+        f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), cross-entropy {result['cross_entropy']:.4f}"
+    )
+
+
+@cli.command()
+@click.argument("clip", type=click.Path(path_type=Path))
+@click.option("--model", "model", default=DEMO_MODEL, show_default=True, help="A checkpoint folder, a Hub id, or an artifact folder.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
+@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True, help="For an artifact.")
+@click.option("--json", "as_json", is_flag=True, help="Print the labels as JSON.")
+def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> None:
+    """The labels that a model gives CLIP, the likeliest first.
+
+    \b
+    Examples:
+      leanear classify clip.wav
+      leanear classify clip.wav --model deployments/demo-ast/cpu/slim
+    """
+    from toolchain.pipeline import classify as classify_clip
+
+    ranked = classify_clip(clip, model, top=top, runtime=runtime)
+    if as_json:
+        click.echo(json.dumps([{"label": label, "probability": probability} for label, probability in ranked]))
+        return
+    for label, probability in ranked:
+        click.echo(f"{100 * probability:6.2f} %  {label}")
+
+
+@cli.command()
+def targets() -> None:
+    """The targets that `deploy` knows, and whether their runtime is usable here.
+
+    \b
+    Example:
+      leanear targets
+    """
+    from runtimes.choose import choose_runtime
+    from toolchain.target import read_target, target_names
+
+    for name in target_names():
+        target = read_target(name)
+        reason = choose_runtime(target.runtime).available()
+        click.echo(f"{name:12} {target.description}; {target.precision}; {'ready' if reason is None else reason}")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(as_json: bool) -> None:
+    """What this machine has for leanear, what it lacks, and the command that would install it.
+
+    \b
+    Example:
+      leanear doctor
+    """
+    from toolchain.doctor import examine
+
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps([{"name": f.name, "ok": f.ok, "text": f.text} for f in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{'ok     ' if finding.ok else 'missing'} {finding.name:14} {finding.text}")
+    if not all(finding.ok for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+@cli.command()
+@click.argument("model", default=DEMO_MODEL)
+@data_option
+@click.option("--sparsity", "sparsities", default="0.3,0.5,0.7", show_default=True, help="Sparsities of the one-shot rows, with commas between.")
+@click.option("--iterative", "iterative_sparsities", default="0.5", show_default=True, help="Sparsities of the rows with ten-percent steps and recovery; empty for none.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("variants.md"), show_default=True, help="Markdown file; finished rows are kept beside it.")
+@click.option("--calibration-clips", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@seed_option
+def variants(model: str, data: str | None, sparsities: str, iterative_sparsities: str, out: Path, calibration_clips: int, batch_size: int, seed: int) -> None:
+    """Prune MODEL in the eight ways of arXiv 2509.26207 and tabulate what each costs.
+
+    \b
+    Example:
+      leanear variants demo-ast --out variants.md
+    """
+    from toolchain.pipeline import tabulate_variants
+
+    markdown = tabulate_variants(
+        model, data=data, sparsities=_numbers("--sparsity", sparsities), iterative_sparsities=_numbers("--iterative", iterative_sparsities),
+        out=out, calibration_clips=calibration_clips, batch_size=batch_size, seed=seed, narrator=Narrator(),
+    )
+    click.echo(markdown)
+
+
+def _numbers(flag: str, text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise BadInput(f"{flag} is {text!r}; numbers with commas between are wanted") from None
+    for value in values:
+        if not 0.0 < value < 1.0:
+            raise BadInput(f"{flag} has {value:g}; each must lie between 0 and 1")
+    return values
