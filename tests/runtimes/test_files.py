@@ -1,0 +1,71 @@
+"""Files are complete or absent, and read strictly."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from runtimes.errors import BadInput
+from runtimes.files import read_json, replaced_file, replaced_folder, sha256_file, write_json
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+
+
+def test_a_file_cut_off_leaves_the_old_one_and_no_litter(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replaced_file(path) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_folder_cut_off_leaves_the_old_one_and_no_litter(tmp_path):
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(OSError, match="disk"), replaced_folder(folder) as part:
+        (part / "new").touch()
+        raise OSError("disk")
+    assert [p.name for p in folder.iterdir()] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "old").touch()
+    with replaced_folder(folder) as part:
+        (part / "new").touch()
+    assert [p.name for p in folder.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("{", "not JSON"),
+        ("[1]", "expected schema"),
+        ('{"schema": "leanear-plan-0"}', "found 'leanear-plan-0'"),
+        ('{"schema": "leanear-plan-1"}', "missing key 'sites'"),
+    ],
+)
+def test_json_is_read_strictly(tmp_path, content, message):
+    path = tmp_path / "plan.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadInput, match=message) as caught:
+        read_json(path, "leanear-plan-1", ["sites"])
+    assert str(path) in str(caught.value)
+
+
+def test_nan_is_no_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"latency_ms": float("nan")})
+    assert not list(tmp_path.iterdir())

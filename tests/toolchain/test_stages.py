@@ -1,0 +1,54 @@
+"""A stage runs once, again when its inputs or outputs change, and again when it was cut off."""
+
+from __future__ import annotations
+
+import pytest
+
+from toolchain.stages import run_stage, stage_is_done
+
+
+class Work:
+    def __init__(self, folder):
+        self.folder, self.runs = folder, 0
+
+    def __call__(self):
+        self.runs += 1
+        (self.folder / "out.bin").write_bytes(b"result")
+
+    def run(self, made_from):
+        return run_stage(self.folder, "prune", made_from, lambda: [self.folder / "out.bin"], self)
+
+
+def test_runs_once_for_the_same_inputs(tmp_path):
+    work = Work(tmp_path)
+    assert work.run({"checkpoint": "a"}) is True
+    assert work.run({"checkpoint": "a"}) is False
+    assert work.runs == 1
+
+
+def test_runs_again_for_other_inputs(tmp_path):
+    work = Work(tmp_path)
+    work.run({"checkpoint": "a"})
+    assert work.run({"checkpoint": "b"}) is True
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"resulT")])
+def test_runs_again_when_its_output_is_gone_or_changed(tmp_path, damage):
+    work = Work(tmp_path)
+    work.run({"checkpoint": "a"})
+    damage(tmp_path / "out.bin")
+    assert not stage_is_done(tmp_path, "prune", {"checkpoint": "a"})
+    assert work.run({"checkpoint": "a"}) is True
+    assert (tmp_path / "out.bin").read_bytes() == b"result"
+
+
+def test_a_stage_that_fails_is_not_done(tmp_path):
+    Work(tmp_path).run({"checkpoint": "a"})
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path, "prune", {"checkpoint": "b"}, lambda: [], interrupted)
+    assert not stage_is_done(tmp_path, "prune", {"checkpoint": "b"})
+    assert not stage_is_done(tmp_path, "prune", {"checkpoint": "a"}), "its output may have been touched"

@@ -1,0 +1,55 @@
+"""Targets are read strictly; a user's own file works by path."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from runtimes.errors import BadInput
+from toolchain.target import read_target, target_names
+
+OWN = 'description = "mine"\nruntime = "openvino"\ngraph_form = "portable"\nprecision = "fp32"\nthreads = 1\n'
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_target_that_leanear_brings_is_well_formed(name):
+    target = read_target(name)
+    assert target.name == name
+    assert target.threads == len(os.sched_getaffinity(0))
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "kitchen pi.toml"
+    path.write_text(OWN)
+    target = read_target(str(path))
+    assert (target.name, target.runtime, target.threads) == ("kitchen pi", "openvino", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OWN + "treads = 2\n", "unknown key 'treads'"),
+        (OWN.replace("threads = 1\n", ""), "key 'threads' is missing"),
+        (OWN.replace("openvino", "tflite"), "runtime = 'tflite' is not one of"),
+        (OWN.replace("threads = 1", "threads = 0"), "threads = 0"),
+        (OWN.replace("portable", "onnxruntime"), "does not have"),
+        ("runtime =", "not TOML"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, message):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=message) as caught:
+        read_target(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_an_unknown_target_lists_the_known():
+    with pytest.raises(BadInput, match="cpu, openvino"):
+        read_target("toaster")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"none\.toml"):
+        read_target(str(tmp_path / "none.toml"))
