@@ -1,0 +1,220 @@
+"""The diagonal empirical Fisher information of the attention projections, summed to one number per channel.
+
+F_p = (1/M) sum over M batches of (d batch-mean loss / d p)^2, with the observed labels (arXiv 2509.26207). Kept is the
+undamped sum over batches, already added up over the model width D, so that sums of shards can be merged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from calibration.sites import AttentionSite
+from runtimes.errors import BadInput
+from runtimes.files import replaced_file
+
+CURVATURE_SCHEMA = "leanear-curvature-1"
+METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
+PROJECTIONS = ("query", "key", "value", "output")
+
+BatchLoss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class SiteCurvature:
+    """Squared gradients of one attention block, summed over batches and over the model width; float64.
+
+    query, key: (sum K,), one per row of the weight; value: (sum V,), per row; output: (sum V,), per column.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    output: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Undamped sums for every attention block of one model, by the block's name, and what they were summed over.
+
+    batches: how many squared gradients were added; batch_size: clips per batch; made_from: sha256 by kind, e.g.
+    {"model": ..., "calibration": ...}.
+    """
+
+    sites: Mapping[str, SiteCurvature]
+    batches: int
+    batch_size: int
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+
+def collect_curvature(
+    model: nn.Module,
+    sites: Sequence[AttentionSite],
+    inputs: torch.Tensor,
+    label_ids: torch.Tensor,
+    batch_loss: BatchLoss,
+    *,
+    batch_size: int = 16,
+    clips_at_once: int | None = None,
+    recomputed_layers: Sequence[nn.Module] = (),
+    made_from: Mapping[str, str] | None = None,
+    progress: Progress = _silent,
+) -> Curvature:
+    """Sums of squared batch gradients over N // batch_size whole batches of the clips, in the order given.
+
+    inputs: (N, ...) as the model takes them; label_ids: (N,); batch_loss(model, inputs, label_ids): mean loss.
+    batch_size: clips whose mean loss is differentiated and squared (at most N); clips_at_once: how many of them are in
+    memory together, which changes nothing but memory and time; recomputed_layers: layers whose activations are computed
+    again in the backward pass instead of kept; progress: called with clips done and in all.
+
+    The model is left as it was: weights, training mode and requires_grad.
+    """
+    batch_size = min(batch_size, len(inputs))
+    batches = len(inputs) // batch_size
+    weights = [[getattr(site, name).weight for name in PROJECTIONS] for site in sites]
+    every_weight = [weight for site_weights in weights for weight in site_weights]
+    sums = [
+        [
+            torch.zeros(_channels(weight, name), dtype=torch.float64)
+            for name, weight in zip(PROJECTIONS, four, strict=True)
+        ]
+        for four in weights
+    ]
+    with _only_these_require_grad(model, every_weight), recomputed_activations(recomputed_layers):
+        for batch in range(batches):
+            first = batch * batch_size
+            for start in range(first, first + batch_size, clips_at_once or batch_size):
+                end = min(start + (clips_at_once or batch_size), first + batch_size)
+                loss = batch_loss(model, inputs[start:end], label_ids[start:end])
+                (loss * ((end - start) / batch_size)).backward()
+                progress(end, batches * batch_size)
+            for site_weights, site_sums in zip(weights, sums, strict=True):
+                _add_squared_gradients(site_weights, site_sums)
+    named = {site.name: SiteCurvature(*site_sums) for site, site_sums in zip(sites, sums, strict=True)}
+    return Curvature(sites=named, batches=batches, batch_size=batch_size, made_from=dict(made_from or {}))
+
+
+def _channels(weight: torch.Tensor, projection: str) -> int:
+    return weight.shape[1] if projection == "output" else weight.shape[0]
+
+
+def _add_squared_gradients(weights: Sequence[torch.Tensor], sums: Sequence[torch.Tensor]) -> None:
+    for name, weight, total in zip(PROJECTIONS, weights, sums, strict=True):
+        gradient, weight.grad = weight.grad, None
+        if gradient is None:
+            raise ValueError(f"the loss does not depend on a {name} projection")
+        total += gradient.double().square().sum(dim=0 if name == "output" else 1).cpu()
+
+
+@contextlib.contextmanager
+def _only_these_require_grad(model: nn.Module, weights: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Eval mode with gradients for `weights` alone; on leaving, everything is as before and no gradient is left."""
+    training = model.training
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _ in required:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    for weight in weights:
+        weight.requires_grad_(True)
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        for parameter, before in required:
+            parameter.requires_grad_(before)
+            parameter.grad = None
+
+
+@contextlib.contextmanager
+def recomputed_activations(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the block, the layers keep only their inputs and run forward again when gradients pass through them."""
+    originals = [layer.forward for layer in layers]
+    try:
+        for layer, original in zip(layers, originals, strict=True):
+            layer.forward = functools.partial(checkpoint, original, use_reentrant=False)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+def merge_curvatures(first: Curvature, second: Curvature) -> Curvature:
+    """The curvature of both sets of batches together: sums and counts add.
+
+    Raises:
+        BadInput: they are of different models, blocks, shapes or batch sizes.
+    """
+    if first.made_from.get("model") != second.made_from.get("model"):
+        raise BadInput("curvatures of different models cannot be merged: key 'made_from' names two models")
+    if first.batch_size != second.batch_size:
+        raise BadInput(f"curvatures of batch sizes {first.batch_size} and {second.batch_size} cannot be merged")
+    if first.sites.keys() != second.sites.keys():
+        raise BadInput("curvatures of different attention blocks cannot be merged")
+    sites = {}
+    for name, one in first.sites.items():
+        pairs = [(getattr(one, projection), getattr(second.sites[name], projection)) for projection in PROJECTIONS]
+        if any(a.shape != b.shape for a, b in pairs):
+            raise BadInput(f"curvatures cannot be merged: {name} has different widths in them")
+        sites[name] = SiteCurvature(*(a + b for a, b in pairs))
+    made_from = {
+        key: "+".join(sorted({value for value in (first.made_from.get(key), second.made_from.get(key)) if value}))
+        for key in sorted({*first.made_from, *second.made_from})
+    }
+    return Curvature(sites, first.batches + second.batches, first.batch_size, made_from)
+
+
+def write_curvature(path: Path, curvature: Curvature) -> None:
+    """Write curvature.safetensors, whole or not at all: one float64 vector per block and projection."""
+    tensors = {
+        f"{name}.{projection}": getattr(site, projection).contiguous()
+        for name, site in curvature.sites.items()
+        for projection in PROJECTIONS
+    }
+    description = {
+        "schema": CURVATURE_SCHEMA,
+        "sites": list(curvature.sites),
+        "batches": curvature.batches,
+        "batch_size": curvature.batch_size,
+        "made_from": dict(curvature.made_from),
+    }
+    with replaced_file(Path(path)) as part:
+        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(description, sort_keys=True)})
+
+
+def read_curvature(path: Path) -> Curvature:
+    """The curvature in a file that `write_curvature` wrote.
+
+    Raises:
+        BadInput: the file is missing, damaged or of another kind.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as stream:
+            description = json.loads((stream.metadata() or {}).get(METADATA_KEY, "{}"))
+            if description.get("schema") != CURVATURE_SCHEMA:
+                raise BadInput(f"{path}: expected schema {CURVATURE_SCHEMA!r}, found {description.get('schema')!r}")
+            sites = {
+                name: SiteCurvature(*(stream.get_tensor(f"{name}.{projection}") for projection in PROJECTIONS))
+                for name in description["sites"]
+            }
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path}: not a curvature file ({error})") from None
+    return Curvature(sites, description["batches"], description["batch_size"], description["made_from"])
