@@ -38,7 +38,7 @@ def precisions() -> tuple[str, ...]:
     return ("fp32", "bf16") if "BF16" in capabilities else ("fp32",)
 
 
-def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:
+def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:  # noqa: ARG001
     """None: a compiled blob is tied to this CPU and version, and the graph is compiled in little time at load."""
     return None
 

@@ -25,7 +25,7 @@ def precisions() -> tuple[str, ...]:
     return ("fp32", "bf16")
 
 
-def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:
+def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:  # noqa: ARG001
     """None: there is nothing to compile."""
     return None
 

@@ -32,7 +32,7 @@ def precisions() -> tuple[str, ...]:
     return ("fp32",)
 
 
-def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:
+def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:  # noqa: ARG001
     """None: a saved optimised graph is tied to this CPU and version, and saves little of the load."""
     return None
 

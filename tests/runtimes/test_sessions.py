@@ -26,7 +26,8 @@ def test_logits_are_numpys_for_every_length(artifact, name):
     for length in LENGTHS:
         waveform = np.random.default_rng(length).uniform(-1, 1, length).astype(np.float32)
         logits = session.run(waveform)
-        assert logits.dtype == np.float32 and logits.shape == (len(LABELS),)
+        assert logits.dtype == np.float32
+        assert logits.shape == (len(LABELS),)
         np.testing.assert_allclose(logits, expected_logits(waveform, weights()), rtol=1e-4, atol=1e-5)
     session.close()
 
@@ -42,7 +43,7 @@ def test_logits_of_one_run_survive_the_next(artifact, name):
 
 
 @pytest.mark.parametrize("name", REAL_RUNTIMES)
-@pytest.mark.parametrize("threads", (1, 2))
+@pytest.mark.parametrize("threads", [1, 2])
 def test_facts_report_the_threads_asked_for(artifact, name, threads):
     session = choose_runtime(name).load(artifact, SessionOptions(threads=threads))
     facts = session.facts()
@@ -109,7 +110,8 @@ def test_a_damaged_graph_is_one_clear_line(artifact, name, tmp_path):
     broken.write_bytes(b"not a graph at all")
     with pytest.raises(BadInput) as caught:
         choose_runtime(name).load(replace(artifact, graph=broken), SessionOptions(threads=1))
-    assert "broken.onnx" in str(caught.value) and "\n" not in str(caught.value)
+    assert "broken.onnx" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_null_says_which_stretch_is_loudest(artifact):
@@ -117,7 +119,8 @@ def test_null_says_which_stretch_is_loudest(artifact):
     waveform = np.zeros(WINDOW_SAMPLES, np.float32)
     waveform[2 * WINDOW_SAMPLES // len(LABELS) : 3 * WINDOW_SAMPLES // len(LABELS)] = 0.5
     logits = session.run(waveform)
-    assert logits.shape == (len(LABELS),) and logits.argmax() == 2
+    assert logits.shape == (len(LABELS),)
+    assert logits.argmax() == 2
     assert session.facts()["threads"] == 3
 
 
@@ -141,7 +144,7 @@ def test_a_runtime_that_is_not_installed_says_how_to_install_it(monkeypatch):
         require_runtime("openvino", SessionOptions(threads=1))
 
 
-@pytest.mark.parametrize("threads", (0, -1, 1.5, True, "2"))
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
 def test_threads_are_a_positive_whole_number(threads):
     with pytest.raises(BadInput, match="threads"):
         SessionOptions(threads=threads)
@@ -152,7 +155,7 @@ def test_unknown_precision_is_refused():
         SessionOptions(threads=1, precision="fp16")
 
 
-@pytest.mark.parametrize("waveform", (np.zeros((1, 4)), np.zeros(0), np.array([0.0, np.nan]), np.array([np.inf])))
+@pytest.mark.parametrize("waveform", [np.zeros((1, 4)), np.zeros(0), np.array([0.0, np.nan]), np.array([np.inf])])
 def test_bad_waveforms_are_refused(waveform):
     with pytest.raises(BadInput, match="waveform"):
         checked_waveform(waveform)

@@ -1,0 +1,185 @@
+"""`python -m benchmarks`: what a device can do with numpy and one runtime, without the workstation's libraries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.device import device_facts, device_name, device_state, is_measured
+from benchmarks.measure import BUDGET_S, benchmark, evaluate
+from benchmarks.results import Results
+from benchmarks.summary import accuracy_change, speed_up, summarise_latency, wilson_interval
+from runtimes.choose import MODULES, choose_runtime
+from runtimes.errors import BadInput, LeanearError
+from runtimes.sessions import PRECISIONS, SessionOptions
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status of one command: 0, or the error's own after its one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except LeanearError as error:
+        _end_line()
+        print(f"leanear: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        _end_line()
+        print(f"leanear: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        return BadInput.exit_status
+    except KeyboardInterrupt:
+        _end_line()
+        print("leanear: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="say what this machine is and which runtimes work on it")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(command=_doctor)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure an artifact, beside the dense one if given",
+        epilog="example: python -m benchmarks bench slim --dense dense --clips clips.npz --out results.json",
+    )
+    bench.add_argument("artifact", type=Path, help="artifact folder")
+    bench.add_argument("--dense", type=Path, help="artifact folder of the dense model to compare with")
+    bench.add_argument("--clips", type=Path, help="labelled evaluation clips (.npz)")
+    bench.add_argument("--out", type=Path, help="results file (default: results/DEVICE/RUNTIME-PRECISION.json)")
+    bench.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="time for the latency pass")
+    bench.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    _add_session_flags(bench)
+    bench.set_defaults(command=_bench)
+
+    evaluation = commands.add_parser(
+        "eval",
+        help="the accuracy of an artifact on labelled clips",
+        epilog="example: python -m benchmarks eval slim --clips clips.npz --json",
+    )
+    evaluation.add_argument("artifact", type=Path, help="artifact folder")
+    evaluation.add_argument("--clips", type=Path, required=True, help="labelled evaluation clips (.npz)")
+    evaluation.add_argument("--json", action="store_true", help="print JSON")
+    _add_session_flags(evaluation)
+    evaluation.set_defaults(command=_eval)
+    return parser
+
+
+def _add_session_flags(parser: argparse.ArgumentParser) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    known = [name for name in MODULES if name != "null"]
+    parser.add_argument("--runtime", default="onnxruntime", help=f"one of {', '.join(known)} (default: onnxruntime)")
+    parser.add_argument("--threads", type=int, default=cores, help=f"compute threads (default: all {cores})")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="type computed in (default: fp32)")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    facts: dict[str, Any] = {"device_name": device_name(device_facts()), **device_facts(), **device_state()}
+    facts["runtimes"] = {}
+    for name in MODULES:
+        if name == "null":
+            continue
+        runtime = choose_runtime(name)
+        reason = runtime.available()
+        facts["runtimes"][name] = reason or "works; computes in " + ", ".join(runtime.precisions())
+    if options.json:
+        print(json.dumps(facts, indent=1))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict) and is_measured(value):
+            value = "; ".join(f"{key}: {item}" for key, item in value.items())
+        elif isinstance(value, dict):
+            value = f"not measured ({value['reason']})"
+        print(f"{name:24} {', '.join(value) if isinstance(value, list) else value}")
+
+
+def _bench(options: argparse.Namespace) -> None:
+    session = SessionOptions(threads=options.threads, precision=options.precision)
+    name = device_name(device_facts())
+    out = options.out or Path("results") / name / f"{options.runtime}-{options.precision}.json"
+    results = benchmark(
+        options.dense,
+        options.artifact,
+        options.clips,
+        options.runtime,
+        session,
+        out,
+        budget_s=options.budget,
+        command=["python", "-m", "benchmarks", *sys.argv[1:]],
+        progress=_show,
+        fresh=options.fresh,
+    )
+    _end_line()
+    _print_summary(results)
+
+
+def _print_summary(results: Results) -> None:
+    accuracy = results.document["accuracy"]
+    for role in results.roles:
+        latency = summarise_latency([sample for samples in results.samples_ms(role) for sample in samples])
+        median = latency.percentiles_ms[50]
+        line = f"{role:6} median {'n/a' if median is None else f'{median:.2f} ms'} (n={latency.n})"
+        if role in results.document["memory"]["roles"]:
+            line += f", peak memory {results.document['memory']['roles'][role]['peak_rss_bytes'] / 2**20:.0f} MiB"
+        if role in accuracy["roles"]:
+            predicted = accuracy["roles"][role]["predicted_ids"]
+            correct = sum(a == b for a, b in zip(predicted, accuracy["label_ids"]))
+            share = wilson_interval(correct, len(predicted))
+            line += f", accuracy {share.estimate:.2%} (95 % {share.low:.2%} to {share.high:.2%})"
+        print(line)
+    if len(results.roles) == 2:
+        faster = speed_up(results.samples_ms("dense"), results.samples_ms("slim"))
+        ratio = faster.ratio
+        print(f"speed-up {ratio.estimate:.3f} (95 % {ratio.low:.3f} to {ratio.high:.3f}): {faster.verdict}")
+        if accuracy["status"] == "ok":
+            ids = [accuracy["roles"][role]["predicted_ids"] for role in ("dense", "slim")]
+            change = accuracy_change(ids[0], ids[1], accuracy["label_ids"]).change
+            estimate, low, high = (100 * share for share in (change.estimate, change.low, change.high))
+            print(f"accuracy change {estimate:+.2f} points (95 % {low:+.2f} to {high:+.2f})")
+    print(results.path)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    session = SessionOptions(threads=options.threads, precision=options.precision)
+    evaluation = evaluate(options.artifact, options.clips, options.runtime, session, progress=_show)
+    _end_line()
+    if options.json:
+        answer = {
+            "clips": evaluation.clips,
+            "correct": evaluation.correct,
+            "accuracy": evaluation.accuracy.estimate,
+            "accuracy_low": evaluation.accuracy.low,
+            "accuracy_high": evaluation.accuracy.high,
+            "cross_entropy_nats": evaluation.cross_entropy_nats,
+            "runtime": options.runtime,
+            "precision": options.precision,
+        }
+        print(json.dumps(answer, indent=1))
+        return
+    share = evaluation.accuracy
+    print(
+        f"accuracy {share.estimate:.2%} (95 % {share.low:.2%} to {share.high:.2%}), "
+        f"{evaluation.correct} of {evaluation.clips} clips, cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
+    )
+
+
+def _show(text: str, fraction: float) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{fraction:4.0%} {text}", end="", file=sys.stderr, flush=True)
+
+
+def _end_line() -> None:
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

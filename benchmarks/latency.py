@@ -1,0 +1,98 @@
+"""Latency of one artifact in one process: import, load, first inference, warm-up and steady state, kept apart."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.processes import Progress, answer_request
+from runtimes.artifact import read_artifact
+from runtimes.choose import require_runtime
+from runtimes.sessions import Session, SessionOptions
+
+WARM_UP_RUNS = 10
+WARM_UP_S = 0.5
+WARM_UP_WINDOW = 5
+WARM_UP_SETTLED = 0.02
+WARM_UP_SHARE = 0.25
+LEAST_SAMPLES = 3
+
+
+def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Timings in ms of one synchronous stream, each sample one whole call from waveform to logits.
+
+    request: artifact (folder), runtime, threads, precision, waveform (.npy), samples (wanted), share_s (time for
+    warm-up and steady state together; at least 3 samples are taken whatever it is).
+    """
+    artifact = read_artifact(Path(request["artifact"]))
+    waveform = np.load(request["waveform"], allow_pickle=False)
+    options = SessionOptions(threads=request["threads"], precision=request["precision"])
+    progress("load", 0.0)
+    start = time.perf_counter_ns()
+    runtime = require_runtime(request["runtime"], options)
+    imported = time.perf_counter_ns()
+    session = runtime.load(artifact, options)
+    loaded = time.perf_counter_ns()
+    session.run(waveform)
+    answered = time.perf_counter_ns()
+    deadline = time.perf_counter() + request["share_s"]
+    progress("warm-up", 0.2)
+    warm_up = _warm_up(session, waveform, WARM_UP_SHARE * request["share_s"])
+    progress("steady state", 0.4)
+    samples = _steady_state(session, waveform, request["samples"], deadline)
+    facts = session.facts()
+    session.close()
+    return {
+        "import_ms": _ms(imported - start),
+        "load_ms": _ms(loaded - imported),
+        "first_inference_ms": _ms(answered - loaded),
+        "warm_up": warm_up,
+        "samples_ms": samples,
+        "facts": facts,
+    }
+
+
+def _warm_up(session: Session, waveform: np.ndarray, limit_s: float) -> dict[str, Any]:
+    """Runs until enough of them, enough time, and two neighbouring medians agree; cut at `limit_s`."""
+    start = time.perf_counter()
+    timings: list[float] = []
+    while True:
+        timings.append(_timed_run(session, waveform))
+        elapsed_s = time.perf_counter() - start
+        settled = _settled(timings)
+        enough = len(timings) >= WARM_UP_RUNS and elapsed_s >= WARM_UP_S and settled
+        if enough or elapsed_s >= limit_s:
+            return {"runs": len(timings), "seconds": round(elapsed_s, 3), "settled": settled, "timings_ms": timings}
+
+
+def _settled(timings: list[float]) -> bool:
+    if len(timings) < 2 * WARM_UP_WINDOW:
+        return False
+    earlier = statistics.median(timings[-2 * WARM_UP_WINDOW : -WARM_UP_WINDOW])
+    later = statistics.median(timings[-WARM_UP_WINDOW:])
+    return abs(later - earlier) <= WARM_UP_SETTLED * earlier
+
+
+def _steady_state(session: Session, waveform: np.ndarray, wanted: int, deadline: float) -> list[float]:
+    samples: list[float] = []
+    while len(samples) < wanted and (len(samples) < LEAST_SAMPLES or time.perf_counter() < deadline):
+        samples.append(_timed_run(session, waveform))
+    return samples
+
+
+def _timed_run(session: Session, waveform: np.ndarray) -> float:
+    start = time.perf_counter_ns()
+    session.run(waveform)
+    return _ms(time.perf_counter_ns() - start)
+
+
+def _ms(nanoseconds: int) -> float:
+    return round(nanoseconds / 1e6, 4)
+
+
+if __name__ == "__main__":
+    answer_request(measure_latency)

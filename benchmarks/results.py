@@ -1,0 +1,209 @@
+"""The results file: raw samples and facts, one versioned JSON, read as strictly as it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtimes.errors import BadInput
+from runtimes.files import read_json, write_json
+
+RESULTS_SCHEMA = "leanear-results-1"
+ROLES = ("dense", "slim")
+STATUSES = ("ok", "not measured", "failed")
+
+# Every key of the file, with the type of its value; a dict in braces has exactly these keys, {str: x} any keys.
+# "roles" stands for {"dense": x, "slim": x}, from which "dense" may be missing.
+NUMBER = (int, float)
+OPTIONAL_TEXT = (str, type(None))
+OPTIONAL_DICT = (dict, type(None))
+ARTIFACT = {
+    "folder": str,
+    "family": str,
+    "task": str,
+    "labels": int,
+    "graph": dict,
+    "input": dict,
+    "model": dict,
+    "parity": OPTIONAL_DICT,
+    "made_from": dict,
+    "manifest_sha256": str,
+}
+WARM_UP = {"runs": int, "seconds": NUMBER, "settled": bool, "timings_ms": [NUMBER]}
+REPEAT = {
+    "role": str,
+    "repeat": int,
+    "status": str,
+    "reason": str,
+    "log_tail": [str],
+    "load_average_before": (*NUMBER, dict),
+    "import_ms": NUMBER,
+    "load_ms": NUMBER,
+    "first_inference_ms": NUMBER,
+    "warm_up": WARM_UP,
+    "samples_ms": [NUMBER],
+}
+LATENCY = {
+    "status": str,
+    "reason": str,
+    "log_tail": [str],
+    "settings": {"repeats": int, "samples_wanted": int, "budget_s": NUMBER},
+    "input": {"source": str, "samples": int, "audio_s": NUMBER},
+    "order": [str],
+    "repeats": [REPEAT],
+    "session": {"roles": dict},
+}
+MEMORY_ROLE = {
+    "rss_interpreter_bytes": int,
+    "rss_runtime_imported_bytes": int,
+    "rss_loaded_bytes": int,
+    "rss_first_run_bytes": int,
+    "rss_last_run_bytes": int,
+    "runs": int,
+    "peak_rss_bytes": int,
+}
+MEMORY = {"status": str, "reason": str, "log_tail": [str], "roles": {"roles": MEMORY_ROLE}}
+ACCURACY_ROLE = {"predicted_ids": [int], "cross_entropy_nats": [NUMBER]}
+ACCURACY = {
+    "status": str,
+    "reason": str,
+    "log_tail": [str],
+    "labels": [str],
+    "names": [str],
+    "label_ids": [int],
+    "roles": {"roles": ACCURACY_ROLE},
+    "kl_dense_slim_nats": ([NUMBER], type(None)),
+}
+CLIPS = {"file": str, "sha256": str, "clips": int, "sample_rate_hz": int, "audio_s": NUMBER}
+DOCUMENT = {
+    "schema": str,
+    "tool": {"name": str, "version": str},
+    "command": [str],
+    "started_utc": str,
+    "finished_utc": str,
+    "inputs_sha256": str,
+    "runtime": str,
+    "options": {"threads": int, "precision": str},
+    "artifacts": {"roles": ARTIFACT},
+    "clips": (CLIPS, type(None)),
+    "device_name": str,
+    "device": dict,
+    "device_before": dict,
+    "device_after": dict,
+    "latency": LATENCY,
+    "memory": MEMORY,
+    "accuracy": ACCURACY,
+    "not_measured": {str: str},
+}
+ONLY_WHEN_OK = {"import_ms", "load_ms", "first_inference_ms", "warm_up", "samples_ms"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A checked results file. document: the whole of it, as README's schema says; path: where it lies."""
+
+    path: Path
+    document: dict[str, Any]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """("dense", "slim"), or ("slim",) when one artifact was measured alone."""
+        return tuple(role for role in ROLES if role in self.document["artifacts"])
+
+    def samples_ms(self, role: str) -> list[list[float]]:
+        """Steady-state samples of each process that measured `role`, in the order of the repeats."""
+        return [repeat["samples_ms"] for repeat in self.repeats(role)]
+
+    def repeats(self, role: str) -> list[dict[str, Any]]:
+        """The latency processes of `role` that ended well."""
+        repeats = self.document["latency"]["repeats"]
+        return [repeat for repeat in repeats if repeat["role"] == role and repeat["status"] == "ok"]
+
+    def failures(self) -> dict[str, str]:
+        """The reason of each part ("latency", "memory", "accuracy") that failed; empty when none did."""
+        parts = ("latency", "memory", "accuracy")
+        return {part: self.document[part]["reason"] for part in parts if self.document[part]["status"] == "failed"}
+
+
+def write_results(path: Path, document: dict[str, Any]) -> Results:
+    """The results written to `path`, whole or not at all.
+
+    Raises:
+        BadInput: a key is missing, unknown, or of the wrong type.
+    """
+    _check(document, DOCUMENT, str(path))
+    _check_consistency(document, path)
+    write_json(path, document)
+    return Results(path, document)
+
+
+def read_results(path: Path) -> Results:
+    """The results in `path`.
+
+    Raises:
+        BadInput: the file is missing, is not JSON, is of another schema, or a key is missing, unknown or mistyped.
+    """
+    path = Path(path)
+    document = read_json(path, RESULTS_SCHEMA)
+    _check(document, DOCUMENT, str(path))
+    _check_consistency(document, path)
+    return Results(path, document)
+
+
+def _check(value: Any, expected: Any, where: str) -> None:
+    if isinstance(expected, list):
+        _check_list(value, expected[0], where)
+    elif isinstance(expected, dict):
+        _check_dict(value, expected, where)
+    elif isinstance(expected, tuple) and any(isinstance(choice, (list, dict)) for choice in expected):
+        if value is not None:
+            _check(value, expected[0], where)
+    elif not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise BadInput(f"{where}: expected {_type_name(expected)}, found {type(value).__name__}")
+
+
+def _check_list(value: Any, expected: Any, where: str) -> None:
+    if not isinstance(value, list):
+        raise BadInput(f"{where}: expected a list, found {type(value).__name__}")
+    for index, item in enumerate(value):
+        _check(item, expected, f"{where}[{index}]")
+
+
+def _check_dict(value: Any, expected: dict[Any, Any], where: str) -> None:
+    if not isinstance(value, dict):
+        raise BadInput(f"{where}: expected an object, found {type(value).__name__}")
+    if str in expected:
+        expected = dict.fromkeys(value, expected[str])
+    elif "roles" in expected and len(expected) == 1:
+        expected = {role: expected["roles"] for role in ROLES if role in value}
+    optional = ONLY_WHEN_OK if expected is REPEAT and value.get("status") != "ok" else set()
+    for key in expected:
+        if key not in value and key not in optional:
+            raise BadInput(f"{where}: missing key {key!r}")
+    for key, item in value.items():
+        if key not in expected:
+            raise BadInput(f"{where}: unknown key {key!r}")
+        _check(item, expected[key], f"{where}: {key}" if ": " not in where else f"{where}.{key}")
+
+
+def _type_name(expected: Any) -> str:
+    choices = expected if isinstance(expected, tuple) else (expected,)
+    return " or ".join("null" if choice is type(None) else choice.__name__ for choice in choices)
+
+
+def _check_consistency(document: dict[str, Any], path: Path) -> None:
+    if "slim" not in document["artifacts"]:
+        raise BadInput(f"{path}: artifacts: missing key 'slim'")
+    for part in ("latency", "memory", "accuracy"):
+        status = document[part]["status"]
+        if status not in STATUSES:
+            raise BadInput(f"{path}: {part}.status: expected one of {', '.join(STATUSES)}, found {status!r}")
+        if status != "ok" and not document[part]["reason"]:
+            raise BadInput(f"{path}: {part}.reason: empty, though the status is {status!r}")
+    clips = len(document["accuracy"]["label_ids"])
+    for role, answers in document["accuracy"]["roles"].items():
+        if len(answers["predicted_ids"]) != clips:
+            raise BadInput(
+                f"{path}: accuracy.roles.{role}.predicted_ids: {len(answers['predicted_ids'])} for {clips} clips"
+            )

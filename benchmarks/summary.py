@@ -1,0 +1,204 @@
+"""Statistics of raw samples, computed when results are read: nothing here measures, nothing here is stored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+# How many samples a percentile needs before it means anything: MLPerf's early stopping at confidence 0.99 with at
+# least one sample discarded from the tail (MLCommons inference policies).
+SAMPLES_NEEDED = {50: 11, 90: 64, 95: 130, 99: 662}
+NO_CHANGE = 0.02
+RESAMPLES = 2000
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class LatencySummary:
+    """One artifact's steady state. Times in ms; a percentile is None where n is too small for it."""
+
+    n: int
+    min_ms: float
+    mean_ms: float
+    max_ms: float
+    sd_ms: float
+    cv: float
+    percentiles_ms: dict[int, float | None]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate and its 95 % confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How many times faster slim is than dense (below 1: slower).
+
+    ratio: of the medians, with its interval; per_repeat: the same within each neighbouring pair of processes;
+    verdict: "faster", "slower", "no change" (under 2 %) or "not distinguishable" (the interval holds 1).
+    """
+
+    ratio: Interval
+    per_repeat: tuple[float, ...]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class AccuracyChange:
+    """Slim against dense on the same clips.
+
+    change: slim's accuracy minus dense's, a share, with its paired interval; agreement: share of clips with the same
+    top label; p_value: exact McNemar.
+    """
+
+    change: Interval
+    only_dense_right: int
+    only_slim_right: int
+    agreement: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The accuracy gate's verdict: "PASS", "FAIL" or "INCONCLUSIVE", and the sentence that says why."""
+
+    verdict: str
+    sentence: str
+
+
+def summarise_latency(samples_ms: Sequence[float]) -> LatencySummary:
+    """Summary of steady-state samples; percentiles are interpolated linearly (numpy's default).
+
+    sd is the sample standard deviation (n - 1), nan for one sample.
+    """
+    samples = np.asarray(samples_ms, dtype=np.float64)
+    mean = float(samples.mean())
+    sd = float(samples.std(ddof=1)) if samples.size > 1 else math.nan
+    return LatencySummary(
+        n=samples.size,
+        min_ms=float(samples.min()),
+        mean_ms=mean,
+        max_ms=float(samples.max()),
+        sd_ms=sd,
+        cv=sd / mean,
+        percentiles_ms={
+            percent: float(np.percentile(samples, percent)) if samples.size >= needed else None
+            for percent, needed in SAMPLES_NEEDED.items()
+        },
+    )
+
+
+def speed_up(dense_ms: Sequence[Sequence[float]], slim_ms: Sequence[Sequence[float]], seed: int = 0) -> SpeedUp:
+    """Speed-up of the medians over all samples, from the samples of each process, paired by repeat.
+
+    The interval is a bootstrap in two stages, processes and then samples within them, because samples of one process
+    are not independent of each other.
+    """
+    dense = [np.asarray(samples, dtype=np.float64) for samples in dense_ms]
+    slim = [np.asarray(samples, dtype=np.float64) for samples in slim_ms]
+    estimate = float(np.median(np.concatenate(dense)) / np.median(np.concatenate(slim)))
+    low, high = _bootstrap_speed_up(dense, slim, np.random.default_rng(seed))
+    per_repeat = tuple(float(np.median(a) / np.median(b)) for a, b in zip(dense, slim))
+    return SpeedUp(Interval(estimate, low, high), per_repeat, _speed_verdict(estimate, low, high))
+
+
+def _bootstrap_speed_up(
+    dense: list[np.ndarray], slim: list[np.ndarray], generator: np.random.Generator
+) -> tuple[float, float]:
+    pairs = min(len(dense), len(slim))
+    ratios = np.empty(RESAMPLES)
+    for draw in range(RESAMPLES):
+        chosen = generator.integers(pairs, size=pairs)
+        ratios[draw] = np.median(_resampled(dense, chosen, generator)) / np.median(_resampled(slim, chosen, generator))
+    return tuple(float(bound) for bound in np.percentile(ratios, (2.5, 97.5)))  # type: ignore[return-value]
+
+
+def _resampled(repeats: list[np.ndarray], chosen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    return np.concatenate([repeats[k][generator.integers(repeats[k].size, size=repeats[k].size)] for k in chosen])
+
+
+def _speed_verdict(ratio: float, low: float, high: float) -> str:
+    if max(ratio, 1 / ratio) < 1 + NO_CHANGE:
+        return "no change"
+    if low <= 1.0 <= high:
+        return "not distinguishable"
+    return "faster" if ratio > 1 else "slower"
+
+
+def wilson_interval(correct: int, clips: int) -> Interval:
+    """Accuracy as a share with Wilson's 95 % score interval."""
+    if clips < 1 or not 0 <= correct <= clips:
+        raise ValueError(f"{correct} correct of {clips} clips")
+    share, squared = correct / clips, Z_95**2
+    centre = (share + squared / (2 * clips)) / (1 + squared / clips)
+    half = Z_95 * math.sqrt(share * (1 - share) / clips + squared / (4 * clips**2)) / (1 + squared / clips)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def mcnemar_p_value(only_dense_right: int, only_slim_right: int) -> float:
+    """Two-sided exact p: how often a fair coin splits the clips on which only one is right as unevenly as this."""
+    differing = only_dense_right + only_slim_right
+    tail = sum(math.comb(differing, k) for k in range(min(only_dense_right, only_slim_right) + 1))
+    return min(1.0, 2 * tail / 2**differing)
+
+
+def accuracy_change(
+    dense_ids: Sequence[int], slim_ids: Sequence[int], label_ids: Sequence[int], seed: int = 0
+) -> AccuracyChange:
+    """The paired difference of two classifiers' accuracy, from their top labels on the same clips.
+
+    The interval is a bootstrap over clips. Clips matter only by who was right, so resampling them is one multinomial.
+    """
+    dense, slim, truth = (np.asarray(ids) for ids in (dense_ids, slim_ids, label_ids))
+    if not dense.shape == slim.shape == truth.shape or not truth.size:
+        raise ValueError(f"{dense.size} dense, {slim.size} slim and {truth.size} true labels")
+    dense_right, slim_right = dense == truth, slim == truth
+    lost, won = int((dense_right & ~slim_right).sum()), int((slim_right & ~dense_right).sum())
+    clips = truth.size
+    counts = np.random.default_rng(seed).multinomial(
+        clips, [lost / clips, won / clips, (clips - lost - won) / clips], size=10_000
+    )
+    low, high = np.percentile((counts[:, 1] - counts[:, 0]) / clips, (2.5, 97.5))
+    return AccuracyChange(
+        change=Interval((won - lost) / clips, float(low), float(high)),
+        only_dense_right=lost,
+        only_slim_right=won,
+        agreement=float((dense == slim).mean()),
+        p_value=mcnemar_p_value(lost, won),
+    )
+
+
+def judge_gate(change: Interval | None, max_drop_points: float, why_unknown: str = "") -> Gate:
+    """PASS when the measured drop is at most `max_drop_points`, FAIL when it is more, INCONCLUSIVE if unmeasured.
+
+    The point estimate decides; the interval is shown beside it, because it says how far that estimate can be trusted.
+    change: of accuracy as a share, negative when accuracy was lost.
+    """
+    if change is None:
+        return Gate("INCONCLUSIVE", f"the accuracy change was not measured ({why_unknown or 'no reason was recorded'})")
+    drop, worst, least = -100 * change.estimate, -100 * change.low, -100 * change.high
+    passed = drop <= max_drop_points + 1e-9
+    said = f"a drop of {_points(drop)} points against at most {_points(max_drop_points)} allowed"
+    if passed and worst > max_drop_points:
+        return Gate(
+            "PASS",
+            f"{said}; the 95 % interval reaches {_points(worst)}, so more clips would be needed to rule out a miss",
+        )
+    if not passed and least <= max_drop_points:
+        return Gate(
+            "FAIL",
+            f"{said}; the 95 % interval reaches down to {_points(least)}, so more clips might change the verdict",
+        )
+    return Gate("PASS" if passed else "FAIL", said)
+
+
+def _points(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00")
