@@ -1,0 +1,51 @@
+"""Two tiny artifacts and labelled clips for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtimes.clips import Clips, write_clips
+from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, weights, write_tiny_artifact
+
+SAMPLE_RATE_HZ = 16_000
+CLIPS = 40
+
+
+def loud_clip(label: int, seed: int) -> np.ndarray:
+    """A window whose stretch number `label` is the loudest, so that the null runtime answers `label`."""
+    waveform = np.abs(np.random.default_rng(seed).normal(0, 0.05, WINDOW_SAMPLES)).astype(np.float32)
+    waveform[np.array_split(np.arange(WINDOW_SAMPLES), len(LABELS))[label]] += 0.5
+    return waveform
+
+
+@pytest.fixture(scope="session")
+def slim_folder(tmp_path_factory):
+    return write_tiny_artifact(tmp_path_factory.mktemp("slim") / "artifact", loudness_weights(), source="slim")
+
+
+@pytest.fixture(scope="session")
+def dense_folder(tmp_path_factory):
+    return write_tiny_artifact(
+        tmp_path_factory.mktemp("dense") / "artifact",
+        weights(5),
+        source="dense",
+        model={"parameters": 1600, "attention_parameters": 1000, "macs": 80_000, "checkpoint_bytes": 6400},
+    )
+
+
+@pytest.fixture(scope="session")
+def clips_path(tmp_path_factory):
+    """40 clips that say their label plainly, but every fourth is labelled as its neighbour."""
+    spoken = np.arange(CLIPS) % len(LABELS)
+    labelled = np.where(np.arange(CLIPS) % 4 == 3, (spoken + 1) % len(LABELS), spoken)
+    clips = Clips(
+        waveforms=tuple(loud_clip(int(label), seed) for seed, label in enumerate(spoken)),
+        label_ids=labelled,
+        names=tuple(f"clip-{index:02}.wav" for index in range(CLIPS)),
+        labels=LABELS,
+        sample_rate_hz=SAMPLE_RATE_HZ,
+    )
+    path = tmp_path_factory.mktemp("clips") / "clips.npz"
+    write_clips(path, clips)
+    return path

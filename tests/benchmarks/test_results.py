@@ -1,0 +1,82 @@
+"""The results file refuses what is missing, unknown or mistyped, and names the key."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from benchmarks.measure import benchmark
+from benchmarks.results import read_results, write_results
+from runtimes.errors import BadInput
+from runtimes.sessions import SessionOptions
+
+
+@pytest.fixture(scope="module")
+def document(dense_folder, slim_folder, clips_path, tmp_path_factory):
+    out = tmp_path_factory.mktemp("results") / "null.json"
+    options = SessionOptions(threads=1)
+    return benchmark(
+        dense_folder, slim_folder, clips_path, "null", options, out, budget_s=0.5, samples=9, repeats=3
+    ).document
+
+
+def test_what_is_written_is_read_back(document, tmp_path):
+    write_results(tmp_path / "a.json", document)
+    assert read_results(tmp_path / "a.json").document == document
+
+
+def test_statistics_are_not_stored(document):
+    text = json.dumps(document)
+    assert not any(f'"{word}' in text for word in ("mean", "median", "p50", "p99", "accuracy_share", "ratio"))
+
+
+def changed(document, path, value):
+    """A copy with the value at `path` replaced, or removed where it is None."""
+    copied = copy.deepcopy(document)
+    place = copied
+    for key in path[:-1]:
+        place = place[key]
+    if value is None:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("runtime",), None, "missing key 'runtime'"),
+        (("latency", "settings", "budget_s"), None, "latency.settings: missing key 'budget_s'"),
+        (("latency", "repeats", 2, "samples_ms"), None, r"repeats\[2\]: missing key 'samples_ms'"),
+        (("latency", "repeats", 1, "samples_ms", 0), "fast", r"samples_ms\[0\]: expected int or float, found str"),
+        (("options", "threads"), True, "options.threads: expected int, found bool"),
+        (("memory", "roles", "slim", "gpu"), 3, "roles.slim: unknown key 'gpu'"),
+        (("artifacts", "third"), {}, "artifacts: unknown key 'third'"),
+        (("surprise",), 1, "unknown key 'surprise'"),
+        (("accuracy", "status"), "fine", "accuracy.status: expected one of ok, not measured, failed"),
+        (("memory", "status"), "failed", "memory.reason: empty"),
+        (("accuracy", "roles", "slim", "predicted_ids"), [1], "predicted_ids: 1 for 40 clips"),
+    ],
+)
+def test_a_wrong_key_is_named(document, tmp_path, path, value, said):
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(changed(document, path, value)))
+    with pytest.raises(BadInput, match=said) as caught:
+        read_results(broken)
+    assert "broken.json" in str(caught.value)
+
+
+def test_another_schema_is_refused(document, tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps({**document, "schema": "leanear-results-0"}))
+    with pytest.raises(BadInput, match="leanear-results-0"):
+        read_results(path)
+
+
+def test_nan_is_not_written(document, tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_results(tmp_path / "nan.json", changed(document, ("latency", "repeats", 0, "load_ms"), float("nan")))
+    assert not list(tmp_path.iterdir())
