@@ -1,0 +1,112 @@
+"""The folder that travels to a device: graph, golden clips with the checkpoint's own logits, and their manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.ast_graph import ExportedGraph, export_ast
+from export.front_end import FrontEnd, read_front_end
+from export.macs import count_macs
+from runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
+from runtimes.errors import BadInput
+from runtimes.files import replaced_folder, sha256_file, write_json
+
+GRAPH_FILE = "model.onnx"
+GOLDEN_FILE = "golden.npz"
+SHORTEST_GOLDEN_SAMPLES = 240  # the extractor fails on shorter clips, so there is nothing to compare with
+
+
+def export_artifact(
+    model: Any,
+    feature_extractor: Any,
+    golden_waveforms: Sequence[np.ndarray],
+    out: Path,
+    *,
+    form: str,
+    source: dict[str, Any],
+    made_from: dict[str, Any],
+) -> Path:
+    """The artifact folder `out`, written whole or not at all; the same arguments give the same bytes.
+
+    golden_waveforms: float32 (samples,) each, at the extractor's rate, of which the folder keeps the logits that the
+    model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
+    inputs by name. The manifest's "parity" is null until `export.parity.prove_parity` has proved it.
+
+    Raises:
+        BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.
+    """
+    out = Path(out)
+    golden = collect_golden(model, feature_extractor, golden_waveforms)
+    with replaced_folder(out) as part:
+        exported = export_ast(model, feature_extractor, part / GRAPH_FILE, form)
+        write_golden(part / GOLDEN_FILE, golden)
+        manifest = _manifest(model, read_front_end(feature_extractor), exported, part, len(golden.waveforms))
+        manifest["model"].update(source)
+        manifest["made_from"] = made_from
+        write_json(part / "manifest.json", manifest)
+    return out
+
+
+def collect_golden(model: Any, feature_extractor: Any, waveforms: Sequence[np.ndarray]) -> Golden:
+    """The clips and the model's own logits for them: transformers' extractor, then the model in torch, in eval mode."""
+    import torch
+
+    if not waveforms:
+        raise BadInput("golden clips: at least one is needed")
+    rate, training = feature_extractor.sampling_rate, model.training
+    clips = tuple(np.ascontiguousarray(waveform, dtype=np.float32) for waveform in waveforms)
+    logits = []
+    model.eval()
+    with torch.inference_mode():
+        for number, clip in enumerate(clips):
+            if clip.ndim != 1 or len(clip) < SHORTEST_GOLDEN_SAMPLES:
+                raise BadInput(
+                    f"golden clip {number}: shape {clip.shape}; at least {SHORTEST_GOLDEN_SAMPLES} samples, mono"
+                )
+            features = feature_extractor(clip, sampling_rate=rate, return_tensors="pt")["input_values"]
+            logits.append(model(features.to(torch.float32)).logits[0].numpy())
+    model.train(training)
+    return Golden(waveforms=clips, logits=np.stack(logits))
+
+
+def _manifest(model: Any, front_end: FrontEnd, exported: ExportedGraph, folder: Path, clips: int) -> dict[str, Any]:
+    config, macs = model.config, count_macs(model, front_end)
+    parameters = list(model.parameters())
+    attention = [p for layer in model.audio_spectrogram_transformer.layers for p in layer.attention.parameters()]
+    graph_path = folder / GRAPH_FILE
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "family": "ast",
+        "task": "audio-classification",
+        "model": {
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "attention_parameters": sum(parameter.numel() for parameter in attention),
+            "checkpoint_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+            "macs": macs.total,
+            "macs_by_kind": macs.by_kind(),
+        },
+        "graph": {
+            "file": GRAPH_FILE,
+            "sha256": sha256_file(graph_path),
+            "bytes": graph_path.stat().st_size,
+            "form": exported.form,
+            "opset": exported.opset,
+            "nodes": exported.nodes,
+        },
+        "input": {
+            "name": "waveform",
+            "dtype": "float32",
+            "shape": [1, "samples"],
+            "sample_rate_hz": front_end.sample_rate_hz,
+            "window_samples": front_end.window_samples,
+        },
+        "output": {"name": "logits", "dtype": "float32", "shape": [1, config.num_labels]},
+        "labels": [config.id2label[number] for number in range(config.num_labels)],
+        "golden": {"file": GOLDEN_FILE, "sha256": sha256_file(folder / GOLDEN_FILE), "clips": clips},
+        "parity": None,
+        "made_from": {},
+    }

@@ -1,0 +1,179 @@
+"""An AST classifier as an ONNX graph, built from its weights: no tracing, every operator chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from export.attention import add_attention, add_first_tokens, add_reader_attention, read_attention
+from export.front_end import FrontEnd, add_front_end, read_front_end
+from export.graph import OPSET, Graph
+from runtimes.errors import BadInput
+from runtimes.files import replaced_file
+
+FORMS = ("portable", "onnxruntime")
+INPUTS = ("waveform", "features")
+READ_TOKENS = 2  # the classifier reads the class token and the distillation token, which come first
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """What was written: its form, the name of its input, the opset of its plain operators and how many nodes it has."""
+
+    path: Path
+    form: str
+    input: str
+    opset: int
+    nodes: int
+
+
+def export_ast(
+    model: Any, feature_extractor: Any, out: Path, form: str = "portable", input: str = "waveform"
+) -> ExportedGraph:
+    """Write a loaded AST classifier (stock or slim) as one ONNX file with its front end inside.
+
+    Input "waveform": float32 (1, samples) of any length; "features": the extractor's (1, frames, mel bins). Output
+    "logits": float32 (1, labels). Form "portable" has plain ONNX operators alone; "onnxruntime" has operators of ONNX
+    Runtime's own where they are faster. The last layer is computed for the two tokens that the classifier reads.
+
+    Raises:
+        BadInput: the model is not one that the graph can stand for, or `form` or `input` is unknown.
+    """
+    if form not in FORMS:
+        raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
+    if input not in INPUTS:
+        raise BadInput(f"input {input!r}: expected one of {', '.join(INPUTS)}")
+    front_end = read_front_end(feature_extractor)
+    _check(model, front_end)
+    graph = Graph()
+    if input == "waveform":
+        source = helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])
+        features = add_front_end(graph, "waveform", front_end)
+    else:
+        source = helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, front_end.frames, front_end.mel_bins])
+        features = "features"
+    _add_classifier(graph, features, model, form)
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, model.config.num_labels])
+    with replaced_file(Path(out)) as part:
+        graph.write(part, [source], [logits], "ast")
+    return ExportedGraph(Path(out), form, input, OPSET, len(graph.nodes))
+
+
+def token_count(config: Any) -> int:
+    """How many tokens the attention layers see: patches, class token and distillation token."""
+    frequencies, times = _patch_grid(config)
+    return frequencies * times + READ_TOKENS
+
+
+def _patch_grid(config: Any) -> tuple[int, int]:
+    height, width = patch_size(config)
+    return (
+        (config.num_mel_bins - height) // config.frequency_stride + 1,
+        (config.max_length - width) // config.time_stride + 1,
+    )
+
+
+def patch_size(config: Any) -> tuple[int, int]:
+    """Mel bins and frames of one patch."""
+    size = config.patch_size
+    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else (int(size), int(size))
+
+
+def _check(model: Any, front_end: FrontEnd) -> None:
+    if not hasattr(model, "audio_spectrogram_transformer") or not hasattr(model, "classifier"):
+        raise BadInput(f"{type(model).__name__}: not an AST with a classification head")
+    config = model.config
+    if config.hidden_act != "gelu":
+        raise BadInput(f"config.json: hidden_act {config.hidden_act!r} cannot be exported, only 'gelu'")
+    if config.num_labels < 1:
+        raise BadInput("config.json: the model has no labels")
+    if (front_end.frames, front_end.mel_bins) != (config.max_length, config.num_mel_bins):
+        raise BadInput(
+            f"preprocessor_config.json: features of {front_end.frames} x {front_end.mel_bins} are not the model's"
+            f" {config.max_length} x {config.num_mel_bins}"
+        )
+    unusual = sorted({str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"})
+    if unusual:
+        raise BadInput(f"the model's weights are {unusual[0]}; load it as torch.float32 to export it")
+
+
+def _add_classifier(graph: Graph, features: str, model: Any, form: str) -> None:
+    config, body = model.config, model.audio_spectrogram_transformer
+    tokens = token_count(config)
+    hidden = _add_embeddings(graph, features, body.embeddings, config)
+    for number, layer in enumerate(body.layers):
+        name = f"layers.{number}"
+        normed = _add_layernorm(graph, hidden, layer.layernorm_before, f"{name}.layernorm_before")
+        attention = read_attention(layer.attention)
+        if number + 1 < len(body.layers):
+            attended = add_attention(graph, normed, attention, form, tokens, f"{name}.attention")
+        else:
+            attended = add_reader_attention(graph, normed, attention, READ_TOKENS, f"{name}.attention")
+            hidden = add_first_tokens(graph, hidden, READ_TOKENS, f"{name}.read")
+        hidden = graph.node("Add", [attended, hidden], f"{name}.attention.residual")
+        hidden = _add_mlp(graph, hidden, layer, name)
+    hidden = _add_layernorm(graph, hidden, body.layernorm, "layernorm")
+    pooled = graph.node(
+        "ReduceMean", [hidden, graph.constant("pool.axis", np.array([0], dtype=np.int64))], "pooled", keepdims=1
+    )
+    pooled = _add_layernorm(graph, pooled, model.classifier.layernorm, "classifier.layernorm")
+    _add_linear(graph, pooled, model.classifier.dense, "classifier.dense", "logits")
+
+
+def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -> str:
+    """Class and distillation token, then patches, with their positions: features (1, frames, mel bins) in, (T, D) out."""
+    projection, positions = embeddings.patch_embeddings.projection, _array(embeddings.position_embeddings)[0]
+    patches, width = token_count(config) - READ_TOKENS, config.hidden_size
+    spectrogram = graph.node("Transpose", [features], "patches.spectrogram", perm=[0, 2, 1])
+    image = graph.reshape(spectrogram, (1, 1, config.num_mel_bins, config.max_length), "patches.image")
+    kernel = graph.weight("patches.weight", tuple(projection.weight.shape), lambda: _array(projection.weight))
+    grid = graph.node("Conv", [image, kernel], "patches.grid", strides=[config.frequency_stride, config.time_stride])
+    flat = graph.reshape(grid, (width, patches), "patches.flat")
+    rows = graph.node("Transpose", [flat], "patches.rows", perm=[1, 0])
+    # The convolution's bias is added together with the positions, which are a constant too.
+    places = graph.weight(
+        "patches.positions", (patches, width), lambda: positions[READ_TOKENS:] + _array(projection.bias)
+    )
+    placed = graph.node("Add", [rows, places], "patches.placed")
+    first = graph.weight(
+        "patches.first",
+        (READ_TOKENS, width),
+        lambda: (
+            np.concatenate([_array(embeddings.cls_token)[0], _array(embeddings.distillation_token)[0]])
+            + positions[:READ_TOKENS]
+        ),
+    )
+    return graph.node("Concat", [first, placed], "embeddings", axis=0)
+
+
+def _add_mlp(graph: Graph, hidden: str, layer: Any, name: str) -> str:
+    normed = _add_layernorm(graph, hidden, layer.layernorm_after, f"{name}.layernorm_after")
+    wide = _add_linear(graph, normed, layer.mlp.fc1, f"{name}.mlp.fc1", f"{name}.mlp.wide")
+    active = graph.node("Gelu", [wide], f"{name}.mlp.active")
+    narrow = _add_linear(graph, active, layer.mlp.fc2, f"{name}.mlp.fc2", f"{name}.mlp.narrow")
+    return graph.node("Add", [narrow, hidden], f"{name}.mlp.residual")
+
+
+def _add_layernorm(graph: Graph, hidden: str, module: Any, name: str) -> str:
+    scale = graph.weight(f"{name}.scale", tuple(module.weight.shape), _reader(module.weight))
+    shift = graph.weight(f"{name}.shift", tuple(module.bias.shape), _reader(module.bias))
+    return graph.node("LayerNormalization", [hidden, scale, shift], name, axis=-1, epsilon=float(module.eps))
+
+
+def _add_linear(graph: Graph, source: str, module: Any, name: str, result: str) -> str:
+    weight = graph.weight(f"{name}.weight", (module.in_features, module.out_features), lambda: _array(module.weight).T)
+    bias = graph.weight(f"{name}.bias", (module.out_features,), _reader(module.bias))
+    return graph.node("Gemm", [source, weight, bias], result)
+
+
+def _reader(parameter: Any) -> Callable[[], np.ndarray]:
+    return lambda: _array(parameter)
+
+
+def _array(parameter: Any) -> np.ndarray:
+    return parameter.detach().numpy()

@@ -1,0 +1,137 @@
+"""An ONNX graph under construction, written weight by weight so that no second copy of the model is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from runtimes.errors import BadInput
+
+OPSET = 20
+IR_VERSION = 9
+CONTRIB_DOMAIN = "com.microsoft"
+LARGEST_FILE_BYTES = 2**31 - 1  # what one protobuf message may hold
+
+_ELEMENT_TYPES = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int64): onnx.TensorProto.INT64}
+_LENGTH_DELIMITED = 2
+_MODEL_GRAPH_FIELD = onnx.ModelProto.GRAPH_FIELD_NUMBER
+_GRAPH_INITIALIZER_FIELD = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
+_TENSOR_RAW_DATA_FIELD = onnx.TensorProto.RAW_DATA_FIELD_NUMBER
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of the graph that is computed only when it is written: `make()` gives `shape` of `dtype`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+    @property
+    def data_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+class Graph:
+    """Nodes and weights in the order in which they were added; a method that adds returns the name of its result."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, Weight] = {}
+
+    def node(self, operator: str, inputs: Iterable[str], name: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one output and return the output's name, which is the node's name too."""
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, domain=domain, **attributes))
+        return name
+
+    def split(self, source: str, sizes: Iterable[int], axis: int, names: list[str]) -> list[str]:
+        """Cut `source` along `axis` into parts of `sizes` and return the parts' names."""
+        lengths = self.constant(f"{names[0]}.split", np.array(list(sizes), dtype=np.int64))
+        self.nodes.append(helper.make_node("Split", [source, lengths], names, name=f"{names[0]}.cut", axis=axis))
+        return names
+
+    def reshape(self, source: str, shape: Iterable[int], name: str) -> str:
+        """Add a Reshape to a constant shape."""
+        dimensions = list(shape)
+        target = self.constant("shape." + "x".join(str(size) for size in dimensions), np.array(dimensions, np.int64))
+        return self.node("Reshape", [source, target], name)
+
+    def constant(self, name: str, array: np.ndarray) -> str:
+        """Add a small tensor (float32 or int64); a name that is already there stands for the same tensor."""
+        self.weights.setdefault(name, Weight(name, array.shape, array.dtype, lambda: array))
+        return name
+
+    def weight(self, name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> str:
+        """Add a float32 tensor that `make` computes when the file is written."""
+        if name in self.weights:
+            raise ValueError(f"weight {name!r} was added twice")
+        self.weights[name] = Weight(name, shape, np.dtype(np.float32), make)
+        return name
+
+    def write(
+        self, path: Path, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], name: str
+    ) -> None:
+        """Write the graph to `path` as one ONNX file; the same graph gives the same bytes.
+
+        The encoding is what protobuf would write, with each tensor's length known in advance from its shape. So a
+        weight is computed, written and dropped before the next one is.
+
+        Raises:
+            BadInput: the file would be larger than one protobuf message may be (2 GiB).
+        """
+        skeleton = helper.make_graph(self.nodes, name, inputs, outputs)
+        domains = sorted({node.domain for node in self.nodes} | {""})
+        opsets = [helper.make_opsetid(domain, OPSET if domain == "" else 1) for domain in domains]
+        model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="leanear", opset_import=opsets)
+        head = model.SerializeToString(deterministic=True)
+        body = skeleton.SerializeToString(deterministic=True)
+        prefixes = [_tensor_prefix(weight) for weight in self.weights.values()]
+        graph_bytes = len(body) + sum(
+            len(prefix) + weight.data_bytes for prefix, weight in zip(prefixes, self.weights.values(), strict=True)
+        )
+        if len(head) + graph_bytes + 16 > LARGEST_FILE_BYTES:
+            raise BadInput(f"{path}: the graph needs {graph_bytes} bytes; a single ONNX file holds less than 2 GiB")
+        with open(path, "wb") as stream:
+            stream.write(head)
+            stream.write(_field(_MODEL_GRAPH_FIELD, graph_bytes))
+            stream.write(body)
+            for prefix, weight in zip(prefixes, self.weights.values(), strict=True):
+                stream.write(prefix)
+                _write_data(stream, weight)
+
+
+def _write_data(stream: BinaryIO, weight: Weight) -> None:
+    array = weight.make()
+    if array.shape != weight.shape or array.dtype != weight.dtype:
+        raise ValueError(
+            f"weight {weight.name!r}: promised {weight.shape} {weight.dtype}, made {array.shape} {array.dtype}"
+        )
+    stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _tensor_prefix(weight: Weight) -> bytes:
+    """All of an initializer's encoding that comes before its data, the length of the whole included."""
+    tensor = onnx.TensorProto(dims=weight.shape, data_type=_ELEMENT_TYPES[weight.dtype], name=weight.name)
+    header = tensor.SerializeToString(deterministic=True) + _field(_TENSOR_RAW_DATA_FIELD, weight.data_bytes)
+    return _field(_GRAPH_INITIALIZER_FIELD, len(header) + weight.data_bytes) + header
+
+
+def _field(number: int, length: int) -> bytes:
+    """Protobuf's key of a length-delimited field and its length."""
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

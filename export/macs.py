@@ -1,0 +1,65 @@
+"""Multiply-accumulates (MACs) of one inference, by kind of operation.
+
+Counted are the products of the graph at the widths that the model keeps: the last layer for the tokens that are read,
+as the graph computes it. Zeros by which heads are filled up to a common width are not counted: they are a cost of the
+export, not of the model. Additions alone, normalisation, softmax and activation are not MACs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from export.ast_graph import READ_TOKENS, patch_size, token_count
+from export.attention import read_widths
+from export.front_end import FrontEnd
+
+
+@dataclass(frozen=True)
+class Macs:
+    """MACs of one clip. projections: query, key, value and output; attention: scores and weighted sums."""
+
+    front_end: int
+    patches: int
+    projections: int
+    attention: int
+    mlp: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_kind().values())
+
+    def by_kind(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def count_macs(model: Any, front_end: FrontEnd | None = None, read_tokens: int | None = READ_TOKENS) -> Macs:
+    """The MACs of a loaded AST classifier (stock or slim) for one clip.
+
+    front_end: counted if given. read_tokens: how many tokens the last layer is computed for, as in the exported graph;
+    None counts the last layer for all tokens, as the model in torch computes it.
+    """
+    config, layers = model.config, model.audio_spectrogram_transformer.layers
+    tokens, width = token_count(config), config.hidden_size
+    height, length = patch_size(config)
+    projections = attention = mlp = 0
+    for number, layer in enumerate(layers):
+        query_key_widths, value_output_widths = read_widths(layer.attention)
+        query_key, value_output = sum(query_key_widths), sum(value_output_widths)
+        if number + 1 < len(layers) or read_tokens is None:
+            projections += tokens * width * 2 * (query_key + value_output)
+            attention += tokens * tokens * (query_key + value_output)
+            mlp += tokens * 2 * width * config.intermediate_size
+        else:
+            projections += read_tokens * width * 2 * (query_key + value_output)
+            attention += read_tokens * len(query_key_widths) * tokens * 2 * width
+            mlp += read_tokens * 2 * width * config.intermediate_size
+    return Macs(
+        front_end=0 if front_end is None else front_end.macs,
+        patches=(tokens - READ_TOKENS) * height * length * width,
+        projections=projections,
+        attention=attention,
+        mlp=mlp,
+        head=width * config.num_labels,
+    )

@@ -1,0 +1,162 @@
+"""Proof that an artifact's graph computes what its checkpoint computes: a step of its own, which can fail.
+
+python -m export.parity FOLDER [--dense-graph-bytes N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtimes.artifact import Artifact, read_artifact, read_golden
+from runtimes.errors import LeanearError, ParityFailed, RuntimeUnavailable
+from runtimes.files import write_json
+
+BOUND = 1e-4
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was compared and how far apart it was.
+
+    max_difference: largest |difference| of two logits; scale: largest |logit| of the checkpoint; relative_difference:
+    their quotient, which `bound` limits; clips: how many golden clips; same_top1: on how many of them the first label
+    is the same, labels whose logits differ by less than the bound counting as the same; graph_bytes,
+    dense_graph_bytes: sizes of the graph files, the latter null if it was not given.
+    """
+
+    runtime: str
+    runtime_version: str
+    precision: str
+    threads: int
+    clips: int
+    max_difference: float
+    scale: float
+    relative_difference: float
+    bound: float
+    same_top1: int
+    graph_bytes: int
+    dense_graph_bytes: int | None
+
+
+def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
+    """The figures of an artifact that passed, which are written into its manifest.
+
+    Every golden clip runs through the graph on ONNX Runtime's CPU provider in float32.
+
+    Raises:
+        ParityFailed: a logit is not finite or too far away, a first label differs, or the graph's file is not smaller
+            than `dense_graph_bytes`; the manifest is left as it was.
+        BadInput: the folder is not an artifact, or a file in it is not the one that the manifest names.
+    """
+    artifact = read_artifact(Path(folder))
+    golden = read_golden(artifact)
+    version, logits = _run(artifact, golden.waveforms)
+    parity = compare_logits(
+        golden.logits,
+        logits,
+        runtime_version=version,
+        graph_bytes=artifact.graph.stat().st_size,
+        dense_graph_bytes=dense_graph_bytes,
+        name=str(artifact.graph),
+    )
+    manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity)}
+    write_json(artifact.folder / "manifest.json", manifest)
+    return parity
+
+
+def compare_logits(
+    expected: np.ndarray,
+    logits: np.ndarray,
+    *,
+    runtime_version: str,
+    graph_bytes: int,
+    dense_graph_bytes: int | None,
+    name: str,
+) -> Parity:
+    """The figures of two sets of logits (clips, labels) that agree; raises ParityFailed, naming the figure, if not."""
+    if expected.shape != logits.shape:
+        raise ParityFailed(f"{name}: logits of shape {logits.shape}, the checkpoint's have {expected.shape}")
+    for whose, values in (("the checkpoint's", expected), ("the graph's", logits)):
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            raise ParityFailed(f"{name}: golden clip {bad[0]}: {whose} logits are not finite")
+    scale = float(np.abs(expected).max())
+    difference = float(np.abs(expected.astype(np.float64) - logits.astype(np.float64)).max())
+    if scale == 0.0:
+        raise ParityFailed(f"{name}: the checkpoint's golden logits are all zero, which proves nothing")
+    relative = difference / scale
+    if relative > BOUND:
+        raise ParityFailed(
+            f"{name}: logits differ by {difference:.3g}, which is {relative:.3g} of their scale {scale:.3g}; the bound"
+            f" is {BOUND:g}"
+        )
+    clips = np.arange(len(expected))
+    shortfall = expected.max(axis=1) - expected[clips, logits.argmax(axis=1)]
+    same = shortfall <= BOUND * scale
+    if not same.all():
+        clip = int(np.flatnonzero(~same)[0])
+        raise ParityFailed(
+            f"{name}: golden clip {clip}: first label is {logits[clip].argmax()}, the checkpoint's is"
+            f" {expected[clip].argmax()}"
+        )
+    if dense_graph_bytes is not None and graph_bytes >= dense_graph_bytes:
+        raise ParityFailed(f"{name}: {graph_bytes} bytes are not fewer than the dense graph's {dense_graph_bytes}")
+    return Parity(
+        runtime="onnxruntime",
+        runtime_version=runtime_version,
+        precision="float32",
+        threads=THREADS,
+        clips=len(expected),
+        max_difference=difference,
+        scale=scale,
+        relative_difference=relative,
+        bound=BOUND,
+        same_top1=int(same.sum()),
+        graph_bytes=graph_bytes,
+        dense_graph_bytes=dense_graph_bytes,
+    )
+
+
+def _run(artifact: Artifact, waveforms: Sequence[np.ndarray]) -> tuple[str, np.ndarray]:
+    """ONNX Runtime's version and the graph's logits (clips, labels)."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeUnavailable(f"parity needs onnxruntime, which cannot be imported ({error})") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(artifact.graph), options, providers=["CPUExecutionProvider"])
+    name = artifact.manifest["input"]["name"]
+    return onnxruntime.__version__, np.concatenate([session.run(None, {name: clip[None]})[0] for clip in waveforms])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status of the program: 0 proved, otherwise that of the error, whose one line goes to stderr."""
+    parser = argparse.ArgumentParser(prog="python -m export.parity", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="artifact folder")
+    parser.add_argument("--dense-graph-bytes", type=int, help="the graph's file has to be smaller than this")
+    options = parser.parse_args(arguments)
+    try:
+        parity = prove_parity(options.folder, dense_graph_bytes=options.dense_graph_bytes)
+    except LeanearError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    print(
+        f"{options.folder}: {parity.clips} golden clips, logits within {parity.relative_difference:.2g} of their scale"
+        f" (bound {parity.bound:g}), same first label on {parity.same_top1}, {parity.graph_bytes} bytes"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
