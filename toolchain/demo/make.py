@@ -1,0 +1,251 @@
+"""Makes the demo's audio and model again, from nothing: `python -m toolchain.demo.make --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from transformers import ASTFeatureExtractor
+
+from runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
+from runtimes.files import replaced_file
+from toolchain.demo.acoustics import Mixed, Ranges, Scene, make_scene, mix
+from toolchain.demo.packaging import wilson_interval, write_clips, write_model
+from toolchain.demo.speech import Take, espeak_missing, plan_takes, say_all
+from toolchain.demo.training import TRAIN_RANGES, Schedule, measured_extractor, new_model, train
+
+TAKES_PER_WORD = {"train": 2, "dev": 1, "calibration": 1, "evaluation": 1}
+ROOMS = {"train": 400, "dev": 100, "calibration": 100, "evaluation": 100}
+CLIPS_PER_WORD = {"calibration": 10, "evaluation": 24}
+
+# Chosen on the dev voices: hard enough for damage to be visible, easy enough for headroom.
+SHIPPED_RANGES = Ranges(snr_db=(0.0, 25.0), peak=(0.05, 0.25))
+DEV_RANGES = replace(SHIPPED_RANGES, snr_db=(-10.0, 25.0))
+
+Advance = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for."""
+
+    out: Path
+    work: Path
+    schedule: Schedule
+    threads: int
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m toolchain.demo.make", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/demo-ast"), help="default: build/demo-ast")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=Schedule.steps, help="training steps (fewer: quicker and worse)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args(arguments)
+    schedule = Schedule(steps=options.steps, seed=options.seed)
+    console = Console(stderr=True, highlight=False)
+    try:
+        make(Job(options.out, options.out / "work", schedule, options.threads), console)
+    except LeanearError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        return error.exit_status
+    except KeyboardInterrupt:
+        console.print("stopped; the same command continues from here", markup=False)
+        return 130
+    return 0
+
+
+def make(job: Job, console: Console) -> None:
+    """Writes `clips/` and `model/` under `job.out`, skipping every step whose result is already there.
+
+    Raises:
+        RuntimeUnavailable: espeak-ng is not on PATH and speech is still to be made.
+        BadInput: `job.work` holds the work of another seed or schedule.
+    """
+    torch.set_num_threads(job.threads)
+    _claim(job)
+    for split in TAKES_PER_WORD:
+        with _step(console, f"speech, {split}", _speech_file(job, split), job) as (advance, todo):
+            if todo:
+                _make_speech(job, split, advance)
+    extractor = _extractor(job)
+    final = job.work / "model.safetensors"
+    with _step(console, "training", final, job) as (advance, todo):
+        if todo:
+            _train(job, extractor, final, advance)
+    for split, per_word in CLIPS_PER_WORD.items():
+        folder = job.out / "clips" / split
+        with _step(console, f"clips, {split}", folder / "metadata.csv", job) as (advance, todo):
+            if todo:
+                _write_clips(job, split, per_word, advance)
+    with _step(console, "model folder", job.out / "model" / "README.md", job) as (_, todo):
+        if todo:
+            _write_model(job, extractor, final, console)
+    console.print(f"{job.out}: clips/ and model/ are complete", markup=False, soft_wrap=True)
+
+
+def _claim(job: Job) -> None:
+    """Writes down what this folder's work is made of, or refuses to mix it with another seed's or schedule's."""
+    asked = asdict(job.schedule)
+    claim = job.work / "schedule.json"
+    if claim.exists():
+        if json.loads(claim.read_text(encoding="utf-8")) != asked:
+            raise BadInput(f"{claim}: begun with another --seed or --steps; choose another --out or delete that folder")
+        return
+    with replaced_file(claim) as partial:
+        partial.write_text(json.dumps(asked, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def _step(console: Console, title: str, result: Path, job: Job) -> Iterator[tuple[Advance, bool]]:
+    """A bar's advance function (how far, note) and whether `result` is still to be made; says how long it took."""
+    if result.exists():
+        console.print(f"  {title}: already done", markup=False)
+        yield _ignore, False
+        return
+    started = time.perf_counter()
+    total = _amount(title, job)
+    text, times = TextColumn("  {task.description}", markup=False), (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (text, BarColumn(bar_width=30), MofNCompleteColumn(), *times)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+
+        def advance(done: int, note: str) -> None:
+            bar.update(task, completed=done, description=f"{title}: {note}" if note else title)
+
+        try:
+            yield advance, True
+        finally:
+            seconds = _add_seconds(job, title, time.perf_counter() - started)
+    console.print(f"  {title}: done, {seconds:.0f} s in all", markup=False)
+
+
+def _ignore(done: int, note: str) -> None:
+    """An Advance with nothing to show."""
+
+
+def _amount(title: str, job: Job) -> int | None:
+    kind, _, split = title.partition(", ")
+    if kind == "speech":
+        return len(plan_takes(split, TAKES_PER_WORD[split], job.schedule.seed))
+    if kind == "clips":
+        return CLIPS_PER_WORD[split] * 35
+    return job.schedule.steps if kind == "training" else None
+
+
+def _add_seconds(job: Job, title: str, seconds: float) -> float:
+    """The seconds that a step has taken over all runs, this one included."""
+    file = job.work / "seconds.json"
+    spent = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    spent[title] = round(spent.get(title, 0.0) + seconds, 1)
+    with replaced_file(file) as partial:
+        partial.write_text(json.dumps(spent, indent=1), encoding="utf-8")
+    return spent[title]
+
+
+def _counter(advance: Advance) -> Callable[[], None]:
+    done = 0
+
+    def one_more() -> None:
+        nonlocal done
+        done += 1
+        advance(done, "")
+
+    return one_more
+
+
+def _speech_file(job: Job, split: str) -> Path:
+    return job.work / f"speech-{split}.npz"
+
+
+def _takes(job: Job, split: str) -> list[Take]:
+    return plan_takes(split, TAKES_PER_WORD[split], job.schedule.seed)
+
+
+def _make_speech(job: Job, split: str, advance: Advance) -> None:
+    reason = espeak_missing()
+    if reason:
+        raise RuntimeUnavailable(reason)
+    samples, offsets = say_all(_takes(job, split), job.threads, _counter(advance))
+    with replaced_file(_speech_file(job, split)) as partial, partial.open("wb") as stream:
+        np.savez(stream, samples=samples, offsets=offsets)
+
+
+def _scene(job: Job, split: str) -> Scene:
+    with np.load(_speech_file(job, split)) as speech:
+        samples, offsets = speech["samples"], speech["offsets"]
+    labels = np.array([take.label for take in _takes(job, split)])
+    number = 1 + list(TAKES_PER_WORD).index(split)
+    return make_scene(samples, offsets, labels, ROOMS[split], job.schedule.seed + number)
+
+
+def _dev_clips(job: Job) -> Mixed:
+    scene = _scene(job, "dev")
+    return mix(scene, np.arange(len(scene.labels)), DEV_RANGES, np.random.default_rng([job.schedule.seed, 5]))
+
+
+def _extractor(job: Job) -> ASTFeatureExtractor:
+    """The extractor with the training clips' mean and deviation, measured once and kept."""
+    folder = job.work / "extractor"
+    if not (folder / "preprocessor_config.json").exists():
+        measured_extractor(_scene(job, "train"), job.schedule.seed).save_pretrained(folder)
+    return ASTFeatureExtractor.from_pretrained(folder)
+
+
+def _train(job: Job, extractor: ASTFeatureExtractor, final: Path, advance: Advance) -> None:
+    model, state_file = new_model(job.schedule.seed), job.work / "training.safetensors"
+    averaged = train(model, extractor, _scene(job, "train"), _dev_clips(job), job.schedule, state_file, advance)
+    with replaced_file(final) as partial:
+        save_file(averaged.state_dict(), partial)
+
+
+def _write_clips(job: Job, split: str, per_word: int, advance: Advance) -> None:
+    folder = job.out / "clips" / split
+    scene, takes = _scene(job, split), _takes(job, split)
+    write_clips(folder, scene, takes, per_word, SHIPPED_RANGES, job.schedule.seed, _counter(advance))
+
+
+def _write_model(job: Job, extractor: ASTFeatureExtractor, final: Path, console: Console) -> None:
+    model = new_model(job.schedule.seed)
+    model.load_state_dict(load_file(final))
+    heard = write_model(job.out / "model", model.eval(), extractor, job.out / "clips", _recipe(job.schedule))
+    low, high = wilson_interval(heard.right, heard.clips)
+    share = f"{heard.right} of {heard.clips} evaluation clips right"
+    console.print(f"  {share}: {heard.right / heard.clips:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+
+
+def _recipe(schedule: Schedule) -> str:
+    """The model card's paragraph on how the model was trained."""
+    low_db, high_db = TRAIN_RANGES.snr_db
+    slow, fast = TRAIN_RANGES.speed
+    easy, kept, whole = (
+        f"{100 * share:.0f} %" for share in (schedule.easy_share, schedule.patches_kept, schedule.full_token_share)
+    )
+    sentences = (
+        f"{schedule.steps:,} steps of {schedule.batch} clips, each mixed afresh from",
+        f"{TAKES_PER_WORD['train']} takes of every word, voice and accent: SNR {low_db:.0f} to {high_db:.0f} dB (the",
+        f"lowest comes down from 15 dB over the first {easy} of the steps), played at {slow} to {fast} times the speed.",
+        f"AdamW with a peak rate of {schedule.peak_rate:g} and weight decay {schedule.weight_decay:g}; a linear rise",
+        f"over {schedule.warmup_steps} steps, then a cosine; bfloat16 autocast; plain cross-entropy. {kept} of the",
+        f"patches are kept, drawn for each clip, and all of them in the last {whole} of the steps. The weights are a",
+        f"running average (decay {schedule.average_decay:g}). Seed {schedule.seed}.",
+    )
+    return textwrap.fill(" ".join(sentences), width=118)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""Training the demo AST from nothing: patch dropping, bfloat16, a running average of the weights, resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.nn import Module
+from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+from runtimes.files import replaced_file
+from toolchain.demo.acoustics import Mixed, Ranges, Scene, mix
+from toolchain.demo.spectrograms import log_mel, normalise
+from toolchain.demo.words import WORDS
+
+MAX_FRAMES = 100
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how hard to train."""
+
+    steps: int = 5_000
+    batch: int = 64
+    peak_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 300
+    full_token_share: float = 0.12  # of the steps, at the end
+    patches_kept: float = 0.4  # before that
+    easy_share: float = 0.3  # of the steps, while the lowest SNR comes down
+    average_decay: float = 0.998
+    check_every: int = 250
+    save_every: int = 250
+    seed: int = 0
+
+
+TRAIN_RANGES = Ranges(snr_db=(-8.0, 25.0), peak=(0.02, 0.9), speed=(0.88, 1.14), samples=(14_400, 17_600))
+
+
+def new_model(seed: int) -> ASTForAudioClassification:
+    """An untrained AST: AST's own tokenisation and head width, a third of its model width, half of its layers."""
+    torch.manual_seed(seed)
+    config = ASTConfig(
+        hidden_size=256,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_length=MAX_FRAMES,
+        num_labels=len(WORDS),
+        id2label=dict(enumerate(WORDS)),
+        label2id={word: label for label, word in enumerate(WORDS)},
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    model = ASTForAudioClassification(config)
+    embeddings = model.audio_spectrogram_transformer.embeddings
+    # From zeros, the positions and the two class tokens take thousands of steps to tell apart.
+    with torch.no_grad():
+        rows, columns = embeddings.get_shape(config)
+        embeddings.position_embeddings[0, 2:] = 0.1 * _plane_waves(rows, columns, config.hidden_size)
+        embeddings.cls_token.normal_(std=0.1)
+        embeddings.distillation_token.normal_(std=0.1)
+    return model
+
+
+def _plane_waves(rows: int, columns: int, width: int) -> torch.Tensor:
+    """Sine and cosine position vectors of a grid, float32 (rows * columns, width), half for the row."""
+    rate = 100.0 ** (-torch.arange(width // 4) / (width // 4))
+    parts = []
+    for place in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"):
+        angle = place.reshape(-1, 1) * rate
+        parts += [angle.sin(), angle.cos()]
+    return torch.cat(parts, dim=1)
+
+
+def measured_extractor(scene: Scene, seed: int) -> ASTFeatureExtractor:
+    """An extractor whose mean and deviation are those of 4,096 training clips, padding included, as AST takes them."""
+    extractor = ASTFeatureExtractor(max_length=MAX_FRAMES, num_mel_bins=128, sampling_rate=16_000)
+    rng = np.random.default_rng([seed, 11])
+    features = []
+    for _ in range(32):
+        mixed = mix(scene, rng.integers(len(scene.labels), size=128), TRAIN_RANGES, rng)
+        features.append(log_mel(mixed.waves, mixed.lengths, extractor))
+    values = torch.cat(features)
+    extractor.mean, extractor.std = round(float(values.mean()), 6), round(float(values.std()), 6)
+    return extractor
+
+
+def forward_some(model: ASTForAudioClassification, values: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+    """Logits (B, labels) from the patches numbered `kept` (B, T) alone; all of them where `kept` is None."""
+    body = model.audio_spectrogram_transformer
+    hidden = body.embeddings(values)
+    if kept is not None:
+        patches = hidden[:, 2:].gather(1, kept[:, :, None].expand(-1, -1, hidden.shape[2]))
+        hidden = torch.cat([hidden[:, :2], patches], dim=1)
+    for layer in body.layers:
+        hidden = layer(hidden, None)
+    hidden = body.layernorm(hidden)
+    return model.classifier((hidden[:, 0] + hidden[:, 1]) / 2)
+
+
+@torch.no_grad()
+def accuracy_by_clip(model: ASTForAudioClassification, features: torch.Tensor, labels: np.ndarray) -> np.ndarray:
+    """Whether each clip is named correctly, bool (N,); `features` are normalised, float32 (N, frames, mel bins)."""
+    model.eval()
+    named = [model(part).logits.argmax(1) for part in features.split(128)]
+    return torch.cat(named).numpy() == labels
+
+
+def train(
+    model: ASTForAudioClassification,
+    extractor: ASTFeatureExtractor,
+    scene: Scene,
+    dev: Mixed,
+    schedule: Schedule,
+    state_file: Path,
+    advance: Callable[[int, str], None],
+) -> ASTForAudioClassification:
+    """The model with the running average of its weights, after all of the schedule; continues from `state_file`.
+
+    `advance(step, note)` is called after each step. Every draw depends on the seed and the step alone, so a resumed
+    run sees the clips that an uninterrupted one would have seen.
+    """
+    decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and "embeddings" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim < 2 or "embeddings" in name]
+    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.peak_rate, betas=(0.9, 0.98), fused=True)
+    averaged = ASTForAudioClassification(model.config)
+    averaged.load_state_dict(model.state_dict())
+    dev_features = normalise(log_mel(dev.waves, dev.lengths, extractor), extractor.mean, extractor.std)
+    log_file = state_file.with_suffix(".jsonl")
+
+    first, note = 0, ""
+    if state_file.exists():
+        first = _restore(state_file, model, averaged, optimizer)
+    advance(first, note)
+
+    patches = model.audio_spectrogram_transformer.embeddings.position_embeddings.shape[1] - 2
+    seconds, seen, loss_sum = 0.0, 0, 0.0
+    for step in range(first, schedule.steps):
+        start = time.monotonic()
+        rng = np.random.default_rng([schedule.seed, 13, step])
+        generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
+        mixed = mix(scene, rng.integers(len(scene.labels), size=schedule.batch), _ranges_at(step, schedule), rng)
+        values = normalise(log_mel(mixed.waves, mixed.lengths, extractor), extractor.mean, extractor.std)
+        kept = None
+        if step < schedule.steps * (1 - schedule.full_token_share):
+            order = torch.rand(len(values), patches, generator=generator).argsort(1)
+            kept = order[:, : int(patches * schedule.patches_kept)]
+        model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = _rate_at(step, schedule)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = forward_some(model, values, kept)
+        loss = torch.nn.functional.cross_entropy(logits.float(), torch.from_numpy(mixed.labels))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(schedule.average_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for slow, fast in zip(averaged.parameters(), model.parameters(), strict=True):
+                slow.lerp_(fast, 1 - decay)
+        seen, loss_sum = seen + len(values), loss_sum + float(loss.detach())
+        seconds += time.monotonic() - start
+
+        done = step + 1
+        if done % schedule.check_every == 0 or done == schedule.steps:
+            right = accuracy_by_clip(averaged, dev_features, dev.labels)
+            steps_here = seen / schedule.batch
+            record = {"step": done, "loss": loss_sum / steps_here, "samples_per_s": seen / seconds}
+            record |= {"dev_accuracy": float(right.mean())}
+            record |= {f"from_{low}_db": float(right[_between(dev.snr_db, low)].mean()) for low in range(-10, 25, 5)}
+            with log_file.open("a") as log:
+                log.write(json.dumps(record) + "\n")
+            note = f"loss {record['loss']:.3f}, dev {record['dev_accuracy']:.3f}"
+            seconds, seen, loss_sum = 0.0, 0, 0.0
+        if done % schedule.save_every == 0 or done == schedule.steps:
+            _save(state_file, model, averaged, optimizer, done)
+        advance(done, note)
+    return averaged.eval()
+
+
+def _save(state_file: Path, model: Module, averaged: Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
+    with replaced_file(state_file) as partial:
+        save_file(tensors, partial, metadata={"step": str(step)})
+
+
+def _restore(state_file: Path, model: Module, averaged: Module, optimizer: torch.optim.Optimizer) -> int:
+    """The step that `state_file` was written after; the model, its average and the optimizer are set to that step."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
+    with safe_open(state_file, framework="pt") as tensors:
+        step = int(tensors.metadata()["step"])
+        for key in tensors.keys():  # noqa: SIM118 - not a dict, it has no iterator
+            part, _, name = key.partition(".")
+            parts[part][name] = tensors.get_tensor(key)
+    model.load_state_dict(parts["model"])
+    averaged.load_state_dict(parts["averaged"])
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in parts["optimizer"].items():
+        number, _, name = key.partition(".")
+        moments.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    return step
+
+
+def _between(snr_db: np.ndarray, low: int) -> np.ndarray:
+    return (snr_db >= low) & (snr_db < low + 5)
+
+
+def _rate_at(step: int, schedule: Schedule) -> float:
+    """The learning rate: a linear rise, then half a cosine down to 1 % of the peak."""
+    if step < schedule.warmup_steps:
+        return schedule.peak_rate * (step + 1) / schedule.warmup_steps
+    progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
+    return schedule.peak_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * progress)))
+
+
+def _ranges_at(step: int, schedule: Schedule) -> Ranges:
+    """The training conditions: the lowest SNR comes down from 15 dB, so that the first steps can learn something."""
+    low, high = TRAIN_RANGES.snr_db
+    share = min(1.0, step / max(1, schedule.steps * schedule.easy_share))
+    return Ranges(
+        snr_db=(15.0 + (low - 15.0) * share, high),
+        peak=TRAIN_RANGES.peak,
+        speed=TRAIN_RANGES.speed,
+        samples=TRAIN_RANGES.samples,
+    )
