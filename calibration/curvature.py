@@ -69,23 +69,26 @@ def collect_curvature(
     label_ids: torch.Tensor,
     batch_loss: BatchLoss,
     *,
+    order: torch.Tensor | None = None,
     batch_size: int = 16,
     clips_at_once: int | None = None,
     recomputed_layers: Sequence[nn.Module] = (),
     made_from: Mapping[str, str] | None = None,
     progress: Progress = _silent,
 ) -> Curvature:
-    """Sums of squared batch gradients over N // batch_size whole batches of the clips, in the order given.
+    """Sums of squared batch gradients over as many whole batches as the clips make.
 
     inputs: (N, ...) as the model takes them; label_ids: (N,); batch_loss(model, inputs, label_ids): mean loss.
-    batch_size: clips whose mean loss is differentiated and squared (at most N); clips_at_once: how many of them are in
+    order: which clips and in which order, int64; all of them as they come if None. batch_size: clips whose mean loss is
+    differentiated and squared, or all if there are fewer; clips_at_once: how many of them are in
     memory together, which changes nothing but memory and time; recomputed_layers: layers whose activations are computed
     again in the backward pass instead of kept; progress: called with clips done and in all.
 
     The model is left as it was: weights, training mode and requires_grad.
     """
-    batch_size = min(batch_size, len(inputs))
-    batches = len(inputs) // batch_size
+    order = torch.arange(len(inputs)) if order is None else order
+    batch_size = min(batch_size, len(order))
+    batches = len(order) // batch_size
     weights = [[getattr(site, name).weight for name in PROJECTIONS] for site in sites]
     every_weight = [weight for site_weights in weights for weight in site_weights]
     sums = [
@@ -100,7 +103,8 @@ def collect_curvature(
             first = batch * batch_size
             for start in range(first, first + batch_size, clips_at_once or batch_size):
                 end = min(start + (clips_at_once or batch_size), first + batch_size)
-                loss = batch_loss(model, inputs[start:end], label_ids[start:end])
+                clips = order[start:end]
+                loss = batch_loss(model, inputs[clips], label_ids[clips])
                 (loss * ((end - start) / batch_size)).backward()
                 progress(end, batches * batch_size)
             for site_weights, site_sums in zip(weights, sums, strict=True):

@@ -1,0 +1,141 @@
+"""Recovery learns, merges without a trace, and stops by clips that it does not train on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from runtimes.errors import BadInput
+from toolchain.families import ast
+from toolchain.plan import full_plan
+from toolchain.recovery import LoraRecovery, _masked, recover_
+
+
+def learnable(clips: int = 40, seed: int = 0):
+    """Noise whose level in one of five bands of mels tells the label."""
+    generator = torch.Generator().manual_seed(seed)
+    label_ids = torch.arange(clips) % 5
+    inputs = torch.randn(clips, 46, 128, generator=generator)
+    for clip, label in enumerate(label_ids):
+        inputs[clip, :, 25 * label : 25 * label + 25] += 2.0
+    return inputs, label_ids
+
+
+def slim_copy(tiny_ast):
+    return ast.slim_model(tiny_ast, full_plan("ast", ast.attention_sites(tiny_ast)).sites)
+
+
+def test_loss_falls_and_only_linear_weights_move_by_low_rank(tiny_ast):
+    model = slim_copy(tiny_ast)
+    inputs, label_ids = learnable()
+    with torch.no_grad():
+        before = ast.batch_loss(model, inputs, label_ids).item()
+    recovered = recover_(
+        model, inputs, label_ids, ast.batch_loss, LoraRecovery(rank=3, alpha=6, learning_rate=1e-2, epochs=4)
+    )
+    with torch.no_grad():
+        after = ast.batch_loss(model, inputs, label_ids).item()
+    assert after < 0.7 * before
+    assert recovered.updates == 4 * 3
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    originals = dict(tiny_ast.named_parameters())
+    for name, parameter in model.named_parameters():
+        moved = (parameter - originals[name]).detach()
+        if name in linear:
+            singular_values = torch.linalg.svdvals(moved)
+            assert singular_values[0] > 1e-3
+            assert (singular_values[3:] < 1e-5 * singular_values[0]).all(), f"{name} moved by more than rank 3"
+        else:
+            assert not moved.any(), name
+
+
+def test_model_is_left_without_a_trace_and_saves(tiny_ast, tmp_path):
+    model = slim_copy(tiny_ast).train()
+    model.classifier.dense.bias.requires_grad_(False)
+    keys, inputs = list(model.state_dict()), learnable()
+    random_state = torch.get_rng_state()
+    recover_(model, *inputs, ast.batch_loss, LoraRecovery())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert list(model.state_dict()) == keys
+    assert all(type(module).__module__.split(".")[0] != "peft" for module in model.modules())
+    assert model.training
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["classifier.dense.bias"]
+    model.save_pretrained(tmp_path / "saved")
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_same_seed_same_weights(tiny_ast):
+    inputs, label_ids = learnable()
+    models = [slim_copy(tiny_ast) for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        recover_(model, inputs, label_ids, ast.batch_loss, LoraRecovery(), seed=seed)
+    weights = [model.classifier.dense.weight for model in models]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_warm_up_makes_the_first_updates_small(tiny_ast):
+    """With AdamW the first update of B (from 0) is the learning rate itself, in every entry that has a gradient."""
+    model = slim_copy(tiny_ast)
+    inputs, label_ids = learnable(clips=160)
+    steps = []
+
+    def watched_loss(model, inputs, label_ids):
+        b = [p for n, p in model.named_parameters() if n.endswith("classifier.dense.lora_B.default.weight")]
+        if model.training and b:
+            steps.append(b[0].detach().abs().max().item())
+        return ast.batch_loss(model, inputs, label_ids)
+
+    recover_(model, inputs, label_ids, watched_loss, LoraRecovery(learning_rate=1e-3, epochs=4, batch_size=4))
+    assert steps[0] == 0.0
+    assert steps[1] == pytest.approx(1e-3 / 8, rel=1e-3), "160 updates, 5 % of them are 8: an eighth of the rate"
+
+
+def test_early_stopping_takes_the_best_state_back(tiny_ast):
+    """The held-out clips, first in the order, have the model's own labels, the others wrong ones: training harms."""
+    model = slim_copy(tiny_ast)
+    inputs, label_ids = learnable(clips=40)
+    wrong = torch.where(torch.arange(40) < 10, model(inputs).logits.argmax(dim=1), (label_ids + 1) % 5)
+    options = LoraRecovery(learning_rate=1e-2, epochs=9, held_out=0.25)
+    recovered = recover_(model, inputs, wrong, ast.batch_loss, options, order=torch.arange(40))
+    assert recovered.held_out_losses[-1] >= min(recovered.held_out_losses[:-1])
+    assert len(recovered.training_losses) < 9
+    with torch.no_grad():
+        restored = ast.batch_loss(model, inputs[:10], wrong[:10]).item()
+    assert restored == pytest.approx(min(recovered.held_out_losses), rel=1e-4)
+
+
+def test_only_the_clips_of_the_order_are_seen(tiny_ast):
+    inputs, label_ids = learnable()
+    inputs[:, 0, 0] = torch.arange(40.0)
+    seen = set()
+
+    def watched_loss(model, inputs, label_ids):
+        seen.update(inputs[:, 0, 0].int().tolist())
+        return ast.batch_loss(model, inputs, label_ids)
+
+    order = torch.tensor([3, 9, 21, 30, 5, 18])
+    recover_(slim_copy(tiny_ast), inputs, label_ids, watched_loss, LoraRecovery(batch_size=4), order=order)
+    assert seen == set(order.tolist())
+
+
+def test_masks_are_one_band_and_one_span():
+    features = torch.ones(200, 30, 20)
+    masked = _masked(features, LoraRecovery(frequency_mask_bins=6, time_mask_frames=11))
+    widths = []
+    for clip in masked:
+        band, span = (clip == 0).all(dim=0), (clip == 0).all(dim=1)
+        assert torch.equal(clip == 0, band[None, :] | span[:, None])
+        widths.append((int(band.sum()), int(span.sum())))
+        for one in (band, span):
+            assert (np.diff(np.flatnonzero(one.numpy())) == 1).all(), "in one piece"
+    assert (np.min(widths, axis=0).tolist(), np.max(widths, axis=0).tolist()) == ([0, 0], [6, 11])
+    assert torch.equal(_masked(features, LoraRecovery()), features)
+
+
+@pytest.mark.parametrize("options", [{"held_out": 0.6}, {"epochs": 0}, {"rank": 0}])
+def test_unusable_options_are_refused(options):
+    with pytest.raises(BadInput, match=next(iter(options))):
+        LoraRecovery(**options)

@@ -1,0 +1,238 @@
+"""Prune by a recipe: score, choose, cut and recover, in one shot or step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from calibration.curvature import collect_curvature
+from calibration.order import stratified_order
+from calibration.scores import SiteScores, score_fisher, score_magnitude
+from calibration.sites import AttentionSite
+from runtimes.errors import BadInput
+from toolchain.choose import ROUNDING, SCHEMES, THRESHOLDS, Scheme, Threshold, choose_share, choose_sparsity
+from toolchain.narration import Report, quiet
+from toolchain.plan import Plan, SitePlan, compose, full_plan, read_plan
+from toolchain.recovery import LoraRecovery, recover_
+
+Score = Literal["fisher", "magnitude"]
+Schedule = Literal["one-shot", "iterative"]
+Recovery = Literal["none", "lora"]
+SCORES: tuple[Score, ...] = ("fisher", "magnitude")
+SCHEDULES: tuple[Schedule, ...] = ("one-shot", "iterative")
+RECOVERIES: tuple[Recovery, ...] = ("none", "lora")
+
+
+@dataclass(frozen=True)
+class PruneRecipe:
+    """How a model is pruned.
+
+    sparsity: share of the attention blocks' parameters to remove, at least; scheme, score, threshold: the variant of
+    arXiv 2509.26207; schedule: all at once, or `step` of what remains at a time, at most `max_steps` times, the last
+    step of whatever size ends at `sparsity`; recovery: what follows every step; calibration_clips: clips to score and
+    recover on, at most; batch_size: clips whose mean loss is differentiated at once for the Fisher information;
+    seed: of the clips' order and of recovery.
+    """
+
+    sparsity: float
+    scheme: Scheme = "channels"
+    score: Score = "fisher"
+    threshold: Threshold = "global"
+    schedule: Schedule = "one-shot"
+    step: float = 0.1
+    max_steps: int = 10
+    recovery: Recovery = "none"
+    recovery_options: LoraRecovery = field(default_factory=LoraRecovery)
+    calibration_clips: int = 256
+    batch_size: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("sparsity", "step"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise BadInput(f"{name} is {getattr(self, name):g}; it must lie between 0 and 1")
+        for name in ("max_steps", "calibration_clips", "batch_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
+        choices: dict[str, Sequence[str]] = {
+            "scheme": SCHEMES, "score": SCORES, "threshold": THRESHOLDS, "schedule": SCHEDULES, "recovery": RECOVERIES,
+        }  # fmt: skip
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class LabelledInputs:
+    """Clips as a model takes them: inputs (N, ...), label_ids (N,)."""
+
+    inputs: torch.Tensor
+    label_ids: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model, in eval mode, and the plan that it has carried out on the dense model."""
+
+    model: nn.Module
+    plan: Plan
+
+
+def prune(
+    family: ModuleType,
+    checkpoint: Any,
+    calibration: LabelledInputs,
+    recipe: PruneRecipe,
+    *,
+    made_from: Mapping[str, str] | None = None,
+    state: Path | None = None,
+    clips_at_once: int | None = None,
+    recompute: bool = False,
+    report: Report = quiet,
+) -> Pruned:
+    """A smaller model by the recipe; the checkpoint's own model is not changed.
+
+    family: a module of `toolchain.families`; checkpoint: what its `load_checkpoint` returned, dense; made_from: sha256
+    by kind, written into the plan; state: a folder for the finished steps of an iterative schedule, from which an
+    interrupted run goes on; clips_at_once, recompute: save memory when scoring, see `collect_curvature`.
+
+    Raises:
+        BadInput: the model is slim already, or the sparsity cannot be reached by this scheme.
+    """
+    order = calibration_order(calibration, recipe)
+    model = checkpoint.model
+    plan = dataclasses.replace(
+        full_plan(family.FAMILY, family.attention_sites(model)),
+        recipe=_recipe_json(recipe),
+        made_from=dict(made_from or {}),
+    )
+    # what no scores can reach is refused before the long work of scoring
+    choose_sparsity(
+        plan, score_magnitude(family.attention_sites(model)), recipe.scheme, recipe.threshold, recipe.sparsity
+    )
+    step, resumed = _last_finished_step(family, state, plan)
+    if resumed is not None:
+        model, plan = resumed.model, resumed.plan
+        report(f"step {step} was finished before", None)
+    while plan.sparsity < recipe.sparsity - ROUNDING:
+        step += 1
+        told = _about_step(report, step, recipe)
+        scores = score(
+            family, model, calibration, recipe.score, order=order, batch_size=recipe.batch_size,
+            clips_at_once=clips_at_once, recompute=recompute, report=told,
+        )  # fmt: skip
+        kept = choose_step(plan, scores, recipe, step)
+        model = family.slim_model(model, kept)
+        plan = dataclasses.replace(plan, sites=compose(plan.sites, kept))
+        if recipe.recovery == "lora":
+            recover_(
+                model, calibration.inputs, calibration.label_ids, family.batch_loss, recipe.recovery_options,
+                order=order, seed=recipe.seed + step, report=told,
+            )  # fmt: skip
+        if state is not None and recipe.schedule == "iterative":
+            _write_step(family, state, step, model, checkpoint.feature_extractor, plan)
+    return Pruned(model, plan)
+
+
+def calibration_order(calibration: LabelledInputs, recipe: PruneRecipe) -> torch.Tensor:
+    """Which clips the recipe scores and recovers on, int64: shuffled, stratified by label, at most its number."""
+    order = stratified_order(calibration.label_ids.numpy(), recipe.seed)
+    return torch.from_numpy(order[: recipe.calibration_clips])
+
+
+def score(
+    family: ModuleType,
+    model: nn.Module,
+    clips: LabelledInputs,
+    kind: Score,
+    *,
+    order: torch.Tensor | None = None,
+    batch_size: int = 16,
+    clips_at_once: int | None = None,
+    recompute: bool = False,
+    report: Report = quiet,
+) -> tuple[SiteScores, ...]:
+    """Scores of every attention block of the model, by magnitude or by Fisher information on the clips.
+
+    order, batch_size, clips_at_once: as in `collect_curvature`; recompute: keep no activations of the encoder layers.
+    """
+    sites: tuple[AttentionSite, ...] = family.attention_sites(model)
+    if kind == "magnitude":
+        return score_magnitude(sites)
+    curvature = collect_curvature(
+        model,
+        sites,
+        clips.inputs,
+        clips.label_ids,
+        family.batch_loss,
+        order=order,
+        batch_size=batch_size,
+        clips_at_once=clips_at_once,
+        recomputed_layers=family.encoder_layers(model) if recompute else (),
+        progress=lambda done, total: report(f"scored {done}/{total} clips", done / total),
+    )
+    return score_fisher(sites, curvature)
+
+
+def choose_step(plan: Plan, scores: Sequence[SiteScores], recipe: PruneRecipe, step: int) -> tuple[SitePlan, ...]:
+    """What step number `step` keeps of the model that `plan` describes.
+
+    A full step of the iterative schedule, unless it would pass the recipe's sparsity or is the last that is allowed:
+    then, and in one shot, what just reaches that sparsity.
+    """
+    if recipe.schedule == "iterative" and step < recipe.max_steps:
+        names = [site.name for site in plan.sites]
+        kept = choose_share(names, scores, recipe.scheme, recipe.threshold, recipe.step)
+        after = dataclasses.replace(plan, sites=compose(plan.sites, kept))
+        if plan.sparsity < after.sparsity < recipe.sparsity:
+            return kept
+    return choose_sparsity(plan, scores, recipe.scheme, recipe.threshold, recipe.sparsity)
+
+
+def _about_step(report: Report, step: int, recipe: PruneRecipe) -> Report:
+    if recipe.schedule == "one-shot":
+        return report
+
+    def about_step(text: str, fraction: float | None = None) -> None:
+        report(f"step {step}, {text}", fraction)
+
+    return about_step
+
+
+def _recipe_json(recipe: PruneRecipe) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def _step_folder(state: Path, step: int) -> Path:
+    return state / f"step-{step:02d}"
+
+
+def _write_step(
+    family: ModuleType, state: Path, step: int, model: nn.Module, feature_extractor: Any, plan: Plan
+) -> None:
+    """Keep the step as a slim checkpoint; the step before it is not needed any more."""
+    family.save_slim_checkpoint(model, feature_extractor, plan, _step_folder(state, step))
+    if _step_folder(state, step - 1).is_dir():
+        shutil.rmtree(_step_folder(state, step - 1))
+
+
+def _last_finished_step(family: ModuleType, state: Path | None, plan: Plan) -> tuple[int, Pruned | None]:
+    """The newest step in `state` that was made by the same recipe from the same inputs, or step 0."""
+    folders = sorted(state.glob("step-*"), reverse=True) if state is not None and state.is_dir() else []
+    for folder in folders:
+        try:
+            finished = read_plan(folder / "plan.json")
+            if (finished.recipe, finished.made_from) == (plan.recipe, plan.made_from):
+                return int(folder.name.removeprefix("step-")), Pruned(family.load_checkpoint(folder).model, finished)
+        except BadInput:
+            continue  # not a step of ours, or damaged: the step is done again
+    return 0, None
