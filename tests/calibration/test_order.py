@@ -28,3 +28,9 @@ def test_every_prefix_is_stratified(seed):
 def test_clips_of_one_label_are_shuffled():
     order = stratified_order(np.zeros(50, dtype=int), seed=0)
     assert not np.array_equal(order, np.arange(50))
+
+
+def test_labels_are_shuffled_within_every_round():
+    labels = np.repeat([0, 1, 2, 3], 10)
+    rounds = labels[stratified_order(labels, seed=0)].reshape(10, 4)
+    assert len({tuple(one) for one in rounds}) > 5

@@ -154,6 +154,19 @@ def test_collecting_leaves_the_model_as_it_was(tiny_ast):
     assert all(torch.equal(value, before[name]) for name, value in tiny_ast.state_dict().items())
 
 
+def test_dropout_is_off_while_collecting(tiny_ast):
+    inputs, label_ids = batches_of(tiny_ast, 4)
+    for module in tiny_ast.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    sums = []
+    for training in (True, False):
+        tiny_ast.train(training)
+        curvature = collect_curvature(tiny_ast, ast.attention_sites(tiny_ast), inputs, label_ids, ast.batch_loss)
+        sums.append(curvature.sites["layers.1.attention"].query)
+    assert torch.equal(*sums)
+
+
 def test_partial_batches_are_left_out_and_progress_is_told(tiny_ast):
     inputs, label_ids = batches_of(tiny_ast, 11)
     told = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -192,6 +193,14 @@ def test_sparsity_counts_from_the_dense_model(variant):
     if variant != ("channels", "global"):
         once = Plan("ast", 16, 24, True, 0.25, compose(plan.sites, choose_sparsity(plan, scores, *variant, 0.6)))
         assert once == twice, "with unchanged scores two steps must end where one does"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_more_goes_where_the_target_is_met(variant):
+    scores = random_scores(3, sites=2, heads=4, width=4)
+    plan = dataclasses.replace(dense_plan(scores), dense_head_width=8)
+    assert plan.sparsity == 0.5, "widths 4 of dense 8"
+    assert choose_sparsity(plan, scores, *variant, 0.5) == plan.sites
 
 
 def test_unreachable_sparsity_is_refused_with_the_limit():

@@ -93,6 +93,17 @@ def test_warm_up_makes_the_first_updates_small(tiny_ast):
     assert steps[1] == pytest.approx(1e-3 / 8, rel=1e-3), "160 updates, 5 % of them are 8: an eighth of the rate"
 
 
+def test_alpha_over_rank_scales_what_is_merged(tiny_ast):
+    """The first AdamW update has the learning rate's size whatever the gradient: twice the alpha, twice as far."""
+    moved = []
+    for alpha in (4.0, 8.0):
+        model = slim_copy(tiny_ast)
+        recover_(model, *learnable(8), ast.batch_loss, LoraRecovery(rank=4, alpha=alpha, batch_size=8), seed=5)
+        moved.append(model.classifier.dense.weight.detach() - tiny_ast.classifier.dense.weight.detach())
+    assert torch.allclose(moved[1], 2 * moved[0], rtol=1e-2, atol=1e-7)
+    assert moved[0].abs().max() > 1e-5
+
+
 def test_early_stopping_takes_the_best_state_back(tiny_ast):
     """The held-out clips, first in the order, have the model's own labels, the others wrong ones: training harms."""
     model = slim_copy(tiny_ast)

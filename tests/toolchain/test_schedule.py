@@ -74,12 +74,29 @@ def test_iterative_takes_steps_of_a_tenth_of_what_remains_and_scores_again(check
 @pytest.mark.parametrize(
     ("sparsity", "scheme"), [(0.3, "channels"), (0.5, "heads"), (0.7, "heads"), (0.85, "channels")]
 )
-def test_the_last_step_ends_at_the_target(checkpoint, clips, sparsity, scheme):
+def test_the_last_step_ends_at_the_target(checkpoint, clips, sparsity, scheme, monkeypatch):
+    steps = []
+    original = schedule.choose_step
+    monkeypatch.setattr(schedule, "choose_step", lambda *a: steps.append(a[3]) or original(*a))
     recipe = PruneRecipe(
         sparsity=sparsity, scheme=scheme, score="magnitude", schedule="iterative", max_steps=4, step=0.15
     )
     pruned = prune(ast, checkpoint, clips, recipe)
     assert sparsity - 1e-9 <= pruned.plan.sparsity < sparsity + 1 / 12
+    assert steps == list(range(1, 1 + len(steps)))
+    assert len(steps) <= 4
+
+
+def test_a_target_reached_but_for_rounding_ends_the_schedule(checkpoint, clips, monkeypatch):
+    original = schedule.choose_step
+
+    def once(plan, scores, recipe, step):
+        assert step == 1, "half is removed; 1e-12 more cannot be"
+        return original(plan, scores, recipe, step)
+
+    monkeypatch.setattr(schedule, "choose_step", once)
+    recipe = PruneRecipe(sparsity=0.5 + 1e-12, score="magnitude", threshold="local")
+    assert prune(ast, checkpoint, clips, recipe).plan.sparsity == 0.5
 
 
 def test_recovery_follows_every_step_on_the_clips_of_the_recipe_alone(checkpoint, clips, monkeypatch):
@@ -173,8 +190,9 @@ def test_a_slim_model_is_refused(checkpoint, clips):
 @pytest.mark.parametrize(
     "flags",
     [
-        {"sparsity": 0.0}, {"sparsity": 1.0}, {"sparsity": 1.5}, {"sparsity": 0.5, "step": 0.0}, {"sparsity": 0.5, "scheme": "rows"},
-        {"sparsity": 0.5, "score": "random"}, {"sparsity": 0.5, "batch_size": 0}, {"sparsity": float("nan")},
+        {"sparsity": 0.0}, {"sparsity": 1.0}, {"sparsity": 1.5}, {"sparsity": 0.5, "step": 0.0},
+        {"sparsity": 0.5, "scheme": "rows"}, {"sparsity": 0.5, "score": "random"}, {"sparsity": 0.5, "batch_size": 0},
+        {"sparsity": float("nan")},
     ],
 )  # fmt: skip
 def test_unusable_recipes_are_refused_by_the_flag(flags):
