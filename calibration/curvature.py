@@ -53,7 +53,7 @@ class Curvature:
     """Undamped sums for every attention block of one model, by the block's name, and what they were summed over.
 
     batches: how many squared gradients were added; batch_size: clips per batch; made_from: sha256 by kind, e.g.
-    {"model": ..., "calibration": ...}.
+    {"checkpoint": ..., "calibration": ...}.
     """
 
     sites: Mapping[str, SiteCurvature]
@@ -162,10 +162,10 @@ def merge_curvatures(first: Curvature, second: Curvature) -> Curvature:
     """The curvature of both sets of batches together: sums and counts add.
 
     Raises:
-        BadInput: they are of different models, blocks, shapes or batch sizes.
+        BadInput: they are of different checkpoints, blocks, shapes or batch sizes.
     """
-    if first.made_from.get("model") != second.made_from.get("model"):
-        raise BadInput("curvatures of different models cannot be merged: key 'made_from' names two models")
+    if first.made_from.get("checkpoint") != second.made_from.get("checkpoint"):
+        raise BadInput("curvatures of different checkpoints cannot be merged")
     if first.batch_size != second.batch_size:
         raise BadInput(f"curvatures of batch sizes {first.batch_size} and {second.batch_size} cannot be merged")
     if first.sites.keys() != second.sites.keys():

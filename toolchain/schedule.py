@@ -14,11 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from calibration.curvature import collect_curvature
+from calibration.curvature import Curvature, collect_curvature, read_curvature, write_curvature
 from calibration.order import stratified_order
 from calibration.scores import SiteScores, score_fisher, score_magnitude
 from calibration.sites import AttentionSite
 from runtimes.errors import BadInput
+from runtimes.files import sha256_json
 from toolchain.choose import ROUNDING, SCHEMES, THRESHOLDS, Scheme, Threshold, choose_share, choose_sparsity
 from toolchain.narration import Report, quiet
 from toolchain.plan import Plan, SitePlan, compose, full_plan, read_plan
@@ -30,6 +31,8 @@ Recovery = Literal["none", "lora"]
 SCORES: tuple[Score, ...] = ("fisher", "magnitude")
 SCHEDULES: tuple[Schedule, ...] = ("one-shot", "iterative")
 RECOVERIES: tuple[Recovery, ...] = ("none", "lora")
+
+CURVATURE_FILE = "curvature.safetensors"
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,15 @@ def prune(
     """A smaller model by the recipe; the checkpoint's own model is not changed.
 
     family: a module of `toolchain.families`; checkpoint: what its `load_checkpoint` returned, dense; made_from: sha256
-    by kind, written into the plan; state: a folder for the finished steps of an iterative schedule, from which an
-    interrupted run goes on; clips_at_once, recompute: save memory when scoring, see `collect_curvature`.
+    by kind, written into the plan; state: a folder from which an interrupted run goes on, for the dense model's
+    curvature and the last finished step of an iterative schedule; what is there of other inputs is not used, so
+    made_from must name them; clips_at_once, recompute: save memory when scoring, see `collect_curvature`.
 
     Raises:
         BadInput: the model is slim already, or the sparsity cannot be reached by this scheme.
     """
+    if state is not None and not made_from:
+        raise ValueError("a state folder is of no use without made_from: it could be another model's")
     order = calibration_order(calibration, recipe)
     model = checkpoint.model
     plan = dataclasses.replace(
@@ -128,7 +134,8 @@ def prune(
         told = _about_step(report, step, recipe)
         scores = score(
             family, model, calibration, recipe.score, order=order, batch_size=recipe.batch_size,
-            clips_at_once=clips_at_once, recompute=recompute, report=told,
+            clips_at_once=clips_at_once, recompute=recompute, report=told, made_from=made_from,
+            curvature_path=state / CURVATURE_FILE if state is not None and step == 1 else None,
         )  # fmt: skip
         kept = choose_step(plan, scores, recipe, step)
         model = family.slim_model(model, kept)
@@ -160,14 +167,22 @@ def score(
     clips_at_once: int | None = None,
     recompute: bool = False,
     report: Report = quiet,
+    made_from: Mapping[str, str] | None = None,
+    curvature_path: Path | None = None,
 ) -> tuple[SiteScores, ...]:
     """Scores of every attention block of the model, by magnitude or by Fisher information on the clips.
 
-    order, batch_size, clips_at_once: as in `collect_curvature`; recompute: keep no activations of the encoder layers.
+    order, batch_size, clips_at_once: as in `collect_curvature`; recompute: keep no activations of the encoder layers;
+    curvature_path: where the Fisher information's sums are written, and read if they are there and of these inputs.
     """
     sites: tuple[AttentionSite, ...] = family.attention_sites(model)
     if kind == "magnitude":
         return score_magnitude(sites)
+    order = torch.arange(len(clips.inputs)) if order is None else order
+    made_from = {**(made_from or {}), "order": sha256_json([batch_size, order.tolist()])}
+    curvature = _kept_curvature(curvature_path, made_from)
+    if curvature is not None:
+        return score_fisher(sites, curvature)
     curvature = collect_curvature(
         model,
         sites,
@@ -178,9 +193,23 @@ def score(
         batch_size=batch_size,
         clips_at_once=clips_at_once,
         recomputed_layers=family.encoder_layers(model) if recompute else (),
+        made_from=made_from,
         progress=lambda done, total: report(f"scored {done}/{total} clips", done / total),
     )
+    if curvature_path is not None:
+        write_curvature(curvature_path, curvature)
     return score_fisher(sites, curvature)
+
+
+def _kept_curvature(path: Path | None, made_from: Mapping[str, str]) -> Curvature | None:
+    """The curvature in `path` if it is there, whole, and made from just these inputs."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        curvature = read_curvature(path)
+    except BadInput:
+        return None
+    return curvature if curvature.made_from == made_from else None
 
 
 def choose_step(plan: Plan, scores: Sequence[SiteScores], recipe: PruneRecipe, step: int) -> tuple[SitePlan, ...]:

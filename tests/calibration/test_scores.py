@@ -200,7 +200,7 @@ def test_merged_shards_equal_one_pass_and_survive_their_files(tiny_ast, tmp_path
     sites = ast.attention_sites(tiny_ast)
 
     def collect(start, end, shard):
-        made_from = {"model": "m", "calibration": shard}
+        made_from = {"checkpoint": "m", "calibration": shard}
         return collect_curvature(
             tiny_ast, sites, inputs[start:end], label_ids[start:end], ast.batch_loss, batch_size=2, made_from=made_from
         )
@@ -210,7 +210,7 @@ def test_merged_shards_equal_one_pass_and_survive_their_files(tiny_ast, tmp_path
     merged = merge_curvatures(*(read_curvature(tmp_path / f"{shard}.safetensors") for shard in "ab"))
     whole = collect(0, 12, "ab")
     assert merged.batches == whole.batches == 6
-    assert merged.made_from == {"model": "m", "calibration": "a+b"}
+    assert merged.made_from == {"checkpoint": "m", "calibration": "a+b"}
     for name, site in whole.sites.items():
         for projection in PROJECTIONS:
             assert torch.allclose(getattr(merged.sites[name], projection), getattr(site, projection), rtol=1e-12)
@@ -227,7 +227,7 @@ def test_same_curvature_same_bytes(tiny_ast, tmp_path):
             label_ids,
             ast.batch_loss,
             batch_size=2,
-            made_from={"calibration": "c", "model": "m"},
+            made_from={"calibration": "c", "checkpoint": "m"},
         )
         write_curvature(tmp_path / name, curvature)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -237,10 +237,12 @@ def test_what_does_not_fit_is_refused(tiny_ast, tmp_path):
     inputs, label_ids = batches_of(tiny_ast, 4)
     sites = ast.attention_sites(tiny_ast)
     curvature, other = (
-        collect_curvature(tiny_ast, sites, inputs, label_ids, ast.batch_loss, batch_size=2, made_from={"model": model})
+        collect_curvature(
+            tiny_ast, sites, inputs, label_ids, ast.batch_loss, batch_size=2, made_from={"checkpoint": model}
+        )
         for model in ("m", "n")
     )
-    with pytest.raises(BadInput, match="different models"):
+    with pytest.raises(BadInput, match="different checkpoints"):
         merge_curvatures(curvature, other)
     with pytest.raises(BadInput, match="another model"):
         score_fisher(ast.attention_sites(ragged_slim()), curvature)

@@ -43,14 +43,14 @@ def test_the_plan_is_what_was_done_to_the_dense_model(checkpoint, clips, variant
     scheme, score, threshold = variant
     recipe = PruneRecipe(sparsity=0.5, scheme=scheme, score=score, threshold=threshold, schedule=how, batch_size=4)
     dense = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
-    pruned = prune(ast, checkpoint, clips, recipe, made_from={"model": "abc"})
+    pruned = prune(ast, checkpoint, clips, recipe, made_from={"checkpoint": "abc"})
     assert 0.5 <= pruned.plan.sparsity < 0.5 + 1 / 8
     assert torch.equal(
         logits(pruned.model, clips.inputs), logits(ast.slim_model(checkpoint.model, pruned.plan.sites), clips.inputs)
     )
     assert all(torch.equal(value, dense[name]) for name, value in checkpoint.model.state_dict().items())
     assert {site.scaling for site in ast.attention_sites(pruned.model)} == {8**-0.5}
-    assert (pruned.plan.recipe["scheme"], pruned.plan.made_from) == (scheme, {"model": "abc"})
+    assert (pruned.plan.recipe["scheme"], pruned.plan.made_from) == (scheme, {"checkpoint": "abc"})
     widths = {(site.query_key_widths, site.value_output_widths) for site in pruned.plan.sites}
     assert all(len(set(w)) == 1 for pair in widths for w in pair), "the heads of a block keep equally many channels"
 
@@ -132,7 +132,7 @@ def test_interrupted_runs_go_on_and_end_the_same(checkpoint, clips, tmp_path, mo
         recovery_options=LoraRecovery(learning_rate=1e-2),
         batch_size=4,
     )
-    whole = prune(ast, checkpoint, clips, recipe, made_from={"model": "m"})
+    whole = prune(ast, checkpoint, clips, recipe, made_from={"checkpoint": "m"})
     scored = []
 
     def interrupted(family, model, *rest, **options):
@@ -145,19 +145,21 @@ def test_interrupted_runs_go_on_and_end_the_same(checkpoint, clips, tmp_path, mo
     state = tmp_path / "state"
     monkeypatch.setattr(schedule, "score", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prune(ast, checkpoint, clips, recipe, made_from={"model": "m"}, state=state)
-    assert [folder.name for folder in state.iterdir()] == ["step-02"], "only the newest step is kept"
-    resumed = prune(ast, checkpoint, clips, recipe, made_from={"model": "m"}, state=state)
+        prune(ast, checkpoint, clips, recipe, made_from={"checkpoint": "m"}, state=state)
+    assert sorted(kept.name for kept in state.iterdir()) == ["curvature.safetensors", "step-02"], (
+        "the newest step alone"
+    )
+    resumed = prune(ast, checkpoint, clips, recipe, made_from={"checkpoint": "m"}, state=state)
     assert scored[3] == scored[2], "it went on with the third step"
     assert resumed.plan == whole.plan
     assert torch.equal(logits(resumed.model, clips.inputs), logits(whole.model, clips.inputs))
     before = len(scored)
-    again = prune(ast, checkpoint, clips, recipe, made_from={"model": "m"}, state=state)
+    again = prune(ast, checkpoint, clips, recipe, made_from={"checkpoint": "m"}, state=state)
     assert len(scored) == before, "nothing is left to do"
     assert torch.equal(logits(again.model, clips.inputs), logits(whole.model, clips.inputs))
     for other in (
-        {"recipe": dataclasses.replace(recipe, seed=1), "made_from": {"model": "m"}},
-        {"recipe": recipe, "made_from": {"model": "another"}},
+        {"recipe": dataclasses.replace(recipe, seed=1), "made_from": {"checkpoint": "m"}},
+        {"recipe": recipe, "made_from": {"checkpoint": "another"}},
     ):
         prune(ast, checkpoint, clips, other["recipe"], made_from=other["made_from"], state=state)
         assert scored[before][0] == 8, "steps of another recipe or another model are not taken over"
@@ -166,12 +168,44 @@ def test_interrupted_runs_go_on_and_end_the_same(checkpoint, clips, tmp_path, mo
 
 def test_damaged_state_is_done_again(checkpoint, clips, tmp_path):
     recipe = PruneRecipe(sparsity=0.3, score="magnitude", schedule="iterative")
-    first = prune(ast, checkpoint, clips, recipe, state=tmp_path / "state")
+    first = prune(ast, checkpoint, clips, recipe, made_from={"checkpoint": "m"}, state=tmp_path / "state")
     (folder,) = (tmp_path / "state").iterdir()
     (folder / "model.safetensors").write_bytes(b"cut short")
-    again = prune(ast, checkpoint, clips, recipe, state=tmp_path / "state")
+    again = prune(ast, checkpoint, clips, recipe, made_from={"checkpoint": "m"}, state=tmp_path / "state")
     assert again.plan == first.plan
     assert torch.equal(logits(again.model, clips.inputs), logits(first.model, clips.inputs))
+
+
+def test_curvature_is_kept_for_the_same_inputs_alone(checkpoint, clips, tmp_path, monkeypatch):
+    collected = []
+
+    def watched(*arguments, **options):
+        collected.append(options["made_from"])
+        return original(*arguments, **options)
+
+    original = schedule.collect_curvature
+    monkeypatch.setattr(schedule, "collect_curvature", watched)
+
+    def pruned(made_from, **flags):
+        recipe = PruneRecipe(**{"sparsity": 0.5, "batch_size": 4, **flags})
+        return prune(ast, checkpoint, clips, recipe, made_from={"checkpoint": made_from}, state=tmp_path)
+
+    first = pruned("m")
+    again = pruned("m")
+    assert len(collected) == 1
+    assert again.plan == first.plan
+    pruned("m", sparsity=0.3, scheme="heads")
+    assert len(collected) == 1, "scores of the dense model serve every sparsity and scheme"
+    for number, other in enumerate(
+        [("n", {}), ("m", {"seed": 1}), ("m", {"batch_size": 3}), ("m", {"calibration_clips": 8})]
+    ):
+        pruned(other[0], **other[1])
+        assert len(collected) == 2 + number
+    (tmp_path / "curvature.safetensors").write_bytes(b"cut short")
+    pruned("m", calibration_clips=8)
+    assert len(collected) == 6
+    with pytest.raises(ValueError, match="made_from"):
+        prune(ast, checkpoint, clips, PruneRecipe(sparsity=0.5), state=tmp_path)
 
 
 def test_what_cannot_be_reached_is_refused_before_scoring(checkpoint, clips, monkeypatch):

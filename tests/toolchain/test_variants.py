@@ -88,15 +88,15 @@ def test_finished_rows_are_not_computed_again(checkpoint, tmp_path, monkeypatch)
     monkeypatch.setattr(variants, "_pruned", watched)
     arguments = (ast, checkpoint, calibration, evaluation, recipes)
     with pytest.raises(KeyboardInterrupt):
-        variant_table(*arguments, made_from={"model": "m"}, rows_path=rows_path)
+        variant_table(*arguments, made_from={"checkpoint": "m"}, rows_path=rows_path)
     assert len(rows_path.read_text().splitlines()) == 3
     rows_path.write_text(rows_path.read_text() + "{half a line\n")
-    resumed = variant_table(*arguments, made_from={"model": "m"}, rows_path=rows_path)
+    resumed = variant_table(*arguments, made_from={"checkpoint": "m"}, rows_path=rows_path)
     assert made[4:] == list(recipes[3:])
     assert resumed == variant_table(*arguments)
     made.clear()
     made.extend([None] * 9)  # past the interruption
-    variant_table(*arguments, made_from={"model": "another"}, rows_path=rows_path)
+    variant_table(*arguments, made_from={"checkpoint": "another"}, rows_path=rows_path)
     assert made[9:] == list(recipes), "rows of another model are not taken over"
 
 
