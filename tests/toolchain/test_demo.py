@@ -22,7 +22,7 @@ from toolchain.demo.make import main
 from toolchain.demo.packaging import choose_words, hear, wilson_interval
 from toolchain.demo.spectrograms import log_mel, normalise
 from toolchain.demo.speech import plan_takes
-from toolchain.demo.training import Schedule, forward_some, new_model, train
+from toolchain.demo.training import Schedule, logits_of, new_model, tokens_of, train
 from toolchain.demo.words import ACCENTS, VOICES, WORDS
 
 SPLITS = {"calibration": 256, "evaluation": 700}
@@ -232,9 +232,9 @@ def test_all_patches_kept_is_the_stock_forward():
     everything = torch.arange(108).expand(2, -1)
     with torch.no_grad():
         stock = model(values).logits
-        torch.testing.assert_close(forward_some(model, values, None), stock)
-        torch.testing.assert_close(forward_some(model, values, everything), stock)
-        assert not torch.allclose(forward_some(model, values, everything[:, :50]), stock)
+        torch.testing.assert_close(logits_of(model, tokens_of(model, values, None)), stock)
+        torch.testing.assert_close(logits_of(model, tokens_of(model, values, everything)), stock)
+        assert not torch.allclose(logits_of(model, tokens_of(model, values, everything[:, :50])), stock)
 
 
 def test_an_interrupted_training_continues_as_if_it_had_not_stopped(tmp_path: Path):

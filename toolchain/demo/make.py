@@ -235,14 +235,17 @@ def _recipe(schedule: Schedule) -> str:
     easy, kept, whole = (
         f"{100 * share:.0f} %" for share in (schedule.easy_share, schedule.patches_kept, schedule.full_token_share)
     )
+    takes = TAKES_PER_WORD["train"]
     sentences = (
-        f"{schedule.steps:,} steps of {schedule.batch} clips, each mixed afresh from",
-        f"{TAKES_PER_WORD['train']} takes of every word, voice and accent: SNR {low_db:.0f} to {high_db:.0f} dB (the",
-        f"lowest comes down from 15 dB over the first {easy} of the steps), played at {slow} to {fast} times the speed.",
-        f"AdamW with a peak rate of {schedule.peak_rate:g} and weight decay {schedule.weight_decay:g}; a linear rise",
-        f"over {schedule.warmup_steps} steps, then a cosine; bfloat16 autocast; plain cross-entropy. {kept} of the",
-        f"patches are kept, drawn for each clip, and all of them in the last {whole} of the steps. The weights are a",
-        f"running average (decay {schedule.average_decay:g}). Seed {schedule.seed}.",
+        f"{schedule.steps:,} steps of {schedule.batch} clips, each mixed afresh from {takes} takes of every word,",
+        f"voice and accent: SNR {low_db:.0f} to {high_db:.0f} dB (the lowest comes down from 15 dB over the first",
+        f"{easy} of the steps), played at {slow} to {fast} times the speed. Muon for the layers' matrices (peak rate",
+        f"{schedule.matrix_rate:g}, weight decay {schedule.weight_decay:g}) and AdamW for the rest (peak rate",
+        f"{schedule.other_rate:g}); a linear rise over {schedule.warmup_steps} steps, then a cosine;",
+        "bfloat16 autocast; plain cross-entropy, with a second classifier on the mean of the patches that is thrown",
+        f"away (weight {schedule.guide_weight:g}). {kept} of the patches are kept, drawn for each clip, and all in the last",
+        f"{whole} of the steps. The weights are a running average (decay {schedule.average_decay:g}).",
+        f"Seed {schedule.seed}.",
     )
     return textwrap.fill(" ".join(sentences), width=118)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -27,18 +28,31 @@ MAX_FRAMES = 100
 class Schedule:
     """How long and how hard to train."""
 
-    steps: int = 5_000
-    batch: int = 64
-    peak_rate: float = 1e-3
+    steps: int = 2_200
+    batch: int = 96
+    matrix_rate: float = 3e-3  # Muon, the matrices of the layers
+    other_rate: float = 1e-3  # AdamW, everything else
     weight_decay: float = 0.05
-    warmup_steps: int = 300
-    full_token_share: float = 0.12  # of the steps, at the end
-    patches_kept: float = 0.4  # before that
-    easy_share: float = 0.3  # of the steps, while the lowest SNR comes down
-    average_decay: float = 0.998
-    check_every: int = 250
-    save_every: int = 250
+    warmup_steps: int = 100
+    full_token_share: float = 0.1  # of the steps, at the end
+    patches_kept: float = 0.35  # before that
+    easy_share: float = 0.4  # of the steps, while the lowest SNR comes down
+    guide_weight: float = 0.5  # of the loss of a second classifier that hears the mean of the patches
+    average_decay: float = 0.995
+    check_every: int = 200
+    save_every: int = 100
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that a resumed training needs besides the step."""
+
+    model: ASTForAudioClassification
+    averaged: ASTForAudioClassification
+    guide: Module
+    muon: torch.optim.Optimizer
+    adamw: torch.optim.Optimizer
 
 
 TRAIN_RANGES = Ranges(snr_db=(-8.0, 25.0), peak=(0.02, 0.9), speed=(0.88, 1.14), samples=(14_400, 17_600))
@@ -61,12 +75,18 @@ def new_model(seed: int) -> ASTForAudioClassification:
     )
     model = ASTForAudioClassification(config)
     embeddings = model.audio_spectrogram_transformer.embeddings
-    # From zeros, the positions and the two class tokens take thousands of steps to tell apart.
+    rows, columns = embeddings.get_shape(config)
+    # The stock initialisation suits fine-tuning: from its small weights and zero positions, nothing is learnt for
+    # hundreds of steps. Here every product keeps the scale of what goes into it.
     with torch.no_grad():
-        rows, columns = embeddings.get_shape(config)
-        embeddings.position_embeddings[0, 2:] = 0.1 * _plane_waves(rows, columns, config.hidden_size)
-        embeddings.cls_token.normal_(std=0.1)
-        embeddings.distillation_token.normal_(std=0.1)
+        for name, weight in model.audio_spectrogram_transformer.layers.named_parameters():
+            if weight.ndim == 2:
+                into_residual = name.endswith(("o_proj.weight", "fc2.weight"))
+                weight.normal_(std=(0.4 if into_residual else 1.0) * weight.shape[1] ** -0.5)
+        embeddings.patch_embeddings.projection.weight.normal_(std=1 / config.patch_size)
+        embeddings.position_embeddings[0, 2:] = 0.4 * _plane_waves(rows, columns, config.hidden_size)
+        embeddings.cls_token.normal_(std=0.3)
+        embeddings.distillation_token.normal_(std=0.3)
     return model
 
 
@@ -93,8 +113,8 @@ def measured_extractor(scene: Scene, seed: int) -> ASTFeatureExtractor:
     return extractor
 
 
-def forward_some(model: ASTForAudioClassification, values: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    """Logits (B, labels) from the patches numbered `kept` (B, T) alone; all of them where `kept` is None."""
+def tokens_of(model: ASTForAudioClassification, values: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+    """The last layer's tokens, (B, 2 + T, D), from the patches numbered `kept` (B, T) alone, or from all where None."""
     body = model.audio_spectrogram_transformer
     hidden = body.embeddings(values)
     if kept is not None:
@@ -102,8 +122,12 @@ def forward_some(model: ASTForAudioClassification, values: torch.Tensor, kept: t
         hidden = torch.cat([hidden[:, :2], patches], dim=1)
     for layer in body.layers:
         hidden = layer(hidden, None)
-    hidden = body.layernorm(hidden)
-    return model.classifier((hidden[:, 0] + hidden[:, 1]) / 2)
+    return body.layernorm(hidden)
+
+
+def logits_of(model: ASTForAudioClassification, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits (B, labels) from the last layer's tokens, as the stock model takes them: the mean of its class tokens."""
+    return model.classifier((tokens[:, 0] + tokens[:, 1]) / 2)
 
 
 @torch.no_grad()
@@ -128,18 +152,23 @@ def train(
     `advance(step, note)` is called after each step. Every draw depends on the seed and the step alone, so a resumed
     run sees the clips that an uninterrupted one would have seen.
     """
-    decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and "embeddings" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim < 2 or "embeddings" in name]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.peak_rate, betas=(0.9, 0.98), fused=True)
-    averaged = ASTForAudioClassification(model.config)
-    averaged.load_state_dict(model.state_dict())
+    layers = model.audio_spectrogram_transformer.layers
+    matrices = [weight for weight in layers.parameters() if weight.ndim == 2]
+    chosen = {id(weight) for weight in matrices}
+    # The class tokens learn slowly on their own; a second classifier, thrown away later, teaches the patches.
+    torch.manual_seed(schedule.seed + 1)
+    guide = torch.nn.Linear(model.config.hidden_size, model.config.num_labels)
+    others = [weight for weight in model.parameters() if id(weight) not in chosen] + list(guide.parameters())
+    muon = torch.optim.Muon(
+        matrices, lr=schedule.matrix_rate, weight_decay=schedule.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(others, lr=schedule.other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    averaged = copy.deepcopy(model)
+    state = State(model, averaged, guide, muon, adamw)
     dev_features = normalise(log_mel(dev.waves, dev.lengths, extractor), extractor.mean, extractor.std)
     log_file = state_file.with_suffix(".jsonl")
-
-    first, note = 0, ""
-    if state_file.exists():
-        first = _restore(state_file, model, averaged, optimizer)
+    first = _restore(state_file, state) if state_file.exists() else 0
+    note = ""
     advance(first, note)
 
     patches = model.audio_spectrogram_transformer.embeddings.position_embeddings.shape[1] - 2
@@ -155,15 +184,20 @@ def train(
             order = torch.rand(len(values), patches, generator=generator).argsort(1)
             kept = order[:, : int(patches * schedule.patches_kept)]
         model.train()
-        for group in optimizer.param_groups:
-            group["lr"] = _rate_at(step, schedule)
+        scale = _rate_scale_at(step, schedule)
+        muon.param_groups[0]["lr"] = schedule.matrix_rate * scale
+        adamw.param_groups[0]["lr"] = schedule.other_rate * scale
+        labels = torch.from_numpy(mixed.labels)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = forward_some(model, values, kept)
-        loss = torch.nn.functional.cross_entropy(logits.float(), torch.from_numpy(mixed.labels))
-        loss.backward()
+            tokens = tokens_of(model, values, kept)
+            logits, guide_logits = logits_of(model, tokens), guide(tokens[:, 2:].mean(1))
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+        guide_loss = torch.nn.functional.cross_entropy(guide_logits.float(), labels)
+        (loss + schedule.guide_weight * guide_loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in (muon, adamw):
+            optimizer.step()
+            optimizer.zero_grad()
         decay = min(schedule.average_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for slow, fast in zip(averaged.parameters(), model.parameters(), strict=True):
@@ -183,35 +217,39 @@ def train(
             note = f"loss {record['loss']:.3f}, dev {record['dev_accuracy']:.3f}"
             seconds, seen, loss_sum = 0.0, 0, 0.0
         if done % schedule.save_every == 0 or done == schedule.steps:
-            _save(state_file, model, averaged, optimizer, done)
+            _save(state_file, state, done)
         advance(done, note)
     return averaged.eval()
 
 
-def _save(state_file: Path, model: Module, averaged: Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
+def _save(state_file: Path, state: State, step: int) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for part in ("model", "averaged", "guide"):
+        tensors |= {f"{part}.{name}": value for name, value in getattr(state, part).state_dict().items()}
+    for part in ("muon", "adamw"):
+        for number, moments in getattr(state, part).state_dict()["state"].items():
+            tensors |= {f"{part}.{number}.{name}": value for name, value in moments.items()}
     with replaced_file(state_file) as partial:
         save_file(tensors, partial, metadata={"step": str(step)})
 
 
-def _restore(state_file: Path, model: Module, averaged: Module, optimizer: torch.optim.Optimizer) -> int:
-    """The step that `state_file` was written after; the model, its average and the optimizer are set to that step."""
-    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
+def _restore(state_file: Path, state: State) -> int:
+    """The step that `state_file` was written after; everything in `state` is set to that step."""
+    parts: dict[str, dict[str, torch.Tensor]] = {}
     with safe_open(state_file, framework="pt") as tensors:
         step = int(tensors.metadata()["step"])
         for key in tensors.keys():  # noqa: SIM118 - not a dict, it has no iterator
             part, _, name = key.partition(".")
-            parts[part][name] = tensors.get_tensor(key)
-    model.load_state_dict(parts["model"])
-    averaged.load_state_dict(parts["averaged"])
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in parts["optimizer"].items():
-        number, _, name = key.partition(".")
-        moments.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+            parts.setdefault(part, {})[name] = tensors.get_tensor(key)
+    for part in ("model", "averaged", "guide"):
+        getattr(state, part).load_state_dict(parts[part])
+    for part in ("muon", "adamw"):
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in parts[part].items():
+            number, _, name = key.partition(".")
+            moments.setdefault(int(number), {})[name] = value
+        optimizer = getattr(state, part)
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     return step
 
 
@@ -219,12 +257,12 @@ def _between(snr_db: np.ndarray, low: int) -> np.ndarray:
     return (snr_db >= low) & (snr_db < low + 5)
 
 
-def _rate_at(step: int, schedule: Schedule) -> float:
-    """The learning rate: a linear rise, then half a cosine down to 1 % of the peak."""
+def _rate_scale_at(step: int, schedule: Schedule) -> float:
+    """The share of the peak learning rates: a linear rise, then half a cosine down to 1 %."""
     if step < schedule.warmup_steps:
-        return schedule.peak_rate * (step + 1) / schedule.warmup_steps
+        return (step + 1) / schedule.warmup_steps
     progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
-    return schedule.peak_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * progress)))
+    return 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * progress))
 
 
 def _ranges_at(step: int, schedule: Schedule) -> Ranges:
