@@ -242,9 +242,9 @@ def _recipe(schedule: Schedule) -> str:
         f"{easy} of the steps), played at {slow} to {fast} times the speed. Muon for the layers' matrices (peak rate",
         f"{schedule.matrix_rate:g}, weight decay {schedule.weight_decay:g}) and AdamW for the rest (peak rate",
         f"{schedule.other_rate:g}); a linear rise over {schedule.warmup_steps} steps, then a cosine;",
-        "bfloat16 autocast; plain cross-entropy, with a second classifier on the mean of the patches that is thrown",
-        f"away (weight {schedule.guide_weight:g}). {kept} of the patches are kept, drawn for each clip, and all in the last",
-        f"{whole} of the steps. The weights are a running average (decay {schedule.average_decay:g}).",
+        "bfloat16 autocast; plain cross-entropy, with a second classifier on the mean of the patches that is",
+        f"thrown away (weight {schedule.guide_weight:g}). {kept} of the patches are kept, drawn for each clip, and",
+        f"all of them in the last {whole} of the steps. The weights are a running average (decay {schedule.average_decay:g}).",
         f"Seed {schedule.seed}.",
     )
     return textwrap.fill(" ".join(sentences), width=118)
