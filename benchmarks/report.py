@@ -1,0 +1,138 @@
+"""The report of a results file: Markdown, and one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Sequence
+
+from benchmarks.pictures import Picture
+from benchmarks.results import read_results
+from benchmarks.sections import Block, Extra, Log, Paragraph, Report, Table, compose_report
+from benchmarks.summary import Gate
+from runtimes.errors import BadInput, RuntimeUnavailable
+from runtimes.files import read_json, write_text
+
+PLAN_SCHEMA = "leanear-plan-1"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+EXTRA_KEYS = ("title", "torch_accuracy", "provenance", "notes")
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where the report lies, and the verdict of its gate (None where no gate was set)."""
+
+    markdown: Path
+    html: Path
+    gate: Gate | None
+
+
+def write_report(
+    results_path: Path,
+    out_folder: Path,
+    *,
+    plan_path: Path | None = None,
+    max_drop: float | None = None,
+    extra: dict[str, Any] | None = None,
+) -> ReportPaths:
+    """The paths of `report.md` and `report.html`, written into `out_folder` from a results file.
+
+    plan_path: the slim model's plan.json, for the picture of what was kept. max_drop: the accuracy gate in points.
+    extra: "title": str; "torch_accuracy": {"dense" or "slim": [correct, clips]} of the checkpoints in PyTorch on the
+    same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]. The same files give the same
+    report, byte for byte.
+
+    Raises:
+        BadInput: a file is not what it should be, or `extra` has an unknown key.
+        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+    """
+    results = read_results(Path(results_path))
+    plan = None if plan_path is None else read_json(Path(plan_path), PLAN_SCHEMA, ("dense_head_width", "sites"))
+    report = compose_report(results, plan=plan, max_drop=max_drop, extra=_read_extra(extra or {}))
+    markdown, html = Path(out_folder) / "report.md", Path(out_folder) / "report.html"
+    page = render_html(report)
+    write_text(markdown, render_markdown(report))
+    write_text(html, page)
+    return ReportPaths(markdown, html, report.gate)
+
+
+def _read_extra(extra: dict[str, Any]) -> Extra:
+    for key in extra:
+        if key not in EXTRA_KEYS:
+            raise BadInput(f"extra: unknown key {key!r}; known: {', '.join(EXTRA_KEYS)}")
+    accuracy = {}
+    for role, counts in extra.get("torch_accuracy", {}).items():
+        correct, clips = counts
+        accuracy[role] = (int(correct), int(clips))
+    return Extra(
+        title=str(extra.get("title", "")),
+        torch_accuracy=accuracy,
+        provenance={str(name): str(text) for name, text in extra.get("provenance", {}).items()},
+        notes=tuple(str(note) for note in extra.get("notes", ())),
+    )
+
+
+def render_html(report: Report) -> str:
+    """The report as one HTML page: style and pictures inside, no script, nothing loaded from elsewhere.
+
+    Raises:
+        RuntimeUnavailable: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise RuntimeUnavailable(f"the HTML report needs jinja2 ({error}); try: pip install jinja2") from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE.name).render(report=report, kind=_kind)
+
+
+def _kind(block: Block) -> str:
+    return type(block).__name__.lower()
+
+
+def render_markdown(report: Report) -> str:
+    """The report as Markdown; pictures become the sentences that describe them."""
+    lines = [f"# {_plain(report.title)}", "", _plain(report.subtitle), "", _plain(report.summary), ""]
+    cards = tuple((card.what, card.figure, card.detail) for card in report.cards)
+    lines += _markdown_table(Table("", ("", "figure", "detail"), cards))
+    for section in report.sections:
+        lines += [f"## {section.title}", ""]
+        for block in section.blocks:
+            lines += _markdown_block(block)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_block(block: Block) -> list[str]:
+    if isinstance(block, Paragraph):
+        return [("**" + _plain(block.text) + "**" if block.tone else _plain(block.text)), ""]
+    if isinstance(block, Table):
+        return _markdown_table(block)
+    if isinstance(block, Picture):
+        return [f"*{_plain(block.description)}*", ""]
+    assert isinstance(block, Log)
+    return [*(f"    {line}" for line in block.text.splitlines()), ""]
+
+
+def _markdown_table(table: Table) -> list[str]:
+    lines = [f"{_plain(table.caption)}:", ""] if table.caption else []
+    lines.append(_markdown_row(table.header))
+    lines.append("|" + " --- |" * len(table.header))
+    lines += [_markdown_row(row) for row in table.rows]
+    return [*lines, ""]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """`text` as Markdown shows it literally: no character of it starts a tag, a cell, emphasis or code."""
+    for mark in "\\`*_<>[]|":
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(text.split())

@@ -1,0 +1,827 @@
+"""What a report says: results turned into headline, tables, pictures and plain sentences, whatever its format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Sequence, Union
+
+import numpy as np
+
+from benchmarks.device import is_measured
+from benchmarks.latency import WARM_UP_RUNS, WARM_UP_S, WARM_UP_SETTLED, WARM_UP_SHARE
+from benchmarks.pictures import (
+    Picture,
+    WidthCell,
+    picture_intervals,
+    picture_latency,
+    picture_processes,
+    picture_ratios,
+    picture_stacks,
+    picture_widths,
+)
+from benchmarks.results import Results
+from benchmarks.summary import (
+    RESAMPLES,
+    SAMPLES_NEEDED,
+    AccuracyChange,
+    Gate,
+    Interval,
+    LatencySummary,
+    SpeedUp,
+    accuracy_change,
+    judge_gate,
+    speed_up,
+    summarise_latency,
+    wilson_interval,
+)
+
+MEGA = 1e6
+KIND_NAMES = {
+    "front_end": "audio front end",
+    "patches": "patch embedding",
+    "projections": "attention projections",
+    "attention": "attention scores and sums",
+    "mlp": "feed-forward",
+    "head": "classifier",
+}
+WORST_LABELS = 6
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Plain text. tone: "" or "warning"."""
+
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a header; the first column names the row. folded: shown on demand where the format can."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Log:
+    """The end of a failed process's log."""
+
+    text: str
+
+
+Block = Union[Paragraph, Table, Picture, Log]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of the report."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline figure. tone: "good", "bad", "flat" or ""."""
+
+    figure: str
+    what: str
+    detail: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole report before it is put into a format. verdict: the gate's, or None where no gate was set."""
+
+    title: str
+    subtitle: str
+    summary: str
+    cards: tuple[Card, ...]
+    gate: Gate | None
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The statistics of a results file, each computed once; None where it was not measured."""
+
+    results: Results
+    latency: dict[str, LatencySummary]
+    speed: SpeedUp | None
+    accuracy: dict[str, Interval]
+    change: AccuracyChange | None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return self.results.document
+
+    @property
+    def paired(self) -> bool:
+        """Whether there is a dense artifact to compare with."""
+        return "dense" in self.results.roles
+
+    def name(self, role: str) -> str:
+        """How the reader is told which artifact is meant."""
+        return role if self.paired else "model"
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a report may say beyond its results.
+
+    title: of the page; torch_accuracy: role to (correct, clips) of the checkpoints in PyTorch on the same clips;
+    provenance: name to text; notes: sentences that the reader should see first.
+    """
+
+    title: str = ""
+    torch_accuracy: dict[str, tuple[int, int]] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def analyse(results: Results) -> Analysis:
+    """The statistics of a results file."""
+    document = results.document
+    samples = {role: results.samples_ms(role) for role in results.roles}
+    latency_ok = document["latency"]["status"] == "ok"
+    accuracy = document["accuracy"]
+    answers = {role: accuracy["roles"][role]["predicted_ids"] for role in results.roles if role in accuracy["roles"]}
+    truth = accuracy["label_ids"]
+    paired = "dense" in results.roles
+    return Analysis(
+        results=results,
+        latency={role: summarise_latency(_flat(samples[role])) for role in results.roles} if latency_ok else {},
+        speed=speed_up(samples["dense"], samples["slim"]) if latency_ok and paired else None,
+        accuracy={role: wilson_interval(_correct(ids, truth), len(truth)) for role, ids in answers.items()},
+        change=accuracy_change(answers["dense"], answers["slim"], truth) if len(answers) == 2 else None,
+    )
+
+
+def compose_report(results: Results, *, plan: dict[str, Any] | None, max_drop: float | None, extra: Extra) -> Report:
+    """The report of a results file; `plan` is the content of plan.json, `max_drop` the gate in accuracy points."""
+    analysis = analyse(results)
+    gate = None if max_drop is None else _gate(analysis, max_drop)
+    makers: list[Callable[[], Section | None]] = [
+        lambda: _latency_section(analysis),
+        lambda: None if plan is None else _widths_section(plan),
+        lambda: _size_section(analysis),
+        lambda: _accuracy_section(analysis, extra, gate),
+        lambda: _memory_section(analysis),
+        lambda: _environment_section(analysis),
+        lambda: _method_section(analysis, gate),
+        lambda: _missing_section(analysis),
+        lambda: _provenance_section(analysis, plan, extra),
+    ]
+    document = results.document
+    source = str(document["artifacts"]["slim"]["model"].get("source") or document["artifacts"]["slim"]["folder"])
+    cpu = document["device"].get("cpu")
+    machine = cpu if isinstance(cpu, str) else document["device_name"]
+    return Report(
+        title=extra.title or f"{source} on {document['runtime']}",
+        subtitle=(
+            f"{machine}, {_threads(document['options']['threads'])}, {document['options']['precision']}, "
+            f"measured {document['finished_utc'][:10]}"
+        ),
+        summary=" ".join((*_summary(analysis), *extra.notes)),
+        cards=_cards(analysis, gate),
+        gate=gate,
+        sections=tuple(section for section in (make() for make in makers) if section is not None),
+    )
+
+
+def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
+    """A short table for a terminal: what, dense, slim, change; "not measured" where a part is missing."""
+    analysis = analyse(results)
+    change = f"{_signed(analysis.change.change.estimate)} points" if analysis.change else "-"
+    dense, slim = (
+        f"{analysis.accuracy[role].estimate:.2%}" if role in analysis.accuracy else "not measured"
+        for role in ("dense", "slim")
+    )
+    return (
+        _pair_row("parameters", _model_numbers(analysis, "parameters"), _count),
+        _pair_row("MACs per inference", _model_numbers(analysis, "macs"), _count),
+        _pair_row("graph file", _graph_bytes(analysis), _megabytes),
+        _pair_row("median latency", _medians_ms(analysis), _milliseconds),
+        _pair_row("peak memory", _memory_bytes(analysis, "peak_rss_bytes"), _megabytes),
+        ("accuracy", dense, slim, change),
+    )
+
+
+# ---------------------------------------------------------------- headline
+
+
+def _summary(analysis: Analysis) -> list[str]:
+    if not analysis.paired:
+        return ["One artifact was measured by itself, so nothing here is a comparison."]
+    said = []
+    sizes = _graph_bytes(analysis)
+    smaller = _ratio(sizes["dense"], sizes["slim"])
+    if smaller is not None:
+        word = "smaller" if smaller > 1 else "larger"
+        said.append(f"The slim model's file is {abs(1 - 1 / smaller):.1%} {word} than the dense one's.")
+    if analysis.speed is not None:
+        ratio = analysis.speed.ratio
+        between = f"(95 % between {ratio.low:.2f}× and {ratio.high:.2f}×)"
+        said.append(
+            {
+                "faster": f"It answers {ratio.estimate:.2f}× as fast {between}.",
+                "slower": f"It is slower: {ratio.estimate:.2f}× the dense model's speed {between}.",
+                "no change": f"There is no speed-up: {ratio.estimate:.3f}× is within 2 % of the dense model's speed.",
+                "not distinguishable": f"No speed-up can be told from the noise: {ratio.estimate:.2f}× {between}.",
+            }[analysis.speed.verdict]
+        )
+    if analysis.change is not None:
+        change, dense, slim = analysis.change.change, analysis.accuracy["dense"], analysis.accuracy["slim"]
+        clips = len(analysis.document["accuracy"]["label_ids"])
+        said.append(
+            f"It is right on {slim.estimate:.2%} of {clips:,} clips, the dense model on {dense.estimate:.2%}: "
+            f"{_signed_points(change.estimate)} (95 % between {_signed(change.low)} and {_signed(change.high)})."
+        )
+    for part, reason in analysis.results.failures().items():
+        said.append(f"The {part} measurement failed: {reason}.")
+    return said
+
+
+def _cards(analysis: Analysis, gate: Gate | None) -> tuple[Card, ...]:
+    cards = [*_comparison_cards(analysis)] if analysis.paired else [*_single_cards(analysis)]
+    if gate is not None:
+        tone = {"PASS": "good", "FAIL": "bad"}.get(gate.verdict, "flat")
+        cards.append(Card(gate.verdict, "accuracy gate", gate.sentence, tone))
+    else:
+        cards.append(Card("none", "accuracy gate", "no limit was set for the accuracy drop", ""))
+    return tuple(cards)
+
+
+def _comparison_cards(analysis: Analysis) -> list[Card]:
+    sizes = _graph_bytes(analysis)
+    smaller = _ratio(sizes["dense"], sizes["slim"])
+    cards = []
+    if smaller is None:
+        cards.append(Card("not known", "file size", "the manifests do not say", "flat"))
+    else:
+        word = "smaller" if smaller > 1 else "larger"
+        detail = f"{_megabytes(sizes['dense'])} → {_megabytes(sizes['slim'])}, {smaller:.2f}×"
+        cards.append(Card(f"{abs(1 - 1 / smaller):.0%}", f"{word} file", detail, "good" if smaller > 1 else "bad"))
+    cards.append(_speed_card(analysis))
+    if analysis.change is None:
+        reason = analysis.document["accuracy"]["reason"]
+        cards.append(Card("not measured", "accuracy change", reason, "flat"))
+    else:
+        change, dense, slim = analysis.change.change, analysis.accuracy["dense"], analysis.accuracy["slim"]
+        between = f"95 % between {_signed(change.low)} and {_signed(change.high)} points"
+        detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between}"
+        tone = "bad" if change.high < 0 else "good" if change.low > 0 else "flat"
+        cards.append(Card(_signed(change.estimate), "points of accuracy", detail, tone))
+    return cards
+
+
+def _speed_card(analysis: Analysis) -> Card:
+    if analysis.speed is None:
+        return Card("not measured", "speed", analysis.document["latency"]["reason"], "flat")
+    ratio = analysis.speed.ratio
+    medians = " → ".join(_milliseconds(_medians_ms(analysis)[role]) for role in ("dense", "slim"))
+    detail = f"median {medians}, 95 % between {ratio.low:.2f}× and {ratio.high:.2f}×"
+    if analysis.speed.verdict in ("faster", "slower"):
+        tone = "good" if analysis.speed.verdict == "faster" else "bad"
+        return Card(f"{ratio.estimate:.2f}×", "faster" if tone == "good" else "the speed: slower", detail, tone)
+    return Card(f"{ratio.estimate:.2f}×", "no speed-up", detail, "flat")
+
+
+def _single_cards(analysis: Analysis) -> list[Card]:
+    cards = [Card(_megabytes(_graph_bytes(analysis)["slim"]), "file", "weights and audio front end in one graph")]
+    if "slim" in analysis.latency:
+        n = analysis.latency["slim"].n
+        cards.append(Card(_milliseconds(_medians_ms(analysis)["slim"]), "median latency", f"n = {n}"))
+    else:
+        cards.append(Card("not measured", "latency", analysis.document["latency"]["reason"], "flat"))
+    if "slim" in analysis.accuracy:
+        share = analysis.accuracy["slim"]
+        cards.append(Card(f"{share.estimate:.1%}", "accuracy", f"95 % between {share.low:.1%} and {share.high:.1%}"))
+    else:
+        cards.append(Card("not measured", "accuracy", analysis.document["accuracy"]["reason"], "flat"))
+    return cards
+
+
+def _gate(analysis: Analysis, max_drop: float) -> Gate:
+    reason = analysis.document["accuracy"]["reason"]
+    if not analysis.paired:
+        reason = "there is no dense artifact to compare with"
+    return judge_gate(analysis.change.change if analysis.change else None, max_drop, reason)
+
+
+# ---------------------------------------------------------------- sections
+
+
+def _latency_section(analysis: Analysis) -> Section:
+    latency = analysis.document["latency"]
+    title = "Latency"
+    if latency["status"] != "ok":
+        return Section(title, _unmeasured(latency))
+    flat = {role: np.array(_flat(analysis.results.samples_ms(role))) for role in analysis.results.roles}
+    named = {analysis.name(role): samples for role, samples in flat.items()}
+    medians = {analysis.name(role): median for role, median in _medians_ms(analysis).items()}
+    processes = [
+        (analysis.name(repeat["role"]), np.array(repeat["samples_ms"]))
+        for repeat in latency["repeats"]
+        if repeat["status"] == "ok"
+    ]
+    audio_s = latency["input"]["audio_s"]
+    blocks: list[Block] = [
+        Paragraph(
+            f"One inference is one synchronous call, from {audio_s:g} s of waveform to the label scores, front end "
+            "included, one at a time."
+        ),
+        picture_latency(named, medians),
+        _latency_table(analysis, audio_s),
+    ]
+    if analysis.speed is not None:
+        pairs = ", ".join(f"{ratio:.3f}×" for ratio in analysis.speed.per_repeat)
+        blocks.append(Paragraph(f"Speed-up within each neighbouring pair of processes: {pairs}."))
+    blocks.append(
+        Paragraph(
+            "Each column below is one fresh process: the dot is its median, the line spans its 10th to 90th percentile."
+        )
+    )
+    blocks.append(picture_processes(processes))
+    blocks.append(_cold_table(analysis))
+    return Section(title, tuple(blocks))
+
+
+def _latency_table(analysis: Analysis, audio_s: float) -> Table:
+    rows = []
+    for role, summary in analysis.latency.items():
+        median = summary.percentiles_ms[50]
+        rows.append(
+            (
+                analysis.name(role),
+                f"{summary.n:,}",
+                *(f"{value:.2f}" for value in (summary.min_ms, summary.mean_ms, summary.sd_ms)),
+                f"{summary.cv:.1%}",
+                *(_percentile(summary, percent) for percent in SAMPLES_NEEDED),
+                "n/a" if median is None else f"{median / 1000 / audio_s:.4f}",
+            )
+        )
+    header = ("", "n", "min", "mean", "sd", "CV", *(f"p{percent}" for percent in SAMPLES_NEEDED), "real-time factor")
+    return Table("Steady state, ms (real-time factor: median compute time per second of audio)", header, tuple(rows))
+
+
+def _cold_table(analysis: Analysis) -> Table:
+    rows = []
+    for role in analysis.results.roles:
+        repeats = analysis.results.repeats(role)
+        warm = [repeat["warm_up"] for repeat in repeats]
+        settled = sum(one["settled"] for one in warm)
+        rows.append(
+            (
+                analysis.name(role),
+                *(
+                    _median_and_span([repeat[key] for repeat in repeats])
+                    for key in ("import_ms", "load_ms", "first_inference_ms")
+                ),
+                f"{np.median([one['runs'] for one in warm]):g} in {np.median([one['seconds'] for one in warm]):.2f} s",
+                f"{settled} of {len(warm)}",
+            )
+        )
+    header = ("", "import of the runtime, ms", "load, ms", "first inference, ms", "warm-up runs (median)", "settled")
+    return Table(f"Cold path, median of {len(repeats)} fresh processes (least to most)", header, tuple(rows))
+
+
+def _widths_section(plan: dict[str, Any]) -> Section:
+    width = int(plan["dense_head_width"])
+    layers = [(_layer_name(place, site), _cells(site, width)) for place, site in enumerate(plan["sites"])]
+    sites = plan["sites"]
+    removed = sum(site["dense_heads"] - len(site["heads"]) for site in sites)
+    kept = sum(site["dense_heads"] for site in sites) - removed
+    sparsity = f"{plan['sparsity']:.1%} of the attention blocks' parameters are removed. " if "sparsity" in plan else ""
+    heads = f"All {kept} heads are kept" if not removed else f"{kept} heads are kept and {removed} are removed"
+    rows = tuple(
+        (
+            name,
+            f"{sum(cell.kept for cell in cells)} of {len(cells)}",
+            ", ".join(str(cell.query_key) if cell.kept else "–" for cell in cells),
+            ", ".join(str(cell.value_output) if cell.kept else "–" for cell in cells),
+        )
+        for name, cells in layers
+    )
+    header = ("layer", "heads kept", "query/key channels, by head", "value/output channels, by head")
+    return Section(
+        "What was kept",
+        (
+            Paragraph(f"{sparsity}{heads}; a dense head has {width} query/key and {width} value/output channels."),
+            Paragraph(
+                "In each cell the upper bar is query/key and the lower one value/output: the share of channels kept."
+            ),
+            picture_widths(layers, width),
+            Table("Channels kept in every head (– for a removed head)", header, rows, folded=True),
+        ),
+    )
+
+
+def _size_section(analysis: Analysis) -> Section:
+    rows = [
+        _pair_row("parameters", _model_numbers(analysis, "parameters"), _count),
+        _pair_row("of them in attention", _model_numbers(analysis, "attention_parameters"), _count),
+        _pair_row("MACs per inference", _model_numbers(analysis, "macs"), _count),
+        _pair_row("weights as trained", _model_numbers(analysis, "checkpoint_bytes"), _megabytes),
+        _pair_row("graph file", _graph_bytes(analysis), _megabytes),
+    ]
+    blocks: list[Block] = [_comparison(analysis, "Size and multiply-accumulates (MACs)", rows)]
+    if analysis.paired:
+        blocks.extend(_promise(analysis))
+    stacks = _mac_stacks(analysis)
+    if stacks:
+        blocks.append(picture_stacks(stacks, "million MACs", MEGA))
+    return Section("Size and arithmetic", tuple(blocks))
+
+
+def _promise(analysis: Analysis) -> list[Block]:
+    macs = _model_numbers(analysis, "macs")
+    promised = _ratio(macs["dense"], macs["slim"])
+    if promised is None:
+        return [Paragraph("The manifests do not say how many MACs the models have, so no speed-up can be promised.")]
+    if analysis.speed is None:
+        return [
+            Paragraph(f"Fewer MACs promise a speed-up of {promised:.2f}×; no latency was measured to hold against it.")
+        ]
+    measured = analysis.speed.ratio.estimate
+    picture = picture_ratios((("promised by MACs", promised, "promised"), ("measured (medians)", measured, "measured")))
+    against = f"the measured time is {promised / measured:.3f}× what the MACs alone would give"
+    sentence = {
+        "faster": f"MACs promise {promised:.2f}×, and {measured:.2f}× was measured: {against}.",
+        "slower": f"MACs promise {promised:.2f}×, but the slim model is slower ({measured:.2f}×): {against}.",
+        "no change": f"MACs promise {promised:.2f}×, but there is no speed-up on this runtime and machine: {against}.",
+        "not distinguishable": f"MACs promise {promised:.2f}×; the {measured:.2f}× measured is within the noise.",
+    }[analysis.speed.verdict]
+    why = "MACs count multiplications alone; memory traffic, normalisation, softmax and small matrices take time too."
+    return [picture, Paragraph(sentence, "" if analysis.speed.verdict == "faster" else "warning"), Paragraph(why)]
+
+
+def _mac_stacks(analysis: Analysis) -> list[tuple[str, list[tuple[str, float]]]]:
+    stacks: list[tuple[str, list[tuple[str, float]]]] = []
+    for role in analysis.results.roles:
+        kinds = analysis.document["artifacts"][role]["model"].get("macs_by_kind")
+        if not isinstance(kinds, dict) or not kinds:
+            return []
+        amounts = [(str(KIND_NAMES.get(kind, kind)), float(macs)) for kind, macs in kinds.items()]
+        stacks.append((analysis.name(role), amounts))
+    same = all([kind for kind, _ in stack] == [kind for kind, _ in stacks[0][1]] for _, stack in stacks)
+    return stacks if same else []
+
+
+def _accuracy_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Section:
+    accuracy, document = analysis.document["accuracy"], analysis.document
+    if accuracy["status"] != "ok":
+        return Section("Accuracy", _unmeasured(accuracy))
+    runtime = document["runtime"]
+    torch = {role: wilson_interval(*extra.torch_accuracy[role]) for role in extra.torch_accuracy}
+    rows: list[tuple[str, str, Interval, tuple[int, int], float | None]] = [
+        (f"{role} checkpoint, PyTorch", role, torch[role], extra.torch_accuracy[role], None)
+        for role in ("dense", "slim")
+        if role in torch
+    ]
+    for role in analysis.results.roles:
+        right = _correct(accuracy["roles"][role]["predicted_ids"], accuracy["label_ids"])
+        entropy = float(np.mean(accuracy["roles"][role]["cross_entropy_nats"]))
+        counts = (right, len(accuracy["label_ids"]))
+        rows.append((f"{analysis.name(role)} artifact, {runtime}", role, analysis.accuracy[role], counts, entropy))
+    table = tuple(
+        (
+            name,
+            f"{counts[0]:,} of {counts[1]:,}",
+            f"{share.estimate:.2%}",
+            f"{share.low:.2%} to {share.high:.2%}",
+            "not measured" if entropy is None else f"{entropy:.4f}",
+        )
+        for name, _, share, counts, entropy in rows
+    )
+    header = ("", "right", "accuracy", "95 % interval (Wilson)", "cross-entropy, nats")
+    picture_rows = [
+        (name, role, 100 * share.estimate, 100 * share.low, 100 * share.high) for name, role, share, *_ in rows
+    ]
+    blocks: list[Block] = []
+    if gate is not None:
+        blocks.append(
+            Paragraph(f"Gate: {gate.verdict}. {gate.sentence[0].upper()}{gate.sentence[1:]}.", _gate_tone(gate))
+        )
+    blocks += [
+        picture_intervals(picture_rows, "% of the clips"),
+        Table(f"The artifact that ships, on {runtime}", header, table),
+    ]
+    if analysis.change is not None:
+        blocks.append(_change_table(analysis))
+        worst = _label_table(analysis)
+        if worst is not None:
+            blocks.append(worst)
+    return Section("Accuracy", tuple(blocks))
+
+
+def _gate_tone(gate: Gate) -> str:
+    return "" if gate.verdict == "PASS" else "warning"
+
+
+def _change_table(analysis: Analysis) -> Table:
+    change = analysis.change
+    assert change is not None
+    difference = change.change
+    kl = analysis.document["accuracy"]["kl_dense_slim_nats"]
+    rows = [
+        (
+            "accuracy, slim minus dense",
+            f"{_signed_points(difference.estimate)} (95 % {_signed(difference.low)} to {_signed(difference.high)})",
+        ),
+        ("clips that only dense gets right", f"{change.only_dense_right:,}"),
+        ("clips that only slim gets right", f"{change.only_slim_right:,}"),
+        ("McNemar's exact test, two-sided p", f"{change.p_value:.3g}"),
+        ("clips with the same answer", f"{change.agreement:.2%}"),
+        ("mean KL(dense ‖ slim)", "not measured" if kl is None else f"{float(np.mean(kl)):.4f} nats"),
+    ]
+    return Table("Slim against dense, clip by clip", ("", ""), tuple(rows))
+
+
+def _label_table(analysis: Analysis) -> Table | None:
+    """The labels that lost the most, so that an average hides nobody."""
+    accuracy = analysis.document["accuracy"]
+    truth = np.array(accuracy["label_ids"])
+    right = {role: np.array(accuracy["roles"][role]["predicted_ids"]) == truth for role in ("dense", "slim")}
+    lost = []
+    for label in np.unique(truth):
+        chosen = truth == label
+        dense, slim = int(right["dense"][chosen].sum()), int(right["slim"][chosen].sum())
+        lost.append((slim - dense, accuracy["labels"][label], int(chosen.sum()), dense, slim))
+    worst = [entry for entry in sorted(lost) if entry[0] < 0][:WORST_LABELS]
+    if not worst:
+        return None
+    rows = tuple(
+        (name, str(clips), str(dense), str(slim), f"{change:+d}") for change, name, clips, dense, slim in worst
+    )
+    return Table(
+        "Labels that lost the most",
+        ("label", "clips", "dense right", "slim right", "change"),
+        rows,
+        folded=len(lost) > 2,
+    )
+
+
+def _memory_section(analysis: Analysis) -> Section:
+    memory = analysis.document["memory"]
+    if memory["status"] != "ok":
+        return Section("Memory", _unmeasured(memory))
+    names = (
+        ("Python and numpy alone", "rss_interpreter_bytes"),
+        ("+ runtime imported", "rss_runtime_imported_bytes"),
+        ("+ model loaded", "rss_loaded_bytes"),
+        ("+ first inference", "rss_first_run_bytes"),
+        ("+ last inference", "rss_last_run_bytes"),
+        ("peak", "peak_rss_bytes"),
+    )
+    roles = memory["roles"]
+    rows = [_pair_row(name, _memory_bytes(analysis, key), _megabytes) for name, key in names]
+    above: dict[str, float | None] = {
+        role: stages["peak_rss_bytes"] - stages["rss_runtime_imported_bytes"] for role, stages in roles.items()
+    }
+    rows.append(_pair_row("peak above the imported runtime", above, _megabytes))
+    runs = ", ".join(f"{analysis.name(role)} {roles[role]['runs']}" for role in analysis.results.roles)
+    table = _comparison(analysis, "Resident memory of one process (RSS, VmHWM)", rows)
+    said = Paragraph(f"Measured in a pass of its own, one fresh process per model, over so many inferences: {runs}.")
+    return Section("Memory", (said, table))
+
+
+def _environment_section(analysis: Analysis) -> Section:
+    document = analysis.document
+    rows = [(name.replace("_", " "), _fact(name, value)) for name, value in document["device"].items()]
+    states = []
+    for name in document["device_before"]:
+        before, after = document["device_before"][name], document["device_after"].get(name)
+        states.append((name.replace("_", " "), _fact(name, before), _fact(name, after)))
+    session: dict[str, dict[str, Any]] = document["latency"]["session"]
+    keys = sorted({key for facts in session.values() for key in facts})
+    said = tuple(
+        (key.replace("_", " "), *(_fact(key, session[role].get(key, "-")) for role in session)) for key in keys
+    )
+    blocks: list[Block] = [
+        Table("Machine", ("", ""), tuple(rows)),
+        Table("State", ("", "before", "after"), tuple(states)),
+    ]
+    if said:
+        header = ("", *(analysis.name(role) for role in session))
+        blocks.insert(0, Table(f"What {document['runtime']} says that it used", header, said))
+    if any(is_measured(fact) and str(fact).startswith("yes") for fact in (document["device"].get("virtual_machine"),)):
+        blocks.insert(
+            0,
+            Paragraph(
+                "This is a virtual machine: neighbours that cannot be seen from inside may have taken time.", "warning"
+            ),
+        )
+    return Section("Environment", tuple(blocks))
+
+
+def _method_section(analysis: Analysis, gate: Gate | None) -> Section:
+    latency = analysis.document["latency"]
+    settings, order = latency["settings"], latency["order"]
+    needed = ", ".join(f"p{percent} from {count}" for percent, count in SAMPLES_NEEDED.items())
+    turns = ", so that a slow drift of the machine falls on both alike" if analysis.paired else ""
+    said = (
+        f"Every measurement has a fresh process. Latency took {len(order)}, in the order {', '.join(order)}{turns}.",
+        "Each process imports the runtime, loads the graph and makes a first inference; it then warms up for at least "
+        f"{WARM_UP_RUNS} runs and {WARM_UP_S:g} s, until the medians of its last two groups of five differ by at most "
+        f"{WARM_UP_SETTLED:.0%} (or {WARM_UP_SHARE:.0%} of its time is spent), and only after that takes samples.",
+        f"{settings['samples_wanted']} samples per model were wanted within {settings['budget_s']:g} s for all. "
+        "Every sample is in the results file; none is discarded.",
+        f"Input: {latency['input']['source']} ({latency['input']['samples']:,} samples).",
+        "A percentile is printed only where there are enough samples for it, by the counts of MLPerf's early stopping: "
+        f"{needed}.",
+        f"The interval of the speed-up is a bootstrap of {RESAMPLES:,} resamples, over processes and then over samples "
+        "within them. A difference under 2 % is called no change.",
+        "Accuracy: every evaluation clip goes through the very artifact that ships, on its runtime. One model's "
+        "interval is Wilson's; the difference of two is a bootstrap over clips.",
+        "The gate compares the measured drop itself with the limit: PASS at or under it, FAIL above it, INCONCLUSIVE "
+        "where accuracy was not measured. The interval is shown beside it."
+        if gate is not None
+        else "No accuracy gate was set.",
+    )
+    return Section("Method", tuple(Paragraph(text) for text in said))
+
+
+def _missing_section(analysis: Analysis) -> Section:
+    document = analysis.document
+    parts = [part for part in ("latency", "memory", "accuracy") if document[part]["status"] != "ok"]
+    rows = [(part, f"{document[part]['status']}: {document[part]['reason']}") for part in parts]
+    rows += list(document["not_measured"].items())
+    for facts in (document["device"], document["device_after"]):
+        rows += [(name.replace("_", " "), fact["reason"]) for name, fact in facts.items() if not is_measured(fact)]
+    for role, summary in analysis.latency.items():
+        absent = [f"p{percent}" for percent, value in summary.percentiles_ms.items() if value is None]
+        if absent:
+            rows.append((f"{', '.join(absent)} of {analysis.name(role)}", f"{summary.n} samples are too few"))
+    return Section("What was not measured, and why", (Table("", ("what", "why"), tuple(rows)),))
+
+
+def _provenance_section(analysis: Analysis, plan: dict[str, Any] | None, extra: Extra) -> Section:
+    document = analysis.document
+    rows = [
+        ("tool", f"{document['tool']['name']} {document['tool']['version']}"),
+        ("command", " ".join(document["command"]) or "called from Python"),
+        ("started, finished (UTC)", f"{document['started_utc']}, {document['finished_utc']}"),
+    ]
+    for role, artifact in document["artifacts"].items():
+        name, graph = analysis.name(role), artifact["graph"]
+        rows.append((f"{name} graph, sha256", str(graph.get("sha256", "-"))))
+        described = ", ".join(f"{key} {graph[key]}" for key in ("form", "opset", "nodes") if key in graph)
+        rows.append((f"{name} graph", described or "-"))
+        rows.append((f"{name} parity with the checkpoint", _parity(artifact["parity"])))
+        for key, value in artifact["made_from"].items():
+            rows.append((f"{name} made from {key}", str(value)))
+    if document["clips"]:
+        clips = document["clips"]
+        rows.append(
+            (
+                "evaluation clips",
+                f"{clips['clips']:,} clips, {clips['audio_s']:,.0f} s at {clips['sample_rate_hz']:,} Hz",
+            )
+        )
+        rows.append(("evaluation clips, sha256", clips["sha256"]))
+    if plan is not None:
+        rows += [
+            (f"recipe: {key.replace('_', ' ')}", _fact(key, value)) for key, value in plan.get("recipe", {}).items()
+        ]
+    rows += list(extra.provenance.items())
+    return Section("Provenance", (Table("", ("", ""), tuple(rows)),))
+
+
+def _unmeasured(part: dict[str, Any]) -> tuple[Block, ...]:
+    said = f"{part['status'].capitalize()}: {part['reason']}."
+    blocks: list[Block] = [Paragraph(said, "warning")]
+    if part["log_tail"]:
+        blocks.append(Log("\n".join(part["log_tail"])))
+    return tuple(blocks)
+
+
+# ---------------------------------------------------------------- figures and words
+
+
+def _cells(site: dict[str, Any], dense_width: int) -> list[WidthCell]:
+    cells = [WidthCell(False, 0, 0)] * int(site["dense_heads"])
+    for head in site["heads"]:
+        query_key, value_output = len(head["query_key"]), len(head["value_output"])
+        cells[head["head"]] = WidthCell(True, min(query_key, dense_width), min(value_output, dense_width))
+    return cells
+
+
+def _layer_name(place: int, site: dict[str, Any]) -> str:
+    digits = [part for part in str(site["name"]).split(".") if part.isdigit()]
+    return f"layer {digits[0] if digits else place}"
+
+
+def _pair_row(
+    name: str, values: dict[str, float | None], text: Callable[[float | None], str]
+) -> tuple[str, str, str, str]:
+    """A row of a comparison: name, dense, slim, slim divided by dense."""
+    dense, slim = values.get("dense"), values.get("slim")
+    ratio = _ratio(slim, dense)
+    return (name, text(dense), text(slim), "-" if ratio is None else f"{ratio:.3f}×")
+
+
+def _comparison(analysis: Analysis, caption: str, rows: Sequence[tuple[str, str, str, str]]) -> Table:
+    """The rows of `_pair_row` as a table, or its one column of values where there is nothing to compare with."""
+    if analysis.paired:
+        return Table(caption, ("", "dense", "slim", "slim ÷ dense"), tuple(rows))
+    return Table(caption, ("", "model"), tuple((row[0], row[2]) for row in rows))
+
+
+def _model_numbers(analysis: Analysis, key: str) -> dict[str, float | None]:
+    artifacts = analysis.document["artifacts"]
+    found = {role: artifacts[role]["model"].get(key) for role in analysis.results.roles}
+    return {role: value if isinstance(value, (int, float)) else None for role, value in found.items()}
+
+
+def _graph_bytes(analysis: Analysis) -> dict[str, float | None]:
+    artifacts = analysis.document["artifacts"]
+    return {role: artifacts[role]["graph"].get("bytes") for role in analysis.results.roles}
+
+
+def _medians_ms(analysis: Analysis) -> dict[str, float | None]:
+    return {role: summary.percentiles_ms[50] for role, summary in analysis.latency.items()}
+
+
+def _memory_bytes(analysis: Analysis, key: str) -> dict[str, float | None]:
+    return {role: stages[key] for role, stages in analysis.document["memory"]["roles"].items()}
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above and below else None
+
+
+def _percentile(summary: LatencySummary, percent: int) -> str:
+    value = summary.percentiles_ms[percent]
+    return f"n/a (n={summary.n})" if value is None else f"{value:.2f}"
+
+
+def _median_and_span(values: Sequence[float]) -> str:
+    return f"{np.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f} ms"
+
+
+def _megabytes(value: float | None) -> str:
+    return "not measured" if value is None else f"{value / MEGA:,.1f} MB"
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "not measured"
+    for size, name in ((1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:,.2f} {name}"
+    return f"{value:,.0f}"
+
+
+def _signed(share: float) -> str:
+    text = f"{100 * share:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def _signed_points(share: float) -> str:
+    return f"{_signed(share)} points"
+
+
+def _threads(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def _fact(name: str, value: Any) -> str:
+    if not is_measured(value):
+        return f"not measured ({value['reason']})"
+    if name.endswith("_bytes") and isinstance(value, (int, float)):
+        return f"{value / 1e9:,.2f} GB"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_fact(key, item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+def _parity(parity: dict[str, Any] | None) -> str:
+    if not parity:
+        return "not proved"
+    if "relative_difference" not in parity or "bound" not in parity:
+        return ", ".join(f"{key} {value}" for key, value in parity.items())
+    return (
+        f"logits within {parity['relative_difference']:.2g} of their scale (bound {parity['bound']:g}), "
+        f"same first label on {parity.get('same_top1', '?')} of {parity.get('clips', '?')} golden clips"
+    )
+
+
+def _correct(predicted_ids: Sequence[int], label_ids: Sequence[int]) -> int:
+    return sum(predicted == truth for predicted, truth in zip(predicted_ids, label_ids))
+
+
+def _flat(repeats: Sequence[Sequence[float]]) -> list[float]:
+    return [sample for samples in repeats for sample in samples]
