@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch.nn import functional
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from transformers.utils import logging
 
 from calibration.sites import AttentionSite
 from runtimes.errors import BadInput
@@ -60,9 +62,10 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
     feature_extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
     model_class = SlimASTForAudioClassification if slim else ASTForAudioClassification
     try:
-        model, loading = model_class.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with _without_progress_bars():
+            model, loading = model_class.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise BadInput(f"{folder}: weights cannot be read ({_first_line(error)})") from None
     absent = sorted(loading["missing_keys"])
@@ -76,6 +79,18 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
             )
     labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     return AstCheckpoint(folder=folder, model=model.eval(), feature_extractor=feature_extractor, labels=labels)
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """transformers draws bars of its own for work that takes milliseconds; ours say what the user waits for."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:
@@ -170,8 +185,11 @@ def save_slim_checkpoint(
     It opens with `AutoModelForAudioClassification.from_pretrained(out, trust_remote_code=True)` where leanear is not
     installed, because the modelling file is inside, and with `load_checkpoint` without running that file.
     """
-    with replaced_folder(out) as folder:
-        model.save_pretrained(folder)
+    with replaced_folder(out) as folder, _without_progress_bars():
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
+            raise OSError(0, _first_line(error), str(out)) from None
         feature_extractor.save_pretrained(folder)
         shutil.copyfile(MODELLING_FILE, folder / MODELLING_FILE.name)
         write_plan(folder / "plan.json", plan)

@@ -1,0 +1,169 @@
+"""Accuracy and labels, by a checkpoint in torch or by an artifact on its runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accuracy import cross_entropy_nats, log_probabilities
+from benchmarks.summary import wilson_interval
+from runtimes.artifact import read_artifact
+from runtimes.choose import require_runtime
+from runtimes.errors import BadInput
+from runtimes.sessions import SessionOptions
+from toolchain.audio import read_waveform
+from toolchain.checkpoint import DEMO_MODEL, checkpoint_folder, load_checkpoint
+from toolchain.dataset import read_examples_as_clips, read_splits
+from toolchain.demo import demo_clips_folder
+from toolchain.narration import Narrator
+
+EVALUATION_SCHEMA = "leanear-evaluation-1"
+BATCH_CLIPS = 16
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Something that turns waveforms, float32 (samples,) each, into logits, float32 (B, labels)."""
+
+    kind: str
+    runtime: str
+    labels: tuple[str, ...]
+    sample_rate_hz: int
+    logits: Callable[[Sequence[np.ndarray]], np.ndarray]
+    close: Callable[[], None]
+
+
+def open_listener(model_or_artifact: str, runtime: str, precision: str, threads: int) -> Listener:
+    """A listener for an artifact folder (has manifest.json), on `runtime`, or for a checkpoint, in torch.
+
+    Raises:
+        BadInput: it is neither.
+        RuntimeUnavailable: the runtime is not installed here.
+    """
+    folder = Path(model_or_artifact)
+    if (folder / "manifest.json").is_file():
+        artifact = read_artifact(folder)
+        options = SessionOptions(threads=threads, precision=precision)
+        session = require_runtime(runtime, options).load(artifact, options)
+
+        def logits(waveforms: Sequence[np.ndarray]) -> np.ndarray:
+            return np.stack([session.run(waveform) for waveform in waveforms])
+
+        return Listener("artifact", runtime, artifact.labels, artifact.sample_rate_hz, logits, session.close)
+    if precision != "fp32":
+        raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
+    return _torch_listener(checkpoint_folder(model_or_artifact), threads)
+
+
+def _torch_listener(folder: Path, threads: int) -> Listener:
+    import torch
+
+    from toolchain.families import ast
+
+    checkpoint = load_checkpoint(folder)
+    torch.set_num_threads(threads)
+
+    def logits(waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        with torch.inference_mode():
+            inputs = ast.features(checkpoint.feature_extractor, waveforms)
+            return np.asarray(checkpoint.model(inputs).logits.numpy())
+
+    rate_hz = checkpoint.feature_extractor.sampling_rate
+    return Listener("checkpoint", "torch", checkpoint.labels, rate_hz, logits, lambda: None)
+
+
+def data_folder(model: str, data: str | None) -> Path:
+    """DATA, or the demo's own clips where there is no DATA and nothing but the demo is asked for.
+
+    Raises:
+        BadInput: no DATA was given for a model that brings none.
+    """
+    if data is not None:
+        return Path(data)
+    if model == DEMO_MODEL:
+        return demo_clips_folder()
+    raise BadInput(f"--data is missing: {model} brings no audio of its own (only {DEMO_MODEL} does)")
+
+
+def evaluate(
+    model_or_artifact: str,
+    *,
+    data: str | None,
+    split: str,
+    runtime: str,
+    precision: str,
+    threads: int,
+    calibration_clips: int,
+    seed: int,
+    narrator: Narrator,
+) -> dict[str, Any]:
+    """Accuracy and cross-entropy on the clips of DATA's `split`, with a Wilson 95 % interval; keys are stable.
+
+    Raises:
+        LeanearError: the model, the runtime or the data is not usable.
+    """
+    listener = open_listener(model_or_artifact, runtime, precision, threads)
+    folder = _evaluation_folder(model_or_artifact, listener, data)
+    splits = read_splits(folder, calibration_clips, seed)
+    examples = splits.evaluation if split == "evaluation" else splits.calibration
+    with narrator.step(f"evaluating {len(examples)} clips") as report:
+        clips = read_examples_as_clips(examples, listener.labels, listener.sample_rate_hz)
+        logits = _all_logits(listener, clips.waveforms, report)
+    listener.close()
+    right = int((logits.argmax(axis=1) == clips.label_ids).sum())
+    accuracy = wilson_interval(right, len(clips))
+    return {
+        "schema": EVALUATION_SCHEMA,
+        "model": model_or_artifact,
+        "kind": listener.kind,
+        "runtime": listener.runtime,
+        "precision": precision,
+        "data": str(folder),
+        "split": split,
+        "clips": len(clips),
+        "correct": right,
+        "accuracy": accuracy.estimate,
+        "accuracy_interval_95": [accuracy.low, accuracy.high],
+        "cross_entropy": float(cross_entropy_nats(logits, clips.label_ids).mean()),
+    }
+
+
+def _evaluation_folder(model_or_artifact: str, listener: Listener, data: str | None) -> Path:
+    """DATA; without it the demo's clips, for anything that has the demo's labels."""
+    if data is None and listener.labels == _demo_labels():
+        return demo_clips_folder()
+    return data_folder(model_or_artifact, data)
+
+
+def _demo_labels() -> tuple[str, ...]:
+    config = json.loads((checkpoint_folder(DEMO_MODEL) / "config.json").read_text(encoding="utf-8"))
+    return tuple(config["id2label"][str(index)] for index in range(len(config["id2label"])))
+
+
+def _all_logits(listener: Listener, waveforms: Sequence[np.ndarray], report: Callable[..., None]) -> np.ndarray:
+    rows = []
+    for start in range(0, len(waveforms), BATCH_CLIPS):
+        rows.append(listener.logits(waveforms[start : start + BATCH_CLIPS]))
+        done = min(start + BATCH_CLIPS, len(waveforms))
+        report(f"{done} of {len(waveforms)}", done / len(waveforms))
+    return np.concatenate(rows)
+
+
+def classify(clip: Path, model: str, *, top: int, runtime: str, threads: int = 1) -> list[tuple[str, float]]:
+    """The `top` likeliest labels of an audio file with their probabilities (softmax), the likeliest first.
+
+    Raises:
+        LeanearError: the clip or the model is not usable.
+    """
+    if not clip.is_file():
+        raise BadInput(f"{clip}: no such file")
+    listener = open_listener(model, runtime, "fp32", threads)
+    probabilities = np.exp(log_probabilities(listener.logits([read_waveform(clip, listener.sample_rate_hz)])[0]))
+    listener.close()
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return [(listener.labels[index], float(probabilities[index])) for index in order]

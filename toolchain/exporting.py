@@ -1,0 +1,101 @@
+"""From a checkpoint folder to a proved artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.artifact import export_artifact
+from export.parity import Parity, prove_parity
+from runtimes.files import replaced_folder
+from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from toolchain.dataset import read_examples_as_clips, read_splits
+from toolchain.evaluation import data_folder
+from toolchain.families.ast import AstCheckpoint
+from toolchain.narration import Narrator, Report
+from toolchain.outputs import check_replaceable
+from toolchain.plan import read_plan
+
+GOLDEN_CLIPS = 6
+
+
+def export_checkpoint(
+    model: str, *, out: Path, form: str, data: str | None, seed: int, narrator: Narrator
+) -> Parity:
+    """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
+
+    The golden clips are taken from DATA, or are made up where there is none.
+
+    Raises:
+        LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
+    """
+    check_replaceable(out, "manifest.json")
+    source = checkpoint_folder(model)
+    with narrator.step("reading the checkpoint"):
+        checkpoint = load_checkpoint(source)
+        rate_hz = checkpoint.feature_extractor.sampling_rate
+        clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
+        if data is not None:
+            examples = read_splits(data_folder(model, data), GOLDEN_CLIPS, seed).calibration[:GOLDEN_CLIPS]
+            clips = read_examples_as_clips(examples, checkpoint.labels, rate_hz).waveforms
+    with narrator.step(f"exporting to {form} ONNX and proving it") as report:
+        made_from = {"checkpoint": checkpoint_sha256(source)}
+        return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report)
+
+
+def write_proved_artifact(
+    checkpoint: AstCheckpoint,
+    clips: Sequence[np.ndarray],
+    out: Path,
+    form: str,
+    source: str,
+    made_from: dict[str, str],
+    dense_graph_bytes: int | None,
+    report: Report,
+) -> Parity:
+    """Export, prove, and only then put the artifact at `out`; the figures of the proof, which the manifest holds too.
+
+    clips: what golden clips are made of, float32 (samples,) each; source: MODEL as the user named it.
+    """
+    golden = golden_waveforms(clips, checkpoint)
+    with replaced_folder(out) as folder:
+        report("building the graph", 0.2)
+        described = {"source": source, **_sparsity(checkpoint.folder)}
+        export_artifact(
+            checkpoint.model, checkpoint.feature_extractor, golden, folder, form=form, source=described, made_from=made_from
+        )
+        report("running the golden clips through it", 0.7)
+        return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
+
+
+def _sparsity(folder: Path) -> dict[str, Any]:
+    """What the manifest says of pruning: sparsity and plan hash of a slim checkpoint, nothing of a dense one."""
+    if not (folder / "plan.json").is_file():
+        return {"sparsity": 0.0}
+    plan = read_plan(folder / "plan.json")
+    return {"sparsity": round(plan.sparsity, 6), "recipe": plan.recipe}
+
+
+def golden_waveforms(clips: Sequence[np.ndarray], checkpoint: AstCheckpoint) -> list[np.ndarray]:
+    """The first clips as they are, one cut short, and one longer than the model's window."""
+    extractor = checkpoint.feature_extractor
+    chosen = list(clips[:GOLDEN_CLIPS])
+    hop_samples = extractor.sampling_rate // 100
+    window_samples = extractor.max_length * hop_samples
+    longer = np.tile(chosen[0], -(-(window_samples + 5 * hop_samples) // len(chosen[0])))
+    shorter = chosen[-1][: max(4 * hop_samples, len(chosen[-1]) // 3)]
+    return [*chosen, shorter, longer]
+
+
+def made_up_sounds(sample_rate_hz: int, seed: int) -> list[np.ndarray]:
+    """Six seconds-long sounds with nothing recorded in them: sweeps and noises, float32 (samples,) within [-1, 1]."""
+    generator = np.random.default_rng(seed)
+    time_s = np.arange(sample_rate_hz) / sample_rate_hz
+    sweeps = [np.sin(2 * np.pi * (low + (high - low) * time_s / 2) * time_s) for low, high in ((80, 900), (300, 3000), (6000, 500))]
+    noises = [np.cumsum(generator.normal(size=sample_rate_hz)) * 0.01, generator.normal(size=sample_rate_hz) * 0.2]
+    bursts = generator.normal(size=sample_rate_hz) * (np.sin(2 * np.pi * 3 * time_s) > 0)
+    sounds = [*(0.4 * sweep for sweep in sweeps), *noises, 0.2 * bursts]
+    return [np.clip(sound, -1, 1).astype(np.float32) for sound in sounds]

@@ -1,0 +1,41 @@
+"""Where results may be written: never over something that leanear did not make, never by two runs at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from runtimes.errors import BadInput
+
+
+def check_replaceable(out: Path, marker: str) -> None:
+    """Nothing, when `out` is absent, empty, or a folder of leanear's own, which has the file `marker` in it.
+
+    Raises:
+        BadInput: it is anything else; it is left as it is.
+    """
+    if out.is_dir():
+        if any(out.iterdir()) and not (out / marker).is_file():
+            raise BadInput(f"{out}: --out is a folder with something else in it (no {marker}); it is left alone")
+    elif out.exists() or out.is_symlink():
+        raise BadInput(f"{out}: --out is a file, not a folder; it is left alone")
+
+
+@contextlib.contextmanager
+def only_here(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; what a killed run left half-written in it is deleted.
+
+    Raises:
+        BadInput: another process holds it.
+    """
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{folder}: another leanear is at work in this folder; wait for it, or choose another --out") from None
+        for litter in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
+            shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
+        yield

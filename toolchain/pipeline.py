@@ -1,0 +1,175 @@
+"""The whole job, from MODEL and DATA to a report; `deploy` reads as the table of stages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import benchmark
+from benchmarks.report import write_report
+from benchmarks.results import Results
+from runtimes.clips import read_clips, write_clips
+from runtimes.files import sha256_file, sha256_json
+from runtimes.sessions import SessionOptions
+from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
+from toolchain.dataset import Example, Splits, read_examples_as_clips, read_splits
+from toolchain.evaluation import data_folder
+from toolchain.narration import Narrator
+from toolchain.outputs import only_here
+from toolchain.stages import run_stage
+from toolchain.target import Target, read_target
+
+if TYPE_CHECKING:
+    from toolchain.schedule import PruneRecipe
+
+VERSION = importlib.metadata.version("leanear")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What `deploy` leaves: its folder with checkpoint/, dense/, slim/, clips/, the results, and the report of them."""
+
+    folder: Path
+    results: Results
+    report_html: Path
+    report_markdown: Path
+
+
+def deploy(
+    model: str,
+    target: str,
+    *,
+    data: str | None,
+    recipe: PruneRecipe,
+    out: Path | None,
+    max_drop: float | None,
+    budget_s: float,
+    command: Sequence[str],
+    narrator: Narrator,
+) -> Deployment:
+    """Prune `model`, export it dense and slim for `target`, prove and measure both here, and write the report.
+
+    model: MODEL as in `checkpoint_folder`; target: a name or a .toml path; data: DATA, by default the demo's own clips;
+    out: the deployment folder; max_drop: accuracy points that may be lost; budget_s: seconds for latency samples.
+    A stage whose inputs and outputs are unchanged is not run again.
+
+    Raises:
+        LeanearError: an input is not usable, an export is not equivalent, or a measurement failed.
+    """
+    device = read_target(target)
+    source = checkpoint_folder(model)
+    splits = read_splits(data_folder(model, data), recipe.calibration_clips, recipe.seed)
+    folder = out or Path("deployments") / checkpoint_name(model) / device.name
+    folder.mkdir(parents=True, exist_ok=True)
+    narrator.say(f"{checkpoint_name(model)} for {device.name} ({device.description}), in {folder}")
+    with only_here(folder):
+        ran = [
+            _clips_stage(folder, source, splits, narrator),
+            _prune_stage(folder, source, recipe, narrator),
+            _artifact_stage(folder, "dense", source, model, device, narrator),
+            _artifact_stage(folder, "slim", folder / "checkpoint", model, device, narrator),
+        ]
+        results, measured = _bench_stage(folder, device, budget_s, command, narrator)
+        if not (any(ran) or measured):
+            narrator.say("  nothing to do: every stage was done before, from the same inputs")
+        report = write_report(results.path, folder, plan_path=folder / "checkpoint" / "plan.json", max_drop=max_drop)
+    return Deployment(folder, results, report.html, report.markdown)
+
+
+def _clips_stage(folder: Path, source: Path, splits: Splits, narrator: Narrator) -> bool:
+    """clips/calibration.npz and clips/evaluation.npz: mono, at the model's rate, with label ids of the model."""
+    files = [folder / "clips" / "calibration.npz", folder / "clips" / "evaluation.npz"]
+    made_from = {
+        "leanear": VERSION,
+        "config": sha256_file(source / "config.json"),
+        "preprocessor": _sha256_if_there(source / "preprocessor_config.json"),
+        "calibration": _examples_identity(splits.calibration),
+        "evaluation": _examples_identity(splits.evaluation),
+        "origin": splits.origin,
+    }
+
+    def work() -> None:
+        with narrator.step(f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips") as report:
+            labels, rate_hz = _labels_and_rate(source)
+            for file, examples in zip(files, (splits.calibration, splits.evaluation), strict=True):
+                clips = read_examples_as_clips(
+                    examples, labels, rate_hz, lambda done, total: report(f"{done} of {total}", done / total)
+                )
+                write_clips(file, clips)
+
+    return run_stage(folder, "clips", made_from, lambda: files, work)
+
+
+def _prune_stage(folder: Path, source: Path, recipe: PruneRecipe, narrator: Narrator) -> bool:
+    """checkpoint/: the slim model, which transformers opens."""
+    out = folder / "checkpoint"
+    calibration = folder / "clips" / "calibration.npz"
+    made_from = {"checkpoint": checkpoint_sha256(source), "calibration": sha256_file(calibration)}
+
+    def work() -> None:
+        from toolchain.pruning import write_slim_checkpoint
+
+        with narrator.step(f"pruning to {100 * recipe.sparsity:g} %") as report:
+            write_slim_checkpoint(load_checkpoint(source), read_clips(calibration), recipe, made_from, out, report)
+
+    record = {"leanear": VERSION, **made_from, "recipe": json.loads(json.dumps(asdict(recipe)))}
+    return run_stage(folder, "checkpoint", record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
+
+
+def _artifact_stage(folder: Path, role: str, source: Path, model: str, device: Target, narrator: Narrator) -> bool:
+    """dense/ or slim/: the ONNX artifact of the checkpoint in `source`, proved."""
+    out = folder / role
+    calibration = folder / "clips" / "calibration.npz"
+    made_from = {"checkpoint": checkpoint_sha256(source), "golden clips": sha256_file(calibration)}
+    dense_graph = folder / "dense" / "model.onnx"
+
+    def work() -> None:
+        from toolchain.exporting import write_proved_artifact
+
+        with narrator.step(f"exporting {role} to ONNX and proving it") as report:
+            dense_bytes = dense_graph.stat().st_size if role == "slim" else None
+            clips = read_clips(calibration).waveforms
+            write_proved_artifact(load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report)
+
+    record = {"leanear": VERSION, **made_from, "form": device.graph_form}
+    return run_stage(folder, role, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
+
+
+def _bench_stage(
+    folder: Path, device: Target, budget_s: float, command: Sequence[str], narrator: Narrator
+) -> tuple[Results, bool]:
+    """The results of dense and slim on this machine, and whether they had to be measured now."""
+    out = folder / "results" / f"{device.runtime}-{device.precision}.json"
+    before = sha256_file(out) if out.is_file() else None
+    with narrator.step(f"measuring on {device.runtime}, {device.precision}, {device.threads} threads") as report:
+        results = benchmark(
+            folder / "dense",
+            folder / "slim",
+            folder / "clips" / "evaluation.npz",
+            device.runtime,
+            SessionOptions(threads=device.threads, precision=device.precision),
+            out,
+            budget_s=budget_s,
+            command=command,
+            progress=report,
+        )
+    return results, sha256_file(out) != before
+
+
+def _labels_and_rate(source: Path) -> tuple[tuple[str, ...], int]:
+    checkpoint = load_checkpoint(source)
+    return checkpoint.labels, checkpoint.feature_extractor.sampling_rate
+
+
+def _examples_identity(examples: Sequence[Example]) -> str:
+    """Hash of what files these are, by name, label, size and time of change: reading gigabytes again would take longer."""
+    facts = [(example.path.stat(), example) for example in examples]
+    return sha256_json([[str(e.path.resolve()), e.label, stat.st_size, stat.st_mtime_ns] for stat, e in facts])
+
+
+def _sha256_if_there(path: Path) -> str | None:
+    return sha256_file(path) if path.is_file() else None
