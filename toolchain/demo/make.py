@@ -244,8 +244,8 @@ def _recipe(schedule: Schedule) -> str:
         f"{schedule.other_rate:g}); a linear rise over {schedule.warmup_steps} steps, then a cosine;",
         "bfloat16 autocast; plain cross-entropy, with a second classifier on the mean of the patches that is",
         f"thrown away (weight {schedule.guide_weight:g}). {kept} of the patches are kept, drawn for each clip, and",
-        f"all of them in the last {whole} of the steps. The weights are a running average (decay {schedule.average_decay:g}).",
-        f"Seed {schedule.seed}.",
+        f"all of them in the last {whole} of the steps. The weights are a running average (decay",
+        f"{schedule.average_decay:g}). Seed {schedule.seed}.",
     )
     return textwrap.fill(" ".join(sentences), width=118)
 
