@@ -13,7 +13,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from runtimes.errors import BadInput, LeanearError
+from benchmarks.headline import headline_rows
+from benchmarks.report import ReportPaths
+from benchmarks.results import Results
+from runtimes.errors import BadInput, GateMissed, LeanearError
 from toolchain.checkpoint import DEMO_MODEL
 from toolchain.narration import Narrator
 
@@ -125,10 +128,8 @@ def deploy(model: str, target: str, data: str | None, out: Path | None, max_drop
         command=_command(),
         narrator=Narrator(),
     )
-    _print_headline(deployment.results.path)
-    click.echo(f"report: {deployment.report_html}")
-    click.echo(f"        {deployment.report_markdown}")
-    _judge(deployment.results.path, max_drop)
+    _print_headline(deployment.results)
+    _print_report(deployment.report)
 
 
 def _recipe(flags: dict[str, Any]) -> Any:
@@ -141,13 +142,25 @@ def _command() -> list[str]:
     return ["leanear", *sys.argv[1:]]
 
 
-def _print_headline(rows: list[tuple[str, str, str, str]]) -> None:
+def _print_headline(results: Results) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading, justify in (("", "left"), ("dense", "right"), ("slim", "right"), ("change", "right")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    for row in rows:
+    table.add_column("")
+    for heading in ("dense", "slim", "change"):
+        table.add_column(heading, justify="right")
+    for row in headline_rows(results):
         table.add_row(*row)
     Console(highlight=False).print(table)
+
+
+def _print_report(paths: ReportPaths) -> None:
+    """Where the report is; raises GateMissed where a gate was set and the accuracy change is outside it."""
+    click.echo(f"report: {paths.html}")
+    click.echo(f"        {paths.markdown}")
+    if paths.gate is None:
+        return
+    click.echo(f"gate:   {paths.gate.verdict}: {paths.gate.sentence}")
+    if paths.gate.verdict != "PASS":
+        raise GateMissed(f"accuracy gate: {paths.gate.verdict}: {paths.gate.sentence}")
 
 
 @cli.command()
@@ -215,13 +228,13 @@ def bench(artifact: Path, against: Path | None, runtime: str, precision: str, th
     Example:
       leanear bench deployments/demo-ast/cpu/slim --against deployments/demo-ast/cpu/dense --out results.json
     """
-    from toolchain.pipeline import bench_artifacts
+    from toolchain.measuring import bench_artifacts
 
-    headline = bench_artifacts(
+    results = bench_artifacts(
         artifact, against=against, runtime=runtime, precision=precision, threads=threads, budget_s=budget_s,
-        data=data, out=out, seed=seed, command=_command_line(), narrator=Narrator(),
+        data=data, out=out, seed=seed, command=_command(), narrator=Narrator(),
     )
-    _print_headline(headline)
+    _print_headline(results)
     click.echo(f"results: {out}")
 
 
@@ -236,11 +249,10 @@ def report(results: Path, out: Path | None, max_drop: float | None) -> None:
     Example:
       leanear report deployments/demo-ast/cpu
     """
-    from toolchain.pipeline import write_deployment_report
+    from toolchain.measuring import write_deployment_report
 
     paths = write_deployment_report(results, out=out, max_drop=max_drop)
-    click.echo(f"report: {paths.html}")
-    click.echo(f"        {paths.markdown}")
+    _print_report(paths)
 
 
 @cli.command(name="eval")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import benchmark
-from benchmarks.report import write_report
+from benchmarks.report import ReportPaths, write_report
 from benchmarks.results import Results
 from runtimes.clips import read_clips, write_clips
 from runtimes.files import sha256_file, sha256_json
@@ -35,8 +35,7 @@ class Deployment:
 
     folder: Path
     results: Results
-    report_html: Path
-    report_markdown: Path
+    report: ReportPaths
 
 
 def deploy(
@@ -77,7 +76,7 @@ def deploy(
         if not (any(ran) or measured):
             narrator.say("  nothing to do: every stage was done before, from the same inputs")
         report = write_report(results.path, folder, plan_path=folder / "checkpoint" / "plan.json", max_drop=max_drop)
-    return Deployment(folder, results, report.html, report.markdown)
+    return Deployment(folder, results, report)
 
 
 def _clips_stage(folder: Path, source: Path, splits: Splits, narrator: Narrator) -> bool:

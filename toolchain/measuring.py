@@ -1,0 +1,75 @@
+"""Benchmarks and reports of artifacts that are there already."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.measure import benchmark
+from benchmarks.report import ReportPaths, write_report
+from benchmarks.results import Results
+from runtimes.artifact import read_artifact
+from runtimes.clips import write_clips
+from runtimes.errors import BadInput
+from runtimes.sessions import SessionOptions
+from toolchain.dataset import read_examples_as_clips, read_splits
+from toolchain.narration import Narrator
+
+CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders
+
+
+def bench_artifacts(
+    artifact: Path,
+    *,
+    against: Path | None,
+    runtime: str,
+    precision: str,
+    threads: int,
+    budget_s: float,
+    data: str | None,
+    out: Path,
+    seed: int,
+    command: Sequence[str],
+    narrator: Narrator,
+) -> Results:
+    """Results of `artifact`, in turn with `against` where it is given, written to `out`; accuracy only with DATA.
+
+    Raises:
+        LeanearError: an artifact, the data or the runtime is not usable, or a measurement failed.
+    """
+    read = read_artifact(artifact)
+    with tempfile.TemporaryDirectory(prefix="leanear-clips-") as name:
+        clips_path = None
+        if data is not None:
+            splits = read_splits(Path(data), CALIBRATION_CLIPS, seed)
+            clips_path = Path(name) / "evaluation.npz"
+            with narrator.step(f"reading {len(splits.evaluation)} evaluation clips"):
+                write_clips(clips_path, read_examples_as_clips(splits.evaluation, read.labels, read.sample_rate_hz))
+        with narrator.step(f"measuring on {runtime}, {precision}, {threads} threads") as report:
+            return benchmark(
+                against,
+                artifact,
+                clips_path,
+                runtime,
+                SessionOptions(threads=threads, precision=precision),
+                out,
+                budget_s=budget_s,
+                command=command,
+                progress=report,
+            )
+
+
+def write_deployment_report(results: Path, *, out: Path | None, max_drop: float | None) -> ReportPaths:
+    """Write report.md and report.html of a results file, or of the newest one in a deployment folder.
+
+    Raises:
+        BadInput: there is no results file there, or it is not one.
+    """
+    if not results.is_dir():
+        return write_report(results, out or results.parent, max_drop=max_drop)
+    found = sorted((results / "results").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise BadInput(f"{results}: no results/*.json in it; `leanear deploy` or `leanear bench` makes them")
+    plan_path = results / "checkpoint" / "plan.json"
+    return write_report(found[-1], out or results, plan_path=plan_path if plan_path.is_file() else None, max_drop=max_drop)
