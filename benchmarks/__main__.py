@@ -133,17 +133,17 @@ def _print_summary(results: Results) -> None:
             predicted = accuracy["roles"][role]["predicted_ids"]
             correct = sum(a == b for a, b in zip(predicted, accuracy["label_ids"]))
             share = wilson_interval(correct, len(predicted))
-            line += f", accuracy {share.estimate:.2%} (95 % {share.low:.2%} to {share.high:.2%})"
+            line += f", accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%})"
         print(line)
     if len(results.roles) == 2:
         faster = speed_up(results.samples_ms("dense"), results.samples_ms("slim"))
         ratio = faster.ratio
-        print(f"speed-up {ratio.estimate:.3f} (95 % {ratio.low:.3f} to {ratio.high:.3f}): {faster.verdict}")
+        print(f"speed-up {ratio.estimate:.3f} (95% {ratio.low:.3f} to {ratio.high:.3f}): {faster.verdict}")
         if accuracy["status"] == "ok":
             ids = [accuracy["roles"][role]["predicted_ids"] for role in ("dense", "slim")]
             change = accuracy_change(ids[0], ids[1], accuracy["label_ids"]).change
             estimate, low, high = (100 * share for share in (change.estimate, change.low, change.high))
-            print(f"accuracy change {estimate:+.2f} points (95 % {low:+.2f} to {high:+.2f})")
+            print(f"accuracy change {estimate:+.2f} points (95% {low:+.2f} to {high:+.2f})")
     print(results.path)
 
 
@@ -166,7 +166,7 @@ def _eval(options: argparse.Namespace) -> None:
         return
     share = evaluation.accuracy
     print(
-        f"accuracy {share.estimate:.2%} (95 % {share.low:.2%} to {share.high:.2%}), "
+        f"accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%}), "
         f"{evaluation.correct} of {evaluation.clips} clips, cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
     )
 

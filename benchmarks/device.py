@@ -54,10 +54,8 @@ def device_facts(root: Path = Path("/")) -> dict[str, Any]:
         "instructions": cpu["instructions"],
         "memory_bytes": _memory_field(root, "MemTotal"),
         "swap_bytes": _memory_field(root, "SwapTotal"),
-        "governor": _read(root, f"{CPUFREQ}/scaling_governor", "the kernel shows no frequency control (no cpufreq)"),
-        "frequency_max_khz": _read(
-            root, f"{CPUFREQ}/cpuinfo_max_freq", "the kernel shows no frequency control (no cpufreq)"
-        ),
+        "governor": _read(root, f"{CPUFREQ}/scaling_governor", "the kernel shows no cpufreq"),
+        "frequency_max_khz": _read(root, f"{CPUFREQ}/cpuinfo_max_freq", "the kernel shows no cpufreq"),
         "kernel": f"{platform.system()} {platform.release()}",
         "system": _system_name(root),
         "virtual_machine": _virtual_machine(root),
@@ -72,9 +70,7 @@ def device_state(root: Path = Path("/")) -> dict[str, Any]:
     return {
         "load_average_1_min": _load_average(),
         "memory_available_bytes": _memory_field(root, "MemAvailable"),
-        "frequency_khz": _read(
-            root, f"{CPUFREQ}/scaling_cur_freq", "the kernel shows no frequency control (no cpufreq)"
-        ),
+        "frequency_khz": _read(root, f"{CPUFREQ}/scaling_cur_freq", "the kernel shows no cpufreq"),
         "temperature_c": _temperature(root),
     }
 

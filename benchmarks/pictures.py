@@ -120,11 +120,16 @@ def picture_widths(layers: Sequence[tuple[str, Sequence[WidthCell]]], dense_widt
             parts.append(_width_cell(widths, x, y, cell - gap, bar, dense_width))
         kept = sum(widths.query_key + widths.value_output for widths in cells) / (2 * dense_width * len(cells))
         parts.append(_text(WIDTH - right + 8, y + 16, f"{kept:.0%}", "value"))
+    legend, bottom = _legend(
+        [("query/key channels", "query-key"), ("value/output channels", "value-output"), ("not kept", "track")],
+        top + len(layers) * row + 4,
+    )
+    parts.append(legend)
     heads_kept = sum(widths.kept for _, cells in layers for widths in cells)
     said = (
         f"{heads_kept} of {sum(len(cells) for _, cells in layers)} heads are kept; the table below lists their widths"
     )
-    return _picture(parts, top + len(layers) * row + 2, "Channels kept in every layer and head", said)
+    return _picture(parts, bottom, "Channels kept in every layer and head", said)
 
 
 def _width_cell(widths: WidthCell, x: float, y: float, width: float, bar: float, dense_width: int) -> str:
@@ -157,10 +162,13 @@ def picture_ratios(bars: Sequence[tuple[str, float, str]]) -> Picture:
     return _picture(parts, bottom + 44, "What the operation count promises and what was measured", said)
 
 
-def picture_stacks(stacks: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, divisor: float) -> Picture:
+def picture_stacks(
+    stacks: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, divisor: float, title: str
+) -> Picture:
     """A stacked bar per artifact on one axis from 0. stacks: name, then (kind, amount) in an order common to all."""
     row, top = 40, 8
-    axis = _Axis(0.0, max(sum(amount for _, amount in stack) for _, stack in stacks) * 1.14, LEFT, WIDTH - RIGHT)
+    longest = max(sum(amount for _, amount in stack) for _, stack in stacks)
+    axis = _Axis(0.0, longest, LEFT, WIDTH - RIGHT - 80)
     parts = []
     for place, (name, stack) in enumerate(stacks):
         y, reached = top + place * row, 0.0
@@ -169,22 +177,24 @@ def picture_stacks(stacks: Sequence[tuple[str, Sequence[tuple[str, float]]]], un
             x, end = axis.place(reached), axis.place(reached + amount)
             if amount > 0:
                 bar = _rectangle(x, y, max(end - x - 1, 0.5), 26, f"stack-{number}")
-                parts.append(
-                    f"<g><title>{html.escape(kind)}: {amount / divisor:,.4g} {html.escape(unit)}</title>{bar}</g>"
-                )
+                said = html.escape(f"{kind}: {amount / divisor:,.1f} {unit}")
+                parts.append(f"<g><title>{said}</title>{bar}</g>")
             reached += amount
-        parts.append(_text(axis.place(reached) + 6, y + 18, f"{reached / divisor:,.4g} {unit}", "value"))
-    bottom = top + len(stacks) * row
-    said = "; ".join(f"{name} {sum(amount for _, amount in stack) / divisor:,.4g} {unit}" for name, stack in stacks)
-    kinds = [kind for kind, amount in stacks[0][1] if amount > 0]
-    parts.append(
-        _legend([(kind, f"stack-{number}") for number, (kind, _) in enumerate(stacks[0][1]) if kind in kinds], bottom)
+        parts.append(_text(axis.place(reached) + 6, y + 18, f"{reached / divisor:,.1f} {unit}", "value"))
+    kinds = {kind for _, stack in stacks for kind, amount in stack if amount > 0}
+    entries = [(kind, f"stack-{number}") for number, (kind, _) in enumerate(stacks[0][1]) if kind in kinds]
+    legend, bottom = _legend(entries, top + len(stacks) * row)
+    parts.append(legend)
+    described = "; ".join(
+        f"{name} {sum(amount for _, amount in stack) / divisor:,.1f} {unit}, of which "
+        + ", ".join(f"{kind} {amount / divisor:,.1f}" for kind, amount in stack)
+        for name, stack in stacks
     )
-    return _picture(parts, bottom + 30, f"Where the {unit} are", said)
+    return _picture(parts, bottom, title, described)
 
 
 def picture_intervals(rows: Sequence[tuple[str, str, float, float, float]], unit: str) -> Picture:
-    """A dot with its 95 % interval per row on one axis. rows: name, role for the colour, estimate, low, high."""
+    """A dot with its 95% interval per row on one axis. rows: name, role for the colour, estimate, low, high."""
     low, high = min(row[3] for row in rows), max(row[4] for row in rows)
     margin = max((high - low) * 0.08, 1e-6)
     left, height, top = 214, 34, 10
@@ -195,11 +205,11 @@ def picture_intervals(rows: Sequence[tuple[str, str, float, float, float]], unit
         parts.append(_text(left - 12, y + 4, name, "role", anchor="end"))
         parts.append(_line(axis.place(least), y, axis.place(most), y, f"whisker stroke-{role}"))
         parts.append(f'<circle cx="{axis.place(estimate):.1f}" cy="{y:.1f}" r="6.5" class="fill-{role}"/>')
-        parts.append(_text(WIDTH - RIGHT, y + 4, f"{estimate:.2f} %", "value", anchor="end"))
+        parts.append(_text(WIDTH - RIGHT, y + 4, f"{estimate:.2f}%", "value", anchor="end"))
     bottom = top + len(rows) * height
     parts.append(_ticks(axis, bottom, unit))
     said = "; ".join(f"{name} {estimate:.2f} ({least:.2f} to {most:.2f})" for name, _, estimate, least, most in rows)
-    return _picture(parts, bottom + 44, "Accuracy with 95 % intervals", said)
+    return _picture(parts, bottom + 44, "Accuracy with 95% intervals", said)
 
 
 @dataclass(frozen=True)
@@ -256,13 +266,17 @@ def _is_quarter(step: float) -> bool:
     return abs(step / 10 ** math.floor(math.log10(step) + 1e-9) - 2.5) < 1e-6
 
 
-def _legend(entries: Sequence[tuple[str, str]], y: float) -> str:
+def _legend(entries: Sequence[tuple[str, str]], y: float) -> tuple[str, float]:
+    """Coloured squares with their names, in as many lines as they need, and where the last line ends."""
     parts, x = [], float(LEFT)
     for name, css in entries:
+        width = 30 + 6.8 * len(name)
+        if x + width > WIDTH - RIGHT and x > LEFT:
+            x, y = float(LEFT), y + 20
         parts.append(_rectangle(x, y + 2, 12, 12, css))
         parts.append(_text(x + 17, y + 12, name, "note"))
-        x += 30 + 6.6 * len(name)
-    return "".join(parts)
+        x += width
+    return "".join(parts), y + 22
 
 
 def _picture(parts: list[str], height: float, title: str, description: str) -> Picture:

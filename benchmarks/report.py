@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
+from benchmarks.page import Block, Log, Paragraph, Report, Table
 from benchmarks.pictures import Picture
 from benchmarks.results import read_results
-from benchmarks.sections import Block, Extra, Log, Paragraph, Report, Table, compose_report
+from benchmarks.sections import Extra, compose_report
 from benchmarks.summary import Gate
 from runtimes.errors import BadInput, RuntimeUnavailable
 from runtimes.files import read_json, write_text

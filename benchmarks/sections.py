@@ -1,16 +1,28 @@
-"""What a report says: results turned into headline, tables, pictures and plain sentences, whatever its format."""
+"""The sections of a report: results turned into tables, pictures and plain sentences, whatever the page's format."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Sequence, Union
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
+from benchmarks.analysis import (
+    Analysis,
+    all_samples,
+    analyse,
+    correct_answers,
+    graph_bytes,
+    medians_ms,
+    memory_bytes,
+    model_numbers,
+    quotient,
+)
 from benchmarks.device import is_measured
+from benchmarks.headline import comparison_row, headline_cards, summary_sentences
 from benchmarks.latency import WARM_UP_RUNS, WARM_UP_S, WARM_UP_SETTLED, WARM_UP_SHARE
+from benchmarks.page import Block, Log, Paragraph, Report, Section, Table
 from benchmarks.pictures import (
-    Picture,
     WidthCell,
     picture_intervals,
     picture_latency,
@@ -20,22 +32,22 @@ from benchmarks.pictures import (
     picture_widths,
 )
 from benchmarks.results import Results
-from benchmarks.summary import (
-    RESAMPLES,
-    SAMPLES_NEEDED,
-    AccuracyChange,
-    Gate,
-    Interval,
-    LatencySummary,
-    SpeedUp,
-    accuracy_change,
-    judge_gate,
-    speed_up,
-    summarise_latency,
-    wilson_interval,
+from benchmarks.summary import RESAMPLES, SAMPLES_NEEDED, Gate, Interval, judge_gate, wilson_interval
+from benchmarks.wording import (
+    MEGA,
+    count,
+    fact_name,
+    fact_text,
+    median_and_span,
+    megabytes,
+    parity_text,
+    percentile,
+    runtime_text,
+    signed,
+    signed_points,
+    threads_text,
 )
 
-MEGA = 1e6
 KIND_NAMES = {
     "front_end": "audio front end",
     "patches": "patch embedding",
@@ -45,88 +57,6 @@ KIND_NAMES = {
     "head": "classifier",
 }
 WORST_LABELS = 6
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Plain text. tone: "" or "warning"."""
-
-    text: str
-    tone: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a header; the first column names the row. folded: shown on demand where the format can."""
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    folded: bool = False
-
-
-@dataclass(frozen=True)
-class Log:
-    """The end of a failed process's log."""
-
-    text: str
-
-
-Block = Union[Paragraph, Table, Picture, Log]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A titled part of the report."""
-
-    title: str
-    blocks: tuple[Block, ...]
-
-
-@dataclass(frozen=True)
-class Card:
-    """One headline figure. tone: "good", "bad", "flat" or ""."""
-
-    figure: str
-    what: str
-    detail: str
-    tone: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """A whole report before it is put into a format. verdict: the gate's, or None where no gate was set."""
-
-    title: str
-    subtitle: str
-    summary: str
-    cards: tuple[Card, ...]
-    gate: Gate | None
-    sections: tuple[Section, ...]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """The statistics of a results file, each computed once; None where it was not measured."""
-
-    results: Results
-    latency: dict[str, LatencySummary]
-    speed: SpeedUp | None
-    accuracy: dict[str, Interval]
-    change: AccuracyChange | None
-
-    @property
-    def document(self) -> dict[str, Any]:
-        return self.results.document
-
-    @property
-    def paired(self) -> bool:
-        """Whether there is a dense artifact to compare with."""
-        return "dense" in self.results.roles
-
-    def name(self, role: str) -> str:
-        """How the reader is told which artifact is meant."""
-        return role if self.paired else "model"
 
 
 @dataclass(frozen=True)
@@ -143,28 +73,10 @@ class Extra:
     notes: tuple[str, ...] = ()
 
 
-def analyse(results: Results) -> Analysis:
-    """The statistics of a results file."""
-    document = results.document
-    samples = {role: results.samples_ms(role) for role in results.roles}
-    latency_ok = document["latency"]["status"] == "ok"
-    accuracy = document["accuracy"]
-    answers = {role: accuracy["roles"][role]["predicted_ids"] for role in results.roles if role in accuracy["roles"]}
-    truth = accuracy["label_ids"]
-    paired = "dense" in results.roles
-    return Analysis(
-        results=results,
-        latency={role: summarise_latency(_flat(samples[role])) for role in results.roles} if latency_ok else {},
-        speed=speed_up(samples["dense"], samples["slim"]) if latency_ok and paired else None,
-        accuracy={role: wilson_interval(_correct(ids, truth), len(truth)) for role, ids in answers.items()},
-        change=accuracy_change(answers["dense"], answers["slim"], truth) if len(answers) == 2 else None,
-    )
-
-
 def compose_report(results: Results, *, plan: dict[str, Any] | None, max_drop: float | None, extra: Extra) -> Report:
     """The report of a results file; `plan` is the content of plan.json, `max_drop` the gate in accuracy points."""
     analysis = analyse(results)
-    gate = None if max_drop is None else _gate(analysis, max_drop)
+    gate = None if max_drop is None else _judge(analysis, max_drop)
     makers: list[Callable[[], Section | None]] = [
         lambda: _latency_section(analysis),
         lambda: None if plan is None else _widths_section(plan),
@@ -181,139 +93,23 @@ def compose_report(results: Results, *, plan: dict[str, Any] | None, max_drop: f
     cpu = document["device"].get("cpu")
     machine = cpu if isinstance(cpu, str) else document["device_name"]
     return Report(
-        title=extra.title or f"{source} on {document['runtime']}",
+        title=extra.title or f"{source} on {runtime_text(document['runtime'])}",
         subtitle=(
-            f"{machine}, {_threads(document['options']['threads'])}, {document['options']['precision']}, "
+            f"{machine}, {threads_text(document['options']['threads'])}, {document['options']['precision']}, "
             f"measured {document['finished_utc'][:10]}"
         ),
-        summary=" ".join((*_summary(analysis), *extra.notes)),
-        cards=_cards(analysis, gate),
+        summary=" ".join((*summary_sentences(analysis), *extra.notes)),
+        cards=headline_cards(analysis, gate),
         gate=gate,
         sections=tuple(section for section in (make() for make in makers) if section is not None),
     )
 
 
-def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
-    """A short table for a terminal: what, dense, slim, change; "not measured" where a part is missing."""
-    analysis = analyse(results)
-    change = f"{_signed(analysis.change.change.estimate)} points" if analysis.change else "-"
-    dense, slim = (
-        f"{analysis.accuracy[role].estimate:.2%}" if role in analysis.accuracy else "not measured"
-        for role in ("dense", "slim")
-    )
-    return (
-        _pair_row("parameters", _model_numbers(analysis, "parameters"), _count),
-        _pair_row("MACs per inference", _model_numbers(analysis, "macs"), _count),
-        _pair_row("graph file", _graph_bytes(analysis), _megabytes),
-        _pair_row("median latency", _medians_ms(analysis), _milliseconds),
-        _pair_row("peak memory", _memory_bytes(analysis, "peak_rss_bytes"), _megabytes),
-        ("accuracy", dense, slim, change),
-    )
-
-
-# ---------------------------------------------------------------- headline
-
-
-def _summary(analysis: Analysis) -> list[str]:
-    if not analysis.paired:
-        return ["One artifact was measured by itself, so nothing here is a comparison."]
-    said = []
-    sizes = _graph_bytes(analysis)
-    smaller = _ratio(sizes["dense"], sizes["slim"])
-    if smaller is not None:
-        word = "smaller" if smaller > 1 else "larger"
-        said.append(f"The slim model's file is {abs(1 - 1 / smaller):.1%} {word} than the dense one's.")
-    if analysis.speed is not None:
-        ratio = analysis.speed.ratio
-        between = f"(95 % between {ratio.low:.2f}× and {ratio.high:.2f}×)"
-        said.append(
-            {
-                "faster": f"It answers {ratio.estimate:.2f}× as fast {between}.",
-                "slower": f"It is slower: {ratio.estimate:.2f}× the dense model's speed {between}.",
-                "no change": f"There is no speed-up: {ratio.estimate:.3f}× is within 2 % of the dense model's speed.",
-                "not distinguishable": f"No speed-up can be told from the noise: {ratio.estimate:.2f}× {between}.",
-            }[analysis.speed.verdict]
-        )
-    if analysis.change is not None:
-        change, dense, slim = analysis.change.change, analysis.accuracy["dense"], analysis.accuracy["slim"]
-        clips = len(analysis.document["accuracy"]["label_ids"])
-        said.append(
-            f"It is right on {slim.estimate:.2%} of {clips:,} clips, the dense model on {dense.estimate:.2%}: "
-            f"{_signed_points(change.estimate)} (95 % between {_signed(change.low)} and {_signed(change.high)})."
-        )
-    for part, reason in analysis.results.failures().items():
-        said.append(f"The {part} measurement failed: {reason}.")
-    return said
-
-
-def _cards(analysis: Analysis, gate: Gate | None) -> tuple[Card, ...]:
-    cards = [*_comparison_cards(analysis)] if analysis.paired else [*_single_cards(analysis)]
-    if gate is not None:
-        tone = {"PASS": "good", "FAIL": "bad"}.get(gate.verdict, "flat")
-        cards.append(Card(gate.verdict, "accuracy gate", gate.sentence, tone))
-    else:
-        cards.append(Card("none", "accuracy gate", "no limit was set for the accuracy drop", ""))
-    return tuple(cards)
-
-
-def _comparison_cards(analysis: Analysis) -> list[Card]:
-    sizes = _graph_bytes(analysis)
-    smaller = _ratio(sizes["dense"], sizes["slim"])
-    cards = []
-    if smaller is None:
-        cards.append(Card("not known", "file size", "the manifests do not say", "flat"))
-    else:
-        word = "smaller" if smaller > 1 else "larger"
-        detail = f"{_megabytes(sizes['dense'])} → {_megabytes(sizes['slim'])}, {smaller:.2f}×"
-        cards.append(Card(f"{abs(1 - 1 / smaller):.0%}", f"{word} file", detail, "good" if smaller > 1 else "bad"))
-    cards.append(_speed_card(analysis))
-    if analysis.change is None:
-        reason = analysis.document["accuracy"]["reason"]
-        cards.append(Card("not measured", "accuracy change", reason, "flat"))
-    else:
-        change, dense, slim = analysis.change.change, analysis.accuracy["dense"], analysis.accuracy["slim"]
-        between = f"95 % between {_signed(change.low)} and {_signed(change.high)} points"
-        detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between}"
-        tone = "bad" if change.high < 0 else "good" if change.low > 0 else "flat"
-        cards.append(Card(_signed(change.estimate), "points of accuracy", detail, tone))
-    return cards
-
-
-def _speed_card(analysis: Analysis) -> Card:
-    if analysis.speed is None:
-        return Card("not measured", "speed", analysis.document["latency"]["reason"], "flat")
-    ratio = analysis.speed.ratio
-    medians = " → ".join(_milliseconds(_medians_ms(analysis)[role]) for role in ("dense", "slim"))
-    detail = f"median {medians}, 95 % between {ratio.low:.2f}× and {ratio.high:.2f}×"
-    if analysis.speed.verdict in ("faster", "slower"):
-        tone = "good" if analysis.speed.verdict == "faster" else "bad"
-        return Card(f"{ratio.estimate:.2f}×", "faster" if tone == "good" else "the speed: slower", detail, tone)
-    return Card(f"{ratio.estimate:.2f}×", "no speed-up", detail, "flat")
-
-
-def _single_cards(analysis: Analysis) -> list[Card]:
-    cards = [Card(_megabytes(_graph_bytes(analysis)["slim"]), "file", "weights and audio front end in one graph")]
-    if "slim" in analysis.latency:
-        n = analysis.latency["slim"].n
-        cards.append(Card(_milliseconds(_medians_ms(analysis)["slim"]), "median latency", f"n = {n}"))
-    else:
-        cards.append(Card("not measured", "latency", analysis.document["latency"]["reason"], "flat"))
-    if "slim" in analysis.accuracy:
-        share = analysis.accuracy["slim"]
-        cards.append(Card(f"{share.estimate:.1%}", "accuracy", f"95 % between {share.low:.1%} and {share.high:.1%}"))
-    else:
-        cards.append(Card("not measured", "accuracy", analysis.document["accuracy"]["reason"], "flat"))
-    return cards
-
-
-def _gate(analysis: Analysis, max_drop: float) -> Gate:
+def _judge(analysis: Analysis, max_drop: float) -> Gate:
     reason = analysis.document["accuracy"]["reason"]
     if not analysis.paired:
         reason = "there is no dense artifact to compare with"
     return judge_gate(analysis.change.change if analysis.change else None, max_drop, reason)
-
-
-# ---------------------------------------------------------------- sections
 
 
 def _latency_section(analysis: Analysis) -> Section:
@@ -321,9 +117,9 @@ def _latency_section(analysis: Analysis) -> Section:
     title = "Latency"
     if latency["status"] != "ok":
         return Section(title, _unmeasured(latency))
-    flat = {role: np.array(_flat(analysis.results.samples_ms(role))) for role in analysis.results.roles}
+    flat = {role: np.array(all_samples(analysis.results.samples_ms(role))) for role in analysis.results.roles}
     named = {analysis.name(role): samples for role, samples in flat.items()}
-    medians = {analysis.name(role): median for role, median in _medians_ms(analysis).items()}
+    medians = {analysis.name(role): median for role, median in medians_ms(analysis).items()}
     processes = [
         (analysis.name(repeat["role"]), np.array(repeat["samples_ms"]))
         for repeat in latency["repeats"]
@@ -335,6 +131,7 @@ def _latency_section(analysis: Analysis) -> Section:
             f"One inference is one synchronous call, from {audio_s:g} s of waveform to the label scores, front end "
             "included, one at a time."
         ),
+        *_noise_warning(analysis),
         picture_latency(named, medians),
         _latency_table(analysis, audio_s),
     ]
@@ -351,6 +148,13 @@ def _latency_section(analysis: Analysis) -> Section:
     return Section(title, tuple(blocks))
 
 
+def _noise_warning(analysis: Analysis) -> list[Block]:
+    if not analysis.noisy:
+        return []
+    said = f"Something else kept this machine busy: {analysis.noisy}. Read the interval, not the figure alone."
+    return [Paragraph(said, "warning")]
+
+
 def _latency_table(analysis: Analysis, audio_s: float) -> Table:
     rows = []
     for role, summary in analysis.latency.items():
@@ -361,7 +165,7 @@ def _latency_table(analysis: Analysis, audio_s: float) -> Table:
                 f"{summary.n:,}",
                 *(f"{value:.2f}" for value in (summary.min_ms, summary.mean_ms, summary.sd_ms)),
                 f"{summary.cv:.1%}",
-                *(_percentile(summary, percent) for percent in SAMPLES_NEEDED),
+                *(percentile(summary, percent) for percent in SAMPLES_NEEDED),
                 "n/a" if median is None else f"{median / 1000 / audio_s:.4f}",
             )
         )
@@ -379,7 +183,7 @@ def _cold_table(analysis: Analysis) -> Table:
             (
                 analysis.name(role),
                 *(
-                    _median_and_span([repeat[key] for repeat in repeats])
+                    median_and_span([repeat[key] for repeat in repeats])
                     for key in ("import_ms", "load_ms", "first_inference_ms")
                 ),
                 f"{np.median([one['runs'] for one in warm]):g} in {np.median([one['seconds'] for one in warm]):.2f} s",
@@ -412,9 +216,6 @@ def _widths_section(plan: dict[str, Any]) -> Section:
         "What was kept",
         (
             Paragraph(f"{sparsity}{heads}; a dense head has {width} query/key and {width} value/output channels."),
-            Paragraph(
-                "In each cell the upper bar is query/key and the lower one value/output: the share of channels kept."
-            ),
             picture_widths(layers, width),
             Table("Channels kept in every head (– for a removed head)", header, rows, folded=True),
         ),
@@ -423,24 +224,24 @@ def _widths_section(plan: dict[str, Any]) -> Section:
 
 def _size_section(analysis: Analysis) -> Section:
     rows = [
-        _pair_row("parameters", _model_numbers(analysis, "parameters"), _count),
-        _pair_row("of them in attention", _model_numbers(analysis, "attention_parameters"), _count),
-        _pair_row("MACs per inference", _model_numbers(analysis, "macs"), _count),
-        _pair_row("weights as trained", _model_numbers(analysis, "checkpoint_bytes"), _megabytes),
-        _pair_row("graph file", _graph_bytes(analysis), _megabytes),
+        comparison_row("parameters", model_numbers(analysis, "parameters"), count),
+        comparison_row("of them in attention", model_numbers(analysis, "attention_parameters"), count),
+        comparison_row("MACs per inference", model_numbers(analysis, "macs"), count),
+        comparison_row("weights as trained", model_numbers(analysis, "checkpoint_bytes"), megabytes),
+        comparison_row("graph file", graph_bytes(analysis), megabytes),
     ]
     blocks: list[Block] = [_comparison(analysis, "Size and multiply-accumulates (MACs)", rows)]
     if analysis.paired:
         blocks.extend(_promise(analysis))
     stacks = _mac_stacks(analysis)
     if stacks:
-        blocks.append(picture_stacks(stacks, "million MACs", MEGA))
+        blocks.append(picture_stacks(stacks, "M", MEGA, "MACs per inference"))
     return Section("Size and arithmetic", tuple(blocks))
 
 
 def _promise(analysis: Analysis) -> list[Block]:
-    macs = _model_numbers(analysis, "macs")
-    promised = _ratio(macs["dense"], macs["slim"])
+    macs = model_numbers(analysis, "macs")
+    promised = quotient(macs["dense"], macs["slim"])
     if promised is None:
         return [Paragraph("The manifests do not say how many MACs the models have, so no speed-up can be promised.")]
     if analysis.speed is None:
@@ -476,7 +277,7 @@ def _accuracy_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Se
     accuracy, document = analysis.document["accuracy"], analysis.document
     if accuracy["status"] != "ok":
         return Section("Accuracy", _unmeasured(accuracy))
-    runtime = document["runtime"]
+    runtime = runtime_text(document["runtime"])
     torch = {role: wilson_interval(*extra.torch_accuracy[role]) for role in extra.torch_accuracy}
     rows: list[tuple[str, str, Interval, tuple[int, int], float | None]] = [
         (f"{role} checkpoint, PyTorch", role, torch[role], extra.torch_accuracy[role], None)
@@ -484,7 +285,7 @@ def _accuracy_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Se
         if role in torch
     ]
     for role in analysis.results.roles:
-        right = _correct(accuracy["roles"][role]["predicted_ids"], accuracy["label_ids"])
+        right = correct_answers(accuracy["roles"][role]["predicted_ids"], accuracy["label_ids"])
         entropy = float(np.mean(accuracy["roles"][role]["cross_entropy_nats"]))
         counts = (right, len(accuracy["label_ids"]))
         rows.append((f"{analysis.name(role)} artifact, {runtime}", role, analysis.accuracy[role], counts, entropy))
@@ -498,7 +299,7 @@ def _accuracy_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Se
         )
         for name, _, share, counts, entropy in rows
     )
-    header = ("", "right", "accuracy", "95 % interval (Wilson)", "cross-entropy, nats")
+    header = ("", "right", "accuracy", "95% interval (Wilson)", "cross-entropy, nats")
     picture_rows = [
         (name, role, 100 * share.estimate, 100 * share.low, 100 * share.high) for name, role, share, *_ in rows
     ]
@@ -531,7 +332,7 @@ def _change_table(analysis: Analysis) -> Table:
     rows = [
         (
             "accuracy, slim minus dense",
-            f"{_signed_points(difference.estimate)} (95 % {_signed(difference.low)} to {_signed(difference.high)})",
+            f"{signed_points(difference.estimate)} (95% {signed(difference.low)} to {signed(difference.high)})",
         ),
         ("clips that only dense gets right", f"{change.only_dense_right:,}"),
         ("clips that only slim gets right", f"{change.only_slim_right:,}"),
@@ -579,44 +380,57 @@ def _memory_section(analysis: Analysis) -> Section:
         ("peak", "peak_rss_bytes"),
     )
     roles = memory["roles"]
-    rows = [_pair_row(name, _memory_bytes(analysis, key), _megabytes) for name, key in names]
+    rows = [comparison_row(name, memory_bytes(analysis, key), megabytes) for name, key in names]
     above: dict[str, float | None] = {
         role: stages["peak_rss_bytes"] - stages["rss_runtime_imported_bytes"] for role, stages in roles.items()
     }
-    rows.append(_pair_row("peak above the imported runtime", above, _megabytes))
+    rows.append(comparison_row("peak above the imported runtime", above, megabytes))
     runs = ", ".join(f"{analysis.name(role)} {roles[role]['runs']}" for role in analysis.results.roles)
     table = _comparison(analysis, "Resident memory of one process (RSS, VmHWM)", rows)
     said = Paragraph(f"Measured in a pass of its own, one fresh process per model, over so many inferences: {runs}.")
-    return Section("Memory", (said, table))
+    stacks = [(analysis.name(role), _memory_stack(stages)) for role, stages in roles.items()]
+    return Section("Memory", (said, picture_stacks(stacks, "MB", MEGA, "Resident memory at its peak"), table))
+
+
+def _memory_stack(stages: dict[str, int]) -> list[tuple[str, float]]:
+    """The peak, split by the stage in which memory was taken; a stage that gave memory back counts as 0."""
+    reached, stack = 0, []
+    for name, key in (
+        ("Python and numpy", "rss_interpreter_bytes"),
+        ("runtime", "rss_runtime_imported_bytes"),
+        ("model", "rss_loaded_bytes"),
+        ("inference, peak", "peak_rss_bytes"),
+    ):
+        stack.append((name, float(max(stages[key] - reached, 0))))
+        reached = max(reached, stages[key])
+    return stack
 
 
 def _environment_section(analysis: Analysis) -> Section:
     document = analysis.document
-    rows = [(name.replace("_", " "), _fact(name, value)) for name, value in document["device"].items()]
-    states = []
-    for name in document["device_before"]:
-        before, after = document["device_before"][name], document["device_after"].get(name)
-        states.append((name.replace("_", " "), _fact(name, before), _fact(name, after)))
-    session: dict[str, dict[str, Any]] = document["latency"]["session"]
-    keys = sorted({key for facts in session.values() for key in facts})
-    said = tuple(
-        (key.replace("_", " "), *(_fact(key, session[role].get(key, "-")) for role in session)) for key in keys
-    )
-    blocks: list[Block] = [
-        Table("Machine", ("", ""), tuple(rows)),
-        Table("State", ("", "before", "after"), tuple(states)),
-    ]
-    if said:
-        header = ("", *(analysis.name(role) for role in session))
-        blocks.insert(0, Table(f"What {document['runtime']} says that it used", header, said))
-    if any(is_measured(fact) and str(fact).startswith("yes") for fact in (document["device"].get("virtual_machine"),)):
-        blocks.insert(
-            0,
-            Paragraph(
-                "This is a virtual machine: neighbours that cannot be seen from inside may have taken time.", "warning"
-            ),
-        )
+    blocks: list[Block] = []
+    if str(document["device"].get("virtual_machine")).startswith("yes"):
+        said = "This is a virtual machine: neighbours that cannot be seen from inside may have taken time."
+        blocks.append(Paragraph(said, "warning"))
+    if document["latency"]["session"]:
+        blocks.append(_session_table(analysis))
+    rows = tuple((fact_name(name), fact_text(name, value)) for name, value in document["device"].items())
+    before, after = document["device_before"], document["device_after"]
+    states = tuple((fact_name(name), fact_text(name, before[name]), fact_text(name, after[name])) for name in before)
+    blocks += [Table("Machine", ("", ""), rows), Table("Its state", ("", "before", "after"), states)]
     return Section("Environment", tuple(blocks))
+
+
+def _session_table(analysis: Analysis) -> Table:
+    """What the runtime reports of its sessions; a fact that is the same for both is said once."""
+    session: dict[str, dict[str, Any]] = analysis.document["latency"]["session"]
+    rows = []
+    for key in dict.fromkeys(key for facts in session.values() for key in facts):
+        told = {analysis.name(role): fact_text(key, facts.get(key, "-")) for role, facts in session.items()}
+        same = len(set(told.values())) == 1
+        text = next(iter(told.values())) if same else "; ".join(f"{name}: {text}" for name, text in told.items())
+        rows.append((fact_name(key), text))
+    return Table(f"What {runtime_text(analysis.document['runtime'])} says that it used", ("", ""), tuple(rows))
 
 
 def _method_section(analysis: Analysis, gate: Gate | None) -> Section:
@@ -635,7 +449,7 @@ def _method_section(analysis: Analysis, gate: Gate | None) -> Section:
         "A percentile is printed only where there are enough samples for it, by the counts of MLPerf's early stopping: "
         f"{needed}.",
         f"The interval of the speed-up is a bootstrap of {RESAMPLES:,} resamples, over processes and then over samples "
-        "within them. A difference under 2 % is called no change.",
+        "within them. A difference under 2% is called no change.",
         "Accuracy: every evaluation clip goes through the very artifact that ships, on its runtime. One model's "
         "interval is Wilson's; the difference of two is a bootstrap over clips.",
         "The gate compares the measured drop itself with the limit: PASS at or under it, FAIL above it, INCONCLUSIVE "
@@ -652,7 +466,7 @@ def _missing_section(analysis: Analysis) -> Section:
     rows = [(part, f"{document[part]['status']}: {document[part]['reason']}") for part in parts]
     rows += list(document["not_measured"].items())
     for facts in (document["device"], document["device_after"]):
-        rows += [(name.replace("_", " "), fact["reason"]) for name, fact in facts.items() if not is_measured(fact)]
+        rows += [(fact_name(name), fact["reason"]) for name, fact in facts.items() if not is_measured(fact)]
     for role, summary in analysis.latency.items():
         absent = [f"p{percent}" for percent, value in summary.percentiles_ms.items() if value is None]
         if absent:
@@ -672,7 +486,7 @@ def _provenance_section(analysis: Analysis, plan: dict[str, Any] | None, extra: 
         rows.append((f"{name} graph, sha256", str(graph.get("sha256", "-"))))
         described = ", ".join(f"{key} {graph[key]}" for key in ("form", "opset", "nodes") if key in graph)
         rows.append((f"{name} graph", described or "-"))
-        rows.append((f"{name} parity with the checkpoint", _parity(artifact["parity"])))
+        rows.append((f"{name} parity with the checkpoint", parity_text(artifact["parity"])))
         for key, value in artifact["made_from"].items():
             rows.append((f"{name} made from {key}", str(value)))
     if document["clips"]:
@@ -685,9 +499,7 @@ def _provenance_section(analysis: Analysis, plan: dict[str, Any] | None, extra: 
         )
         rows.append(("evaluation clips, sha256", clips["sha256"]))
     if plan is not None:
-        rows += [
-            (f"recipe: {key.replace('_', ' ')}", _fact(key, value)) for key, value in plan.get("recipe", {}).items()
-        ]
+        rows += [(f"recipe: {fact_name(key)}", fact_text(key, value)) for key, value in plan.get("recipe", {}).items()]
     rows += list(extra.provenance.items())
     return Section("Provenance", (Table("", ("", ""), tuple(rows)),))
 
@@ -698,9 +510,6 @@ def _unmeasured(part: dict[str, Any]) -> tuple[Block, ...]:
     if part["log_tail"]:
         blocks.append(Log("\n".join(part["log_tail"])))
     return tuple(blocks)
-
-
-# ---------------------------------------------------------------- figures and words
 
 
 def _cells(site: dict[str, Any], dense_width: int) -> list[WidthCell]:
@@ -716,112 +525,8 @@ def _layer_name(place: int, site: dict[str, Any]) -> str:
     return f"layer {digits[0] if digits else place}"
 
 
-def _pair_row(
-    name: str, values: dict[str, float | None], text: Callable[[float | None], str]
-) -> tuple[str, str, str, str]:
-    """A row of a comparison: name, dense, slim, slim divided by dense."""
-    dense, slim = values.get("dense"), values.get("slim")
-    ratio = _ratio(slim, dense)
-    return (name, text(dense), text(slim), "-" if ratio is None else f"{ratio:.3f}×")
-
-
 def _comparison(analysis: Analysis, caption: str, rows: Sequence[tuple[str, str, str, str]]) -> Table:
     """The rows of `_pair_row` as a table, or its one column of values where there is nothing to compare with."""
     if analysis.paired:
         return Table(caption, ("", "dense", "slim", "slim ÷ dense"), tuple(rows))
     return Table(caption, ("", "model"), tuple((row[0], row[2]) for row in rows))
-
-
-def _model_numbers(analysis: Analysis, key: str) -> dict[str, float | None]:
-    artifacts = analysis.document["artifacts"]
-    found = {role: artifacts[role]["model"].get(key) for role in analysis.results.roles}
-    return {role: value if isinstance(value, (int, float)) else None for role, value in found.items()}
-
-
-def _graph_bytes(analysis: Analysis) -> dict[str, float | None]:
-    artifacts = analysis.document["artifacts"]
-    return {role: artifacts[role]["graph"].get("bytes") for role in analysis.results.roles}
-
-
-def _medians_ms(analysis: Analysis) -> dict[str, float | None]:
-    return {role: summary.percentiles_ms[50] for role, summary in analysis.latency.items()}
-
-
-def _memory_bytes(analysis: Analysis, key: str) -> dict[str, float | None]:
-    return {role: stages[key] for role, stages in analysis.document["memory"]["roles"].items()}
-
-
-def _ratio(above: float | None, below: float | None) -> float | None:
-    return above / below if above and below else None
-
-
-def _percentile(summary: LatencySummary, percent: int) -> str:
-    value = summary.percentiles_ms[percent]
-    return f"n/a (n={summary.n})" if value is None else f"{value:.2f}"
-
-
-def _median_and_span(values: Sequence[float]) -> str:
-    return f"{np.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f} ms"
-
-
-def _megabytes(value: float | None) -> str:
-    return "not measured" if value is None else f"{value / MEGA:,.1f} MB"
-
-
-def _count(value: float | None) -> str:
-    if value is None:
-        return "not measured"
-    for size, name in ((1e9, "G"), (1e6, "M")):
-        if value >= size:
-            return f"{value / size:,.2f} {name}"
-    return f"{value:,.0f}"
-
-
-def _signed(share: float) -> str:
-    text = f"{100 * share:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
-
-
-def _signed_points(share: float) -> str:
-    return f"{_signed(share)} points"
-
-
-def _threads(threads: int) -> str:
-    return "1 thread" if threads == 1 else f"{threads} threads"
-
-
-def _fact(name: str, value: Any) -> str:
-    if not is_measured(value):
-        return f"not measured ({value['reason']})"
-    if name.endswith("_bytes") and isinstance(value, (int, float)):
-        return f"{value / 1e9:,.2f} GB"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_fact(key, item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value)
-    return str(value)
-
-
-def _parity(parity: dict[str, Any] | None) -> str:
-    if not parity:
-        return "not proved"
-    if "relative_difference" not in parity or "bound" not in parity:
-        return ", ".join(f"{key} {value}" for key, value in parity.items())
-    return (
-        f"logits within {parity['relative_difference']:.2g} of their scale (bound {parity['bound']:g}), "
-        f"same first label on {parity.get('same_top1', '?')} of {parity.get('clips', '?')} golden clips"
-    )
-
-
-def _correct(predicted_ids: Sequence[int], label_ids: Sequence[int]) -> int:
-    return sum(predicted == truth for predicted, truth in zip(predicted_ids, label_ids))
-
-
-def _flat(repeats: Sequence[Sequence[float]]) -> list[float]:
-    return [sample for samples in repeats for sample in samples]

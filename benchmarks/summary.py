@@ -31,7 +31,7 @@ class LatencySummary:
 
 @dataclass(frozen=True)
 class Interval:
-    """A point estimate and its 95 % confidence interval."""
+    """A point estimate and its 95% confidence interval."""
 
     estimate: float
     low: float
@@ -43,7 +43,7 @@ class SpeedUp:
     """How many times faster slim is than dense (below 1: slower).
 
     ratio: of the medians, with its interval; per_repeat: the same within each neighbouring pair of processes;
-    verdict: "faster", "slower", "no change" (under 2 %) or "not distinguishable" (the interval holds 1).
+    verdict: "faster", "slower", "no change" (under 2%) or "not distinguishable" (the interval holds 1).
     """
 
     ratio: Interval
@@ -134,7 +134,7 @@ def _speed_verdict(ratio: float, low: float, high: float) -> str:
 
 
 def wilson_interval(correct: int, clips: int) -> Interval:
-    """Accuracy as a share with Wilson's 95 % score interval."""
+    """Accuracy as a share with Wilson's 95% score interval."""
     if clips < 1 or not 0 <= correct <= clips:
         raise ValueError(f"{correct} correct of {clips} clips")
     share, squared = correct / clips, Z_95**2
@@ -190,12 +190,12 @@ def judge_gate(change: Interval | None, max_drop_points: float, why_unknown: str
     if passed and worst > max_drop_points:
         return Gate(
             "PASS",
-            f"{said}; the 95 % interval reaches {_points(worst)}, so more clips would be needed to rule out a miss",
+            f"{said}; the 95% interval reaches {_points(worst)}, so more clips would be needed to rule out a miss",
         )
     if not passed and least <= max_drop_points:
         return Gate(
             "FAIL",
-            f"{said}; the 95 % interval reaches down to {_points(least)}, so more clips might change the verdict",
+            f"{said}; the 95% interval reaches down to {_points(least)}, so more clips might change the verdict",
         )
     return Gate("PASS" if passed else "FAIL", said)
 

@@ -1,0 +1,112 @@
+"""A results file with its statistics computed once, and the figures that its parts are compared by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+from benchmarks.results import Results
+from benchmarks.summary import (
+    AccuracyChange,
+    Interval,
+    LatencySummary,
+    SpeedUp,
+    accuracy_change,
+    speed_up,
+    summarise_latency,
+    wilson_interval,
+)
+
+NOISY_CV = 0.15
+NOISY_LOAD = 0.5
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The statistics of a results file, each computed once; None where it was not measured."""
+
+    results: Results
+    latency: dict[str, LatencySummary]
+    speed: SpeedUp | None
+    accuracy: dict[str, Interval]
+    change: AccuracyChange | None
+
+    @property
+    def noisy(self) -> str:
+        """What says that the timings were disturbed, or nothing: a large spread, or a machine that was busy before."""
+        spread = max((summary.cv for summary in self.latency.values() if summary.n > 1), default=0.0)
+        load, cores = self.document["device_before"]["load_average_1_min"], self.document["device"]["cores_usable"]
+        said = [f"the samples spread by {spread:.0%} (CV)"] if spread > NOISY_CV else []
+        if isinstance(load, (int, float)) and load > NOISY_LOAD * cores:
+            said.append(f"the load average was {load:.1f} on {cores} cores before the benchmark began")
+        return " and ".join(said)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The results file's content."""
+        return self.results.document
+
+    @property
+    def paired(self) -> bool:
+        """Whether there is a dense artifact to compare with."""
+        return "dense" in self.results.roles
+
+    def name(self, role: str) -> str:
+        """How the reader is told which artifact is meant."""
+        return role if self.paired else "model"
+
+
+def analyse(results: Results) -> Analysis:
+    """The statistics of a results file."""
+    document = results.document
+    samples = {role: results.samples_ms(role) for role in results.roles}
+    latency_ok = document["latency"]["status"] == "ok"
+    accuracy = document["accuracy"]
+    answers = {role: accuracy["roles"][role]["predicted_ids"] for role in results.roles if role in accuracy["roles"]}
+    truth = accuracy["label_ids"]
+    paired = "dense" in results.roles
+    return Analysis(
+        results=results,
+        latency={role: summarise_latency(all_samples(samples[role])) for role in results.roles} if latency_ok else {},
+        speed=speed_up(samples["dense"], samples["slim"]) if latency_ok and paired else None,
+        accuracy={role: wilson_interval(correct_answers(ids, truth), len(truth)) for role, ids in answers.items()},
+        change=accuracy_change(answers["dense"], answers["slim"], truth) if len(answers) == 2 else None,
+    )
+
+
+def model_numbers(analysis: Analysis, key: str) -> dict[str, float | None]:
+    """What each role's manifest says of its model under `key`, None where it is not a number."""
+    artifacts = analysis.document["artifacts"]
+    found = {role: artifacts[role]["model"].get(key) for role in analysis.results.roles}
+    return {role: value if isinstance(value, (int, float)) else None for role, value in found.items()}
+
+
+def graph_bytes(analysis: Analysis) -> dict[str, float | None]:
+    """Bytes of each role's graph file."""
+    artifacts = analysis.document["artifacts"]
+    return {role: artifacts[role]["graph"].get("bytes") for role in analysis.results.roles}
+
+
+def medians_ms(analysis: Analysis) -> dict[str, float | None]:
+    """Median latency of each role that was timed, None where its samples are too few."""
+    return {role: summary.percentiles_ms[50] for role, summary in analysis.latency.items()}
+
+
+def memory_bytes(analysis: Analysis, key: str) -> dict[str, float | None]:
+    """One stage's bytes of each role whose memory was measured."""
+    return {role: stages[key] for role, stages in analysis.document["memory"]["roles"].items()}
+
+
+def quotient(above: float | None, below: float | None) -> float | None:
+    """`above` / `below`, None where either is unknown or 0."""
+    return above / below if above and below else None
+
+
+def correct_answers(predicted_ids: Sequence[int], label_ids: Sequence[int]) -> int:
+    """How many predictions are the label."""
+    return sum(predicted == truth for predicted, truth in zip(predicted_ids, label_ids))
+
+
+def all_samples(repeats: Sequence[Sequence[float]]) -> list[float]:
+    """The samples of all processes, one after another."""
+    return [sample for samples in repeats for sample in samples]

@@ -1,0 +1,142 @@
+"""The first things a reader sees: a few figures, and the same in plain sentences."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from benchmarks.analysis import Analysis, analyse, graph_bytes, medians_ms, memory_bytes, model_numbers, quotient
+from benchmarks.page import Card
+from benchmarks.results import Results
+from benchmarks.summary import Gate, Interval
+from benchmarks.wording import count, megabytes, milliseconds, signed, signed_points
+
+
+def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
+    """A short table for a terminal: what, dense, slim, change; "not measured" where a part is missing."""
+    analysis = analyse(results)
+    change = f"{signed(analysis.change.change.estimate)} points" if analysis.change else "-"
+    dense, slim = (
+        f"{analysis.accuracy[role].estimate:.2%}" if role in analysis.accuracy else "not measured"
+        for role in ("dense", "slim")
+    )
+    return (
+        comparison_row("parameters", model_numbers(analysis, "parameters"), count),
+        comparison_row("MACs per inference", model_numbers(analysis, "macs"), count),
+        comparison_row("graph file", graph_bytes(analysis), megabytes),
+        comparison_row("median latency", medians_ms(analysis), milliseconds),
+        comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
+        ("accuracy", dense, slim, change),
+    )
+
+
+def comparison_row(
+    name: str, values: dict[str, float | None], text: Callable[[float | None], str]
+) -> tuple[str, str, str, str]:
+    """A row of a comparison: name, dense, slim, slim divided by dense."""
+    dense, slim = values.get("dense"), values.get("slim")
+    ratio = quotient(slim, dense)
+    return (name, text(dense), text(slim), "-" if ratio is None else f"{ratio:.3f}×")
+
+
+def summary_sentences(analysis: Analysis) -> list[str]:
+    """The result in plain sentences, for who reads nothing else."""
+    if not analysis.paired:
+        return ["One artifact was measured by itself, so nothing here is a comparison."]
+    said = []
+    sizes = graph_bytes(analysis)
+    smaller = quotient(sizes["dense"], sizes["slim"])
+    if smaller is not None:
+        word = "smaller" if smaller > 1 else "larger"
+        said.append(f"The slim model's file is {abs(1 - 1 / smaller):.1%} {word} than the dense one's.")
+    if analysis.speed is not None:
+        ratio = analysis.speed.ratio
+        between = f"(95% between {ratio.low:.2f}× and {ratio.high:.2f}×)"
+        said.append(
+            {
+                "faster": f"It answers {ratio.estimate:.2f}× as fast {between}.",
+                "slower": f"It is slower: {ratio.estimate:.2f}× the dense model's speed {between}.",
+                "no change": f"There is no speed-up: {ratio.estimate:.3f}× is within 2% of the dense model's speed.",
+                "not distinguishable": f"No speed-up can be told from the noise: {ratio.estimate:.2f}× {between}.",
+            }[analysis.speed.verdict]
+        )
+    if analysis.change is not None:
+        change, dense, slim = analysis.change.change, analysis.accuracy["dense"], analysis.accuracy["slim"]
+        clips = len(analysis.document["accuracy"]["label_ids"])
+        said.append(
+            f"It is right on {slim.estimate:.2%} of {clips:,} clips, the dense model on {dense.estimate:.2%}: "
+            f"{signed_points(change.estimate)} (95% between {signed(change.low)} and {signed(change.high)})."
+        )
+    if analysis.noisy:
+        said.append(f"The timings are less certain than usual: {analysis.noisy}.")
+    for part, reason in analysis.results.failures().items():
+        said.append(f"The {part} measurement failed: {reason}.")
+    return said
+
+
+def headline_cards(analysis: Analysis, gate: Gate | None) -> tuple[Card, ...]:
+    """The headline: size, speed, accuracy and the gate's verdict."""
+    cards = _comparison_cards(analysis, gate) if analysis.paired else _single_cards(analysis)
+    if gate is not None:
+        tone = {"PASS": "good", "FAIL": "bad"}.get(gate.verdict, "flat")
+        cards.append(Card(gate.verdict, "accuracy gate", gate.sentence, tone))
+    else:
+        cards.append(Card("none", "accuracy gate", "no limit was set for the accuracy drop", ""))
+    return tuple(cards)
+
+
+def _comparison_cards(analysis: Analysis, gate: Gate | None) -> list[Card]:
+    sizes = graph_bytes(analysis)
+    smaller = quotient(sizes["dense"], sizes["slim"])
+    cards = []
+    if smaller is None:
+        cards.append(Card("not known", "file size", "the manifests do not say", "flat"))
+    else:
+        word = "smaller" if smaller > 1 else "larger"
+        detail = f"{megabytes(sizes['dense'])} → {megabytes(sizes['slim'])}, {smaller:.2f}× smaller"
+        cards.append(Card(f"{abs(1 - 1 / smaller):.0%}", f"{word} file", detail, "good" if smaller > 1 else "bad"))
+    cards.append(_speed_card(analysis))
+    if analysis.change is None:
+        reason = analysis.document["accuracy"]["reason"]
+        cards.append(Card("not measured", "accuracy change", reason, "flat"))
+    else:
+        change, dense, slim = analysis.change.change, analysis.accuracy["dense"], analysis.accuracy["slim"]
+        between = f"95% between {signed(change.low)} and {signed(change.high)} points"
+        detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between}"
+        cards.append(Card(signed(change.estimate), "points of accuracy", detail, _change_tone(change, gate)))
+    return cards
+
+
+def _change_tone(change: Interval, gate: Gate | None) -> str:
+    """A loss that the gate allows is no alarm; without a gate, a loss that cannot be chance is."""
+    if change.low > 0:
+        return "good"
+    if gate is not None:
+        return "bad" if gate.verdict == "FAIL" else ""
+    return "bad" if change.high < 0 else "flat"
+
+
+def _speed_card(analysis: Analysis) -> Card:
+    if analysis.speed is None:
+        return Card("not measured", "speed", analysis.document["latency"]["reason"], "flat")
+    ratio = analysis.speed.ratio
+    medians = " → ".join(milliseconds(medians_ms(analysis)[role]) for role in ("dense", "slim"))
+    detail = f"median {medians}, 95% between {ratio.low:.2f}× and {ratio.high:.2f}×"
+    if analysis.speed.verdict in ("faster", "slower"):
+        tone = "good" if analysis.speed.verdict == "faster" else "bad"
+        return Card(f"{ratio.estimate:.2f}×", "faster" if tone == "good" else "the speed (slower)", detail, tone)
+    return Card(f"{ratio.estimate:.2f}×", "no speed-up", detail, "flat")
+
+
+def _single_cards(analysis: Analysis) -> list[Card]:
+    cards = [Card(megabytes(graph_bytes(analysis)["slim"]), "file", "weights and audio front end in one graph")]
+    if "slim" in analysis.latency:
+        n = analysis.latency["slim"].n
+        cards.append(Card(milliseconds(medians_ms(analysis)["slim"]), "median latency", f"n = {n}"))
+    else:
+        cards.append(Card("not measured", "latency", analysis.document["latency"]["reason"], "flat"))
+    if "slim" in analysis.accuracy:
+        share = analysis.accuracy["slim"]
+        cards.append(Card(f"{share.estimate:.1%}", "accuracy", f"95% between {share.low:.1%} and {share.high:.1%}"))
+    else:
+        cards.append(Card("not measured", "accuracy", analysis.document["accuracy"]["reason"], "flat"))
+    return cards
