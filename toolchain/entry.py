@@ -20,3 +20,7 @@ def main() -> None:
     from toolchain.cli import run
 
     sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,7 @@ VERSION = importlib.metadata.version("leanear")
 
 @dataclass(frozen=True)
 class Deployment:
-    """What `deploy` leaves: its folder with checkpoint/, dense/, slim/, clips/, the results, and the report of them."""
+    """What `deploy` leaves: its folder with clips/, calibration/, checkpoint/, dense/, slim/, results/, and the report."""
 
     folder: Path
     results: Results
@@ -113,7 +113,9 @@ def _prune_stage(folder: Path, source: Path, recipe: PruneRecipe, narrator: Narr
         from toolchain.pruning import write_slim_checkpoint
 
         with narrator.step(f"pruning to {100 * recipe.sparsity:g} %") as report:
-            write_slim_checkpoint(load_checkpoint(source), read_clips(calibration), recipe, made_from, out, report)
+            write_slim_checkpoint(
+                load_checkpoint(source), read_clips(calibration), recipe, made_from, out, folder / "calibration", report
+            )
 
     record = {"leanear": VERSION, **made_from, "recipe": json.loads(json.dumps(asdict(recipe)))}
     return run_stage(folder, "checkpoint", record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)

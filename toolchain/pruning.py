@@ -41,7 +41,9 @@ def prune_checkpoint(
         clips = read_examples_as_clips(splits.calibration, checkpoint.labels, checkpoint.feature_extractor.sampling_rate)
     made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
     with narrator.step(f"pruning to {100 * recipe.sparsity:g} %") as report:
-        plan = write_slim_checkpoint(checkpoint, clips, recipe, made_from, out, report)
+        state = out.parent / f".{out.name}.state"
+        plan = write_slim_checkpoint(checkpoint, clips, recipe, made_from, out, state, report)
+        shutil.rmtree(state, ignore_errors=True)
     dense = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     return {
         "schema": "leanear-prune-1",
@@ -67,14 +69,19 @@ def clips_sha256(clips: Clips) -> str:
 
 
 def write_slim_checkpoint(
-    checkpoint: ast.AstCheckpoint, clips: Clips, recipe: PruneRecipe, made_from: dict[str, str], out: Path, report: Report
+    checkpoint: ast.AstCheckpoint,
+    clips: Clips,
+    recipe: PruneRecipe,
+    made_from: dict[str, str],
+    out: Path,
+    state: Path,
+    report: Report,
 ) -> Plan:
     """Prune the checkpoint on `clips`, write the slim folder `out`, and give back its plan.
 
-    The finished steps of an iterative schedule are kept beside `out` until it is complete, so that an interrupted run
-    goes on from the last of them.
+    state: a folder for the dense model's curvature and the last finished step, from which an interrupted run, or a
+    later one with another sparsity, goes on.
     """
-    steps = out.parent / f".{out.name}.steps"
     inputs = calibration_inputs(checkpoint, clips.waveforms, report)
     spare_memory = activation_bytes(checkpoint.model, inputs) > RECOMPUTE_ABOVE_BYTES
     pruned = prune(
@@ -83,13 +90,12 @@ def write_slim_checkpoint(
         LabelledInputs(inputs, torch.from_numpy(clips.label_ids)),
         recipe,
         made_from=made_from,
-        state=steps,
+        state=state,
         clips_at_once=1 if spare_memory else None,
         recompute=spare_memory,
         report=report,
     )
     ast.save_slim_checkpoint(pruned.model, checkpoint.feature_extractor, pruned.plan, out)
-    shutil.rmtree(steps, ignore_errors=True)
     return pruned.plan
 
 

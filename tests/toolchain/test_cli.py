@@ -1,0 +1,237 @@
+"""The command as its users meet it: bad input is one clear line and a status, good input is a result."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from toolchain.cli import cli, run
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    from transformers import ASTFeatureExtractor
+
+    folder = tmp_path_factory.mktemp("model") / "tiny-ast"
+    make_tiny_ast().save_pretrained(folder)
+    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two labels of the model's five, 44.1 kHz stereo WAV."""
+    folder = tmp_path_factory.mktemp("data")
+    for label, frequency_hz in (("yes", 500), ("up", 1500)):
+        (folder / label).mkdir()
+        for number in range(8):
+            mono = tone(frequency_hz + 20 * number, 0.5, 44100)
+            soundfile.write(folder / label / f"{number}.wav", np.stack([mono, 0.5 * mono], axis=1), 44100)
+    return folder
+
+
+def one_line(capsys) -> str:
+    said = capsys.readouterr().err.strip().splitlines()
+    complaint = [line for line in said if line.startswith("leanear: ")]
+    assert len(complaint) == 1, said
+    assert not any("Traceback" in line for line in said)
+    return complaint[0]
+
+
+@pytest.mark.parametrize("sparsity", ["0", "1", "1.5", "-0.5", "nan", "half"])
+def test_sparsity_out_of_range(capsys, model, data, tmp_path, sparsity):
+    arguments = ["prune", str(model), "--data", str(data), f"--sparsity={sparsity}", "--out", str(tmp_path / "slim")]
+    assert run(arguments) == 2
+    assert "--sparsity" in one_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_target_lists_the_known(capsys):
+    assert run(["deploy", "--target", "toaster"]) == 2
+    assert "'toaster'; known are cpu, openvino" in one_line(capsys)
+
+
+def test_misspelt_flag(capsys):
+    assert run(["deploy", "--targt", "cpu"]) == 2
+    assert "--targt" in one_line(capsys)
+
+
+def test_missing_model_folder(capsys, data, tmp_path):
+    assert run(["prune", "./no/such/model", "--data", str(data), "--out", str(tmp_path / "slim")]) == 2
+    assert "./no/such/model: no such model folder" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"model_type": "wav2vec2"}', "'wav2vec2'; leanear takes Audio Spectrogram Transformers"),
+        ('{"model_type": "whisper"}', "Whisper is not supported"),
+        ("{", "not a model configuration"),
+    ],
+)
+def test_a_model_of_another_family(capsys, data, tmp_path, config, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    assert run(["prune", str(folder), "--data", str(data), "--out", str(tmp_path / "slim")]) == 2
+    line = one_line(capsys)
+    assert message in line
+    assert str(folder / "config.json") in line
+
+
+def test_damaged_weights(capsys, model, data, tmp_path):
+    import shutil
+
+    broken = shutil.copytree(model, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert run(["prune", str(broken), "--data", str(data), "--out", str(tmp_path / "slim")]) == 2
+    assert f"{broken}: weights cannot be read" in one_line(capsys)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text named wav", "unknown label"])
+def test_unusable_data(capsys, model, tmp_path, kind):
+    folder = tmp_path / "data"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "text named wav":
+        (folder / "yes").mkdir()
+        for name in ("a.wav", "b.wav"):
+            (folder / "yes" / name).write_text("no audio")
+    if kind == "unknown label":
+        (folder / "perhaps").mkdir()
+        for name in ("a.wav", "b.wav"):
+            soundfile.write(folder / "perhaps" / name, tone(300), 16000)
+    assert run(["prune", str(model), "--data", str(folder), "--out", str(tmp_path / "slim")]) == 2
+    message = {
+        "missing": "no such data folder",
+        "empty": "no .wav",
+        "text named wav": "not readable as audio",
+        "unknown label": "'perhaps' is unknown to the model",
+    }[kind]
+    assert message in one_line(capsys)
+    assert not (tmp_path / "slim").exists()
+
+
+def test_a_model_without_audio_of_its_own_needs_data(capsys, model, tmp_path):
+    assert run(["prune", str(model), "--out", str(tmp_path / "slim")]) == 2
+    assert "--data is missing" in one_line(capsys)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(capsys, model, data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert run(["prune", str(model), "--data", str(data), "--out", str(tmp_path)]) == 2
+    assert "left alone" in one_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_output_folder_that_cannot_be_written(capsys, model, data):
+    assert run(["prune", str(model), "--data", str(data), "--out", "/proc/leanear/slim"]) == 1
+    assert "/proc/leanear" in one_line(capsys)
+
+
+def leanear(*arguments: str, file_limit_bytes: int | None = None) -> subprocess.Popen[str]:
+    def limit() -> None:
+        if file_limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "toolchain.entry", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,
+    )
+
+
+def test_no_room_for_the_weights(model, data, tmp_path):
+    """A limit on file size stands in for a full disk: the write fails in the same place."""
+    out = tmp_path / "slim"
+    process = leanear("prune", str(model), "--data", str(data), "--out", str(out), file_limit_bytes=20_000)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    assert str(out) in errors.strip().splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == [".slim.state"], "nothing half-written, what was finished kept"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_interrupted_deploy_goes_on(model, data, tmp_path):
+    out = tmp_path / "deployment"
+    arguments = ("deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "3")
+    process = leanear(*arguments)
+    while not (out / ".stages" / "dense.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("leanear: interrupted")
+    assert "Traceback" not in errors
+    dense_made_ns = (out / "dense" / "model.onnx").stat().st_mtime_ns
+
+    process = leanear(*arguments)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert (out / "dense" / "model.onnx").stat().st_mtime_ns == dense_made_ns, "what was finished is kept"
+    assert "report:" in printed
+    assert (out / "report.html").stat().st_size > 10_000
+
+    process = leanear(*arguments)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "nothing to do" in errors
+
+    slim = out / "slim" / "model.onnx"
+    slim.write_bytes(slim.read_bytes()[:-1] + b"\0")
+    process = leanear("classify", str(data / "yes" / "0.wav"), "--model", str(out / "slim"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "sha256 differs" in errors
+
+
+def test_prune_export_eval_classify_agree(capsys, model, data, tmp_path):
+    slim, artifact = tmp_path / "slim", tmp_path / "artifact"
+    assert run(["prune", str(model), "--data", str(data), "--sparsity", "0.5", "--out", str(slim), "--json"]) == 0
+    pruned = json.loads(capsys.readouterr().out)
+    assert 0.5 <= pruned["sparsity"] < 0.6
+    assert run(["export", str(slim), "--form", "onnxruntime", "--out", str(artifact)]) == 0
+    assert "bound 1e-04" in capsys.readouterr().out
+    results = []
+    for folder in (slim, artifact):
+        assert run(["eval", str(folder), "--data", str(data), "--threads", "1", "--json"]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert [result["kind"] for result in results] == ["checkpoint", "artifact"]
+    assert results[0]["correct"] == results[1]["correct"]
+    assert results[0]["cross_entropy"] == pytest.approx(results[1]["cross_entropy"], rel=1e-4)
+    labels = []
+    for folder in (slim, artifact):
+        assert run(["classify", str(data / "yes" / "0.wav"), "--model", str(folder), "--json"]) == 0
+        labels.append(json.loads(capsys.readouterr().out))
+    assert {entry["label"] for entry in labels[0]} == set(TINY_LABELS)
+    assert [entry["label"] for entry in labels[0]] == [entry["label"] for entry in labels[1]]
+    assert sum(entry["probability"] for entry in labels[0]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_has_help_an_example_and_a_place_in_the_readme(name, capsys):
+    assert run([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "Example" in printed
+    assert f"leanear {name}" in printed
+    assert f"leanear {name}" in (ROOT / "README.md").read_text()
