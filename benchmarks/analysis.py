@@ -18,7 +18,7 @@ from benchmarks.summary import (
 )
 
 NOISY_CV = 0.15
-NOISY_LOAD = 0.5
+NOISY_BUSY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Analysis:
     def noisy(self) -> str:
         """What says that the timings were disturbed, or nothing: a large spread, or a machine that was busy before."""
         spread = max((summary.cv for summary in self.latency.values() if summary.n > 1), default=0.0)
-        load, cores = self.document["device_before"]["load_average_1_min"], self.document["device"]["cores_usable"]
         said = [f"the samples spread by {spread:.0%} (CV)"] if spread > NOISY_CV else []
-        if isinstance(load, (int, float)) and load > NOISY_LOAD * cores:
-            said.append(f"the load average was {load:.1f} on {cores} cores before the benchmark began")
+        busy = self.document["device_before"]["cpu_busy_share"]
+        if isinstance(busy, (int, float)) and busy > NOISY_BUSY_SHARE:
+            said.append(f"other processes kept the cores {busy:.0%} busy before the benchmark began")
         return " and ".join(said)
 
     @property

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ INSTRUCTIONS = (
     "i8mm",
     "bf16",
 )
+BUSY_WINDOW_S = 0.5
 CPUFREQ = "sys/devices/system/cpu/cpu0/cpufreq"
 
 
@@ -66,9 +68,13 @@ def device_facts(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def device_state(root: Path = Path("/")) -> dict[str, Any]:
-    """Facts that change: load average, free memory, frequency, temperature; taken before and after a measurement."""
+    """Facts that change, for before and after a measurement: load, free memory, frequency, temperature.
+
+    cpu_busy_share: of all cores, over half a second in which this process sleeps, so it is what others do.
+    """
     return {
-        "load_average_1_min": _load_average(),
+        "load_average_1_min": load_average(),
+        "cpu_busy_share": _cpu_busy_share(root),
         "memory_available_bytes": _memory_field(root, "MemAvailable"),
         "frequency_khz": _read(root, f"{CPUFREQ}/scaling_cur_freq", "the kernel shows no cpufreq"),
         "temperature_c": _temperature(root),
@@ -140,11 +146,32 @@ def _memory_field(root: Path, field: str) -> Any:
     return int(found.group(1)) * 1024 if found else not_measured(f"/proc/meminfo has no {field}")
 
 
-def _load_average() -> Any:
+def load_average() -> Any:
+    """The system's load average over one minute."""
     try:
         return round(os.getloadavg()[0], 2)
     except OSError:
         return not_measured("the system gives no load average")
+
+
+def _cpu_busy_share(root: Path) -> Any:
+    earlier = _cpu_ticks(root)
+    if earlier is None:
+        return not_measured("/proc/stat has no CPU times")
+    time.sleep(BUSY_WINDOW_S)
+    later = _cpu_ticks(root)
+    if later is None or later[1] <= earlier[1]:
+        return not_measured("/proc/stat does not advance")
+    return round((later[0] - earlier[0]) / (later[1] - earlier[1]), 3)
+
+
+def _cpu_ticks(root: Path) -> tuple[int, int] | None:
+    """Ticks that all cores were busy, and all ticks, since the machine started."""
+    found = re.match(r"cpu +([\d ]+)", str(_read(root, "proc/stat", "")))
+    if not found:
+        return None
+    ticks = [int(text) for text in found.group(1).split()][:8]  # the rest, guest time, is counted in the first two
+    return sum(ticks) - sum(ticks[3:5]), sum(ticks)
 
 
 def _system_name(root: Path) -> Any:

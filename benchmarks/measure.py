@@ -12,7 +12,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from benchmarks.accuracy import check_clips, cross_entropy_nats, kl_divergence_nats, read_logits
-from benchmarks.device import device_facts, device_name, device_state
+from benchmarks.device import device_facts, device_name, device_state, load_average
 from benchmarks.memory import memory_readable
 from benchmarks.processes import Progress, absolute, free_of_noise, part_of, run_fresh
 from benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_results
@@ -283,10 +283,10 @@ def _latency(job: Job, budget_s: float, samples: int, repeats: int, progress: Pr
             "samples": -(-samples // repeats),
             "share_s": budget_s / len(order),
         }
-        load_average = device_state()["load_average_1_min"]
+        load = load_average()
         text = f"{role}, process {repeat + 1} of {repeats}, "
         outcome = run_fresh("benchmarks.latency", request, part_of(progress, done, following, text))
-        entry = {"role": role, "repeat": repeat, "load_average_before": load_average}
+        entry = {"role": role, "repeat": repeat, "load_average_before": load}
         if outcome.answer is None:
             entry.update(status="failed", reason=outcome.reason, log_tail=list(outcome.log_tail))
             part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))

@@ -52,7 +52,7 @@ def picture_latency(samples_ms: dict[str, np.ndarray], medians_ms: dict[str, flo
         beyond = int((samples > axis.high).sum())
         if beyond:
             parts.append(
-                _text(WIDTH - RIGHT, base - lane - 6, f"{beyond} slower, beyond the axis →", "note", anchor="end")
+                _text(WIDTH - RIGHT, base - lane - 14, f"{beyond} slower, beyond the axis →", "note", anchor="end")
             )
         parts.append(_line(LEFT, base, WIDTH - RIGHT, base, "axis"))
         median = medians_ms[name]

@@ -151,7 +151,7 @@ def _latency_section(analysis: Analysis) -> Section:
 def _noise_warning(analysis: Analysis) -> list[Block]:
     if not analysis.noisy:
         return []
-    said = f"Something else kept this machine busy: {analysis.noisy}. Read the interval, not the figure alone."
+    said = f"The timings were disturbed: {analysis.noisy}. Read the interval, not the figure alone."
     return [Paragraph(said, "warning")]
 
 

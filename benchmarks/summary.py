@@ -12,7 +12,7 @@ import numpy as np
 # least one sample discarded from the tail (MLCommons inference policies).
 SAMPLES_NEEDED = {50: 11, 90: 64, 95: 130, 99: 662}
 NO_CHANGE = 0.02
-RESAMPLES = 2000
+RESAMPLES = 1000
 Z_95 = 1.959963984540054
 
 

@@ -65,7 +65,7 @@ def runtime_text(name: str) -> str:
 
 def fact_name(name: str) -> str:
     """A fact's key as words, without the unit that its value shows."""
-    for suffix in ("_bytes", "_khz", "_c"):
+    for suffix in ("_bytes", "_khz", "_c", "_share"):
         name = name[: -len(suffix)] if name.endswith(suffix) else name
     return name.replace("_", " ").replace("1 min", "over 1 minute")
 
@@ -80,6 +80,8 @@ def fact_text(name: str, value: Any) -> str:
         return f"{value / 1e3:,.0f} MHz"
     if name.endswith("_c") and isinstance(value, dict):
         return ", ".join(f"{sensor} {reading:.1f} °C" for sensor, reading in value.items())
+    if name.endswith("_share") and isinstance(value, (int, float)):
+        return f"{value:.1%}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

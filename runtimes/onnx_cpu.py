@@ -33,7 +33,7 @@ def precisions() -> tuple[str, ...]:
 
 
 def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:  # noqa: ARG001
-    """None: a saved optimised graph is tied to this CPU and version, and saves little of the load."""
+    """None: a saved optimised graph is tied to this CPU and version and did not load faster where it was measured."""
     return None
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.measure import benchmark
 from runtimes.clips import Clips, write_clips
+from runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, weights, write_tiny_artifact
 
 SAMPLE_RATE_HZ = 16_000
@@ -49,3 +51,19 @@ def clips_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("clips") / "clips.npz"
     write_clips(path, clips)
     return path
+
+
+@pytest.fixture(scope="session")
+def null_results(dense_folder, slim_folder, clips_path, tmp_path_factory):
+    """Results of both artifacts on the null runtime."""
+    out = tmp_path_factory.mktemp("results") / "null.json"
+    options = SessionOptions(threads=1)
+    return benchmark(dense_folder, slim_folder, clips_path, "null", options, out, budget_s=0.5, samples=9, repeats=3)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_look_at_other_processes():
+    """Tests do not wait half a second to see how busy other processes are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.device.BUSY_WINDOW_S", 0.02)
+        yield

@@ -222,10 +222,8 @@ def test_evaluate_counts_what_the_null_runtime_says(slim_folder, clips_path):
 def test_the_device_command_measures_and_evaluates(dense_folder, slim_folder, clips_path, tmp_path, capsys):
     session = ["--runtime", "null", "--threads", "1"]
     out = tmp_path / "r.json"
-    status = main(
-        ["bench", str(slim_folder), "--dense", str(dense_folder), "--clips", str(clips_path), "--out", str(out)]
-        + ["--budget", "0.2", *session]
-    )
+    inputs = [str(slim_folder), "--dense", str(dense_folder), "--clips", str(clips_path)]
+    status = main(["bench", *inputs, "--out", str(out), "--budget", "0.2", *session])
     said = capsys.readouterr().out
     assert status == 0
     assert "accuracy change +0.00 points" in said

@@ -7,19 +7,13 @@ import json
 
 import pytest
 
-from benchmarks.measure import benchmark
 from benchmarks.results import read_results, write_results
 from runtimes.errors import BadInput
-from runtimes.sessions import SessionOptions
 
 
 @pytest.fixture(scope="module")
-def document(dense_folder, slim_folder, clips_path, tmp_path_factory):
-    out = tmp_path_factory.mktemp("results") / "null.json"
-    options = SessionOptions(threads=1)
-    return benchmark(
-        dense_folder, slim_folder, clips_path, "null", options, out, budget_s=0.5, samples=9, repeats=3
-    ).document
+def document(null_results):
+    return null_results.document
 
 
 def test_what_is_written_is_read_back(document, tmp_path):

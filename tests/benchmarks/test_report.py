@@ -1,0 +1,287 @@
+"""The report says what the results say, in every case a reader may meet, and escapes what it is given."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from benchmarks.headline import headline_rows
+from benchmarks.measure import benchmark
+from benchmarks.report import write_report
+from benchmarks.results import read_results, write_results
+from runtimes.errors import BadInput, RuntimeUnavailable
+from runtimes.files import write_json
+from runtimes.sessions import SessionOptions
+
+PLAN = {
+    "schema": "leanear-plan-1",
+    "dense_head_width": 16,
+    "sparsity": 0.4321,
+    "recipe": {"scheme": "channels", "calibration_clips": 350},
+    "sites": [
+        {
+            "name": f"layers.{layer}.attention",
+            "dense_heads": 3,
+            "heads": [
+                {"head": head, "query_key": list(range(4 + head)), "value_output": list(range(9 + layer))}
+                for head in range(3)
+                if (layer, head) != (1, 2)
+            ],
+        }
+        for layer in range(2)
+    ],
+}
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects a page's tags, its text, and whether every tag is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture
+def document(null_results):
+    """Results that a test may change: 4 processes each, dense at 12 ms, slim at 10 ms, 166 samples a process."""
+    changed = copy.deepcopy(null_results.document)
+    generator = np.random.default_rng(0)
+    template = changed["latency"]["repeats"][0]
+    changed["latency"]["order"] = ["dense", "slim", "slim", "dense"] * 2
+    changed["latency"]["repeats"] = [
+        {
+            **template,
+            "role": role,
+            "repeat": place // 2,
+            "samples_ms": [float(ms) for ms in {"dense": 12, "slim": 10}[role] + generator.gamma(2, 0.1, 166)],
+        }
+        for place, role in enumerate(changed["latency"]["order"])
+    ]
+    changed["device_before"]["cpu_busy_share"] = 0.01
+    return changed
+
+
+@pytest.fixture
+def report(document, tmp_path):
+    """A function that writes the report of `document` and gives its page, its Markdown and its paths."""
+
+    def write(**options):
+        write_results(tmp_path / "results.json", document)
+        write_json(tmp_path / "plan.json", options.pop("plan", PLAN))
+        paths = write_report(tmp_path / "results.json", tmp_path / "out", plan_path=tmp_path / "plan.json", **options)
+        return Page(paths.html.read_text()), paths.markdown.read_text(), paths
+
+    return write
+
+
+def set_medians(document, dense, slim):
+    for repeat in document["latency"]["repeats"]:
+        shift = {"dense": dense, "slim": slim}[repeat["role"]] - float(np.median(repeat["samples_ms"]))
+        repeat["samples_ms"] = [ms + shift for ms in repeat["samples_ms"]]
+
+
+def test_the_page_is_whole_and_needs_nothing_else(report):
+    page, _, paths = report(max_drop=5.0)
+    assert page.open == []
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed"}
+    source = paths.html.read_text()
+    assert not re.search(r"https?:|url\(|@import|\bsrc=|\bhref=|\bon\w+=", source)
+    assert "prefers-color-scheme: dark" in source
+    assert "@media print" in source
+
+
+def test_every_picture_says_in_words_what_it_shows(report):
+    page, markdown, _ = report()
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(pictures) >= 5
+    for attributes in pictures:
+        assert attributes["role"] == "img"
+        assert len(attributes["aria-label"]) > 30
+    assert "4 of 6 heads" not in markdown
+    assert "5 of 6 heads are kept" in markdown
+
+
+def test_pictures_stay_inside_their_frame(report):
+    page, _, _ = report()
+    height, checked = 0.0, 0
+    for tag, attributes in page.tags:
+        if tag == "svg":
+            width, height = (float(text) for text in attributes["viewbox"].split()[2:])
+        if tag == "rect":
+            x, y = float(attributes["x"]), float(attributes["y"])
+            assert 0 <= x <= x + float(attributes["width"]) <= width + 0.1
+            assert -0.1 <= y <= y + float(attributes["height"]) <= height + 0.1
+            checked += 1
+        if tag == "circle":
+            assert 0 <= float(attributes["cx"]) <= width
+            assert 0 <= float(attributes["cy"]) <= height
+    assert checked > 50
+
+
+def test_the_headline_is_the_ratio_of_the_medians(report, document):
+    page, markdown, _ = report(max_drop=5.0)
+    flat = {
+        role: np.concatenate([r["samples_ms"] for r in document["latency"]["repeats"] if r["role"] == role])
+        for role in ("dense", "slim")
+    }
+    ratio = np.median(flat["dense"]) / np.median(flat["slim"])
+    assert f"{ratio:.2f}× faster" in page.text
+    assert f"{np.median(flat['slim']):.2f} ms" in page.text
+    assert f"{np.percentile(flat['slim'], 99):.2f}" in markdown
+    assert f"MACs promise 1.60×, and {ratio:.2f}× was measured" in page.text
+
+
+def test_percentiles_without_enough_samples_are_not_printed(report, document):
+    for repeat in document["latency"]["repeats"]:
+        repeat["samples_ms"] = repeat["samples_ms"][:20]
+    page, _, _ = report()
+    assert "n/a (n=80)" in page.text
+    assert "80 samples are too few" in page.text
+
+
+@pytest.mark.parametrize(
+    ("dense", "slim", "said"),
+    [(10.0, 10.1, "There is no speed-up"), (10.0, 12.0, "It is slower"), (10.0, 5.0, "It answers 2.00× as fast")],
+)
+def test_a_missing_speed_up_is_said_plainly(report, document, dense, slim, said):
+    set_medians(document, dense, slim)
+    page, markdown, _ = report()
+    assert said in page.text
+    assert said in markdown.replace("\\", "")
+
+
+def test_a_disturbed_machine_is_said(report, document):
+    assert "disturbed" not in report()[0].text
+    document["device_before"]["cpu_busy_share"] = 0.6
+    assert "other processes kept the cores 60% busy" in report()[0].text
+
+
+@pytest.mark.parametrize(("max_drop", "verdict"), [(5.0, "PASS"), (-100.0, "FAIL"), (None, None)])
+def test_the_gate(report, max_drop, verdict):
+    page, markdown, paths = report(max_drop=max_drop)
+    assert (paths.gate.verdict if paths.gate else None) == verdict
+    assert (verdict or "no limit was set") in page.text
+    assert (verdict or "no limit was set") in markdown
+
+
+def test_an_unmeasured_accuracy_is_inconclusive(report, document):
+    document["accuracy"].update(status="not measured", reason="no evaluation clips were given", roles={})
+    document["accuracy"].update(label_ids=[], names=[], labels=[], kl_dense_slim_nats=None)
+    document["clips"] = None
+    page, _, paths = report(max_drop=1.0)
+    assert paths.gate.verdict == "INCONCLUSIVE"
+    assert "no evaluation clips were given" in page.text
+
+
+def test_failed_parts_show_reason_and_log_and_no_figure(report, document):
+    log = ["Traceback", "MemoryError: <b>no</b>"]
+    failure = {"status": "failed", "reason": "slim: the process was ended by SIGKILL", "log_tail": log}
+    document["latency"].update(failure, repeats=[], session={})
+    document["memory"].update(failure, roles={})
+    page, markdown, _ = report()
+    assert "MemoryError: <b>no</b>" in page.text
+    assert "SIGKILL" in markdown
+    assert "not measured" in page.text
+    assert not re.search(r"\b0(\.0+)? ms", page.text)
+
+
+def test_one_artifact_alone(slim_folder, tmp_path):
+    options = SessionOptions(threads=1)
+    out = tmp_path / "r.json"
+    benchmark(None, slim_folder, None, "null", options, out, budget_s=0.3, samples=12, repeats=3)
+    paths = write_report(out, tmp_path / "out", max_drop=1.0)
+    page = Page(paths.html.read_text())
+    assert "nothing here is a comparison" in page.text
+    assert "no dense artifact to compare with" in page.text
+    assert "faster" not in page.text
+
+
+def test_what_is_given_is_escaped(report, document):
+    nasty = "<script>alert('x')</script>|`*"
+    document["artifacts"]["slim"]["model"]["source"] = nasty
+    document["latency"]["input"]["source"] = nasty
+    document["accuracy"]["labels"] = [nasty] * 4
+    plan = copy.deepcopy(PLAN)
+    plan["sites"][0]["name"] = nasty
+    page, markdown, paths = report(plan=plan, extra={"notes": [nasty], "provenance": {nasty: nasty}})
+    assert "<script" not in paths.html.read_text()
+    assert nasty in page.text
+    assert "<script" not in markdown.replace("\\<", "")
+    for line in markdown.splitlines():
+        if line.startswith("|") and "alert" in line:
+            assert line.replace("\\|", "").count("|") in (3, 4, 6)
+
+
+def test_extra_reaches_the_reader_and_is_checked(report, null_results, tmp_path):
+    extra = {"title": "My model", "torch_accuracy": {"dense": [30, 40]}, "provenance": {"data": "my clips"}}
+    page, markdown, _ = report(extra=extra)
+    for said in ("My model", "dense checkpoint, PyTorch", "30 of 40", "my clips"):
+        assert said in page.text
+        assert said in markdown
+    with pytest.raises(BadInput, match="unknown key 'colour'"):
+        write_report(null_results.path, tmp_path, extra={"colour": 1})
+
+
+def test_the_same_results_give_the_same_bytes(report):
+    first = [path.read_bytes() for path in (lambda paths: (paths.html, paths.markdown))(report()[2])]
+    second = [path.read_bytes() for path in (lambda paths: (paths.html, paths.markdown))(report()[2])]
+    assert first == second
+
+
+def test_the_widths_of_every_head_are_listed(report):
+    _, markdown, _ = report()
+    assert "| layer 0 | 3 of 3 | 4, 5, 6 | 9, 9, 9 |" in markdown
+    assert "| layer 1 | 2 of 3 | 4, 5, – | 10, 10, – |" in markdown
+
+
+def test_wide_models_fit_too(report):
+    plan = copy.deepcopy(PLAN)
+    for site in plan["sites"]:
+        site["dense_heads"] = 20
+    page, _, _ = report(plan=plan)
+    widths = [attributes for tag, attributes in page.tags if tag == "rect" and attributes["class"] == "removed"]
+    assert len(widths) == 17 + 18
+    assert all(float(attributes["x"]) + float(attributes["width"]) <= 760 for attributes in widths)
+
+
+def test_without_jinja2_nothing_is_half_written(null_results, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(RuntimeUnavailable, match="pip install jinja2"):
+        write_report(null_results.path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_short_table(null_results):
+    rows = {row[0]: row[1:] for row in headline_rows(read_results(null_results.path))}
+    assert rows["parameters"] == ("1,600", "1,000", "0.625×")
+    assert rows["accuracy"] == ("75.00%", "75.00%", "0.00 points")
+    assert rows["median latency"][0] == "not measured"
