@@ -58,7 +58,9 @@ def read_artifact(folder: Path) -> Artifact:
         if not path.is_file():
             raise BadInput(f"{path}: named by manifest.json but missing")
         if sha256_file(path) != manifest[part]["sha256"]:
-            raise BadInput(f"{path}: sha256 differs from manifest.json's {part}.sha256; the file was changed or damaged")
+            raise BadInput(
+                f"{path}: sha256 differs from manifest.json's {part}.sha256; the file was changed or damaged"
+            )
     return Artifact(
         folder=folder,
         manifest=manifest,

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent: write to a temporary name, rename; read strictly; name contents by sha256."""
+"""Files that are complete or absent: written to a temporary name and renamed, read strictly, known by sha256."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def make_tiny_ast(head_width: int = 16, heads: int = 2, layers: int = 2) -> ASTF
     )
     model = ASTForAudioClassification(config).eval()
     generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         spread = 0.02 if parameter.ndim == 1 else 0.2
         parameter.data += spread * torch.randn(parameter.shape, generator=generator)
     return model

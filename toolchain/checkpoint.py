@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from runtimes.errors import BadInput
 from runtimes.files import sha256_file, sha256_json
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from toolchain.families.ast import AstCheckpoint
 
 DEMO_MODEL = "demo-ast"
-CHECKPOINT_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "plan.json")
+CHECKPOINT_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "plan.json",
+)
 
 
 def checkpoint_folder(model: str) -> Path:
@@ -74,5 +81,9 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
     if model_type in (ast.DENSE_MODEL_TYPE, ast.SLIM_MODEL_TYPE):
         return ast.load_checkpoint(folder)
     if model_type == "whisper":
-        raise BadInput(f"{path}: Whisper is not supported by this version of leanear; Audio Spectrogram Transformers are")
-    raise BadInput(f"{path}: model_type is {model_type!r}; leanear takes Audio Spectrogram Transformers ({ast.DENSE_MODEL_TYPE})")
+        raise BadInput(
+            f"{path}: Whisper is not supported by this version of leanear; Audio Spectrogram Transformers are"
+        )
+    raise BadInput(
+        f"{path}: model_type is {model_type!r}; leanear takes Audio Spectrogram Transformers ({ast.DENSE_MODEL_TYPE})"
+    )

@@ -81,30 +81,92 @@ def _options(*options: Any) -> Any:
     return decorate
 
 
-data_option = click.option("--data", metavar="DATA", help="Folder of labelled audio: class sub-folders, or metadata.csv with file_name,label.")
-seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random choice.")
+data_option = click.option(
+    "--data", metavar="DATA", help="Folder of labelled audio: class sub-folders, or metadata.csv with file_name,label."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random choice."
+)
 recipe_options = _options(
-    click.option("--sparsity", type=float, callback=_sparsity, default=0.5, show_default=True, help="Share of the attention blocks' parameters to remove."),
-    click.option("--scheme", type=click.Choice(SCHEMES), default="channels", show_default=True, help="Remove channels of every head, or entire heads."),
-    click.option("--score", type=click.Choice(SCORES), default="fisher", show_default=True, help="What a channel is judged by."),
-    click.option("--threshold", type=click.Choice(THRESHOLDS), default="global", show_default=True, help="Compare channels across layers, or remove the same share in each."),
-    click.option("--schedule", type=click.Choice(("one-shot", "iterative")), default="one-shot", show_default=True, help="All at once, or 10 % of what remains at a time."),
-    click.option("--recovery", type=click.Choice(("none", "lora")), default="none", show_default=True, help="Train low-rank updates after every step, merged into the weights."),
-    click.option("--calibration-clips", type=click.IntRange(min=1), default=256, show_default=True, help="Clips to score (and recover) on, at most."),
+    click.option(
+        "--sparsity",
+        type=float,
+        callback=_sparsity,
+        default=0.5,
+        show_default=True,
+        help="Share of the attention blocks' parameters to remove.",
+    ),
+    click.option(
+        "--scheme",
+        type=click.Choice(SCHEMES),
+        default="channels",
+        show_default=True,
+        help="Remove channels of every head, or entire heads.",
+    ),
+    click.option(
+        "--score", type=click.Choice(SCORES), default="fisher", show_default=True, help="What a channel is judged by."
+    ),
+    click.option(
+        "--threshold",
+        type=click.Choice(THRESHOLDS),
+        default="global",
+        show_default=True,
+        help="Compare channels across layers, or remove the same share in each.",
+    ),
+    click.option(
+        "--schedule",
+        type=click.Choice(("one-shot", "iterative")),
+        default="one-shot",
+        show_default=True,
+        help="All at once, or 10 % of what remains at a time.",
+    ),
+    click.option(
+        "--recovery",
+        type=click.Choice(("none", "lora")),
+        default="none",
+        show_default=True,
+        help="Train low-rank updates after every step, merged into the weights.",
+    ),
+    click.option(
+        "--calibration-clips",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        help="Clips to score (and recover) on, at most.",
+    ),
     click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips per gradient."),
 )
 
 
 @cli.command()
 @click.argument("model", default=DEMO_MODEL)
-@click.option("--target", default="cpu", show_default=True, help="A target's name (see `leanear targets`) or the path of a .toml file.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="A target's name (see `leanear targets`) or the path of a .toml file.",
+)
 @data_option
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Deployment folder.  [default: deployments/MODEL/TARGET]")
-@click.option("--max-drop", type=click.FloatRange(min=0.0), default=None, help="Accuracy gate: points that the pruned model may lose.")
-@click.option("--budget", "budget_s", type=click.FloatRange(min=1.0), default=40.0, show_default=True, help="Seconds for latency samples.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0.0),
+    default=None,
+    help="Accuracy gate: points that the pruned model may lose.",
+)
+@click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(min=1.0),
+    default=40.0,
+    show_default=True,
+    help="Seconds for latency samples.",
+)
 @seed_option
-def deploy(model: str, target: str, data: str | None, out: Path | None, max_drop: float | None, budget_s: float, **recipe: Any) -> None:
+def deploy(
+    model: str, target: str, data: str | None, out: Path | None, max_drop: float | None, budget_s: float, **recipe: Any
+) -> None:
     """Prune MODEL, export it dense and slim, measure both on this machine, and write the report.
 
     MODEL is a checkpoint folder, a Hub id, or demo-ast (the default), which brings its own audio.
@@ -184,17 +246,25 @@ def prune(model: str, data: str | None, out: Path, as_json: bool, **recipe: Any)
         click.echo(json.dumps(result))
         return
     removed = f"{100 * result['sparsity']:.1f} % of the attention parameters removed"
-    click.echo(f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all")
+    click.echo(
+        f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all"
+    )
 
 
 @cli.command()
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
-@click.option("--form", type=click.Choice(("portable", "onnxruntime")), default="portable", show_default=True, help="Plain ONNX operators, or those that only ONNX Runtime has and is faster with.")
+@click.option(
+    "--form",
+    type=click.Choice(("portable", "onnxruntime")),
+    default="portable",
+    show_default=True,
+    help="Plain ONNX operators, or those that only ONNX Runtime has and is faster with.",
+)
 @data_option
 @seed_option
 def export(model: str, out: Path, form: str, data: str | None, seed: int) -> None:
-    """Export MODEL (dense or slim) to an ONNX artifact, waveform in and logits out, and prove that it computes the same.
+    """Export MODEL (dense or slim) to ONNX, waveform in and logits out, and prove that it computes the same.
 
     The proof runs clips of DATA (or, without it, made-up sounds) through the checkpoint and the graph.
 
@@ -206,22 +276,51 @@ def export(model: str, out: Path, form: str, data: str | None, seed: int) -> Non
 
     parity = export_checkpoint(model, out=out, form=form, data=data, seed=seed, narrator=Narrator())
     click.echo(
-        f"{out}: {parity.graph_bytes / 1e6:.2f} MB; logits agree with the checkpoint's to {parity.relative_difference:.1e} of "
-        f"their scale (bound {parity.bound:.0e}), same first label, on {parity.clips} clips"
+        f"{out}: {parity.graph_bytes / 1e6:.2f} MB; logits agree with the checkpoint's to {parity.relative_difference:.1e} "
+        f"of their scale (bound {parity.bound:.0e}), same first label, on {parity.clips} clips"
     )
 
 
 @cli.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(path_type=Path), help="A second artifact (the dense one), measured in turn with the first.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="A second artifact (the dense one), measured in turn with the first.",
+)
 @click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
-@click.option("--precision", type=click.Choice(("fp32", "bf16")), default="fp32", show_default=True, help="bf16 is offered by OpenVINO alone.")
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "bf16")),
+    default="fp32",
+    show_default=True,
+    help="bf16 is offered by OpenVINO alone.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=lambda: len(os.sched_getaffinity(0)), show_default="all")
-@click.option("--budget", "budget_s", type=click.FloatRange(min=1.0), default=40.0, show_default=True, help="Seconds for latency samples.")
+@click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(min=1.0),
+    default=40.0,
+    show_default=True,
+    help="Seconds for latency samples.",
+)
 @data_option
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results.json"), show_default=True, help="Results file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results.json"), show_default=True, help="Results file."
+)
 @seed_option
-def bench(artifact: Path, against: Path | None, runtime: str, precision: str, threads: int, budget_s: float, data: str | None, out: Path, seed: int) -> None:
+def bench(
+    artifact: Path,
+    against: Path | None,
+    runtime: str,
+    precision: str,
+    threads: int,
+    budget_s: float,
+    data: str | None,
+    out: Path,
+    seed: int,
+) -> None:
     """Measure ARTIFACT here: latency in fresh processes, memory in its own pass, accuracy if DATA is given.
 
     \b
@@ -231,8 +330,17 @@ def bench(artifact: Path, against: Path | None, runtime: str, precision: str, th
     from toolchain.measuring import bench_artifacts
 
     results = bench_artifacts(
-        artifact, against=against, runtime=runtime, precision=precision, threads=threads, budget_s=budget_s,
-        data=data, out=out, seed=seed, command=_command(), narrator=Narrator(),
+        artifact,
+        against=against,
+        runtime=runtime,
+        precision=precision,
+        threads=threads,
+        budget_s=budget_s,
+        data=data,
+        out=out,
+        seed=seed,
+        command=_command(),
+        narrator=Narrator(),
     )
     _print_headline(results)
     click.echo(f"results: {out}")
@@ -240,8 +348,15 @@ def bench(artifact: Path, against: Path | None, runtime: str, precision: str, th
 
 @cli.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.md and report.html.  [default: beside RESULTS]")
-@click.option("--max-drop", type=click.FloatRange(min=0.0), default=None, help="Accuracy gate: points that the pruned model may lose.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for report.md and report.html.  [default: beside RESULTS]"
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0.0),
+    default=None,
+    help="Accuracy gate: points that the pruned model may lose.",
+)
 def report(results: Path, out: Path | None, max_drop: float | None) -> None:
     """Write the report of a deployment folder or a results file again.
 
@@ -259,10 +374,24 @@ def report(results: Path, out: Path | None, max_drop: float | None) -> None:
 @click.argument("model_or_artifact")
 @data_option
 @click.option("--split", type=click.Choice(("evaluation", "calibration")), default="evaluation", show_default=True)
-@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True, help="For an artifact.")
-@click.option("--precision", type=click.Choice(("fp32", "bf16")), default="fp32", show_default=True, help="For an artifact.")
+@click.option(
+    "--runtime",
+    type=click.Choice(("onnxruntime", "openvino")),
+    default="onnxruntime",
+    show_default=True,
+    help="For an artifact.",
+)
+@click.option(
+    "--precision", type=click.Choice(("fp32", "bf16")), default="fp32", show_default=True, help="For an artifact."
+)
 @click.option("--threads", type=click.IntRange(min=1), default=lambda: len(os.sched_getaffinity(0)), show_default="all")
-@click.option("--calibration-clips", type=click.IntRange(min=1), default=256, show_default=True, help="How many clips are kept out of the evaluation where DATA has no split folders.")
+@click.option(
+    "--calibration-clips",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="How many clips are kept out of the evaluation where DATA has no split folders.",
+)
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate(model_or_artifact: str, data: str | None, as_json: bool, **options: Any) -> None:
@@ -288,9 +417,21 @@ def evaluate(model_or_artifact: str, data: str | None, as_json: bool, **options:
 
 @cli.command()
 @click.argument("clip", type=click.Path(path_type=Path))
-@click.option("--model", "model", default=DEMO_MODEL, show_default=True, help="A checkpoint folder, a Hub id, or an artifact folder.")
+@click.option(
+    "--model",
+    "model",
+    default=DEMO_MODEL,
+    show_default=True,
+    help="A checkpoint folder, a Hub id, or an artifact folder.",
+)
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
-@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True, help="For an artifact.")
+@click.option(
+    "--runtime",
+    type=click.Choice(("onnxruntime", "openvino")),
+    default="onnxruntime",
+    show_default=True,
+    help="For an artifact.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the labels as JSON.")
 def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> None:
     """The labels that a model gives CLIP, the likeliest first.
@@ -351,13 +492,40 @@ def doctor(as_json: bool) -> None:
 @cli.command()
 @click.argument("model", default=DEMO_MODEL)
 @data_option
-@click.option("--sparsity", "sparsities", default="0.3,0.5,0.7", show_default=True, help="Sparsities of the one-shot rows, with commas between.")
-@click.option("--iterative", "iterative_sparsities", default="0.5", show_default=True, help="Sparsities of the rows with ten-percent steps and recovery; empty for none.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("variants.md"), show_default=True, help="Markdown file; finished rows are kept beside it.")
+@click.option(
+    "--sparsity",
+    "sparsities",
+    default="0.3,0.5,0.7",
+    show_default=True,
+    help="Sparsities of the one-shot rows, with commas between.",
+)
+@click.option(
+    "--iterative",
+    "iterative_sparsities",
+    default="0.5",
+    show_default=True,
+    help="Sparsities of the rows with ten-percent steps and recovery; empty for none.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("variants.md"),
+    show_default=True,
+    help="Markdown file; finished rows are kept beside it.",
+)
 @click.option("--calibration-clips", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @seed_option
-def variants(model: str, data: str | None, sparsities: str, iterative_sparsities: str, out: Path, calibration_clips: int, batch_size: int, seed: int) -> None:
+def variants(
+    model: str,
+    data: str | None,
+    sparsities: str,
+    iterative_sparsities: str,
+    out: Path,
+    calibration_clips: int,
+    batch_size: int,
+    seed: int,
+) -> None:
     """Prune MODEL in the eight ways of arXiv 2509.26207 and tabulate what each costs.
 
     \b
@@ -367,8 +535,15 @@ def variants(model: str, data: str | None, sparsities: str, iterative_sparsities
     from toolchain.tabulating import tabulate_variants
 
     markdown = tabulate_variants(
-        model, data=data, sparsities=_numbers("--sparsity", sparsities), iterative_sparsities=_numbers("--iterative", iterative_sparsities),
-        out=out, calibration_clips=calibration_clips, batch_size=batch_size, seed=seed, narrator=Narrator(),
+        model,
+        data=data,
+        sparsities=_numbers("--sparsity", sparsities),
+        iterative_sparsities=_numbers("--iterative", iterative_sparsities),
+        out=out,
+        calibration_clips=calibration_clips,
+        batch_size=batch_size,
+        seed=seed,
+        narrator=Narrator(),
     )
     click.echo(markdown)
 

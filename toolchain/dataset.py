@@ -1,8 +1,8 @@
 """Labelled audio folders in the Hub's audiofolder convention, split into calibration and evaluation clips.
 
-    folder/<label>/clip.wav                    labels by folder
-    folder/metadata.csv                        columns file_name,label
-    folder/{train,test}/...                    either of the two inside split folders
+folder/<label>/clip.wav                    labels by folder
+folder/metadata.csv                        columns file_name,label
+folder/{train,test}/...                    either of the two inside split folders
 """
 
 from __future__ import annotations
@@ -54,11 +54,17 @@ def read_splits(folder: Path, calibration_clips: int, seed: int) -> Splits:
         raise BadInput(f"{folder}: no such data folder")
     split_folders = _split_folders(folder)
     if split_folders:
-        calibration = [e for name in CALIBRATION_SPLITS if name in split_folders for e in _read_examples(folder, folder / name)]
-        evaluation = [e for name in EVALUATION_SPLITS if name in split_folders for e in _read_examples(folder, folder / name)]
+        calibration = [
+            e for name in CALIBRATION_SPLITS if name in split_folders for e in _read_examples(folder, folder / name)
+        ]
+        evaluation = [
+            e for name in EVALUATION_SPLITS if name in split_folders for e in _read_examples(folder, folder / name)
+        ]
         if not calibration or not evaluation:
             wanted = EVALUATION_SPLITS if calibration else CALIBRATION_SPLITS
-            raise BadInput(f"{folder}: it has split folders {sorted(split_folders)} but none of {list(wanted)} with clips in it")
+            raise BadInput(
+                f"{folder}: it has split folders {sorted(split_folders)} but none of {list(wanted)} with clips in it"
+            )
         origin = f"split folders {', '.join(sorted(split_folders))}"
         return Splits(_balanced(calibration, calibration_clips, seed), tuple(evaluation), origin)
     examples = _read_examples(folder, folder)
@@ -99,7 +105,9 @@ def _read_metadata(root: Path, metadata: Path) -> list[Example]:
 
 def _read_class_folders(root: Path, folder: Path) -> list[Example]:
     examples = []
-    for class_folder in sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")):
+    for class_folder in sorted(
+        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
+    ):
         for path in sorted(class_folder.rglob("*")):
             if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
                 examples.append(Example(path, path.relative_to(root).as_posix(), class_folder.name))
@@ -112,7 +120,9 @@ def _divide(folder: Path, examples: list[Example], calibration_clips: int, seed:
     calibration, evaluation = [], []
     for label, members in by_label.items():
         if len(members) < 2:
-            raise BadInput(f"{folder}: label {label!r} has one clip; two are needed, to calibrate on and to evaluate on")
+            raise BadInput(
+                f"{folder}: label {label!r} has one clip; two are needed, to calibrate on and to evaluate on"
+            )
         cut = min(share, len(members) // 2)
         calibration += members[:cut]
         evaluation += members[cut:]
@@ -135,14 +145,16 @@ def _shuffled_by_label(examples: Sequence[Example], seed: int) -> dict[str, list
         by_label.setdefault(example.label, []).append(example)
     labels = list(by_label)
     generator.shuffle(labels)
-    return {label: [by_label[label][index] for index in generator.permutation(len(by_label[label]))] for label in labels}
+    return {
+        label: [by_label[label][index] for index in generator.permutation(len(by_label[label]))] for label in labels
+    }
 
 
 def read_examples_as_clips(
     examples: Sequence[Example],
     labels: Sequence[str],
     sample_rate_hz: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Clips:
     """The examples' audio, mono and resampled, with label ids that index `labels`.
 
@@ -157,7 +169,8 @@ def read_examples_as_clips(
             raise BadInput(f"{example.path}: label {example.label!r} is unknown to the model, which knows {known}")
         waveforms.append(read_waveform(example.path, sample_rate_hz))
         label_ids.append(index[example.label])
-        progress(number + 1, len(examples))
+        if progress is not None:
+            progress(number + 1, len(examples))
     return Clips(
         waveforms=tuple(waveforms),
         label_ids=np.array(label_ids, dtype=np.int64),

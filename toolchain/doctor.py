@@ -29,7 +29,9 @@ def examine() -> tuple[Finding, ...]:
     """Findings on Python, memory, disk, libraries, and each target's runtime."""
     free_bytes = shutil.disk_usage(Path.cwd()).free
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    disk = f"{free_bytes / 1e9:.1f} GB free here" + ("" if free_bytes >= NEEDED_FREE_BYTES else "; at least 2 GB are wanted")
+    disk = f"{free_bytes / 1e9:.1f} GB free here" + (
+        "" if free_bytes >= NEEDED_FREE_BYTES else "; at least 2 GB are wanted"
+    )
     return (
         Finding("python", sys.version_info >= (3, 11), f"{sys.version.split()[0]} (3.11 or later is wanted)"),
         Finding("processor", True, f"{len(os.sched_getaffinity(0))} cores, {memory_bytes / 1e9:.1f} GB of memory"),
@@ -49,4 +51,6 @@ def _library(name: str) -> Finding:
 def _target(name: str) -> Finding:
     target = read_target(name)
     reason = choose_runtime(target.runtime).available()
-    return Finding(f"target {name}", reason is None, reason or f"{target.runtime}, {target.precision}, {target.threads} threads")
+    return Finding(
+        f"target {name}", reason is None, reason or f"{target.runtime}, {target.precision}, {target.threads} threads"
+    )

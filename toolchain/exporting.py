@@ -22,9 +22,7 @@ from toolchain.plan import read_plan
 GOLDEN_CLIPS = 6
 
 
-def export_checkpoint(
-    model: str, *, out: Path, form: str, data: str | None, seed: int, narrator: Narrator
-) -> Parity:
+def export_checkpoint(model: str, *, out: Path, form: str, data: str | None, seed: int, narrator: Narrator) -> Parity:
     """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
 
     The golden clips are taken from DATA, or are made up where there is none.
@@ -65,7 +63,13 @@ def write_proved_artifact(
         report("building the graph", 0.2)
         described = {"source": source, **_sparsity(checkpoint.folder)}
         export_artifact(
-            checkpoint.model, checkpoint.feature_extractor, golden, folder, form=form, source=described, made_from=made_from
+            checkpoint.model,
+            checkpoint.feature_extractor,
+            golden,
+            folder,
+            form=form,
+            source=described,
+            made_from=made_from,
         )
         report("running the golden clips through it", 0.7)
         return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
@@ -94,7 +98,10 @@ def made_up_sounds(sample_rate_hz: int, seed: int) -> list[np.ndarray]:
     """Six seconds-long sounds with nothing recorded in them: sweeps and noises, float32 (samples,) within [-1, 1]."""
     generator = np.random.default_rng(seed)
     time_s = np.arange(sample_rate_hz) / sample_rate_hz
-    sweeps = [np.sin(2 * np.pi * (low + (high - low) * time_s / 2) * time_s) for low, high in ((80, 900), (300, 3000), (6000, 500))]
+    sweeps = [
+        np.sin(2 * np.pi * (low + (high - low) * time_s / 2) * time_s)
+        for low, high in ((80, 900), (300, 3000), (6000, 500))
+    ]
     noises = [np.cumsum(generator.normal(size=sample_rate_hz)) * 0.01, generator.normal(size=sample_rate_hz) * 0.2]
     bursts = generator.normal(size=sample_rate_hz) * (np.sin(2 * np.pi * 3 * time_s) > 0)
     sounds = [*(0.4 * sweep for sweep in sweeps), *noises, 0.2 * bursts]

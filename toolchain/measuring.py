@@ -72,4 +72,6 @@ def write_deployment_report(results: Path, *, out: Path | None, max_drop: float 
     if not found:
         raise BadInput(f"{results}: no results/*.json in it; `leanear deploy` or `leanear bench` makes them")
     plan_path = results / "checkpoint" / "plan.json"
-    return write_report(found[-1], out or results, plan_path=plan_path if plan_path.is_file() else None, max_drop=max_drop)
+    return write_report(
+        found[-1], out or results, plan_path=plan_path if plan_path.is_file() else None, max_drop=max_drop
+    )

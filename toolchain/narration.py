@@ -27,12 +27,19 @@ class Narrator:
     def step(self, title: str) -> Iterator[Report]:
         """A bar while the block runs; afterwards a line with the title and the seconds that it took."""
         started = time.perf_counter()
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(title, total=None)
 
             def report(text: str, fraction: float | None = None) -> None:
-                bar.update(task, description=f"{title}: {text}" if text else title, total=1.0, completed=fraction or 0.0)
+                bar.update(
+                    task, description=f"{title}: {text}" if text else title, total=1.0, completed=fraction or 0.0
+                )
 
             if not self.console.is_terminal:
                 self.say(f"  {title} ...")

@@ -35,7 +35,9 @@ def only_here(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput(f"{folder}: another leanear is at work in this folder; wait for it, or choose another --out") from None
+            raise BadInput(
+                f"{folder}: another leanear is at work in this folder; wait for it, or choose another --out"
+            ) from None
         for litter in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
             shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
         yield

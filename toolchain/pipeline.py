@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.measure import benchmark
 from benchmarks.report import ReportPaths, write_report
@@ -31,7 +31,7 @@ VERSION = importlib.metadata.version("leanear")
 
 @dataclass(frozen=True)
 class Deployment:
-    """What `deploy` leaves: its folder with clips/, calibration/, checkpoint/, dense/, slim/, results/, and the report."""
+    """What `deploy` leaves: a folder with clips/, calibration/, checkpoint/, dense/, slim/ and results/, and the report."""
 
     folder: Path
     results: Results
@@ -92,7 +92,9 @@ def _clips_stage(folder: Path, source: Path, splits: Splits, narrator: Narrator)
     }
 
     def work() -> None:
-        with narrator.step(f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips") as report:
+        with narrator.step(
+            f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips"
+        ) as report:
             labels, rate_hz = _labels_and_rate(source)
             for file, examples in zip(files, (splits.calibration, splits.evaluation), strict=True):
                 clips = read_examples_as_clips(
@@ -118,7 +120,9 @@ def _prune_stage(folder: Path, source: Path, recipe: PruneRecipe, narrator: Narr
             )
 
     record = {"leanear": VERSION, **made_from, "recipe": json.loads(json.dumps(asdict(recipe)))}
-    return run_stage(folder, "checkpoint", record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
+    return run_stage(
+        folder, "checkpoint", record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work
+    )
 
 
 def _artifact_stage(folder: Path, role: str, source: Path, model: str, device: Target, narrator: Narrator) -> bool:
@@ -134,7 +138,9 @@ def _artifact_stage(folder: Path, role: str, source: Path, model: str, device: T
         with narrator.step(f"exporting {role} to ONNX and proving it") as report:
             dense_bytes = dense_graph.stat().st_size if role == "slim" else None
             clips = read_clips(calibration).waveforms
-            write_proved_artifact(load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report)
+            write_proved_artifact(
+                load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report
+            )
 
     record = {"leanear": VERSION, **made_from, "form": device.graph_form}
     return run_stage(folder, role, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
@@ -167,7 +173,7 @@ def _labels_and_rate(source: Path) -> tuple[tuple[str, ...], int]:
 
 
 def _examples_identity(examples: Sequence[Example]) -> str:
-    """Hash of what files these are, by name, label, size and time of change: reading gigabytes again would take longer."""
+    """Hash of what files these are, by name, label, size and time of change: their contents may be gigabytes."""
     facts = [(example.path.stat(), example) for example in examples]
     return sha256_json([[str(e.path.resolve()), e.label, stat.st_size, stat.st_mtime_ns] for stat, e in facts])
 

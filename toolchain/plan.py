@@ -11,7 +11,17 @@ from runtimes.errors import BadInput
 from runtimes.files import read_json, sha256_json, write_json
 
 PLAN_SCHEMA = "leanear-plan-1"
-PLAN_KEYS = ("family", "dense_head_width", "model_width", "projection_bias", "scaling", "basis", "sites", "recipe", "made_from")
+PLAN_KEYS = (
+    "family",
+    "dense_head_width",
+    "model_width",
+    "projection_bias",
+    "scaling",
+    "basis",
+    "sites",
+    "recipe",
+    "made_from",
+)
 CHANNELS_AS_TRAINED = "channels as trained"
 
 
@@ -47,8 +57,8 @@ class SitePlan:
 class Plan:
     """What is kept of a dense model's attention.
 
-    dense_head_width: channels of a dense head; model_width: D; projection_bias: whether query, key and value have biases;
-    scaling: the trained model's softmax scale, a constant; recipe: how the plan was made, for the reader;
+    dense_head_width: channels of a dense head; model_width: D; projection_bias: whether query, key and value have
+    biases; scaling: the trained model's softmax scale, a constant; recipe: how the plan was made, for the reader;
     made_from: sha256 of what it was made from.
     """
 
@@ -96,7 +106,9 @@ def full_plan(family: str, sites: tuple[AttentionSite, ...]) -> Plan:
     """
     widths = {width for site in sites for width in site.query_key_widths + site.value_output_widths}
     if len(widths) != 1:
-        raise BadInput(f"the model's heads have widths {sorted(widths)}: it is already slim; start from its dense checkpoint")
+        raise BadInput(
+            f"the model's heads have widths {sorted(widths)}: it is already slim; start from its dense checkpoint"
+        )
     (width,) = widths
     every = tuple(range(width))
     return Plan(
@@ -187,7 +199,8 @@ def read_plan(path: Path) -> Plan:
                 name=site["name"],
                 dense_heads=site["dense_heads"],
                 heads=tuple(
-                    HeadPlan(head["head"], tuple(head["query_key"]), tuple(head["value_output"])) for head in site["heads"]
+                    HeadPlan(head["head"], tuple(head["query_key"]), tuple(head["value_output"]))
+                    for head in site["heads"]
                 ),
             )
             for site in value["sites"]

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,7 +38,9 @@ def prune_checkpoint(
     splits = read_splits(data_folder(model, data), recipe.calibration_clips, recipe.seed)
     with narrator.step("reading the checkpoint and the calibration clips"):
         checkpoint = load_checkpoint(source)
-        clips = read_examples_as_clips(splits.calibration, checkpoint.labels, checkpoint.feature_extractor.sampling_rate)
+        clips = read_examples_as_clips(
+            splits.calibration, checkpoint.labels, checkpoint.feature_extractor.sampling_rate
+        )
     made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
     with narrator.step(f"pruning to {100 * recipe.sparsity:g} %") as report:
         state = out.parent / f".{out.name}.state"
@@ -95,7 +97,9 @@ def write_slim_checkpoint(
         recompute=spare_memory,
         report=report,
     )
-    ast.save_slim_checkpoint(pruned.model, checkpoint.feature_extractor, pruned.plan, out)
+    ast.save_slim_checkpoint(
+        cast(ast.SlimASTForAudioClassification, pruned.model), checkpoint.feature_extractor, pruned.plan, out
+    )
     return pruned.plan
 
 
@@ -107,11 +111,12 @@ def activation_bytes(model: ast.AstModel, inputs: torch.Tensor) -> int:
     return int(config.num_hidden_layers * tokens * per_token * inputs.element_size())
 
 
-def calibration_inputs(checkpoint: ast.AstCheckpoint, waveforms: Sequence[np.ndarray], report: Report = quiet) -> torch.Tensor:
+def calibration_inputs(
+    checkpoint: ast.AstCheckpoint, waveforms: Sequence[np.ndarray], report: Report = quiet
+) -> torch.Tensor:
     """Log-mel features (N, frames, mels) of the clips, by transformers' own extractor."""
     features = []
     for number, waveform in enumerate(waveforms):
         features.append(ast.features(checkpoint.feature_extractor, [waveform]))
         report(f"front end of clip {number + 1} of {len(waveforms)}", (number + 1) / len(waveforms))
     return torch.cat(features)
-

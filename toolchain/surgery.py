@@ -26,7 +26,11 @@ def kept_attention_state(site: AttentionSite, site_plan: SitePlan) -> dict[str, 
     query_key = kept_rows(site_plan, site.query_key_widths, "query_key")
     value_output = kept_rows(site_plan, site.value_output_widths, "value_output")
     state: dict[str, torch.Tensor] = {}
-    for name, linear, rows in (("query", site.query, query_key), ("key", site.key, query_key), ("value", site.value, value_output)):
+    for name, linear, rows in (
+        ("query", site.query, query_key),
+        ("key", site.key, query_key),
+        ("value", site.value, value_output),
+    ):
         state[f"{name}.weight"] = linear.weight.detach()[rows].clone()
         if linear.bias is not None:
             state[f"{name}.bias"] = linear.bias.detach()[rows].clone()

@@ -19,7 +19,8 @@ PRECISIONS = ("fp32", "bf16")
 class Target:
     """Where a model is going.
 
-    runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, PRECISIONS; threads: how many, never left to the runtime.
+    runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, PRECISIONS; threads: how many, never left to the
+    runtime.
     """
 
     name: str

@@ -109,7 +109,10 @@ def test_any_prefix_of_the_calibration_clips_is_balanced(tmp_path):
 
 def test_metadata_csv(tmp_path):
     folder = make_folder(tmp_path / "data", {"x": 4})
-    rows = "".join(f"x/{number}.wav,{'yes' if number % 2 else 'no, thanks'}\n".replace("no, thanks", '"no, thanks"') for number in range(4))
+    rows = "".join(
+        f"x/{number}.wav,{'yes' if number % 2 else 'no, thanks'}\n".replace("no, thanks", '"no, thanks"')
+        for number in range(4)
+    )
     (folder / "metadata.csv").write_text("file_name,label\n" + rows)
     splits = read_splits(folder, calibration_clips=2, seed=0)
     assert {e.label for e in splits.evaluation} == {"yes", "no, thanks"}
@@ -151,7 +154,11 @@ def test_clips_file_round_trip_and_damage(tmp_path):
     write_clips(tmp_path / "clips.npz", clips)
     again = read_clips(tmp_path / "clips.npz")
     assert all(np.array_equal(a, b) for a, b in zip(clips.waveforms, again.waveforms, strict=True))
-    assert (again.names, again.labels, again.label_ids.tolist()) == (clips.names, clips.labels, clips.label_ids.tolist())
+    assert (again.names, again.labels, again.label_ids.tolist()) == (
+        clips.names,
+        clips.labels,
+        clips.label_ids.tolist(),
+    )
     shutil.copy(tmp_path / "clips.npz", tmp_path / "cut.npz")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "clips.npz").read_bytes()[:500])
     with pytest.raises(BadInput, match=r"cut\.npz"):

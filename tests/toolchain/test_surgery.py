@@ -24,7 +24,9 @@ def random_sites(model, seed: int, *, ragged: bool, drop_head: bool) -> tuple[Si
                 continue
             if ragged:
                 width_qk, width_vo = generator.integers(1, 16, size=2)
-            channels = [sorted(generator.choice(16, size=width, replace=False).tolist()) for width in (width_qk, width_vo)]
+            channels = [
+                sorted(generator.choice(16, size=width, replace=False).tolist()) for width in (width_qk, width_vo)
+            ]
             heads.append(HeadPlan(head, tuple(channels[0]), tuple(channels[1])))
         sites.append(SitePlan(site.name, len(site.query_key_widths), tuple(heads)))
     return tuple(sites)

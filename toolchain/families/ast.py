@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ DENSE_MODEL_TYPE = "audio-spectrogram-transformer"
 SLIM_MODEL_TYPE = SlimASTConfig.model_type
 MODELLING_FILE = Path(modeling_slim_ast.__file__)
 
-AstModel = ASTForAudioClassification | SlimASTForAudioClassification
+AstModel: TypeAlias = "ASTForAudioClassification | SlimASTForAudioClassification"
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,15 @@ def slim_model(model: AstModel, sites: tuple[SitePlan, ...]) -> SlimASTForAudioC
 
 def _slim_config(config: ASTConfig, sites: tuple[SitePlan, ...], scaling: float) -> SlimASTConfig:
     settings = config.to_dict()
-    for key in ("model_type", "architectures", "auto_map", "transformers_version", "query_key_widths", "value_output_widths", "attention_scaling"):
+    for key in (
+        "model_type",
+        "architectures",
+        "auto_map",
+        "transformers_version",
+        "query_key_widths",
+        "value_output_widths",
+        "attention_scaling",
+    ):
         settings.pop(key, None)
     slim = SlimASTConfig(
         query_key_widths=[list(site.query_key_widths) for site in sites],

@@ -46,7 +46,8 @@ class SlimASTConfig(ASTConfig):
 class SlimAttention(nn.Module):
     """Multi-head self-attention in which head h has query/key width K_h and value/output width V_h.
 
-    The projections hold the heads one after the other: q_proj and k_proj (sum K, D), v_proj (sum V, D), o_proj (D, sum V).
+    The projections hold the heads one after the other: q_proj and k_proj (sum K, D), v_proj (sum V, D),
+    o_proj (D, sum V).
     """
 
     def __init__(self, config: SlimASTConfig, layer: int):
@@ -189,7 +190,7 @@ class SlimASTForAudioClassification(PreTrainedModel):
     base_model_prefix = "audio_spectrogram_transformer"
     main_input_name = "input_values"
     _supports_sdpa = True
-    _no_split_modules = ["SlimEmbeddings", "SlimLayer"]
+    _no_split_modules = ("SlimEmbeddings", "SlimLayer")
 
     def __init__(self, config: SlimASTConfig):
         super().__init__(config)
@@ -203,7 +204,7 @@ class SlimASTForAudioClassification(PreTrainedModel):
         input_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
-        **kwargs,
+        **_kwargs,  # what transformers passes to every model, e.g. num_items_in_batch
     ) -> SequenceClassifierOutput | tuple:
         logits = self.classifier(self.audio_spectrogram_transformer(input_values))
         loss = None if labels is None else _loss(logits, labels, self.config)
