@@ -276,8 +276,9 @@ def export(model: str, out: Path, form: str, data: str | None, seed: int) -> Non
 
     parity = export_checkpoint(model, out=out, form=form, data=data, seed=seed, narrator=Narrator())
     click.echo(
-        f"{out}: {parity.graph_bytes / 1e6:.2f} MB; logits agree with the checkpoint's to {parity.relative_difference:.1e} "
-        f"of their scale (bound {parity.bound:.0e}), same first label, on {parity.clips} clips"
+        f"{out}: {parity.graph_bytes / 1e6:.2f} MB; logits agree with the checkpoint's "
+        f"to {parity.relative_difference:.1e} of their scale (bound {parity.bound:.0e}), "
+        f"same first label, on {parity.clips} clips"
     )
 
 

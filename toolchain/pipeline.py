@@ -31,7 +31,7 @@ VERSION = importlib.metadata.version("leanear")
 
 @dataclass(frozen=True)
 class Deployment:
-    """What `deploy` leaves: a folder with clips/, calibration/, checkpoint/, dense/, slim/ and results/, and the report."""
+    """What `deploy` leaves: a folder (clips, calibration, checkpoint, dense, slim, results) and the report in it."""
 
     folder: Path
     results: Results
