@@ -128,7 +128,7 @@ def _print_summary(results: Results) -> None:
         median = latency.percentiles_ms[50]
         line = f"{role:6} median {'n/a' if median is None else f'{median:.2f} ms'} (n={latency.n})"
         if role in results.document["memory"]["roles"]:
-            line += f", peak memory {results.document['memory']['roles'][role]['peak_rss_bytes'] / 2**20:.0f} MiB"
+            line += f", peak memory {results.document['memory']['roles'][role]['peak_rss_bytes'] / 1e6:.0f} MB"
         if role in accuracy["roles"]:
             predicted = accuracy["roles"][role]["predicted_ids"]
             correct = sum(a == b for a, b in zip(predicted, accuracy["label_ids"]))

@@ -124,7 +124,8 @@ def _speed_card(analysis: Analysis) -> Card:
     if analysis.speed.verdict in ("faster", "slower"):
         tone = "good" if analysis.speed.verdict == "faster" else "bad"
         return Card(f"{ratio.estimate:.2f}×", "faster" if tone == "good" else "the speed (slower)", detail, tone)
-    return Card(f"{ratio.estimate:.2f}×", "no speed-up", detail, "flat")
+    what = "no speed-up" if analysis.speed.verdict == "no change" else "speed, within the noise"
+    return Card(f"{ratio.estimate:.2f}×", what, detail, "flat")
 
 
 def _single_cards(analysis: Analysis) -> list[Card]:

@@ -19,9 +19,10 @@ HISTOGRAM_UPPER_PERCENTILE = 99.0
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG element and the sentence that says the same to those who do not see it."""
+    """An SVG element, its title, and the sentence that says the same to those who do not see it."""
 
     svg: str
+    title: str
     description: str
 
 
@@ -282,7 +283,7 @@ def _legend(entries: Sequence[tuple[str, str]], y: float) -> tuple[str, float]:
 def _picture(parts: list[str], height: float, title: str, description: str) -> Picture:
     said = html.escape(f"{title}. {description}.", quote=True)
     svg = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
-    return Picture(svg, f"{title}: {description}.")
+    return Picture(svg, title, f"{description}.")
 
 
 def _rectangle(x: float, y: float, width: float, height: float, css: str) -> str:

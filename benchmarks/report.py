@@ -115,7 +115,7 @@ def _markdown_block(block: Block) -> list[str]:
     if isinstance(block, Table):
         return _markdown_table(block)
     if isinstance(block, Picture):
-        return [f"*{_plain(block.description)}*", ""]
+        return [f"*{_plain(block.title)}: {_plain(block.description)}*", ""]
     assert isinstance(block, Log)
     return [*(f"    {line}" for line in block.text.splitlines()), ""]
 

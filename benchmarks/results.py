@@ -75,6 +75,13 @@ ACCURACY = {
     "roles": {"roles": ACCURACY_ROLE},
     "kl_dense_slim_nats": ([NUMBER], type(None)),
 }
+STATE = {
+    "load_average_1_min": (*NUMBER, dict),
+    "cpu_busy_share": (*NUMBER, dict),
+    "memory_available_bytes": (*NUMBER, dict),
+    "frequency_khz": (*NUMBER, dict),
+    "temperature_c": dict,
+}
 CLIPS = {"file": str, "sha256": str, "clips": int, "sample_rate_hz": int, "audio_s": NUMBER}
 DOCUMENT = {
     "schema": str,
@@ -89,8 +96,8 @@ DOCUMENT = {
     "clips": (CLIPS, type(None)),
     "device_name": str,
     "device": dict,
-    "device_before": dict,
-    "device_after": dict,
+    "device_before": STATE,
+    "device_after": STATE,
     "latency": LATENCY,
     "memory": MEMORY,
     "accuracy": ACCURACY,
@@ -201,6 +208,13 @@ def _check_consistency(document: dict[str, Any], path: Path) -> None:
             raise BadInput(f"{path}: {part}.status: expected one of {', '.join(STATUSES)}, found {status!r}")
         if status != "ok" and not document[part]["reason"]:
             raise BadInput(f"{path}: {part}.reason: empty, though the status is {status!r}")
+    for role in document["artifacts"]:
+        for part in ("memory", "accuracy"):
+            if document[part]["status"] == "ok" and role not in document[part]["roles"]:
+                raise BadInput(f"{path}: {part}.roles: missing key {role!r}, though the status is 'ok'")
+        samples = [repeat.get("samples_ms") for repeat in document["latency"]["repeats"] if repeat["role"] == role]
+        if document["latency"]["status"] == "ok" and not (samples and all(samples)):
+            raise BadInput(f"{path}: latency.repeats: no samples of {role!r}, though the status is 'ok'")
     clips = len(document["accuracy"]["label_ids"])
     for role, answers in document["accuracy"]["roles"].items():
         if len(answers["predicted_ids"]) != clips:

@@ -186,7 +186,10 @@ def judge_gate(change: Interval | None, max_drop_points: float, why_unknown: str
         return Gate("INCONCLUSIVE", f"the accuracy change was not measured ({why_unknown or 'no reason was recorded'})")
     drop, worst, least = -100 * change.estimate, -100 * change.low, -100 * change.high
     passed = drop <= max_drop_points + 1e-9
-    said = f"a drop of {_points(drop)} points against at most {_points(max_drop_points)} allowed"
+    measured = (
+        f"a drop of {_points(drop)}" if drop > 0 else f"a gain of {_points(-drop)}" if drop < 0 else "a drop of 0.00"
+    )
+    said = f"{measured} points, where at most {_points(max_drop_points)} may be lost"
     if passed and worst > max_drop_points:
         return Gate(
             "PASS",

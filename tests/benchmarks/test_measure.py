@@ -195,6 +195,26 @@ def test_a_worker_that_dies_leaves_a_reason_and_no_number(slim_folder, tmp_path,
     assert not benchmark(None, slim_folder, None, "null", OPTIONS, out, **QUICK).failures()
 
 
+def test_a_latency_process_that_dies_stops_the_pass_and_not_the_others(slim_folder, tmp_path, monkeypatch):
+    started = []
+
+    def dying(module, *arguments, **keywords):
+        started.append(module)
+        if module == "benchmarks.latency" and len(started) == 2:
+            return Outcome(None, "the process ended with status 1: MemoryError", ("MemoryError",))
+        return run_fresh(module, *arguments, **keywords)
+
+    monkeypatch.setattr(benchmarks.measure, "run_fresh", dying)
+    out = tmp_path / "r.json"
+    with pytest.raises(MeasurementFailed, match="latency on null failed"):
+        benchmark(None, slim_folder, None, "null", OPTIONS, out, **QUICK)
+    assert started == ["benchmarks.latency", "benchmarks.latency", "benchmarks.memory"]
+    results = read_results(out)
+    assert [repeat["status"] for repeat in results.document["latency"]["repeats"]] == ["ok", "failed"]
+    assert len(results.samples_ms("slim")) == 1
+    assert results.document["memory"]["status"] == "ok"
+
+
 def test_clips_of_other_labels_are_refused(slim_folder, clips_path, tmp_path):
     from dataclasses import replace
 

@@ -52,6 +52,10 @@ def changed(document, path, value):
         (("surprise",), 1, "unknown key 'surprise'"),
         (("accuracy", "status"), "fine", "accuracy.status: expected one of ok, not measured, failed"),
         (("memory", "status"), "failed", "memory.reason: empty"),
+        (("device_before", "cpu_busy_share"), None, "device_before: missing key 'cpu_busy_share'"),
+        (("memory", "roles", "slim"), None, "memory.roles: missing key 'slim'"),
+        (("accuracy", "roles", "dense"), None, "accuracy.roles: missing key 'dense'"),
+        (("latency", "repeats"), [], "latency.repeats: no samples of 'dense'"),
         (("accuracy", "roles", "slim", "predicted_ids"), [1], "predicted_ids: 1 for 40 clips"),
     ],
 )
