@@ -11,13 +11,18 @@ Dimension letters: T tokens, D model width, H heads, K per-head query/key width,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from export.graph import CONTRIB_DOMAIN, Graph
 from runtimes.errors import BadInput
+
+VECTOR_COLUMNS = (
+    16  # float32 values of an AVX-512 vector, by which the kernels of both runtimes cut a right-hand matrix
+)
+GROUP_MACS = 2_000_000  # what starting the operators of one more group costs, about 40 microseconds
 
 
 @dataclass(frozen=True)
@@ -89,98 +94,169 @@ def read_widths(module: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (module.head_dim,) * heads, (module.head_dim,) * heads
 
 
-def group_heads(query_key_widths: Sequence[int], value_output_widths: Sequence[int]) -> tuple[HeadGroup, ...]:
-    """Heads in groups of equal widths, the order of first appearance."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for head, widths in enumerate(zip(query_key_widths, value_output_widths, strict=True)):
-        groups.setdefault(widths, []).append(head)
-    return tuple(HeadGroup(tuple(heads), *widths) for widths, heads in groups.items())
+def group_heads(
+    query_key_widths: Sequence[int], value_output_widths: Sequence[int], token_count: int, model_width: int
+) -> tuple[HeadGroup, ...]:
+    """Heads in the groups that are the least work: heads of one group are filled up to its widest.
+
+    Work is counted in multiply-accumulates, a value width being rounded up to the kernels' 16 columns, and every group
+    costs `GROUP_MACS` on top. Heads are sorted by width, and of all ways to cut the sorted heads the cheapest is taken.
+    """
+    widths = list(zip(query_key_widths, value_output_widths, strict=True))
+    order = sorted(range(len(widths)), key=lambda head: (_round_up(widths[head][1], VECTOR_COLUMNS), widths[head]))
+
+    def group(first: int, end: int) -> HeadGroup:
+        heads = order[first:end]
+        return HeadGroup(tuple(sorted(heads)), max(widths[h][0] for h in heads), max(widths[h][1] for h in heads))
+
+    def work(part: HeadGroup) -> int:
+        width, value_width = part.query_key_width, part.value_output_width
+        per_head = token_count * token_count * (width + _round_up(value_width, VECTOR_COLUMNS))
+        return GROUP_MACS + len(part.heads) * (per_head + 2 * token_count * model_width * (width + value_width))
+
+    cheapest: list[tuple[int, tuple[HeadGroup, ...]]] = [(0, ())]
+    for end in range(1, len(order) + 1):
+        cuts = [(cheapest[first], group(first, end)) for first in range(end)]
+        cheapest.append(min((total + work(last), (*before, last)) for (total, before), last in cuts))
+    return cheapest[-1][1]
+
+
+def _round_up(width: int, multiple: int) -> int:
+    return -(-width // multiple) * multiple
 
 
 def add_attention(graph: Graph, tokens: str, attention: Attention, form: str, token_count: int, name: str) -> str:
     """Add the whole block, output projection included: (T, D) in, (T, D) out."""
-    groups = group_heads(attention.query_key_widths, attention.value_output_widths)
-    contexts = []
-    for number, group in enumerate(groups):
-        here = name if len(groups) == 1 else f"{name}.group{number}"
-        contexts.append(_add_group(graph, tokens, attention, group, form, token_count, here))
+    groups = group_heads(attention.query_key_widths, attention.value_output_widths, token_count, attention.model_width)
+    if form == "onnxruntime":
+        # Its matrix product is slow where rows of the values do not end on a 16-byte boundary.
+        groups = tuple(replace(group, value_output_width=_round_up(group.value_output_width, 4)) for group in groups)
+    query, key, value = _add_projections(graph, tokens, attention, groups, name)
+    add_group = {"portable": _add_plain_group, "onnxruntime": _add_onnxruntime_group, "openvino": _add_openvino_group}
+    contexts = [
+        add_group[form](graph, *parts, group, token_count, name if len(groups) == 1 else f"{name}.group{number}")
+        for number, (group, *parts) in enumerate(zip(groups, query, key, value, strict=True))
+    ]
     context = contexts[0] if len(contexts) == 1 else graph.node("Concat", contexts, f"{name}.context", axis=1)
     return _add_output(graph, context, attention, groups, name)
 
 
-def _add_group(
-    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, form: str, token_count: int, name: str
+def _add_onnxruntime_group(
+    graph: Graph, query: str, key: str, value: str, group: HeadGroup, token_count: int, name: str
 ) -> str:
-    """Context of a group's heads, one after the other: (T, H V)."""
-    query, key, value = _add_projections(graph, tokens, attention, group, name)
+    """Context of a group's heads, one after the other (T, H V), by ONNX Runtime's operator, which stores no scores."""
+    heads = len(group.heads)
+    inputs = [
+        graph.reshape(query, (1, token_count, heads * group.query_key_width), f"{name}.query.batch"),
+        graph.reshape(key, (1, token_count, heads * group.query_key_width), f"{name}.key.batch"),
+        graph.reshape(value, (1, token_count, heads * group.value_output_width), f"{name}.value.batch"),
+    ]
+    attended = graph.node(
+        "MultiHeadAttention", inputs, f"{name}.attended", domain=CONTRIB_DOMAIN, num_heads=heads, scale=1.0
+    )
+    return graph.reshape(attended, (token_count, heads * group.value_output_width), f"{name}.joined")
+
+
+def _add_plain_group(
+    graph: Graph, query: str, key: str, value: str, group: HeadGroup, token_count: int, name: str
+) -> str:
+    """Context of a group's heads, one after the other (T, H V), by plain operators."""
     heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
-    if form == "onnxruntime":
-        batched = [
-            graph.reshape(query, (1, token_count, heads * width), f"{name}.query.batch"),
-            graph.reshape(key, (1, token_count, heads * width), f"{name}.key.batch"),
-            graph.reshape(value, (1, token_count, heads * value_width), f"{name}.value.batch"),
-        ]
-        attended = graph.node(
-            "MultiHeadAttention", batched, f"{name}.attended", domain=CONTRIB_DOMAIN, num_heads=heads, scale=1.0
-        )
-        return graph.reshape(attended, (token_count, heads * value_width), f"{name}.joined")
     query = graph.reshape(query, (1, token_count, heads, width), f"{name}.query.split")
     key = graph.reshape(key, (1, token_count, heads, width), f"{name}.key.split")
     value = graph.reshape(value, (1, token_count, heads, value_width), f"{name}.value.split")
+    joined = _add_scores_and_values(graph, query, key, value, name)
+    return graph.reshape(joined, (token_count, heads * value_width), f"{name}.joined")
+
+
+def _add_openvino_group(
+    graph: Graph, query: str, key: str, value: str, group: HeadGroup, token_count: int, name: str
+) -> str:
+    """Context of a group's heads, one after the other (T, H V), by plain operators on values of full vectors.
+
+    OpenVINO multiplies by a part of a vector of 16 columns more slowly than by the whole vector.
+    """
+    heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
+    padding = _round_up(value_width, VECTOR_COLUMNS) - value_width
+    query = graph.reshape(query, (1, token_count, heads, width), f"{name}.query.split")
+    key = graph.reshape(key, (1, token_count, heads, width), f"{name}.key.split")
+    value = graph.reshape(value, (1, token_count, heads, value_width), f"{name}.value.split")
+    if padding:
+        pads = graph.constant(f"pads.{padding}", np.array([0] * 7 + [padding], dtype=np.int64))
+        value = graph.node("Pad", [value, pads], f"{name}.value.padded")
+    joined = _add_scores_and_values(graph, query, key, value, name)
+    if padding:
+        begin = graph.constant("unpad.begin", np.array([0], dtype=np.int64))
+        end = graph.constant(f"unpad.{value_width}", np.array([value_width], dtype=np.int64))
+        axis = graph.constant("unpad.axis", np.array([3], dtype=np.int64))
+        joined = graph.node("Slice", [joined, begin, end, axis], f"{name}.unpadded")
+    return graph.reshape(joined, (token_count, heads * value_width), f"{name}.joined")
+
+
+def _add_scores_and_values(graph: Graph, query: str, key: str, value: str, name: str) -> str:
+    """Attention of (1, T, H, K), (1, T, H, K) and (1, T, H, V): (1, T, H, V)."""
     query = graph.node("Transpose", [query], f"{name}.query.heads", perm=[0, 2, 1, 3])
     key = graph.node("Transpose", [key], f"{name}.key.heads", perm=[0, 2, 3, 1])
     value = graph.node("Transpose", [value], f"{name}.value.heads", perm=[0, 2, 1, 3])
     scores = graph.node("MatMul", [query, key], f"{name}.scores")
     weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
     attended = graph.node("MatMul", [weights, value], f"{name}.attended")
-    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
-    return graph.reshape(joined, (token_count, heads * value_width), f"{name}.joined")
+    return graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
 
 
 def _add_projections(
-    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, name: str
-) -> tuple[str, str, str]:
-    """Query (scaled), key and value of a group's heads: (T, H K), (T, H K), (T, H V)."""
-    width, scaling, heads = attention.model_width, attention.scaling, len(group.heads)
+    graph: Graph, tokens: str, attention: Attention, groups: tuple[HeadGroup, ...], name: str
+) -> tuple[list[str], list[str], list[str]]:
+    """Query (scaled), key and value of every group's heads: (T, H K), (T, H K) and (T, H V) each.
 
-    def query_rows(weight: np.ndarray) -> np.ndarray:
-        return group_rows(weight, attention.query_key_widths, group.heads, group.query_key_width)
-
-    def value_rows(weight: np.ndarray) -> np.ndarray:
-        return group_rows(weight, attention.value_output_widths, group.heads, group.value_output_width)
-
+    One product makes all groups' queries, which are cut afterwards: a product per group would be narrow, thus slow.
+    """
+    width, scaling = attention.model_width, np.float32(attention.scaling)
+    query_key_sizes = [len(group.heads) * group.query_key_width for group in groups]
+    value_sizes = [len(group.heads) * group.value_output_width for group in groups]
     query_weight = graph.weight(
         f"{name}.query.weight",
-        (width, heads * group.query_key_width),
-        lambda: query_rows(attention.query_weight).T * np.float32(scaling),
+        (width, sum(query_key_sizes)),
+        lambda: query_key_rows(attention.query_weight, attention, groups).T * scaling,
     )
     query_bias = graph.weight(
         f"{name}.query.bias",
-        (heads * group.query_key_width,),
-        lambda: query_rows(attention.query_bias) * np.float32(scaling),
+        (sum(query_key_sizes),),
+        lambda: query_key_rows(attention.query_bias, attention, groups) * scaling,
     )
     key_weight = graph.weight(
-        f"{name}.key.weight", (width, heads * group.query_key_width), lambda: query_rows(attention.key_weight).T
+        f"{name}.key.weight",
+        (width, sum(query_key_sizes)),
+        lambda: query_key_rows(attention.key_weight, attention, groups).T,
     )
     value_weight = graph.weight(
-        f"{name}.value.weight", (width, heads * group.value_output_width), lambda: value_rows(attention.value_weight).T
+        f"{name}.value.weight",
+        (width, sum(value_sizes)),
+        lambda: value_output_rows(attention.value_weight, attention, groups).T,
     )
     query = graph.node("Gemm", [tokens, query_weight, query_bias], f"{name}.query")
     key = graph.node("MatMul", [tokens, key_weight], f"{name}.key")
     value = graph.node("MatMul", [tokens, value_weight], f"{name}.value")
-    return query, key, value
+    return (
+        _add_cut(graph, query, query_key_sizes, f"{name}.query"),
+        _add_cut(graph, key, query_key_sizes, f"{name}.key"),
+        _add_cut(graph, value, value_sizes, f"{name}.value"),
+    )
+
+
+def _add_cut(graph: Graph, source: str, sizes: list[int], name: str) -> list[str]:
+    if len(sizes) == 1:
+        return [source]
+    return graph.split(source, sizes, 1, [f"{name}.group{number}" for number in range(len(sizes))])
 
 
 def _add_output(graph: Graph, context: str, attention: Attention, groups: tuple[HeadGroup, ...], name: str) -> str:
     """Output projection of the context, whose columns are the groups' heads one after the other: (T, D)."""
-    widths = attention.value_output_widths
     columns = sum(len(group.heads) * group.value_output_width for group in groups)
     weight = graph.weight(
         f"{name}.output.weight",
         (columns, attention.model_width),
-        lambda: np.concatenate(
-            [group_rows(attention.output_weight.T, widths, group.heads, group.value_output_width) for group in groups]
-        ),
+        lambda: value_output_rows(attention.output_weight.T, attention, groups),
     )
     bias = graph.weight(f"{name}.output.bias", (attention.model_width,), lambda: output_bias(attention))
     return graph.node("Gemm", [context, weight, bias], f"{name}.output")
@@ -196,31 +272,30 @@ def add_reader_attention(graph: Graph, tokens: str, attention: Attention, reader
     query_width, value_width = max(attention.query_key_widths), max(attention.value_output_widths)
     group = HeadGroup(tuple(range(heads)), query_width, value_width)
 
-    def query_rows(weight: np.ndarray) -> np.ndarray:
-        return group_rows(weight, attention.query_key_widths, group.heads, query_width)
-
-    def value_rows(weight: np.ndarray) -> np.ndarray:
-        return group_rows(weight, attention.value_output_widths, group.heads, value_width)
-
+    groups, scaling = (group,), np.float32(attention.scaling)
     query_weight = graph.weight(
         f"{name}.query.weight",
         (width, heads * query_width),
-        lambda: query_rows(attention.query_weight).T * np.float32(attention.scaling),
+        lambda: query_key_rows(attention.query_weight, attention, groups).T * scaling,
     )
     query_bias = graph.weight(
         f"{name}.query.bias",
         (heads * query_width,),
-        lambda: query_rows(attention.query_bias) * np.float32(attention.scaling),
+        lambda: query_key_rows(attention.query_bias, attention, groups) * scaling,
     )
     key_weight = graph.weight(
         f"{name}.key.weight",
         (heads, query_width, width),
-        lambda: query_rows(attention.key_weight).reshape(heads, query_width, width),
+        lambda: query_key_rows(attention.key_weight, attention, groups).reshape(heads, query_width, width),
     )
     value_weight = graph.weight(
         f"{name}.value.weight",
         (heads, width, value_width),
-        lambda: value_rows(attention.value_weight).reshape(heads, value_width, width).transpose(0, 2, 1),
+        lambda: (
+            value_output_rows(attention.value_weight, attention, groups)
+            .reshape(heads, value_width, width)
+            .transpose(0, 2, 1)
+        ),
     )
     reading = add_first_tokens(graph, tokens, readers, f"{name}.readers")
     query = graph.node("Gemm", [reading, query_weight, query_bias], f"{name}.query")
@@ -247,15 +322,32 @@ def add_first_tokens(graph: Graph, tokens: str, count: int, name: str) -> str:
     return graph.node("Slice", [tokens, begin, end, axis], name)
 
 
-def group_rows(stacked: np.ndarray, widths: Sequence[int], heads: Sequence[int], padded: int) -> np.ndarray:
-    """The rows of some heads from an array of all heads' rows, each head filled up with zero rows to `padded`."""
-    starts = np.concatenate([[0], np.cumsum(widths)])
-    if tuple(heads) == tuple(range(len(widths))) and all(width == padded for width in widths):
+def query_key_rows(stacked: np.ndarray, attention: Attention, groups: Sequence[HeadGroup]) -> np.ndarray:
+    """The rows (sum K, ...) of all heads in the groups' order, every head filled up with zero rows."""
+    padded = [(head, group.query_key_width) for group in groups for head in group.heads]
+    return head_rows(stacked, attention.query_key_widths, padded)
+
+
+def value_output_rows(stacked: np.ndarray, attention: Attention, groups: Sequence[HeadGroup]) -> np.ndarray:
+    """The rows (sum V, ...) of all heads in the groups' order, every head filled up with zero rows."""
+    padded = [(head, group.value_output_width) for group in groups for head in group.heads]
+    return head_rows(stacked, attention.value_output_widths, padded)
+
+
+def head_rows(stacked: np.ndarray, widths: Sequence[int], padded: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Rows of all heads in another order: `padded` has a head and the width that it is filled up to, row by row.
+
+    The array itself, not a copy, if order and widths are those that it has.
+    """
+    if list(padded) == list(enumerate(widths)):
         return stacked
-    rows = np.zeros((len(heads), padded, *stacked.shape[1:]), dtype=stacked.dtype)
-    for place, head in enumerate(heads):
-        rows[place, : widths[head]] = stacked[starts[head] : starts[head + 1]]
-    return rows.reshape(len(heads) * padded, *stacked.shape[1:])
+    starts = np.concatenate([[0], np.cumsum(widths)])
+    rows = np.zeros((sum(width for _, width in padded), *stacked.shape[1:]), dtype=stacked.dtype)
+    place = 0
+    for head, width in padded:
+        rows[place : place + widths[head]] = stacked[starts[head] : starts[head + 1]]
+        place += width
+    return rows
 
 
 def output_bias(attention: Attention) -> np.ndarray:

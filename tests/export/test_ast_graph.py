@@ -13,7 +13,7 @@ import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
 from export.ast_graph import FORMS, export_ast
-from export.attention import group_rows
+from export.attention import HeadGroup, group_heads, head_rows
 from export.graph import Graph
 from runtimes.errors import BadInput
 from tests.export.conftest import SETTINGS
@@ -53,11 +53,12 @@ def test_computes_what_the_model_computes(
 
 
 @pytest.mark.parametrize("kind", ["dense", "slim"])
-def test_openvino_computes_the_portable_form(
-    kind: str, extractor, clips, tmp_path: Path, request: pytest.FixtureRequest
+@pytest.mark.parametrize("form", ["portable", "openvino"])
+def test_openvino_computes_the_forms_of_plain_operators(
+    kind: str, form: str, extractor, clips, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     model = request.getfixturevalue(kind)
-    exported = export_ast(model, extractor, tmp_path / "model.onnx", "portable")
+    exported = export_ast(model, extractor, tmp_path / "model.onnx", form)
     for clip in clips:
         expected = _torch_logits(model, extractor, clip)
         np.testing.assert_allclose(
@@ -66,6 +67,22 @@ def test_openvino_computes_the_portable_form(
             rtol=0,
             atol=1e-5 * np.abs(expected).max(),
         )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_computes_the_same_with_heads_in_groups(
+    form: str, slim, extractor, clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.attention.GROUP_MACS", 0)
+    exported = export_ast(slim, extractor, tmp_path / "model.onnx", form)
+    assert "layers.1.attention.group2.attended" in {node.name for node in onnx.load(str(exported.path)).graph.node}
+    expected = _torch_logits(slim, extractor, clips[0])
+    np.testing.assert_allclose(
+        _onnxruntime_logits(exported.path, "waveform", clips[0][None]),
+        expected,
+        rtol=0,
+        atol=1e-5 * np.abs(expected).max(),
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -109,8 +126,9 @@ def test_shallow_models_and_models_without_projection_biases(
     )
 
 
-def test_portable_form_is_valid_onnx_of_plain_operators(slim, extractor, tmp_path: Path) -> None:
-    exported = export_ast(slim, extractor, tmp_path / "model.onnx", "portable")
+@pytest.mark.parametrize("form", ["portable", "openvino"])
+def test_is_valid_onnx_of_plain_operators(form: str, slim, extractor, tmp_path: Path) -> None:
+    exported = export_ast(slim, extractor, tmp_path / "model.onnx", form)
     onnx.checker.check_model(str(exported.path), full_check=True)
     assert {node.domain for node in onnx.load(str(exported.path)).graph.node} == {""}
 
@@ -165,8 +183,21 @@ def test_file_beyond_two_gigabytes_is_refused_before_any_weight_is_made(tmp_path
 
 def test_rows_of_heads_are_filled_up_with_zeros() -> None:
     stacked = np.arange(1, 7, dtype=np.float32)
-    np.testing.assert_array_equal(group_rows(stacked, [1, 3, 2], [2, 0], 3), [5, 6, 0, 1, 0, 0])
-    assert group_rows(stacked, [3, 3], [0, 1], 3) is stacked
+    np.testing.assert_array_equal(head_rows(stacked, [1, 3, 2], [(2, 3), (0, 2), (1, 3)]), [5, 6, 0, 1, 0, 2, 3, 4])
+    assert head_rows(stacked, [3, 3], [(0, 3), (1, 3)]) is stacked
+
+
+def test_heads_of_equal_widths_are_one_group() -> None:
+    assert group_heads([8] * 4, [6] * 4, 1214, 768) == (HeadGroup((0, 1, 2, 3), 8, 6),)
+
+
+def test_heads_are_filled_up_where_that_is_less_work_than_another_group() -> None:
+    widths = [30, 8, 30, 32]
+    # Many tokens: even two columns are more work than a group. Few: a group is more work than any column.
+    assert group_heads(widths, widths, 1214, 768) == (
+        HeadGroup((1,), 8, 8), HeadGroup((0, 2), 30, 30), HeadGroup((3,), 32, 32),
+    )  # fmt: skip
+    assert group_heads(widths, widths, 20, 64) == (HeadGroup((0, 1, 2, 3), 32, 32),)
 
 
 @pytest.mark.parametrize(
