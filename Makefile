@@ -47,7 +47,7 @@ lint: $(READY)  ## Run ruff and mypy
 	@$(BIN)/mypy
 
 bench: $(READY)  ## Time dense against pruned AST-base-size graphs on every runtime here
-	@$(BIN)/python -m benchmarks.graph_forms
+	@$(BIN)/python -m benchmarks.peers.graph_forms
 
 report: $(READY)  ## Write the report of OUT= (a deployment folder) again
 	@exec $(BIN)/leanear report "$${OUT:?set OUT to a deployment folder}"
