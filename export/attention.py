@@ -116,8 +116,10 @@ def group_heads(
 
     cheapest: list[tuple[int, tuple[HeadGroup, ...]]] = [(0, ())]
     for end in range(1, len(order) + 1):
-        cuts = [(cheapest[first], group(first, end)) for first in range(end)]
-        cheapest.append(min((total + work(last), (*before, last)) for (total, before), last in cuts))
+        lasts = [group(first, end) for first in range(end)]
+        totals = [cheapest[first][0] + work(last) for first, last in enumerate(lasts)]
+        first = totals.index(min(totals))
+        cheapest.append((totals[first], (*cheapest[first][1], lasts[first])))
     return cheapest[-1][1]
 
 
@@ -133,10 +135,10 @@ def add_attention(graph: Graph, tokens: str, attention: Attention, form: str, to
         groups = tuple(replace(group, value_output_width=_round_up(group.value_output_width, 4)) for group in groups)
     query, key, value = _add_projections(graph, tokens, attention, groups, name)
     add_group = {"portable": _add_plain_group, "onnxruntime": _add_onnxruntime_group, "openvino": _add_openvino_group}
-    contexts = [
-        add_group[form](graph, *parts, group, token_count, name if len(groups) == 1 else f"{name}.group{number}")
-        for number, (group, *parts) in enumerate(zip(groups, query, key, value, strict=True))
-    ]
+    contexts = []
+    for number, group in enumerate(groups):
+        here = name if len(groups) == 1 else f"{name}.group{number}"
+        contexts.append(add_group[form](graph, query[number], key[number], value[number], group, token_count, here))
     context = contexts[0] if len(contexts) == 1 else graph.node("Concat", contexts, f"{name}.context", axis=1)
     return _add_output(graph, context, attention, groups, name)
 
