@@ -13,6 +13,7 @@ TINY_LABELS = ("down", "left", "right", "up", "yes")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 def make_tiny_ast(head_width: int = 16, heads: int = 2, layers: int = 2) -> ASTForAudioClassification:
