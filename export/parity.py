@@ -135,6 +135,7 @@ def _run(artifact: Artifact, waveforms: Sequence[np.ndarray]) -> tuple[str, np.n
     options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # the arena would keep what the load of the file needed for a moment
     session = onnxruntime.InferenceSession(str(artifact.graph), options, providers=["CPUExecutionProvider"])
     name = artifact.manifest["input"]["name"]
     return onnxruntime.__version__, np.concatenate([session.run(None, {name: clip[None]})[0] for clip in waveforms])

@@ -256,7 +256,7 @@ def prune(model: str, data: str | None, out: Path, as_json: bool, **recipe: Any)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
 @click.option(
     "--form",
-    type=click.Choice(("portable", "onnxruntime")),
+    type=click.Choice(("portable", "onnxruntime", "openvino")),
     default="portable",
     show_default=True,
     help="Plain ONNX operators, or those that only ONNX Runtime has and is faster with.",

@@ -11,7 +11,7 @@ from runtimes.errors import BadInput
 
 TARGETS = Path(__file__).parent / "targets"
 RUNTIMES = ("onnxruntime", "openvino", "null")
-GRAPH_FORMS = ("portable", "onnxruntime")
+GRAPH_FORMS = ("portable", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -61,8 +61,8 @@ def read_target(name: str) -> Target:
     for key, offered in (("runtime", RUNTIMES), ("graph_form", GRAPH_FORMS), ("precision", PRECISIONS)):
         if settings[key] not in offered:
             raise BadInput(f"{path}: {key} = {settings[key]!r} is not one of {', '.join(offered)}")
-    if settings["runtime"] != "onnxruntime" and settings["graph_form"] == "onnxruntime":
-        raise BadInput(f"{path}: graph_form = 'onnxruntime' holds operators that {settings['runtime']} does not have")
+    if settings["graph_form"] not in ("portable", settings["runtime"]):
+        raise BadInput(f"{path}: graph_form = {settings['graph_form']!r} is not meant for {settings['runtime']}")
     return Target(
         name=path.stem,
         description=str(settings["description"]),

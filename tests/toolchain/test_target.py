@@ -33,7 +33,7 @@ def test_a_file_of_ones_own(tmp_path):
         (OWN.replace("threads = 1\n", ""), "key 'threads' is missing"),
         (OWN.replace("openvino", "tflite"), "runtime = 'tflite' is not one of"),
         (OWN.replace("threads = 1", "threads = 0"), "threads = 0"),
-        (OWN.replace("portable", "onnxruntime"), "does not have"),
+        (OWN.replace("portable", "onnxruntime"), "not meant for openvino"),
         ("runtime =", "not TOML"),
     ],
 )
