@@ -259,7 +259,7 @@ def prune(model: str, data: str | None, out: Path, as_json: bool, **recipe: Any)
     type=click.Choice(("portable", "onnxruntime", "openvino")),
     default="portable",
     show_default=True,
-    help="Plain ONNX operators, or those that only ONNX Runtime has and is faster with.",
+    help="Plain ONNX operators for any runtime, or the form that a runtime is fastest with.",
 )
 @data_option
 @seed_option
