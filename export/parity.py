@@ -6,6 +6,8 @@ python -m export.parity FOLDER [--dense-graph-bytes N]
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.artifact import Artifact, read_artifact, read_golden
-from runtimes.errors import LeanearError, ParityFailed, RuntimeUnavailable
+from runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
 from runtimes.files import write_json
 
 BOUND = 1e-4
@@ -49,13 +51,31 @@ class Parity:
 def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
     """The figures of an artifact that passed, which are written into its manifest.
 
-    Every golden clip runs through the graph on ONNX Runtime's CPU provider in float32.
+    Every golden clip runs through the graph on ONNX Runtime's CPU provider in float32. That happens in a process of its
+    own, so that the checkpoint and two copies of the graph's weights are never in one process's memory.
 
     Raises:
         ParityFailed: a logit is not finite or too far away, a first label differs, or the graph's file is not smaller
             than `dense_graph_bytes`; the manifest is left as it was.
         BadInput: the folder is not an artifact, or a file in it is not the one that the manifest names.
     """
+    command = [sys.executable, "-m", "export.parity"]
+    if dense_graph_bytes is not None:
+        command += ["--dense-graph-bytes", str(dense_graph_bytes)]
+    command += ["--", str(folder)]
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    for error in (ParityFailed, BadInput, RuntimeUnavailable):
+        if ended.returncode == error.exit_status:
+            raise error(ended.stderr.strip().splitlines()[-1])
+    if ended.returncode != 0:
+        raise ParityFailed(f"{folder}: the process that ran the graph ended with status {ended.returncode}")
+    return Parity(**read_artifact(Path(folder)).manifest["parity"])
+
+
+def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
+    """The same as `prove_parity`, in this process."""
     artifact = read_artifact(Path(folder))
     golden = read_golden(artifact)
     version, logits = _run(artifact, golden.waveforms)
@@ -135,7 +155,6 @@ def _run(artifact: Artifact, waveforms: Sequence[np.ndarray]) -> tuple[str, np.n
     options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False  # the arena would keep what the load of the file needed for a moment
     session = onnxruntime.InferenceSession(str(artifact.graph), options, providers=["CPUExecutionProvider"])
     name = artifact.manifest["input"]["name"]
     return onnxruntime.__version__, np.concatenate([session.run(None, {name: clip[None]})[0] for clip in waveforms])
@@ -148,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dense-graph-bytes", type=int, help="the graph's file has to be smaller than this")
     options = parser.parse_args(arguments)
     try:
-        parity = prove_parity(options.folder, dense_graph_bytes=options.dense_graph_bytes)
+        parity = prove_parity_here(options.folder, dense_graph_bytes=options.dense_graph_bytes)
     except LeanearError as error:
         print(error, file=sys.stderr)
         return error.exit_status
