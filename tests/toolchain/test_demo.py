@@ -19,7 +19,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from toolchain.demo import demo_clips_folder, demo_model_folder
 from toolchain.demo.acoustics import NOISES, Ranges, make_noises, make_responses, make_scene, mix
 from toolchain.demo.make import main
-from toolchain.demo.packaging import choose_words, hear, wilson_interval
+from toolchain.demo.packaging import choose_words, count_right, read_clips, wilson_interval, with_uniform_attention
 from toolchain.demo.spectrograms import log_mel, normalise
 from toolchain.demo.speech import plan_takes
 from toolchain.demo.training import Schedule, logits_of, new_model, tokens_of, train
@@ -88,7 +88,7 @@ def test_the_conditions_in_the_metadata_vary():
     assert {row["noise"] for row in rows} == set(NOISES)
     assert {row["accent"] for row in rows} == set(ACCENTS)
     snr_db = np.array([float(row["snr_db"]) for row in rows])
-    assert snr_db.max() - snr_db.min() > 15
+    assert snr_db.max() - snr_db.min() > 10
     assert {float(row["rt60_s"]) > 0 for row in rows} == {True, False}
 
 
@@ -113,8 +113,8 @@ def test_the_shipped_mean_and_deviation_are_those_of_the_clips():
     files = [demo_clips_folder() / "calibration" / row["file_name"] for row in rows_of("calibration")][::3]
     waves = [soundfile.read(file, dtype="float32")[0] for file in files]
     values = extractor(waves, sampling_rate=16_000, return_tensors="np")["input_values"]
-    # AST's inputs have mean 0 and deviation 0.5; training hears a wider range of levels than the clips have.
-    assert abs(values.mean()) < 0.2
+    # AST's inputs have mean 0 and deviation 0.5; training hears more noise and more levels than the clips have.
+    assert abs(values.mean()) < 0.3
     assert abs(values.std() - 0.5) < 0.1
 
 
@@ -122,14 +122,20 @@ def test_the_shipped_model_names_the_clips_as_well_as_its_card_says():
     torch.set_num_threads(2)
     model = AutoModelForAudioClassification.from_pretrained(demo_model_folder()).eval()
     extractor = AutoFeatureExtractor.from_pretrained(demo_model_folder())
-    heard = hear(model, extractor, demo_clips_folder() / "evaluation")
-    assert 0.90 <= heard.right / heard.clips <= 0.98
-    # Damage to attention is visible: with uniform attention far fewer are named.
-    assert heard.right_uniform_attention < 0.7 * heard.right
+    waves, labels = read_clips(demo_clips_folder() / "evaluation")
+    # The extractor's own numbers, as another test shows, in a tenth of its time.
+    lengths = np.array([len(wave) for wave in waves])
+    padded = torch.stack([torch.from_numpy(np.pad(wave, (0, 17_600 - len(wave)))) for wave in waves])
+    features = normalise(log_mel(padded, lengths, extractor), extractor.mean, extractor.std)
+    accuracy = count_right(model, features, labels) / len(labels)
+    assert 0.90 <= accuracy <= 0.98
+    # Damage to attention is visible: with uniform attention few clips are named.
+    few = slice(None, None, 8)
+    assert count_right(with_uniform_attention(model), features[few], labels[few]) < 0.5 * len(labels[few])
     card = (demo_model_folder() / "README.md").read_text(encoding="utf-8")
     stated = float(card.split("## Accuracy")[1].split("%")[0])
     # Another processor may round a clip on the edge differently.
-    assert abs(stated - 100 * heard.right / heard.clips) < 0.3
+    assert abs(stated - 100 * accuracy) < 0.3
 
 
 # The code that makes it
@@ -152,11 +158,15 @@ def test_a_mixed_clip_is_reverberant_speech_plus_noise_at_the_stated_ratio():
     samples, offsets, labels = tones()
     scene = make_scene(samples, offsets, labels, rooms=5, seed=3)
     ranges = Ranges(snr_db=(-5.0, 20.0), peak=(0.1, 0.1), room_share=0.0, odd_length_share=0.0)
-    words = np.array([0, 7, 21, 34])
+    words = np.arange(35)
     noisy = mix(scene, words, ranges, np.random.default_rng(9))
     silent = scene.__class__(**{**vars(scene), "noises": torch.zeros_like(scene.noises)})
     clean = mix(silent, words, ranges, np.random.default_rng(9))
-    for row, word in enumerate(words):
+    # Of these two, any second is about as loud as the whole.
+    steady = np.flatnonzero(noisy.noise < 2)
+    assert set(noisy.noise[steady]) == {NOISES.index("white"), NOISES.index("pink")}
+    for row in steady:
+        word = words[row]
         speech, whole = clean.waves[row].double().numpy(), noisy.waves[row].double().numpy()
         assert np.abs(whole).max() == pytest.approx(0.1, rel=1e-4)
         # The noise is what is left when the best multiple of the speech is taken away (they are nearly uncorrelated).
@@ -164,7 +174,7 @@ def test_a_mixed_clip_is_reverberant_speech_plus_noise_at_the_stated_ratio():
         noise_power = np.mean((whole - gain * speech)[:16_000] ** 2)
         speech_power = np.sum((gain * speech) ** 2) / (offsets[word + 1] - offsets[word])
         ratio_db = 10 * math.log10(speech_power / noise_power)
-        assert ratio_db == pytest.approx(noisy.snr_db[row], abs=2.0)
+        assert ratio_db == pytest.approx(noisy.snr_db[row], abs=1.5)
 
 
 def test_reverberation_is_a_convolution_with_the_room_response():

@@ -47,7 +47,7 @@ class Mixed:
     lengths: np.ndarray  # int64 (B,), samples
     labels: np.ndarray
     words: np.ndarray  # int64 (B,), which word of the scene
-    snr_db: np.ndarray
+    snr_db: np.ndarray  # the word's mean power over the noise's long-term mean power
     noise: np.ndarray  # int64 (B,), index into NOISES
     rt60_s: np.ndarray
 

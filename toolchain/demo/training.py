@@ -211,7 +211,7 @@ def train(
             steps_here = seen / schedule.batch
             record = {"step": done, "loss": loss_sum / steps_here, "samples_per_s": seen / seconds}
             record |= {"dev_accuracy": float(right.mean())}
-            record |= {f"from_{low}_db": float(right[_between(dev.snr_db, low)].mean()) for low in range(-10, 25, 5)}
+            record |= _accuracy_by_snr(right, dev.snr_db)
             with log_file.open("a") as log:
                 log.write(json.dumps(record) + "\n")
             note = f"loss {record['loss']:.3f}, dev {record['dev_accuracy']:.3f}"
@@ -253,8 +253,10 @@ def _restore(state_file: Path, state: State) -> int:
     return step
 
 
-def _between(snr_db: np.ndarray, low: int) -> np.ndarray:
-    return (snr_db >= low) & (snr_db < low + 5)
+def _accuracy_by_snr(right: np.ndarray, snr_db: np.ndarray) -> dict[str, float]:
+    """The accuracy in each band of 5 dB that has clips, by the band's lower edge."""
+    band_db = (5 * np.floor(snr_db / 5)).astype(int)
+    return {f"from_{low}_db": float(right[band_db == low].mean()) for low in np.unique(band_db)}
 
 
 def _rate_scale_at(step: int, schedule: Schedule) -> float:
