@@ -109,7 +109,7 @@ recipe_options = _options(
     click.option(
         "--threshold",
         type=click.Choice(THRESHOLDS),
-        default="global",
+        default="local",
         show_default=True,
         help="Compare channels across layers, or remove the same share in each.",
     ),

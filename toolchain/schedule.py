@@ -49,7 +49,7 @@ class PruneRecipe:
     sparsity: float
     scheme: Scheme = "channels"
     score: Score = "fisher"
-    threshold: Threshold = "global"
+    threshold: Threshold = "local"
     schedule: Schedule = "one-shot"
     step: float = 0.1
     max_steps: int = 10
