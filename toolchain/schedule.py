@@ -22,7 +22,7 @@ from runtimes.errors import BadInput
 from runtimes.files import sha256_json
 from toolchain.choose import ROUNDING, SCHEMES, THRESHOLDS, Scheme, Threshold, choose_share, choose_sparsity
 from toolchain.narration import Report, quiet
-from toolchain.plan import Plan, SitePlan, compose, full_plan, read_plan
+from toolchain.plan import Plan, SitePlan, compose, read_plan
 from toolchain.recovery import LoraRecovery, recover_
 
 Score = Literal["fisher", "magnitude"]
@@ -117,7 +117,7 @@ def prune(
     order = calibration_order(calibration, recipe)
     model = checkpoint.model
     plan = dataclasses.replace(
-        full_plan(family.FAMILY, family.attention_sites(model)),
+        family.dense_plan(model),
         recipe=_recipe_json(recipe),
         made_from=dict(made_from or {}),
     )

@@ -21,7 +21,7 @@ from runtimes.errors import BadInput
 from runtimes.files import sha256_json, write_text
 from toolchain.choose import SCHEMES, THRESHOLDS
 from toolchain.narration import Report, quiet
-from toolchain.plan import Plan, compose, full_plan
+from toolchain.plan import Plan, compose
 from toolchain.recovery import LoraRecovery
 from toolchain.schedule import SCORES, LabelledInputs, PruneRecipe, calibration_order, choose_step, prune, score
 
@@ -87,7 +87,7 @@ def variant_table(
     """
     finished = _read_rows(rows_path, made_from)
     dense_logits = predict(checkpoint.model, evaluation.inputs, _about(report, "dense model"))
-    dense = full_plan(family.FAMILY, family.attention_sites(checkpoint.model))
+    dense = family.dense_plan(checkpoint.model)
     rows = [_row(None, checkpoint.model, dense, dense_logits, dense_logits, evaluation.label_ids)]
     shared: dict[str, tuple[SiteScores, ...]] = {}
     for number, recipe in enumerate(recipes):

@@ -22,7 +22,7 @@ from runtimes.errors import BadInput
 from runtimes.files import replaced_folder
 from toolchain.families import modeling_slim_ast
 from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from toolchain.plan import Plan, SitePlan, write_plan
+from toolchain.plan import Plan, SitePlan, full_plan, write_plan
 from toolchain.surgery import kept_attention_state
 
 FAMILY = "ast"
@@ -121,6 +121,17 @@ def attention_sites(model: AstModel) -> tuple[AttentionSite, ...]:
             )
         )
     return tuple(sites)
+
+
+def dense_plan(model: AstModel) -> Plan:
+    """The plan that keeps all of a dense model.
+
+    Raises:
+        BadInput: the model is slim already: what its channels were in the dense one is not known from it.
+    """
+    if isinstance(model, SlimASTForAudioClassification):
+        raise BadInput("the model is already slim; prune its dense checkpoint, with a higher sparsity")
+    return full_plan(FAMILY, attention_sites(model))
 
 
 def encoder_layers(model: AstModel) -> tuple[torch.nn.Module, ...]:
