@@ -162,8 +162,8 @@ def _add_mlp(graph: Graph, hidden: str, layer: Any, form: str, name: str) -> str
     narrow = _add_linear(graph, active, layer.mlp.fc2, f"{name}.mlp.fc2", f"{name}.mlp.narrow", more_inputs=padding)
     if form == "openvino":
         # Of slope one, so it changes nothing. But OpenVINO has two kernels for a linear layer, and an activation behind
-        # it selects the one that is faster where rows are a multiple of 4 KiB long. It also keeps OpenVINO 2026.4 from a
-        # fusion that crashes while it compiles narrow models for one thread.
+        # it selects the one that is faster where rows are a multiple of 4 KiB long. It also keeps OpenVINO 2026.4
+        # from a fusion that crashes while it compiles narrow models for one thread.
         narrow = graph.node("LeakyRelu", [narrow], f"{name}.mlp.unchanged", alpha=1.0)
     return graph.node("Add", [narrow, hidden], f"{name}.mlp.residual")
 
