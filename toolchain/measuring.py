@@ -12,10 +12,12 @@ from benchmarks.results import Results
 from runtimes.artifact import read_artifact
 from runtimes.clips import write_clips
 from runtimes.errors import BadInput
+from runtimes.files import read_json
 from runtimes.sessions import SessionOptions
 from toolchain.dataset import read_examples_as_clips, read_splits
 from toolchain.narration import Narrator
 
+ABOUT_FILE, ABOUT_SCHEMA = "deployment.json", "leanear-deployment-1"
 CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders
 
 
@@ -71,7 +73,17 @@ def write_deployment_report(results: Path, *, out: Path | None, max_drop: float 
     found = sorted((results / "results").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     if not found:
         raise BadInput(f"{results}: no results/*.json in it; `leanear deploy` or `leanear bench` makes them")
-    plan_path = results / "checkpoint" / "plan.json"
+    return write_folder_report(results, found[-1], out or results, max_drop)
+
+
+def write_folder_report(folder: Path, results: Path, out: Path, max_drop: float | None) -> ReportPaths:
+    """The report of one of a deployment folder's results, with its plan and what deployment.json says of its origin."""
+    plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
+    about = read_json(about_path, ABOUT_SCHEMA, ("title", "provenance")) if about_path.is_file() else {}
     return write_report(
-        found[-1], out or results, plan_path=plan_path if plan_path.is_file() else None, max_drop=max_drop
+        results,
+        out,
+        plan_path=plan_path if plan_path.is_file() else None,
+        max_drop=max_drop,
+        extra={key: about[key] for key in ("title", "provenance") if key in about},
     )

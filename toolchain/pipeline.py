@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.measure import benchmark
-from benchmarks.report import ReportPaths, write_report
+from benchmarks.report import ReportPaths
 from benchmarks.results import Results
 from runtimes.clips import read_clips, write_clips
-from runtimes.files import sha256_file, sha256_json
+from runtimes.files import sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions
 from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
 from toolchain.dataset import Example, Splits, read_examples_as_clips, read_splits
 from toolchain.evaluation import data_folder
+from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, write_folder_report
 from toolchain.narration import Narrator
 from toolchain.outputs import only_here
 from toolchain.stages import run_stage
@@ -75,7 +76,18 @@ def deploy(
         results, measured = _bench_stage(folder, device, budget_s, command, narrator)
         if not (any(ran) or measured):
             narrator.say("  nothing to do: every stage was done before, from the same inputs")
-        report = write_report(results.path, folder, plan_path=folder / "checkpoint" / "plan.json", max_drop=max_drop)
+        about = {
+            "schema": ABOUT_SCHEMA,
+            "title": f"{checkpoint_name(model)} for {device.name}",
+            "provenance": {
+                "model": model,
+                "target": f"{device.name}: {device.description}",
+                "audio": str(data_folder(model, data)),
+                "calibration and evaluation clips": splits.origin,
+            },
+        }
+        write_json(folder / ABOUT_FILE, about)
+        report = write_folder_report(folder, results.path, folder, max_drop)
     return Deployment(folder, results, report)
 
 
