@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What a user passes reaches the shell as environment, never as text of a command: the values may hold anything.
-USER_VARIABLES := TARGET MODEL DATA SPARSITY OUT MAX_DROP RECOVERY BUDGET RUNTIME THREADS
+USER_VARIABLES := TARGET MODEL DATA SPARSITY OUT MAX_DROP SCHEDULE RECOVERY
 $(foreach name,$(USER_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(USER_VARIABLES)
 
@@ -16,7 +16,7 @@ export $(USER_VARIABLES)
 help:  ## List what make can do
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  make deploy TARGET=openvino MODEL=path-or-hub-id DATA=folder SPARSITY=0.5 [OUT=folder] [MAX_DROP=points]"
+	@echo "  make deploy TARGET=openvino MODEL=path-or-hub-id DATA=folder SPARSITY=0.5 [OUT=folder] [MAX_DROP=points] [SCHEDULE=iterative RECOVERY=lora]"
 
 # The stamp carries the lock's hash, so a changed lock or pyproject.toml installs again and an interrupted install is repeated.
 $(READY): .requirements.lock pyproject.toml
@@ -34,6 +34,7 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|fi
 	[ -z "$$SPARSITY" ] || set -- "$$@" --sparsity "$$SPARSITY"; \
 	[ -z "$$OUT" ] || set -- "$$@" --out "$$OUT"; \
 	[ -z "$$MAX_DROP" ] || set -- "$$@" --max-drop "$$MAX_DROP"; \
+	[ -z "$$SCHEDULE" ] || set -- "$$@" --schedule "$$SCHEDULE"; \
 	[ -z "$$RECOVERY" ] || set -- "$$@" --recovery "$$RECOVERY"; \
 	[ -z "$$MODEL" ] || set -- "$$@" -- "$$MODEL"; \
 	exec $(BIN)/leanear deploy "$$@"
