@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def read_artifact(folder: Path) -> Artifact:
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such artifact folder")
     manifest = read_json(folder / "manifest.json", MANIFEST_SCHEMA, REQUIRED_KEYS)
+    _check_manifest(manifest, folder / "manifest.json")
     for part in ("graph", "golden"):
         path = folder / manifest[part]["file"]
         if not path.is_file():
@@ -70,6 +72,31 @@ def read_artifact(folder: Path) -> Artifact:
     )
 
 
+def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
+    """Raises BadInput, naming the key, where a value that is used later is not of the kind that was promised."""
+    for part in ("model", "graph", "golden", "input", "output"):
+        if not isinstance(manifest[part], dict):
+            raise BadInput(f"{path}: {part} is not an object")
+    if not (manifest["parity"] is None or isinstance(manifest["parity"], dict)):
+        raise BadInput(f"{path}: parity is neither null nor an object")
+    for part in ("graph", "golden"):
+        name = manifest[part].get("file")
+        if not isinstance(name, str) or not name or Path(name).name != name:
+            raise BadInput(f"{path}: {part}.file is not the plain name of a file")
+        if not isinstance(manifest[part].get("sha256"), str):
+            raise BadInput(f"{path}: {part}.sha256 is not a text")
+    rate_hz = manifest["input"].get("sample_rate_hz")
+    if isinstance(rate_hz, bool) or not isinstance(rate_hz, int) or rate_hz < 1:
+        raise BadInput(f"{path}: input.sample_rate_hz is {rate_hz!r}, not a positive whole number")
+    labels = manifest["labels"]
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise BadInput(f"{path}: labels is not a list of texts")
+    if manifest["output"].get("shape") != [1, len(labels)]:
+        raise BadInput(
+            f"{path}: output.shape is {manifest['output'].get('shape')!r}, but there are {len(labels)} labels"
+        )
+
+
 def write_golden(path: Path, golden: Golden) -> None:
     """Write golden clips as an uncompressed .npz of plain arrays (samples, offsets, logits)."""
     offsets = np.cumsum([0] + [len(waveform) for waveform in golden.waveforms]).astype(np.int64)
@@ -80,7 +107,11 @@ def write_golden(path: Path, golden: Golden) -> None:
 
 def read_golden(artifact: Artifact) -> Golden:
     """The golden clips and logits that the artifact carries."""
-    with np.load(artifact.folder / artifact.manifest["golden"]["file"], allow_pickle=False) as arrays:
-        samples, offsets, logits = arrays["samples"], arrays["offsets"], arrays["logits"]
+    path = artifact.folder / artifact.manifest["golden"]["file"]
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            samples, offsets, logits = arrays["samples"], arrays["offsets"], arrays["logits"]
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: not a file of golden clips ({error})") from None
     waveforms = tuple(samples[start:end] for start, end in zip(offsets[:-1], offsets[1:]))
     return Golden(waveforms=waveforms, logits=logits)

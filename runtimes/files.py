@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -36,8 +37,9 @@ def replaced_file(path: Path) -> Iterator[Path]:
     os.close(descriptor)
     os.chmod(name, 0o666 & ~_umask())
     try:
-        yield Path(name)
-        os.replace(name, path)
+        with _named(path):
+            yield Path(name)
+            os.replace(name, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -54,17 +56,35 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     os.chmod(fresh, 0o777 & ~_umask())
     try:
-        yield fresh
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            os.replace(path, old / path.name)
-            os.replace(fresh, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(fresh, path)
+        with _named(path):
+            yield fresh
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+                os.replace(path, old / path.name)
+                os.replace(fresh, path)
+                shutil.rmtree(old)
+            else:
+                os.replace(fresh, path)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An OSError that names no file, or a temporary one, names `path` instead.
+
+    numpy's carries no errno either when fewer bytes were written than it asked for: then the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and ".part" not in str(error.filename):
+            raise
+        full = error.errno is None and "requested and" in str(error)
+        number = errno.ENOSPC if full else error.errno or 0
+        reason = os.strerror(number) if full else error.strerror or str(error)
+        raise OSError(number, reason, str(path)) from error
 
 
 def _umask() -> int:

@@ -23,7 +23,7 @@ def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:
-        with soundfile.SoundFile(path) as audio:
+        with open(path, "rb") as stream, soundfile.SoundFile(stream) as audio:
             promised, rate_hz = audio.frames, audio.samplerate
             samples = audio.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -37,6 +37,8 @@ def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
     mono = samples.mean(axis=1, dtype=np.float32)
     if rate_hz != sample_rate_hz:
         mono = soxr.resample(mono, rate_hz, sample_rate_hz)
+    if len(mono) == 0:
+        raise BadInput(f"{path}: no audio left at {sample_rate_hz} Hz: it is shorter than one sample")
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from runtimes.errors import BadInput, GateMissed, LeanearError
 from toolchain.checkpoint import DEMO_MODEL
 from toolchain.narration import Narrator
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+MOST_THREADS = 1024
 SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
 
 
@@ -39,6 +43,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line; its exit status. Errors that a user can act on become one line on standard error."""
     # Real AST settings have mel filters so narrow that a few are empty; transformers says so each time.
     warnings.filterwarnings("ignore", message="At least one mel filter")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         cli.main(args=arguments, prog_name="leanear", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -52,6 +58,9 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted; what was finished is kept, and the same command goes on from there")
         return INTERRUPTED
+    except SystemExit as stop:
+        _complain("terminated; what was finished is kept, and the same command goes on from there")
+        return int(stop.code or 0)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -62,6 +71,11 @@ def run(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _terminate(_number: int, _frame: object) -> None:
+    """SIGTERM unwinds the stack as ctrl-C does, so that temporary files and measuring processes go with us."""
+    raise SystemExit(TERMINATED)
+
+
 def _complain(text: str) -> None:
     print(f"leanear: {' '.join(text.split())}", file=sys.stderr)
 
@@ -69,6 +83,18 @@ def _complain(text: str) -> None:
 def _sparsity(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
     if value is not None and not 0.0 < value < 1.0:
         raise click.BadParameter(f"--sparsity is {value:g}; it must lie between 0 and 1 (0.5 removes half)")
+    return value
+
+
+def _finite(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{parameter.opts[0]} is {value:g}; a finite number is wanted")
+    return value
+
+
+def _not_empty(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter(f"{parameter.human_readable_name} is empty")
     return value
 
 
@@ -85,7 +111,14 @@ data_option = click.option(
     "--data", metavar="DATA", help="Folder of labelled audio: class sub-folders, or metadata.csv with file_name,label."
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random choice."
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of every random choice."
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, MOST_THREADS),
+    default=lambda: len(os.sched_getaffinity(0)),
+    show_default="all",
+    help="Threads of one inference.",
 )
 recipe_options = _options(
     click.option(
@@ -139,7 +172,7 @@ recipe_options = _options(
 
 
 @cli.command()
-@click.argument("model", default=DEMO_MODEL)
+@click.argument("model", default=DEMO_MODEL, callback=_not_empty)
 @click.option(
     "--target",
     default="cpu",
@@ -152,6 +185,7 @@ recipe_options = _options(
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0.0),
+    callback=_finite,
     default=None,
     help="Accuracy gate: points that the pruned model may lose.",
 )
@@ -159,6 +193,7 @@ recipe_options = _options(
     "--budget",
     "budget_s",
     type=click.FloatRange(min=1.0),
+    callback=_finite,
     default=40.0,
     show_default=True,
     help="Seconds for latency samples.",
@@ -226,7 +261,7 @@ def _print_report(paths: ReportPaths) -> None:
 
 
 @cli.command()
-@click.argument("model")
+@click.argument("model", callback=_not_empty)
 @data_option
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
@@ -243,7 +278,7 @@ def prune(model: str, data: str | None, out: Path, as_json: bool, **recipe: Any)
 
     result = prune_checkpoint(model, data=data, recipe=_recipe(recipe), out=out, narrator=Narrator())
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(result, allow_nan=False))
         return
     removed = f"{100 * result['sparsity']:.1f} % of the attention parameters removed"
     click.echo(
@@ -252,7 +287,7 @@ def prune(model: str, data: str | None, out: Path, as_json: bool, **recipe: Any)
 
 
 @cli.command()
-@click.argument("model")
+@click.argument("model", callback=_not_empty)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
 @click.option(
     "--form",
@@ -297,11 +332,12 @@ def export(model: str, out: Path, form: str, data: str | None, seed: int) -> Non
     show_default=True,
     help="bf16 is offered by OpenVINO alone.",
 )
-@click.option("--threads", type=click.IntRange(min=1), default=lambda: len(os.sched_getaffinity(0)), show_default="all")
+@threads_option
 @click.option(
     "--budget",
     "budget_s",
     type=click.FloatRange(min=1.0),
+    callback=_finite,
     default=40.0,
     show_default=True,
     help="Seconds for latency samples.",
@@ -355,6 +391,7 @@ def bench(
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0.0),
+    callback=_finite,
     default=None,
     help="Accuracy gate: points that the pruned model may lose.",
 )
@@ -372,7 +409,7 @@ def report(results: Path, out: Path | None, max_drop: float | None) -> None:
 
 
 @cli.command(name="eval")
-@click.argument("model_or_artifact")
+@click.argument("model_or_artifact", callback=_not_empty)
 @data_option
 @click.option("--split", type=click.Choice(("evaluation", "calibration")), default="evaluation", show_default=True)
 @click.option(
@@ -385,7 +422,7 @@ def report(results: Path, out: Path | None, max_drop: float | None) -> None:
 @click.option(
     "--precision", type=click.Choice(("fp32", "bf16")), default="fp32", show_default=True, help="For an artifact."
 )
-@click.option("--threads", type=click.IntRange(min=1), default=lambda: len(os.sched_getaffinity(0)), show_default="all")
+@threads_option
 @click.option(
     "--calibration-clips",
     type=click.IntRange(min=1),
@@ -407,7 +444,7 @@ def evaluate(model_or_artifact: str, data: str | None, as_json: bool, **options:
 
     result = evaluate_model(model_or_artifact, data=data, narrator=Narrator(), **options)
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(result, allow_nan=False))
         return
     low, high = result["accuracy_interval_95"]
     click.echo(
@@ -491,7 +528,7 @@ def doctor(as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("model", default=DEMO_MODEL)
+@click.argument("model", default=DEMO_MODEL, callback=_not_empty)
 @data_option
 @click.option(
     "--sparsity",

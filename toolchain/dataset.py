@@ -87,20 +87,34 @@ def _read_examples(root: Path, folder: Path) -> list[Example]:
 
 
 def _read_metadata(root: Path, metadata: Path) -> list[Example]:
-    examples = []
-    with open(metadata, newline="", encoding="utf-8-sig") as stream:
-        rows = csv.DictReader(stream)
-        for column in ("file_name", "label"):
-            if column not in (rows.fieldnames or ()):
-                raise BadInput(f"{metadata}: no column {column!r} in its first line")
-        for row in rows:
-            if not row["file_name"] or not row["label"]:
-                raise BadInput(f"{metadata}: line {rows.line_num} lacks a file_name or a label")
-            path = metadata.parent / row["file_name"]
-            if not path.is_file():
-                raise BadInput(f"{metadata}: line {rows.line_num} names {row['file_name']!r}, which does not exist")
-            examples.append(Example(path, path.relative_to(root).as_posix(), row["label"]))
-    return examples
+    examples: dict[Path, Example] = {}
+    try:
+        with open(metadata, newline="", encoding="utf-8-sig") as stream:
+            lines = csv.reader(stream)
+            columns = [column.strip() for column in next(lines, [])]
+            for column in ("file_name", "label"):
+                if column not in columns:
+                    raise BadInput(f"{metadata}: no column {column!r} in its first line")
+            for cells in lines:
+                if cells:
+                    example = _example(root, metadata, lines.line_num, dict(zip(columns, cells, strict=False)))
+                    if examples.setdefault(example.path, example) != example:
+                        raise BadInput(f"{metadata}: line {lines.line_num} gives {example.name!r} a second label")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{metadata}: not a CSV file in UTF-8 ({error})") from None
+    if not examples:
+        raise BadInput(f"{metadata}: it lists no clips")
+    return list(examples.values())
+
+
+def _example(root: Path, metadata: Path, line: int, row: dict[str, str]) -> Example:
+    if not row.get("file_name") or not row.get("label"):
+        raise BadInput(f"{metadata}: line {line} lacks a file_name or a label")
+    path = metadata.parent / row["file_name"]
+    if not path.is_file():
+        raise BadInput(f"{metadata}: line {line} names {row['file_name']!r}, which does not exist")
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return Example(path, name, row["label"])
 
 
 def _read_class_folders(root: Path, folder: Path) -> list[Example]:

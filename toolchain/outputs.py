@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from runtimes.errors import BadInput
+
+LOCK_FILE = ".leanear-lock"
 
 
 def check_replaceable(out: Path, marker: str) -> None:
@@ -24,20 +26,34 @@ def check_replaceable(out: Path, marker: str) -> None:
         raise BadInput(f"{out}: --out is a file, not a folder; it is left alone")
 
 
+def check_deployment_folder(folder: Path, sources: Sequence[Path]) -> None:
+    """Nothing, when a deployment may be written to `folder`: it is absent, empty, or a deployment already.
+
+    Raises:
+        BadInput: it holds something else, or one of `sources` (model, audio) lies in it and would be replaced.
+    """
+    check_replaceable(folder, LOCK_FILE)
+    for source in sources:
+        if folder.resolve() in (source.resolve(), *source.resolve().parents):
+            raise BadInput(f"{source}: it lies inside --out ({folder}), which would replace it; choose another --out")
+
+
 @contextlib.contextmanager
-def only_here(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; what a killed run left half-written in it is deleted.
+def only_here(folder: Path, own_names: Sequence[str]) -> Iterator[None]:
+    """Hold `folder` for this process; what a killed run left half-written of `own_names` in it is deleted.
 
     Raises:
         BadInput: another process holds it.
     """
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+    with open(folder / LOCK_FILE, "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadInput(
                 f"{folder}: another leanear is at work in this folder; wait for it, or choose another --out"
             ) from None
-        for litter in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
+        for litter in (
+            path for name in own_names for ending in ("part", "old") for path in folder.glob(f".{name}.*.{ending}")
+        ):
             shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
         yield

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks.measure import benchmark
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results
+from runtimes.choose import require_runtime
 from runtimes.clips import read_clips, write_clips
 from runtimes.files import sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions
@@ -20,13 +21,14 @@ from toolchain.dataset import Example, Splits, read_examples_as_clips, read_spli
 from toolchain.evaluation import data_folder
 from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, write_folder_report
 from toolchain.narration import Narrator
-from toolchain.outputs import only_here
+from toolchain.outputs import check_deployment_folder, only_here
 from toolchain.stages import run_stage
 from toolchain.target import Target, read_target
 
 if TYPE_CHECKING:
     from toolchain.schedule import PruneRecipe
 
+OWN_NAMES = ("checkpoint", "dense", "slim", "deployment.json", "report.md", "report.html")
 VERSION = importlib.metadata.version("leanear")
 
 
@@ -62,11 +64,14 @@ def deploy(
     """
     device = read_target(target)
     source = checkpoint_folder(model)
-    splits = read_splits(data_folder(model, data), recipe.calibration_clips, recipe.seed)
+    audio = data_folder(model, data)
+    splits = read_splits(audio, recipe.calibration_clips, recipe.seed)
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
+    check_deployment_folder(folder, [source, audio])
+    require_runtime(device.runtime, SessionOptions(threads=device.threads, precision=device.precision))
     folder.mkdir(parents=True, exist_ok=True)
     narrator.say(f"{checkpoint_name(model)} for {device.name} ({device.description}), in {folder}")
-    with only_here(folder):
+    with only_here(folder, OWN_NAMES):
         ran = [
             _clips_stage(folder, source, splits, narrator),
             _prune_stage(folder, source, recipe, narrator),
@@ -82,7 +87,7 @@ def deploy(
             "provenance": {
                 "model": model,
                 "target": f"{device.name}: {device.description}",
-                "audio": str(data_folder(model, data)),
+                "audio": str(audio),
                 "calibration and evaluation clips": splits.origin,
             },
         }

@@ -13,6 +13,7 @@ TARGETS = Path(__file__).parent / "targets"
 RUNTIMES = ("onnxruntime", "openvino", "null")
 GRAPH_FORMS = ("portable", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16")
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,6 @@ def read_target(name: str) -> Target:
 def _threads(value: object, path: Path) -> int:
     if value == "all":
         return len(os.sched_getaffinity(0))
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadInput(f'{path}: threads = {value!r} is neither "all" nor a positive number')
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_THREADS:
+        raise BadInput(f'{path}: threads = {value!r} is neither "all" nor a number from 1 to {MOST_THREADS}')
     return value

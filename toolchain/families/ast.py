@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.nn import functional
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
@@ -29,7 +30,20 @@ FAMILY = "ast"
 TASK = "audio-classification"
 DENSE_MODEL_TYPE = "audio-spectrogram-transformer"
 SLIM_MODEL_TYPE = SlimASTConfig.model_type
+SHORTEST_SAMPLES = 240  # the fewest of which transformers' extractor makes features, and no frame
 MODELLING_FILE = Path(modeling_slim_ast.__file__)
+
+# What transformers raises on settings that make no sense, none of it by a name of its own.
+UNUSABLE_SETTINGS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ZeroDivisionError,
+    RuntimeError,
+    StrictDataclassError,
+)
 
 AstModel: TypeAlias = "ASTForAudioClassification | SlimASTForAudioClassification"
 
@@ -56,30 +70,57 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
         BadInput: a file is missing or damaged, or the model and its feature extractor disagree.
     """
     folder = Path(folder)
+    feature_extractor = _load_feature_extractor(folder)
     config_json = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     slim = config_json.get("model_type") == SLIM_MODEL_TYPE
-    if not (folder / "preprocessor_config.json").is_file():
-        raise BadInput(f"{folder}/preprocessor_config.json: no such file; the audio front end's settings are needed")
-    feature_extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
     model_class = SlimASTForAudioClassification if slim else ASTForAudioClassification
+    try:
+        config = (SlimASTConfig if slim else ASTConfig).from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model_class(config)  # whatever the settings cannot build fails here, apart from the weights
+        labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    except UNUSABLE_SETTINGS as error:
+        raise BadInput(f"{folder}/config.json: no model can be built from it ({_first_line(error)})") from None
+    if config.num_hidden_layers < 1:
+        raise BadInput(f"{folder}/config.json: num_hidden_layers is 0; there is no attention to prune")
     try:
         with _without_progress_bars():
             model, loading = model_class.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
+                output_loading_info=True,
             )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise BadInput(f"{folder}: weights cannot be read ({_first_line(error)})") from None
+    mismatched = sorted(str(entry[0]) for entry in loading["mismatched_keys"])
+    if mismatched:
+        raise BadInput(f"{folder}: {mismatched[0]!r} has another shape in the weights than config.json says")
     absent = sorted(loading["missing_keys"])
     if absent:
         raise BadInput(f"{folder}: the weights lack {absent[0]!r} ({len(absent)} tensors missing)")
+    wrong = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
+    if wrong is not None:
+        raise BadInput(f"{folder}: the weights hold NaN or infinite values, in {wrong!r}")
     config = model.config
     for key, found in (("max_length", feature_extractor.max_length), ("num_mel_bins", feature_extractor.num_mel_bins)):
         if getattr(config, key) != found:
             raise BadInput(
                 f"{folder}/preprocessor_config.json: {key} is {found}, but config.json says {getattr(config, key)}"
             )
-    labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     return AstCheckpoint(folder=folder, model=model.eval(), feature_extractor=feature_extractor, labels=labels)
+
+
+def _load_feature_extractor(folder: Path) -> ASTFeatureExtractor:
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; the audio front end's settings are needed")
+    try:
+        return ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    except UNUSABLE_SETTINGS as error:
+        raise BadInput(f"{path}: not the settings of an ASTFeatureExtractor ({_first_line(error)})") from None
 
 
 @contextlib.contextmanager
@@ -140,9 +181,14 @@ def encoder_layers(model: AstModel) -> tuple[torch.nn.Module, ...]:
 
 
 def features(feature_extractor: ASTFeatureExtractor, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
-    """Log-mel features (B, max_length, num_mel_bins), fp32, by transformers' own extractor."""
+    """Log-mel features (B, max_length, num_mel_bins), fp32, by transformers' own extractor.
+
+    It fails on clips much shorter than a frame. They get silence up to where it works, of which it makes no frame
+    either: like a clip just short of one frame, they are all padding, as they are in the exported graph.
+    """
     rate_hz = feature_extractor.sampling_rate
-    arrays = [feature_extractor(waveform, sampling_rate=rate_hz)["input_values"][0] for waveform in waveforms]
+    padded = [np.pad(waveform, (0, max(0, SHORTEST_SAMPLES - len(waveform)))) for waveform in waveforms]
+    arrays = [feature_extractor(waveform, sampling_rate=rate_hz)["input_values"][0] for waveform in padded]
     return torch.from_numpy(np.stack(arrays).astype(np.float32))
 
 
