@@ -14,7 +14,7 @@ from benchmarks.accuracy import cross_entropy_nats, log_probabilities
 from benchmarks.summary import wilson_interval
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
-from runtimes.errors import BadInput
+from runtimes.errors import BadInput, MeasurementFailed
 from runtimes.sessions import SessionOptions
 from toolchain.audio import read_waveform
 from toolchain.checkpoint import DEMO_MODEL, checkpoint_folder, load_checkpoint
@@ -68,13 +68,18 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
     checkpoint = load_checkpoint(folder)
     torch.set_num_threads(threads)
 
-    def logits(waveforms: Sequence[np.ndarray]) -> np.ndarray:
+    def logits_of(waveforms: Sequence[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
             inputs = ast.features(checkpoint.feature_extractor, waveforms)
-            return np.asarray(checkpoint.model(inputs).logits.numpy())
+            logits = np.asarray(checkpoint.model(inputs).logits.numpy())
+        if not np.isfinite(logits).all():
+            raise MeasurementFailed(
+                f"{folder}: the model gave NaN or infinite logits; are the clip's samples within -1 to 1?"
+            )
+        return logits
 
     rate_hz = checkpoint.feature_extractor.sampling_rate
-    return Listener("checkpoint", "torch", checkpoint.labels, rate_hz, logits, lambda: None)
+    return Listener("checkpoint", "torch", checkpoint.labels, rate_hz, logits_of, lambda: None)
 
 
 def data_folder(model: str, data: str | None) -> Path:

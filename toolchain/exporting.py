@@ -10,6 +10,7 @@ import numpy as np
 
 from export.artifact import export_artifact
 from export.parity import Parity, prove_parity
+from runtimes.errors import ParityFailed
 from runtimes.files import replaced_folder
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
 from toolchain.dataset import read_examples_as_clips, read_splits
@@ -72,7 +73,10 @@ def write_proved_artifact(
             made_from=made_from,
         )
         report("running the golden clips through it", 0.7)
-        return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
+        try:
+            return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
+        except ParityFailed as error:  # it names the temporary folder, which is about to go
+            raise ParityFailed(str(error).replace(str(folder), str(out))) from None
 
 
 def _sparsity(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +126,8 @@ def test_metadata_csv(tmp_path):
         ("file,label\nx/0.wav,yes\n", "no column 'file_name'"),
         ("file_name,label\nx/9.wav,yes\n", "line 2 names 'x/9.wav'"),
         ("file_name,label\nx/0.wav,\n", "line 2 lacks"),
+        ("file_name,label\n", "lists no clips"),
+        ("file_name,label\nx/0.wav,yes\nx/0.wav,no\n", "line 3 gives 'x/0.wav' a second label"),
     ],
 )
 def test_wrong_metadata_is_named(tmp_path, metadata, message):
@@ -131,6 +135,26 @@ def test_wrong_metadata_is_named(tmp_path, metadata, message):
     (folder / "metadata.csv").write_text(metadata)
     with pytest.raises(BadInput, match=message):
         read_splits(folder, calibration_clips=2, seed=0)
+
+
+def test_metadata_that_is_not_utf8_is_named(tmp_path):
+    folder = make_folder(tmp_path / "data", {"x": 1})
+    (folder / "metadata.csv").write_bytes("file_name,label\nx/0.wav,Grün\n".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"metadata\.csv: not a CSV file in UTF-8"):
+        read_splits(folder, calibration_clips=2, seed=0)
+
+
+def test_metadata_with_absolute_paths_and_a_name_that_is_not_utf8(tmp_path):
+    folder = make_folder(tmp_path / "data", {"x": 2})
+    elsewhere = make_folder(tmp_path / "elsewhere", {"y": 2})
+    rows = [f"{elsewhere}/y/0.wav,yes", f"{elsewhere}/y/1.wav,yes", "x/0.wav,no", "x/1.wav,no"]
+    (folder / "metadata.csv").write_text("file_name, label\n" + "\n".join(rows) + "\n")
+    splits = read_splits(folder, calibration_clips=2, seed=0)
+    clips = read_examples_as_clips(splits.evaluation, ("no", "yes"), 16000)
+    assert len(clips) == 2
+    odd = os.fsencode(folder) + b"/bad\xff.wav"
+    os.rename(folder / "x" / "0.wav", odd)
+    assert len(read_waveform(Path(os.fsdecode(odd)), 16000)) == 6400
 
 
 def test_missing_and_empty_folders(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,8 +94,6 @@ def test_a_model_of_another_family(capsys, data, tmp_path, config, message):
 
 
 def test_damaged_weights(capsys, model, data, tmp_path):
-    import shutil
-
     broken = shutil.copytree(model, tmp_path / "broken")
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -141,6 +140,67 @@ def test_a_folder_with_something_else_in_it_is_left_alone(capsys, model, data, t
 def test_an_output_folder_that_cannot_be_written(capsys, model, data):
     assert run(["prune", str(model), "--data", str(data), "--out", "/proc/leanear/slim"]) == 1
     assert "/proc/leanear" in one_line(capsys)
+
+
+def test_deploy_leaves_a_folder_with_something_else_in_it_alone(capsys, model, data, tmp_path):
+    for name in ("checkpoint", "dense", ".x.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("years of work")
+    assert run(["deploy", str(model), "--data", str(data), "--out", str(tmp_path)]) == 2
+    assert "left alone" in one_line(capsys)
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 3
+
+
+@pytest.mark.parametrize("inside", ["model", "data"])
+def test_deploy_does_not_replace_what_it_reads(capsys, model, data, tmp_path, inside):
+    out = tmp_path / "deployment"
+    out.mkdir()
+    (out / ".leanear-lock").touch()
+    paths = {"model": model, "data": data}
+    paths[inside] = Path(shutil.copytree(paths[inside], out / "checkpoint"))
+    assert run(["deploy", str(paths["model"]), "--data", str(paths["data"]), "--out", str(out)]) == 2
+    assert "lies inside --out" in one_line(capsys)
+    assert any((out / "checkpoint").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", '"hidden_act": "nope"', "config.json: no model can be built"),
+        ("config.json", '"num_attention_heads": 0', "config.json: no model can be built"),
+        ("config.json", '"hidden_size": "big"', "config.json: no model can be built"),
+        ("config.json", '"id2label": ["a"]', "config.json: no model can be built"),
+        ("config.json", '"num_hidden_layers": 0', "num_hidden_layers is 0"),
+        ("config.json", '"intermediate_size": 64', "has another shape in the weights"),
+        ("preprocessor_config.json", '"sampling_rate": 0', "preprocessor_config.json: not the settings"),
+        ("preprocessor_config.json", '"max_length": 99', "max_length is 99, but config.json says 46"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(capsys, model, data, tmp_path, name, text, message):
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    settings = {**json.loads((folder / name).read_text()), **json.loads("{" + text + "}")}
+    (folder / name).write_text(json.dumps(settings))
+    assert run(["prune", str(folder), "--data", str(data), "--out", str(tmp_path / "slim")]) == 2
+    line = one_line(capsys)
+    assert message in line
+    assert str(folder) in line
+
+
+def test_weights_that_are_not_numbers(capsys, model, data, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.dense.bias"][2] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert run(["eval", str(folder), "--data", str(data), "--json"]) == 2
+    assert "NaN or infinite values, in 'classifier.dense.bias'" in one_line(capsys)
+
+
+def test_flags_out_of_range(capsys, model, data):
+    for flags in (["--seed", "9" * 20], ["--max-drop", "nan"], ["--data", ""]):
+        assert run(["deploy", str(model), "--data", str(data), *flags]) == 2
+        assert flags[0] in one_line(capsys)
 
 
 def leanear(*arguments: str, file_limit_bytes: int | None = None) -> subprocess.Popen[str]:
@@ -226,6 +286,21 @@ def test_prune_export_eval_classify_agree(capsys, model, data, tmp_path):
     assert {entry["label"] for entry in labels[0]} == set(TINY_LABELS)
     assert [entry["label"] for entry in labels[0]] == [entry["label"] for entry in labels[1]]
     assert sum(entry["probability"] for entry in labels[0]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("samples", [1, 160, 239, 240, 399])
+def test_clips_shorter_than_a_frame_are_silence_everywhere(capsys, model, tmp_path, samples):
+    soundfile.write(tmp_path / "click.wav", np.full(samples, 0.5), 16000)
+    artifact = tmp_path / "artifact"
+    assert run(["export", str(model), "--out", str(artifact)]) == 0
+    answers = []
+    for folder in (model, artifact):
+        capsys.readouterr()
+        assert run(["classify", str(tmp_path / "click.wav"), "--model", str(folder), "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    for one, other in zip(*answers, strict=True):
+        assert one["label"] == other["label"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))

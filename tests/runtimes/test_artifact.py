@@ -1,0 +1,50 @@
+"""An artifact's manifest is read strictly: a value of the wrong kind is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from runtimes.artifact import read_artifact, read_golden
+from runtimes.errors import BadInput
+from runtimes.files import sha256_file
+from tests.runtimes.tiny_artifact import write_tiny_artifact
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("graph", None, 7, "graph is not an object"),
+        ("parity", None, 7, "parity is neither"),
+        ("graph", "file", "../model.onnx", "graph.file is not the plain name"),
+        ("golden", "sha256", None, "golden.sha256"),
+        ("input", "sample_rate_hz", 0, "input.sample_rate_hz is 0"),
+        ("labels", None, "x", "labels is not a list"),
+        ("output", "shape", [1, 99], "output.shape"),
+    ],
+)
+def test_a_malformed_manifest_is_named(tmp_path, part, key, value, message):
+    folder = write_tiny_artifact(tmp_path / "artifact")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if key is None:
+        manifest[part] = value
+    else:
+        manifest[part][key] = value
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match=message) as caught:
+        read_artifact(folder)
+    assert str(path) in str(caught.value)
+
+
+def test_golden_clips_that_are_no_clips_are_named(tmp_path):
+    folder = write_tiny_artifact(tmp_path / "artifact")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    golden = folder / manifest["golden"]["file"]
+    golden.write_bytes(b"PK not really")
+    manifest["golden"]["sha256"] = sha256_file(golden)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match="not a file of golden clips"):
+        read_golden(read_artifact(folder))
