@@ -94,7 +94,7 @@ def _finite(_context: click.Context, parameter: click.Parameter, value: float | 
 
 def _not_empty(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not value.strip():
-        raise click.BadParameter(f"{parameter.human_readable_name} is empty")
+        raise click.BadParameter(f"{parameter.opts[0]} is empty")
     return value
 
 
@@ -108,7 +108,10 @@ def _options(*options: Any) -> Any:
 
 
 data_option = click.option(
-    "--data", metavar="DATA", help="Folder of labelled audio: class sub-folders, or metadata.csv with file_name,label."
+    "--data",
+    metavar="DATA",
+    callback=_not_empty,
+    help="Folder of labelled audio: class sub-folders, or metadata.csv with file_name,label.",
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of every random choice."

@@ -81,6 +81,7 @@ def deploy(
         results, measured = _bench_stage(folder, device, budget_s, command, narrator)
         if not (any(ran) or measured):
             narrator.say("  nothing to do: every stage was done before, from the same inputs")
+        used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
         about = {
             "schema": ABOUT_SCHEMA,
             "title": f"{checkpoint_name(model)} for {device.name}",
@@ -88,7 +89,7 @@ def deploy(
                 "model": model,
                 "target": f"{device.name}: {device.description}",
                 "audio": str(audio),
-                "calibration and evaluation clips": splits.origin,
+                "clips used": f"{used}; {splits.origin}",
             },
         }
         write_json(folder / ABOUT_FILE, about)

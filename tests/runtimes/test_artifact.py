@@ -9,7 +9,7 @@ import pytest
 from runtimes.artifact import read_artifact, read_golden
 from runtimes.errors import BadInput
 from runtimes.files import sha256_file
-from tests.runtimes.tiny_artifact import write_tiny_artifact
+from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from tests.runtimes.tiny_artifact import write_tiny_artifact
     ],
 )
 def test_a_malformed_manifest_is_named(tmp_path, part, key, value, message):
-    folder = write_tiny_artifact(tmp_path / "artifact")
+    folder = write_tiny_artifact(tmp_path / "artifact", weights())
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     if key is None:
@@ -39,7 +39,7 @@ def test_a_malformed_manifest_is_named(tmp_path, part, key, value, message):
 
 
 def test_golden_clips_that_are_no_clips_are_named(tmp_path):
-    folder = write_tiny_artifact(tmp_path / "artifact")
+    folder = write_tiny_artifact(tmp_path / "artifact", weights())
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     golden = folder / manifest["golden"]["file"]
