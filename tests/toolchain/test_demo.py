@@ -22,8 +22,9 @@ from toolchain.demo.make import main
 from toolchain.demo.packaging import choose_words, count_right, read_clips, wilson_interval, with_uniform_attention
 from toolchain.demo.spectrograms import log_mel, normalise
 from toolchain.demo.speech import plan_takes
-from toolchain.demo.training import Schedule, logits_of, new_model, tokens_of, train
+from toolchain.demo.training import Schedule, initialise, logits_of, new_config, new_model, tokens_of, train
 from toolchain.demo.words import ACCENTS, VOICES, WORDS
+from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 
 SPLITS = {"calibration": 256, "evaluation": 700}
 
@@ -236,8 +237,20 @@ def test_wilson_interval_agrees_with_scipy():
         assert wilson_interval(right, clips) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_all_patches_kept_is_the_stock_forward():
-    model = new_model(seed=1).eval()
+def slim_model(query_key_widths: list[int], value_output_widths: list[int], seed: int) -> SlimASTForAudioClassification:
+    """An untrained slim demo AST whose layers all have these widths."""
+    settings = {key: value for key, value in new_config().to_diff_dict().items() if key != "model_type"}
+    layers = settings["num_hidden_layers"]
+    config = SlimASTConfig([query_key_widths] * layers, [value_output_widths] * layers, 0.125, **settings)
+    torch.manual_seed(seed)
+    model = SlimASTForAudioClassification(config)
+    initialise(model)
+    return model
+
+
+@pytest.mark.parametrize("make", [lambda: new_model(seed=1), lambda: slim_model([8, 40, 24], [4, 16, 4], seed=1)])
+def test_all_patches_kept_is_the_stock_forward(make):
+    model = make().eval()
     values = torch.randn(2, 100, 128, generator=torch.Generator().manual_seed(0))
     everything = torch.arange(108).expand(2, -1)
     with torch.no_grad():
@@ -247,7 +260,28 @@ def test_all_patches_kept_is_the_stock_forward():
         assert not torch.allclose(logits_of(model, tokens_of(model, values, everything[:, :50])), stock)
 
 
-def test_an_interrupted_training_continues_as_if_it_had_not_stopped(tmp_path: Path):
+def test_slim_heads_start_with_scores_and_outputs_of_the_scale_that_dense_heads_start_with():
+    torch.manual_seed(0)
+    hidden = torch.randn(4_000, 256)
+    spreads = []
+    for model in (new_model(seed=1), slim_model([8, 40, 64], [16, 4, 20], seed=1)):
+        attention = model.audio_spectrogram_transformer.layers[2].attention
+        # How attention mixes the values is the same question for both; this is what it mixes.
+        output = (attention.o_proj(attention.v_proj(hidden))).detach()
+        query, key = attention.q_proj(hidden).detach(), attention.k_proj(hidden).detach()
+        widths = getattr(attention, "query_key_widths", (64,) * 4)
+        scores = [
+            0.125 * (q @ k.T).std() for q, k in zip(query.split(widths, dim=1), key.split(widths, dim=1), strict=True)
+        ]
+        spreads.append((torch.stack(scores), output.std()))
+    (dense_scores, dense_output), (slim_scores, slim_output) = spreads
+    torch.testing.assert_close(dense_scores, torch.ones(4), atol=0.1, rtol=0)
+    torch.testing.assert_close(slim_scores, torch.ones(3), atol=0.25, rtol=0)
+    assert float(slim_output) == pytest.approx(float(dense_output), rel=0.2)
+
+
+@pytest.mark.parametrize("make", [new_model, lambda seed: slim_model([8, 12], [4, 20], seed)])
+def test_an_interrupted_training_continues_as_if_it_had_not_stopped(make, tmp_path: Path):
     torch.set_num_threads(1)
     samples, offsets, labels = tones()
     scene = make_scene(samples, offsets, labels, rooms=3, seed=0)
@@ -262,14 +296,14 @@ def test_an_interrupted_training_continues_as_if_it_had_not_stopped(tmp_path: Pa
     def unheard(step: int, note: str) -> None:
         pass
 
-    whole = train(new_model(0), extractor, scene, dev, schedule, tmp_path / "whole.safetensors", unheard)
+    whole = train(make(0), extractor, scene, dev, schedule, tmp_path / "whole.safetensors", unheard)
     broken = tmp_path / "broken.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train(new_model(0), extractor, scene, dev, schedule, broken, stop_at_three)
-    resumed = train(new_model(5), extractor, scene, dev, schedule, broken, unheard)
+        train(make(0), extractor, scene, dev, schedule, broken, stop_at_three)
+    resumed = train(make(5), extractor, scene, dev, schedule, broken, unheard)
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
-    assert not torch.equal(whole.classifier.dense.weight, new_model(0).classifier.dense.weight)
+    assert not torch.equal(whole.classifier.dense.weight, make(0).classifier.dense.weight)
 
 
 def test_without_espeak_the_command_says_so_in_one_line(tmp_path: Path, monkeypatch, capsys):

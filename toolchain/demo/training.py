@@ -16,10 +16,12 @@ from safetensors.torch import save_file
 from torch.nn import Module
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
+from calibration.sites import AttentionSite
 from runtimes.files import replaced_file
 from toolchain.demo.acoustics import Mixed, Ranges, Scene, mix
 from toolchain.demo.spectrograms import log_mel, normalise
 from toolchain.demo.words import WORDS
+from toolchain.families.ast import AstModel, attention_sites
 
 MAX_FRAMES = 100
 
@@ -48,8 +50,8 @@ class Schedule:
 class State:
     """Everything that a resumed training needs besides the step."""
 
-    model: ASTForAudioClassification
-    averaged: ASTForAudioClassification
+    model: AstModel
+    averaged: AstModel
     guide: Module
     muon: torch.optim.Optimizer
     adamw: torch.optim.Optimizer
@@ -58,10 +60,9 @@ class State:
 TRAIN_RANGES = Ranges(snr_db=(-8.0, 25.0), peak=(0.02, 0.9), speed=(0.88, 1.14), samples=(14_400, 17_600))
 
 
-def new_model(seed: int) -> ASTForAudioClassification:
-    """An untrained AST: AST's own tokenisation and head width, a third of its model width, half of its layers."""
-    torch.manual_seed(seed)
-    config = ASTConfig(
+def new_config() -> ASTConfig:
+    """The demo AST's settings: AST's tokenisation and head width, a third of AST's model width, half its layers."""
+    return ASTConfig(
         hidden_size=256,
         num_hidden_layers=6,
         num_attention_heads=4,
@@ -73,21 +74,45 @@ def new_model(seed: int) -> ASTForAudioClassification:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    model = ASTForAudioClassification(config)
-    embeddings = model.audio_spectrogram_transformer.embeddings
-    rows, columns = embeddings.get_shape(config)
-    # The stock initialisation suits fine-tuning: from its small weights and zero positions, nothing is learnt for
-    # hundreds of steps. Here every product keeps the scale of what goes into it.
-    with torch.no_grad():
-        for name, weight in model.audio_spectrogram_transformer.layers.named_parameters():
-            if weight.ndim == 2:
-                into_residual = name.endswith(("o_proj.weight", "fc2.weight"))
-                weight.normal_(std=(0.4 if into_residual else 1.0) * weight.shape[1] ** -0.5)
-        embeddings.patch_embeddings.projection.weight.normal_(std=1 / config.patch_size)
-        embeddings.position_embeddings[0, 2:] = 0.4 * _plane_waves(rows, columns, config.hidden_size)
-        embeddings.cls_token.normal_(std=0.3)
-        embeddings.distillation_token.normal_(std=0.3)
+
+
+def new_model(seed: int) -> ASTForAudioClassification:
+    """The demo AST, untrained."""
+    torch.manual_seed(seed)
+    model = ASTForAudioClassification(new_config())
+    initialise(model)
     return model
+
+
+@torch.no_grad()
+def initialise(model: AstModel) -> None:
+    """Draws the weights that training starts from; biases and the classifier stay as the model's class made them.
+
+    The stock initialisation suits fine-tuning: from its small weights and zero positions, nothing is learnt for
+    hundreds of steps. Here every product keeps the scale of what goes into it, whatever the heads' widths are.
+    """
+    config, body = model.config, model.audio_spectrogram_transformer
+    for name, weight in body.layers.named_parameters():
+        if weight.ndim == 2:
+            into_residual = name.endswith(("o_proj.weight", "fc2.weight"))
+            weight.normal_(std=(0.4 if into_residual else 1.0) * weight.shape[1] ** -0.5)
+    for site in attention_sites(model):
+        _keep_the_scale_of_scores(site)
+    rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+    columns = (config.max_length - config.patch_size) // config.time_stride + 1
+    body.embeddings.patch_embeddings.projection.weight.normal_(std=1 / config.patch_size)
+    body.embeddings.position_embeddings[0, 2:] = 0.4 * _plane_waves(rows, columns, config.hidden_size)
+    body.embeddings.cls_token.normal_(std=0.3)
+    body.embeddings.distillation_token.normal_(std=0.3)
+
+
+def _keep_the_scale_of_scores(site: AttentionSite) -> None:
+    """Gives the attention scores of every head deviation 1; a head as wide as its softmax scale expects has it."""
+    widths = torch.tensor(site.query_key_widths)
+    gains = (widths * site.scaling**2) ** -0.25
+    rows = gains.repeat_interleave(widths)[:, None]
+    site.query.weight *= rows
+    site.key.weight *= rows
 
 
 def _plane_waves(rows: int, columns: int, width: int) -> torch.Tensor:
@@ -113,7 +138,7 @@ def measured_extractor(scene: Scene, seed: int) -> ASTFeatureExtractor:
     return extractor
 
 
-def tokens_of(model: ASTForAudioClassification, values: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+def tokens_of(model: AstModel, values: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
     """The last layer's tokens, (B, 2 + T, D), from the patches numbered `kept` (B, T) alone, or from all where None."""
     body = model.audio_spectrogram_transformer
     hidden = body.embeddings(values)
@@ -121,17 +146,17 @@ def tokens_of(model: ASTForAudioClassification, values: torch.Tensor, kept: torc
         patches = hidden[:, 2:].gather(1, kept[:, :, None].expand(-1, -1, hidden.shape[2]))
         hidden = torch.cat([hidden[:, :2], patches], dim=1)
     for layer in body.layers:
-        hidden = layer(hidden, None)
+        hidden = layer(hidden)
     return body.layernorm(hidden)
 
 
-def logits_of(model: ASTForAudioClassification, tokens: torch.Tensor) -> torch.Tensor:
+def logits_of(model: AstModel, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (B, labels) from the last layer's tokens, as the stock model takes them: the mean of its class tokens."""
     return model.classifier((tokens[:, 0] + tokens[:, 1]) / 2)
 
 
 @torch.no_grad()
-def accuracy_by_clip(model: ASTForAudioClassification, features: torch.Tensor, labels: np.ndarray) -> np.ndarray:
+def accuracy_by_clip(model: AstModel, features: torch.Tensor, labels: np.ndarray) -> np.ndarray:
     """Whether each clip is named correctly, bool (N,); `features` are normalised, float32 (N, frames, mel bins)."""
     model.eval()
     named = [model(part).logits.argmax(1) for part in features.split(128)]
@@ -139,14 +164,14 @@ def accuracy_by_clip(model: ASTForAudioClassification, features: torch.Tensor, l
 
 
 def train(
-    model: ASTForAudioClassification,
+    model: AstModel,
     extractor: ASTFeatureExtractor,
     scene: Scene,
     dev: Mixed,
     schedule: Schedule,
     state_file: Path,
     advance: Callable[[int, str], None],
-) -> ASTForAudioClassification:
+) -> AstModel:
     """The model with the running average of its weights, after all of the schedule; continues from `state_file`.
 
     `advance(step, note)` is called after each step. Every draw depends on the seed and the step alone, so a resumed
