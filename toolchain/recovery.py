@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,23 +72,13 @@ def recover_(
     inputs: (N, frames, mels); label_ids: (N,); batch_loss(model, inputs, label_ids): mean loss; order: clips to use,
     balanced from the start, int64, or None for all. The model's structure, its mode and its requires_grad flags stay.
     """
-    from peft import LoraConfig, get_peft_model  # imports much; only recovery needs it
-
     training_mode = model.training
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    linear_layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if order is None:
         order = torch.from_numpy(stratified_order(label_ids.numpy(), seed))
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft asks the model by a name that transformers is about to drop
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted = get_peft_model(
-            model,
-            LoraConfig(
-                r=options.rank, lora_alpha=options.alpha, lora_dropout=0.0, target_modules=linear_layers, bias="none"
-            ),
-        )
+        adapted = with_lora(model, options.rank, options.alpha)
         recovered = _train(adapted, inputs, label_ids, batch_loss, options, order, report)
     merged = adapted.merge_and_unload()
     assert merged is model, "updates are merged in place"
@@ -95,6 +86,21 @@ def recover_(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
     return recovered
+
+
+def with_lora(model: nn.Module, rank: int, alpha: float) -> Any:
+    """The model, in place, with a low-rank update of every linear layer, alone in requiring a gradient (peft's).
+
+    Its `merge_and_unload()` adds the updates to the weights and its `unload()` forgets them; both take them out again.
+    """
+    from peft import LoraConfig, get_peft_model  # imports much; only recovery needs it
+
+    linear_layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=linear_layers, bias="none")
+    with warnings.catch_warnings():
+        # peft asks the model by a name that transformers is about to drop
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(model, config)
 
 
 def _train(
@@ -121,7 +127,8 @@ def _train(
         model.train()
         losses = []
         for batch in training[torch.randperm(len(training))].split(options.batch_size):
-            loss = batch_loss(model, _masked(inputs[batch], options), label_ids[batch])
+            blanked = masked(inputs[batch], options.frequency_mask_bins, options.time_mask_frames)
+            loss = batch_loss(model, blanked, label_ids[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -154,17 +161,25 @@ def _mean_loss(
         return sum(batch_loss(model, inputs[b], label_ids[b]).item() * len(b) for b in batches) / len(clips)
 
 
-def _masked(features: torch.Tensor, options: LoraRecovery) -> torch.Tensor:
-    """Features (B, frames, mels) with one random band and one random span per clip set to 0, their normalised mean."""
+def masked(
+    features: torch.Tensor,
+    frequency_mask_bins: int,
+    time_mask_frames: int,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Features (B, frames, mels) with one random band and one random span per clip set to 0, their normalised mean.
+
+    Band and span are at most as wide as said, and may be empty. generator: of the draws, or None for torch's own.
+    """
     clips, frames, mels = features.shape
-    in_span = _random_span(clips, frames, options.time_mask_frames)
-    in_band = _random_span(clips, mels, options.frequency_mask_bins)
+    in_span = _random_span(clips, frames, time_mask_frames, generator)
+    in_band = _random_span(clips, mels, frequency_mask_bins, generator)
     return features.masked_fill(in_span[:, :, None] | in_band[:, None, :], 0.0)
 
 
-def _random_span(clips: int, length: int, widest: int) -> torch.Tensor:
+def _random_span(clips: int, length: int, widest: int, generator: torch.Generator | None) -> torch.Tensor:
     """(clips, length), True within a span whose width is uniform on 0..widest and whose place is uniform."""
-    widths = torch.randint(0, min(widest, length) + 1, (clips, 1))
-    starts = (torch.rand(clips, 1) * (length - widths + 1)).long()
+    widths = torch.randint(0, min(widest, length) + 1, (clips, 1), generator=generator)
+    starts = (torch.rand(clips, 1, generator=generator) * (length - widths + 1)).long()
     positions = torch.arange(length)
     return (positions >= starts) & (positions < starts + widths)

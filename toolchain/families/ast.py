@@ -192,6 +192,11 @@ def features(feature_extractor: ASTFeatureExtractor, waveforms: Sequence[np.ndar
     return torch.from_numpy(np.stack(arrays).astype(np.float32))
 
 
+def logits(model: AstModel, inputs: torch.Tensor) -> torch.Tensor:
+    """Logits (B, labels) of a batch of features (B, frames, mels)."""
+    return model(inputs).logits
+
+
 def batch_loss(model: AstModel, inputs: torch.Tensor, label_ids: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy over a batch of features (B, frames, mels) and label ids (B,)."""
     return functional.cross_entropy(model(inputs).logits, label_ids)
