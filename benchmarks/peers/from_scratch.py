@@ -262,14 +262,14 @@ def run(job: Job, plan: Path, console: Console) -> dict[str, object]:
 
 def _sayer(steps: int, console: Console) -> Callable[[int, str], None]:
     """A function that prints a line every few steps where no bar can be drawn."""
-    last_step, last_s = 0, time.monotonic()
+    last_step, last_s = -1, 0.0
 
     def say(done: int, note: str) -> None:
         nonlocal last_step, last_s
-        if console.is_terminal or done % SAY_EVERY_STEPS:
+        if console.is_terminal or (done % SAY_EVERY_STEPS and last_step >= 0):
             return
         now = time.monotonic()
-        rate = f", {(now - last_s) / (done - last_step):.2f} s per step" if done > last_step else ""
+        rate = f", {(now - last_s) / (done - last_step):.2f} s per step" if last_step >= 0 else ""
         console.print(f"step {done} of {steps}{rate}{', ' + note if note else ''}", markup=False)
         last_step, last_s = done, now
 
