@@ -157,8 +157,8 @@ def distill_(
 ) -> Distilled:
     """Train the student in place to answer as the teacher does, and keep its best state; what the training did.
 
-    inputs: (N, frames, mels); label_ids: (N,); logits(model, inputs): (B, labels); order: clips to use, int64, or None
-    for all. The student's structure, mode, requires_grad flags and device stay, and the teacher stays as it is.
+    inputs: (N, frames, mels); label_ids: (N,), both on the CPU; logits(model, inputs): (B, labels); order: clips to
+    use, int64, or None for all. The student's structure, mode, requires_grad flags and device stay, and the teacher stays as it is.
 
     state: a folder from which an interrupted run goes on after its last finished epoch, to the same bytes; made_from:
     sha256 by kind of student, teacher and clips: what is in the folder of others, or of other options, is not used.
@@ -284,6 +284,7 @@ def _train_epoch(
     torch.manual_seed((work.seed * 1_000_003 + epoch) * 4_099 + accelerator.process_index)
     work.student.train()
     updates, loss_sum, clips = done.updates, 0.0, 0
+    so_far = f", held-out KL {done.held_out_kls[-1]:.4f} nats" if done.held_out_kls else ""
     batches = torch.randperm(len(work.training), generator=draws).split(options.batch_size)
     for rows in batches[: work.updates_planned - updates]:
         blanked = masked(work.inputs[work.training[rows]], options.frequency_mask_bins, options.time_mask_frames, draws)
@@ -293,7 +294,7 @@ def _train_epoch(
         if math.isfinite(loss):
             optimizer.step()
         updates, loss_sum, clips = updates + 1, loss_sum + loss * len(rows), clips + len(rows)
-        work.report(f"recovery, update {updates}/{work.updates_planned}", updates / work.updates_planned)
+        work.report(f"recovery, update {updates}/{work.updates_planned}{so_far}", updates / work.updates_planned)
     held_out_kls = done.held_out_kls
     best_epoch = epoch
     if len(work.held_out):
@@ -401,7 +402,7 @@ def _all_logits(work: _Work, model: nn.Module, clips: torch.Tensor) -> torch.Ten
 def _held_out_kl(work: _Work, held_out_logits: torch.Tensor) -> float:
     """The mean KL(dense || slim) of the held-out clips, nats, the same on all processes."""
     slim_logits = _all_logits(work, work.student, work.held_out)
-    return float(kl_divergences(held_out_logits, slim_logits).double().mean())
+    return float(kl_divergences(held_out_logits, slim_logits).cpu().double().mean())
 
 
 def _copy_into(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:

@@ -271,7 +271,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tiny_ast, tmp_path, method)
         resumed, tiny_ast, inputs, label_ids, ast.logits, options,
         state=tmp_path, made_from=MADE_FROM, report=lambda text, fraction=None: said.append(text),
     )  # fmt: skip
-    assert said[:2] == ["recovery goes on after epoch 2", "recovery, update 7/12"]
+    assert said[0] == "recovery goes on after epoch 2"
+    assert said[1] == f"recovery, update 7/12, held-out KL {expected.held_out_kls[2]:.4f} nats"
     assert found == expected
     for name, value in resumed.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name]), name
@@ -295,20 +296,20 @@ def test_finished_state_is_not_trained_again_and_other_or_damaged_state_is(tiny_
     assert run(again) == (done, ["recovery was finished before"])
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in again.state_dict().items())
     _, said = run(damaged(tiny_ast), options=plain(epochs=1, temperature=1.0))
-    assert said[0] == "recovery, update 1/3", "other options"
+    assert said[0].startswith("recovery, update 1/3"), "other options"
     _, said = run(damaged(tiny_ast), made_from={"checkpoint": "1" * 64})
-    assert said[0] == "recovery, update 1/3", "another model"
+    assert said[0].startswith("recovery, update 1/3"), "another model"
     path = tmp_path / STATE_FILE
     path.write_bytes(path.read_bytes()[:5000])
     _, said = run(damaged(tiny_ast), made_from={"checkpoint": "1" * 64})
-    assert said[0] == "recovery, update 1/3", "damaged"
+    assert said[0].startswith("recovery, update 1/3"), "damaged"
     tensors = load_file(path)
     with safe_open(path, framework="pt") as stream:
         metadata = stream.metadata()
     assert json.loads(metadata["leanear"])["done"]["stopped"] == ALL_EPOCHS
     save_file(dict(list(tensors.items())[1:]), path, metadata=metadata)
     _, said = run(damaged(tiny_ast), made_from={"checkpoint": "1" * 64})
-    assert said[0] == "recovery, update 1/3", "not whole"
+    assert said[0].startswith("recovery, update 1/3"), "not whole"
     with pytest.raises(ValueError, match="made_from"):
         run(damaged(tiny_ast), made_from=None)
 
