@@ -158,7 +158,8 @@ def distill_(
     """Train the student in place to answer as the teacher does, and keep its best state; what the training did.
 
     inputs: (N, frames, mels); label_ids: (N,), both on the CPU; logits(model, inputs): (B, labels); order: clips to
-    use, int64, or None for all. The student's structure, mode, requires_grad flags and device stay, and the teacher stays as it is.
+    use, int64, or None for all. The student's structure, mode, requires_grad flags and device stay, and the teacher
+    stays as it is.
 
     state: a folder from which an interrupted run goes on after its last finished epoch, to the same bytes; made_from:
     sha256 by kind of student, teacher and clips: what is in the folder of others, or of other options, is not used.
