@@ -6,6 +6,7 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runtimes.errors import BadInput
 
@@ -14,6 +15,8 @@ RUNTIMES = ("onnxruntime", "openvino", "null")
 GRAPH_FORMS = ("portable", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16")
 MOST_THREADS = 1024
+USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
+MOST_MULTIPLE = 256
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Target:
     """Where a model is going.
 
     runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, PRECISIONS; threads: how many, never left to the
-    runtime.
+    runtime. query_key_multiple, value_output_multiple: a head's widths are chosen among the multiples of these (and the
+    dense head's width), because the widths in between save no time there.
     """
 
     name: str
@@ -30,6 +34,8 @@ class Target:
     graph_form: str
     precision: str
     threads: int
+    query_key_multiple: int
+    value_output_multiple: int
 
 
 def target_names() -> tuple[str, ...]:
@@ -53,9 +59,10 @@ def read_target(name: str) -> Target:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not TOML ({error})") from None
     keys = ("description", "runtime", "graph_form", "precision", "threads")
+    known = (*keys, "query_key_multiple", "value_output_multiple")
     for key in settings:
-        if key not in keys:
-            raise BadInput(f"{path}: unknown key {key!r}; known are {', '.join(keys)}")
+        if key not in known:
+            raise BadInput(f"{path}: unknown key {key!r}; known are {', '.join(known)}")
     for key in keys:
         if key not in settings:
             raise BadInput(f"{path}: key {key!r} is missing")
@@ -71,7 +78,16 @@ def read_target(name: str) -> Target:
         graph_form=settings["graph_form"],
         precision=settings["precision"],
         threads=_threads(settings["threads"], path),
+        query_key_multiple=_multiple(settings, "query_key_multiple", path),
+        value_output_multiple=_multiple(settings, "value_output_multiple", path),
     )
+
+
+def _multiple(settings: dict[str, Any], key: str, path: Path) -> int:
+    value = settings.get(key, USUAL_MULTIPLE)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_MULTIPLE:
+        raise BadInput(f"{path}: {key} = {value!r} is not a number from 1 to {MOST_MULTIPLE}")
+    return value
 
 
 def _threads(value: object, path: Path) -> int:

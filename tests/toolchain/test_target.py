@@ -10,6 +10,7 @@ from runtimes.errors import BadInput
 from toolchain.target import read_target, target_names
 
 OWN = 'description = "mine"\nruntime = "openvino"\ngraph_form = "portable"\nprecision = "fp32"\nthreads = 1\n'
+OWN += "query_key_multiple = 8\nvalue_output_multiple = 16\n"
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -24,6 +25,13 @@ def test_a_file_of_ones_own(tmp_path):
     path.write_text(OWN)
     target = read_target(str(path))
     assert (target.name, target.runtime, target.threads) == ("kitchen pi", "openvino", 1)
+    assert (target.query_key_multiple, target.value_output_multiple) == (8, 16)
+
+
+def test_multiples_that_a_file_does_not_give(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(OWN.replace("query_key_multiple = 8\n", ""))
+    assert (read_target(str(path)).query_key_multiple, read_target(str(path)).value_output_multiple) == (4, 16)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +43,8 @@ def test_a_file_of_ones_own(tmp_path):
         (OWN.replace("threads = 1", "threads = 0"), "threads = 0"),
         (OWN.replace("portable", "onnxruntime"), "not meant for openvino"),
         ("runtime =", "not TOML"),
+        (OWN.replace("multiple = 16", "multiple = 0"), "value_output_multiple = 0 is not a number from 1"),
+        (OWN.replace("multiple = 8", "multiple = true"), "query_key_multiple = True is not a number from 1"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, text, message):

@@ -1,0 +1,119 @@
+"""Graphs of attention blocks alone, built as the exporter builds a model's, to learn what heads of some widths cost.
+
+Dimension letters: T tokens, D model width, H heads, K per-head query/key width, V per-head value/output width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from export.ast_graph import READ_TOKENS
+from export.attention import (
+    GROUP_MACS,
+    VECTOR_COLUMNS,
+    Attention,
+    HeadGroup,
+    add_attention,
+    add_first_tokens,
+    add_reader_attention,
+    group_heads,
+)
+from export.graph import Graph
+from runtimes.files import replaced_file
+
+KINDS = ("ordinary", "last")
+EXPORTER = {"version": 1, "group_macs": GROUP_MACS, "vector_columns": VECTOR_COLUMNS}
+"""What changes when the exporter writes other blocks for the same widths: timings of other blocks are then stale.
+The version is raised by hand when export/attention.py changes what a block is made of."""
+ROW_COLUMNS = 4  # the form for ONNX Runtime fills value widths up to rows of whole 16 bytes
+EPSILON = 1e-12
+WEIGHT_SPREAD = 0.02
+
+
+def export_blocks(
+    kind: str, widths: Sequence[tuple[int, int]], tokens: int, model_width: int, copies: int, form: str, out: Path
+) -> None:
+    """Write one ONNX file of `copies` attention blocks, each with its layer norm before and its residual behind.
+
+    kind: "ordinary" blocks feed one another, (T, D) in and out; blocks of kind "last" are computed for the tokens that
+    the classifier reads, all from the same tokens. widths: (K, V) of every head. Every copy has random weights of its
+    own, so that a block's weights come from memory as they do in a model. The graph takes "waveform", float32 (1, D),
+    which is added to every token, and gives "logits", float32 (1, 1): what every runtime here takes and gives.
+    """
+    generator = np.random.default_rng(0)
+    graph = Graph()
+    base = _random(generator, (tokens, model_width))
+    hidden = graph.node("Add", ["waveform", graph.weight("tokens", base.shape, lambda: base)], "hidden")
+    results = []
+    for number in range(copies):
+        name = f"blocks.{number}"
+        attention = random_attention(widths, model_width, generator)
+        normed = _add_layernorm(graph, hidden, model_width, generator, f"{name}.layernorm")
+        if kind == "ordinary":
+            attended = add_attention(graph, normed, attention, form, tokens, name)
+            hidden = graph.node("Add", [attended, hidden], f"{name}.residual")
+            results = [hidden]
+        else:
+            attended = add_reader_attention(graph, normed, attention, READ_TOKENS, name)
+            read = add_first_tokens(graph, hidden, READ_TOKENS, f"{name}.read")
+            results.append(graph.node("Add", [attended, read], f"{name}.residual"))
+    together = results[0] if len(results) == 1 else graph.node("Concat", results, "results", axis=0)
+    axes = graph.constant("mean.axes", np.array([0, 1], dtype=np.int64))
+    graph.node("ReduceMean", [together, axes], "logits", keepdims=1)
+    source = helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, model_width])
+    result = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 1])
+    with replaced_file(Path(out)) as part:
+        graph.write(part, [source], [result], "blocks")
+
+
+def exported_groups(
+    kind: str, widths: Sequence[tuple[int, int]], tokens: int, model_width: int, form: str
+) -> tuple[HeadGroup, ...]:
+    """The groups of heads that the exported block computes, with the widths that they are filled up to."""
+    query_key_widths, value_output_widths = zip(*widths, strict=True)
+    if kind == "last":
+        return (HeadGroup(tuple(range(len(widths))), max(query_key_widths), max(value_output_widths)),)
+    groups = group_heads(query_key_widths, value_output_widths, tokens, model_width)
+    if form == "onnxruntime":
+        return tuple(
+            replace(group, value_output_width=-(-group.value_output_width // ROW_COLUMNS) * ROW_COLUMNS)
+            for group in groups
+        )
+    return groups
+
+
+def random_attention(widths: Sequence[tuple[int, int]], model_width: int, generator: np.random.Generator) -> Attention:
+    """An attention block with random weights whose heads have these (K, V)."""
+    query_key_widths, value_output_widths = (tuple(column) for column in zip(*widths, strict=True))
+    query_key, value_output = sum(query_key_widths), sum(value_output_widths)
+    return Attention(
+        query_weight=_random(generator, (query_key, model_width)),
+        key_weight=_random(generator, (query_key, model_width)),
+        value_weight=_random(generator, (value_output, model_width)),
+        output_weight=_random(generator, (model_width, value_output)),
+        query_bias=_random(generator, (query_key,)),
+        value_bias=_random(generator, (value_output,)),
+        output_bias=_random(generator, (model_width,)),
+        query_key_widths=query_key_widths,
+        value_output_widths=value_output_widths,
+        scaling=0.125,
+    )
+
+
+def _add_layernorm(graph: Graph, hidden: str, width: int, generator: np.random.Generator, name: str) -> str:
+    scale, shift = 1.0 + _random(generator, (width,)), _random(generator, (width,))
+    inputs = [
+        hidden,
+        graph.weight(f"{name}.scale", (width,), lambda: scale),
+        graph.weight(f"{name}.shift", (width,), lambda: shift),
+    ]
+    return graph.node("LayerNormalization", inputs, name, axis=-1, epsilon=EPSILON)
+
+
+def _random(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return WEIGHT_SPREAD * generator.standard_normal(shape, dtype=np.float32)
