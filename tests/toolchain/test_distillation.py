@@ -25,6 +25,7 @@ from toolchain.distillation import (
     NO_BETTER,
     STATE_FILE,
     Distillation,
+    _check_same_state,
     distill_,
     kl_divergences,
 )
@@ -391,6 +392,32 @@ def test_two_processes_end_with_one_model_that_is_the_single_processs(tmp_path):
         moved = max((value - start[name]).abs().max().item() for name, value in one.items())
         assert moved > 1e-3, "the models do not agree because none was trained"
         assert [path.name for path in (tmp_path / "two" / method).iterdir()] == [STATE_FILE]
+
+
+def test_processes_that_see_different_states_are_refused():
+    class Processes:
+        device = torch.device("cpu")
+
+        def gather(self, epochs):
+            return torch.cat([epochs, torch.tensor([3])])
+
+    with pytest.raises(BadInput, match="share"):
+        _check_same_state(Processes(), None, Path("state"))
+
+
+def test_a_block_that_keeps_no_head_is_no_obstacle(tiny_ast, tmp_path):
+    """Its output bias alone is left, and its other parameters, which are empty or reach nothing, get no gradient."""
+    student = damaged(tiny_ast)
+    block = student.audio_spectrogram_transformer.layers[0].attention
+    block.forward = lambda hidden: block.o_proj.bias.expand_as(hidden)
+    with pytest.raises(KeyboardInterrupt):
+        distill_(
+            student, tiny_ast, *clips(), ast.logits, plain(epochs=2), state=tmp_path, made_from=MADE_FROM,
+            report=interrupted_at(4),
+        )  # fmt: skip
+    distilled = distill_(student, tiny_ast, *clips(), ast.logits, plain(epochs=2), state=tmp_path, made_from=MADE_FROM)
+    assert distilled.updates == 6
+    assert min(distilled.held_out_kls) < distilled.held_out_kls[0]
 
 
 @pytest.mark.parametrize(
