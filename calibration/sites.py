@@ -13,7 +13,8 @@ class AttentionSite:
 
     name: as in plan.json, e.g. "layers.3.attention"; module: the block itself (its forward is one attention call);
     query, key: Linear (sum K, D); value: Linear (sum V, D); output: Linear (D, sum V), heads one after the other;
-    query_key_widths, value_output_widths: one per head; scaling: the constant by which q.k is multiplied.
+    query_key_widths, value_output_widths: one per head; scaling: the constant by which q.k is multiplied; causal: a
+    query sees no key after itself. In cross-attention, keys and values come from other tokens than queries.
     """
 
     name: str
@@ -25,6 +26,7 @@ class AttentionSite:
     query_key_widths: tuple[int, ...]
     value_output_widths: tuple[int, ...]
     scaling: float
+    causal: bool = False
 
     @property
     def parameters(self) -> int:

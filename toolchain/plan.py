@@ -23,6 +23,7 @@ PLAN_KEYS = (
     "made_from",
 )
 CHANNELS_AS_TRAINED = "channels as trained"
+ROTATED = "rotated by "  # followed by what the basis was made from: the channels are those of the new basis
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Plan:
 
     dense_head_width: channels of a dense head; model_width: D; projection_bias: whether query, key and value have
     biases; scaling: the trained model's softmax scale, a constant; recipe: how the plan was made, for the reader;
-    made_from: sha256 of what it was made from.
+    made_from: sha256 of what it was made from; basis: what the channels are, those that were trained, or those of a new
+    basis, the first ones being the most important.
     """
 
     family: str
@@ -70,6 +72,7 @@ class Plan:
     sites: tuple[SitePlan, ...]
     recipe: dict[str, Any] = field(default_factory=dict)
     made_from: dict[str, str] = field(default_factory=dict)
+    basis: str = CHANNELS_AS_TRAINED
 
     @property
     def attention_parameters_dense(self) -> int:
@@ -155,7 +158,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "model_width": plan.model_width,
         "projection_bias": plan.projection_bias,
         "scaling": plan.scaling,
-        "basis": CHANNELS_AS_TRAINED,
+        "basis": plan.basis,
         "attention_parameters": {"dense": plan.attention_parameters_dense, "kept": plan.attention_parameters_kept},
         "sparsity": round(plan.sparsity, 6),
         "recipe": plan.recipe,
@@ -191,7 +194,7 @@ def read_plan(path: Path) -> Plan:
         BadInput: the file is missing, malformed, or names channels that a dense head does not have.
     """
     value = read_json(path, PLAN_SCHEMA, PLAN_KEYS)
-    if value["basis"] != CHANNELS_AS_TRAINED:
+    if value["basis"] != CHANNELS_AS_TRAINED and not str(value["basis"]).startswith(ROTATED):
         raise BadInput(f"{path}: unknown basis {value['basis']!r}")
     try:
         sites = tuple(
@@ -216,6 +219,7 @@ def read_plan(path: Path) -> Plan:
         sites=sites,
         recipe=value["recipe"],
         made_from=value["made_from"],
+        basis=value["basis"],
     )
     _check(plan, path)
     return plan

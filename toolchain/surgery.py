@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from calibration.basis import SiteBasis, head_weights
 from calibration.sites import AttentionSite
 from toolchain.plan import SitePlan
 
@@ -38,6 +39,49 @@ def kept_attention_state(site: AttentionSite, site_plan: SitePlan) -> dict[str, 
     if site.output.bias is not None:
         state["output.bias"] = site.output.bias.detach().clone()
     return state
+
+
+def rotated_attention_state(site: AttentionSite, basis: SiteBasis, site_plan: SitePlan) -> dict[str, torch.Tensor]:
+    """The block's weights and biases in the new basis, with only what `site_plan` keeps of it; keys as above.
+
+    site_plan counts the new channels, of which every head keeps the first ones. Key and value biases become zero: the
+    softmax does not see the one, and the other, passed through the output weights, is part of the output bias, as is
+    the mean of what the dropped contexts gave. Computed in float64.
+
+    Raises:
+        ValueError: the block has no output bias to take these means.
+    """
+    if site.output.bias is None:
+        raise ValueError(f"{site.name} has no output bias")
+    kept = {head.head: head for head in site_plan.heads}
+    parts: dict[str, list[torch.Tensor]] = {"query": [], "query_bias": [], "key": [], "value": [], "output": []}
+    output_bias = site.output.bias.detach().double().cpu().clone()
+    for head, weights in enumerate(head_weights(site)):
+        qk, vo = site.query_key_widths[head], site.value_output_widths[head]
+        constant = basis.context_mean[head, :vo]
+        if head in kept:
+            k, v = len(kept[head].query_key), len(kept[head].value_output)
+            query, key = basis.query[head, :k, :qk], basis.key[head, :k, :qk]
+            value, output = basis.value[head, :v, :vo], basis.output[head, :v, :vo]
+            parts["query"].append(query @ weights.query)
+            parts["query_bias"].append(query @ weights.query_bias)
+            parts["key"].append(key @ weights.key)
+            parts["value"].append(value @ weights.value)
+            parts["output"].append(weights.output @ output.mT)
+            constant = constant - output.mT @ (value @ (constant - weights.value_bias))
+        output_bias += weights.output @ constant
+    state = {f"{name}.weight": torch.cat(parts[name]) for name in ("query", "key", "value")}
+    state["output.weight"] = torch.cat(parts["output"], dim=1)
+    state["output.bias"] = output_bias
+    for name, linear, bias in (
+        ("query", site.query, torch.cat(parts["query_bias"])),
+        ("key", site.key, torch.zeros(len(state["key.weight"]))),
+        ("value", site.value, torch.zeros(len(state["value.weight"]))),
+    ):
+        if linear.bias is not None:
+            state[f"{name}.bias"] = bias
+    dtype = site.query.weight.dtype
+    return {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
 
 
 def zero_dropped_channels_(site: AttentionSite, site_plan: SitePlan) -> None:

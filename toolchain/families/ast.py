@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -202,19 +202,27 @@ def batch_loss(model: AstModel, inputs: torch.Tensor, label_ids: torch.Tensor) -
     return functional.cross_entropy(model(inputs).logits, label_ids)
 
 
-def slim_model(model: AstModel, sites: tuple[SitePlan, ...]) -> SlimASTForAudioClassification:
+def slim_model(
+    model: AstModel,
+    sites: tuple[SitePlan, ...],
+    attention_states: Sequence[Mapping[str, torch.Tensor]] | None = None,
+) -> SlimASTForAudioClassification:
     """A new slim model with what `sites` keeps of `model`'s attention; everything else is copied.
 
-    Heads and channels in `sites` count within `model` itself, dense or already slim. The softmax scale is handed over
-    as the constant that it is.
+    Heads and channels in `sites` count within `model` itself, dense or already slim. attention_states: the blocks'
+    weights, as `surgery` makes them; by default the kept channels as they are. The softmax scale is handed over as the
+    constant that it is.
     """
+    if attention_states is None:
+        pairs = zip(attention_sites(model), sites, strict=True)
+        attention_states = [kept_attention_state(site, site_plan) for site, site_plan in pairs]
     config = _slim_config(model.config, sites, attention_sites(model)[0].scaling)
     with torch.device("meta"):
         slim = SlimASTForAudioClassification(config)
     attention: dict[str, torch.Tensor] = {}
     projections = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
-    for site, site_plan in zip(attention_sites(model), sites, strict=True):
-        for name, tensor in kept_attention_state(site, site_plan).items():
+    for site, state in zip(attention_sites(model), attention_states, strict=True):
+        for name, tensor in state.items():
             projection, parameter = name.split(".")
             attention[f"audio_spectrogram_transformer.{site.name}.{projections[projection]}.{parameter}"] = tensor
     rest = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in attention}

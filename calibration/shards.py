@@ -1,0 +1,164 @@
+"""Statistics of many clips, chunk by chunk: on one process or on many, interrupted and continued, always the same sums.
+
+Chunks are computed wherever there is a process for them (`torchrun`), and added in their own order by the first
+process, so that the number of processes does not change a sum. Each chunk is a file until all are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import distributed
+
+from calibration.sites import AttentionSite
+from calibration.statistics import (
+    PER_CLIP,
+    SUMS,
+    SiteStatistics,
+    Statistics,
+    empty_statistics,
+    statistics_from_tensors,
+    statistics_tensors,
+)
+from runtimes.files import replaced_file
+
+METADATA_KEY = "leanear"
+Progress = Callable[[int, int], None]
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[int]:
+    """Join the processes that `torchrun` started, over gloo, or nccl where they have GPUs; the rank, 0 if alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+        yield rank()
+        return
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield rank()
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, 0 for the one that writes."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes work together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def gather_statistics(
+    sites: Sequence[AttentionSite],
+    chunks: Sequence[torch.Tensor],
+    compute: Callable[[int], Statistics],
+    *,
+    folder: Path | None,
+    made_from: Mapping[str, str],
+    progress: Progress,
+) -> dict[str, SiteStatistics]:
+    """The statistics of all chunks, in their order; on processes other than the first, empty ones.
+
+    chunks: clip numbers, int64, of each; compute(number): the statistics of that chunk; folder: where finished chunks
+    are kept, and taken from if they are whole and of the same made_from; progress: called with chunks done and in all.
+    """
+    kept = _kept_chunks(folder, len(chunks), made_from) if rank() == 0 else {}
+    todo = _todo(len(chunks), kept)
+    for start in range(0, len(todo), world_size()):
+        wave = todo[start : start + world_size()]
+        own = compute(wave[rank()]) if rank() < len(wave) else None
+        for sender, number in enumerate(wave):
+            if rank() == 0:
+                arrived = own if sender == 0 else _receive(empty_statistics(sites, len(chunks[number])), sender)
+                kept[number] = arrived
+                if folder is not None:
+                    _write_chunk(folder, number, arrived, made_from)
+            elif rank() == sender:
+                _send(own)
+        progress(len(chunks) - len(todo) + start + len(wave), len(chunks))
+    if rank() != 0:
+        return empty_statistics(sites, 0)
+    return concatenated([kept[number] for number in range(len(chunks))])
+
+
+def concatenated(parts: Sequence[Statistics]) -> dict[str, SiteStatistics]:
+    """The statistics of all parts together, sums added from the first to the last."""
+    together = {}
+    for name in parts[0]:
+        sites = [part[name] for part in parts]
+        sums = {key: sum((getattr(site, key) for site in sites[1:]), getattr(sites[0], key)) for key in SUMS}
+        tokens = sum((site.tokens for site in sites[1:]), sites[0].tokens)
+        lists = {key: torch.cat([getattr(site, key) for site in sites]) for key in PER_CLIP}
+        together[name] = SiteStatistics(tokens=tokens, **sums, **lists)
+    return together
+
+
+def broadcast(tensors: Sequence[torch.Tensor]) -> None:
+    """Fill the tensors of every process with those of the first one."""
+    if not distributed.is_initialized():
+        return
+    for tensor in tensors:
+        moved = tensor.to(_device()).contiguous()
+        distributed.broadcast(moved, src=0)
+        tensor.copy_(moved)
+
+
+def _device() -> torch.device:
+    """Where messages must lie: nccl only carries what is on a GPU."""
+    if distributed.get_backend() == "nccl":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def _todo(count: int, kept: Mapping[int, Statistics]) -> list[int]:
+    """Chunks that are still to be computed: what the first process lacks."""
+    lacking = torch.tensor([number not in kept for number in range(count)], dtype=torch.uint8)
+    broadcast([lacking])
+    return [number for number in range(count) if lacking[number]]
+
+
+def _send(statistics: Statistics) -> None:
+    for tensor in statistics_tensors(statistics).values():
+        distributed.send(tensor.to(_device()).contiguous(), dst=0)
+
+
+def _receive(empty: Statistics, sender: int) -> dict[str, SiteStatistics]:
+    tensors = statistics_tensors(empty)
+    for name, tensor in tensors.items():
+        arrived = tensor.to(_device())
+        distributed.recv(arrived, src=sender)
+        tensors[name] = arrived.cpu()
+    return statistics_from_tensors(tensors)
+
+
+def _chunk_file(folder: Path, number: int) -> Path:
+    return folder / f"chunk-{number:05d}.safetensors"
+
+
+def _write_chunk(folder: Path, number: int, statistics: Statistics, made_from: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in statistics_tensors(statistics).items()}
+    with replaced_file(_chunk_file(folder, number)) as part:
+        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(dict(made_from), sort_keys=True)})
+
+
+def _kept_chunks(folder: Path | None, count: int, made_from: Mapping[str, str]) -> dict[int, dict[str, SiteStatistics]]:
+    """The chunks in `folder` that are whole and made from just these inputs."""
+    kept = {}
+    for number in range(count) if folder is not None and folder.is_dir() else ():
+        try:
+            with safe_open(_chunk_file(folder, number), framework="pt") as stream:
+                if json.loads((stream.metadata() or {}).get(METADATA_KEY, "null")) == dict(made_from):
+                    # in the order of the fields, which safetensors does not keep
+                    kept[number] = statistics_from_tensors({name: stream.get_tensor(name) for name in stream.keys()})
+        except (OSError, SafetensorError, json.JSONDecodeError, KeyError):
+            continue  # not there, or damaged: it is computed again
+    return kept

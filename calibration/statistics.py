@@ -1,0 +1,296 @@
+"""What calibration clips say of every attention head, in one backward pass per clip and to the activations alone.
+
+Of head h, with queries q_i, keys k_j, contexts u_i = sum_j a_ij v_j (the rows that the output projection takes) and an
+objective L per clip: the Gram matrices of q, k and u; and, per clip, the two matrices
+
+    query_key    = sum_i q_i (dL/dq_i)^T        value_output = sum_i (dL/du_i) u_i^T
+
+which hold the exact derivative of L by every entry of a matrix put between queries and keys, or between contexts and
+output weights, where now there is the identity. Their diagonals are the derivatives by masks on channels; a change of
+basis T, T' makes them T query_key T'^T, so that channels of any basis are scored with no further backward pass.
+
+Gram matrices are sums over tokens, and what is per clip is kept per clip: statistics of other clips can be added.
+Dimension letters: N clips, B batch, T tokens, H heads, K query/key width, V value/output width, C classes. Where the
+heads of a block differ in width, K and V are the widest and the rest is zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import nn
+
+from calibration.sites import AttentionSite
+from runtimes.errors import BadInput
+
+Labels = Literal["projected", "sampled", "observed"]
+LABELS: tuple[Labels, ...] = ("projected", "sampled", "observed")
+
+Logits = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+
+SUMS = ("query_gram", "key_gram", "attended_key_gram", "context_gram", "context_sum")
+PER_CLIP = ("query_key", "value_output", "context_gradient")
+
+
+@dataclass(frozen=True)
+class SiteStatistics:
+    """Statistics of one attention block.
+
+    Sums, float64: query_gram (H, K, K): q q^T over queries; key_gram (H, K, K): of keys, centred within each clip,
+    because the softmax does not see what all keys share; attended_key_gram (H, K, K): the covariance of the keys under
+    each query's attention weights, over queries, or all zero if it was not asked for; context_gram (H, V, V) and
+    context_sum (H, V) over queries. tokens: float64 (2,), how many queries and how many keys.
+    Per clip, float32: query_key (N, H, K, K), value_output (N, H, V, V), context_gradient (N, H, V): sum of dL/du.
+    """
+
+    tokens: torch.Tensor
+    query_gram: torch.Tensor
+    key_gram: torch.Tensor
+    attended_key_gram: torch.Tensor
+    context_gram: torch.Tensor
+    context_sum: torch.Tensor
+    query_key: torch.Tensor
+    value_output: torch.Tensor
+    context_gradient: torch.Tensor
+
+    @property
+    def context_mean(self) -> torch.Tensor:
+        """Mean of the contexts over all clips and queries: (H, V)."""
+        return self.context_sum / self.tokens[0]
+
+    @property
+    def context_covariance(self) -> torch.Tensor:
+        """Covariance of the contexts over all clips and queries: (H, V, V)."""
+        mean = self.context_mean
+        return self.context_gram / self.tokens[0] - mean[:, :, None] * mean[:, None, :]
+
+
+Statistics = Mapping[str, SiteStatistics]
+
+
+def empty_statistics(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteStatistics]:
+    """All zeros in the shapes that the statistics of `clips` clips have."""
+    empty = {}
+    for site in sites:
+        heads, qk, vo = len(site.query_key_widths), max(site.query_key_widths), max(site.value_output_widths)
+        empty[site.name] = SiteStatistics(
+            tokens=torch.zeros(2, dtype=torch.float64),
+            query_gram=torch.zeros(heads, qk, qk, dtype=torch.float64),
+            key_gram=torch.zeros(heads, qk, qk, dtype=torch.float64),
+            attended_key_gram=torch.zeros(heads, qk, qk, dtype=torch.float64),
+            context_gram=torch.zeros(heads, vo, vo, dtype=torch.float64),
+            context_sum=torch.zeros(heads, vo, dtype=torch.float64),
+            query_key=torch.zeros(clips, heads, qk, qk),
+            value_output=torch.zeros(clips, heads, vo, vo),
+            context_gradient=torch.zeros(clips, heads, vo),
+        )
+    return empty
+
+
+def merge_statistics(first: Statistics, second: Statistics) -> dict[str, SiteStatistics]:
+    """The statistics of both sets of clips: sums add, what is per clip follows on.
+
+    Raises:
+        BadInput: they are of different attention blocks or widths.
+    """
+    if first.keys() != second.keys():
+        raise BadInput("statistics of different attention blocks cannot be merged")
+    merged = {}
+    for name, one in first.items():
+        other = second[name]
+        if one.query_gram.shape != other.query_gram.shape or one.context_gram.shape != other.context_gram.shape:
+            raise BadInput(f"statistics cannot be merged: {name} has different widths in them")
+        merged[name] = SiteStatistics(
+            tokens=one.tokens + other.tokens,
+            **{key: getattr(one, key) + getattr(other, key) for key in SUMS},
+            **{key: torch.cat([getattr(one, key), getattr(other, key)]) for key in PER_CLIP},
+        )
+    return merged
+
+
+def statistics_tensors(statistics: Statistics) -> dict[str, torch.Tensor]:
+    """Every tensor by the name "<block>/<field>", in a fixed order."""
+    return {
+        f"{name}/{field.name}": getattr(site, field.name)
+        for name, site in statistics.items()
+        for field in fields(SiteStatistics)
+    }
+
+
+def statistics_from_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, SiteStatistics]:
+    """The statistics that `statistics_tensors` took apart.
+
+    Raises:
+        KeyError: a tensor is missing.
+    """
+    names = list(dict.fromkeys(key.rpartition("/")[0] for key in tensors))
+    return {
+        name: SiteStatistics(**{field.name: tensors[f"{name}/{field.name}"] for field in fields(SiteStatistics)})
+        for name in names
+    }
+
+
+def collect_statistics(
+    model: nn.Module,
+    sites: Sequence[AttentionSite],
+    inputs: torch.Tensor,
+    label_ids: torch.Tensor,
+    logits: Logits,
+    *,
+    labels: Labels = "projected",
+    attended_keys: bool = False,
+    generator: torch.Generator | None = None,
+) -> dict[str, SiteStatistics]:
+    """The statistics of one batch of clips, by block: one forward pass and one backward pass to q and u.
+
+    inputs: (B, ...) as the model takes them; label_ids: (B,); logits(model, inputs): (B, C).
+    labels: what the objective of a clip is.
+      "observed": the negative log-likelihood of its label; its squared gradient is the empirical Fisher information.
+      "sampled": that of a label drawn from the model's own prediction: the Fisher information (Martens 2014).
+      "projected": sum_c w_c logit_c with w = sqrt(p) z - p (sqrt(p) . z), z random signs. E[w w^T] is the softmax's
+      diag(p) - p p^T, so the expected squared gradient is the same Fisher information, but a clip of which the model is
+      sure adds its share each time instead of a large one once in a blue moon.
+    attended_keys: collect attended_key_gram too, for one more product of the size of the attention itself.
+    The model is left as it was: weights, training mode and requires_grad.
+    """
+    with _evaluated_without_weight_gradients(model), _captured(sites) as captured:
+        with torch.enable_grad():
+            prediction = logits(model, inputs)
+            objective = _objective(prediction, label_ids, labels, generator)
+            gradients = torch.autograd.grad(objective, [*captured.queries, *captured.contexts])
+        with torch.no_grad():
+            return {
+                site.name: _site_statistics(
+                    site,
+                    captured.queries[index].detach(),
+                    captured.keys[index].detach(),
+                    captured.contexts[index].detach(),
+                    gradients[index],
+                    gradients[len(sites) + index],
+                    attended_keys,
+                )
+                for index, site in enumerate(sites)
+            }
+
+
+def _objective(
+    logits: torch.Tensor, label_ids: torch.Tensor, labels: Labels, generator: torch.Generator | None
+) -> torch.Tensor:
+    """The sum over clips of what `labels` says; the clips' gradients do not mix, because the model does not mix them."""
+    probabilities = logits.detach().softmax(-1)
+    if labels == "projected":
+        signs = torch.randint(0, 2, probabilities.shape, generator=generator).to(probabilities) * 2 - 1
+        roots = probabilities.sqrt() * signs
+        return (logits * (roots - probabilities * roots.sum(-1, keepdim=True))).sum()
+    if labels == "sampled":
+        label_ids = torch.multinomial(probabilities.cpu(), 1, generator=generator)[:, 0]
+    return nn.functional.cross_entropy(logits, label_ids.to(logits.device), reduction="sum")
+
+
+@dataclass
+class _Captured:
+    queries: list[torch.Tensor]
+    keys: list[torch.Tensor]
+    contexts: list[torch.Tensor]
+
+
+@contextlib.contextmanager
+def _captured(sites: Sequence[AttentionSite]) -> Iterator[_Captured]:
+    """What passes through the projections within the block: (B, T, sum K), (B, T', sum K) and (B, T, sum V) each.
+
+    Queries and contexts ask for a gradient even where nothing before them does: in the first layer.
+    """
+    captured = _Captured([], [], [])
+
+    def keep_query(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+        captured.queries.append(output if output.requires_grad else output.requires_grad_())
+
+    def keep_key(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+        captured.keys.append(output)
+
+    def keep_context(_module: nn.Module, inputs: tuple) -> None:
+        captured.contexts.append(inputs[0] if inputs[0].requires_grad else inputs[0].requires_grad_())
+
+    hooks = []
+    for site in sites:
+        hooks += [
+            site.query.register_forward_hook(keep_query),
+            site.key.register_forward_hook(keep_key),
+            site.output.register_forward_pre_hook(keep_context),
+        ]
+    try:
+        yield captured
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def _evaluated_without_weight_gradients(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _ in required:
+        parameter.requires_grad_(False)
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        for parameter, before in required:
+            parameter.requires_grad_(before)
+
+
+def _site_statistics(
+    site: AttentionSite,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    context: torch.Tensor,
+    query_gradient: torch.Tensor,
+    context_gradient: torch.Tensor,
+    attended_keys: bool,
+) -> SiteStatistics:
+    query, query_gradient, key = (by_head(t, site.query_key_widths) for t in (query, query_gradient, key))
+    context, context_gradient = (by_head(t, site.value_output_widths) for t in (context, context_gradient))
+    centred = key - key.mean(dim=2, keepdim=True)
+    attended = _attended_key_gram(query, key, site) if attended_keys else torch.zeros(key.shape[1], *2 * key.shape[-1:])
+    clips = len(query)
+    return SiteStatistics(
+        tokens=torch.tensor([clips * query.shape[2], clips * key.shape[2]], dtype=torch.float64),
+        query_gram=_summed(query.mT @ query),
+        key_gram=_summed(centred.mT @ centred),
+        attended_key_gram=attended.double().cpu(),
+        context_gram=_summed(context.mT @ context),
+        context_sum=_summed(context.sum(dim=2)),
+        query_key=(query.mT @ query_gradient).cpu(),
+        value_output=(context_gradient.mT @ context).cpu(),
+        context_gradient=context_gradient.sum(dim=2).cpu(),
+    )
+
+
+def _summed(per_clip: torch.Tensor) -> torch.Tensor:
+    return per_clip.double().sum(dim=0).cpu()
+
+
+def _attended_key_gram(query: torch.Tensor, key: torch.Tensor, site: AttentionSite) -> torch.Tensor:
+    """sum_i Var_{j ~ a_i}(k_j) over queries and clips, (H, K, K): sum_j (sum_i a_ij) k_j k_j^T - sum_i m_i m_i^T."""
+    scores = (query @ key.mT) * site.scaling
+    if site.causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    weights = scores.softmax(-1)
+    means = weights @ key
+    received = weights.sum(dim=2)[..., None]
+    return ((key * received).mT @ key - means.mT @ means).double().sum(dim=0)
+
+
+def by_head(states: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
+    """(B, T, sum of widths) as (B, H, T, widest), narrower heads filled up with zeros."""
+    widest = max(widths)
+    if all(width == widest for width in widths):
+        return states.unflatten(-1, (len(widths), widest)).transpose(1, 2)
+    padded = [nn.functional.pad(head, (0, widest - head.shape[-1])) for head in states.split(list(widths), dim=-1)]
+    return torch.stack(padded, dim=1)
