@@ -65,11 +65,14 @@ def measure_rounds(request: dict[str, Any], progress: Progress) -> dict[str, Any
 
 
 def quiet_samples(samples_ms: list[float], others_share: list[float]) -> list[float]:
-    """The samples during which other processes did next to nothing; where they are few, the quietest third."""
-    quietest = sorted(zip(others_share, samples_ms))
-    enough = max(FEWEST_QUIET, len(quietest) // 3)
-    quiet = sum(share <= QUIET_SHARE for share, _ in quietest)
-    return [milliseconds for _, milliseconds in quietest[: max(quiet, enough)]]
+    """The samples during which other processes did next to nothing; where they are few, the fastest third.
+
+    What others do can only make a sample slower, so on a busy machine the fastest are the least disturbed.
+    """
+    quiet = [milliseconds for milliseconds, share in zip(samples_ms, others_share) if share <= QUIET_SHARE]
+    if len(quiet) >= FEWEST_QUIET:
+        return quiet
+    return sorted(samples_ms)[: max(FEWEST_QUIET, len(samples_ms) // 3)]
 
 
 def _artifact(graph: dict[str, Any]) -> Artifact:

@@ -370,7 +370,9 @@ def measure_table(
     )
 
 
-def time_in_turn(graphs: Sequence[dict[str, Any]], target: Target, report: Report = quiet) -> list[list[float]]:
+def time_in_turn(
+    graphs: Sequence[dict[str, Any]], target: Target, report: Report = quiet, share_s: float = SHARE_S
+) -> list[list[float]]:
     """Milliseconds of every graph from several processes' rounds, those that others disturbed left out where possible.
 
     Raises:
@@ -382,7 +384,7 @@ def time_in_turn(graphs: Sequence[dict[str, Any]], target: Target, report: Repor
         "threads": target.threads,
         "precision": target.precision,
         "rounds": ROUNDS,
-        "share_s": SHARE_S,
+        "share_s": share_s,
     }
     samples_ms: list[list[float]] = [[] for _ in graphs]
     others_share: list[list[float]] = [[] for _ in graphs]
