@@ -447,7 +447,7 @@ def probe_widths(kind: str, geometry: Geometry) -> list[list[tuple[int, int]]]:
         ]
     distinct: list[list[tuple[int, int]]] = []
     for widths in wanted:
-        if widths not in distinct:
+        if len(widths) <= heads and widths not in distinct:
             distinct.append(widths)
     return distinct
 

@@ -16,7 +16,7 @@ def test_every_graph_has_a_sample_for_every_round(tmp_path):
     assert [len(samples) for samples in answer["samples_ms"]] == [3, 3]
     assert [len(shares) for shares in answer["others_share"]] == [3, 3]
     assert all(ms > 0 for samples in answer["samples_ms"] for ms in samples)
-    assert all(0 <= share for shares in answer["others_share"] for share in shares)
+    assert all(share >= 0 for shares in answer["others_share"] for share in shares)
     assert answer["facts"]["runtime"] == "null"
 
 
