@@ -307,7 +307,7 @@ def _train_epoch(
     if not math.isfinite(loss_sum):
         stopped = DIVERGED
     elif updates >= work.updates_planned:
-        stopped = ALL_EPOCHS if epoch == options.epochs else ALL_STEPS
+        stopped = ALL_EPOCHS if updates == options.epochs * work.updates_per_epoch else ALL_STEPS
     elif epoch - best_epoch >= options.patience:
         stopped = NO_BETTER
     return Distilled(updates, (*done.training_losses, loss_sum / clips), held_out_kls, best_epoch, stopped)
