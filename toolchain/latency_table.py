@@ -37,7 +37,7 @@ from toolchain.target import Target
 TABLE_SCHEMA = "leanear-latency-table-1"
 TABLE_KEYS = ("key", "rest_ms", "model", "parts", "probes")
 PROCESSES = 2  # timings of one process can all be off by how its memory happened to be laid out
-ROUNDS = 8
+ROUNDS = 6
 SHARE_S = 55.0
 STACK_MACS = 5_000_000_000  # of a stack of dense blocks: enough that starting it does not show
 FEWEST_COPIES, MOST_COPIES = 4, 12
@@ -153,12 +153,9 @@ class LatencyTable:
         )
 
     def worst_fit(self) -> float:
-        """How far the parts are from the timed blocks at most, as a share of a dense block of that kind."""
-        dense = {kind: self.site_ms(kind, self._dense_widths()) for kind in KINDS}
-        return max(abs(probe.fitted_ms - probe.median_ms) / dense[probe.kind] for probe in self.probes)
-
-    def _dense_widths(self) -> Widths:
-        return [(self.geometry.head_width,) * 2] * self.geometry.heads
+        """How far the parts are from the timed blocks at most, as a share of a dense ordinary block."""
+        dense_ms = self.site_ms("ordinary", [(self.geometry.head_width,) * 2] * self.geometry.heads)
+        return max(abs(probe.fitted_ms - probe.median_ms) for probe in self.probes) / dense_ms
 
 
 def site_kind(layer: int, layers: int) -> str:

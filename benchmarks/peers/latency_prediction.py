@@ -29,7 +29,7 @@ from toolchain.latency_table import LatencyTable, latency_table, model_sites, si
 from toolchain.narration import Narrator
 from toolchain.target import Target, read_target
 
-LABELS, PLANS_AT_A_TIME, SHARE_S = 527, 4, 90.0
+LABELS, PLANS_AT_A_TIME, SHARE_S = 527, 5, 60.0
 
 Sites = list[list[tuple[int, int]]]
 

@@ -261,6 +261,7 @@ def test_a_written_table_is_read_back(tmp_path):
     table = dataclasses.replace(table_of(form="portable"), key=key, probes=(probe,))
     write_json(tmp_path / "table.json", table_to_json(table))
     assert read_table(tmp_path / "table.json", key) == table
+    assert table.worst_fit() == pytest.approx(0.1 / table.site_ms("ordinary", [(64, 64)] * 12))
     with pytest.raises(BadInput, match="another device"):
         read_table(tmp_path / "table.json", {**key, "threads": 64})
 
