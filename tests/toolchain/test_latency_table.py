@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from export.attention import group_heads
-from runtimes.errors import BadInput
+from export.blocks import export_blocks
+from runtimes.errors import BadInput, MeasurementFailed
 from runtimes.files import write_json
 from tests.conftest import make_tiny_ast
 from toolchain import latency_table as tables
@@ -31,6 +32,7 @@ from toolchain.latency_table import (
     table_key,
     table_to_json,
     tie_widths,
+    time_in_turn,
 )
 from toolchain.target import Target, read_target
 
@@ -292,3 +294,20 @@ def test_a_damaged_table_is_named(tmp_path, damage, message):
     with pytest.raises(BadInput, match=message) as caught:
         read_table(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(("runtime", "form"), [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
+def test_the_runtimes_take_blocks_that_have_no_manifest(tmp_path, runtime, form):
+    graphs = []
+    for kind in ("ordinary", "last"):
+        path = tmp_path / f"{kind}.onnx"
+        export_blocks(kind, [(3, 4), (8, 17)], 30, 32, 2, form, path)
+        graphs.append({"file": str(path), "labels": 1, "samples": 32})
+    target = dataclasses.replace(NULL, runtime=runtime, graph_form=form)
+    samples_ms = time_in_turn(graphs, target)
+    assert len(samples_ms) == 2
+    assert all(len(samples) >= 1 and min(samples) > 0 for samples in samples_ms)
+    graphs[1]["labels"] = 2
+    with pytest.raises(MeasurementFailed, match=r"expected shape \(1, 2\)"):
+        time_in_turn(graphs, target)
