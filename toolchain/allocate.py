@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -85,7 +86,7 @@ def allocate(
     tied: per site, cost of a block of H kept heads that all have the widths (K, V); such blocks compete with those of
     any widths, at this cost. ragged: per site, true cost of a block of kept heads of the given (K, V); it takes the
     place of the sum of the heads' costs, which then only proposes blocks, `PROPOSALS` a site: the result is the best of
-    the proposals. Either may return infinity for a block that cannot be had.
+    the proposals, and need not be the best of all blocks. Either may return infinity for a block that cannot be had.
     resolution: cells of cost over the budget, where costs are neither few enough nor whole numbers with a divisor that
     is large enough to be exact.
 
@@ -94,10 +95,8 @@ def allocate(
     """
     _check(sites, tied, ragged)
     frontiers = _site_frontiers(sites, _limit(budget), resolution, tied, ragged)
-    cheapest = [float(frontier.costs[0]) if len(frontier) else math.inf for frontier in frontiers]
-    if not math.fsum(cheapest) <= _limit(budget):
-        unlimited = _site_frontiers(sites, math.inf, resolution, tied, ragged)
-        least = math.fsum(float(frontier.costs[0]) for frontier in unlimited)
+    if not _least_cost(frontiers) <= min(_limit(budget), sys.float_info.max):
+        least = _least_cost(_site_frontiers(sites, math.inf, resolution, tied, ragged))
         raise BadInput(
             f"budget of {budget:.10g} is below {least:.10g}, the least possible cost with a head kept in every block"
         )
@@ -326,6 +325,11 @@ def _equal_block_cost(
 
 
 # Frontiers of all sites
+
+
+def _least_cost(frontiers: Sequence[_Frontier]) -> float:
+    """Infinite if a site has nothing that could be chosen."""
+    return math.fsum(float(frontier.costs[0]) if len(frontier) else math.inf for frontier in frontiers)
 
 
 def _choose_sites(frontiers: Sequence[_Frontier], budget: float, resolution: int) -> list[int]:
