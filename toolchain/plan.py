@@ -78,13 +78,13 @@ class Plan:
     def attention_parameters_dense(self) -> int:
         """Parameters of the dense attention blocks that pruning could remove."""
         width = self.dense_head_width
-        return sum(site.dense_heads * _head_parameters(width, width, self) for site in self.sites)
+        return sum(site.dense_heads * head_parameters(width, width, self) for site in self.sites)
 
     @property
     def attention_parameters_kept(self) -> int:
         """Parameters of the attention blocks that stay."""
         heads = (head for site in self.sites for head in site.heads)
-        return sum(_head_parameters(len(head.query_key), len(head.value_output), self) for head in heads)
+        return sum(head_parameters(len(head.query_key), len(head.value_output), self) for head in heads)
 
     @property
     def sparsity(self) -> float:
@@ -96,7 +96,8 @@ class Plan:
         return 1.0 - self.attention_parameters_kept / self.attention_parameters_dense
 
 
-def _head_parameters(query_key: int, value_output: int, plan: Plan) -> int:
+def head_parameters(query_key: int, value_output: int, plan: Plan) -> int:
+    """Parameters of one head of these widths that count for the sparsity of `plan`."""
     bias = int(plan.projection_bias)
     return query_key * 2 * (plan.model_width + bias) + value_output * (2 * plan.model_width + bias)
 

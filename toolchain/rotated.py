@@ -1,0 +1,353 @@
+"""Prune in a new basis: rotate every head, estimate in nats what each width would lose, and share out one budget.
+
+The steps are those of `prune_rotated`: statistics of the calibration clips in one backward pass, a basis per head in
+which few channels do the work, the exact allocation of widths, and surgery. Several shots repeat them, each towards a
+part of the way, with statistics of the model as it then is and no training in between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from calibration import shards
+from calibration.basis import BASIS_KINDS, BasisKind, SiteBasis, choose_bases, width_damages
+from calibration.sites import AttentionSite
+from calibration.statistics import LABELS, Labels, Statistics, collect_statistics, merge_statistics
+from runtimes.errors import BadInput
+from runtimes.files import replaced_file, sha256_json
+from toolchain.allocate import (
+    Allocation,
+    HeadOptions,
+    allocate,
+    entire_heads_allocation,
+    equal_widths_allocation,
+)
+from toolchain.costs import Costs
+from toolchain.narration import Report, quiet
+from toolchain.plan import ROTATED, HeadPlan, Plan, SitePlan, compose
+from toolchain.surgery import rotated_attention_state
+
+Sharing = Literal["any widths", "equal widths", "entire heads"]
+SHARINGS: tuple[Sharing, ...] = ("any widths", "equal widths", "entire heads")
+
+BASES_FILE = "bases.safetensors"
+CHUNKS_FOLDER = "statistics"
+METADATA_KEY = "leanear"
+DAMAGE_DIGITS = 9  # float sums in another order must not decide between equal choices
+
+
+@dataclass(frozen=True)
+class RotatedRecipe:
+    """How a model is pruned in a new basis; the defaults are what measured best.
+
+    basis, labels: as in `choose_basis` and `collect_statistics`; sharing: "any widths" chooses both widths of every
+    head and which heads stay, the others are what it is compared with; multiples: widths (query/key, value/output)
+    are multiples of these; shots: in how many parts; calibration_clips: at most; chunk: clips whose statistics are
+    added up at once; seed: of the clips' order and of the random labels.
+    """
+
+    basis: BasisKind = "fisher"
+    labels: Labels = "projected"
+    sharing: Sharing = "any widths"
+    multiples: tuple[int, int] = (4, 4)
+    shots: int = 1
+    calibration_clips: int = 256
+    chunk: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("shots", "calibration_clips", "chunk"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
+        choices: dict[str, Sequence[str]] = {"basis": BASIS_KINDS, "labels": LABELS, "sharing": SHARINGS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """A pruned model in eval mode, its plan, the estimated loss in nats, and its cost in the budget's unit."""
+
+    model: nn.Module
+    plan: Plan
+    damage: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Calibration clips as a model takes them, in the order in which they are used: inputs (N, ...), label_ids (N,)."""
+
+    inputs: torch.Tensor
+    label_ids: torch.Tensor
+
+
+def prune_rotated(
+    family: ModuleType,
+    model: nn.Module,
+    clips: Clips,
+    costs: Costs,
+    budget: float,
+    recipe: RotatedRecipe,
+    *,
+    made_from: Mapping[str, str] | None = None,
+    state: Path | None = None,
+    clips_at_once: int | None = None,
+    report: Report = quiet,
+) -> Rotated:
+    """A smaller model whose cost is within the budget; `model` itself, which is dense, is not changed.
+
+    family: a module of `toolchain.families`; budget: in the unit of `costs`, of the whole model; made_from: sha256 by
+    kind, written into the plan; state: a folder for the dense model's statistics and bases, from which an interrupted
+    run, or one with another budget, goes on; clips_at_once: how many clips are in memory together.
+    Under `torchrun` every process calls this alike, and all end with the same model.
+
+    Raises:
+        BadInput: the model is slim already, or the budget cannot be met.
+    """
+    if state is not None and not made_from:
+        raise ValueError("a state folder is of no use without made_from: it could be another model's")
+    plan = dataclasses.replace(
+        family.dense_plan(model), made_from=dict(made_from or {}), basis=ROTATED + recipe.basis
+    )
+    damage, cost = 0.0, costs.dense
+    for shot in range(1, recipe.shots + 1):
+        told = report if recipe.shots == 1 else _about_shot(report, shot, recipe.shots)
+        bases = rotate(
+            family, model, clips, recipe, state=state if shot == 1 else None, made_from=made_from or {},
+            clips_at_once=clips_at_once, report=told,
+        )  # fmt: skip
+        part = costs.dense * (budget / costs.dense) ** (shot / recipe.shots)
+        allocation = choose_widths(family.attention_sites(model), bases, costs, part, recipe)
+        model, kept = cut(family, model, bases, allocation)
+        plan = dataclasses.replace(plan, sites=compose(plan.sites, kept))
+        damage, cost = damage + allocation.damage, allocation.cost
+    return Rotated(model, plan, damage, cost)
+
+
+def _about_shot(report: Report, shot: int, shots: int) -> Report:
+    return lambda text, fraction=None: report(f"shot {shot} of {shots}, {text}", fraction)
+
+
+def rotate(
+    family: ModuleType,
+    model: nn.Module,
+    clips: Clips,
+    recipe: RotatedRecipe,
+    *,
+    made_from: Mapping[str, str],
+    state: Path | None = None,
+    clips_at_once: int | None = None,
+    report: Report = quiet,
+) -> dict[str, SiteBasis]:
+    """The new basis of every block, with the clips' derivatives by its channels; on all processes the same.
+
+    What is in `state` is used if it was made from the same inputs; when the bases are there, the statistics go.
+    """
+    sites: tuple[AttentionSite, ...] = family.attention_sites(model)
+    made_from = {**made_from, "scoring": sha256_json([recipe.labels, recipe.chunk, recipe.seed, len(clips.inputs)])}
+    bases = read_bases(state / BASES_FILE, {**made_from, "basis": recipe.basis}) if state is not None else None
+    if bases is None or shards.world_size() > 1:
+        statistics = _statistics(family, model, sites, clips, recipe, made_from, state, clips_at_once, report)
+        if shards.rank() == 0:
+            bases = choose_bases(sites, statistics, recipe.basis)
+        else:
+            bases = _empty_bases(sites, len(clips.inputs))
+        shards.broadcast([tensor for _, tensor in sorted(_tensors(bases).items())])
+    if state is not None and shards.rank() == 0:
+        write_bases(state / BASES_FILE, bases, {**made_from, "basis": recipe.basis})
+        for chunk in (state / CHUNKS_FOLDER).glob("chunk-*.safetensors"):
+            chunk.unlink()
+    return bases
+
+
+def _statistics(
+    family: ModuleType,
+    model: nn.Module,
+    sites: Sequence[AttentionSite],
+    clips: Clips,
+    recipe: RotatedRecipe,
+    made_from: Mapping[str, str],
+    state: Path | None,
+    clips_at_once: int | None,
+    report: Report,
+) -> Statistics:
+    chunks = torch.arange(len(clips.inputs)).split(recipe.chunk)
+
+    def compute(number: int) -> Statistics:
+        generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + number)
+        gathered: Statistics | None = None
+        for part in chunks[number].split(clips_at_once or recipe.chunk):
+            found = collect_statistics(
+                model, sites, clips.inputs[part], clips.label_ids[part], family.logits,
+                labels=recipe.labels, attended_keys=recipe.basis == "attention", generator=generator,
+            )  # fmt: skip
+            gathered = found if gathered is None else merge_statistics(gathered, found)
+        return gathered
+
+    def progress(done: int, total: int) -> None:
+        clips_done = min(done * recipe.chunk, len(clips.inputs))
+        report(f"scored {clips_done}/{len(clips.inputs)} clips", done / total)
+
+    folder = None if state is None else state / CHUNKS_FOLDER
+    return shards.gather_statistics(
+        sites, chunks, compute, folder=folder, made_from=made_from, progress=progress
+    )
+
+
+def choose_widths(
+    sites: Sequence[AttentionSite],
+    bases: Mapping[str, SiteBasis],
+    costs: Costs,
+    budget: float,
+    recipe: RotatedRecipe,
+) -> Allocation:
+    """The widths of every head, (0, 0) where it goes, of least estimated loss within the budget of the whole model.
+
+    Raises:
+        BadInput: the budget is below what the smallest model costs.
+    """
+    options = [
+        _site_options(site, bases[site.name], head_cost, recipe)
+        for site, head_cost in zip(sites, costs.heads, strict=True)
+    ]
+    left = budget - costs.fixed
+    if recipe.sharing == "equal widths":
+        chosen = equal_widths_allocation(options, left, tied=costs.tied, ragged=costs.ragged)
+    elif recipe.sharing == "entire heads":
+        chosen = entire_heads_allocation(options, left, tied=costs.tied, ragged=costs.ragged)
+    else:
+        try:
+            chosen = allocate(options, left, tied=costs.tied, ragged=costs.ragged)
+        except BadInput as error:
+            raise BadInput(f"budget of {budget:.6g} {costs.unit} is out of reach ({error})") from None
+        chosen = _widened(sites, chosen, costs)
+    return dataclasses.replace(chosen, cost=chosen.cost + costs.fixed)
+
+
+def _site_options(
+    site: AttentionSite, basis: SiteBasis, cost: Any, recipe: RotatedRecipe
+) -> list[HeadOptions]:
+    heads = []
+    for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths, strict=True)):
+        damages = width_damages(
+            basis.query_key[:, head, :qk].numpy(), basis.value_output[:, head, :vo].numpy()
+        )
+        pairs = [
+            (k, v) for k in multiples(qk, recipe.multiples[0]) for v in multiples(vo, recipe.multiples[1])
+        ]
+        widths = np.array([(0, 0), *pairs])
+        heads.append(
+            HeadOptions(
+                query_key_widths=widths[:, 0],
+                value_output_widths=widths[:, 1],
+                costs=np.array([0.0, *(cost(k, v) for k, v in pairs)]),
+                damages=_rounded(damages[widths[:, 0], widths[:, 1]]),
+            )
+        )
+    return heads
+
+
+def multiples(width: int, multiple: int) -> list[int]:
+    """The multiples below the width, and the width itself."""
+    return [*range(multiple, width, multiple), width]
+
+
+def _rounded(damages: np.ndarray) -> np.ndarray:
+    """To the digits that mean something, relative to the largest: sums of floats differ by the order of adding."""
+    scale = 10.0 ** (DAMAGE_DIGITS - 1 - np.ceil(np.log10(max(float(np.abs(damages).max()), 1e-300))))
+    return np.round(damages * scale) / scale
+
+
+def _widened(sites: Sequence[AttentionSite], allocation: Allocation, costs: Costs) -> Allocation:
+    """With every width that costs nothing more in its block."""
+    if costs.widened is None:
+        return allocation
+    widths = []
+    for site, heads, widen in zip(sites, allocation.widths, costs.widened, strict=True):
+        kept = [index for index, pair in enumerate(heads) if pair != (0, 0)]
+        wider = dict(zip(kept, widen(tuple(heads[index] for index in kept)), strict=True))
+        most = list(zip(site.query_key_widths, site.value_output_widths, strict=True))
+        widths.append(
+            tuple(
+                (min(wider[index][0], most[index][0]), min(wider[index][1], most[index][1])) if index in wider else pair
+                for index, pair in enumerate(heads)
+            )
+        )
+    return dataclasses.replace(allocation, widths=tuple(widths))
+
+
+def cut(
+    family: ModuleType, model: nn.Module, bases: Mapping[str, SiteBasis], allocation: Allocation
+) -> tuple[nn.Module, tuple[SitePlan, ...]]:
+    """The model of these widths in the new bases, and what it keeps, counted within `model`."""
+    sites = family.attention_sites(model)
+    kept = tuple(
+        SitePlan(
+            name=site.name,
+            dense_heads=len(site.query_key_widths),
+            heads=tuple(
+                HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(widths) if k and v
+            ),
+        )
+        for site, widths in zip(sites, allocation.widths, strict=True)
+    )
+    states = [
+        rotated_attention_state(site, bases[site.name], site_plan) for site, site_plan in zip(sites, kept, strict=True)
+    ]
+    return family.slim_model(model, kept, states), kept
+
+
+def _tensors(bases: Mapping[str, SiteBasis]) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{field.name}": getattr(basis, field.name)
+        for name, basis in bases.items()
+        for field in dataclasses.fields(SiteBasis)
+    }
+
+
+def _empty_bases(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteBasis]:
+    empty = {}
+    for site in sites:
+        heads, qk, vo = len(site.query_key_widths), max(site.query_key_widths), max(site.value_output_widths)
+        shapes = [(heads, qk, qk)] * 2 + [(heads, vo, vo)] * 2 + [(heads, vo), (clips, heads, qk), (clips, heads, vo)]
+        empty[site.name] = SiteBasis(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+    return empty
+
+
+def write_bases(path: Path, bases: Mapping[str, SiteBasis], made_from: Mapping[str, str]) -> None:
+    """Write bases.safetensors, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in _tensors(bases).items()}
+    with replaced_file(path) as part:
+        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(dict(made_from), sort_keys=True)})
+
+
+def read_bases(path: Path, made_from: Mapping[str, str]) -> dict[str, SiteBasis] | None:
+    """The bases in `path` if the file is there, whole, and made from just these inputs."""
+    try:
+        with safe_open(path, framework="pt") as stream:
+            if json.loads((stream.metadata() or {}).get(METADATA_KEY, "null")) != dict(made_from):
+                return None
+            names = sorted({key.rpartition("/")[0] for key in stream.keys()})
+            return {
+                name: SiteBasis(
+                    **{field.name: stream.get_tensor(f"{name}/{field.name}") for field in dataclasses.fields(SiteBasis)}
+                )
+                for name in names
+            }
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        return None
