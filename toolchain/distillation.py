@@ -26,7 +26,7 @@ from toolchain.recovery import masked, with_lora
 Logits = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 Method = Literal["lora", "full"]
 METHODS: tuple[Method, ...] = ("lora", "full")
-LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 3e-4}
+LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 2e-4}
 
 STATE_FILE = "distillation.safetensors"
 STATE_SCHEMA = "leanear-distillation-1"
@@ -61,13 +61,13 @@ class Distillation:
     learning_rate: float | None = None
     epochs: int = 10
     batch_size: int = 16
-    temperature: float = 2.0
+    temperature: float = 4.0
     label_weight: float = 0.0
     held_out: float = 0.15
     patience: int = 3
     warm_up: float = 0.05
-    frequency_mask_bins: int = 24
-    time_mask_frames: int = 16
+    frequency_mask_bins: int = 0
+    time_mask_frames: int = 0
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
