@@ -111,6 +111,12 @@ def broadcast(tensors: Sequence[torch.Tensor]) -> None:
         tensor.copy_(moved)
 
 
+def wait() -> None:
+    """Come back when every process has come here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
 def _device() -> torch.device:
     """Where messages must lie: nccl only carries what is on a GPU."""
     if distributed.get_backend() == "nccl":
@@ -157,8 +163,8 @@ def _kept_chunks(folder: Path | None, count: int, made_from: Mapping[str, str]) 
         try:
             with safe_open(_chunk_file(folder, number), framework="pt") as stream:
                 if json.loads((stream.metadata() or {}).get(METADATA_KEY, "null")) == dict(made_from):
-                    # in the order of the fields, which safetensors does not keep
-                    kept[number] = statistics_from_tensors({name: stream.get_tensor(name) for name in stream.keys()})
+                    names = stream.keys()
+                    kept[number] = statistics_from_tensors({name: stream.get_tensor(name) for name in names})
         except (OSError, SafetensorError, json.JSONDecodeError, KeyError):
             continue  # not there, or damaged: it is computed again
     return kept

@@ -180,7 +180,7 @@ def collect_statistics(
 def _objective(
     logits: torch.Tensor, label_ids: torch.Tensor, labels: Labels, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """The sum over clips of what `labels` says; the clips' gradients do not mix, because the model does not mix them."""
+    """The sum over clips of what `labels` says: clips do not mix in the model, nor do their gradients."""
     probabilities = logits.detach().softmax(-1)
     if labels == "projected":
         signs = torch.randint(0, 2, probabilities.shape, generator=generator).to(probabilities) * 2 - 1

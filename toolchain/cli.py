@@ -26,6 +26,12 @@ from toolchain.narration import Narrator
 INTERRUPTED, TERMINATED = 130, 143
 MOST_THREADS = 1024
 SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
+METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
+BASES = ("trained", "weights", "activations", "attention", "fisher")
+LABELS = ("projected", "sampled", "observed")
+ROTATED_FLAGS = ("basis", "labels", "shots")
+REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
+GOALS = ("sparsity", "macs", "latency_ms", "speedup", "max_drop")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -80,12 +86,6 @@ def _complain(text: str) -> None:
     print(f"leanear: {' '.join(text.split())}", file=sys.stderr)
 
 
-def _sparsity(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not 0.0 < value < 1.0:
-        raise click.BadParameter(f"--sparsity is {value:g}; it must lie between 0 and 1 (0.5 removes half)")
-    return value
-
-
 def _finite(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise click.BadParameter(f"{parameter.opts[0]} is {value:g}; a finite number is wanted")
@@ -123,54 +123,89 @@ threads_option = click.option(
     show_default="all",
     help="Threads of one inference.",
 )
-recipe_options = _options(
+goal_options = _options(
     click.option(
         "--sparsity",
         type=float,
-        callback=_sparsity,
-        default=0.5,
+        callback=_finite,
+        help="Goal: share of the attention blocks' parameters to remove.  [default: 0.5]",
+    ),
+    click.option(
+        "--macs", type=float, callback=_finite, help="Goal: share of the model's multiply-accumulates to keep."
+    ),
+    click.option(
+        "--latency-ms",
+        type=float,
+        callback=_finite,
+        help="Goal: milliseconds of one inference on the target, timed here.",
+    ),
+    click.option(
+        "--speedup", type=float, callback=_finite, help="Goal: dense over slim latency on the target, timed here."
+    ),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(min=0.0),
+        callback=_finite,
+        default=None,
+        help="Goal where it is the only one: as small as possible while held-out calibration clips lose at most so many"
+        " points of accuracy, found by search. In a report: the accuracy gate.",
+    ),
+)
+recipe_options = _options(
+    click.option(
+        "--method",
+        type=click.Choice(METHODS),
+        default="rotated",
         show_default=True,
-        help="Share of the attention blocks' parameters to remove.",
+        help="Our own: a new basis per head, then any widths; or the variants of arXiv 2509.26207.",
+    ),
+    click.option(
+        "--basis", type=click.Choice(BASES), help="rotated: what the new basis is made from.  [default: fisher]"
+    ),
+    click.option(
+        "--labels",
+        type=click.Choice(LABELS),
+        help="rotated: whose gradients score: of random projections of the Fisher information, of labels sampled from the"
+        " model, or of the clips' own labels.  [default: projected]",
+    ),
+    click.option("--shots", type=click.IntRange(1, 20), help="rotated: in how many parts, scored anew.  [default: 1]"),
+    click.option(
+        "--compensate", is_flag=True, help="rotated: fit the output projections where that helps held-out clips."
     ),
     click.option(
         "--scheme",
         type=click.Choice(SCHEMES),
-        default="channels",
-        show_default=True,
-        help="Remove channels of every head, or entire heads.",
+        help="reference: remove channels of every head, or entire heads.  [default: channels]",
     ),
     click.option(
-        "--score", type=click.Choice(SCORES), default="fisher", show_default=True, help="What a channel is judged by."
+        "--score", type=click.Choice(SCORES), help="reference: what a channel is judged by.  [default: fisher]"
     ),
     click.option(
         "--threshold",
         type=click.Choice(THRESHOLDS),
-        default="local",
-        show_default=True,
-        help="Compare channels across layers, or remove the same share in each.",
+        help="reference: compare channels across layers, or remove the same share in each.  [default: local]",
     ),
     click.option(
         "--schedule",
         type=click.Choice(("one-shot", "iterative")),
-        default="one-shot",
-        show_default=True,
-        help="All at once, or 10 % of what remains at a time.",
+        help="reference: all at once, or 10 % of what remains at a time.  [default: one-shot]",
     ),
+    click.option("--batch-size", type=click.IntRange(min=1), help="reference: clips per gradient.  [default: 16]"),
     click.option(
         "--recovery",
-        type=click.Choice(("none", "lora")),
+        type=click.Choice(RECOVERIES),
         default="none",
         show_default=True,
-        help="Train low-rank updates after every step, merged into the weights.",
+        help="Train afterwards: all weights, or low-rank updates that are merged. rotated: by distillation from the dense"
+        " model; reference: lora on the labels after every step.",
     ),
     click.option(
         "--calibration-clips",
         type=click.IntRange(min=1),
         default=256,
         show_default=True,
-        help="Clips to score (and recover) on, at most.",
+        help="Clips to score, search and recover on, at most.",
     ),
-    click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Clips per gradient."),
 )
 
 
@@ -183,15 +218,9 @@ recipe_options = _options(
     help="A target's name (see `leanear targets`) or the path of a .toml file.",
 )
 @data_option
+@goal_options
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Deployment folder.  [default: deployments/MODEL/TARGET]")
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(min=0.0),
-    callback=_finite,
-    default=None,
-    help="Accuracy gate: points that the pruned model may lose.",
-)
 @click.option(
     "--budget",
     "budget_s",
@@ -202,9 +231,7 @@ recipe_options = _options(
     help="Seconds for latency samples.",
 )
 @seed_option
-def deploy(
-    model: str, target: str, data: str | None, out: Path | None, max_drop: float | None, budget_s: float, **recipe: Any
-) -> None:
+def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s: float, **flags: Any) -> None:
     """Prune MODEL, export it dense and slim, measure both on this machine, and write the report.
 
     MODEL is a checkpoint folder, a Hub id, or demo-ast (the default), which brings its own audio.
@@ -213,17 +240,17 @@ def deploy(
     \b
     Examples:
       leanear deploy --target openvino
+      leanear deploy --target openvino --speedup 1.3
       leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
     """
     from toolchain.pipeline import deploy as deploy_model
 
     deployment = deploy_model(
         model,
-        target,
         data=data,
-        recipe=_recipe(recipe),
+        job=_job(target, flags),
         out=out,
-        max_drop=max_drop,
+        max_drop=flags["max_drop"],
         budget_s=budget_s,
         command=_command(),
         narrator=Narrator(),
@@ -232,10 +259,35 @@ def deploy(
     _print_report(deployment.report)
 
 
-def _recipe(flags: dict[str, Any]) -> Any:
+def _job(target: str, flags: dict[str, Any]) -> Any:
+    """How to prune, from the flags of one command; those of the method that was not chosen must not be there."""
+    from toolchain.distillation import Distillation
+    from toolchain.goal import choose_goal
+    from toolchain.pruning import PruneJob
+    from toolchain.rotated import RotatedRecipe
     from toolchain.schedule import PruneRecipe
+    from toolchain.target import read_target
 
-    return PruneRecipe(**flags)
+    goal, device = choose_goal({kind: flags[kind] for kind in GOALS}), read_target(target)
+    reference = flags["method"] == "reference"
+    own, others = (REFERENCE_FLAGS, ROTATED_FLAGS) if reference else (ROTATED_FLAGS, REFERENCE_FLAGS)
+    for name in others:
+        if flags[name] is not None:
+            other = "rotated" if reference else "reference"
+            raise BadInput(f"--{name.replace('_', '-')} belongs to --method {other}")
+    given = {name: flags[name] for name in own if flags[name] is not None}
+    given |= {"calibration_clips": flags["calibration_clips"], "seed": flags["seed"]}
+    if reference:
+        if goal.kind != "sparsity":
+            raise BadInput(
+                f"--{goal.kind.replace('_', '-')} belongs to --method rotated; the reference has --sparsity alone"
+            )
+        if flags["recovery"] == "full" or flags["compensate"]:
+            raise BadInput("--recovery full and --compensate belong to --method rotated")
+        return PruneJob(goal, PruneRecipe(sparsity=goal.value, recovery=flags["recovery"], **given), device)
+    multiples = (device.query_key_multiple, device.value_output_multiple)
+    recovery = None if flags["recovery"] == "none" else Distillation(method=flags["recovery"])
+    return PruneJob(goal, RotatedRecipe(multiples=multiples, **given), device, flags["compensate"], recovery)
 
 
 def _command() -> list[str]:
@@ -266,20 +318,36 @@ def _print_report(paths: ReportPaths) -> None:
 @cli.command()
 @click.argument("model", callback=_not_empty)
 @data_option
+@goal_options
 @recipe_options
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="For whose device: widths are multiples of what it likes, and milliseconds are its own.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def prune(model: str, data: str | None, out: Path, as_json: bool, **recipe: Any) -> None:
+def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, **flags: Any) -> None:
     """Prune the attention of MODEL to a smaller checkpoint that transformers opens.
 
+    Started by torchrun, the processes share the scoring and the training, to the same plan.
+
     \b
-    Example:
-      leanear prune demo-ast --sparsity 0.5 --out slim/
+    Examples:
+      leanear prune demo-ast --sparsity 0.7 --out slim/
+      leanear prune demo-ast --max-drop 0.5 --recovery full --out slim/
+      torchrun --nproc-per-node 2 --no-python leanear prune demo-ast --out slim/
     """
+    from calibration.shards import processes
     from toolchain.pruning import prune_checkpoint
 
-    result = prune_checkpoint(model, data=data, recipe=_recipe(recipe), out=out, narrator=Narrator())
+    with processes() as rank:
+        narrator = Narrator() if rank == 0 else Narrator(silent=True)
+        result = prune_checkpoint(model, data=data, job=_job(target, flags), out=out, narrator=narrator)
+    if rank != 0:
+        return
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
         return

@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.analysis import analyse, medians_ms
 from benchmarks.measure import benchmark
 from benchmarks.report import ReportPaths, write_report
-from benchmarks.results import Results
+from benchmarks.results import Results, read_results
 from runtimes.artifact import read_artifact
 from runtimes.clips import write_clips
 from runtimes.errors import BadInput
@@ -16,6 +17,7 @@ from runtimes.files import read_json
 from runtimes.sessions import SessionOptions
 from toolchain.dataset import read_examples_as_clips, read_splits
 from toolchain.narration import Narrator
+from toolchain.pruning_notes import PRUNING_SCHEMA, pruning_notes
 
 ABOUT_FILE, ABOUT_SCHEMA = "deployment.json", "leanear-deployment-1"
 CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders
@@ -79,11 +81,14 @@ def write_deployment_report(results: Path, *, out: Path | None, max_drop: float 
 def write_folder_report(folder: Path, results: Path, out: Path, max_drop: float | None) -> ReportPaths:
     """The report of one of a deployment folder's results, with its plan and what deployment.json says of its origin."""
     plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
+    pruning_path = folder / "checkpoint" / "pruning.json"
+    pruning = read_json(pruning_path, PRUNING_SCHEMA, ("goal", "method")) if pruning_path.is_file() else None
+    notes = pruning_notes(pruning, medians_ms(analyse(read_results(results))))
     about = read_json(about_path, ABOUT_SCHEMA, ("title", "provenance")) if about_path.is_file() else {}
     return write_report(
         results,
         out,
         plan_path=plan_path if plan_path.is_file() else None,
         max_drop=max_drop,
-        extra={key: about[key] for key in ("title", "provenance") if key in about},
+        extra={"notes": notes, **{key: about[key] for key in ("title", "provenance") if key in about}},
     )

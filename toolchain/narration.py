@@ -18,10 +18,10 @@ def quiet(text: str, fraction: float | None = None) -> None:
 
 
 class Narrator:
-    """Speaks on standard error, so that standard output holds results alone."""
+    """Speaks on standard error, so that standard output holds results alone; or, of several processes, not at all."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, silent: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=silent)
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[Report]:

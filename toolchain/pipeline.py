@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +22,10 @@ from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, write_folder_report
 from toolchain.narration import Narrator
 from toolchain.outputs import check_deployment_folder, only_here
 from toolchain.stages import run_stage
-from toolchain.target import Target, read_target
+from toolchain.target import Target
 
 if TYPE_CHECKING:
-    from toolchain.schedule import PruneRecipe
+    from toolchain.pruning import PruneJob
 
 OWN_NAMES = ("checkpoint", "dense", "slim", "deployment.json", "report.md", "report.html")
 VERSION = importlib.metadata.version("leanear")
@@ -43,29 +42,28 @@ class Deployment:
 
 def deploy(
     model: str,
-    target: str,
     *,
     data: str | None,
-    recipe: PruneRecipe,
+    job: PruneJob,
     out: Path | None,
     max_drop: float | None,
     budget_s: float,
     command: Sequence[str],
     narrator: Narrator,
 ) -> Deployment:
-    """Prune `model`, export it dense and slim for `target`, prove and measure both here, and write the report.
+    """Prune `model`, export it dense and slim for the job's target, prove and measure both here, and write the report.
 
-    model: MODEL as in `checkpoint_folder`; target: a name or a .toml path; data: DATA, by default the demo's own clips;
-    out: the deployment folder; max_drop: accuracy points that may be lost; budget_s: seconds for latency samples.
+    model: MODEL as in `checkpoint_folder`; data: DATA, by default the demo's own clips; job: how it is pruned, and for
+    which target; out: the deployment folder; max_drop: accuracy points that may be lost; budget_s: seconds for latency samples.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
         LeanearError: an input is not usable, an export is not equivalent, or a measurement failed.
     """
-    device = read_target(target)
+    device = job.target
     source = checkpoint_folder(model)
     audio = data_folder(model, data)
-    splits = read_splits(audio, recipe.calibration_clips, recipe.seed)
+    splits = read_splits(audio, job.calibration_clips, job.recipe.seed)
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio])
     require_runtime(device.runtime, SessionOptions(threads=device.threads, precision=device.precision))
@@ -74,7 +72,7 @@ def deploy(
     with only_here(folder, OWN_NAMES):
         ran = [
             _clips_stage(folder, source, splits, narrator),
-            _prune_stage(folder, source, recipe, narrator),
+            _prune_stage(folder, source, job, narrator),
             _artifact_stage(folder, "dense", source, model, device, narrator),
             _artifact_stage(folder, "slim", folder / "checkpoint", model, device, narrator),
         ]
@@ -123,7 +121,7 @@ def _clips_stage(folder: Path, source: Path, splits: Splits, narrator: Narrator)
     return run_stage(folder, "clips", made_from, lambda: files, work)
 
 
-def _prune_stage(folder: Path, source: Path, recipe: PruneRecipe, narrator: Narrator) -> bool:
+def _prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -> bool:
     """checkpoint/: the slim model, which transformers opens."""
     out = folder / "checkpoint"
     calibration = folder / "clips" / "calibration.npz"
@@ -132,12 +130,12 @@ def _prune_stage(folder: Path, source: Path, recipe: PruneRecipe, narrator: Narr
     def work() -> None:
         from toolchain.pruning import write_slim_checkpoint
 
-        with narrator.step(f"pruning to {100 * recipe.sparsity:g} %") as report:
+        with narrator.step(f"pruning: {job.goal.text}") as report:
             write_slim_checkpoint(
-                load_checkpoint(source), read_clips(calibration), recipe, made_from, out, folder / "calibration", report
+                load_checkpoint(source), read_clips(calibration), job, made_from, out, folder / "calibration", report
             )
 
-    record = {"leanear": VERSION, **made_from, "recipe": json.loads(json.dumps(asdict(recipe)))}
+    record = {"leanear": VERSION, **made_from, "job": job.as_json()}
     return run_stage(
         folder, "checkpoint", record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work
     )

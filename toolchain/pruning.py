@@ -2,50 +2,110 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from runtimes.clips import Clips
-from runtimes.files import sha256_json
+from calibration import shards
+from calibration.order import stratified_order
+from export.macs import count_macs
+from runtimes.clips import Clips as Audio
+from runtimes.errors import BadInput
+from runtimes.files import read_json, sha256_json, write_json
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from toolchain.compensation import compensate_
+from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
 from toolchain.dataset import read_examples_as_clips, read_splits
+from toolchain.distillation import Distillation, distill_
 from toolchain.evaluation import data_folder
 from toolchain.families import ast
+from toolchain.goal import Goal
+from toolchain.latency_table import latency_table, read_geometry
 from toolchain.narration import Narrator, Report, quiet
 from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan
+from toolchain.pruning_notes import PRUNING_SCHEMA
+from toolchain.rotated import Clips, RotatedRecipe, prune_rotated
 from toolchain.schedule import LabelledInputs, PruneRecipe, prune
+from toolchain.searching import search_sparsity
+from toolchain.target import Target
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
+PRUNING_FILE = "pruning.json"
 
 
-def prune_checkpoint(
-    model: str, *, data: str | None, recipe: PruneRecipe, out: Path, narrator: Narrator
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PruneJob:
+    """All that says how a checkpoint is pruned: the goal, the recipe of either method, and what follows.
+
+    compensation: fit the output projections to the dense model's, where held-out clips say that it helps; recovery:
+    train by distillation at the end; target: for whose device milliseconds are meant. The reference's recipe holds its
+    own recovery, and its only goal is a sparsity.
+    """
+
+    goal: Goal
+    recipe: RotatedRecipe | PruneRecipe
+    target: Target
+    compensation: bool = False
+    recovery: Distillation | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, PruneRecipe) and (
+            self.goal.kind != "sparsity" or self.compensation or self.recovery
+        ):
+            raise BadInput("--method reference knows --sparsity alone as its goal, and --recovery lora")
+
+    @property
+    def calibration_clips(self) -> int:
+        """Clips that are read to calibrate on, at most."""
+        return self.recipe.calibration_clips
+
+    def as_json(self) -> dict[str, Any]:
+        """The job as plan.json holds it, on one level; of the target only what the goal depends on."""
+        facts = {
+            "method": "reference" if isinstance(self.recipe, PruneRecipe) else "rotated",
+            "goal": self.goal.text,
+            **dataclasses.asdict(self.recipe),
+            "compensation": self.compensation,
+            "distillation": self.recovery is not None,
+        }
+        if self.recovery is not None:
+            facts |= {f"distillation_{key}": value for key, value in dataclasses.asdict(self.recovery).items()}
+        if self.goal.needs_latency:
+            facts |= {f"target_{key}": value for key, value in dataclasses.asdict(self.target).items()}
+        return json.loads(json.dumps(facts))
+
+
+def prune_checkpoint(model: str, *, data: str | None, job: PruneJob, out: Path, narrator: Narrator) -> dict[str, Any]:
     """Prune MODEL on the calibration clips of DATA and write the slim checkpoint to `out`; the numbers, by stable keys.
+
+    Under `torchrun` the processes share the scoring and the training; the first one writes.
 
     Raises:
         LeanearError: the model or the data is not usable, or `out` holds something that is no slim checkpoint.
     """
     check_replaceable(out, "plan.json")
     source = checkpoint_folder(model)
-    splits = read_splits(data_folder(model, data), recipe.calibration_clips, recipe.seed)
+    splits = read_splits(data_folder(model, data), job.calibration_clips, job.recipe.seed)
     with narrator.step("reading the checkpoint and the calibration clips"):
         checkpoint = load_checkpoint(source)
         clips = read_examples_as_clips(
             splits.calibration, checkpoint.labels, checkpoint.feature_extractor.sampling_rate
         )
     made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
-    with narrator.step(f"pruning to {100 * recipe.sparsity:g} %") as report:
+    with narrator.step(f"pruning: {job.goal.text}") as report:
         state = out.parent / f".{out.name}.state"
-        plan = write_slim_checkpoint(checkpoint, clips, recipe, made_from, out, state, report)
-        shutil.rmtree(state, ignore_errors=True)
+        plan = write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
+        if shards.rank() == 0:
+            shutil.rmtree(state, ignore_errors=True)
     dense = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     return {
         "schema": "leanear-prune-1",
@@ -58,10 +118,17 @@ def prune_checkpoint(
         "parameters": dense - plan.attention_parameters_dense + plan.attention_parameters_kept,
         "calibration_clips": len(clips),
         "checkpoint_sha256": checkpoint_sha256(out),
+        "pruning": read_pruning(out),
     }
 
 
-def clips_sha256(clips: Clips) -> str:
+def read_pruning(folder: Path) -> dict[str, Any] | None:
+    """What pruning.json in a slim checkpoint folder tells of goal, cost, search and recovery; None if there is none."""
+    path = folder / PRUNING_FILE
+    return read_json(path, PRUNING_SCHEMA, ("goal", "method")) if path.is_file() else None
+
+
+def clips_sha256(clips: Audio) -> str:
     """Hex sha256 over the clips' samples and labels."""
     samples = hashlib.sha256()
     for waveform in clips.waveforms:
@@ -72,35 +139,101 @@ def clips_sha256(clips: Clips) -> str:
 
 def write_slim_checkpoint(
     checkpoint: ast.AstCheckpoint,
-    clips: Clips,
-    recipe: PruneRecipe,
+    audio: Audio,
+    job: PruneJob,
     made_from: dict[str, str],
     out: Path,
     state: Path,
     report: Report,
 ) -> Plan:
-    """Prune the checkpoint on `clips`, write the slim folder `out`, and give back its plan.
+    """Prune the checkpoint on `audio`, write the slim folder `out`, and give back its plan.
 
-    state: a folder for the dense model's curvature and the last finished step, from which an interrupted run, or a
-    later one with another sparsity, goes on.
+    state: a folder for the dense model's bases or curvature and the last finished step, from which an interrupted run,
+    or a later one with another goal, goes on.
     """
-    inputs = calibration_inputs(checkpoint, clips.waveforms, report)
+    inputs = calibration_inputs(checkpoint, audio.waveforms, report)
+    labelled = LabelledInputs(inputs, torch.from_numpy(audio.label_ids))
     spare_memory = activation_bytes(checkpoint.model, inputs) > RECOMPUTE_ABOVE_BYTES
-    pruned = prune(
-        ast,
-        checkpoint,
-        LabelledInputs(inputs, torch.from_numpy(clips.label_ids)),
-        recipe,
-        made_from=made_from,
-        state=state,
-        clips_at_once=1 if spare_memory else None,
-        recompute=spare_memory,
-        report=report,
-    )
-    ast.save_slim_checkpoint(
-        cast(ast.SlimASTForAudioClassification, pruned.model), checkpoint.feature_extractor, pruned.plan, out
-    )
-    return pruned.plan
+    if isinstance(job.recipe, PruneRecipe):
+        pruned = prune(
+            ast, checkpoint, labelled, job.recipe, made_from=made_from, state=state,
+            clips_at_once=1 if spare_memory else None, recompute=spare_memory, report=report,
+        )  # fmt: skip
+        model, plan, facts = pruned.model, pruned.plan, {"method": "reference"}
+    else:
+        model, plan, facts = _prune_rotated(checkpoint, labelled, job, made_from, state, spare_memory, report)
+    plan = dataclasses.replace(plan, recipe=job.as_json())
+    if shards.rank() == 0:
+        facts = {"schema": PRUNING_SCHEMA, "goal": dataclasses.asdict(job.goal), "sparsity": plan.sparsity, **facts}
+        slim = cast(ast.SlimASTForAudioClassification, model)
+        ast.save_slim_checkpoint(slim, checkpoint.feature_extractor, plan, out)
+        write_json(out / PRUNING_FILE, facts)
+    shards.wait()
+    return plan
+
+
+def _prune_rotated(
+    checkpoint: ast.AstCheckpoint,
+    labelled: LabelledInputs,
+    job: PruneJob,
+    made_from: dict[str, str],
+    state: Path,
+    spare_memory: bool,
+    report: Report,
+) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
+    """The slim model, its plan, and what pruning.json tells of how they came about."""
+    recipe = cast(RotatedRecipe, job.recipe)
+    order = torch.from_numpy(stratified_order(labelled.label_ids.numpy(), recipe.seed)[: recipe.calibration_clips])
+    clips = Clips(labelled.inputs[order], labelled.label_ids[order])
+    clips_at_once = 1 if spare_memory else None
+    facts: dict[str, Any] = {"method": "rotated"}
+    if job.goal.kind == "max_drop":
+        costs = parameter_costs(ast.dense_plan(checkpoint.model))
+        search = search_sparsity(
+            ast, checkpoint.model, clips, costs, recipe, job.goal.value,
+            made_from=made_from, clips_at_once=clips_at_once, report=report,
+        )  # fmt: skip
+        budget = (1 - search.sparsity) * costs.dense
+        facts["search"] = [dataclasses.asdict(trial) for trial in search.trials]
+    else:
+        costs, budget = _costs_and_budget(checkpoint, job, report)
+    pruned = prune_rotated(
+        ast, checkpoint.model, clips, costs, budget, recipe,
+        made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
+    )  # fmt: skip
+    facts["estimated_loss_nats"] = pruned.damage
+    facts["cost"] = {"unit": costs.unit, "dense": costs.dense, "budget": budget, "slim": pruned.cost}
+    slim, everyone = pruned.model, torch.arange(len(clips.inputs))
+    if job.compensation:
+        compensated = compensate_(
+            slim, checkpoint.model, ast.attention_sites(slim), ast.attention_sites(checkpoint.model),
+            clips.inputs, ast.logits, order=everyone, report=report,
+        )  # fmt: skip
+        facts["compensation"] = dataclasses.asdict(compensated)
+    if job.recovery is not None:
+        distilled = distill_(
+            slim, checkpoint.model, clips.inputs, clips.label_ids, ast.logits, job.recovery, seed=recipe.seed,
+            state=state / "recovery", made_from={**made_from, "job": sha256_json(job.as_json())}, report=report,
+        )  # fmt: skip
+        facts["recovery"] = dataclasses.asdict(distilled)
+    return slim, pruned.plan, facts
+
+
+def _costs_and_budget(checkpoint: ast.AstCheckpoint, job: PruneJob, report: Report) -> tuple[Costs, float]:
+    """Costs in the goal's unit, and what the whole model may cost."""
+    goal = job.goal
+    if goal.kind == "sparsity":
+        costs = parameter_costs(ast.dense_plan(checkpoint.model))
+        return costs, (1 - goal.value) * costs.dense
+    if goal.kind == "macs":
+        costs = mac_costs(read_geometry(checkpoint), count_macs(checkpoint.model).total)
+        return costs, goal.value * costs.dense
+    if shards.rank() != 0:
+        shards.wait()  # the first process times the device, and the others read its table
+    costs = latency_costs(latency_table(checkpoint, job.target, report=report))
+    if shards.rank() == 0:
+        shards.wait()
+    return costs, goal.value if goal.kind == "latency_ms" else costs.dense / goal.value
 
 
 def activation_bytes(model: ast.AstModel, inputs: torch.Tensor) -> int:

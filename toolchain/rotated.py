@@ -120,9 +120,7 @@ def prune_rotated(
     """
     if state is not None and not made_from:
         raise ValueError("a state folder is of no use without made_from: it could be another model's")
-    plan = dataclasses.replace(
-        family.dense_plan(model), made_from=dict(made_from or {}), basis=ROTATED + recipe.basis
-    )
+    plan = dataclasses.replace(family.dense_plan(model), made_from=dict(made_from or {}), basis=ROTATED + recipe.basis)
     damage, cost = 0.0, costs.dense
     for shot in range(1, recipe.shots + 1):
         told = report if recipe.shots == 1 else _about_shot(report, shot, recipe.shots)
@@ -203,9 +201,7 @@ def _statistics(
         report(f"scored {clips_done}/{len(clips.inputs)} clips", done / total)
 
     folder = None if state is None else state / CHUNKS_FOLDER
-    return shards.gather_statistics(
-        sites, chunks, compute, folder=folder, made_from=made_from, progress=progress
-    )
+    return shards.gather_statistics(sites, chunks, compute, folder=folder, made_from=made_from, progress=progress)
 
 
 def choose_widths(
@@ -238,17 +234,11 @@ def choose_widths(
     return dataclasses.replace(chosen, cost=chosen.cost + costs.fixed)
 
 
-def _site_options(
-    site: AttentionSite, basis: SiteBasis, cost: Any, recipe: RotatedRecipe
-) -> list[HeadOptions]:
+def _site_options(site: AttentionSite, basis: SiteBasis, cost: Any, recipe: RotatedRecipe) -> list[HeadOptions]:
     heads = []
     for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths, strict=True)):
-        damages = width_damages(
-            basis.query_key[:, head, :qk].numpy(), basis.value_output[:, head, :vo].numpy()
-        )
-        pairs = [
-            (k, v) for k in multiples(qk, recipe.multiples[0]) for v in multiples(vo, recipe.multiples[1])
-        ]
+        damages = width_damages(basis.query_key[:, head, :qk].numpy(), basis.value_output[:, head, :vo].numpy())
+        pairs = [(k, v) for k in multiples(qk, recipe.multiples[0]) for v in multiples(vo, recipe.multiples[1])]
         widths = np.array([(0, 0), *pairs])
         heads.append(
             HeadOptions(
@@ -342,7 +332,8 @@ def read_bases(path: Path, made_from: Mapping[str, str]) -> dict[str, SiteBasis]
         with safe_open(path, framework="pt") as stream:
             if json.loads((stream.metadata() or {}).get(METADATA_KEY, "null")) != dict(made_from):
                 return None
-            names = sorted({key.rpartition("/")[0] for key in stream.keys()})
+            keys = stream.keys()
+            names = sorted({key.rpartition("/")[0] for key in keys})
             return {
                 name: SiteBasis(
                     **{field.name: stream.get_tensor(f"{name}/{field.name}") for field in dataclasses.fields(SiteBasis)}

@@ -1,0 +1,54 @@
+"""What a report says of how the slim model came about: goal, search, recovery, and prediction against measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PRUNING_SCHEMA = "leanear-pruning-1"
+
+
+def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, float | None]) -> list[str]:
+    """Sentences from pruning.json; medians_ms: measured latency by "dense" and "slim", where it was measured."""
+    if pruning is None or pruning["method"] != "rotated":
+        return []
+    notes = []
+    if pruning.get("search"):
+        notes.append(_search_sentence(pruning))
+    cost = pruning.get("cost", {})
+    if cost.get("unit") == "ms":
+        notes.append(_latency_sentence(cost, medians_ms))
+    recovery = pruning.get("recovery")
+    if recovery and recovery["held_out_kls"]:
+        before, after = recovery["held_out_kls"][0], recovery["held_out_kls"][recovery["best_epoch"]]
+        notes.append(
+            f"Recovery took {recovery['updates']} updates; the divergence from the dense model on held-out calibration"
+            f" clips went from {before:.4f} to {after:.4f} nats."
+        )
+    return notes
+
+
+def _search_sentence(pruning: Mapping[str, Any]) -> str:
+    trials = sorted(pruning["search"], key=lambda trial: trial["sparsity"])
+    tried = "; ".join(
+        f"{100 * trial['sparsity']:.0f} %: {-trial['drop_points']:+.2f} ± {trial['standard_error_points']:.2f}"
+        for trial in trials
+    )
+    return (
+        f"The sparsity of {100 * pruning['sparsity']:.1f} % is the largest tried whose accuracy on {trials[0]['clips']}"
+        f" held-out calibration clips fell by at most {pruning['goal']['value']:g} points, standard error included"
+        f" (sparsity: change in points: {tried})."
+    )
+
+
+def _latency_sentence(cost: Mapping[str, Any], medians_ms: Mapping[str, float | None]) -> str:
+    predicted = f"The latency table predicted {cost['dense']:.4g} ms dense and {cost['slim']:.4g} ms slim"
+    predicted += f", {cost['dense'] / cost['slim']:.3f}×, for a goal of {cost['budget']:.4g} ms"
+    dense, slim = medians_ms.get("dense"), medians_ms.get("slim")
+    if not dense or not slim:
+        return predicted + "; the latency was not measured."
+    off = 100 * ((dense / slim) / (cost["dense"] / cost["slim"]) - 1)
+    return (
+        predicted
+        + f"; measured were {dense:.4g} ms and {slim:.4g} ms, {dense / slim:.3f}× ({off:+.1f} % of the ratio)."
+    )

@@ -1,0 +1,136 @@
+"""The smallest model that keeps the accuracy within a given drop, by bisection on held-out calibration clips.
+
+Every calibration clip is held out once: the clips are divided into folds, and a clip is judged by a model whose basis
+and widths were chosen on the other folds. So no clip that a choice was made on vouches for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from runtimes.errors import BadInput
+from toolchain.costs import Costs
+from toolchain.narration import Report, quiet
+from toolchain.rotated import Clips, RotatedRecipe, choose_widths, cut, prune_rotated, rotate
+
+FOLDS = 3
+STEPS = 50  # sparsities tried are multiples of 1/50
+LARGEST_STEP = 48
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One sparsity that was tried: clips lost and won against the dense model among those held out, the drop in points
+    with its standard error, mean KL(dense || slim) in nats, and whether drop and standard error are within the goal.
+    """
+
+    sparsity: float
+    clips: int
+    lost: int
+    won: int
+    drop_points: float
+    standard_error_points: float
+    kl_divergence: float
+    within: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """The sparsity that was found and all that were tried, in order."""
+
+    sparsity: float
+    trials: tuple[Trial, ...]
+
+
+def search_sparsity(
+    family: ModuleType,
+    model: nn.Module,
+    clips: Clips,
+    costs: Costs,
+    recipe: RotatedRecipe,
+    max_drop: float,
+    *,
+    made_from: Mapping[str, str],
+    clips_at_once: int | None = None,
+    report: Report = quiet,
+) -> Search:
+    """The largest sparsity whose accuracy drop on held-out clips, plus its standard error, is at most `max_drop` points.
+
+    costs: of the attention blocks' parameters. The standard error is that of the paired difference,
+    sqrt(lost + won) / clips: with few clips the search is the more careful. It takes the drop to grow with sparsity.
+
+    Raises:
+        BadInput: too few clips to hold any out, or no sparsity is within the drop.
+    """
+    if len(clips.inputs) < 2 * FOLDS:
+        raise BadInput(f"--max-drop searches on at least {2 * FOLDS} calibration clips; there are {len(clips.inputs)}")
+    folds = [torch.arange(fold, len(clips.inputs), FOLDS) for fold in range(FOLDS)]
+    dense = _logits(family, model, clips.inputs)
+    sites = family.attention_sites(model)
+    bases = []
+    for number in range(FOLDS):
+        others = torch.tensor([clip for clip in range(len(clips.inputs)) if clip % FOLDS != number])
+
+        def told(text: str, fraction: float | None = None, number: int = number) -> None:
+            report(f"fold {number + 1} of {FOLDS}, {text}", fraction)
+
+        scored = Clips(clips.inputs[others], clips.label_ids[others])
+        if recipe.shots == 1:
+            bases.append(
+                rotate(family, model, scored, recipe, made_from=made_from, clips_at_once=clips_at_once, report=told)
+            )
+        else:
+            bases.append(scored)
+
+    def attempt(step: int) -> Trial:
+        sparsity = step / STEPS
+        slim_logits = torch.empty_like(dense)
+        for fold, basis in zip(folds, bases, strict=True):
+            budget = (1 - sparsity) * costs.dense
+            if isinstance(basis, Clips):
+                slim = prune_rotated(
+                    family, model, basis, costs, budget, recipe, made_from=made_from, clips_at_once=clips_at_once
+                ).model
+            else:
+                slim, _ = cut(family, model, basis, choose_widths(sites, basis, costs, budget, recipe))
+            slim_logits[fold] = _logits(family, slim, clips.inputs[fold])
+        return _trial(sparsity, dense, slim_logits, clips.label_ids, max_drop)
+
+    trials: dict[int, Trial] = {}
+    good, bad = 0, LARGEST_STEP + 1
+    while bad - good > 1:
+        step = (good + bad) // 2
+        try:
+            trials[step] = attempt(step)
+        except BadInput:  # narrower than the narrowest model
+            bad = step
+            continue
+        report(f"{100 * step / STEPS:g} %: {trials[step].drop_points:+.2f} points on held-out clips", None)
+        good, bad = (step, bad) if trials[step].within else (good, step)
+    if good == 0:
+        raise BadInput(
+            f"--max-drop {max_drop:g}: not even {100 / STEPS:g} % of the attention can go within that drop, as far as"
+            f" {len(clips.inputs)} held-out clips tell"
+        )
+    return Search(good / STEPS, tuple(trials.values()))
+
+
+@torch.no_grad()
+def _logits(family: ModuleType, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    return torch.cat([family.logits(model, part) for part in inputs.split(16)]).double()
+
+
+def _trial(sparsity: float, dense: torch.Tensor, slim: torch.Tensor, label_ids: torch.Tensor, max_drop: float) -> Trial:
+    was_right, is_right = dense.argmax(dim=1) == label_ids, slim.argmax(dim=1) == label_ids
+    lost, won = int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())
+    clips = len(label_ids)
+    drop, error = 100 * (lost - won) / clips, 100 * math.sqrt(lost + won) / clips
+    reference = dense.log_softmax(dim=1)
+    kl = float((reference.exp() * (reference - slim.log_softmax(dim=1))).sum(dim=1).mean())
+    return Trial(sparsity, clips, lost, won, drop, error, kl, within=drop + error <= max_drop)
