@@ -165,8 +165,8 @@ recipe_options = _options(
     click.option(
         "--labels",
         type=click.Choice(LABELS),
-        help="rotated: whose gradients score: of random projections of the Fisher information, of labels sampled from the"
-        " model, or of the clips' own labels.  [default: projected]",
+        help="rotated: whose gradients score: of random projections of the Fisher information, of labels sampled"
+        " from the model, or of the clips' own labels.  [default: projected]",
     ),
     click.option("--shots", type=click.IntRange(1, 20), help="rotated: in how many parts, scored anew.  [default: 1]"),
     click.option(
@@ -196,8 +196,8 @@ recipe_options = _options(
         type=click.Choice(RECOVERIES),
         default="none",
         show_default=True,
-        help="Train afterwards: all weights, or low-rank updates that are merged. rotated: by distillation from the dense"
-        " model; reference: lora on the labels after every step.",
+        help="Train afterwards: all weights, or low-rank updates that are merged. rotated: by distillation from the"
+        " dense model; reference: lora on the labels after every step.",
     ),
     click.option(
         "--calibration-clips",

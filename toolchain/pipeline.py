@@ -54,7 +54,8 @@ def deploy(
     """Prune `model`, export it dense and slim for the job's target, prove and measure both here, and write the report.
 
     model: MODEL as in `checkpoint_folder`; data: DATA, by default the demo's own clips; job: how it is pruned, and for
-    which target; out: the deployment folder; max_drop: accuracy points that may be lost; budget_s: seconds for latency samples.
+    which target; out: the deployment folder; max_drop: accuracy points that may be lost; budget_s: seconds for latency
+    samples.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:

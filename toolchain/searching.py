@@ -60,7 +60,7 @@ def search_sparsity(
     clips_at_once: int | None = None,
     report: Report = quiet,
 ) -> Search:
-    """The largest sparsity whose accuracy drop on held-out clips, plus its standard error, is at most `max_drop` points.
+    """The largest sparsity whose accuracy drop on held-out clips, standard error included, is at most `max_drop`.
 
     costs: of the attention blocks' parameters. The standard error is that of the paired difference,
     sqrt(lost + won) / clips: with few clips the search is the more careful. It takes the drop to grow with sparsity.
