@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ from toolchain.narration import Report, quiet
 from toolchain.target import Target
 
 TABLE_SCHEMA = "leanear-latency-table-1"
-TABLE_KEYS = ("key", "rest_ms", "model", "parts", "probes")
+TABLE_KEYS = ("key", "rest_ms", "model", "parts", "probes", "others_share")
 PROCESSES = 2  # timings of one process can all be off by how its memory happened to be laid out
 ROUNDS = 6
 SHARE_S = 55.0
 STACK_MACS = 5_000_000_000  # of a stack of dense blocks: enough that starting it does not show
 FEWEST_COPIES, MOST_COPIES = 4, 12
+BUSY_SHARE = 0.1
 WORKER = "benchmarks.rounds"
 
 Widths = Sequence[tuple[int, int]]
@@ -112,7 +114,8 @@ class LatencyTable:
     """Milliseconds of attention blocks on one device, runtime, precision and number of threads.
 
     rest_ms: all of the model that is not an attention block: front end, patches, MLPs and head; parts: by kind,
-    "ordinary" for all layers but the "last", which is computed for the tokens that the classifier reads.
+    "ordinary" for all layers but the "last", which is computed for the tokens that the classifier reads; others_share:
+    of all cores, what other programs used while it was timed.
     """
 
     geometry: Geometry
@@ -121,6 +124,7 @@ class LatencyTable:
     parts: dict[str, Parts]
     model: ModelTiming
     probes: tuple[Probe, ...]
+    others_share: float
     key: dict[str, Any]
 
     def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float:
@@ -292,6 +296,8 @@ def latency_table(
             report(f"measuring again: {error}", 0.0)
     table = measure_table(checkpoint, target, geometry, key, report)
     write_json(path, table_to_json(table))
+    if table.others_share > BUSY_SHARE:
+        report(f"other programs used {table.others_share:.0%} of the CPU meanwhile; measure again when it is idle", 1.0)
     return table
 
 
@@ -330,7 +336,7 @@ def measure_table(
         path = Path(name) / "model.onnx"
         export_ast(checkpoint.model, checkpoint.feature_extractor, path, target.graph_form)
         graphs.append({"file": absolute(path), "labels": geometry.labels, "samples": geometry.clip_samples})
-        samples_ms = time_in_turn(graphs, target, report)
+        samples_ms, others_share = time_in_turn(graphs, target, report)
     block_ms = [np.quantile(samples, [0.25, 0.5, 0.75]) / copies for samples in samples_ms[:-1]]
     parts = {}
     for kind in KINDS:
@@ -344,6 +350,7 @@ def measure_table(
         parts=parts,
         model=ModelTiming(sites, middle, low, high),
         probes=(),
+        others_share=others_share,
         key=key,
     )
     fitted = [
@@ -356,21 +363,15 @@ def measure_table(
             f"latency table: the attention blocks took {blocks_ms:.2f} ms and the whole model {middle:.2f} ms;"
             " measure again while nothing else runs"
         )
-    return LatencyTable(
-        geometry=geometry,
-        graph_form=target.graph_form,
-        rest_ms=middle - blocks_ms,
-        parts=parts,
-        model=unfinished.model,
-        probes=tuple(fitted),
-        key=key,
-    )
+    return replace(unfinished, rest_ms=middle - blocks_ms, probes=tuple(fitted))
 
 
 def time_in_turn(
     graphs: Sequence[dict[str, Any]], target: Target, report: Report = quiet, share_s: float = SHARE_S
-) -> list[list[float]]:
-    """Milliseconds of every graph from several processes' rounds, those that others disturbed left out where possible.
+) -> tuple[list[list[float]], float]:
+    """Milliseconds of every graph from several processes' rounds, and the share of all cores that others used.
+
+    Samples that other programs disturbed are left out where enough remain; see benchmarks/rounds.py.
 
     Raises:
         MeasurementFailed: a process ended without an answer.
@@ -393,7 +394,8 @@ def time_in_turn(
         for number, samples in enumerate(outcome.answer["samples_ms"]):
             samples_ms[number] += samples
             others_share[number] += outcome.answer["others_share"][number]
-    return [quiet_samples(samples, shares) for samples, shares in zip(samples_ms, others_share, strict=True)]
+    kept = [quiet_samples(samples, shares) for samples, shares in zip(samples_ms, others_share, strict=True)]
+    return kept, statistics.median(share for shares in others_share for share in shares)
 
 
 def stack_copies(geometry: Geometry) -> int:
@@ -467,6 +469,7 @@ def table_to_json(table: LatencyTable) -> dict[str, Any]:
         "model": asdict(table.model),
         "parts": {kind: asdict(parts) for kind, parts in table.parts.items()},
         "probes": [asdict(probe) for probe in table.probes],
+        "others_share": table.others_share,
     }
 
 
@@ -485,16 +488,17 @@ def read_table(path: Path, key: dict[str, Any] | None = None) -> LatencyTable:
         table = LatencyTable(
             geometry=Geometry(**{name: _whole(number) for name, number in value["key"]["geometry"].items()}),
             graph_form=str(value["key"]["graph_form"]),
-            rest_ms=_milliseconds(value["rest_ms"]),
-            parts={kind: Parts(**_all_milliseconds(value["parts"][kind])) for kind in KINDS},
+            rest_ms=_number(value["rest_ms"]),
+            parts={kind: Parts(**_all_numbers(value["parts"][kind])) for kind in KINDS},
             model=ModelTiming(
                 sites=tuple(_read_widths(site) for site in value["model"].pop("sites")),
-                **_all_milliseconds(value["model"]),
+                **_all_numbers(value["model"]),
             ),
             probes=tuple(
-                Probe(kind=probe.pop("kind"), widths=_read_widths(probe.pop("widths")), **_all_milliseconds(probe))
+                Probe(kind=probe.pop("kind"), widths=_read_widths(probe.pop("widths")), **_all_numbers(probe))
                 for probe in value["probes"]
             ),
+            others_share=_number(value["others_share"]),
             key=value["key"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -514,13 +518,13 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _all_milliseconds(values: dict[str, Any]) -> dict[str, float]:
-    return {name: _milliseconds(value) for name, value in values.items()}
+def _all_numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {name: _number(value) for name, value in values.items()}
 
 
-def _milliseconds(value: Any) -> float:
+def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"{value!r} is not a number of milliseconds")
+        raise ValueError(f"{value!r} is not a number of at least 0")
     return float(value)
 
 

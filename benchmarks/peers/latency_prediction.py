@@ -128,7 +128,8 @@ def measure(checkpoint: AstCheckpoint, table: LatencyTable, target: Target, plan
             path = Path(folder, f"{number}.onnx")
             export_ast(model, checkpoint.feature_extractor, path, target.graph_form)
             graphs.append({"file": absolute(path), "labels": LABELS, "samples": table.geometry.clip_samples})
-        samples_ms = time_in_turn(graphs, target, share_s=SHARE_S)
+        samples_ms, others_share = time_in_turn(graphs, target, share_s=SHARE_S)
+    print(f"other programs used {others_share:.0%} of the CPU meanwhile", file=sys.stderr)
     dense_ms = float(np.median(samples_ms[0]))
     rows = []
     for (name, sites), samples in zip(plans.items(), samples_ms[1:], strict=True):

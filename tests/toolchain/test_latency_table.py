@@ -62,6 +62,7 @@ def table_of(ordinary=ORDINARY, form="onnxruntime") -> LatencyTable:
         parts={"ordinary": ordinary, "last": LAST},
         model=ModelTiming((), 200.0, 190.0, 210.0),
         probes=(),
+        others_share=0.0,
         key={},
     )
 
@@ -278,8 +279,9 @@ def _without(value, name):
         (lambda value: _without(value, "parts"), "missing key 'parts'"),
         (lambda value: {**value, "more": 1}, "unknown key 'more'"),
         (lambda value: {**value, "schema": "other"}, "expected schema"),
-        (lambda value: {**value, "rest_ms": -1.0}, "-1.0 is not a number of milliseconds"),
+        (lambda value: {**value, "rest_ms": -1.0}, "-1.0 is not a number of at least 0"),
         (lambda value: {**value, "rest_ms": "fast"}, "'fast' is not"),
+        (lambda value: {**value, "others_share": None}, "None is not a number"),
         (lambda value: {**value, "parts": _without(value["parts"], "last")}, "last"),
         (lambda value: {**value, "parts": {**value["parts"], "third": value["parts"]["last"]}}, "kind of block"),
         (lambda value: {**value, "probes": [{"kind": "last"}]}, "malformed"),
@@ -305,7 +307,8 @@ def test_the_runtimes_take_blocks_that_have_no_manifest(tmp_path, runtime, form)
         export_blocks(kind, [(3, 4), (8, 17)], 30, 32, 2, form, path)
         graphs.append({"file": str(path), "labels": 1, "samples": 32})
     target = dataclasses.replace(NULL, runtime=runtime, graph_form=form)
-    samples_ms = time_in_turn(graphs, target)
+    samples_ms, others_share = time_in_turn(graphs, target)
+    assert others_share >= 0
     assert len(samples_ms) == 2
     assert all(len(samples) >= 1 and min(samples) > 0 for samples in samples_ms)
     graphs[1]["labels"] = 2
