@@ -150,10 +150,11 @@ def _shrunk(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """E[G G^T] and E[G^T G] at trace 1, mixed with `towards` at trace 1."""
     left, right = (derivatives @ derivatives.mT).mean(dim=0), (derivatives.mT @ derivatives).mean(dim=0)
-    return tuple(
-        (1 - shrinkage) * _normalised(own) + shrinkage * _normalised(other)
-        for own, other in zip((left, right), towards, strict=True)
-    )
+    return _mixed(left, towards[0], shrinkage), _mixed(right, towards[1], shrinkage)
+
+
+def _mixed(own: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
+    return (1 - share) * _normalised(own) + share * _normalised(other)
 
 
 def _normalised(matrix: torch.Tensor) -> torch.Tensor:

@@ -19,11 +19,10 @@ from torch import distributed
 
 from calibration.sites import AttentionSite
 from calibration.statistics import (
-    PER_CLIP,
-    SUMS,
     SiteStatistics,
     Statistics,
     empty_statistics,
+    merge_statistics,
     statistics_from_tensors,
     statistics_tensors,
 )
@@ -74,31 +73,18 @@ def gather_statistics(
     todo = _todo(len(chunks), kept)
     for start in range(0, len(todo), world_size()):
         wave = todo[start : start + world_size()]
-        own = compute(wave[rank()]) if rank() < len(wave) else None
-        for sender, number in enumerate(wave):
-            if rank() == 0:
-                arrived = own if sender == 0 else _receive(empty_statistics(sites, len(chunks[number])), sender)
-                kept[number] = arrived
-                if folder is not None:
-                    _write_chunk(folder, number, arrived, made_from)
-            elif rank() == sender:
-                _send(own)
+        own = compute(wave[rank()]) if rank() < len(wave) else {}
+        if 0 < rank() < len(wave):
+            _send(own)
+        for sender, number in enumerate(wave if rank() == 0 else ()):
+            arrived = own if sender == 0 else _receive(empty_statistics(sites, len(chunks[number])), sender)
+            kept[number] = arrived
+            if folder is not None:
+                _write_chunk(folder, number, arrived, made_from)
         progress(len(chunks) - len(todo) + start + len(wave), len(chunks))
     if rank() != 0:
         return empty_statistics(sites, 0)
-    return concatenated([kept[number] for number in range(len(chunks))])
-
-
-def concatenated(parts: Sequence[Statistics]) -> dict[str, SiteStatistics]:
-    """The statistics of all parts together, sums added from the first to the last."""
-    together = {}
-    for name in parts[0]:
-        sites = [part[name] for part in parts]
-        sums = {key: sum((getattr(site, key) for site in sites[1:]), getattr(sites[0], key)) for key in SUMS}
-        tokens = sum((site.tokens for site in sites[1:]), sites[0].tokens)
-        lists = {key: torch.cat([getattr(site, key) for site in sites]) for key in PER_CLIP}
-        together[name] = SiteStatistics(tokens=tokens, **sums, **lists)
-    return together
+    return merge_statistics(*(kept[number] for number in range(len(chunks))))
 
 
 def broadcast(tensors: Sequence[torch.Tensor]) -> None:
@@ -156,10 +142,12 @@ def _write_chunk(folder: Path, number: int, statistics: Statistics, made_from: M
         save_file(tensors, part, metadata={METADATA_KEY: json.dumps(dict(made_from), sort_keys=True)})
 
 
-def _kept_chunks(folder: Path | None, count: int, made_from: Mapping[str, str]) -> dict[int, dict[str, SiteStatistics]]:
+def _kept_chunks(folder: Path | None, count: int, made_from: Mapping[str, str]) -> dict[int, Statistics]:
     """The chunks in `folder` that are whole and made from just these inputs."""
-    kept = {}
-    for number in range(count) if folder is not None and folder.is_dir() else ():
+    kept: dict[int, Statistics] = {}
+    if folder is None or not folder.is_dir():
+        return kept
+    for number in range(count):
         try:
             with safe_open(_chunk_file(folder, number), framework="pt") as stream:
                 if json.loads((stream.metadata() or {}).get(METADATA_KEY, "null")) == dict(made_from):

@@ -32,7 +32,7 @@ LABELS: tuple[Labels, ...] = ("projected", "sampled", "observed")
 
 Logits = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
-SUMS = ("query_gram", "key_gram", "attended_key_gram", "context_gram", "context_sum")
+SUMS = ("tokens", "query_gram", "key_gram", "attended_key_gram", "context_gram", "context_sum")
 PER_CLIP = ("query_key", "value_output", "context_gradient")
 
 
@@ -91,23 +91,23 @@ def empty_statistics(sites: Sequence[AttentionSite], clips: int) -> dict[str, Si
     return empty
 
 
-def merge_statistics(first: Statistics, second: Statistics) -> dict[str, SiteStatistics]:
-    """The statistics of both sets of clips: sums add, what is per clip follows on.
+def merge_statistics(*parts: Statistics) -> dict[str, SiteStatistics]:
+    """The statistics of all parts together: sums add, from the first part to the last, what is per clip follows on.
 
     Raises:
         BadInput: they are of different attention blocks or widths.
     """
-    if first.keys() != second.keys():
-        raise BadInput("statistics of different attention blocks cannot be merged")
     merged = {}
-    for name, one in first.items():
-        other = second[name]
-        if one.query_gram.shape != other.query_gram.shape or one.context_gram.shape != other.context_gram.shape:
+    for name, first in parts[0].items():
+        if any(part.keys() != parts[0].keys() for part in parts):
+            raise BadInput("statistics of different attention blocks cannot be merged")
+        sites = [part[name] for part in parts]
+        shapes = {(site.query_gram.shape, site.context_gram.shape) for site in sites}
+        if len(shapes) > 1:
             raise BadInput(f"statistics cannot be merged: {name} has different widths in them")
         merged[name] = SiteStatistics(
-            tokens=one.tokens + other.tokens,
-            **{key: getattr(one, key) + getattr(other, key) for key in SUMS},
-            **{key: torch.cat([getattr(one, key), getattr(other, key)]) for key in PER_CLIP},
+            **{key: sum((getattr(site, key) for site in sites[1:]), getattr(first, key)) for key in SUMS},
+            **{key: torch.cat([getattr(site, key) for site in sites]) for key in PER_CLIP},
         )
     return merged
 

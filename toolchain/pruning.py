@@ -154,12 +154,13 @@ def write_slim_checkpoint(
     inputs = calibration_inputs(checkpoint, audio.waveforms, report)
     labelled = LabelledInputs(inputs, torch.from_numpy(audio.label_ids))
     spare_memory = activation_bytes(checkpoint.model, inputs) > RECOMPUTE_ABOVE_BYTES
+    facts: dict[str, Any] = {"method": "reference"}
     if isinstance(job.recipe, PruneRecipe):
         pruned = prune(
             ast, checkpoint, labelled, job.recipe, made_from=made_from, state=state,
             clips_at_once=1 if spare_memory else None, recompute=spare_memory, report=report,
         )  # fmt: skip
-        model, plan, facts = pruned.model, pruned.plan, {"method": "reference"}
+        model, plan = pruned.model, pruned.plan
     else:
         model, plan, facts = _prune_rotated(checkpoint, labelled, job, made_from, state, spare_memory, report)
     plan = dataclasses.replace(plan, recipe=job.as_json())

@@ -31,12 +31,13 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
 def _search_sentence(pruning: Mapping[str, Any]) -> str:
     trials = sorted(pruning["search"], key=lambda trial: trial["sparsity"])
     tried = "; ".join(
-        f"{100 * trial['sparsity']:.0f} %: {-trial['drop_points']:+.2f} ± {trial['standard_error_points']:.2f}"
+        f"{100 * trial['sparsity']:.0f} %: {-trial['drop_points']:+.2f}, expected {-trial['expected_drop_points']:+.2f}"
+        f" ± {trial['standard_error_points']:.2f}"
         for trial in trials
     )
     return (
         f"The sparsity of {100 * pruning['sparsity']:.1f} % is the largest tried whose accuracy on {trials[0]['clips']}"
-        f" held-out calibration clips fell by at most {pruning['goal']['value']:g} points, standard error included"
+        f" held-out calibration clips fell by at most {pruning['goal']['value']:g} points, as counted and as expected"
         f" (sparsity: change in points: {tried})."
     )
 

@@ -137,7 +137,10 @@ def prune_rotated(
 
 
 def _about_shot(report: Report, shot: int, shots: int) -> Report:
-    return lambda text, fraction=None: report(f"shot {shot} of {shots}, {text}", fraction)
+    def about_shot(text: str, fraction: float | None = None) -> None:
+        report(f"shot {shot} of {shots}, {text}", fraction)
+
+    return about_shot
 
 
 def rotate(
@@ -187,14 +190,14 @@ def _statistics(
 
     def compute(number: int) -> Statistics:
         generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + number)
-        gathered: Statistics | None = None
+        gathered: list[Statistics] = []
         for part in chunks[number].split(clips_at_once or recipe.chunk):
             found = collect_statistics(
                 model, sites, clips.inputs[part], clips.label_ids[part], family.logits,
                 labels=recipe.labels, attended_keys=recipe.basis == "attention", generator=generator,
             )  # fmt: skip
-            gathered = found if gathered is None else merge_statistics(gathered, found)
-        return gathered
+            gathered.append(found)
+        return merge_statistics(*gathered)
 
     def progress(done: int, total: int) -> None:
         clips_done = min(done * recipe.chunk, len(clips.inputs))
