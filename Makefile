@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What a user passes reaches the shell as environment, never as text of a command: the values may hold anything.
-USER_VARIABLES := TARGET MODEL DATA SPARSITY OUT MAX_DROP SCHEDULE RECOVERY
+USER_VARIABLES := TARGET MODEL DATA SPARSITY SPEEDUP LATENCY_MS MACS MAX_DROP METHOD SCHEDULE RECOVERY OUT
 $(foreach name,$(USER_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(USER_VARIABLES)
 
@@ -16,7 +16,8 @@ export $(USER_VARIABLES)
 help:  ## List what make can do
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  make deploy TARGET=openvino MODEL=path-or-hub-id DATA=folder SPARSITY=0.5 [OUT=folder] [MAX_DROP=points] [SCHEDULE=iterative RECOVERY=lora]"
+	@echo "  make deploy TARGET=openvino MODEL=path-or-hub-id DATA=folder SPARSITY=0.5 [OUT=folder] [MAX_DROP=points] [RECOVERY=full]"
+	@echo "  instead of SPARSITY: SPEEDUP=1.3, LATENCY_MS=12, MACS=0.7, or MAX_DROP=0.5 alone; METHOD=reference SCHEDULE=iterative RECOVERY=lora"
 
 # The stamp carries the lock's hash, so a changed lock or pyproject.toml installs again and an interrupted install is repeated.
 $(READY): .requirements.lock pyproject.toml
@@ -27,11 +28,15 @@ $(READY): .requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[dev]'
 	@touch $@
 
-deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|file.toml MODEL= DATA= SPARSITY= OUT= MAX_DROP=
+deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|file.toml MODEL= DATA= SPARSITY= ...
 	@set --; \
 	[ -z "$$TARGET" ] || set -- "$$@" --target "$$TARGET"; \
 	[ -z "$$DATA" ] || set -- "$$@" --data "$$DATA"; \
 	[ -z "$$SPARSITY" ] || set -- "$$@" --sparsity "$$SPARSITY"; \
+	[ -z "$$SPEEDUP" ] || set -- "$$@" --speedup "$$SPEEDUP"; \
+	[ -z "$$LATENCY_MS" ] || set -- "$$@" --latency-ms "$$LATENCY_MS"; \
+	[ -z "$$MACS" ] || set -- "$$@" --macs "$$MACS"; \
+	[ -z "$$METHOD" ] || set -- "$$@" --method "$$METHOD"; \
 	[ -z "$$OUT" ] || set -- "$$@" --out "$$OUT"; \
 	[ -z "$$MAX_DROP" ] || set -- "$$@" --max-drop "$$MAX_DROP"; \
 	[ -z "$$SCHEDULE" ] || set -- "$$@" --schedule "$$SCHEDULE"; \
