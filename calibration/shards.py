@@ -138,8 +138,12 @@ def _chunk_file(folder: Path, number: int) -> Path:
 def _write_chunk(folder: Path, number: int, statistics: Statistics, made_from: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in statistics_tensors(statistics).items()}
-    with replaced_file(_chunk_file(folder, number)) as part:
-        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(dict(made_from), sort_keys=True)})
+    path = _chunk_file(folder, number)
+    with replaced_file(path) as part:
+        try:
+            save_file(tensors, part, metadata={METADATA_KEY: json.dumps(dict(made_from), sort_keys=True)})
+        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
+            raise OSError(0, str(error), str(path)) from None
 
 
 def _kept_chunks(folder: Path | None, count: int, made_from: Mapping[str, str]) -> dict[int, Statistics]:

@@ -326,7 +326,10 @@ def write_bases(path: Path, bases: Mapping[str, SiteBasis], made_from: Mapping[s
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in _tensors(bases).items()}
     with replaced_file(path) as part:
-        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(dict(made_from), sort_keys=True)})
+        try:
+            save_file(tensors, part, metadata={METADATA_KEY: json.dumps(dict(made_from), sort_keys=True)})
+        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
+            raise OSError(0, str(error), str(path)) from None
 
 
 def read_bases(path: Path, made_from: Mapping[str, str]) -> dict[str, SiteBasis] | None:
