@@ -62,7 +62,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report before it is put into a format. gate: its verdict, or None where no gate was set."""
+    """A whole report before it is put into a format.
+
+    gate: its verdict, or None where no gate was set; kind: what sort of report it is; origin: what it was written from.
+    """
 
     title: str
     subtitle: str
@@ -70,3 +73,5 @@ class Report:
     cards: tuple[Card, ...]
     gate: Gate | None
     sections: tuple[Section, ...]
+    kind: str = "Deployment report"
+    origin: str = "Written by leanear from a results file that keeps every raw sample."

@@ -214,6 +214,74 @@ def picture_intervals(rows: Sequence[tuple[str, str, float, float, float]], unit
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A named line through (x, y), in the order of x."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+def picture_curves(
+    curves: Sequence[Curve],
+    x_title: str,
+    y_title: str,
+    title: str,
+    *,
+    log: bool = False,
+    level: tuple[str, float] | None = None,
+) -> Picture:
+    """Lines with a dot at every point over one pair of axes. log: powers of ten up the y axis; level: a named y."""
+    curves = [Curve(curve.name, tuple(sorted(curve.points))) for curve in curves if curve.points]
+    every_x = [x for curve in curves for x, _ in curve.points]
+    scaled = [(math.log10(max(y, 1e-12)) if log else y) for curve in curves for _, y in curve.points]
+    if level is not None:
+        scaled.append(level[1])
+    top, bottom = 14, 290
+    x_axis = _spread(every_x, LEFT, WIDTH - RIGHT)
+    y_axis = _spread(scaled, bottom, top)
+    parts = [_value_grid(y_axis, log)]
+    if level is not None:
+        y = y_axis.place(level[1])
+        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "one"))
+        parts.append(_text(LEFT + 4, y - 4, level[0], "note"))
+    for number, curve in enumerate(curves):
+        places = [(x_axis.place(x), y_axis.place(math.log10(max(y, 1e-12)) if log else y)) for x, y in curve.points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="fill-{number}"/>' for x, y in places)
+        name = html.escape(curve.name)
+        parts.append(f'<g><title>{name}</title><polyline points="{path}" class="curve stroke-{number}"/>{dots}</g>')
+    parts.append(_line(LEFT, bottom, WIDTH - RIGHT, bottom, "axis"))
+    parts.append(_ticks(x_axis, bottom, x_title))
+    parts.append(_text(LEFT - 84, top, y_title, "note"))
+    legend, end = _legend([(curve.name, f"fill-{number}") for number, curve in enumerate(curves)], bottom + 44)
+    parts.append(legend)
+    said = "; ".join(f"{curve.name}: " + ", ".join(f"{y:.3g} at {x:.4g}" for x, y in curve.points) for curve in curves)
+    return _picture(parts, end, title, f"{y_title} by {x_title}: {said}")
+
+
+def _spread(values: Sequence[float], start: float, end: float) -> _Axis:
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.05 or max(abs(high) * 0.05, 1e-6)
+    return _Axis(low - margin, high + margin, start, end)
+
+
+def _value_grid(axis: _Axis, log: bool) -> str:
+    """Lines across at round values; where the axis is logarithmic, at powers of ten, or near them if there are few."""
+    ticks = axis.ticks(5)
+    if log:
+        powers = [float(power) for power in range(math.ceil(axis.low), math.floor(axis.high) + 1)]
+        ticks = powers if len(powers) > 1 else ticks
+    digits = _digits(ticks)
+    parts = []
+    for tick in ticks:
+        y = axis.place(tick)
+        parts.append(_line(LEFT - 4, y, WIDTH - RIGHT, y, "grid"))
+        label = f"{10**tick:.2g}" if log else f"{tick:,.{digits}f}"
+        parts.append(_text(LEFT - 12, y + 4, label, "tick", anchor="end"))
+    return "".join(parts)
+
+
+@dataclass(frozen=True)
 class _Axis:
     """Values from low to high placed from start to end, in units of the picture."""
 

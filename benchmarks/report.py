@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
+from benchmarks.comparison import comparison_report, comparison_sections, read_comparison
 from benchmarks.page import Block, Log, Paragraph, Report, Table
 from benchmarks.pictures import Picture
 from benchmarks.results import read_results
@@ -35,13 +37,14 @@ def write_report(
     plan_path: Path | None = None,
     max_drop: float | None = None,
     extra: dict[str, Any] | None = None,
+    comparison_path: Path | None = None,
 ) -> ReportPaths:
     """The paths of `report.md` and `report.html`, written into `out_folder` from a results file.
 
     plan_path: the slim model's plan.json, for the picture of what was kept. max_drop: the accuracy gate in points.
     extra: "title": str; "torch_accuracy": {"dense" or "slim": [correct, clips]} of the checkpoints in PyTorch on the
-    same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]. The same files give the same
-    report, byte for byte.
+    same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]. comparison_path: a
+    comparison.json whose sections come last. The same files give the same report, byte for byte.
 
     Raises:
         BadInput: a file is not what it should be, or `extra` has an unknown key.
@@ -50,11 +53,28 @@ def write_report(
     results = read_results(Path(results_path))
     plan = None if plan_path is None else read_json(Path(plan_path), PLAN_SCHEMA, ("dense_head_width", "sites"))
     report = compose_report(results, plan=plan, max_drop=max_drop, extra=_read_extra(extra or {}))
-    markdown, html = Path(out_folder) / "report.md", Path(out_folder) / "report.html"
+    if comparison_path is not None:
+        compared = comparison_sections(read_comparison(Path(comparison_path)))
+        report = dataclasses.replace(report, sections=(*report.sections, *compared))
+    return ReportPaths(*_write_page(report, Path(out_folder), "report"), report.gate)
+
+
+def write_comparison(comparison_path: Path, out_folder: Path) -> tuple[Path, Path]:
+    """The paths of `comparison.md` and `comparison.html`, written into `out_folder` from a comparison.json.
+
+    Raises:
+        BadInput: the file is not what it should be.
+        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+    """
+    return _write_page(comparison_report(read_comparison(Path(comparison_path))), Path(out_folder), "comparison")
+
+
+def _write_page(report: Report, folder: Path, name: str) -> tuple[Path, Path]:
+    markdown, html = folder / f"{name}.md", folder / f"{name}.html"
     page = render_html(report)
     write_text(markdown, render_markdown(report))
     write_text(html, page)
-    return ReportPaths(markdown, html, report.gate)
+    return markdown, html
 
 
 def _read_extra(extra: dict[str, Any]) -> Extra:

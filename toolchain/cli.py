@@ -598,63 +598,71 @@ def doctor(as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@cli.command()
+@cli.command(name="compare-methods")
 @click.argument("model", default=DEMO_MODEL, callback=_not_empty)
 @data_option
 @click.option(
     "--sparsity",
     "sparsities",
-    default="0.3,0.5,0.7",
+    default="0.3,0.5,0.7,0.8,0.9",
     show_default=True,
-    help="Sparsities of the one-shot rows, with commas between.",
+    help="Shares of the attention blocks' parameters to remove, with commas between.",
 )
 @click.option(
-    "--iterative",
-    "iterative_sparsities",
-    default="0.5",
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,
     show_default=True,
-    help="Sparsities of the rows with ten-percent steps and recovery; empty for none.",
+    help="Calibration seeds of the default and what it is measured against; the other methods have one.",
 )
+@click.option("--claim-only", is_flag=True, help="Leave the other methods out.")
+@click.option(
+    "--recovery",
+    "recovery_sparsities",
+    is_flag=False,
+    flag_value="0.7,0.8",
+    default="",
+    help="Train as well, at these sparsities.  [without a value: 0.7,0.8]",
+)
+@click.option("--target", help="Measure latency too, on this target (see `leanear targets`).")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("variants.md"),
+    default=Path("comparison"),
     show_default=True,
-    help="Markdown file; finished rows are kept beside it.",
+    help="Folder; finished rows are kept in it.",
 )
-@click.option("--calibration-clips", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option(
+    "--calibration-clips",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Clips that every seed draws, at most.",
+)
 @seed_option
-def variants(
-    model: str,
-    data: str | None,
-    sparsities: str,
-    iterative_sparsities: str,
-    out: Path,
-    calibration_clips: int,
-    batch_size: int,
-    seed: int,
+def compare_methods(
+    model: str, data: str | None, sparsities: str, recovery_sparsities: str, out: Path, **options: Any
 ) -> None:
-    """Prune MODEL in the eight ways of arXiv 2509.26207 and tabulate what each costs.
+    """Prune MODEL by every method side by side and tabulate what each costs, with intervals and pictures.
+
+    Interrupted and run again, it goes on where it stopped.
 
     \b
-    Example:
-      leanear variants demo-ast --out variants.md
+    Examples:
+      leanear compare-methods demo-ast --out comparison/
+      leanear compare-methods demo-ast --recovery --target cpu
     """
-    from toolchain.tabulating import tabulate_variants
+    from toolchain.comparing import ComparisonRequest
+    from toolchain.comparing import compare_methods as compare
 
-    markdown = tabulate_variants(
-        model,
-        data=data,
+    request = ComparisonRequest(
         sparsities=_numbers("--sparsity", sparsities),
-        iterative_sparsities=_numbers("--iterative", iterative_sparsities),
-        out=out,
-        calibration_clips=calibration_clips,
-        batch_size=batch_size,
-        seed=seed,
-        narrator=Narrator(),
+        recovery_sparsities=_numbers("--recovery", recovery_sparsities),
+        **options,
     )
-    click.echo(markdown)
+    paths = compare(model, data=data, request=request, out=out, command=_command(), narrator=Narrator())
+    click.echo(paths.markdown.read_text(encoding="utf-8"))
+    click.echo(f"comparison: {paths.html}")
 
 
 def _numbers(flag: str, text: str) -> tuple[float, ...]:

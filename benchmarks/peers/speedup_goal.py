@@ -34,7 +34,6 @@ from toolchain.pruning import calibration_inputs
 from toolchain.rotated import Clips, RotatedRecipe, Sharing, choose_widths, cut, rotate
 from toolchain.target import read_target
 
-
 LONG_FRAMES = 500  # of inputs that are run one by one, for memory's sake
 
 
