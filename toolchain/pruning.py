@@ -192,7 +192,7 @@ def _prune_rotated(
         costs = parameter_costs(ast.dense_plan(checkpoint.model))
         search = search_sparsity(
             ast, checkpoint.model, clips, costs, recipe, job.goal.value,
-            made_from=made_from, clips_at_once=clips_at_once, report=report,
+            made_from=made_from, state=state / "search", clips_at_once=clips_at_once, report=report,
         )  # fmt: skip
         budget = (1 - search.sparsity) * costs.dense
         facts["search"] = [dataclasses.asdict(trial) for trial in search.trials]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -63,6 +64,7 @@ def search_sparsity(
     max_drop: float,
     *,
     made_from: Mapping[str, str],
+    state: Path | None = None,
     clips_at_once: int | None = None,
     report: Report = quiet,
 ) -> Search:
@@ -70,7 +72,8 @@ def search_sparsity(
 
     Lost clips alone are a coarse measure, one clip in 256 being 0.4 points: the fall of the right label's probability
     says more of each clip, and with its standard error few clips make the search more careful.
-    costs: of the attention blocks' parameters. The drop is taken to grow with sparsity.
+    costs: of the attention blocks' parameters; state: a folder for the folds' bases, from which an interrupted search
+    goes on. The drop is taken to grow with sparsity.
 
     Raises:
         BadInput: too few clips to hold any out, or no sparsity is within the drop.
@@ -89,9 +92,13 @@ def search_sparsity(
 
         scored = Clips(clips.inputs[others], clips.label_ids[others])
         if recipe.shots == 1:
-            bases.append(
-                rotate(family, model, scored, recipe, made_from=made_from, clips_at_once=clips_at_once, report=told)
-            )
+            basis = rotate(
+                family, model, scored, recipe,
+                made_from={**made_from, "fold": f"{number + 1} of {FOLDS}"},
+                state=None if state is None else state / f"fold-{number + 1}",
+                clips_at_once=clips_at_once, report=told,
+            )  # fmt: skip
+            bases.append(basis)
         else:
             bases.append(scored)
 
