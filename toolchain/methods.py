@@ -1,0 +1,521 @@
+"""Ways to prune a model, by name: the default, what it is compared with, its parts one by one, and negative controls.
+
+Every way is a function of the calibration clips of one seed, a `Bench`, and of the sparsity that is asked for. What
+several ways or sparsities need of the same clips (scores, statistics, bases) the bench computes once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from calibration.basis import BasisKind, SiteBasis, choose_basis
+from calibration.order import stratified_order
+from calibration.scores import SiteScores
+from calibration.shards import gather_statistics
+from calibration.statistics import (
+    Labels,
+    SiteStatistics,
+    Statistics,
+    collect_statistics,
+    empty_statistics,
+    merge_statistics,
+)
+from toolchain.allocate import ROUNDING, Allocation
+from toolchain.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
+from toolchain.compensation import compensate_
+from toolchain.costs import Costs, parameter_costs
+from toolchain.distillation import Distillation, distill_
+from toolchain.narration import Report, quiet
+from toolchain.plan import ROTATED, Plan, compose
+from toolchain.recovery import LoraRecovery
+from toolchain.rotated import Clips, RotatedRecipe, choose_widths, cut, prune_rotated
+from toolchain.schedule import SCORES, LabelledInputs, PruneRecipe, Score, calibration_order, prune, score
+
+Order = Literal["fisher", "singular value"]
+Group = Literal["dense", "plain", "reference", "one basis, equal widths", "parts", "default", "control", "recovered"]
+
+DENSE = "dense"
+DEFAULT = "default"
+DEFAULT_RECIPE = RotatedRecipe()
+DEFAULT_AS_SMALL = "default, as small as equal widths"
+CLOVER = "CLOVER, equal widths"
+ACTIVATIONS_EQUAL = "activation basis, equal widths"
+ENTIRE_HEADS = "Fisher basis, entire heads"
+
+
+@dataclass
+class Bench:
+    """A dense model, the calibration clips of one seed, and what has been computed from them so far.
+
+    pool: all calibration clips; clips: how many of them a seed draws, shuffled and balanced over the labels;
+    clips_at_once: how many are in memory together.
+    """
+
+    family: ModuleType
+    checkpoint: Any
+    pool: LabelledInputs
+    clips: int
+    seed: int
+    clips_at_once: int | None = None
+    report: Report = quiet
+    kept: dict[str, tuple[Any, float]] = field(default_factory=dict)
+    reused_s: float = 0.0
+
+    def shared(self, key: str, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, once for every key; the seconds that it took are added to `reused_s` from then on."""
+        if key in self.kept:
+            self.reused_s += self.kept[key][1]
+            return self.kept[key][0]
+        started, reused_before = time.perf_counter(), self.reused_s
+        value = compute()
+        self.kept[key] = (value, time.perf_counter() - started + self.reused_s - reused_before)
+        return value
+
+    @property
+    def order(self) -> torch.Tensor:
+        """The numbers of the seed's clips within the pool, int64."""
+        return torch.from_numpy(stratified_order(self.pool.label_ids.numpy(), self.seed)[: self.clips])
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that keeps everything."""
+        return self.family.dense_plan(self.checkpoint.model)
+
+    @property
+    def costs(self) -> Costs:
+        """Costs in attention parameters, in which sparsity is counted."""
+        return parameter_costs(self.plan)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model in eval mode, the plan that it has carried out on the dense one, and the training updates it took."""
+
+    model: nn.Module
+    plan: Plan
+    updates: int = 0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to prune.
+
+    make(bench, sparsity, recipe): the model, which has lost at least `sparsity` of its attention parameters; recipe: of
+    what it consists, a frozen dataclass or several; about: one line for the reader; drawn: whether the clips of a seed,
+    or its random numbers, change what it makes.
+    """
+
+    name: str
+    group: Group
+    make: Callable[[Bench, float, Any], Made]
+    recipe: Any
+    about: str
+    drawn: bool = True
+
+
+@dataclass(frozen=True)
+class EqualWidths:
+    """The same widths in every head, value/output one wider than query/key or as wide: the widest within the sparsity.
+
+    means: whether the mean of what is dropped goes into the output bias, for which the contexts of clips are needed.
+    """
+
+    basis: BasisKind
+    order: Order
+    means: bool = True
+
+
+@dataclass(frozen=True)
+class Control:
+    """The default with one thing wrong.
+
+    fault: "wrong scale": the softmax's scale is recomputed from each head's kept width; "one label": all calibration
+    clips are of one label; "few clips": as few clips as that, but of all labels; "shuffled heads": every head's
+    derivatives are taken for those of another one when widths are chosen.
+    """
+
+    fault: Literal["wrong scale", "one label", "few clips", "shuffled heads"]
+    recipe: RotatedRecipe
+
+
+@dataclass(frozen=True)
+class RandomChannels:
+    """Channels drawn at random, the same share of every head."""
+
+
+@dataclass(frozen=True)
+class Compensated:
+    """The recipe, after which output projections are fitted to the dense model's branch outputs."""
+
+    recipe: PruneRecipe | RotatedRecipe
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a method makes, after which it is distilled from its dense self on the same calibration clips."""
+
+    recipe: Any
+    options: Distillation
+
+
+def methods() -> tuple[Method, ...]:
+    """All methods that are compared, the dense model first; a part that is the default itself is left out."""
+    return tuple(method for method in _all_methods() if method.group != "parts" or method.recipe != DEFAULT_RECIPE)
+
+
+def _all_methods() -> tuple[Method, ...]:
+    return (
+        Method(DENSE, "dense", _dense, None, "the model as it is", drawn=False),
+        Method("random channels", "plain", _random, RandomChannels(), "channels at random, equally many per head"),
+        *(reference_method(*which) for which in ((s, k, t) for s in SCHEMES for k in SCORES for t in THRESHOLDS)),
+        Method(
+            CLOVER, "one basis, equal widths", _equal_widths, EqualWidths("weights", "singular value", means=False),
+            "singular vectors of the weights' products, no data (arXiv 2411.17426)", drawn=False,
+        ),
+        Method(
+            ACTIVATIONS_EQUAL, "one basis, equal widths", _equal_widths, EqualWidths("activations", "singular value"),
+            "balanced basis of the activations, means folded into the bias",
+        ),
+        Method(
+            "Fisher basis, equal widths", "one basis, equal widths", _equal_widths, EqualWidths("fisher", "fisher"),
+            "the default's basis and scores, without its allocation",
+        ),
+        _rotated(
+            "per-sample mask Fisher", RotatedRecipe(basis="trained"),
+            "channels as trained, per-clip scores, one budget over heads and both kinds",
+        ),
+        _rotated("weight basis, any widths", RotatedRecipe(basis="weights"), "CLOVER's basis, one budget"),
+        _rotated("activation basis, any widths", RotatedRecipe(basis="activations"), "balanced basis, one budget"),
+        _rotated("attention basis, any widths", RotatedRecipe(basis="attention"), "keys as they are attended to"),
+        _rotated("Fisher basis, any widths", RotatedRecipe(basis="fisher"), "basis of the per-clip derivatives"),
+        _rotated(ENTIRE_HEADS, RotatedRecipe(sharing="entire heads"), "heads stay whole or go"),
+        _rotated("observed labels", RotatedRecipe(labels="observed"), "scores from the clips' own labels"),
+        _rotated("sampled labels", RotatedRecipe(labels="sampled"), "scores from labels drawn from the prediction"),
+        Method(
+            "three shots", "parts", _shots, RotatedRecipe(shots=3),
+            "a third of the way at a time, with new statistics, without training",
+        ),
+        Method(
+            "with compensation", "parts", _compensated, Compensated(DEFAULT_RECIPE),
+            "the default's shot, then output projections by least squares",
+        ),
+        Method(
+            "reference, compensated", "parts", _compensated,
+            Compensated(reference_recipe("channels", "fisher", "local")),
+            "channels by Fisher, local, then output projections by least squares",
+        ),
+        Method(DEFAULT, "default", _default, DEFAULT_RECIPE, "what `leanear prune` does when told nothing"),
+        Method(
+            DEFAULT_AS_SMALL, "default", _default_as_small, DEFAULT_RECIPE,
+            "the default at the sparsity that equal widths come to, which is a little higher",
+        ),
+        Method(
+            "wrong scale", "control", _wrong_scale, Control("wrong scale", DEFAULT_RECIPE),
+            "the default, with the softmax's scale recomputed from the kept widths",
+        ),
+        Method(
+            "one label's clips", "control", _other_clips, Control("one label", DEFAULT_RECIPE),
+            "the default, calibrated on the clips of one label",
+        ),
+        Method(
+            "as few clips, all labels", "control", _other_clips, Control("few clips", DEFAULT_RECIPE),
+            "the default, calibrated on as few clips of all labels",
+        ),
+        Method(
+            "scores of other heads", "control", _shuffled_heads, Control("shuffled heads", DEFAULT_RECIPE),
+            "the default, with the per-clip derivatives shuffled between heads",
+        ),
+    )  # fmt: skip
+
+
+def method_named(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return {method.name: method for method in methods()}[name]
+
+
+def reference_recipe(scheme: Scheme, kind: Score, threshold: Threshold) -> PruneRecipe:
+    """One of the eight variants of arXiv 2509.26207, one shot; the sparsity is put in when it is known."""
+    return PruneRecipe(sparsity=0.5, scheme=scheme, score=kind, threshold=threshold)
+
+
+def reference_method(scheme: Scheme, kind: Score, threshold: Threshold) -> Method:
+    """One of the eight variants of arXiv 2509.26207 in one shot."""
+    return Method(
+        name=f"reference: {scheme}, {kind}, {threshold}",
+        group="reference",
+        make=_reference,
+        recipe=reference_recipe(scheme, kind, threshold),
+        about=f"{scheme} by {'batch ' if kind == 'fisher' else ''}{kind}, {threshold} threshold (arXiv 2509.26207)",
+        drawn=kind == "fisher",
+    )
+
+
+def _rotated(name: str, recipe: RotatedRecipe, about: str) -> Method:
+    return Method(name, "parts", _by_recipe, recipe, about)
+
+
+def recovered(method: Method, options: Distillation) -> Method:
+    """The method, followed by distillation of what it made."""
+
+    def make(bench: Bench, sparsity: float, recipe: Recovered) -> Made:
+        made = method.make(bench, sparsity, recipe.recipe)
+        distilled = distill_(
+            made.model, bench.checkpoint.model, bench.pool.inputs, bench.pool.label_ids, bench.family.logits,
+            recipe.options, order=bench.order, seed=bench.seed, report=bench.report,
+        )  # fmt: skip
+        return dataclasses.replace(made, updates=made.updates + distilled.updates)
+
+    return Method(
+        f"{method.name}, recovered", "recovered", make, Recovered(method.recipe, options),
+        f"{method.about}; then distilled", drawn=True,
+    )  # fmt: skip
+
+
+def ten_steps(scheme: Scheme, threshold: Threshold, updates: int, clips: int) -> Method:
+    """The reference's full schedule by Fisher information: ten steps, each with LoRA, of at least `updates` in all."""
+    options = LoraRecovery()
+    steps = PruneRecipe(sparsity=0.5).max_steps
+    epochs = math.ceil(updates / (steps * math.ceil(clips / options.batch_size)))
+    recipe = dataclasses.replace(
+        reference_recipe(scheme, "fisher", threshold),
+        schedule="iterative", recovery="lora", recovery_options=dataclasses.replace(options, epochs=epochs),
+    )  # fmt: skip
+    return Method(
+        f"reference: {scheme}, fisher, {threshold}, ten steps", "recovered", _scheduled, recipe,
+        f"ten per cent of what remains at a time, {epochs} epochs of LoRA after every step",
+    )  # fmt: skip
+
+
+# The ways
+
+
+def _dense(bench: Bench, _sparsity: float, _recipe: None) -> Made:
+    return Made(bench.checkpoint.model, bench.plan)
+
+
+def _random(bench: Bench, sparsity: float, _recipe: RandomChannels) -> Made:
+    generator = np.random.default_rng(bench.seed)
+    scores = [
+        SiteScores(
+            tuple(generator.random(width) for width in site.query_key_widths),
+            tuple(generator.random(width) for width in site.value_output_widths),
+            generator.random(len(site.query_key_widths)),
+        )
+        for site in bench.family.attention_sites(bench.checkpoint.model)
+    ]
+    return _keeping(bench, choose_sparsity(bench.plan, scores, "channels", "local", sparsity))
+
+
+def _reference(bench: Bench, sparsity: float, recipe: PruneRecipe) -> Made:
+    recipe = dataclasses.replace(recipe, calibration_clips=bench.clips, seed=bench.seed)
+    scores = bench.shared(
+        f"scores {recipe.score}",
+        lambda: score(
+            bench.family, bench.checkpoint.model, bench.pool, recipe.score,
+            order=calibration_order(bench.pool, recipe), batch_size=recipe.batch_size,
+            clips_at_once=bench.clips_at_once, recompute=bench.clips_at_once is not None, report=bench.report,
+        ),
+    )  # fmt: skip
+    return _keeping(bench, choose_sparsity(bench.plan, scores, recipe.scheme, recipe.threshold, sparsity))
+
+
+def _keeping(bench: Bench, kept: Any) -> Made:
+    plan = bench.plan
+    model = bench.family.slim_model(bench.checkpoint.model, kept)
+    return Made(model, dataclasses.replace(plan, sites=compose(plan.sites, kept)))
+
+
+def _scheduled(bench: Bench, sparsity: float, recipe: PruneRecipe) -> Made:
+    recipe = dataclasses.replace(recipe, sparsity=sparsity, calibration_clips=bench.clips, seed=bench.seed)
+    updates = 0
+
+    def counted(text: str, fraction: float | None = None) -> None:
+        nonlocal updates
+        updates += ", update " in text
+        bench.report(text, fraction)
+
+    pruned = prune(bench.family, bench.checkpoint, bench.pool, recipe, report=counted)
+    return Made(pruned.model, pruned.plan, updates)
+
+
+def _by_recipe(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
+    sites = bench.family.attention_sites(bench.checkpoint.model)
+    bases = _bases(bench, recipe.basis, recipe.labels, "fisher")
+    budget = (1 - sparsity) * bench.costs.dense
+    return _cut(bench, bases, choose_widths(sites, bases, bench.costs, budget, recipe), recipe.basis)
+
+
+def _cut(bench: Bench, bases: Mapping[str, SiteBasis], allocation: Allocation, basis: str) -> Made:
+    model, kept = cut(bench.family, bench.checkpoint.model, bases, allocation)
+    return Made(model, dataclasses.replace(bench.plan, sites=kept, basis=ROTATED + basis))
+
+
+def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
+    return (_by_recipe if recipe.shots == 1 else _shots)(bench, sparsity, recipe)
+
+
+def _default_as_small(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
+    sites = bench.family.attention_sites(bench.checkpoint.model)
+    cost = widest_equal_widths(sites, bench.costs, sparsity).cost
+    return _default(bench, 1 - cost / bench.costs.dense, recipe)
+
+
+def _shots(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
+    recipe = dataclasses.replace(recipe, calibration_clips=bench.clips, seed=bench.seed)
+    budget = (1 - sparsity) * bench.costs.dense
+    rotated = prune_rotated(
+        bench.family, bench.checkpoint.model, _clips(bench, bench.order), bench.costs, budget, recipe,
+        clips_at_once=bench.clips_at_once, report=bench.report,
+    )  # fmt: skip
+    return Made(rotated.model, rotated.plan)
+
+
+def _equal_widths(bench: Bench, sparsity: float, recipe: EqualWidths) -> Made:
+    sites = bench.family.attention_sites(bench.checkpoint.model)
+    if recipe.means:
+        bases = _bases(bench, recipe.basis, "projected", recipe.order)
+    else:
+        nothing = {
+            name: dataclasses.replace(empty, tokens=torch.ones(2, dtype=torch.float64))
+            for name, empty in empty_statistics(sites, 1).items()
+        }
+        bases = _all_bases(sites, nothing, recipe.basis, recipe.order)
+    return _cut(bench, bases, widest_equal_widths(sites, bench.costs, sparsity), recipe.basis)
+
+
+def widest_equal_widths(sites: Any, costs: Costs, sparsity: float) -> Allocation:
+    """All heads kept, all at the widest widths within the sparsity, value/output at most one wider; at least (1, 1)."""
+    most = min(width for site in sites for width in (*site.query_key_widths, *site.value_output_widths))
+    for channels in range(2 * most, 1, -1):
+        pair = (channels // 2, channels - channels // 2)
+        widths = tuple((pair,) * len(site.query_key_widths) for site in sites)
+        cost = costs.of(widths)
+        if cost <= (1 - sparsity) * costs.dense * (1 + ROUNDING) or channels == 2:
+            return Allocation(widths, cost, math.nan)
+    raise AssertionError("two channels always end the search")
+
+
+def _compensated(bench: Bench, sparsity: float, recipe: Compensated) -> Made:
+    if isinstance(recipe.recipe, PruneRecipe):
+        made = _reference(bench, sparsity, recipe.recipe)
+    else:
+        made = _by_recipe(bench, sparsity, recipe.recipe)
+    family, dense = bench.family, bench.checkpoint.model
+    compensate_(
+        made.model, dense, family.attention_sites(made.model), family.attention_sites(dense), bench.pool.inputs,
+        family.logits, order=bench.order, batch_size=bench.clips_at_once or 16, report=bench.report,
+    )  # fmt: skip
+    return made
+
+
+# Negative controls
+
+
+def _wrong_scale(bench: Bench, sparsity: float, recipe: Control) -> Made:
+    made = _default(bench, sparsity, recipe.recipe)
+    for site in bench.family.attention_sites(made.model):
+        # the same as multiplying this head's scores by 1/sqrt(its width), where the trained model's scale belongs
+        factors = [1 / (math.sqrt(width) * site.scaling) for width in site.query_key_widths]
+        rows = torch.repeat_interleave(torch.tensor(factors), torch.tensor(site.query_key_widths))
+        with torch.no_grad():
+            site.query.weight.mul_(rows[:, None])
+            if site.query.bias is not None:
+                site.query.bias.mul_(rows)
+    return made
+
+
+def _other_clips(bench: Bench, sparsity: float, recipe: Control) -> Made:
+    labels = bench.pool.label_ids[bench.order].unique()
+    of_one = torch.nonzero(bench.pool.label_ids == labels[bench.seed % len(labels)]).flatten()
+    chosen = of_one if recipe.fault == "one label" else bench.order[: len(of_one)]
+    kept = LabelledInputs(bench.pool.inputs[chosen], bench.pool.label_ids[chosen])
+    other = bench.shared(
+        f"bench of {recipe.fault}",
+        lambda: dataclasses.replace(bench, pool=kept, clips=len(chosen), kept={}, reused_s=0.0),
+    )
+    before_s = other.reused_s
+    made = _default(other, sparsity, recipe.recipe)
+    bench.reused_s += other.reused_s - before_s
+    return made
+
+
+def _shuffled_heads(bench: Bench, sparsity: float, recipe: Control) -> Made:
+    sites = bench.family.attention_sites(bench.checkpoint.model)
+    options = recipe.recipe
+    bases = _bases(bench, options.basis, options.labels, "fisher")
+    heads = sum(len(site.query_key_widths) for site in sites)
+    shuffled = torch.from_numpy(np.random.default_rng(bench.seed).permutation(heads))
+    counts = [len(site.query_key_widths) for site in sites]
+    query_key = torch.cat([bases[site.name].query_key for site in sites], dim=1)[:, shuffled].split(counts, dim=1)
+    value_output = torch.cat([bases[site.name].value_output for site in sites], dim=1)[:, shuffled].split(counts, dim=1)
+    wrong = {
+        site.name: dataclasses.replace(bases[site.name], query_key=of_keys, value_output=of_values)
+        for site, of_keys, of_values in zip(sites, query_key, value_output, strict=True)
+    }
+    budget = (1 - sparsity) * bench.costs.dense
+    return _cut(bench, bases, choose_widths(sites, wrong, bench.costs, budget, options), options.basis)
+
+
+# What is shared
+
+
+def _clips(bench: Bench, chosen: torch.Tensor) -> Clips:
+    return Clips(bench.pool.inputs[chosen], bench.pool.label_ids[chosen])
+
+
+def _bases(bench: Bench, kind: BasisKind, labels: Labels, order: Order) -> dict[str, SiteBasis]:
+    return bench.shared(f"bases {kind} {labels} {order}", lambda: _compute_bases(bench, kind, labels, order))
+
+
+def _compute_bases(bench: Bench, kind: BasisKind, labels: Labels, order: Order) -> dict[str, SiteBasis]:
+    sites = bench.family.attention_sites(bench.checkpoint.model)
+    statistics: Statistics = bench.shared(f"statistics {labels}", lambda: _statistics(bench, labels))
+    if kind != "attention":  # the Fisher basis would shrink towards them; the default does not collect them
+        statistics = {name: _without_attended_keys(site) for name, site in statistics.items()}
+    return _all_bases(sites, statistics, kind, order)
+
+
+def _without_attended_keys(site: SiteStatistics) -> SiteStatistics:
+    return dataclasses.replace(site, attended_key_gram=torch.zeros_like(site.attended_key_gram))
+
+
+def _all_bases(sites: Any, statistics: Statistics, kind: BasisKind, order: Order) -> dict[str, SiteBasis]:
+    return {site.name: choose_basis(site, statistics[site.name], kind, order=order) for site in sites}
+
+
+def _statistics(bench: Bench, labels: Labels) -> Statistics:
+    """As `rotate` collects them of the same clips, and the attended keys besides."""
+    sites = bench.family.attention_sites(bench.checkpoint.model)
+    clips = _clips(bench, bench.order)
+    chunks = torch.arange(len(clips.inputs)).split(RotatedRecipe().chunk)
+
+    def compute(number: int) -> Statistics:
+        generator = torch.Generator().manual_seed(1_000_003 * bench.seed + number)
+        gathered: Statistics | None = None
+        for part in chunks[number].split(bench.clips_at_once or len(chunks[number])):
+            found = collect_statistics(
+                bench.checkpoint.model, sites, clips.inputs[part], clips.label_ids[part], bench.family.logits,
+                labels=labels, attended_keys=True, generator=generator,
+            )  # fmt: skip
+            gathered = found if gathered is None else merge_statistics(gathered, found)
+        assert gathered is not None
+        return gathered
+
+    return gather_statistics(
+        sites, chunks, compute, folder=None, made_from={},
+        progress=lambda done, total: bench.report(f"statistics, {done}/{total} chunks", done / total),
+    )  # fmt: skip
