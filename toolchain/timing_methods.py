@@ -26,6 +26,7 @@ def time_methods(
 ) -> dict[str, Any]:
     """Median latency and quartiles in ms of every method at its sparsity, as JSON values with the target and device.
 
+    others_share among them is the share of all cores that other programs used meanwhile.
     graphs: a folder that the exported graphs are put in, and left in. What a method cannot reach has no row.
 
     Raises:
@@ -51,13 +52,14 @@ def time_methods(
     def timing(text: str, done: float | None = None) -> None:
         report(text, BUILDING + (1 - BUILDING) * (done or 0.0))
 
-    samples_ms = time_in_turn(requests, target, timing)
+    samples_ms, others_share = time_in_turn(requests, target, timing)
     timed = [{**row, **_quartiles(samples_ms[number])} for number, row in enumerate(rows)]
     return {
         "target": target.name,
         "runtime": target.runtime,
         "precision": target.precision,
         "threads": target.threads,
+        "others_share": others_share,
         "device": device_name(device_facts()),
         "rows": timed,
     }
