@@ -93,18 +93,21 @@ def balanced(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, tor
 
     left, right: S_l and S_r, positive semi-definite (d, d), float64. T_l S_l T_l^T = T_r S_r T_r^T = diag(values).
     """
-    left_root, right_root = _cholesky(left), _cholesky(right)
-    u, values, v_transposed = torch.linalg.svd(left_root.mT @ right_root)
+    (left_axes, left_spreads), (right_axes, right_spreads) = _spreads(left), _spreads(right)
+    u, values, v_transposed = torch.linalg.svd(left_spreads[:, None] * (left_axes.mT @ right_axes) * right_spreads)
     roots = values.sqrt()[:, None]
-    left_basis = roots * torch.linalg.solve_triangular(left_root, u.mT, upper=False, left=False)
-    right_basis = roots * torch.linalg.solve_triangular(right_root, v_transposed, upper=False, left=False)
-    return left_basis, right_basis, values
+    return roots * (u.mT / left_spreads) @ left_axes.mT, roots * (v_transposed / right_spreads) @ right_axes.mT, values
 
 
-def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
+def _spreads(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvectors, a column each, and the roots of their eigenvalues, all above zero.
+
+    Not Cholesky's root: the covariance of what is all but constant is rounding, with eigenvalues below zero.
+    """
     mean = matrix.diagonal().mean()
     ridge = RIDGE * mean if mean > 0 else torch.ones((), dtype=matrix.dtype)
-    return torch.linalg.cholesky((matrix + matrix.mT) / 2 + ridge * torch.eye(len(matrix), dtype=matrix.dtype))
+    values, axes = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    return axes, (values.clamp(min=0) + ridge).sqrt()
 
 
 def _head_basis(

@@ -84,8 +84,12 @@ def test_no_matrix_of_that_rank_keeps_more(rank):
     assert found >= least * (1 - 1e-4) - 1e-6 * values[0] ** 2
 
 
-@pytest.mark.parametrize("left", [torch.zeros(3, 3), torch.diag(torch.tensor([1.0, 0.0, 0.0]))])
-def test_directions_that_nothing_uses_are_no_obstacle(left):
+@pytest.mark.parametrize(
+    "diagonal", [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (1e-3, -4e-4, 0.0), (-1e-9, -1e-9, 1e-9), (1.0, -1e-5, 1e-5)]
+)
+def test_directions_that_nothing_uses_are_no_obstacle(diagonal):
+    """Nor are those of which rounding has left less than nothing, as of the covariance of constant contexts."""
+    left = torch.diag(torch.tensor(diagonal))
     t_left, t_right, values = balanced(left.double(), torch.eye(3, dtype=torch.float64))
     assert torch.allclose(t_left.mT @ t_right, torch.eye(3, dtype=torch.float64), atol=1e-9)
     assert torch.isfinite(values).all()

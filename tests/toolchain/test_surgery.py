@@ -1,16 +1,25 @@
-"""Surgery: nothing kept away is nothing changed; smaller matrices equal zeroed channels; the folder stands alone."""
+"""Surgery: nothing kept away is nothing changed; smaller matrices equal zeroed channels; the folder stands alone.
+
+In a new basis, nothing cut is nothing changed, and what is cut equals projections within the dense model.
+"""
 
 from __future__ import annotations
+
+import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from transformers import ASTForAudioClassification
 
+from calibration.basis import BASIS_KINDS, choose_bases
+from calibration.statistics import collect_statistics
 from runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
 from toolchain.families import ast
 from toolchain.plan import HeadPlan, Plan, SitePlan, compose, full_plan, plan_to_json, read_plan, write_plan
-from toolchain.surgery import zero_dropped_channels_
+from toolchain.surgery import rotated_attention_state, zero_dropped_channels_
 
 
 def random_sites(model, seed: int, *, ragged: bool, drop_head: bool) -> tuple[SitePlan, ...]:
@@ -146,3 +155,156 @@ def test_slim_model_cannot_be_mistaken_for_dense(tiny_ast):
     slim = ast.slim_model(tiny_ast, random_sites(tiny_ast, seed=1, ragged=True, drop_head=False))
     with pytest.raises(BadInput, match="already slim"):
         full_plan("ast", ast.attention_sites(slim))
+
+
+# In a new basis
+
+
+def biased_ast(*, bias: bool = True, slim: bool = False):
+    """A tiny AST, dense or with heads of many widths, whose attention biases are as large as its weights."""
+    model = make_tiny_ast()
+    if not bias:
+        config = model.config
+        config.qkv_bias = False
+        state = {name: value for name, value in model.state_dict().items() if not name.endswith(("q_proj.bias",
+                 "k_proj.bias", "v_proj.bias"))}  # fmt: skip
+        model = ASTForAudioClassification(config).eval()
+        model.load_state_dict(state)
+    if slim:
+        model = ast.slim_model(model, random_sites(model, seed=3, ragged=True, drop_head=False))
+    generator = torch.Generator().manual_seed(2)
+    for site in ast.attention_sites(model):
+        for linear in (site.query, site.key, site.value):
+            if linear.bias is not None:
+                linear.bias.data = torch.randn(linear.bias.shape, generator=generator)
+    return model
+
+
+def bases_of(model, kind, inputs):
+    sites = ast.attention_sites(model)
+    label_ids = torch.arange(len(inputs)) % 5
+    found = collect_statistics(
+        model, sites, inputs, label_ids, ast.logits, labels="observed", attended_keys=kind == "attention"
+    )
+    return sites, choose_bases(sites, found, kind)
+
+
+def narrowed(sites, widths) -> tuple[SitePlan, ...]:
+    """The first channels of the heads of the given (K, V); a head of (0, 0) goes."""
+    return tuple(
+        SitePlan(
+            site.name,
+            len(site.query_key_widths),
+            tuple(
+                HeadPlan(head, tuple(range(min(k, qk))), tuple(range(min(v, vo))))
+                for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths))
+                for k, v in [widths[head]]
+                if k
+            ),
+        )
+        for site in sites
+    )
+
+
+def rotated(model, sites, bases, kept):
+    states = [rotated_attention_state(site, bases[site.name], plan) for site, plan in zip(sites, kept)]
+    return ast.slim_model(model, kept, states)
+
+
+@pytest.mark.parametrize("kind", BASIS_KINDS)
+@pytest.mark.parametrize("slim", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_new_basis_with_nothing_cut_changes_no_logit(kind, slim, bias):
+    """Of all blocks together, and of each alone, whose own output is compared too."""
+    model = biased_ast(bias=bias, slim=slim)
+    inputs = torch.randn(6, 46, 128)
+    sites, bases = bases_of(model, kind, inputs)
+    everything = narrowed(sites, [(16, 16), (16, 16)])
+    turned = rotated(model, sites, bases, everything)
+    scale = logits(model, inputs).abs().max()
+    assert (logits(turned, inputs) - logits(model, inputs)).abs().max() < 1e-5 * scale
+    hidden = torch.randn(2, 20, 32)
+    for site, new in zip(sites, ast.attention_sites(turned)):
+        moved = (new.query.weight - site.query.weight).abs().max()
+        assert moved > 0.1 or kind == "trained"
+        with torch.no_grad():
+            before, after = site.module(hidden), new.module(hidden)
+        before, after = (out[0] if isinstance(out, tuple) else out for out in (before, after))
+        assert (after - before).abs().max() < 1e-5 * before.abs().max()
+        for linear in (new.key, new.value):
+            assert linear.bias is None or not linear.bias.any()
+
+
+@pytest.mark.parametrize("kind", ["trained", "weights", "fisher"])
+@pytest.mark.parametrize("widths", [[(5, 3), (2, 9)], [(4, 4), (0, 0)]])
+def test_a_cut_equals_projections_of_queries_and_of_contexts_about_their_mean(kind, widths):
+    """Hooks in the dense model: queries q -> T_r^T T_l q, contexts u -> m + T_o^T T_v (u - m), of heads gone u -> m."""
+    model = biased_ast().double()
+    inputs = torch.randn(6, 46, 128).double()
+    sites, bases = bases_of(model, kind, inputs)
+    slim = rotated(model, sites, bases, narrowed(sites, widths))
+    dense_logits = logits(model, inputs)
+    means = []
+    for site in sites:
+        basis, mean = bases[site.name], bases[site.name].context_mean
+        of_queries = [basis.key[h, :k].mT @ basis.query[h, :k] for h, (k, _) in enumerate(widths)]
+        of_contexts = [basis.output[h, :v].mT @ basis.value[h, :v] for h, (_, v) in enumerate(widths)]
+
+        def project_query(_module, _inputs, out, of_queries=of_queries):
+            return torch.cat([q @ p.mT for q, p in zip(out.split(16, dim=-1), of_queries)], dim=-1)
+
+        def project_context(_module, args, of_contexts=of_contexts, mean=mean):
+            heads = zip(args[0].split(16, dim=-1), of_contexts, mean)
+            return (torch.cat([m + (u - m) @ p.mT for u, p, m in heads], dim=-1),)
+
+        measured = []
+        hook = site.output.register_forward_pre_hook(lambda _m, args, kept=measured: kept.append(args[0]))
+        logits(model, inputs)
+        hook.remove()
+        means.append((measured[0].mean(dim=(0, 1)).view(2, 16), mean))
+        site.query.register_forward_hook(project_query)
+        site.output.register_forward_pre_hook(project_context)
+    assert torch.allclose(*means[0], atol=1e-9), "the first block's contexts are those of the dense model"
+    projected = logits(model, inputs)
+    assert (projected - dense_logits).abs().max() > 1e-2, "the cut must matter, or the comparison proves nothing"
+    assert (logits(slim, inputs) - projected).abs().max() < 1e-7
+
+
+def test_a_head_whose_context_is_constant_can_go_without_loss():
+    """Its values are their bias alone: what it gives is the same for all tokens and stays in the output bias."""
+    model = biased_ast()
+    inputs = torch.randn(4, 46, 128)
+    for site in ast.attention_sites(model):
+        site.value.weight.data[:16] = 0
+    sites, bases = bases_of(model, "fisher", inputs)
+    slim = rotated(model, sites, bases, narrowed(sites, [(0, 0), (16, 16)]))
+    assert [site.query_key_widths for site in ast.attention_sites(slim)] == [(16,), (16,)]
+    scale = logits(model, inputs).abs().max()
+    assert (logits(slim, inputs) - logits(model, inputs)).abs().max() < 1e-5 * scale
+    for site in sites:
+        site.value.bias.data[:16] = 0
+    assert (logits(slim, inputs) - logits(model, inputs)).abs().max() > 1e-2, "the constant mattered"
+
+
+def test_a_block_without_an_output_bias_is_refused(tiny_ast):
+    inputs = torch.randn(4, 46, 128)
+    sites, bases = bases_of(tiny_ast, "weights", inputs)
+    sites[0].output.bias = None
+    with pytest.raises(ValueError, match=r"layers\.0\.attention has no output bias"):
+        rotated_attention_state(sites[0], bases[sites[0].name], narrowed(sites, [(4, 4)] * 2)[0])
+
+
+@pytest.mark.parametrize("kind", BASIS_KINDS)
+def test_the_plan_of_a_new_basis_survives_its_file(tiny_ast, tmp_path, kind):
+    plan = dataclasses.replace(full_plan("ast", ast.attention_sites(tiny_ast)), basis=f"rotated by {kind}")
+    write_plan(tmp_path / "plan.json", plan)
+    assert json.loads((tmp_path / "plan.json").read_text())["basis"] == f"rotated by {kind}"
+    assert read_plan(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize("basis", ["sideways", "", None, 3])
+def test_an_unknown_basis_is_refused(tiny_ast, tmp_path, basis):
+    plan = dataclasses.replace(full_plan("ast", ast.attention_sites(tiny_ast)), basis=basis)
+    write_plan(tmp_path / "plan.json", plan)
+    with pytest.raises(BadInput, match="plan.json: unknown basis"):
+        read_plan(tmp_path / "plan.json")
