@@ -202,8 +202,8 @@ def _latency_section(document: dict[str, Any]) -> Section:
     header = ("method", "removed, %", "median, ms", "quartiles, ms", "speed-up", "KL, nats", "accuracy, %")
     said = (
         f"Measured on {latency['device']} with {latency['runtime']}, {latency['precision']}, {latency['threads']} "
-        f"threads: the exported graphs took turns in fresh processes, while other programs used {latency['others_share']:.0%} of all cores. "
-        f"The dense model takes {dense_ms:.2f} ms."
+        "threads: the exported graphs took turns in fresh processes, while other programs used "
+        f"{latency['others_share']:.0%} of all cores. The dense model takes {dense_ms:.2f} ms."
     )
     return Section(
         f"Quality against measured latency on {latency['target']}",

@@ -1,0 +1,249 @@
+"""Methods against the product's own pruning and against numpy's SVD, controls against what they break."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from calibration.basis import width_damages
+from runtimes.errors import BadInput
+from tests.conftest import TINY_LABELS, make_tiny_ast
+from toolchain import methods as module
+from toolchain.costs import parameter_costs
+from toolchain.distillation import Distillation
+from toolchain.families import ast
+from toolchain.methods import (
+    ACTIVATIONS_EQUAL,
+    CLOVER,
+    DEFAULT,
+    DEFAULT_AS_SMALL,
+    DENSE,
+    Bench,
+    Control,
+    method_named,
+    methods,
+    recovered,
+    ten_steps,
+    widest_equal_widths,
+)
+from toolchain.rotated import Clips, RotatedRecipe, choose_widths, prune_rotated
+from toolchain.schedule import LabelledInputs, calibration_order, prune
+
+HEADS, WIDTH = 4, 8
+
+
+def clips(count: int, seed: int) -> LabelledInputs:
+    inputs = torch.randn(count, 46, 128, generator=torch.Generator().manual_seed(seed))
+    return LabelledInputs(inputs, torch.arange(count) % 5)
+
+
+@pytest.fixture
+def bench(tmp_path, tiny_extractor):
+    model = make_tiny_ast(head_width=WIDTH, heads=HEADS, layers=2)
+    checkpoint = ast.AstCheckpoint(tmp_path, model, tiny_extractor, TINY_LABELS)
+    return Bench(ast, checkpoint, clips(30, seed=1), clips=20, seed=3)
+
+
+def make(bench: Bench, name: str, sparsity: float):
+    method = method_named(name)
+    return method.make(bench, sparsity, method.recipe)
+
+
+def logits(model, seed: int = 5):
+    with torch.no_grad():
+        return model(clips(6, seed).inputs).logits
+
+
+def test_the_list_has_what_is_claimed_and_no_name_twice():
+    names = [method.name for method in methods()]
+    assert len(set(names)) == len(names)
+    assert names[0] == DENSE
+    assert sum(method.group == "reference" for method in methods()) == 8
+    assert sum(method.group == "control" for method in methods()) == 4
+    assert {DEFAULT, CLOVER, ACTIVATIONS_EQUAL, "random channels", "with compensation", "three shots"} <= set(names)
+
+
+def test_every_method_removes_what_was_asked_and_computes_something_else(bench):
+    dense = logits(bench.checkpoint.model)
+    for method in methods()[1:]:
+        made = method.make(bench, 0.5, method.recipe)
+        assert made.plan.sparsity >= 0.5 - 1e-9, method.name
+        attention = sum(p.numel() for name, p in made.model.named_parameters() if "attention" in name)
+        output_biases = 2 * HEADS * WIDTH
+        assert attention - output_biases == made.plan.attention_parameters_kept, method.name
+        assert not torch.allclose(logits(made.model), dense, atol=1e-3), method.name
+
+
+def test_the_default_is_what_pruning_does_by_default(bench):
+    recipe = dataclasses.replace(RotatedRecipe(), seed=3, calibration_clips=20)
+    chosen = bench.order
+    expected = prune_rotated(
+        ast, bench.checkpoint.model, Clips(bench.pool.inputs[chosen], bench.pool.label_ids[chosen]),
+        parameter_costs(bench.plan), 0.4 * bench.plan.attention_parameters_dense, recipe,
+    )  # fmt: skip
+    made = make(bench, DEFAULT, 0.6)
+    assert made.plan.sites == expected.plan.sites
+    assert torch.equal(logits(made.model), logits(expected.model))
+
+
+@pytest.mark.parametrize("scheme", ["channels", "heads"])
+@pytest.mark.parametrize("kind", ["fisher", "magnitude"])
+def test_the_reference_is_the_reference(bench, scheme, kind):
+    method = method_named(f"reference: {scheme}, {kind}, global")
+    recipe = dataclasses.replace(method.recipe, sparsity=0.5, calibration_clips=20, seed=3)
+    expected = prune(ast, bench.checkpoint, bench.pool, recipe)
+    made = method.make(bench, 0.5, method.recipe)
+    assert made.plan.sites == expected.plan.sites
+    assert torch.equal(logits(made.model), logits(expected.model))
+    assert torch.equal(bench.order, calibration_order(bench.pool, recipe)), "all methods calibrate on the same clips"
+
+
+def test_clover_is_the_truncated_svd_of_every_heads_products(bench):
+    """Without data: the best approximation of W_q^T W_k (bias as one more row) and of W_o W_v by numpy's SVD."""
+    made = make(bench, CLOVER, 0.5)
+    kept = WIDTH // 2
+    for before, after in zip(ast.attention_sites(bench.checkpoint.model), ast.attention_sites(made.model), strict=True):
+        assert after.query_key_widths == after.value_output_widths == (kept,) * HEADS
+        bias = before.output.bias.double()
+        for head in range(HEADS):
+            old, new = slice(head * WIDTH, (head + 1) * WIDTH), slice(head * kept, (head + 1) * kept)
+
+            def scores(site, rows):
+                query = torch.cat([site.query.weight[rows], site.query.bias[rows, None]], dim=1).double()
+                return (query.T @ site.key.weight[rows].double()).detach().numpy()
+
+            def outputs(site, rows):
+                return (site.output.weight[:, rows].double() @ site.value.weight[rows].double()).detach().numpy()
+
+            for products in (scores, outputs):
+                u, s, v = np.linalg.svd(products(before, old))
+                best = (u[:, :kept] * s[:kept]) @ v[:kept]
+                assert np.allclose(products(after, new), best, atol=1e-4)
+            # the value bias goes through the kept directions of the output weights alone
+            weight = before.output.weight[:, old].double()
+            product = weight @ before.value.weight[old].double()
+            directions = torch.linalg.svd(product)[0][:, :kept]
+            bias = bias + directions @ directions.T @ weight @ before.value.bias[old].double()
+        assert torch.allclose(after.output.bias.double(), bias, atol=1e-4)
+    other = dataclasses.replace(bench, seed=4, kept={})
+    assert torch.equal(logits(make(other, CLOVER, 0.5).model), logits(made.model)), "no data, no seed"
+    assert not method_named(CLOVER).drawn
+
+
+def test_equal_widths_are_the_widest_that_fit(bench):
+    sites, costs = ast.attention_sites(bench.checkpoint.model), bench.costs
+    for sparsity in (0.05, 0.3, 0.5, 0.61, 0.9):
+        budget = (1 - sparsity) * costs.dense
+        pairs = [(k, v) for k in range(1, WIDTH + 1) for v in (k, k + 1) if v <= WIDTH]
+        fitting = [pair for pair in pairs if 2 * HEADS * costs.heads[0](*pair) <= budget * (1 + 1e-12)]
+        allocation = widest_equal_widths(sites, costs, sparsity)
+        assert {pair for heads in allocation.widths for pair in heads} == {max(fitting, default=(1, 1), key=sum)}
+
+
+def test_the_default_as_small_as_equal_widths_is_as_small(bench):
+    for sparsity in (0.45, 0.7):
+        equal, default = make(bench, ACTIVATIONS_EQUAL, sparsity), make(bench, DEFAULT_AS_SMALL, sparsity)
+        assert default.plan.sparsity >= equal.plan.sparsity - 1e-12
+
+
+def test_wrong_scale_is_one_over_the_root_of_the_kept_width(bench):
+    """Where all heads keep the same width the fault is one number per block."""
+    recipe = RotatedRecipe(sharing="equal widths")
+    right = module._by_recipe(bench, 0.5, recipe)
+    wrong = module._wrong_scale(bench, 0.5, Control("wrong scale", recipe))
+    assert not torch.allclose(logits(wrong.model), logits(right.model), atol=1e-4)
+    for site in ast.attention_sites(right.model):
+        (width,) = set(site.query_key_widths)
+        site.module.scaling = 1 / math.sqrt(width)
+    assert torch.allclose(logits(wrong.model), logits(right.model), atol=1e-5)
+
+
+def test_shuffled_scores_choose_widths_that_the_true_scores_call_worse(bench):
+    sites = ast.attention_sites(bench.checkpoint.model)
+    bases = module._bases(bench, "fisher", "projected", "fisher")
+    true = choose_widths(sites, bases, bench.costs, 0.4 * bench.costs.dense, RotatedRecipe())
+    made = make(bench, "scores of other heads", 0.6)
+    damage = 0.0
+    for site, plan in zip(sites, made.plan.sites, strict=True):
+        widths = {head.head: (len(head.query_key), len(head.value_output)) for head in plan.heads}
+        basis = bases[site.name]
+        for head in range(HEADS):
+            damages = width_damages(basis.query_key[:, head].numpy(), basis.value_output[:, head].numpy())
+            damage += damages[widths.get(head, (0, 0))]
+    assert damage > 1.1 * true.damage
+
+
+def test_one_labels_clips_are_of_one_label_and_the_few_of_all(bench, monkeypatch):
+    seen = []
+    original = module.collect_statistics
+
+    def watched(model, sites, inputs, label_ids, *arguments, **options):
+        seen.append(label_ids)
+        return original(model, sites, inputs, label_ids, *arguments, **options)
+
+    monkeypatch.setattr(module, "collect_statistics", watched)
+    make(bench, "one label's clips", 0.5)
+    assert len(torch.cat(seen).unique()) == 1
+    count = len(torch.cat(seen))
+    assert count == 6, "all of the pool's clips with that label"
+    seen.clear()
+    make(bench, "as few clips, all labels", 0.5)
+    assert len(torch.cat(seen)) == count
+    assert len(torch.cat(seen).unique()) == 5
+    seen.clear()
+    make(bench, "one label's clips", 0.7)
+    assert not seen, "what was computed once is used again"
+
+
+def test_what_is_shared_is_computed_once_and_its_time_is_counted_every_time(bench, monkeypatch):
+    calls = []
+    original = module._statistics
+    monkeypatch.setattr(module, "_statistics", lambda *arguments: calls.append(1) or original(*arguments))
+    make(bench, DEFAULT, 0.5)
+    assert bench.reused_s == 0.0
+    make(bench, DEFAULT, 0.7)
+    once = bench.reused_s
+    assert once > 0.0
+    make(bench, "activation basis, any widths", 0.5)
+    assert bench.reused_s > once, "other bases, the same statistics"
+    assert len(calls) == 1
+    make(bench, "observed labels", 0.5)
+    assert len(calls) == 2
+
+
+def test_what_is_out_of_reach_is_said(bench):
+    with pytest.raises(BadInput, match="out of reach"):
+        make(bench, "reference: heads, fisher, global", 0.9)
+    with pytest.raises(BadInput, match="least possible cost"):
+        make(bench, "Fisher basis, entire heads", 0.9)
+
+
+def test_recovery_trains_what_the_method_made(bench):
+    options = Distillation(epochs=10, held_out=0.0, learning_rate=3e-3, batch_size=8)
+    before = make(bench, "random channels", 0.5)
+    method = recovered(method_named("random channels"), options)
+    after = method.make(bench, 0.5, method.recipe)
+    assert after.updates == 10 * 3, "20 clips, 8 at a time"
+    assert after.plan == before.plan
+
+    def divergence(model):
+        with torch.no_grad():
+            inputs = bench.pool.inputs[bench.order]
+            dense = bench.checkpoint.model(inputs).logits.log_softmax(1)
+            return (dense.exp() * (dense - model(inputs).logits.log_softmax(1))).sum(1).mean().item()
+
+    assert divergence(after.model) < 0.8 * divergence(before.model)
+
+
+def test_ten_steps_have_the_updates_that_they_were_given(bench):
+    method = ten_steps("channels", "global", updates=35, clips=20)
+    assert method.recipe.recovery_options.epochs == 2, "two updates an epoch, ten steps: 20 would be too few"
+    made = method.make(bench, 0.5, method.recipe)
+    steps = made.updates / 4
+    assert steps == int(steps)
+    assert 5 <= steps <= 10
+    assert made.plan.sparsity >= 0.5
