@@ -466,7 +466,12 @@ def bench(
     default=None,
     help="Accuracy gate: points that the pruned model may lose.",
 )
-def report(results: Path, out: Path | None, max_drop: float | None) -> None:
+@click.option(
+    "--comparison",
+    type=click.Path(path_type=Path),
+    help="A comparison.json of `leanear compare-methods`, to be shown in the report too.",
+)
+def report(results: Path, out: Path | None, max_drop: float | None, comparison: Path | None) -> None:
     """Write the report of a deployment folder or a results file again.
 
     \b
@@ -475,7 +480,7 @@ def report(results: Path, out: Path | None, max_drop: float | None) -> None:
     """
     from toolchain.measuring import write_deployment_report
 
-    paths = write_deployment_report(results, out=out, max_drop=max_drop)
+    paths = write_deployment_report(results, out=out, max_drop=max_drop, comparison=comparison)
     _print_report(paths)
 
 

@@ -64,21 +64,27 @@ def bench_artifacts(
             )
 
 
-def write_deployment_report(results: Path, *, out: Path | None, max_drop: float | None) -> ReportPaths:
+def write_deployment_report(
+    results: Path, *, out: Path | None, max_drop: float | None, comparison: Path | None = None
+) -> ReportPaths:
     """Write report.md and report.html of a results file, or of the newest one in a deployment folder.
+
+    comparison: a comparison.json, whose sections the report gets too.
 
     Raises:
         BadInput: there is no results file there, or it is not one.
     """
     if not results.is_dir():
-        return write_report(results, out or results.parent, max_drop=max_drop)
+        return write_report(results, out or results.parent, max_drop=max_drop, comparison_path=comparison)
     found = sorted((results / "results").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     if not found:
         raise BadInput(f"{results}: no results/*.json in it; `leanear deploy` or `leanear bench` makes them")
-    return write_folder_report(results, found[-1], out or results, max_drop)
+    return write_folder_report(results, found[-1], out or results, max_drop, comparison)
 
 
-def write_folder_report(folder: Path, results: Path, out: Path, max_drop: float | None) -> ReportPaths:
+def write_folder_report(
+    folder: Path, results: Path, out: Path, max_drop: float | None, comparison: Path | None = None
+) -> ReportPaths:
     """The report of one of a deployment folder's results, with its plan and what deployment.json says of its origin."""
     plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
     pruning_path = folder / "checkpoint" / "pruning.json"
@@ -91,4 +97,5 @@ def write_folder_report(folder: Path, results: Path, out: Path, max_drop: float 
         plan_path=plan_path if plan_path.is_file() else None,
         max_drop=max_drop,
         extra={"notes": notes, **{key: about[key] for key in ("title", "provenance") if key in about}},
+        comparison_path=comparison,
     )
