@@ -17,6 +17,7 @@ from runtimes.clips import Clips
 from runtimes.files import write_json, write_text
 from runtimes.sessions import SessionOptions
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from toolchain.choose import SCHEMES
 from toolchain.comparison import (
     ANY_SEED,
     ROWS_FILE,
@@ -39,6 +40,7 @@ from toolchain.methods import (
     DEFAULT_AS_SMALL,
     DENSE,
     ENTIRE_HEADS,
+    MASK_FISHER,
     Bench,
     EqualWidths,
     Method,
@@ -145,6 +147,8 @@ def compare_methods(
         "evaluation": {"clips": len(evaluation.inputs)},
         "bundle_sparsity": bundle_sparsity(checkpoint.model),
         "default": DEFAULT,
+        "published": [method.name for method in methods() if is_published(method)],
+        "drawn": drawn_names(rows),
         "methods": [_method_json(method) for method in methods()],
         "one_shot": table_json(outcomes, ratios),
         "recovery": None,
@@ -184,6 +188,27 @@ def one_shot_jobs(request: ComparisonRequest) -> tuple[Job, ...]:
 def is_claimed(method: Method) -> bool:
     """Whether the method is part of what is claimed of the default, so that it has rows for all seeds."""
     return method.group == "reference" or method.name in (DENSE, CLOVER, ACTIVATIONS_EQUAL, DEFAULT, DEFAULT_AS_SMALL)
+
+
+def is_published(method: Method) -> bool:
+    """Whether it is what others have published: the reference's eight variants and CLOVER."""
+    return method.group == "reference" or method.name == CLOVER
+
+
+def drawn_names(rows: Sequence[Finished]) -> list[str]:
+    """The methods in the pictures: the default, the best of the reference's channels and heads, and three steps between.
+
+    Best is the lowest geometric mean of KL over all rows.
+    """
+    logs: dict[str, list[float]] = {}
+    for found in rows:
+        logs.setdefault(found.row.method, []).append(float(np.log(max(found.row.kl_divergence, 1e-12))))
+    best = []
+    for scheme in SCHEMES:
+        names = [m.name for m in methods() if m.group == "reference" and m.recipe.scheme == scheme and m.name in logs]
+        if names:
+            best.append(min(names, key=lambda name: np.mean(logs[name])))
+    return [name for name in (DEFAULT, *best, MASK_FISHER, CLOVER, ACTIVATIONS_EQUAL) if name in logs]
 
 
 def recovery_methods(

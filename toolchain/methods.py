@@ -50,6 +50,7 @@ DEFAULT_RECIPE = RotatedRecipe()
 DEFAULT_AS_SMALL = "default, as small as equal widths"
 CLOVER = "CLOVER, equal widths"
 ACTIVATIONS_EQUAL = "activation basis, equal widths"
+MASK_FISHER = "per-sample mask Fisher"
 ENTIRE_HEADS = "Fisher basis, entire heads"
 
 
@@ -191,7 +192,7 @@ def _all_methods() -> tuple[Method, ...]:
             "the default's basis and scores, without its allocation",
         ),
         _rotated(
-            "per-sample mask Fisher", RotatedRecipe(basis="trained"),
+            MASK_FISHER, RotatedRecipe(basis="trained"),
             "channels as trained, per-clip scores, one budget over heads and both kinds",
         ),
         _rotated("weight basis, any widths", RotatedRecipe(basis="weights"), "CLOVER's basis, one budget"),

@@ -28,12 +28,13 @@ from toolchain.distillation import Distillation, distill_
 from toolchain.evaluation import data_folder
 from toolchain.families import ast
 from toolchain.goal import Goal
-from toolchain.latency_table import latency_table, read_geometry
+from toolchain.latency_goal import prune_to_latency
+from toolchain.latency_table import LatencyTable, latency_table, read_geometry
 from toolchain.narration import Narrator, Report, quiet
 from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan
 from toolchain.pruning_notes import PRUNING_SCHEMA
-from toolchain.rotated import Clips, RotatedRecipe, prune_rotated
+from toolchain.rotated import Clips, Rotated, RotatedRecipe, prune_rotated
 from toolchain.schedule import LabelledInputs, PruneRecipe, prune
 from toolchain.searching import search_sparsity
 from toolchain.target import Target
@@ -188,7 +189,21 @@ def _prune_rotated(
     clips = Clips(labelled.inputs[order], labelled.label_ids[order])
     clips_at_once = 1 if spare_memory else None
     facts: dict[str, Any] = {"method": "rotated"}
-    if job.goal.kind == "max_drop":
+
+    def prune_to(costs: Costs, budget: float) -> Rotated:
+        return prune_rotated(
+            ast, checkpoint.model, clips, costs, budget, recipe,
+            made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
+        )  # fmt: skip
+
+    if job.goal.needs_latency:
+        costs = latency_costs(_shared_table(checkpoint, job.target, report))
+        pruned, checks = prune_to_latency(
+            checkpoint, job.goal, job.target, costs, lambda ms: prune_to(costs, ms), report=report
+        )
+        budget = checks[-1].budget_ms
+        facts["latency_checks"] = [dataclasses.asdict(check) for check in checks]
+    elif job.goal.kind == "max_drop":
         costs = parameter_costs(ast.dense_plan(checkpoint.model))
         search = search_sparsity(
             ast, checkpoint.model, clips, costs, recipe, job.goal.value,
@@ -196,12 +211,10 @@ def _prune_rotated(
         )  # fmt: skip
         budget = (1 - search.sparsity) * costs.dense
         facts["search"] = [dataclasses.asdict(trial) for trial in search.trials]
+        pruned = prune_to(costs, budget)
     else:
-        costs, budget = _costs_and_budget(checkpoint, job, report)
-    pruned = prune_rotated(
-        ast, checkpoint.model, clips, costs, budget, recipe,
-        made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
-    )  # fmt: skip
+        costs, budget = _costs_and_budget(checkpoint, job.goal)
+        pruned = prune_to(costs, budget)
     facts["estimated_loss_nats"] = pruned.damage
     facts["cost"] = {"unit": costs.unit, "dense": costs.dense, "budget": budget, "slim": pruned.cost}
     slim, everyone = pruned.model, torch.arange(len(clips.inputs))
@@ -220,21 +233,23 @@ def _prune_rotated(
     return slim, pruned.plan, facts
 
 
-def _costs_and_budget(checkpoint: ast.AstCheckpoint, job: PruneJob, report: Report) -> tuple[Costs, float]:
-    """Costs in the goal's unit, and what the whole model may cost."""
-    goal = job.goal
+def _costs_and_budget(checkpoint: ast.AstCheckpoint, goal: Goal) -> tuple[Costs, float]:
+    """Parameters or MACs, and what the whole model may have of them."""
     if goal.kind == "sparsity":
         costs = parameter_costs(ast.dense_plan(checkpoint.model))
         return costs, (1 - goal.value) * costs.dense
-    if goal.kind == "macs":
-        costs = mac_costs(read_geometry(checkpoint), count_macs(checkpoint.model).total)
-        return costs, goal.value * costs.dense
+    costs = mac_costs(read_geometry(checkpoint), count_macs(checkpoint.model).total)
+    return costs, goal.value * costs.dense
+
+
+def _shared_table(checkpoint: ast.AstCheckpoint, target: Target, report: Report) -> LatencyTable:
+    """The target's latency table; the first process times the device, and the others read what it has kept."""
     if shards.rank() != 0:
-        shards.wait()  # the first process times the device, and the others read its table
-    costs = latency_costs(latency_table(checkpoint, job.target, report=report))
+        shards.wait()
+    table = latency_table(checkpoint, target, report=report)
     if shards.rank() == 0:
         shards.wait()
-    return costs, goal.value if goal.kind == "latency_ms" else costs.dense / goal.value
+    return table
 
 
 def activation_bytes(model: ast.AstModel, inputs: torch.Tensor) -> int:

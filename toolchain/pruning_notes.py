@@ -44,7 +44,7 @@ def _search_sentence(pruning: Mapping[str, Any]) -> str:
 
 def _latency_sentence(cost: Mapping[str, Any], medians_ms: Mapping[str, float | None]) -> str:
     predicted = f"The latency table predicted {cost['dense']:.4g} ms dense and {cost['slim']:.4g} ms slim"
-    predicted += f", {cost['dense'] / cost['slim']:.3f}×, for a goal of {cost['budget']:.4g} ms"
+    predicted += f", {cost['dense'] / cost['slim']:.3f}×"
     dense, slim = medians_ms.get("dense"), medians_ms.get("slim")
     if not dense or not slim:
         return predicted + "; the latency was not measured."

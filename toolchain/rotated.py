@@ -161,13 +161,16 @@ def rotate(
     sites: tuple[AttentionSite, ...] = family.attention_sites(model)
     made_from = {**made_from, "scoring": sha256_json([recipe.labels, recipe.chunk, recipe.seed, len(clips.inputs)])}
     bases = read_bases(state / BASES_FILE, {**made_from, "basis": recipe.basis}) if state is not None else None
-    if bases is None or shards.world_size() > 1:
+    found = torch.tensor([bases is not None])
+    shards.broadcast([found])  # what the first process has need not be there for the others
+    if not found:
         statistics = _statistics(family, model, sites, clips, recipe, made_from, state, clips_at_once, report)
         if shards.rank() == 0:
             bases = choose_bases(sites, statistics, recipe.basis)
-        else:
-            bases = _empty_bases(sites, len(clips.inputs))
-        shards.broadcast([tensor for _, tensor in sorted(_tensors(bases).items())])
+    if shards.rank() != 0:
+        bases = _empty_bases(sites, len(clips.inputs))
+    assert bases is not None
+    shards.broadcast([tensor for _, tensor in sorted(_tensors(bases).items())])
     if state is not None and shards.rank() == 0:
         write_bases(state / BASES_FILE, bases, {**made_from, "basis": recipe.basis})
         for chunk in (state / CHUNKS_FOLDER).glob("chunk-*.safetensors"):
