@@ -14,12 +14,22 @@ from runtimes.files import read_json
 
 COMPARISON_SCHEMA = "leanear-comparison-1"
 COMPARISON_KEYS = (
-    "model", "made_from", "command", "calibration", "evaluation", "bundle_sparsity", "default", "methods", "one_shot",
-    "recovery", "latency",
-)  # fmt: skip
+    "model",
+    "made_from",
+    "command",
+    "calibration",
+    "evaluation",
+    "bundle_sparsity",
+    "default",
+    "published",
+    "drawn",
+    "methods",
+    "one_shot",
+    "recovery",
+    "latency",
+)
 DENSE = "dense"
 MEASURES = {"kl_divergence": "KL", "cross_entropy_change": "cross-entropy change", "excess_error": "excess error"}
-MOST_CURVES = 6
 NOT_MEASURABLE = "not measurable"
 
 
@@ -83,23 +93,22 @@ def _summary(document: dict[str, Any]) -> str:
 
 
 def _cards(document: dict[str, Any]) -> tuple[Card, ...]:
-    """Per sparsity, how the default's divergence compares with that of the best of the reference's variants."""
+    """Per sparsity, how the default's divergence compares with that of the best of the published methods."""
     cards = []
-    reference = {method["name"] for method in document["methods"] if method["group"] == "reference"}
     for asked in _sparsities(document["one_shot"]):
         found = [
             ratio
             for ratio in document["one_shot"]["ratios"]
             if ratio["asked"] == asked
             and ratio["measure"] == "kl_divergence"
-            and ratio["theirs"] in reference
+            and ratio["theirs"] in document["published"]
             and ratio["ours"] == document["default"]
         ]
         if found:
             best = min(found, key=lambda ratio: ratio["their_mean"]["estimate"])
             detail = f"against {best['theirs']}, 95% interval {_span(best['ratio'])}"
             figure = NOT_MEASURABLE if best["ratio"] is None else f"{best['ratio']['estimate']:.2g}×"
-            cards.append(Card(figure, f"KL at {asked:.0%}, default ÷ best reference", detail))
+            cards.append(Card(figure, f"KL at {asked:.0%}, default ÷ best published", detail))
     return tuple(cards[:4])
 
 
@@ -129,7 +138,7 @@ def _overview(document: dict[str, Any]) -> Section:
             "of one block."
         ),
     ]
-    names = _drawn_names(document)
+    names = [name for name in document["drawn"] if name in _names(table)]
     blocks.append(
         picture_curves(
             [Curve(name, _points(table, name, "kl_divergence")) for name in names],
@@ -352,21 +361,3 @@ def _points(table: dict[str, Any], name: str, key: str) -> tuple[tuple[float, fl
             value = _accuracy(rows) if key == "accuracy" else _mean(rows, key)
             points.append((100 * _mean(rows, "sparsity"), value))
     return tuple(points)
-
-
-def _drawn_names(document: dict[str, Any]) -> list[str]:
-    """The default, the reference's best variant of each scheme, equal widths, and what is scored as trained."""
-    table = document["one_shot"]
-    sparsities = _sparsities(table)
-    present = _names(table)
-    groups = {method["name"]: method["group"] for method in document["methods"]}
-    reference = [name for name in present if groups.get(name) == "reference"]
-    best = []
-    for scheme in ("channels", "heads"):
-        of_scheme = [name for name in reference if f" {scheme}," in name]
-        reached = [name for name in of_scheme if len(_points(table, name, "kl_divergence")) > 0]
-        if reached and sparsities:
-            best.append(min(reached, key=lambda name: sum(y for _, y in _points(table, name, "kl_divergence")[:1])))
-    others = ("CLOVER, equal widths", "activation basis, equal widths", "per-sample mask Fisher")
-    names = [document["default"], *best, *others]
-    return [name for name in names if name in present][:MOST_CURVES]

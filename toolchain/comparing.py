@@ -196,7 +196,7 @@ def is_published(method: Method) -> bool:
 
 
 def drawn_names(rows: Sequence[Finished]) -> list[str]:
-    """The methods in the pictures: the default, the best of the reference's channels and heads, and three steps between.
+    """The methods in the pictures: the default, the best of the reference's channels and heads, and three between.
 
     Best is the lowest geometric mean of KL over all rows.
     """

@@ -57,6 +57,8 @@ def document():
         "evaluation": {"clips": 200},
         "bundle_sparsity": 0.005,
         "default": "default",
+        "published": [REFERENCE],
+        "drawn": ["default", REFERENCE, "not there"],
         "methods": [
             {"name": REFERENCE, "group": "reference", "about": "as published", "drawn": True},
             {"name": "default", "group": "default", "about": "ours", "drawn": True},
