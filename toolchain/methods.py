@@ -188,6 +188,13 @@ def _all_methods() -> tuple[Method, ...]:
             "balanced basis of the activations, means folded into the bias",
         ),
         Method(
+            "activation basis by Fisher score, equal widths",
+            "one basis, equal widths",
+            _equal_widths,
+            EqualWidths("activations", "fisher"),
+            "the same, with the channels of the highest per-clip scores kept",
+        ),
+        Method(
             "Fisher basis, equal widths", "one basis, equal widths", _equal_widths, EqualWidths("fisher", "fisher"),
             "the default's basis and scores, without its allocation",
         ),
