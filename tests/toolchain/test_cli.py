@@ -203,6 +203,104 @@ def test_flags_out_of_range(capsys, model, data):
         assert flags[0] in one_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--speedup 0.9", "--speedup is 0.9; it must be above 1"),
+        ("--speedup inf", "--speedup is inf"),
+        ("--macs 1.5", "--macs is 1.5; it must lie between 0 and 1"),
+        ("--latency-ms 0", "--latency-ms is 0; it must be above 0"),
+        ("--max-drop -1", "--max-drop"),
+        ("--max-drop 101", "--max-drop is 101"),
+        ("--sparsity 0.5 --speedup 1.2", "--sparsity and --speedup: give one of them"),
+        ("--macs 0.5 --latency-ms 9", "--macs and --latency-ms: give one of them"),
+        ("--method fastest", "--method"),
+        ("--basis upright", "--basis"),
+        ("--shots 0", "--shots"),
+        ("--score fisher", "--score belongs to --method reference"),
+        ("--scheme heads", "--scheme belongs to --method reference"),
+        ("--threshold local", "--threshold belongs to --method reference"),
+        ("--schedule iterative", "--schedule belongs to --method reference"),
+        ("--batch-size 4", "--batch-size belongs to --method reference"),
+        ("--method reference --basis fisher", "--basis belongs to --method rotated"),
+        ("--method reference --labels observed", "--labels belongs to --method rotated"),
+        ("--method reference --shots 2", "--shots belongs to --method rotated"),
+        ("--method reference --speedup 1.2", "--speedup belongs to --method rotated"),
+        ("--method reference --max-drop 1", "--max-drop belongs to --method rotated"),
+        ("--method reference --recovery full", "belong to --method rotated"),
+        ("--method reference --compensate", "belong to --method rotated"),
+    ],
+)
+@pytest.mark.parametrize("command", ["prune", "deploy"])
+def test_goals_and_flags_that_do_not_go_together(capsys, model, data, tmp_path, command, flags, message):
+    out = ["--data", str(data), "--out", str(tmp_path / "out")]
+    assert run([command, str(model), *out, *flags.split()]) == 2
+    assert message in one_line(capsys)
+    assert not list(tmp_path.iterdir()), "refused before any work"
+
+
+def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
+    """A table made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
+    from toolchain import pruning
+    from toolchain.latency_table import LatencyTable, ModelTiming, Parts
+
+    parts = Parts(1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0)
+
+    def table(checkpoint, target, report):
+        geometry = pruning.read_geometry(checkpoint)
+        return LatencyTable(
+            geometry, target.graph_form, 3.0, {"ordinary": parts, "last": parts}, ModelTiming((), 9.0, 9.0, 9.0), (),
+            0.0, {},
+        )  # fmt: skip
+
+    monkeypatch.setattr(pruning, "latency_table", table)
+    arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
+    assert run([*arguments, "--latency-ms", "0.001"]) == 2
+    assert "budget of 0.001 ms is out of reach" in one_line(capsys)
+    assert not (tmp_path / "slim").exists()
+    assert run([*arguments, "--latency-ms", "5.8", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["pruning"]
+    assert facts["goal"] == {"kind": "latency_ms", "value": 5.8}
+    assert facts["cost"]["unit"] == "ms"
+    assert facts["cost"]["slim"] <= 5.8 < facts["cost"]["dense"]
+    assert run([*arguments, "--speedup", "1.02", "--json"]) == 0
+    cost = json.loads(capsys.readouterr().out)["pruning"]["cost"]
+    assert cost["slim"] <= cost["dense"] / 1.02
+
+
+def test_too_few_clips_to_hold_any_out(capsys, model, data, tmp_path):
+    arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim"), "--calibration-clips", "4"]
+    assert run([*arguments, "--max-drop", "1"]) == 2
+    assert "--max-drop searches on at least 6 calibration clips; there are 4" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "method", "basis"),
+    [
+        ((), "rotated", "rotated by fisher"),
+        (("--basis", "activations", "--labels", "observed", "--shots", "2"), "rotated", "rotated by activations"),
+        (("--compensate",), "rotated", "rotated by fisher"),
+        (("--macs", "0.9"), "rotated", "rotated by fisher"),
+        (("--max-drop", "100"), "rotated", "rotated by fisher"),
+        (("--method", "reference", "--score", "magnitude"), "reference", "channels as trained"),
+        (("--method", "reference", "--scheme", "heads", "--threshold", "global", "--batch-size", "4"), "reference",
+         "channels as trained"),
+    ],
+)  # fmt: skip
+def test_each_method_prunes_and_says_how(capsys, model, data, tmp_path, flags, method, basis):
+    arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim"), "--json"]
+    assert run([*arguments, *flags]) == 0
+    pruned = json.loads(capsys.readouterr().out)
+    plan = json.loads((tmp_path / "slim" / "plan.json").read_text())
+    assert (plan["basis"], plan["recipe"]["method"], pruned["pruning"]["method"]) == (basis, method, method)
+    assert plan["sparsity"] == pytest.approx(pruned["sparsity"], abs=1e-6)
+    if not {"--macs", "--max-drop"} & set(flags):
+        assert pruned["sparsity"] >= 0.5
+    assert ("search" in pruned["pruning"]) == ("--max-drop" in flags)
+    assert ("compensation" in pruned["pruning"]) == ("--compensate" in flags)
+    assert json.loads((tmp_path / "slim" / "pruning.json").read_text()) == pruned["pruning"]
+
+
 def leanear(*arguments: str, file_limit_bytes: int | None = None) -> subprocess.Popen[str]:
     def limit() -> None:
         if file_limit_bytes is not None:
@@ -219,14 +317,18 @@ def leanear(*arguments: str, file_limit_bytes: int | None = None) -> subprocess.
     )
 
 
-def test_no_room_for_the_weights(model, data, tmp_path):
+@pytest.mark.parametrize(
+    ("limit_bytes", "written"),
+    [(20_000, ".slim.state/statistics/chunk-00000.safetensors"), (80_000, "slim")],
+)
+def test_no_room_for_statistics_or_weights(model, data, tmp_path, limit_bytes, written):
     """A limit on file size stands in for a full disk: the write fails in the same place."""
-    out = tmp_path / "slim"
-    process = leanear("prune", str(model), "--data", str(data), "--out", str(out), file_limit_bytes=20_000)
+    flags = ("--data", str(data), "--out", str(tmp_path / "slim"), "--calibration-clips", "4")
+    process = leanear("prune", str(model), *flags, file_limit_bytes=limit_bytes)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors
     assert "Traceback" not in errors
-    assert str(out) in errors.strip().splitlines()[-1]
+    assert errors.strip().splitlines()[-1].startswith(f"leanear: {tmp_path / written}: ")
     assert [path.name for path in tmp_path.iterdir()] == [".slim.state"], "nothing half-written, what was finished kept"
     assert not list(tmp_path.rglob("*.part"))
 
