@@ -137,7 +137,8 @@ def compare_methods(
     outcomes = rows_of("one shot", one_shot_jobs(request))
     rows = finished_rows(outcomes)
     equal_widths = {method.name for method in methods() if isinstance(method.recipe, EqualWidths)}
-    ratios = compare_with(rows) + compare_with(rows, DEFAULT_AS_SMALL, equal_widths.__contains__)
+    ratios = compare_with(rows, DEFAULT, lambda name: name != DEFAULT_AS_SMALL)
+    ratios += compare_with(rows, DEFAULT_AS_SMALL, equal_widths.__contains__)
     document: dict[str, Any] = {
         "schema": COMPARISON_SCHEMA,
         "model": model,

@@ -238,7 +238,7 @@ def paired_ratio(
     """The means of `ours` and of `theirs`, and the ratio of the means, each with a 95 % bootstrap interval.
 
     ours, theirs: damage (S, N) of S calibration seeds on N clips. Clips are resampled, and seeds with them where there
-    are several, the same ones for both. The ratio is None where the interval of the denominator holds 0 or less.
+    are several, the same ones for both. The ratio is None where the interval of the denominator reaches down to 0.
     """
     seeds, clips = ours.shape
     generator = np.random.default_rng(seed)
@@ -254,7 +254,12 @@ def paired_ratio(
     )
     if their_mean.low <= 0:
         return our_mean, their_mean, None
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], (2.5, 97.5))
+    # a few draws may have no damage to divide by; they count as the largest ratios of all
+    finite = drawn[drawn[:, 1] > 0]
+    ratios = np.concatenate([finite[:, 0] / finite[:, 1], np.full(resamples - len(finite), np.inf)])
+    low, high = np.percentile(ratios, (2.5, 97.5), method="nearest")
+    if not np.isfinite(high):
+        return our_mean, their_mean, None
     return our_mean, their_mean, Interval(our_mean.estimate / their_mean.estimate, float(low), float(high))
 
 

@@ -149,6 +149,14 @@ def test_paired_ratio_where_it_is_known():
     assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((0.25, 0.25, 0.25))
     noise = np.random.default_rng(1).normal(size=(1, 200))
     assert paired_ratio(np.abs(noise), noise - noise.mean())[2] is None
+    # four clips of a hundred, which one draw in sixty has not at all: nothing to divide by, and no NaN for it
+    rare = np.zeros((1, 100))
+    rare[0, :4] = 1.0
+    _, _, ratio = paired_ratio(rare, rare)
+    assert (ratio.estimate, ratio.low, ratio.high) == (1.0, 1.0, 1.0)
+    assert paired_ratio(np.ones((1, 100)), rare)[2].high == pytest.approx(100.0), "one of the four is left"
+    rare[0, 3] = 0.0
+    assert paired_ratio(rare, rare)[2] is None, "none of three is left in one draw of twenty"
     # seeds that disagree widen the interval
     calm = np.full((3, 50), 1.0)
     wild = calm * np.array([[0.5], [1.0], [1.5]])
