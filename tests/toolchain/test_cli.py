@@ -240,8 +240,8 @@ def test_goals_and_flags_that_do_not_go_together(capsys, model, data, tmp_path, 
 
 
 def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
-    """A table made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
-    from toolchain import pruning
+    """A table and measurements made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
+    from toolchain import latency_goal, pruning
     from toolchain.latency_table import LatencyTable, ModelTiming, Parts
 
     parts = Parts(1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0)
@@ -254,12 +254,15 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
         )  # fmt: skip
 
     monkeypatch.setattr(pruning, "latency_table", table)
+    monkeypatch.setattr(latency_goal, "time_dense_and_slim", lambda *_: (6.0, 5.75))
     arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
     assert run([*arguments, "--latency-ms", "0.001"]) == 2
     assert "budget of 0.001 ms is out of reach" in one_line(capsys)
     assert not (tmp_path / "slim").exists()
     assert run([*arguments, "--latency-ms", "5.8", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)["pruning"]
+    (check,) = facts["latency_checks"]
+    assert (check["measured_dense_ms"], check["measured_ms"], check["met"]) == (6.0, 5.75, True)
     assert facts["goal"] == {"kind": "latency_ms", "value": 5.8}
     assert facts["cost"]["unit"] == "ms"
     assert facts["cost"]["slim"] <= 5.8 < facts["cost"]["dense"]
