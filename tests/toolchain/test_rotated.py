@@ -148,6 +148,20 @@ def test_a_recipe_that_makes_no_sense_is_refused(settings, message):
         RotatedRecipe(**settings)
 
 
+def test_every_chunk_and_seed_has_signs_of_its_own(tiny_ast):
+    """The same clip four times over, one to a chunk: its derivatives differ by the signs alone."""
+    one = Clips(clips(1).inputs.expand(4, -1, -1), torch.zeros(4, dtype=torch.int64))
+    recipe = dataclasses.replace(SMALL, chunk=1, basis="trained")
+    found = [
+        rotate(ast, tiny_ast, one, dataclasses.replace(recipe, seed=seed), made_from={})["layers.0.attention"]
+        for seed in (0, 0, 1)
+    ]
+    first, again, other = (torch.sort(basis.query_key.abs().sum(dim=(1, 2))).values for basis in found)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, rtol=1e-3)
+    assert len(first.unique()) > 1
+
+
 # State
 
 
