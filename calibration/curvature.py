@@ -198,7 +198,10 @@ def write_curvature(path: Path, curvature: Curvature) -> None:
         "made_from": dict(curvature.made_from),
     }
     with replaced_file(Path(path)) as part:
-        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(description, sort_keys=True)})
+        try:
+            save_file(tensors, part, metadata={METADATA_KEY: json.dumps(description, sort_keys=True)})
+        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
+            raise OSError(0, str(error), str(path)) from None
 
 
 def read_curvature(path: Path) -> Curvature:
