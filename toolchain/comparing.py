@@ -233,7 +233,7 @@ def recovery_methods(
             )
             for scheme in ("channels", "heads")
         ]
-        full = [ten_steps(m.recipe.scheme, m.recipe.threshold, STEPS_OF_OURS * updates, clips) for m in best]
+        full = [ten_steps(m.recipe.scheme, m.recipe.threshold, sparsity, STEPS_OF_OURS * updates, clips) for m in best]
         chosen[sparsity] = (*(recovered(method, options) for method in (method_named(DEFAULT), *best)), *full)
     return chosen
 

@@ -293,10 +293,13 @@ def recovered(method: Method, options: Distillation) -> Method:
     )  # fmt: skip
 
 
-def ten_steps(scheme: Scheme, threshold: Threshold, updates: int, clips: int) -> Method:
-    """The reference's full schedule by Fisher information: ten steps, each with LoRA, of at least `updates` in all."""
-    options = LoraRecovery()
-    steps = PruneRecipe(sparsity=0.5).max_steps
+def ten_steps(scheme: Scheme, threshold: Threshold, sparsity: float, updates: int, clips: int) -> Method:
+    """The reference's full schedule by Fisher information: up to ten steps, each with LoRA, `updates` in all or more.
+
+    Where heads are so narrow that rounding makes the steps larger, there are fewer of them, and fewer updates.
+    """
+    options, schedule = LoraRecovery(), PruneRecipe(sparsity=sparsity)
+    steps = min(schedule.max_steps, math.ceil(math.log1p(-sparsity) / math.log1p(-schedule.step)))
     epochs = math.ceil(updates / (steps * math.ceil(clips / options.batch_size)))
     recipe = dataclasses.replace(
         reference_recipe(scheme, "fisher", threshold),

@@ -240,10 +240,12 @@ def test_recovery_trains_what_the_method_made(bench):
 
 
 def test_ten_steps_have_the_updates_that_they_were_given(bench):
-    method = ten_steps("channels", "global", updates=35, clips=20)
-    assert method.recipe.recovery_options.epochs == 2, "two updates an epoch, ten steps: 20 would be too few"
+    epochs = {s: ten_steps("channels", "global", s, 35, 20).recipe.recovery_options.epochs for s in (0.3, 0.5, 0.9)}
+    assert epochs == {0.3: 5, 0.5: 3, 0.9: 2}, "two updates an epoch; 4, 7 and 10 steps"
+    method = ten_steps("channels", "global", 0.5, 35, 20)
     made = method.make(bench, 0.5, method.recipe)
-    steps = made.updates / 4
+    steps = made.updates / 6
     assert steps == int(steps)
-    assert 5 <= steps <= 10
+    assert 6 <= steps <= 10, "whole bundles are less than a tenth"
+    assert made.updates >= 35
     assert made.plan.sparsity >= 0.5
