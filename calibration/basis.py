@@ -18,6 +18,7 @@ import torch
 
 from calibration.sites import AttentionSite
 from calibration.statistics import SiteStatistics, Statistics
+from runtimes.errors import BadInput
 
 BasisKind = Literal["trained", "weights", "activations", "attention", "fisher"]
 BASIS_KINDS: tuple[BasisKind, ...] = ("trained", "weights", "activations", "attention", "fisher")
@@ -65,7 +66,10 @@ def choose_basis(
         "activations" where no attended keys were collected: the loss.
     order: "fisher": half the mean squared derivative by a channel's mask, nats; "singular value": of the truncation.
     """
-    bases = [_head_basis(site, statistics, head, kind, shrinkage) for head in range(len(site.query_key_widths))]
+    try:
+        bases = [_head_basis(site, statistics, head, kind, shrinkage) for head in range(len(site.query_key_widths))]
+    except torch.linalg.LinAlgError:
+        raise BadInput(f"{site.name}: its statistics are not finite; are the checkpoint's weights sound?") from None
     qk, vo = statistics.query_gram.shape[-1], statistics.context_gram.shape[-1]
     query, key = (torch.stack([_padded(basis[place], qk) for basis in bases]) for place in (0, 1))
     output, value = (torch.stack([_padded(basis[place], vo) for basis in bases]) for place in (2, 3))

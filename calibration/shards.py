@@ -7,16 +7,14 @@ process, so that the number of processes does not change a sum. Each chunk is a 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import distributed
 
+from calibration.kept import keep_tensors, kept_tensors
 from calibration.sites import AttentionSite
 from calibration.statistics import (
     SiteStatistics,
@@ -26,9 +24,7 @@ from calibration.statistics import (
     statistics_from_tensors,
     statistics_tensors,
 )
-from runtimes.files import replaced_file
 
-METADATA_KEY = "leanear"
 Progress = Callable[[int, int], None]
 
 
@@ -80,7 +76,7 @@ def gather_statistics(
             arrived = own if sender == 0 else _receive(empty_statistics(sites, len(chunks[number])), sender)
             kept[number] = arrived
             if folder is not None:
-                _write_chunk(folder, number, arrived, made_from)
+                keep_tensors(_chunk_file(folder, number), statistics_tensors(arrived), made_from)
         progress(len(chunks) - len(todo) + start + len(wave), len(chunks))
     if rank() != 0:
         return empty_statistics(sites, 0)
@@ -135,28 +131,13 @@ def _chunk_file(folder: Path, number: int) -> Path:
     return folder / f"chunk-{number:05d}.safetensors"
 
 
-def _write_chunk(folder: Path, number: int, statistics: Statistics, made_from: Mapping[str, str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous() for name, tensor in statistics_tensors(statistics).items()}
-    path = _chunk_file(folder, number)
-    with replaced_file(path) as part:
-        try:
-            save_file(tensors, part, metadata={METADATA_KEY: json.dumps(dict(made_from), sort_keys=True)})
-        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
-            raise OSError(0, str(error), str(path)) from None
-
-
 def _kept_chunks(folder: Path | None, count: int, made_from: Mapping[str, str]) -> dict[int, Statistics]:
     """The chunks in `folder` that are whole and made from just these inputs."""
     kept: dict[int, Statistics] = {}
-    if folder is None or not folder.is_dir():
+    if folder is None:
         return kept
     for number in range(count):
-        try:
-            with safe_open(_chunk_file(folder, number), framework="pt") as stream:
-                if json.loads((stream.metadata() or {}).get(METADATA_KEY, "null")) == dict(made_from):
-                    names = stream.keys()
-                    kept[number] = statistics_from_tensors({name: stream.get_tensor(name) for name in names})
-        except (OSError, SafetensorError, json.JSONDecodeError, KeyError):
-            continue  # not there, or damaged: it is computed again
+        tensors = kept_tensors(_chunk_file(folder, number), made_from)
+        if tensors is not None:
+            kept[number] = statistics_from_tensors(tensors)
     return kept

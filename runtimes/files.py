@@ -116,7 +116,7 @@ def read_json(path: Path, schema: str, required: Iterable[str] = ()) -> dict[str
         raise BadInput(f"{path}: no such file") from None
     except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
         raise BadInput(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict) or value.get("schema") != schema:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__

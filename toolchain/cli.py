@@ -338,11 +338,14 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
     Examples:
       leanear prune demo-ast --sparsity 0.7 --out slim/
       leanear prune demo-ast --max-drop 0.5 --recovery full --out slim/
-      torchrun --nproc-per-node 2 --no-python leanear prune demo-ast --out slim/
+      .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
     """
     from calibration.shards import processes
     from toolchain.pruning import prune_checkpoint
+    from toolchain.pruning_notes import pruning_notes
 
+    if flags["max_drop"] is not None and any(flags[kind] is not None for kind in GOALS if kind != "max_drop"):
+        raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
     with processes() as rank:
         narrator = Narrator() if rank == 0 else Narrator(silent=True)
         result = prune_checkpoint(model, data=data, job=_job(target, flags), out=out, narrator=narrator)
@@ -355,6 +358,10 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
     click.echo(
         f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all"
     )
+    checks = (result["pruning"] or {}).get("latency_checks")
+    medians = {"dense": checks[-1]["measured_dense_ms"], "slim": checks[-1]["measured_ms"]} if checks else {}
+    for note in pruning_notes(result["pruning"], medians):
+        click.echo(note)
 
 
 @cli.command()

@@ -23,7 +23,7 @@ class Goal:
     value: float
 
     def __post_init__(self) -> None:
-        flag = "--" + self.kind.replace("_", "-")
+        flag = self.flag
         if self.kind in ("sparsity", "macs") and not 0.0 < self.value < 1.0:
             raise BadInput(f"{flag} is {self.value:g}; it must lie between 0 and 1 (0.5 is half)")
         if self.kind == "speedup" and not self.value > 1.0:
@@ -32,6 +32,11 @@ class Goal:
             raise BadInput(f"{flag} is {self.value:g}; it must be above 0")
         if self.kind == "max_drop" and not 0.0 <= self.value <= 100.0:
             raise BadInput(f"{flag} is {self.value:g}; it is in points of accuracy, from 0 to 100")
+
+    @property
+    def flag(self) -> str:
+        """The goal's name on the command line."""
+        return "--" + self.kind.replace("_", "-")
 
     @property
     def needs_latency(self) -> bool:

@@ -275,12 +275,19 @@ def cache_folder() -> Path:
 
 
 def latency_table(
-    checkpoint: AstCheckpoint, target: Target, *, cache: Path | None = None, fresh: bool = False, report: Report = quiet
+    checkpoint: AstCheckpoint,
+    target: Target,
+    *,
+    cache: Path | None = None,
+    fresh: bool = False,
+    keep_busy: bool = False,
+    report: Report = quiet,
 ) -> LatencyTable:
     """The table of this device for models of the checkpoint's dimensions: from the cache, or timed here (minutes).
 
     cache: a folder, `cache_folder()` if None. A file there that is damaged, or that was timed on another device,
-    runtime, precision or form of the graph, is not used; `fresh` times again in any case.
+    runtime, precision or form of the graph, is not used; `fresh` times again in any case. A table that was timed while
+    other programs used the CPU is not kept, unless `keep_busy`.
 
     Raises:
         RuntimeUnavailable: the target's runtime does not work here.
@@ -295,9 +302,10 @@ def latency_table(
         except BadInput as error:
             report(f"measuring again: {error}", 0.0)
     table = measure_table(checkpoint, target, geometry, key, report)
-    write_json(path, table_to_json(table))
     if table.others_share > BUSY_SHARE:
-        report(f"other programs used {table.others_share:.0%} of the CPU meanwhile; measure again when it is idle", 1.0)
+        report(f"other programs used {table.others_share:.0%} of the CPU meanwhile", 1.0)
+    if keep_busy or table.others_share <= BUSY_SHARE:
+        write_json(path, table_to_json(table))
     return table
 
 

@@ -19,7 +19,7 @@ from calibration.order import stratified_order
 from export.macs import count_macs
 from runtimes.clips import Clips as Audio
 from runtimes.errors import BadInput
-from runtimes.files import read_json, sha256_json, write_json
+from runtimes.files import read_json, sha256_json
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
 from toolchain.compensation import compensate_
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
@@ -29,10 +29,10 @@ from toolchain.evaluation import data_folder
 from toolchain.families import ast
 from toolchain.goal import Goal
 from toolchain.latency_goal import prune_to_latency
-from toolchain.latency_table import LatencyTable, latency_table, read_geometry
+from toolchain.latency_table import BUSY_SHARE, LatencyTable, latency_table, read_geometry
 from toolchain.narration import Narrator, Report, quiet
 from toolchain.outputs import check_replaceable
-from toolchain.plan import Plan
+from toolchain.plan import Plan, plan_sha256
 from toolchain.pruning_notes import PRUNING_SCHEMA
 from toolchain.rotated import Clips, Rotated, RotatedRecipe, prune_rotated
 from toolchain.schedule import LabelledInputs, PruneRecipe, prune
@@ -40,7 +40,6 @@ from toolchain.searching import search_sparsity
 from toolchain.target import Target
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
-PRUNING_FILE = "pruning.json"
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def prune_checkpoint(model: str, *, data: str | None, job: PruneJob, out: Path, 
 
 def read_pruning(folder: Path) -> dict[str, Any] | None:
     """What pruning.json in a slim checkpoint folder tells of goal, cost, search and recovery; None if there is none."""
-    path = folder / PRUNING_FILE
+    path = folder / ast.PRUNING_FILE
     return read_json(path, PRUNING_SCHEMA, ("goal", "method")) if path.is_file() else None
 
 
@@ -163,13 +162,15 @@ def write_slim_checkpoint(
         )  # fmt: skip
         model, plan = pruned.model, pruned.plan
     else:
-        model, plan, facts = _prune_rotated(checkpoint, labelled, job, made_from, state, spare_memory, report)
+        try:
+            model, plan, facts = _prune_rotated(checkpoint, labelled, job, made_from, state, spare_memory, report)
+        except BadInput as error:
+            raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
     plan = dataclasses.replace(plan, recipe=job.as_json())
     if shards.rank() == 0:
         facts = {"schema": PRUNING_SCHEMA, "goal": dataclasses.asdict(job.goal), "sparsity": plan.sparsity, **facts}
         slim = cast(ast.SlimASTForAudioClassification, model)
-        ast.save_slim_checkpoint(slim, checkpoint.feature_extractor, plan, out)
-        write_json(out / PRUNING_FILE, facts)
+        ast.save_slim_checkpoint(slim, checkpoint.feature_extractor, plan, out, facts)
     shards.wait()
     return plan
 
@@ -197,10 +198,14 @@ def _prune_rotated(
         )  # fmt: skip
 
     if job.goal.needs_latency:
-        costs = latency_costs(_shared_table(checkpoint, job.target, report))
-        pruned, checks = prune_to_latency(
-            checkpoint, job.goal, job.target, costs, lambda ms: prune_to(costs, ms), report=report
-        )
+        table = _shared_table(checkpoint, job.target, report)
+        costs = latency_costs(table)
+        try:
+            pruned, checks = prune_to_latency(
+                checkpoint, job.goal, job.target, costs, lambda ms: prune_to(costs, ms), report=report
+            )
+        except BadInput as error:
+            raise BadInput(f"{error}{_doubts(table)}") from None
         budget = checks[-1].budget_ms
         facts["latency_checks"] = [dataclasses.asdict(check) for check in checks]
     elif job.goal.kind == "max_drop":
@@ -225,9 +230,10 @@ def _prune_rotated(
         )  # fmt: skip
         facts["compensation"] = dataclasses.asdict(compensated)
     if job.recovery is not None:
+        made = {**made_from, "job": sha256_json(job.as_json()), "plan": plan_sha256(pruned.plan)}
         distilled = distill_(
             slim, checkpoint.model, clips.inputs, clips.label_ids, ast.logits, job.recovery, seed=recipe.seed,
-            state=state / "recovery", made_from={**made_from, "job": sha256_json(job.as_json())}, report=report,
+            state=state / "recovery", made_from=made, report=report,
         )  # fmt: skip
         facts["recovery"] = dataclasses.asdict(distilled)
     return slim, pruned.plan, facts
@@ -242,11 +248,17 @@ def _costs_and_budget(checkpoint: ast.AstCheckpoint, goal: Goal) -> tuple[Costs,
     return costs, goal.value * costs.dense
 
 
+def _doubts(table: LatencyTable) -> str:
+    if table.others_share <= BUSY_SHARE:
+        return ""
+    return f"; but other programs used {table.others_share:.0%} of the CPU while it was timed: try on an idle machine"
+
+
 def _shared_table(checkpoint: ast.AstCheckpoint, target: Target, report: Report) -> LatencyTable:
     """The target's latency table; the first process times the device, and the others read what it has kept."""
     if shards.rank() != 0:
         shards.wait()
-    table = latency_table(checkpoint, target, report=report)
+    table = latency_table(checkpoint, target, keep_busy=shards.world_size() > 1, report=report)
     if shards.rank() == 0:
         shards.wait()
     return table

@@ -21,6 +21,12 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
     recovery = pruning.get("recovery")
     if recovery and recovery["held_out_kls"]:
         before, after = recovery["held_out_kls"][0], recovery["held_out_kls"][recovery["best_epoch"]]
+        if recovery["best_epoch"] == 0:
+            notes.append(
+                f"Recovery made nothing better and was taken back: {recovery['updates']} updates did not bring"
+                f" the divergence from the dense model on held-out calibration clips below {before:.4f} nats."
+            )
+            return notes
         notes.append(
             f"Recovery took {recovery['updates']} updates; the divergence from the dense model on held-out calibration"
             f" clips went from {before:.4f} to {after:.4f} nats."

@@ -8,7 +8,6 @@ part of the way, with statistics of the model as it then is and no training in b
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from calibration import shards
 from calibration.basis import BASIS_KINDS, BasisKind, SiteBasis, choose_bases, width_damages
+from calibration.kept import keep_tensors, kept_tensors
 from calibration.sites import AttentionSite
 from calibration.statistics import LABELS, Labels, Statistics, collect_statistics, merge_statistics
 from runtimes.errors import BadInput
-from runtimes.files import replaced_file, sha256_json
+from runtimes.files import sha256_json
 from toolchain.allocate import (
     Allocation,
     HeadOptions,
@@ -44,7 +42,6 @@ SHARINGS: tuple[Sharing, ...] = ("any widths", "equal widths", "entire heads")
 
 BASES_FILE = "bases.safetensors"
 CHUNKS_FOLDER = "statistics"
-METADATA_KEY = "leanear"
 DAMAGE_DIGITS = 9  # float sums in another order must not decide between equal choices
 
 
@@ -227,17 +224,29 @@ def choose_widths(
         for site, head_cost in zip(sites, costs.heads, strict=True)
     ]
     left = budget - costs.fixed
+    least = costs.fixed + sum(_least_cost(heads, index, costs) for index, heads in enumerate(options))
+    if budget < least * (1 - 1e-9):
+        fewer = 100 * (1 - least / costs.dense)
+        raise BadInput(
+            f"{budget:.6g} {costs.unit} are out of reach: the narrowest model, one head per block, has {least:.6g},"
+            f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
+        )
     if recipe.sharing == "equal widths":
         chosen = equal_widths_allocation(options, left, tied=costs.tied, ragged=costs.ragged)
     elif recipe.sharing == "entire heads":
         chosen = entire_heads_allocation(options, left, tied=costs.tied, ragged=costs.ragged)
     else:
-        try:
-            chosen = allocate(options, left, tied=costs.tied, ragged=costs.ragged)
-        except BadInput as error:
-            raise BadInput(f"budget of {budget:.6g} {costs.unit} is out of reach ({error})") from None
+        chosen = allocate(options, left, tied=costs.tied, ragged=costs.ragged)
         chosen = _widened(sites, chosen, costs)
     return dataclasses.replace(chosen, cost=chosen.cost + costs.fixed)
+
+
+def _least_cost(heads: Sequence[HeadOptions], index: int, costs: Costs) -> float:
+    """The cost of a block that keeps one head of the narrowest widths."""
+    if costs.ragged is None:
+        return min(float(head.costs[1:].min()) for head in heads)
+    narrowest = [(int(head.query_key_widths[1]), int(head.value_output_widths[1])) for head in heads]
+    return min(costs.ragged[index]((pair,)) for pair in narrowest)
 
 
 def _site_options(site: AttentionSite, basis: SiteBasis, cost: Any, recipe: RotatedRecipe) -> list[HeadOptions]:
@@ -326,28 +335,14 @@ def _empty_bases(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteBa
 
 def write_bases(path: Path, bases: Mapping[str, SiteBasis], made_from: Mapping[str, str]) -> None:
     """Write bases.safetensors, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous() for name, tensor in _tensors(bases).items()}
-    with replaced_file(path) as part:
-        try:
-            save_file(tensors, part, metadata={METADATA_KEY: json.dumps(dict(made_from), sort_keys=True)})
-        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
-            raise OSError(0, str(error), str(path)) from None
+    keep_tensors(path, _tensors(bases), made_from)
 
 
 def read_bases(path: Path, made_from: Mapping[str, str]) -> dict[str, SiteBasis] | None:
-    """The bases in `path` if the file is there, whole, and made from just these inputs."""
-    try:
-        with safe_open(path, framework="pt") as stream:
-            if json.loads((stream.metadata() or {}).get(METADATA_KEY, "null")) != dict(made_from):
-                return None
-            keys = stream.keys()
-            names = sorted({key.rpartition("/")[0] for key in keys})
-            return {
-                name: SiteBasis(
-                    **{field.name: stream.get_tensor(f"{name}/{field.name}") for field in dataclasses.fields(SiteBasis)}
-                )
-                for name in names
-            }
-    except (OSError, SafetensorError, json.JSONDecodeError):
+    """The bases in `path` if the file is there, undamaged, and made from just these inputs."""
+    tensors = kept_tensors(path, made_from)
+    if tensors is None:
         return None
+    fields = [field.name for field in dataclasses.fields(SiteBasis)]
+    names = sorted({key.rpartition("/")[0] for key in tensors})
+    return {name: SiteBasis(**{field: tensors[f"{name}/{field}"] for field in fields}) for name in names}

@@ -79,7 +79,7 @@ def search_sparsity(
         BadInput: too few clips to hold any out, or no sparsity is within the drop.
     """
     if len(clips.inputs) < 2 * FOLDS:
-        raise BadInput(f"--max-drop searches on at least {2 * FOLDS} calibration clips; there are {len(clips.inputs)}")
+        raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips.inputs)}")
     folds = [torch.arange(fold, len(clips.inputs), FOLDS) for fold in range(FOLDS)]
     dense = _logits(family, model, clips.inputs)
     sites = family.attention_sites(model)
@@ -129,7 +129,7 @@ def search_sparsity(
         good, bad = (step, bad) if trials[step].within else (good, step)
     if good == 0:
         raise BadInput(
-            f"--max-drop {max_drop:g}: not even {100 / STEPS:g} % of the attention can go within that drop, as far as"
+            f"not even {100 / STEPS:g} % of the attention can go within that drop, as far as"
             f" {len(clips.inputs)} held-out clips tell"
         )
     return Search(good / STEPS, tuple(trials.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calibration import shards
+from calibration import kept, shards
 from calibration.shards import gather_statistics
 from calibration.statistics import collect_statistics, merge_statistics, statistics_tensors
 from tests.calibration.small_attention import Attention, logits
@@ -107,7 +107,7 @@ def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
     def no_room(*_arguments, **_options):
         raise SafetensorError("I/O error: no room")
 
-    monkeypatch.setattr(shards, "save_file", no_room)
+    monkeypatch.setattr(kept, "save_file", no_room)
     with pytest.raises(OSError, match="no room") as caught:
         Work().gather(tmp_path)
     assert caught.value.filename == str(tmp_path / "chunk-00000.safetensors")

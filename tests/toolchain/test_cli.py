@@ -246,7 +246,7 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
 
     parts = Parts(1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0)
 
-    def table(checkpoint, target, report):
+    def table(checkpoint, target, keep_busy, report):
         geometry = pruning.read_geometry(checkpoint)
         return LatencyTable(
             geometry, target.graph_form, 3.0, {"ordinary": parts, "last": parts}, ModelTiming((), 9.0, 9.0, 9.0), (),
@@ -257,7 +257,7 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     monkeypatch.setattr(latency_goal, "time_dense_and_slim", lambda *_: (6.0, 5.75))
     arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
     assert run([*arguments, "--latency-ms", "0.001"]) == 2
-    assert "budget of 0.001 ms is out of reach" in one_line(capsys)
+    assert "--latency-ms 0.001: 0.001 ms are out of reach: the narrowest model" in one_line(capsys)
     assert not (tmp_path / "slim").exists()
     assert run([*arguments, "--latency-ms", "5.8", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)["pruning"]
@@ -274,7 +274,7 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
 def test_too_few_clips_to_hold_any_out(capsys, model, data, tmp_path):
     arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim"), "--calibration-clips", "4"]
     assert run([*arguments, "--max-drop", "1"]) == 2
-    assert "--max-drop searches on at least 6 calibration clips; there are 4" in one_line(capsys)
+    assert "--max-drop 1: the search needs at least 6 calibration clips; there are 4" in one_line(capsys)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from calibration.sites import AttentionSite
 from runtimes.errors import BadInput
-from runtimes.files import replaced_folder
+from runtimes.files import replaced_folder, write_json
 from toolchain.families import modeling_slim_ast
 from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 from toolchain.plan import Plan, SitePlan, full_plan, write_plan
@@ -31,6 +31,7 @@ TASK = "audio-classification"
 DENSE_MODEL_TYPE = "audio-spectrogram-transformer"
 SLIM_MODEL_TYPE = SlimASTConfig.model_type
 SHORTEST_SAMPLES = 240  # the fewest of which transformers' extractor makes features, and no frame
+PRUNING_FILE = "pruning.json"
 MODELLING_FILE = Path(modeling_slim_ast.__file__)
 
 # What transformers raises on settings that make no sense, none of it by a name of its own.
@@ -257,13 +258,24 @@ def _slim_config(config: ASTConfig, sites: tuple[SitePlan, ...], scaling: float)
 
 
 def save_slim_checkpoint(
-    model: SlimASTForAudioClassification, feature_extractor: ASTFeatureExtractor, plan: Plan, out: Path
+    model: SlimASTForAudioClassification,
+    feature_extractor: ASTFeatureExtractor,
+    plan: Plan,
+    out: Path,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the slim checkpoint folder, whole or not at all.
 
     It opens with `AutoModelForAudioClassification.from_pretrained(out, trust_remote_code=True)` where leanear is not
     installed, because the modelling file is inside, and with `load_checkpoint` without running that file.
+    facts: written to pruning.json beside the plan, if there are any.
+
+    Raises:
+        BadInput: the model has weights that are not finite.
     """
+    wrong = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
+    if wrong is not None:
+        raise BadInput(f"{out}: not written, because pruning made NaN or infinite weights, in {wrong!r}")
     with replaced_folder(out) as folder, _without_progress_bars():
         try:
             model.save_pretrained(folder)
@@ -272,3 +284,7 @@ def save_slim_checkpoint(
         feature_extractor.save_pretrained(folder)
         shutil.copyfile(MODELLING_FILE, folder / MODELLING_FILE.name)
         write_plan(folder / "plan.json", plan)
+        if facts is not None:
+            write_json(folder / PRUNING_FILE, facts)
+        for file in folder.iterdir():
+            file.chmod(0o644)  # the weights come with 0600
