@@ -218,7 +218,7 @@ def test_what_is_shared_is_computed_once_and_its_time_is_counted_every_time(benc
 def test_what_is_out_of_reach_is_said(bench):
     with pytest.raises(BadInput, match="out of reach"):
         make(bench, "reference: heads, fisher, global", 0.9)
-    with pytest.raises(BadInput, match="least possible cost"):
+    with pytest.raises(BadInput, match="the narrowest model, one head per block"):
         make(bench, "Fisher basis, entire heads", 0.9)
 
 
