@@ -58,8 +58,17 @@ def say(take: Take) -> np.ndarray:
     samples, rate_hz = soundfile.read(io.BytesIO(wave), dtype="float32")
     common = np.gcd(rate_hz, SAMPLE_RATE_HZ)
     samples = resample_poly(samples, SAMPLE_RATE_HZ // common, rate_hz // common)
+    return as_int16(trimmed(samples)[:LONGEST_WORD_SAMPLES])
+
+
+def trimmed(samples: np.ndarray) -> np.ndarray:
+    """The samples from the first to the last one that is louder than a fiftieth of the loudest."""
     loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max())
-    samples = samples[loud[0] : loud[-1] + 1][:LONGEST_WORD_SAMPLES]
+    return samples[loud[0] : loud[-1] + 1]
+
+
+def as_int16(samples: np.ndarray) -> np.ndarray:
+    """The samples with their peak at 0.7 of full scale."""
     return np.round(samples * (0.7 * 32767 / np.abs(samples).max())).astype(np.int16)
 
 
