@@ -82,9 +82,12 @@ def model_numbers(analysis: Analysis, key: str) -> dict[str, float | None]:
 
 
 def graph_bytes(analysis: Analysis) -> dict[str, float | None]:
-    """Bytes of each role's graph file."""
+    """Bytes of each role's graph files together."""
     artifacts = analysis.document["artifacts"]
-    return {role: artifacts[role]["graph"].get("bytes") for role in analysis.results.roles}
+    found = {
+        role: [graph.get("bytes") for graph in artifacts[role]["graphs"].values()] for role in analysis.results.roles
+    }
+    return {role: None if not sizes or None in sizes else sum(sizes) for role, sizes in found.items()}
 
 
 def medians_ms(analysis: Analysis) -> dict[str, float | None]:

@@ -405,7 +405,7 @@ def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
         "family": manifest["family"],
         "task": manifest["task"],
         "labels": len(artifact.labels),
-        "graph": manifest["graph"],
+        "graphs": manifest["graphs"],
         "input": manifest["input"],
         "model": manifest["model"],
         "parity": manifest["parity"],

@@ -9,7 +9,7 @@ from typing import Any
 from runtimes.errors import BadInput
 from runtimes.files import read_json, write_json
 
-RESULTS_SCHEMA = "leanear-results-1"
+RESULTS_SCHEMA = "leanear-results-2"
 ROLES = ("dense", "slim")
 STATUSES = ("ok", "not measured", "failed")
 
@@ -23,7 +23,7 @@ ARTIFACT = {
     "family": str,
     "task": str,
     "labels": int,
-    "graph": dict,
+    "graphs": {str: dict},
     "input": dict,
     "model": dict,
     "parity": OPTIONAL_DICT,

@@ -79,7 +79,9 @@ def _artifact(graph: dict[str, Any]) -> Artifact:
     """A graph without a manifest, as the runtimes take it."""
     path = Path(graph["file"])
     labels = tuple(str(number) for number in range(graph["labels"]))
-    return Artifact(folder=path.parent, manifest={}, graph=path, labels=labels, sample_rate_hz=16000)
+    return Artifact(
+        folder=path.parent, manifest={"family": "ast"}, graphs={"classifier": path}, labels=labels, sample_rate_hz=16000
+    )
 
 
 def _runs_in_a_turn(typical_ms: float) -> int:

@@ -482,10 +482,12 @@ def _provenance_section(analysis: Analysis, plan: dict[str, Any] | None, extra: 
         ("started, finished (UTC)", f"{document['started_utc']}, {document['finished_utc']}"),
     ]
     for role, artifact in document["artifacts"].items():
-        name, graph = analysis.name(role), artifact["graph"]
-        rows.append((f"{name} graph, sha256", str(graph.get("sha256", "-"))))
-        described = ", ".join(f"{key} {graph[key]}" for key in ("form", "opset", "nodes") if key in graph)
-        rows.append((f"{name} graph", described or "-"))
+        name = analysis.name(role)
+        for graph_role, graph in artifact["graphs"].items():
+            named = f"{name} graph" if len(artifact["graphs"]) == 1 else f"{name} {graph_role} graph"
+            rows.append((f"{named}, sha256", str(graph.get("sha256", "-"))))
+            described = ", ".join(f"{key} {graph[key]}" for key in ("form", "opset", "nodes") if key in graph)
+            rows.append((named, described or "-"))
         rows.append((f"{name} parity with the checkpoint", parity_text(artifact["parity"])))
         for key, value in artifact["made_from"].items():
             rows.append((f"{name} made from {key}", str(value)))

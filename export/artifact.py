@@ -73,11 +73,23 @@ def collect_golden(model: Any, feature_extractor: Any, waveforms: Sequence[np.nd
     return Golden(waveforms=clips, logits=np.stack(logits))
 
 
+def graph_facts(path: Path, exported: ExportedGraph, precision: str = "fp32") -> dict[str, Any]:
+    """What the manifest says of one graph's file."""
+    return {
+        "file": path.name,
+        "sha256": sha256_file(path),
+        "bytes": path.stat().st_size,
+        "form": exported.form,
+        "opset": exported.opset,
+        "nodes": exported.nodes,
+        "precision": precision,
+    }
+
+
 def _manifest(model: Any, front_end: FrontEnd, exported: ExportedGraph, folder: Path, clips: int) -> dict[str, Any]:
     config, macs = model.config, count_macs(model, front_end)
     parameters = list(model.parameters())
     attention = [p for layer in model.audio_spectrogram_transformer.layers for p in layer.attention.parameters()]
-    graph_path = folder / GRAPH_FILE
     return {
         "schema": MANIFEST_SCHEMA,
         "family": "ast",
@@ -89,14 +101,7 @@ def _manifest(model: Any, front_end: FrontEnd, exported: ExportedGraph, folder: 
             "macs": macs.total,
             "macs_by_kind": macs.by_kind(),
         },
-        "graph": {
-            "file": GRAPH_FILE,
-            "sha256": sha256_file(graph_path),
-            "bytes": graph_path.stat().st_size,
-            "form": exported.form,
-            "opset": exported.opset,
-            "nodes": exported.nodes,
-        },
+        "graphs": {"classifier": graph_facts(folder / GRAPH_FILE, exported)},
         "input": {
             "name": "waveform",
             "dtype": "float32",

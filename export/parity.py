@@ -83,9 +83,9 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
         golden.logits,
         logits,
         runtime_version=version,
-        graph_bytes=artifact.graph.stat().st_size,
+        graph_bytes=artifact.graph_bytes,
         dense_graph_bytes=dense_graph_bytes,
-        name=str(artifact.graph),
+        name=str(artifact.graphs["classifier"]),
     )
     manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity)}
     write_json(artifact.folder / "manifest.json", manifest)
@@ -155,7 +155,9 @@ def _run(artifact: Artifact, waveforms: Sequence[np.ndarray]) -> tuple[str, np.n
     options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(artifact.graph), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(artifact.graphs["classifier"]), options, providers=["CPUExecutionProvider"]
+    )
     name = artifact.manifest["input"]["name"]
     return onnxruntime.__version__, np.concatenate([session.run(None, {name: clip[None]})[0] for clip in waveforms])
 

@@ -1,39 +1,79 @@
-"""The folder that travels to the device: `manifest.json`, the graph that it names, golden inputs and outputs."""
+"""The folder that travels to the device: `manifest.json`, the graphs that it names, golden inputs and outputs."""
 
 from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
 
 from runtimes.errors import BadInput
-from runtimes.files import read_json, sha256_file
+from runtimes.files import read_json, sha256_file, sha256_json
 
-MANIFEST_SCHEMA = "leanear-artifact-1"
-REQUIRED_KEYS = ("family", "task", "model", "graph", "input", "output", "labels", "golden", "parity", "made_from")
+MANIFEST_SCHEMA = "leanear-artifact-2"
+REQUIRED_KEYS = ("family", "task", "model", "graphs", "input", "output", "golden", "parity", "made_from")
+FAMILY_ROLES = {"ast": ("classifier",), "whisper": ("encoder", "decoder")}
+FAMILY_KEYS = {"ast": ("labels",), "whisper": ("vocabulary", "decoding", "cache")}
+GRAPH_KEYS = {"file": str, "sha256": str, "bytes": int, "form": str, "opset": int, "nodes": int, "precision": str}
+OPTIONAL_INT, OPTIONAL_TEXT = (int, type(None)), (str, type(None))
+DECODING_KEYS = {
+    "start": int,
+    "end": int,
+    "previous": OPTIONAL_INT,
+    "no_speech": OPTIONAL_INT,
+    "no_timestamps": OPTIONAL_INT,
+    "timestamp_begin": OPTIONAL_INT,
+    "transcribe": OPTIONAL_INT,
+    "translate": OPTIONAL_INT,
+    "languages": dict,
+    "default_language": OPTIONAL_TEXT,
+    "multilingual": bool,
+    "suppress": list,
+    "begin_suppress": list,
+    "max_initial_timestamp_index": OPTIONAL_INT,
+    "positions": int,
+    "timestamp_step_s": float,
+    "window_s": float,
+}
+CACHE_TENSORS = ("self_key", "self_value", "cross_key", "cross_value")
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A verified artifact folder.
 
-    manifest: the whole of `manifest.json`; graph: path of the ONNX file (its weights are inside);
-    labels: one name per logit; sample_rate_hz: what the graph expects of its waveform.
+    manifest: the whole of `manifest.json`; graphs: path of each ONNX file by its role (weights are inside);
+    labels: one name per logit of a classifier, nothing of another family; sample_rate_hz: what the graphs expect of
+    their waveform.
     """
 
     folder: Path
     manifest: dict[str, Any]
-    graph: Path
+    graphs: dict[str, Path]
     labels: tuple[str, ...]
     sample_rate_hz: int
 
     @property
+    def family(self) -> str:
+        """Which kind of model it is: "ast" or "whisper"."""
+        return str(self.manifest["family"])
+
+    @property
+    def task(self) -> str:
+        """What the model does, in the words of the Hugging Face hub."""
+        return str(self.manifest["task"])
+
+    @property
     def identity(self) -> str:
-        """The graph's sha256, by which results name what they measured."""
-        return str(self.manifest["graph"]["sha256"])
+        """A sha256 over those of all graphs, by which results name what they measured."""
+        return sha256_json({role: graph["sha256"] for role, graph in self.manifest["graphs"].items()})
+
+    @property
+    def graph_bytes(self) -> int:
+        """Bytes of all graph files."""
+        return sum(path.stat().st_size for path in self.graphs.values())
 
 
 @dataclass(frozen=True)
@@ -55,39 +95,66 @@ def read_artifact(folder: Path) -> Artifact:
         raise BadInput(f"{folder}: no such artifact folder")
     manifest = read_json(folder / "manifest.json", MANIFEST_SCHEMA, REQUIRED_KEYS)
     _check_manifest(manifest, folder / "manifest.json")
-    for part in ("graph", "golden"):
-        path = folder / manifest[part]["file"]
+    for part, named in _named_files(manifest):
+        path = folder / named["file"]
         if not path.is_file():
             raise BadInput(f"{path}: named by manifest.json but missing")
-        if sha256_file(path) != manifest[part]["sha256"]:
+        if sha256_file(path) != named["sha256"]:
             raise BadInput(
                 f"{path}: sha256 differs from manifest.json's {part}.sha256; the file was changed or damaged"
             )
     return Artifact(
         folder=folder,
         manifest=manifest,
-        graph=folder / manifest["graph"]["file"],
-        labels=tuple(manifest["labels"]),
+        graphs={role: folder / graph["file"] for role, graph in manifest["graphs"].items()},
+        labels=tuple(manifest.get("labels", ())),
         sample_rate_hz=int(manifest["input"]["sample_rate_hz"]),
     )
 
 
+def _named_files(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What names a file of the folder, with the key that it is under."""
+    for role, graph in manifest["graphs"].items():
+        yield f"graphs.{role}", graph
+    for part in ("golden", "vocabulary"):
+        if part in manifest:
+            yield part, manifest[part]
+
+
 def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
     """Raises BadInput, naming the key, where a value that is used later is not of the kind that was promised."""
-    for part in ("model", "graph", "golden", "input", "output"):
+    family = manifest["family"]
+    if family not in FAMILY_ROLES:
+        raise BadInput(f"{path}: family is {family!r}, not one of {', '.join(FAMILY_ROLES)}")
+    for key in FAMILY_KEYS[family]:
+        if key not in manifest:
+            raise BadInput(f"{path}: missing key {key!r}")
+    for part in ("model", "graphs", "golden", "input", "output"):
         if not isinstance(manifest[part], dict):
             raise BadInput(f"{path}: {part} is not an object")
     if not (manifest["parity"] is None or isinstance(manifest["parity"], dict)):
         raise BadInput(f"{path}: parity is neither null nor an object")
-    for part in ("graph", "golden"):
-        name = manifest[part].get("file")
+    if tuple(sorted(manifest["graphs"])) != tuple(sorted(FAMILY_ROLES[family])):
+        raise BadInput(f"{path}: graphs are {sorted(manifest['graphs'])}, expected {', '.join(FAMILY_ROLES[family])}")
+    for role, graph in manifest["graphs"].items():
+        _check_keys(graph, GRAPH_KEYS, path, f"graphs.{role}")
+    if family == "whisper":
+        _check_whisper(manifest, path)
+    for part, named in _named_files(manifest):
+        name = named.get("file")
         if not isinstance(name, str) or not name or Path(name).name != name:
             raise BadInput(f"{path}: {part}.file is not the plain name of a file")
-        if not isinstance(manifest[part].get("sha256"), str):
+        if not isinstance(named.get("sha256"), str):
             raise BadInput(f"{path}: {part}.sha256 is not a text")
-    rate_hz = manifest["input"].get("sample_rate_hz")
-    if isinstance(rate_hz, bool) or not isinstance(rate_hz, int) or rate_hz < 1:
-        raise BadInput(f"{path}: input.sample_rate_hz is {rate_hz!r}, not a positive whole number")
+    for key in ("sample_rate_hz", "window_samples"):
+        number = manifest["input"].get(key)
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise BadInput(f"{path}: input.{key} is {number!r}, not a positive whole number")
+    if family == "ast":
+        _check_labels(manifest, path)
+
+
+def _check_labels(manifest: dict[str, Any], path: Path) -> None:
     labels = manifest["labels"]
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise BadInput(f"{path}: labels is not a list of texts")
@@ -95,6 +162,61 @@ def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
         raise BadInput(
             f"{path}: output.shape is {manifest['output'].get('shape')!r}, but there are {len(labels)} labels"
         )
+
+
+def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
+    for part in ("vocabulary", "decoding", "cache"):
+        if not isinstance(manifest[part], dict):
+            raise BadInput(f"{path}: {part} is not an object")
+    shape = manifest["output"].get("shape")
+    if not (isinstance(shape, list) and len(shape) == 2 and _is_count(shape[1])):
+        raise BadInput(f"{path}: output.shape is {shape!r}, expected ['rows', vocabulary]")
+    decoding, size = manifest["decoding"], shape[1]
+    _check_keys(decoding, DECODING_KEYS, path, "decoding")
+    ids = {key: decoding[key] for key, kind in DECODING_KEYS.items() if kind in (int, OPTIONAL_INT)}
+    for key in ("max_initial_timestamp_index", "positions"):
+        del ids[key]
+    ids.update({f"languages.{name}": token for name, token in decoding["languages"].items()})
+    ids.update({f"{key}[{n}]": t for key in ("suppress", "begin_suppress") for n, t in enumerate(decoding[key])})
+    for key, token in ids.items():
+        if token is not None and not (_is_count(token, 0) and token < size):
+            raise BadInput(f"{path}: decoding.{key} is {token!r}, not one of the {size} tokens")
+    if decoding["default_language"] is not None and decoding["default_language"] not in decoding["languages"]:
+        raise BadInput(f"{path}: decoding.default_language is {decoding['default_language']!r}, which has no token")
+    if decoding["positions"] < 1:
+        raise BadInput(f"{path}: decoding.positions is {decoding['positions']!r}, not a positive whole number")
+    layers = manifest["cache"].get("layers")
+    if not isinstance(layers, list) or not layers:
+        raise BadInput(f"{path}: cache.layers is not a list of layers")
+    for number, layer in enumerate(layers):
+        for name in CACHE_TENSORS:
+            sizes = layer.get(name) if isinstance(layer, dict) else None
+            if not (isinstance(sizes, list) and all(_is_count(length, 0) for length in sizes)):
+                raise BadInput(f"{path}: cache.layers[{number}].{name} is {sizes!r}, not a list of sizes")
+    for key in ("bytes_per_token", "cross_bytes"):
+        if not _is_count(manifest["cache"].get(key), 0):
+            raise BadInput(f"{path}: cache.{key} is {manifest['cache'].get(key)!r}, not a number of bytes")
+
+
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check_keys(value: Any, kinds: dict[str, Any], path: Path, part: str) -> None:
+    """Raises BadInput unless `value` is an object with exactly these keys, each of its kind."""
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: {part} is not an object")
+    for key in kinds:
+        if key not in value:
+            raise BadInput(f"{path}: missing key {part}.{key}")
+    for key in value:
+        if key not in kinds:
+            raise BadInput(f"{path}: unknown key {part}.{key}")
+    for key, kind in kinds.items():
+        accepted = (int, float) if kind is float else kind
+        right = isinstance(value[key], accepted) and (kind is bool or not isinstance(value[key], bool))
+        if not right:
+            raise BadInput(f"{path}: {part}.{key} is {value[key]!r}, which is of the wrong kind")
 
 
 def write_golden(path: Path, golden: Golden) -> None:

@@ -79,10 +79,11 @@ class IntelCpuSession:
             properties.num_streams(): 1,
         }
         core = openvino.Core()
+        graph = artifact.graphs["classifier"]
         try:
-            self._compiled = core.compile_model(os.fspath(artifact.graph), DEVICE, settings)
+            self._compiled = core.compile_model(os.fspath(graph), DEVICE, settings)
         except RuntimeError as error:
-            raise BadInput(f"{artifact.graph}: OpenVINO refuses the graph ({_one_line(error)})") from None
+            raise BadInput(f"{graph}: OpenVINO refuses the graph ({_one_line(error)})") from None
         reported = self._compiled.get_property(hint.inference_precision())
         if reported != wanted:
             raise RuntimeUnavailable(

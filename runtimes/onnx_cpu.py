@@ -72,10 +72,11 @@ class OnnxCpuSession:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.log_severity_level = LOG_SEVERITY_ERROR
         settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        graph = artifact.graphs["classifier"]
         try:
-            self._session = onnxruntime.InferenceSession(os.fspath(artifact.graph), settings, providers=[PROVIDER])
+            self._session = onnxruntime.InferenceSession(os.fspath(graph), settings, providers=[PROVIDER])
         except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented) as error:
-            raise BadInput(f"{artifact.graph}: ONNX Runtime refuses the graph ({_one_line(error)})") from None
+            raise BadInput(f"{graph}: ONNX Runtime refuses the graph ({_one_line(error)})") from None
         if self._session.get_providers() != [PROVIDER]:
             raise RuntimeUnavailable(f"{NAME}: asked for {PROVIDER}, got {self._session.get_providers()}")
         self._labels = len(artifact.labels)

@@ -95,7 +95,7 @@ def test_identities_are_recorded(measured, slim_folder, clips_path):
     from runtimes.files import sha256_file
 
     document = measured[0].document
-    assert document["artifacts"]["slim"]["graph"]["sha256"] == sha256_file(slim_folder / "model.onnx")
+    assert document["artifacts"]["slim"]["graphs"]["classifier"]["sha256"] == sha256_file(slim_folder / "model.onnx")
     assert document["clips"]["sha256"] == sha256_file(clips_path)
     assert document["command"] == ["leanear", "bench", "it"]
     assert document["artifacts"]["dense"]["model"]["macs"] == 80_000

@@ -44,7 +44,7 @@ def _change_weight(folder: Path, name: str, change) -> None:
     tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
     onnx.save(model, str(path))
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["graph"]["sha256"] = sha256_file(path)
+    manifest["graphs"]["classifier"]["sha256"] = sha256_file(path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -64,7 +64,11 @@ def test_artifact_reads_back_and_says_what_the_model_is(folder: Path, slim, extr
     assert manifest["model"]["name"] == "small"
     assert manifest["model"]["parameters"] == slim.num_parameters()
     assert manifest["model"]["checkpoint_bytes"] == 4 * slim.num_parameters()
-    assert manifest["graph"]["bytes"] == artifact.graph.stat().st_size
+    assert (
+        manifest["graphs"]["classifier"]["bytes"]
+        == artifact.graph_bytes
+        == artifact.graphs["classifier"].stat().st_size
+    )
     assert manifest["input"]["window_samples"] == 9840
     golden = read_golden(artifact)
     for clip, waveform, logits in zip(clips, golden.waveforms, golden.logits, strict=True):

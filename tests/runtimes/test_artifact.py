@@ -15,9 +15,14 @@ from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 @pytest.mark.parametrize(
     ("part", "key", "value", "message"),
     [
-        ("graph", None, 7, "graph is not an object"),
+        ("graphs", None, 7, "graphs is not an object"),
+        ("graphs", "classifier", 7, "graphs.classifier is not an object"),
+        ("graphs", "decoder", {}, "graphs are"),
+        ("family", None, "bert", "family is 'bert'"),
         ("parity", None, 7, "parity is neither"),
-        ("graph", "file", "../model.onnx", "graph.file is not the plain name"),
+        ("graphs.classifier", "file", "../model.onnx", "graphs.classifier.file is not the plain name"),
+        ("graphs.classifier", "opset", "20", "graphs.classifier.opset is '20'"),
+        ("graphs.classifier", "speed", 1, "unknown key graphs.classifier.speed"),
         ("golden", "sha256", None, "golden.sha256"),
         ("input", "sample_rate_hz", 0, "input.sample_rate_hz is 0"),
         ("labels", None, "x", "labels is not a list"),
@@ -28,10 +33,11 @@ def test_a_malformed_manifest_is_named(tmp_path, part, key, value, message):
     folder = write_tiny_artifact(tmp_path / "artifact", weights())
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    if key is None:
-        manifest[part] = value
-    else:
-        manifest[part][key] = value
+    *outer, last = f"{part}.{key}".split(".") if key else [part]
+    inner = manifest
+    for step in outer:
+        inner = inner[step]
+    inner[last] = value
     path.write_text(json.dumps(manifest))
     with pytest.raises(BadInput, match=message) as caught:
         read_artifact(folder)

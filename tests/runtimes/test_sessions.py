@@ -109,7 +109,7 @@ def test_a_damaged_graph_is_one_clear_line(artifact, name, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a graph at all")
     with pytest.raises(BadInput) as caught:
-        choose_runtime(name).load(replace(artifact, graph=broken), SessionOptions(threads=1))
+        choose_runtime(name).load(replace(artifact, graphs={"classifier": broken}), SessionOptions(threads=1))
     assert "broken.onnx" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -97,13 +97,16 @@ def write_manifest(
             "checkpoint_bytes": 4000,
             **model,
         },
-        "graph": {
-            "file": graph.name,
-            "sha256": sha256_file(graph),
-            "bytes": graph.stat().st_size,
-            "form": "portable",
-            "opset": 20,
-            "nodes": 4,
+        "graphs": {
+            "classifier": {
+                "file": graph.name,
+                "sha256": sha256_file(graph),
+                "bytes": graph.stat().st_size,
+                "form": "portable",
+                "opset": 20,
+                "nodes": 4,
+                "precision": "fp32",
+            }
         },
         "input": {
             "name": "waveform",
