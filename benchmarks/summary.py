@@ -13,6 +13,7 @@ import numpy as np
 SAMPLES_NEEDED = {50: 11, 90: 64, 95: 130, 99: 662}
 NO_CHANGE = 0.02
 RESAMPLES = 1000
+WORD_RESAMPLES = 10_000
 Z_95 = 1.959963984540054
 
 
@@ -64,6 +65,21 @@ class AccuracyChange:
     only_slim_right: int
     agreement: float
     p_value: float
+
+
+@dataclass(frozen=True)
+class WordErrorChange:
+    """Slim against dense on the same clips.
+
+    change: slim's word error rate minus dense's, a share, with its paired interval; relative: the same divided by
+    dense's rate, None where that has no errors; only_dense_better, only_slim_better: clips with fewer errors than the
+    other has.
+    """
+
+    change: Interval
+    relative: Interval | None
+    only_dense_better: int
+    only_slim_better: int
 
 
 @dataclass(frozen=True)
@@ -174,6 +190,53 @@ def accuracy_change(
         agreement=float((dense == slim).mean()),
         p_value=mcnemar_p_value(lost, won),
     )
+
+
+def word_error_rate(errors: Sequence[int], words: Sequence[int], seed: int = 0) -> Interval:
+    """Errors per reference word over all clips, a share, with a bootstrap interval over clips."""
+    counts = _clip_counts(errors, words)
+    sums = _resampled_sums(counts, seed)
+    low, high = np.percentile(sums[0] / sums[1], (2.5, 97.5))
+    return Interval(float(counts[0].sum() / counts[1].sum()), float(low), float(high))
+
+
+def word_error_change(
+    dense_errors: Sequence[int], slim_errors: Sequence[int], words: Sequence[int], seed: int = 0
+) -> WordErrorChange:
+    """The paired difference of two word error rates, from the errors on the same clips; a bootstrap over clips."""
+    counts = _clip_counts(dense_errors, slim_errors, words)
+    dense, slim, total = counts.sum(axis=1)
+    sums = _resampled_sums(counts, seed)
+    change = (sums[1] - sums[0]) / sums[2]
+    relative = None
+    if dense > 0 and (sums[0] > 0).all():
+        low, high = np.percentile(sums[1] / sums[0] - 1, (2.5, 97.5))
+        relative = Interval(float(slim / dense - 1), float(low), float(high))
+    low, high = np.percentile(change, (2.5, 97.5))
+    return WordErrorChange(
+        change=Interval(float((slim - dense) / total), float(low), float(high)),
+        relative=relative,
+        only_dense_better=int((counts[0] < counts[1]).sum()),
+        only_slim_better=int((counts[1] < counts[0]).sum()),
+    )
+
+
+def _clip_counts(*columns: Sequence[int]) -> np.ndarray:
+    """(columns, clips) float64, the last column being the reference words."""
+    if len({len(column) for column in columns}) != 1 or not len(columns[-1]) or not sum(columns[-1]):
+        raise ValueError(f"{[len(column) for column in columns]} counts, {sum(columns[-1])} reference words")
+    return np.array([np.asarray(column) for column in columns], dtype=np.float64)
+
+
+def _resampled_sums(counts: np.ndarray, seed: int) -> np.ndarray:
+    """Sums of each column over clips drawn with replacement, (columns, resamples), but draws without a word."""
+    generator = np.random.default_rng(seed)
+    clips = counts.shape[1]
+    sums = np.concatenate(
+        [counts[:, generator.integers(clips, size=(100, clips))].sum(axis=2) for _ in range(WORD_RESAMPLES // 100)],
+        axis=1,
+    )
+    return sums[:, sums[-1] > 0]
 
 
 def judge_gate(change: Interval | None, max_drop_points: float, why_unknown: str = "") -> Gate:

@@ -1,4 +1,4 @@
-"""Labelled waveforms in one plain file, as they travel to a device: no audio decoder is needed to read them."""
+"""Labelled or transcribed waveforms in one plain file, for a device: no audio decoder is needed to read them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Clips:
     """Mono clips of one sample rate.
 
     waveforms: float32 (samples,) each, in [-1, 1]; label_ids: index into `labels` per clip; names: file names;
-    labels: the model's label names in the order of its logits.
+    labels: the model's label names in the order of its logits; texts: what is said in each clip, or None where clips
+    are labelled. Transcribed clips have no label_ids and no labels.
     """
 
     waveforms: tuple[np.ndarray, ...]
@@ -27,6 +28,7 @@ class Clips:
     names: tuple[str, ...]
     labels: tuple[str, ...]
     sample_rate_hz: int
+    texts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.waveforms)
@@ -36,16 +38,18 @@ def write_clips(path: Path, clips: Clips) -> None:
     """Write clips as an uncompressed .npz of plain arrays, whole or not at all."""
     offsets = np.cumsum([0] + [len(waveform) for waveform in clips.waveforms]).astype(np.int64)
     samples = np.concatenate(clips.waveforms) if clips.waveforms else np.zeros(0)
+    arrays = {
+        "samples": samples.astype(np.float32),
+        "offsets": offsets,
+        "label_ids": clips.label_ids.astype(np.int64),
+        "names": np.array(clips.names, dtype=np.str_),
+        "labels": np.array(clips.labels, dtype=np.str_),
+        "sample_rate_hz": np.array(clips.sample_rate_hz, dtype=np.int64),
+    }
+    if clips.texts is not None:
+        arrays["texts"] = np.array(clips.texts, dtype=np.str_)
     with replaced_file(Path(path)) as part, open(part, "wb") as stream:
-        np.savez(
-            stream,
-            samples=samples.astype(np.float32),
-            offsets=offsets,
-            label_ids=clips.label_ids.astype(np.int64),
-            names=np.array(clips.names, dtype=np.str_),
-            labels=np.array(clips.labels, dtype=np.str_),
-            sample_rate_hz=np.array(clips.sample_rate_hz, dtype=np.int64),
-        )
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def read_clips(path: Path) -> Clips:
@@ -58,6 +62,7 @@ def read_clips(path: Path) -> Clips:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             samples, offsets, label_ids, names, labels, rate = (arrays[key] for key in ARRAYS)
+            texts = tuple(str(text) for text in arrays["texts"]) if "texts" in arrays else None
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -68,4 +73,5 @@ def read_clips(path: Path) -> Clips:
         names=tuple(str(name) for name in names),
         labels=tuple(str(label) for label in labels),
         sample_rate_hz=int(rate),
+        texts=texts,
     )

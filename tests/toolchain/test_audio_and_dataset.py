@@ -15,7 +15,7 @@ from runtimes.clips import read_clips, write_clips
 from runtimes.errors import BadInput
 from tests.conftest import tone
 from toolchain.audio import read_waveform
-from toolchain.dataset import read_examples_as_clips, read_splits
+from toolchain.dataset import read_examples_as_clips, read_examples_as_transcribed_clips, read_splits
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
@@ -187,3 +187,88 @@ def test_clips_file_round_trip_and_damage(tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "clips.npz").read_bytes()[:500])
     with pytest.raises(BadInput, match=r"cut\.npz"):
         read_clips(tmp_path / "cut.npz")
+
+
+def speech_folder(root, texts, prefix="", listed=None):
+    """A folder of `texts` by file name; `listed`: what metadata.csv says instead."""
+    (root / prefix).mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(texts):
+        soundfile.write(root / prefix / name, tone(200 + 20 * number), 16000)
+    rows = "".join(f'{name},"{text}"\n' for name, text in (texts if listed is None else listed).items())
+    (root / prefix / "metadata.csv").write_text("file_name,text\n" + rows)
+    return root
+
+
+def test_transcripts_are_divided_at_random_by_the_seed(tmp_path):
+    texts = {f"{number}.wav": f"sentence number {number}, in full" for number in range(12)}
+    folder = speech_folder(tmp_path / "data", texts)
+    splits = read_splits(folder, 4, 0, "text")
+    assert len(splits.calibration) == 4
+    assert len(splits.evaluation) == 8
+    assert {e.name: e.text for e in splits.calibration + splits.evaluation} == texts
+    assert all(example.label is None for example in splits.calibration)
+    assert splits == read_splits(folder, 4, 0, "text")
+    assert splits.calibration != read_splits(folder, 4, 1, "text").calibration
+    assert len(read_splits(folder, 100, 0, "text").evaluation) == 6, "half stays for evaluation"
+    assert "by label" not in splits.origin
+
+
+def test_transcripts_in_split_folders(tmp_path):
+    folder = speech_folder(tmp_path / "data", {"a.wav": "one", "b.wav": "two", "c.wav": "three"}, "train")
+    speech_folder(tmp_path / "data", {"d.wav": "four"}, "test")
+    splits = read_splits(folder, 2, 0, "text")
+    assert {e.text for e in splits.calibration} < {"one", "two", "three"}
+    assert [e.text for e in splits.evaluation] == ["four"]
+    (folder / "train" / "metadata.csv").unlink()
+    with pytest.raises(BadInput, match=r"train: audio without transcripts: a\.wav and 2 more; there is no metadata"):
+        read_splits(folder, 2, 0, "text")
+
+
+@pytest.mark.parametrize(
+    ("texts", "listed", "message"),
+    [
+        ({"a.wav": "", "b.wav": "", "c.wav": ""}, {"b.wav": "yes"}, r"audio without transcripts: a\.wav and 1 more"),
+        ({"a.wav": ""}, {"a.wav": "yes", "z.wav": "no"}, r"transcript without audio: line 3 names 'z\.wav'"),
+        ({"a.wav": ""}, {"a.wav": "  "}, r"line 2: the transcript of 'a\.wav' is empty"),
+        ({"a.wav": "yes"}, None, "there is one clip; two are needed"),
+        ({}, {}, "lists no clips"),
+    ],
+)
+def test_wrong_transcripts_are_named_in_one_line(tmp_path, texts, listed, message):
+    folder = speech_folder(tmp_path / "data", texts, listed=listed)
+    with pytest.raises(BadInput, match=message) as caught:
+        read_splits(folder, 2, 0, "text")
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_are_no_transcripts_and_transcripts_no_labels(tmp_path):
+    labelled = make_folder(tmp_path / "labelled", {"x": 2})
+    with pytest.raises(BadInput, match=r"audio without transcripts: x/0\.wav and 1 more; there is no metadata\.csv"):
+        read_splits(labelled, 2, 0, "text")
+    (labelled / "metadata.csv").write_text("file_name,label\nx/0.wav,yes\n")
+    with pytest.raises(BadInput, match=r"no column 'text' in its first line; it has 'label', but MODEL is a speech"):
+        read_splits(labelled, 2, 0, "text")
+    transcribed = speech_folder(tmp_path / "transcribed", {"a.wav": "yes", "b.wav": "no"})
+    with pytest.raises(BadInput, match=r"no column 'label' in its first line; it has 'text', but MODEL is a class"):
+        read_splits(transcribed, 2, 0)
+
+
+def test_no_calibration_clips(tmp_path):
+    folder = speech_folder(tmp_path / "data", {"a.wav": "one"}, "test")
+    with pytest.raises(BadInput, match="no calibration clips: it has split folders"):
+        read_splits(folder, 2, 0, "text")
+
+
+def test_transcribed_clips_file_round_trip(tmp_path):
+    folder = speech_folder(tmp_path / "data", {"a.wav": "café, 7 o'clock", "b.wav": "今日は"})
+    splits = read_splits(folder, 1, 0, "text")
+    examples = sorted((*splits.calibration, *splits.evaluation), key=lambda example: example.name)
+    clips = read_examples_as_transcribed_clips(examples, 16000)
+    write_clips(tmp_path / "clips.npz", clips)
+    again = read_clips(tmp_path / "clips.npz")
+    assert again.texts == ("café, 7 o'clock", "今日は")
+    assert (again.labels, again.label_ids.tolist()) == ((), [])
+    assert [len(waveform) for waveform in again.waveforms] == [6400, 6400]
+    labelled = make_folder(tmp_path / "labelled", {"yes": 2})
+    with pytest.raises(BadInput, match="audio without a transcript"):
+        read_examples_as_transcribed_clips(read_splits(labelled, 1, 0).evaluation, 16000)
