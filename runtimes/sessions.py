@@ -11,14 +11,15 @@ import numpy as np
 from runtimes.artifact import Artifact
 from runtimes.errors import BadInput, MeasurementFailed
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True)
 class SessionOptions:
     """How a graph is executed; nothing is left to a runtime's own default.
 
-    threads: compute threads of one inference; precision: "fp32" or "bf16", the type that the runtime computes in.
+    threads: compute threads of one inference; precision: "fp32" or "bf16", the type that the runtime computes in, or
+    "int8": the graphs are of 8-bit products themselves.
 
     Raises:
         BadInput: fewer than one thread, or a precision that no runtime knows.
@@ -47,6 +48,37 @@ class Session(Protocol):
         """Release the graph and its memory."""
 
 
+class SpeechSession(Protocol):
+    """Loaded graphs that write down speech: one window is encoded, then tokens are decoded step by step.
+
+    The session owns the keys and values of the window and of the tokens fed so far; a step adds rows to them and copies
+    none. Only after `start` is there something to add to.
+    """
+
+    def encode(self, waveform: np.ndarray) -> None:
+        """Keys and values of one window, kept inside: float32 (samples,), padded with silence or cut to the window."""
+
+    def start(self, rows: int = 1) -> None:
+        """Forget all tokens; `rows` hypotheses about the encoded window follow."""
+
+    def step(self, tokens: np.ndarray, parents: np.ndarray | None = None) -> np.ndarray:
+        """Logits after the last of `tokens`, float32 (rows, vocabulary), a view that the next step may overwrite.
+
+        tokens: int64 (rows, n), n >= 1, fed after what each row holds; parents: int64 (rows,), which earlier row each
+        row goes on from, None: itself.
+
+        Raises:
+            BadInput: the shapes do not fit `start`, a token is not in the vocabulary, or there are more tokens than the
+                model has positions.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """What the runtime says that it really uses: version, threads, precision, providers or devices."""
+
+    def close(self) -> None:
+        """Release the graphs and their memory."""
+
+
 class Runtime(Protocol):
     """The verbs that every runtime module has."""
 
@@ -61,8 +93,8 @@ class Runtime(Protocol):
     def compile(self, artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:
         """The file of ahead-of-time work written at `out`, or None where the runtime has none that pays."""
 
-    def load(self, artifact: Artifact, options: SessionOptions) -> Session:
-        """A session that is ready to run."""
+    def load(self, artifact: Artifact, options: SessionOptions) -> Any:
+        """A session that is ready to run: a `Session` or, of a Whisper artifact, a `SpeechSession`."""
 
 
 def checked_waveform(waveform: np.ndarray) -> np.ndarray:
@@ -77,6 +109,42 @@ def checked_waveform(waveform: np.ndarray) -> np.ndarray:
     if not np.isfinite(waveform).all():
         raise BadInput("waveform: it has NaN or infinite samples")
     return waveform[np.newaxis]
+
+
+def checked_tokens(
+    tokens: np.ndarray, parents: np.ndarray | None, rows: int, filled: int, vocabulary: int, positions: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`tokens` and `parents` of a step as int64 arrays; parents that change nothing are None.
+
+    Raises:
+        BadInput: nothing was started, a shape or an index is wrong, or the positions are used up.
+    """
+    if rows < 1:
+        raise BadInput("step: nothing was started; call encode and start before it")
+    tokens = np.ascontiguousarray(tokens, dtype=np.int64)
+    if tokens.ndim != 2 or tokens.shape[0] != rows or tokens.shape[1] < 1:
+        raise BadInput(f"tokens: expected shape ({rows}, n) with n of at least 1, got {tokens.shape}")
+    if tokens.min() < 0 or tokens.max() >= vocabulary:
+        raise BadInput(f"tokens: {tokens.min()} to {tokens.max()} are not all among the {vocabulary} of the vocabulary")
+    if filled + tokens.shape[1] > positions:
+        raise BadInput(f"tokens: {filled} + {tokens.shape[1]} are more than the model's {positions} positions")
+    if parents is not None:
+        parents = np.ascontiguousarray(parents, dtype=np.int64)
+        if parents.shape != (rows,) or parents.min() < 0 or parents.max() >= rows:
+            raise BadInput(f"parents: expected {rows} numbers of rows, got {parents.tolist()}")
+        if (parents == np.arange(rows)).all():
+            parents = None
+    return tokens, parents
+
+
+def check_precision(artifact: Artifact, options: SessionOptions) -> None:
+    """Raises BadInput where graphs of 8-bit products meet options that say otherwise, or the other way round."""
+    found = {str(graph["precision"]) for graph in artifact.manifest.get("graphs", {}).values()} or {"fp32"}
+    if ("int8" in found) != (options.precision == "int8"):
+        raise BadInput(
+            f"precision: {options.precision} was asked for, but the graphs of {artifact.folder} are"
+            f" {' and '.join(sorted(found))}"
+        )
 
 
 def checked_logits(logits: np.ndarray, labels: int) -> np.ndarray:
