@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from calibration.sites import AttentionSite
+from calibration.targets import positions
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file
 
@@ -27,7 +29,7 @@ CURVATURE_SCHEMA = "leanear-curvature-1"
 METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
 PROJECTIONS = ("query", "key", "value", "output")
 
-BatchLoss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+BatchLoss = Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]
 Progress = Callable[[int, int], None]
 
 
@@ -65,8 +67,8 @@ class Curvature:
 def collect_curvature(
     model: nn.Module,
     sites: Sequence[AttentionSite],
-    inputs: torch.Tensor,
-    label_ids: torch.Tensor,
+    inputs: Any,
+    targets: torch.Tensor,
     batch_loss: BatchLoss,
     *,
     order: torch.Tensor | None = None,
@@ -78,7 +80,8 @@ def collect_curvature(
 ) -> Curvature:
     """Sums of squared batch gradients over as many whole batches as the clips make.
 
-    inputs: (N, ...) as the model takes them; label_ids: (N,); batch_loss(model, inputs, label_ids): mean loss.
+    inputs: (N, ...) as the model takes them; targets: (N,), or (N, L) as in `calibration.targets`; batch_loss(model,
+    inputs, targets): the mean loss over all positions that have a target.
     order: which clips and in which order, int64; all of them as they come if None. batch_size: clips whose mean loss is
     differentiated and squared, or all if there are fewer; clips_at_once: how many of them are in
     memory together, which changes nothing but memory and time; recomputed_layers: layers whose activations are computed
@@ -101,11 +104,12 @@ def collect_curvature(
     with _only_these_require_grad(model, every_weight), recomputed_activations(recomputed_layers):
         for batch in range(batches):
             first = batch * batch_size
+            in_batch = positions(targets[order[first : first + batch_size]])
             for start in range(first, first + batch_size, clips_at_once or batch_size):
                 end = min(start + (clips_at_once or batch_size), first + batch_size)
                 clips = order[start:end]
-                loss = batch_loss(model, inputs[clips], label_ids[clips])
-                (loss * ((end - start) / batch_size)).backward()
+                loss = batch_loss(model, inputs[clips], targets[clips])
+                (loss * (positions(targets[clips]) / in_batch)).backward()
                 progress(end, batches * batch_size)
             for site_weights, site_sums in zip(weights, sums, strict=True):
                 _add_squared_gradients(site_weights, site_sums)

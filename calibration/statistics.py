@@ -10,6 +10,9 @@ output weights, where now there is the identity. Their diagonals are the derivat
 basis T, T' makes them T query_key T'^T, so that channels of any basis are scored with no further backward pass.
 
 Gram matrices are sums over tokens, and what is per clip is kept per clip: statistics of other clips can be added.
+Where a clip has a target at every position of a sequence, L is the sum over its positions: with random signs, or labels,
+drawn for every position on its own, its squared derivatives are in expectation the sum of the positions' Fisher
+information. Tokens that only fill up a shorter sequence are in no sum.
 Dimension letters: N clips, B batch, T tokens, H heads, K query/key width, V value/output width, C classes. Where the
 heads of a block differ in width, K and V are the widest and the rest is zero.
 """
@@ -19,18 +22,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from calibration.sites import AttentionSite
+from calibration.targets import answered, before_the_end
 from runtimes.errors import BadInput
 
 Labels = Literal["projected", "sampled", "observed"]
 LABELS: tuple[Labels, ...] = ("projected", "sampled", "observed")
 
-Logits = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+Logits = Callable[[nn.Module, Any], torch.Tensor]
 
 SUMS = ("tokens", "query_gram", "key_gram", "attended_key_gram", "context_gram", "context_sum")
 PER_CLIP = ("query_key", "value_output", "context_gradient")
@@ -137,8 +141,8 @@ def statistics_from_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, Si
 def collect_statistics(
     model: nn.Module,
     sites: Sequence[AttentionSite],
-    inputs: torch.Tensor,
-    label_ids: torch.Tensor,
+    inputs: Any,
+    targets: torch.Tensor,
     logits: Logits,
     *,
     labels: Labels = "projected",
@@ -147,8 +151,8 @@ def collect_statistics(
 ) -> dict[str, SiteStatistics]:
     """The statistics of one batch of clips, by block: one forward pass and one backward pass to q and u.
 
-    inputs: (B, ...) as the model takes them; label_ids: (B,); logits(model, inputs): (B, C).
-    labels: what the objective of a clip is.
+    inputs: (B, ...) as the model takes them; targets: (B,), or (B, L) as in `calibration.targets`; logits(model, inputs):
+    (B, C), or (B, L, C). labels: what the objective of a clip is, or of every position that has a target, summed.
       "observed": the negative log-likelihood of its label; its squared gradient is the empirical Fisher information.
       "sampled": that of a label drawn from the model's own prediction: the Fisher information (Martens 2014).
       "projected": sum_c w_c logit_c with w = sqrt(p) z - p (sqrt(p) . z), z random signs. E[w w^T] is the softmax's
@@ -160,9 +164,10 @@ def collect_statistics(
     with _evaluated_without_weight_gradients(model), _captured(sites) as captured:
         with torch.enable_grad():
             prediction = logits(model, inputs)
-            objective = _objective(prediction, label_ids, labels, generator)
+            objective = _objective(*answered(prediction, targets), labels, generator)
             gradients = torch.autograd.grad(objective, [*captured.queries, *captured.contexts])
         with torch.no_grad():
+            used = before_the_end(targets.to(prediction.device))
             return {
                 site.name: _site_statistics(
                     site,
@@ -172,23 +177,25 @@ def collect_statistics(
                     gradients[index],
                     gradients[len(sites) + index],
                     attended_keys,
+                    asking=None if site.kind == "encoder" else used,
+                    answering=used if site.kind == "decoder" else None,
                 )
                 for index, site in enumerate(sites)
             }
 
 
 def _objective(
-    logits: torch.Tensor, label_ids: torch.Tensor, labels: Labels, generator: torch.Generator | None
+    logits: torch.Tensor, targets: torch.Tensor, labels: Labels, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """The sum over clips of what `labels` says: clips do not mix in the model, nor do their gradients."""
+    """The sum over positions of what `labels` says: clips do not mix in the model, nor do their gradients."""
     probabilities = logits.detach().softmax(-1)
     if labels == "projected":
         signs = torch.randint(0, 2, probabilities.shape, generator=generator).to(probabilities) * 2 - 1
         roots = probabilities.sqrt() * signs
         return (logits * (roots - probabilities * roots.sum(-1, keepdim=True))).sum()
     if labels == "sampled":
-        label_ids = torch.multinomial(probabilities.cpu(), 1, generator=generator)[:, 0]
-    return nn.functional.cross_entropy(logits, label_ids.to(logits.device), reduction="sum")
+        targets = torch.multinomial(probabilities.cpu(), 1, generator=generator)[:, 0]
+    return nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum")
 
 
 @dataclass
@@ -252,14 +259,24 @@ def _site_statistics(
     query_gradient: torch.Tensor,
     context_gradient: torch.Tensor,
     attended_keys: bool,
+    *,
+    asking: torch.Tensor | None,
+    answering: torch.Tensor | None,
 ) -> SiteStatistics:
+    """asking (B, T), answering (B, T'): which queries and which keys are in the sums, or None for all."""
     query, query_gradient, key = (by_head(t, site.query_key_widths) for t in (query, query_gradient, key))
     context, context_gradient = (by_head(t, site.value_output_widths) for t in (context, context_gradient))
-    centred = key - key.mean(dim=2, keepdim=True)
-    attended = _attended_key_gram(query, key, site) if attended_keys else torch.zeros(key.shape[1], *2 * key.shape[-1:])
-    clips = len(query)
+    queries, keys = (
+        part.shape[0] * part.shape[2] if mask is None else int(mask.sum())
+        for part, mask in ((query, asking), (key, answering))
+    )
+    query, context = _only(query, asking), _only(context, asking)
+    attended = torch.zeros(key.shape[1], *2 * key.shape[-1:])
+    if attended_keys:
+        attended = _attended_key_gram(query, key, site, asking)
+    centred = _only(key - _clip_mean(key, answering), answering)
     return SiteStatistics(
-        tokens=torch.tensor([clips * query.shape[2], clips * key.shape[2]], dtype=torch.float64),
+        tokens=torch.tensor([queries, keys], dtype=torch.float64),
         query_gram=_summed(query.mT @ query),
         key_gram=_summed(centred.mT @ centred),
         attended_key_gram=attended.double().cpu(),
@@ -271,17 +288,31 @@ def _site_statistics(
     )
 
 
+def _only(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """States (B, H, T, width), zero where the mask (B, T) is not set."""
+    return states if mask is None else states * mask[:, None, :, None]
+
+
+def _clip_mean(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean (B, H, 1, width) of states (B, H, T, width) over the tokens of each clip that the mask (B, T) has."""
+    if mask is None:
+        return states.mean(dim=2, keepdim=True)
+    return _only(states, mask).sum(dim=2, keepdim=True) / mask.sum(dim=1)[:, None, None, None]
+
+
 def _summed(per_clip: torch.Tensor) -> torch.Tensor:
     return per_clip.double().sum(dim=0).cpu()
 
 
-def _attended_key_gram(query: torch.Tensor, key: torch.Tensor, site: AttentionSite) -> torch.Tensor:
+def _attended_key_gram(
+    query: torch.Tensor, key: torch.Tensor, site: AttentionSite, asking: torch.Tensor | None
+) -> torch.Tensor:
     """sum_i Var_{j ~ a_i}(k_j) over queries and clips, (H, K, K): sum_j (sum_i a_ij) k_j k_j^T - sum_i m_i m_i^T."""
     scores = (query @ key.mT) * site.scaling
     if site.causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, float("-inf"))
-    weights = scores.softmax(-1)
+    weights = _only(scores.softmax(-1), asking)
     means = weights @ key
     received = weights.sum(dim=2)[..., None]
     return ((key * received).mT @ key - means.mT @ means).double().sum(dim=0)
