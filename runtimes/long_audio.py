@@ -1,0 +1,326 @@
+"""Speech of any length, window by window: where the next one starts, when to try again, what to leave out.
+
+Windows, segments and the seek rule are those of transformers' long-form `generate`, which are openai's. What differs,
+and why:
+
+- Each window's features are computed from that window alone, so audio may come as a stream; transformers computes
+  them once from the whole file (whose loudest moment sets the floor of all of it) and pads the last window with zeros
+  of the features, not of the audio.
+- A time is an exact multiple of the timestamp step, and never later than the audio's end.
+- Without timestamps, which transformers allows for one window only, a full window that more audio follows ends at the
+  quietest moment of its last third.
+- A window of digital silence is not decoded. Segments without text are not given.
+- The language is that of the first window with speech, not of the first window.
+- The compression ratio is openai's, of the text. After a temperature over 0.5 what was said before is forgotten for
+  good, as openai does; transformers would show it again one window later.
+- With `stop_repeats`, a window whose text ends in a loop (`runtimes.repeats.loop_start`) counts as one that failed the
+  compression test; where no temperature helps, the loop's first round is kept, and the whole window is taken. Where a
+  window moved on by less than a tenth and the next one says just the same, that is left out and the whole window is
+  taken. A window that says just what the one before said makes the decoder be shown nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Iterator, Protocol, Sequence
+
+import numpy as np
+
+from runtimes.artifact import Artifact
+from runtimes.decoding import Decoded, DecodeOptions, check_options, chosen_language, decode_window
+from runtimes.errors import BadInput
+from runtimes.repeats import compression_ratio
+from runtimes.token_rules import SpeechTokens, speech_tokens
+from runtimes.vocabulary import Vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    from runtimes.sessions import SpeechSession
+
+FRAMES_PER_STEP = 2  # Whisper's encoder halves its frames, and a timestamp is one of the positions that are left
+SILENT_PEAK = 2.0**-16  # half of a 16-bit sample's step
+FORGET_ABOVE_TEMPERATURE = 0.5
+STUCK_SHARE = 0.1  # of a window
+QUIET_SHARE = 1 / 3  # of a window, at its end
+QUIET_S = 0.1
+
+
+class Waveform(Protocol):
+    """Mono audio, float32 in [-1, 1], at the model's sample rate: an array, or something that reads a file.
+
+    Slices are asked for in order: none starts before an earlier one did. The last ones are shorter.
+    """
+
+    def __getitem__(self, span: slice, /) -> np.ndarray:
+        """Samples [start, stop), fewer where the audio ends."""
+
+
+@dataclass(frozen=True)
+class SpeechModel:
+    """What decoding needs to know of a model beside its session."""
+
+    vocabulary: Vocabulary
+    tokens: SpeechTokens
+    sample_rate_hz: int
+    window_samples: int
+
+    @property
+    def step_samples(self) -> int:
+        """Samples of one timestamp step."""
+        return round(self.tokens.timestamp_step_s * self.sample_rate_hz)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech: its times in the audio, its text, and how the window that it is from was decoded."""
+
+    start_s: float
+    end_s: float
+    text: str
+    tokens: tuple[int, ...]
+    temperature: float
+    average_log_probability: float
+    no_speech_probability: float | None
+    compression_ratio: float
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window as it was taken: samples [start, start + advance) are done with; decoded is None where it was silent.
+
+    segments: with the timestamps in their tokens, those without text too; none where the window was judged to hold no
+    speech.
+    """
+
+    start: int
+    samples: int
+    advance: int
+    decoded: Decoded | None
+    segments: tuple[Segment, ...]
+
+
+def read_speech_model(artifact: Artifact) -> SpeechModel:
+    """The vocabulary and the tokens of a Whisper artifact.
+
+    Raises:
+        BadInput: the artifact is of another family, or its vocabulary is not usable or of another size.
+    """
+    manifest = artifact.manifest
+    if "decoding" not in manifest:
+        raise BadInput(f"{artifact.folder}: a model that classifies; it has no words to transcribe with")
+    path = artifact.folder / manifest["vocabulary"]["file"]
+    vocabulary = read_vocabulary(path)
+    size = manifest["output"]["shape"][-1]
+    if len(vocabulary) != size:
+        raise BadInput(f"{path}: {len(vocabulary)} tokens, but the decoder knows {size}")
+    tokens = speech_tokens(manifest["decoding"])
+    window = int(manifest["input"]["window_samples"])
+    return SpeechModel(vocabulary, tokens, artifact.sample_rate_hz, window)
+
+
+def transcribe(
+    session: SpeechSession, model: SpeechModel | Artifact, waveform: Waveform, options: DecodeOptions
+) -> Iterator[Segment]:
+    """The segments of `waveform` that have text, each as soon as its window is decoded.
+
+    Raises:
+        BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
+    """
+    model = read_speech_model(model) if isinstance(model, Artifact) else model
+    check_options(model.tokens, options)
+    for window in transcribe_windows(session, model, waveform, options):
+        yield from (segment for segment in window.segments if segment.text.strip())
+
+
+def transcribe_windows(
+    session: SpeechSession, model: SpeechModel, waveform: Waveform, options: DecodeOptions
+) -> Iterator[Window]:
+    """The windows of `waveform`, in order; the next always starts later.
+
+    Raises:
+        BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
+    """
+    tokens = model.tokens
+    language = chosen_language(tokens, options)
+    generator = np.random.default_rng(options.seed)
+    frame_samples = max(model.step_samples // FRAMES_PER_STEP, 1)
+    before: list[int] = []
+    last: Window | None = None
+    start = 0
+    while True:
+        ahead = np.asarray(waveform[start : start + model.window_samples + frame_samples], dtype=np.float32)
+        if len(ahead) < frame_samples:
+            return
+        samples = ahead[: model.window_samples]
+        more_follows = len(ahead) == model.window_samples + frame_samples
+        if not options.timestamps and more_follows:
+            samples = samples[: _quietest_moment(samples, model.sample_rate_hz)]
+        if not more_follows:  # a rest of less than a frame is nobody's
+            samples = samples[: len(samples) // frame_samples * frame_samples]
+        if np.abs(samples).max() < SILENT_PEAK:
+            window = Window(start, len(samples), len(samples), None, ())
+        else:
+            session.encode(samples)
+            decoded = _decode_with_fallback(session, model, options, language, before, generator)
+            window = _taken(model, options, decoded, start, len(samples))
+            if options.stop_repeats and last is not None and _is_stuck(last, window, model):
+                window = Window(start, len(samples), len(samples), decoded, ())
+            if window.segments and language is None:
+                language = decoded.language
+            before = _said_before(before, window, last, options, tokens)
+        yield window
+        start, last = start + window.advance, window
+
+
+def _decode_with_fallback(
+    session: SpeechSession,
+    model: SpeechModel,
+    options: DecodeOptions,
+    language: str | None,
+    previous: Sequence[int],
+    generator: np.random.Generator,
+) -> Decoded:
+    """The window that `session` holds at the first temperature that passes the tests, else at the last."""
+    no_speech = None
+    for attempt, temperature in enumerate(options.temperatures):
+        decoded = decode_window(
+            session,
+            model.tokens,
+            options,
+            language=language,
+            previous=previous,
+            temperature=temperature,
+            generator=generator,
+            no_speech=attempt == 0 and options.no_speech_limit is not None,
+        )
+        if attempt == 0:
+            no_speech, language = decoded.no_speech_probability, decoded.language
+        else:  # it does not depend on what is said
+            decoded = replace(decoded, no_speech_probability=no_speech)
+        if _holds_no_speech(decoded, options) or not _fails(decoded, model.vocabulary, options):
+            break
+    return decoded
+
+
+def _fails(decoded: Decoded, vocabulary: Vocabulary, options: DecodeOptions) -> bool:
+    ratio = compression_ratio(vocabulary.text(decoded.tokens))
+    return (
+        decoded.looped
+        or (options.compression_ratio_limit is not None and ratio > options.compression_ratio_limit)
+        or _is_unlikely(decoded, options)
+    )
+
+
+def _is_unlikely(decoded: Decoded, options: DecodeOptions) -> bool:
+    limit = options.log_probability_limit
+    return limit is not None and decoded.average_log_probability < limit
+
+
+def _holds_no_speech(decoded: Decoded, options: DecodeOptions) -> bool:
+    probability, limit = decoded.no_speech_probability, options.no_speech_limit
+    if probability is None or limit is None or probability <= limit:
+        return False
+    return options.log_probability_limit is None or _is_unlikely(decoded, options)
+
+
+def _taken(model: SpeechModel, options: DecodeOptions, decoded: Decoded, start: int, samples: int) -> Window:
+    """What of a window is kept, and where the next one starts."""
+    if _holds_no_speech(decoded, options):
+        return Window(start, samples, samples, decoded, ())
+    spans, advance = split_by_timestamps(model, decoded.tokens, samples)
+    if not options.timestamps or decoded.looped or advance <= 0:
+        advance = samples
+    if not options.timestamps:
+        spans = [(0, samples, decoded.tokens)]
+    text = model.vocabulary.text(decoded.tokens)
+    segments = tuple(
+        Segment(
+            start_s=(start + min(begin, samples)) / model.sample_rate_hz,
+            end_s=(start + min(end, samples)) / model.sample_rate_hz,
+            text=model.vocabulary.text(tokens),
+            tokens=tokens,
+            temperature=decoded.temperature,
+            average_log_probability=decoded.average_log_probability,
+            no_speech_probability=decoded.no_speech_probability,
+            compression_ratio=compression_ratio(text),
+            language=decoded.language,
+        )
+        for begin, end, tokens in spans
+    )
+    return Window(start, samples, advance, decoded, segments)
+
+
+def split_by_timestamps(
+    model: SpeechModel, tokens: Sequence[int], samples: int
+) -> tuple[list[tuple[int, int, tuple[int, ...]]], int]:
+    """Segments (first sample, last sample, tokens) of a window of `samples`, and where the next window starts in it.
+
+    Two timestamps in a row end a segment and begin another. After the last such pair the next window starts: what
+    follows it was cut off by the window. Where the transcript ends in a single timestamp, or has no pair, nothing was.
+    """
+    begin = model.tokens.timestamp_begin
+    is_time = [begin is not None and token >= begin for token in tokens]
+    ends = [place for place in range(1, len(tokens)) if is_time[place - 1] and is_time[place]]
+    single_ending = is_time[-2:] == [False, True]
+    if begin is None or not ends:
+        times = [token for token, time in zip(tokens, is_time) if time]
+        end = (
+            (times[-1] - begin) * model.step_samples if begin is not None and times and times[-1] != begin else samples
+        )
+        return [(0, end, tuple(tokens))], samples
+    if single_ending:
+        ends.append(len(tokens))
+    spans, first = [], 0
+    for place in ends:
+        part = tuple(tokens[first:place])
+        spans.append(((part[0] - begin) * model.step_samples, (part[-1] - begin) * model.step_samples, part))
+        first = place
+    if single_ending:
+        return spans, samples
+    # The pair's second timestamp goes with the segment that it ends, so that it is seen to have been a pair.
+    from_sample, to_sample, part = spans[-1]
+    spans[-1] = (from_sample, to_sample, (*part, tokens[first]))
+    return spans, (tokens[first - 1] - begin) * model.step_samples
+
+
+def _is_stuck(last: Window, window: Window, model: SpeechModel) -> bool:
+    """Whether two windows that share nearly all of their audio say just the same."""
+    little = last.advance < STUCK_SHARE * model.window_samples
+    return little and bool(_text_tokens(window, model)) and _text_tokens(last, model) == _text_tokens(window, model)
+
+
+def _text_tokens(window: Window, model: SpeechModel) -> list[int]:
+    tokens = [] if window.decoded is None else window.decoded.tokens
+    return [token for token in tokens if model.vocabulary.is_text(token)]
+
+
+def _said_before(
+    before: list[int], window: Window, last: Window | None, options: DecodeOptions, tokens: SpeechTokens
+) -> list[int]:
+    """The tokens that the next window's decoder is shown: the latest, at most half of its positions."""
+    if not options.condition_on_previous or tokens.previous is None:
+        return []
+    if not window.segments or window.decoded is None:
+        return before
+    if window.decoded.temperature > FORGET_ABOVE_TEMPERATURE:
+        return []
+    if options.stop_repeats and last is not None and last.decoded and last.decoded.tokens == window.decoded.tokens:
+        return []
+    begin = tokens.timestamp_begin
+    for segment in window.segments:
+        said = list(segment.tokens)
+        if begin is not None and len(said) > 2 and said[-2] >= begin:
+            said.pop()  # the second of a pair of timestamps is where the next window starts, not what was said
+        before = [*before, *said]
+    return before[-(tokens.positions // 2 - 1) :]
+
+
+def _quietest_moment(samples: np.ndarray, sample_rate_hz: int) -> int:
+    """The middle of the quietest QUIET_S of the last third of `samples`, the latest of equals."""
+    width = max(round(QUIET_S * sample_rate_hz), 1)
+    first = int(len(samples) * (1 - QUIET_SHARE))
+    if len(samples) - first <= width:
+        return len(samples)
+    energy = np.concatenate([[0.0], np.square(samples[first:], dtype=np.float64).cumsum()])
+    sums = energy[width:] - energy[:-width]
+    return first + len(sums) - 1 - int(np.argmin(sums[::-1])) + width // 2
