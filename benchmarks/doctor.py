@@ -1,0 +1,186 @@
+"""What this device has and lacks for a bundle, each lack with the command that mends it. Needs nothing but Python."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.device import device_facts, device_name, device_state, is_measured
+
+DOCTOR_SCHEMA = "leanear-doctor-1"
+LIBRARIES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "null": "numpy"}
+PACKAGES = {"numpy": "numpy>=1.22", "onnxruntime": "onnxruntime>=1.17", "openvino": "openvino>=2024.6"}
+IMPORT_LIMIT_S = 120.0
+WANTED_FREE_BYTES = 256 * 2**20
+WANTED_MEMORY_BYTES = 256 * 2**20
+EARLIEST_YEAR = 2025  # leanear is not older, so a clock that says less is wrong
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ok: None where it only informs; text: what was seen; remedy: the command that mends it."""
+
+    name: str
+    ok: bool | None
+    text: str
+    remedy: str = ""
+
+
+def examine(runtime: str | None, folder: Path, state: dict[str, Any], root: Path = Path("/")) -> tuple[Finding, ...]:
+    """Findings on Python, numpy, the runtimes (`runtime` must be there, the others may), clock, memory and disk.
+
+    folder: where the bundle lies; state: of `device_state`; root: where /etc and /usr are looked for.
+    """
+    python = platform.python_version()
+    return (
+        Finding("python", sys.version_info >= (3, 9), f"{python}, {sys.executable}"),
+        _library("numpy", True, root),
+        *(_library(name, name == runtime, root) for name in LIBRARIES if name not in ("null", runtime)),
+        *(() if runtime in (None, "null") else (_library(str(runtime), True, root),)),
+        _clock(),
+        _memory(state),
+        _disk(folder),
+        _load(state),
+    )
+
+
+def report(runtime: str | None, folder: Path, root: Path = Path("/")) -> dict[str, Any]:
+    """The findings and the device's facts as JSON; `ok` when nothing that is needed is missing."""
+    facts, state = device_facts(root), device_state(root)
+    findings = examine(runtime, folder, state, root)
+    return {
+        "schema": DOCTOR_SCHEMA,
+        "ok": all(finding.ok is not False for finding in findings),
+        "runtime": runtime,
+        "device_name": device_name(facts),
+        "device": facts,
+        "state": state,
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """The report as a reader wants it: facts first, then what is there, what is missing, and what to type."""
+    shown = []
+    for name, value in {"device_name": document["device_name"], **document["device"], **document["state"]}.items():
+        if isinstance(value, dict) and is_measured(value):
+            value = "; ".join(f"{key}: {item}" for key, item in value.items())
+        elif isinstance(value, dict):
+            value = f"not measured ({value['reason']})"
+        shown.append(f"{name:24} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    shown.append("")
+    words = {True: "ok", False: "MISSING", None: "-"}
+    for finding in document["findings"]:
+        shown.append(f"{words[finding['ok']]:8} {finding['name']:12} {finding['text']}")
+        if finding["remedy"] and finding["ok"] is False:
+            shown.append(f"{'':8} {'':12} mend it with: {finding['remedy']}")
+    return shown
+
+
+def lacks(document: dict[str, Any]) -> list[str]:
+    """One line for each thing that is needed and missing, with its remedy."""
+    return [
+        f"{finding['name']}: {finding['text']}" + (f"; mend it with: {finding['remedy']}" if finding["remedy"] else "")
+        for finding in document["findings"]
+        if finding["ok"] is False
+    ]
+
+
+def _library(name: str, needed: bool, root: Path) -> Finding:
+    """Whether `name` imports, tried in a process of its own: a build for another CPU dies of it."""
+    module = LIBRARIES.get(name, name)
+    program = f"import {module}; print({module}.__version__)"
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, errors="replace", timeout=IMPORT_LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(name, False if needed else None, f"importing it takes over {IMPORT_LIMIT_S:g} s")
+    if tried.returncode == 0:
+        return Finding(name, True if needed else None, tried.stdout.strip().splitlines()[-1])
+    last = (tried.stderr.strip().splitlines() or ["no word on standard error"])[-1]
+    if tried.returncode < 0:
+        name_of_signal = signal.Signals(-tried.returncode).name
+        text = f"importing it is ended by {name_of_signal}: this build is not for this CPU"
+    elif f"No module named '{module}'" in last:
+        text = f"not installed for {sys.executable}"
+    else:
+        text = f"does not import: {last}"
+    return Finding(name, False if needed else None, text, remedy(name, root))
+
+
+def remedy(name: str, root: Path = Path("/")) -> str:
+    """The command that installs `name` on this device."""
+    if name == "tensorrt":
+        return _tensorrt_remedy(root)
+    python = sys.executable or "python3"
+    if name == "numpy" and python.startswith("/usr/bin/") and (root / "usr/bin/apt-get").exists():
+        return "sudo apt-get install python3-numpy"
+    package = f"'{PACKAGES[name]}'"
+    if sys.prefix != sys.base_prefix:
+        return f"{python} -m pip install {package}"
+    if _externally_managed():
+        venv = "~/leanear-venv"
+        return (
+            f"{python} -m venv --system-site-packages {venv} && {venv}/bin/pip install {package} "
+            f"(and then {venv}/bin/python in place of python3)"
+        )
+    return f"{python} -m pip install --user {package}"
+
+
+def _externally_managed() -> bool:
+    """Whether this Python belongs to the system, which does not let pip write to it (PEP 668)."""
+    import sysconfig
+
+    return (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").exists()
+
+
+def _tensorrt_remedy(root: Path) -> str:
+    if not (root / "etc/nv_tegra_release").exists():
+        return (
+            "none: TensorRT comes with JetPack, and this is not a Jetson (there is no /etc/nv_tegra_release); "
+            "build for --target cpu instead"
+        )
+    if sys.prefix != sys.base_prefix or not sys.executable.startswith("/usr/bin/"):
+        return "sudo apt-get install python3-libnvinfer, and /usr/bin/python3, the Python that it is for"
+    return "sudo apt-get install python3-libnvinfer (or all of JetPack: sudo apt-get install nvidia-jetpack)"
+
+
+def _clock() -> Finding:
+    now = time.gmtime()
+    said = time.strftime("%Y-%m-%d %H:%M:%S UTC", now)
+    if now.tm_year >= EARLIEST_YEAR:
+        return Finding("clock", True, said)
+    # Nothing is measured by it, so it does not stop anything.
+    return Finding("clock", None, f"it says {said}, which is wrong; set it with: sudo timedatectl set-ntp true")
+
+
+def _memory(state: dict[str, Any]) -> Finding:
+    available = state["memory_available_bytes"]
+    if not is_measured(available):
+        return Finding("memory", None, f"not measured ({available['reason']})")
+    text = f"{available / 1e6:.0f} MB available"
+    if available >= WANTED_MEMORY_BYTES:
+        return Finding("memory", True, text)
+    return Finding("memory", None, f"{text}; a model and its runtime may not fit")
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 1e6:.0f} MB free at {folder}"
+    return Finding("disk", True if free >= WANTED_FREE_BYTES else None, text)
+
+
+def _load(state: dict[str, Any]) -> Finding:
+    share = state["cpu_busy_share"]
+    if not is_measured(share):
+        return Finding("load", None, f"not measured ({share['reason']})")
+    text = f"other processes keep {share:.0%} of the cores busy"
+    return Finding("load", True if share <= 0.1 else None, text + ("" if share <= 0.1 else "; timings will show it"))
