@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
-from runtimes.errors import BadInput, MeasurementFailed
+from runtimes.errors import BadInput
 from runtimes.repeats import loop_start
 from runtimes.token_rules import SpeechTokens, TokenRules
 
@@ -148,10 +148,7 @@ def decode_window(
         hypotheses = search.beams(logits)
     else:
         hypotheses = search.samples(logits, temperature, generator)
-    penalty = options.length_penalty if options.beams > 1 and not sampling else None
-    best = max(hypotheses, key=lambda hypothesis: _rank(hypothesis, penalty))
-    if not np.isfinite(best.log_probability):
-        raise MeasurementFailed("decoding: the decoder gave NaN or infinite logits")
+    best = max(hypotheses, key=lambda hypothesis: _rank(hypothesis, options.length_penalty))
     said, looped = _without_loop(best.tokens, tokens) if options.stop_repeats else (best.tokens, False)
     counted = len(best.tokens) + best.ended
     return Decoded(

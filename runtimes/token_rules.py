@@ -10,6 +10,8 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from runtimes.errors import MeasurementFailed
+
 FORBIDDEN = -np.inf
 
 
@@ -66,6 +68,9 @@ class TokenRules:
 
         scores: float32 (rows, vocabulary), logits of the next token; said: the tokens of each row since the prompt.
         Where nothing at all may be said, the end may.
+
+        Raises:
+            MeasurementFailed: a score is NaN or infinite.
         """
         scores[:, self._never] = FORBIDDEN
         for row, before in zip(scores, said):
@@ -73,7 +78,10 @@ class TokenRules:
                 row[self._not_first] = FORBIDDEN
             if self._timestamps:
                 self._apply_timestamp_rules(row, before)
-            if row.max() == FORBIDDEN:
+            highest = row.max()  # NaN where any score is
+            if not highest < np.inf:
+                raise MeasurementFailed("decoding: the decoder gave NaN or infinite logits")
+            if highest == FORBIDDEN:
                 row[self._tokens.end] = 0.0
 
     def _apply_timestamp_rules(self, row: np.ndarray, before: Sequence[int]) -> None:

@@ -1,0 +1,94 @@
+"""The rules, row by row, against transformers' own logits processors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig
+from transformers.generation.logits_process import (
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    WhisperTimeStampLogitsProcessor,
+)
+
+from runtimes.token_rules import TokenRules
+from tests.runtimes.speech_sessions import END, NO_TIMESTAMPS, SIZE, STEPS, TIMES, TOKENS, WORDS, model_with
+
+PROMPT = 4
+
+
+def theirs(scores: np.ndarray, said: list[int], max_initial: int | None, timestamps: bool) -> np.ndarray:
+    config = GenerationConfig(eos_token_id=END, bos_token_id=END)
+    config.no_timestamps_token_id, config.max_initial_timestamp_index = NO_TIMESTAMPS, max_initial
+    processors = [
+        SuppressTokensAtBeginLogitsProcessor(TOKENS.begin_suppress, begin_index=PROMPT),
+        SuppressTokensLogitsProcessor(TOKENS.suppress),
+    ]
+    if timestamps:
+        processors.append(WhisperTimeStampLogitsProcessor(config, begin_index=PROMPT))
+    tokens, row = torch.tensor([[0] * PROMPT + said]), torch.from_numpy(scores[None].copy())
+    for processor in processors:
+        row = processor(tokens, row)
+    return row[0].numpy()
+
+
+def random_history(generator: np.random.Generator) -> list[int]:
+    """Text and timestamps in any order, legal or not, with stretches of both."""
+    said: list[int] = []
+    time = 0
+    for _ in range(generator.integers(0, 12)):
+        kind = generator.random()
+        if kind < 0.55:
+            said.append(int(generator.integers(len(WORDS))))
+        elif kind < 0.95:
+            time = min(time + int(generator.integers(0, 12)), STEPS)
+            said.append(TIMES + time)
+        else:
+            said.append(TIMES + int(generator.integers(STEPS + 1)))
+    return said
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("max_initial", [None, 0, 7])
+def test_what_may_be_said_is_what_transformers_allows(timestamps, max_initial):
+    generator = np.random.default_rng(0)
+    rules = TokenRules(model_with(max_initial_timestamp_index=max_initial).tokens, timestamps)
+    outcomes = set()
+    for _ in range(700):
+        said = random_history(generator)
+        scores = (generator.choice([0.5, 3.0]) * generator.standard_normal(SIZE)).astype(np.float32)
+        scores[TIMES:] += np.float32(generator.choice([-3.0, 0.0, 1.0]))  # now and then timestamps together win
+        expected = theirs(scores, said, max_initial, timestamps)
+        found = scores[None].copy()
+        rules.apply(found, [said])
+        np.testing.assert_array_equal(found[0], expected)
+        outcomes.add((bool(np.isfinite(expected[: len(WORDS)]).any()), bool(np.isfinite(expected[TIMES:]).any())))
+    if timestamps:  # all three were seen: text is wanted, a timestamp is, either may come
+        assert outcomes == {(True, False), (True, True), (False, True)}
+
+
+def test_rows_have_histories_of_their_own():
+    generator = np.random.default_rng(1)
+    rules = TokenRules(TOKENS, True)
+    histories = [random_history(generator) for _ in range(8)]
+    scores = generator.standard_normal((8, SIZE)).astype(np.float32)
+    expected = np.stack([theirs(row, said, None, True) for row, said in zip(scores, histories)])
+    rules.apply(scores, histories)
+    np.testing.assert_array_equal(scores, expected)
+
+
+def test_where_nothing_may_be_said_the_end_may():
+    rules = TokenRules(model_with(suppress=tuple(range(SIZE))).tokens, False)
+    scores = np.ones((1, SIZE), np.float32)
+    rules.apply(scores, [[]])
+    assert np.flatnonzero(np.isfinite(scores[0])).tolist() == [END]
+
+
+def test_a_full_clock_leaves_text_and_the_end():
+    rules = TokenRules(TOKENS, True)
+    scores = np.zeros((1, SIZE), np.float32)
+    scores[0, TIMES:] = 5.0
+    rules.apply(scores, [[TIMES, 1, TIMES + STEPS, TIMES + STEPS, 2]])
+    allowed = np.flatnonzero(np.isfinite(scores[0]))
+    assert allowed.tolist() == [*range(len(WORDS)), END]

@@ -1,0 +1,114 @@
+"""A Whisper checkpoint in torch as a session that decodes, so that the device's own decoding runs on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache, EncoderDecoderCache
+
+from runtimes.long_audio import SpeechModel
+from runtimes.sessions import checked_tokens, checked_waveform
+from runtimes.token_rules import SpeechTokens
+from runtimes.vocabulary import make_vocabulary
+from toolchain.families import whisper
+from toolchain.families.whisper import WhisperCheckpoint
+
+TIMESTAMP_STEP_S = 0.02  # two feature frames of 10 ms, in every Whisper
+
+
+class TorchSpeechSession:
+    """A `runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, with transformers' own cache."""
+
+    def __init__(self, checkpoint: WhisperCheckpoint) -> None:
+        self._model = checkpoint.model
+        self._feature_extractor = checkpoint.feature_extractor
+        self._states: torch.Tensor | None = None
+        self._rows = 0
+        self._cache: EncoderDecoderCache | None = None
+
+    def encode(self, waveform: np.ndarray) -> None:
+        """Encoder states of one window."""
+        window = checked_waveform(waveform)[0][: self._feature_extractor.n_samples]
+        self.encode_features(whisper.features(self._feature_extractor, [window]))
+
+    @torch.inference_mode()
+    def encode_features(self, features: torch.Tensor) -> None:
+        """Encoder states of log-mel features (1, mels, frames)."""
+        self._states = self._model.model.encoder(features).last_hidden_state
+        self._rows = 0
+
+    def start(self, rows: int = 1) -> None:
+        """Forget all tokens; `rows` hypotheses follow."""
+        self._rows = rows if self._states is not None else 0
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    @torch.inference_mode()
+    def step(self, tokens: np.ndarray, parents: np.ndarray | None = None) -> np.ndarray:
+        """Logits after the last of `tokens`, float32 (rows, vocabulary)."""
+        config, cache = self._model.config, self._cache
+        filled = 0 if cache is None else int(cache.get_seq_length())
+        tokens, parents = checked_tokens(
+            tokens, parents, self._rows, filled, config.vocab_size, config.max_target_positions
+        )
+        assert cache is not None
+        assert self._states is not None
+        if parents is not None:
+            cache.self_attention_cache.reorder_cache(torch.from_numpy(parents))
+        output = self._model(
+            encoder_outputs=(self._states.expand(self._rows, -1, -1),),
+            decoder_input_ids=torch.from_numpy(tokens),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return np.asarray(output.logits[:, -1].float().numpy())
+
+    def facts(self) -> dict[str, Any]:
+        """Version and threads of torch."""
+        return {
+            "runtime": "torch",
+            "version": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "precision": "fp32",
+        }
+
+    def close(self) -> None:
+        """Let go of the window's states and of the cache."""
+        self._states, self._cache, self._rows = None, None, 0
+
+
+def speech_model(checkpoint: WhisperCheckpoint) -> SpeechModel:
+    """What decoding needs to know of a checkpoint, from its tokenizer and its generation settings."""
+    config, settings = checkpoint.model.config, checkpoint.model.generation_config
+    known, multilingual = checkpoint.tokenizer.get_vocab(), checkpoint.is_multilingual
+    begin, end = settings.no_timestamps_token_id + 1, known[whisper.END]
+    written = {token: text for text, token in known.items()}
+    # Older tokenizers do not list the timestamps, which are the last tokens of the model.
+    texts = [written.get(token, f"<|{(token - begin) * TIMESTAMP_STEP_S:.2f}|>") for token in range(config.vocab_size)]
+    extractor = checkpoint.feature_extractor
+    tokens = SpeechTokens(
+        start=known[whisper.START],
+        end=end,
+        previous=known.get(whisper.PREVIOUS),
+        no_speech=next((known[name] for name in whisper.NO_SPEECH if name in known), None),
+        no_timestamps=settings.no_timestamps_token_id,
+        timestamp_begin=begin if begin < config.vocab_size else None,
+        transcribe=known.get(whisper.TRANSCRIBE) if multilingual else None,
+        translate=known.get(whisper.TRANSLATE) if multilingual else None,
+        languages={name[2:-2]: token for name, token in settings.lang_to_id.items()} if multilingual else {},
+        default_language=whisper.prompt_language(checkpoint),
+        multilingual=multilingual,
+        suppress=tuple(settings.suppress_tokens or ()),
+        begin_suppress=tuple(settings.begin_suppress_tokens or ()),
+        max_initial_timestamp_index=getattr(settings, "max_initial_timestamp_index", None),
+        positions=config.max_target_positions,
+        timestamp_step_s=TIMESTAMP_STEP_S,
+        window_s=float(extractor.chunk_length),
+    )
+    return SpeechModel(
+        vocabulary=make_vocabulary(texts, min(end, known[whisper.START]), f"{checkpoint.folder}/tokenizer.json"),
+        tokens=tokens,
+        sample_rate_hz=extractor.sampling_rate,
+        window_samples=extractor.n_samples,
+    )
