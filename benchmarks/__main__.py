@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.device import device_facts, device_name, device_state, is_measured
-from benchmarks.measure import BUDGET_S, benchmark, evaluate
+from benchmarks.inference import SPEECH_TASK
+from benchmarks.measure import BUDGET_S, benchmark, evaluate, evaluate_transcripts
+from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE
 from benchmarks.results import Results
 from benchmarks.summary import accuracy_change, speed_up, summarise_latency, wilson_interval
+from runtimes.artifact import read_artifact
 from runtimes.choose import MODULES, choose_runtime
+from runtimes.clips import read_clips
 from runtimes.errors import BadInput, LeanearError
 from runtimes.sessions import PRECISIONS, SessionOptions
 
@@ -53,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("artifact", type=Path, help="artifact folder")
     bench.add_argument("--dense", type=Path, help="artifact folder of the dense model to compare with")
-    bench.add_argument("--clips", type=Path, help="labelled evaluation clips (.npz)")
+    bench.add_argument("--clips", type=Path, help="evaluation clips (.npz)")
     bench.add_argument("--out", type=Path, help="results file (default: results/DEVICE/RUNTIME-PRECISION.json)")
     bench.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="time for the latency pass")
     bench.add_argument("--fresh", action="store_true", help="measure again what was measured before")
@@ -62,11 +66,11 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluation = commands.add_parser(
         "eval",
-        help="the accuracy of an artifact on labelled clips",
+        help="the accuracy of an artifact on labelled clips, or its transcripts of transcribed ones",
         epilog="example: python -m benchmarks eval slim --clips clips.npz --json",
     )
     evaluation.add_argument("artifact", type=Path, help="artifact folder")
-    evaluation.add_argument("--clips", type=Path, required=True, help="labelled evaluation clips (.npz)")
+    evaluation.add_argument("--clips", type=Path, required=True, help="evaluation clips (.npz)")
     evaluation.add_argument("--json", action="store_true", help="print JSON")
     _add_session_flags(evaluation)
     evaluation.set_defaults(command=_eval)
@@ -129,7 +133,9 @@ def _print_summary(results: Results) -> None:
         line = f"{role:6} median {'n/a' if median is None else f'{median:.2f} ms'} (n={latency.n})"
         if role in results.document["memory"]["roles"]:
             line += f", peak memory {results.document['memory']['roles'][role]['peak_rss_bytes'] / 1e6:.0f} MB"
-        if role in accuracy["roles"]:
+        if role in accuracy["roles"] and results.is_speech:
+            line += f", {len(accuracy['roles'][role]['texts'])} transcripts"
+        elif role in accuracy["roles"]:
             predicted = accuracy["roles"][role]["predicted_ids"]
             correct = sum(a == b for a, b in zip(predicted, accuracy["label_ids"]))
             share = wilson_interval(correct, len(predicted))
@@ -139,7 +145,7 @@ def _print_summary(results: Results) -> None:
         faster = speed_up(results.samples_ms("dense"), results.samples_ms("slim"))
         ratio = faster.ratio
         print(f"speed-up {ratio.estimate:.3f} (95% {ratio.low:.3f} to {ratio.high:.3f}): {faster.verdict}")
-        if accuracy["status"] == "ok":
+        if accuracy["status"] == "ok" and not results.is_speech:
             ids = [accuracy["roles"][role]["predicted_ids"] for role in ("dense", "slim")]
             change = accuracy_change(ids[0], ids[1], accuracy["label_ids"]).change
             estimate, low, high = (100 * share for share in (change.estimate, change.low, change.high))
@@ -149,6 +155,9 @@ def _print_summary(results: Results) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     session = SessionOptions(threads=options.threads, precision=options.precision)
+    if read_artifact(options.artifact).task == SPEECH_TASK:
+        _eval_speech(options, session)
+        return
     evaluation = evaluate(options.artifact, options.clips, options.runtime, session, progress=_show)
     _end_line()
     if options.json:
@@ -171,8 +180,34 @@ def _eval(options: argparse.Namespace) -> None:
     )
 
 
+def _eval_speech(options: argparse.Namespace, session: SessionOptions) -> None:
+    """Transcripts beside references; the word error rate is the workstation's, for it needs Whisper's normaliser."""
+    transcripts = evaluate_transcripts(options.artifact, options.clips, options.runtime, session, progress=_show)
+    clips = read_clips(options.clips)
+    _end_line()
+    if not options.json:
+        for name, transcript in zip(clips.names, transcripts):
+            print(f"{name}  {transcript.text}")
+        return
+    rows = [
+        {"name": name, "text": transcript.text, "reference": reference}
+        for name, transcript, reference in zip(clips.names, transcripts, clips.texts or ())
+    ]
+    answer = {
+        "clips": len(rows),
+        "audio_s": sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz,
+        "seconds": sum(transcript.seconds for transcript in transcripts),
+        "runtime": options.runtime,
+        "precision": options.precision,
+        "transcripts": rows,
+    }
+    print(json.dumps(answer, indent=1))
+
+
 def _show(text: str, fraction: float) -> None:
-    if sys.stderr.isatty():
+    if os.environ.get(PROGRESS_VARIABLE):
+        print(f"{PROGRESS_MARK} {fraction:.4f} {text}", flush=True)
+    elif sys.stderr.isatty():
         print(f"\r\033[K{fraction:4.0%} {text}", end="", file=sys.stderr, flush=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.inference import SPEECH_TASK
 from benchmarks.processes import Progress, answer_request
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.choose import require_runtime
@@ -22,21 +23,29 @@ SAY_EVERY_S = 0.2
 
 
 def check_clips(artifact: Artifact, clips: Clips, path: Path) -> None:
-    """Nothing, when the clips in `path` are of the labels and sample rate that the artifact expects.
+    """Nothing, when the clips in `path` are of the labels and sample rate that the artifact expects, or transcribed.
 
     Raises:
-        BadInput: they are not, or there are none, or a label id names no label.
+        BadInput: they are not, or there are none, or a label id names no label, or a speech model has no transcripts.
     """
     if not len(clips):
         raise BadInput(f"{path}: it holds no clips")
+    if clips.sample_rate_hz != artifact.sample_rate_hz:
+        raise BadInput(
+            f"{path}: sampled at {clips.sample_rate_hz} Hz, {artifact.folder} expects {artifact.sample_rate_hz}"
+        )
+    if artifact.task == SPEECH_TASK:
+        if clips.texts is None:
+            raise BadInput(
+                f"{path}: its clips have labels and no transcripts, but {artifact.folder} writes down speech"
+            )
+        return
+    if clips.texts is not None:
+        raise BadInput(f"{path}: its clips have transcripts and no labels, but {artifact.folder} classifies")
     if clips.labels != artifact.labels:
         raise BadInput(
             f"{path}: its {len(clips.labels)} labels are not the {len(artifact.labels)} labels of {artifact.folder}, "
             "in the same order"
-        )
-    if clips.sample_rate_hz != artifact.sample_rate_hz:
-        raise BadInput(
-            f"{path}: sampled at {clips.sample_rate_hz} Hz, {artifact.folder} expects {artifact.sample_rate_hz}"
         )
     if clips.label_ids.min() < 0 or clips.label_ids.max() >= len(clips.labels):
         raise BadInput(f"{path}: a label id lies outside 0..{len(clips.labels) - 1}")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Sequence
 
+import numpy as np
+
 from benchmarks.results import Results
+from benchmarks.speech_analysis import SpeechAnalysis, analyse_speech
 from benchmarks.summary import (
     AccuracyChange,
     Interval,
@@ -23,13 +26,17 @@ NOISY_BUSY_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Analysis:
-    """The statistics of a results file, each computed once; None where it was not measured."""
+    """The statistics of a results file, each computed once; None where it was not measured.
+
+    accuracy, change: of labels; speech: what there is instead of them where transcripts were measured.
+    """
 
     results: Results
     latency: dict[str, LatencySummary]
     speed: SpeedUp | None
     accuracy: dict[str, Interval]
     change: AccuracyChange | None
+    speech: SpeechAnalysis | None = None
 
     @property
     def noisy(self) -> str:
@@ -61,14 +68,17 @@ def analyse(results: Results) -> Analysis:
     document = results.document
     samples = {role: results.samples_ms(role) for role in results.roles}
     latency_ok = document["latency"]["status"] == "ok"
+    latency = {role: summarise_latency(all_samples(samples[role])) for role in results.roles} if latency_ok else {}
+    speed = speed_up(samples["dense"], samples["slim"]) if latency_ok and "dense" in results.roles else None
+    if results.is_speech:
+        return Analysis(results, latency, speed, {}, None, analyse_speech(results))
     accuracy = document["accuracy"]
     answers = {role: accuracy["roles"][role]["predicted_ids"] for role in results.roles if role in accuracy["roles"]}
     truth = accuracy["label_ids"]
-    paired = "dense" in results.roles
     return Analysis(
         results=results,
-        latency={role: summarise_latency(all_samples(samples[role])) for role in results.roles} if latency_ok else {},
-        speed=speed_up(samples["dense"], samples["slim"]) if latency_ok and paired else None,
+        latency=latency,
+        speed=speed,
         accuracy={role: wilson_interval(correct_answers(ids, truth), len(truth)) for role, ids in answers.items()},
         change=accuracy_change(answers["dense"], answers["slim"], truth) if len(answers) == 2 else None,
     )
@@ -98,6 +108,19 @@ def medians_ms(analysis: Analysis) -> dict[str, float | None]:
 def memory_bytes(analysis: Analysis, key: str) -> dict[str, float | None]:
     """One stage's bytes of each role whose memory was measured."""
     return {role: stages[key] for role, stages in analysis.document["memory"]["roles"].items()}
+
+
+def run_bytes(analysis: Analysis, run: int) -> dict[str, float | None]:
+    """Resident bytes after one of the runs: 0 is the first, -1 the last."""
+    return {role: stages["rss_run_bytes"][run] for role, stages in analysis.document["memory"]["roles"].items()}
+
+
+def growth_bytes(runs: Sequence[int]) -> float | None:
+    """How much resident memory grew from the second quarter of the runs to the last; None of fewer than eight."""
+    if len(runs) < 8:
+        return None
+    quarter = len(runs) // 4
+    return float(np.median(runs[-quarter:]) - np.median(runs[quarter : 2 * quarter]))
 
 
 def quotient(above: float | None, below: float | None) -> float | None:

@@ -7,13 +7,16 @@ from typing import Callable
 from benchmarks.analysis import Analysis, analyse, graph_bytes, medians_ms, memory_bytes, model_numbers, quotient
 from benchmarks.page import Card
 from benchmarks.results import Results
+from benchmarks.speech_analysis import SpeechAnalysis, cache_bytes
 from benchmarks.summary import Gate, Interval
-from benchmarks.wording import count, megabytes, milliseconds, signed, signed_points
+from benchmarks.wording import count, factor, kilobytes, megabytes, milliseconds, signed, signed_points
 
 
 def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
     """A short table for a terminal: what, dense, slim, change; "not measured" where a part is missing."""
     analysis = analyse(results)
+    if analysis.speech is not None:
+        return _speech_rows(analysis, analysis.speech)
     change = f"{signed(analysis.change.change.estimate)} points" if analysis.change else "-"
     dense, slim = (
         f"{analysis.accuracy[role].estimate:.2%}" if role in analysis.accuracy else "not measured"
@@ -26,6 +29,25 @@ def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
         comparison_row("median latency", medians_ms(analysis), milliseconds),
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
         ("accuracy", dense, slim, change),
+    )
+
+
+def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str, str, str, str], ...]:
+    tokens = analysis.document["latency"]["settings"]["tokens"]
+    windows, rates, change = speech.windows, speech.rates, speech.change
+    transcribed = "not counted" if analysis.document["accuracy"]["roles"] else "not measured"
+    dense, slim = (f"{rates[role].estimate:.2%}" if role in rates else transcribed for role in ("dense", "slim"))
+    return (
+        comparison_row("parameters", model_numbers(analysis, "parameters"), count),
+        comparison_row("MACs per inference", model_numbers(analysis, "macs"), count),
+        comparison_row("graph files", graph_bytes(analysis), megabytes),
+        comparison_row("cache of keys and values", cache_bytes(analysis.results)["all"], kilobytes),
+        comparison_row(f"window, {tokens} tokens", medians_ms(analysis), milliseconds),
+        comparison_row("of it, encoder", {role: each.encoder_ms for role, each in windows.items()}, milliseconds),
+        comparison_row("each token", {role: each.per_token_ms for role, each in windows.items()}, milliseconds),
+        comparison_row("real-time factor", {role: each.real_time_factor for role, each in windows.items()}, factor),
+        comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
+        ("word error rate", dense, slim, f"{signed(change.change.estimate)} points" if change else "-"),
     )
 
 
@@ -66,6 +88,8 @@ def summary_sentences(analysis: Analysis) -> list[str]:
             f"It is right on {slim.estimate:.2%} of {clips:,} clips, the dense model on {dense.estimate:.2%}: "
             f"{signed_points(change.estimate)} (95% between {signed(change.low)} and {signed(change.high)})."
         )
+    if analysis.speech is not None and analysis.speech.change is not None:
+        said.append(_word_sentence(analysis, analysis.speech))
     if analysis.noisy:
         said.append(f"The timings are less certain than usual: {analysis.noisy}.")
     for part, reason in analysis.results.failures().items():
@@ -73,15 +97,32 @@ def summary_sentences(analysis: Analysis) -> list[str]:
     return said
 
 
+def _word_sentence(analysis: Analysis, speech: SpeechAnalysis) -> str:
+    change, clips = speech.change, len(analysis.document["accuracy"]["names"])
+    assert change is not None
+    points, relative = change.change, change.relative
+    more = "" if relative is None else f", which is {signed(relative.estimate)}% of the dense model's rate"
+    return (
+        f"It gets {speech.rates['slim'].estimate:.2%} of the words of {clips:,} clips wrong, the dense model "
+        f"{speech.rates['dense'].estimate:.2%}: {signed_points(points.estimate)} (95% between {signed(points.low)} and "
+        f"{signed(points.high)}){more}."
+    )
+
+
 def headline_cards(analysis: Analysis, gate: Gate | None) -> tuple[Card, ...]:
     """The headline: size, speed, accuracy and the gate's verdict."""
     cards = _comparison_cards(analysis, gate) if analysis.paired else _single_cards(analysis)
     if gate is not None:
         tone = {"PASS": "good", "FAIL": "bad"}.get(gate.verdict, "flat")
-        cards.append(Card(gate.verdict, "accuracy gate", gate.sentence, tone))
+        cards.append(Card(gate.verdict, _gate_name(analysis), gate.sentence, tone))
     else:
-        cards.append(Card("none", "accuracy gate", "no limit was set for the accuracy drop", ""))
+        loss = "the accuracy drop" if analysis.speech is None else "the rise of the word error rate"
+        cards.append(Card("none", _gate_name(analysis), f"no limit was set for {loss}", ""))
     return tuple(cards)
+
+
+def _gate_name(analysis: Analysis) -> str:
+    return "accuracy gate" if analysis.speech is None else "word error gate"
 
 
 def _comparison_cards(analysis: Analysis, gate: Gate | None) -> list[Card]:
@@ -95,7 +136,9 @@ def _comparison_cards(analysis: Analysis, gate: Gate | None) -> list[Card]:
         detail = f"{megabytes(sizes['dense'])} → {megabytes(sizes['slim'])}, {smaller:.2f}× smaller"
         cards.append(Card(f"{abs(1 - 1 / smaller):.0%}", f"{word} file", detail, "good" if smaller > 1 else "bad"))
     cards.append(_speed_card(analysis))
-    if analysis.change is None:
+    if analysis.speech is not None:
+        cards.append(_word_card(analysis, analysis.speech, gate))
+    elif analysis.change is None:
         reason = analysis.document["accuracy"]["reason"]
         cards.append(Card("not measured", "accuracy change", reason, "flat"))
     else:
@@ -104,6 +147,17 @@ def _comparison_cards(analysis: Analysis, gate: Gate | None) -> list[Card]:
         detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between}"
         cards.append(Card(signed(change.estimate), "points of accuracy", detail, _change_tone(change, gate)))
     return cards
+
+
+def _word_card(analysis: Analysis, speech: SpeechAnalysis, gate: Gate | None) -> Card:
+    if speech.change is None:
+        reason = analysis.document["accuracy"]["reason"] or "word errors were not counted"
+        return Card("not measured", "change of the word error rate", reason, "flat")
+    change, dense, slim = speech.change.change, speech.rates["dense"], speech.rates["slim"]
+    gain = Interval(-change.estimate, -change.high, -change.low)
+    between = f"95% between {signed(change.low)} and {signed(change.high)} points"
+    detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between}"
+    return Card(signed(change.estimate), "points of word error rate", detail, _change_tone(gain, gate))
 
 
 def _change_tone(change: Interval, gate: Gate | None) -> str:
@@ -129,15 +183,28 @@ def _speed_card(analysis: Analysis) -> Card:
 
 
 def _single_cards(analysis: Analysis) -> list[Card]:
-    cards = [Card(megabytes(graph_bytes(analysis)["slim"]), "file", "weights and audio front end in one graph")]
+    what, detail = ("file", "weights and audio front end in one graph")
+    if analysis.speech is not None:
+        what, detail = ("files", "encoder, with the audio front end in it, and decoder")
+    cards = [Card(megabytes(graph_bytes(analysis)["slim"]), what, detail)]
     if "slim" in analysis.latency:
         n = analysis.latency["slim"].n
         cards.append(Card(milliseconds(medians_ms(analysis)["slim"]), "median latency", f"n = {n}"))
     else:
         cards.append(Card("not measured", "latency", analysis.document["latency"]["reason"], "flat"))
-    if "slim" in analysis.accuracy:
+    if analysis.speech is not None:
+        cards.append(_single_word_card(analysis, analysis.speech))
+    elif "slim" in analysis.accuracy:
         share = analysis.accuracy["slim"]
         cards.append(Card(f"{share.estimate:.1%}", "accuracy", f"95% between {share.low:.1%} and {share.high:.1%}"))
     else:
         cards.append(Card("not measured", "accuracy", analysis.document["accuracy"]["reason"], "flat"))
     return cards
+
+
+def _single_word_card(analysis: Analysis, speech: SpeechAnalysis) -> Card:
+    if "slim" not in speech.rates:
+        reason = analysis.document["accuracy"]["reason"] or "word errors were not counted"
+        return Card("not measured", "word error rate", reason, "flat")
+    rate = speech.rates["slim"]
+    return Card(f"{rate.estimate:.1%}", "word error rate", f"95% between {rate.low:.1%} and {rate.high:.1%}")

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.inference import Inference, milliseconds, one_inference
 from benchmarks.processes import Progress, answer_request
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
-from runtimes.sessions import Session, SessionOptions
+from runtimes.sessions import SessionOptions
 
 WARM_UP_RUNS = 10
 WARM_UP_S = 0.5
@@ -20,13 +21,16 @@ WARM_UP_WINDOW = 5
 WARM_UP_SETTLED = 0.02
 WARM_UP_SHARE = 0.25
 LEAST_SAMPLES = 3
+FRONT_END_SAMPLES = 30
 
 
 def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Timings in ms of one synchronous stream, each sample one whole call from waveform to logits.
+    """Timings in ms of one synchronous stream, each sample one whole inference as `benchmarks.inference` defines it.
 
     request: artifact (folder), runtime, threads, precision, waveform (.npy), samples (wanted), share_s (time for
-    warm-up and steady state together; at least 3 samples are taken whatever it is).
+    warm-up and steady state together; at least 3 samples are taken whatever it is), tokens (of a window of speech; null
+    for a classifier). stages_ms holds the stages of each sample, and "front_end" by itself where the session can run
+    it alone.
     """
     artifact = read_artifact(Path(request["artifact"]))
     waveform = np.load(request["waveform"], allow_pickle=False)
@@ -37,31 +41,35 @@ def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, An
     imported = time.perf_counter_ns()
     session = runtime.load(artifact, options)
     loaded = time.perf_counter_ns()
-    session.run(waveform)
+    inference = one_inference(session, artifact, waveform, request["tokens"])
+    inference()
     answered = time.perf_counter_ns()
     deadline = time.perf_counter() + request["share_s"]
     progress("warm-up", 0.2)
-    warm_up = _warm_up(session, waveform, WARM_UP_SHARE * request["share_s"])
+    warm_up = _warm_up(inference, WARM_UP_SHARE * request["share_s"])
     progress("steady state", 0.4)
-    samples = _steady_state(session, waveform, request["samples"], deadline)
+    samples, stages = _steady_state(inference, request["samples"], deadline)
+    if request["tokens"] is not None and hasattr(session, "front_end"):
+        stages["front_end"] = _front_end(session, waveform, len(samples))
     facts = session.facts()
     session.close()
     return {
-        "import_ms": _ms(imported - start),
-        "load_ms": _ms(loaded - imported),
-        "first_inference_ms": _ms(answered - loaded),
+        "import_ms": milliseconds(imported - start),
+        "load_ms": milliseconds(loaded - imported),
+        "first_inference_ms": milliseconds(answered - loaded),
         "warm_up": warm_up,
         "samples_ms": samples,
+        "stages_ms": stages,
         "facts": facts,
     }
 
 
-def _warm_up(session: Session, waveform: np.ndarray, limit_s: float) -> dict[str, Any]:
+def _warm_up(inference: Inference, limit_s: float) -> dict[str, Any]:
     """Runs until enough of them, enough time, and two neighbouring medians agree; cut at `limit_s`."""
     start = time.perf_counter()
     timings: list[float] = []
     while True:
-        timings.append(_timed_run(session, waveform))
+        timings.append(_timed(inference)[0])
         elapsed_s = time.perf_counter() - start
         settled = _settled(timings)
         enough = len(timings) >= WARM_UP_RUNS and elapsed_s >= WARM_UP_S and settled
@@ -77,21 +85,31 @@ def _settled(timings: list[float]) -> bool:
     return abs(later - earlier) <= WARM_UP_SETTLED * earlier
 
 
-def _steady_state(session: Session, waveform: np.ndarray, wanted: int, deadline: float) -> list[float]:
+def _steady_state(inference: Inference, wanted: int, deadline: float) -> tuple[list[float], dict[str, list[float]]]:
     samples: list[float] = []
+    stages: dict[str, list[float]] = {}
     while len(samples) < wanted and (len(samples) < LEAST_SAMPLES or time.perf_counter() < deadline):
-        samples.append(_timed_run(session, waveform))
-    return samples
+        sample, parts = _timed(inference)
+        samples.append(sample)
+        for name, part in parts.items():
+            stages.setdefault(name, []).append(part)
+    return samples, stages
 
 
-def _timed_run(session: Session, waveform: np.ndarray) -> float:
+def _timed(inference: Inference) -> tuple[float, dict[str, float]]:
     start = time.perf_counter_ns()
-    session.run(waveform)
-    return _ms(time.perf_counter_ns() - start)
+    stages = inference()
+    return milliseconds(time.perf_counter_ns() - start), stages
 
 
-def _ms(nanoseconds: int) -> float:
-    return round(nanoseconds / 1e6, 4)
+def _front_end(session: Any, waveform: np.ndarray, samples: int) -> list[float]:
+    """The front end by itself, after the steady state: it is a part of the encoder's time, not one beside it."""
+    timings = []
+    for _ in range(min(samples, FRONT_END_SAMPLES)):
+        start = time.perf_counter_ns()
+        session.front_end(waveform)
+        timings.append(milliseconds(time.perf_counter_ns() - start))
+    return timings
 
 
 if __name__ == "__main__":

@@ -9,27 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-import numpy as np
-
-from benchmarks.accuracy import check_clips, cross_entropy_nats, kl_divergence_nats, read_logits
+from benchmarks.accuracy import check_clips, cross_entropy_nats, read_logits
+from benchmarks.answers import measure_answers
 from benchmarks.device import device_facts, device_name, device_state, load_average
+from benchmarks.inference import SPEECH_TASK
+from benchmarks.job import Job, benchmark_waveform, check_job, clips_facts, keep_part, kept_part, store_waveform
 from benchmarks.memory import memory_readable
 from benchmarks.processes import Progress, absolute, free_of_noise, part_of, run_fresh
 from benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_results
 from benchmarks.summary import Interval, wilson_interval
-from runtimes.artifact import Artifact, read_artifact, read_golden
+from benchmarks.transcripts import Transcript, read_transcripts
+from runtimes.artifact import Artifact, read_artifact
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips, read_clips
 from runtimes.errors import BadInput, MeasurementFailed
-from runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
+from runtimes.files import sha256_file
 from runtimes.sessions import SessionOptions
 
-PART_SCHEMA = "leanear-results-part-1"
 REPEATS = 4
 SAMPLES_WANTED = 664  # p99 needs 662; a multiple of the repeats
 BUDGET_S = 60.0
 MEMORY_SHARE_S = 5.0
 LATENCY_END, MEMORY_END = 0.55, 0.65
+DECODING_FACTS = ("window_s", "positions", "multilingual", "default_language")
 
 NOT_MEASURED = {
     "power and energy": "no power sensor is read; it takes a rail sensor or an analyser",
@@ -37,28 +39,6 @@ NOT_MEASURED = {
     "cold page cache": "the files' cached pages were not dropped before loading, so a load from a cold disk is slower",
     "GPU or NPU": "these runtimes compute on the CPU alone",
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is measured, checked and named: artifacts by role, clips if any, runtime and options."""
-
-    artifacts: dict[str, Artifact]
-    clips_path: Path | None
-    clips: Clips | None
-    runtime: str
-    options: SessionOptions
-    parts: Path
-    inputs_sha256: str
-
-    def request(self, role: str) -> dict[str, Any]:
-        """What every worker needs to load the artifact of `role`."""
-        return {
-            "artifact": absolute(self.artifacts[role].folder),
-            "runtime": self.runtime,
-            "threads": self.options.threads,
-            "precision": self.options.precision,
-        }
 
 
 def benchmark(
@@ -91,7 +71,7 @@ def benchmark(
     """
     if repeats < 1 or samples < 1 or not budget_s > 0:
         raise BadInput("repeats, samples and budget: each must be greater than 0")
-    job = _check_job(dense, slim, clips, runtime, options, out, (budget_s, samples, repeats))
+    job = check_job(dense, slim, clips, runtime, options, out, (budget_s, samples, repeats))
     if fresh:
         shutil.rmtree(job.parts, ignore_errors=True)
     else:
@@ -102,7 +82,7 @@ def benchmark(
     started, before = _now(), device_state()
     latency = _latency(job, budget_s, samples, repeats, part_of(progress, 0.0, LATENCY_END, "latency: "))
     memory = _memory(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: "))
-    accuracy = _accuracy(job, part_of(progress, MEMORY_END, 1.0, "accuracy: "))
+    accuracy = measure_answers(job, part_of(progress, MEMORY_END, 1.0, "accuracy: "))
     facts = device_facts()
     document = {
         "schema": RESULTS_SCHEMA,
@@ -111,10 +91,11 @@ def benchmark(
         "started_utc": started,
         "finished_utc": _now(),
         "inputs_sha256": job.inputs_sha256,
+        "task": job.artifacts["slim"].task,
         "runtime": runtime,
         "options": {"threads": options.threads, "precision": options.precision},
         "artifacts": {role: _artifact_facts(artifact) for role, artifact in job.artifacts.items()},
-        "clips": _clips_facts(job),
+        "clips": clips_facts(job),
         "device_name": device_name(facts),
         "device": facts,
         "device_before": before,
@@ -151,27 +132,17 @@ class Evaluation:
 def evaluate(
     artifact: Path, clips: Path, runtime: str, options: SessionOptions, *, progress: Progress = free_of_noise
 ) -> Evaluation:
-    """The accuracy of one artifact on its runtime, in a fresh process.
+    """The accuracy of one classifier on its runtime, in a fresh process.
 
     Raises:
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
     """
-    require_runtime(runtime, options)
-    checked, labelled = read_artifact(Path(artifact)), read_clips(Path(clips))
-    check_clips(checked, labelled, Path(clips))
+    checked, labelled = _check_evaluation(artifact, clips, runtime, options)
+    if checked.task == SPEECH_TASK:
+        raise BadInput(f"{artifact}: it writes down speech; its transcripts have no accuracy")
     with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
         store = Path(folder) / "logits.npz"
-        request = {
-            "artifact": absolute(checked.folder),
-            "runtime": runtime,
-            "threads": options.threads,
-            "precision": options.precision,
-            "clips": absolute(clips),
-            "logits": absolute(store),
-        }
-        outcome = run_fresh("benchmarks.accuracy", request, progress)
-        if outcome.answer is None:
-            raise MeasurementFailed(f"accuracy of {artifact} on {runtime} failed: {outcome.reason}")
+        _answer_clips(checked, clips, runtime, options, "benchmarks.accuracy", {"logits": absolute(store)}, progress)
         logits = read_logits(store, len(labelled.labels))
     predicted = logits.argmax(axis=1)
     correct = int((predicted == labelled.label_ids).sum())
@@ -187,44 +158,52 @@ def evaluate(
     )
 
 
-def _check_job(
-    dense: Path | None,
-    slim: Path,
-    clips_path: Path | None,
+def evaluate_transcripts(
+    artifact: Path, clips: Path, runtime: str, options: SessionOptions, *, progress: Progress = free_of_noise
+) -> tuple[Transcript, ...]:
+    """What one speech artifact hears in every clip on its runtime, in a fresh process.
+
+    Raises:
+        BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
+    """
+    checked, _ = _check_evaluation(artifact, clips, runtime, options)
+    if checked.task != SPEECH_TASK:
+        raise BadInput(f"{artifact}: it classifies; it writes no transcripts")
+    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
+        store = Path(folder) / "transcripts.json"
+        worker, kept = "benchmarks.transcripts", {"transcripts": absolute(store)}
+        _answer_clips(checked, clips, runtime, options, worker, kept, progress)
+        return read_transcripts(store)
+
+
+def _check_evaluation(artifact: Path, clips: Path, runtime: str, options: SessionOptions) -> tuple[Artifact, Clips]:
+    require_runtime(runtime, options)
+    checked, read = read_artifact(Path(artifact)), read_clips(Path(clips))
+    check_clips(checked, read, Path(clips))
+    return checked, read
+
+
+def _answer_clips(
+    artifact: Artifact,
+    clips: Path,
     runtime: str,
     options: SessionOptions,
-    out: Path,
-    settings: tuple[float, int, int],
-) -> Job:
-    require_runtime(runtime, options)
-    artifacts = {} if dense is None else {"dense": read_artifact(Path(dense))}
-    artifacts["slim"] = read_artifact(Path(slim))
-    if dense is not None and artifacts["dense"].labels != artifacts["slim"].labels:
-        raise BadInput(f"{dense} and {slim}: their labels differ, so they cannot be compared")
-    clips = None
-    if clips_path is not None:
-        clips = read_clips(Path(clips_path))
-        for artifact in artifacts.values():
-            check_clips(artifact, clips, Path(clips_path))
-    facts = device_facts()
-    inputs = {
-        "artifacts": {role: sha256_file(artifact.folder / "manifest.json") for role, artifact in artifacts.items()},
-        "clips": None if clips_path is None else sha256_file(Path(clips_path)),
+    worker: str,
+    kept: dict[str, str],
+    progress: Progress,
+) -> None:
+    """Run `worker` over all clips; kept: the key and the file of its answers."""
+    request = {
+        "artifact": absolute(artifact.folder),
         "runtime": runtime,
-        "options": [options.threads, options.precision],
-        "settings": settings,
-        "device": device_name(facts),
-        "libraries": facts["libraries"],
+        "threads": options.threads,
+        "precision": options.precision,
+        "clips": absolute(clips),
+        **kept,
     }
-    return Job(
-        artifacts=artifacts,
-        clips_path=None if clips_path is None else Path(clips_path),
-        clips=clips,
-        runtime=runtime,
-        options=options,
-        parts=Path(out).with_name(f".{Path(out).stem}.parts"),
-        inputs_sha256=sha256_json(inputs),
-    )
+    outcome = run_fresh(worker, request, progress)
+    if outcome.answer is None:
+        raise MeasurementFailed(f"the clips through {artifact.folder} on {runtime} failed: {outcome.reason}")
 
 
 def _finished(out: Path, job: Job) -> Results | None:
@@ -239,31 +218,17 @@ def _finished(out: Path, job: Job) -> Results | None:
     return results if same and not results.failures() else None
 
 
-def _kept_part(job: Job, name: str) -> dict[str, Any] | None:
-    """The part called `name` that an interrupted run finished for the same inputs."""
-    try:
-        part = read_json(job.parts / f"{name}-{job.inputs_sha256[:16]}.json", PART_SCHEMA, ("part",))
-    except BadInput:
-        return None
-    return part["part"]
-
-
-def _keep_part(job: Job, name: str, part: dict[str, Any]) -> None:
-    if part["status"] == "ok":
-        write_json(job.parts / f"{name}-{job.inputs_sha256[:16]}.json", {"schema": PART_SCHEMA, "part": part})
-
-
 def _latency(job: Job, budget_s: float, samples: int, repeats: int, progress: Progress) -> dict[str, Any]:
-    kept = _kept_part(job, "latency")
+    kept = kept_part(job, "latency")
     if kept is not None:
         return kept
     order = interleaved(tuple(job.artifacts), repeats)
-    waveform, source = _benchmark_waveform(job)
+    waveform, source = benchmark_waveform(job)
     part: dict[str, Any] = {
         "status": "ok",
         "reason": "",
         "log_tail": [],
-        "settings": {"repeats": repeats, "samples_wanted": samples, "budget_s": budget_s},
+        "settings": {"repeats": repeats, "samples_wanted": samples, "budget_s": budget_s, "tokens": job.tokens},
         "input": {
             "source": source,
             "samples": len(waveform),
@@ -273,7 +238,7 @@ def _latency(job: Job, budget_s: float, samples: int, repeats: int, progress: Pr
         "repeats": [],
         "session": {},
     }
-    stored = _store_waveform(job, waveform)
+    stored = store_waveform(job, waveform)
     for place, role in enumerate(order):
         repeat = sum(earlier == role for earlier in order[:place])
         done, following = place / len(order), (place + 1) / len(order)
@@ -282,6 +247,7 @@ def _latency(job: Job, budget_s: float, samples: int, repeats: int, progress: Pr
             "waveform": absolute(stored),
             "samples": -(-samples // repeats),
             "share_s": budget_s / len(order),
+            "tokens": job.tokens,
         }
         load = load_average()
         text = f"{role}, process {repeat + 1} of {repeats}, "
@@ -295,7 +261,7 @@ def _latency(job: Job, budget_s: float, samples: int, repeats: int, progress: Pr
         part["session"][role] = outcome.answer.pop("facts")
         entry.update(status="ok", reason="", log_tail=[], **outcome.answer)
         part["repeats"].append(entry)
-    _keep_part(job, "latency", part)
+    keep_part(job, "latency", part)
     return part
 
 
@@ -307,27 +273,8 @@ def interleaved(roles: Sequence[str], repeats: int) -> tuple[str, ...]:
     return tuple(order)
 
 
-def _benchmark_waveform(job: Job) -> tuple[np.ndarray, str]:
-    """One fixed window of real audio: a clip cut, or padded with silence, to what the model looks at."""
-    if job.clips is not None:
-        waveform, source = job.clips.waveforms[0], f"clip {job.clips.names[0]}"
-    else:
-        waveform, source = read_golden(job.artifacts["slim"]).waveforms[0], "the artifact's first golden clip"
-    window = int(job.artifacts["slim"].manifest["input"].get("window_samples") or len(waveform))
-    padded = np.zeros(window, np.float32)
-    padded[: min(window, len(waveform))] = waveform[:window]
-    return padded, f"{source}, cut or padded to the model's window"
-
-
-def _store_waveform(job: Job, waveform: np.ndarray) -> Path:
-    path = job.parts / "waveform.npy"
-    with replaced_file(path) as part, open(part, "wb") as stream:
-        np.save(stream, waveform)
-    return path
-
-
 def _memory(job: Job, progress: Progress) -> dict[str, Any]:
-    kept = _kept_part(job, "memory")
+    kept = kept_part(job, "memory")
     if kept is not None:
         return kept
     part: dict[str, Any] = {"status": "ok", "reason": "", "log_tail": [], "roles": {}}
@@ -335,9 +282,9 @@ def _memory(job: Job, progress: Progress) -> dict[str, Any]:
     if reason is not None:
         part.update(status="not measured", reason=reason)
         return part
-    stored = _store_waveform(job, _benchmark_waveform(job)[0])
+    stored = store_waveform(job, benchmark_waveform(job)[0])
     for place, role in enumerate(job.artifacts):
-        request = {**job.request(role), "waveform": absolute(stored), "share_s": MEMORY_SHARE_S}
+        request = {**job.request(role), "waveform": absolute(stored), "share_s": MEMORY_SHARE_S, "tokens": job.tokens}
         share = 1 / len(job.artifacts)
         outcome = run_fresh(
             "benchmarks.memory", request, part_of(progress, place * share, (place + 1) * share, f"{role}, ")
@@ -346,84 +293,26 @@ def _memory(job: Job, progress: Progress) -> dict[str, Any]:
             part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
         else:
             part["roles"][role] = outcome.answer
-    _keep_part(job, "memory", part)
+    keep_part(job, "memory", part)
     return part
-
-
-def _accuracy(job: Job, progress: Progress) -> dict[str, Any]:
-    part: dict[str, Any] = {
-        "status": "ok",
-        "reason": "",
-        "log_tail": [],
-        "labels": [],
-        "names": [],
-        "label_ids": [],
-        "roles": {},
-        "kl_dense_slim_nats": None,
-    }
-    if job.clips is None or job.clips_path is None:
-        part.update(status="not measured", reason="no evaluation clips were given")
-        return part
-    part.update(
-        labels=list(job.clips.labels), names=list(job.clips.names), label_ids=[int(k) for k in job.clips.label_ids]
-    )
-    logits = {}
-    for place, role in enumerate(job.artifacts):
-        share = 1 / len(job.artifacts)
-        store = job.parts / f"logits-{_logits_key(job, role)}.npz"
-        request = {**job.request(role), "clips": absolute(job.clips_path), "logits": absolute(store)}
-        outcome = run_fresh(
-            "benchmarks.accuracy", request, part_of(progress, place * share, (place + 1) * share, f"{role}, ")
-        )
-        if outcome.answer is None:
-            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
-            continue
-        logits[role] = read_logits(store, len(job.clips.labels))
-        part["roles"][role] = {
-            "predicted_ids": [int(label) for label in logits[role].argmax(axis=1)],
-            "cross_entropy_nats": _rounded(cross_entropy_nats(logits[role], job.clips.label_ids)),
-        }
-    if len(logits) == 2:
-        part["kl_dense_slim_nats"] = _rounded(kl_divergence_nats(logits["dense"], logits["slim"]))
-    return part
-
-
-def _logits_key(job: Job, role: str) -> str:
-    """Names one artifact's logits by what they depend on, so that they outlive a change of anything else."""
-    inputs = [job.artifacts[role].identity, sha256_file(job.clips_path) if job.clips_path else "", job.runtime]
-    return sha256_json([*inputs, job.options.threads, job.options.precision, device_facts()["libraries"]])[:16]
-
-
-def _rounded(values: np.ndarray) -> list[float]:
-    return [round(float(value), 6) for value in values]
 
 
 def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
-    manifest = artifact.manifest
+    manifest, speech = artifact.manifest, artifact.task == SPEECH_TASK
     return {
         "folder": artifact.folder.resolve().name,
         "family": manifest["family"],
         "task": manifest["task"],
         "labels": len(artifact.labels),
+        "vocabulary": manifest["output"]["shape"][1] if speech else None,
+        "decoding": {key: manifest["decoding"][key] for key in DECODING_FACTS} if speech else None,
+        "cache": manifest["cache"] if speech else None,
         "graphs": manifest["graphs"],
         "input": manifest["input"],
         "model": manifest["model"],
         "parity": manifest["parity"],
         "made_from": manifest["made_from"],
         "manifest_sha256": sha256_file(artifact.folder / "manifest.json"),
-    }
-
-
-def _clips_facts(job: Job) -> dict[str, Any] | None:
-    if job.clips is None or job.clips_path is None:
-        return None
-    samples = sum(len(waveform) for waveform in job.clips.waveforms)
-    return {
-        "file": job.clips_path.name,
-        "sha256": sha256_file(job.clips_path),
-        "clips": len(job.clips),
-        "sample_rate_hz": job.clips.sample_rate_hz,
-        "audio_s": round(samples / job.clips.sample_rate_hz, 3),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.inference import Inference, one_inference
 from benchmarks.processes import Progress, answer_request
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
@@ -17,6 +18,7 @@ from runtimes.sessions import SessionOptions
 STATUS = Path("/proc/self/status")
 MANY_RUNS = 50
 LEAST_RUNS = 3
+LEAST_WINDOWS = 20  # of speech, for memory that grows grows with every window
 
 
 def memory_readable() -> str | None:
@@ -25,9 +27,10 @@ def memory_readable() -> str | None:
 
 
 def measure_memory(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Resident bytes at each stage of a process that does nothing but classify, and the peak (VmHWM).
+    """Resident bytes at each stage of a process that does nothing but infer, after every run, and the peak (VmHWM).
 
-    request: artifact (folder), runtime, threads, precision, waveform (.npy), share_s (time for the repeated runs).
+    request: artifact (folder), runtime, threads, precision, waveform (.npy), share_s (time for the repeated runs),
+    tokens (of a window of speech; null for a classifier).
     """
     waveform = np.load(request["waveform"], allow_pickle=False)
     artifact = read_artifact(Path(request["artifact"]))
@@ -38,19 +41,17 @@ def measure_memory(request: dict[str, Any], progress: Progress) -> dict[str, Any
     progress("load", 0.2)
     session = runtime.load(artifact, options)
     loaded = resident_bytes()
-    session.run(waveform)
-    first = resident_bytes()
+    inference = one_inference(session, artifact, waveform, request["tokens"])
     progress("runs", 0.5)
-    runs = _run_many(session, waveform, request["share_s"])
-    last, peak = resident_bytes(), peak_resident_bytes()
+    least = LEAST_RUNS if request["tokens"] is None else LEAST_WINDOWS
+    runs = _run_many(inference, request["share_s"], least)
+    peak = peak_resident_bytes()
     session.close()
     return {
         "rss_interpreter_bytes": interpreter,
         "rss_runtime_imported_bytes": imported,
         "rss_loaded_bytes": loaded,
-        "rss_first_run_bytes": first,
-        "rss_last_run_bytes": last,
-        "runs": runs,
+        "rss_run_bytes": runs,
         "peak_rss_bytes": peak,
     }
 
@@ -72,12 +73,13 @@ def _status_field(field: str) -> int:
     raise MeasurementFailed(f"{STATUS}: it has no line {field}")
 
 
-def _run_many(session: Any, waveform: np.ndarray, limit_s: float) -> int:
+def _run_many(inference: Inference, limit_s: float, least: int) -> list[int]:
+    """Resident bytes after each run."""
     deadline = time.perf_counter() + limit_s
-    runs = 1
-    while runs < MANY_RUNS and (runs < LEAST_RUNS or time.perf_counter() < deadline):
-        session.run(waveform)
-        runs += 1
+    runs: list[int] = []
+    while len(runs) < MANY_RUNS and (len(runs) < least or time.perf_counter() < deadline):
+        inference()
+        runs.append(resident_bytes())
     return runs
 
 

@@ -101,36 +101,53 @@ def picture_processes(processes: Sequence[tuple[str, np.ndarray]]) -> Picture:
     return _picture(parts, 216, "Median latency of every process in ms, in the order in which they ran", said)
 
 
-def picture_widths(layers: Sequence[tuple[str, Sequence[WidthCell]]], dense_width: int) -> Picture:
-    """A row per layer, a cell per head: two bars, the share of query/key and of value/output channels that is kept."""
+def picture_widths(
+    groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[WidthCell]]]]], dense_width: int
+) -> Picture:
+    """A row per layer, a cell per head: two bars, the share of query/key and of value/output channels that is kept.
+
+    groups: a title (or none) and its layers, each a name and its heads.
+    """
+    layers = [layer for _, members in groups for layer in members]
     heads = max(len(cells) for _, cells in layers)
     left, right, top = 62, 74, 30
     cell = (WIDTH - left - right) / heads
-    row, bar = 34, 11
+    row, bar, heading = 34, 11, 26
     gap = min(8.0, cell * 0.14)
     parts = [
         _text(left + (head + 0.5) * cell, 18, f"head {head}" if cell > 44 else str(head), "note", anchor="middle")
         for head in range(heads)
     ]
     parts.append(_text(WIDTH - right + 8, 18, "kept", "note"))
-    for place, (name, cells) in enumerate(layers):
-        y = top + place * row
-        parts.append(_text(left - 12, y + 16, name, "role", anchor="end"))
-        for head, widths in enumerate(cells):
-            x = left + head * cell + gap / 2
-            parts.append(_width_cell(widths, x, y, cell - gap, bar, dense_width))
-        kept = sum(widths.query_key + widths.value_output for widths in cells) / (2 * dense_width * len(cells))
-        parts.append(_text(WIDTH - right + 8, y + 16, f"{kept:.0%}", "value"))
+    y, said = float(top), []
+    for title, members in groups:
+        if title:
+            parts.append(_text(left, y + 14, title, "role"))
+            y += heading
+        for name, cells in members:
+            parts.append(_text(left - 12, y + 16, name, "role", anchor="end"))
+            for head, widths in enumerate(cells):
+                x = left + head * cell + gap / 2
+                parts.append(_width_cell(widths, x, y, cell - gap, bar, dense_width))
+            parts.append(_text(WIDTH - right + 8, y + 16, f"{_channels_kept(cells, dense_width):.0%}", "value"))
+            y += row
+        if title:
+            every = [widths for _, cells in members for widths in cells]
+            said.append(f"{title}: {_channels_kept(every, dense_width):.0%} of the channels")
     legend, bottom = _legend(
-        [("query/key channels", "query-key"), ("value/output channels", "value-output"), ("not kept", "track")],
-        top + len(layers) * row + 4,
+        [("query/key channels", "query-key"), ("value/output channels", "value-output"), ("not kept", "track")], y + 4
     )
     parts.append(legend)
     heads_kept = sum(widths.kept for _, cells in layers for widths in cells)
-    said = (
+    said.append(
         f"{heads_kept} of {sum(len(cells) for _, cells in layers)} heads are kept; the table below lists their widths"
     )
-    return _picture(parts, bottom, "Channels kept in every layer and head", said)
+    return _picture(parts, bottom, "Channels kept in every layer and head", "; ".join(said))
+
+
+def _channels_kept(cells: Sequence[WidthCell], dense_width: int) -> float:
+    kept = sum(widths.query_key + widths.value_output for widths in cells)
+    return kept / (2 * dense_width * len(cells))
 
 
 def _width_cell(widths: WidthCell, x: float, y: float, width: float, bar: float, dense_width: int) -> str:
@@ -194,7 +211,9 @@ def picture_stacks(
     return _picture(parts, bottom, title, described)
 
 
-def picture_intervals(rows: Sequence[tuple[str, str, float, float, float]], unit: str) -> Picture:
+def picture_intervals(
+    rows: Sequence[tuple[str, str, float, float, float]], unit: str, title: str = "Accuracy with 95% intervals"
+) -> Picture:
     """A dot with its 95% interval per row on one axis. rows: name, role for the colour, estimate, low, high."""
     low, high = min(row[3] for row in rows), max(row[4] for row in rows)
     margin = max((high - low) * 0.08, 1e-6)
@@ -210,7 +229,7 @@ def picture_intervals(rows: Sequence[tuple[str, str, float, float, float]], unit
     bottom = top + len(rows) * height
     parts.append(_ticks(axis, bottom, unit))
     said = "; ".join(f"{name} {estimate:.2f} ({least:.2f} to {most:.2f})" for name, _, estimate, least, most in rows)
-    return _picture(parts, bottom + 44, "Accuracy with 95% intervals", said)
+    return _picture(parts, bottom + 44, title, said)
 
 
 @dataclass(frozen=True)

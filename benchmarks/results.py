@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.inference import SPEECH_TASK
 from runtimes.errors import BadInput
 from runtimes.files import read_json, write_json
 
 RESULTS_SCHEMA = "leanear-results-2"
 ROLES = ("dense", "slim")
 STATUSES = ("ok", "not measured", "failed")
+
+TASKS = ("audio-classification", SPEECH_TASK)
 
 # Every key of the file, with the type of its value; a dict in braces has exactly these keys, {str: x} any keys.
 # "roles" stands for {"dense": x, "slim": x}, from which "dense" may be missing.
@@ -23,6 +26,9 @@ ARTIFACT = {
     "family": str,
     "task": str,
     "labels": int,
+    "vocabulary": (int, type(None)),
+    "decoding": OPTIONAL_DICT,
+    "cache": OPTIONAL_DICT,
     "graphs": {str: dict},
     "input": dict,
     "model": dict,
@@ -43,12 +49,13 @@ REPEAT = {
     "first_inference_ms": NUMBER,
     "warm_up": WARM_UP,
     "samples_ms": [NUMBER],
+    "stages_ms": {str: [NUMBER]},
 }
 LATENCY = {
     "status": str,
     "reason": str,
     "log_tail": [str],
-    "settings": {"repeats": int, "samples_wanted": int, "budget_s": NUMBER},
+    "settings": {"repeats": int, "samples_wanted": int, "budget_s": NUMBER, "tokens": (int, type(None))},
     "input": {"source": str, "samples": int, "audio_s": NUMBER},
     "order": [str],
     "repeats": [REPEAT],
@@ -58,9 +65,7 @@ MEMORY_ROLE = {
     "rss_interpreter_bytes": int,
     "rss_runtime_imported_bytes": int,
     "rss_loaded_bytes": int,
-    "rss_first_run_bytes": int,
-    "rss_last_run_bytes": int,
-    "runs": int,
+    "rss_run_bytes": [int],
     "peak_rss_bytes": int,
 }
 MEMORY = {"status": str, "reason": str, "log_tail": [str], "roles": {"roles": MEMORY_ROLE}}
@@ -74,6 +79,25 @@ ACCURACY = {
     "label_ids": [int],
     "roles": {"roles": ACCURACY_ROLE},
     "kl_dense_slim_nats": ([NUMBER], type(None)),
+}
+TRANSCRIPTS_ROLE = {
+    "texts": [str],
+    "tokens": [int],
+    "compression_ratios": [NUMBER],
+    "seconds": [NUMBER],
+}
+WORD_ERRORS_ROLE = {"substitutions": [int], "deletions": [int], "insertions": [int]}
+WORD_ERRORS = {"metric": str, "reference_words": [int], "roles": {"roles": WORD_ERRORS_ROLE}}
+TRANSCRIPTS = {
+    "status": str,
+    "reason": str,
+    "log_tail": [str],
+    "names": [str],
+    "references": [str],
+    "audio_s": [NUMBER],
+    "decoding": dict,
+    "roles": {"roles": TRANSCRIPTS_ROLE},
+    "word_errors": (WORD_ERRORS, type(None)),
 }
 STATE = {
     "load_average_1_min": (*NUMBER, dict),
@@ -90,6 +114,7 @@ DOCUMENT = {
     "started_utc": str,
     "finished_utc": str,
     "inputs_sha256": str,
+    "task": str,
     "runtime": str,
     "options": {"threads": int, "precision": str},
     "artifacts": {"roles": ARTIFACT},
@@ -103,7 +128,8 @@ DOCUMENT = {
     "accuracy": ACCURACY,
     "not_measured": {str: str},
 }
-ONLY_WHEN_OK = {"import_ms", "load_ms", "first_inference_ms", "warm_up", "samples_ms"}
+SPEECH_DOCUMENT = {**DOCUMENT, "accuracy": TRANSCRIPTS}
+ONLY_WHEN_OK = {"import_ms", "load_ms", "first_inference_ms", "warm_up", "samples_ms", "stages_ms"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +140,11 @@ class Results:
     document: dict[str, Any]
 
     @property
+    def is_speech(self) -> bool:
+        """Whether transcripts were measured, not labels."""
+        return bool(self.document["task"] == SPEECH_TASK)
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """("dense", "slim"), or ("slim",) when one artifact was measured alone."""
         return tuple(role for role in ROLES if role in self.document["artifacts"])
@@ -121,6 +152,11 @@ class Results:
     def samples_ms(self, role: str) -> list[list[float]]:
         """Steady-state samples of each process that measured `role`, in the order of the repeats."""
         return [repeat["samples_ms"] for repeat in self.repeats(role)]
+
+    def stages_ms(self, role: str, stage: str) -> list[list[float]]:
+        """The same of one stage of an inference, where it has stages; empty where the stage was not measured."""
+        found = [repeat["stages_ms"].get(stage) for repeat in self.repeats(role)]
+        return [samples for samples in found if samples]
 
     def repeats(self, role: str) -> list[dict[str, Any]]:
         """The latency processes of `role` that ended well."""
@@ -139,7 +175,7 @@ def write_results(path: Path, document: dict[str, Any]) -> Results:
     Raises:
         BadInput: a key is missing, unknown, or of the wrong type.
     """
-    _check(document, DOCUMENT, str(path))
+    _check(document, _schema(document, path), str(path))
     _check_consistency(document, path)
     write_json(path, document)
     return Results(path, document)
@@ -153,9 +189,17 @@ def read_results(path: Path) -> Results:
     """
     path = Path(path)
     document = read_json(path, RESULTS_SCHEMA)
-    _check(document, DOCUMENT, str(path))
+    _check(document, _schema(document, path), str(path))
     _check_consistency(document, path)
     return Results(path, document)
+
+
+def _schema(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The schema of the document's task."""
+    task = document.get("task")
+    if task is not None and task not in TASKS:
+        raise BadInput(f"{path}: task: expected one of {', '.join(TASKS)}, found {task!r}")
+    return SPEECH_DOCUMENT if task == SPEECH_TASK else DOCUMENT
 
 
 def _check(value: Any, expected: Any, where: str) -> None:
@@ -215,9 +259,22 @@ def _check_consistency(document: dict[str, Any], path: Path) -> None:
         samples = [repeat.get("samples_ms") for repeat in document["latency"]["repeats"] if repeat["role"] == role]
         if document["latency"]["status"] == "ok" and not (samples and all(samples)):
             raise BadInput(f"{path}: latency.repeats: no samples of {role!r}, though the status is 'ok'")
-    clips = len(document["accuracy"]["label_ids"])
-    for role, answers in document["accuracy"]["roles"].items():
-        if len(answers["predicted_ids"]) != clips:
-            raise BadInput(
-                f"{path}: accuracy.roles.{role}.predicted_ids: {len(answers['predicted_ids'])} for {clips} clips"
-            )
+    _check_answers(document["accuracy"], document["task"] == SPEECH_TASK, path)
+
+
+def _check_answers(accuracy: dict[str, Any], speech: bool, path: Path) -> None:
+    """Raises BadInput where a list of the accuracy part is not as long as there are clips."""
+    clips = len(accuracy["references"] if speech else accuracy["label_ids"])
+    lists = {
+        f"roles.{role}.{key}": values for role, answers in accuracy["roles"].items() for key, values in answers.items()
+    }
+    if speech and accuracy["word_errors"] is not None:
+        errors = accuracy["word_errors"]
+        lists["word_errors.reference_words"] = errors["reference_words"]
+        for role in accuracy["roles"]:
+            if role not in errors["roles"]:
+                raise BadInput(f"{path}: accuracy.word_errors.roles: missing key {role!r}")
+            lists.update({f"word_errors.roles.{role}.{key}": counts for key, counts in errors["roles"][role].items()})
+    for name, values in lists.items():
+        if len(values) != clips:
+            raise BadInput(f"{path}: accuracy.{name}: {len(values)} for {clips} clips")

@@ -12,6 +12,7 @@ import numpy as np
 # least one sample discarded from the tail (MLCommons inference policies).
 SAMPLES_NEEDED = {50: 11, 90: 64, 95: 130, 99: 662}
 NO_CHANGE = 0.02
+NO_REASON = "no reason was recorded"
 RESAMPLES = 1000
 WORD_RESAMPLES = 10_000
 Z_95 = 1.959963984540054
@@ -246,19 +247,38 @@ def judge_gate(change: Interval | None, max_drop_points: float, why_unknown: str
     change: of accuracy as a share, negative when accuracy was lost.
     """
     if change is None:
-        return Gate("INCONCLUSIVE", f"the accuracy change was not measured ({why_unknown or 'no reason was recorded'})")
+        return Gate("INCONCLUSIVE", f"the accuracy change was not measured ({why_unknown or NO_REASON})")
     drop, worst, least = -100 * change.estimate, -100 * change.low, -100 * change.high
-    passed = drop <= max_drop_points + 1e-9
     measured = (
         f"a drop of {_points(drop)}" if drop > 0 else f"a gain of {_points(-drop)}" if drop < 0 else "a drop of 0.00"
     )
-    said = f"{measured} points, where at most {_points(max_drop_points)} may be lost"
-    if passed and worst > max_drop_points:
+    return _verdict(
+        f"{measured} points, where at most {_points(max_drop_points)} may be lost", drop, worst, least, max_drop_points
+    )
+
+
+def judge_word_gate(change: WordErrorChange | None, max_rise_points: float, why_unknown: str = "") -> Gate:
+    """The same of a word error rate, which may rise by at most `max_rise_points`; the relative change is stated too."""
+    if change is None:
+        return Gate("INCONCLUSIVE", f"the change of the word error rate was not measured ({why_unknown or NO_REASON})")
+    rise, worst, least = 100 * change.change.estimate, 100 * change.change.high, 100 * change.change.low
+    measured = (
+        f"a rise of {_points(rise)}" if rise > 0 else f"a fall of {_points(-rise)}" if rise < 0 else "a rise of 0.00"
+    )
+    relative = "" if change.relative is None else f" ({100 * change.relative.estimate:+.1f}% of dense's rate)"
+    said = f"{measured} points of word error rate{relative}, where at most {_points(max_rise_points)} may be added"
+    return _verdict(said, rise, worst, least, max_rise_points)
+
+
+def _verdict(said: str, loss: float, worst: float, least: float, limit: float) -> Gate:
+    """PASS or FAIL by a loss in points; worst, least: the ends of its interval."""
+    passed = loss <= limit + 1e-9
+    if passed and worst > limit:
         return Gate(
             "PASS",
             f"{said}; the 95% interval reaches {_points(worst)}, so more clips would be needed to rule out a miss",
         )
-    if not passed and least <= max_drop_points:
+    if not passed and least <= limit:
         return Gate(
             "FAIL",
             f"{said}; the 95% interval reaches down to {_points(least)}, so more clips might change the verdict",

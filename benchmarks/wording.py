@@ -33,6 +33,21 @@ def megabytes(value: float | None) -> str:
     return "not measured" if value is None else f"{value / MEGA:,.1f} MB"
 
 
+def kilobytes(value: float | None) -> str:
+    """`value` bytes in kB (10^3), or "not measured"."""
+    return "not measured" if value is None else f"{value / 1e3:,.1f} kB"
+
+
+def factor(value: float | None) -> str:
+    """A quotient to four places, or "not measured"."""
+    return "not measured" if value is None else f"{value:.4f}"
+
+
+def per_second(value: float | None) -> str:
+    """A rate to one place, or "not measured"."""
+    return "not measured" if value is None else f"{value:,.1f}"
+
+
 def count(value: float | None) -> str:
     """A number of things, in millions (M) or thousands of millions (G) from there on."""
     if value is None:

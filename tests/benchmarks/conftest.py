@@ -8,6 +8,7 @@ import pytest
 from benchmarks.measure import benchmark
 from runtimes.clips import Clips, write_clips
 from runtimes.sessions import SessionOptions
+from tests.benchmarks.speech_artifact import CACHE_SLIM, say, write_speech_artifact
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, weights, write_tiny_artifact
 
 SAMPLE_RATE_HZ = 16_000
@@ -67,3 +68,46 @@ def short_look_at_other_processes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.device.BUSY_WINDOW_S", 0.02)
         yield
+
+
+@pytest.fixture(scope="session")
+def dense_speech(tmp_path_factory):
+    return write_speech_artifact(tmp_path_factory.mktemp("dense-speech") / "artifact", source="dense")
+
+
+@pytest.fixture(scope="session")
+def slim_speech(tmp_path_factory):
+    return write_speech_artifact(
+        tmp_path_factory.mktemp("slim-speech") / "artifact",
+        source="slim",
+        cache=CACHE_SLIM,
+        model={"parameters": 1500, "attention_parameters": 400, "macs": 60_000, "checkpoint_bytes": 6000},
+    )
+
+
+@pytest.fixture(scope="session")
+def speech_clips_path(tmp_path_factory):
+    """12 clips of one sentence each, and one that is silent; every fourth says another word than its transcript."""
+    sentences = [("the", "cat", "sat"), ("lights", "on"), ("seven", "dog", "ran", "home")] * 4
+    texts = [" ".join(words) for words in sentences]
+    said = [(*words[:-1], "down") if place % 4 == 3 else words for place, words in enumerate(sentences)]
+    clips = Clips(
+        waveforms=(*(say(*words) for words in said), np.zeros(4000, np.float32)),
+        label_ids=np.zeros(0, np.int64),
+        names=tuple(f"clip-{index:02}.wav" for index in range(len(texts) + 1)),
+        labels=(),
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        texts=(*texts, "off"),
+    )
+    path = tmp_path_factory.mktemp("speech-clips") / "clips.npz"
+    write_clips(path, clips)
+    return path
+
+
+@pytest.fixture(scope="session")
+def speech_results(dense_speech, slim_speech, speech_clips_path, tmp_path_factory):
+    """Results of both speech artifacts on the null runtime."""
+    out, options = tmp_path_factory.mktemp("results") / "speech.json", SessionOptions(threads=1)
+    return benchmark(
+        dense_speech, slim_speech, speech_clips_path, "null", options, out, budget_s=0.5, samples=9, repeats=3
+    )

@@ -1,0 +1,116 @@
+"""What the artifacts answered on every evaluation clip: labels with their logits, or transcripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accuracy import cross_entropy_nats, kl_divergence_nats, read_logits
+from benchmarks.device import device_facts
+from benchmarks.job import Job
+from benchmarks.processes import Progress, absolute, part_of, run_fresh
+from benchmarks.transcripts import options_for, read_transcripts
+from runtimes.decoding import DecodeOptions
+from runtimes.files import sha256_file, sha256_json
+
+NO_CLIPS = "no evaluation clips were given"
+
+
+def measure_answers(job: Job, progress: Progress) -> dict[str, Any]:
+    """The results' accuracy part, as far as a device can know it: word errors are counted on the workstation."""
+    return _transcription(job, progress) if job.is_speech else _classification(job, progress)
+
+
+def _classification(job: Job, progress: Progress) -> dict[str, Any]:
+    part: dict[str, Any] = {
+        "status": "ok",
+        "reason": "",
+        "log_tail": [],
+        "labels": [],
+        "names": [],
+        "label_ids": [],
+        "roles": {},
+        "kl_dense_slim_nats": None,
+    }
+    if job.clips is None or job.clips_path is None:
+        part.update(status="not measured", reason=NO_CLIPS)
+        return part
+    part.update(
+        labels=list(job.clips.labels), names=list(job.clips.names), label_ids=[int(k) for k in job.clips.label_ids]
+    )
+    logits = {}
+    for place, role in enumerate(job.artifacts):
+        share = 1 / len(job.artifacts)
+        store = job.parts / f"logits-{_answers_key(job, role)}.npz"
+        request = {**job.request(role), "clips": absolute(job.clips_path), "logits": absolute(store)}
+        outcome = run_fresh(
+            "benchmarks.accuracy", request, part_of(progress, place * share, (place + 1) * share, f"{role}, ")
+        )
+        if outcome.answer is None:
+            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            continue
+        logits[role] = read_logits(store, len(job.clips.labels))
+        part["roles"][role] = {
+            "predicted_ids": [int(label) for label in logits[role].argmax(axis=1)],
+            "cross_entropy_nats": _rounded(cross_entropy_nats(logits[role], job.clips.label_ids)),
+        }
+    if len(logits) == 2:
+        part["kl_dense_slim_nats"] = _rounded(kl_divergence_nats(logits["dense"], logits["slim"]))
+    return part
+
+
+def _transcription(job: Job, progress: Progress) -> dict[str, Any]:
+    part: dict[str, Any] = {
+        "status": "ok",
+        "reason": "",
+        "log_tail": [],
+        "names": [],
+        "references": [],
+        "audio_s": [],
+        "decoding": {},
+        "roles": {},
+        "word_errors": None,
+    }
+    if job.clips is None or job.clips_path is None:
+        part.update(status="not measured", reason=NO_CLIPS)
+        return part
+    assert job.clips.texts is not None
+    part.update(
+        names=list(job.clips.names),
+        references=list(job.clips.texts),
+        audio_s=[round(len(waveform) / job.clips.sample_rate_hz, 4) for waveform in job.clips.waveforms],
+        decoding=_as_json(options_for(job.artifacts["slim"], job.clips)),
+    )
+    for place, role in enumerate(job.artifacts):
+        share = 1 / len(job.artifacts)
+        store = job.parts / f"transcripts-{_answers_key(job, role)}.json"
+        request = {**job.request(role), "clips": absolute(job.clips_path), "transcripts": absolute(store)}
+        outcome = run_fresh(
+            "benchmarks.transcripts", request, part_of(progress, place * share, (place + 1) * share, f"{role}, ")
+        )
+        if outcome.answer is None:
+            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            continue
+        transcripts = read_transcripts(store)
+        part["roles"][role] = {
+            "texts": [transcript.text for transcript in transcripts],
+            "tokens": [transcript.tokens for transcript in transcripts],
+            "compression_ratios": [transcript.compression_ratio for transcript in transcripts],
+            "seconds": [transcript.seconds for transcript in transcripts],
+        }
+    return part
+
+
+def _as_json(options: DecodeOptions) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(options).items()}
+
+
+def _answers_key(job: Job, role: str) -> str:
+    """Names one artifact's answers by what they depend on, so that they outlive a change of anything else."""
+    inputs = [job.artifacts[role].identity, sha256_file(job.clips_path) if job.clips_path else "", job.runtime]
+    return sha256_json([*inputs, job.options.threads, job.options.precision, device_facts()["libraries"]])[:16]
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 6) for value in values]

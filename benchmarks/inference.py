@@ -1,0 +1,90 @@
+"""One inference of either task, as latency and memory are measured on it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Dict
+
+import numpy as np
+
+from runtimes.artifact import Artifact
+from runtimes.sessions import SpeechSession
+
+SPEECH_TASK = "automatic-speech-recognition"
+TOKENS_PER_MINUTE = 200.0  # 100 tokens of a 30 s window: brisk speech in Whisper's English vocabulary
+FEWEST_TOKENS = 4
+STAGES = ("encoder", "first_token", "later_tokens")
+
+Inference = Callable[[], Dict[str, float]]
+
+
+def window_tokens(artifact: Artifact) -> int | None:
+    """How many tokens one measured window generates, in proportion to its length; None for a classifier."""
+    if artifact.task != SPEECH_TASK:
+        return None
+    decoding = artifact.manifest["decoding"]
+    wanted = round(TOKENS_PER_MINUTE * decoding["window_s"] / 60)
+    most = decoding["positions"] - len(transcribe_prompt(decoding))
+    return int(min(max(wanted, FEWEST_TOKENS), most))
+
+
+def transcribe_prompt(decoding: dict[str, Any]) -> list[int]:
+    """What a transcript without timestamps starts from, in the model's default language, or its first one."""
+    prompt = [decoding["start"]]
+    if decoding["multilingual"]:
+        languages = decoding["languages"]
+        prompt.append(languages[decoding["default_language"] or next(iter(languages))])
+        prompt.append(decoding["transcribe"])
+    if decoding["no_timestamps"] is not None:
+        prompt.append(decoding["no_timestamps"])
+    return [int(token) for token in prompt]
+
+
+def one_inference(session: Any, artifact: Artifact, waveform: np.ndarray, tokens: int | None) -> Inference:
+    """A function that makes one inference and gives the time of its stages in ms.
+
+    A classifier's is one call, which has no stages. Of speech it is a window: the encoder (front end and the keys and
+    values of cross-attention included), the first token (the prompt goes through the decoder), and the other ones up to
+    `tokens`: always the likeliest text token, for the end is not listened to, so that all models do the same work.
+    """
+    if tokens is None:
+
+        def classify() -> dict[str, float]:
+            session.run(waveform)
+            return {}
+
+        return classify
+    decoding = artifact.manifest["decoding"]
+    prompt = np.array([transcribe_prompt(decoding)], dtype=np.int64)
+    text_tokens = min(decoding["start"], decoding["end"])
+    wanted = tokens
+
+    def transcribe() -> dict[str, float]:
+        return timed_window(session, waveform, prompt, wanted, text_tokens)
+
+    return transcribe
+
+
+def timed_window(
+    session: SpeechSession, waveform: np.ndarray, prompt: np.ndarray, tokens: int, text_tokens: int
+) -> dict[str, float]:
+    """Milliseconds of each of STAGES, for one window and `tokens` tokens, each below `text_tokens`."""
+    start = time.perf_counter_ns()
+    session.encode(waveform)
+    encoded = time.perf_counter_ns()
+    session.start(1)
+    said = _likeliest(session.step(prompt), text_tokens)
+    first = time.perf_counter_ns()
+    for _ in range(tokens - 1):
+        said = _likeliest(session.step(said), text_tokens)
+    last = time.perf_counter_ns()
+    return dict(zip(STAGES, (milliseconds(encoded - start), milliseconds(first - encoded), milliseconds(last - first))))
+
+
+def _likeliest(logits: np.ndarray, text_tokens: int) -> np.ndarray:
+    return logits[:, :text_tokens].argmax(axis=1)[:, np.newaxis].astype(np.int64)
+
+
+def milliseconds(nanoseconds: int) -> float:
+    """Nanoseconds in ms, to a tenth of a microsecond."""
+    return round(nanoseconds / 1e6, 4)

@@ -1,0 +1,162 @@
+"""What a benchmark is asked for, checked and named, and the parts of it that are done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accuracy import check_clips
+from benchmarks.device import device_facts, device_name
+from benchmarks.inference import SPEECH_TASK, window_tokens
+from benchmarks.processes import absolute
+from runtimes.artifact import Artifact, read_artifact, read_golden
+from runtimes.choose import require_runtime
+from runtimes.clips import Clips, read_clips
+from runtimes.errors import BadInput
+from runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
+from runtimes.sessions import SessionOptions
+
+PART_SCHEMA = "leanear-results-part-2"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured, checked and named: artifacts by role, clips if any, runtime and options."""
+
+    artifacts: dict[str, Artifact]
+    clips_path: Path | None
+    clips: Clips | None
+    runtime: str
+    options: SessionOptions
+    parts: Path
+    inputs_sha256: str
+
+    @property
+    def is_speech(self) -> bool:
+        """Whether the artifacts write down speech."""
+        return self.artifacts["slim"].task == SPEECH_TASK
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens a measured window of speech generates; None for classifiers."""
+        return window_tokens(self.artifacts["slim"])
+
+    def request(self, role: str) -> dict[str, Any]:
+        """What every worker needs to load the artifact of `role`."""
+        return {
+            "artifact": absolute(self.artifacts[role].folder),
+            "runtime": self.runtime,
+            "threads": self.options.threads,
+            "precision": self.options.precision,
+        }
+
+
+def check_job(
+    dense: Path | None,
+    slim: Path,
+    clips_path: Path | None,
+    runtime: str,
+    options: SessionOptions,
+    out: Path,
+    settings: tuple[float, int, int],
+) -> Job:
+    """The job, its artifacts and clips read and found to belong together; settings: budget_s, samples, repeats.
+
+    Raises:
+        BadInput: they do not.
+        RuntimeUnavailable: the runtime is missing, or computes in another precision than asked for.
+    """
+    require_runtime(runtime, options)
+    artifacts = {} if dense is None else {"dense": read_artifact(Path(dense))}
+    artifacts["slim"] = read_artifact(Path(slim))
+    if dense is not None:
+        _check_comparable(artifacts["dense"], artifacts["slim"])
+    clips = None
+    if clips_path is not None:
+        clips = read_clips(Path(clips_path))
+        for artifact in artifacts.values():
+            check_clips(artifact, clips, Path(clips_path))
+    facts = device_facts()
+    inputs = {
+        "artifacts": {role: sha256_file(artifact.folder / "manifest.json") for role, artifact in artifacts.items()},
+        "clips": None if clips_path is None else sha256_file(Path(clips_path)),
+        "runtime": runtime,
+        "options": [options.threads, options.precision],
+        "settings": settings,
+        "device": device_name(facts),
+        "libraries": facts["libraries"],
+    }
+    return Job(
+        artifacts=artifacts,
+        clips_path=None if clips_path is None else Path(clips_path),
+        clips=clips,
+        runtime=runtime,
+        options=options,
+        parts=Path(out).with_name(f".{Path(out).stem}.parts"),
+        inputs_sha256=sha256_json(inputs),
+    )
+
+
+def _check_comparable(dense: Artifact, slim: Artifact) -> None:
+    """Raises BadInput where the two do not answer in the same terms."""
+    both = f"{dense.folder} and {slim.folder}"
+    if dense.task != slim.task:
+        raise BadInput(f"{both}: one is for {dense.task}, the other for {slim.task}")
+    if dense.labels != slim.labels:
+        raise BadInput(f"{both}: their labels differ, so they cannot be compared")
+    if slim.task == SPEECH_TASK:
+        for key, what in (("vocabulary", "vocabularies"), ("decoding", "decoding settings"), ("input", "inputs")):
+            if dense.manifest[key] != slim.manifest[key]:
+                raise BadInput(f"{both}: their {what} differ, so they cannot be compared")
+
+
+def kept_part(job: Job, name: str) -> dict[str, Any] | None:
+    """The part called `name` that an interrupted run finished for the same inputs."""
+    try:
+        part = read_json(job.parts / f"{name}-{job.inputs_sha256[:16]}.json", PART_SCHEMA, ("part",))
+    except BadInput:
+        return None
+    return part["part"]
+
+
+def keep_part(job: Job, name: str, part: dict[str, Any]) -> None:
+    """Keep a part that did not fail, for a run that is interrupted."""
+    if part["status"] == "ok":
+        write_json(job.parts / f"{name}-{job.inputs_sha256[:16]}.json", {"schema": PART_SCHEMA, "part": part})
+
+
+def benchmark_waveform(job: Job) -> tuple[np.ndarray, str]:
+    """One fixed window of real audio: a clip cut, or padded with silence, to what the model looks at."""
+    if job.clips is not None:
+        waveform, source = job.clips.waveforms[0], f"clip {job.clips.names[0]}"
+    else:
+        waveform, source = read_golden(job.artifacts["slim"]).waveforms[0], "the artifact's first golden clip"
+    window = int(job.artifacts["slim"].manifest["input"].get("window_samples") or len(waveform))
+    padded = np.zeros(window, np.float32)
+    padded[: min(window, len(waveform))] = waveform[:window]
+    return padded, f"{source}, cut or padded to the model's window"
+
+
+def store_waveform(job: Job, waveform: np.ndarray) -> Path:
+    """The waveform in a file among the parts, for the processes that measure."""
+    path = job.parts / "waveform.npy"
+    with replaced_file(path) as part, open(part, "wb") as stream:
+        np.save(stream, waveform)
+    return path
+
+
+def clips_facts(job: Job) -> dict[str, Any] | None:
+    """What the results say of the evaluation clips, None where there are none."""
+    if job.clips is None or job.clips_path is None:
+        return None
+    samples = sum(len(waveform) for waveform in job.clips.waveforms)
+    return {
+        "file": job.clips_path.name,
+        "sha256": sha256_file(job.clips_path),
+        "clips": len(job.clips),
+        "sample_rate_hz": job.clips.sample_rate_hz,
+        "audio_s": round(samples / job.clips.sample_rate_hz, 3),
+    }

@@ -1,0 +1,119 @@
+"""Transcripts of every evaluation clip, by the very artifact on its runtime; interrupted work is continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+
+from benchmarks.accuracy import SAVE_EVERY_S, SAY_EVERY_S, check_clips
+from benchmarks.processes import Progress, answer_request
+from runtimes.artifact import Artifact, read_artifact
+from runtimes.choose import require_runtime
+from runtimes.clips import Clips, read_clips
+from runtimes.decoding import DecodeOptions
+from runtimes.errors import BadInput
+from runtimes.files import read_json, write_json
+from runtimes.long_audio import SpeechModel, read_speech_model, transcribe
+from runtimes.repeats import compression_ratio
+from runtimes.sessions import SessionOptions, SpeechSession
+
+TRANSCRIPTS_SCHEMA = "leanear-transcripts-1"
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What one clip was heard to say. tokens: how many were decoded; seconds: how long that took, encoder included."""
+
+    text: str
+    tokens: int
+    compression_ratio: float
+    seconds: float
+
+
+def evaluation_options(longest_s: float, window_s: float) -> DecodeOptions:
+    """Greedy decoding with no fallback, no test for silence and no protection from loops: what the model itself says.
+
+    Timestamps are asked for only where clips are longer than a window, for they say where the next window starts.
+    """
+    return DecodeOptions(
+        timestamps=longest_s > window_s,
+        temperatures=(0.0,),
+        compression_ratio_limit=None,
+        log_probability_limit=None,
+        no_speech_limit=None,
+        stop_repeats=False,
+    )
+
+
+def options_for(artifact: Artifact, clips: Clips) -> DecodeOptions:
+    """`evaluation_options` of these clips."""
+    longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
+    return evaluation_options(longest_s, float(artifact.manifest["decoding"]["window_s"]))
+
+
+def transcribe_clip(
+    session: SpeechSession, model: SpeechModel, waveform: np.ndarray, options: DecodeOptions
+) -> Transcript:
+    """The transcript of one clip of any length."""
+    start = time.perf_counter()
+    segments = list(transcribe(session, model, waveform, options))
+    seconds = time.perf_counter() - start
+    text = "".join(segment.text for segment in segments).strip()
+    return Transcript(
+        text=text,
+        tokens=sum(len(segment.tokens) for segment in segments),
+        compression_ratio=round(compression_ratio(text), 4),
+        seconds=round(seconds, 6),
+    )
+
+
+def measure_transcripts(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """How many clips have their transcripts in the file `request["transcripts"]`: all of them.
+
+    request: artifact (folder), runtime, threads, precision, clips (.npz), transcripts (.json; what it holds is kept).
+    """
+    artifact = read_artifact(Path(request["artifact"]))
+    clips = read_clips(Path(request["clips"]))
+    check_clips(artifact, clips, Path(request["clips"]))
+    options = options_for(artifact, clips)
+    store = Path(request["transcripts"])
+    done = list(read_transcripts(store))
+    if len(done) < len(clips):
+        session_options = SessionOptions(threads=request["threads"], precision=request["precision"])
+        model = read_speech_model(artifact)
+        session = require_runtime(request["runtime"], session_options).load(artifact, session_options)
+        said = saved = time.perf_counter()
+        for waveform in clips.waveforms[len(done) :]:
+            done.append(transcribe_clip(session, model, waveform, options))
+            now = time.perf_counter()
+            if now - said > SAY_EVERY_S:
+                progress(f"{len(done)} of {len(clips)} clips", len(done) / len(clips))
+                said = now
+            if now - saved > SAVE_EVERY_S:
+                _write_transcripts(store, done)
+                saved = now
+        session.close()
+        _write_transcripts(store, done)
+    return {"clips": len(done)}
+
+
+def read_transcripts(path: Path) -> tuple[Transcript, ...]:
+    """The transcripts in `path` so far; none if there is no whole file."""
+    try:
+        rows = read_json(path, TRANSCRIPTS_SCHEMA, ("rows",))["rows"]
+        return tuple(Transcript(**row) for row in rows)
+    except (BadInput, TypeError):
+        return ()
+
+
+def _write_transcripts(path: Path, done: Sequence[Transcript]) -> None:
+    write_json(path, {"schema": TRANSCRIPTS_SCHEMA, "rows": [dataclasses.asdict(row) for row in done]})
+
+
+if __name__ == "__main__":
+    answer_request(measure_transcripts)

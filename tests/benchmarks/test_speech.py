@@ -1,0 +1,251 @@
+"""The benchmark of speech: stages, memory over windows, transcripts clip by clip, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.inference import STAGES, one_inference, transcribe_prompt, window_tokens
+from benchmarks.measure import benchmark, evaluate, evaluate_transcripts
+from benchmarks.results import read_results, write_results
+from benchmarks.transcripts import measure_transcripts, read_transcripts
+from runtimes.artifact import read_artifact
+from runtimes.choose import choose_runtime
+from runtimes.clips import read_clips, write_clips
+from runtimes.errors import BadInput
+from runtimes.files import write_json
+from runtimes.sessions import SessionOptions
+from tests.benchmarks.speech_artifact import POSITIONS, WINDOW_S, say, write_speech_artifact
+from tests.benchmarks.test_results import changed
+
+OPTIONS = SessionOptions(threads=1)
+QUICK = {"budget_s": 0.5, "samples": 6, "repeats": 2}
+
+
+def test_the_stages_add_up_to_the_sample(speech_results):
+    assert speech_results.is_speech
+    for role in ("dense", "slim"):
+        for repeat in speech_results.repeats(role):
+            assert set(repeat["stages_ms"]) == set(STAGES)
+            stages = np.array([repeat["stages_ms"][name] for name in STAGES])
+            assert stages.shape[1] == len(repeat["samples_ms"])
+            apart = np.array(repeat["samples_ms"]) - stages.sum(axis=0)
+            assert (apart >= -0.001).all()
+            assert (apart < 1.0).all()
+    assert speech_results.document["latency"]["settings"]["tokens"] == 4
+    assert len(speech_results.stages_ms("slim", "encoder")) == 3
+    assert speech_results.stages_ms("slim", "front_end") == []
+
+
+class Listening:
+    """A session that writes down what it is asked to do, and always finds the end the likeliest."""
+
+    def __init__(self, vocabulary: int, end: int) -> None:
+        self.calls, self.vocabulary, self.end = [], vocabulary, end
+
+    def encode(self, waveform):
+        self.calls.append(("encode", len(waveform)))
+
+    def start(self, rows=1):
+        self.calls.append(("start", rows))
+
+    def step(self, tokens, parents=None):
+        self.calls.append(("step", tokens.tolist()))
+        logits = np.zeros((1, self.vocabulary), np.float32)
+        logits[0, self.end], logits[0, 3] = 9.0, 1.0
+        return logits
+
+
+def test_a_window_makes_as_many_tokens_as_it_is_told_whatever_the_model_says(dense_speech):
+    artifact = read_artifact(dense_speech)
+    decoding = artifact.manifest["decoding"]
+    session = Listening(artifact.manifest["output"]["shape"][1], decoding["end"])
+    one_inference(session, artifact, say("cat"), 5)()
+    prompt = [decoding["start"], decoding["languages"]["en"], decoding["transcribe"], decoding["no_timestamps"]]
+    steps = [("step", [prompt]), *[("step", [[3]])] * 4]
+    assert session.calls == [("encode", len(say())), ("start", 1), *steps]
+
+
+def test_the_number_of_tokens_follows_the_window(dense_speech):
+    artifact = read_artifact(dense_speech)
+    decoding = {**artifact.manifest["decoding"], "window_s": 30.0, "positions": 448}
+    longer = replace(artifact, manifest={**artifact.manifest, "decoding": decoding})
+    assert window_tokens(longer) == 100
+    decoding["positions"] = POSITIONS
+    assert window_tokens(longer) == POSITIONS - 4, "no more than fit behind the prompt"
+    assert window_tokens(artifact) == 4
+    english = {**decoding, "multilingual": False}
+    assert transcribe_prompt(english) == [decoding["start"], decoding["no_timestamps"]]
+    assert transcribe_prompt({**decoding, "default_language": None})[1] == decoding["languages"]["en"]
+
+
+def test_memory_is_looked_at_after_every_window(speech_results):
+    for stages in speech_results.document["memory"]["roles"].values():
+        assert 20 <= len(stages["rss_run_bytes"]) <= 50
+        assert max(stages["rss_run_bytes"]) <= stages["peak_rss_bytes"]
+
+
+def test_transcripts_are_what_was_said(speech_results, speech_clips_path):
+    accuracy, clips = speech_results.document["accuracy"], read_clips(speech_clips_path)
+    assert accuracy["references"] == list(clips.texts)
+    assert accuracy["word_errors"] is None, "they are counted on the workstation"
+    for answers in accuracy["roles"].values():
+        heard = [text for text, reference in zip(answers["texts"], clips.texts) if text == reference]
+        assert len(heard) == 9
+        assert answers["texts"][3] == "the cat down"
+        assert answers["texts"][-1] == "", "silence"
+        assert answers["tokens"][:3] == [3, 2, 4]
+        assert all(seconds > 0 for seconds in answers["seconds"])
+    assert accuracy["decoding"]["temperatures"] == [0.0]
+    assert accuracy["decoding"]["timestamps"] is False
+    assert accuracy["audio_s"] == [WINDOW_S] * 12 + [0.25]
+
+
+def test_the_identity_and_the_cache_are_recorded(speech_results, dense_speech):
+    facts = speech_results.document["artifacts"]["dense"]
+    assert set(facts["graphs"]) == {"encoder", "decoder"}
+    assert facts["cache"]["bytes_per_token"] == 512
+    assert facts["decoding"] == {
+        "window_s": WINDOW_S,
+        "positions": POSITIONS,
+        "multilingual": True,
+        "default_language": "en",
+    }
+    assert facts["vocabulary"] == read_artifact(dense_speech).manifest["output"]["shape"][1]
+
+
+def test_transcribing_goes_on_from_the_clips_that_were_done(slim_speech, speech_clips_path, tmp_path):
+    store = tmp_path / "transcripts.json"
+    row = {"text": "kept", "tokens": 1, "compression_ratio": 0.5, "seconds": 1.0}
+    write_json(store, {"schema": "leanear-transcripts-1", "rows": [row] * 2})
+    request = {
+        "artifact": str(slim_speech),
+        "runtime": "null",
+        "threads": 1,
+        "precision": "fp32",
+        "clips": str(speech_clips_path),
+        "transcripts": str(store),
+    }
+    assert measure_transcripts(request, lambda *_: None) == {"clips": 13}
+    assert [row.text for row in read_transcripts(store)][:3] == ["kept", "kept", "seven dog ran home"]
+    store.write_text(store.read_text()[:50])
+    assert read_transcripts(store) == ()
+
+
+def test_clips_longer_than_a_window_are_taken_with_timestamps(slim_speech, tmp_path, speech_clips_path):
+    clips = read_clips(speech_clips_path)
+    long = np.concatenate([say("the", "cat"), say("dog", "ran")])
+    clips = replace(clips, waveforms=(long,), names=("long.wav",), texts=("the cat dog ran",))
+    write_clips(tmp_path / "long.npz", clips)
+    (transcript,) = evaluate_transcripts(slim_speech, tmp_path / "long.npz", "null", OPTIONS)
+    assert transcript.text == "the cat dog ran"
+
+
+def test_clips_of_the_other_kind_are_refused(slim_speech, slim_folder, clips_path, speech_clips_path, tmp_path):
+    out = tmp_path / "r.json"
+    with pytest.raises(BadInput, match="labels and no transcripts, but .* writes down speech"):
+        benchmark(None, slim_speech, clips_path, "null", OPTIONS, out, **QUICK)
+    with pytest.raises(BadInput, match="transcripts and no labels, but .* classifies"):
+        benchmark(None, slim_folder, speech_clips_path, "null", OPTIONS, out, **QUICK)
+    with pytest.raises(BadInput, match="one is for audio-classification, the other for automatic-speech"):
+        benchmark(slim_folder, slim_speech, None, "null", OPTIONS, out, **QUICK)
+    with pytest.raises(BadInput, match="have no accuracy"):
+        evaluate(slim_speech, speech_clips_path, "null", OPTIONS)
+    with pytest.raises(BadInput, match="writes no transcripts"):
+        evaluate_transcripts(slim_folder, clips_path, "null", OPTIONS)
+
+
+def test_models_of_other_vocabularies_are_not_compared(slim_speech, tmp_path):
+    other = write_speech_artifact(tmp_path / "other", source="dense")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["decoding"]["suppress"] = [1]
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match="decoding settings differ"):
+        benchmark(other, slim_speech, None, "null", OPTIONS, tmp_path / "r.json", **QUICK)
+
+
+def test_one_speech_artifact_without_clips(slim_speech, tmp_path):
+    results = benchmark(None, slim_speech, None, "null", OPTIONS, tmp_path / "r.json", **QUICK)
+    assert results.document["accuracy"]["status"] == "not measured"
+    assert results.document["accuracy"]["roles"] == {}
+
+
+def test_the_device_command_transcribes(slim_speech, dense_speech, speech_clips_path, tmp_path, capsys):
+    session = ["--runtime", "null", "--threads", "1"]
+    assert main(["eval", str(slim_speech), "--clips", str(speech_clips_path), "--json", *session]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["transcripts"][1] == {"name": "clip-01.wav", "text": "lights on", "reference": "lights on"}
+    assert answer["clips"] == 13
+    assert main(["eval", str(slim_speech), "--clips", str(speech_clips_path), *session]) == 0
+    assert "clip-03.wav  the cat down" in capsys.readouterr().out
+    inputs = [str(slim_speech), "--dense", str(dense_speech), "--clips", str(speech_clips_path)]
+    assert main(["bench", *inputs, "--out", str(tmp_path / "r.json"), "--budget", "0.2", *session]) == 0
+    said = capsys.readouterr().out
+    assert "13 transcripts" in said
+    assert read_results(tmp_path / "r.json").is_speech
+
+
+WORD_ERRORS = {
+    "metric": "by hand",
+    "reference_words": [3] * 13,
+    "roles": {
+        role: {"substitutions": [1] * 13, "deletions": [0] * 13, "insertions": [0] * 13} for role in ("dense", "slim")
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("task",), None, "missing key 'task'"),
+        (("task",), "translation", "task: expected one of audio-classification"),
+        (("task",), "audio-classification", "accuracy: missing key 'labels'"),
+        (("accuracy", "audio_s"), None, "accuracy: missing key 'audio_s'"),
+        (("accuracy", "label_ids"), [1], "accuracy: unknown key 'label_ids'"),
+        (("accuracy", "roles", "slim", "texts"), ["x"], "accuracy.roles.slim.texts: 1 for 13 clips"),
+        (("accuracy", "roles", "slim", "texts", 0), 7, r"texts\[0\]: expected str, found int"),
+        (("accuracy", "word_errors"), {**WORD_ERRORS, "metric": 1}, "word_errors.metric: expected str"),
+        (("accuracy", "word_errors"), {**WORD_ERRORS, "roles": {}}, "word_errors.roles: missing key 'dense'"),
+        (("accuracy", "word_errors"), {**WORD_ERRORS, "reference_words": [1]}, "reference_words: 1 for 13 clips"),
+        (("latency", "repeats", 0, "stages_ms"), None, r"repeats\[0\]: missing key 'stages_ms'"),
+        (("artifacts", "slim", "cache"), [], "cache: expected dict or null"),
+    ],
+)
+def test_a_wrong_key_of_speech_results_is_named(speech_results, tmp_path, path, value, said):
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(changed(speech_results.document, path, value)))
+    with pytest.raises(BadInput, match=said):
+        read_results(broken)
+
+
+def test_word_errors_are_kept(speech_results, tmp_path):
+    document = changed(speech_results.document, ("accuracy", "word_errors"), WORD_ERRORS)
+    write_results(tmp_path / "r.json", document)
+    assert read_results(tmp_path / "r.json").document == document
+
+
+def test_a_front_end_that_can_run_alone_is_timed_alone(dense_speech, monkeypatch, tmp_path):
+    from benchmarks.latency import measure_latency
+
+    runtime = choose_runtime("null")
+    heard = []
+    monkeypatch.setattr(
+        runtime.NullSpeechSession, "front_end", lambda self, wave: heard.append(len(wave)), raising=False
+    )
+    np.save(tmp_path / "w.npy", say("cat"))
+    request = {
+        "artifact": str(dense_speech),
+        "runtime": "null",
+        "threads": 1,
+        "precision": "fp32",
+        "waveform": str(tmp_path / "w.npy"),
+        "samples": 3,
+        "share_s": 0.1,
+        "tokens": 4,
+    }
+    answer = measure_latency(request, lambda *_: None)
+    assert len(answer["stages_ms"]["front_end"]) == len(heard) == 3
