@@ -1,4 +1,4 @@
-"""The folder that travels to a device: graph, golden clips with the checkpoint's own logits, and their manifest."""
+"""The folder that travels to a device: graphs, golden clips with the checkpoint's own logits, and their manifest."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from export.ast_graph import ExportedGraph, export_ast
+from export.ast_graph import export_ast
 from export.front_end import FrontEnd, read_front_end
+from export.graph import ExportedGraph, graph_facts
 from export.macs import count_macs
+from export.whisper_artifact import Speech, write_whisper_artifact
 from runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
 from runtimes.errors import BadInput
 from runtimes.files import replaced_folder, sha256_file, write_json
@@ -29,17 +31,23 @@ def export_artifact(
     form: str,
     source: dict[str, Any],
     made_from: dict[str, Any],
+    speech: Speech | None = None,
 ) -> Path:
     """The artifact folder `out`, written whole or not at all; the same arguments give the same bytes.
 
     golden_waveforms: float32 (samples,) each, at the extractor's rate, of which the folder keeps the logits that the
     model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
-    inputs by name. The manifest's "parity" is null until `export.parity.prove_parity` has proved it.
+    inputs by name. speech: of a Whisper, which is exported as encoder and decoder. The manifest's "parity" is null
+    until `export.parity.prove_parity` has proved it.
 
     Raises:
         BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.
     """
     out = Path(out)
+    if speech is not None:
+        with replaced_folder(out) as part:
+            write_whisper_artifact(model, feature_extractor, golden_waveforms, part, form, speech, source, made_from)
+        return out
     golden = collect_golden(model, feature_extractor, golden_waveforms)
     with replaced_folder(out) as part:
         exported = export_ast(model, feature_extractor, part / GRAPH_FILE, form)
@@ -73,19 +81,6 @@ def collect_golden(model: Any, feature_extractor: Any, waveforms: Sequence[np.nd
     return Golden(waveforms=clips, logits=np.stack(logits))
 
 
-def graph_facts(path: Path, exported: ExportedGraph, precision: str = "fp32") -> dict[str, Any]:
-    """What the manifest says of one graph's file."""
-    return {
-        "file": path.name,
-        "sha256": sha256_file(path),
-        "bytes": path.stat().st_size,
-        "form": exported.form,
-        "opset": exported.opset,
-        "nodes": exported.nodes,
-        "precision": precision,
-    }
-
-
 def _manifest(model: Any, front_end: FrontEnd, exported: ExportedGraph, folder: Path, clips: int) -> dict[str, Any]:
     config, macs = model.config, count_macs(model, front_end)
     parameters = list(model.parameters())
@@ -101,7 +96,7 @@ def _manifest(model: Any, front_end: FrontEnd, exported: ExportedGraph, folder: 
             "macs": macs.total,
             "macs_by_kind": macs.by_kind(),
         },
-        "graphs": {"classifier": graph_facts(folder / GRAPH_FILE, exported)},
+        "graphs": {"classifier": graph_facts(exported, folder / GRAPH_FILE)},
         "input": {
             "name": "waveform",
             "dtype": "float32",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +10,15 @@ from onnx import TensorProto, helper
 
 from export.attention import add_attention, add_first_tokens, add_reader_attention, read_attention
 from export.front_end import FrontEnd, add_front_end, read_front_end
-from export.graph import OPSET, Graph
+from export.graph import FORMS, OPSET, ExportedGraph, Graph
+from export.layers import add_layernorm, add_linear, array
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file
 
-FORMS = ("portable", "onnxruntime", "openvino")
 INPUTS = ("waveform", "features")
 CACHE_PERIOD_BYTES = 4096  # 64 sets of 64 bytes
 PADDING_COLUMNS = 16  # a cache line
 READ_TOKENS = 2  # the classifier reads the class token and the distillation token, which come first
-
-
-@dataclass(frozen=True)
-class ExportedGraph:
-    """What was written: its form, the name of its input, the opset of its plain operators and how many nodes it has."""
-
-    path: Path
-    form: str
-    input: str
-    opset: int
-    nodes: int
 
 
 def export_ast(
@@ -64,7 +51,7 @@ def export_ast(
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, model.config.num_labels])
     with replaced_file(Path(out)) as part:
         graph.write(part, [source], [logits], "ast")
-    return ExportedGraph(Path(out), form, input, OPSET, len(graph.nodes))
+    return ExportedGraph(Path(out), form, OPSET, len(graph.nodes))
 
 
 def token_count(config: Any) -> int:
@@ -111,7 +98,7 @@ def _add_classifier(graph: Graph, features: str, model: Any, form: str) -> None:
     hidden = _add_embeddings(graph, features, body.embeddings, config)
     for number, layer in enumerate(body.layers):
         name = f"layers.{number}"
-        normed = _add_layernorm(graph, hidden, layer.layernorm_before, f"{name}.layernorm_before")
+        normed = add_layernorm(graph, hidden, layer.layernorm_before, f"{name}.layernorm_before")
         attention = read_attention(layer.attention)
         if number + 1 < len(body.layers):
             attended = add_attention(graph, normed, attention, form, tokens, f"{name}.attention")
@@ -120,34 +107,34 @@ def _add_classifier(graph: Graph, features: str, model: Any, form: str) -> None:
             hidden = add_first_tokens(graph, hidden, READ_TOKENS, f"{name}.read")
         hidden = graph.node("Add", [attended, hidden], f"{name}.attention.residual")
         hidden = _add_mlp(graph, hidden, layer, form, name)
-    hidden = _add_layernorm(graph, hidden, body.layernorm, "layernorm")
+    hidden = add_layernorm(graph, hidden, body.layernorm, "layernorm")
     pooled = graph.node(
         "ReduceMean", [hidden, graph.constant("pool.axis", np.array([0], dtype=np.int64))], "pooled", keepdims=1
     )
-    pooled = _add_layernorm(graph, pooled, model.classifier.layernorm, "classifier.layernorm")
-    _add_linear(graph, pooled, model.classifier.dense, "classifier.dense", "logits")
+    pooled = add_layernorm(graph, pooled, model.classifier.layernorm, "classifier.layernorm")
+    add_linear(graph, pooled, model.classifier.dense, "classifier.dense", "logits")
 
 
 def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -> str:
     """Class, distillation and patch tokens with their positions: features (1, frames, mel bins) in, (T, D) out."""
-    projection, positions = embeddings.patch_embeddings.projection, _array(embeddings.position_embeddings)[0]
+    projection, positions = embeddings.patch_embeddings.projection, array(embeddings.position_embeddings)[0]
     patches, width = token_count(config) - READ_TOKENS, config.hidden_size
     spectrogram = graph.node("Transpose", [features], "patches.spectrogram", perm=[0, 2, 1])
     image = graph.reshape(spectrogram, (1, 1, config.num_mel_bins, config.max_length), "patches.image")
-    kernel = graph.weight("patches.weight", tuple(projection.weight.shape), lambda: _array(projection.weight))
+    kernel = graph.weight("patches.weight", tuple(projection.weight.shape), lambda: array(projection.weight))
     grid = graph.node("Conv", [image, kernel], "patches.grid", strides=[config.frequency_stride, config.time_stride])
     flat = graph.reshape(grid, (width, patches), "patches.flat")
     rows = graph.node("Transpose", [flat], "patches.rows", perm=[1, 0])
     # The convolution's bias is added together with the positions, which are a constant too.
     places = graph.weight(
-        "patches.positions", (patches, width), lambda: positions[READ_TOKENS:] + _array(projection.bias)
+        "patches.positions", (patches, width), lambda: positions[READ_TOKENS:] + array(projection.bias)
     )
     placed = graph.node("Add", [rows, places], "patches.placed")
     first = graph.weight(
         "patches.first",
         (READ_TOKENS, width),
         lambda: (
-            np.concatenate([_array(embeddings.cls_token)[0], _array(embeddings.distillation_token)[0]])
+            np.concatenate([array(embeddings.cls_token)[0], array(embeddings.distillation_token)[0]])
             + positions[:READ_TOKENS]
         ),
     )
@@ -156,10 +143,10 @@ def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -
 
 def _add_mlp(graph: Graph, hidden: str, layer: Any, form: str, name: str) -> str:
     padding = _row_padding(layer.mlp.fc1.out_features) if form == "onnxruntime" else 0
-    normed = _add_layernorm(graph, hidden, layer.layernorm_after, f"{name}.layernorm_after")
-    wide = _add_linear(graph, normed, layer.mlp.fc1, f"{name}.mlp.fc1", f"{name}.mlp.wide", more_outputs=padding)
+    normed = add_layernorm(graph, hidden, layer.layernorm_after, f"{name}.layernorm_after")
+    wide = add_linear(graph, normed, layer.mlp.fc1, f"{name}.mlp.fc1", f"{name}.mlp.wide", more_outputs=padding)
     active = graph.node("Gelu", [wide], f"{name}.mlp.active")
-    narrow = _add_linear(graph, active, layer.mlp.fc2, f"{name}.mlp.fc2", f"{name}.mlp.narrow", more_inputs=padding)
+    narrow = add_linear(graph, active, layer.mlp.fc2, f"{name}.mlp.fc2", f"{name}.mlp.narrow", more_inputs=padding)
     if form == "openvino":
         # Of slope one, so it changes nothing. But OpenVINO has two kernels for a linear layer, and an activation behind
         # it selects the one that is faster where rows are a multiple of 4 KiB long. It also keeps OpenVINO 2026.4
@@ -175,31 +162,3 @@ def _row_padding(width: int) -> int:
     holds 8 to 12 of them; ONNX Runtime's matrix product reads 12 rows at a time. OpenVINO gains nothing by it.
     """
     return PADDING_COLUMNS if width * np.dtype(np.float32).itemsize % CACHE_PERIOD_BYTES == 0 else 0
-
-
-def _add_layernorm(graph: Graph, hidden: str, module: Any, name: str) -> str:
-    scale = graph.weight(f"{name}.scale", tuple(module.weight.shape), _reader(module.weight))
-    shift = graph.weight(f"{name}.shift", tuple(module.bias.shape), _reader(module.bias))
-    return graph.node("LayerNormalization", [hidden, scale, shift], name, axis=-1, epsilon=float(module.eps))
-
-
-def _add_linear(
-    graph: Graph, source: str, module: Any, name: str, result: str, more_inputs: int = 0, more_outputs: int = 0
-) -> str:
-    """Add a linear layer; `more_inputs` and `more_outputs` are rows and columns of zeros at the ends of its weight."""
-    rows, columns = module.in_features + more_inputs, module.out_features + more_outputs
-    weight = graph.weight(
-        f"{name}.weight",
-        (rows, columns),
-        lambda: np.pad(_array(module.weight).T, ((0, more_inputs), (0, more_outputs))),
-    )
-    bias = graph.weight(f"{name}.bias", (columns,), lambda: np.pad(_array(module.bias), (0, more_outputs)))
-    return graph.node("Gemm", [source, weight, bias], result)
-
-
-def _reader(parameter: Any) -> Callable[[], np.ndarray]:
-    return lambda: _array(parameter)
-
-
-def _array(parameter: Any) -> np.ndarray:
-    return parameter.detach().numpy()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from export.graph import CONTRIB_DOMAIN, Graph
+from export.layers import array
 from runtimes.errors import BadInput
 
 VECTOR_COLUMNS = (
@@ -59,20 +60,21 @@ class HeadGroup:
 
 
 def read_attention(module: Any) -> Attention:
-    """The attention block of a stock or of a slim AST layer.
+    """The attention block of a stock or of a slim layer of AST or Whisper.
 
     Raises:
         BadInput: the projections do not have the widths that the block states.
     """
     query_key_widths, value_output_widths = read_widths(module)
+    output = module.out_proj if hasattr(module, "out_proj") else module.o_proj
     attention = Attention(
-        query_weight=_array(module.q_proj.weight),
-        key_weight=_array(module.k_proj.weight),
-        value_weight=_array(module.v_proj.weight),
-        output_weight=_array(module.o_proj.weight),
+        query_weight=array(module.q_proj.weight),
+        key_weight=array(module.k_proj.weight),
+        value_weight=array(module.v_proj.weight),
+        output_weight=array(output.weight),
         query_bias=_bias(module.q_proj),
         value_bias=_bias(module.v_proj),
-        output_bias=_bias(module.o_proj),
+        output_bias=_bias(output),
         query_key_widths=query_key_widths,
         value_output_widths=value_output_widths,
         scaling=float(module.scaling),
@@ -87,7 +89,7 @@ def read_attention(module: Any) -> Attention:
 
 
 def read_widths(module: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Query/key width and value/output width of every head of a stock or of a slim AST attention block."""
+    """Query/key width and value/output width of every head of a stock or of a slim attention block."""
     if hasattr(module, "query_key_widths"):
         return tuple(module.query_key_widths), tuple(module.value_output_widths)
     heads = module.q_proj.out_features // module.head_dim
@@ -358,9 +360,5 @@ def output_bias(attention: Attention) -> np.ndarray:
     return (attention.output_bias + through).astype(np.float32)
 
 
-def _array(parameter: Any) -> np.ndarray:
-    return parameter.detach().numpy()
-
-
 def _bias(linear: Any) -> np.ndarray:
-    return np.zeros(linear.out_features, dtype=np.float32) if linear.bias is None else _array(linear.bias)
+    return np.zeros(linear.out_features, dtype=np.float32) if linear.bias is None else array(linear.bias)

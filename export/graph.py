@@ -12,7 +12,9 @@ import onnx
 from onnx import helper
 
 from runtimes.errors import BadInput
+from runtimes.files import sha256_file
 
+FORMS = ("portable", "onnxruntime", "openvino")
 OPSET = 20
 IR_VERSION = 9
 CONTRIB_DOMAIN = "com.microsoft"
@@ -39,6 +41,30 @@ class Weight:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class ExportedGraph:
+    """What was written: its form, the opset of its plain operators, how many nodes it has, what its products are of."""
+
+    path: Path
+    form: str
+    opset: int
+    nodes: int
+    precision: str = "fp32"
+
+
+def graph_facts(exported: ExportedGraph, path: Path) -> dict[str, Any]:
+    """What a manifest says of a graph, which is in the file `path` now."""
+    return {
+        "file": path.name,
+        "sha256": sha256_file(path),
+        "bytes": path.stat().st_size,
+        "form": exported.form,
+        "opset": exported.opset,
+        "nodes": exported.nodes,
+        "precision": exported.precision,
+    }
+
+
 class Graph:
     """Nodes and weights in the order in which they were added; a method that adds returns the name of its result."""
 
@@ -56,6 +82,20 @@ class Graph:
         lengths = self.constant(f"{names[0]}.split", np.array(list(sizes), dtype=np.int64))
         self.nodes.append(helper.make_node("Split", [source, lengths], names, name=f"{names[0]}.cut", axis=axis))
         return names
+
+    def split_by(self, source: str, lengths: str, axis: int, names: list[str]) -> list[str]:
+        """The same with lengths that another node computes, int64 (parts,)."""
+        self.nodes.append(helper.make_node("Split", [source, lengths], names, name=f"{names[0]}.cut", axis=axis))
+        return names
+
+    def slice(self, source: str, begin: int, end: int, axis: int, name: str) -> str:
+        """Add a Slice of `source` along `axis`."""
+        numbers = [self.constant(f"number.{number}", np.array([number], np.int64)) for number in (begin, end, axis)]
+        return self.node("Slice", [source, *numbers], name)
+
+    def has(self, name: str) -> bool:
+        """Whether a node of that name was added."""
+        return any(node.name == name for node in self.nodes)
 
     def reshape(self, source: str, shape: Iterable[int], name: str) -> str:
         """Add a Reshape to a constant shape."""

@@ -1,4 +1,4 @@
-"""Multiply-accumulates (MACs) of one inference, by kind of operation.
+"""Multiply-accumulates (MACs) of one inference or window, by kind of operation.
 
 Counted are the products of the graph at the widths that the model keeps: the last layer for the tokens that are read,
 as the graph computes it. Zeros by which heads are filled up to a common width are not counted: they are a cost of the
@@ -13,6 +13,9 @@ from typing import Any
 from export.ast_graph import READ_TOKENS, patch_size, token_count
 from export.attention import read_widths
 from export.front_end import FrontEnd
+from export.log_mel import LogMel
+
+MACS_TOKENS = 100  # decoded tokens of a window, for which a Whisper's MACs are stated
 
 
 @dataclass(frozen=True)
@@ -62,4 +65,63 @@ def count_macs(model: Any, front_end: FrontEnd | None = None, read_tokens: int |
         attention=attention,
         mlp=mlp,
         head=width * config.num_labels,
+    )
+
+
+@dataclass(frozen=True)
+class WhisperMacs:
+    """MACs of one window and `tokens` decoded tokens.
+
+    front_end, convolutions, encoder: once per window; cross_keys_values: what the encoder's graph makes of its states
+    for the decoder; decoder: layers, for all tokens, each of which looks at those before it and at itself; head: the
+    logits of every token.
+    """
+
+    tokens: int
+    front_end: int
+    convolutions: int
+    encoder: int
+    cross_keys_values: int
+    decoder: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_kind().values())
+
+    def by_kind(self) -> dict[str, int]:
+        return {key: value for key, value in asdict(self).items() if key != "tokens"}
+
+
+def count_whisper_macs(model: Any, log_mel: LogMel | None = None, tokens: int = MACS_TOKENS) -> WhisperMacs:
+    """The MACs of a loaded Whisper (stock or slim) for one window and `tokens` tokens fed one by one.
+
+    log_mel: the front end, counted if given.
+    """
+    config, encoder, decoder = model.config, model.model.encoder, model.model.decoder
+    positions, width = config.max_source_positions, config.d_model
+    convolutions = 2 * positions * 3 * config.num_mel_bins * width + positions * 3 * width * width
+    encoding = crossing = 0
+    for layer in encoder.layers:
+        query_key, value_output = (sum(widths) for widths in read_widths(layer.self_attn))
+        encoding += positions * width * 2 * (query_key + value_output)
+        encoding += positions * positions * (query_key + value_output)
+        encoding += positions * 2 * width * config.encoder_ffn_dim
+    decoding = 0
+    for layer in decoder.layers:
+        query_key, value_output = (sum(widths) for widths in read_widths(layer.self_attn))
+        cross_query_key, cross_value_output = (sum(widths) for widths in read_widths(layer.encoder_attn))
+        crossing += positions * width * (cross_query_key + cross_value_output)
+        decoding += tokens * width * 2 * (query_key + value_output)
+        decoding += tokens * (tokens + 1) // 2 * (query_key + value_output)
+        decoding += tokens * (width + positions) * (cross_query_key + cross_value_output)
+        decoding += tokens * 2 * width * config.decoder_ffn_dim
+    return WhisperMacs(
+        tokens=tokens,
+        front_end=0 if log_mel is None else log_mel.macs,
+        convolutions=convolutions,
+        encoder=encoding,
+        cross_keys_values=crossing,
+        decoder=decoding,
+        head=tokens * width * config.vocab_size,
     )

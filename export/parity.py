@@ -1,4 +1,4 @@
-"""Proof that an artifact's graph computes what its checkpoint computes: a step of its own, which can fail.
+"""Proof that an artifact's graphs compute what their checkpoint computes: a step of its own, which can fail.
 
 python -m export.parity FOLDER [--dense-graph-bytes N]
 """
@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.artifact import Artifact, read_artifact, read_golden
+from export.golden_speech import log_sums
+from runtimes import onnx_cpu
+from runtimes.artifact import Artifact, Golden, read_artifact, read_golden
 from runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
 from runtimes.files import write_json
+from runtimes.sessions import SessionOptions, SpeechSession
 
 BOUND = 1e-4
 THREADS = 2
@@ -29,9 +32,10 @@ class Parity:
     """What was compared and how far apart it was.
 
     max_difference: largest |difference| of two logits; scale: largest |logit| of the checkpoint; relative_difference:
-    their quotient, which `bound` limits; clips: how many golden clips; same_top1: on how many of them the first label
-    is the same, labels whose logits differ by less than the bound counting as the same; graph_bytes,
-    dense_graph_bytes: sizes of the graph files, the latter null if it was not given.
+    their quotient, which `bound` limits; clips: how many golden clips; same_top1: on how many of them the first label,
+    or every decoded token, is the same, those whose logits differ by less than the bound counting as the same;
+    graph_bytes, dense_graph_bytes: sizes of the graph files, the latter null if it was not given; tokens, same_tokens:
+    how many tokens a Whisper decoded and how many of them are the same, null of a classifier.
     """
 
     runtime: str
@@ -46,6 +50,8 @@ class Parity:
     same_top1: int
     graph_bytes: int
     dense_graph_bytes: int | None
+    tokens: int | None = None
+    same_tokens: int | None = None
 
 
 def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
@@ -78,15 +84,18 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
     """The same as `prove_parity`, in this process."""
     artifact = read_artifact(Path(folder))
     golden = read_golden(artifact)
-    version, logits = _run(artifact, golden.waveforms)
-    parity = compare_logits(
-        golden.logits,
-        logits,
-        runtime_version=version,
-        graph_bytes=artifact.graph_bytes,
-        dense_graph_bytes=dense_graph_bytes,
-        name=str(artifact.graphs["classifier"]),
-    )
+    if artifact.family == "whisper":
+        parity = _prove_whisper(artifact, golden, dense_graph_bytes)
+    else:
+        version, logits = _run(artifact, golden.waveforms)
+        parity = compare_logits(
+            golden.logits,
+            logits,
+            runtime_version=version,
+            graph_bytes=artifact.graph_bytes,
+            dense_graph_bytes=dense_graph_bytes,
+            name=str(artifact.graphs["classifier"]),
+        )
     manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity)}
     write_json(artifact.folder / "manifest.json", manifest)
     return parity
@@ -127,8 +136,7 @@ def compare_logits(
             f"{name}: golden clip {clip}: first label is {logits[clip].argmax()}, the checkpoint's is"
             f" {expected[clip].argmax()}"
         )
-    if dense_graph_bytes is not None and graph_bytes >= dense_graph_bytes:
-        raise ParityFailed(f"{name}: {graph_bytes} bytes are not fewer than the dense graph's {dense_graph_bytes}")
+    _require_smaller(graph_bytes, dense_graph_bytes, name)
     return Parity(
         runtime="onnxruntime",
         runtime_version=runtime_version,
@@ -143,6 +151,103 @@ def compare_logits(
         graph_bytes=graph_bytes,
         dense_graph_bytes=dense_graph_bytes,
     )
+
+
+def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | None) -> Parity:
+    """The figures of graphs that agree with the Whisper checkpoint after every token; raises ParityFailed if not."""
+    name, speech = str(artifact.folder), golden.speech
+    assert speech is not None  # read_golden
+    _check_golden(golden, name)
+    reason = onnx_cpu.available()
+    if reason is not None:
+        raise RuntimeUnavailable(f"parity needs ONNX Runtime: {reason}")
+    session = onnx_cpu.load(artifact, SessionOptions(threads=THREADS))
+    assert isinstance(session, onnx_cpu.OnnxSpeechSession)
+    scale = float(np.abs(golden.logits).max())
+    difference, same_clips, same_tokens = 0.0, 0, 0
+    for clip, waveform in enumerate(golden.waveforms):
+        tokens = speech.tokens[clip]
+        logits = _step_by_step(session, waveform, speech.prompt, tokens)
+        if not np.isfinite(logits).all():
+            raise ParityFailed(f"{name}: golden clip {clip}: the graphs' logits are not finite")
+        apart = np.abs(golden.logits[clip].astype(np.float64) - logits[:, speech.columns]).max(axis=1)
+        sums_apart = np.abs(speech.log_sums[clip].astype(np.float64) - log_sums(logits))
+        _require_close(np.maximum(apart, sums_apart), scale, f"{name}: golden clip {clip}")
+        same = _same_tokens(logits[1:], tokens, artifact.manifest["decoding"], BOUND * scale)
+        if not same.all():
+            place = int(np.flatnonzero(~same)[0])
+            raise ParityFailed(
+                f"{name}: golden clip {clip}: decoded token {place} is not the checkpoint's {tokens[place]}"
+            )
+        together = session_logits(session, np.concatenate([speech.prompt, tokens[:-1]]))
+        _require_close(np.abs(together - logits[-1]).max(keepdims=True), scale, f"{name}: golden clip {clip}, at once")
+        difference = max(difference, float(apart.max()))
+        same_clips, same_tokens = same_clips + 1, same_tokens + int(same.sum())
+    facts = session.facts()
+    session.close()
+    _require_smaller(artifact.graph_bytes, dense_graph_bytes, name)
+    return Parity(
+        runtime="onnxruntime",
+        runtime_version=str(facts["version"]),
+        precision="float32",
+        threads=THREADS,
+        clips=len(golden.waveforms),
+        max_difference=difference,
+        scale=scale,
+        relative_difference=difference / scale,
+        bound=BOUND,
+        same_top1=same_clips,
+        graph_bytes=artifact.graph_bytes,
+        dense_graph_bytes=dense_graph_bytes,
+        tokens=int(speech.tokens.size),
+        same_tokens=same_tokens,
+    )
+
+
+def _check_golden(golden: Golden, name: str) -> None:
+    for clip, logits in enumerate(golden.logits):
+        if not np.isfinite(logits).all():
+            raise ParityFailed(f"{name}: golden clip {clip}: the checkpoint's logits are not finite")
+    if not golden.logits.any():
+        raise ParityFailed(f"{name}: the checkpoint's golden logits are all zero, which proves nothing")
+
+
+def _step_by_step(session: SpeechSession, waveform: np.ndarray, prompt: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Logits after the prompt's first token, after the prompt, and after each of `tokens` but the last."""
+    session.encode(waveform)
+    session.start()
+    logits = [session.step(fed[None])[0].copy() for fed in (prompt[:1], prompt[1:], *tokens[:-1, None])]
+    return np.stack(logits)
+
+
+def session_logits(session: SpeechSession, tokens: np.ndarray) -> np.ndarray:
+    """Logits (vocabulary,) after `tokens`, all fed at once."""
+    session.start()
+    return session.step(tokens[None])[0].copy()
+
+
+def _require_close(differences: np.ndarray, scale: float, name: str) -> None:
+    """Raises ParityFailed where one of the steps' differences is over the bound."""
+    difference = float(differences.max())
+    if not difference <= BOUND * scale:
+        raise ParityFailed(
+            f"{name}: logits differ by {difference:.3g} at step {int(differences.argmax())}, which is"
+            f" {difference / scale:.3g} of their scale {scale:.3g}; the bound is {BOUND:g}"
+        )
+
+
+def _same_tokens(logits: np.ndarray, tokens: np.ndarray, decoding: dict[str, Any], tolerance: float) -> np.ndarray:
+    """For each step whether the likeliest token that may be said is the given one, or within tolerance of it."""
+    allowed = logits.copy()
+    allowed[:, decoding["suppress"]] = -np.inf
+    allowed[0, decoding["begin_suppress"]] = -np.inf
+    shortfall = allowed.max(axis=1) - allowed[np.arange(len(tokens)), tokens]
+    return shortfall <= tolerance
+
+
+def _require_smaller(graph_bytes: int, dense_graph_bytes: int | None, name: str) -> None:
+    if dense_graph_bytes is not None and graph_bytes >= dense_graph_bytes:
+        raise ParityFailed(f"{name}: {graph_bytes} bytes are not fewer than the dense graph's {dense_graph_bytes}")
 
 
 def _run(artifact: Artifact, waveforms: Sequence[np.ndarray]) -> tuple[str, np.ndarray]:
@@ -173,9 +278,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LeanearError as error:
         print(error, file=sys.stderr)
         return error.exit_status
+    what = "first label" if parity.tokens is None else "tokens"
     print(
         f"{options.folder}: {parity.clips} golden clips, logits within {parity.relative_difference:.2g} of their scale"
-        f" (bound {parity.bound:g}), same first label on {parity.same_top1}, {parity.graph_bytes} bytes"
+        f" (bound {parity.bound:g}), same {what} on {parity.same_top1}, {parity.graph_bytes} bytes"
     )
     return 0
 

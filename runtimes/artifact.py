@@ -37,6 +37,7 @@ DECODING_KEYS = {
     "timestamp_step_s": float,
     "window_s": float,
 }
+SPEECH_ARRAYS = ("prompt", "tokens", "columns", "log_sums")
 CACHE_TENSORS = ("self_key", "self_value", "cross_key", "cross_value")
 
 
@@ -77,11 +78,31 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class GoldenSpeech:
+    """What a Whisper's golden logits are of.
+
+    prompt: int64 (P,), fed before anything is said, its first token alone; tokens: int64 (clips, S), said by the
+    checkpoint and fed one by one; columns: int64, the tokens whose logits are kept; log_sums: float32 (clips, S + 1),
+    the logarithm of the summed exponentials of all logits.
+    """
+
+    prompt: np.ndarray
+    tokens: np.ndarray
+    columns: np.ndarray
+    log_sums: np.ndarray
+
+
+@dataclass(frozen=True)
 class Golden:
-    """Inputs and the checkpoint's own outputs: waveforms, each float32 (samples,); logits float32 (clips, labels)."""
+    """Inputs and the checkpoint's own outputs: waveforms, each float32 (samples,), and logits, float32.
+
+    logits: (clips, labels) of a classifier; of a Whisper (clips, S + 1, columns): after the prompt's first token, after
+    the prompt, and after each token but the last.
+    """
 
     waveforms: tuple[np.ndarray, ...]
     logits: np.ndarray
+    speech: GoldenSpeech | None = None
 
 
 def read_artifact(folder: Path) -> Artifact:
@@ -181,8 +202,9 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     for key, token in ids.items():
         if token is not None and not (_is_count(token, 0) and token < size):
             raise BadInput(f"{path}: decoding.{key} is {token!r}, not one of the {size} tokens")
-    if decoding["default_language"] is not None and decoding["default_language"] not in decoding["languages"]:
-        raise BadInput(f"{path}: decoding.default_language is {decoding['default_language']!r}, which has no token")
+    default = decoding["default_language"]
+    if default is not None and decoding["languages"] and default not in decoding["languages"]:
+        raise BadInput(f"{path}: decoding.default_language is {default!r}, which has no token")
     if decoding["positions"] < 1:
         raise BadInput(f"{path}: decoding.positions is {decoding['positions']!r}, not a positive whole number")
     layers = manifest["cache"].get("layers")
@@ -193,7 +215,7 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
             sizes = layer.get(name) if isinstance(layer, dict) else None
             if not (isinstance(sizes, list) and all(_is_count(length, 0) for length in sizes)):
                 raise BadInput(f"{path}: cache.layers[{number}].{name} is {sizes!r}, not a list of sizes")
-    for key in ("bytes_per_token", "cross_bytes"):
+    for key in ("bytes_per_token", "cross_bytes", "padded_bytes_per_token", "padded_cross_bytes"):
         if not _is_count(manifest["cache"].get(key), 0):
             raise BadInput(f"{path}: cache.{key} is {manifest['cache'].get(key)!r}, not a number of bytes")
 
@@ -220,20 +242,26 @@ def _check_keys(value: Any, kinds: dict[str, Any], path: Path, part: str) -> Non
 
 
 def write_golden(path: Path, golden: Golden) -> None:
-    """Write golden clips as an uncompressed .npz of plain arrays (samples, offsets, logits)."""
+    """Write golden clips as an uncompressed .npz of plain arrays (samples, offsets, logits; of a Whisper four more)."""
     offsets = np.cumsum([0] + [len(waveform) for waveform in golden.waveforms]).astype(np.int64)
     samples = np.concatenate(golden.waveforms).astype(np.float32)
+    arrays: dict[str, Any] = {"samples": samples, "offsets": offsets, "logits": golden.logits.astype(np.float32)}
+    if golden.speech is not None:
+        arrays.update({key: getattr(golden.speech, key) for key in SPEECH_ARRAYS})
     with open(path, "wb") as stream:
-        np.savez(stream, samples=samples, offsets=offsets, logits=golden.logits.astype(np.float32))
+        np.savez(stream, allow_pickle=False, **arrays)
 
 
 def read_golden(artifact: Artifact) -> Golden:
     """The golden clips and logits that the artifact carries."""
     path = artifact.folder / artifact.manifest["golden"]["file"]
+    speech = None
     try:
         with np.load(path, allow_pickle=False) as arrays:
             samples, offsets, logits = arrays["samples"], arrays["offsets"], arrays["logits"]
+            if artifact.family == "whisper":
+                speech = GoldenSpeech(**{key: arrays[key] for key in SPEECH_ARRAYS})
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path}: not a file of golden clips ({error})") from None
     waveforms = tuple(samples[start:end] for start, end in zip(offsets[:-1], offsets[1:]))
-    return Golden(waveforms=waveforms, logits=logits)
+    return Golden(waveforms=waveforms, logits=logits, speech=speech)

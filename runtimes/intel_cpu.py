@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 
 from runtimes.artifact import Artifact
-from runtimes.errors import BadInput, RuntimeUnavailable
-from runtimes.sessions import SessionOptions, checked_logits, checked_waveform
+from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
+from runtimes.sessions import (
+    SessionOptions,
+    check_precision,
+    checked_logits,
+    checked_tokens,
+    checked_waveform,
+)
+from runtimes.speech_cache import SpeechCache, aligned_zeros
 
 NAME = "openvino"
 INSTALL = "pip install openvino"
@@ -43,11 +50,11 @@ def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | No
     return None
 
 
-def load(artifact: Artifact, options: SessionOptions) -> IntelCpuSession:
-    """A session of the artifact's graph, compiled for this CPU.
+def load(artifact: Artifact, options: SessionOptions) -> IntelCpuSession | IntelSpeechSession:
+    """A session of the artifact's graphs, compiled for this CPU.
 
     Raises:
-        BadInput: the graph is not one that OpenVINO accepts, or this CPU does not compute in that precision.
+        BadInput: a graph is not one that OpenVINO accepts, or this CPU does not compute in that precision.
         RuntimeUnavailable: the library is missing, or it chose another precision than the one asked for.
     """
     reason = available()
@@ -55,43 +62,70 @@ def load(artifact: Artifact, options: SessionOptions) -> IntelCpuSession:
         raise RuntimeUnavailable(f"{NAME}: {reason}")
     if options.precision not in precisions():
         raise BadInput(f"precision: {NAME} does not compute in {options.precision} on this CPU")
+    check_precision(artifact, options)
+    if artifact.family == "whisper":
+        return IntelSpeechSession(artifact, options)
     return IntelCpuSession(artifact, options)
 
 
-class IntelCpuSession:
-    """A graph compiled by OpenVINO for latency: one stream, one reused request, precision said and verified.
+def _compile_graph(path: Path, options: SessionOptions) -> Any:
+    """A graph compiled for latency: one stream, precision said and verified.
 
     Left to itself OpenVINO computes in bf16 on a CPU that has it, so the precision is always given, and what the
     compiled model reports is compared with it.
     """
+    import openvino
+    import openvino.properties as properties
+    import openvino.properties.hint as hint
+
+    wanted = getattr(openvino.Type, ELEMENT_TYPES[options.precision])
+    settings = {
+        hint.performance_mode(): hint.PerformanceMode.LATENCY,
+        hint.inference_precision(): wanted,
+        hint.execution_mode(): hint.ExecutionMode.PERFORMANCE,
+        properties.inference_num_threads(): options.threads,
+        properties.num_streams(): 1,
+    }
+    try:
+        compiled = openvino.Core().compile_model(os.fspath(path), DEVICE, settings)
+    except RuntimeError as error:
+        raise BadInput(f"{path}: OpenVINO refuses the graph ({_one_line(error)})") from None
+    reported = compiled.get_property(hint.inference_precision())
+    if reported != wanted:
+        raise RuntimeUnavailable(
+            f"{NAME}: asked for {options.precision}, but the compiled model reports {reported.get_type_name()}"
+        )
+    return compiled
+
+
+def _facts(compiled: Any) -> dict[str, Any]:
+    """Version, threads, streams and precision as the compiled model reports them, and the types of its nodes."""
+    import openvino
+    from openvino.properties import execution_devices, inference_num_threads, num_streams
+    from openvino.properties.hint import inference_precision, performance_mode
+
+    node_precisions = Counter(
+        str(node.get_rt_info()["runtimePrecision"].astype(str)) for node in compiled.get_runtime_model().get_ops()
+    )
+    return {
+        "runtime": NAME,
+        "version": str(openvino.__version__),
+        "execution_devices": list(compiled.get_property(execution_devices())),
+        "threads": int(compiled.get_property(inference_num_threads())),
+        "streams": int(compiled.get_property(num_streams())),
+        "performance_hint": str(compiled.get_property(performance_mode())),
+        "INFERENCE_PRECISION_HINT": compiled.get_property(inference_precision()).get_type_name(),
+        "node_precisions": dict(sorted(node_precisions.items())),
+    }
+
+
+class IntelCpuSession:
+    """A classifier compiled by OpenVINO, with one reused request."""
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        import openvino
-        import openvino.properties as properties
-        import openvino.properties.hint as hint
-
-        wanted = getattr(openvino.Type, ELEMENT_TYPES[options.precision])
-        settings = {
-            hint.performance_mode(): hint.PerformanceMode.LATENCY,
-            hint.inference_precision(): wanted,
-            hint.execution_mode(): hint.ExecutionMode.PERFORMANCE,
-            properties.inference_num_threads(): options.threads,
-            properties.num_streams(): 1,
-        }
-        core = openvino.Core()
-        graph = artifact.graphs["classifier"]
-        try:
-            self._compiled = core.compile_model(os.fspath(graph), DEVICE, settings)
-        except RuntimeError as error:
-            raise BadInput(f"{graph}: OpenVINO refuses the graph ({_one_line(error)})") from None
-        reported = self._compiled.get_property(hint.inference_precision())
-        if reported != wanted:
-            raise RuntimeUnavailable(
-                f"{NAME}: asked for {options.precision}, but the compiled model reports {reported.get_type_name()}"
-            )
+        self._compiled = _compile_graph(artifact.graphs["classifier"], options)
         self._request = self._compiled.create_infer_request()
         self._labels = len(artifact.labels)
-        self._version = str(openvino.__version__)
 
     def run(self, waveform: np.ndarray) -> np.ndarray:
         """Logits, float32 (labels,), of one waveform, float32 (samples,)."""
@@ -100,28 +134,112 @@ class IntelCpuSession:
 
     def facts(self) -> dict[str, Any]:
         """Version, threads, streams and precision as the compiled model reports them, and the types of its nodes."""
-        from openvino.properties import execution_devices, inference_num_threads, num_streams
-        from openvino.properties.hint import inference_precision, performance_mode
-
-        node_precisions = Counter(
-            str(node.get_rt_info()["runtimePrecision"].astype(str))
-            for node in self._compiled.get_runtime_model().get_ops()
-        )
-        return {
-            "runtime": NAME,
-            "version": self._version,
-            "execution_devices": list(self._compiled.get_property(execution_devices())),
-            "threads": int(self._compiled.get_property(inference_num_threads())),
-            "streams": int(self._compiled.get_property(num_streams())),
-            "performance_hint": str(self._compiled.get_property(performance_mode())),
-            "INFERENCE_PRECISION_HINT": self._compiled.get_property(inference_precision()).get_type_name(),
-            "node_precisions": dict(sorted(node_precisions.items())),
-        }
+        return _facts(self._compiled)
 
     def close(self) -> None:
         """Release the graph and its memory."""
         del self._request
         del self._compiled
+
+
+class IntelSpeechSession:
+    """An encoder and a decoder compiled by OpenVINO, which share the memory of keys and values.
+
+    The encoder writes a window's keys and values where the decoder reads them, and all that a step reads and writes is
+    memory of the session.
+    """
+
+    def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
+        self._encoder = _compile_graph(artifact.graphs["encoder"], options)
+        self._decoder = _compile_graph(artifact.graphs["decoder"], options)
+        self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
+        self._vocabulary = int(artifact.manifest["output"]["shape"][1])
+        self._positions = int(artifact.manifest["decoding"]["positions"])
+        self._crossed = {
+            output.get_any_name(): aligned_zeros(tuple(output.get_shape())) for output in self._encoder.outputs
+        }
+        for name, buffer in self._crossed.items():
+            self._encoding.set_tensor(name, _shared(buffer))
+            self._decoding.set_tensor(name, _shared(buffer))
+        shapes = {port.get_any_name(): port.get_partial_shape() for port in self._decoder.inputs}
+        self._cache = SpeechCache(
+            {name: _fixed(shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
+            {name: _fixed(shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("self_value.")},
+            self._positions,
+        )
+        self._encoded = False
+        self._bound = (0, 0)  # rows and new tokens that the request's memory is for
+        self._tokens = self._places = self._logits = np.zeros(0)
+        self._added: dict[str, np.ndarray] = {}
+
+    def encode(self, waveform: np.ndarray) -> None:
+        """Keys and values of one window, written to where the decoder reads them."""
+        waveform = checked_waveform(waveform)
+        self._encoding.set_tensor("waveform", _shared(waveform))
+        self._encoding.infer()
+        self._encoded = True
+
+    def start(self, rows: int = 1) -> None:
+        """Forget all tokens; `rows` hypotheses about the encoded window follow."""
+        if not self._encoded or rows < 1:
+            raise BadInput(f"start: {rows} rows of {'an' if self._encoded else 'no'} encoded window")
+        if self._cache.start(rows):
+            self._bound = (0, 0)
+
+    def step(self, tokens: np.ndarray, parents: np.ndarray | None = None) -> np.ndarray:
+        """Logits after the last of `tokens`, (rows, vocabulary), which the next step overwrites."""
+        cache = self._cache
+        tokens, parents = checked_tokens(tokens, parents, cache.rows, cache.filled, self._vocabulary, self._positions)
+        if parents is not None:
+            cache.reorder(parents)
+        rows, new = tokens.shape
+        if cache.reserve(new) or self._bound != (rows, new):
+            self._bind(rows, new)
+        elif new > 1:
+            self._decoding.set_tensor("bias", _shared(cache.bias(new)))
+        self._tokens[...] = tokens
+        self._places[...] = np.arange(cache.filled, cache.filled + new)
+        self._decoding.infer()
+        cache.append(self._added)
+        if not np.isfinite(self._logits.max()):
+            raise MeasurementFailed("logits: the graph gave NaN or infinite values")
+        return self._logits
+
+    def _bind(self, rows: int, new: int) -> None:
+        """Give the decoder's request the session's memory, of the shapes that steps of `new` tokens have."""
+        cache, self._bound = self._cache, (rows, new)
+        self._tokens, self._places = aligned_zeros((rows, new), np.int64), aligned_zeros((new,), np.int64)
+        self._logits = aligned_zeros((rows, self._vocabulary))
+        self._added = cache.new_rows(new)
+        memory = {
+            "tokens": self._tokens,
+            "positions": self._places,
+            "bias": cache.bias(new),
+            "logits": self._logits,
+            **cache.buffers,
+            **{name.replace("self_", "new_"): added for name, added in self._added.items()},
+        }
+        for name, buffer in memory.items():
+            self._decoding.set_tensor(name, _shared(buffer))
+
+    def facts(self) -> dict[str, Any]:
+        """What the decoder's compiled model reports, and the types of its nodes."""
+        return _facts(self._decoder)
+
+    def close(self) -> None:
+        """Release the graphs and their memory."""
+        del self._encoding, self._decoding
+        del self._encoder, self._decoder
+
+
+def _shared(buffer: np.ndarray) -> Any:
+    import openvino
+
+    return openvino.Tensor(buffer, shared_memory=True)
+
+
+def _fixed(heads: Any, width: Any) -> tuple[int, int]:
+    return int(heads.get_length()), int(width.get_length())
 
 
 def _one_line(error: Exception) -> str:

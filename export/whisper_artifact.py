@@ -1,0 +1,111 @@
+"""A Whisper's artifact: encoder, decoder, vocabulary, what decoding has to know, and golden clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.golden_speech import collect_golden_speech
+from export.graph import graph_facts
+from export.log_mel import LogMel, read_log_mel
+from export.macs import MACS_TOKENS, count_whisper_macs
+from export.whisper_graph import cache_sizes, export_whisper
+from runtimes.artifact import MANIFEST_SCHEMA, write_golden
+from runtimes.errors import BadInput
+from runtimes.files import sha256_file, write_json
+
+ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
+VOCABULARY_FILE, GOLDEN_FILE = "vocabulary.json", "golden.npz"
+VOCABULARY_SCHEMA = "leanear-vocabulary-1"
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What a device has to know to decode.
+
+    vocabulary: the text of every token, in GPT-2's byte alphabet; special_from: the first special token; decoding: the
+    manifest's section of that name.
+    """
+
+    vocabulary: Sequence[str]
+    special_from: int
+    decoding: dict[str, Any]
+
+
+def write_whisper_artifact(
+    model: Any,
+    feature_extractor: Any,
+    golden_waveforms: Sequence[np.ndarray],
+    folder: Path,
+    form: str,
+    speech: Speech,
+    source: dict[str, Any],
+    made_from: dict[str, Any],
+) -> None:
+    """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
+
+    Raises:
+        BadInput: no golden clip, an empty one, a vocabulary of another size, or a model that cannot be exported.
+    """
+    size = model.config.vocab_size
+    if len(speech.vocabulary) != size:
+        raise BadInput(f"tokenizer: {len(speech.vocabulary)} tokens, but the model's vocabulary has {size}")
+    golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding)
+    exported = export_whisper(model, feature_extractor, folder / ENCODER_FILE, folder / DECODER_FILE, form)
+    write_golden(folder / GOLDEN_FILE, golden)
+    document = {
+        "schema": VOCABULARY_SCHEMA,
+        "tokens": list(speech.vocabulary),
+        "special_from": speech.special_from,
+    }
+    write_json(folder / VOCABULARY_FILE, document)
+    log_mel = read_log_mel(feature_extractor)
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "family": "whisper",
+        "task": "automatic-speech-recognition",
+        "model": {**_model_facts(model, log_mel), **source},
+        "graphs": {
+            "encoder": graph_facts(exported.encoder, folder / ENCODER_FILE),
+            "decoder": graph_facts(exported.decoder, folder / DECODER_FILE),
+        },
+        "input": {
+            "name": "waveform",
+            "dtype": "float32",
+            "shape": [1, "samples"],
+            "sample_rate_hz": log_mel.sample_rate_hz,
+            "window_samples": log_mel.window_samples,
+        },
+        "output": {"name": "logits", "dtype": "float32", "shape": ["rows", size]},
+        "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
+        "decoding": speech.decoding,
+        "cache": cache_sizes(model, form),
+        "golden": {
+            "file": GOLDEN_FILE,
+            "sha256": sha256_file(folder / GOLDEN_FILE),
+            "clips": len(golden.waveforms),
+        },
+        "parity": None,
+        "made_from": made_from,
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def _model_facts(model: Any, log_mel: LogMel) -> dict[str, Any]:
+    tokens = min(MACS_TOKENS, model.config.max_target_positions)
+    macs, parameters = count_whisper_macs(model, log_mel, tokens), list(model.parameters())
+    blocks = [layer.self_attn for layer in model.model.encoder.layers]
+    for layer in model.model.decoder.layers:
+        blocks += [layer.self_attn, layer.encoder_attn]
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "attention_parameters": sum(parameter.numel() for block in blocks for parameter in block.parameters()),
+        "checkpoint_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        "macs": macs.total,
+        "macs_by_kind": macs.by_kind(),
+        "macs_tokens": macs.tokens,
+    }

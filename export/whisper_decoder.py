@@ -1,0 +1,220 @@
+"""Whisper's decoder as one ONNX graph for the first step and all later ones.
+
+The keys and values of tokens that were fed before are inputs whose shape has room for more; the graph gives those of
+the new tokens alone, and whoever runs it puts them into their place. So no step copies what is already there: scores
+over the room and over the new tokens are put side by side, keys and values never are.
+
+Dimension letters: R rows (hypotheses), N new tokens of each, C positions that there is room for, T encoder positions,
+D model width, H heads, K per-head query/key width, V per-head value/output width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from export.attention import Attention, HeadGroup, output_bias, query_key_rows, read_attention, value_output_rows
+from export.graph import Graph
+from export.layers import add_layernorm, array
+from export.whisper_encoder import add_mlp, cache_group
+
+Shape = list[int | str]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of the graph: int64 tokens and positions, float32 all else."""
+
+    name: str
+    shape: Shape
+    is_integer: bool = False
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What all layers of a step read: sizes that are only known when it runs, and what may not be looked at."""
+
+    rows_and_tokens: str  # int64 (2,): R, N
+    room_and_tokens: str  # int64 (2,): C, N
+    bias: str  # (N, C + N)
+
+
+def add_decoder(graph: Graph, model: Any, form: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Add the whole decoder; its inputs and outputs are returned.
+
+    Inputs: `tokens` int64 (R, N); `positions` int64 (N,), where they stand; `bias` (N, C + N), added to all scores: 0
+    where a token may look, a large negative number where not; per layer `self_key.I` (R, H, K, C), `self_value.I`
+    (R, H, C, V), `cross_key.I` (H, K, T), `cross_value.I` (H, T, V).
+    Outputs: `logits` (R, vocabulary) after the last token; per layer `new_key.I` (R, H, K, N), `new_value.I`
+    (R, H, N, V).
+    """
+    config, decoder = model.config, model.model.decoder
+    inputs = [
+        Tensor("tokens", ["rows", "new"], is_integer=True),
+        Tensor("positions", ["new"], is_integer=True),
+        Tensor("bias", ["new", "room_and_new"]),
+    ]
+    outputs = [Tensor("logits", ["rows", config.vocab_size])]
+    shape = graph.node("Shape", ["tokens"], "decoder.shape")
+    room = graph.node("Shape", ["self_key.0"], "decoder.room", start=3, end=4)
+    new = graph.node("Shape", ["positions"], "decoder.new")
+    step = _Step(shape, graph.node("Concat", [room, new], "decoder.parts", axis=0), "bias")
+    hidden = _add_embeddings(graph, decoder, config)
+    for number, layer in enumerate(decoder.layers):
+        name = f"decoder.layers.{number}"
+        normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
+        attention, group = read_attention(layer.self_attn), cache_group(layer.self_attn, form)
+        attended = _add_self_attention(graph, normed, attention, group, step, number)
+        hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
+        normed = add_layernorm(graph, hidden, layer.encoder_attn_layer_norm, f"{name}.encoder_attn_layer_norm")
+        cross, cross_group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
+        attended = _add_cross_attention(graph, normed, cross, cross_group, number)
+        hidden = graph.node("Add", [attended, hidden], f"{name}.encoder_attn.residual")
+        hidden = add_mlp(graph, hidden, layer, name)
+
+        heads, key, value = len(group.heads), group.query_key_width, group.value_output_width
+        cross_heads, positions = len(cross_group.heads), config.max_source_positions
+        inputs += [
+            Tensor(f"self_key.{number}", ["rows", heads, key, "room"]),
+            Tensor(f"self_value.{number}", ["rows", heads, "room", value]),
+            Tensor(f"cross_key.{number}", [cross_heads, cross_group.query_key_width, positions]),
+            Tensor(f"cross_value.{number}", [cross_heads, positions, cross_group.value_output_width]),
+        ]
+        outputs += [
+            Tensor(f"new_key.{number}", ["rows", heads, key, "new"]),
+            Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
+        ]
+    _add_logits(graph, hidden, model, step)
+    return inputs, outputs
+
+
+def _add_embeddings(graph: Graph, decoder: Any, config: Any) -> str:
+    """Tokens and their positions: (R N, D)."""
+    table = graph.weight(
+        "decoder.embedding", (config.vocab_size, config.d_model), lambda: array(decoder.embed_tokens.weight)
+    )
+    embedded = graph.node("Gather", [table, "tokens"], "decoder.embedded", axis=0)
+    if config.scale_embedding:
+        scale = graph.constant("decoder.scale", np.array(config.d_model**0.5, dtype=np.float32))
+        embedded = graph.node("Mul", [embedded, scale], "decoder.scaled")
+    places = graph.weight(
+        "decoder.positions",
+        (config.max_target_positions, config.d_model),
+        lambda: array(decoder.embed_positions.weight),
+    )
+    placed = graph.node("Gather", [places, "positions"], "decoder.places", axis=0)
+    together = graph.node("Add", [embedded, placed], "decoder.placed")
+    return graph.reshape(together, (-1, config.d_model), "decoder.hidden")
+
+
+def _add_self_attention(
+    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, step: _Step, number: int
+) -> str:
+    """Attention over the tokens fed before and the new ones: (R N, D) in and out."""
+    name = f"decoder.layers.{number}.self_attn"
+    heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
+    query, key, value = _add_fused_projections(graph, tokens, attention, group, name)
+    query = _add_heads(graph, query, step, heads, width, [0, 2, 1, 3], f"{name}.query.heads")
+    key = _add_heads(graph, key, step, heads, width, [0, 2, 3, 1], f"new_key.{number}")
+    value = _add_heads(graph, value, step, heads, value_width, [0, 2, 1, 3], f"new_value.{number}")
+    before = graph.node("MatMul", [query, f"self_key.{number}"], f"{name}.scores.before")
+    new = graph.node("MatMul", [query, key], f"{name}.scores.new")
+    scores = graph.node("Concat", [before, new], f"{name}.scores", axis=3)
+    allowed = graph.node("Add", [scores, step.bias], f"{name}.scores.allowed")
+    weights = graph.node("Softmax", [allowed], f"{name}.weights", axis=-1)
+    before, new = graph.split_by(weights, step.room_and_tokens, 3, [f"{name}.weights.before", f"{name}.weights.new"])
+    before = graph.node("MatMul", [before, f"self_value.{number}"], f"{name}.attended.before")
+    new = graph.node("MatMul", [new, value], f"{name}.attended.new")
+    attended = graph.node("Add", [before, new], f"{name}.attended")
+    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
+    context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
+    return _add_output(graph, context, attention, group, name)
+
+
+def _add_fused_projections(
+    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, name: str
+) -> tuple[str, str, str]:
+    """Query (scaled), key and value of the new tokens, (R N, H K), (R N, H K) and (R N, H V), by one product."""
+    scaling, groups = np.float32(attention.scaling), [group]
+    query_key, value_output = len(group.heads) * group.query_key_width, len(group.heads) * group.value_output_width
+    sizes = [query_key, query_key, value_output]
+
+    def weight() -> np.ndarray:
+        query = query_key_rows(attention.query_weight, attention, groups) * scaling
+        key = query_key_rows(attention.key_weight, attention, groups)
+        return np.concatenate([query, key, value_output_rows(attention.value_weight, attention, groups)]).T
+
+    def bias() -> np.ndarray:
+        query = query_key_rows(attention.query_bias, attention, groups) * scaling
+        return np.concatenate([query, np.zeros(query_key + value_output, dtype=np.float32)])
+
+    weights = graph.weight(f"{name}.query_key_value.weight", (attention.model_width, sum(sizes)), weight)
+    biases = graph.weight(f"{name}.query_key_value.bias", (sum(sizes),), bias)
+    fused = graph.node("Gemm", [tokens, weights, biases], f"{name}.query_key_value")
+    query, key, value = graph.split(fused, sizes, 1, [f"{name}.query", f"{name}.key", f"{name}.value"])
+    return query, key, value
+
+
+def _add_heads(graph: Graph, source: str, step: _Step, heads: int, width: int, order: list[int], name: str) -> str:
+    """(R N, H width) as (R, N, H, width), its dimensions in another order."""
+    sizes = graph.constant(f"heads.{heads}x{width}", np.array([heads, width], dtype=np.int64))
+    shape = f"shape.heads.{heads}x{width}"
+    if not graph.has(shape):
+        graph.node("Concat", [step.rows_and_tokens, sizes], shape, axis=0)
+    split = graph.node("Reshape", [source, shape], f"{name}.split")
+    return graph.node("Transpose", [split], name, perm=order)
+
+
+def _add_cross_attention(graph: Graph, tokens: str, attention: Attention, group: HeadGroup, number: int) -> str:
+    """Attention over the encoded window, all rows' tokens as one batch of queries: (R N, D) in and out."""
+    name = f"decoder.layers.{number}.encoder_attn"
+    heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
+    scaling = np.float32(attention.scaling)
+    weight = graph.weight(
+        f"{name}.query.weight",
+        (attention.model_width, heads * width),
+        lambda: query_key_rows(attention.query_weight, attention, [group]).T * scaling,
+    )
+    bias = graph.weight(
+        f"{name}.query.bias",
+        (heads * width,),
+        lambda: query_key_rows(attention.query_bias, attention, [group]) * scaling,
+    )
+    query = graph.node("Gemm", [tokens, weight, bias], f"{name}.query")
+    query = graph.reshape(query, (-1, heads, width), f"{name}.query.split")
+    query = graph.node("Transpose", [query], f"{name}.query.heads", perm=[1, 0, 2])
+    scores = graph.node("MatMul", [query, f"cross_key.{number}"], f"{name}.scores")
+    weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
+    attended = graph.node("MatMul", [weights, f"cross_value.{number}"], f"{name}.attended")
+    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[1, 0, 2])
+    context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
+    return _add_output(graph, context, attention, group, name)
+
+
+def _add_output(graph: Graph, context: str, attention: Attention, group: HeadGroup, name: str) -> str:
+    weight = graph.weight(
+        f"{name}.output.weight",
+        (len(group.heads) * group.value_output_width, attention.model_width),
+        lambda: value_output_rows(attention.output_weight.T, attention, [group]),
+    )
+    bias = graph.weight(f"{name}.output.bias", (attention.model_width,), lambda: output_bias(attention))
+    return graph.node("Gemm", [context, weight, bias], f"{name}.output")
+
+
+def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step) -> None:
+    """Logits (R, vocabulary) of each row's last token, by the embedding itself where the model has it so."""
+    config, decoder = model.config, model.model.decoder
+    width = graph.constant("decoder.width", np.array([config.d_model], dtype=np.int64))
+    shape = graph.node("Concat", [step.rows_and_tokens, width], "decoder.rows.shape", axis=0)
+    rows = graph.node("Reshape", [hidden, shape], "decoder.rows")
+    last = graph.constant("decoder.last.index", np.array(-1, dtype=np.int64))
+    final = graph.node("Gather", [rows, last], "decoder.last", axis=1)
+    normed = add_layernorm(graph, final, decoder.layer_norm, "decoder.layer_norm")
+    table = "decoder.embedding"
+    if model.proj_out.weight is not decoder.embed_tokens.weight:
+        table = graph.weight(
+            "decoder.output.weight", (config.vocab_size, config.d_model), lambda: array(model.proj_out.weight)
+        )
+    graph.node("Gemm", [normed, table], "logits", transB=1)

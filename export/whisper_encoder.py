@@ -1,0 +1,144 @@
+"""Whisper's encoder as an ONNX graph: a waveform in, the keys and values of all cross-attention out.
+
+Dimension letters: T encoder positions, D model width, H heads, K per-head query/key width, V per-head value/output
+width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from export.attention import (
+    Attention,
+    HeadGroup,
+    add_attention,
+    query_key_rows,
+    read_attention,
+    read_widths,
+    value_output_rows,
+)
+from export.graph import Graph
+from export.layers import add_layernorm, add_linear, array
+from export.log_mel import LogMel, add_log_mel
+
+ROW_COLUMNS = 4  # ONNX Runtime's matrix product is slow where rows do not end on a 16-byte boundary
+
+
+def cache_group(module: Any, form: str) -> HeadGroup:
+    """The heads of a decoder's attention block as the caches hold them: all filled up with zeros to the widest."""
+    query_key_widths, value_output_widths = read_widths(module)
+    query_key, value_output = max(query_key_widths), max(value_output_widths)
+    if form == "onnxruntime":
+        value_output = -(-value_output // ROW_COLUMNS) * ROW_COLUMNS
+    return HeadGroup(tuple(range(len(query_key_widths))), query_key, value_output)
+
+
+def add_encoder(graph: Graph, waveform: str, model: Any, log_mel: LogMel, form: str) -> list[tuple[str, list[int]]]:
+    """Add everything from the waveform (1, samples) to the outputs, whose names and shapes are returned.
+
+    The outputs are, per decoder layer, `cross_key.N` (H, K, T) and `cross_value.N` (H, T, V): what a decoder step
+    multiplies with, as it multiplies with it.
+    """
+    encoder = model.model.encoder
+    features = add_log_mel(graph, waveform, log_mel)
+    hidden = _add_convolutions(graph, features, encoder, log_mel.frames)
+    positions = model.config.max_source_positions
+    for number, layer in enumerate(encoder.layers):
+        name = f"encoder.layers.{number}"
+        normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
+        attention = read_attention(layer.self_attn)
+        attended = add_attention(graph, normed, attention, form, positions, f"{name}.self_attn")
+        hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
+        hidden = add_mlp(graph, hidden, layer, name)
+    states = add_layernorm(graph, hidden, encoder.layer_norm, "encoder.layer_norm")
+    return _add_cross_keys_and_values(graph, states, model.model.decoder.layers, positions, form)
+
+
+def add_mlp(graph: Graph, hidden: str, layer: Any, name: str) -> str:
+    """Add the two linear layers of an encoder's or decoder's layer, norm before and residual behind."""
+    normed = add_layernorm(graph, hidden, layer.final_layer_norm, f"{name}.final_layer_norm")
+    wide = add_linear(graph, normed, layer.fc1, f"{name}.fc1", f"{name}.wide")
+    active = graph.node("Gelu", [wide], f"{name}.active")
+    narrow = add_linear(graph, active, layer.fc2, f"{name}.fc2", f"{name}.narrow")
+    return graph.node("Add", [narrow, hidden], f"{name}.residual")
+
+
+def _add_convolutions(graph: Graph, features: str, encoder: Any, frames: int) -> str:
+    """Both convolutions over three neighbours as matrix products, and the positions: (frames, mel bins) to (T, D)."""
+    width = encoder.conv1.out_channels
+    around = graph.constant("encoder.around", np.array([1, 0, 1, 0], dtype=np.int64))
+    padded = graph.node("Pad", [features, around], "encoder.conv1.padded")
+    neighbours = [
+        graph.slice(padded, place, place + frames, 0, f"encoder.conv1.neighbour{place}") for place in range(3)
+    ]
+    joined = graph.node("Concat", neighbours, "encoder.conv1.joined", axis=1)
+    first = _add_kernel(graph, joined, encoder.conv1, "encoder.conv1")
+
+    # The second one moves by two rows: its three neighbours are a pair of rows and the first row of the next pair.
+    tokens = frames // 2
+    padded = graph.node("Pad", [first, around], "encoder.conv2.padded")
+    pairs = graph.reshape(padded, (tokens + 1, 2 * width), "encoder.conv2.pairs")
+    pair = graph.slice(pairs, 0, tokens, 0, "encoder.conv2.pair")
+    following = graph.slice(pairs, 1, tokens + 1, 0, "encoder.conv2.following")
+    third = graph.slice(following, 0, width, 1, "encoder.conv2.third")
+    joined = graph.node("Concat", [pair, third], "encoder.conv2.joined", axis=1)
+    second = _add_kernel(graph, joined, encoder.conv2, "encoder.conv2")
+    places = graph.weight("encoder.positions", (tokens, width), lambda: array(encoder.embed_positions.weight))
+    return graph.node("Add", [second, places], "encoder.embeddings")
+
+
+def _add_kernel(graph: Graph, neighbours: str, convolution: Any, name: str) -> str:
+    """The convolution's kernel as a matrix over three rows side by side, its bias and the activation."""
+    outputs, inputs, length = convolution.weight.shape
+    weight = graph.weight(
+        f"{name}.weight",
+        (length * inputs, outputs),
+        lambda: array(convolution.weight).transpose(2, 1, 0).reshape(length * inputs, outputs),
+    )
+    bias = graph.weight(f"{name}.bias", (outputs,), lambda: array(convolution.bias))
+    return graph.node("Gelu", [graph.node("Gemm", [neighbours, weight, bias], f"{name}.linear")], f"{name}.active")
+
+
+def _add_cross_keys_and_values(
+    graph: Graph, states: str, layers: Sequence[Any], positions: int, form: str
+) -> list[tuple[str, list[int]]]:
+    outputs = []
+    columns = graph.node("Transpose", [states], "encoder.columns", perm=[1, 0])
+    for number, layer in enumerate(layers):
+        attention, group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
+        key_weight, value_weight = _cross_weights(graph, attention, group, f"decoder.layers.{number}.encoder_attn")
+        outputs += [
+            (
+                graph.node("MatMul", [key_weight, columns], f"cross_key.{number}"),
+                [len(group.heads), group.query_key_width, positions],
+            ),
+            (
+                graph.node("MatMul", [states, value_weight], f"cross_value.{number}"),
+                [len(group.heads), positions, group.value_output_width],
+            ),
+        ]
+    return outputs
+
+
+def _cross_weights(graph: Graph, attention: Attention, group: HeadGroup, name: str) -> tuple[str, str]:
+    """Key weights (H, K, D) and value weights (H, D, V), which make keys (H, K, T) and values (H, T, V)."""
+    heads, width = len(group.heads), attention.model_width
+    key_width, value_width = group.query_key_width, group.value_output_width
+    key_weight = graph.weight(
+        f"{name}.key.weight",
+        (heads, key_width, width),
+        lambda: query_key_rows(attention.key_weight, attention, [group]).reshape(heads, key_width, width),
+    )
+    value_weight = graph.weight(
+        f"{name}.value.weight",
+        (heads, width, value_width),
+        lambda: (
+            value_output_rows(attention.value_weight, attention, [group])
+            .reshape(heads, value_width, width)
+            .transpose(0, 2, 1)
+        ),
+    )
+    return key_weight, value_weight

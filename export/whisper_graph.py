@@ -1,0 +1,122 @@
+"""Whisper as two ONNX graphs, built from its weights: no tracing, every operator chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx import TensorProto, helper
+
+from export.attention import read_widths
+from export.graph import FORMS, OPSET, ExportedGraph, Graph
+from export.log_mel import LogMel, read_log_mel
+from export.whisper_decoder import Tensor, add_decoder
+from export.whisper_encoder import add_encoder, cache_group
+from runtimes.errors import BadInput
+from runtimes.files import replaced_file
+
+FRAMES_PER_POSITION = 2  # the stride of the second convolution
+
+
+@dataclass(frozen=True)
+class ExportedWhisper:
+    """The two graphs that were written."""
+
+    encoder: ExportedGraph
+    decoder: ExportedGraph
+
+
+def export_whisper(
+    model: Any, feature_extractor: Any, encoder_out: Path, decoder_out: Path, form: str = "portable"
+) -> ExportedWhisper:
+    """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
+
+    The encoder takes "waveform", float32 (1, samples) of any length, filled up or cut to the model's window; inputs and
+    outputs of the decoder are those of `export.whisper_decoder.add_decoder`. Form "portable" has plain ONNX operators
+    alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster, "openvino" has plain operators
+    arranged for OpenVINO's faster kernels.
+
+    Raises:
+        BadInput: the model is not one that the graphs can stand for, or `form` is unknown.
+    """
+    if form not in FORMS:
+        raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
+    log_mel = read_log_mel(feature_extractor)
+    _check(model, log_mel)
+    encoder, decoder = Graph(), Graph()
+    produced = add_encoder(encoder, "waveform", model, log_mel, form)
+    encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
+    encoder_outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in produced]
+    inputs, outputs = add_decoder(decoder, model, form)
+    with replaced_file(Path(encoder_out)) as part:
+        encoder.write(part, encoder_inputs, encoder_outputs, "whisper_encoder")
+    with replaced_file(Path(decoder_out)) as part:
+        decoder.write(part, [_value_info(i) for i in inputs], [_value_info(o) for o in outputs], "whisper_decoder")
+    return ExportedWhisper(
+        ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes)),
+        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes)),
+    )
+
+
+def _value_info(tensor: Tensor) -> Any:
+    kind = TensorProto.INT64 if tensor.is_integer else TensorProto.FLOAT
+    return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
+
+
+def cache_sizes(model: Any, form: str = "portable") -> dict[str, Any]:
+    """What the manifest says of keys and values: per decoder layer heads and widest width, and bytes in float32.
+
+    bytes_per_token, cross_bytes: of the widths that the model keeps; padded_bytes_per_token, padded_cross_bytes: as the
+    graphs of `form` hold them, where narrower heads are filled up.
+    """
+    positions, layers = model.config.max_source_positions, []
+    kept, padded, cross_kept, cross_padded = 0, 0, 0, 0
+    for layer in model.model.decoder.layers:
+        (key, value), (cross_key, cross_value) = read_widths(layer.self_attn), read_widths(layer.encoder_attn)
+        layers.append(
+            {
+                "self_key": [len(key), max(key)],
+                "self_value": [len(value), max(value)],
+                "cross_key": [len(cross_key), positions, max(cross_key)],
+                "cross_value": [len(cross_value), positions, max(cross_value)],
+            }
+        )
+        kept += sum(key) + sum(value)
+        cross_kept += positions * (sum(cross_key) + sum(cross_value))
+        for block, times in ((layer.self_attn, 1), (layer.encoder_attn, positions)):
+            group = cache_group(block, form)
+            columns = times * len(group.heads) * (group.query_key_width + group.value_output_width)
+            if block is layer.self_attn:
+                padded += columns
+            else:
+                cross_padded += columns
+    return {
+        "layers": layers,
+        "bytes_per_token": 4 * kept,
+        "cross_bytes": 4 * cross_kept,
+        "padded_bytes_per_token": 4 * padded,
+        "padded_cross_bytes": 4 * cross_padded,
+    }
+
+
+def _check(model: Any, log_mel: LogMel) -> None:
+    if not hasattr(model, "proj_out") or not hasattr(getattr(model, "model", None), "decoder"):
+        raise BadInput(f"{type(model).__name__}: not a Whisper that writes")
+    config = model.config
+    if config.activation_function != "gelu":
+        raise BadInput(
+            f"config.json: activation_function {config.activation_function!r} cannot be exported, only 'gelu'"
+        )
+    if log_mel.mel_bins != config.num_mel_bins:
+        raise BadInput(
+            f"preprocessor_config.json: {log_mel.mel_bins} mel bins are not the model's {config.num_mel_bins}"
+        )
+    if log_mel.frames != FRAMES_PER_POSITION * config.max_source_positions:
+        raise BadInput(
+            f"preprocessor_config.json: a window of {log_mel.frames} frames is not that of the model's"
+            f" {config.max_source_positions} positions"
+        )
+    unusual = sorted({str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"})
+    if unusual:
+        raise BadInput(f"the model's weights are {unusual[0]}; load it as torch.float32 to export it")

@@ -1,0 +1,106 @@
+"""Keys and values of the tokens that a decoder was fed, in buffers with room for more.
+
+Dimension letters: R rows (hypotheses), N new tokens of each, C positions that there is room for, H heads, K per-head
+query/key width, V per-head value/output width.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, Sequence
+
+import numpy as np
+
+ROOMS = (64, 128, 256)  # positions; then as many as the model has
+ALIGNMENT_BYTES = 64  # a cache line, and a vector of AVX-512
+FORBIDDEN = np.float32(-1e30)  # added to a score: nothing is left of it after softmax, and it never overflows
+
+
+def aligned_zeros(shape: Sequence[int], dtype: type = np.float32) -> np.ndarray:
+    """An array of zeros that begins on a cache line."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT_BYTES
+    return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
+class SpeechCache:
+    """Buffers of one decoder: keys (R, H, K, C) and values (R, H, C, V) by the names of the graph's inputs.
+
+    keys, values: heads and width of each by its name; positions: of the model. The room grows by a few fixed sizes, for
+    a runtime does work for every new shape, while a step reads all of the room that there is.
+    """
+
+    def __init__(
+        self, keys: Mapping[str, tuple[int, int]], values: Mapping[str, tuple[int, int]], positions: int
+    ) -> None:
+        self._keys, self._values = dict(keys), dict(values)
+        self._rooms = [room for room in ROOMS if room < positions] + [positions]
+        self.buffers: dict[str, np.ndarray] = {}
+        self.rows = self.room = self.filled = 0
+        self._bias = np.zeros((0, 0), np.float32)
+
+    def start(self, rows: int) -> bool:
+        """Forget all tokens; whether the buffers are other ones than before."""
+        changed = rows != self.rows or self.room != self._rooms[0]
+        self.rows, self.filled = rows, 0
+        if changed:
+            self._allocate(self._rooms[0])
+        self._bias[:, : self.room] = FORBIDDEN
+        return changed
+
+    def reserve(self, new: int) -> bool:
+        """Make room for `new` more tokens; whether the buffers are other ones than before."""
+        needed = self.filled + new
+        if needed <= self.room:
+            return False
+        before = self.buffers
+        self._allocate(next(room for room in self._rooms if room >= needed))
+        for name, buffer in before.items():
+            self._filled(self.buffers[name], name)[...] = self._filled(buffer, name)
+        self._bias[:, : self.filled] = 0.0
+        return True
+
+    def _allocate(self, room: int) -> None:
+        self.room = room
+        keys = {name: (self.rows, heads, width, room) for name, (heads, width) in self._keys.items()}
+        values = {name: (self.rows, heads, room, width) for name, (heads, width) in self._values.items()}
+        self.buffers = {name: aligned_zeros(shape) for name, shape in {**keys, **values}.items()}
+        self._bias = aligned_zeros((1, room + 1))
+        self._bias[:, :room] = FORBIDDEN
+
+    def _filled(self, buffer: np.ndarray, name: str) -> np.ndarray:
+        return buffer[..., : self.filled] if name in self._keys else buffer[:, :, : self.filled]
+
+    def bias(self, new: int) -> np.ndarray:
+        """What is added to the scores of `new` tokens, (N, C + N); of one token always the same memory."""
+        if new == 1:
+            return self._bias
+        bias = aligned_zeros((new, self.room + new))
+        bias[:, : self.room] = self._bias[:, : self.room]
+        bias[:, self.room :] = np.triu(np.full((new, new), FORBIDDEN), 1)
+        return bias
+
+    def new_rows(self, new: int) -> dict[str, np.ndarray]:
+        """Memory for the keys and values of `new` tokens, as `append` takes them."""
+        keys = {name: (self.rows, heads, width, new) for name, (heads, width) in self._keys.items()}
+        values = {name: (self.rows, heads, new, width) for name, (heads, width) in self._values.items()}
+        return {name: aligned_zeros(shape) for name, shape in {**keys, **values}.items()}
+
+    def reorder(self, parents: np.ndarray) -> None:
+        """Let each row go on from another one; rows that go on from themselves are not touched."""
+        moved = np.flatnonzero(parents != np.arange(self.rows))
+        for name, buffer in self.buffers.items():
+            filled = self._filled(buffer, name)
+            filled[moved] = filled[parents[moved]]
+
+    def append(self, new: Mapping[str, np.ndarray]) -> None:
+        """Put new tokens' keys (R, H, K, N) and values (R, H, N, V), by the buffers' names, behind the others."""
+        begin = self.filled
+        for name in self._keys:
+            added = new[name]
+            self.buffers[name][..., begin : begin + added.shape[3]] = added
+        for name in self._values:
+            added = new[name]
+            self.buffers[name][:, :, begin : begin + added.shape[2]] = added
+        self.filled = begin + added.shape[2]
+        self._bias[:, begin : self.filled] = 0.0
