@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from export.artifact import export_artifact
 from export.parity import Parity, prove_parity
+from export.whisper_artifact import Speech
 from runtimes.errors import ParityFailed
 from runtimes.files import replaced_folder
-from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
-from toolchain.dataset import read_examples_as_clips, read_splits
+from toolchain.audio import read_waveform
+from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from toolchain.dataset import read_splits
 from toolchain.evaluation import data_folder
 from toolchain.families.ast import AstCheckpoint
+from toolchain.families.whisper import WhisperCheckpoint
 from toolchain.narration import Narrator, Report
 from toolchain.outputs import check_replaceable
 from toolchain.plan import read_plan
 
 GOLDEN_CLIPS = 6
+Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
 
 
 def export_checkpoint(model: str, *, out: Path, form: str, data: str | None, seed: int, narrator: Narrator) -> Parity:
@@ -34,19 +38,19 @@ def export_checkpoint(model: str, *, out: Path, form: str, data: str | None, see
     check_replaceable(out, "manifest.json")
     source = checkpoint_folder(model)
     with narrator.step("reading the checkpoint"):
-        checkpoint = load_checkpoint(source)
+        checkpoint: Checkpoint = load_checkpoint(source)
         rate_hz = checkpoint.feature_extractor.sampling_rate
         clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
         if data is not None:
             examples = read_splits(data_folder(model, data), GOLDEN_CLIPS, seed).calibration[:GOLDEN_CLIPS]
-            clips = read_examples_as_clips(examples, checkpoint.labels, rate_hz).waveforms
+            clips = [read_waveform(example.path, rate_hz) for example in examples]
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source)}
         return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report)
 
 
 def write_proved_artifact(
-    checkpoint: AstCheckpoint,
+    checkpoint: Checkpoint,
     clips: Sequence[np.ndarray],
     out: Path,
     form: str,
@@ -71,6 +75,7 @@ def write_proved_artifact(
             form=form,
             source=described,
             made_from=made_from,
+            speech=_speech(checkpoint),
         )
         report("running the golden clips through it", 0.7)
         try:
@@ -87,12 +92,22 @@ def _sparsity(folder: Path) -> dict[str, Any]:
     return {"sparsity": round(plan.sparsity, 6), "recipe": plan.recipe}
 
 
-def golden_waveforms(clips: Sequence[np.ndarray], checkpoint: AstCheckpoint) -> list[np.ndarray]:
+def _speech(checkpoint: Checkpoint) -> Speech | None:
+    """What a device needs to decode with a Whisper; None of a classifier."""
+    family = family_of(checkpoint)
+    if family.FAMILY != "whisper":
+        return None
+    decoding = family.decoding_settings(checkpoint)
+    return Speech(family.vocabulary_tokens(checkpoint), min(decoding["start"], decoding["end"]), decoding)
+
+
+def golden_waveforms(clips: Sequence[np.ndarray], checkpoint: Checkpoint) -> list[np.ndarray]:
     """The first clips as they are, one cut short, and one longer than the model's window."""
     extractor = checkpoint.feature_extractor
     chosen = list(clips[:GOLDEN_CLIPS])
     hop_samples = extractor.sampling_rate // 100
-    window_samples = extractor.max_length * hop_samples
+    is_speech = family_of(checkpoint).FAMILY == "whisper"
+    window_samples = extractor.n_samples if is_speech else extractor.max_length * hop_samples
     longer = np.tile(chosen[0], -(-(window_samples + 5 * hop_samples) // len(chosen[0])))
     shorter = chosen[-1][: max(4 * hop_samples, len(chosen[-1]) // 3)]
     return [*chosen, shorter, longer]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from benchmarks.measure import benchmark
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results
+from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.clips import read_clips, write_clips
 from runtimes.files import sha256_file, sha256_json, write_json
@@ -147,13 +148,12 @@ def _artifact_stage(folder: Path, role: str, source: Path, model: str, device: T
     out = folder / role
     calibration = folder / "clips" / "calibration.npz"
     made_from = {"checkpoint": checkpoint_sha256(source), "golden clips": sha256_file(calibration)}
-    dense_graph = folder / "dense" / "model.onnx"
 
     def work() -> None:
         from toolchain.exporting import write_proved_artifact
 
         with narrator.step(f"exporting {role} to ONNX and proving it") as report:
-            dense_bytes = dense_graph.stat().st_size if role == "slim" else None
+            dense_bytes = read_artifact(folder / "dense").graph_bytes if role == "slim" else None
             clips = read_clips(calibration).waveforms
             write_proved_artifact(
                 load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report
