@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
+
+AttentionKind = Literal["encoder", "decoder", "cross"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,9 @@ class AttentionSite:
     name: as in plan.json, e.g. "layers.3.attention"; module: the block itself (its forward is one attention call);
     query, key: Linear (sum K, D); value: Linear (sum V, D); output: Linear (D, sum V), heads one after the other;
     query_key_widths, value_output_widths: one per head; scaling: the constant by which q.k is multiplied; causal: a
-    query sees no key after itself. In cross-attention, keys and values come from other tokens than queries.
+    query sees no key after itself; kind: which tokens attend to which: an encoder's or a decoder's among themselves, or
+    "cross", a decoder's to an encoder's, so that keys and values come from other tokens than queries. A projection may
+    lack its bias on its own: Whisper's keys have none.
     """
 
     name: str
@@ -27,6 +32,7 @@ class AttentionSite:
     value_output_widths: tuple[int, ...]
     scaling: float
     causal: bool = False
+    kind: AttentionKind = "encoder"
 
     @property
     def parameters(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -15,33 +16,47 @@ from toolchain.demo import demo_model_folder
 
 if TYPE_CHECKING:
     from toolchain.families.ast import AstCheckpoint
+    from toolchain.families.whisper import WhisperCheckpoint
 
-DEMO_MODEL = "demo-ast"
+    Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
+
+DEMO_MODEL = "demo-ast"  # where none is named
+DEMO_MODELS = (DEMO_MODEL, "demo-whisper")
 CHECKPOINT_FILES = (
     "config.json",
+    "generation_config.json",
     "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "normalizer.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
     "plan.json",
 )
+_MODEL_IS = f"MODEL is a checkpoint folder, a Hub id, {' or '.join(DEMO_MODELS)}"
 
 
 def checkpoint_folder(model: str) -> Path:
-    """The folder of MODEL: "demo-ast", a folder, or a Hub id, which is downloaded (weights in safetensors alone).
+    """The folder of MODEL: a demo model, a folder, or a Hub id, which is downloaded (weights in safetensors alone).
 
     Raises:
         BadInput: it is none of these, or the Hub cannot be reached.
     """
-    if model == DEMO_MODEL:
-        return demo_model_folder()
+    if model in DEMO_MODELS:
+        return demo_model_folder(model)
     folder = Path(model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise BadInput(f"{folder}: no config.json in it; MODEL is a checkpoint folder, a Hub id or {DEMO_MODEL}")
+            raise BadInput(f"{folder}: no config.json in it; {_MODEL_IS}")
         return folder
     if folder.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise BadInput(f"{model}: no such model folder; MODEL is a checkpoint folder, a Hub id or {DEMO_MODEL}")
+        raise BadInput(f"{model}: no such model folder; {_MODEL_IS}")
     try:
         return Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES)))
     except HFValidationError:
@@ -63,13 +78,13 @@ def checkpoint_sha256(folder: Path) -> str:
     return sha256_json({path.name: sha256_file(path) for path in files})
 
 
-def load_checkpoint(folder: Path) -> AstCheckpoint:
+def load_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, by the family that its config.json names.
 
     Raises:
         BadInput: config.json is unreadable or names a family that leanear does not have.
     """
-    from toolchain.families import ast  # torch: seconds to import, so only where a model is really loaded
+    from toolchain.families import ast, whisper  # torch: seconds to import, so only where a model is really loaded
 
     path = folder / "config.json"
     try:
@@ -80,10 +95,16 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
         raise BadInput(f"{path}: not a model configuration ({error})") from None
     if model_type in (ast.DENSE_MODEL_TYPE, ast.SLIM_MODEL_TYPE):
         return ast.load_checkpoint(folder)
-    if model_type == "whisper":
-        raise BadInput(
-            f"{path}: Whisper is not supported by this version of leanear; Audio Spectrogram Transformers are"
-        )
+    if model_type in (whisper.DENSE_MODEL_TYPE, whisper.SLIM_MODEL_TYPE):
+        return whisper.load_checkpoint(folder)
     raise BadInput(
-        f"{path}: model_type is {model_type!r}; leanear takes Audio Spectrogram Transformers ({ast.DENSE_MODEL_TYPE})"
+        f"{path}: model_type is {model_type!r}; leanear takes Audio Spectrogram Transformers ({ast.DENSE_MODEL_TYPE}) "
+        f"and Whisper ({whisper.DENSE_MODEL_TYPE})"
     )
+
+
+def family_of(checkpoint: Any) -> ModuleType:
+    """The module of `toolchain.families` that loaded this checkpoint."""
+    from toolchain.families import ast, whisper
+
+    return whisper if isinstance(checkpoint, whisper.WhisperCheckpoint) else ast

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from transformers import ASTForAudioClassification
 from calibration.basis import BASIS_KINDS, choose_bases
 from calibration.statistics import collect_statistics
 from runtimes.errors import BadInput
-from tests.conftest import make_tiny_ast
+from tests.conftest import TINY_LABELS, make_tiny_ast
 from toolchain.families import ast
 from toolchain.plan import HeadPlan, Plan, SitePlan, compose, full_plan, plan_to_json, read_plan, write_plan
 from toolchain.surgery import rotated_attention_state, zero_dropped_channels_
@@ -44,6 +45,10 @@ def random_sites(model, seed: int, *, ragged: bool, drop_head: bool) -> tuple[Si
 def logits(model, inputs) -> torch.Tensor:
     with torch.no_grad():
         return model(inputs).logits
+
+
+def as_checkpoint(model, feature_extractor) -> ast.AstCheckpoint:
+    return ast.AstCheckpoint(Path("tiny-ast"), model, feature_extractor, TINY_LABELS)
 
 
 def with_sites(model, sites) -> Plan:
@@ -105,7 +110,7 @@ def test_pruning_twice_equals_pruning_once(tiny_ast):
 def test_softmax_scale_is_a_constant_of_the_model(tiny_ast, tiny_extractor, tmp_path):
     sites = random_sites(tiny_ast, seed=9, ragged=False, drop_head=False)
     slim = ast.slim_model(tiny_ast, sites)
-    ast.save_slim_checkpoint(slim, tiny_extractor, with_sites(tiny_ast, sites), tmp_path / "slim")
+    ast.save_slim_checkpoint(slim, as_checkpoint(tiny_ast, tiny_extractor), with_sites(tiny_ast, sites), tmp_path / "slim")
     reloaded = ast.load_checkpoint(tmp_path / "slim")
     assert [site.scaling for site in ast.attention_sites(reloaded.model)] == [16**-0.5] * 2
     inputs = torch.randn(2, 46, 128)
@@ -117,7 +122,7 @@ def test_folder_opens_through_auto_classes_with_its_own_code(tiny_ast, tiny_extr
 
     sites = random_sites(tiny_ast, seed=11, ragged=True, drop_head=True)
     slim = ast.slim_model(tiny_ast, sites)
-    ast.save_slim_checkpoint(slim, tiny_extractor, with_sites(tiny_ast, sites), tmp_path / "slim")
+    ast.save_slim_checkpoint(slim, as_checkpoint(tiny_ast, tiny_extractor), with_sites(tiny_ast, sites), tmp_path / "slim")
     opened = AutoModelForAudioClassification.from_pretrained(tmp_path / "slim", trust_remote_code=True).eval()
     assert type(opened).__module__ != type(slim).__module__
     inputs = torch.randn(2, 46, 128)

@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch.nn import functional
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
-from transformers.utils import logging
 
 from calibration.sites import AttentionSite
+from runtimes.clips import Clips
 from runtimes.errors import BadInput
-from runtimes.files import replaced_folder, write_json
+from toolchain.examples import LabelledInputs, Mistakes
 from toolchain.families import modeling_slim_ast
+from toolchain.families.checkpoint_files import (
+    UNUSABLE_SETTINGS,
+    first_line,
+    load_config,
+    load_weights,
+    read_model_type,
+    slim_settings,
+    write_slim_folder,
+)
 from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from toolchain.plan import Plan, SitePlan, full_plan, write_plan
+from toolchain.narration import Report, quiet
+from toolchain.plan import Plan, SitePlan, full_plan
 from toolchain.surgery import kept_attention_state
 
 FAMILY = "ast"
 TASK = "audio-classification"
 DENSE_MODEL_TYPE = "audio-spectrogram-transformer"
 SLIM_MODEL_TYPE = SlimASTConfig.model_type
+METRIC = "accuracy"
+LATENCY_TABLES = True  # a device can be timed for it
 SHORTEST_SAMPLES = 240  # the fewest of which transformers' extractor makes features, and no frame
-PRUNING_FILE = "pruning.json"
 MODELLING_FILE = Path(modeling_slim_ast.__file__)
-
-# What transformers raises on settings that make no sense, none of it by a name of its own.
-UNUSABLE_SETTINGS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    ZeroDivisionError,
-    RuntimeError,
-    StrictDataclassError,
-)
 
 AstModel: TypeAlias = "ASTForAudioClassification | SlimASTForAudioClassification"
 
@@ -72,46 +66,23 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
     """
     folder = Path(folder)
     feature_extractor = _load_feature_extractor(folder)
-    config_json = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    slim = config_json.get("model_type") == SLIM_MODEL_TYPE
+    slim = read_model_type(folder) == SLIM_MODEL_TYPE
     model_class = SlimASTForAudioClassification if slim else ASTForAudioClassification
+    config = load_config(SlimASTConfig if slim else ASTConfig, model_class, folder)
     try:
-        config = (SlimASTConfig if slim else ASTConfig).from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
-            model_class(config)  # whatever the settings cannot build fails here, apart from the weights
         labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     except UNUSABLE_SETTINGS as error:
-        raise BadInput(f"{folder}/config.json: no model can be built from it ({_first_line(error)})") from None
+        raise BadInput(f"{folder}/config.json: no model can be built from it ({first_line(error)})") from None
     if config.num_hidden_layers < 1:
         raise BadInput(f"{folder}/config.json: num_hidden_layers is 0; there is no attention to prune")
-    try:
-        with _without_progress_bars():
-            model, loading = model_class.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # reported below, by name
-                output_loading_info=True,
-            )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise BadInput(f"{folder}: weights cannot be read ({_first_line(error)})") from None
-    mismatched = sorted(str(entry[0]) for entry in loading["mismatched_keys"])
-    if mismatched:
-        raise BadInput(f"{folder}: {mismatched[0]!r} has another shape in the weights than config.json says")
-    absent = sorted(loading["missing_keys"])
-    if absent:
-        raise BadInput(f"{folder}: the weights lack {absent[0]!r} ({len(absent)} tensors missing)")
-    wrong = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
-    if wrong is not None:
-        raise BadInput(f"{folder}: the weights hold NaN or infinite values, in {wrong!r}")
+    model = load_weights(model_class, folder)
     config = model.config
     for key, found in (("max_length", feature_extractor.max_length), ("num_mel_bins", feature_extractor.num_mel_bins)):
         if getattr(config, key) != found:
             raise BadInput(
                 f"{folder}/preprocessor_config.json: {key} is {found}, but config.json says {getattr(config, key)}"
             )
-    return AstCheckpoint(folder=folder, model=model.eval(), feature_extractor=feature_extractor, labels=labels)
+    return AstCheckpoint(folder=folder, model=model, feature_extractor=feature_extractor, labels=labels)
 
 
 def _load_feature_extractor(folder: Path) -> ASTFeatureExtractor:
@@ -121,23 +92,7 @@ def _load_feature_extractor(folder: Path) -> ASTFeatureExtractor:
     try:
         return ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
     except UNUSABLE_SETTINGS as error:
-        raise BadInput(f"{path}: not the settings of an ASTFeatureExtractor ({_first_line(error)})") from None
-
-
-@contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """transformers draws bars of its own for work that takes milliseconds; ours say what the user waits for."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(f"{path}: not the settings of an ASTFeatureExtractor ({first_line(error)})") from None
 
 
 def attention_sites(model: AstModel) -> tuple[AttentionSite, ...]:
@@ -203,6 +158,30 @@ def batch_loss(model: AstModel, inputs: torch.Tensor, label_ids: torch.Tensor) -
     return functional.cross_entropy(model(inputs).logits, label_ids)
 
 
+def labelled_inputs(checkpoint: AstCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
+    """Features (N, frames, mels) and labels of the clips, by transformers' own extractor."""
+    arrays = []
+    for number, waveform in enumerate(clips.waveforms):
+        arrays.append(features(checkpoint.feature_extractor, [waveform]))
+        report(f"front end of clip {number + 1} of {len(clips)}", (number + 1) / len(clips))
+    return LabelledInputs(torch.cat(arrays), torch.from_numpy(clips.label_ids))
+
+
+def activation_bytes(model: AstModel, inputs: torch.Tensor) -> int:
+    """Roughly what one clip's activations take when all layers keep theirs for the backward pass, in bytes."""
+    config = model.config
+    tokens = model.audio_spectrogram_transformer.embeddings.position_embeddings.shape[1]
+    per_token = 10 * config.hidden_size + 2 * config.intermediate_size
+    return int(config.num_hidden_layers * tokens * per_token * inputs.element_size())
+
+
+def mistakes(checkpoint: AstCheckpoint, model: AstModel, clips: LabelledInputs, answers: torch.Tensor) -> Mistakes:
+    """Which clips' labels are not the first in the model's logits, answers (N, labels)."""
+    del checkpoint, model
+    wrong = (answers.argmax(dim=1) != clips.targets).numpy().astype(np.float64)
+    return Mistakes(wrong, np.ones_like(wrong))
+
+
 def slim_model(
     model: AstModel,
     sites: tuple[SitePlan, ...],
@@ -232,22 +211,11 @@ def slim_model(
 
 
 def _slim_config(config: ASTConfig, sites: tuple[SitePlan, ...], scaling: float) -> SlimASTConfig:
-    settings = config.to_dict()
-    for key in (
-        "model_type",
-        "architectures",
-        "auto_map",
-        "transformers_version",
-        "query_key_widths",
-        "value_output_widths",
-        "attention_scaling",
-    ):
-        settings.pop(key, None)
     slim = SlimASTConfig(
         query_key_widths=[list(site.query_key_widths) for site in sites],
         value_output_widths=[list(site.value_output_widths) for site in sites],
         attention_scaling=scaling,
-        **settings,
+        **slim_settings(config),
     )
     slim.architectures = [SlimASTForAudioClassification.__name__]
     slim.auto_map = {
@@ -259,7 +227,7 @@ def _slim_config(config: ASTConfig, sites: tuple[SitePlan, ...], scaling: float)
 
 def save_slim_checkpoint(
     model: SlimASTForAudioClassification,
-    feature_extractor: ASTFeatureExtractor,
+    source: AstCheckpoint,
     plan: Plan,
     out: Path,
     facts: Mapping[str, Any] | None = None,
@@ -268,23 +236,9 @@ def save_slim_checkpoint(
 
     It opens with `AutoModelForAudioClassification.from_pretrained(out, trust_remote_code=True)` where leanear is not
     installed, because the modelling file is inside, and with `load_checkpoint` without running that file.
-    facts: written to pruning.json beside the plan, if there are any.
+    source: the checkpoint that was pruned; facts: written to pruning.json beside the plan, if there are any.
 
     Raises:
         BadInput: the model has weights that are not finite.
     """
-    wrong = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
-    if wrong is not None:
-        raise BadInput(f"{out}: not written, because pruning made NaN or infinite weights, in {wrong!r}")
-    with replaced_folder(out) as folder, _without_progress_bars():
-        try:
-            model.save_pretrained(folder)
-        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
-            raise OSError(0, _first_line(error), str(out)) from None
-        feature_extractor.save_pretrained(folder)
-        shutil.copyfile(MODELLING_FILE, folder / MODELLING_FILE.name)
-        write_plan(folder / "plan.json", plan)
-        if facts is not None:
-            write_json(folder / PRUNING_FILE, facts)
-        for file in folder.iterdir():
-            file.chmod(0o644)  # the weights come with 0600
+    write_slim_folder(out, model, source.feature_extractor.save_pretrained, MODELLING_FILE, plan, facts)

@@ -1,0 +1,74 @@
+"""What a model is calibrated, trained and judged on, once it is in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from calibration.order import stratified_order
+from calibration.targets import strata
+
+
+@dataclass(frozen=True)
+class SpeechInputs:
+    """What Whisper takes, indexed like a tensor: log-mel features (N, mels, frames) and decoder tokens (N, L), int64.
+
+    The tokens are those that are fed: `<|startoftranscript|>`, the rest of the prompt and the text.
+    """
+
+    features: torch.Tensor
+    tokens: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.features) != len(self.tokens):
+            raise ValueError(f"features of {len(self.features)} clips but tokens of {len(self.tokens)}")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: torch.Tensor | slice) -> SpeechInputs:
+        return SpeechInputs(self.features[index], self.tokens[index])
+
+    def to(self, device: torch.device | str) -> SpeechInputs:
+        """The same on another device."""
+        return SpeechInputs(self.features.to(device), self.tokens.to(device))
+
+
+Inputs: TypeAlias = torch.Tensor | SpeechInputs
+
+
+@dataclass(frozen=True)
+class LabelledInputs:
+    """Clips as a model takes them, and what it is to answer, indexed like a tensor.
+
+    inputs: (N, ...); targets: int64, a label each, (N,), or a token at every position, (N, L), as in
+    `calibration.targets`; texts: what is said in each clip, where that is what the model is judged by.
+    """
+
+    inputs: Inputs
+    targets: torch.Tensor
+    texts: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: torch.Tensor | slice) -> LabelledInputs:
+        texts = self.texts
+        if texts is not None:
+            texts = tuple(texts[number] for number in torch.arange(len(texts))[index].tolist())
+        return LabelledInputs(self.inputs[index], self.targets[index], texts)
+
+    def balanced_order(self, seed: int, most: int | None = None) -> torch.Tensor:
+        """The clips' numbers, int64, shuffled and balanced over their labels or lengths; at most so many of them."""
+        return torch.from_numpy(stratified_order(strata(self.targets).numpy(), seed)[:most])
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """What a model got wrong: errors, and out of how many, both float64 (N,): labels, or words of a transcript."""
+
+    errors: np.ndarray
+    counted: np.ndarray

@@ -1,0 +1,150 @@
+"""Reading and writing checkpoint folders, whatever the family: a fault is one line that names the folder or file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from runtimes.errors import BadInput
+from runtimes.files import replaced_folder, write_json
+from toolchain.plan import Plan, write_plan
+
+PRUNING_FILE = "pruning.json"
+SLIM_SETTINGS = ("query_key_widths", "value_output_widths", "attention_scaling")
+
+# What transformers raises on settings that make no sense, none of it by a name of its own.
+UNUSABLE_SETTINGS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ZeroDivisionError,
+    RuntimeError,
+    StrictDataclassError,
+)
+
+
+def read_model_type(folder: Path) -> str | None:
+    """`model_type` of the folder's config.json."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+
+
+def load_config(
+    config_class: type[PreTrainedConfig], model_class: type[PreTrainedModel], folder: Path
+) -> PreTrainedConfig:
+    """The settings in config.json, once a model, apart from its weights, was built from them.
+
+    Raises:
+        BadInput: no model can be built from them.
+    """
+    try:
+        config = config_class.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model_class(config)
+    except UNUSABLE_SETTINGS as error:
+        raise BadInput(f"{folder}/config.json: no model can be built from it ({first_line(error)})") from None
+    return config
+
+
+def load_weights(model_class: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
+    """The model in the folder, fp32 and in eval mode. Weights come from safetensors; no code in the folder is run.
+
+    Raises:
+        BadInput: weights are unreadable, absent, of another shape than config.json says, or not finite.
+    """
+    try:
+        with without_progress_bars():
+            model, loading = model_class.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
+                output_loading_info=True,
+            )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise BadInput(f"{folder}: weights cannot be read ({first_line(error)})") from None
+    mismatched = sorted(str(entry[0]) for entry in loading["mismatched_keys"])
+    if mismatched:
+        raise BadInput(f"{folder}: {mismatched[0]!r} has another shape in the weights than config.json says")
+    absent = sorted(loading["missing_keys"])
+    if absent:
+        raise BadInput(f"{folder}: the weights lack {absent[0]!r} ({len(absent)} tensors missing)")
+    wrong = not_finite(model)
+    if wrong is not None:
+        raise BadInput(f"{folder}: the weights hold NaN or infinite values, in {wrong!r}")
+    return model.eval()
+
+
+def not_finite(model: torch.nn.Module) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; None if all is well."""
+    return next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
+
+
+def slim_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a slim configuration takes over from `config`, dense or slim: all but names, versions and widths."""
+    settings = config.to_dict()
+    for key in ("model_type", "architectures", "auto_map", "transformers_version", *SLIM_SETTINGS):
+        settings.pop(key, None)
+    return settings
+
+
+def write_slim_folder(
+    out: Path,
+    model: PreTrainedModel,
+    write_processor: Callable[[Path], object],
+    modelling_file: Path,
+    plan: Plan,
+    facts: Mapping[str, Any] | None,
+) -> None:
+    """Write the slim checkpoint folder, whole or not at all.
+
+    write_processor: writes what stands before and behind the model; modelling_file: goes in, so that the folder opens
+    where leanear is not installed; facts: written to pruning.json beside the plan, if there are any.
+
+    Raises:
+        BadInput: the model has weights that are not finite.
+    """
+    wrong = not_finite(model)
+    if wrong is not None:
+        raise BadInput(f"{out}: not written, because pruning made NaN or infinite weights, in {wrong!r}")
+    with replaced_folder(out) as folder, without_progress_bars():
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
+            raise OSError(0, first_line(error), str(out)) from None
+        write_processor(folder)
+        shutil.copyfile(modelling_file, folder / modelling_file.name)
+        write_plan(folder / "plan.json", plan)
+        if facts is not None:
+            write_json(folder / PRUNING_FILE, facts)
+        for file in folder.iterdir():
+            file.chmod(0o644)  # the weights come with 0600
+
+
+@contextlib.contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """transformers draws bars of its own for work that takes milliseconds; ours say what the user waits for."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, or what it is."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
