@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Sequence
 import numpy as np
 
 from runtimes.errors import BadInput
-from runtimes.repeats import loop_start
+from runtimes.repeats import without_loop
 from runtimes.token_rules import SpeechTokens, TokenRules
 
 if TYPE_CHECKING:
@@ -149,12 +149,12 @@ def decode_window(
     else:
         hypotheses = search.samples(logits, temperature, generator)
     best = max(hypotheses, key=lambda hypothesis: _rank(hypothesis, options.length_penalty))
-    said, looped = _without_loop(best.tokens, tokens) if options.stop_repeats else (best.tokens, False)
+    cut = without_loop(best.tokens, tokens.text_below) if options.stop_repeats else None
     counted = len(best.tokens) + best.ended
     return Decoded(
-        tokens=said,
+        tokens=best.tokens if cut is None else cut,
         ended=best.ended,
-        looped=looped,
+        looped=cut is not None,
         temperature=temperature,
         average_log_probability=best.log_probability / max(counted, 1),
         no_speech_probability=probability,
@@ -275,7 +275,7 @@ class _Search:
     def _is_stuck(self, said: list[int]) -> bool:
         if not self._options.stop_repeats or len(said) == 0 or len(said) % CHECK_LOOPS_EVERY:
             return False
-        return _without_loop(said, self._tokens)[1]
+        return without_loop(said, self._tokens.text_below) is not None
 
     def _logits(self, fed: np.ndarray, parents: np.ndarray | None) -> np.ndarray:
         return self._session.step(fed.astype(np.int64), parents)
@@ -288,20 +288,6 @@ def _step(session: SpeechSession, prompt: Sequence[int], rows: int, tokens: Spee
     if logits.shape[1] <= highest:
         raise BadInput(f"decoding: the decoder knows {logits.shape[1]} tokens, but the manifest names token {highest}")
     return logits
-
-
-def _without_loop(said: Sequence[int], tokens: SpeechTokens) -> tuple[tuple[int, ...], bool]:
-    """`said` up to the end of a loop's first round, and whether it ends in one; timestamps do not break a loop."""
-    begin = np.inf if tokens.timestamp_begin is None else tokens.timestamp_begin
-    places = [place for place, token in enumerate(said) if token < begin]
-    loop = loop_start([said[place] for place in places])
-    if loop is None:
-        return tuple(said), False
-    start, period = loop
-    kept = places[start + period - 1] + 1
-    if kept < len(said) and said[kept] >= begin:  # the time at which the first round ended
-        kept += 1
-    return tuple(said[:kept]), True
 
 
 def _rank(hypothesis: _Hypothesis, length_penalty: float | None) -> float:

@@ -14,9 +14,10 @@ and why:
 - The compression ratio is openai's, of the text. After a temperature over 0.5 what was said before is forgotten for
   good, as openai does; transformers would show it again one window later.
 - With `stop_repeats`, a window whose text ends in a loop (`runtimes.repeats.loop_start`) counts as one that failed the
-  compression test; where no temperature helps, the loop's first round is kept, and the whole window is taken. Where a
-  window moved on by less than a tenth and the next one says just the same, that is left out and the whole window is
-  taken. A window that says just what the one before said makes the decoder be shown nothing of it.
+  compression test, and is not decoded to its end; where no temperature helps, the loop's first round is kept, and the
+  whole window is taken. So it is with a shorter loop where no temperature passes the compression test. Where a window
+  moved on by less than a tenth and the next one says just the same, that is left out and the whole window is taken.
+  Earlier text is forgotten, too, after a window that says just what the one before said.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 from runtimes.artifact import Artifact
 from runtimes.decoding import Decoded, DecodeOptions, check_options, chosen_language, decode_window
 from runtimes.errors import BadInput
-from runtimes.repeats import compression_ratio
+from runtimes.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
 from runtimes.token_rules import SpeechTokens, speech_tokens
 from runtimes.vocabulary import Vocabulary, read_vocabulary
 
@@ -198,17 +199,20 @@ def _decode_with_fallback(
         else:  # it does not depend on what is said
             decoded = replace(decoded, no_speech_probability=no_speech)
         if _holds_no_speech(decoded, options) or not _fails(decoded, model.vocabulary, options):
-            break
+            return decoded
+    if options.stop_repeats and not decoded.looped and _repeats(decoded, model.vocabulary, options):
+        cut = without_loop(decoded.tokens, model.tokens.text_below, SUSPECT_LOOP_TOKENS)
+        decoded = decoded if cut is None else replace(decoded, tokens=cut, looped=True)
     return decoded
 
 
 def _fails(decoded: Decoded, vocabulary: Vocabulary, options: DecodeOptions) -> bool:
-    ratio = compression_ratio(vocabulary.text(decoded.tokens))
-    return (
-        decoded.looped
-        or (options.compression_ratio_limit is not None and ratio > options.compression_ratio_limit)
-        or _is_unlikely(decoded, options)
-    )
+    return decoded.looped or _repeats(decoded, vocabulary, options) or _is_unlikely(decoded, options)
+
+
+def _repeats(decoded: Decoded, vocabulary: Vocabulary, options: DecodeOptions) -> bool:
+    limit = options.compression_ratio_limit
+    return limit is not None and compression_ratio(vocabulary.text(decoded.tokens)) > limit
 
 
 def _is_unlikely(decoded: Decoded, options: DecodeOptions) -> bool:

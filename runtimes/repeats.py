@@ -7,9 +7,10 @@ from typing import Sequence
 
 import numpy as np
 
-# A stretch of tokens said over and over: this often at least, and this many tokens at least. Nobody says so.
+# A stretch of tokens said over and over: this often at least, and this many tokens at least. Nobody speaks like that.
 LOOP_TIMES = 4
 LOOP_TOKENS = 32
+SUSPECT_LOOP_TOKENS = 8  # where the text as a whole is known to repeat itself too much
 
 
 def compression_ratio(text: str) -> float:
@@ -21,15 +22,31 @@ def compression_ratio(text: str) -> float:
     return len(raw) / len(zlib.compress(raw))
 
 
-def loop_start(tokens: Sequence[int]) -> tuple[int, int] | None:
+def loop_start(tokens: Sequence[int], least_tokens: int = LOOP_TOKENS) -> tuple[int, int] | None:
     """Where the loop that `tokens` end in starts, and its period; None where they do not end in a loop.
 
-    A loop is the same `period` tokens at least LOOP_TIMES times, LOOP_TOKENS tokens at least, up to the last token.
+    A loop is the same `period` tokens at least LOOP_TIMES times, `least_tokens` tokens at least, up to the last token.
     """
     said = np.asarray(tokens, dtype=np.int64)
     for period in range(1, len(said) // LOOP_TIMES + 1):
         differs = np.flatnonzero(said[period:] != said[:-period])
         start = int(differs[-1]) + 1 if differs.size else 0
-        if len(said) - start >= max(LOOP_TOKENS, LOOP_TIMES * period):
+        if len(said) - start >= max(least_tokens, LOOP_TIMES * period):
             return start, period
     return None
+
+
+def without_loop(said: Sequence[int], text_below: float, least_tokens: int = LOOP_TOKENS) -> tuple[int, ...] | None:
+    """`said` up to the end of its loop's first round; None where it does not end in a loop.
+
+    text_below: timestamps, whose ids are not below it, do not break a loop.
+    """
+    places = [place for place, token in enumerate(said) if token < text_below]
+    loop = loop_start([said[place] for place in places], least_tokens)
+    if loop is None:
+        return None
+    start, period = loop
+    kept = places[start + period - 1] + 1
+    if kept < len(said) and said[kept] >= text_below:  # the time at which the first round ended
+        kept += 1
+    return tuple(said[:kept])

@@ -43,6 +43,11 @@ class SpeechTokens:
     timestamp_step_s: float
     window_s: float
 
+    @property
+    def text_below(self) -> float:
+        """Above all ids but those of timestamps."""
+        return np.inf if self.timestamp_begin is None else self.timestamp_begin
+
 
 def speech_tokens(decoding: Mapping[str, Any]) -> SpeechTokens:
     """The `decoding` object of a manifest that `read_artifact` has checked."""
