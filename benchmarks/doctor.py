@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import shutil
 import signal
@@ -41,9 +42,9 @@ def examine(runtime: str | None, folder: Path, state: dict[str, Any], root: Path
     python = platform.python_version()
     return (
         Finding("python", sys.version_info >= (3, 9), f"{python}, {sys.executable}"),
-        _library("numpy", True, root),
-        *(_library(name, name == runtime, root) for name in LIBRARIES if name not in ("null", runtime)),
-        *(() if runtime in (None, "null") else (_library(str(runtime), True, root),)),
+        _library("numpy", root),
+        *(_other_runtime(name) for name in LIBRARIES if name not in ("null", runtime)),
+        *(() if runtime in (None, "null") else (_library(str(runtime), root),)),
         _clock(),
         _memory(state),
         _disk(folder),
@@ -93,7 +94,16 @@ def lacks(document: dict[str, Any]) -> list[str]:
     ]
 
 
-def _library(name: str, needed: bool, root: Path) -> Finding:
+def _other_runtime(name: str) -> Finding:
+    """Whether a runtime that is not needed is installed; trying it could take longer than all the rest."""
+    try:
+        version = importlib.metadata.version(LIBRARIES[name])
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, None, "not installed, and not needed")
+    return Finding(name, None, f"{version}, not needed and not tried")
+
+
+def _library(name: str, root: Path) -> Finding:
     """Whether `name` imports, tried in a process of its own: a build for another CPU dies of it."""
     module = LIBRARIES.get(name, name)
     program = f"import {module}; print({module}.__version__)"
@@ -102,24 +112,24 @@ def _library(name: str, needed: bool, root: Path) -> Finding:
             [sys.executable, "-c", program], capture_output=True, text=True, errors="replace", timeout=IMPORT_LIMIT_S
         )
     except subprocess.TimeoutExpired:
-        return Finding(name, False if needed else None, f"importing it takes over {IMPORT_LIMIT_S:g} s")
+        return Finding(name, False, f"importing it takes over {IMPORT_LIMIT_S:g} s")
     if tried.returncode == 0:
-        return Finding(name, True if needed else None, tried.stdout.strip().splitlines()[-1])
+        return Finding(name, True, tried.stdout.strip().splitlines()[-1])
     last = (tried.stderr.strip().splitlines() or ["no word on standard error"])[-1]
     if tried.returncode < 0:
         name_of_signal = signal.Signals(-tried.returncode).name
         text = f"importing it is ended by {name_of_signal}: this build is not for this CPU"
     elif f"No module named '{module}'" in last:
-        text = f"not installed for {sys.executable}"
+        text = f"not installed for {sys.executable}" + (_about_tensorrt(root) if name == "tensorrt" else "")
     else:
         text = f"does not import: {last}"
-    return Finding(name, False if needed else None, text, remedy(name, root))
+    return Finding(name, False, text, remedy(name, root))
 
 
 def remedy(name: str, root: Path = Path("/")) -> str:
     """The command that installs `name` on this device."""
     if name == "tensorrt":
-        return _tensorrt_remedy(root)
+        return "sudo apt-get install python3-libnvinfer" if _is_jetson(root) else ""
     python = sys.executable or "python3"
     if name == "numpy" and python.startswith("/usr/bin/") and (root / "usr/bin/apt-get").exists():
         return "sudo apt-get install python3-numpy"
@@ -142,15 +152,16 @@ def _externally_managed() -> bool:
     return (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").exists()
 
 
-def _tensorrt_remedy(root: Path) -> str:
-    if not (root / "etc/nv_tegra_release").exists():
-        return (
-            "none: TensorRT comes with JetPack, and this is not a Jetson (there is no /etc/nv_tegra_release); "
-            "build for --target cpu instead"
-        )
+def _is_jetson(root: Path) -> bool:
+    return (root / "etc/nv_tegra_release").exists()
+
+
+def _about_tensorrt(root: Path) -> str:
+    if not _is_jetson(root):
+        return "; it comes with JetPack, and this is not a Jetson (there is no /etc/nv_tegra_release)"
     if sys.prefix != sys.base_prefix or not sys.executable.startswith("/usr/bin/"):
-        return "sudo apt-get install python3-libnvinfer, and /usr/bin/python3, the Python that it is for"
-    return "sudo apt-get install python3-libnvinfer (or all of JetPack: sudo apt-get install nvidia-jetpack)"
+        return "; JetPack's is for the system's own /usr/bin/python3, or a venv made with --system-site-packages"
+    return ""
 
 
 def _clock() -> Finding:

@@ -30,6 +30,7 @@ from typing import Any, BinaryIO, Callable
 Frame = dict[str, Any]
 
 GREETING = "leanear-receiver-1"
+GONE = "gone"
 ALIVE_EVERY_S = 4.0
 HOST_SILENCE_LIMIT_S = 120.0
 END_PATIENCE_S = 5.0
@@ -243,6 +244,8 @@ class Receiver:
                 verbs[verb](frame, payload)
             except Refusal as refusal:
                 self._wire.say({"say": "refused", "status": refusal.status, "reason": refusal.reason})
+            except BrokenPipeError:  # the workstation is gone
+                raise
             except OSError as error:
                 self._wire.say({"say": "refused", **explained(error)})
 
@@ -306,9 +309,14 @@ class Receiver:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            if error.errno in FULL:
-                remove(partial)
-            raise
+            if error.errno not in FULL:
+                raise
+            remove(partial)
+            raise Refusal(
+                "disk full",
+                f"{place.root}: {os.strerror(error.errno)} after {offset / 1e6:.1f} of {size / 1e6:.1f} MB of a file; "
+                "what arrived whole is kept",
+            ) from None
         if os.path.getsize(partial) != size or sha256_of(partial) != sha256:
             remove(partial)
             self._wire.say({"say": "damaged", "sha256": sha256})
@@ -455,9 +463,11 @@ def main() -> None:
         while True:
             heard = wire.hear()
             if heard is None:
+                child.end(for_good=True)
+                frames.put(({"verb": GONE}, b""))  # after what has arrived, which is kept
+                time.sleep(END_PATIENCE_S)
                 leave()
-                return
-            if heard[0].get("verb") != "alive":
+            elif heard[0].get("verb") != "alive":
                 frames.put(heard)
 
     def breathe() -> None:
@@ -466,7 +476,13 @@ def main() -> None:
             try:
                 wire.say({"say": "alive"})
             except OSError:
-                leave()
+                return  # the end of the input says it, too
+
+    def next_frame() -> tuple[Frame, bytes]:
+        frame, payload = frames.get()
+        if frame.get("verb") == GONE:
+            raise BrokenPipeError
+        return frame, payload
 
     facts = {
         "say": GREETING,
@@ -479,8 +495,8 @@ def main() -> None:
     for work in (listen, breathe):
         threading.Thread(target=work, daemon=True).start()
     try:
-        Receiver(wire, frames.get, child).serve()
-    except OSError:  # the workstation is gone
+        Receiver(wire, next_frame, child).serve()
+    except OSError:
         leave()
     os._exit(0)
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import benchmarks.receiver
 from benchmarks.bundled import BUNDLE_FILE, RUNNER_FILE, Bundle, read_bundle
+from benchmarks.doctor import lacks
 from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE
 from benchmarks.results import read_results
 from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
@@ -71,6 +72,7 @@ MOST_NOISE_BYTES = 1 << 20
 MOST_FRAME_BYTES = 4 << 20
 MOST_RESULTS_BYTES = 1 << 28
 ALIVE_EVERY_S = 10.0
+PATIENCE_WITH_PEOPLE = 5  # times as long may it take to connect where ssh can ask for a password
 CLOCK_LIMIT_S = 120.0
 LOG_LINES = 20
 LINE_CHARACTERS = 500
@@ -199,7 +201,7 @@ def _compare_clocks(greeting: dict[str, Any], now: float, story: _Story) -> None
     ahead_s = float(greeting.get("time", now)) - now
     if abs(ahead_s) > CLOCK_LIMIT_S:
         days, rest = divmod(round(abs(ahead_s)), 86400)
-        length = (f"{days} days " if days else "") + f"{rest // 3600} h {rest % 3600 // 60} min"
+        length = (f"{days} day{'s' if days > 1 else ''} " if days else "") + f"{rest // 3600} h {rest % 3600 // 60} min"
         side = "ahead of" if ahead_s > 0 else "behind"
         story.notes.append(
             f"the device's clock is {length} {side} this machine's; the times of day in its results are its own, "
@@ -264,7 +266,7 @@ def _examine(channel: _Channel, bundle: Bundle, progress: Report, story: _Story)
         findings = {str(finding["name"]): finding for finding in document["findings"]}
         story.doctor = document
         lacking = [name for name, finding in findings.items() if finding["ok"] is False]
-        lines = [f"{name}: {findings[name]['text']}; mend it with: {findings[name]['remedy']}" for name in lacking]
+        lines = lacks(document)
     except (ValueError, KeyError, TypeError):
         raise _Stop("failed", f"doctor ended with status {status} and said nothing that can be read") from None
     for name, kind in (("numpy", "no numpy"), (bundle.runtime, "runtime absent")):
@@ -383,14 +385,13 @@ class _Channel:
         """Send the receiver; what it says first. Whatever a login shell prints before that is passed over."""
         program = Path(benchmarks.receiver.__file__).read_bytes()
         self._queue(f"{len(program)}\n".encode() + program)
-        deadline = time.monotonic() + (
-            self._options.connect_limit_s if self._batch else 5 * self._options.connect_limit_s
-        )
+        limit_s = self._options.connect_limit_s * (1 if self._batch else PATIENCE_WITH_PEOPLE)
+        deadline = time.monotonic() + limit_s
         while not self._frames:
             if time.monotonic() > deadline:
                 raise _Stop(
                     "no answer",
-                    f"the device did not answer within {self._options.connect_limit_s:g} s{self._last_said()}",
+                    f"the device did not answer within {limit_s:g} s{self._last_said()}",
                 )
             self._turn(min(1.0, deadline - time.monotonic() + 0.01))
             if len(self._heard) > MOST_NOISE_BYTES:
@@ -591,7 +592,10 @@ class _Channel:
                 self._story.log.append(_plain(line))
         if self._greeted:
             last = self._last_said()
-            raise _Stop("connection lost", f"the connection to the device ended{last}")
+            raise _Stop(
+                "connection lost",
+                f"the connection to the device ended{last}; run the same command again, it goes on from there",
+            )
         failure = explain_failure(-1 if status is None else status, said, self._options.python, self._batch)
         raise _Stop(failure.status, _plain(failure.reason))
 

@@ -84,7 +84,7 @@ def quoted_python(python: str) -> str:
 
 def explain_failure(exit_status: int, said: str, python: str, batch: bool) -> Failure:
     """Why ssh ended with `exit_status` before the device had said a word; said: what it wrote to standard error."""
-    lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
+    lines = [" ".join(line.strip("@ \t\r").split()) for line in said.splitlines() if line.strip("@ \t\r")]
     for status, pattern, text in FAILURES:
         for line in lines:
             if re.search(pattern, line):
@@ -109,7 +109,7 @@ FAILURES = (
     (
         "host key changed",
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "the device is not the one that was known by this name",
+        "the device is not the one that was known by this name; if it was set up anew: ssh-keygen -R NAME",
     ),
     ("host key unknown", r"No \S+ host key is known for", "connect once by hand and compare its fingerprint: ssh HOST"),
     (
@@ -130,6 +130,7 @@ FAILURES = (
     ("ssh configuration", r"Bad configuration option|Bad owner or permissions|Can't open user config", ""),
     ("ssh configuration", r"terminating, \d+ bad configuration options", ""),
     ("python too old", r"needs Python 3\.9", ""),
+    ("python too old", r"Unknown option: -I", "that Python is older than 3.4; Python 3.9 or later is needed"),
     (
         "connection lost",
         r"Connection (closed|reset) by|Broken pipe|closed by remote host",
