@@ -19,7 +19,7 @@ import numpy as np
 from export.golden_speech import log_sums
 from runtimes import onnx_cpu
 from runtimes.artifact import Artifact, Golden, read_artifact, read_golden
-from runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
+from runtimes.errors import BadInput, LeanearError, MeasurementFailed, ParityFailed, RuntimeUnavailable
 from runtimes.files import write_json
 from runtimes.sessions import SessionOptions, SpeechSession
 
@@ -167,9 +167,10 @@ def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | 
     difference, same_clips, same_tokens = 0.0, 0, 0
     for clip, waveform in enumerate(golden.waveforms):
         tokens = speech.tokens[clip]
-        logits = _step_by_step(session, waveform, speech.prompt, tokens)
-        if not np.isfinite(logits).all():
-            raise ParityFailed(f"{name}: golden clip {clip}: the graphs' logits are not finite")
+        try:
+            logits = _step_by_step(session, waveform, speech.prompt, tokens)
+        except MeasurementFailed as error:
+            raise ParityFailed(f"{name}: golden clip {clip}: {error}") from None
         apart = np.abs(golden.logits[clip].astype(np.float64) - logits[:, speech.columns]).max(axis=1)
         sums_apart = np.abs(speech.log_sums[clip].astype(np.float64) - log_sums(logits))
         _require_close(np.maximum(apart, sums_apart), scale, f"{name}: golden clip {clip}")

@@ -96,9 +96,6 @@ def _add_embeddings(graph: Graph, decoder: Any, config: Any) -> str:
         "decoder.embedding", (config.vocab_size, config.d_model), lambda: array(decoder.embed_tokens.weight)
     )
     embedded = graph.node("Gather", [table, "tokens"], "decoder.embedded", axis=0)
-    if config.scale_embedding:
-        scale = graph.constant("decoder.scale", np.array(config.d_model**0.5, dtype=np.float32))
-        embedded = graph.node("Mul", [embedded, scale], "decoder.scaled")
     places = graph.weight(
         "decoder.positions",
         (config.max_target_positions, config.d_model),

@@ -169,7 +169,8 @@ class IntelSpeechSession:
         )
         self._encoded = False
         self._bound = (0, 0)  # rows and new tokens that the request's memory is for
-        self._tokens = self._places = self._logits = np.zeros(0)
+        # A request holds no reference to the arrays that it was given.
+        self._tokens = self._places = self._bias = self._logits = np.zeros(0)
         self._added: dict[str, np.ndarray] = {}
 
     def encode(self, waveform: np.ndarray) -> None:
@@ -196,7 +197,8 @@ class IntelSpeechSession:
         if cache.reserve(new) or self._bound != (rows, new):
             self._bind(rows, new)
         elif new > 1:
-            self._decoding.set_tensor("bias", _shared(cache.bias(new)))
+            self._bias = cache.bias(new)
+            self._decoding.set_tensor("bias", _shared(self._bias))
         self._tokens[...] = tokens
         self._places[...] = np.arange(cache.filled, cache.filled + new)
         self._decoding.infer()
@@ -210,11 +212,11 @@ class IntelSpeechSession:
         cache, self._bound = self._cache, (rows, new)
         self._tokens, self._places = aligned_zeros((rows, new), np.int64), aligned_zeros((new,), np.int64)
         self._logits = aligned_zeros((rows, self._vocabulary))
-        self._added = cache.new_rows(new)
+        self._added, self._bias = cache.new_rows(new), cache.bias(new)
         memory = {
             "tokens": self._tokens,
             "positions": self._places,
-            "bias": cache.bias(new),
+            "bias": self._bias,
             "logits": self._logits,
             **cache.buffers,
             **{name.replace("self_", "new_"): added for name, added in self._added.items()},

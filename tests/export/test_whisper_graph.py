@@ -1,0 +1,240 @@
+"""Whisper's two graphs against the model in torch, on two runtimes, and what their files promise."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from export.graph import FORMS
+from export.macs import count_whisper_macs
+from export.whisper_graph import cache_sizes, export_whisper
+from runtimes.errors import BadInput
+from tests.export.whisper_cases import KINDS, WINDOW_SAMPLES, noise, small_whisper, torch_logits
+from tests.whisper_models import make_extractor, make_whisper
+
+ROOM = 16
+
+
+class OnnxRuntime:
+    """Graphs by ONNX Runtime, fed and read by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.shapes = {tensor.name: tensor.shape for tensor in self.session.get_inputs()}
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, inputs), strict=True))
+
+
+class OpenVino:
+    """The same by OpenVINO."""
+
+    def __init__(self, path: Path) -> None:
+        self.compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        self.shapes = {
+            port.get_any_name(): [d.get_length() if d.is_static else "" for d in port.get_partial_shape()]
+            for port in self.compiled.inputs
+        }
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {port.get_any_name(): value.copy() for port, value in self.compiled(inputs).items()}
+
+
+def _export(folder: Path, model: Any, form: str) -> tuple[Path, Path]:
+    export_whisper(model, make_extractor(), folder / "encoder.onnx", folder / "decoder.onnx", form)
+    return folder / "encoder.onnx", folder / "decoder.onnx"
+
+
+def _decode(encoder: Any, decoder: Any, waveform: np.ndarray, tokens: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
+    """Logits (rows, steps, vocabulary) after each of `steps`, which say how many tokens are fed."""
+    crossed, rows = encoder({"waveform": waveform[None]}), len(tokens)
+    caches = {}
+    for name, shape in decoder.shapes.items():
+        if name.startswith("self_"):
+            sizes = [rows, *(size if isinstance(size, int) else ROOM for size in shape[1:])]
+            # What is behind the filled part may be anything finite.
+            caches[name] = np.full(sizes, 7.0, dtype=np.float32)
+    filled, logits = 0, []
+    for new in steps:
+        bias = np.full((new, ROOM + new), -1e30, dtype=np.float32)
+        bias[:, :filled] = 0.0
+        bias[:, ROOM:] = np.triu(np.full((new, new), -1e30), 1)
+        positions = np.arange(filled, filled + new)
+        fed = tokens[:, filled : filled + new]
+        results = decoder({**crossed, **caches, "tokens": fed, "positions": positions, "bias": bias})
+        for name, cache in caches.items():
+            added = results[name.replace("self_", "new_")]
+            if "key" in name:
+                cache[..., filled : filled + new] = added
+            else:
+                cache[:, :, filled : filled + new] = added
+        filled += new
+        logits.append(results["logits"])
+    return np.stack(logits, axis=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS)
+def test_computes_what_the_model_computes(kind: str, form: str, tmp_path: Path) -> None:
+    model, waveform = small_whisper(kind), noise(WINDOW_SAMPLES - 5000)
+    encoder, decoder = (OnnxRuntime(path) for path in _export(tmp_path, model, form))
+    tokens = np.random.default_rng(0).integers(0, 300, (2, 7))
+    expected = torch_logits(model, waveform, tokens)[:, [0, 2, 5, 6]]
+    logits = _decode(encoder, decoder, waveform, tokens, (1, 2, 3, 1))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["portable", "openvino"])
+def test_openvino_computes_the_forms_of_plain_operators(kind: str, form: str, tmp_path: Path) -> None:
+    model, waveform = small_whisper(kind), noise(WINDOW_SAMPLES - 5000)
+    encoder, decoder = (OpenVino(path) for path in _export(tmp_path, model, form))
+    tokens = np.random.default_rng(0).integers(0, 300, (2, 7))
+    expected = torch_logits(model, waveform, tokens)[:, [0, 2, 5, 6]]
+    logits = _decode(encoder, decoder, waveform, tokens, (1, 2, 3, 1))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_tokens_fed_at_once_are_tokens_fed_one_by_one(tmp_path: Path) -> None:
+    model, waveform = small_whisper("ragged"), noise(3000)
+    encoder, decoder = (OnnxRuntime(path) for path in _export(tmp_path, model, "portable"))
+    tokens = np.random.default_rng(1).integers(0, 300, (1, 9))
+    singly = _decode(encoder, decoder, waveform, tokens, (1,) * 9)
+    at_once = _decode(encoder, decoder, waveform, tokens, (9,))
+    np.testing.assert_allclose(singly[:, -1], at_once[:, -1], rtol=0, atol=1e-5 * np.abs(at_once).max())
+
+
+@pytest.mark.parametrize("samples", [1, WINDOW_SAMPLES, WINDOW_SAMPLES + 1, 3 * WINDOW_SAMPLES])
+def test_every_length_of_audio_is_one_window(samples: int, tmp_path: Path) -> None:
+    model, waveform = small_whisper("stock"), noise(samples)
+    encoder, decoder = (OnnxRuntime(path) for path in _export(tmp_path, model, "onnxruntime"))
+    tokens = np.array([[5, 6, 7]])
+    expected = torch_logits(model, waveform, tokens)[:, -1:]
+    logits = _decode(encoder, decoder, waveform, tokens, (3,))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_cross_keys_and_values_are_those_of_the_model(tmp_path: Path) -> None:
+    model, waveform = small_whisper("fewer heads"), noise(WINDOW_SAMPLES)
+    crossed = OnnxRuntime(_export(tmp_path, model, "portable")[0])({"waveform": waveform[None]})
+    features = make_extractor()(waveform, sampling_rate=16000, return_tensors="pt")["input_features"]
+    with torch.inference_mode():
+        states = model.model.encoder(features).last_hidden_state
+        block = model.model.decoder.layers[0].encoder_attn
+        keys, values = block.k_proj(states)[0].numpy(), block.v_proj(states)[0].numpy()
+    np.testing.assert_allclose(crossed["cross_key.0"][0], keys.T, rtol=0, atol=1e-5 * np.abs(keys).max())
+    # The value bias went into the output bias.
+    unbiased = values - block.v_proj.bias.detach().numpy()
+    np.testing.assert_allclose(crossed["cross_value.0"][0], unbiased, rtol=0, atol=1e-5 * np.abs(values).max())
+
+
+def test_scale_is_the_models_own_and_not_derived_from_a_width(tmp_path: Path) -> None:
+    model, waveform = make_whisper(), noise(9000)
+    model.model.decoder.layers[0].encoder_attn.scaling = 0.61
+    model.model.decoder.layers[1].self_attn.scaling = 0.53
+    model.model.encoder.layers[1].self_attn.scaling = 0.47
+    tokens = np.array([[5, 6, 7]])
+    encoder, decoder = (OnnxRuntime(path) for path in _export(tmp_path, model, "portable"))
+    expected = torch_logits(model, waveform, tokens)[:, -1:]
+    logits = _decode(encoder, decoder, waveform, tokens, (3,))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_output_matrix_of_its_own_is_another_weight(tmp_path: Path) -> None:
+    model, waveform, tokens = make_whisper(), noise(9000), np.array([[5, 6, 7]])
+    model.proj_out.weight = torch.nn.Parameter(0.2 * torch.randn(model.proj_out.weight.shape))
+    encoder, decoder = (OnnxRuntime(path) for path in _export(tmp_path, model, "portable"))
+    expected = torch_logits(model, waveform, tokens)[:, -1:]
+    logits = _decode(encoder, decoder, waveform, tokens, (3,))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["stock", "ragged"])
+@pytest.mark.parametrize("form", FORMS)
+def test_no_weight_is_stored_twice(kind: str, form: str, tmp_path: Path) -> None:
+    model = small_whisper(kind)
+    paths = _export(tmp_path, model, form)
+    tensors = [tensor for path in paths for tensor in onnx.load(str(path)).graph.initializer]
+    large = [(tuple(t.dims), t.raw_data) for t in tensors if math.prod(t.dims) >= 256 and any(t.raw_data)]
+    assert max(Counter(large).values()) == 1
+    # The embedding is in once, in whichever of its two layouts.
+    size = model.config.vocab_size * model.config.d_model
+    assert sum(math.prod(t.dims) == size for t in tensors) == 1
+    if kind == "stock":
+        stored = sum(math.prod(t.dims) for t in tensors if not t.name.startswith(("front_end", "number", "shape")))
+        assert stored == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.02)
+
+
+@pytest.mark.parametrize("form", ["portable", "openvino"])
+def test_is_valid_onnx_of_plain_operators(form: str, tmp_path: Path) -> None:
+    for path in _export(tmp_path, small_whisper("ragged"), form):
+        onnx.checker.check_model(str(path), full_check=True)
+        assert {node.domain for node in onnx.load(str(path)).graph.node} == {""}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_same_model_gives_the_same_bytes(form: str, tmp_path: Path) -> None:
+    model = small_whisper("ragged")
+    first = [path.read_bytes() for path in _export(tmp_path, model, form)]
+    assert [path.read_bytes() for path in _export(tmp_path, model, form)] == first
+
+
+def test_cache_sizes_are_those_of_the_widths() -> None:
+    sizes = cache_sizes(small_whisper("ragged"))
+    assert sizes["layers"][0] == {
+        "self_key": [2, 9], "self_value": [2, 6], "cross_key": [2, 100, 16], "cross_value": [2, 100, 12],
+    }  # fmt: skip
+    assert sizes["bytes_per_token"] == 4 * (5 + 9 + 6 + 3 + 8 + 8 + 1 + 8)
+    assert sizes["cross_bytes"] == 4 * 100 * (16 + 2 + 4 + 12 + 1 + 7 + 16 + 16)
+    assert sizes["padded_bytes_per_token"] == 4 * 2 * (9 + 6 + 8 + 8)
+    assert sizes["padded_cross_bytes"] == 4 * 100 * 2 * (16 + 12 + 7 + 16)
+    dense = cache_sizes(small_whisper("stock"))
+    assert dense["bytes_per_token"] == dense["padded_bytes_per_token"] == 2 * 2 * 4 * 32
+
+
+def test_macs_by_hand() -> None:
+    model = make_whisper()  # width 32, two layers each, 100 positions, MLP 48 wide
+    macs = count_whisper_macs(model, tokens=3)
+    vocabulary = model.config.vocab_size
+    assert macs.convolutions == 200 * 240 * 32 + 100 * 96 * 32
+    assert macs.encoder == 2 * (100 * 4 * 32 * 32 + 100 * 100 * 64 + 100 * 2 * 32 * 48)
+    assert macs.cross_keys_values == 2 * 100 * 32 * 64
+    looked_at = 1 + 2 + 3
+    assert macs.decoder == 2 * (3 * 4 * 32 * 32 + looked_at * 64 + 3 * 2 * 32 * 32 + 3 * 100 * 64 + 3 * 2 * 32 * 48)
+    assert macs.head == 3 * 32 * vocabulary
+    assert count_whisper_macs(small_whisper("fewer heads"), tokens=3).total < macs.total
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"form": "fast"}, "form 'fast'"),
+        ({"feature_extractor": make_extractor(3)}, "a window of 300 frames"),
+        ({"feature_extractor": make_extractor(mels=128)}, "128 mel bins"),
+        ({"model": torch.nn.Linear(1, 1)}, "Linear: not a Whisper"),
+    ],
+)
+def test_refuses_what_it_cannot_export(change: dict, message: str, tmp_path: Path) -> None:
+    settings = {"model": make_whisper(), "feature_extractor": make_extractor(), "form": "portable", **change}
+    with pytest.raises(BadInput, match=message):
+        export_whisper(encoder_out=tmp_path / "e.onnx", decoder_out=tmp_path / "d.onnx", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refuses_another_activation_and_half_precision(tmp_path: Path) -> None:
+    model = make_whisper()
+    model.config.activation_function = "relu"
+    with pytest.raises(BadInput, match="activation_function 'relu'"):
+        _export(tmp_path, model, "portable")
+    with pytest.raises(BadInput, match=r"torch\.float16"):
+        _export(tmp_path, make_whisper().half(), "portable")
