@@ -7,18 +7,18 @@ from typing import Any, Sequence
 
 from benchmarks.page import Block, Card, Paragraph, Report, Section, Table
 from benchmarks.pictures import Curve, picture_curves
-from benchmarks.summary import wilson_interval
 from benchmarks.wording import count
 from runtimes.errors import BadInput
 from runtimes.files import read_json
 
-COMPARISON_SCHEMA = "leanear-comparison-1"
+COMPARISON_SCHEMA = "leanear-comparison-2"
 COMPARISON_KEYS = (
     "model",
     "made_from",
     "command",
     "calibration",
     "evaluation",
+    "metric",
     "bundle_sparsity",
     "default",
     "published",
@@ -31,6 +31,11 @@ COMPARISON_KEYS = (
 DENSE = "dense"
 MEASURES = {"kl_divergence": "KL", "cross_entropy_change": "cross-entropy change", "excess_error": "excess error"}
 NOT_MEASURABLE = "not measurable"
+ACCURACY = "accuracy"  # the metric that is better when higher; others are rates of errors
+INTERVALS = {
+    True: "Accuracy has Wilson's 95% interval",
+    False: "Word errors are those of greedy transcripts; their rate has a 95% interval by bootstrap over clips",
+}
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def read_comparison(path: Path) -> dict[str, Any]:
         BadInput: the file is missing, or it is not a comparison.
     """
     document = read_json(Path(path), COMPARISON_SCHEMA, COMPARISON_KEYS)
-    for key in ("rows", "ratios", "out_of_reach"):
+    for key in ("rows", "error_rates", "ratios", "out_of_reach"):
         if not isinstance(document["one_shot"], dict) or key not in document["one_shot"]:
             raise BadInput(f"{path}: key 'one_shot' has no {key!r}")
     if not any(row["method"] == DENSE for row in document["one_shot"]["rows"]):
@@ -83,12 +88,16 @@ def comparison_sections(document: dict[str, Any]) -> tuple[Section, ...]:
 
 def _summary(document: dict[str, Any]) -> str:
     dense = _dense(document)
-    said = [f"The dense model is right on {100 * dense['correct'] / dense['clips']:.1f}% of the clips."]
+    metric = document["metric"]
+    said = [f"The dense model has a {metric} of {_score(document, [dense]):.1f}%."]
+    if metric == ACCURACY:
+        said = [f"The dense model is right on {_score(document, [dense]):.1f}% of the clips."]
     for asked in _sparsities(document["one_shot"]):
         rows = [row for row in document["one_shot"]["rows"] if row["asked"] == asked]
         own = [row for row in rows if row["method"] == document["default"]]
         if own:
-            said.append(f"With {asked:.0%} of the attention removed the default keeps {_accuracy(own):.1f}%.")
+            keeps = "keeps" if metric == ACCURACY else "has"
+            said.append(f"With {asked:.0%} of the attention removed the default {keeps} {_score(document, own):.1f}%.")
     return " ".join(said)
 
 
@@ -116,12 +125,13 @@ def _cards(document: dict[str, Any]) -> tuple[Card, ...]:
 
 
 def _overview(document: dict[str, Any]) -> Section:
-    table = document["one_shot"]
+    table, metric = document["one_shot"], document["metric"]
     sparsities = _sparsities(table)
     blocks: list[Block] = [
         Paragraph(
-            "KL is the divergence of the pruned model's answer from the dense model's on the same clip, in nats, the "
-            "mean over evaluation clips and calibration seeds; where there are several seeds, their range follows. "
+            "KL is the divergence of the pruned model's answer from the dense model's to the same question, a clip's "
+            "label or the next token of its transcript, in nats, the mean over all of them and over calibration seeds; "
+            "where there are several seeds, their range follows. "
             "Nothing was trained."
         ),
         Table(
@@ -141,7 +151,7 @@ def _overview(document: dict[str, Any]) -> Section:
     names = [name for name in document["drawn"] if name in _names(table)]
     blocks.append(
         picture_curves(
-            [Curve(name, _points(table, name, "kl_divergence")) for name in names],
+            [Curve(name, _kl_points(table, name)) for name in names],
             "attention parameters removed, %",
             "KL, nats",
             "Divergence from the dense model against sparsity",
@@ -150,11 +160,11 @@ def _overview(document: dict[str, Any]) -> Section:
     )
     blocks.append(
         picture_curves(
-            [Curve(name, _points(table, name, "accuracy")) for name in names],
+            [Curve(name, _score_points(document, name)) for name in names],
             "attention parameters removed, %",
-            "accuracy, %",
-            "Accuracy against sparsity",
-            level=(DENSE, 100 * _dense(document)["correct"] / _dense(document)["clips"]),
+            f"{metric}, %",
+            f"{metric.capitalize()} against sparsity",
+            level=(DENSE, _score(document, [_dense(document)])),
         )
     )
     return Section("Quality against sparsity, one shot", tuple(blocks))
@@ -193,22 +203,22 @@ def _latency_section(document: dict[str, Any]) -> Section:
         for row in document["one_shot"]["rows"]
         if row["seed"] in (document["calibration"]["seed"], ANY_SEED)
     }
-    rows, kl_curves, accuracy_curves = [], [], []
+    rows, kl_curves, score_curves, metric = [], [], [], document["metric"]
     for name in names:
-        kl_points, accuracy_points = [], []
+        kl_points, score_points = [], []
         for row in (row for row in latency["rows"] if row["method"] == name):
             found = quality.get((name, row["asked"]))
             kl = "-" if found is None else f"{found['kl_divergence']:.4f}"
-            accuracy = "-" if found is None else f"{_accuracy([found]):.1f}"
+            score = "-" if found is None else f"{_score(document, [found]):.1f}"
             span = f"{row['lower_quartile_ms']:.2f} to {row['upper_quartile_ms']:.2f}"
             faster = f"{dense_ms / row['median_ms']:.2f}×"
-            rows.append((name, f"{100 * row['sparsity']:.1f}", f"{row['median_ms']:.2f}", span, faster, kl, accuracy))
+            rows.append((name, f"{100 * row['sparsity']:.1f}", f"{row['median_ms']:.2f}", span, faster, kl, score))
             if found is not None:
                 kl_points.append((row["median_ms"], found["kl_divergence"]))
-                accuracy_points.append((row["median_ms"], _accuracy([found])))
+                score_points.append((row["median_ms"], _score(document, [found])))
         kl_curves.append(Curve(name, tuple(kl_points)))
-        accuracy_curves.append(Curve(name, tuple(accuracy_points)))
-    header = ("method", "removed, %", "median, ms", "quartiles, ms", "speed-up", "KL, nats", "accuracy, %")
+        score_curves.append(Curve(name, tuple(score_points)))
+    header = ("method", "removed, %", "median, ms", "quartiles, ms", "speed-up", "KL, nats", f"{metric}, %")
     said = (
         f"Measured on {latency['device']} with {latency['runtime']}, {latency['precision']}, {latency['threads']} "
         "threads: the exported graphs took turns in fresh processes, while other programs used "
@@ -223,8 +233,8 @@ def _latency_section(document: dict[str, Any]) -> Section:
                 kl_curves, "median latency, ms", "KL, nats", "Divergence from the dense model against latency", log=True
             ),
             picture_curves(
-                accuracy_curves, "median latency, ms", "accuracy, %", "Accuracy against latency",
-                level=(DENSE, 100 * _dense(document)["correct"] / _dense(document)["clips"]),
+                score_curves, "median latency, ms", f"{metric}, %", f"{metric.capitalize()} against latency",
+                level=(DENSE, _score(document, [_dense(document)])),
             ),
         ),
     )  # fmt: skip
@@ -250,15 +260,16 @@ def _every_row(document: dict[str, Any]) -> Section:
 
 def _rows_table(document: dict[str, Any], table: dict[str, Any], caption: str, folded: bool) -> Table:
     header = (
-        "method", "seeds", "removed, %", "KL, nats", "cross-entropy change", "accuracy, % (95%)", "parameters", "MACs",
-        "updates", "seconds",
+        "method", "seeds", "removed, %", "KL, nats", "cross-entropy change", f"{document['metric']}, % (95%)",
+        "parameters", "MACs", "updates", "seconds", *(f"{kind}, % removed" for kind in _kinds(document)),
     )  # fmt: skip
+    intervals = {(each["method"], each["asked"]): each["rate"] for each in table["error_rates"]}
     lines = []
     places = dict.fromkeys((row["method"], row["asked"]) for row in table["rows"])
     for name, asked in places:
         rows = [row for row in table["rows"] if (row["method"], row["asked"]) == (name, asked)]
         change = _mean(rows, "cross_entropy") - _dense(document)["cross_entropy"]
-        interval = wilson_interval(round(_mean(rows, "correct")), rows[0]["clips"])
+        low, high = _percentages(document, intervals[name, asked])
         lines.append(
             (
                 name,
@@ -266,15 +277,16 @@ def _rows_table(document: dict[str, Any], table: dict[str, Any], caption: str, f
                 f"{100 * _mean(rows, 'sparsity'):.2f}",
                 f"{_mean(rows, 'kl_divergence'):.5f}",
                 f"{change:+.4f}",
-                f"{_accuracy(rows):.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})",
+                f"{_score(document, rows):.1f} ({low:.1f} to {high:.1f})",
                 f"{_mean(rows, 'parameters'):,.0f}",
                 count(_mean(rows, "macs")),
                 f"{_mean(rows, 'updates'):.0f}",
                 f"{_mean(rows, 'seconds'):.1f}",
+                *(f"{100 * sum(row['by_kind'][kind] for row in rows) / len(rows):.1f}" for kind in _kinds(document)),
             )
         )
     for row in {row["method"]: row for row in table["out_of_reach"]}.values():
-        lines.append((row["method"], "0", f"out of reach at {row['asked']:.0%}", *[""] * 7))
+        lines.append((row["method"], "0", f"out of reach at {row['asked']:.0%}", *[""] * (len(header) - 3)))
     return Table(caption, header, tuple(lines), folded=folded)
 
 
@@ -283,8 +295,8 @@ def _methods_section(document: dict[str, Any]) -> Section:
     provenance = tuple((f"sha256 of {name}", value) for name, value in document["made_from"].items())
     provenance += (("calibration clips", document["calibration"]["split"]), ("command", " ".join(document["command"])))
     said = (
-        "Accuracy has Wilson's 95% interval, of the mean over seeds. MACs are of one clip after the audio front end, "
-        "as the exported graph computes it. Seconds are those of pruning alone, on a machine that others may have used."
+        f"{INTERVALS[document['metric'] == ACCURACY]}, of the mean over seeds. MACs are of one inference after the "
+        "audio front end. Seconds are those of pruning alone, on a machine that others may have used."
     )
     return Section(
         "The methods", (Table("", ("method", "what it does"), rows), Paragraph(said), Table("", ("", ""), provenance))
@@ -313,8 +325,22 @@ def _mean(rows: Sequence[dict[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
-def _accuracy(rows: Sequence[dict[str, Any]]) -> float:
-    return 100 * _mean(rows, "correct") / rows[0]["clips"]
+def _kinds(document: dict[str, Any]) -> list[str]:
+    """The kinds of attention, where there are several."""
+    kinds = list(_dense(document)["by_kind"])
+    return kinds if len(kinds) > 1 else []
+
+
+def _score(document: dict[str, Any], rows: Sequence[dict[str, Any]]) -> float:
+    """Accuracy, or the rate of errors, in per cent."""
+    rate = 100 * _mean(rows, "errors") / rows[0]["counted"]
+    return 100 - rate if document["metric"] == ACCURACY else rate
+
+
+def _percentages(document: dict[str, Any], rate: dict[str, float]) -> tuple[float, float]:
+    """The interval of an error rate as one of the metric."""
+    low, high = 100 * rate["low"], 100 * rate["high"]
+    return (100 - high, 100 - low) if document["metric"] == ACCURACY else (low, high)
 
 
 def _of(table: dict[str, Any], name: str, asked: float) -> list[dict[str, Any]]:
@@ -353,11 +379,12 @@ def _span(interval: dict[str, float] | None) -> str:
     return "-" if interval is None else f"{interval['low']:.2g} to {interval['high']:.2g}"
 
 
-def _points(table: dict[str, Any], name: str, key: str) -> tuple[tuple[float, float], ...]:
-    points = []
-    for asked in _sparsities(table):
-        rows = _of(table, name, asked)
-        if rows:
-            value = _accuracy(rows) if key == "accuracy" else _mean(rows, key)
-            points.append((100 * _mean(rows, "sparsity"), value))
-    return tuple(points)
+def _kl_points(table: dict[str, Any], name: str) -> tuple[tuple[float, float], ...]:
+    found = (_of(table, name, asked) for asked in _sparsities(table))
+    return tuple((100 * _mean(rows, "sparsity"), _mean(rows, "kl_divergence")) for rows in found if rows)
+
+
+def _score_points(document: dict[str, Any], name: str) -> tuple[tuple[float, float], ...]:
+    table = document["one_shot"]
+    found = (_of(table, name, asked) for asked in _sparsities(table))
+    return tuple((100 * _mean(rows, "sparsity"), _score(document, rows)) for rows in found if rows)

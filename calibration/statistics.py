@@ -10,8 +10,8 @@ output weights, where now there is the identity. Their diagonals are the derivat
 basis T, T' makes them T query_key T'^T, so that channels of any basis are scored with no further backward pass.
 
 Gram matrices are sums over tokens, and what is per clip is kept per clip: statistics of other clips can be added.
-Where a clip has a target at every position of a sequence, L is the sum over its positions: with random signs, or labels,
-drawn for every position on its own, its squared derivatives are in expectation the sum of the positions' Fisher
+Where a clip has a target at every position of a sequence, L is the sum over its positions: with random signs, or
+labels, drawn for every position on its own, its squared derivatives are in expectation the sum of the positions' Fisher
 information. Tokens that only fill up a shorter sequence are in no sum.
 Dimension letters: N clips, B batch, T tokens, H heads, K query/key width, V value/output width, C classes. Where the
 heads of a block differ in width, K and V are the widest and the rest is zero.
@@ -151,8 +151,9 @@ def collect_statistics(
 ) -> dict[str, SiteStatistics]:
     """The statistics of one batch of clips, by block: one forward pass and one backward pass to q and u.
 
-    inputs: (B, ...) as the model takes them; targets: (B,), or (B, L) as in `calibration.targets`; logits(model, inputs):
-    (B, C), or (B, L, C). labels: what the objective of a clip is, or of every position that has a target, summed.
+    inputs: (B, ...) as the model takes them; targets: (B,), or (B, L) as in `calibration.targets`;
+    logits(model, inputs): (B, C), or (B, L, C).
+    labels: what the objective of a clip is; of a sequence, of every position that has a target, summed.
       "observed": the negative log-likelihood of its label; its squared gradient is the empirical Fisher information.
       "sampled": that of a label drawn from the model's own prediction: the Fisher information (Martens 2014).
       "projected": sum_c w_c logit_c with w = sqrt(p) z - p (sqrt(p) . z), z random signs. E[w w^T] is the softmax's

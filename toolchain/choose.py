@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 import numpy as np
@@ -27,15 +27,24 @@ ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996: a share of a count is round
 
 
 def choose_share(
-    names: Sequence[str], scores: Sequence[SiteScores], scheme: Scheme, threshold: Threshold, share: float
+    names: Sequence[str],
+    scores: Sequence[SiteScores],
+    scheme: Scheme,
+    threshold: Threshold,
+    share: float,
+    untouched: Collection[str] = (),
 ) -> tuple[SitePlan, ...]:
     """What is kept when the lowest-scored `share` of what is there goes: one step of the method.
 
     channels, global: per pool floor(share * channels of all blocks), spent greedily on "one more channel in every head
     of a block" at the lowest loss per channel; channels, local: ceil(share * width) of every head; heads, global:
     ceil(share * heads) of all heads; heads, local: ceil(share * heads of the block). One channel per head and one head
-    per block, the highest-scored, always stay.
+    per block, the highest-scored, always stay. untouched: names of blocks that keep everything and count for nothing.
     """
+    if untouched:
+        others = [(name, site) for name, site in zip(names, scores, strict=True) if name not in untouched]
+        kept = choose_share([name for name, _ in others], [site for _, site in others], scheme, threshold, share)
+        return _beside_whole(names, scores, kept)
     if scheme == "channels":
         query_key = [site.query_key for site in scores]
         value_output = [site.value_output for site in scores]
@@ -56,23 +65,32 @@ def choose_share(
 
 
 def choose_sparsity(
-    plan: Plan, scores: Sequence[SiteScores], scheme: Scheme, threshold: Threshold, sparsity: float
+    plan: Plan,
+    scores: Sequence[SiteScores],
+    scheme: Scheme,
+    threshold: Threshold,
+    sparsity: float,
+    untouched: Collection[str] = (),
 ) -> tuple[SitePlan, ...]:
     """What is kept of the model that `plan` describes when the dense model's attention loses at least `sparsity`.
 
     The smallest step of the scheme that reaches the target is taken. channels: the smallest share, a multiple of one
     channel; heads, global: the fewest heads; heads, local: the fewest heads of which no block loses more than one more
-    than another that has as many.
+    than another that has as many. untouched: as in `choose_share`; the sparsity is that of all blocks all the same.
 
     Raises:
         BadInput: the target cannot be reached because one channel per head, or one head per block, stays.
     """
     names = [site.name for site in plan.sites]
+    prunable = [(name, site) for name, site in zip(names, scores, strict=True) if name not in untouched]
 
     def realised(kept: tuple[SitePlan, ...]) -> float:
         return dataclasses.replace(plan, sites=compose(plan.sites, kept)).sparsity
 
-    candidates, count = _candidates(names, scores, scheme, threshold)
+    def candidates(number: int) -> tuple[SitePlan, ...]:
+        return _beside_whole(names, scores, some_kept(number))
+
+    some_kept, count = _candidates([name for name, _ in prunable], [site for _, site in prunable], scheme, threshold)
     most = realised(candidates(count))
     if most < sparsity - ROUNDING:
         unit = "channel per head" if scheme == "channels" else "head per block"
@@ -100,6 +118,13 @@ def _candidates(
     else:
         finest = max(len(head) for pool in pools for site in pool for head in site)
     return lambda number: choose_share(names, scores, "channels", threshold, number / finest), finest
+
+
+def _beside_whole(names: Sequence[str], scores: Sequence[SiteScores], kept: Sequence[SitePlan]) -> tuple[SitePlan, ...]:
+    """All blocks in their order: those of `kept` as they are there, and the others whole."""
+    chosen = {site.name: site for site in kept}
+    whole = {site.name: site for site in _keep_heads(names, scores, ())}
+    return tuple(chosen.get(name, whole[name]) for name in names)
 
 
 def _channels(pool: Sequence[Sequence[np.ndarray]]) -> int:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.comparison import COMPARISON_SCHEMA
 from benchmarks.report import write_comparison
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips
+from runtimes.errors import BadInput
 from runtimes.files import write_json, write_text
 from runtimes.sessions import SessionOptions
-from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.choose import SCHEMES
 from toolchain.comparison import (
     ANY_SEED,
@@ -29,18 +29,20 @@ from toolchain.comparison import (
     finished_rows,
     table_json,
 )
-from toolchain.dataset import Example, read_examples_as_clips, read_splits
+from toolchain.dataset import Example, column_for, read_splits
 from toolchain.distillation import Distillation
 from toolchain.evaluation import data_folder
-from toolchain.families import ast
+from toolchain.examples import LabelledInputs
 from toolchain.methods import (
     ACTIVATIONS_EQUAL,
+    CLASSIFIER,
     CLOVER,
     DEFAULT,
     DEFAULT_AS_SMALL,
     DENSE,
     ENTIRE_HEADS,
     MASK_FISHER,
+    SPEECH_MODEL,
     Bench,
     EqualWidths,
     Method,
@@ -51,8 +53,8 @@ from toolchain.methods import (
 )
 from toolchain.narration import Narrator
 from toolchain.outputs import check_replaceable
-from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, activation_bytes, calibration_inputs, clips_sha256
-from toolchain.schedule import LabelledInputs
+from toolchain.plan import Plan
+from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256, read_clips_for
 from toolchain.target import read_target
 from toolchain.timing_methods import time_methods
 
@@ -101,15 +103,18 @@ def compare_methods(
     if target is not None:
         require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
     source = checkpoint_folder(model)
+    audio = data_folder(model, data)
     pool_clips = round(POOL_SHARE * request.calibration_clips)
-    splits = read_splits(data_folder(model, data), pool_clips, request.seed)
     with narrator.step("reading the checkpoint and the clips") as report:
         checkpoint = load_checkpoint(source)
+        family = family_of(checkpoint)
+        if target is not None and not family.LATENCY_TABLES:
+            raise BadInput("--target: the latency of methods is measured of audio classifiers alone in this version")
+        splits = read_splits(audio, pool_clips, request.seed, column_for(family.TASK))
 
         def read(examples: tuple[Example, ...]) -> tuple[Clips, LabelledInputs]:
-            clips = read_examples_as_clips(examples, checkpoint.labels, checkpoint.feature_extractor.sampling_rate)
-            inputs = calibration_inputs(checkpoint, clips.waveforms, report)
-            return clips, LabelledInputs(inputs, torch.from_numpy(clips.label_ids))
+            clips = read_clips_for(checkpoint, examples)
+            return clips, family.labelled_inputs(checkpoint, clips, report)
 
         calibration_audio, pool = read(splits.calibration)
         evaluation_audio, evaluation = read(splits.evaluation)
@@ -120,13 +125,13 @@ def compare_methods(
         "calibration": clips_sha256(calibration_audio),
         "evaluation": clips_sha256(evaluation_audio),
     }
-    spare_memory = activation_bytes(checkpoint.model, pool.inputs) > RECOMPUTE_ABOVE_BYTES
+    spare_memory = family.activation_bytes(checkpoint.model, pool.inputs) > RECOMPUTE_ABOVE_BYTES
     clips_at_once = 1 if spare_memory else None
-    drawn_clips = min(request.calibration_clips, len(pool.inputs))
+    drawn_clips = min(request.calibration_clips, len(pool))
 
     def bench_of(seed: int) -> Bench:
         own_seed = request.seed if seed == ANY_SEED else seed
-        return Bench(ast, checkpoint, pool, drawn_clips, own_seed, clips_at_once)
+        return Bench(family, checkpoint, pool, drawn_clips, own_seed, clips_at_once)
 
     def rows_of(title: str, jobs: Sequence[Job]) -> tuple[Outcome, ...]:
         with narrator.step(f"{title}: {len(jobs)} rows") as told:
@@ -134,9 +139,11 @@ def compare_methods(
                 jobs, bench_of, evaluation, out, made_from, batch_size=4 if spare_memory else 32, report=told
             )
 
-    outcomes = rows_of("one shot", one_shot_jobs(request))
+    dense_plan = family.dense_plan(checkpoint.model)
+    known = methods(SPEECH_MODEL if len(dense_plan.shares) > 1 else CLASSIFIER)
+    outcomes = rows_of("one shot", one_shot_jobs(request, known))
     rows = finished_rows(outcomes)
-    equal_widths = {method.name for method in methods() if isinstance(method.recipe, EqualWidths)}
+    equal_widths = {method.name for method in known if isinstance(method.recipe, EqualWidths)}
     ratios = compare_with(rows, DEFAULT, lambda name: name != DEFAULT_AS_SMALL)
     ratios += compare_with(rows, DEFAULT_AS_SMALL, equal_widths.__contains__)
     document: dict[str, Any] = {
@@ -144,13 +151,14 @@ def compare_methods(
         "model": model,
         "made_from": made_from,
         "command": list(command),
-        "calibration": {"pool": len(pool.inputs), "clips": drawn_clips, "seed": request.seed, "split": splits.origin},
-        "evaluation": {"clips": len(evaluation.inputs)},
-        "bundle_sparsity": bundle_sparsity(checkpoint.model),
+        "calibration": {"pool": len(pool), "clips": drawn_clips, "seed": request.seed, "split": splits.origin},
+        "evaluation": {"clips": len(evaluation)},
+        "metric": family.METRIC,
+        "bundle_sparsity": bundle_sparsity(dense_plan),
         "default": DEFAULT,
-        "published": [method.name for method in methods() if is_published(method)],
+        "published": [method.name for method in known if is_published(method)],
         "drawn": drawn_names(rows),
-        "methods": [_method_json(method) for method in methods()],
+        "methods": [_method_json(method) for method in known],
         "one_shot": table_json(outcomes, ratios),
         "recovery": None,
         "latency": None,
@@ -172,12 +180,12 @@ def compare_methods(
     return ComparisonPaths(out / COMPARISON_FILE, markdown, html)
 
 
-def one_shot_jobs(request: ComparisonRequest) -> tuple[Job, ...]:
+def one_shot_jobs(request: ComparisonRequest, known: Sequence[Method]) -> tuple[Job, ...]:
     """Rows without training: seed by seed, so that what is computed once per seed is computed once."""
     jobs = []
     for place in range(request.seeds):
         seed = request.seed + place
-        for method in methods():
+        for method in known:
             in_claim = is_claimed(method)
             if (not in_claim and (place or request.claim_only)) or (not method.drawn and place):
                 continue
@@ -255,9 +263,8 @@ def latency_points(sparsities: Sequence[float]) -> list[tuple[str, float]]:
     return [(DENSE, 0.0), *((name, sparsity) for name in names for sparsity in sparsities)]
 
 
-def bundle_sparsity(model: ast.AstModel) -> float:
+def bundle_sparsity(plan: Plan) -> float:
     """The share of the attention parameters that one channel of every head of one block has."""
-    plan = ast.dense_plan(model)
     return 1 / (2 * plan.dense_head_width * len(plan.sites))
 
 

@@ -14,14 +14,14 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from benchmarks.summary import Interval
-from export.macs import count_macs
+from benchmarks.summary import Interval, wilson_interval
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file, sha256_json, write_text
+from toolchain.examples import LabelledInputs
+from toolchain.macs import model_macs
 from toolchain.methods import DEFAULT, DENSE, Bench, Method
 from toolchain.narration import Report, quiet
 from toolchain.quality import Answers, judge_answers, predict
-from toolchain.schedule import LabelledInputs
 
 ROWS_FILE, ANSWERS_FOLDER = "rows.jsonl", "answers"
 RESAMPLES = 2000
@@ -42,8 +42,9 @@ class Row:
     """What a job made, and how well it answers the evaluation clips.
 
     asked: the sparsity that was asked for; sparsity: what was removed of the attention parameters; parameters, macs: of
-    the whole model, MACs of one clip as the exported graph computes it; correct: of `clips`; cross_entropy,
-    kl_divergence: means in nats; updates: of training; seconds: of pruning alone, with all that it needs.
+    the whole model, MACs of one inference as `toolchain.macs` counts them; by_kind: the share that was removed of the
+    attention of every kind; errors: of `counted` labels or words; cross_entropy, kl_divergence: means in nats;
+    updates: of training; seconds: of pruning alone, with all that it needs.
     """
 
     method: str
@@ -53,8 +54,10 @@ class Row:
     attention_parameters: int
     parameters: int
     macs: int
+    by_kind: dict[str, float]
     clips: int
-    correct: int
+    counted: int
+    errors: int
     cross_entropy: float
     kl_divergence: float
     updates: int
@@ -160,7 +163,9 @@ def _compute(
     logits = dense_logits
     if made.model is not bench.checkpoint.model:
         logits = predict(made.model, evaluation.inputs, bench.family.logits, report, batch_size)
-    answers = judge_answers(logits, dense_logits, evaluation.label_ids)
+    report("counting mistakes", None)
+    mistakes = bench.family.mistakes(bench.checkpoint, made.model, evaluation, logits)
+    answers = judge_answers(logits, dense_logits, evaluation.targets, mistakes)
     row = Row(
         method=job.method.name,
         asked=job.sparsity,
@@ -168,9 +173,11 @@ def _compute(
         sparsity=made.plan.sparsity,
         attention_parameters=made.plan.attention_parameters_kept,
         parameters=sum(parameter.numel() for parameter in made.model.parameters()),
-        macs=count_macs(made.model).total,
-        clips=len(answers.correct),
-        correct=int(answers.correct.sum()),
+        macs=model_macs(bench.family, made.model),
+        by_kind={kind: share.sparsity for kind, share in made.plan.shares.items()},
+        clips=len(evaluation),
+        counted=int(answers.counted.sum()),
+        errors=int(answers.errors.sum()),
         cross_entropy=float(answers.cross_entropy.mean()),
         kl_divergence=float(answers.kl_divergence.mean()),
         updates=made.updates,
@@ -229,7 +236,8 @@ def damages(finished: Finished, dense: Finished, measure: str) -> np.ndarray:
         return finished.answers.kl_divergence
     if measure == "cross_entropy_change":
         return finished.answers.cross_entropy - dense.answers.cross_entropy
-    return dense.answers.correct.astype(np.float64) - finished.answers.correct
+    # so scaled that the mean over clips is the change of the error rate
+    return (finished.answers.errors - dense.answers.errors) / finished.answers.counted.mean()
 
 
 def paired_ratio(
@@ -309,10 +317,40 @@ def finished_rows(outcomes: Sequence[Outcome]) -> tuple[Finished, ...]:
     return tuple(outcome for outcome in outcomes if isinstance(outcome, Finished))
 
 
+@dataclass(frozen=True)
+class ErrorRate:
+    """The errors of a method at a sparsity over what is counted, the mean over seeds, with its 95 % interval."""
+
+    method: str
+    asked: float
+    rate: Interval
+
+
+def error_rates(rows: Sequence[Finished], seed: int = 0, resamples: int = RESAMPLES) -> tuple[ErrorRate, ...]:
+    """Error rates with intervals: Wilson's where every clip is right or wrong, else a bootstrap over clips."""
+    by_place: dict[tuple[str, float], list[Answers]] = {}
+    for found in rows:
+        by_place.setdefault((found.row.method, found.row.asked), []).append(found.answers)
+    return tuple(ErrorRate(*place, _error_rate(answers, seed, resamples)) for place, answers in by_place.items())
+
+
+def _error_rate(answers: Sequence[Answers], seed: int, resamples: int) -> Interval:
+    errors, counted = np.mean([each.errors for each in answers], axis=0), answers[0].counted
+    rate = float(errors.sum() / counted.sum())
+    if (counted == 1).all():
+        wilson = wilson_interval(round(float(errors.sum())), len(errors))
+        return Interval(rate, wilson.low, wilson.high)
+    drawn = np.random.default_rng(seed).integers(len(errors), size=(resamples, len(errors)))
+    low, high = np.percentile(errors[drawn].sum(axis=1) / counted[drawn].sum(axis=1), (2.5, 97.5))
+    return Interval(rate, float(low), float(high))
+
+
 def table_json(outcomes: Sequence[Outcome], ratios: Sequence[Ratio]) -> dict[str, Any]:
-    """Rows, what is out of reach, and ratios, as JSON values."""
+    """Rows, error rates with intervals, what is out of reach, and ratios, as JSON values."""
+    finished = finished_rows(outcomes)
     return {
-        "rows": [dataclasses.asdict(found.row) for found in finished_rows(outcomes)],
+        "error_rates": [dataclasses.asdict(rate) for rate in error_rates(finished)],
+        "rows": [dataclasses.asdict(found.row) for found in finished],
         "out_of_reach": [dataclasses.asdict(found) for found in outcomes if isinstance(found, OutOfReach)],
         "ratios": [dataclasses.asdict(ratio) for ratio in ratios],
     }

@@ -18,21 +18,24 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from calibration.sites import AttentionSite
+from calibration.targets import before_the_end
 from runtimes.errors import BadInput
 from toolchain.distillation import kl_divergences
+from toolchain.examples import Inputs
 from toolchain.narration import Report, quiet
 
-Logits = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+Logits = Callable[[nn.Module, Any], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class BlockTrial:
-    """One change of a block's output projection, and KL(dense || slim) in nats per held-out clip with it."""
+    """One change of a block's output projection, and KL(dense || slim) in nats per held-out target with it."""
 
     ridge: float
     drift: float
@@ -50,7 +53,7 @@ class CompensatedBlock:
 
 @dataclass(frozen=True)
 class Compensated:
-    """What a compensation did: its blocks, and KL(dense || slim) in nats per held-out clip before and after all."""
+    """What a compensation did: its blocks, and KL(dense || slim) in nats per held-out target before and after all."""
 
     blocks: tuple[CompensatedBlock, ...]
     held_out_kl_before: float
@@ -80,7 +83,8 @@ def compensate_(
     dense: nn.Module,
     slim_sites: Sequence[AttentionSite],
     dense_sites: Sequence[AttentionSite],
-    inputs: torch.Tensor,
+    inputs: Inputs,
+    targets: torch.Tensor,
     logits: Logits,
     *,
     order: torch.Tensor,
@@ -95,12 +99,12 @@ def compensate_(
     """Change the slim model's output projections in place so that it answers more like the dense one; what was done.
 
     slim_sites, dense_sites: the same blocks of both models, in the order in which they compute; inputs: (N, ...) as the
-    models take them; logits(model, inputs): (B, labels); order: clips to use, int64, stratified; held_out: the last
-    share of them, never fitted, whose KL(dense || slim) chooses among the changes and refuses them all where none
-    lowers it; ridge: pulls towards the weights as they are, each above 0; drift: how much of the difference that the
-    residual streams have already is to be made up as well, for which slim_streams and dense_streams name, block by
-    block, a module that takes the residual stream that the block's output is added to; batch_size: clips in memory
-    together.
+    models take them; targets: (N,), or (N, L) as in `calibration.targets`; logits(model, inputs): (B, C), or (B, L, C);
+    order: clips to use, int64, stratified; held_out: the last share of them, never fitted, whose KL(dense || slim)
+    chooses among the changes and refuses them all where none lowers it; ridge: pulls towards the weights as they are,
+    each above 0; drift: how much of the difference that the residual streams have already is to be made up as well, for
+    which slim_streams and dense_streams name, block by block, a module that takes the residual stream that the block's
+    output is added to; batch_size: clips in memory together.
 
     Weights change nowhere else; both models keep their modes and requires_grad flags.
 
@@ -117,7 +121,7 @@ def compensate_(
 
         def held_out_kl() -> float:
             answers = _all_logits(slim, inputs, kept_back, logits, batch_size)
-            return float(kl_divergences(wanted, answers).cpu().double().mean())
+            return float(kl_divergences(wanted, answers, targets[kept_back]).cpu().double().mean())
 
         before = best_kl = held_out_kl()
         blocks = []
@@ -130,6 +134,7 @@ def compensate_(
                 residual_sums(
                     _pass_until_output(slim, slim_site, streams[index][0], inputs[rows], logits),
                     _pass_until_output(dense, dense_site, streams[index][1], inputs[rows], logits),
+                    None if slim_site.kind == "encoder" else before_the_end(targets[rows]),
                 )
                 for rows in fitted.split(batch_size)
             )
@@ -185,9 +190,7 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _all_logits(
-    model: nn.Module, inputs: torch.Tensor, clips: torch.Tensor, logits: Logits, batch_size: int
-) -> torch.Tensor:
+def _all_logits(model: nn.Module, inputs: Inputs, clips: torch.Tensor, logits: Logits, batch_size: int) -> torch.Tensor:
     device = next(model.parameters()).device
     return torch.cat([logits(model, inputs[rows].to(device)) for rows in clips.split(batch_size)])
 
@@ -209,7 +212,7 @@ class _OutputReached(Exception):
 
 
 def _pass_until_output(
-    model: nn.Module, site: AttentionSite, stream: nn.Module | None, inputs: torch.Tensor, logits: Logits
+    model: nn.Module, site: AttentionSite, stream: nn.Module | None, inputs: Inputs, logits: Logits
 ) -> BlockPass:
     """Run the model up to the block's output projection and not further."""
     streams: list[torch.Tensor] = []
@@ -234,14 +237,21 @@ def _pass_until_output(
     return reached[0]
 
 
-def residual_sums(slim: BlockPass, dense: BlockPass) -> ResidualSums:
-    """The sums over the tokens of one batch; of the dense block only its output and stream are used."""
-    context = slim.context.flatten(0, 1).double()
-    residual = dense.output.flatten(0, 1).to(context) - slim.output.flatten(0, 1).double()
+def residual_sums(slim: BlockPass, dense: BlockPass, used: torch.Tensor | None = None) -> ResidualSums:
+    """The sums over the tokens of one batch; of the dense block only its output and stream are used.
+
+    used: (B, T), the tokens that count, or None for all.
+    """
+
+    def tokens(states: torch.Tensor) -> torch.Tensor:
+        return states.flatten(0, 1) if used is None else states[used.to(states.device)]
+
+    context = tokens(slim.context).double()
+    residual = tokens(dense.output).to(context) - tokens(slim.output).double()
     cross = residual.mT @ context
     drift_cross, drift_sum = torch.zeros_like(cross), torch.zeros_like(residual[0])
     if slim.stream is not None and dense.stream is not None:
-        drift = dense.stream.flatten(0, 1).to(context) - slim.stream.flatten(0, 1).double()
+        drift = tokens(dense.stream).to(context) - tokens(slim.stream).double()
         drift_cross, drift_sum = drift.mT @ context, drift.sum(dim=0)
     return ResidualSums(
         tokens=len(context),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from export.ast_graph import READ_TOKENS
-from toolchain.latency_table import Geometry, LatencyTable, site_kind, tie_widths
+from toolchain.latency_table import LatencyTable, site_kind, tie_widths
+from toolchain.macs import HeadCost
 from toolchain.plan import Plan, head_parameters
 
-HeadCost = Callable[[int, int], float]
 Widths = tuple[tuple[int, int], ...]
 """(K, V) of every kept head of one block."""
 
@@ -31,12 +30,15 @@ class Costs:
     ragged: tuple[Callable[[Widths], float], ...] | None = None
     widened: tuple[Callable[[Widths], Sequence[tuple[int, int]]], ...] | None = None
 
+    def block(self, index: int, widths: Widths) -> float:
+        """The cost of one block whose heads keep these widths."""
+        if self.ragged is not None:
+            return self.ragged[index](widths)
+        return sum(self.heads[index](*head) for head in widths)
+
     def of(self, sites: Sequence[Widths]) -> float:
         """The cost of the model whose blocks keep heads of these widths."""
-        if self.ragged is not None:
-            return self.fixed + sum(cost(widths) for cost, widths in zip(self.ragged, sites, strict=True))
-        pairs = zip(self.heads, sites, strict=True)
-        return self.fixed + sum(cost(*head) for cost, widths in pairs for head in widths)
+        return self.fixed + sum(self.block(index, widths) for index, widths in enumerate(sites))
 
 
 def parameter_costs(plan: Plan) -> Costs:
@@ -48,20 +50,10 @@ def parameter_costs(plan: Plan) -> Costs:
     return Costs("attention parameters", float(plan.attention_parameters_dense), 0.0, (head,) * len(plan.sites))
 
 
-def mac_costs(geometry: Geometry, dense_macs: int) -> Costs:
-    """The multiply-accumulates of one inference of the exported graph; dense_macs: of the whole dense model."""
-    tokens, width = geometry.tokens, geometry.model_width
-
-    def ordinary(query_key: int, value_output: int) -> float:
-        return float((2 * tokens * width + tokens * tokens) * (query_key + value_output))
-
-    def last(query_key: int, value_output: int) -> float:
-        if query_key == 0:
-            return 0.0
-        return float(READ_TOKENS * 2 * width * (query_key + value_output) + READ_TOKENS * tokens * 2 * width)
-
-    heads = (*[ordinary] * (geometry.layers - 1), last)
-    dense_heads = geometry.heads * sum(head(geometry.head_width, geometry.head_width) for head in heads)
+def mac_costs(plan: Plan, heads: tuple[HeadCost, ...], dense_macs: int) -> Costs:
+    """The multiply-accumulates of one inference; heads: block by block of one head; dense_macs: of the dense model."""
+    width = plan.dense_head_width
+    dense_heads = sum(site.dense_heads * head(width, width) for site, head in zip(plan.sites, heads, strict=True))
     return Costs("MACs", float(dense_macs), dense_macs - dense_heads, heads)
 
 

@@ -18,12 +18,14 @@ from torch import nn
 from torch.nn import functional
 
 from calibration.order import stratified_order
+from calibration.targets import answered, positions, strata
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file, sha256_json
+from toolchain.examples import Inputs
 from toolchain.narration import Report, quiet
 from toolchain.recovery import masked, with_lora
 
-Logits = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+Logits = Callable[[nn.Module, Any], torch.Tensor]
 Method = Literal["lora", "full"]
 METHODS: tuple[Method, ...] = ("lora", "full")
 LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 2e-4}
@@ -32,6 +34,7 @@ STATE_FILE = "distillation.safetensors"
 STATE_SCHEMA = "leanear-distillation-1"
 METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
 LARGEST_GRADIENT_NORM = 1.0
+MOST_KEPT_BYTES = 512 * 1024**2  # of the dense model's answers; above, it answers every batch anew
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of what AdamW keeps of every parameter
 
 ALL_EPOCHS = "all epochs are done"
@@ -49,11 +52,11 @@ class Distillation:
     method: "full" trains every parameter, "lora" updates alpha/rank * B A of every linear layer's weight, which are
     merged; learning_rate: None takes the method's own; epochs: passes over the training clips, at most; batch_size:
     clips per update, of all processes together; temperature, label_weight: the loss is label_weight * cross-entropy of
-    the observed labels + (1 - label_weight) * temperature^2 KL(dense || slim), both softened by the temperature;
-    held_out: share of the clips, balanced over the labels, that is not trained on: their KL at temperature 1 decides
-    which epoch's state is kept, the first of them that before any training, and training stops after `patience` epochs
-    that do not lower it; 0 trains on all clips and keeps the last state; warm_up: share of the updates in which the
-    rate rises linearly, before half a cosine takes it to 0; frequency_mask_bins, time_mask_frames: widest band and
+    the observed labels + (1 - label_weight) * temperature^2 KL(dense || slim), both softened by the temperature, and
+    the mean over all targets; held_out: share of the clips, balanced, that is not trained on: their KL at temperature 1
+    decides which epoch's state is kept, the first of them that before any training, and training stops after `patience`
+    epochs that do not lower it; 0 trains on all clips and keeps the last state; warm_up: share of the updates in which
+    the rate rises linearly, before half a cosine takes it to 0; frequency_mask_bins, time_mask_frames: widest band and
     span of the features that is blanked per training clip, for both models alike; max_steps: updates, at most.
     """
 
@@ -105,9 +108,9 @@ class Distillation:
 class Distilled:
     """What a distillation did.
 
-    updates: made in all; training_losses: mean of every epoch; held_out_kls: KL(dense || slim) in nats per held-out
-    clip, before training and after every epoch, empty without held-out clips; best_epoch: after which epoch the state
-    was taken that the model has now, 0 for the one before training; stopped: why training ended.
+    updates: made in all; training_losses: mean of every epoch; held_out_kls: KL(dense || slim) in nats per target of
+    the held-out clips, before training and after every epoch, empty without held-out clips; best_epoch: after which
+    epoch the state was taken that the model has now, 0 for the one before training; stopped: why training ended.
     """
 
     updates: int = 0
@@ -124,8 +127,8 @@ class _Work:
     accelerator: Any
     student: nn.Module
     teacher: nn.Module
-    inputs: torch.Tensor
-    label_ids: torch.Tensor
+    inputs: Inputs
+    targets: torch.Tensor
     logits: Logits
     options: Distillation
     training: torch.Tensor
@@ -146,8 +149,8 @@ class _Work:
 def distill_(
     student: nn.Module,
     teacher: nn.Module,
-    inputs: torch.Tensor,
-    label_ids: torch.Tensor,
+    inputs: Inputs,
+    targets: torch.Tensor,
     logits: Logits,
     options: Distillation,
     *,
@@ -159,9 +162,9 @@ def distill_(
 ) -> Distilled:
     """Train the student in place to answer as the teacher does, and keep its best state; what the training did.
 
-    inputs: (N, frames, mels); label_ids: (N,), both on the CPU; logits(model, inputs): (B, labels); order: clips to
-    use, int64, or None for all. The student's structure, mode, requires_grad flags and device stay, and the teacher
-    stays as it is.
+    inputs: (N, ...) as the models take them; targets: (N,), or (N, L) as in `calibration.targets`; both on the CPU;
+    logits(model, inputs): (B, C), or (B, L, C); order: clips to use, int64, or None for all. The student's structure,
+    mode, requires_grad flags and device stay, and the teacher stays as it is.
 
     state: a folder from which an interrupted run goes on after its last finished epoch, to the same bytes; made_from:
     sha256 by kind of student, teacher and clips: what is in the folder of others, or of other options, is not used.
@@ -179,12 +182,12 @@ def distill_(
     # without this flag, several processes on CPUs would each train alone
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
     device = accelerator.device
-    training, held_out = _split(label_ids, order, options, seed)
+    training, held_out = _split(strata(targets), order, options, seed)
     identity = sha256_json(
         [dict(made_from or {}), dataclasses.asdict(options), seed, training.tolist(), held_out.tolist()]
     )
     work = _Work(
-        accelerator, student, teacher, inputs, label_ids, logits, options, training, held_out, seed,
+        accelerator, student, teacher, inputs, targets, logits, options, training, held_out, seed,
         report if accelerator.is_main_process else quiet,
     )  # fmt: skip
     state_path = None if state is None else state / STATE_FILE
@@ -255,9 +258,12 @@ def _distill(work: _Work, trained: dict[str, nn.Parameter], state_path: Path | N
             _copy_into(trained, tensors["trained"])
             _restore_moments(optimizer, trained, tensors)
     if not done.stopped:
-        held_out_logits = _all_logits(work, work.teacher, work.held_out)
+        held_out_logits = None
+        if _bytes_of_logits(work, work.held_out) <= MOST_KEPT_BYTES:
+            held_out_logits = _all_logits(work, work.teacher, work.held_out)
         # with masks the teacher hears every batch anew, because what is blanked changes
-        training_logits = None if work.options.masks else _all_logits(work, work.teacher, work.training)
+        anew = work.options.masks or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
+        training_logits = None if anew else _all_logits(work, work.teacher, work.training)
         if kept is None and len(work.held_out):
             done = dataclasses.replace(done, held_out_kls=(_held_out_kl(work, held_out_logits),))
         while not done.stopped:
@@ -276,7 +282,7 @@ def _train_epoch(
     trained: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     training_logits: torch.Tensor | None,
-    held_out_logits: torch.Tensor,
+    held_out_logits: torch.Tensor | None,
     done: Distilled,
 ) -> Distilled:
     """One more pass over the training clips, and what is known after it. Its draws depend on seed and epoch alone."""
@@ -327,7 +333,7 @@ def _mean_loss_gradients(
     work: _Work,
     trained: Mapping[str, nn.Parameter],
     rows: torch.Tensor,
-    blanked: torch.Tensor,
+    blanked: Inputs,
     training_logits: torch.Tensor | None,
 ) -> float:
     """The mean loss of a batch shared out among the processes; leaves its gradients in the parameters of each.
@@ -347,8 +353,9 @@ def _mean_loss_gradients(
                 dense_logits = work.logits(work.teacher, part)
         else:
             dense_logits = training_logits[rows[mine].to(accelerator.device)]
-        label_ids = work.label_ids[work.training[rows[mine]]].to(accelerator.device)
-        loss = _loss_sum(work.logits(work.student, part), dense_logits, label_ids, work.options) / len(rows)
+        targets = work.targets[work.training[rows[mine]]].to(accelerator.device)
+        loss = _loss_sum(work.logits(work.student, part), dense_logits, targets, work.options)
+        loss = loss / positions(work.targets[work.training[rows]])
         accelerator.backward(loss)
     if accelerator.num_processes > 1:
         gradients = torch.cat([parameter.grad.flatten() for parameter in trained.values()])  # type: ignore[union-attr]
@@ -359,20 +366,21 @@ def _mean_loss_gradients(
 
 
 def _loss_sum(
-    slim_logits: torch.Tensor, dense_logits: torch.Tensor, label_ids: torch.Tensor, options: Distillation
+    slim_logits: torch.Tensor, dense_logits: torch.Tensor, targets: torch.Tensor, options: Distillation
 ) -> torch.Tensor:
-    """The loss that `Distillation` defines, summed over the clips (B,); logits are (B, labels)."""
+    """The loss that `Distillation` defines, summed over the clips' targets; logits are (B, C) or (B, L, C)."""
     temperature = options.temperature
-    softened = temperature**2 * kl_divergences(dense_logits / temperature, slim_logits / temperature).sum()
+    divergences = kl_divergences(dense_logits / temperature, slim_logits / temperature, targets)
+    softened = temperature**2 * divergences.sum()
     if not options.label_weight:
         return softened
-    labelled = functional.cross_entropy(slim_logits, label_ids, reduction="sum")
+    labelled = functional.cross_entropy(*answered(slim_logits, targets), reduction="sum")
     return options.label_weight * labelled + (1 - options.label_weight) * softened
 
 
-def kl_divergences(dense_logits: torch.Tensor, slim_logits: torch.Tensor) -> torch.Tensor:
-    """KL(dense || slim) of every clip in nats, (B,), from logits (B, labels)."""
-    dense, slim = functional.log_softmax(dense_logits, dim=1), functional.log_softmax(slim_logits, dim=1)
+def kl_divergences(dense_logits: torch.Tensor, slim_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """KL(dense || slim) at every target in nats, (P,), from logits (B, C), or (B, L, C) with targets (B, L)."""
+    dense, slim = (functional.log_softmax(answered(each, targets)[0], dim=1) for each in (dense_logits, slim_logits))
     return functional.kl_div(slim, dense, log_target=True, reduction="none").sum(dim=1)
 
 
@@ -382,30 +390,52 @@ def _share(accelerator: Any, clips: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _logits_of_share(work: _Work, model: nn.Module, clips: torch.Tensor) -> torch.Tensor:
+def _bytes_of_logits(work: _Work, clips: torch.Tensor) -> int:
+    """What the logits of all these clips take."""
+    if work.targets.ndim == 1 or not len(clips):
+        return 0  # a label each: never much
+    work.teacher.eval()
+    one = work.logits(work.teacher, work.inputs[clips[:1]].to(work.accelerator.device))
+    return len(clips) * one.numel() * one.element_size()
+
+
+@torch.no_grad()
+def _logits_of(work: _Work, model: nn.Module, clips: torch.Tensor) -> torch.Tensor:
     model.eval()
-    batches = _share(work.accelerator, clips).split(work.options.batch_size)
+    batches = clips.split(work.options.batch_size)
     parts = [work.logits(model, work.inputs[batch].to(work.accelerator.device)) for batch in batches if len(batch)]
-    return torch.cat(parts) if parts else torch.zeros(0, 1, device=work.accelerator.device)
+    return torch.cat(parts) if parts else torch.zeros(0, *[1] * work.targets.ndim, device=work.accelerator.device)
 
 
 def _all_logits(work: _Work, model: nn.Module, clips: torch.Tensor) -> torch.Tensor:
-    """The model's logits of the clips, (clips, labels), the same on all processes, each of which computes a part."""
+    """The model's logits of the clips, (clips, ...), the same on all processes, each of which computes a part."""
     accelerator = work.accelerator
-    own = _logits_of_share(work, model, clips)
+    own = _logits_of(work, model, _share(accelerator, clips))
     if accelerator.num_processes == 1:
         return own
-    labels = int(accelerator.reduce(torch.tensor([own.shape[1]], device=accelerator.device), "max"))
-    everything = torch.zeros(len(clips), labels, device=accelerator.device)
+    sizes = accelerator.reduce(torch.tensor(own.shape[1:], device=accelerator.device), "max").tolist()
+    everything = torch.zeros(len(clips), *sizes, device=accelerator.device)
     if len(own):
         everything[_share(accelerator, torch.arange(len(clips))).to(accelerator.device)] = own
     return accelerator.reduce(everything, "sum")
 
 
-def _held_out_kl(work: _Work, held_out_logits: torch.Tensor) -> float:
-    """The mean KL(dense || slim) of the held-out clips, nats, the same on all processes."""
-    slim_logits = _all_logits(work, work.student, work.held_out)
-    return float(kl_divergences(held_out_logits, slim_logits).cpu().double().mean())
+def _held_out_kl(work: _Work, held_out_logits: torch.Tensor | None) -> float:
+    """The mean KL(dense || slim) at the targets of the held-out clips, nats, the same on all processes.
+
+    held_out_logits: the dense model's, or None to ask it batch by batch.
+    """
+    targets = work.targets[work.held_out]
+    if held_out_logits is not None:
+        slim_logits = _all_logits(work, work.student, work.held_out)
+        return float(kl_divergences(held_out_logits, slim_logits, targets).cpu().double().mean())
+    total = torch.zeros((), dtype=torch.float64)
+    for clips in _share(work.accelerator, work.held_out).split(work.options.batch_size):
+        if len(clips):
+            dense, slim = (_logits_of(work, model, clips) for model in (work.teacher, work.student))
+            total += kl_divergences(dense, slim, work.targets[clips]).cpu().double().sum()
+    total = work.accelerator.reduce(total.to(work.accelerator.device), "sum")
+    return float(total) / positions(targets)
 
 
 def _copy_into(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from calibration.basis import BasisKind, SiteBasis, choose_basis
-from calibration.order import stratified_order
 from calibration.scores import SiteScores
 from calibration.shards import gather_statistics
 from calibration.statistics import (
@@ -35,14 +34,19 @@ from toolchain.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_spar
 from toolchain.compensation import compensate_
 from toolchain.costs import Costs, parameter_costs
 from toolchain.distillation import Distillation, distill_
+from toolchain.examples import LabelledInputs
 from toolchain.narration import Report, quiet
-from toolchain.plan import ROTATED, Plan, compose
+from toolchain.plan import ROTATED, Plan, SitePlan, compose, untouched
 from toolchain.recovery import LoraRecovery
-from toolchain.rotated import Clips, RotatedRecipe, choose_widths, cut, prune_rotated
-from toolchain.schedule import SCORES, LabelledInputs, PruneRecipe, Score, calibration_order, prune, score
+from toolchain.rotated import RotatedRecipe, choose_widths, cut, prune_rotated
+from toolchain.schedule import SCORES, PruneRecipe, Score, calibration_order, prune, score
 
 Order = Literal["fisher", "singular value"]
 Group = Literal["dense", "plain", "reference", "one basis, equal widths", "parts", "default", "control", "recovered"]
+
+Needs = Literal["attention", "labels", "several kinds"]
+CLASSIFIER: tuple[Needs, ...] = ("attention", "labels")
+SPEECH_MODEL: tuple[Needs, ...] = ("attention", "several kinds")
 
 DENSE = "dense"
 DEFAULT = "default"
@@ -85,7 +89,7 @@ class Bench:
     @property
     def order(self) -> torch.Tensor:
         """The numbers of the seed's clips within the pool, int64."""
-        return torch.from_numpy(stratified_order(self.pool.label_ids.numpy(), self.seed)[: self.clips])
+        return self.pool.balanced_order(self.seed, self.clips)
 
     @property
     def plan(self) -> Plan:
@@ -113,7 +117,7 @@ class Method:
 
     make(bench, sparsity, recipe): the model, which has lost at least `sparsity` of its attention parameters; recipe: of
     what it consists, a frozen dataclass or several; about: one line for the reader; drawn: whether the clips of a seed,
-    or its random numbers, change what it makes.
+    or its random numbers, change what it makes; needs: what it makes no sense without.
     """
 
     name: str
@@ -122,6 +126,7 @@ class Method:
     recipe: Any
     about: str
     drawn: bool = True
+    needs: Needs = "attention"
 
 
 @dataclass(frozen=True)
@@ -169,9 +174,16 @@ class Recovered:
     options: Distillation
 
 
-def methods() -> tuple[Method, ...]:
-    """All methods that are compared, the dense model first; a part that is the default itself is left out."""
-    return tuple(method for method in _all_methods() if method.group != "parts" or method.recipe != DEFAULT_RECIPE)
+def methods(there: Collection[Needs] = CLASSIFIER) -> tuple[Method, ...]:
+    """All methods that are compared of a model that has what is `there`, the dense model first.
+
+    A part that is the default itself is left out.
+    """
+    return tuple(
+        method
+        for method in _all_methods()
+        if method.needs in there and (method.group != "parts" or method.recipe != DEFAULT_RECIPE)
+    )
 
 
 def _all_methods() -> tuple[Method, ...]:
@@ -209,6 +221,23 @@ def _all_methods() -> tuple[Method, ...]:
         _rotated(ENTIRE_HEADS, RotatedRecipe(sharing="entire heads"), "heads stay whole or go"),
         _rotated("observed labels", RotatedRecipe(labels="observed"), "scores from the clips' own labels"),
         _rotated("sampled labels", RotatedRecipe(labels="sampled"), "scores from labels drawn from the prediction"),
+        _rotated(
+            "every kind its own budget", RotatedRecipe(pools="by-kind"),
+            "encoder, decoder and cross-attention lose the same share each", needs="several kinds",
+        ),
+        _rotated(
+            "self-attention alone", RotatedRecipe(sites="self-attention"), "cross-attention stays whole",
+            needs="several kinds",
+        ),
+        *(
+            Method(
+                f"reference: {scheme}, fisher, global, self-attention alone", "parts", _reference,
+                dataclasses.replace(reference_recipe(scheme, "fisher", "global"), sites="self-attention"),
+                f"{scheme} by batch fisher, global threshold, cross-attention whole (arXiv 2509.26207's choice)",
+                needs="several kinds",
+            )
+            for scheme in SCHEMES
+        ),
         Method(
             "three shots", "parts", _shots, RotatedRecipe(shots=3),
             "a third of the way at a time, with new statistics, without training",
@@ -233,11 +262,11 @@ def _all_methods() -> tuple[Method, ...]:
         ),
         Method(
             "one label's clips", "control", _other_clips, Control("one label", DEFAULT_RECIPE),
-            "the default, calibrated on the clips of one label",
+            "the default, calibrated on the clips of one label", needs="labels",
         ),
         Method(
             "as few clips, all labels", "control", _other_clips, Control("few clips", DEFAULT_RECIPE),
-            "the default, calibrated on as few clips of all labels",
+            "the default, calibrated on as few clips of all labels", needs="labels",
         ),
         Method(
             "scores of other heads", "control", _shuffled_heads, Control("shuffled heads", DEFAULT_RECIPE),
@@ -252,7 +281,7 @@ def method_named(name: str) -> Method:
     Raises:
         KeyError: there is none.
     """
-    return {method.name: method for method in methods()}[name]
+    return {method.name: method for method in _all_methods()}[name]
 
 
 def reference_recipe(scheme: Scheme, kind: Score, threshold: Threshold) -> PruneRecipe:
@@ -272,8 +301,8 @@ def reference_method(scheme: Scheme, kind: Score, threshold: Threshold) -> Metho
     )
 
 
-def _rotated(name: str, recipe: RotatedRecipe, about: str) -> Method:
-    return Method(name, "parts", _by_recipe, recipe, about)
+def _rotated(name: str, recipe: RotatedRecipe, about: str, needs: Needs = "attention") -> Method:
+    return Method(name, "parts", _by_recipe, recipe, about, needs=needs)
 
 
 def recovered(method: Method, options: Distillation) -> Method:
@@ -282,7 +311,7 @@ def recovered(method: Method, options: Distillation) -> Method:
     def make(bench: Bench, sparsity: float, recipe: Recovered) -> Made:
         made = method.make(bench, sparsity, recipe.recipe)
         distilled = distill_(
-            made.model, bench.checkpoint.model, bench.pool.inputs, bench.pool.label_ids, bench.family.logits,
+            made.model, bench.checkpoint.model, bench.pool.inputs, bench.pool.targets, bench.family.logits,
             recipe.options, order=bench.order, seed=bench.seed, report=bench.report,
         )  # fmt: skip
         return dataclasses.replace(made, updates=made.updates + distilled.updates)
@@ -341,7 +370,12 @@ def _reference(bench: Bench, sparsity: float, recipe: PruneRecipe) -> Made:
             clips_at_once=bench.clips_at_once, recompute=bench.clips_at_once is not None, report=bench.report,
         ),
     )  # fmt: skip
-    return _keeping(bench, choose_sparsity(bench.plan, scores, recipe.scheme, recipe.threshold, sparsity))
+    return _keeping(bench, _chosen(bench, scores, recipe, sparsity))
+
+
+def _chosen(bench: Bench, scores: Any, recipe: PruneRecipe, sparsity: float) -> tuple[SitePlan, ...]:
+    whole = untouched(bench.plan.sites, recipe.sites)
+    return choose_sparsity(bench.plan, scores, recipe.scheme, recipe.threshold, sparsity, whole)
 
 
 def _keeping(bench: Bench, kept: Any) -> Made:
@@ -389,7 +423,7 @@ def _shots(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     recipe = dataclasses.replace(recipe, calibration_clips=bench.clips, seed=bench.seed)
     budget = (1 - sparsity) * bench.costs.dense
     rotated = prune_rotated(
-        bench.family, bench.checkpoint.model, _clips(bench, bench.order), bench.costs, budget, recipe,
+        bench.family, bench.checkpoint.model, bench.pool[bench.order], bench.costs, budget, recipe,
         clips_at_once=bench.clips_at_once, report=bench.report,
     )  # fmt: skip
     return Made(rotated.model, rotated.plan)
@@ -428,7 +462,7 @@ def _compensated(bench: Bench, sparsity: float, recipe: Compensated) -> Made:
     family, dense = bench.family, bench.checkpoint.model
     compensate_(
         made.model, dense, family.attention_sites(made.model), family.attention_sites(dense), bench.pool.inputs,
-        family.logits, order=bench.order, batch_size=bench.clips_at_once or 16, report=bench.report,
+        bench.pool.targets, family.logits, order=bench.order, batch_size=bench.clips_at_once or 16, report=bench.report,
     )  # fmt: skip
     return made
 
@@ -450,10 +484,10 @@ def _wrong_scale(bench: Bench, sparsity: float, recipe: Control) -> Made:
 
 
 def _other_clips(bench: Bench, sparsity: float, recipe: Control) -> Made:
-    labels = bench.pool.label_ids[bench.order].unique()
-    of_one = torch.nonzero(bench.pool.label_ids == labels[bench.seed % len(labels)]).flatten()
+    labels = bench.pool.targets[bench.order].unique()
+    of_one = torch.nonzero(bench.pool.targets == labels[bench.seed % len(labels)]).flatten()
     chosen = of_one if recipe.fault == "one label" else bench.order[: len(of_one)]
-    kept = LabelledInputs(bench.pool.inputs[chosen], bench.pool.label_ids[chosen])
+    kept = bench.pool[chosen]
     other = bench.shared(
         f"bench of {recipe.fault}",
         lambda: dataclasses.replace(bench, pool=kept, clips=len(chosen), kept={}, reused_s=0.0),
@@ -484,10 +518,6 @@ def _shuffled_heads(bench: Bench, sparsity: float, recipe: Control) -> Made:
 # What is shared
 
 
-def _clips(bench: Bench, chosen: torch.Tensor) -> Clips:
-    return Clips(bench.pool.inputs[chosen], bench.pool.label_ids[chosen])
-
-
 def _bases(bench: Bench, kind: BasisKind, labels: Labels, order: Order) -> dict[str, SiteBasis]:
     return bench.shared(f"bases {kind} {labels} {order}", lambda: _compute_bases(bench, kind, labels, order))
 
@@ -511,15 +541,15 @@ def _all_bases(sites: Any, statistics: Statistics, kind: BasisKind, order: Order
 def _statistics(bench: Bench, labels: Labels) -> Statistics:
     """As `rotate` collects them of the same clips, and the attended keys besides."""
     sites = bench.family.attention_sites(bench.checkpoint.model)
-    clips = _clips(bench, bench.order)
-    chunks = torch.arange(len(clips.inputs)).split(RotatedRecipe().chunk)
+    clips = bench.pool[bench.order]
+    chunks = torch.arange(len(clips)).split(RotatedRecipe().chunk)
 
     def compute(number: int) -> Statistics:
         generator = torch.Generator().manual_seed(1_000_003 * bench.seed + number)
         gathered: Statistics | None = None
         for part in chunks[number].split(bench.clips_at_once or len(chunks[number])):
             found = collect_statistics(
-                bench.checkpoint.model, sites, clips.inputs[part], clips.label_ids[part], bench.family.logits,
+                bench.checkpoint.model, sites, clips.inputs[part], clips.targets[part], bench.family.logits,
                 labels=labels, attended_keys=True, generator=generator,
             )  # fmt: skip
             gathered = found if gathered is None else merge_statistics(gathered, found)

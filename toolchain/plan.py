@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from calibration.sites import AttentionSite
+from calibration.sites import AttentionKind, AttentionSite
 from runtimes.errors import BadInput
 from runtimes.files import read_json, sha256_json, write_json
 
@@ -23,6 +24,8 @@ PLAN_KEYS = (
     "made_from",
 )
 CHANNELS_AS_TRAINED = "channels as trained"
+SitesChoice = Literal["all", "self-attention"]
+SITES_CHOICES: tuple[SitesChoice, ...] = ("all", "self-attention")
 ROTATED = "rotated by "  # followed by what the basis was made from: the channels are those of the new basis
 
 
@@ -37,11 +40,12 @@ class HeadPlan:
 
 @dataclass(frozen=True)
 class SitePlan:
-    """One attention block: how many heads it had and the heads that it keeps, ascending."""
+    """One attention block: how many heads it had and the heads that it keeps, ascending; kind: as of its site."""
 
     name: str
     dense_heads: int
     heads: tuple[HeadPlan, ...]
+    kind: AttentionKind = "encoder"
 
     @property
     def query_key_widths(self) -> tuple[int, ...]:
@@ -55,13 +59,26 @@ class SitePlan:
 
 
 @dataclass(frozen=True)
+class KindShare:
+    """Parameters of all attention blocks of one kind that pruning could remove: in the dense model, and those kept."""
+
+    dense: int
+    kept: int
+
+    @property
+    def sparsity(self) -> float:
+        """The share of them that is removed."""
+        return 1.0 - self.kept / self.dense
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is kept of a dense model's attention.
 
-    dense_head_width: channels of a dense head; model_width: D; projection_bias: whether query, key and value have
-    biases; scaling: the trained model's softmax scale, a constant; recipe: how the plan was made, for the reader;
-    made_from: sha256 of what it was made from; basis: what the channels are, those that were trained, or those of a new
-    basis, the first ones being the most important.
+    dense_head_width: channels of a dense head; model_width: D; projection_bias: whether query and value have biases;
+    key_bias: whether keys then have one too, which Whisper's lack; scaling: the trained model's softmax scale, a
+    constant; recipe: how the plan was made, for the reader; made_from: sha256 of what it was made from; basis: what the
+    channels are, those that were trained, or those of a new basis, the first ones being the most important.
     """
 
     family: str
@@ -73,18 +90,28 @@ class Plan:
     recipe: dict[str, Any] = field(default_factory=dict)
     made_from: dict[str, str] = field(default_factory=dict)
     basis: str = CHANNELS_AS_TRAINED
+    key_bias: bool = True
 
     @property
     def attention_parameters_dense(self) -> int:
         """Parameters of the dense attention blocks that pruning could remove."""
-        width = self.dense_head_width
-        return sum(site.dense_heads * head_parameters(width, width, self) for site in self.sites)
+        return sum(share.dense for share in self.shares.values())
 
     @property
     def attention_parameters_kept(self) -> int:
         """Parameters of the attention blocks that stay."""
-        heads = (head for site in self.sites for head in site.heads)
-        return sum(head_parameters(len(head.query_key), len(head.value_output), self) for head in heads)
+        return sum(share.kept for share in self.shares.values())
+
+    @property
+    def shares(self) -> dict[AttentionKind, KindShare]:
+        """The attention blocks' parameters, dense and kept, by the kind of block, in the order of the blocks."""
+        dense = head_parameters(self.dense_head_width, self.dense_head_width, self)
+        counted: dict[AttentionKind, tuple[int, int]] = {}
+        for site in self.sites:
+            kept = sum(head_parameters(len(head.query_key), len(head.value_output), self) for head in site.heads)
+            so_far = counted.get(site.kind, (0, 0))
+            counted[site.kind] = (so_far[0] + site.dense_heads * dense, so_far[1] + kept)
+        return {kind: KindShare(*counts) for kind, counts in counted.items()}
 
     @property
     def sparsity(self) -> float:
@@ -98,8 +125,13 @@ class Plan:
 
 def head_parameters(query_key: int, value_output: int, plan: Plan) -> int:
     """Parameters of one head of these widths that count for the sparsity of `plan`."""
-    bias = int(plan.projection_bias)
-    return query_key * 2 * (plan.model_width + bias) + value_output * (2 * plan.model_width + bias)
+    bias, key_bias = int(plan.projection_bias), int(plan.projection_bias and plan.key_bias)
+    return query_key * (2 * plan.model_width + bias + key_bias) + value_output * (2 * plan.model_width + bias)
+
+
+def untouched(sites: Iterable[SitePlan | AttentionSite], choice: SitesChoice) -> frozenset[str]:
+    """The names of the blocks that are not pruned: none, or, with "self-attention", those of cross-attention."""
+    return frozenset(site.name for site in sites if choice == "self-attention" and site.kind == "cross")
 
 
 def full_plan(family: str, sites: tuple[AttentionSite, ...]) -> Plan:
@@ -120,12 +152,14 @@ def full_plan(family: str, sites: tuple[AttentionSite, ...]) -> Plan:
         dense_head_width=width,
         model_width=sites[0].query.in_features,
         projection_bias=sites[0].query.bias is not None,
+        key_bias=sites[0].key.bias is not None,
         scaling=sites[0].scaling,
         sites=tuple(
             SitePlan(
                 name=site.name,
                 dense_heads=len(site.query_key_widths),
                 heads=tuple(HeadPlan(head, every, every) for head in range(len(site.query_key_widths))),
+                kind=site.kind,
             )
             for site in sites
         ),
@@ -146,7 +180,7 @@ def compose(outer: tuple[SitePlan, ...], inner: tuple[SitePlan, ...]) -> tuple[S
                     value_output=tuple(origin.value_output[channel] for channel in kept.value_output),
                 )
             )
-        composed.append(SitePlan(first.name, first.dense_heads, tuple(heads)))
+        composed.append(SitePlan(first.name, first.dense_heads, tuple(heads), first.kind))
     return tuple(composed)
 
 
@@ -158,15 +192,21 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "dense_head_width": plan.dense_head_width,
         "model_width": plan.model_width,
         "projection_bias": plan.projection_bias,
+        "key_bias": plan.projection_bias and plan.key_bias,
         "scaling": plan.scaling,
         "basis": plan.basis,
         "attention_parameters": {"dense": plan.attention_parameters_dense, "kept": plan.attention_parameters_kept},
         "sparsity": round(plan.sparsity, 6),
+        "by_kind": {
+            kind: {"dense": share.dense, "kept": share.kept, "sparsity": round(share.sparsity, 6)}
+            for kind, share in plan.shares.items()
+        },
         "recipe": plan.recipe,
         "made_from": plan.made_from,
         "sites": [
             {
                 "name": site.name,
+                "kind": site.kind,
                 "dense_heads": site.dense_heads,
                 "heads": [
                     {"head": head.head, "query_key": list(head.query_key), "value_output": list(head.value_output)}
@@ -206,6 +246,7 @@ def read_plan(path: Path) -> Plan:
                     HeadPlan(head["head"], tuple(head["query_key"]), tuple(head["value_output"]))
                     for head in site["heads"]
                 ),
+                kind=site.get("kind", "encoder"),
             )
             for site in value["sites"]
         )
@@ -221,6 +262,7 @@ def read_plan(path: Path) -> Plan:
         recipe=value["recipe"],
         made_from=value["made_from"],
         basis=value["basis"],
+        key_bias=value.get("key_bias", True),
     )
     _check(plan, path)
     return plan

@@ -9,33 +9,40 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 import torch
 
 from calibration import shards
-from calibration.order import stratified_order
-from export.macs import count_macs
 from runtimes.clips import Clips as Audio
 from runtimes.errors import BadInput
 from runtimes.files import read_json, sha256_json
-from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.compensation import compensate_
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
-from toolchain.dataset import read_examples_as_clips, read_splits
+from toolchain.dataset import (
+    Example,
+    column_for,
+    read_examples_as_clips,
+    read_examples_as_transcribed_clips,
+    read_splits,
+)
 from toolchain.distillation import Distillation, distill_
 from toolchain.evaluation import data_folder
-from toolchain.families import ast
+from toolchain.examples import LabelledInputs
+from toolchain.families.checkpoint_files import PRUNING_FILE
 from toolchain.goal import Goal
 from toolchain.latency_goal import prune_to_latency
-from toolchain.latency_table import BUSY_SHARE, LatencyTable, latency_table, read_geometry
-from toolchain.narration import Narrator, Report, quiet
+from toolchain.latency_table import BUSY_SHARE, LatencyTable, latency_table
+from toolchain.macs import head_macs, model_macs
+from toolchain.narration import Narrator, Report
 from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan, plan_sha256
 from toolchain.pruning_notes import PRUNING_SCHEMA
-from toolchain.rotated import Clips, Rotated, RotatedRecipe, prune_rotated
-from toolchain.schedule import LabelledInputs, PruneRecipe, prune
+from toolchain.rotated import Rotated, RotatedRecipe, prune_rotated
+from toolchain.schedule import PruneRecipe, prune
 from toolchain.searching import search_sparsity
 from toolchain.target import Target
 
@@ -93,13 +100,11 @@ def prune_checkpoint(model: str, *, data: str | None, job: PruneJob, out: Path, 
         LeanearError: the model or the data is not usable, or `out` holds something that is no slim checkpoint.
     """
     check_replaceable(out, "plan.json")
-    source = checkpoint_folder(model)
-    splits = read_splits(data_folder(model, data), job.calibration_clips, job.recipe.seed)
+    source, audio = checkpoint_folder(model), data_folder(model, data)
     with narrator.step("reading the checkpoint and the calibration clips"):
         checkpoint = load_checkpoint(source)
-        clips = read_examples_as_clips(
-            splits.calibration, checkpoint.labels, checkpoint.feature_extractor.sampling_rate
-        )
+        splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(family_of(checkpoint).TASK))
+        clips = read_clips_for(checkpoint, splits.calibration)
     made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
     with narrator.step(f"pruning: {job.goal.text}") as report:
         state = out.parent / f".{out.name}.state"
@@ -112,6 +117,7 @@ def prune_checkpoint(model: str, *, data: str | None, job: PruneJob, out: Path, 
         "model": model,
         "out": str(out),
         "sparsity": plan.sparsity,
+        "sparsity_by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
         "attention_parameters_dense": plan.attention_parameters_dense,
         "attention_parameters": plan.attention_parameters_kept,
         "parameters_dense": dense,
@@ -124,21 +130,32 @@ def prune_checkpoint(model: str, *, data: str | None, job: PruneJob, out: Path, 
 
 def read_pruning(folder: Path) -> dict[str, Any] | None:
     """What pruning.json in a slim checkpoint folder tells of goal, cost, search and recovery; None if there is none."""
-    path = folder / ast.PRUNING_FILE
+    path = folder / PRUNING_FILE
     return read_json(path, PRUNING_SCHEMA, ("goal", "method")) if path.is_file() else None
 
 
 def clips_sha256(clips: Audio) -> str:
-    """Hex sha256 over the clips' samples and labels."""
+    """Hex sha256 over the clips' samples and labels or transcripts."""
     samples = hashlib.sha256()
     for waveform in clips.waveforms:
         samples.update(np.ascontiguousarray(waveform).tobytes())
     lengths = [len(waveform) for waveform in clips.waveforms]
-    return sha256_json([samples.hexdigest(), lengths, clips.label_ids.tolist(), list(clips.labels)])
+    answers: list[Any] = [clips.label_ids.tolist(), list(clips.labels)]
+    if clips.texts is not None:
+        answers.append(list(clips.texts))
+    return sha256_json([samples.hexdigest(), lengths, *answers])
+
+
+def read_clips_for(checkpoint: Any, examples: Sequence[Example]) -> Audio:
+    """The examples' audio at the checkpoint's rate, with labels or transcripts, as its family takes them."""
+    rate_hz = checkpoint.feature_extractor.sampling_rate
+    if column_for(family_of(checkpoint).TASK) == "text":
+        return read_examples_as_transcribed_clips(examples, rate_hz)
+    return read_examples_as_clips(examples, checkpoint.labels, rate_hz)
 
 
 def write_slim_checkpoint(
-    checkpoint: ast.AstCheckpoint,
+    checkpoint: Any,
     audio: Audio,
     job: PruneJob,
     made_from: dict[str, str],
@@ -150,14 +167,18 @@ def write_slim_checkpoint(
 
     state: a folder for the dense model's bases or curvature and the last finished step, from which an interrupted run,
     or a later one with another goal, goes on.
+
+    Raises:
+        BadInput: the clips do not suit the model, or the goal cannot be reached.
     """
-    inputs = calibration_inputs(checkpoint, audio.waveforms, report)
-    labelled = LabelledInputs(inputs, torch.from_numpy(audio.label_ids))
-    spare_memory = activation_bytes(checkpoint.model, inputs) > RECOMPUTE_ABOVE_BYTES
+    family = family_of(checkpoint)
+    check_goal(family, job.goal)
+    labelled = family.labelled_inputs(checkpoint, audio, report)
+    spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
     facts: dict[str, Any] = {"method": "reference"}
     if isinstance(job.recipe, PruneRecipe):
         pruned = prune(
-            ast, checkpoint, labelled, job.recipe, made_from=made_from, state=state,
+            family, checkpoint, labelled, job.recipe, made_from=made_from, state=state,
             clips_at_once=1 if spare_memory else None, recompute=spare_memory, report=report,
         )  # fmt: skip
         model, plan = pruned.model, pruned.plan
@@ -168,15 +189,34 @@ def write_slim_checkpoint(
             raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
     plan = dataclasses.replace(plan, recipe=job.as_json())
     if shards.rank() == 0:
-        facts = {"schema": PRUNING_SCHEMA, "goal": dataclasses.asdict(job.goal), "sparsity": plan.sparsity, **facts}
-        slim = cast(ast.SlimASTForAudioClassification, model)
-        ast.save_slim_checkpoint(slim, checkpoint.feature_extractor, plan, out, facts)
+        facts = {
+            "schema": PRUNING_SCHEMA,
+            "metric": family.METRIC,
+            "goal": dataclasses.asdict(job.goal),
+            "sparsity": plan.sparsity,
+            "by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
+            **facts,
+        }
+        family.save_slim_checkpoint(model, checkpoint, plan, out, facts)
     shards.wait()
     return plan
 
 
+def check_goal(family: ModuleType, goal: Goal) -> None:
+    """See that the goal is one for this family.
+
+    Raises:
+        BadInput: milliseconds are asked for of a family whose blocks no device is timed for.
+    """
+    if goal.needs_latency and not family.LATENCY_TABLES:
+        raise BadInput(
+            f"{goal.flag} {goal.value:g}: latency goals are for audio classifiers in this version; of a speech model"
+            " the goals are --sparsity, --macs and --max-drop"
+        )
+
+
 def _prune_rotated(
-    checkpoint: ast.AstCheckpoint,
+    checkpoint: Any,
     labelled: LabelledInputs,
     job: PruneJob,
     made_from: dict[str, str],
@@ -185,15 +225,14 @@ def _prune_rotated(
     report: Report,
 ) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
     """The slim model, its plan, and what pruning.json tells of how they came about."""
-    recipe = cast(RotatedRecipe, job.recipe)
-    order = torch.from_numpy(stratified_order(labelled.label_ids.numpy(), recipe.seed)[: recipe.calibration_clips])
-    clips = Clips(labelled.inputs[order], labelled.label_ids[order])
+    family, recipe = family_of(checkpoint), cast(RotatedRecipe, job.recipe)
+    clips = labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)]
     clips_at_once = 1 if spare_memory else None
     facts: dict[str, Any] = {"method": "rotated"}
 
     def prune_to(costs: Costs, budget: float) -> Rotated:
         return prune_rotated(
-            ast, checkpoint.model, clips, costs, budget, recipe,
+            family, checkpoint.model, clips, costs, budget, recipe,
             made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
         )  # fmt: skip
 
@@ -209,42 +248,43 @@ def _prune_rotated(
         budget = checks[-1].budget_ms
         facts["latency_checks"] = [dataclasses.asdict(check) for check in checks]
     elif job.goal.kind == "max_drop":
-        costs = parameter_costs(ast.dense_plan(checkpoint.model))
+        costs = parameter_costs(family.dense_plan(checkpoint.model))
         search = search_sparsity(
-            ast, checkpoint.model, clips, costs, recipe, job.goal.value,
+            family, checkpoint, clips, costs, recipe, job.goal.value,
             made_from=made_from, state=state / "search", clips_at_once=clips_at_once, report=report,
         )  # fmt: skip
         budget = (1 - search.sparsity) * costs.dense
         facts["search"] = [dataclasses.asdict(trial) for trial in search.trials]
         pruned = prune_to(costs, budget)
     else:
-        costs, budget = _costs_and_budget(checkpoint, job.goal)
+        costs, budget = _costs_and_budget(family, checkpoint, job.goal)
         pruned = prune_to(costs, budget)
     facts["estimated_loss_nats"] = pruned.damage
     facts["cost"] = {"unit": costs.unit, "dense": costs.dense, "budget": budget, "slim": pruned.cost}
-    slim, everyone = pruned.model, torch.arange(len(clips.inputs))
+    slim, everyone = pruned.model, torch.arange(len(clips))
     if job.compensation:
         compensated = compensate_(
-            slim, checkpoint.model, ast.attention_sites(slim), ast.attention_sites(checkpoint.model),
-            clips.inputs, ast.logits, order=everyone, report=report,
+            slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
+            clips.inputs, clips.targets, family.logits, order=everyone, batch_size=clips_at_once or 16, report=report,
         )  # fmt: skip
         facts["compensation"] = dataclasses.asdict(compensated)
     if job.recovery is not None:
         made = {**made_from, "job": sha256_json(job.as_json()), "plan": plan_sha256(pruned.plan)}
         distilled = distill_(
-            slim, checkpoint.model, clips.inputs, clips.label_ids, ast.logits, job.recovery, seed=recipe.seed,
+            slim, checkpoint.model, clips.inputs, clips.targets, family.logits, job.recovery, seed=recipe.seed,
             state=state / "recovery", made_from=made, report=report,
         )  # fmt: skip
         facts["recovery"] = dataclasses.asdict(distilled)
     return slim, pruned.plan, facts
 
 
-def _costs_and_budget(checkpoint: ast.AstCheckpoint, goal: Goal) -> tuple[Costs, float]:
+def _costs_and_budget(family: ModuleType, checkpoint: Any, goal: Goal) -> tuple[Costs, float]:
     """Parameters or MACs, and what the whole model may have of them."""
+    model, plan = checkpoint.model, family.dense_plan(checkpoint.model)
     if goal.kind == "sparsity":
-        costs = parameter_costs(ast.dense_plan(checkpoint.model))
+        costs = parameter_costs(plan)
         return costs, (1 - goal.value) * costs.dense
-    costs = mac_costs(read_geometry(checkpoint), count_macs(checkpoint.model).total)
+    costs = mac_costs(plan, head_macs(family, model), model_macs(family, model))
     return costs, goal.value * costs.dense
 
 
@@ -254,7 +294,7 @@ def _doubts(table: LatencyTable) -> str:
     return f"; but other programs used {table.others_share:.0%} of the CPU while it was timed: try on an idle machine"
 
 
-def _shared_table(checkpoint: ast.AstCheckpoint, target: Target, report: Report) -> LatencyTable:
+def _shared_table(checkpoint: Any, target: Target, report: Report) -> LatencyTable:
     """The target's latency table; the first process times the device, and the others read what it has kept."""
     if shards.rank() != 0:
         shards.wait()
@@ -262,22 +302,3 @@ def _shared_table(checkpoint: ast.AstCheckpoint, target: Target, report: Report)
     if shards.rank() == 0:
         shards.wait()
     return table
-
-
-def activation_bytes(model: ast.AstModel, inputs: torch.Tensor) -> int:
-    """Roughly what one clip's activations take when all layers keep theirs for the backward pass, in bytes."""
-    config = model.config
-    tokens = model.audio_spectrogram_transformer.embeddings.position_embeddings.shape[1]
-    per_token = 10 * config.hidden_size + 2 * config.intermediate_size
-    return int(config.num_hidden_layers * tokens * per_token * inputs.element_size())
-
-
-def calibration_inputs(
-    checkpoint: ast.AstCheckpoint, waveforms: Sequence[np.ndarray], report: Report = quiet
-) -> torch.Tensor:
-    """Log-mel features (N, frames, mels) of the clips, by transformers' own extractor."""
-    features = []
-    for number, waveform in enumerate(waveforms):
-        features.append(ast.features(checkpoint.feature_extractor, [waveform]))
-        report(f"front end of clip {number + 1} of {len(waveforms)}", (number + 1) / len(waveforms))
-    return torch.cat(features)

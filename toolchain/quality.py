@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from calibration.targets import answered, clip_numbers, positions
 from toolchain.distillation import Logits
+from toolchain.examples import Inputs, Mistakes
 from toolchain.narration import Report, quiet
 
 
@@ -16,18 +18,26 @@ from toolchain.narration import Report, quiet
 class Answers:
     """Every evaluation clip's figures, (N,) each.
 
-    kl_divergence: KL(dense || this model), nats; cross_entropy: nats; correct: whether the first label is right.
+    kl_divergence: KL(dense || this model), and cross_entropy, in nats, so scaled where a clip has several targets that
+    the mean over clips is the mean over all targets; errors, counted: mistakes, and of how many answers: one label, or
+    the words of a transcript.
     """
 
     kl_divergence: np.ndarray
     cross_entropy: np.ndarray
-    correct: np.ndarray
+    errors: np.ndarray
+    counted: np.ndarray
+
+    @property
+    def error_rate(self) -> float:
+        """Errors of all clips over what was counted: 1 - accuracy, or the word error rate."""
+        return float(self.errors.sum() / self.counted.sum())
 
 
 def predict(
-    model: nn.Module, inputs: torch.Tensor, logits: Logits, report: Report = quiet, batch_size: int = 32
+    model: nn.Module, inputs: Inputs, logits: Logits, report: Report = quiet, batch_size: int = 32
 ) -> torch.Tensor:
-    """Logits (N, labels) of the model in eval mode for inputs (N, ...)."""
+    """Logits (N, C) or (N, L, C) of the model in eval mode for inputs (N, ...)."""
     model.eval()
     batches = []
     with torch.inference_mode():
@@ -37,12 +47,24 @@ def predict(
     return torch.cat(batches)
 
 
-def judge_answers(logits: torch.Tensor, dense_logits: torch.Tensor, label_ids: torch.Tensor) -> Answers:
-    """The figures of logits (N, labels) on clips of label_ids (N,), computed in float64."""
-    log_shares, dense_log_shares = logits.double().log_softmax(dim=1), dense_logits.double().log_softmax(dim=1)
+def judge_answers(
+    logits: torch.Tensor, dense_logits: torch.Tensor, targets: torch.Tensor, mistakes: Mistakes
+) -> Answers:
+    """The figures of logits on clips of these targets, as in `calibration.targets`, computed in float64."""
+    (own, wanted), (dense, _) = answered(logits, targets), answered(dense_logits, targets)
+    log_shares, dense_log_shares = own.double().log_softmax(dim=1), dense.double().log_softmax(dim=1)
     divergence = (dense_log_shares.exp() * (dense_log_shares - log_shares)).sum(dim=1)
     return Answers(
-        kl_divergence=divergence.numpy(),
-        cross_entropy=-log_shares.gather(1, label_ids[:, None])[:, 0].numpy(),
-        correct=(logits.argmax(dim=1) == label_ids).numpy(),
+        kl_divergence=of_clips(divergence, targets).numpy(),
+        cross_entropy=of_clips(-log_shares.gather(1, wanted[:, None])[:, 0], targets).numpy(),
+        errors=mistakes.errors,
+        counted=mistakes.counted,
     )
+
+
+def of_clips(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Every clip's share (N,) of values at the targets (P,), so scaled that their mean is the mean of the values."""
+    if targets.ndim == 1:
+        return values
+    sums = torch.zeros(len(targets), dtype=values.dtype).index_add_(0, clip_numbers(targets), values)
+    return sums * (len(targets) / positions(targets))

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from calibration.order import stratified_order
+from calibration.targets import positions, strata
 from runtimes.errors import BadInput
+from toolchain.examples import Inputs, SpeechInputs
 from toolchain.narration import Report, quiet
 
-BatchLoss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+BatchLoss = Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]
 
 WARM_UP_SHARE = 0.05
 
@@ -58,8 +60,8 @@ class Recovered:
 
 def recover_(
     model: nn.Module,
-    inputs: torch.Tensor,
-    label_ids: torch.Tensor,
+    inputs: Inputs,
+    targets: torch.Tensor,
     batch_loss: BatchLoss,
     options: LoraRecovery,
     *,
@@ -69,17 +71,18 @@ def recover_(
 ) -> Recovered:
     """Train low-rank updates of every linear layer and merge them into its weight, in place; what the training did.
 
-    inputs: (N, frames, mels); label_ids: (N,); batch_loss(model, inputs, label_ids): mean loss; order: clips to use,
-    balanced from the start, int64, or None for all. The model's structure, its mode and its requires_grad flags stay.
+    inputs: (N, ...) as the model takes them; targets: (N,), or (N, L) as in `calibration.targets`; batch_loss(model,
+    inputs, targets): mean loss; order: clips to use, balanced from the start, int64, or None for all. The model's
+    structure, its mode and its requires_grad flags stay.
     """
     training_mode = model.training
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     if order is None:
-        order = torch.from_numpy(stratified_order(label_ids.numpy(), seed))
+        order = torch.from_numpy(stratified_order(strata(targets).numpy(), seed))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted = with_lora(model, options.rank, options.alpha)
-        recovered = _train(adapted, inputs, label_ids, batch_loss, options, order, report)
+        recovered = _train(adapted, inputs, targets, batch_loss, options, order, report)
     merged = adapted.merge_and_unload()
     assert merged is model, "updates are merged in place"
     model.train(training_mode)
@@ -91,11 +94,19 @@ def recover_(
 def with_lora(model: nn.Module, rank: int, alpha: float) -> Any:
     """The model, in place, with a low-rank update of every linear layer, alone in requiring a gradient (peft's).
 
+    A layer whose weight is an embedding's too is left out.
+
     Its `merge_and_unload()` adds the updates to the weights and its `unload()` forgets them; both take them out again.
     """
     from peft import LoraConfig, get_peft_model  # imports much; only recovery needs it
 
-    linear_layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    linear_layers = [
+        name
+        for name, module in model.named_modules()
+        # a matrix that is tied to an embedding would change there too, unheard of by the training
+        if isinstance(module, nn.Linear) and id(module.weight) not in embeddings
+    ]
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=linear_layers, bias="none")
     with warnings.catch_warnings():
         # peft asks the model by a name that transformers is about to drop
@@ -105,8 +116,8 @@ def with_lora(model: nn.Module, rank: int, alpha: float) -> Any:
 
 def _train(
     model: nn.Module,
-    inputs: torch.Tensor,
-    label_ids: torch.Tensor,
+    inputs: Inputs,
+    targets: torch.Tensor,
     batch_loss: BatchLoss,
     options: LoraRecovery,
     order: torch.Tensor,
@@ -120,7 +131,7 @@ def _train(
     warm_up = max(1, round(WARM_UP_SHARE * total))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / warm_up))
     training_losses: list[float] = []
-    held_out_losses = [_mean_loss(model, inputs, label_ids, held_out, batch_loss, options)] if len(held_out) else []
+    held_out_losses = [_mean_loss(model, inputs, targets, held_out, batch_loss, options)] if len(held_out) else []
     best = [parameter.detach().clone() for parameter in trained]
     updates = 0
     for _epoch in range(options.epochs):
@@ -128,17 +139,17 @@ def _train(
         losses = []
         for batch in training[torch.randperm(len(training))].split(options.batch_size):
             blanked = masked(inputs[batch], options.frequency_mask_bins, options.time_mask_frames)
-            loss = batch_loss(model, blanked, label_ids[batch])
+            loss = batch_loss(model, blanked, targets[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             scheduler.step()
-            losses.append(loss.item() * len(batch))
+            losses.append(loss.item() * positions(targets[batch]))
             updates += 1
             report(f"recovery, update {updates}/{total}", updates / total)
-        training_losses.append(sum(losses) / len(training))
+        training_losses.append(sum(losses) / positions(targets[training]))
         if len(held_out):
-            held_out_losses.append(_mean_loss(model, inputs, label_ids, held_out, batch_loss, options))
+            held_out_losses.append(_mean_loss(model, inputs, targets, held_out, batch_loss, options))
             if held_out_losses[-1] >= min(held_out_losses[:-1]):
                 for parameter, value in zip(trained, best, strict=True):
                     parameter.data.copy_(value)
@@ -149,8 +160,8 @@ def _train(
 
 def _mean_loss(
     model: nn.Module,
-    inputs: torch.Tensor,
-    label_ids: torch.Tensor,
+    inputs: Inputs,
+    targets: torch.Tensor,
     clips: torch.Tensor,
     batch_loss: BatchLoss,
     options: LoraRecovery,
@@ -158,19 +169,30 @@ def _mean_loss(
     model.eval()
     with torch.no_grad():
         batches = clips.split(options.batch_size)
-        return sum(batch_loss(model, inputs[b], label_ids[b]).item() * len(b) for b in batches) / len(clips)
+        total = sum(batch_loss(model, inputs[b], targets[b]).item() * positions(targets[b]) for b in batches)
+    return total / positions(targets[clips])
 
 
 def masked(
-    features: torch.Tensor,
+    inputs: Inputs,
     frequency_mask_bins: int,
     time_mask_frames: int,
     generator: torch.Generator | None = None,
-) -> torch.Tensor:
-    """Features (B, frames, mels) with one random band and one random span per clip set to 0, their normalised mean.
+) -> Inputs:
+    """Inputs whose features have one random band and one random span per clip set to 0, their normalised mean.
 
-    Band and span are at most as wide as said, and may be empty. generator: of the draws, or None for torch's own.
+    inputs: features (B, frames, mels), or `SpeechInputs`, whose are (B, mels, frames). Band and span are at most as
+    wide as said, and may be empty. generator: of the draws, or None for torch's own.
     """
+    widest = (frequency_mask_bins, time_mask_frames)
+    if isinstance(inputs, SpeechInputs):
+        return SpeechInputs(_masked_features(inputs.features.mT, *widest, generator).mT, inputs.tokens)
+    return _masked_features(inputs, *widest, generator)
+
+
+def _masked_features(
+    features: torch.Tensor, frequency_mask_bins: int, time_mask_frames: int, generator: torch.Generator | None
+) -> torch.Tensor:
     clips, frames, mels = features.shape
     in_span = _random_span(clips, frames, time_mask_frames, generator)
     in_band = _random_span(clips, mels, frequency_mask_bins, generator)

@@ -33,12 +33,15 @@ from toolchain.allocate import (
     equal_widths_allocation,
 )
 from toolchain.costs import Costs
+from toolchain.examples import LabelledInputs
 from toolchain.narration import Report, quiet
-from toolchain.plan import ROTATED, HeadPlan, Plan, SitePlan, compose
+from toolchain.plan import ROTATED, SITES_CHOICES, HeadPlan, Plan, SitePlan, SitesChoice, compose, untouched
 from toolchain.surgery import rotated_attention_state
 
 Sharing = Literal["any widths", "equal widths", "entire heads"]
+Pools = Literal["global", "by-kind"]
 SHARINGS: tuple[Sharing, ...] = ("any widths", "equal widths", "entire heads")
+POOLS: tuple[Pools, ...] = ("global", "by-kind")
 
 BASES_FILE = "bases.safetensors"
 CHUNKS_FOLDER = "statistics"
@@ -51,14 +54,18 @@ class RotatedRecipe:
 
     basis, labels: as in `choose_basis` and `collect_statistics`; sharing: "any widths" chooses both widths of every
     head and which heads stay, the others are what it is compared with; multiples: widths (query/key, value/output)
-    are multiples of these; shots: in how many parts; calibration_clips: at most; chunk: clips whose statistics are
-    added up at once; seed: of the clips' order and of the random labels.
+    are multiples of these; pools: whether all blocks share one budget, or the blocks of every kind (encoder, decoder,
+    cross-attention) one of their own, the same share of what they cost; sites: which blocks are pruned, see
+    `untouched`; shots: in how many parts; calibration_clips: at most; chunk: clips whose statistics are added up at
+    once; seed: of the clips' order and of the random labels.
     """
 
     basis: BasisKind = "fisher"
     labels: Labels = "projected"
     sharing: Sharing = "any widths"
     multiples: tuple[int, int] = (4, 4)
+    pools: Pools = "global"
+    sites: SitesChoice = "all"
     shots: int = 1
     calibration_clips: int = 256
     chunk: int = 16
@@ -68,7 +75,9 @@ class RotatedRecipe:
         for name in ("shots", "calibration_clips", "chunk"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
-        choices: dict[str, Sequence[str]] = {"basis": BASIS_KINDS, "labels": LABELS, "sharing": SHARINGS}
+        choices: dict[str, Sequence[str]] = {
+            "basis": BASIS_KINDS, "labels": LABELS, "sharing": SHARINGS, "pools": POOLS, "sites": SITES_CHOICES,
+        }  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
@@ -84,18 +93,10 @@ class Rotated:
     cost: float
 
 
-@dataclass(frozen=True)
-class Clips:
-    """Calibration clips as a model takes them, in the order in which they are used: inputs (N, ...), label_ids (N,)."""
-
-    inputs: torch.Tensor
-    label_ids: torch.Tensor
-
-
 def prune_rotated(
     family: ModuleType,
     model: nn.Module,
-    clips: Clips,
+    clips: LabelledInputs,
     costs: Costs,
     budget: float,
     recipe: RotatedRecipe,
@@ -143,7 +144,7 @@ def _about_shot(report: Report, shot: int, shots: int) -> Report:
 def rotate(
     family: ModuleType,
     model: nn.Module,
-    clips: Clips,
+    clips: LabelledInputs,
     recipe: RotatedRecipe,
     *,
     made_from: Mapping[str, str],
@@ -156,7 +157,7 @@ def rotate(
     What is in `state` is used if it was made from the same inputs; when the bases are there, the statistics go.
     """
     sites: tuple[AttentionSite, ...] = family.attention_sites(model)
-    made_from = {**made_from, "scoring": sha256_json([recipe.labels, recipe.chunk, recipe.seed, len(clips.inputs)])}
+    made_from = {**made_from, "scoring": sha256_json([recipe.labels, recipe.chunk, recipe.seed, len(clips)])}
     bases = read_bases(state / BASES_FILE, {**made_from, "basis": recipe.basis}) if state is not None else None
     found = torch.tensor([bases is not None])
     shards.broadcast([found])  # what the first process has need not be there for the others
@@ -165,7 +166,7 @@ def rotate(
         if shards.rank() == 0:
             bases = choose_bases(sites, statistics, recipe.basis)
     if shards.rank() != 0:
-        bases = _empty_bases(sites, len(clips.inputs))
+        bases = _empty_bases(sites, len(clips))
     assert bases is not None
     shards.broadcast([tensor for _, tensor in sorted(_tensors(bases).items())])
     if state is not None and shards.rank() == 0:
@@ -179,29 +180,29 @@ def _statistics(
     family: ModuleType,
     model: nn.Module,
     sites: Sequence[AttentionSite],
-    clips: Clips,
+    clips: LabelledInputs,
     recipe: RotatedRecipe,
     made_from: Mapping[str, str],
     state: Path | None,
     clips_at_once: int | None,
     report: Report,
 ) -> Statistics:
-    chunks = torch.arange(len(clips.inputs)).split(recipe.chunk)
+    chunks = torch.arange(len(clips)).split(recipe.chunk)
 
     def compute(number: int) -> Statistics:
         generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + number)
         gathered: list[Statistics] = []
         for part in chunks[number].split(clips_at_once or recipe.chunk):
             found = collect_statistics(
-                model, sites, clips.inputs[part], clips.label_ids[part], family.logits,
+                model, sites, clips.inputs[part], clips.targets[part], family.logits,
                 labels=recipe.labels, attended_keys=recipe.basis == "attention", generator=generator,
             )  # fmt: skip
             gathered.append(found)
         return merge_statistics(*gathered)
 
     def progress(done: int, total: int) -> None:
-        clips_done = min(done * recipe.chunk, len(clips.inputs))
-        report(f"scored {clips_done}/{len(clips.inputs)} clips", done / total)
+        clips_done = min(done * recipe.chunk, len(clips))
+        report(f"scored {clips_done}/{len(clips)} clips", done / total)
 
     folder = None if state is None else state / CHUNKS_FOLDER
     return shards.gather_statistics(sites, chunks, compute, folder=folder, made_from=made_from, progress=progress)
@@ -223,22 +224,50 @@ def choose_widths(
         _site_options(site, bases[site.name], head_cost, recipe)
         for site, head_cost in zip(sites, costs.heads, strict=True)
     ]
-    left = budget - costs.fixed
-    least = costs.fixed + sum(_least_cost(heads, index, costs) for index, heads in enumerate(options))
+    dense = [tuple(zip(site.query_key_widths, site.value_output_widths, strict=True)) for site in sites]
+    whole = untouched(sites, recipe.sites)
+    kept_whole = [index for index, site in enumerate(sites) if site.name in whole]
+    fixed = costs.fixed + sum(costs.block(index, dense[index]) for index in kept_whole)
+    pools = _pools(sites, kept_whole, recipe.pools)
+    least = fixed + sum(_least_cost(options[index], index, costs) for pool in pools for index in pool)
     if budget < least * (1 - 1e-9):
         fewer = 100 * (1 - least / costs.dense)
         raise BadInput(
             f"{budget:.6g} {costs.unit} are out of reach: the narrowest model, one head per block, has {least:.6g},"
             f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
         )
-    if recipe.sharing == "equal widths":
-        chosen = equal_widths_allocation(options, left, tied=costs.tied, ragged=costs.ragged)
-    elif recipe.sharing == "entire heads":
-        chosen = entire_heads_allocation(options, left, tied=costs.tied, ragged=costs.ragged)
-    else:
-        chosen = allocate(options, left, tied=costs.tied, ragged=costs.ragged)
-        chosen = _widened(sites, chosen, costs)
-    return dataclasses.replace(chosen, cost=chosen.cost + costs.fixed)
+    of_pools = [sum(costs.block(index, dense[index]) for index in pool) for pool in pools]
+    widths, cost, damage = list(dense), fixed, 0.0
+    for pool, dense_cost in zip(pools, of_pools, strict=True):
+        share = dense_cost / sum(of_pools)
+        chosen = _allocate_pool(pool, options, (budget - fixed) * share, costs, recipe)
+        for index, site_widths in zip(pool, chosen.widths, strict=True):
+            widths[index] = site_widths
+        cost, damage = cost + chosen.cost, damage + chosen.damage
+    allocation = Allocation(tuple(widths), cost, damage)
+    return _widened(sites, allocation, costs) if recipe.sharing == "any widths" else allocation
+
+
+def _pools(sites: Sequence[AttentionSite], kept_whole: Sequence[int], pools: Pools) -> list[list[int]]:
+    """The numbers of the blocks that share a budget, pool by pool; those that are kept whole are in none."""
+    prunable = [index for index in range(len(sites)) if index not in kept_whole]
+    if pools == "global":
+        return [prunable]
+    kinds = dict.fromkeys(sites[index].kind for index in prunable)
+    return [[index for index in prunable if sites[index].kind == kind] for kind in kinds]
+
+
+def _allocate_pool(
+    pool: Sequence[int], options: Sequence[Sequence[HeadOptions]], budget: float, costs: Costs, recipe: RotatedRecipe
+) -> Allocation:
+    """The widths of the heads of some blocks, by the recipe's way of sharing."""
+    ways = {"any widths": allocate, "equal widths": equal_widths_allocation, "entire heads": entire_heads_allocation}
+    return ways[recipe.sharing](
+        [options[index] for index in pool],
+        budget,
+        tied=None if costs.tied is None else [costs.tied[index] for index in pool],
+        ragged=None if costs.ragged is None else [costs.ragged[index] for index in pool],
+    )
 
 
 def _least_cost(heads: Sequence[HeadOptions], index: int, costs: Costs) -> float:
@@ -303,6 +332,7 @@ def cut(
     kept = tuple(
         SitePlan(
             name=site.name,
+            kind=site.kind,
             dense_heads=len(site.query_key_widths),
             heads=tuple(
                 HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(widths) if k and v

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from calibration.curvature import Curvature, collect_curvature, read_curvature, write_curvature
-from calibration.order import stratified_order
 from calibration.scores import SiteScores, score_fisher, score_magnitude
 from calibration.sites import AttentionSite
 from runtimes.errors import BadInput
 from runtimes.files import sha256_json
 from toolchain.choose import ROUNDING, SCHEMES, THRESHOLDS, Scheme, Threshold, choose_share, choose_sparsity
+from toolchain.examples import LabelledInputs
 from toolchain.narration import Report, quiet
-from toolchain.plan import Plan, SitePlan, compose, read_plan
+from toolchain.plan import SITES_CHOICES, Plan, SitePlan, SitesChoice, compose, read_plan, untouched
 from toolchain.recovery import LoraRecovery, recover_
 
 Score = Literal["fisher", "magnitude"]
@@ -41,9 +41,9 @@ class PruneRecipe:
 
     sparsity: share of the attention blocks' parameters to remove, at least; scheme, score, threshold: the variant of
     arXiv 2509.26207; schedule: all at once, or `step` of what remains at a time, at most `max_steps` times, the last
-    step of whatever size ends at `sparsity`; recovery: what follows every step; calibration_clips: clips to score and
-    recover on, at most; batch_size: clips whose mean loss is differentiated at once for the Fisher information;
-    seed: of the clips' order and of recovery.
+    step of whatever size ends at `sparsity`; recovery: what follows every step; sites: which blocks are pruned, see
+    `untouched`; calibration_clips: clips to score and recover on, at most; batch_size: clips whose mean loss is
+    differentiated at once for the Fisher information; seed: of the clips' order and of recovery.
     """
 
     sparsity: float
@@ -55,6 +55,7 @@ class PruneRecipe:
     max_steps: int = 10
     recovery: Recovery = "none"
     recovery_options: LoraRecovery = field(default_factory=LoraRecovery)
+    sites: SitesChoice = "all"
     calibration_clips: int = 256
     batch_size: int = 16
     seed: int = 0
@@ -68,18 +69,11 @@ class PruneRecipe:
                 raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
         choices: dict[str, Sequence[str]] = {
             "scheme": SCHEMES, "score": SCORES, "threshold": THRESHOLDS, "schedule": SCHEDULES, "recovery": RECOVERIES,
+            "sites": SITES_CHOICES,
         }  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-
-
-@dataclass(frozen=True)
-class LabelledInputs:
-    """Clips as a model takes them: inputs (N, ...), label_ids (N,)."""
-
-    inputs: torch.Tensor
-    label_ids: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -123,8 +117,9 @@ def prune(
     )
     # what no scores can reach is refused before the long work of scoring
     choose_sparsity(
-        plan, score_magnitude(family.attention_sites(model)), recipe.scheme, recipe.threshold, recipe.sparsity
-    )
+        plan, score_magnitude(family.attention_sites(model)), recipe.scheme, recipe.threshold, recipe.sparsity,
+        untouched(plan.sites, recipe.sites),
+    )  # fmt: skip
     step, resumed = _last_finished_step(family, state, plan)
     if resumed is not None:
         model, plan = resumed.model, resumed.plan
@@ -142,18 +137,17 @@ def prune(
         plan = dataclasses.replace(plan, sites=compose(plan.sites, kept))
         if recipe.recovery == "lora":
             recover_(
-                model, calibration.inputs, calibration.label_ids, family.batch_loss, recipe.recovery_options,
+                model, calibration.inputs, calibration.targets, family.batch_loss, recipe.recovery_options,
                 order=order, seed=recipe.seed + step, report=told,
             )  # fmt: skip
         if state is not None and recipe.schedule == "iterative":
-            _write_step(family, state, step, model, checkpoint.feature_extractor, plan)
+            _write_step(family, state, step, model, checkpoint, plan)
     return Pruned(model, plan)
 
 
 def calibration_order(calibration: LabelledInputs, recipe: PruneRecipe) -> torch.Tensor:
-    """Which clips the recipe scores and recovers on, int64: shuffled, stratified by label, at most its number."""
-    order = stratified_order(calibration.label_ids.numpy(), recipe.seed)
-    return torch.from_numpy(order[: recipe.calibration_clips])
+    """Which clips the recipe scores and recovers on, int64: shuffled and balanced, at most its number."""
+    return calibration.balanced_order(recipe.seed, recipe.calibration_clips)
 
 
 def score(
@@ -178,7 +172,7 @@ def score(
     sites: tuple[AttentionSite, ...] = family.attention_sites(model)
     if kind == "magnitude":
         return score_magnitude(sites)
-    order = torch.arange(len(clips.inputs)) if order is None else order
+    order = torch.arange(len(clips)) if order is None else order
     made_from = {**(made_from or {}), "order": sha256_json([batch_size, order.tolist()])}
     curvature = _kept_curvature(curvature_path, made_from)
     if curvature is not None:
@@ -187,7 +181,7 @@ def score(
         model,
         sites,
         clips.inputs,
-        clips.label_ids,
+        clips.targets,
         family.batch_loss,
         order=order,
         batch_size=batch_size,
@@ -218,13 +212,14 @@ def choose_step(plan: Plan, scores: Sequence[SiteScores], recipe: PruneRecipe, s
     A full step of the iterative schedule, unless it would pass the recipe's sparsity or is the last that is allowed:
     then, and in one shot, what just reaches that sparsity.
     """
+    whole = untouched(plan.sites, recipe.sites)
     if recipe.schedule == "iterative" and step < recipe.max_steps:
         names = [site.name for site in plan.sites]
-        kept = choose_share(names, scores, recipe.scheme, recipe.threshold, recipe.step)
+        kept = choose_share(names, scores, recipe.scheme, recipe.threshold, recipe.step, whole)
         after = dataclasses.replace(plan, sites=compose(plan.sites, kept))
         if plan.sparsity < after.sparsity < recipe.sparsity:
             return kept
-    return choose_sparsity(plan, scores, recipe.scheme, recipe.threshold, recipe.sparsity)
+    return choose_sparsity(plan, scores, recipe.scheme, recipe.threshold, recipe.sparsity, whole)
 
 
 def _about_step(report: Report, step: int, recipe: PruneRecipe) -> Report:
@@ -245,11 +240,9 @@ def _step_folder(state: Path, step: int) -> Path:
     return state / f"step-{step:02d}"
 
 
-def _write_step(
-    family: ModuleType, state: Path, step: int, model: nn.Module, feature_extractor: Any, plan: Plan
-) -> None:
+def _write_step(family: ModuleType, state: Path, step: int, model: nn.Module, checkpoint: Any, plan: Plan) -> None:
     """Keep the step as a slim checkpoint; the step before it is not needed any more."""
-    family.save_slim_checkpoint(model, feature_extractor, plan, _step_folder(state, step))
+    family.save_slim_checkpoint(model, checkpoint, plan, _step_folder(state, step))
     if _step_folder(state, step - 1).is_dir():
         shutil.rmtree(_step_folder(state, step - 1))
 

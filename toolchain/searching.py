@@ -11,15 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from calibration.basis import SiteBasis
+from calibration.targets import answered, positions
 from runtimes.errors import BadInput
 from toolchain.costs import Costs
+from toolchain.examples import LabelledInputs, Mistakes
 from toolchain.narration import Report, quiet
-from toolchain.rotated import Clips, RotatedRecipe, choose_widths, cut, prune_rotated, rotate
+from toolchain.quality import of_clips
+from toolchain.rotated import RotatedRecipe, choose_widths, cut, prune_rotated, rotate
 
 FOLDS = 3
 STEPS = 50  # sparsities tried are multiples of 1/50
@@ -30,10 +35,12 @@ LARGEST_STEP = 48
 class Trial:
     """One sparsity that was tried, on the held-out clips.
 
-    lost, won: clips that the slim model alone, or the dense model alone, got wrong and right; drop_points: what that
-    makes; expected_drop_points, standard_error_points: mean fall of the right label's probability, the drop that is
-    expected where the model's probabilities are right, and its standard error; kl_divergence: mean KL(dense || slim) in
-    nats; within: the larger of the two drops, and the standard error on top, is not above the goal.
+    lost, won: mistakes that the slim model makes beyond the dense one's, clip by clip, and that it does not make any
+    more: wrong labels, or wrong words of a transcript; drop_points: what that makes, in per cent of what is counted,
+    labels or words; expected_drop_points, standard_error_points: by how much the probabilities of the right answers
+    fall, the drop that is expected where the model's probabilities are right, and its standard error. Of a transcript
+    the answers are its tokens, each of which may cost a word. kl_divergence: mean KL(dense || slim) in nats; within:
+    the larger of the two drops, and the standard error on top, is not above the goal.
     """
 
     sparsity: float
@@ -57,8 +64,8 @@ class Search:
 
 def search_sparsity(
     family: ModuleType,
-    model: nn.Module,
-    clips: Clips,
+    checkpoint: Any,
+    clips: LabelledInputs,
     costs: Costs,
     recipe: RotatedRecipe,
     max_drop: float,
@@ -78,19 +85,20 @@ def search_sparsity(
     Raises:
         BadInput: too few clips to hold any out, or no sparsity is within the drop.
     """
-    if len(clips.inputs) < 2 * FOLDS:
-        raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips.inputs)}")
-    folds = [torch.arange(fold, len(clips.inputs), FOLDS) for fold in range(FOLDS)]
-    dense = _logits(family, model, clips.inputs)
+    if len(clips) < 2 * FOLDS:
+        raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips)}")
+    folds = [torch.arange(fold, len(clips), FOLDS) for fold in range(FOLDS)]
+    model = checkpoint.model
+    dense = _answers(family, checkpoint, model, clips)
     sites = family.attention_sites(model)
-    bases: list[dict[str, SiteBasis] | Clips] = []
+    bases: list[dict[str, SiteBasis] | LabelledInputs] = []
     for number in range(FOLDS):
-        others = torch.tensor([clip for clip in range(len(clips.inputs)) if clip % FOLDS != number])
+        others = torch.tensor([clip for clip in range(len(clips)) if clip % FOLDS != number])
 
         def told(text: str, fraction: float | None = None, number: int = number) -> None:
             report(f"fold {number + 1} of {FOLDS}, {text}", fraction)
 
-        scored = Clips(clips.inputs[others], clips.label_ids[others])
+        scored = clips[others]
         if recipe.shots == 1:
             basis = rotate(
                 family, model, scored, recipe,
@@ -104,17 +112,20 @@ def search_sparsity(
 
     def attempt(step: int) -> Trial:
         sparsity = step / STEPS
-        slim_logits = torch.empty_like(dense)
+        slim = []
         for fold, basis in zip(folds, bases, strict=True):
             budget = (1 - sparsity) * costs.dense
-            if isinstance(basis, Clips):
-                slim = prune_rotated(
+            if isinstance(basis, LabelledInputs):
+                cut_model = prune_rotated(
                     family, model, basis, costs, budget, recipe, made_from=made_from, clips_at_once=clips_at_once
                 ).model
             else:
-                slim, _ = cut(family, model, basis, choose_widths(sites, basis, costs, budget, recipe))
-            slim_logits[fold] = _logits(family, slim, clips.inputs[fold])
-        return _trial(sparsity, dense, slim_logits, clips.label_ids, max_drop)
+                cut_model, _ = cut(family, model, basis, choose_widths(sites, basis, costs, budget, recipe))
+            slim.append(_answers(family, checkpoint, cut_model, clips[fold]))
+        back = torch.cat(folds).argsort()
+        logits = torch.cat([answers.logits for answers in slim])[back]
+        errors = np.concatenate([answers.mistakes.errors for answers in slim])[back.numpy()]
+        return _trial(sparsity, dense, logits, errors, clips.targets, max_drop)
 
     trials: dict[int, Trial] = {}
     good, bad = 0, LARGEST_STEP + 1
@@ -130,24 +141,41 @@ def search_sparsity(
     if good == 0:
         raise BadInput(
             f"not even {100 / STEPS:g} % of the attention can go within that drop, as far as"
-            f" {len(clips.inputs)} held-out clips tell"
+            f" {len(clips)} held-out clips tell"
         )
     return Search(good / STEPS, tuple(trials.values()))
 
 
+@dataclass(frozen=True)
+class _Answers:
+    logits: torch.Tensor
+    mistakes: Mistakes
+
+
 @torch.no_grad()
-def _logits(family: ModuleType, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    return torch.cat([family.logits(model, part) for part in inputs.split(16)]).double()
+def _answers(family: ModuleType, checkpoint: Any, model: nn.Module, clips: LabelledInputs) -> _Answers:
+    parts = [family.logits(model, clips.inputs[part]) for part in torch.arange(len(clips)).split(16)]
+    logits = torch.cat(parts).double()
+    return _Answers(logits, family.mistakes(checkpoint, model, clips, logits))
 
 
-def _trial(sparsity: float, dense: torch.Tensor, slim: torch.Tensor, label_ids: torch.Tensor, max_drop: float) -> Trial:
-    was_right, is_right = dense.argmax(dim=1) == label_ids, slim.argmax(dim=1) == label_ids
-    lost, won = int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())
-    clips = len(label_ids)
-    drop = 100 * (lost - won) / clips
-    reference = dense.log_softmax(dim=1)
-    falls = 100 * (dense.softmax(dim=1) - slim.softmax(dim=1)).gather(1, label_ids[:, None])[:, 0]
+def _trial(
+    sparsity: float,
+    dense: _Answers,
+    slim_logits: torch.Tensor,
+    slim_errors: np.ndarray,
+    targets: torch.Tensor,
+    max_drop: float,
+) -> Trial:
+    more = slim_errors - dense.mistakes.errors
+    lost, won = int(more.clip(min=0).sum()), int((-more).clip(min=0).sum())
+    clips, counted = len(targets), float(dense.mistakes.counted.sum())
+    drop = 100 * (lost - won) / counted
+    (old, wanted), (new, _) = answered(dense.logits, targets), answered(slim_logits, targets)
+    reference = old.log_softmax(dim=1)
+    falls = 100 * (old.softmax(dim=1) - new.softmax(dim=1)).gather(1, wanted[:, None])[:, 0]
+    falls = of_clips(falls, targets) * (positions(targets) / counted)
     expected, error = float(falls.mean()), float(falls.std()) / math.sqrt(clips)
-    kl = float((reference.exp() * (reference - slim.log_softmax(dim=1))).sum(dim=1).mean())
+    kl = float((reference.exp() * (reference - new.log_softmax(dim=1))).sum(dim=1).mean())
     within = max(drop, expected) + error <= max_drop
     return Trial(sparsity, clips, lost, won, drop, expected, error, kl, within)

@@ -28,7 +28,6 @@ from toolchain.checkpoint import checkpoint_folder, load_checkpoint
 from toolchain.dataset import read_examples_as_clips, read_splits
 from toolchain.evaluation import data_folder
 from toolchain.families import ast
-from toolchain.pruning import calibration_inputs
 
 
 def read_inputs(model: str, data: str | None, count: int):
@@ -36,9 +35,9 @@ def read_inputs(model: str, data: str | None, count: int):
     checkpoint = load_checkpoint(checkpoint_folder(model))
     splits = read_splits(data_folder(model, data), count, 0)
     clips = read_examples_as_clips(splits.calibration, checkpoint.labels, checkpoint.feature_extractor.sampling_rate)
-    inputs, label_ids = calibration_inputs(checkpoint, clips.waveforms), torch.from_numpy(clips.label_ids)
-    repeated = torch.arange(count) % len(inputs)
-    return checkpoint.model, inputs[repeated], label_ids[repeated]
+    labelled = ast.labelled_inputs(checkpoint, clips)
+    repeated = labelled[torch.arange(count) % len(labelled)]
+    return checkpoint.model, repeated.inputs, repeated.targets
 
 
 def floor(model, sites, inputs, batch: int) -> None:

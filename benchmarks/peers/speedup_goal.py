@@ -30,8 +30,7 @@ from toolchain.evaluation import data_folder
 from toolchain.families import ast
 from toolchain.latency_table import latency_table, time_in_turn
 from toolchain.narration import Narrator
-from toolchain.pruning import calibration_inputs
-from toolchain.rotated import Clips, RotatedRecipe, Sharing, choose_widths, cut, rotate
+from toolchain.rotated import RotatedRecipe, Sharing, choose_widths, cut, rotate
 from toolchain.target import read_target
 
 LONG_FRAMES = 500  # of inputs that are run one by one, for memory's sake
@@ -97,8 +96,8 @@ def main() -> int:
     rate_hz = checkpoint.feature_extractor.sampling_rate
     read = read_examples_as_clips(splits.calibration, checkpoint.labels, rate_hz)
     judges = read_examples_as_clips(splits.evaluation[: options.judges], checkpoint.labels, rate_hz)
-    clips = Clips(calibration_inputs(checkpoint, read.waveforms), torch.from_numpy(read.label_ids))
-    judge_inputs = calibration_inputs(checkpoint, judges.waveforms)
+    clips = ast.labelled_inputs(checkpoint, read)
+    judge_inputs = ast.labelled_inputs(checkpoint, judges).inputs
     recipe = RotatedRecipe(multiples=(target.query_key_multiple, target.value_output_multiple))
     with narrator.step("scoring") as report:
         made_from = {"checkpoint": checkpoint_sha256(source), "clips": str(len(read))}

@@ -28,10 +28,10 @@ from toolchain.comparison import (
     paired_ratio,
     read_rows,
 )
+from toolchain.examples import LabelledInputs, Mistakes
 from toolchain.families import ast
 from toolchain.methods import DEFAULT, DENSE, Bench, method_named, methods
 from toolchain.quality import Answers, judge_answers, predict
-from toolchain.schedule import LabelledInputs
 
 NAMES = (DENSE, "reference: channels, magnitude, local", "reference: heads, fisher, local", DEFAULT)
 
@@ -57,8 +57,9 @@ def jobs(sparsities=(0.5,), seeds=(0,)) -> list[Job]:
 def test_answers_by_hand():
     """Two clips, two labels: shares 3/4 right and 1/2 (counted wrong, label 1 against argmax 0); dense is 1/2, 1/2."""
     logits = torch.tensor([[math.log(3.0), 0.0], [5.0, 5.0]])
-    answers = judge_answers(logits, torch.zeros(2, 2), torch.tensor([0, 1]))
-    assert answers.correct.tolist() == [True, False]
+    answers = judge_answers(logits, torch.zeros(2, 2), torch.tensor([0, 1]), Mistakes(np.array([0.0, 1.0]), np.ones(2)))
+    assert answers.errors.tolist() == [0, 1]
+    assert answers.error_rate == 0.5
     assert answers.cross_entropy == pytest.approx([math.log(4 / 3), math.log(2)], rel=1e-6)
     assert answers.kl_divergence == pytest.approx([0.5 * math.log(2 / 3) + 0.5 * math.log(2), 0.0], rel=1e-6)
 
@@ -78,7 +79,7 @@ def test_rows_have_the_figures_of_their_models(bench_of):
         method = method_named(name)
         made = method.make(bench, 0.5, method.recipe)
         with torch.no_grad():
-            expected = ast.batch_loss(made.model, evaluation.inputs, evaluation.label_ids).item()
+            expected = ast.batch_loss(made.model, evaluation.inputs, evaluation.targets).item()
         assert found.row.cross_entropy == pytest.approx(expected, rel=1e-5)
         assert found.row.parameters == sum(p.numel() for p in made.model.parameters())
         assert (found.row.method, found.row.sparsity, found.row.clips) == (name, made.plan.sparsity, 33)
@@ -165,8 +166,9 @@ def test_paired_ratio_where_it_is_known():
 
 
 def finished(name: str, seed: int, kl: float, correct: list[bool]) -> Finished:
-    answers = Answers(np.full(4, kl), np.full(4, 0.5 + kl), np.array(correct))
-    row = Row(name, 0.0 if name == DENSE else 0.5, seed, 0.5, 1, 1, 1, 4, sum(correct), 0.5 + kl, kl, 0, 0.0)
+    answers = Answers(np.full(4, kl), np.full(4, 0.5 + kl), 1.0 - np.array(correct), np.ones(4))
+    asked, wrong = 0.0 if name == DENSE else 0.5, 4 - sum(correct)
+    row = Row(name, asked, seed, 0.5, 1, 1, 1, {"encoder": 0.5}, 4, 4, wrong, 0.5 + kl, kl, 0, 0.0)
     return Finished(row, answers)
 
 
@@ -191,14 +193,14 @@ def test_the_comparison_pairs_seeds_and_lends_the_row_that_has_none():
 
 def test_the_claims_methods_have_all_seeds_and_the_others_one():
     request = ComparisonRequest(sparsities=(0.5, 0.7), seeds=3, seed=4)
-    every = one_shot_jobs(request)
+    every = one_shot_jobs(request, methods())
     assert len(set(every)) == len(every)
     by_name = {method.name: [job for job in every if job.method.name == method.name] for method in methods()}
     assert {job.seed for job in by_name[DEFAULT]} == {4, 5, 6}
     assert {job.seed for job in by_name["wrong scale"]} == {4}
     assert {job.seed for job in by_name["reference: channels, magnitude, local"]} == {ANY_SEED}
     assert [job.sparsity for job in by_name[DENSE]] == [0.0]
-    only = one_shot_jobs(dataclasses.replace(request, claim_only=True))
+    only = one_shot_jobs(dataclasses.replace(request, claim_only=True), methods())
     assert set(only) == {job for job in every if is_claimed(job.method)}
 
 

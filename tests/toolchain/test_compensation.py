@@ -43,7 +43,8 @@ def halved(model):
 
 def compensated(slim, dense, inputs, logits=ast.logits, **settings):
     return compensate_(
-        slim, dense, ast.attention_sites(slim), ast.attention_sites(dense), inputs, logits,
+        slim, dense, ast.attention_sites(slim), ast.attention_sites(dense), inputs,
+        torch.zeros(len(inputs), dtype=torch.int64), logits,
         **{"order": ORDER, "batch_size": 7, **settings},
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from tests.conftest import make_tiny_ast
 from toolchain.costs import latency_costs, mac_costs, parameter_costs
 from toolchain.families import ast
 from toolchain.latency_table import Geometry, LatencyTable, ModelTiming, Parts, read_geometry
+from toolchain.macs import head_macs
 from toolchain.plan import HeadPlan, SitePlan
 
 LAYERS, HEADS, WIDTH = 3, 2, 16
@@ -74,10 +75,10 @@ def test_parameters_are_those_of_built_models(model, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_macs_are_those_of_built_models(model, geometry, seed):
+def test_macs_are_those_of_built_models(model, seed):
     """The last block reads two tokens: there no width is free, and removing heads saves their keys' sums too."""
     dense = count_macs(model).total
-    costs, widths = mac_costs(geometry, dense), any_widths(seed)
+    costs, widths = mac_costs(ast.dense_plan(model), head_macs(ast, model), dense), any_widths(seed)
     assert costs.of(widths) == count_macs(slim_of(model, widths)).total
     assert costs.of([((WIDTH, WIDTH),) * HEADS] * LAYERS) == costs.dense == dense
     assert all(head(0, 0) == 0 for head in costs.heads)
@@ -85,7 +86,7 @@ def test_macs_are_those_of_built_models(model, geometry, seed):
 
 def test_macs_of_torch_are_counted_alike(model, geometry):
     """An ordinary block's matrix products, as torch's own counter sees them, at two sets of widths."""
-    costs = mac_costs(geometry, count_macs(model).total)
+    costs = mac_costs(ast.dense_plan(model), head_macs(ast, model), count_macs(model).total)
     counted = []
     for widths in (((16, 16), (16, 16)), ((4, 4), (4, 4))):
         slim = slim_of(model, [widths] * LAYERS)

@@ -15,6 +15,7 @@ from tests.conftest import TINY_LABELS, make_tiny_ast
 from toolchain import methods as module
 from toolchain.costs import parameter_costs
 from toolchain.distillation import Distillation
+from toolchain.examples import LabelledInputs
 from toolchain.families import ast
 from toolchain.methods import (
     ACTIVATIONS_EQUAL,
@@ -30,8 +31,8 @@ from toolchain.methods import (
     ten_steps,
     widest_equal_widths,
 )
-from toolchain.rotated import Clips, RotatedRecipe, choose_widths, prune_rotated
-from toolchain.schedule import LabelledInputs, calibration_order, prune
+from toolchain.rotated import RotatedRecipe, choose_widths, prune_rotated
+from toolchain.schedule import calibration_order, prune
 
 HEADS, WIDTH = 4, 8
 
@@ -82,7 +83,7 @@ def test_the_default_is_what_pruning_does_by_default(bench):
     recipe = dataclasses.replace(RotatedRecipe(), seed=3, calibration_clips=20)
     chosen = bench.order
     expected = prune_rotated(
-        ast, bench.checkpoint.model, Clips(bench.pool.inputs[chosen], bench.pool.label_ids[chosen]),
+        ast, bench.checkpoint.model, bench.pool[chosen],
         parameter_costs(bench.plan), 0.4 * bench.plan.attention_parameters_dense, recipe,
     )  # fmt: skip
     made = make(bench, DEFAULT, 0.6)

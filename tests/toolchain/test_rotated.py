@@ -17,18 +17,17 @@ from safetensors import safe_open
 
 from calibration.basis import BASIS_KINDS
 from runtimes.errors import BadInput
-from tests.conftest import tone
+from tests.conftest import TINY_LABELS, tone
 from toolchain.costs import Costs, parameter_costs
 from toolchain.dataset import read_examples_as_clips, read_splits
 from toolchain.demo import demo_clips_folder, demo_model_folder
+from toolchain.examples import LabelledInputs
 from toolchain.families import ast
 from toolchain.plan import read_plan
-from toolchain.pruning import calibration_inputs
 from toolchain.rotated import (
     BASES_FILE,
     CHUNKS_FOLDER,
     SHARINGS,
-    Clips,
     RotatedRecipe,
     choose_widths,
     cut,
@@ -42,9 +41,9 @@ MADE_FROM = {"checkpoint": "0" * 64}
 SMALL = RotatedRecipe(multiples=(2, 2), chunk=4)
 
 
-def clips(number: int = 12, seed: int = 3) -> Clips:
+def clips(number: int = 12, seed: int = 3) -> LabelledInputs:
     inputs = torch.randn(number, 46, 128, generator=torch.Generator().manual_seed(seed))
-    return Clips(inputs, torch.arange(number) % 5)
+    return LabelledInputs(inputs, torch.arange(number) % 5)
 
 
 def costs_of(model) -> Costs:
@@ -93,7 +92,8 @@ def test_the_checkpoint_holds_what_the_plan_says_within_the_budget(tiny_ast, tin
             assert head.query_key == tuple(range(len(head.query_key))), "the first ones of the new basis"
             assert head.value_output == tuple(range(len(head.value_output)))
             assert sharing != "any widths" or not (len(head.query_key) % 2 or len(head.value_output) % 2)
-    ast.save_slim_checkpoint(found.model, tiny_extractor, plan, tmp_path / "slim")
+    source = ast.AstCheckpoint(tmp_path, tiny_ast, tiny_extractor, TINY_LABELS)
+    ast.save_slim_checkpoint(found.model, source, plan, tmp_path / "slim")
     opened = ast.load_checkpoint(tmp_path / "slim").model
     assert torch.equal(logits(opened, clips().inputs), logits(found.model, clips().inputs))
     assert read_plan(tmp_path / "slim" / "plan.json") == plan
@@ -150,7 +150,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(settings, message):
 
 def test_every_chunk_and_seed_has_signs_of_its_own(tiny_ast):
     """The same clip four times over, one to a chunk: its derivatives differ by the signs alone."""
-    one = Clips(clips(1).inputs.expand(4, -1, -1), torch.zeros(4, dtype=torch.int64))
+    one = LabelledInputs(clips(1).inputs.expand(4, -1, -1), torch.zeros(4, dtype=torch.int64))
     recipe = dataclasses.replace(SMALL, chunk=1, basis="trained")
     found = [
         rotate(ast, tiny_ast, one, dataclasses.replace(recipe, seed=seed), made_from={})["layers.0.attention"]
@@ -304,9 +304,9 @@ class Demo:
     inputs: torch.Tensor
     answers: torch.Tensor
 
-    def features(self, examples) -> Clips:
+    def features(self, examples) -> LabelledInputs:
         audio = read_examples_as_clips(tuple(examples), self.checkpoint.labels, 16000)
-        return Clips(calibration_inputs(self.checkpoint, audio.waveforms), torch.from_numpy(audio.label_ids))
+        return ast.labelled_inputs(self.checkpoint, audio)
 
     def bases(self, clips):
         return rotate(ast, self.checkpoint.model, clips, RotatedRecipe(), made_from={})

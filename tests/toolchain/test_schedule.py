@@ -11,9 +11,10 @@ import torch
 from runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, make_tiny_ast
 from toolchain import schedule
+from toolchain.examples import LabelledInputs
 from toolchain.families import ast
 from toolchain.recovery import LoraRecovery
-from toolchain.schedule import LabelledInputs, PruneRecipe, prune
+from toolchain.schedule import PruneRecipe, prune
 
 
 @pytest.fixture

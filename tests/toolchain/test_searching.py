@@ -13,8 +13,9 @@ from runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
 from toolchain import searching
 from toolchain.costs import parameter_costs
+from toolchain.examples import LabelledInputs
 from toolchain.families import ast
-from toolchain.rotated import Clips, RotatedRecipe, prune_rotated
+from toolchain.rotated import RotatedRecipe, prune_rotated
 from toolchain.searching import search_sparsity
 
 CLIPS, CLASSES = 100, 4
@@ -51,14 +52,21 @@ def known(monkeypatch, drop_at, sure: float = 20.0, least: float = 0.0):
 
     for name, function in (("rotate", rotate), ("choose_widths", choose_widths), ("cut", cut)):
         monkeypatch.setattr(searching, name, function)
-    family = SimpleNamespace(attention_sites=lambda _model: (), logits=logits)
+    family = SimpleNamespace(attention_sites=lambda _model: (), logits=logits, mistakes=ast.mistakes)
     numbers = torch.arange(CLIPS)
-    return family, Clips(numbers[:, None].float(), numbers % CLASSES), scored
+    return family, LabelledInputs(numbers[:, None].float(), numbers % CLASSES), scored
 
 
 def search(family, clips, max_drop, recipe=None, **options):
     return search_sparsity(
-        family, "dense", clips, COSTS, recipe or RotatedRecipe(), max_drop, made_from=MADE_FROM, **options
+        family,
+        SimpleNamespace(model="dense"),
+        clips,
+        COSTS,
+        recipe or RotatedRecipe(),
+        max_drop,
+        made_from=MADE_FROM,
+        **options,
     )
 
 
@@ -143,7 +151,7 @@ def test_no_sparsity_within_the_drop(monkeypatch):
 
 def test_too_few_clips(monkeypatch):
     family, clips, _ = known(monkeypatch, lambda _share: 0)
-    few = Clips(clips.inputs[:5], clips.label_ids[:5])
+    few = clips[:5]
     with pytest.raises(BadInput, match="^the search needs at least 6 calibration clips; there are 5"):
         search(family, few, 0.5)
 
@@ -155,17 +163,18 @@ def test_a_real_model_is_searched_as_it_is_pruned(shots):
     inputs = torch.randn(9, 46, 128, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         dense = ast.logits(model, inputs).double()
-    clips, costs = Clips(inputs, dense.argmax(dim=1)), parameter_costs(ast.dense_plan(model))
+    clips, costs = LabelledInputs(inputs, dense.argmax(dim=1)), parameter_costs(ast.dense_plan(model))
     recipe, told = RotatedRecipe(shots=shots, chunk=4), []
     found = search_sparsity(
-        ast, model, clips, costs, recipe, 40.0, made_from=MADE_FROM, report=lambda text, _share=None: told.append(text)
-    )
+        ast, SimpleNamespace(model=model), clips, costs, recipe, 40.0, made_from=MADE_FROM,
+        report=lambda text, _share=None: told.append(text),
+    )  # fmt: skip
     assert told[-1].startswith(f"{100 * found.trials[-1].sparsity:g} %: ")
     trial = found.trials[0]
     divergences = []
     for fold in range(3):
         others = [clip for clip in range(9) if clip % 3 != fold]
-        chosen_on = Clips(inputs[others], clips.label_ids[others])
+        chosen_on = clips[others]
         slim = prune_rotated(ast, model, chosen_on, costs, (1 - trial.sparsity) * costs.dense, recipe).model
         with torch.no_grad():
             answers = ast.logits(slim, inputs[fold::3]).double().log_softmax(1).numpy()
