@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,6 +15,7 @@ UNKNOWN_LENGTH = (0, 0xFFFFFFFF)  # what programs write that stream and do not k
 ZERO_CROSSINGS = 32
 KAISER_BETA = 12.0
 BAND = 0.945  # of the lower rate's half that is kept
+PIECE_S = 4  # read at a time
 
 
 def read_recording(path: Path, sample_rate_hz: int) -> np.ndarray:
@@ -24,41 +26,121 @@ def read_recording(path: Path, sample_rate_hz: int) -> np.ndarray:
     Raises:
         BadInput: the file is missing, is not such a file, is truncated or empty, or holds NaN or infinite samples.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        raise BadInput(f"{path}: not a WAV file; convert it with: ffmpeg -i FILE -ac 1 -ar {sample_rate_hz} clip.wav")
-    header, samples = _chunks(data, path)
-    kind, channels, rate_hz, bits = _format(header, path)
-    mono = _decoded(samples, kind, channels, bits, path)
-    if not mono.size:
-        raise BadInput(f"{path}: no audio in it (zero samples)")
-    if not np.isfinite(mono).all():
-        raise BadInput(f"{path}: holds NaN or infinite samples")
-    return resampled(mono, rate_hz, sample_rate_hz)
+    with Recording(path, sample_rate_hz) as recording:
+        if recording.samples == 0:
+            raise BadInput(f"{path}: no audio in it (zero samples)")
+        return recording[0 : recording.samples]
 
 
-def _chunks(data: bytes, path: Path) -> tuple[bytes, bytes]:
-    """The contents of the chunks "fmt " and "data"."""
-    found: dict[bytes, bytes] = {}
-    place = 12
-    while place + 8 <= len(data) and b"data" not in found:
-        name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+class Recording:
+    """A WAV file that is read, and resampled, piece by piece: `recording[start:stop]` is float32 (samples,).
+
+    samples: how many there are at the sample rate asked for. Channels are averaged.
+
+    Raises:
+        BadInput: the file is missing, is not such a file, or is truncated; or, when a slice is read, that part of it
+            holds NaN or infinite samples.
+    """
+
+    def __init__(self, path: Path, sample_rate_hz: int) -> None:
+        self._path = Path(path)
+        try:
+            self._stream = open(self._path, "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            raise BadInput(f"{path}: no such file") from None
+        except OSError as error:
+            raise BadInput(f"{path}: {error.strerror}") from None
+        try:
+            self._read_header(sample_rate_hz)
+        except BadInput:
+            self._stream.close()
+            raise
+        divisor = math.gcd(self._rate_hz, sample_rate_hz)
+        self._up, self._down = sample_rate_hz // divisor, self._rate_hz // divisor
+        self._wanted_hz = sample_rate_hz
+        # Pieces begin where an old and a new sample meet, and see as much on either side as the filter is long.
+        self._context = 0 if self._up == self._down else _multiple(_half_width(self._up, self._down) + 1, self._down)
+        self._piece = _multiple(round(PIECE_S * self._rate_hz), self._down)
+        self.samples = -(-self._frames * self._up // self._down)
+
+    def _read_header(self, sample_rate_hz: int) -> None:
+        opening = self._stream.read(12)
+        if opening[:4] != b"RIFF" or opening[8:12] != b"WAVE":
+            advice = f"convert it with: ffmpeg -i FILE -ac 1 -ar {sample_rate_hz} clip.wav"
+            raise BadInput(f"{self._path}: not a WAV file; {advice}")
+        header, self._data_from, size = _chunks(self._stream, self._path)
+        self._kind, self._channels, self._rate_hz, self._bits = _format(header, self._path)
+        self._frame_bytes = self._channels * self._bits // 8
+        if size % self._frame_bytes:
+            raise BadInput(f"{self._path}: truncated: its audio ends within a sample")
+        self._frames = size // self._frame_bytes
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stream.close()
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """Samples [start, stop), fewer where the recording ends."""
+        start, stop = span.start, min(span.stop, self.samples)
+        if stop <= start:
+            return np.zeros(0, np.float32)
+        per_piece = self._piece // self._down * self._up
+        pieces = range(start // per_piece, -(-stop // per_piece))
+        heard = np.concatenate([self._resampled_piece(piece) for piece in pieces])
+        first = pieces[0] * per_piece
+        return heard[start - first : stop - first]
+
+    def _resampled_piece(self, piece: int) -> np.ndarray:
+        first = piece * self._piece
+        if self._up == self._down:
+            return self._frames_between(first, first + self._piece)
+        around = self._frames_between(first - self._context, first + self._piece + self._context)
+        new = resampled(around, self._rate_hz, self._wanted_hz)
+        begin = self._context // self._down * self._up
+        return new[begin : begin + self._piece // self._down * self._up]
+
+    def _frames_between(self, first: int, last: int) -> np.ndarray:
+        """float32 (last - first,) at the file's own rate, silence where there is nothing; less after the end."""
+        start, stop = max(first, 0), min(last, self._frames)
+        self._stream.seek(self._data_from + start * self._frame_bytes)
+        data = self._stream.read((stop - start) * self._frame_bytes)
+        if len(data) < (stop - start) * self._frame_bytes:
+            raise BadInput(f"{self._path}: truncated: the file became shorter while it was read")
+        mono = _decoded(data, self._kind, self._channels, self._bits)
+        if not np.isfinite(mono).all():
+            raise BadInput(f"{self._path}: holds NaN or infinite samples")
+        after = last - stop if self._context else 0
+        return np.pad(mono, (start - first, after)) if start > first or after else mono
+
+
+def _multiple(number: int, of: int) -> int:
+    """The smallest positive multiple of `of` that is at least `number`."""
+    return max(-(-number // of), 1) * of
+
+
+def _chunks(stream: BinaryIO, path: Path) -> tuple[bytes, int, int]:
+    """The contents of the chunk "fmt ", and where the chunk "data" begins and how many bytes it has."""
+    header = None
+    place, end = stream.tell(), stream.seek(0, 2)
+    while place + 8 <= end:
+        stream.seek(place)
+        head = stream.read(8)
+        name, size = head[:4], int.from_bytes(head[4:], "little")
         place += 8
         if name == b"data" and size in UNKNOWN_LENGTH:
-            size = len(data) - place
-        if place + size > len(data):
+            size = end - place
+        if place + size > end:
             raise BadInput(f"{path}: truncated: the file ends before the audio that its header promises")
-        found.setdefault(name, data[place : place + size])
+        if name == b"fmt " and header is None:
+            header = stream.read(size)
+        if name == b"data":
+            if header is None:
+                break
+            return header, place, size
         place += size + size % 2
-    if b"fmt " not in found or b"data" not in found:
-        raise BadInput(f"{path}: a WAV file without a format or without audio")
-    return found[b"fmt "], found[b"data"]
+    raise BadInput(f"{path}: a WAV file without a format or without audio")
 
 
 def _format(header: bytes, path: Path) -> tuple[int, int, int, int]:
@@ -76,11 +158,8 @@ def _format(header: bytes, path: Path) -> tuple[int, int, int, int]:
     return kind, channels, rate_hz, bits
 
 
-def _decoded(data: bytes, kind: int, channels: int, bits: int, path: Path) -> np.ndarray:
+def _decoded(data: bytes, kind: int, channels: int, bits: int) -> np.ndarray:
     """float32 (samples,), the mean over channels, full scale at 1."""
-    frame_bytes = channels * bits // 8
-    if len(data) % frame_bytes:
-        raise BadInput(f"{path}: truncated: its audio ends within a sample")
     if kind == FLOAT:
         samples = np.frombuffer(data, f"<f{bits // 8}").astype(np.float64)
     elif bits == 8:
@@ -93,6 +172,11 @@ def _decoded(data: bytes, kind: int, channels: int, bits: int, path: Path) -> np
     return samples.reshape(-1, channels).mean(axis=1).astype(np.float32)
 
 
+def _half_width(up: int, down: int) -> int:
+    """Input samples on either side that one output sample is made of."""
+    return math.ceil(ZERO_CROSSINGS / (BAND * min(1.0, up / down)))
+
+
 def resampled(waveform: np.ndarray, rate_hz: int, wanted_hz: int) -> np.ndarray:
     """`waveform` at another sample rate, float32: a Kaiser-windowed sinc, evaluated phase by phase."""
     if rate_hz == wanted_hz:
@@ -100,7 +184,7 @@ def resampled(waveform: np.ndarray, rate_hz: int, wanted_hz: int) -> np.ndarray:
     divisor = math.gcd(rate_hz, wanted_hz)
     up, down = wanted_hz // divisor, rate_hz // divisor
     cutoff = BAND * min(1.0, up / down)
-    half = math.ceil(ZERO_CROSSINGS / cutoff)
+    half = _half_width(up, down)
     padded = np.pad(waveform.astype(np.float64), (half, half + 1))
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
     out = np.zeros(-(-len(waveform) * up // down))

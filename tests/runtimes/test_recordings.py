@@ -8,7 +8,7 @@ import soundfile
 import soxr
 
 from runtimes.errors import BadInput
-from runtimes.recordings import read_recording, resampled
+from runtimes.recordings import PIECE_S, Recording, read_recording, resampled
 
 RATE_HZ = 16_000
 
@@ -82,3 +82,24 @@ def test_a_streamed_file_of_unknown_length_is_read(tmp_path):
     data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
     path.write_bytes(data)
     assert len(read_recording(path, RATE_HZ)) == len(tone())
+
+
+@pytest.mark.parametrize("rate_hz", [RATE_HZ, 8_000, 11_025, 44_100, 48_000])
+@pytest.mark.parametrize("seconds", [0.01, PIECE_S, 2.3 * PIECE_S])
+def test_pieces_are_those_of_the_whole(tmp_path, rate_hz, seconds):
+    path = tmp_path / "clip.wav"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * rate_hz)).astype(np.float32)
+    soundfile.write(path, noise, rate_hz, subtype="FLOAT")
+    whole = resampled(noise, rate_hz, RATE_HZ)
+    np.testing.assert_allclose(read_recording(path, RATE_HZ), whole, atol=1e-6)
+    with Recording(path, RATE_HZ) as recording:
+        assert recording.samples == len(whole)
+        for start, stop in ((0, 7), (5, len(whole) + 99), (len(whole) // 2, len(whole) // 2 + 31_000), (10**7, 10**8)):
+            np.testing.assert_allclose(recording[start:stop], whole[start:stop], atol=1e-6)
+
+
+def test_a_recording_of_nothing_has_no_samples(tmp_path):
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 8_000, subtype="PCM_16")
+    with Recording(tmp_path / "none.wav", RATE_HZ) as recording:
+        assert recording.samples == 0
+        assert recording[0:100].shape == (0,)
