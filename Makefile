@@ -17,6 +17,7 @@ help:  ## List what make can do
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make deploy TARGET=openvino MODEL=path-or-hub-id DATA=folder SPARSITY=0.5 [OUT=folder] [MAX_DROP=points] [RECOVERY=full]"
+	@echo "  make deploy TARGET=cpu MODEL=demo-whisper"
 	@echo "  instead of SPARSITY: SPEEDUP=1.3, LATENCY_MS=12, MACS=0.7, or MAX_DROP=0.5 alone; METHOD=reference SCHEDULE=iterative RECOVERY=lora"
 
 # The stamp carries the lock's hash, so a changed lock or pyproject.toml installs again and an interrupted install is repeated.

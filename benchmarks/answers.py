@@ -95,6 +95,7 @@ def _transcription(job: Job, progress: Progress) -> dict[str, Any]:
         transcripts = read_transcripts(store)
         part["roles"][role] = {
             "texts": [transcript.text for transcript in transcripts],
+            "languages": [transcript.language for transcript in transcripts],
             "tokens": [transcript.tokens for transcript in transcripts],
             "compression_ratios": [transcript.compression_ratio for transcript in transcripts],
             "seconds": [transcript.seconds for transcript in transcripts],

@@ -29,11 +29,11 @@ def window_tokens(artifact: Artifact) -> int | None:
 
 
 def transcribe_prompt(decoding: dict[str, Any]) -> list[int]:
-    """What a transcript without timestamps starts from, in the model's default language, or its first one."""
+    """What a transcript without timestamps starts from, in the model's default language, in English, or its first."""
     prompt = [decoding["start"]]
     if decoding["multilingual"]:
         languages = decoding["languages"]
-        prompt.append(languages[decoding["default_language"] or next(iter(languages))])
+        prompt.append(languages.get(decoding["default_language"] or "en", next(iter(languages.values()))))
         prompt.append(decoding["transcribe"])
     if decoding["no_timestamps"] is not None:
         prompt.append(decoding["no_timestamps"])

@@ -82,6 +82,7 @@ ACCURACY = {
 }
 TRANSCRIPTS_ROLE = {
     "texts": [str],
+    "languages": [OPTIONAL_TEXT],
     "tokens": [int],
     "compression_ratios": [NUMBER],
     "seconds": [NUMBER],

@@ -27,9 +27,14 @@ TRANSCRIPTS_SCHEMA = "leanear-transcripts-1"
 
 @dataclass(frozen=True)
 class Transcript:
-    """What one clip was heard to say. tokens: how many were decoded; seconds: how long that took, encoder included."""
+    """What one clip was heard to say.
+
+    language: in which, as a code; None of silence, or where the model knows but one. tokens: how many were decoded;
+    seconds: how long that took, encoder included.
+    """
 
     text: str
+    language: str | None
     tokens: int
     compression_ratio: float
     seconds: float
@@ -66,6 +71,7 @@ def transcribe_clip(
     text = "".join(segment.text for segment in segments).strip()
     return Transcript(
         text=text,
+        language=segments[0].language if segments else None,
         tokens=sum(len(segment.tokens) for segment in segments),
         compression_ratio=round(compression_ratio(text), 4),
         seconds=round(seconds, 6),

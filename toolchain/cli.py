@@ -29,15 +29,18 @@ SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("
 METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
 BASES = ("trained", "weights", "activations", "attention", "fisher")
 LABELS = ("projected", "sampled", "observed")
-ROTATED_FLAGS = ("basis", "labels", "shots")
+POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
+PRECISIONS = ("fp32", "bf16", "int8")
+ROTATED_FLAGS = ("basis", "labels", "shots", "pools")
 REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
+SPEECH_FLAGS = ("pools", "sites")  # of models with more than one kind of attention
 GOALS = ("sparsity", "macs", "latency_ms", "speedup", "max_drop")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="leanear", message="%(version)s")
 def cli() -> None:
-    """Prune the attention of an audio transformer, export it smaller, measure it, and report.
+    """Prune the attention of an audio transformer (AST, Whisper), export it smaller, measure it, and report.
 
     \b
     Example:
@@ -111,7 +114,8 @@ data_option = click.option(
     "--data",
     metavar="DATA",
     callback=_not_empty,
-    help="Folder of labelled audio: class sub-folders, or metadata.csv with file_name,label.",
+    help="Folder of audio: for a classifier class sub-folders, or metadata.csv with file_name,label; for Whisper"
+    " metadata.csv with file_name,text.",
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of every random choice."
@@ -148,7 +152,7 @@ goal_options = _options(
         callback=_finite,
         default=None,
         help="Goal where it is the only one: as small as possible while held-out calibration clips lose at most so many"
-        " points of accuracy, found by search. In a report: the accuracy gate.",
+        " points of accuracy (Whisper: gain so many of word error rate), found by search. In a report: the gate.",
     ),
 )
 recipe_options = _options(
@@ -169,6 +173,17 @@ recipe_options = _options(
         " from the model, or of the clips' own labels.  [default: projected]",
     ),
     click.option("--shots", type=click.IntRange(1, 20), help="rotated: in how many parts, scored anew.  [default: 1]"),
+    click.option(
+        "--pools",
+        type=click.Choice(POOLS),
+        help="rotated, Whisper: one budget for all attention, or the same share of each kind (encoder self-, decoder"
+        " self-, cross-attention).  [default: global]",
+    ),
+    click.option(
+        "--sites",
+        type=click.Choice(SITES),
+        help="Whisper: prune all attention, or leave cross-attention alone, as the reference does.  [default: all]",
+    ),
     click.option(
         "--compensate", is_flag=True, help="rotated: fit the output projections where that helps held-out clips."
     ),
@@ -234,13 +249,15 @@ recipe_options = _options(
 def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s: float, **flags: Any) -> None:
     """Prune MODEL, export it dense and slim, measure both on this machine, and write the report.
 
-    MODEL is a checkpoint folder, a Hub id, or demo-ast (the default), which brings its own audio.
+    MODEL is a checkpoint folder or a Hub id of an Audio Spectrogram Transformer or a Whisper, or demo-ast (the default)
+    or demo-whisper, which bring their own audio.
     Interrupted and run again, it goes on where it stopped.
 
     \b
     Examples:
       leanear deploy --target openvino
       leanear deploy --target openvino --speedup 1.3
+      leanear deploy demo-whisper --target cpu
       leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
     """
     from toolchain.pipeline import deploy as deploy_model
@@ -248,7 +265,7 @@ def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s
     deployment = deploy_model(
         model,
         data=data,
-        job=_job(target, flags),
+        job=_job(model, target, flags),
         out=out,
         max_drop=flags["max_drop"],
         budget_s=budget_s,
@@ -259,8 +276,8 @@ def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s
     _print_report(deployment.report)
 
 
-def _job(target: str, flags: dict[str, Any]) -> Any:
-    """How to prune, from the flags of one command; those of the method that was not chosen must not be there."""
+def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
+    """How to prune, from the flags of one command; those of another method or family must not be there."""
     from toolchain.distillation import Distillation
     from toolchain.goal import choose_goal
     from toolchain.pruning import PruneJob
@@ -275,7 +292,8 @@ def _job(target: str, flags: dict[str, Any]) -> Any:
         if flags[name] is not None:
             other = "rotated" if reference else "reference"
             raise BadInput(f"--{name.replace('_', '-')} belongs to --method {other}")
-    given = {name: flags[name] for name in own if flags[name] is not None}
+    _check_speech_flags(model, flags)
+    given = {name: flags[name] for name in (*own, "sites") if flags[name] is not None}
     given |= {"calibration_clips": flags["calibration_clips"], "seed": flags["seed"]}
     if reference:
         if goal.kind != "sparsity":
@@ -288,6 +306,16 @@ def _job(target: str, flags: dict[str, Any]) -> Any:
     multiples = (device.query_key_multiple, device.value_output_multiple)
     recovery = None if flags["recovery"] == "none" else Distillation(method=flags["recovery"])
     return PruneJob(goal, RotatedRecipe(multiples=multiples, **given), device, flags["compensate"], recovery)
+
+
+def _check_speech_flags(model: str, flags: dict[str, Any]) -> None:
+    """Raises BadInput where flags for several kinds of attention meet a model that has one."""
+    from toolchain.checkpoint import checkpoint_folder
+    from toolchain.tasks import CLASSIFICATION_TASK, task_of
+
+    given = [f"--{name}" for name in SPEECH_FLAGS if flags[name] is not None]
+    if given and task_of(checkpoint_folder(model)) == CLASSIFICATION_TASK:
+        raise BadInput(f"{given[0]} is for models with several kinds of attention, such as Whisper; {model} has one")
 
 
 def _command() -> list[str]:
@@ -305,14 +333,14 @@ def _print_headline(results: Results) -> None:
 
 
 def _print_report(paths: ReportPaths) -> None:
-    """Where the report is; raises GateMissed where a gate was set and the accuracy change is outside it."""
+    """Where the report is; raises GateMissed where a gate was set and the loss is outside it."""
     click.echo(f"report: {paths.html}")
     click.echo(f"        {paths.markdown}")
     if paths.gate is None:
         return
     click.echo(f"gate:   {paths.gate.verdict}: {paths.gate.sentence}")
     if paths.gate.verdict != "PASS":
-        raise GateMissed(f"accuracy gate: {paths.gate.verdict}: {paths.gate.sentence}")
+        raise GateMissed(f"gate: {paths.gate.verdict}: {paths.gate.sentence}")
 
 
 @cli.command()
@@ -348,7 +376,7 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
         raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
     with processes() as rank:
         narrator = Narrator() if rank == 0 else Narrator(silent=True)
-        result = prune_checkpoint(model, data=data, job=_job(target, flags), out=out, narrator=narrator)
+        result = prune_checkpoint(model, data=data, job=_job(model, target, flags), out=out, narrator=narrator)
     if rank != 0:
         return
     if as_json:
@@ -377,7 +405,10 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
 @data_option
 @seed_option
 def export(model: str, out: Path, form: str, data: str | None, seed: int) -> None:
-    """Export MODEL (dense or slim) to ONNX, waveform in and logits out, and prove that it computes the same.
+    """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
+
+    A classifier is one graph, from waveform to logits; a Whisper is two, encoder (front end included) and decoder, with
+    its vocabulary and all that decoding has to know.
 
     The proof runs clips of DATA (or, without it, made-up sounds) through the checkpoint and the graph.
 
@@ -405,10 +436,10 @@ def export(model: str, out: Path, form: str, data: str | None, seed: int) -> Non
 @click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
 @click.option(
     "--precision",
-    type=click.Choice(("fp32", "bf16")),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
-    help="bf16 is offered by OpenVINO alone.",
+    help="bf16 is offered by OpenVINO alone; int8 is for graphs of 8-bit products.",
 )
 @threads_option
 @click.option(
@@ -436,7 +467,9 @@ def bench(
     out: Path,
     seed: int,
 ) -> None:
-    """Measure ARTIFACT here: latency in fresh processes, memory in its own pass, accuracy if DATA is given.
+    """Measure ARTIFACT here: latency in fresh processes, memory in its own pass, accuracy or word errors of DATA.
+
+    Of speech: the stages of a window of a fixed number of tokens, memory from window to window, and transcripts.
 
     \b
     Example:
@@ -471,7 +504,7 @@ def bench(
     type=click.FloatRange(min=0.0),
     callback=_finite,
     default=None,
-    help="Accuracy gate: points that the pruned model may lose.",
+    help="Gate: points of accuracy that the pruned model may lose, or of word error rate that it may add.",
 )
 @click.option(
     "--comparison",
@@ -480,6 +513,8 @@ def bench(
 )
 def report(results: Path, out: Path | None, max_drop: float | None, comparison: Path | None) -> None:
     """Write the report of a deployment folder or a results file again.
+
+    Word errors of transcripts that a device measured are counted here, and kept in the results file.
 
     \b
     Example:
@@ -502,9 +537,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
     show_default=True,
     help="For an artifact.",
 )
-@click.option(
-    "--precision", type=click.Choice(("fp32", "bf16")), default="fp32", show_default=True, help="For an artifact."
-)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="For an artifact.")
 @threads_option
 @click.option(
     "--calibration-clips",
@@ -516,11 +549,14 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate(model_or_artifact: str, data: str | None, as_json: bool, **options: Any) -> None:
-    """Accuracy of a checkpoint (in torch) or of an artifact (on its runtime) on the evaluation clips of DATA.
+    """Accuracy, or word error rate, of a checkpoint (in torch) or an artifact (on its runtime) on clips of DATA.
+
+    Speech is decoded greedily, without fallback, and compared after Whisper's own text normaliser.
 
     \b
     Examples:
       leanear eval demo-ast --json
+      leanear eval demo-whisper
       leanear eval deployments/demo-ast/cpu/slim --data clips/ --json
     """
     from toolchain.evaluation import evaluate as evaluate_model
@@ -528,6 +564,18 @@ def evaluate(model_or_artifact: str, data: str | None, as_json: bool, **options:
     result = evaluate_model(model_or_artifact, data=data, narrator=Narrator(), **options)
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
+        return
+    if "word_error_rate" in result:
+        low, high = result["word_error_rate_interval_95"]
+        kinds = ", ".join(
+            f"{result[key]:,} {said}"
+            for key, said in (("substitutions", "replaced"), ("deletions", "left out"), ("insertions", "put in"))
+        )
+        click.echo(
+            f"word error rate {100 * result['word_error_rate']:.2f} % of {result['reference_words']:,} words in "
+            f"{result['clips']} clips (95 % interval {100 * low:.2f} to {100 * high:.2f}): {kinds}"
+        )
+        click.echo(f"metric: {result['metric']}")
         return
     low, high = result["accuracy_interval_95"]
     click.echo(
@@ -570,6 +618,84 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
         return
     for label, probability in ranked:
         click.echo(f"{100 * probability:6.2f} %  {label}")
+
+
+@cli.command()
+@click.argument("audio", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    default="demo-whisper",
+    show_default=True,
+    callback=_not_empty,
+    help="A checkpoint folder, a Hub id, or an artifact folder.",
+)
+@click.option("--language", callback=_not_empty, help="A code such as en, or auto.  [default: the model's, or auto]")
+@click.option(
+    "--task",
+    type=click.Choice(("transcribe", "translate")),
+    default="transcribe",
+    show_default=True,
+    help="Write down what is said, or translate it to English.",
+)
+@click.option("--no-timestamps", is_flag=True, help="Decode without timestamps: windows, not sentences, have times.")
+@click.option("--beams", type=click.IntRange(1, 100), default=1, show_default=True, help="1 is greedy.")
+@click.option("--best-of", type=click.IntRange(1, 100), default=5, show_default=True, help="Samples of a second try.")
+@click.option(
+    "--temperatures",
+    default="0,0.2,0.4,0.6,0.8,1",
+    show_default=True,
+    help="Tried in turn until a window is neither repetitive nor unlikely.",
+)
+@click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
+@click.option("--json", "writer", flag_value="json", help="One JSON object, with everything known of each segment.")
+@click.option("--srt", "writer", flag_value="srt", help="SubRip subtitles.")
+@click.option("--vtt", "writer", flag_value="vtt", help="WebVTT subtitles.")
+@click.option("--words", "writer", flag_value="words", help="The text alone.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
+@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@threads_option
+@seed_option
+def transcribe(
+    audio: Path,
+    model: str,
+    no_timestamps: bool,
+    condition: bool,
+    temperatures: str,
+    writer: str | None,
+    out: Path | None,
+    runtime: str,
+    precision: str,
+    threads: int,
+    **flags: Any,
+) -> None:
+    """The words of AUDIO with their times, as they are found.
+
+    AUDIO is WAV, FLAC or OGG of any length and sample rate, mono or stereo.
+
+    \b
+    Examples:
+      leanear transcribe talk.flac
+      leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
+    """
+    from runtimes.decoding import DecodeOptions
+    from toolchain.transcribing import transcribe_file, write_segments
+
+    options = DecodeOptions(
+        timestamps=not no_timestamps,
+        condition_on_previous=condition,
+        temperatures=_temperatures(temperatures),
+        **flags,
+    )
+    segments = transcribe_file(audio, model, options, runtime=runtime, precision=precision, threads=threads)
+    write_segments(segments, writer or "plain", out)
+
+
+def _temperatures(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise BadInput(f"--temperatures is {text!r}; numbers with commas between are wanted") from None
 
 
 @cli.command()

@@ -245,6 +245,23 @@ def read_examples_as_clips(
     )
 
 
+def read_examples_for(
+    task: str,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    sample_rate_hz: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Clips:
+    """The examples as clips of this task: transcribed for speech recognition, else with ids that index `labels`.
+
+    Raises:
+        BadInput: as the function for that kind of clips.
+    """
+    if column_for(task) == "text":
+        return read_examples_as_transcribed_clips(examples, sample_rate_hz, progress)
+    return read_examples_as_clips(examples, labels, sample_rate_hz, progress)
+
+
 def read_examples_as_transcribed_clips(
     examples: Sequence[Example], sample_rate_hz: int, progress: Callable[[int, int], None] | None = None
 ) -> Clips:

@@ -1,4 +1,4 @@
-"""Accuracy and labels, by a checkpoint in torch or by an artifact on its runtime."""
+"""Accuracy, labels and word error rates, by a checkpoint in torch or by an artifact on its runtime."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ from runtimes.choose import require_runtime
 from runtimes.errors import BadInput, MeasurementFailed
 from runtimes.sessions import SessionOptions
 from toolchain.audio import read_waveform
-from toolchain.checkpoint import DEMO_MODEL, checkpoint_folder, load_checkpoint
-from toolchain.dataset import read_examples_as_clips, read_splits
+from toolchain.checkpoint import DEMO_MODEL, DEMO_MODELS, checkpoint_folder, load_checkpoint
+from toolchain.dataset import (
+    SPEECH_TASK,
+    Example,
+    column_for,
+    read_examples_as_clips,
+    read_examples_as_transcribed_clips,
+    read_splits,
+)
 from toolchain.demo import demo_clips_folder
 from toolchain.narration import Narrator
+from toolchain.speech_evaluation import evaluate_clips, open_transcriber
+from toolchain.tasks import CLASSIFICATION_TASK, is_artifact, task_of
 
 EVALUATION_SCHEMA = "leanear-evaluation-1"
 BATCH_CLIPS = 16
@@ -46,8 +55,10 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str, threads:
         RuntimeUnavailable: the runtime is not installed here.
     """
     folder = Path(model_or_artifact)
-    if (folder / "manifest.json").is_file():
+    if is_artifact(folder):
         artifact = read_artifact(folder)
+        if artifact.task != CLASSIFICATION_TASK:
+            raise BadInput(f"{folder}: it writes down speech and has no labels")
         options = SessionOptions(threads=threads, precision=precision)
         session = require_runtime(runtime, options).load(artifact, options)
 
@@ -65,7 +76,9 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
 
     from toolchain.families import ast
 
-    checkpoint = load_checkpoint(folder)
+    if task_of(folder) == SPEECH_TASK:
+        raise BadInput(f"{folder}: it writes down speech and has no labels")
+    checkpoint: Any = load_checkpoint(folder)
     torch.set_num_threads(threads)
 
     def logits_of(waveforms: Sequence[np.ndarray]) -> np.ndarray:
@@ -83,16 +96,16 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
 
 
 def data_folder(model: str, data: str | None) -> Path:
-    """DATA, or the demo's own clips where there is no DATA and nothing but the demo is asked for.
+    """DATA, or a demo's own clips where there is no DATA and nothing but that demo is asked for.
 
     Raises:
         BadInput: no DATA was given for a model that brings none.
     """
     if data is not None:
         return Path(data)
-    if model == DEMO_MODEL:
-        return demo_clips_folder()
-    raise BadInput(f"--data is missing: {model} brings no audio of its own (only {DEMO_MODEL} does)")
+    if model in DEMO_MODELS:
+        return demo_clips_folder(model)
+    raise BadInput(f"--data is missing: {model} brings no audio of its own ({' and '.join(DEMO_MODELS)} do)")
 
 
 def evaluate(
@@ -107,35 +120,70 @@ def evaluate(
     seed: int,
     narrator: Narrator,
 ) -> dict[str, Any]:
-    """Accuracy and cross-entropy on the clips of DATA's `split`, with a Wilson 95 % interval; keys are stable.
+    """How well a model does on the clips of DATA's `split`; keys are stable.
+
+    A classifier's accuracy has Wilson's 95 % interval, a speech model's word error rate that of a bootstrap over clips.
 
     Raises:
         LeanearError: the model, the runtime or the data is not usable.
     """
+    asked = {"model": model_or_artifact, "precision": precision, "split": split}
+    folder = Path(model_or_artifact)
+    if task_of(folder if is_artifact(folder) else checkpoint_folder(model_or_artifact)) == SPEECH_TASK:
+        transcriber = open_transcriber(model_or_artifact, runtime, precision, threads)
+        audio = _speech_folder(model_or_artifact, data)
+        examples = _examples(audio, split, calibration_clips, seed, SPEECH_TASK)
+        with narrator.step(f"transcribing {len(examples)} clips") as report:
+            clips = read_examples_as_transcribed_clips(examples, transcriber.model.sample_rate_hz)
+            measured = evaluate_clips(transcriber, clips, report)
+        transcriber.session.close()
+        return _answer(asked, SPEECH_TASK, transcriber.kind, transcriber.runtime, audio, len(clips), measured)
     listener = open_listener(model_or_artifact, runtime, precision, threads)
-    folder = _evaluation_folder(model_or_artifact, listener, data)
-    splits = read_splits(folder, calibration_clips, seed)
-    examples = splits.evaluation if split == "evaluation" else splits.calibration
+    audio = _evaluation_folder(model_or_artifact, listener, data)
+    examples = _examples(audio, split, calibration_clips, seed, CLASSIFICATION_TASK)
     with narrator.step(f"evaluating {len(examples)} clips") as report:
         clips = read_examples_as_clips(examples, listener.labels, listener.sample_rate_hz)
         logits = _all_logits(listener, clips.waveforms, report)
     listener.close()
     right = int((logits.argmax(axis=1) == clips.label_ids).sum())
     accuracy = wilson_interval(right, len(clips))
-    return {
-        "schema": EVALUATION_SCHEMA,
-        "model": model_or_artifact,
-        "kind": listener.kind,
-        "runtime": listener.runtime,
-        "precision": precision,
-        "data": str(folder),
-        "split": split,
-        "clips": len(clips),
+    measured = {
         "correct": right,
         "accuracy": accuracy.estimate,
         "accuracy_interval_95": [accuracy.low, accuracy.high],
         "cross_entropy": float(cross_entropy_nats(logits, clips.label_ids).mean()),
     }
+    return _answer(asked, CLASSIFICATION_TASK, listener.kind, listener.runtime, audio, len(clips), measured)
+
+
+def _answer(
+    asked: dict[str, str], task: str, kind: str, runtime: str, audio: Path, clips: int, measured: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "schema": EVALUATION_SCHEMA,
+        **asked,
+        "task": task,
+        "kind": kind,
+        "runtime": runtime,
+        "data": str(audio),
+        "clips": clips,
+        **measured,
+    }
+
+
+def _examples(folder: Path, split: str, calibration_clips: int, seed: int, task: str) -> tuple[Example, ...]:
+    splits = read_splits(folder, calibration_clips, seed, column_for(task))
+    return splits.evaluation if split == "evaluation" else splits.calibration
+
+
+def _speech_folder(model_or_artifact: str, data: str | None) -> Path:
+    """DATA; without it the demo's clips, for an artifact that was made of the demo."""
+    folder = Path(model_or_artifact)
+    if data is None and is_artifact(folder):
+        source = str(read_artifact(folder).manifest["model"].get("source"))
+        if source in DEMO_MODELS:
+            return demo_clips_folder(source)
+    return data_folder(model_or_artifact, data)
 
 
 def _evaluation_folder(model_or_artifact: str, listener: Listener, data: str | None) -> Path:

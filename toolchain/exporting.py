@@ -15,7 +15,7 @@ from runtimes.errors import ParityFailed
 from runtimes.files import replaced_folder
 from toolchain.audio import read_waveform
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
-from toolchain.dataset import read_splits
+from toolchain.dataset import column_for, read_splits
 from toolchain.evaluation import data_folder
 from toolchain.families.ast import AstCheckpoint
 from toolchain.families.whisper import WhisperCheckpoint
@@ -42,7 +42,8 @@ def export_checkpoint(model: str, *, out: Path, form: str, data: str | None, see
         rate_hz = checkpoint.feature_extractor.sampling_rate
         clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
         if data is not None:
-            examples = read_splits(data_folder(model, data), GOLDEN_CLIPS, seed).calibration[:GOLDEN_CLIPS]
+            column = column_for(family_of(checkpoint).TASK)
+            examples = read_splits(data_folder(model, data), GOLDEN_CLIPS, seed, column).calibration[:GOLDEN_CLIPS]
             clips = [read_waveform(example.path, rate_hz) for example in examples]
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source)}

@@ -9,15 +9,17 @@ from pathlib import Path
 from benchmarks.analysis import analyse, medians_ms
 from benchmarks.measure import benchmark
 from benchmarks.report import ReportPaths, write_report
-from benchmarks.results import Results, read_results
+from benchmarks.results import Results
 from runtimes.artifact import read_artifact
 from runtimes.clips import write_clips
 from runtimes.errors import BadInput
 from runtimes.files import read_json
 from runtimes.sessions import SessionOptions
-from toolchain.dataset import read_examples_as_clips, read_splits
+from toolchain.dataset import column_for, read_examples_for, read_splits
 from toolchain.narration import Narrator
 from toolchain.pruning_notes import PRUNING_SCHEMA, pruning_notes
+from toolchain.speech_evaluation import count_results_word_errors
+from toolchain.tasks import read_spellings
 
 ABOUT_FILE, ABOUT_SCHEMA = "deployment.json", "leanear-deployment-1"
 CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders
@@ -39,6 +41,8 @@ def bench_artifacts(
 ) -> Results:
     """Results of `artifact`, in turn with `against` where it is given, written to `out`; accuracy only with DATA.
 
+    Of speech, transcripts with their word errors stand for the accuracy.
+
     Raises:
         LeanearError: an artifact, the data or the runtime is not usable, or a measurement failed.
     """
@@ -46,12 +50,13 @@ def bench_artifacts(
     with tempfile.TemporaryDirectory(prefix="leanear-clips-") as name:
         clips_path = None
         if data is not None:
-            splits = read_splits(Path(data), CALIBRATION_CLIPS, seed)
+            splits = read_splits(Path(data), CALIBRATION_CLIPS, seed, column_for(read.task))
             clips_path = Path(name) / "evaluation.npz"
             with narrator.step(f"reading {len(splits.evaluation)} evaluation clips"):
-                write_clips(clips_path, read_examples_as_clips(splits.evaluation, read.labels, read.sample_rate_hz))
+                clips = read_examples_for(read.task, splits.evaluation, read.labels, read.sample_rate_hz)
+                write_clips(clips_path, clips)
         with narrator.step(f"measuring on {runtime}, {precision}, {threads} threads") as report:
-            return benchmark(
+            benchmark(
                 against,
                 artifact,
                 clips_path,
@@ -62,6 +67,7 @@ def bench_artifacts(
                 command=command,
                 progress=report,
             )
+    return count_results_word_errors(out, read_spellings(artifact))
 
 
 def write_deployment_report(
@@ -69,12 +75,15 @@ def write_deployment_report(
 ) -> ReportPaths:
     """Write report.md and report.html of a results file, or of the newest one in a deployment folder.
 
+    Word errors of transcripts that came from a device are counted now, and kept in the results file.
+
     comparison: a comparison.json, whose sections the report gets too.
 
     Raises:
         BadInput: there is no results file there, or it is not one.
     """
     if not results.is_dir():
+        count_results_word_errors(results, None)
         return write_report(results, out or results.parent, max_drop=max_drop, comparison_path=comparison)
     found = sorted((results / "results").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     if not found:
@@ -89,7 +98,8 @@ def write_folder_report(
     plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
     pruning_path = folder / "checkpoint" / "pruning.json"
     pruning = read_json(pruning_path, PRUNING_SCHEMA, ("goal", "method")) if pruning_path.is_file() else None
-    notes = pruning_notes(pruning, medians_ms(analyse(read_results(results))))
+    measured = count_results_word_errors(results, read_spellings(folder))
+    notes = pruning_notes(pruning, medians_ms(analyse(measured)))
     about = read_json(about_path, ABOUT_SCHEMA, ("title", "provenance")) if about_path.is_file() else {}
     return write_report(
         results,

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import benchmark
 from benchmarks.report import ReportPaths
@@ -17,13 +17,15 @@ from runtimes.clips import read_clips, write_clips
 from runtimes.files import sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions
 from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
-from toolchain.dataset import Example, Splits, read_examples_as_clips, read_splits
+from toolchain.dataset import SPEECH_TASK, Example, Splits, column_for, read_examples_for, read_splits
 from toolchain.evaluation import data_folder
 from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, write_folder_report
 from toolchain.narration import Narrator
 from toolchain.outputs import check_deployment_folder, only_here
+from toolchain.speech_evaluation import count_results_word_errors
 from toolchain.stages import run_stage
 from toolchain.target import Target
+from toolchain.tasks import read_spellings, task_of
 
 if TYPE_CHECKING:
     from toolchain.pruning import PruneJob
@@ -55,8 +57,8 @@ def deploy(
     """Prune `model`, export it dense and slim for the job's target, prove and measure both here, and write the report.
 
     model: MODEL as in `checkpoint_folder`; data: DATA, by default the demo's own clips; job: how it is pruned, and for
-    which target; out: the deployment folder; max_drop: accuracy points that may be lost; budget_s: seconds for latency
-    samples.
+    which target; out: the deployment folder; max_drop: points of accuracy that may be lost, or of the word error rate
+    that may be added; budget_s: seconds for latency samples.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
@@ -65,7 +67,10 @@ def deploy(
     device = job.target
     source = checkpoint_folder(model)
     audio = data_folder(model, data)
-    splits = read_splits(audio, job.calibration_clips, job.recipe.seed)
+    task = task_of(source)
+    if task == SPEECH_TASK and job.goal.needs_latency:
+        _refuse_latency(job)
+    splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task))
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio])
     require_runtime(device.runtime, SessionOptions(threads=device.threads, precision=device.precision))
@@ -73,12 +78,12 @@ def deploy(
     narrator.say(f"{checkpoint_name(model)} for {device.name} ({device.description}), in {folder}")
     with only_here(folder, OWN_NAMES):
         ran = [
-            _clips_stage(folder, source, splits, narrator),
+            _clips_stage(folder, source, splits, task, narrator),
             _prune_stage(folder, source, job, narrator),
             _artifact_stage(folder, "dense", source, model, device, narrator),
             _artifact_stage(folder, "slim", folder / "checkpoint", model, device, narrator),
         ]
-        results, measured = _bench_stage(folder, device, budget_s, command, narrator)
+        results, measured = _bench_stage(folder, source, device, budget_s, command, narrator)
         if not (any(ran) or measured):
             narrator.say("  nothing to do: every stage was done before, from the same inputs")
         used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
@@ -97,8 +102,15 @@ def deploy(
     return Deployment(folder, results, report)
 
 
-def _clips_stage(folder: Path, source: Path, splits: Splits, narrator: Narrator) -> bool:
-    """clips/calibration.npz and clips/evaluation.npz: mono, at the model's rate, with label ids of the model."""
+def _refuse_latency(job: PruneJob) -> None:
+    from toolchain.families import whisper
+    from toolchain.pruning import check_goal
+
+    check_goal(whisper, job.goal)
+
+
+def _clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator: Narrator) -> bool:
+    """clips/calibration.npz and clips/evaluation.npz: mono, at the model's rate, with its label ids or with texts."""
     files = [folder / "clips" / "calibration.npz", folder / "clips" / "evaluation.npz"]
     made_from = {
         "leanear": VERSION,
@@ -113,10 +125,10 @@ def _clips_stage(folder: Path, source: Path, splits: Splits, narrator: Narrator)
         with narrator.step(
             f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips"
         ) as report:
-            labels, rate_hz = _labels_and_rate(source)
+            labels, rate_hz = _labels_and_rate(source, task)
             for file, examples in zip(files, (splits.calibration, splits.evaluation), strict=True):
-                clips = read_examples_as_clips(
-                    examples, labels, rate_hz, lambda done, total: report(f"{done} of {total}", done / total)
+                clips = read_examples_for(
+                    task, examples, labels, rate_hz, lambda done, total: report(f"{done} of {total}", done / total)
                 )
                 write_clips(file, clips)
 
@@ -164,13 +176,13 @@ def _artifact_stage(folder: Path, role: str, source: Path, model: str, device: T
 
 
 def _bench_stage(
-    folder: Path, device: Target, budget_s: float, command: Sequence[str], narrator: Narrator
+    folder: Path, source: Path, device: Target, budget_s: float, command: Sequence[str], narrator: Narrator
 ) -> tuple[Results, bool]:
     """The results of dense and slim on this machine, and whether they had to be measured now."""
     out = folder / "results" / f"{device.runtime}-{device.precision}.json"
     before = sha256_file(out) if out.is_file() else None
     with narrator.step(f"measuring on {device.runtime}, {device.precision}, {device.threads} threads") as report:
-        results = benchmark(
+        benchmark(
             folder / "dense",
             folder / "slim",
             folder / "clips" / "evaluation.npz",
@@ -181,18 +193,19 @@ def _bench_stage(
             command=command,
             progress=report,
         )
+    results = count_results_word_errors(out, read_spellings(source))
     return results, sha256_file(out) != before
 
 
-def _labels_and_rate(source: Path) -> tuple[tuple[str, ...], int]:
-    checkpoint = load_checkpoint(source)
-    return checkpoint.labels, checkpoint.feature_extractor.sampling_rate
+def _labels_and_rate(source: Path, task: str) -> tuple[tuple[str, ...], int]:
+    checkpoint: Any = load_checkpoint(source)
+    return () if task == SPEECH_TASK else checkpoint.labels, checkpoint.feature_extractor.sampling_rate
 
 
 def _examples_identity(examples: Sequence[Example]) -> str:
-    """Hash of what files these are, by name, label, size and time of change: their contents may be gigabytes."""
+    """Hash of what files these are, by name, label or text, size and time of change: they may be gigabytes."""
     facts = [(example.path.stat(), example) for example in examples]
-    return sha256_json([[str(e.path.resolve()), e.label, stat.st_size, stat.st_mtime_ns] for stat, e in facts])
+    return sha256_json([[str(e.path.resolve()), e.label, e.text, stat.st_size, stat.st_mtime_ns] for stat, e in facts])
 
 
 def _sha256_if_there(path: Path) -> str | None:

@@ -99,6 +99,7 @@ def test_transcripts_are_what_was_said(speech_results, speech_clips_path):
         assert answers["texts"][3] == "the cat down"
         assert answers["texts"][-1] == "", "silence"
         assert answers["tokens"][:3] == [3, 2, 4]
+        assert answers["languages"] == ["en"] * 12 + [None]
         assert all(seconds > 0 for seconds in answers["seconds"])
     assert accuracy["decoding"]["temperatures"] == [0.0]
     assert accuracy["decoding"]["timestamps"] is False
@@ -120,7 +121,7 @@ def test_the_identity_and_the_cache_are_recorded(speech_results, dense_speech):
 
 def test_transcribing_goes_on_from_the_clips_that_were_done(slim_speech, speech_clips_path, tmp_path):
     store = tmp_path / "transcripts.json"
-    row = {"text": "kept", "tokens": 1, "compression_ratio": 0.5, "seconds": 1.0}
+    row = {"text": "kept", "language": None, "tokens": 1, "compression_ratio": 0.5, "seconds": 1.0}
     write_json(store, {"schema": "leanear-transcripts-1", "rows": [row] * 2})
     request = {
         "artifact": str(slim_speech),

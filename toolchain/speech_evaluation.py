@@ -1,0 +1,139 @@
+"""Word error rates by a checkpoint in torch or an artifact on its runtime, through the device's own decoding."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Results, read_results, write_results
+from benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO
+from benchmarks.summary import word_error_rate
+from benchmarks.transcripts import Transcript, evaluation_options, transcribe_clip
+from runtimes.artifact import read_artifact
+from runtimes.choose import require_runtime
+from runtimes.clips import Clips
+from runtimes.errors import BadInput
+from runtimes.long_audio import SpeechModel, read_speech_model
+from runtimes.sessions import SessionOptions, SpeechSession
+from toolchain.checkpoint import checkpoint_folder, load_checkpoint
+from toolchain.narration import Report
+from toolchain.tasks import is_artifact, read_spellings
+from toolchain.word_errors import choose_normaliser, count_word_errors
+
+
+@dataclass(frozen=True)
+class Transcriber:
+    """Something that writes down speech. spellings: for Whisper's normaliser, or None where the model brings none."""
+
+    kind: str
+    runtime: str
+    session: SpeechSession
+    model: SpeechModel
+    spellings: dict[str, str] | None
+
+
+def open_transcriber(model_or_artifact: str, runtime: str, precision: str, threads: int) -> Transcriber:
+    """A transcriber for a speech artifact, on `runtime`, or for a checkpoint, in torch.
+
+    Raises:
+        BadInput: it is neither.
+        RuntimeUnavailable: the runtime is not installed here.
+    """
+    folder = Path(model_or_artifact)
+    if is_artifact(folder):
+        artifact = read_artifact(folder)
+        options = SessionOptions(threads=threads, precision=precision)
+        session = require_runtime(runtime, options).load(artifact, options)
+        return Transcriber("artifact", runtime, session, read_speech_model(artifact), read_spellings(folder))
+    if precision != "fp32":
+        raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
+    import torch
+
+    from toolchain.torch_speech import TorchSpeechSession, speech_model
+
+    folder = checkpoint_folder(model_or_artifact)
+    checkpoint: Any = load_checkpoint(folder)
+    torch.set_num_threads(threads)
+    return Transcriber(
+        "checkpoint", "torch", TorchSpeechSession(checkpoint), speech_model(checkpoint), read_spellings(folder)
+    )
+
+
+def evaluate_clips(transcriber: Transcriber, clips: Clips, report: Report) -> dict[str, Any]:
+    """The word error rate on transcribed clips with its bootstrap interval, and what it was counted from; stable keys.
+
+    Raises:
+        BadInput: the clips have no transcripts, or no word in them.
+    """
+    if clips.texts is None:
+        raise BadInput("the clips have labels and no transcripts")
+    longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
+    options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
+    transcripts: list[Transcript] = []
+    for waveform in clips.waveforms:
+        transcripts.append(transcribe_clip(transcriber.session, transcriber.model, waveform, options))
+        report(f"{len(transcripts)} of {len(clips)}", len(transcripts) / len(clips))
+    language = spoken_language(_default_language(transcriber.model), [each.language for each in transcripts])
+    normaliser = choose_normaliser(language, transcriber.spellings)
+    counted = count_word_errors(clips.texts, [each.text for each in transcripts], normaliser)
+    rate = word_error_rate(counted.errors, counted.reference_words)
+    return {
+        "word_error_rate": rate.estimate,
+        "word_error_rate_interval_95": [rate.low, rate.high],
+        "metric": counted.metric,
+        "reference_words": sum(counted.reference_words),
+        "substitutions": sum(counted.substitutions),
+        "deletions": sum(counted.deletions),
+        "insertions": sum(counted.insertions),
+        "loops": sum(each.compression_ratio > LOOP_COMPRESSION_RATIO for each in transcripts),
+        "audio_s": sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz,
+    }
+
+
+def spoken_language(default: str | None, heard: Sequence[str | None]) -> str | None:
+    """The language whose normaliser is meant: the model's own, or the one that it heard in most clips."""
+    if default is not None:
+        return default
+    counted = Counter(code for code in heard if code is not None)
+    return counted.most_common(1)[0][0] if counted else None
+
+
+def _default_language(model: SpeechModel) -> str | None:
+    return model.tokens.default_language if model.tokens.multilingual else "en"
+
+
+def count_results_word_errors(path: Path, spellings: dict[str, str] | None) -> Results:
+    """The results in `path`, with word errors added to the file where it has transcripts and no word errors yet.
+
+    Raises:
+        BadInput: it is no results file, or no reference has a word in it.
+    """
+    results = read_results(path)
+    accuracy = results.document["accuracy"]
+    if not results.is_speech or accuracy["status"] != "ok" or accuracy["word_errors"] is not None:
+        return results
+    decoding = results.document["artifacts"]["slim"]["decoding"]
+    default = decoding["default_language"] if decoding["multilingual"] else "en"
+    heard = [language for answers in accuracy["roles"].values() for language in answers["languages"]]
+    normaliser = choose_normaliser(spoken_language(default, heard), spellings)
+    counted = {
+        role: count_word_errors(accuracy["references"], answers["texts"], normaliser)
+        for role, answers in accuracy["roles"].items()
+    }
+    first = next(iter(counted.values()))
+    accuracy["word_errors"] = {
+        "metric": first.metric,
+        "reference_words": list(first.reference_words),
+        "roles": {
+            role: {
+                "substitutions": list(errors.substitutions),
+                "deletions": list(errors.deletions),
+                "insertions": list(errors.insertions),
+            }
+            for role, errors in counted.items()
+        },
+    }
+    return write_results(path, results.document)

@@ -1,0 +1,66 @@
+"""What a model is for, told by its settings alone: nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from runtimes.artifact import read_artifact
+from runtimes.errors import BadInput
+from toolchain.dataset import SPEECH_TASK
+
+CLASSIFICATION_TASK = "audio-classification"
+SPEECH_MODEL_TYPES = ("whisper", "slim-whisper")
+SPELLINGS_FILE = "normalizer.json"
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether the folder is an artifact, not a checkpoint."""
+    return (folder / "manifest.json").is_file()
+
+
+def task_of(folder: Path) -> str:
+    """The task of the artifact or the checkpoint in `folder`; that of a model that leanear does not know is a guess.
+
+    Raises:
+        BadInput: the artifact is damaged, or config.json is not readable.
+    """
+    if is_artifact(folder):
+        return read_artifact(folder).task
+    model_type = _read_json(folder / "config.json").get("model_type")
+    return SPEECH_TASK if model_type in SPEECH_MODEL_TYPES else CLASSIFICATION_TASK
+
+
+def read_spellings(folder: Path) -> dict[str, str] | None:
+    """The British spellings that Whisper's normaliser is to see as American ones, or None where there are none.
+
+    folder: a checkpoint, a deployment, or an artifact of a deployment, whose checkpoint is then beside it.
+
+    Raises:
+        BadInput: the file is there, but holds no spellings.
+    """
+    for path in (folder / SPELLINGS_FILE, folder / "checkpoint" / SPELLINGS_FILE):
+        if path.is_file():
+            return _spellings(path)
+    beside = folder.parent / "checkpoint" / SPELLINGS_FILE
+    return _spellings(beside) if is_artifact(folder) and beside.is_file() else None
+
+
+def _spellings(path: Path) -> dict[str, str]:
+    spellings = _read_json(path)
+    if not all(isinstance(word, str) for word in spellings.values()):
+        raise BadInput(f"{path}: not a map of spellings")
+    return spellings
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: not an object")
+    return value
