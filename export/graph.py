@@ -25,16 +25,21 @@ _LENGTH_DELIMITED = 2
 _MODEL_GRAPH_FIELD = onnx.ModelProto.GRAPH_FIELD_NUMBER
 _GRAPH_INITIALIZER_FIELD = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
 _TENSOR_RAW_DATA_FIELD = onnx.TensorProto.RAW_DATA_FIELD_NUMBER
+_EXTERNAL = onnx.TensorProto.EXTERNAL
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor of the graph that is computed only when it is written: `make()` gives `shape` of `dtype`."""
+    """A tensor of the graph that is computed only when it is written: `make()` gives `shape` of `dtype`.
+
+    file: of data beside the graph's file, which then has the tensor's bytes and nothing else.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     make: Callable[[], np.ndarray]
+    file: str | None = None
 
     @property
     def data_bytes(self) -> int:
@@ -43,21 +48,27 @@ class Weight:
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """What was written: its form, the opset of its plain operators, how many nodes it has, what its products are of."""
+    """What was written: its form, the opset of its plain operators, how many nodes it has, what its products are of.
+
+    data: the name of the file beside it that has weights too.
+    """
 
     path: Path
     form: str
     opset: int
     nodes: int
     precision: str = "fp32"
+    data: str | None = None
 
 
 def graph_facts(exported: ExportedGraph, path: Path) -> dict[str, Any]:
-    """What a manifest says of a graph, which is in the file `path` now."""
+    """What a manifest says of a graph, which is in the file `path` now; its bytes are those of all its files."""
+    data = None if exported.data is None else path.parent / exported.data
     return {
         "file": path.name,
         "sha256": sha256_file(path),
-        "bytes": path.stat().st_size,
+        "bytes": path.stat().st_size + (0 if data is None else data.stat().st_size),
+        "data": None if data is None else {"file": data.name, "sha256": sha256_file(data)},
         "form": exported.form,
         "opset": exported.opset,
         "nodes": exported.nodes,
@@ -110,15 +121,29 @@ class Graph:
 
     def weight(self, name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> str:
         """Add a float32 tensor that `make` computes when the file is written."""
-        if name in self.weights:
-            raise ValueError(f"weight {name!r} was added twice")
-        self.weights[name] = Weight(name, shape, np.dtype(np.float32), make)
-        return name
+        return self._add_weight(Weight(name, shape, np.dtype(np.float32), make))
+
+    def shared_weight(
+        self, names: list[str], file: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]
+    ) -> None:
+        """Add the same tensor under several names, stored once in `file`, a plain name beside the graph's file.
+
+        So a runtime may give up the tensor's memory where it keeps another arrangement of it, and leave it on the disk
+        where it reads a few rows.
+        """
+        for name in names:
+            self._add_weight(Weight(name, shape, np.dtype(np.float32), make, file))
+
+    def _add_weight(self, weight: Weight) -> str:
+        if weight.name in self.weights:
+            raise ValueError(f"weight {weight.name!r} was added twice")
+        self.weights[weight.name] = weight
+        return weight.name
 
     def write(
         self, path: Path, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], name: str
     ) -> None:
-        """Write the graph to `path` as one ONNX file; the same graph gives the same bytes.
+        """Write the graph as the ONNX file `path`, and shared weights beside it; the same graph gives the same bytes.
 
         The encoding is what protobuf would write, with each tensor's length known in advance from its shape. So a
         weight is computed, written and dropped before the next one is.
@@ -134,7 +159,7 @@ class Graph:
         body = skeleton.SerializeToString(deterministic=True)
         prefixes = [_tensor_prefix(weight) for weight in self.weights.values()]
         graph_bytes = len(body) + sum(
-            len(prefix) + weight.data_bytes for prefix, weight in zip(prefixes, self.weights.values(), strict=True)
+            len(prefix) + _bytes_inside(weight) for prefix, weight in zip(prefixes, self.weights.values(), strict=True)
         )
         if len(head) + graph_bytes + 16 > LARGEST_FILE_BYTES:
             raise BadInput(f"{path}: the graph needs {graph_bytes} bytes; a single ONNX file holds less than 2 GiB")
@@ -144,6 +169,10 @@ class Graph:
             stream.write(body)
             for prefix, weight in zip(prefixes, self.weights.values(), strict=True):
                 stream.write(prefix)
+                if weight.file is None:
+                    _write_data(stream, weight)
+        for file, weight in {weight.file: weight for weight in self.weights.values() if weight.file}.items():
+            with open(path.parent / file, "wb") as stream:
                 _write_data(stream, weight)
 
 
@@ -156,9 +185,19 @@ def _write_data(stream: BinaryIO, weight: Weight) -> None:
     stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
+def _bytes_inside(weight: Weight) -> int:
+    return weight.data_bytes if weight.file is None else 0
+
+
 def _tensor_prefix(weight: Weight) -> bytes:
     """All of an initializer's encoding that comes before its data, the length of the whole included."""
     tensor = onnx.TensorProto(dims=weight.shape, data_type=_ELEMENT_TYPES[weight.dtype], name=weight.name)
+    if weight.file is not None:
+        tensor.data_location = _EXTERNAL
+        for key, value in (("location", weight.file), ("offset", "0"), ("length", str(weight.data_bytes))):
+            tensor.external_data.add(key=key, value=value)
+        outside = tensor.SerializeToString(deterministic=True)
+        return _field(_GRAPH_INITIALIZER_FIELD, len(outside)) + outside
     header = tensor.SerializeToString(deterministic=True) + _field(_TENSOR_RAW_DATA_FIELD, weight.data_bytes)
     return _field(_GRAPH_INITIALIZER_FIELD, len(header) + weight.data_bytes) + header
 

@@ -21,6 +21,7 @@ from export.layers import add_layernorm, array
 from export.whisper_encoder import add_mlp, cache_group
 
 Shape = list[int | str]
+EMBEDDING_FILE = "embedding.bin"  # beside the graph
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,13 @@ def add_decoder(graph: Graph, model: Any, form: str) -> tuple[list[Tensor], list
             Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
         ]
     _add_logits(graph, hidden, model, step)
+    _add_tables(graph, model)
     return inputs, outputs
 
 
 def _add_embeddings(graph: Graph, decoder: Any, config: Any) -> str:
     """Tokens and their positions: (R N, D)."""
-    table = graph.weight(
-        "decoder.embedding", (config.vocab_size, config.d_model), lambda: array(decoder.embed_tokens.weight)
-    )
-    embedded = graph.node("Gather", [table, "tokens"], "decoder.embedded", axis=0)
+    embedded = graph.node("Gather", ["decoder.embedding", "tokens"], "decoder.embedded", axis=0)
     places = graph.weight(
         "decoder.positions",
         (config.max_target_positions, config.d_model),
@@ -209,9 +208,15 @@ def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step) -> None:
     last = graph.constant("decoder.last.index", np.array(-1, dtype=np.int64))
     final = graph.node("Gather", [rows, last], "decoder.last", axis=1)
     normed = add_layernorm(graph, final, decoder.layer_norm, "decoder.layer_norm")
-    table = "decoder.embedding"
-    if model.proj_out.weight is not decoder.embed_tokens.weight:
-        table = graph.weight(
-            "decoder.output.weight", (config.vocab_size, config.d_model), lambda: array(model.proj_out.weight)
-        )
-    graph.node("Gemm", [normed, table], "logits", transB=1)
+    graph.node("Gemm", [normed, "decoder.output.weight"], "logits", transB=1)
+
+
+def _add_tables(graph: Graph, model: Any) -> None:
+    """The embedding, whose rows are looked up, and the output matrix, which mostly is the same one."""
+    embedding, output = model.model.decoder.embed_tokens.weight, model.proj_out.weight
+    names, shape = ["decoder.embedding", "decoder.output.weight"], tuple(embedding.shape)
+    if output is embedding:
+        graph.shared_weight(names, EMBEDDING_FILE, shape, lambda: array(embedding))
+    else:
+        graph.shared_weight(names[:1], EMBEDDING_FILE, shape, lambda: array(embedding))
+        graph.weight(names[1], shape, lambda: array(output))

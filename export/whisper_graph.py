@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from export.attention import read_widths
 from export.graph import FORMS, OPSET, ExportedGraph, Graph
 from export.log_mel import LogMel, read_log_mel
-from export.whisper_decoder import Tensor, add_decoder
+from export.whisper_decoder import EMBEDDING_FILE, Tensor, add_decoder
 from export.whisper_encoder import add_encoder, cache_group
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file
@@ -31,6 +31,8 @@ def export_whisper(
     model: Any, feature_extractor: Any, encoder_out: Path, decoder_out: Path, form: str = "portable"
 ) -> ExportedWhisper:
     """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
+
+    Beside the decoder comes `EMBEDDING_FILE`, which is both looked up and multiplied with.
 
     The encoder takes "waveform", float32 (1, samples) of any length, filled up or cut to the model's window; inputs and
     outputs of the decoder are those of `export.whisper_decoder.add_decoder`. Form "portable" has plain ONNX operators
@@ -55,7 +57,7 @@ def export_whisper(
         decoder.write(part, [_value_info(i) for i in inputs], [_value_info(o) for o in outputs], "whisper_decoder")
     return ExportedWhisper(
         ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes)),
-        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes)),
+        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), data=EMBEDDING_FILE),
     )
 
 

@@ -16,8 +16,17 @@ MANIFEST_SCHEMA = "leanear-artifact-2"
 REQUIRED_KEYS = ("family", "task", "model", "graphs", "input", "output", "golden", "parity", "made_from")
 FAMILY_ROLES = {"ast": ("classifier",), "whisper": ("encoder", "decoder")}
 FAMILY_KEYS = {"ast": ("labels",), "whisper": ("vocabulary", "decoding", "cache")}
-GRAPH_KEYS = {"file": str, "sha256": str, "bytes": int, "form": str, "opset": int, "nodes": int, "precision": str}
-OPTIONAL_INT, OPTIONAL_TEXT = (int, type(None)), (str, type(None))
+OPTIONAL_INT, OPTIONAL_TEXT, OPTIONAL_DICT = (int, type(None)), (str, type(None)), (dict, type(None))
+GRAPH_KEYS = {
+    "file": str,
+    "sha256": str,
+    "bytes": int,
+    "data": OPTIONAL_DICT,
+    "form": str,
+    "opset": int,
+    "nodes": int,
+    "precision": str,
+}
 DECODING_KEYS = {
     "start": int,
     "end": int,
@@ -45,9 +54,9 @@ CACHE_TENSORS = ("self_key", "self_value", "cross_key", "cross_value")
 class Artifact:
     """A verified artifact folder.
 
-    manifest: the whole of `manifest.json`; graphs: path of each ONNX file by its role (weights are inside);
-    labels: one name per logit of a classifier, nothing of another family; sample_rate_hz: what the graphs expect of
-    their waveform.
+    manifest: the whole of `manifest.json`; graphs: path of each ONNX file by its role (weights are inside, or in a file
+    of data beside it that it names itself); labels: one name per logit of a classifier, nothing of another family;
+    sample_rate_hz: what the graphs expect of their waveform.
     """
 
     folder: Path
@@ -69,12 +78,13 @@ class Artifact:
     @property
     def identity(self) -> str:
         """A sha256 over those of all graphs, by which results name what they measured."""
-        return sha256_json({role: graph["sha256"] for role, graph in self.manifest["graphs"].items()})
+        graphs = self.manifest["graphs"]
+        return sha256_json({role: [graph["sha256"], graph["data"]] for role, graph in graphs.items()})
 
     @property
     def graph_bytes(self) -> int:
-        """Bytes of all graph files."""
-        return sum(path.stat().st_size for path in self.graphs.values())
+        """Bytes of all graphs' files."""
+        return sum(int(graph["bytes"]) for graph in self.manifest["graphs"].values())
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,8 @@ def _named_files(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
     """What names a file of the folder, with the key that it is under."""
     for role, graph in manifest["graphs"].items():
         yield f"graphs.{role}", graph
+        if graph["data"] is not None:
+            yield f"graphs.{role}.data", graph["data"]
     for part in ("golden", "vocabulary"):
         if part in manifest:
             yield part, manifest[part]

@@ -36,6 +36,16 @@ def _change_weight(artifact: Artifact, role: str, name: str, change) -> None:
     _change_manifest(artifact.folder, lambda manifest: manifest["graphs"][role].update(sha256=sha256_file(path)))
 
 
+def test_a_damaged_embedding_is_named(artifact: Artifact) -> None:
+    embedding = np.fromfile(artifact.folder / "embedding.bin", np.float32)
+    embedding[5] += 1
+    embedding.tofile(artifact.folder / "embedding.bin")
+    with pytest.raises(
+        BadInput, match=r"embedding.bin: sha256 differs from manifest.json's graphs.decoder.data.sha256"
+    ):
+        read_artifact(artifact.folder)
+
+
 def _change_manifest(folder: Path, change) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
@@ -44,7 +54,7 @@ def _change_manifest(folder: Path, change) -> None:
 
 def test_artifact_reads_back_and_says_what_the_model_is(artifact: Artifact) -> None:
     model, manifest = small_whisper("ragged"), artifact.manifest
-    names = ["decoder.onnx", "encoder.onnx", "golden.npz", "manifest.json", "vocabulary.json"]
+    names = ["decoder.onnx", "embedding.bin", "encoder.onnx", "golden.npz", "manifest.json", "vocabulary.json"]
     assert sorted(path.name for path in artifact.folder.iterdir()) == names
     assert (artifact.family, artifact.task, artifact.labels) == ("whisper", "automatic-speech-recognition", ())
     assert "labels" not in manifest
@@ -58,7 +68,7 @@ def test_artifact_reads_back_and_says_what_the_model_is(artifact: Artifact) -> N
     vocabulary = json.loads((artifact.folder / "vocabulary.json").read_text())
     assert vocabulary["tokens"][vocabulary["special_from"]] == "<|endoftext|>"
     assert len(vocabulary["tokens"]) == model.config.vocab_size
-    assert artifact.graph_bytes == sum(graph["bytes"] for graph in manifest["graphs"].values())
+    assert artifact.graph_bytes == sum((artifact.folder / name).stat().st_size for name in names[:3])
 
 
 def test_golden_logits_are_those_of_the_model_step_by_step(artifact: Artifact) -> None:
@@ -194,6 +204,8 @@ def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
         ("vocabulary.file", "../x.json", "vocabulary.file is not the plain name"),
         ("graphs.encoder", None, "graphs.encoder is not an object"),
         ("graphs.decoder.precision", 8, "graphs.decoder.precision is 8"),
+        ("graphs.decoder.data", "x", "graphs.decoder.data is 'x'"),
+        ("graphs.decoder.data", {}, "graphs.decoder.data.file is not the plain name"),
         ("output.shape", [1, "x"], "output.shape"),
         ("decoding.start", 10**6, "decoding.start is 1000000, not one of the 387 tokens"),
         ("decoding.suppress", [5, -1], r"decoding.suppress\[1\] is -1"),

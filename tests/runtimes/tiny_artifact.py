@@ -106,6 +106,7 @@ def write_manifest(
                 "opset": 20,
                 "nodes": 4,
                 "precision": "fp32",
+                "data": None,
             }
         },
         "input": {
