@@ -138,8 +138,10 @@ def _load_tokenizer(folder: Path) -> WhisperTokenizer:
         raise BadInput(f"{path}: no such file; the tokenizer's vocabulary is needed")
     try:
         return WhisperTokenizer.from_pretrained(folder, local_files_only=True)
-    # the Rust code behind it raises bare Exceptions, so what goes wrong cannot be named more closely
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
+        # the Rust code behind it raises bare Exceptions, so that these cannot be named more closely
+        if type(error) is not Exception and not isinstance(error, UNUSABLE_SETTINGS):
+            raise
         raise BadInput(f"{path}: not a Whisper tokenizer's ({first_line(error)})") from None
 
 
