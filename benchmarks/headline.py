@@ -39,7 +39,7 @@ def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str,
     dense, slim = (f"{rates[role].estimate:.2%}" if role in rates else transcribed for role in ("dense", "slim"))
     return (
         comparison_row("parameters", model_numbers(analysis, "parameters"), count),
-        comparison_row("MACs per inference", model_numbers(analysis, "macs"), count),
+        comparison_row(macs_name(analysis), model_numbers(analysis, "macs"), count),
         comparison_row("graph files", graph_bytes(analysis), megabytes),
         comparison_row("cache of keys and values", cache_bytes(analysis.results)["all"], kilobytes),
         comparison_row(f"window, {tokens} tokens", medians_ms(analysis), milliseconds),
@@ -49,6 +49,12 @@ def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str,
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
         ("word error rate", dense, slim, f"{signed(change.change.estimate)} points" if change else "-"),
     )
+
+
+def macs_name(analysis: Analysis) -> str:
+    """What MACs are counted of: an inference, or a window of speech and so many tokens."""
+    tokens = model_numbers(analysis, "macs_tokens")["slim"]
+    return "MACs per inference" if tokens is None else f"MACs, {tokens:g} tokens"
 
 
 def comparison_row(

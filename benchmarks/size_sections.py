@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.analysis import Analysis, graph_bytes, growth_bytes, memory_bytes, model_numbers, quotient, run_bytes
 from benchmarks.blocks import comparison_table, unmeasured
-from benchmarks.headline import comparison_row
+from benchmarks.headline import comparison_row, macs_name
 from benchmarks.page import Block, Paragraph, Section, Table
 from benchmarks.pictures import WidthCell, picture_ratios, picture_stacks, picture_widths
 from benchmarks.speech_analysis import cache_bytes
@@ -19,7 +19,12 @@ KIND_NAMES = {
     "attention": "attention scores and sums",
     "mlp": "feed-forward",
     "head": "classifier",
+    "convolutions": "convolutions",
+    "encoder": "encoder layers",
+    "cross_keys_values": "keys and values for the decoder",
+    "decoder": "decoder layers",
 }
+SPEECH_KIND_NAMES = {**KIND_NAMES, "head": "token scores"}
 KIND_TITLES = {
     "encoder": "encoder self-attention",
     "decoder": "decoder self-attention",
@@ -93,16 +98,16 @@ def size_section(analysis: Analysis) -> Section:
     rows = [
         comparison_row("parameters", model_numbers(analysis, "parameters"), count),
         comparison_row("of them in attention", model_numbers(analysis, "attention_parameters"), count),
-        comparison_row("MACs per inference", model_numbers(analysis, "macs"), count),
+        comparison_row(macs_name(analysis), model_numbers(analysis, "macs"), count),
         comparison_row("weights as trained", model_numbers(analysis, "checkpoint_bytes"), megabytes),
-        comparison_row("graph file", graph_bytes(analysis), megabytes),
+        comparison_row("graph file" if analysis.speech is None else "graph files", graph_bytes(analysis), megabytes),
     ]
     blocks: list[Block] = [comparison_table(analysis, "Size and multiply-accumulates (MACs)", rows)]
     if analysis.paired:
         blocks.extend(_promise(analysis))
     stacks = _mac_stacks(analysis)
     if stacks:
-        blocks.append(picture_stacks(stacks, "M", MEGA, "MACs per inference"))
+        blocks.append(picture_stacks(stacks, "M", MEGA, macs_name(analysis)))
     return Section("Size and arithmetic", tuple(blocks))
 
 
@@ -134,7 +139,8 @@ def _mac_stacks(analysis: Analysis) -> list[tuple[str, list[tuple[str, float]]]]
         kinds = analysis.document["artifacts"][role]["model"].get("macs_by_kind")
         if not isinstance(kinds, dict) or not kinds:
             return []
-        amounts = [(str(KIND_NAMES.get(kind, kind)), float(macs)) for kind, macs in kinds.items()]
+        names = KIND_NAMES if analysis.speech is None else SPEECH_KIND_NAMES
+        amounts = [(str(names.get(kind, kind)), float(macs)) for kind, macs in kinds.items()]
         stacks.append((analysis.name(role), amounts))
     same = all([kind for kind, _ in stack] == [kind for kind, _ in stacks[0][1]] for _, stack in stacks)
     return stacks if same else []
@@ -158,6 +164,8 @@ def memory_section(analysis: Analysis) -> Section:
     rows.append(comparison_row("+ last inference", run_bytes(analysis, -1), megabytes))
     rows.append(comparison_row("peak", memory_bytes(analysis, "peak_rss_bytes"), megabytes))
     rows.append(comparison_row("peak above the imported runtime", above, megabytes))
+    if analysis.speech is not None:
+        rows.append(comparison_row("peak above the graph files", _above_files(analysis), megabytes))
     runs = ", ".join(f"{analysis.name(role)} {len(roles[role]['rss_run_bytes'])}" for role in analysis.results.roles)
     table = comparison_table(analysis, "Resident memory of one process (RSS, VmHWM)", rows)
     said = Paragraph(f"Measured in a pass of its own, one fresh process per model, over so many inferences: {runs}.")
@@ -167,6 +175,16 @@ def memory_section(analysis: Analysis) -> Section:
     if analysis.speech is not None:
         blocks += _cache_blocks(analysis)
     return Section("Memory", tuple(blocks))
+
+
+def _above_files(analysis: Analysis) -> dict[str, float | None]:
+    """What a transcribing process takes beside its weights."""
+    peaks, files = memory_bytes(analysis, "peak_rss_bytes"), graph_bytes(analysis)
+    found: dict[str, float | None] = {}
+    for role, peak in peaks.items():
+        size = files[role]
+        found[role] = None if peak is None or size is None else peak - size
+    return found
 
 
 def _growth(analysis: Analysis) -> list[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable
 
 from benchmarks.analysis import Analysis
@@ -161,13 +162,17 @@ def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
             "the same, relative to dense",
             "dense makes no errors"
             if relative is None
-            else f"{signed(relative.estimate)}% (95% {signed(relative.low)} to {signed(relative.high)})",
+            else f"{signed(relative.estimate)}% (95% {signed(relative.low)} to {_signed_or_more(relative.high)})",
         ),
         ("clips on which dense has fewer errors", f"{change.only_dense_better:,}"),
         ("clips on which slim has fewer errors", f"{change.only_slim_better:,}"),
         ("clips with the very same transcript", f"{same:.2%}"),
     )
     return Table("Slim against dense, clip by clip (paired bootstrap over clips)", ("", ""), rows)
+
+
+def _signed_or_more(share: float) -> str:
+    return "any rise" if math.isinf(share) else signed(share)
 
 
 def _astray_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:

@@ -73,8 +73,8 @@ class WordErrorChange:
     """Slim against dense on the same clips.
 
     change: slim's word error rate minus dense's, a share, with its paired interval; relative: the same divided by
-    dense's rate, None where that has no errors; only_dense_better, only_slim_better: clips with fewer errors than the
-    other has.
+    dense's rate, None where that has no errors, its upper end infinite where dense may well have none;
+    only_dense_better, only_slim_better: clips with fewer errors than the other has.
     """
 
     change: Interval
@@ -209,10 +209,7 @@ def word_error_change(
     dense, slim, total = counts.sum(axis=1)
     sums = _resampled_sums(counts, seed)
     change = (sums[1] - sums[0]) / sums[2]
-    relative = None
-    if dense > 0 and (sums[0] > 0).all():
-        low, high = np.percentile(sums[1] / sums[0] - 1, (2.5, 97.5))
-        relative = Interval(float(slim / dense - 1), float(low), float(high))
+    relative = None if dense == 0 else _relative_interval(float(slim / dense - 1), sums[0], sums[1])
     low, high = np.percentile(change, (2.5, 97.5))
     return WordErrorChange(
         change=Interval(float((slim - dense) / total), float(low), float(high)),
@@ -220,6 +217,14 @@ def word_error_change(
         only_dense_better=int((counts[0] < counts[1]).sum()),
         only_slim_better=int((counts[1] < counts[0]).sum()),
     )
+
+
+def _relative_interval(estimate: float, dense: np.ndarray, slim: np.ndarray) -> Interval:
+    """Of the resampled errors; where dense happens to have none and slim has some, the rise has no bound."""
+    without = np.where(slim > 0, np.inf, 0.0)
+    changes = np.sort(np.where(dense > 0, slim / np.maximum(dense, 1.0) - 1, without))
+    low, high = (changes[round(share * (changes.size - 1))] for share in (0.025, 0.975))
+    return Interval(estimate, float(low), float(high))
 
 
 def _clip_counts(*columns: Sequence[int]) -> np.ndarray:

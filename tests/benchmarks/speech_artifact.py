@@ -79,6 +79,7 @@ def write_speech_artifact(
                     "file": f"{role}.onnx",
                     "sha256": sha256_file(folder / f"{role}.onnx"),
                     "bytes": (folder / f"{role}.onnx").stat().st_size,
+                    "data": None,
                     "form": "portable",
                     "opset": 20,
                     "nodes": 4,

@@ -111,3 +111,7 @@ def test_the_change_is_paired():
     assert change.relative.estimate == pytest.approx(20 / dense.sum())
     assert (change.only_dense_better, change.only_slim_better) == (20, 0)
     assert word_error_change([0, 0], [1, 0], [4, 4]).relative is None, "nothing to divide by"
+    rare = word_error_change([1, *[0] * 19], [2, *[0] * 19], [4] * 20).relative
+    assert (rare.estimate, rare.high) == (1.0, 1.0), "a clip that is not drawn changes nothing"
+    apart = word_error_change([1, *[0] * 19], [0, 2, *[0] * 18], [4] * 20).relative
+    assert np.isinf(apart.high), "draws in which dense has no errors and slim has some"
