@@ -564,8 +564,27 @@ def test_a_clock_that_is_wrong_is_told(small, options, tmp_path, ahead_s, words)
     assert [words in note for note in outcome.notes] == ([True] if words else [])
 
 
-def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path):
-    """A clip that the runtime cannot answer: a part fails, its reason and the rest are here."""
+def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path, monkeypatch):
+    """The process that measures memory dies: its reason and the other parts are here."""
+    for package in ("runtimes", "benchmarks"):
+        shutil.copytree(Path(benchmarks.receiver.__file__).parents[1] / package, tmp_path / "source" / package)
+    with open(tmp_path / "source" / "benchmarks" / "memory.py", "a") as stream:
+        stream.write("\nmeasure_memory = None\n")
+    text = (tmp_path / "source" / "benchmarks" / "memory.py").read_text()
+    dying = "import os\n\n    os.abort()\n"
+    (tmp_path / "source" / "benchmarks" / "memory.py").write_text(text.replace("answer_request(measure_memory)", dying))
+    monkeypatch.setattr("toolchain.bundle.SOURCES", tmp_path / "source")
+    bundle = make_bundle(parts, tmp_path / "dying").folder
+    outcome = deliver(HOST, bundle, tmp_path / "results", options)
+    assert outcome.status == "measurement failed", outcome
+    assert "memory" in outcome.reason
+    assert "SIGABRT" in outcome.reason
+    assert read_results(outcome.results_path).failures().keys() == {"memory"}
+    print(outcome.status, outcome.reason)
+
+
+def test_a_bundle_that_cannot_be_measured(parts, options, tmp_path):
+    """A clip that no runtime can answer."""
     with np.load(parts["small"]) as arrays:
         values = {name: arrays[name] for name in arrays.files}
     values["samples"] = values["samples"].copy()
@@ -581,7 +600,7 @@ def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path
         run=QUICK,
     )
     outcome = deliver(HOST, bundle.folder, tmp_path / "results", options)
-    assert outcome.status == "measurement failed", outcome
+    expect(outcome, "measurement failed")
     assert outcome.reason
     assert outcome.log_tail
 
