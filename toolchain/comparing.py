@@ -29,7 +29,7 @@ from toolchain.comparison import (
     finished_rows,
     table_json,
 )
-from toolchain.dataset import Example, column_for, read_splits
+from toolchain.dataset import SPEECH_TASK, Example, column_for, read_examples_for, read_splits
 from toolchain.distillation import Distillation
 from toolchain.evaluation import data_folder
 from toolchain.examples import LabelledInputs
@@ -54,8 +54,9 @@ from toolchain.methods import (
 from toolchain.narration import Narrator
 from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan
-from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256, read_clips_for
+from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from toolchain.target import read_target
+from toolchain.tasks import task_of
 from toolchain.timing_methods import time_methods
 
 COMPARISON_FILE = "comparison.json"
@@ -103,17 +104,17 @@ def compare_methods(
     if target is not None:
         require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
     source = checkpoint_folder(model)
-    audio = data_folder(model, data)
+    task = task_of(source)
+    if target is not None and task == SPEECH_TASK:
+        raise BadInput("--target: the latency of methods is measured of audio classifiers alone in this version")
     pool_clips = round(POOL_SHARE * request.calibration_clips)
+    splits = read_splits(data_folder(model, data), pool_clips, request.seed, column_for(task))
     with narrator.step("reading the checkpoint and the clips") as report:
-        checkpoint = load_checkpoint(source)
-        family = family_of(checkpoint)
-        if target is not None and not family.LATENCY_TABLES:
-            raise BadInput("--target: the latency of methods is measured of audio classifiers alone in this version")
-        splits = read_splits(audio, pool_clips, request.seed, column_for(family.TASK))
+        checkpoint: Any = load_checkpoint(source)
+        family, labels = family_of(checkpoint), () if task == SPEECH_TASK else checkpoint.labels
 
         def read(examples: tuple[Example, ...]) -> tuple[Clips, LabelledInputs]:
-            clips = read_clips_for(checkpoint, examples)
+            clips = read_examples_for(task, examples, labels, checkpoint.feature_extractor.sampling_rate)
             return clips, family.labelled_inputs(checkpoint, clips, report)
 
         calibration_audio, pool = read(splits.calibration)

@@ -16,7 +16,8 @@ DEFAULT_SPARSITY = 0.5
 class Goal:
     """One of: sparsity, the share of the attention blocks' parameters to remove; macs, the share of the model's
     multiply-accumulates to keep; latency_ms, on the target; speedup, dense over slim latency on the target; max_drop,
-    as small as possible while the accuracy on held-out calibration clips drops by so many points at most.
+    as small as possible while on held-out calibration clips the accuracy drops, or the word error rate rises, by so
+    many points at most.
     """
 
     kind: GoalKind
@@ -31,7 +32,7 @@ class Goal:
         if self.kind == "latency_ms" and not self.value > 0.0:
             raise BadInput(f"{flag} is {self.value:g}; it must be above 0")
         if self.kind == "max_drop" and not 0.0 <= self.value <= 100.0:
-            raise BadInput(f"{flag} is {self.value:g}; it is in points of accuracy, from 0 to 100")
+            raise BadInput(f"{flag} is {self.value:g}; it is in points, from 0 to 100")
 
     @property
     def flag(self) -> str:
@@ -51,7 +52,7 @@ class Goal:
             "macs": f"{100 * self.value:g} % of the multiply-accumulates kept",
             "latency_ms": f"{self.value:g} ms",
             "speedup": f"{self.value:g} times as fast",
-            "max_drop": f"at most {self.value:g} points of accuracy lost",
+            "max_drop": f"at most {self.value:g} points lost",
         }[self.kind]
 
 

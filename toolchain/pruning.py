@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,13 +21,7 @@ from runtimes.files import read_json, sha256_json
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.compensation import compensate_
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
-from toolchain.dataset import (
-    Example,
-    column_for,
-    read_examples_as_clips,
-    read_examples_as_transcribed_clips,
-    read_splits,
-)
+from toolchain.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
 from toolchain.distillation import Distillation, distill_
 from toolchain.evaluation import data_folder
 from toolchain.examples import LabelledInputs
@@ -45,6 +38,7 @@ from toolchain.rotated import Rotated, RotatedRecipe, prune_rotated
 from toolchain.schedule import PruneRecipe, prune
 from toolchain.searching import search_sparsity
 from toolchain.target import Target
+from toolchain.tasks import task_of
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
 
@@ -101,10 +95,13 @@ def prune_checkpoint(model: str, *, data: str | None, job: PruneJob, out: Path, 
     """
     check_replaceable(out, "plan.json")
     source, audio = checkpoint_folder(model), data_folder(model, data)
+    task = task_of(source)
+    splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task))
     with narrator.step("reading the checkpoint and the calibration clips"):
-        checkpoint = load_checkpoint(source)
-        splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(family_of(checkpoint).TASK))
-        clips = read_clips_for(checkpoint, splits.calibration)
+        checkpoint: Any = load_checkpoint(source)
+        check_goal(family_of(checkpoint), job.goal)
+        labels = () if task == SPEECH_TASK else checkpoint.labels
+        clips = read_examples_for(task, splits.calibration, labels, checkpoint.feature_extractor.sampling_rate)
     made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
     with narrator.step(f"pruning: {job.goal.text}") as report:
         state = out.parent / f".{out.name}.state"
@@ -144,14 +141,6 @@ def clips_sha256(clips: Audio) -> str:
     if clips.texts is not None:
         answers.append(list(clips.texts))
     return sha256_json([samples.hexdigest(), lengths, *answers])
-
-
-def read_clips_for(checkpoint: Any, examples: Sequence[Example]) -> Audio:
-    """The examples' audio at the checkpoint's rate, with labels or transcripts, as its family takes them."""
-    rate_hz = checkpoint.feature_extractor.sampling_rate
-    if column_for(family_of(checkpoint).TASK) == "text":
-        return read_examples_as_transcribed_clips(examples, rate_hz)
-    return read_examples_as_clips(examples, checkpoint.labels, rate_hz)
 
 
 def write_slim_checkpoint(

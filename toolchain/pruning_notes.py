@@ -10,9 +10,13 @@ PRUNING_SCHEMA = "leanear-pruning-1"
 
 def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, float | None]) -> list[str]:
     """Sentences from pruning.json; medians_ms: measured latency by "dense" and "slim", where it was measured."""
-    if pruning is None or pruning["method"] != "rotated":
+    if pruning is None:
         return []
     notes = []
+    if len(pruning.get("by_kind", {})) > 1:
+        notes.append(_kinds_sentence(pruning["by_kind"]))
+    if pruning["method"] != "rotated":
+        return notes
     if pruning.get("search"):
         notes.append(_search_sentence(pruning))
     cost = pruning.get("cost", {})
@@ -34,17 +38,27 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
     return notes
 
 
+def _kinds_sentence(by_kind: Mapping[str, float]) -> str:
+    names = {"encoder": "the encoder's self-attention", "decoder": "the decoder's", "cross": "cross-attention"}
+    said = ", ".join(f"{100 * share:.1f} % of {names[kind]}" for kind, share in by_kind.items())
+    return f"Removed are {said}."
+
+
 def _search_sentence(pruning: Mapping[str, Any]) -> str:
     trials = sorted(pruning["search"], key=lambda trial: trial["sparsity"])
+    metric = pruning.get("metric", "accuracy")
+    moved = "fell" if metric == "accuracy" else "rose"
+    sign = -1 if metric == "accuracy" else 1
     tried = "; ".join(
-        f"{100 * trial['sparsity']:.0f} %: {-trial['drop_points']:+.2f}, expected {-trial['expected_drop_points']:+.2f}"
+        f"{100 * trial['sparsity']:.0f} %: {sign * trial['drop_points']:+.2f}, expected"
+        f" {sign * trial['expected_drop_points']:+.2f}"
         f" ± {trial['standard_error_points']:.2f}"
         for trial in trials
     )
     return (
-        f"The sparsity of {100 * pruning['sparsity']:.1f} % is the largest tried whose accuracy on {trials[0]['clips']}"
-        f" held-out calibration clips fell by at most {pruning['goal']['value']:g} points, as counted and as expected"
-        f" (sparsity: change in points: {tried})."
+        f"The sparsity of {100 * pruning['sparsity']:.1f} % is the largest tried whose {metric} on {trials[0]['clips']}"
+        f" held-out calibration clips {moved} by at most {pruning['goal']['value']:g} points, as counted and as"
+        f" expected (sparsity: change in points: {tried})."
     )
 
 

@@ -39,8 +39,9 @@ class Trial:
     more: wrong labels, or wrong words of a transcript; drop_points: what that makes, in per cent of what is counted,
     labels or words; expected_drop_points, standard_error_points: by how much the probabilities of the right answers
     fall, the drop that is expected where the model's probabilities are right, and its standard error. Of a transcript
-    the answers are its tokens, each of which may cost a word. kl_divergence: mean KL(dense || slim) in nats; within:
-    the larger of the two drops, and the standard error on top, is not above the goal.
+    the answers are its tokens, each of which may cost a word; one wrong word can bring others, so that the standard
+    error is the larger of that of the fall and that of the counted drop. kl_divergence: mean KL(dense || slim) in nats;
+    within: the larger of the two drops, and the standard error on top, is not above the goal.
     """
 
     sparsity: float
@@ -136,7 +137,7 @@ def search_sparsity(
         except BadInput:  # narrower than the narrowest model
             bad = step
             continue
-        report(f"{100 * step / STEPS:g} %: {-trials[step].drop_points:+.2f} points on held-out clips", None)
+        report(f"{100 * step / STEPS:g} %: {trials[step].drop_points:.2f} points lost on held-out clips", None)
         good, bad = (step, bad) if trials[step].within else (good, step)
     if good == 0:
         raise BadInput(
@@ -176,6 +177,8 @@ def _trial(
     falls = 100 * (old.softmax(dim=1) - new.softmax(dim=1)).gather(1, wanted[:, None])[:, 0]
     falls = of_clips(falls, targets) * (positions(targets) / counted)
     expected, error = float(falls.mean()), float(falls.std()) / math.sqrt(clips)
+    if targets.ndim > 1:
+        error = max(error, 100 * float(np.std(more, ddof=1)) * math.sqrt(clips) / counted)
     kl = float((reference.exp() * (reference - new.log_softmax(dim=1))).sum(dim=1).mean())
     within = max(drop, expected) + error <= max_drop
     return Trial(sparsity, clips, lost, won, drop, expected, error, kl, within)
