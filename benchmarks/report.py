@@ -56,7 +56,7 @@ def write_report(
     if comparison_path is not None:
         compared = comparison_sections(read_comparison(Path(comparison_path)))
         report = dataclasses.replace(report, sections=(*report.sections, *compared))
-    return ReportPaths(*_write_page(report, Path(out_folder), "report"), report.gate)
+    return ReportPaths(*write_page(report, Path(out_folder), "report"), report.gate)
 
 
 def write_comparison(comparison_path: Path, out_folder: Path) -> tuple[Path, Path]:
@@ -66,10 +66,15 @@ def write_comparison(comparison_path: Path, out_folder: Path) -> tuple[Path, Pat
         BadInput: the file is not what it should be.
         RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
     """
-    return _write_page(comparison_report(read_comparison(Path(comparison_path))), Path(out_folder), "comparison")
+    return write_page(comparison_report(read_comparison(Path(comparison_path))), Path(out_folder), "comparison")
 
 
-def _write_page(report: Report, folder: Path, name: str) -> tuple[Path, Path]:
+def write_page(report: Report, folder: Path, name: str) -> tuple[Path, Path]:
+    """The paths of a report's NAME.md and NAME.html in `folder`.
+
+    Raises:
+        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+    """
     markdown, html = folder / f"{name}.md", folder / f"{name}.html"
     page = render_html(report)
     write_text(markdown, render_markdown(report))

@@ -37,3 +37,9 @@ class GateMissed(LeanearError):
     """The accuracy change is outside what the user allowed."""
 
     exit_status = 6
+
+
+class DeviceFailed(LeanearError):
+    """A device was not measured; the text says which, and why."""
+
+    exit_status = 7

@@ -1,0 +1,277 @@
+"""One report over several devices, those included that were slow, lacked something, or did not answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Sequence
+
+from benchmarks.analysis import Analysis, analyse, medians_ms, memory_bytes, quotient
+from benchmarks.device import is_measured
+from benchmarks.page import Block, Card, Log, Paragraph, Report, Section, Table
+from benchmarks.pictures import Curve, picture_curves
+from benchmarks.report import ReportPaths, write_page
+from benchmarks.results import Results
+from benchmarks.summary import Gate, Interval
+from benchmarks.wording import megabytes, milliseconds, signed_points
+
+FACTS = (
+    ("board", "board"),
+    ("soc", "SoC"),
+    ("cpu", "CPU"),
+    ("architecture", "architecture"),
+    ("cores_usable", "cores"),
+    ("memory_bytes", "memory"),
+    ("system", "system"),
+    ("kernel", "kernel"),
+    ("l4t", "L4T"),
+    ("jetpack", "JetPack"),
+    ("cuda", "CUDA"),
+    ("tensorrt", "TensorRT"),
+    ("power_mode", "power mode"),
+    ("governor", "governor"),
+    ("python", "Python"),
+)
+MOST_CARDS = 6
+
+
+@dataclass(frozen=True)
+class DeviceEntry:
+    """How one device's delivery ended.
+
+    status: "ok" or why not; reason: one line; notes: what did not stop it; results: None where there are none;
+    doctor: what its doctor said, or None; report: where its own report lies, "" if it has none; gate: of that report.
+    """
+
+    host: str
+    status: str
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    log_tail: tuple[str, ...] = ()
+    results: Results | None = None
+    doctor: dict[str, Any] | None = None
+    report: str = ""
+    gate: Gate | None = None
+
+
+def write_devices_report(
+    folder: Path,
+    title: str,
+    target: str,
+    entries: Sequence[DeviceEntry],
+    provenance: dict[str, str],
+    by_hand: Sequence[str] = (),
+) -> ReportPaths:
+    """The paths of `report.md` and `report.html` in `folder`; the same entries give the same bytes.
+
+    by_hand: the commands to type on a device, where none was reached by leanear.
+
+    Raises:
+        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+    """
+    report = compose_devices_report(title, target, entries, provenance, by_hand)
+    return ReportPaths(*write_page(report, folder, "report"), report.gate)
+
+
+def compose_devices_report(
+    title: str,
+    target: str,
+    entries: Sequence[DeviceEntry],
+    provenance: dict[str, str],
+    by_hand: Sequence[str] = (),
+) -> Report:
+    """The report of several devices, of one that gave no results, or of none."""
+    measured = {entry.host: analyse(entry.results) for entry in entries if entry.results is not None}
+    well = sum(entry.status == "ok" for entry in entries)
+    subtitle = f"{target}; " + (f"{well} of {len(entries)} devices measured" if entries else "no device measured")
+    sections = [
+        _devices_section(entries, measured),
+        _troubles_section(entries),
+        _by_hand_section(by_hand, bool(entries)),
+        _facts_section(entries),
+        Section("Provenance", (Table("", ("", ""), tuple(provenance.items())),)),
+    ]
+    return Report(
+        title=title,
+        subtitle=subtitle,
+        summary=" ".join(_sentences(entries, measured)),
+        cards=tuple(_card(entry, measured.get(entry.host)) for entry in entries[:MOST_CARDS]),
+        gate=_gate(entries),
+        sections=tuple(section for section in sections if section is not None and section.blocks),
+        kind="Devices report",
+        origin="Written by leanear from the results files of the devices, which keep every raw sample.",
+    )
+
+
+def _sentences(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> list[str]:
+    if not entries:
+        return ["No device was named, so nothing was measured on one; the bundle is ready to be copied."]
+    said = []
+    for entry in entries:
+        analysis = measured.get(entry.host)
+        if entry.status != "ok" or analysis is None:
+            said.append(f"{entry.host}: not measured, {entry.status}.")
+        elif analysis.speed is None:
+            said.append(f"{entry.host}: {milliseconds(medians_ms(analysis)['slim'])} at the median.")
+        else:
+            ratio = analysis.speed.ratio
+            change = _quality_change(analysis)
+            quality = "" if change is None else f", {signed_points(change)} of {_quality_name(analysis)}"
+            said.append(
+                f"{entry.host}: slim is {ratio.estimate:.2f} times as fast as dense "
+                f"(95% {ratio.low:.2f} to {ratio.high:.2f}){quality}."
+            )
+    return said
+
+
+def _card(entry: DeviceEntry, analysis: Analysis | None) -> Card:
+    if entry.status != "ok" or analysis is None:
+        return Card("not measured", entry.host, entry.status, "bad")
+    if analysis.speed is None:
+        return Card(milliseconds(medians_ms(analysis)["slim"]), entry.host, "median latency")
+    ratio = analysis.speed.ratio
+    tone = "good" if ratio.low > 1 else "bad" if ratio.high < 1 else "flat"
+    return Card(
+        f"{ratio.estimate:.2f}×", entry.host, f"as fast as dense (95% {ratio.low:.2f} to {ratio.high:.2f})", tone
+    )
+
+
+def _devices_section(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> Section | None:
+    if not entries:
+        return None
+    header = (
+        "device",
+        "status",
+        "dense",
+        "slim",
+        "slim / dense",
+        "quality, dense",
+        "quality, slim",
+        "peak memory, slim",
+    )
+    rows: list[tuple[str, ...]] = []
+    for entry in entries:
+        analysis = measured.get(entry.host)
+        if analysis is None:
+            rows.append((entry.host, entry.status, *("not measured",) * 6))
+            continue
+        medians, qualities = medians_ms(analysis), _qualities(analysis)
+        ratio = quotient(medians.get("slim"), medians.get("dense"))
+        rows.append(
+            (
+                entry.host,
+                entry.status,
+                milliseconds(medians.get("dense")),
+                milliseconds(medians.get("slim")),
+                "-" if ratio is None else f"{ratio:.3f}×",
+                *(
+                    f"{qualities[role].estimate:.2%}" if role in qualities else "not measured"
+                    for role in ("dense", "slim")
+                ),
+                megabytes(memory_bytes(analysis, "peak_rss_bytes").get("slim")),
+            )
+        )
+    blocks: list[Block] = [Table("Median latency, quality and memory of each device", header, tuple(rows))]
+    blocks += _picture(entries, measured)
+    blocks += [Paragraph(f"{entry.host}: {note}.", "warning") for entry in entries for note in entry.notes]
+    blocks += [Paragraph(f"{entry.host}: all of it in {entry.report}.") for entry in entries if entry.report]
+    return Section("Devices", tuple(blocks))
+
+
+def _picture(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> list[Block]:
+    """Quality against latency: for each device a line from dense to slim."""
+    curves, names = [], set()
+    for entry in entries:
+        analysis = measured.get(entry.host)
+        if analysis is None:
+            continue
+        medians, qualities = medians_ms(analysis), _qualities(analysis)
+        points = []
+        for role, interval in qualities.items():
+            median = medians.get(role)
+            if median is not None:
+                points.append((median, 100 * interval.estimate))
+        if points:
+            curves.append(Curve(entry.host, tuple(points)))
+            names.add(_quality_name(analysis))
+    if not curves:
+        return []
+    (name, *others) = sorted(names)
+    if others:
+        return [Paragraph("The devices were judged by different measures, so there is no common picture.")]
+    title = f"{name[:1].upper()}{name[1:]} against latency, dense and slim of each device"
+    return [picture_curves(curves, "median latency, ms", f"{name}, %", title)]
+
+
+def _qualities(analysis: Analysis) -> dict[str, Interval]:
+    """Accuracy, or word error rate of speech, by role."""
+    return dict(analysis.speech.rates) if analysis.speech is not None else dict(analysis.accuracy)
+
+
+def _quality_name(analysis: Analysis) -> str:
+    return "word error rate" if analysis.speech is not None else "accuracy"
+
+
+def _quality_change(analysis: Analysis) -> float | None:
+    if analysis.speech is not None:
+        return analysis.speech.change.change.estimate if analysis.speech.change else None
+    return analysis.change.change.estimate if analysis.change else None
+
+
+def _troubles_section(entries: Sequence[DeviceEntry]) -> Section | None:
+    blocks: list[Block] = []
+    for entry in entries:
+        if entry.status != "ok":
+            blocks.append(Paragraph(f"{entry.host}: {entry.status}: {entry.reason}", "warning"))
+            if entry.log_tail:
+                blocks.append(Log("\n".join(entry.log_tail)))
+    return Section("What was not measured, and why", tuple(blocks)) if blocks else None
+
+
+def _by_hand_section(commands: Sequence[str], reached: bool) -> Section | None:
+    if not commands:
+        return None
+    text = "The same by hand, on a device that the bundle folder was copied to" if reached else "By hand"
+    rows = tuple((str(number), command) for number, command in enumerate(commands, 1))
+    return Section(text, (Table("", ("", "command"), rows),))
+
+
+def _facts_section(entries: Sequence[DeviceEntry]) -> Section | None:
+    known = [(entry, facts) for entry in entries if (facts := _facts(entry)) is not None]
+    if not known:
+        return None
+    rows = []
+    for key, name in FACTS:
+        cells = [_fact_text(key, facts.get(key)) for _, facts in known]
+        if any(cells):
+            rows.append((name, *(cell or "-" for cell in cells)))
+    for library in sorted({name for _, facts in known for name in facts.get("libraries", {})}):
+        rows.append((library, *(str(facts.get("libraries", {}).get(library, "-")) for _, facts in known)))
+    blocks: list[Block] = [Table("", ("", *(entry.host for entry, _ in known)), tuple(rows))]
+    for entry in entries:
+        if entry.doctor is not None and entry.status != "ok":
+            findings = [
+                (str(finding["name"]), "missing" if finding["ok"] is False else "there", str(finding["text"]))
+                for finding in entry.doctor["findings"]
+            ]
+            blocks.append(Table(f"What the doctor of {entry.host} found", ("", "", ""), tuple(findings)))
+    return Section("The devices' own facts", tuple(blocks))
+
+
+def _facts(entry: DeviceEntry) -> dict[str, Any] | None:
+    if entry.results is not None:
+        return dict(entry.results.document["device"])
+    return None if entry.doctor is None else dict(entry.doctor["device"])
+
+
+def _fact_text(key: str, value: Any) -> str:
+    if value is None or not is_measured(value):
+        return ""
+    return megabytes(value) if key == "memory_bytes" and isinstance(value, (int, float)) else str(value)
+
+
+def _gate(entries: Sequence[DeviceEntry]) -> Gate | None:
+    """The gate of the device that passed it least; None where none was set or measured."""
+    gates = [entry.gate for entry in entries if entry.gate is not None]
+    failed = [gate for gate in gates if gate.verdict != "PASS"]
+    return failed[0] if failed else gates[0] if gates else None
