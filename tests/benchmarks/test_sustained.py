@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -30,22 +28,43 @@ def request_of(slim_folder, tmp_path):
     return make
 
 
-def test_work_that_becomes_slower_is_seen():
-    started = time.monotonic()
+class Clock:
+    """Time that passes only when something says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def perf_counter_ns(self):
+        return round(self.now * 1e9)
+
+
+def test_work_that_becomes_slower_is_seen(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("benchmarks.sustained.time", clock)
 
     def inference():
-        time.sleep(0.002 if time.monotonic() - started < 0.3 else 0.006)
+        clock.now += 0.02 if clock.now < 1300 else 0.06
         return {}
 
-    answer = work(inference, 0.6, lambda *_: None)
-    assert answer["inferences"] == pytest.approx(150 + 50, rel=0.4)
-    assert answer["window_s"] == 0.2
-    judged = verdict(answer)
-    assert judged["ratio"] > 2
-    assert judged["text"].startswith("slower with time: the last 0.2 s takes")
-    assert answer["median_ms_by_tenth"][-1] > 2 * answer["median_ms_by_tenth"][0]
-    steady = {**answer, "last": answer["first"], "window_s": 60.0}
-    assert verdict(steady) == {"ratio": 1.0, "text": "steady: the last minute takes 1.00 times as long as the first"}
+    shown = []
+    answer = work(inference, 600.0, lambda text, share: shown.append(share))
+    assert answer["inferences"] == pytest.approx(300 / 0.02 + 300 / 0.06, abs=2)
+    assert answer["window_s"] == 60.0
+    assert (answer["first"]["median_ms"], answer["last"]["median_ms"]) == (20.0, 60.0)
+    assert answer["first"]["n"] == pytest.approx(3000, abs=1)
+    assert answer["end_monotonic_s"] - answer["start_monotonic_s"] == pytest.approx(600.0, abs=0.1)
+    assert verdict(answer) == {
+        "ratio": 3.0,
+        "text": "slower with time: the last minute takes 3.00 times as long as the first",
+    }
+    assert answer["median_ms_by_tenth"][0] == 20.0
+    assert answer["median_ms_by_tenth"][-1] == 60.0
+    assert shown == sorted(shown)
+    steady = {**answer, "last": answer["first"], "window_s": 0.2}
+    assert verdict(steady) == {"ratio": 1.0, "text": "steady: the last 0.2 s takes 1.00 times as long as the first"}
 
 
 def test_a_run_on_a_jetson_has_its_energy_and_the_sensors_name(request_of, tmp_path):

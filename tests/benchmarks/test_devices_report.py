@@ -1,0 +1,92 @@
+"""The report over several devices: measured ones, dead ones, none; in both formats, escaped."""
+
+from __future__ import annotations
+
+import copy
+import html
+
+import pytest
+
+from benchmarks.devices_report import DeviceEntry, compose_devices_report, write_devices_report
+from benchmarks.report import render_html, render_markdown
+from benchmarks.results import Results
+from benchmarks.summary import Gate
+
+NASTY = "pi<script>alert(1)</script>|`x`"
+
+
+@pytest.fixture
+def more_results(null_results):
+    """The same results with each sample four times, so that there are enough of them for a median."""
+    document = copy.deepcopy(null_results.document)
+    for repeat in document["latency"]["repeats"]:
+        repeat["samples_ms"] *= 4
+    return Results(null_results.path, document)
+
+
+@pytest.fixture
+def entries(more_results):
+    findings = [{"name": "tensorrt", "ok": False, "text": "not installed", "remedy": ""}]
+    return [
+        DeviceEntry("one", "ok", results=more_results, report="devices/one/report.html", gate=Gate("PASS", "fine")),
+        DeviceEntry(NASTY, "ok", results=more_results, notes=("the device's clock is 1 h behind",)),
+        DeviceEntry("dead", "connection refused", "nothing listens there", log_tail=("ssh: refused", "<b>bold</b>")),
+        DeviceEntry(
+            "jetson",
+            "runtime absent",
+            "tensorrt: not installed",
+            doctor={"device": {"board": "NVIDIA Jetson", "libraries": {}}, "findings": findings},
+        ),
+    ]
+
+
+def test_everyone_is_in_the_one_report(entries, tmp_path):
+    paths = write_devices_report(tmp_path, "tiny for pi", "raspberrypi", entries, {"model": "tiny"})
+    markdown, page = paths.markdown.read_text(), paths.html.read_text()
+    for text in (markdown, html.unescape(page)):
+        assert "2 of 4 devices measured" in text
+        assert "connection refused: nothing listens there" in text
+        assert "dead: not measured, connection refused." in text
+        assert "times as fast as dense" in text
+        assert "the device's clock is 1 h behind" in text
+        assert "devices/one/report.html" in text
+        assert "NVIDIA Jetson" in text
+        assert "What the doctor of jetson found" in text
+    assert "<script>alert" not in page
+    assert "<b>bold" not in page
+    assert "<svg" in page
+    assert "| dead | connection refused | not measured |" in markdown
+    assert " 0.00 ms" not in markdown
+    assert paths.gate.verdict == "PASS"
+
+
+def test_the_same_entries_give_the_same_bytes(entries, tmp_path):
+    for name in ("a", "b"):
+        write_devices_report(tmp_path / name, "t", "pi", entries, {})
+    assert (tmp_path / "a/report.html").read_bytes() == (tmp_path / "b/report.html").read_bytes()
+
+
+def test_no_device_at_all_says_what_to_type():
+    report = compose_devices_report("t", "jetson", [], {"model": "x"}, ("python3 leanear.pyz doctor",))
+    text = render_markdown(report)
+    assert "nothing was measured on one" in text
+    assert "python3 leanear.pyz doctor" in text
+    assert report.gate is None
+    assert "python3 leanear.pyz doctor" in render_html(report)
+
+
+def test_one_failed_gate_is_the_gate_of_all(entries, null_results):
+    entries[1] = DeviceEntry("two", "ok", results=null_results, gate=Gate("FAIL", "too much was lost"))
+    assert compose_devices_report("t", "pi", entries, {}).gate.verdict == "FAIL"
+
+
+def test_results_of_a_measurement_that_failed_in_parts_are_shown_with_its_status(null_results):
+    document = {
+        **null_results.document,
+        "memory": {"status": "failed", "reason": "it died", "log_tail": [], "roles": {}},
+    }
+    entry = DeviceEntry("one", "measurement failed", "memory: it died", results=Results(null_results.path, document))
+    text = render_markdown(compose_devices_report("t", "pi", [entry], {}))
+    assert "| one | measurement failed | " in text
+    assert "memory: it died" in text
+    assert "0 of 1 devices measured" in text
