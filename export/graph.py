@@ -19,27 +19,29 @@ OPSET = 20
 IR_VERSION = 9
 CONTRIB_DOMAIN = "com.microsoft"
 LARGEST_FILE_BYTES = 2**31 - 1  # what one protobuf message may hold
+LARGE_BYTES = 2**16  # weights of at least so many bytes go to a file of data, where there is one
+PAGE_BYTES = 4096
 
 _ELEMENT_TYPES = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int64): onnx.TensorProto.INT64}
 _LENGTH_DELIMITED = 2
 _MODEL_GRAPH_FIELD = onnx.ModelProto.GRAPH_FIELD_NUMBER
 _GRAPH_INITIALIZER_FIELD = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
 _TENSOR_RAW_DATA_FIELD = onnx.TensorProto.RAW_DATA_FIELD_NUMBER
-_EXTERNAL = onnx.TensorProto.EXTERNAL
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor of the graph that is computed only when it is written: `make()` gives `shape` of `dtype`.
+    """A tensor that is computed only when it is written: `make()` gives `shape` of `dtype`.
 
-    file: of data beside the graph's file, which then has the tensor's bytes and nothing else.
+    in_graph: whether the graph has it; in_data: whether it goes to the file of data, where there is one, though small.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     make: Callable[[], np.ndarray]
-    file: str | None = None
+    in_graph: bool = True
+    in_data: bool = False
 
     @property
     def data_bytes(self) -> int:
@@ -123,16 +125,9 @@ class Graph:
         """Add a float32 tensor that `make` computes when the file is written."""
         return self._add_weight(Weight(name, shape, np.dtype(np.float32), make))
 
-    def shared_weight(
-        self, names: list[str], file: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]
-    ) -> None:
-        """Add the same tensor under several names, stored once in `file`, a plain name beside the graph's file.
-
-        So a runtime may give up the tensor's memory where it keeps another arrangement of it, and leave it on the disk
-        where it reads a few rows.
-        """
-        for name in names:
-            self._add_weight(Weight(name, shape, np.dtype(np.float32), make, file))
+    def stored(self, name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray], in_graph: bool) -> str:
+        """Add a float32 tensor to the file of data, and to the graph as well if it is `in_graph`."""
+        return self._add_weight(Weight(name, shape, np.dtype(np.float32), make, in_graph, in_data=True))
 
     def _add_weight(self, weight: Weight) -> str:
         if weight.name in self.weights:
@@ -141,9 +136,18 @@ class Graph:
         return weight.name
 
     def write(
-        self, path: Path, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], name: str
-    ) -> None:
-        """Write the graph as the ONNX file `path`, and shared weights beside it; the same graph gives the same bytes.
+        self,
+        path: Path,
+        inputs: list[onnx.ValueInfoProto],
+        outputs: list[onnx.ValueInfoProto],
+        name: str,
+        data_file: str | None = None,
+    ) -> dict[str, int]:
+        """Write the graph as the ONNX file `path`; the same graph gives the same bytes.
+
+        data_file: the plain name of a file beside it that large weights go to; where in it they begin is returned. A
+        runtime maps that file into memory and gives it up weight by weight as it arranges them in its own way, while of
+        weights inside the ONNX file it holds a copy until the last one is done.
 
         The encoding is what protobuf would write, with each tensor's length known in advance from its shape. So a
         weight is computed, written and dropped before the next one is.
@@ -157,23 +161,36 @@ class Graph:
         model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="leanear", opset_import=opsets)
         head = model.SerializeToString(deterministic=True)
         body = skeleton.SerializeToString(deterministic=True)
-        prefixes = [_tensor_prefix(weight) for weight in self.weights.values()]
-        graph_bytes = len(body) + sum(
-            len(prefix) + _bytes_inside(weight) for prefix, weight in zip(prefixes, self.weights.values(), strict=True)
-        )
+        offsets = {} if data_file is None else self._data_offsets()
+        inside = [weight for weight in self.weights.values() if weight.in_graph]
+        prefixes = [_tensor_prefix(weight, data_file, offsets.get(weight.name)) for weight in inside]
+        graph_bytes = len(body) + sum(map(len, prefixes))
+        graph_bytes += sum(weight.data_bytes for weight in inside if weight.name not in offsets)
         if len(head) + graph_bytes + 16 > LARGEST_FILE_BYTES:
             raise BadInput(f"{path}: the graph needs {graph_bytes} bytes; a single ONNX file holds less than 2 GiB")
         with open(path, "wb") as stream:
             stream.write(head)
             stream.write(_field(_MODEL_GRAPH_FIELD, graph_bytes))
             stream.write(body)
-            for prefix, weight in zip(prefixes, self.weights.values(), strict=True):
+            for prefix, weight in zip(prefixes, inside, strict=True):
                 stream.write(prefix)
-                if weight.file is None:
+                if weight.name not in offsets:
                     _write_data(stream, weight)
-        for file, weight in {weight.file: weight for weight in self.weights.values() if weight.file}.items():
-            with open(path.parent / file, "wb") as stream:
-                _write_data(stream, weight)
+        if data_file is not None:
+            with open(path.parent / data_file, "wb") as stream:
+                for weight_name, offset in offsets.items():
+                    stream.write(bytes(offset - stream.tell()))
+                    _write_data(stream, self.weights[weight_name])
+        return offsets
+
+    def _data_offsets(self) -> dict[str, int]:
+        """Where in a file of data each large weight begins: at the beginning of a page."""
+        offsets, end = {}, 0
+        for weight in self.weights.values():
+            if weight.data_bytes >= LARGE_BYTES or weight.in_data:
+                offsets[weight.name] = -(-end // PAGE_BYTES) * PAGE_BYTES
+                end = offsets[weight.name] + weight.data_bytes
+        return offsets
 
 
 def _write_data(stream: BinaryIO, weight: Weight) -> None:
@@ -185,17 +202,16 @@ def _write_data(stream: BinaryIO, weight: Weight) -> None:
     stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _bytes_inside(weight: Weight) -> int:
-    return weight.data_bytes if weight.file is None else 0
+def _tensor_prefix(weight: Weight, data_file: str | None, offset: int | None) -> bytes:
+    """All of an initializer's encoding that comes before its data, the length of the whole included.
 
-
-def _tensor_prefix(weight: Weight) -> bytes:
-    """All of an initializer's encoding that comes before its data, the length of the whole included."""
+    offset: where its data begins in `data_file`; then nothing follows.
+    """
     tensor = onnx.TensorProto(dims=weight.shape, data_type=_ELEMENT_TYPES[weight.dtype], name=weight.name)
-    if weight.file is not None:
-        tensor.data_location = _EXTERNAL
-        for key, value in (("location", weight.file), ("offset", "0"), ("length", str(weight.data_bytes))):
-            tensor.external_data.add(key=key, value=value)
+    if offset is not None:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", data_file), ("offset", offset), ("length", weight.data_bytes)):
+            tensor.external_data.add(key=key, value=str(value))
         outside = tensor.SerializeToString(deterministic=True)
         return _field(_GRAPH_INITIALIZER_FIELD, len(outside)) + outside
     header = tensor.SerializeToString(deterministic=True) + _field(_TENSOR_RAW_DATA_FIELD, weight.data_bytes)

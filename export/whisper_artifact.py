@@ -83,6 +83,7 @@ def write_whisper_artifact(
         "output": {"name": "logits", "dtype": "float32", "shape": ["rows", size]},
         "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
         "decoding": speech.decoding,
+        "embedding": exported.embedding,
         "cache": cache_sizes(model, form),
         "golden": {
             "file": GOLDEN_FILE,

@@ -1,5 +1,8 @@
 """Whisper's decoder as one ONNX graph for the first step and all later ones.
 
+A token's row of the embedding is an input: the graph multiplies with all of the embedding, which a runtime keeps in an
+arrangement of its own, and whoever runs it reads a row from the file where the embedding is stored once.
+
 The keys and values of tokens that were fed before are inputs whose shape has room for more; the graph gives those of
 the new tokens alone, and whoever runs it puts them into their place. So no step copies what is already there: scores
 over the room and over the new tokens are put side by side, keys and values never are.
@@ -21,12 +24,12 @@ from export.layers import add_layernorm, array
 from export.whisper_encoder import add_mlp, cache_group
 
 Shape = list[int | str]
-EMBEDDING_FILE = "embedding.bin"  # beside the graph
+EMBEDDING = "decoder.embedding"
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of the graph: int64 tokens and positions, float32 all else."""
+    """An input or output of the graph: int64 positions, float32 all else."""
 
     name: str
     shape: Shape
@@ -45,24 +48,24 @@ class _Step:
 def add_decoder(graph: Graph, model: Any, form: str) -> tuple[list[Tensor], list[Tensor]]:
     """Add the whole decoder; its inputs and outputs are returned.
 
-    Inputs: `tokens` int64 (R, N); `positions` int64 (N,), where they stand; `bias` (N, C + N), added to all scores: 0
-    where a token may look, a large negative number where not; per layer `self_key.I` (R, H, K, C), `self_value.I`
-    (R, H, C, V), `cross_key.I` (H, K, T), `cross_value.I` (H, T, V).
+    Inputs: `embedded` (R, N, D), the new tokens' rows of EMBEDDING; `positions` int64 (N,), where they stand; `bias`
+    (N, C + N), added to all scores: 0 where a token may look, a large negative number where not; per layer `self_key.I`
+    (R, H, K, C), `self_value.I` (R, H, C, V), `cross_key.I` (H, K, T), `cross_value.I` (H, T, V).
     Outputs: `logits` (R, vocabulary) after the last token; per layer `new_key.I` (R, H, K, N), `new_value.I`
     (R, H, N, V).
     """
     config, decoder = model.config, model.model.decoder
     inputs = [
-        Tensor("tokens", ["rows", "new"], is_integer=True),
+        Tensor("embedded", ["rows", "new", config.d_model]),
         Tensor("positions", ["new"], is_integer=True),
         Tensor("bias", ["new", "room_and_new"]),
     ]
     outputs = [Tensor("logits", ["rows", config.vocab_size])]
-    shape = graph.node("Shape", ["tokens"], "decoder.shape")
+    shape = graph.node("Shape", ["embedded"], "decoder.shape", start=0, end=2)
     room = graph.node("Shape", ["self_key.0"], "decoder.room", start=3, end=4)
     new = graph.node("Shape", ["positions"], "decoder.new")
     step = _Step(shape, graph.node("Concat", [room, new], "decoder.parts", axis=0), "bias")
-    hidden = _add_embeddings(graph, decoder, config)
+    hidden = _add_embeddings(graph, model)
     for number, layer in enumerate(decoder.layers):
         name = f"decoder.layers.{number}"
         normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
@@ -88,20 +91,21 @@ def add_decoder(graph: Graph, model: Any, form: str) -> tuple[list[Tensor], list
             Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
         ]
     _add_logits(graph, hidden, model, step)
-    _add_tables(graph, model)
     return inputs, outputs
 
 
-def _add_embeddings(graph: Graph, decoder: Any, config: Any) -> str:
+def _add_embeddings(graph: Graph, model: Any) -> str:
     """Tokens and their positions: (R N, D)."""
-    embedded = graph.node("Gather", ["decoder.embedding", "tokens"], "decoder.embedded", axis=0)
+    config, decoder = model.config, model.model.decoder
+    embedding = decoder.embed_tokens.weight
+    graph.stored(EMBEDDING, tuple(embedding.shape), lambda: array(embedding), is_tied(model))
     places = graph.weight(
         "decoder.positions",
         (config.max_target_positions, config.d_model),
         lambda: array(decoder.embed_positions.weight),
     )
     placed = graph.node("Gather", [places, "positions"], "decoder.places", axis=0)
-    together = graph.node("Add", [embedded, placed], "decoder.placed")
+    together = graph.node("Add", ["embedded", placed], "decoder.placed")
     return graph.reshape(together, (-1, config.d_model), "decoder.hidden")
 
 
@@ -208,15 +212,13 @@ def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step) -> None:
     last = graph.constant("decoder.last.index", np.array(-1, dtype=np.int64))
     final = graph.node("Gather", [rows, last], "decoder.last", axis=1)
     normed = add_layernorm(graph, final, decoder.layer_norm, "decoder.layer_norm")
-    graph.node("Gemm", [normed, "decoder.output.weight"], "logits", transB=1)
+    table = EMBEDDING
+    if not is_tied(model):
+        table, shape_of_table = "decoder.output.weight", tuple(model.proj_out.weight.shape)
+        graph.weight(table, shape_of_table, lambda: array(model.proj_out.weight))
+    graph.node("Gemm", [normed, table], "logits", transB=1)
 
 
-def _add_tables(graph: Graph, model: Any) -> None:
-    """The embedding, whose rows are looked up, and the output matrix, which mostly is the same one."""
-    embedding, output = model.model.decoder.embed_tokens.weight, model.proj_out.weight
-    names, shape = ["decoder.embedding", "decoder.output.weight"], tuple(embedding.shape)
-    if output is embedding:
-        graph.shared_weight(names, EMBEDDING_FILE, shape, lambda: array(embedding))
-    else:
-        graph.shared_weight(names[:1], EMBEDDING_FILE, shape, lambda: array(embedding))
-        graph.weight(names[1], shape, lambda: array(output))
+def is_tied(model: Any) -> bool:
+    """Whether logits are products with the embedding itself."""
+    return model.proj_out.weight is model.model.decoder.embed_tokens.weight

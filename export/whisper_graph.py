@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from export.attention import read_widths
 from export.graph import FORMS, OPSET, ExportedGraph, Graph
 from export.log_mel import LogMel, read_log_mel
-from export.whisper_decoder import EMBEDDING_FILE, Tensor, add_decoder
+from export.whisper_decoder import EMBEDDING, Tensor, add_decoder
 from export.whisper_encoder import add_encoder, cache_group
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file
@@ -21,10 +21,14 @@ FRAMES_PER_POSITION = 2  # the stride of the second convolution
 
 @dataclass(frozen=True)
 class ExportedWhisper:
-    """The two graphs that were written."""
+    """The two graphs that were written.
+
+    embedding: where the embedding is, as the manifest says it: file, offset in bytes, shape.
+    """
 
     encoder: ExportedGraph
     decoder: ExportedGraph
+    embedding: dict[str, Any]
 
 
 def export_whisper(
@@ -32,7 +36,7 @@ def export_whisper(
 ) -> ExportedWhisper:
     """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
 
-    Beside the decoder comes `EMBEDDING_FILE`, which is both looked up and multiplied with.
+    Beside each comes a file of the same name with the ending .bin, which has its large weights.
 
     The encoder takes "waveform", float32 (1, samples) of any length, filled up or cut to the model's window; inputs and
     outputs of the decoder are those of `export.whisper_decoder.add_decoder`. Form "portable" has plain ONNX operators
@@ -51,13 +55,16 @@ def export_whisper(
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
     encoder_outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in produced]
     inputs, outputs = add_decoder(decoder, model, form)
+    data_files = [f"{Path(out).stem}.bin" for out in (encoder_out, decoder_out)]
     with replaced_file(Path(encoder_out)) as part:
-        encoder.write(part, encoder_inputs, encoder_outputs, "whisper_encoder")
+        encoder.write(part, encoder_inputs, encoder_outputs, "whisper_encoder", data_files[0])
+    decoder_tensors = [_value_info(i) for i in inputs], [_value_info(o) for o in outputs]
     with replaced_file(Path(decoder_out)) as part:
-        decoder.write(part, [_value_info(i) for i in inputs], [_value_info(o) for o in outputs], "whisper_decoder")
+        offsets = decoder.write(part, *decoder_tensors, "whisper_decoder", data_files[1])
     return ExportedWhisper(
-        ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes)),
-        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), data=EMBEDDING_FILE),
+        ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes), data=data_files[0]),
+        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), data=data_files[1]),
+        {"file": data_files[1], "offset": offsets[EMBEDDING], "shape": list(decoder.weights[EMBEDDING].shape)},
     )
 
 

@@ -15,7 +15,7 @@ from runtimes.files import read_json, sha256_file, sha256_json
 MANIFEST_SCHEMA = "leanear-artifact-2"
 REQUIRED_KEYS = ("family", "task", "model", "graphs", "input", "output", "golden", "parity", "made_from")
 FAMILY_ROLES = {"ast": ("classifier",), "whisper": ("encoder", "decoder")}
-FAMILY_KEYS = {"ast": ("labels",), "whisper": ("vocabulary", "decoding", "cache")}
+FAMILY_KEYS = {"ast": ("labels",), "whisper": ("vocabulary", "decoding", "cache", "embedding")}
 OPTIONAL_INT, OPTIONAL_TEXT, OPTIONAL_DICT = (int, type(None)), (str, type(None)), (dict, type(None))
 GRAPH_KEYS = {
     "file": str,
@@ -198,7 +198,7 @@ def _check_labels(manifest: dict[str, Any], path: Path) -> None:
 
 
 def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
-    for part in ("vocabulary", "decoding", "cache"):
+    for part in ("vocabulary", "decoding", "cache", "embedding"):
         if not isinstance(manifest[part], dict):
             raise BadInput(f"{path}: {part} is not an object")
     shape = manifest["output"].get("shape")
@@ -219,6 +219,12 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
         raise BadInput(f"{path}: decoding.default_language is {default!r}, which has no token")
     if decoding["positions"] < 1:
         raise BadInput(f"{path}: decoding.positions is {decoding['positions']!r}, not a positive whole number")
+    embedding, data = manifest["embedding"], manifest["graphs"]["decoder"]["data"] or {}
+    if embedding.get("file") != data.get("file") or not _is_count(embedding.get("offset"), 0):
+        raise BadInput(f"{path}: embedding is not a place in the decoder's file of data")
+    table = embedding.get("shape")
+    if not (isinstance(table, list) and len(table) == 2 and table[0] == size and _is_count(table[1])):
+        raise BadInput(f"{path}: embedding.shape is {table!r}, not one row for each of {size} tokens")
     layers = manifest["cache"].get("layers")
     if not isinstance(layers, list) or not layers:
         raise BadInput(f"{path}: cache.layers is not a list of layers")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.artifact import Artifact
+from runtimes.embedding import Embedding
 from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from runtimes.sessions import (
     SessionOptions,
@@ -167,10 +168,11 @@ class IntelSpeechSession:
             {name: _fixed(shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("self_value.")},
             self._positions,
         )
+        self._embedding = Embedding(artifact)
         self._encoded = False
         self._bound = (0, 0)  # rows and new tokens that the request's memory is for
         # A request holds no reference to the arrays that it was given.
-        self._tokens = self._places = self._bias = self._logits = np.zeros(0)
+        self._embedded = self._places = self._bias = self._logits = np.zeros(0)
         self._added: dict[str, np.ndarray] = {}
 
     def encode(self, waveform: np.ndarray) -> None:
@@ -199,7 +201,7 @@ class IntelSpeechSession:
         elif new > 1:
             self._bias = cache.bias(new)
             self._decoding.set_tensor("bias", _shared(self._bias))
-        self._tokens[...] = tokens
+        self._embedding.read(tokens, self._embedded)
         self._places[...] = np.arange(cache.filled, cache.filled + new)
         self._decoding.infer()
         cache.append(self._added)
@@ -210,11 +212,12 @@ class IntelSpeechSession:
     def _bind(self, rows: int, new: int) -> None:
         """Give the decoder's request the session's memory, of the shapes that steps of `new` tokens have."""
         cache, self._bound = self._cache, (rows, new)
-        self._tokens, self._places = aligned_zeros((rows, new), np.int64), aligned_zeros((new,), np.int64)
+        self._embedded = aligned_zeros((rows, new, self._embedding.width))
+        self._places = aligned_zeros((new,), np.int64)
         self._logits = aligned_zeros((rows, self._vocabulary))
         self._added, self._bias = cache.new_rows(new), cache.bias(new)
         memory = {
-            "tokens": self._tokens,
+            "embedded": self._embedded,
             "positions": self._places,
             "bias": self._bias,
             "logits": self._logits,
@@ -230,6 +233,7 @@ class IntelSpeechSession:
 
     def close(self) -> None:
         """Release the graphs and their memory."""
+        self._embedding.close()
         del self._encoding, self._decoding
         del self._encoder, self._decoder
 

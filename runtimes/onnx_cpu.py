@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.artifact import Artifact
+from runtimes.embedding import Embedding
 from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from runtimes.sessions import (
     SessionOptions,
@@ -62,8 +63,12 @@ def load(artifact: Artifact, options: SessionOptions) -> OnnxCpuSession | OnnxSp
     return OnnxCpuSession(artifact, options)
 
 
-def _load_graph(path: Path, options: SessionOptions, **entries: str) -> Any:
-    """ONNX Runtime's session of one graph: sequential execution and spinning threads; entries: further settings."""
+def _load_graph(path: Path, options: SessionOptions, memory_pattern: bool = True, **entries: str) -> Any:
+    """ONNX Runtime's session of one graph: sequential execution and spinning threads.
+
+    memory_pattern: hold the memory that a run needed in one piece for the next one, on top of the pieces that the first
+    run took; entries: further settings.
+    """
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import (
         Fail,
@@ -78,6 +83,7 @@ def _load_graph(path: Path, options: SessionOptions, **entries: str) -> Any:
     settings.inter_op_num_threads = 1
     settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.enable_mem_pattern = memory_pattern
     settings.log_severity_level = LOG_SEVERITY_ERROR
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     for key, value in entries.items():
@@ -143,9 +149,10 @@ class OnnxSpeechSession:
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
+        # The larger one first: while it is loaded, its weights are in memory twice.
+        self._decoder = _load_graph(artifact.graphs["decoder"], options, memory_pattern=False)
         # An encoder's threads that spin when it has ended would take the cores from the decoder's.
-        self._encoder = _load_graph(artifact.graphs["encoder"], options, force_spinning_stop="1")
-        self._decoder = _load_graph(artifact.graphs["decoder"], options)
+        self._encoder = _load_graph(artifact.graphs["encoder"], options, memory_pattern=False, force_spinning_stop="1")
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])
         self._precision = options.precision
@@ -156,6 +163,7 @@ class OnnxSpeechSession:
             {name: (shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("self_value.")},
             self._positions,
         )
+        self._embedding = Embedding(artifact)
         self._encoded = False
         self._single: _BoundStep | None = None
 
@@ -186,18 +194,21 @@ class OnnxSpeechSession:
         if cache.reserve(new):
             self._single = None
         if new > 1:
-            bound = _BoundStep(self._decoder, cache, self._crossed, new, self._vocabulary)
+            bound = self._bound(new)
         else:
             if self._single is None:
-                self._single = _BoundStep(self._decoder, cache, self._crossed, 1, self._vocabulary)
+                self._single = self._bound(1)
             bound = self._single
-        bound.tokens[...] = tokens
+        self._embedding.read(tokens, bound.embedded)
         bound.positions[...] = np.arange(cache.filled, cache.filled + new)
         self._decoder.run_with_iobinding(bound.binding)
         cache.append(bound.added)
         if not np.isfinite(bound.logits.max()):
             raise MeasurementFailed("logits: the graph gave NaN or infinite values")
         return bound.logits
+
+    def _bound(self, new: int) -> _BoundStep:
+        return _BoundStep(self._decoder, self._cache, self._crossed, new, self._embedding.width, self._vocabulary)
 
     def facts(self) -> dict[str, Any]:
         """Version, providers, threads and memory settings as the decoder's session reports them."""
@@ -206,6 +217,7 @@ class OnnxSpeechSession:
     def close(self) -> None:
         """Release the graphs and their memory."""
         self._single = None
+        self._embedding.close()
         del self._encoder, self._decoder
 
 
@@ -216,15 +228,15 @@ class _BoundStep:
     """
 
     def __init__(
-        self, decoder: Any, cache: SpeechCache, crossed: dict[str, np.ndarray], new: int, vocabulary: int
+        self, decoder: Any, cache: SpeechCache, crossed: dict[str, np.ndarray], new: int, width: int, vocabulary: int
     ) -> None:
-        self.tokens = aligned_zeros((cache.rows, new), np.int64)
+        self.embedded = aligned_zeros((cache.rows, new, width))
         self.positions = aligned_zeros((new,), np.int64)
         self.bias = cache.bias(new)
         self.logits = aligned_zeros((cache.rows, vocabulary))
         self.added = cache.new_rows(new)
         self.binding = decoder.io_binding()
-        inputs = {"tokens": self.tokens, "positions": self.positions, "bias": self.bias, **cache.buffers, **crossed}
+        inputs = {"embedded": self.embedded, "positions": self.positions, "bias": self.bias, **cache.buffers, **crossed}
         for name, buffer in inputs.items():
             _bind(self.binding.bind_input, name, buffer)
         _bind(self.binding.bind_output, "logits", self.logits)

@@ -29,6 +29,7 @@ def artifact(tmp_path: Path) -> Artifact:
 def _change_weight(artifact: Artifact, role: str, name: str, change) -> None:
     """Change one weight and let the manifest agree, as a faulty exporter would."""
     path = artifact.graphs[role]
+    # with the data inside, which a graph may have as well
     model = onnx.load(str(path))
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
     tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
@@ -36,13 +37,13 @@ def _change_weight(artifact: Artifact, role: str, name: str, change) -> None:
     _change_manifest(artifact.folder, lambda manifest: manifest["graphs"][role].update(sha256=sha256_file(path)))
 
 
-def test_a_damaged_embedding_is_named(artifact: Artifact) -> None:
-    embedding = np.fromfile(artifact.folder / "embedding.bin", np.float32)
-    embedding[5] += 1
-    embedding.tofile(artifact.folder / "embedding.bin")
-    with pytest.raises(
-        BadInput, match=r"embedding.bin: sha256 differs from manifest.json's graphs.decoder.data.sha256"
-    ):
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+def test_damaged_data_is_named(artifact: Artifact, role: str) -> None:
+    path = artifact.folder / f"{role}.bin"
+    data = np.fromfile(path, np.uint8)
+    data[-5] ^= 1
+    data.tofile(path)
+    with pytest.raises(BadInput, match=rf"{role}.bin: sha256 differs from manifest.json's graphs.{role}.data.sha256"):
         read_artifact(artifact.folder)
 
 
@@ -54,7 +55,8 @@ def _change_manifest(folder: Path, change) -> None:
 
 def test_artifact_reads_back_and_says_what_the_model_is(artifact: Artifact) -> None:
     model, manifest = small_whisper("ragged"), artifact.manifest
-    names = ["decoder.onnx", "embedding.bin", "encoder.onnx", "golden.npz", "manifest.json", "vocabulary.json"]
+    graphs = ["decoder.bin", "decoder.onnx", "encoder.bin", "encoder.onnx"]
+    names = [*graphs, "golden.npz", "manifest.json", "vocabulary.json"]
     assert sorted(path.name for path in artifact.folder.iterdir()) == names
     assert (artifact.family, artifact.task, artifact.labels) == ("whisper", "automatic-speech-recognition", ())
     assert "labels" not in manifest
@@ -68,7 +70,10 @@ def test_artifact_reads_back_and_says_what_the_model_is(artifact: Artifact) -> N
     vocabulary = json.loads((artifact.folder / "vocabulary.json").read_text())
     assert vocabulary["tokens"][vocabulary["special_from"]] == "<|endoftext|>"
     assert len(vocabulary["tokens"]) == model.config.vocab_size
-    assert artifact.graph_bytes == sum((artifact.folder / name).stat().st_size for name in names[:3])
+    assert artifact.graph_bytes == sum((artifact.folder / name).stat().st_size for name in graphs)
+    embedding = np.fromfile(artifact.folder / "decoder.bin", np.float32, model.proj_out.weight.numel())
+    np.testing.assert_array_equal(embedding, model.proj_out.weight.detach().numpy().ravel())
+    assert manifest["embedding"] == {"file": "decoder.bin", "offset": 0, "shape": list(model.proj_out.weight.shape)}
 
 
 def test_golden_logits_are_those_of_the_model_step_by_step(artifact: Artifact) -> None:
@@ -205,7 +210,10 @@ def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
         ("graphs.encoder", None, "graphs.encoder is not an object"),
         ("graphs.decoder.precision", 8, "graphs.decoder.precision is 8"),
         ("graphs.decoder.data", "x", "graphs.decoder.data is 'x'"),
-        ("graphs.decoder.data", {}, "graphs.decoder.data.file is not the plain name"),
+        ("graphs.encoder.data", {}, "graphs.encoder.data.file is not the plain name"),
+        ("graphs.decoder.data", None, "embedding is not a place"),
+        ("embedding.offset", -4, "embedding is not a place"),
+        ("embedding.shape", [386, 32], r"embedding.shape is \[386, 32\]"),
         ("output.shape", [1, "x"], "output.shape"),
         ("decoding.start", 10**6, "decoding.start is 1000000, not one of the 387 tokens"),
         ("decoding.suppress", [5, -1], r"decoding.suppress\[1\] is -1"),
@@ -233,7 +241,7 @@ def test_a_malformed_manifest_is_named(artifact: Artifact, part: str, value, mes
     assert str(artifact.folder / "manifest.json") in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["vocabulary", "decoding", "cache"])
+@pytest.mark.parametrize("key", ["vocabulary", "decoding", "cache", "embedding"])
 def test_a_missing_part_and_a_damaged_vocabulary_are_named(artifact: Artifact, key: str) -> None:
     with open(artifact.folder / "vocabulary.json", "a") as stream:
         stream.write(" ")
