@@ -56,6 +56,7 @@ def write_speech_artifact(
     ids = {token: index for index, token in enumerate(tokens)}
     for role in ("encoder", "decoder"):
         (folder / f"{role}.onnx").write_bytes(f"{source} {role}".encode() * (20 if cache is CACHE_DENSE else 10))
+        (folder / f"{role}.bin").write_bytes(b"data")
     vocabulary = {"schema": "leanear-vocabulary-1", "tokens": tokens, "special_from": len(TEXT_TOKENS)}
     write_json(folder / "vocabulary.json", vocabulary)
     speech = GoldenSpeech(np.array([0]), np.zeros((1, 1), np.int64), np.arange(4), np.zeros((1, 2), np.float32))
@@ -79,7 +80,7 @@ def write_speech_artifact(
                     "file": f"{role}.onnx",
                     "sha256": sha256_file(folder / f"{role}.onnx"),
                     "bytes": (folder / f"{role}.onnx").stat().st_size,
-                    "data": None,
+                    "data": {"file": f"{role}.bin", "sha256": sha256_file(folder / f"{role}.bin")},
                     "form": "portable",
                     "opset": 20,
                     "nodes": 4,
@@ -115,6 +116,7 @@ def write_speech_artifact(
                 "timestamp_step_s": 0.02,
                 "window_s": WINDOW_S,
             },
+            "embedding": {"file": "decoder.bin", "offset": 0, "shape": [len(tokens), 1]},
             "cache": cache,
             "golden": {"file": "golden.npz", "sha256": sha256_file(folder / "golden.npz"), "clips": 1},
             "parity": None,
