@@ -15,9 +15,11 @@ from benchmarks.measure import BUDGET_S, benchmark, evaluate, evaluate_transcrip
 from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE
 from benchmarks.results import Results
 from benchmarks.summary import accuracy_change, speed_up, summarise_latency, wilson_interval
+from benchmarks.transcribe import print_segments, transcribe_recording
 from runtimes.artifact import read_artifact
 from runtimes.choose import MODULES, choose_runtime
 from runtimes.clips import read_clips
+from runtimes.decoding import TASKS, DecodeOptions
 from runtimes.errors import BadInput, LeanearError
 from runtimes.sessions import PRECISIONS, SessionOptions
 
@@ -74,6 +76,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--json", action="store_true", help="print JSON")
     _add_session_flags(evaluation)
     evaluation.set_defaults(command=_eval)
+
+    transcribing = commands.add_parser(
+        "transcribe",
+        help="the words of a WAV file, as they are found",
+        epilog="example: python -m benchmarks transcribe slim talk.wav --srt",
+    )
+    transcribing.add_argument("artifact", type=Path, help="artifact folder")
+    transcribing.add_argument("audio", type=Path, help="WAV file of any length and sample rate")
+    transcribing.add_argument("--language", help='a code such as "en", or "auto" (default: the model\'s, or auto)')
+    transcribing.add_argument("--task", default="transcribe", choices=TASKS, help="(default: transcribe)")
+    transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
+    transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
+    transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
+    for writer in ("json", "srt", "vtt", "words"):
+        transcribing.add_argument(f"--{writer}", dest="writer", action="store_const", const=writer, default="plain")
+    _add_session_flags(transcribing)
+    transcribing.set_defaults(command=_transcribe)
     return parser
 
 
@@ -202,6 +221,19 @@ def _eval_speech(options: argparse.Namespace, session: SessionOptions) -> None:
         "transcripts": rows,
     }
     print(json.dumps(answer, indent=1))
+
+
+def _transcribe(options: argparse.Namespace) -> None:
+    decoding = DecodeOptions(
+        language=options.language,
+        task=options.task,
+        timestamps=not options.no_timestamps,
+        beams=options.beams,
+        condition_on_previous=options.condition,
+    )
+    session = SessionOptions(threads=options.threads, precision=options.precision)
+    segments = transcribe_recording(options.artifact, options.audio, options.runtime, session, decoding)
+    print_segments(segments, options.writer)
 
 
 def _show(text: str, fraction: float) -> None:

@@ -151,6 +151,8 @@ def _pass_on(verb: str, given: list[str]) -> int:
     filled = ["--runtime", bundle.runtime, "--precision", bundle.precision, "--threads", str(bundle.threads)]
     if verb in ON_A_BUNDLE:
         filled += _own_inputs(verb, bundle, given)
+    elif not _names_an_artifact(given):
+        filled.append(str(bundle.artifacts["slim"]))
     return benchmarks_main([verb, *filled, *given])
 
 
@@ -159,11 +161,15 @@ def _own_inputs(verb: str, bundle: Bundle, given: list[str]) -> list[str]:
     filled = ["--clips", str(bundle.clips)] if bundle.clips is not None else []
     if verb == "bench":
         filled += ["--budget", str(bundle.budget_s)]
-    if any((Path(argument) / "manifest.json").is_file() for argument in given):
+    if _names_an_artifact(given):
         return filled
     if verb == "bench" and "dense" in bundle.artifacts:
         filled += ["--dense", str(bundle.artifacts["dense"])]
     return [*filled, str(bundle.artifacts["slim"])]
+
+
+def _names_an_artifact(given: list[str]) -> bool:
+    return any((Path(argument) / "manifest.json").is_file() for argument in given)
 
 
 def _require_numpy() -> None:

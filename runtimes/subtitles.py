@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import chain, islice
 from typing import Callable, Iterable, Iterator, Mapping
 
 from runtimes.long_audio import Segment
@@ -29,6 +30,7 @@ def as_json(segments: Iterable[Segment]) -> Iterator[str]:
     """One JSON object: schema, the segments (one a line), the language, and the whole text."""
     texts: list[str] = []
     language = None
+    segments = _begun(segments)
     yield f'{{"schema": {json.dumps(TRANSCRIPT_SCHEMA)}, "segments": ['
     for number, segment in enumerate(segments):
         texts.append(segment.text)
@@ -46,6 +48,7 @@ def srt(segments: Iterable[Segment]) -> Iterator[str]:
 
 def vtt(segments: Iterable[Segment]) -> Iterator[str]:
     """WebVTT; `&`, `<` and `>` are escaped, as its text is markup."""
+    segments = _begun(segments)
     yield "WEBVTT\n\n"
     for segment in segments:
         text = _one_line(segment.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -59,6 +62,12 @@ WRITERS: Mapping[str, Callable[[Iterable[Segment]], Iterator[str]]] = {
     "srt": srt,
     "vtt": vtt,
 }
+
+
+def _begun(segments: Iterable[Segment]) -> Iterable[Segment]:
+    """The same segments, the first one asked for already: where there can be none at all, no opening is written."""
+    rest = iter(segments)
+    return chain(list(islice(rest, 1)), rest)
 
 
 def _cue_times(segment: Segment, decimal: str) -> str:

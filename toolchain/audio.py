@@ -30,7 +30,7 @@ def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
         raise BadInput(f"{path}: not readable as audio ({error.error_string.strip()})") from None
     if rate_hz <= 0 or len(samples) == 0:
         raise BadInput(f"{path}: no audio in it (zero samples)")
-    if len(samples) < promised or _riff_is_cut_short(path):
+    if len(samples) < promised or is_cut_short(path):
         raise BadInput(f"{path}: truncated: the file ends before the audio that its header promises")
     if not np.isfinite(samples).all():
         raise BadInput(f"{path}: holds NaN or infinite samples")
@@ -42,7 +42,7 @@ def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
-def _riff_is_cut_short(path: Path) -> bool:
+def is_cut_short(path: Path) -> bool:
     """Whether a WAV file is shorter than its header says; libsndfile reads such a file without a word.
 
     A size of 0 or 0xFFFFFFFF is what programs write that stream and do not know the length; it promises nothing.

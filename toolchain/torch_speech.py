@@ -10,12 +10,10 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from runtimes.long_audio import SpeechModel
 from runtimes.sessions import checked_tokens, checked_waveform
-from runtimes.token_rules import SpeechTokens
+from runtimes.token_rules import speech_tokens
 from runtimes.vocabulary import make_vocabulary
 from toolchain.families import whisper
 from toolchain.families.whisper import WhisperCheckpoint
-
-TIMESTAMP_STEP_S = 0.02  # two feature frames of 10 ms, in every Whisper
 
 
 class TorchSpeechSession:
@@ -80,34 +78,11 @@ class TorchSpeechSession:
 
 def speech_model(checkpoint: WhisperCheckpoint) -> SpeechModel:
     """What decoding needs to know of a checkpoint, from its tokenizer and its generation settings."""
-    config, settings = checkpoint.model.config, checkpoint.model.generation_config
-    known, multilingual = checkpoint.tokenizer.get_vocab(), checkpoint.is_multilingual
-    begin, end = settings.no_timestamps_token_id + 1, known[whisper.END]
-    written = {token: text for text, token in known.items()}
-    # Older tokenizers do not list the timestamps, which are the last tokens of the model.
-    texts = [written.get(token, f"<|{(token - begin) * TIMESTAMP_STEP_S:.2f}|>") for token in range(config.vocab_size)]
+    tokens = speech_tokens(whisper.decoding_settings(checkpoint))
+    texts, special_from = whisper.vocabulary_tokens(checkpoint), min(tokens.start, tokens.end)
     extractor = checkpoint.feature_extractor
-    tokens = SpeechTokens(
-        start=known[whisper.START],
-        end=end,
-        previous=known.get(whisper.PREVIOUS),
-        no_speech=next((known[name] for name in whisper.NO_SPEECH if name in known), None),
-        no_timestamps=settings.no_timestamps_token_id,
-        timestamp_begin=begin if begin < config.vocab_size else None,
-        transcribe=known.get(whisper.TRANSCRIBE) if multilingual else None,
-        translate=known.get(whisper.TRANSLATE) if multilingual else None,
-        languages={name[2:-2]: token for name, token in settings.lang_to_id.items()} if multilingual else {},
-        default_language=whisper.prompt_language(checkpoint),
-        multilingual=multilingual,
-        suppress=tuple(settings.suppress_tokens or ()),
-        begin_suppress=tuple(settings.begin_suppress_tokens or ()),
-        max_initial_timestamp_index=getattr(settings, "max_initial_timestamp_index", None),
-        positions=config.max_target_positions,
-        timestamp_step_s=TIMESTAMP_STEP_S,
-        window_s=float(extractor.chunk_length),
-    )
     return SpeechModel(
-        vocabulary=make_vocabulary(texts, min(end, known[whisper.START]), f"{checkpoint.folder}/tokenizer.json"),
+        vocabulary=make_vocabulary(texts, special_from, f"{checkpoint.folder}/tokenizer.json"),
         tokens=tokens,
         sample_rate_hz=extractor.sampling_rate,
         window_samples=extractor.n_samples,

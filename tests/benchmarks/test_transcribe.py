@@ -1,0 +1,99 @@
+"""`python -m benchmarks transcribe` over the null runtime, which hears foreseeable words."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmarks.__main__ import main
+from tests.benchmarks.speech_artifact import SAMPLE_RATE_HZ, WINDOW_S, say, write_speech_artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return write_speech_artifact(tmp_path_factory.mktemp("speech") / "slim", source="slim")
+
+
+def write(path, waveform, rate_hz=SAMPLE_RATE_HZ):
+    soundfile.write(path, waveform, rate_hz, subtype="FLOAT")
+    return path
+
+
+def transcribe(capsys, artifact, audio, *flags):
+    status = main(["transcribe", str(artifact), str(audio), "--runtime", "null", *flags])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_words_are_printed_with_their_windows_times(capsys, artifact, tmp_path):
+    audio = write(tmp_path / "two.wav", np.concatenate([say("the", "cat", "sat"), say("lights", "off")]))
+    status, out, _ = transcribe(capsys, artifact, audio, "--no-timestamps")
+    first, *_rest = out.splitlines()
+    assert status == 0
+    assert first.startswith("[00:00.00 --> 00:00.")
+    assert first.endswith("]  the cat sat")
+
+
+@pytest.mark.parametrize("flag", ["--json", "--srt", "--vtt", "--words"])
+def test_each_writer_writes(capsys, artifact, tmp_path, flag):
+    audio = write(tmp_path / "clip.wav", say("dog", "ran", "home"))
+    status, out, _ = transcribe(capsys, artifact, audio, flag, "--no-timestamps")
+    assert status == 0
+    if flag == "--json":
+        document = json.loads(out)
+        assert (document["text"], document["language"]) == ("dog ran home", "en")
+        assert document["segments"][0]["end_s"] == WINDOW_S
+    else:
+        expected = {
+            "--srt": "1\n00:00:00,000 --> 00:00:00,400\ndog ran home\n\n",
+            "--vtt": "WEBVTT\n\n00:00:00.000 --> 00:00:00.400\ndog ran home\n\n",
+            "--words": "dog ran home\n",
+        }
+        assert out == expected[flag]
+
+
+def test_silence_and_emptiness_have_no_words(capsys, artifact, tmp_path):
+    for samples in (0, 5, 20_000):
+        audio = write(tmp_path / "silence.wav", np.zeros(samples, np.float32))
+        assert transcribe(capsys, artifact, audio) == (0, "", "")
+
+
+def test_another_sample_rate_and_stereo_are_taken(capsys, artifact, tmp_path):
+    clip = say("seven", "lights")
+    audio = write(tmp_path / "stereo.wav", np.stack([clip, clip], axis=1)[::2], SAMPLE_RATE_HZ // 2)
+    status, out, _ = transcribe(capsys, artifact, audio, "--words", "--no-timestamps")
+    assert status == 0
+    assert "seven lights" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--language", "fr"), "language: this model has no 'fr'; it has de, en"),
+        (("--beams", "0"), "beams: 0 is not a positive whole number"),
+        (("--threads", "0"), "threads: expected"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(capsys, artifact, tmp_path, flags, complaint):
+    audio = write(tmp_path / "clip.wav", say("cat"))
+    status, out, err = transcribe(capsys, artifact, audio, *flags)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_what_is_no_recording_is_one_line(capsys, artifact, tmp_path):
+    (tmp_path / "clip.flac").write_bytes(b"fLaC and so on")
+    status, _, err = transcribe(capsys, artifact, tmp_path / "clip.flac")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "clip.flac: not a WAV file; convert it with: ffmpeg" in err
+    assert transcribe(capsys, artifact, tmp_path / "missing.wav")[0] == 2
+
+
+def test_a_model_that_classifies_has_no_words(capsys, slim_folder, tmp_path):
+    status, _, err = transcribe(capsys, slim_folder, write(tmp_path / "clip.wav", say("cat")))
+    assert status == 2
+    assert "a model that classifies" in err

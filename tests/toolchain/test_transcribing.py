@@ -1,0 +1,181 @@
+"""`leanear transcribe` on a tiny checkpoint and on its artifact: awkward audio, every writer, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from export.artifact import export_artifact
+from runtimes.decoding import DecodeOptions
+from runtimes.files import sha256_file, write_json
+from runtimes.long_audio import transcribe
+from runtimes.repeats import compression_ratio, loop_start
+from tests.export.whisper_cases import small_speech
+from tests.whisper_models import WINDOW_S, make_extractor, make_whisper, write_whisper
+from toolchain.audio_stream import AudioStream
+from toolchain.cli import run
+from toolchain.speech_evaluation import open_transcriber
+from toolchain.transcribing import transcribe_file
+
+RATE_HZ = 16_000
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = make_whisper(seed=5, positions=32)
+    model.model.decoder.embed_tokens.weight.data[model.config.eos_token_id] *= 3.0
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory):
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "tiny", model)
+
+
+@pytest.fixture(scope="module")
+def artifact(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("artifact") / "tiny"
+    export_artifact(
+        model,
+        make_extractor(),
+        [sounds(1.0)[:, 0]],
+        out,
+        form="portable",
+        source={"source": "tiny"},
+        made_from={},
+        speech=small_speech(model),
+    )
+    return out
+
+
+def sounds(seconds: float, seed: int = 0, rate_hz: int = RATE_HZ, channels: int = 1) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    time_s = np.arange(round(seconds * rate_hz)) / rate_hz
+    tones = sum(np.sin(2 * np.pi * frequency * time_s) for frequency in generator.uniform(80, 0.4 * rate_hz, 3))
+    clip = 0.1 * tones * np.sin(2 * np.pi * 0.3 * time_s) + 0.02 * generator.standard_normal(len(time_s))
+    return np.repeat(clip[:, np.newaxis], channels, axis=1).astype(np.float32)
+
+
+AWKWARD = {
+    "several windows": (sounds(4.6 * WINDOW_S), RATE_HZ),
+    "exactly one window": (sounds(WINDOW_S), RATE_HZ),
+    "a tenth of a second": (sounds(0.1), RATE_HZ),
+    "less than a frame": (sounds(0.005), RATE_HZ),
+    "nothing": (np.zeros((0, 1), np.float32), RATE_HZ),
+    "silence": (np.zeros((3 * WINDOW_S * RATE_HZ, 1), np.float32), RATE_HZ),
+    "noise": (np.random.default_rng(1).uniform(-0.9, 0.9, (2 * RATE_HZ, 1)).astype(np.float32), RATE_HZ),
+    "8 kHz stereo": (sounds(2.5, 2, 8_000, 2), 8_000),
+    "clipped": (np.sign(sounds(2.0)), RATE_HZ),
+}
+
+
+@pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
+def transcriber(request, checkpoint, artifact):
+    runtime = request.param
+    opened = open_transcriber(str(checkpoint if runtime == "torch" else artifact), runtime, "fp32", 1)
+    yield opened
+    opened.session.close()
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_audio_has_sensible_text_or_none(name, transcriber, tmp_path):
+    samples, rate_hz = AWKWARD[name]
+    soundfile.write(tmp_path / "clip.wav", samples, rate_hz, subtype="FLOAT")
+    for options in (
+        DecodeOptions(best_of=2, temperatures=(0.0, 1.0)),
+        DecodeOptions(timestamps=False, temperatures=(0.0,), beams=2),
+    ):
+        with AudioStream(tmp_path / "clip.wav", RATE_HZ) as stream:
+            segments = list(transcribe(transcriber.session, transcriber.model, stream, options))
+        if name in ("nothing", "silence", "less than a frame"):
+            assert segments == []
+        for segment in segments:
+            assert 0.0 <= segment.start_s <= segment.end_s <= len(samples) / rate_hz + 1e-9
+            assert segment.text.strip()
+            assert loop_start(segment.tokens) is None
+        starts = [segment.start_s for segment in segments]
+        assert starts == sorted(starts)
+        assert compression_ratio("".join(segment.text for segment in segments)) < 20
+
+
+def test_checkpoint_and_artifact_say_the_same(checkpoint, artifact, tmp_path):
+    soundfile.write(tmp_path / "clip.flac", sounds(3.3 * WINDOW_S, 4), RATE_HZ)
+    options = DecodeOptions(temperatures=(0.0,), condition_on_previous=True, stop_repeats=False)
+    said = {}
+    for kind, model in (("torch", checkpoint), ("onnxruntime", artifact), ("openvino", artifact)):
+        segments = transcribe_file(
+            tmp_path / "clip.flac",
+            str(model),
+            options,
+            runtime=kind.replace("torch", "onnxruntime"),
+            precision="fp32",
+            threads=1,
+        )
+        said[kind] = [(segment.tokens, segment.start_s, segment.end_s) for segment in segments]
+    assert said["torch"] == said["onnxruntime"] == said["openvino"]
+    assert len(said["torch"]) > 1
+
+
+def command(capsys, *arguments) -> tuple[int, str, str]:
+    status = run(["transcribe", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_the_command_prints_and_writes(capsys, artifact, tmp_path):
+    soundfile.write(tmp_path / "clip.wav", sounds(5.0), RATE_HZ)
+    base = (tmp_path / "clip.wav", "--model", artifact, "--threads", 1)
+    status, out, err = command(capsys, *base)
+    assert (status, err) == (0, "")
+    assert out.startswith("[00:00.")
+    assert command(capsys, *base)[1] == out
+    status, srt, _ = command(capsys, *base, "--srt")
+    assert srt.startswith("1\n00:00:00,")
+    status, nothing, _ = command(capsys, *base, "--srt", "--out", tmp_path / "clip.srt")
+    assert (status, nothing) == (0, "")
+    assert (tmp_path / "clip.srt").read_text(encoding="utf-8") == srt
+    document = json.loads(command(capsys, *base, "--json")[1])
+    assert len(document["segments"]) == out.count("\n") == srt.count(" --> ")
+    assert command(capsys, *base, "--vtt")[1].startswith("WEBVTT\n\n00:00:")
+
+
+def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_folder):
+    soundfile.write(tmp_path / "clip.wav", sounds(1.0), RATE_HZ)
+    clip = tmp_path / "clip.wav"
+    (tmp_path / "text.txt").write_text("no audio")
+    capsys.readouterr()  # what writing the models said
+    for arguments, complaint in (
+        ((tmp_path / "no.wav", "--model", artifact), "no.wav: no such file"),
+        ((tmp_path / "no.wav", "--model", artifact, "--json"), "no.wav: no such file"),
+        ((tmp_path / "text.txt", "--model", artifact, "--vtt"), "text.txt: not readable as audio"),
+        ((clip, "--model", tmp_path / "nowhere"), "nowhere"),
+        ((clip, "--model", tiny_folder), "a model that classifies"),
+        ((clip, "--model", artifact, "--language", "xx"), "no 'xx'"),
+        ((clip, "--model", artifact, "--temperatures", "warm"), "--temperatures"),
+        ((clip, "--model", artifact, "--temperatures", "-1"), "temperatures"),
+        ((clip, "--model", checkpoint, "--precision", "int8"), "--precision int8 is for artifacts"),
+        ((clip, "--model", artifact, "--out", tmp_path), ""),
+    ):
+        status, out, err = command(capsys, *arguments)
+        assert status in (1, 2), arguments
+        assert out == ""
+        assert complaint in err
+        assert err.count("\n") == 1
+
+
+def test_a_vocabulary_of_another_model_is_named(capsys, artifact, tmp_path):
+    folder = shutil.copytree(artifact, tmp_path / "other")
+    document = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+    document["tokens"] = document["tokens"][:-3]
+    write_json(folder / "vocabulary.json", document)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["vocabulary"]["sha256"] = sha256_file(folder / "vocabulary.json")
+    write_json(folder / "manifest.json", manifest)
+    soundfile.write(tmp_path / "clip.wav", sounds(1.0), RATE_HZ)
+    status, _, err = command(capsys, tmp_path / "clip.wav", "--model", folder)
+    assert status == 2
+    assert "tokens, but the decoder knows" in err

@@ -1,0 +1,54 @@
+"""The words of an audio file, as they are found, by a checkpoint in torch or by an artifact on its runtime."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from runtimes.decoding import DecodeOptions
+from runtimes.errors import BadInput
+from runtimes.files import replaced_file
+from runtimes.long_audio import Segment, transcribe
+from runtimes.subtitles import WRITERS
+from toolchain.audio_stream import AudioStream
+from toolchain.checkpoint import checkpoint_folder
+from toolchain.dataset import SPEECH_TASK
+from toolchain.speech_evaluation import open_transcriber
+from toolchain.tasks import is_artifact, task_of
+
+
+def transcribe_file(
+    audio: Path, model: str, options: DecodeOptions, *, runtime: str, precision: str, threads: int
+) -> Iterator[Segment]:
+    """The segments of an audio file (WAV, FLAC or OGG; any sample rate, length and number of channels).
+
+    model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
+    `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.
+
+    Raises:
+        LeanearError: the audio, the model or the runtime is not usable, or the model cannot do what the options say.
+    """
+    folder = Path(model) if is_artifact(Path(model)) else checkpoint_folder(model)
+    if task_of(folder) != SPEECH_TASK:
+        raise BadInput(f"{model}: a model that classifies; `leanear classify` is for those")
+    if not audio.is_file():
+        raise BadInput(f"{audio}: no such file")
+    transcriber = open_transcriber(model, runtime, precision, threads)
+    try:
+        with AudioStream(audio, transcriber.model.sample_rate_hz) as stream:
+            yield from transcribe(transcriber.session, transcriber.model, stream, options)
+    finally:
+        transcriber.session.close()
+
+
+def write_segments(segments: Iterable[Segment], writer: str, out: Path | None) -> None:
+    """Write segments as one of `runtimes.subtitles.WRITERS` does: to standard output as they come, or to `out`."""
+    pieces = WRITERS[writer](segments)
+    if out is None:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        return
+    with replaced_file(out) as part, open(part, "w", encoding="utf-8") as stream:
+        stream.writelines(pieces)
