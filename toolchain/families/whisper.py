@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from calibration.sites import AttentionKind, AttentionSite
 from calibration.targets import NO_TARGET as NOT_A_TARGET
 from runtimes.clips import Clips
 from runtimes.errors import BadInput
+from runtimes.files import write_json
 from toolchain.examples import LabelledInputs, Mistakes, SpeechInputs
 from toolchain.families import modeling_slim_whisper
 from toolchain.families.checkpoint_files import (
@@ -548,11 +550,20 @@ def save_slim_checkpoint(
         WhisperProcessor(source.feature_extractor, source.tokenizer).save_pretrained(folder)
         source.feature_extractor.save_pretrained(folder)  # where transformers 4 looks for it
         source.tokenizer.save_vocabulary(str(folder))  # with the spellings that Whisper's normaliser knows
+        _name_special_tokens_as_before(folder / "tokenizer_config.json")
 
     if facts is not None:
         found = alignment_heads(source.model.generation_config, plan.sites)
         facts = {**facts, "alignment_heads": found.as_json()}
     write_slim_folder(out, model, write_processor, MODELLING_FILE, plan, facts)
+
+
+def _name_special_tokens_as_before(path: Path) -> None:
+    """transformers 5 writes a key that version 4 stumbles over; both read the older name."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+        write_json(path, settings)
 
 
 def decoding_settings(checkpoint: WhisperCheckpoint) -> dict[str, Any]:
