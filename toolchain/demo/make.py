@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from transformers import ASTFeatureExtractor
 
-from runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
+from runtimes.errors import LeanearError, RuntimeUnavailable
 from runtimes.files import replaced_file
 from toolchain.demo.acoustics import Mixed, Ranges, Scene, make_scene, mix
 from toolchain.demo.packaging import wilson_interval, write_clips, write_model
 from toolchain.demo.speech import Take, espeak_missing, plan_takes, say_all
+from toolchain.demo.steps import Advance, claim, counter, step
 from toolchain.demo.training import TRAIN_RANGES, Schedule, measured_extractor, new_model, train
+from toolchain.demo.words import WORDS
 
 TAKES_PER_WORD = {"train": 2, "dev": 1, "calibration": 1, "evaluation": 1}
 ROOMS = {"train": 400, "dev": 100, "calibration": 100, "evaluation": 100}
@@ -36,8 +33,6 @@ CLIPS_PER_WORD = {"calibration": 10, "evaluation": 24}
 # training was chosen on the evaluation voices.
 SHIPPED_RANGES = Ranges(snr_db=(10.0, 25.0), peak=(0.05, 0.25))
 DEV_RANGES = replace(SHIPPED_RANGES, snr_db=(-10.0, 25.0))
-
-Advance = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -79,95 +74,31 @@ def make(job: Job, console: Console) -> None:
         BadInput: `job.work` holds the work of another seed or schedule.
     """
     torch.set_num_threads(job.threads)
-    _claim(job)
+    claim(job.work, asdict(job.schedule))
     for split in TAKES_PER_WORD:
-        with _step(console, f"speech, {split}", _speech_file(job, split), job) as (advance, todo):
+        with step(console, job.work, f"speech, {split}", _speech_file(job, split), len(_takes(job, split))) as (
+            advance,
+            todo,
+        ):
             if todo:
                 _make_speech(job, split, advance)
     extractor = _extractor(job)
     final = job.work / "model.safetensors"
-    with _step(console, "training", final, job) as (advance, todo):
+    with step(console, job.work, "training", final, job.schedule.steps) as (advance, todo):
         if todo:
             _train(job, extractor, final, advance)
     for split, per_word in CLIPS_PER_WORD.items():
         folder = job.out / "clips" / split
-        with _step(console, f"clips, {split}", folder / "metadata.csv", job) as (advance, todo):
+        with step(console, job.work, f"clips, {split}", folder / "metadata.csv", per_word * len(WORDS)) as (
+            advance,
+            todo,
+        ):
             if todo:
                 _write_clips(job, split, per_word, advance)
-    with _step(console, "model folder", job.out / "model" / "README.md", job) as (_, todo):
+    with step(console, job.work, "model folder", job.out / "model" / "README.md") as (_, todo):
         if todo:
             _write_model(job, extractor, final, console)
     console.print(f"{job.out}: clips/ and model/ are complete", markup=False, soft_wrap=True)
-
-
-def _claim(job: Job) -> None:
-    """Writes down what this folder's work is made of, or refuses to mix it with another seed's or schedule's."""
-    asked = asdict(job.schedule)
-    claim = job.work / "schedule.json"
-    if claim.exists():
-        if json.loads(claim.read_text(encoding="utf-8")) != asked:
-            raise BadInput(f"{claim}: begun with another --seed or --steps; choose another --out or delete that folder")
-        return
-    with replaced_file(claim) as partial:
-        partial.write_text(json.dumps(asked, indent=1), encoding="utf-8")
-
-
-@contextmanager
-def _step(console: Console, title: str, result: Path, job: Job) -> Iterator[tuple[Advance, bool]]:
-    """A bar's advance function (how far, note) and whether `result` is still to be made; says how long it took."""
-    if result.exists():
-        console.print(f"  {title}: already done", markup=False)
-        yield _ignore, False
-        return
-    started = time.perf_counter()
-    total = _amount(title, job)
-    text, times = TextColumn("  {task.description}", markup=False), (TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (text, BarColumn(bar_width=30), MofNCompleteColumn(), *times)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-
-        def advance(done: int, note: str) -> None:
-            bar.update(task, completed=done, description=f"{title}: {note}" if note else title)
-
-        try:
-            yield advance, True
-        finally:
-            seconds = _add_seconds(job, title, time.perf_counter() - started)
-    console.print(f"  {title}: done, {seconds:.0f} s in all", markup=False)
-
-
-def _ignore(done: int, note: str) -> None:
-    """An Advance with nothing to show."""
-
-
-def _amount(title: str, job: Job) -> int | None:
-    kind, _, split = title.partition(", ")
-    if kind == "speech":
-        return len(plan_takes(split, TAKES_PER_WORD[split], job.schedule.seed))
-    if kind == "clips":
-        return CLIPS_PER_WORD[split] * 35
-    return job.schedule.steps if kind == "training" else None
-
-
-def _add_seconds(job: Job, title: str, seconds: float) -> float:
-    """The seconds that a step has taken over all runs, this one included."""
-    file = job.work / "seconds.json"
-    spent = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    spent[title] = round(spent.get(title, 0.0) + seconds, 1)
-    with replaced_file(file) as partial:
-        partial.write_text(json.dumps(spent, indent=1), encoding="utf-8")
-    return spent[title]
-
-
-def _counter(advance: Advance) -> Callable[[], None]:
-    done = 0
-
-    def one_more() -> None:
-        nonlocal done
-        done += 1
-        advance(done, "")
-
-    return one_more
 
 
 def _speech_file(job: Job, split: str) -> Path:
@@ -182,7 +113,7 @@ def _make_speech(job: Job, split: str, advance: Advance) -> None:
     reason = espeak_missing()
     if reason:
         raise RuntimeUnavailable(reason)
-    samples, offsets = say_all(_takes(job, split), job.threads, _counter(advance))
+    samples, offsets = say_all(_takes(job, split), job.threads, counter(advance))
     with replaced_file(_speech_file(job, split)) as partial, partial.open("wb") as stream:
         np.savez(stream, samples=samples, offsets=offsets)
 
@@ -218,7 +149,7 @@ def _train(job: Job, extractor: ASTFeatureExtractor, final: Path, advance: Advan
 def _write_clips(job: Job, split: str, per_word: int, advance: Advance) -> None:
     folder = job.out / "clips" / split
     scene, takes = _scene(job, split), _takes(job, split)
-    write_clips(folder, scene, takes, per_word, SHIPPED_RANGES, job.schedule.seed, _counter(advance))
+    write_clips(folder, scene, takes, per_word, SHIPPED_RANGES, job.schedule.seed, counter(advance))
 
 
 def _write_model(job: Job, extractor: ASTFeatureExtractor, final: Path, console: Console) -> None:

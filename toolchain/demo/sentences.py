@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-# Every symbol in braces is replaced by one of its lines, drawn evenly; a line that stands twice is drawn twice as often.
+# A symbol in braces is replaced by one of its lines, drawn evenly; a line that stands twice is drawn twice as often.
 GRAMMAR: dict[str, tuple[str, ...]] = {
     "sentence": (
         "{command}", "{command}", "{command}", "{command}", "{question}", "{question}", "{statement}", "{statement}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import ASTFeatureExtractor
+from transformers import ASTFeatureExtractor, WhisperFeatureExtractor
 
 FRAME_SAMPLES = 400
 HOP_SAMPLES = 160
@@ -34,3 +34,17 @@ def log_mel(waves: torch.Tensor, lengths: np.ndarray, extractor: ASTFeatureExtra
 def normalise(features: torch.Tensor, mean: float, std: float) -> torch.Tensor:
     """Features as the model takes them: AST halves the unit deviation (Gong et al. 2021, arXiv:2104.01778)."""
     return (features - mean) / (2 * std)
+
+
+def whisper_log_mel(waves: torch.Tensor, extractor: WhisperFeatureExtractor) -> torch.Tensor:
+    """Whisper's features, float32 (B, mel bins, frames), of windows as long as `waves`, float32 (B, samples).
+
+    `samples` is a whole number of hops. Each window's floor is 8 (in log10 of power) below its own maximum.
+    """
+    window = torch.hann_window(extractor.n_fft)
+    spectrum = torch.stft(waves, extractor.n_fft, extractor.hop_length, window=window, return_complex=True)[..., :-1]
+    power = spectrum.real.square() + spectrum.imag.square()
+    filters = torch.from_numpy(np.asarray(extractor.mel_filters, np.float32))
+    features = torch.clamp(filters.T @ power, min=1e-10).log10()
+    features = torch.maximum(features, features.amax((1, 2), keepdim=True) - 8.0)
+    return (features + 4.0) / 4.0

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.nn import Module
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
 from calibration.sites import AttentionSite
-from runtimes.files import replaced_file
 from toolchain.demo.acoustics import Mixed, Ranges, Scene, mix
+from toolchain.demo.optimising import State, average_into, restore_state, save_state
 from toolchain.demo.spectrograms import log_mel, normalise
 from toolchain.demo.words import WORDS
 from toolchain.families.ast import AstModel, attention_sites
@@ -44,17 +42,6 @@ class Schedule:
     check_every: int = 200
     save_every: int = 100
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class State:
-    """Everything that a resumed training needs besides the step."""
-
-    model: AstModel
-    averaged: AstModel
-    guide: Module
-    muon: torch.optim.Optimizer
-    adamw: torch.optim.Optimizer
 
 
 TRAIN_RANGES = Ranges(snr_db=(-8.0, 25.0), peak=(0.02, 0.9), speed=(0.88, 1.14), samples=(14_400, 17_600))
@@ -189,10 +176,11 @@ def train(
     )
     adamw = torch.optim.AdamW(others, lr=schedule.other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     averaged = copy.deepcopy(model)
-    state = State(model, averaged, guide, muon, adamw)
+    modules: dict[str, Module] = {"model": model, "averaged": averaged, "guide": guide}
+    state = State(modules, {"muon": muon, "adamw": adamw})
     dev_features = normalise(log_mel(dev.waves, dev.lengths, extractor), extractor.mean, extractor.std)
     log_file = state_file.with_suffix(".jsonl")
-    first = _restore(state_file, state) if state_file.exists() else 0
+    first = restore_state(state_file, state) if state_file.exists() else 0
     note = ""
     advance(first, note)
 
@@ -223,10 +211,7 @@ def train(
         for optimizer in (muon, adamw):
             optimizer.step()
             optimizer.zero_grad()
-        decay = min(schedule.average_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for slow, fast in zip(averaged.parameters(), model.parameters(), strict=True):
-                slow.lerp_(fast, 1 - decay)
+        average_into(averaged, model, schedule.average_decay, step)
         seen, loss_sum = seen + len(values), loss_sum + float(loss.detach())
         seconds += time.monotonic() - start
 
@@ -242,40 +227,9 @@ def train(
             note = f"loss {record['loss']:.3f}, dev {record['dev_accuracy']:.3f}"
             seconds, seen, loss_sum = 0.0, 0, 0.0
         if done % schedule.save_every == 0 or done == schedule.steps:
-            _save(state_file, state, done)
+            save_state(state_file, state, done)
         advance(done, note)
     return averaged.eval()
-
-
-def _save(state_file: Path, state: State, step: int) -> None:
-    tensors: dict[str, torch.Tensor] = {}
-    for part in ("model", "averaged", "guide"):
-        tensors |= {f"{part}.{name}": value for name, value in getattr(state, part).state_dict().items()}
-    for part in ("muon", "adamw"):
-        for number, moments in getattr(state, part).state_dict()["state"].items():
-            tensors |= {f"{part}.{number}.{name}": value for name, value in moments.items()}
-    with replaced_file(state_file) as partial:
-        save_file(tensors, partial, metadata={"step": str(step)})
-
-
-def _restore(state_file: Path, state: State) -> int:
-    """The step that `state_file` was written after; everything in `state` is set to that step."""
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    with safe_open(state_file, framework="pt") as tensors:
-        step = int(tensors.metadata()["step"])
-        for key in tensors.keys():  # noqa: SIM118 - not a dict, it has no iterator
-            part, _, name = key.partition(".")
-            parts.setdefault(part, {})[name] = tensors.get_tensor(key)
-    for part in ("model", "averaged", "guide"):
-        getattr(state, part).load_state_dict(parts[part])
-    for part in ("muon", "adamw"):
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in parts[part].items():
-            number, _, name = key.partition(".")
-            moments.setdefault(int(number), {})[name] = value
-        optimizer = getattr(state, part)
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    return step
 
 
 def _accuracy_by_snr(right: np.ndarray, snr_db: np.ndarray) -> dict[str, float]:

@@ -123,13 +123,13 @@ def make_speech(
 
 
 def read_speech(folder: Path) -> Speech:
-    """What `make_speech` wrote; the samples stay on disk until they are used."""
+    """What `make_speech` wrote."""
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     phonemes = [row.pop("phonemes") for row in table["utterances"]]
     return Speech(
         utterances=[Utterance(**row) for row in table["utterances"]],
         phonemes=phonemes,
-        samples=np.memmap(folder / "samples.int16", np.int16, mode="r"),
+        samples=np.fromfile(folder / "samples.int16", np.int16),
         offsets=np.concatenate([[0], np.cumsum(table["samples"])]).astype(np.int64),
         dry_samples=np.array(table["dry_samples"], np.int64),
         response_rt60_s=np.array(table["rt60_s"]),

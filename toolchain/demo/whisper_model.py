@@ -50,7 +50,7 @@ def new_model(tokenizer: WhisperTokenizer, seed: int) -> WhisperForConditionalGe
 
 @torch.no_grad()
 def initialise(model: WhisperForConditionalGeneration) -> None:
-    """Draws the weights that training starts from; biases, norms and the encoder's positions stay as the class made them.
+    """Draws the weights that training starts from; biases, norms and the encoder's positions stay as they were made.
 
     Every product keeps the scale of what goes into it, and what goes into the residual stream is smaller.
     """
