@@ -1,9 +1,9 @@
 """A 64-bit ARM device in a folder: Debian's arm64 Python and aarch64 wheels, emulated by QEMU.
 
 `make_device` puts the folder together: packages by apt-get (whose arm64 lists are kept apart from this machine's),
-wheels by pip. Its Python is a shell script that starts the real one under `qemu-aarch64-static` as a Cortex-A72, the core
-of a Raspberry Pi 4, and stands for it: processes that it starts are emulated too. What it computes is what such a device
-computes. How long it takes says nothing about any device.
+wheels by pip. Its Python is a shell script that starts the real one under `qemu-aarch64-static` as a Cortex-A72, the
+core of a Raspberry Pi 4, and stands for it: processes that it starts are emulated too. What it computes is what such a
+device computes. How long it takes says nothing about any device.
 
 Run as a program it makes the device and prints its Python:
 
