@@ -12,29 +12,36 @@ from typing import Any
 
 from benchmarks.sensors import Ask, run_program
 
-NO_JETSON = "not a Jetson (no /etc/nv_tegra_release)"
+DEVICE_TREE = "proc/device-tree/compatible"
 DPKG_STATUS = "var/lib/dpkg/status"
 TENSORRT_PACKAGES = ("tensorrt", "libnvinfer11", "libnvinfer10", "libnvinfer8")
 CUDA_VERSION = "usr/local/cuda/version.json"
 
 
 def board_facts(root: Path = Path("/"), ask: Ask = run_program) -> dict[str, Any]:
-    """Facts of the board; root: in place of "/"; ask: what a program says."""
+    """Facts of the board; root: in place of "/"; ask: what a program says.
+
+    L4T and JetPack are facts of a Jetson alone, CUDA and TensorRT of that and of a machine with NVIDIA's driver.
+    """
     packages = _packages(root, ("nvidia-jetpack", "nvidia-l4t-core", *TENSORRT_PACKAGES))
     jetson = (root / "etc/nv_tegra_release").exists() or "nvidia-l4t-core" in packages
-    return {
-        "soc": _soc(root),
-        "l4t": _l4t(root, packages),
-        "jetpack": packages.get("nvidia-jetpack")
-        or _unknown("the package nvidia-jetpack is not installed" if jetson else NO_JETSON),
-        "cuda": _cuda(root),
-        "tensorrt": next((packages[name] for name in TENSORRT_PACKAGES if name in packages), None)
-        or _unknown("none of its packages is installed"),
-        "nvidia_driver": _driver(root),
+    facts: dict[str, Any] = {
         "power_mode": _power_mode(root, ask, jetson),
-        "clock_limits_mhz": _clock_limits(root),
+        "clock_limits": _clock_limits(root),
         "firmware": _firmware(root, ask),
     }
+    if (root / DEVICE_TREE).exists():
+        facts["soc"] = _soc(root)
+    if jetson:
+        facts["l4t"] = _l4t(root, packages)
+        facts["jetpack"] = packages.get("nvidia-jetpack") or _unknown("the package nvidia-jetpack is not installed")
+    driver = _driver(root)
+    if jetson or driver is not None:
+        facts["nvidia_driver"] = driver or _unknown("no NVIDIA driver is loaded")
+        facts["cuda"] = _cuda(root)
+        tensorrt = next((packages[name] for name in TENSORRT_PACKAGES if name in packages), None)
+        facts["tensorrt"] = tensorrt or _unknown("none of its packages is installed")
+    return facts
 
 
 def _unknown(reason: str) -> dict[str, str]:
@@ -61,15 +68,15 @@ def _packages(root: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _soc(root: Path) -> Any:
-    names = [name for name in _text(root / "proc/device-tree/compatible").split("\0") if name]
-    return names[-1] if names else _unknown("no device tree")
+    names = [name for name in _text(root / DEVICE_TREE).split("\0") if name]
+    return names[-1] if names else _unknown(f"/{DEVICE_TREE} is empty")
 
 
 def _l4t(root: Path, packages: dict[str, str]) -> Any:
     found = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
     if found:
         return f"{found.group(1)}.{found.group(2)}"
-    return packages.get("nvidia-l4t-core") or _unknown(NO_JETSON)
+    return packages.get("nvidia-l4t-core") or _unknown("/etc/nv_tegra_release does not say")
 
 
 def _cuda(root: Path) -> Any:
@@ -81,9 +88,9 @@ def _cuda(root: Path) -> Any:
     return found.group(1) if found else _unknown("no /usr/local/cuda")
 
 
-def _driver(root: Path) -> Any:
+def _driver(root: Path) -> str | None:
     found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", _text(root / "proc/driver/nvidia/version"))
-    return found.group(1) if found else _unknown("no NVIDIA driver is loaded")
+    return found.group(1) if found else None
 
 
 def _power_mode(root: Path, ask: Ask, jetson: bool) -> Any:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.board import board_facts
+
 LIBRARIES = ("leanear", "numpy", "onnxruntime", "openvino")
 INSTRUCTIONS = (
     "avx2",
@@ -26,6 +28,7 @@ INSTRUCTIONS = (
     "bf16",
 )
 BUSY_WINDOW_S = 0.5
+X86 = ("x86_64", "i386", "i486", "i586", "i686", "AMD64")
 CPUFREQ = "sys/devices/system/cpu/cpu0/cpufreq"
 
 
@@ -47,6 +50,7 @@ def device_facts(root: Path = Path("/")) -> dict[str, Any]:
     cpu = _cpu_info(root)
     return {
         "board": _board(root),
+        **board_facts(root),
         "cpu": cpu["model"],
         "architecture": platform.machine() or not_measured("platform.machine() says nothing"),
         "cores_visible": os.cpu_count() or not_measured("os.cpu_count() says nothing"),
@@ -62,6 +66,7 @@ def device_facts(root: Path = Path("/")) -> dict[str, Any]:
         "system": _system_name(root),
         "virtual_machine": _virtual_machine(root),
         "container": _container(root),
+        "emulation": _emulation(root),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
     }
@@ -195,6 +200,15 @@ def _container(root: Path) -> str:
         if (root / mark).exists():
             return f"yes (/{mark})"
     return "no sign of one"
+
+
+def _emulation(root: Path) -> str:
+    """Whether this process is translated, instruction by instruction, from another kind of processor to this one."""
+    machine = platform.machine()
+    other = re.search(r"^vendor_id\s*:", str(_read(root, "proc/cpuinfo", "")), re.MULTILINE)
+    if other and machine and machine not in X86:
+        return f"yes: {machine} on an x86 processor, so no time that is measured here says anything of a real device"
+    return "no sign of it"
 
 
 def _temperature(root: Path) -> Any:

@@ -43,6 +43,14 @@ def test_facts_of_a_board(tmp_path):
     assert state["frequency_khz"] == 1_500_000
 
 
+def test_emulation_is_told(tmp_path, monkeypatch):
+    tree(tmp_path, {"proc/cpuinfo": "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: avx2\n"})
+    assert device_facts(tmp_path)["emulation"] == "no sign of it"
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert device_facts(tmp_path)["emulation"].startswith("yes: aarch64 on an x86 processor")
+    assert device_facts(tree(tmp_path / "pi", PI))["emulation"] == "no sign of it"
+
+
 def test_a_machine_that_tells_nothing_gives_reasons_and_no_zero(tmp_path):
     facts = {**device_facts(tmp_path), **device_state(tmp_path)}
     for name in ("board", "cpu", "memory_bytes", "swap_bytes", "governor", "temperature_c", "frequency_khz", "system"):
