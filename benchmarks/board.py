@@ -113,7 +113,7 @@ def _clock_limits(root: Path) -> Any:
         low, high = _text(policy / "scaling_min_freq"), _text(policy / "scaling_max_freq")
         if low.isdigit() and high.isdigit():
             limits[f"cpu {_text(policy / 'affected_cpus') or policy.name}"] = (
-                f"{int(low) // 1000} to {int(high) // 1000}"
+                f"{int(low) // 1000} to {int(high) // 1000} MHz"
             )
     return limits or _unknown("the kernel shows no cpufreq")
 
