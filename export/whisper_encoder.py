@@ -7,6 +7,7 @@ width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from export.graph import Graph
 from export.layers import add_layernorm, add_linear, array
 from export.log_mel import LogMel, add_log_mel
 
+MLP_COLUMNS = 1024  # of an encoder's MLP that are in memory at a time
 ROW_COLUMNS = 4  # ONNX Runtime's matrix product is slow where rows do not end on a 16-byte boundary
 
 
@@ -52,18 +54,44 @@ def add_encoder(graph: Graph, waveform: str, model: Any, log_mel: LogMel, form: 
         attention = read_attention(layer.self_attn)
         attended = add_attention(graph, normed, attention, form, positions, f"{name}.self_attn")
         hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
-        hidden = add_mlp(graph, hidden, layer, name)
+        parts = -(-layer.fc1.out_features // MLP_COLUMNS) if form == "onnxruntime" else 1
+        hidden = add_mlp(graph, hidden, layer, name, parts)
     states = add_layernorm(graph, hidden, encoder.layer_norm, "encoder.layer_norm")
     return _add_cross_keys_and_values(graph, states, model.model.decoder.layers, positions, form)
 
 
-def add_mlp(graph: Graph, hidden: str, layer: Any, name: str) -> str:
-    """Add the two linear layers of an encoder's or decoder's layer, norm before and residual behind."""
+def add_mlp(graph: Graph, hidden: str, layer: Any, name: str, parts: int = 1) -> str:
+    """Add the two linear layers of an encoder's or decoder's layer, norm before and residual behind.
+
+    parts: into how many the columns between the two are cut. The second product of each part adds to that of the part
+    before, so nothing is computed twice, and only one part is in memory at a time.
+    """
     normed = add_layernorm(graph, hidden, layer.final_layer_norm, f"{name}.final_layer_norm")
-    wide = add_linear(graph, normed, layer.fc1, f"{name}.fc1", f"{name}.wide")
-    active = graph.node("Gelu", [wide], f"{name}.active")
-    narrow = add_linear(graph, active, layer.fc2, f"{name}.fc2", f"{name}.narrow")
-    return graph.node("Add", [narrow, hidden], f"{name}.residual")
+    if parts == 1:
+        wide = add_linear(graph, normed, layer.fc1, f"{name}.fc1", f"{name}.wide")
+        active = graph.node("Gelu", [wide], f"{name}.active")
+        narrow = add_linear(graph, active, layer.fc2, f"{name}.fc2", f"{name}.narrow")
+        return graph.node("Add", [narrow, hidden], f"{name}.residual")
+    columns, width = layer.fc1.out_features, layer.fc2.out_features
+    total = graph.weight(f"{name}.fc2.bias", (width,), lambda: array(layer.fc2.bias))
+    edges = [columns * number // parts for number in range(parts + 1)]
+    for number, (begin, end) in enumerate(pairwise(edges)):
+        first, second, bias = _part_of_mlp(graph, layer, begin, end, f"{name}.part{number}")
+        wide = graph.node("Gemm", [normed, first, bias], f"{name}.part{number}.wide")
+        active = graph.node("Gelu", [wide], f"{name}.part{number}.active")
+        total = graph.node("Gemm", [active, second, total], f"{name}.part{number}.narrow")
+    return graph.node("Add", [total, hidden], f"{name}.residual")
+
+
+def _part_of_mlp(graph: Graph, layer: Any, begin: int, end: int, name: str) -> tuple[str, str, str]:
+    """Weights of both linear layers and the bias of the first, for the columns between them from `begin` to `end`."""
+    first = graph.weight(
+        f"{name}.fc1.weight", (layer.fc1.in_features, end - begin), lambda: array(layer.fc1.weight)[begin:end].T
+    )
+    second = graph.weight(
+        f"{name}.fc2.weight", (end - begin, layer.fc2.out_features), lambda: array(layer.fc2.weight)[:, begin:end].T
+    )
+    return first, second, graph.weight(f"{name}.fc1.bias", (end - begin,), lambda: array(layer.fc1.bias)[begin:end])
 
 
 def _add_convolutions(graph: Graph, features: str, encoder: Any, frames: int) -> str:

@@ -63,11 +63,11 @@ def load(artifact: Artifact, options: SessionOptions) -> OnnxCpuSession | OnnxSp
     return OnnxCpuSession(artifact, options)
 
 
-def _load_graph(path: Path, options: SessionOptions, memory_pattern: bool = True, **entries: str) -> Any:
+def _load_graph(path: Path, options: SessionOptions, keep_memory: bool = True, **entries: str) -> Any:
     """ONNX Runtime's session of one graph: sequential execution and spinning threads.
 
-    memory_pattern: hold the memory that a run needed in one piece for the next one, on top of the pieces that the first
-    run took; entries: further settings.
+    keep_memory: let intermediate results share memory as ONNX Runtime does by default, which then holds the most that
+    any of them needs, for the whole of a run and once more for the next one; entries: further settings.
     """
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import (
@@ -83,7 +83,7 @@ def _load_graph(path: Path, options: SessionOptions, memory_pattern: bool = True
     settings.inter_op_num_threads = 1
     settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    settings.enable_mem_pattern = memory_pattern
+    settings.enable_mem_pattern = settings.enable_mem_reuse = keep_memory
     settings.log_severity_level = LOG_SEVERITY_ERROR
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     for key, value in entries.items():
@@ -150,9 +150,9 @@ class OnnxSpeechSession:
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         # The larger one first: while it is loaded, its weights are in memory twice.
-        self._decoder = _load_graph(artifact.graphs["decoder"], options, memory_pattern=False)
+        self._decoder = _load_graph(artifact.graphs["decoder"], options, keep_memory=False)
         # An encoder's threads that spin when it has ended would take the cores from the decoder's.
-        self._encoder = _load_graph(artifact.graphs["encoder"], options, memory_pattern=False, force_spinning_stop="1")
+        self._encoder = _load_graph(artifact.graphs["encoder"], options, keep_memory=False, force_spinning_stop="1")
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])
         self._precision = options.precision

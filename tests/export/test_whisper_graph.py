@@ -131,6 +131,19 @@ def test_every_length_of_audio_is_one_window(samples: int, tmp_path: Path) -> No
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+def test_an_mlp_in_parts_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.whisper_encoder.MLP_COLUMNS", 20)  # of 48
+    model, waveform = small_whisper("stock"), noise(9000)
+    paths = _export(tmp_path, model, "onnxruntime")
+    names = {node.name for node in onnx.load(str(paths[0])).graph.node}
+    assert {f"encoder.layers.0.part{number}.narrow" for number in range(3)} < names
+    encoder, decoder = (OnnxRuntime(path) for path in paths)
+    tokens = np.array([[5, 6, 7]])
+    expected = torch_logits(model, waveform, tokens)[:, -1:]
+    logits = _decode(encoder, decoder, model.model.decoder.embed_tokens, waveform, tokens, (3,))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 def test_cross_keys_and_values_are_those_of_the_model(tmp_path: Path) -> None:
     model, waveform = small_whisper("fewer heads"), noise(WINDOW_SAMPLES)
     crossed = OnnxRuntime(_export(tmp_path, model, "portable")[0])({"waveform": waveform[None]})
