@@ -269,6 +269,9 @@ def _examine(channel: _Channel, bundle: Bundle, progress: Report, story: _Story)
         lines = lacks(document)
     except (ValueError, KeyError, TypeError):
         raise _Stop("failed", f"doctor ended with status {status} and said nothing that can be read") from None
+    emulation = str(document.get("device", {}).get("emulation", ""))
+    if emulation.startswith("yes"):
+        story.notes.append(_plain(f"the device is emulated ({emulation.partition(': ')[2]})"))
     for name, kind in (("numpy", "no numpy"), (bundle.runtime, "runtime absent")):
         if name in lacking:
             raise _Stop(kind, _plain("; ".join(lines)))
