@@ -12,7 +12,7 @@ from pathlib import Path
 from runtimes.choose import choose_runtime
 from toolchain.target import read_target, target_names
 
-HOST_LIBRARIES = ("torch", "transformers", "onnx", "peft", "soundfile", "soxr")
+HOST_LIBRARIES = ("torch", "transformers", "onnx", "peft", "soundfile", "soxr", "jiwer")
 NEEDED_FREE_BYTES = 2 * 1024**3
 
 
