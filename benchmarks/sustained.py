@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.inference import Inference, one_inference
-from benchmarks.processes import Progress, answer_request, run_fresh
-from benchmarks.sensors import Recorder, between, energy, throttling
+from benchmarks.job import Job, benchmark_waveform, keep_part, kept_part, store_waveform
+from benchmarks.processes import Progress, absolute, answer_request, part_of, run_fresh
+from benchmarks.sensors import Recorder, between, energy, find_sensors, throttling
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.errors import BadInput
@@ -24,6 +25,7 @@ LONGEST_WINDOW_S = 60.0
 SLOWER = 1.05  # beyond what a minute differs from the next without heat
 SAY_EVERY_S = 0.5
 IDLE_S = 3.0
+ENERGY_S = 10.0
 
 
 def measure_sustained(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -84,11 +86,44 @@ def _summary(timings: np.ndarray) -> dict[str, Any]:
     }
 
 
+def measure_lasting_work(job: Job, seconds: float, progress: Progress, root: Path = Path("/")) -> dict[str, Any]:
+    """The results' part "sustained": every artifact of the job at work for `seconds`.
+
+    Where 0 seconds are asked for, each works for as long as it takes to know its energy if a sensor shows power, and
+    otherwise not at all.
+    """
+    kept = kept_part(job, "sustained")
+    if kept is not None:
+        return kept
+    part: dict[str, Any] = {"status": "ok", "reason": "", "log_tail": [], "seconds": seconds, "roles": {}}
+    if seconds == 0:
+        found = find_sensors(root)
+        if not (found.of("power_w") or found.of("energy_j")):
+            reason = (
+                f"no run of --sustained SECONDS was asked for, and energy needs a sensor ({found.missing['power_w']})"
+            )
+            part.update(status="not measured", reason=reason)
+            return part
+        part["seconds"] = ENERGY_S
+    waveform = absolute(store_waveform(job, benchmark_waveform(job)[0]))
+    for place, role in enumerate(job.artifacts):
+        request = {**job.request(role), "waveform": waveform, "tokens": job.tokens, "seconds": part["seconds"]}
+        share = 1 / len(job.artifacts)
+        answer = run_sustained(request, part_of(progress, place * share, (place + 1) * share, f"{role}, "), root)
+        status, reason, log_tail = (answer.pop(key) for key in ("status", "reason", "log_tail"))
+        if status != "ok":
+            part.update(status=status, reason=f"{role}: {reason}", log_tail=log_tail)
+            break
+        part["roles"][role] = answer
+    keep_part(job, "sustained", part)
+    return part
+
+
 def run_sustained(request: dict[str, Any], progress: Progress, root: Path = Path("/")) -> dict[str, Any]:
     """The sustained work of one artifact in a fresh process, with what the sensors showed meanwhile.
 
-    request: as `measure_sustained`. {"status", "reason", "log_tail", and where it is "ok": "work", "idle_w", "energy",
-    "energy_per_inference_j", "throttling", "verdict", "sensors"}; energy that no sensor shows says so, with the reason.
+    request: as `measure_sustained`. {"status", "reason", "log_tail", and where it is "ok": "work", "idle", "energy",
+    "energy_per_inference", "throttling", "verdict", "sensors"}; energy that no sensor shows says so, with the reason.
 
     Raises:
         BadInput: seconds is not greater than 0.
