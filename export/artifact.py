@@ -32,12 +32,14 @@ def export_artifact(
     source: dict[str, Any],
     made_from: dict[str, Any],
     speech: Speech | None = None,
+    precision: str = "fp32",
 ) -> Path:
     """The artifact folder `out`, written whole or not at all; the same arguments give the same bytes.
 
     golden_waveforms: float32 (samples,) each, at the extractor's rate, of which the folder keeps the logits that the
     model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
-    inputs by name. speech: of a Whisper, which is exported as encoder and decoder. The manifest's "parity" is null
+    inputs by name. speech: of a Whisper, which is exported as encoder and decoder; precision: of its
+    products with weights, "fp32" or "int8". The manifest's "parity" is null
     until `export.parity.prove_parity` has proved it.
 
     Raises:
@@ -46,8 +48,12 @@ def export_artifact(
     out = Path(out)
     if speech is not None:
         with replaced_folder(out) as part:
-            write_whisper_artifact(model, feature_extractor, golden_waveforms, part, form, speech, source, made_from)
+            write_whisper_artifact(
+                model, feature_extractor, golden_waveforms, part, form, precision, speech, source, made_from
+            )
         return out
+    if precision != "fp32":
+        raise BadInput(f"precision {precision!r}: a classifier is exported in fp32 alone")
     golden = collect_golden(model, feature_extractor, golden_waveforms)
     with replaced_folder(out) as part:
         exported = export_ast(model, feature_extractor, part / GRAPH_FILE, form)

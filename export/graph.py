@@ -14,6 +14,7 @@ from onnx import helper
 from runtimes.errors import BadInput
 from runtimes.files import sha256_file
 
+PRECISIONS = ("fp32", "int8")
 FORMS = ("portable", "onnxruntime", "openvino")
 OPSET = 20
 IR_VERSION = 9
@@ -22,7 +23,12 @@ LARGEST_FILE_BYTES = 2**31 - 1  # what one protobuf message may hold
 LARGE_BYTES = 2**16  # weights of at least so many bytes go to a file of data, where there is one
 PAGE_BYTES = 4096
 
-_ELEMENT_TYPES = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int64): onnx.TensorProto.INT64}
+_ELEMENT_TYPES = {
+    np.dtype(np.float32): onnx.TensorProto.FLOAT,
+    np.dtype(np.int64): onnx.TensorProto.INT64,
+    np.dtype(np.int8): onnx.TensorProto.INT8,
+    np.dtype(np.uint8): onnx.TensorProto.UINT8,
+}
 _LENGTH_DELIMITED = 2
 _MODEL_GRAPH_FIELD = onnx.ModelProto.GRAPH_FIELD_NUMBER
 _GRAPH_INITIALIZER_FIELD = onnx.GraphProto.INITIALIZER_FIELD_NUMBER

@@ -42,6 +42,7 @@ def write_whisper_artifact(
     golden_waveforms: Sequence[np.ndarray],
     folder: Path,
     form: str,
+    precision: str,
     speech: Speech,
     source: dict[str, Any],
     made_from: dict[str, Any],
@@ -55,7 +56,7 @@ def write_whisper_artifact(
     if len(speech.vocabulary) != size:
         raise BadInput(f"tokenizer: {len(speech.vocabulary)} tokens, but the model's vocabulary has {size}")
     golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding)
-    exported = export_whisper(model, feature_extractor, folder / ENCODER_FILE, folder / DECODER_FILE, form)
+    exported = export_whisper(model, feature_extractor, folder / ENCODER_FILE, folder / DECODER_FILE, form, precision)
     write_golden(folder / GOLDEN_FILE, golden)
     document = {
         "schema": VOCABULARY_SCHEMA,

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto, helper
 
 from export.attention import read_widths
-from export.graph import FORMS, OPSET, ExportedGraph, Graph
+from export.eight_bit import add_eight_bit_products
+from export.graph import FORMS, OPSET, PRECISIONS, ExportedGraph, Graph
 from export.log_mel import LogMel, read_log_mel
 from export.whisper_decoder import EMBEDDING, Tensor, add_decoder
 from export.whisper_encoder import add_encoder, cache_group
@@ -23,7 +25,8 @@ FRAMES_PER_POSITION = 2  # the stride of the second convolution
 class ExportedWhisper:
     """The two graphs that were written.
 
-    embedding: where the embedding is, as the manifest says it: file, offset in bytes, shape.
+    embedding: where the embedding is, as the manifest says it: file, offset in bytes, shape, precision, and the blocks
+    of a row that have a scale each where it is in 8 bits.
     """
 
     encoder: ExportedGraph
@@ -32,7 +35,12 @@ class ExportedWhisper:
 
 
 def export_whisper(
-    model: Any, feature_extractor: Any, encoder_out: Path, decoder_out: Path, form: str = "portable"
+    model: Any,
+    feature_extractor: Any,
+    encoder_out: Path,
+    decoder_out: Path,
+    form: str = "portable",
+    precision: str = "fp32",
 ) -> ExportedWhisper:
     """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
 
@@ -41,13 +49,18 @@ def export_whisper(
     The encoder takes "waveform", float32 (1, samples) of any length, filled up or cut to the model's window; inputs and
     outputs of the decoder are those of `export.whisper_decoder.add_decoder`. Form "portable" has plain ONNX operators
     alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster, "openvino" has plain operators
-    arranged for OpenVINO's faster kernels.
+    arranged for OpenVINO's faster kernels. Precision "int8" has products with weights in 8 bits, by operators that only
+    form "onnxruntime" may have.
 
     Raises:
-        BadInput: the model is not one that the graphs can stand for, or `form` is unknown.
+        BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
     """
     if form not in FORMS:
         raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
+    if precision not in PRECISIONS:
+        raise BadInput(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and form != "onnxruntime":
+        raise BadInput(f"precision 'int8': the form {form!r} has no products in 8 bits, only 'onnxruntime' has")
     log_mel = read_log_mel(feature_extractor)
     _check(model, log_mel)
     encoder, decoder = Graph(), Graph()
@@ -55,6 +68,9 @@ def export_whisper(
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
     encoder_outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in produced]
     inputs, outputs = add_decoder(decoder, model, form)
+    if precision == "int8":
+        add_eight_bit_products(encoder, "columns", lambda name: name.startswith("front_end."))
+        add_eight_bit_products(decoder, "blocks", lambda _: False)
     data_files = [f"{Path(out).stem}.bin" for out in (encoder_out, decoder_out)]
     with replaced_file(Path(encoder_out)) as part:
         encoder.write(part, encoder_inputs, encoder_outputs, "whisper_encoder", data_files[0])
@@ -62,10 +78,20 @@ def export_whisper(
     with replaced_file(Path(decoder_out)) as part:
         offsets = decoder.write(part, *decoder_tensors, "whisper_decoder", data_files[1])
     return ExportedWhisper(
-        ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes), data=data_files[0]),
-        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), data=data_files[1]),
-        {"file": data_files[1], "offset": offsets[EMBEDDING], "shape": list(decoder.weights[EMBEDDING].shape)},
+        ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes), precision, data_files[0]),
+        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), precision, data_files[1]),
+        _place_of_embedding(model, decoder, data_files[1], offsets),
     )
+
+
+def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> dict[str, Any]:
+    weight = decoder.weights[EMBEDDING]
+    place = {"file": file, "offset": offsets[EMBEDDING], "shape": [model.config.vocab_size, model.config.d_model]}
+    if weight.dtype == np.float32:
+        return {**place, "precision": "fp32", "blocks": None}
+    _, blocks, length = weight.shape
+    scales = offsets[f"{EMBEDDING}.scales"]
+    return {**place, "precision": "int8", "blocks": {"number": blocks, "length": length, "scales_offset": scales}}
 
 
 def _value_info(tensor: Tensor) -> Any:

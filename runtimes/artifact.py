@@ -225,6 +225,11 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     table = embedding.get("shape")
     if not (isinstance(table, list) and len(table) == 2 and table[0] == size and _is_count(table[1])):
         raise BadInput(f"{path}: embedding.shape is {table!r}, not one row for each of {size} tokens")
+    blocks = embedding.get("blocks")
+    if embedding.get("precision") not in ("fp32", "int8") or (blocks is None) != (embedding["precision"] == "fp32"):
+        raise BadInput(f"{path}: embedding.precision is {embedding.get('precision')!r} with blocks {blocks!r}")
+    if blocks is not None:
+        _check_keys(blocks, {"number": int, "length": int, "scales_offset": int}, path, "embedding.blocks")
     layers = manifest["cache"].get("layers")
     if not isinstance(layers, list) or not layers:
         raise BadInput(f"{path}: cache.layers is not a list of layers")

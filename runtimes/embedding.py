@@ -7,6 +7,8 @@ import numpy as np
 from runtimes.artifact import Artifact
 from runtimes.errors import BadInput
 
+BLOCK_ZERO = 128  # what stands for 0 in a row of 8-bit integers
+
 
 class Embedding:
     """The file in which the embedding is stored once, for the decoder's graph and for this.
@@ -19,17 +21,31 @@ class Embedding:
         place = artifact.manifest["embedding"]
         self.width = int(place["shape"][1])
         self._offset = int(place["offset"])
+        self._blocks = place["blocks"]
         self._path = artifact.folder / place["file"]
         self._stream = open(self._path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
 
     def read(self, tokens: np.ndarray, out: np.ndarray) -> None:
         """Put the rows of `tokens` (R, N) into `out`, float32 (R, N, width)."""
         rows = out.reshape(-1, self.width)
-        row_bytes = rows.shape[1] * rows.itemsize
         for row, token in zip(rows, tokens.ravel().tolist()):
-            self._stream.seek(self._offset + token * row_bytes)
-            if self._stream.readinto(row.data) != row_bytes:
-                raise BadInput(f"{self._path}: it ends before the row of token {token}")
+            if self._blocks is None:
+                self._fill(self._offset, token, row)
+            else:
+                row[...] = self._row_of_blocks(token)
+
+    def _row_of_blocks(self, token: int) -> np.ndarray:
+        number, length = self._blocks["number"], self._blocks["length"]
+        integers, scales = np.empty((number, length), np.uint8), np.empty((number, 1), np.float32)
+        self._fill(self._offset, token, integers)
+        self._fill(self._blocks["scales_offset"], token, scales)
+        return ((integers.astype(np.float32) - BLOCK_ZERO) * scales).reshape(-1)[: self.width]
+
+    def _fill(self, offset: int, token: int, row: np.ndarray) -> None:
+        """Read row `token` of a table that begins at `offset` and whose rows are as large as `row`."""
+        self._stream.seek(offset + token * row.nbytes)
+        if self._stream.readinto(row.data) != row.nbytes:
+            raise BadInput(f"{self._path}: it ends before the row of token {token}")
 
     def close(self) -> None:
         """Close the file."""

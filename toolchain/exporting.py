@@ -27,7 +27,9 @@ GOLDEN_CLIPS = 6
 Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
 
 
-def export_checkpoint(model: str, *, out: Path, form: str, data: str | None, seed: int, narrator: Narrator) -> Parity:
+def export_checkpoint(
+    model: str, *, out: Path, form: str, data: str | None, seed: int, narrator: Narrator, precision: str = "fp32"
+) -> Parity:
     """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
 
     The golden clips are taken from DATA, or are made up where there is none.
@@ -47,7 +49,7 @@ def export_checkpoint(model: str, *, out: Path, form: str, data: str | None, see
             clips = [read_waveform(example.path, rate_hz) for example in examples]
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source)}
-        return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report)
+        return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report, precision)
 
 
 def write_proved_artifact(
@@ -59,6 +61,7 @@ def write_proved_artifact(
     made_from: dict[str, str],
     dense_graph_bytes: int | None,
     report: Report,
+    precision: str = "fp32",
 ) -> Parity:
     """Export, prove, and only then put the artifact at `out`; the figures of the proof, which the manifest holds too.
 
@@ -77,6 +80,7 @@ def write_proved_artifact(
             source=described,
             made_from=made_from,
             speech=_speech(checkpoint),
+            precision=precision,
         )
         report("running the golden clips through it", 0.7)
         try:

@@ -73,7 +73,8 @@ def test_artifact_reads_back_and_says_what_the_model_is(artifact: Artifact) -> N
     assert artifact.graph_bytes == sum((artifact.folder / name).stat().st_size for name in graphs)
     embedding = np.fromfile(artifact.folder / "decoder.bin", np.float32, model.proj_out.weight.numel())
     np.testing.assert_array_equal(embedding, model.proj_out.weight.detach().numpy().ravel())
-    assert manifest["embedding"] == {"file": "decoder.bin", "offset": 0, "shape": list(model.proj_out.weight.shape)}
+    place = {"file": "decoder.bin", "offset": 0, "shape": list(model.proj_out.weight.shape)}
+    assert manifest["embedding"] == {**place, "precision": "fp32", "blocks": None}
 
 
 def test_golden_logits_are_those_of_the_model_step_by_step(artifact: Artifact) -> None:
