@@ -1,0 +1,207 @@
+"""Products in 8 bits: the numbers, the graphs that have them, and the proof that they are near enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from export.artifact import export_artifact
+from export.eight_bit import (
+    BLOCK_ZERO,
+    add_eight_bit_products,
+    block_integers,
+    block_length,
+    block_scales,
+    column_integers,
+    column_scales,
+)
+from export.graph import Graph
+from export.parity import prove_parity, prove_parity_here
+from runtimes.artifact import read_artifact
+from runtimes.embedding import Embedding
+from runtimes.errors import BadInput, ParityFailed
+from runtimes.onnx_cpu import OnnxSpeechSession, load
+from runtimes.sessions import SessionOptions
+from tests.export.whisper_cases import noise, small_speech, small_whisper, torch_logits
+from tests.whisper_models import make_extractor
+
+CLIPS = [noise(20_000), noise(40_000)]
+
+
+@pytest.fixture
+def _all_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' models are so small that all their weights would be kept."""
+    monkeypatch.setattr("export.eight_bit.SMALLEST_WEIGHT", 1)
+
+
+def _calm(kind: str) -> torch.nn.Module:
+    """A small Whisper whose logits move little when its weights do, as a trained one's."""
+    model = small_whisper(kind)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                parameter.mul_(0.5)
+    return model
+
+
+def _export(folder: Path, model: torch.nn.Module, precision: str = "int8") -> Path:
+    return export_artifact(
+        model, make_extractor(), CLIPS, folder, form="onnxruntime", source={}, made_from={},
+        speech=small_speech(model), precision=precision,
+    )  # fmt: skip
+
+
+def test_columns_are_within_half_a_step_of_what_they_stand_for() -> None:
+    matrix = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32)
+    matrix[:, 2] = 0.0
+    integers, scales = column_integers(matrix), column_scales(matrix)
+    assert integers.dtype == np.int8
+    assert np.abs(integers).max(axis=0).tolist() == [127, 127, 0, 127, 127, 127, 127]
+    assert (np.abs(integers * scales - matrix) <= scales / 2 + 1e-7).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "block"), [(384, 128), (1536, 128), (120, 128), (144, 16), (96, 32), (30, 32), (3, 16)]
+)
+def test_blocks_are_within_half_a_step_and_waste_little(rows: int, block: int) -> None:
+    assert block_length(rows) == block
+    by_column = np.random.default_rng(rows).standard_normal((5, rows)).astype(np.float32)
+    by_column[1] = 0.0
+    integers, scales = block_integers(by_column, block), block_scales(by_column, block)
+    assert integers.shape == (5, -(-rows // block), block)
+    values = ((integers.astype(np.float32) - BLOCK_ZERO) * scales[..., None]).reshape(5, -1)
+    assert not values[:, rows:].any()
+    assert (np.abs(values[:, :rows] - by_column) <= np.repeat(scales, block, axis=1)[:, :rows] / 2 + 1e-7).all()
+
+
+@pytest.mark.parametrize("way", ["columns", "blocks"])
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm", "Gemm of a transposed weight", "Gemm that adds a matrix"])
+def test_a_product_in_8_bits_is_near_the_one_it_replaces(way: str, kind: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    source = generator.standard_normal((6, 192)).astype(np.float32)
+    matrix = generator.standard_normal((192, 64)).astype(np.float32)
+    bias, more = (generator.standard_normal(size).astype(np.float32) for size in ((64,), (6, 64)))
+    graph, expected = Graph(), source @ matrix
+    inputs = ["source", graph.weight("weight", (64, 192) if "transposed" in kind else (192, 64),
+                                     lambda: matrix.T if "transposed" in kind else matrix)]  # fmt: skip
+    if kind == "MatMul":
+        graph.node("MatMul", inputs, "product")
+    elif "adds" in kind:
+        graph.node("Gemm", [*inputs, "more"], "product")
+        expected = expected + more
+    else:
+        attributes = {"transB": 1} if "transposed" in kind else {}
+        graph.node("Gemm", [*inputs, graph.weight("bias", (64,), lambda: bias)], "product", **attributes)
+        expected = expected + bias
+    add_eight_bit_products(graph, way, lambda _: False)
+    feeds = {"source": source, **({"more": more} if "adds" in kind else {})}
+    declared = [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape) for name, value in feeds.items()]
+    graph.write(
+        tmp_path / "m.onnx", declared, [helper.make_tensor_value_info("product", TensorProto.FLOAT, [6, 64])], "m"
+    )
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    operators = {node.op_type for node in onnx.load(str(tmp_path / "m.onnx")).graph.node}
+    assert ("DynamicQuantizeMatMul" if way == "columns" else "MatMulNBits") in operators
+    assert not operators & {"MatMul", "Gemm"}
+    product = session.run(None, feeds)[0]
+    assert 1e-6 < np.abs(product - expected).max() / np.abs(expected).max() < 0.03
+
+
+@pytest.mark.usefixtures("_all_products")
+@pytest.mark.parametrize("kind", ["stock", "ragged"])
+def test_proved_with_the_noise_in_the_manifest(kind: str, tmp_path: Path) -> None:
+    folder = _export(tmp_path / "artifact", _calm(kind))
+    parity = prove_parity(folder)
+    assert parity.precision == "int8"
+    assert parity.noise is not None
+    assert 1e-4 < parity.noise <= parity.bound == 0.1
+    assert parity.tokens is not None
+    assert parity.same_tokens is not None
+    assert 0.9 * parity.tokens <= parity.same_tokens <= parity.tokens == 48
+    artifact = read_artifact(folder)
+    assert artifact.manifest["parity"]["noise"] == parity.noise
+    assert {graph["precision"] for graph in artifact.manifest["graphs"].values()} == {"int8"}
+
+
+@pytest.mark.usefixtures("_all_products")
+def test_noise_over_the_bound_and_too_few_tokens_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _export(tmp_path / "artifact", _calm("stock"))
+    monkeypatch.setattr("export.speech_parity.NOISE_BOUND", 1e-4)
+    with pytest.raises(ParityFailed, match=r"products in 8 bits move the logits by .* the bound is 0.0001"):
+        prove_parity_here(folder)
+    monkeypatch.setattr("export.speech_parity.NOISE_BOUND", 1.0)
+    monkeypatch.setattr("export.speech_parity.SAME_TOKENS_SHARE", 1.01)
+    with pytest.raises(ParityFailed, match="of 48 tokens as the checkpoint does"):
+        prove_parity_here(folder)
+    assert read_artifact(folder).manifest["parity"] is None
+
+
+@pytest.mark.usefixtures("_all_products")
+def test_the_session_decodes_in_8_bits_and_says_so(tmp_path: Path) -> None:
+    model = _calm("ragged")
+    artifact = read_artifact(_export(tmp_path / "artifact", model))
+    session = load(artifact, SessionOptions(threads=1, precision="int8"))
+    assert isinstance(session, OnnxSpeechSession)
+    assert session.facts()["precision"] == "int8"
+    tokens = np.random.default_rng(0).integers(0, 300, (2, 5))
+    expected = torch_logits(model, CLIPS[0], tokens)
+    session.encode(CLIPS[0])
+    session.start(2)
+    for place in range(5):
+        logits = session.step(tokens[:, place : place + 1])
+        assert np.abs(logits - expected[:, place]).std() < 0.1 * expected[:, place].std()
+    session.close()
+
+
+@pytest.mark.usefixtures("_all_products")
+def test_rows_of_the_embedding_are_those_that_the_graph_multiplies_with(tmp_path: Path) -> None:
+    model = _calm("stock")
+    weights = model.proj_out.weight.detach().numpy()
+    for precision, tolerance in (("fp32", 0.0), ("int8", 0.5 / 127)):
+        artifact = read_artifact(_export(tmp_path / precision, model, precision))
+        embedding, tokens = Embedding(artifact), np.array([[0, 386], [5, 77]])
+        rows = np.zeros((2, 2, weights.shape[1]), np.float32)
+        embedding.read(tokens, rows)
+        embedding.close()
+        largest = np.abs(weights[tokens]).max(axis=-1, keepdims=True)
+        assert (np.abs(rows - weights[tokens]) <= tolerance * largest * 1.001).all()
+    # It is stored once, in bytes.
+    data = (tmp_path / "int8" / "decoder.bin").stat().st_size
+    assert data < (tmp_path / "fp32" / "decoder.bin").stat().st_size / 2
+
+
+def test_front_end_and_norms_stay_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.eight_bit.SMALLEST_WEIGHT", 1)
+    _export(tmp_path / "artifact", small_whisper("stock"))
+    nodes = onnx.load(str(tmp_path / "artifact" / "encoder.onnx"), load_external_data=False).graph.node
+    kinds = {node.name: node.op_type for node in nodes}
+    assert kinds["front_end.spectrum"] == kinds["front_end.mel"] == "MatMul"
+    assert kinds["encoder.layers.0.wide"] == "DynamicQuantizeMatMul"
+    decoder = onnx.load(str(tmp_path / "artifact" / "decoder.onnx"), load_external_data=False).graph
+    types = {tensor.name: tensor.data_type for tensor in decoder.initializer}
+    assert types["decoder.embedding"] == TensorProto.UINT8
+    assert types["decoder.layers.0.self_attn_layer_norm.scale"] == TensorProto.FLOAT
+
+
+def test_what_is_not_offered_is_refused(tmp_path: Path) -> None:
+    model = small_whisper("stock")
+    for form, precision, message in (
+        ("portable", "int8", "the form 'portable' has no products in 8 bits"),
+        ("onnxruntime", "int4", "precision 'int4'"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            export_artifact(
+                model, make_extractor(), CLIPS, tmp_path / "a", form=form, source={}, made_from={},
+                speech=small_speech(model), precision=precision,
+            )  # fmt: skip
+    fp32, int8 = (read_artifact(_export(tmp_path / precision, model, precision)) for precision in ("fp32", "int8"))
+    with pytest.raises(BadInput, match="precision: fp32 was asked for, but the graphs of .* are int8"):
+        load(int8, SessionOptions(threads=1))
+    with pytest.raises(BadInput, match="precision: int8 was asked for, but the graphs of .* are fp32"):
+        load(fp32, SessionOptions(threads=1, precision="int8"))
