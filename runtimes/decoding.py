@@ -36,6 +36,7 @@ class DecodeOptions:
     max_tokens: most tokens of a window; None: as many as the model has positions for.
     stop_repeats: leanear's own protection from loops (see `runtimes.long_audio`); off, nothing is done that
         transformers does not do.
+    quiet_cuts: end a window at a quiet moment where more audio follows; off, after the model's window, as transformers.
     seed: of the samples.
 
     Raises:
@@ -56,6 +57,7 @@ class DecodeOptions:
     condition_on_previous: bool = False
     max_tokens: int | None = None
     stop_repeats: bool = True
+    quiet_cuts: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -7,8 +7,9 @@ and why:
   them once from the whole file (whose loudest moment sets the floor of all of it) and pads the last window with zeros
   of the features, not of the audio.
 - A time is an exact multiple of the timestamp step, and never later than the audio's end.
-- Without timestamps, which transformers allows for one window only, a full window that more audio follows ends at the
-  quietest moment of its last third.
+- With `quiet_cuts`, a full window that more audio follows ends at the quietest moment of its last two thirds, or of its
+  last 8 s, so that fewer words are cut in two. Audio of one window is never cut.
+- Without timestamps, which transformers allows for one window only, windows follow each other with nothing between.
 - A window of digital silence is not decoded. Segments without text are not given.
 - The language is that of the first window with speech, not of the first window.
 - The compression ratio is openai's, of the text. After a temperature over 0.5 what was said before is forgotten for
@@ -41,8 +42,8 @@ FRAMES_PER_STEP = 2  # Whisper's encoder halves its frames, and a timestamp is o
 SILENT_PEAK = 2.0**-16  # half of a 16-bit sample's step
 FORGET_ABOVE_TEMPERATURE = 0.5
 STUCK_SHARE = 0.1  # of a window
-QUIET_SHARE = 1 / 3  # of a window, at its end
-QUIET_S = 0.1
+QUIET_SHARE, QUIET_REACH_S = 2 / 3, 8.0  # of a window's end, and at most: where it may be cut
+QUIET_S = 0.4
 
 
 class Waveform(Protocol):
@@ -154,7 +155,7 @@ def transcribe_windows(
             return
         samples = ahead[: model.window_samples]
         more_follows = len(ahead) == model.window_samples + frame_samples
-        if not options.timestamps and more_follows:
+        if options.quiet_cuts and more_follows:
             samples = samples[: _quietest_moment(samples, model.sample_rate_hz)]
         if not more_follows:  # a rest of less than a frame is nobody's
             samples = samples[: len(samples) // frame_samples * frame_samples]
@@ -320,9 +321,9 @@ def _said_before(
 
 
 def _quietest_moment(samples: np.ndarray, sample_rate_hz: int) -> int:
-    """The middle of the quietest QUIET_S of the last third of `samples`, the latest of equals."""
+    """The middle of the quietest QUIET_S near the end of `samples`, the latest of equals."""
     width = max(round(QUIET_S * sample_rate_hz), 1)
-    first = int(len(samples) * (1 - QUIET_SHARE))
+    first = len(samples) - int(min(len(samples) * QUIET_SHARE, QUIET_REACH_S * sample_rate_hz))
     if len(samples) - first <= width:
         return len(samples)
     energy = np.concatenate([[0.0], np.square(samples[first:], dtype=np.float64).cumsum()])

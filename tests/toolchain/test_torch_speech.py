@@ -156,6 +156,7 @@ def test_long_audio_is_transformers_long_form_token_for_token(condition, thresho
             log_probability_limit=None,
             no_speech_limit=1.0,
             stop_repeats=False,
+            quiet_cuts=False,
         )
         limits = {}
         if thresholds:  # such that about half of the windows fail either test
