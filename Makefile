@@ -7,17 +7,22 @@ READY := $(VENV)/.ready
 
 # What a user passes reaches the shell as environment, never as text of a command: the values may hold anything.
 USER_VARIABLES := TARGET MODEL DATA SPARSITY SPEEDUP LATENCY_MS MACS MAX_DROP METHOD SCHEDULE RECOVERY OUT
+DEVICE_VARIABLES := HOST HOSTS DEVICE_PYTHON
+USER_VARIABLES += $(DEVICE_VARIABLES)
+# Some shells export HOST as the name of this machine; only what is said to make itself names a device.
+$(foreach name,$(DEVICE_VARIABLES),$(if $(filter command%,$(origin $(name))),,$(eval override $(name) :=)))
 $(foreach name,$(USER_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(USER_VARIABLES)
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy test lint bench report demo-ast lock clean
+.PHONY: help deploy test lint bench report demo-ast demo-whisper lock clean
 
 help:  ## List what make can do
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make deploy TARGET=openvino MODEL=path-or-hub-id DATA=folder SPARSITY=0.5 [OUT=folder] [MAX_DROP=points] [RECOVERY=full]"
 	@echo "  make deploy TARGET=cpu MODEL=demo-whisper"
+	@echo "  make deploy TARGET=raspberrypi HOST=user@device [DEVICE_PYTHON=path]    over SSH; HOSTS=file for several"
 	@echo "  instead of SPARSITY: SPEEDUP=1.3, LATENCY_MS=12, MACS=0.7, or MAX_DROP=0.5 alone; METHOD=reference SCHEDULE=iterative RECOVERY=lora"
 
 # The stamp carries the lock's hash, so a changed lock or pyproject.toml installs again and an interrupted install is repeated.
@@ -29,7 +34,7 @@ $(READY): .requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[dev]'
 	@touch $@
 
-deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|file.toml MODEL= DATA= SPARSITY= ...
+deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|raspberrypi|jetson|file.toml MODEL= DATA= SPARSITY= ...
 	@set --; \
 	[ -z "$$TARGET" ] || set -- "$$@" --target "$$TARGET"; \
 	[ -z "$$DATA" ] || set -- "$$@" --data "$$DATA"; \
@@ -42,6 +47,9 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|fi
 	[ -z "$$MAX_DROP" ] || set -- "$$@" --max-drop "$$MAX_DROP"; \
 	[ -z "$$SCHEDULE" ] || set -- "$$@" --schedule "$$SCHEDULE"; \
 	[ -z "$$RECOVERY" ] || set -- "$$@" --recovery "$$RECOVERY"; \
+	[ -z "$$HOST" ] || set -- "$$@" --host "$$HOST"; \
+	[ -z "$$HOSTS" ] || set -- "$$@" --hosts "$$HOSTS"; \
+	[ -z "$$DEVICE_PYTHON" ] || set -- "$$@" --device-python "$$DEVICE_PYTHON"; \
 	[ -z "$$MODEL" ] || set -- "$$@" -- "$$MODEL"; \
 	exec $(BIN)/leanear deploy "$$@"
 
@@ -61,6 +69,9 @@ report: $(READY)  ## Write the report of OUT= (a deployment folder) again
 
 demo-ast: $(READY)  ## Make the demo's audio and model again, from nothing (needs espeak-ng)
 	@$(BIN)/python -m toolchain.demo.make
+
+demo-whisper: $(READY)  ## Make the demo Whisper and its clips again, from nothing (needs espeak-ng)
+	@$(BIN)/python -m toolchain.demo.make_whisper
 
 lock: $(READY)  ## Write .requirements.lock from what .venv holds
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' | sort -f > .requirements.lock

@@ -53,7 +53,10 @@ evaluation sentence was heard in training, and no weight or setting of the train
 
 # The words of this paragraph belong to SHIPPED_CONDITIONS: how that range was chosen.
 HEADROOM = """
-TO BE SAID. So the figure describes this model on these clips; it is no estimate for other conditions."""
+The range of the shipped clips' signal-to-noise ratio was chosen with the evaluation error rate in view, so that
+damage shows and there is headroom: of 300 evaluation utterances mixed with other draws, 3.1 % of the words were wrong
+at 10 to 25 dB, 5.3 % at 5 to 20 dB and 10.3 % at 3 to 15 dB. So the figure describes this model on these clips; it is
+no estimate for other conditions."""
 
 _DAMAGE = """
 With every self-attention of the encoder made uniform (queries set to zero) the rate is {uniform_encoder:.0f} %, with
@@ -175,4 +178,10 @@ def _ranges(conditions: Conditions) -> dict[str, float]:
 
 
 def _filled(text: str, facts: Mapping[str, Any], first: str = "", rest: str = "") -> str:
-    return textwrap.fill(" ".join(text.format(**facts).split()), 118, initial_indent=first, subsequent_indent=rest)
+    return textwrap.fill(
+        " ".join(text.format(**facts).split()),
+        118,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+    )
