@@ -53,6 +53,20 @@ class Parity:
     same_tokens: int | None = None
     noise: float | None = None
 
+    @property
+    def sentence(self) -> str:
+        """What was proved, in a line."""
+        if self.noise is not None:
+            return (
+                f"products in 8 bits move the logits by {self.noise:.1e} of their spread (bound {self.bound:g}), and"
+                f" {self.same_tokens} of {self.tokens} tokens of {self.clips} clips are the checkpoint's"
+            )
+        what = "first label" if self.tokens is None else "tokens"
+        return (
+            f"logits agree with the checkpoint's to {self.relative_difference:.1e} of their scale (bound"
+            f" {self.bound:.0e}), same {what}, on {self.clips} clips"
+        )
+
 
 def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
     """The figures of an artifact that passed, which are written into its manifest.
@@ -200,14 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LeanearError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    what = "first label" if parity.tokens is None else "tokens"
-    near = f"logits within {parity.relative_difference:.2g} of their scale"
-    if parity.noise is not None:
-        near = f"logits off by {parity.noise:.2g} of their spread"
-    print(
-        f"{options.folder}: {parity.clips} golden clips, {near} (bound {parity.bound:g}), same {what} on"
-        f" {parity.same_top1}, {parity.graph_bytes} bytes"
-    )
+    print(f"{options.folder}: {parity.graph_bytes} bytes; {parity.sentence}")
     return 0
 
 
