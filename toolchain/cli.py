@@ -245,9 +245,29 @@ recipe_options = _options(
     show_default=True,
     help="Seconds for latency samples.",
 )
+@click.option(
+    "--host", "hosts", multiple=True, metavar="HOST", help="Measure on [user@]name over SSH; may be repeated."
+)
+@click.option(
+    "--hosts",
+    "hosts_file",
+    type=click.Path(path_type=Path),
+    help="A file of hosts, one a line: all at once, one report.",
+)
+@click.option(
+    "--device-python", metavar="PATH", callback=_not_empty, help="The devices' Python.  [default: the target's]"
+)
+@click.option(
+    "--device-folder",
+    metavar="DIR",
+    default="~/.leanear",
+    show_default=True,
+    callback=_not_empty,
+    help="Where leanear keeps things on the devices.",
+)
 @seed_option
 def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s: float, **flags: Any) -> None:
-    """Prune MODEL, export it dense and slim, measure both on this machine, and write the report.
+    """Prune MODEL, export it dense and slim, measure both here or on devices, and write the report.
 
     MODEL is a checkpoint folder or a Hub id of an Audio Spectrogram Transformer or a Whisper, or demo-ast (the default)
     or demo-whisper, which bring their own audio.
@@ -258,22 +278,49 @@ def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s
       leanear deploy --target openvino
       leanear deploy --target openvino --speedup 1.3
       leanear deploy demo-whisper --target cpu
+      leanear deploy --target raspberrypi --host pi@raspberrypi.local
       leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
     """
+    from toolchain.delivering import commands, require_all
     from toolchain.pipeline import deploy as deploy_model
 
+    job = _job(model, target, flags)
     deployment = deploy_model(
         model,
         data=data,
-        job=_job(model, target, flags),
+        job=job,
         out=out,
         max_drop=flags["max_drop"],
         budget_s=budget_s,
+        devices=_devices(job.target, flags),
         command=_command(),
         narrator=Narrator(),
     )
-    _print_headline(deployment.results)
+    if deployment.results is not None:
+        _print_headline(deployment.results)
+    if deployment.bundle is not None and not deployment.outcomes:
+        for line in commands(deployment.bundle):
+            click.echo(line)
     _print_report(deployment.report)
+    require_all(deployment.outcomes)
+
+
+def _devices(target: Any, flags: dict[str, Any]) -> Any:
+    """The devices that flags name; None where the target is measured here."""
+    from toolchain.delivering import Devices
+    from toolchain.hosts import read_hosts
+    from toolchain.remote import RemoteOptions
+    from toolchain.ssh import check_host, quoted_python
+
+    named = tuple(check_host(host) for host in flags["hosts"])
+    hosts = (*named, *(read_hosts(flags["hosts_file"]) if flags["hosts_file"] is not None else ()))
+    if len(set(hosts)) < len(hosts):
+        raise BadInput("--host: a device is named twice")
+    if not hosts and not target.on_device:
+        return None
+    python = flags["device_python"] or target.python
+    quoted_python(python)
+    return Devices(hosts, RemoteOptions(python=python, folder=flags["device_folder"]))
 
 
 def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
@@ -402,9 +449,16 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
     show_default=True,
     help="Plain ONNX operators for any runtime, or the form that a runtime is fastest with.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "int8")),
+    default="fp32",
+    show_default=True,
+    help="int8: of a Whisper for --form onnxruntime, products with weights in 8 bits, with a proof of their noise.",
+)
 @data_option
 @seed_option
-def export(model: str, out: Path, form: str, data: str | None, seed: int) -> None:
+def export(model: str, out: Path, form: str, precision: str, data: str | None, seed: int) -> None:
     """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
 
     A classifier is one graph, from waveform to logits; a Whisper is two, encoder (front end included) and decoder, with
@@ -418,12 +472,10 @@ def export(model: str, out: Path, form: str, data: str | None, seed: int) -> Non
     """
     from toolchain.exporting import export_checkpoint
 
-    parity = export_checkpoint(model, out=out, form=form, data=data, seed=seed, narrator=Narrator())
-    click.echo(
-        f"{out}: {parity.graph_bytes / 1e6:.2f} MB; logits agree with the checkpoint's "
-        f"to {parity.relative_difference:.1e} of their scale (bound {parity.bound:.0e}), "
-        f"same first label, on {parity.clips} clips"
+    parity = export_checkpoint(
+        model, out=out, form=form, data=data, seed=seed, narrator=Narrator(), precision=precision
     )
+    click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
 
 @cli.command()
@@ -711,8 +763,11 @@ def targets() -> None:
 
     for name in target_names():
         target = read_target(name)
-        reason = choose_runtime(target.runtime).available()
-        click.echo(f"{name:12} {target.description}; {target.precision}; {'ready' if reason is None else reason}")
+        if target.on_device:
+            said = "on a device: --host [user@]name"
+        else:
+            said = choose_runtime(target.runtime).available() or "ready"
+        click.echo(f"{name:12} {target.description}; {target.precision}; {said}")
 
 
 @cli.command()

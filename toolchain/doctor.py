@@ -50,6 +50,9 @@ def _library(name: str) -> Finding:
 
 def _target(name: str) -> Finding:
     target = read_target(name)
+    if target.on_device:
+        said = f"{target.runtime}, {target.precision}, on a device: the bundle's own doctor looks there"
+        return Finding(f"target {name}", True, said)
     reason = choose_runtime(target.runtime).available()
     return Finding(
         f"target {name}", reason is None, reason or f"{target.runtime}, {target.precision}, {target.threads} threads"

@@ -8,20 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.bundled import ALL_THREADS
 from benchmarks.measure import benchmark
 from benchmarks.report import ReportPaths
-from benchmarks.results import Results
+from benchmarks.results import Results, read_results
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.clips import read_clips, write_clips
+from runtimes.errors import BadInput
 from runtimes.files import sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions
+from toolchain.bundle import RunSettings
 from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
 from toolchain.dataset import SPEECH_TASK, Example, Splits, column_for, read_examples_for, read_splits
+from toolchain.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from toolchain.evaluation import data_folder
 from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, write_folder_report
 from toolchain.narration import Narrator
 from toolchain.outputs import check_deployment_folder, only_here
+from toolchain.remote import RemoteOutcome
 from toolchain.speech_evaluation import count_results_word_errors
 from toolchain.stages import run_stage
 from toolchain.target import Target
@@ -30,17 +35,23 @@ from toolchain.tasks import read_spellings, task_of
 if TYPE_CHECKING:
     from toolchain.pruning import PruneJob
 
-OWN_NAMES = ("checkpoint", "dense", "slim", "deployment.json", "report.md", "report.html")
+OWN_NAMES = ("checkpoint", "dense", "slim", BUNDLE_FOLDER, "deployment.json", "report.md", "report.html")
 VERSION = importlib.metadata.version("leanear")
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What `deploy` leaves: a folder (clips, calibration, checkpoint, dense, slim, results) and the report in it."""
+    """What `deploy` leaves: a folder (clips, calibration, checkpoint, dense, slim, results) and the report in it.
+
+    results: of this machine, or of the one device that was measured; None where there are several, or none. bundle,
+    outcomes: for devices.
+    """
 
     folder: Path
-    results: Results
+    results: Results | None
     report: ReportPaths
+    bundle: Path | None = None
+    outcomes: tuple[RemoteOutcome, ...] = ()
 
 
 def deploy(
@@ -53,18 +64,24 @@ def deploy(
     budget_s: float,
     command: Sequence[str],
     narrator: Narrator,
+    devices: Devices | None = None,
 ) -> Deployment:
-    """Prune `model`, export it dense and slim for the job's target, prove and measure both here, and write the report.
+    """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
 
     model: MODEL as in `checkpoint_folder`; data: DATA, by default the demo's own clips; job: how it is pruned, and for
     which target; out: the deployment folder; max_drop: points of accuracy that may be lost, or of the word error rate
-    that may be added; budget_s: seconds for latency samples.
+    that may be added; budget_s: seconds for latency samples; devices: where both are measured, None for this machine.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
         LeanearError: an input is not usable, an export is not equivalent, or a measurement failed.
     """
     device = job.target
+    if devices is not None and job.goal.needs_latency:
+        raise BadInput(
+            f"--{job.goal.kind.replace('_', '-')}: the latency table is timed on this machine, which says nothing of "
+            "another; use --sparsity, --macs or --max-drop for devices"
+        )
     source = checkpoint_folder(model)
     audio = data_folder(model, data)
     task = task_of(source)
@@ -73,7 +90,8 @@ def deploy(
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task))
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio])
-    require_runtime(device.runtime, SessionOptions(threads=device.threads, precision=device.precision))
+    if devices is None:
+        require_runtime(device.runtime, SessionOptions(threads=device.threads, precision=device.precision))
     folder.mkdir(parents=True, exist_ok=True)
     narrator.say(f"{checkpoint_name(model)} for {device.name} ({device.description}), in {folder}")
     with only_here(folder, OWN_NAMES):
@@ -83,9 +101,6 @@ def deploy(
             _artifact_stage(folder, "dense", source, model, device, narrator),
             _artifact_stage(folder, "slim", folder / "checkpoint", model, device, narrator),
         ]
-        results, measured = _bench_stage(folder, source, device, budget_s, command, narrator)
-        if not (any(ran) or measured):
-            narrator.say("  nothing to do: every stage was done before, from the same inputs")
         used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
         about = {
             "schema": ABOUT_SCHEMA,
@@ -98,8 +113,39 @@ def deploy(
             },
         }
         write_json(folder / ABOUT_FILE, about)
+        if devices is not None:
+            return _deliver(folder, device, devices, budget_s, about, max_drop, narrator)
+        results, measured = _bench_stage(folder, source, device, budget_s, command, narrator)
+        if not (any(ran) or measured):
+            narrator.say("  nothing to do: every stage was done before, from the same inputs")
         report = write_folder_report(folder, results.path, folder, max_drop)
     return Deployment(folder, results, report)
+
+
+def _deliver(
+    folder: Path,
+    device: Target,
+    devices: Devices,
+    budget_s: float,
+    about: dict[str, Any],
+    max_drop: float | None,
+    narrator: Narrator,
+) -> Deployment:
+    """The deployment after its bundle was made and brought to the devices."""
+    threads = ALL_THREADS if device.all_threads else device.threads
+    delivery = deliver_deployment(
+        folder,
+        title=about["title"],
+        target=f"{device.name}: {device.description}",
+        run=RunSettings(device.runtime, device.precision, threads, budget_s),
+        devices=devices,
+        provenance=about["provenance"],
+        max_drop=max_drop,
+        narrator=narrator,
+    )
+    outcomes = delivery.outcomes
+    path = outcomes[0].results_path if len(outcomes) == 1 and outcomes[0].ok else None
+    return Deployment(folder, None if path is None else read_results(path), delivery.report, delivery.bundle, outcomes)
 
 
 def _refuse_latency(job: PruneJob) -> None:
@@ -168,10 +214,12 @@ def _artifact_stage(folder: Path, role: str, source: Path, model: str, device: T
             dense_bytes = read_artifact(folder / "dense").graph_bytes if role == "slim" else None
             clips = read_clips(calibration).waveforms
             write_proved_artifact(
-                load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report
+                load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report, precision
             )
 
-    record = {"leanear": VERSION, **made_from, "form": device.graph_form}
+    # bf16 is a way to run a graph in float32; products in 8 bits are in the graph
+    precision = "int8" if device.precision == "int8" else "fp32"
+    record = {"leanear": VERSION, **made_from, "form": device.graph_form, "precision": precision}
     return run_stage(folder, role, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from runtimes.errors import BadInput
 
 TARGETS = Path(__file__).parent / "targets"
-RUNTIMES = ("onnxruntime", "openvino", "null")
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "null")
+PLACES = ("here", "device")
 GRAPH_FORMS = ("portable", "onnxruntime", "openvino")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 MOST_THREADS = 1024
 USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
 MOST_MULTIPLE = 256
@@ -24,8 +25,10 @@ class Target:
     """Where a model is going.
 
     runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, PRECISIONS; threads: how many, never left to the
-    runtime. query_key_multiple, value_output_multiple: a head's widths are chosen among the multiples of these (and the
-    dense head's width), because the widths in between save no time there.
+    runtime; all_threads: the file says "all", which on a device means the device's. query_key_multiple,
+    value_output_multiple: a head's widths are chosen among the multiples of these (and the dense head's width), because
+    the widths in between save no time there. on_device: it is measured on a device that is reached over SSH or by hand,
+    never on this machine; python: the device's Python.
     """
 
     name: str
@@ -36,6 +39,9 @@ class Target:
     threads: int
     query_key_multiple: int
     value_output_multiple: int
+    all_threads: bool = False
+    on_device: bool = False
+    python: str = "python3"
 
 
 def target_names() -> tuple[str, ...]:
@@ -59,14 +65,16 @@ def read_target(name: str) -> Target:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not TOML ({error})") from None
     keys = ("description", "runtime", "graph_form", "precision", "threads")
-    known = (*keys, "query_key_multiple", "value_output_multiple")
+    known = (*keys, "query_key_multiple", "value_output_multiple", "measured", "python")
     for key in settings:
         if key not in known:
             raise BadInput(f"{path}: unknown key {key!r}; known are {', '.join(known)}")
     for key in keys:
         if key not in settings:
             raise BadInput(f"{path}: key {key!r} is missing")
-    for key, offered in (("runtime", RUNTIMES), ("graph_form", GRAPH_FORMS), ("precision", PRECISIONS)):
+    settings = {"measured": PLACES[0], "python": "python3", **settings}
+    offers = (("runtime", RUNTIMES), ("graph_form", GRAPH_FORMS), ("precision", PRECISIONS), ("measured", PLACES))
+    for key, offered in offers:
         if settings[key] not in offered:
             raise BadInput(f"{path}: {key} = {settings[key]!r} is not one of {', '.join(offered)}")
     if settings["graph_form"] not in ("portable", settings["runtime"]):
@@ -80,7 +88,16 @@ def read_target(name: str) -> Target:
         threads=_threads(settings["threads"], path),
         query_key_multiple=_multiple(settings, "query_key_multiple", path),
         value_output_multiple=_multiple(settings, "value_output_multiple", path),
+        all_threads=settings["threads"] == "all",
+        on_device=settings["measured"] == "device",
+        python=_python(settings["python"], path),
     )
+
+
+def _python(value: object, path: Path) -> str:
+    if not isinstance(value, str) or not value.strip() or value.startswith("-"):
+        raise BadInput(f"{path}: python = {value!r} is not the name or the path of a program")
+    return value
 
 
 def _multiple(settings: dict[str, Any], key: str, path: Path) -> int:

@@ -55,8 +55,44 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["raspberrypi", "jetson"])
+def test_a_target_that_is_elsewhere(name):
+    target = read_target(name)
+    assert target.on_device
+    assert target.all_threads
+    assert target.python
+    assert not read_target("cpu").on_device
+
+
+def test_a_device_of_ones_own(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(OWN + 'measured = "device"\npython = "~/venv/bin/python"\n')
+    target = read_target(str(path))
+    assert (target.on_device, target.python, target.all_threads, target.threads) == (
+        True,
+        "~/venv/bin/python",
+        False,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('measured = "there"\n', "measured = 'there'"),
+        ("python = 3\n", "python = 3"),
+        ('python = "-c"\n', "python = '-c'"),
+    ],
+)
+def test_wrong_places_are_named(tmp_path, text, message):
+    path = tmp_path / "own.toml"
+    path.write_text(OWN + text)
+    with pytest.raises(BadInput, match=message):
+        read_target(str(path))
+
+
 def test_an_unknown_target_lists_the_known():
-    with pytest.raises(BadInput, match="cpu, openvino"):
+    with pytest.raises(BadInput, match="cpu, jetson, openvino, raspberrypi"):
         read_target("toaster")
 
 

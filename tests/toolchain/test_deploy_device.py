@@ -1,0 +1,143 @@
+"""`leanear deploy` for devices: from a checkpoint to a report, over a real SSH server, and without any device."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmarks.bundled import read_bundle
+from benchmarks.results import read_results
+from tests.conftest import make_tiny_ast, tone
+from tests.toolchain.ssh_server import HOST, free_port, start_server
+from toolchain.cli import run
+
+NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>\n-x ü"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    from transformers import ASTFeatureExtractor
+
+    folder = tmp_path_factory.mktemp("model") / NASTY
+    make_tiny_ast().save_pretrained(folder)
+    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for label, frequency_hz in (("yes", 500), ("up", 1500)):
+        (folder / label).mkdir()
+        for number in range(8):
+            sound = tone(frequency_hz + 20 * number, 0.5, 16000)
+            soundfile.write(folder / label / f"{number} {NASTY}.wav", np.asarray(sound), 16000, format="WAV")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = start_server(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def exported(model, data, tmp_path_factory):
+    """A deployment folder with everything up to the bundle."""
+    out = tmp_path_factory.mktemp("deployments") / "pi"
+    assert run(["deploy", str(model), "--data", str(data), "--target", "raspberrypi", "--out", str(out)]) == 0
+    return out
+
+
+def deploy(model, data, out, *more, target="raspberrypi"):
+    arguments = ["deploy", "--data", str(data), "--target", target, "--out", str(out), "--budget", "1"]
+    return run([*arguments, "--device-python", sys.executable, *map(str, more), "--", str(model)])
+
+
+def test_without_a_host_there_are_a_bundle_and_three_commands(model, data, exported, tmp_path, capsys):
+    out = tmp_path / "pi"
+    shutil.copytree(exported, out)
+    assert deploy(model, data, out) == 0
+    said = capsys.readouterr().out
+    assert str(out / "bundle") in said
+    for verb in ("doctor", "compile", "bench"):
+        assert f"python3 leanear.pyz {verb}" in said
+    bundle = read_bundle(out / "bundle")
+    assert bundle.document["run"]["threads"] == "all"
+    assert "nothing was measured on one" in (out / "report.md").read_text()
+
+
+def test_a_pi_over_ssh_has_the_whole_report(model, data, exported, server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LEANEAR_SSH", server.command)
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / NASTY
+    shutil.copytree(exported, out)
+    folder = tmp_path / "device"
+    assert deploy(model, data, out, "--host", HOST, "--device-folder", folder) == 0
+    said = capsys.readouterr()
+    assert "median latency" in said.out
+    assert f"{HOST}: measured" in said.err
+    results = read_results(out / "results" / HOST / "onnxruntime-fp32.json")
+    assert not results.failures()
+    assert results.roles == ("dense", "slim")
+    text = (out / "report.md").read_text()
+    assert "for raspberrypi" in text
+    assert "Latency" in text
+    assert not list(tmp_path.rglob("PWNED"))
+    assert not Path("PWNED").exists()
+    assert not (Path.home() / "PWNED").exists()
+
+
+def test_a_jetson_that_is_none_has_a_status_and_a_report(model, data, exported, server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LEANEAR_SSH", server.command)
+    out = tmp_path / "jetson"
+    assert deploy(model, data, out, target="jetson") == 0
+    assert "python3 leanear.pyz doctor" in capsys.readouterr().out
+    assert deploy(model, data, out, "--host", HOST, "--device-folder", tmp_path / "device", target="jetson") == 7
+    (complaint,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("leanear: ")]
+    assert f"{HOST}: runtime absent: tensorrt: not installed" in complaint
+    text = (out / "report.md").read_text()
+    assert "runtime absent" in text
+    assert "not a Jetson" in text
+    assert " 0.00 ms" not in text
+
+
+def test_hosts_of_which_one_is_dead(model, data, exported, server, tmp_path, capsys, monkeypatch):
+    for host, port in (("living", None), ("dead", free_port())):
+        server.configure(host=host, port=port, name=host)
+    (server.folder / "both").write_text("".join((server.folder / host).read_text() for host in ("living", "dead")))
+    monkeypatch.setenv("LEANEAR_SSH", f"ssh -F {server.folder / 'both'}")
+    out = tmp_path / "pi"
+    shutil.copytree(exported, out)
+    hosts = tmp_path / "my hosts; x"
+    hosts.write_text("living\ndead\n")
+    assert deploy(model, data, out, "--hosts", hosts, "--device-folder", tmp_path / "device") == 7
+    assert "dead: connection refused" in capsys.readouterr().err
+    text = (out / "report.md").read_text()
+    assert "1 of 2 devices measured" in text
+    assert (out / "devices" / "living" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        (["--host", "-oProxyCommand=touch PWNED"], "HOST '-oProxyCommand"),
+        (["--host", "a;b"], "HOST 'a;b'"),
+        (["--host", "a", "--host", "a"], "named twice"),
+        (["--hosts", "no-such-file"], "no-such-file: cannot be read"),
+        (["--host", "a", "--device-python", "-c"], "Python '-c'"),
+        (["--host", "a", "--speedup", "1.3"], "the latency table is timed on this machine"),
+        (["--latency-ms", "3"], "the latency table is timed on this machine"),
+    ],
+)
+def test_what_cannot_be_is_one_line(model, data, tmp_path, capsys, more, word):
+    assert deploy(model, data, tmp_path / "out", *more) == 2
+    (complaint,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("leanear: ")]
+    assert word in complaint
+    assert not (tmp_path / "out").exists()
