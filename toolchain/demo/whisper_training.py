@@ -220,7 +220,7 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Learnt:
-    """A shard's share of the step's gradients and of its losses, the decoder's and CTC's, in nats."""
+    """A shard's share of the step's gradients and of its losses, the decoder's (NaN: not asked) and CTC's, in nats."""
 
     gradients: tuple[torch.Tensor | None, ...]
     losses: tuple[float, float]
@@ -300,16 +300,18 @@ class _Meter:
         self._clear()
 
     def _clear(self) -> None:
-        self.windows, self.seconds, self.steps, self.losses = 0, 0.0, 0, [0.0, 0.0]
+        self.windows, self.seconds, self.steps, self.losses = 0, 0.0, [0, 0], [0.0, 0.0]
 
     def count(self, learnt: list[_Learnt], windows: int, seconds: float) -> None:
-        self.windows, self.seconds, self.steps = self.windows + windows, self.seconds + seconds, self.steps + 1
-        for one in learnt:
-            self.losses = [total + loss for total, loss in zip(self.losses, one.losses, strict=True)]
+        self.windows, self.seconds = self.windows + windows, self.seconds + seconds
+        for place in range(2):
+            loss = sum(one.losses[place] for one in learnt)
+            if not math.isnan(loss):
+                self.steps[place], self.losses[place] = self.steps[place] + 1, self.losses[place] + loss
 
     def write(self, step: int, word_error_rate: float | None) -> str:
         """Appends a line to the log; a short note of it comes back. None: there is no decoder yet to ask."""
-        said, spelt = (total / self.steps for total in self.losses)
+        said, spelt = (total / max(1, steps) for total, steps in zip(self.losses, self.steps, strict=True))
         record = {"step": step, "ctc_loss": spelt, "windows_per_s": self.windows / self.seconds}
         note = f"CTC loss {spelt:.3f}"
         if word_error_rate is not None:
