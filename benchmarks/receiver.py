@@ -34,6 +34,7 @@ GONE = "gone"
 ALIVE_EVERY_S = 4.0
 HOST_SILENCE_LIMIT_S = 120.0
 END_PATIENCE_S = 5.0
+LOCK_PATIENCE_S = 15.0  # an attempt that was just cut short may take so long to end
 BLOCK_BYTES = 1 << 20
 LINE_BYTES = 1 << 16
 SPARE_BYTES = 16 << 20  # left free on the disk: what a benchmark itself writes
@@ -400,12 +401,18 @@ def hold(path: str, holder: str) -> BinaryIO:
         Refusal: another process holds it; the text says which.
     """
     lock = open(path, "a+b")  # noqa: SIM115, held until this process ends
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.2)
+                continue
         lock.seek(0)
         other = lock.read(512).decode("utf-8", "replace").strip() or "unknown"
-        raise Refusal("busy", f"another deploy is at work on this device ({other}); it is left in peace") from None
+        raise Refusal("busy", f"another deploy is at work on this device ({other}); it is left in peace")
     lock.truncate(0)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     lock.write(f"from {holder}, since {since} UTC by the device's clock, process {os.getpid()}".encode())

@@ -497,7 +497,12 @@ def test_two_deploys_at_once_are_told_apart(small, options, tmp_path):
     thread = threading.Thread(target=first)
     thread.start()
     assert first_is_there.wait(30)
-    expect(deliver(HOST, small, tmp_path / "second", options), "busy", f"from {getpass.getuser()}@", "since")
+    busy = with_receiver(
+        lambda text: text.replace("LOCK_PATIENCE_S = 15.0", "LOCK_PATIENCE_S = 0.5"),
+        tmp_path,
+        lambda: deliver(HOST, small, tmp_path / "second", options),
+    )
+    expect(busy, "busy", f"from {getpass.getuser()}@", "since")
     second_is_done.set()
     thread.join(30)
     assert outcomes == ["first"]
