@@ -6,31 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditionalGeneration, WhisperTokenizer
 
+from calibration.targets import NO_TARGET
 from toolchain.examples import LabelledInputs, Mistakes, SpeechInputs
 from toolchain.word_errors import choose_normaliser, count_word_errors
 
 BATCH_CLIPS = 32
 LANGUAGE_PLACE = 1  # in a multilingual model's prompt, after <|startoftranscript|>
-
-
-def greedy_transcripts(
-    model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, inputs: SpeechInputs
-) -> list[str]:
-    """The likeliest token after token by transformers' `generate`, suppressed ones left out, no timestamps.
-
-    The language is that of the prompt in `inputs`.
-    """
-    prompt = {}
-    if model.generation_config.is_multilingual:
-        prompt = {"language": _language(tokenizer, inputs), "task": "transcribe"}
-    texts: list[str] = []
-    with torch.inference_mode():
-        for part in inputs.features.split(BATCH_CLIPS):
-            ids = model.generate(part, **prompt, return_timestamps=False, do_sample=False, num_beams=1)
-            texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return texts
 
 
 def word_mistakes(
@@ -39,15 +22,42 @@ def word_mistakes(
     """The word errors of the model's greedy transcripts, and the words of the references, clip by clip."""
     assert isinstance(clips.inputs, SpeechInputs)
     assert clips.texts is not None
-    language = _language(tokenizer, clips.inputs) if model.generation_config.is_multilingual else "en"
+    prompt = clips.inputs.tokens[:1, : int((clips.targets[0] != NO_TARGET).int().argmax()) + 1]
+    language = "en"
+    if model.generation_config.is_multilingual:
+        token = tokenizer.convert_ids_to_tokens(int(prompt[0, LANGUAGE_PLACE]))
+        language = token.removeprefix("<|").removesuffix("|>")
     normaliser = choose_normaliser(language, tokenizer.english_spelling_normalizer)
-    found = count_word_errors(clips.texts, greedy_transcripts(model, tokenizer, clips.inputs), normaliser)
+    transcripts: list[str] = []
+    for features in clips.inputs.features.split(BATCH_CLIPS):
+        transcripts += tokenizer.batch_decode(greedy_tokens(model, features, prompt), skip_special_tokens=True)
+    found = count_word_errors(clips.texts, transcripts, normaliser)
     return Mistakes(_floats(found.errors), _floats(found.reference_words))
 
 
-def _language(tokenizer: WhisperTokenizer, inputs: SpeechInputs) -> str:
-    token = tokenizer.convert_ids_to_tokens(int(inputs.tokens[0, LANGUAGE_PLACE]))
-    return token.removeprefix("<|").removesuffix("|>")
+@torch.inference_mode()
+def greedy_tokens(
+    model: WhisperForConditionalGeneration, features: torch.Tensor, prompt: torch.Tensor
+) -> list[list[int]]:
+    """After the prompt (1, P), token after token the likeliest that is not suppressed, up to the end of the text.
+
+    features: (B, mels, frames). The same as transformers' `generate` without timestamps; a text that does not end is
+    cut off where the decoder has no more positions.
+    """
+    settings, config = model.generation_config, model.config
+    never, not_first = (list(tokens or ()) for tokens in (settings.suppress_tokens, settings.begin_suppress_tokens))
+    states = model.model.encoder(features).last_hidden_state
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    fed, said = prompt.expand(len(features), -1), torch.empty(len(features), 0, dtype=torch.int64)
+    ended = torch.zeros(len(features), dtype=torch.bool)
+    while prompt.shape[1] + said.shape[1] < config.max_target_positions and not ended.all():
+        answer = model(encoder_outputs=(states,), decoder_input_ids=fed, past_key_values=cache, use_cache=True)
+        logits = answer.logits[:, -1].clone()
+        logits[:, never if said.shape[1] else never + not_first] = -torch.inf
+        fed = torch.where(ended, config.eos_token_id, logits.argmax(dim=-1))[:, None]
+        said = torch.cat([said, fed], dim=1)
+        ended |= fed[:, 0] == config.eos_token_id
+    return [row[: row.index(config.eos_token_id)] if config.eos_token_id in row else row for row in said.tolist()]
 
 
 def _floats(counts: Sequence[int]) -> np.ndarray:
