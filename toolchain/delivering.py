@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
@@ -14,13 +15,15 @@ from benchmarks.devices_report import DeviceEntry, write_devices_report
 from benchmarks.report import ReportPaths
 from benchmarks.results import read_results
 from runtimes.errors import DeviceFailed
+from runtimes.files import read_json, write_json
 from toolchain.bundle import RunSettings, by_hand, write_bundle
 from toolchain.hosts import deliver_to_all, host_folder_name
-from toolchain.measuring import write_folder_report
+from toolchain.measuring import DEVICES_FILE, write_folder_report
 from toolchain.narration import Narrator, Report
 from toolchain.remote import RemoteOptions, RemoteOutcome
 
 BUNDLE_FOLDER = "bundle"
+DEVICES_SCHEMA = "leanear-devices-1"
 DEVICES_FOLDER = "devices"
 
 
@@ -71,16 +74,33 @@ def deliver_deployment(
             run=run,
         )
     outcomes = _deliver(bundle.folder, folder / "results", devices, narrator)
-    if len(outcomes) == 1 and outcomes[0].ok:
+    document = {
+        "schema": DEVICES_SCHEMA,
+        "title": title,
+        "target": target,
+        "provenance": provenance,
+        "outcomes": [_outcome_json(folder, outcome) for outcome in outcomes],
+    }
+    write_json(folder / DEVICES_FILE, document)
+    return Delivery(bundle.folder, outcomes, write_delivery_report(folder, max_drop))
+
+
+def write_delivery_report(folder: Path, max_drop: float | None) -> ReportPaths:
+    """The report of the devices that `devices.json` of a deployment folder tells of.
+
+    Raises:
+        BadInput: that file or one that it names is not what it should be.
+    """
+    document = read_json(folder / DEVICES_FILE, DEVICES_SCHEMA, ("title", "target", "provenance", "outcomes"))
+    outcomes = document["outcomes"]
+    if len(outcomes) == 1 and outcomes[0]["status"] == "ok":
         (outcome,) = outcomes
-        assert outcome.results_path is not None
-        for note in outcome.notes:
-            narrator.say(f"  {outcome.host}: {note}")
-        return Delivery(bundle.folder, outcomes, write_folder_report(folder, outcome.results_path, folder, max_drop))
+        notes = [f"{outcome['host']}: {note}." for note in outcome["notes"]]
+        return write_folder_report(folder, folder / outcome["results"], folder, max_drop, notes=notes)
     entries = [_entry(folder, outcome, max_drop) for outcome in outcomes]
-    said = {"target": target, **provenance}
-    report = write_devices_report(folder, title, target, entries, said, () if outcomes else commands(bundle.folder))
-    return Delivery(bundle.folder, outcomes, report)
+    said = {"target": document["target"], **document["provenance"]}
+    by_hand_commands = () if outcomes else commands(folder / BUNDLE_FOLDER)
+    return write_devices_report(folder, document["title"], document["target"], entries, said, by_hand_commands)
 
 
 def commands(bundle: Path) -> tuple[str, ...]:
@@ -107,24 +127,41 @@ def _deliver(bundle: Path, results: Path, devices: Devices, narrator: Narrator) 
         def done(outcome: RemoteOutcome) -> None:
             said = "measured" if outcome.ok else f"{outcome.status}: {outcome.reason}"
             narrator.say(f"  {outcome.host}: {said}")
+            for note in outcome.notes:
+                narrator.say(f"  {outcome.host}: {note}")
 
         return deliver_to_all(devices.hosts, bundle, results, devices.options, report_of, done)
 
 
-def _entry(folder: Path, outcome: RemoteOutcome, max_drop: float | None) -> DeviceEntry:
+def _outcome_json(folder: Path, outcome: RemoteOutcome) -> dict[str, Any]:
+    return {
+        "host": outcome.host,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "notes": list(outcome.notes),
+        "log_tail": list(outcome.log_tail),
+        "results": None if outcome.results_path is None else outcome.results_path.relative_to(folder).as_posix(),
+        "doctor": outcome.doctor,
+    }
+
+
+def _entry(folder: Path, outcome: dict[str, Any], max_drop: float | None) -> DeviceEntry:
+    """What the report over all says of one device; its own report is written too, where it has results."""
     results, report, gate = None, "", None
-    if outcome.results_path is not None:
-        out = folder / DEVICES_FOLDER / host_folder_name(outcome.host)
-        paths = write_folder_report(folder, outcome.results_path, out, max_drop)
-        results, report, gate = read_results(outcome.results_path), str(paths.html.relative_to(folder)), paths.gate
+    if outcome["results"] is not None:
+        out = folder / DEVICES_FOLDER / host_folder_name(outcome["host"])
+        notes = [f"{note}." for note in outcome["notes"]]
+        paths = write_folder_report(folder, folder / outcome["results"], out, max_drop, notes=notes)
+        results = read_results(folder / outcome["results"])
+        report, gate = paths.html.relative_to(folder).as_posix(), paths.gate
     return DeviceEntry(
-        host=outcome.host,
-        status=outcome.status,
-        reason=outcome.reason,
-        notes=outcome.notes,
-        log_tail=outcome.log_tail,
+        host=outcome["host"],
+        status=outcome["status"],
+        reason=outcome["reason"],
+        notes=tuple(outcome["notes"]),
+        log_tail=tuple(outcome["log_tail"]),
         results=results,
-        doctor=outcome.doctor,
+        doctor=outcome["doctor"],
         report=report,
         gate=gate,
     )

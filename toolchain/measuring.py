@@ -22,6 +22,7 @@ from toolchain.speech_evaluation import count_results_word_errors
 from toolchain.tasks import read_spellings
 
 ABOUT_FILE, ABOUT_SCHEMA = "deployment.json", "leanear-deployment-1"
+DEVICES_FILE = "devices.json"
 CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders
 
 
@@ -83,29 +84,44 @@ def write_deployment_report(
         BadInput: there is no results file there, or it is not one.
     """
     if not results.is_dir():
-        count_results_word_errors(results, None)
+        count_results_word_errors(results, read_spellings(results.resolve().parent.parent))
         return write_report(results, out or results.parent, max_drop=max_drop, comparison_path=comparison)
-    found = sorted((results / "results").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    if (results / DEVICES_FILE).is_file() and out is None and comparison is None:
+        from toolchain.delivering import write_delivery_report
+
+        return write_delivery_report(results, max_drop)
+    found = sorted(
+        [*(results / "results").glob("*.json"), *(results / "results").glob("[!.]*/*.json")],
+        key=lambda path: path.stat().st_mtime_ns,
+    )
     if not found:
         raise BadInput(f"{results}: no results/*.json in it; `leanear deploy` or `leanear bench` makes them")
     return write_folder_report(results, found[-1], out or results, max_drop, comparison)
 
 
 def write_folder_report(
-    folder: Path, results: Path, out: Path, max_drop: float | None, comparison: Path | None = None
+    folder: Path,
+    results: Path,
+    out: Path,
+    max_drop: float | None,
+    comparison: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> ReportPaths:
-    """The report of one of a deployment folder's results, with its plan and what deployment.json says of its origin."""
+    """The report of one of a deployment folder's results, with its plan and what deployment.json says of its origin.
+
+    notes: sentences that come before those on pruning.
+    """
     plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
     pruning_path = folder / "checkpoint" / "pruning.json"
     pruning = read_json(pruning_path, PRUNING_SCHEMA, ("goal", "method")) if pruning_path.is_file() else None
     measured = count_results_word_errors(results, read_spellings(folder))
-    notes = pruning_notes(pruning, medians_ms(analyse(measured)))
+    said = [*notes, *pruning_notes(pruning, medians_ms(analyse(measured)))]
     about = read_json(about_path, ABOUT_SCHEMA, ("title", "provenance")) if about_path.is_file() else {}
     return write_report(
         results,
         out,
         plan_path=plan_path if plan_path.is_file() else None,
         max_drop=max_drop,
-        extra={"notes": notes, **{key: about[key] for key in ("title", "provenance") if key in about}},
+        extra={"notes": said, **{key: about[key] for key in ("title", "provenance") if key in about}},
         comparison_path=comparison,
     )

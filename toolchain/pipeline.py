@@ -23,7 +23,7 @@ from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_
 from toolchain.dataset import SPEECH_TASK, Example, Splits, column_for, read_examples_for, read_splits
 from toolchain.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from toolchain.evaluation import data_folder
-from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, write_folder_report
+from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, DEVICES_FILE, write_folder_report
 from toolchain.narration import Narrator
 from toolchain.outputs import check_deployment_folder, only_here
 from toolchain.remote import RemoteOutcome
@@ -115,6 +115,7 @@ def deploy(
         write_json(folder / ABOUT_FILE, about)
         if devices is not None:
             return _deliver(folder, device, devices, budget_s, about, max_drop, narrator)
+        (folder / DEVICES_FILE).unlink(missing_ok=True)
         results, measured = _bench_stage(folder, source, device, budget_s, command, narrator)
         if not (any(ran) or measured):
             narrator.say("  nothing to do: every stage was done before, from the same inputs")

@@ -14,6 +14,7 @@ from tests.benchmarks.conftest import clips_path, dense_folder, null_results, sl
 from tests.toolchain.ssh_server import free_port, start_server
 from toolchain.bundle import RunSettings
 from toolchain.delivering import Devices, commands, deliver_deployment, require_all
+from toolchain.measuring import write_deployment_report
 from toolchain.narration import Narrator
 from toolchain.remote import RemoteOptions, RemoteOutcome, deliver
 
@@ -93,6 +94,10 @@ def test_three_devices_one_dead_and_one_without_the_runtime(folder, narrator, tm
     assert (folder / "devices" / "one" / "report.html").is_file()
     assert not (folder / "devices" / "dead").exists()
     assert (folder / "results" / "one" / "null-fp32.json").is_file()
+    page = delivery.report.html.read_bytes()
+    delivery.report.html.unlink()
+    again = write_deployment_report(folder, out=None, max_drop=None)  # what `leanear report FOLDER` does
+    assert again.html.read_bytes() == page
     with pytest.raises(DeviceFailed, match="dead: connection refused") as caught:
         require_all(delivery.outcomes)
     assert caught.value.exit_status == 7
