@@ -58,6 +58,14 @@ damage shows and there is headroom: of 300 evaluation utterances mixed with othe
 at 10 to 25 dB, 5.3 % at 5 to 20 dB and 10.3 % at 3 to 15 dB. So the figure describes this model on these clips; it is
 no estimate for other conditions."""
 
+# Measured by hand on the shipped weights: 60 windows of each kind, dev voices and sentences, 15 to 30 dB.
+FULL_WINDOWS = """
+Few windows of the training were full, and it shows. Of 60 full windows with one dev utterance anywhere in them (15 to
+30 dB) 0.3 % of the words are wrong, with two utterances 6.1 %. Times are off by 0.01 to 0.04 s in the median in the
+first two thirds of the window, by 0.1 s in the last. An utterance that the window's end cuts is not left to the next
+window, as Whisper leaves it: in none of 60 such windows was it told by its start alone, and words were made up for
+it. End windows in a pause."""
+
 _DAMAGE = """
 With every self-attention of the encoder made uniform (queries set to zero) the rate is {uniform_encoder:.0f} %, with
 the cross-attention made uniform {uniform_cross:.0f} %: attention is what the model works with."""
@@ -129,6 +137,7 @@ def model_card(
         "## Training",
         _filled(_TRAINING, training),
         "## Limits",
+        _filled(FULL_WINDOWS, facts),
         _filled(_LIMITS, facts),
     )
     return "\n\n".join(parts) + "\n"
