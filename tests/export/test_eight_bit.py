@@ -46,7 +46,7 @@ def _calm(kind: str) -> torch.nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "q_proj" in name or "k_proj" in name:
-                parameter.mul_(0.5)
+                parameter.mul_(0.25)
     return model
 
 
