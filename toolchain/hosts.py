@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,10 +72,10 @@ def deliver_to_all(
     """
     if len(hosts) > 1:
         options = replace(options, batch=True)
-    speaking = threading.Lock()
+    speaking, stop = threading.Lock(), threading.Event()
 
     def one(host: str) -> RemoteOutcome:
-        outcome = deliver(host, bundle, results / host_folder_name(host), options, progress_of(host))
+        outcome = deliver(host, bundle, results / host_folder_name(host), options, progress_of(host), stop=stop)
         with speaking:
             done(outcome)
         return outcome
@@ -84,4 +84,9 @@ def deliver_to_all(
         return (one(hosts[0]),)
     with ThreadPoolExecutor(len(hosts), thread_name_prefix="deliver") as pool:
         futures = [pool.submit(one, host) for host in hosts]
+        try:
+            wait(futures)
+        except BaseException:  # ctrl-C, or an order to end: the others are not waited for
+            stop.set()
+            raise
     return tuple(future.result() for future in futures)

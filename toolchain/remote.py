@@ -15,6 +15,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -60,6 +61,7 @@ STATUSES = {
     "runtime absent": "the runtime is missing",
     "compile failed": "ahead-of-time work failed",
     "measurement failed": "a part of the benchmark failed",
+    "interrupted": "it was interrupted on this side",
     "failed": "anything else; the reason says what",
 }
 BOOTSTRAP = (
@@ -144,10 +146,12 @@ def deliver(
     options: RemoteOptions | None = None,
     progress: Report = quiet,
     clock: Callable[[], float] = time.time,
+    stop: threading.Event | None = None,
 ) -> RemoteOutcome:
     """The outcome of bringing the bundle to `host`, measuring it there, and writing its results to `results_folder`.
 
     progress: called with a text and the share that is done. clock: this machine's time, in seconds since 1970.
+    stop: the delivery ends soon after it is set.
 
     Raises:
         BadInput: `host` or an option is not usable at all.
@@ -161,7 +165,7 @@ def deliver(
             bundle = read_bundle(bundle_folder)
         except BadInput as error:
             raise _Stop("damaged", str(error)) from None
-        _deliver(host, bundle, results_folder, options, progress, clock, story)
+        _deliver(host, bundle, results_folder, options, progress, clock, story, stop or threading.Event())
         status, reason = "ok", ""
     except _Stop as stop:
         status, reason = stop.status, " ".join(stop.reason.split())
@@ -184,9 +188,10 @@ def _deliver(
     progress: Report,
     clock: Callable[[], float],
     story: _Story,
+    stop: threading.Event,
 ) -> None:
     progress("connecting", 0.0)
-    with _connection(host, options, story) as channel:
+    with _connection(host, options, story, stop) as channel:
         greeting = channel.greet()
         _compare_clocks(greeting, clock(), story)
         progress("looking at what is there", 0.01)
@@ -331,7 +336,7 @@ def _ended(status: int) -> str:
 
 
 @contextlib.contextmanager
-def _connection(host: str, options: RemoteOptions, story: _Story) -> Iterator[_Channel]:
+def _connection(host: str, options: RemoteOptions, story: _Story, stop: threading.Event) -> Iterator[_Channel]:
     """A channel to the device's Python; ssh is ended with the block."""
     batch = not has_terminal() if options.batch is None else options.batch
     command = ssh_command(host, options.python, BOOTSTRAP, batch=batch)
@@ -341,7 +346,7 @@ def _connection(host: str, options: RemoteOptions, story: _Story) -> Iterator[_C
         )
     except FileNotFoundError:
         raise BadInput(f"{command[0]}: there is no such program; install an OpenSSH client") from None
-    channel = _Channel(process, options, batch, story)
+    channel = _Channel(process, options, batch, story, stop)
     try:
         yield channel
     finally:
@@ -360,11 +365,18 @@ def has_terminal() -> bool:
 class _Channel:
     """Frames to and from the receiver through one ssh process, which never blocks us: a silent device is given up."""
 
-    def __init__(self, process: subprocess.Popen[bytes], options: RemoteOptions, batch: bool, story: _Story) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        options: RemoteOptions,
+        batch: bool,
+        story: _Story,
+        stop: threading.Event,
+    ) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        self._process, self._options, self._batch, self._story = process, options, batch, story
+        self._process, self._options, self._batch, self._story, self._stop = process, options, batch, story, stop
         self._in, self._out, self._err = process.stdin, process.stdout, process.stderr
         self._pending = bytearray()
         self._heard = bytearray()
@@ -519,6 +531,8 @@ class _Channel:
 
     def _turn(self, limit_s: float) -> None:
         """Write and read what can be written and read now, waiting `limit_s` at most for the first of it."""
+        if self._stop.is_set():
+            raise _Stop("interrupted", "it was interrupted here; the same command goes on from there")
         if self._greeted and not self._pending and time.monotonic() - self._last_sent > ALIVE_EVERY_S:
             self._queue(b'{"verb": "alive", "bytes": 0}\n')
         over = False

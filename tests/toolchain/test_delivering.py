@@ -74,7 +74,7 @@ def test_three_devices_one_dead_and_one_without_the_runtime(folder, narrator, tm
         (server.folder / "three").write_text(text)
         monkeypatch.setenv("LEANEAR_SSH", f"ssh -F {server.folder / 'three'}")
 
-        def elsewhere(host, bundle, results, options, progress):
+        def elsewhere(host, bundle, results, options, progress, stop):
             """One loopback machine stands for three: each has a folder of its own, and "bare" a Python that is none."""
             python = str(bare) if host == "bare" else options.python
             there = dataclasses.replace(options, folder=str(tmp_path / f"device-{host}"), python=python)

@@ -672,7 +672,7 @@ def test_several_devices_one_of_them_dead(small, options, tmp_path, server, monk
     folders = {"one": tmp_path / "1", "two": tmp_path / "2", "dead": tmp_path / "3"}
     monkeypatch.setattr(
         "toolchain.hosts.deliver",
-        lambda host, bundle, results, options, progress: deliver(
+        lambda host, bundle, results, options, progress, stop: deliver(
             host, bundle, results, dataclasses.replace(options, folder=str(folders[host])), progress
         ),
     )
@@ -685,6 +685,36 @@ def test_several_devices_one_of_them_dead(small, options, tmp_path, server, monk
     assert done[0].host == "dead"
     assert outcomes[0].results_path != outcomes[2].results_path
     assert read_results(outcomes[0].results_path).roles == ("slim",)
+
+
+def test_an_interruption_ends_all_deliveries(small, options, tmp_path, server, monkeypatch):
+    """What ctrl-C does while two devices are at work: neither is waited for, and nothing goes on there."""
+    names = ("one", "two")
+    for host in names:
+        server.configure(host=host, name=host)
+    (server.folder / "both").write_text("".join((server.folder / host).read_text() for host in names))
+    monkeypatch.setenv("LEANEAR_SSH", f"ssh -F {server.folder / 'both'}")
+    outcomes = []
+
+    def elsewhere(host, bundle, results, options, progress, stop):
+        there = dataclasses.replace(options, folder=str(tmp_path / f"device-{host}"))
+        outcomes.append(deliver(host, bundle, results, there, progress, stop=stop))
+        return outcomes[-1]
+
+    monkeypatch.setattr("toolchain.hosts.deliver", elsewhere)
+    at_work = threading.Event()
+
+    def interrupted(futures):
+        assert at_work.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("toolchain.hosts.wait", interrupted)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        deliver_to_all(names, small, tmp_path / "results", options, lambda host: at("process 1 of 4", at_work.set))
+    assert [outcome.status for outcome in outcomes] == ["interrupted"] * 2
+    assert time.monotonic() - started < 60
+    server.wait_until_idle()
 
 
 @pytest.mark.parametrize(
