@@ -272,7 +272,7 @@ def write_golden(path: Path, golden: Golden) -> None:
     if golden.speech is not None:
         arrays.update({key: getattr(golden.speech, key) for key in SPEECH_ARRAYS})
     with open(path, "wb") as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
+        np.savez(stream, **arrays)
 
 
 def read_golden(artifact: Artifact) -> Golden:
