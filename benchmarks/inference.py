@@ -9,35 +9,12 @@ import numpy as np
 
 from runtimes.artifact import Artifact
 from runtimes.sessions import SpeechSession
+from runtimes.windows import transcribe_prompt
 
 SPEECH_TASK = "automatic-speech-recognition"
-TOKENS_PER_MINUTE = 200.0  # 100 tokens of a 30 s window: brisk speech in Whisper's English vocabulary
-FEWEST_TOKENS = 4
 STAGES = ("encoder", "first_token", "later_tokens")
 
 Inference = Callable[[], Dict[str, float]]
-
-
-def window_tokens(artifact: Artifact) -> int | None:
-    """How many tokens one measured window generates, in proportion to its length; None for a classifier."""
-    if artifact.task != SPEECH_TASK:
-        return None
-    decoding = artifact.manifest["decoding"]
-    wanted = round(TOKENS_PER_MINUTE * decoding["window_s"] / 60)
-    most = decoding["positions"] - len(transcribe_prompt(decoding))
-    return int(min(max(wanted, FEWEST_TOKENS), most))
-
-
-def transcribe_prompt(decoding: dict[str, Any]) -> list[int]:
-    """What a transcript without timestamps starts from, in the model's default language, in English, or its first."""
-    prompt = [decoding["start"]]
-    if decoding["multilingual"]:
-        languages = decoding["languages"]
-        prompt.append(languages.get(decoding["default_language"] or "en", next(iter(languages.values()))))
-        prompt.append(decoding["transcribe"])
-    if decoding["no_timestamps"] is not None:
-        prompt.append(decoding["no_timestamps"])
-    return [int(token) for token in prompt]
 
 
 def one_inference(session: Any, artifact: Artifact, waveform: np.ndarray, tokens: int | None) -> Inference:

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.accuracy import check_clips
 from benchmarks.device import device_facts, device_name
-from benchmarks.inference import SPEECH_TASK, window_tokens
+from benchmarks.inference import SPEECH_TASK
 from benchmarks.processes import absolute
 from runtimes.artifact import Artifact, read_artifact, read_golden
 from runtimes.choose import require_runtime
@@ -18,6 +18,7 @@ from runtimes.clips import Clips, read_clips
 from runtimes.errors import BadInput
 from runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions
+from runtimes.windows import window_tokens
 
 PART_SCHEMA = "leanear-results-part-2"
 
@@ -42,7 +43,7 @@ class Job:
     @property
     def tokens(self) -> int | None:
         """How many tokens a measured window of speech generates; None for classifiers."""
-        return window_tokens(self.artifacts["slim"])
+        return window_tokens(self.artifacts["slim"].manifest["decoding"]) if self.is_speech else None
 
     def request(self, role: str) -> dict[str, Any]:
         """What every worker needs to load the artifact of `role`."""
@@ -61,9 +62,10 @@ def check_job(
     runtime: str,
     options: SessionOptions,
     out: Path,
-    settings: tuple[float, int, int],
+    settings: tuple[float, int, int, float],
 ) -> Job:
-    """The job, its artifacts and clips read and found to belong together; settings: budget_s, samples, repeats.
+    """The job, its artifacts and clips read and found to belong together; settings: budget_s, samples, repeats,
+    sustained_s.
 
     Raises:
         BadInput: they do not.

@@ -21,7 +21,6 @@ WARM_UP_WINDOW = 5
 WARM_UP_SETTLED = 0.02
 WARM_UP_SHARE = 0.25
 LEAST_SAMPLES = 3
-FRONT_END_SAMPLES = 30
 
 
 def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -29,8 +28,7 @@ def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, An
 
     request: artifact (folder), runtime, threads, precision, waveform (.npy), samples (wanted), share_s (time for
     warm-up and steady state together; at least 3 samples are taken whatever it is), tokens (of a window of speech; null
-    for a classifier). stages_ms holds the stages of each sample, and "front_end" by itself where the session can run
-    it alone.
+    for a classifier). stages_ms holds the stages of each sample.
     """
     artifact = read_artifact(Path(request["artifact"]))
     waveform = np.load(request["waveform"], allow_pickle=False)
@@ -49,8 +47,6 @@ def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, An
     warm_up = _warm_up(inference, WARM_UP_SHARE * request["share_s"])
     progress("steady state", 0.4)
     samples, stages = _steady_state(inference, request["samples"], deadline)
-    if request["tokens"] is not None and hasattr(session, "front_end"):
-        stages["front_end"] = _front_end(session, waveform, len(samples))
     facts = session.facts()
     session.close()
     return {
@@ -100,16 +96,6 @@ def _timed(inference: Inference) -> tuple[float, dict[str, float]]:
     start = time.perf_counter_ns()
     stages = inference()
     return milliseconds(time.perf_counter_ns() - start), stages
-
-
-def _front_end(session: Any, waveform: np.ndarray, samples: int) -> list[float]:
-    """The front end by itself, after the steady state: it is a part of the encoder's time, not one beside it."""
-    timings = []
-    for _ in range(min(samples, FRONT_END_SAMPLES)):
-        start = time.perf_counter_ns()
-        session.front_end(waveform)
-        timings.append(milliseconds(time.perf_counter_ns() - start))
-    return timings
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from benchmarks.job import Job, benchmark_waveform, check_job, clips_facts, keep
 from benchmarks.memory import memory_readable
 from benchmarks.processes import Progress, absolute, free_of_noise, part_of, run_fresh
 from benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_results
+from benchmarks.sensors import Recorder, throttling
 from benchmarks.summary import Interval, wilson_interval
+from benchmarks.sustained import measure_lasting_work
 from benchmarks.transcripts import Transcript, read_transcripts
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.choose import require_runtime
@@ -30,12 +32,13 @@ REPEATS = 4
 SAMPLES_WANTED = 664  # p99 needs 662; a multiple of the repeats
 BUDGET_S = 60.0
 MEMORY_SHARE_S = 5.0
-LATENCY_END, MEMORY_END = 0.55, 0.65
+LATENCY_END, MEMORY_END, SUSTAINED_START = 0.55, 0.65, 0.8
+LASTING_S = 600.0
+SUSTAINED_SPEED = "sustained speed"
 DECODING_FACTS = ("window_s", "positions", "multilingual", "default_language")
 
 NOT_MEASURED = {
-    "power and energy": "no power sensor is read; it takes a rail sensor or an analyser",
-    "sustained speed": "no run of ten minutes or more was made, so throttling under lasting heat is unknown",
+    SUSTAINED_SPEED: "no run of ten minutes or more was made, so throttling under lasting heat is unknown",
     "cold page cache": "the files' cached pages were not dropped before loading, so a load from a cold disk is slower",
     "GPU or NPU": "these runtimes compute on the CPU alone",
 }
@@ -50,6 +53,7 @@ def benchmark(
     out: Path,
     *,
     budget_s: float = BUDGET_S,
+    sustained_s: float = 0.0,
     samples: int = SAMPLES_WANTED,
     repeats: int = REPEATS,
     command: Sequence[str] = (),
@@ -62,7 +66,8 @@ def benchmark(
     that an interrupted run finished are taken from the folder beside `out`; `fresh` measures everything again.
 
     budget_s: time for warm-up and steady state, all processes together; fewer than `samples` per artifact are taken
-    where it does not suffice. progress: called with a text and the share that is done.
+    where it does not suffice. sustained_s: how long each artifact works without a pause at the end; 0: only for as long
+    as its energy takes, where a sensor shows power. progress: called with a text and the share that is done.
 
     Raises:
         BadInput: an artifact or the clips are not what they should be, or do not belong together.
@@ -71,7 +76,9 @@ def benchmark(
     """
     if repeats < 1 or samples < 1 or not budget_s > 0:
         raise BadInput("repeats, samples and budget: each must be greater than 0")
-    job = check_job(dense, slim, clips, runtime, options, out, (budget_s, samples, repeats))
+    if not 0 <= sustained_s < float("inf"):
+        raise BadInput(f"sustained: {sustained_s:g} s is not a time to work")
+    job = check_job(dense, slim, clips, runtime, options, out, (budget_s, samples, repeats, sustained_s))
     if fresh:
         shutil.rmtree(job.parts, ignore_errors=True)
     else:
@@ -82,7 +89,9 @@ def benchmark(
     started, before = _now(), device_state()
     latency = _latency(job, budget_s, samples, repeats, part_of(progress, 0.0, LATENCY_END, "latency: "))
     memory = _memory(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: "))
-    accuracy = measure_answers(job, part_of(progress, MEMORY_END, 1.0, "accuracy: "))
+    answers_end = SUSTAINED_START if sustained_s else 1.0
+    accuracy = measure_answers(job, part_of(progress, MEMORY_END, answers_end, "accuracy: "))
+    sustained = measure_lasting_work(job, sustained_s, part_of(progress, answers_end, 1.0, "sustained: "))
     facts = device_facts()
     document = {
         "schema": RESULTS_SCHEMA,
@@ -103,7 +112,12 @@ def benchmark(
         "latency": latency,
         "memory": memory,
         "accuracy": accuracy,
-        "not_measured": dict(NOT_MEASURED),
+        "sustained": sustained,
+        "not_measured": {
+            name: reason
+            for name, reason in NOT_MEASURED.items()
+            if name != SUSTAINED_SPEED or sustained["seconds"] < LASTING_S
+        },
     }
     results = write_results(out, document)
     failures = results.failures()
@@ -219,9 +233,19 @@ def _finished(out: Path, job: Job) -> Results | None:
 
 
 def _latency(job: Job, budget_s: float, samples: int, repeats: int, progress: Progress) -> dict[str, Any]:
+    """The results' part "latency", with what the sensors showed meanwhile."""
     kept = kept_part(job, "latency")
     if kept is not None:
         return kept
+    with Recorder() as recorder:
+        part = _timings(job, budget_s, samples, repeats, progress)
+    record = recorder.record()
+    part["sensors"] = {**record, "throttling": throttling(record)}
+    keep_part(job, "latency", part)
+    return part
+
+
+def _timings(job: Job, budget_s: float, samples: int, repeats: int, progress: Progress) -> dict[str, Any]:
     order = interleaved(tuple(job.artifacts), repeats)
     waveform, source = benchmark_waveform(job)
     part: dict[str, Any] = {
@@ -237,6 +261,7 @@ def _latency(job: Job, budget_s: float, samples: int, repeats: int, progress: Pr
         "order": list(order),
         "repeats": [],
         "session": {},
+        "front_end_share": {},
     }
     stored = store_waveform(job, waveform)
     for place, role in enumerate(order):
@@ -261,8 +286,21 @@ def _latency(job: Job, budget_s: float, samples: int, repeats: int, progress: Pr
         part["session"][role] = outcome.answer.pop("facts")
         entry.update(status="ok", reason="", log_tail=[], **outcome.answer)
         part["repeats"].append(entry)
-    keep_part(job, "latency", part)
+    if job.is_speech and part["status"] == "ok":
+        _front_end_shares(job, part, stored)
     return part
+
+
+def _front_end_shares(job: Job, part: dict[str, Any], waveform: Path) -> None:
+    """Add each role's share of the encoder's time that is the front end's."""
+    for role in job.artifacts:
+        request = {**job.request(role), "waveform": absolute(waveform)}
+        outcome = run_fresh("benchmarks.front_end", request, free_of_noise)
+        if outcome.answer is None:
+            reason = f"{role}, front end: {outcome.reason}"
+            part.update(status="failed", reason=reason, log_tail=list(outcome.log_tail))
+            return
+        part["front_end_share"][role] = outcome.answer["share"]
 
 
 def interleaved(roles: Sequence[str], repeats: int) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from benchmarks.analysis import Analysis
 from benchmarks.device import is_measured
 from benchmarks.latency import WARM_UP_RUNS, WARM_UP_S, WARM_UP_SETTLED, WARM_UP_SHARE
 from benchmarks.page import Block, Paragraph, Section, Table
+from benchmarks.speech_sections import NO_FRONT_END
+from benchmarks.state_section import state_missing
 from benchmarks.summary import RESAMPLES, SAMPLES_NEEDED, WORD_RESAMPLES, Gate
 from benchmarks.wording import fact_name, fact_text, parity_text, runtime_text
 
@@ -83,11 +85,11 @@ def missing_section(analysis: Analysis) -> Section:
     document = analysis.document
     parts = [part for part in ("latency", "memory", "accuracy") if document[part]["status"] != "ok"]
     rows = [(part, f"{document[part]['status']}: {document[part]['reason']}") for part in parts]
-    rows += list(document["not_measured"].items())
+    rows += [*document["not_measured"].items(), *state_missing(document)]
     for facts in (document["device"], document["device_after"]):
         rows += [(fact_name(name), fact["reason"]) for name, fact in facts.items() if not is_measured(fact)]
     if analysis.speech is not None and any(w.front_end_ms is None for w in analysis.speech.windows.values()):
-        rows.append(("front end alone", "it is part of the encoder's graph, which this session runs as a whole"))
+        rows.append(("front end by itself", NO_FRONT_END))
     for role, summary in analysis.latency.items():
         absent = [f"p{percent}" for percent, value in summary.percentiles_ms.items() if value is None]
         if absent:

@@ -51,6 +51,18 @@ REPEAT = {
     "samples_ms": [NUMBER],
     "stages_ms": {str: [NUMBER]},
 }
+THROTTLING = {"verdict": str, "reasons": [str], "looked_at": [str]}
+SENSORS = {
+    "start_monotonic_s": NUMBER,
+    "interval_s": NUMBER,
+    "seconds": [NUMBER],
+    "series": dict,
+    "sources": dict,
+    "not_measured": {str: str},
+    "sampling_cpu_s": NUMBER,
+    "throttling": THROTTLING,
+}
+SUSTAINED = {"status": str, "reason": str, "log_tail": [str], "seconds": NUMBER, "roles": {"roles": dict}}
 LATENCY = {
     "status": str,
     "reason": str,
@@ -60,6 +72,8 @@ LATENCY = {
     "order": [str],
     "repeats": [REPEAT],
     "session": {"roles": dict},
+    "sensors": SENSORS,
+    "front_end_share": {"roles": (*NUMBER, type(None))},
 }
 MEMORY_ROLE = {
     "rss_interpreter_bytes": int,
@@ -127,6 +141,7 @@ DOCUMENT = {
     "latency": LATENCY,
     "memory": MEMORY,
     "accuracy": ACCURACY,
+    "sustained": SUSTAINED,
     "not_measured": {str: str},
 }
 SPEECH_DOCUMENT = {**DOCUMENT, "accuracy": TRANSCRIPTS}
@@ -165,8 +180,8 @@ class Results:
         return [repeat for repeat in repeats if repeat["role"] == role and repeat["status"] == "ok"]
 
     def failures(self) -> dict[str, str]:
-        """The reason of each part ("latency", "memory", "accuracy") that failed; empty when none did."""
-        parts = ("latency", "memory", "accuracy")
+        """The reason of each part ("latency", "memory", "accuracy", "sustained") that failed; empty when none did."""
+        parts = ("latency", "memory", "accuracy", "sustained")
         return {part: self.document[part]["reason"] for part in parts if self.document[part]["status"] == "failed"}
 
 
@@ -247,7 +262,7 @@ def _type_name(expected: Any) -> str:
 def _check_consistency(document: dict[str, Any], path: Path) -> None:
     if "slim" not in document["artifacts"]:
         raise BadInput(f"{path}: artifacts: missing key 'slim'")
-    for part in ("latency", "memory", "accuracy"):
+    for part in ("latency", "memory", "accuracy", "sustained"):
         status = document[part]["status"]
         if status not in STATUSES:
             raise BadInput(f"{path}: {part}.status: expected one of {', '.join(STATUSES)}, found {status!r}")

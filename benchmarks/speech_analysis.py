@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.inference import STAGES
 from benchmarks.results import Results
 from benchmarks.summary import Interval, WordErrorChange, summarise_latency, word_error_change, word_error_rate
 
@@ -15,8 +16,9 @@ LOOP_COMPRESSION_RATIO = 2.4  # Whisper's own limit, over which a text repeats i
 class WindowTimes:
     """Medians over all samples of one role's windows; None where the samples are too few, or it was not timed.
 
-    front_end_ms: a part of encoder_ms; per_token_ms: of each token after the first; tokens_per_second: of decoder time,
-    prompt and first token included; real_time_factor: seconds of compute per second of audio, the whole window.
+    front_end_ms: the part of encoder_ms that the runtime's profiler says; per_token_ms: of each token after the first;
+    tokens_per_second: of decoder time, prompt and first token included; real_time_factor: seconds of compute per second
+    of audio, the whole window.
     """
 
     front_end_ms: float | None
@@ -107,13 +109,13 @@ def _window_times(results: Results, role: str) -> WindowTimes:
     latency = results.document["latency"]
     tokens, audio_s = latency["settings"]["tokens"], latency["input"]["audio_s"]
     total = _median([sample for samples in results.samples_ms(role) for sample in samples])
-    encoder, first, later, front_end = (
-        _median([sample for samples in results.stages_ms(role, stage) for sample in samples])
-        for stage in ("encoder", "first_token", "later_tokens", "front_end")
+    encoder, first, later = (
+        _median([sample for samples in results.stages_ms(role, stage) for sample in samples]) for stage in STAGES
     )
+    share = latency["front_end_share"].get(role)
     decoder = None if first is None or later is None else first + later
     return WindowTimes(
-        front_end_ms=front_end,
+        front_end_ms=None if share is None or encoder is None else share * encoder,
         encoder_ms=encoder,
         first_token_ms=first,
         later_tokens_ms=later,

@@ -8,14 +8,15 @@ from typing import Any, Callable
 from benchmarks.analysis import Analysis
 from benchmarks.blocks import comparison_table, gate_paragraph, unmeasured
 from benchmarks.headline import comparison_row
-from benchmarks.inference import FEWEST_TOKENS, TOKENS_PER_MINUTE
 from benchmarks.page import Block, Paragraph, Section, Table
 from benchmarks.pictures import picture_intervals, picture_stacks
 from benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, clip_errors
 from benchmarks.summary import Gate, Interval
 from benchmarks.wording import factor, milliseconds, per_second, runtime_text, signed, signed_points
+from runtimes.windows import FEWEST_TOKENS, TOKENS_PER_MINUTE
 
 WORST_CLIPS = 8
+NO_FRONT_END = "it is part of the encoder's graph, and the runtime does not tell its share"
 
 
 def stages_section(analysis: Analysis) -> Section:
@@ -35,7 +36,7 @@ def stages_section(analysis: Analysis) -> Section:
 
     rows = [
         row("encoder (front end, and keys and values for the decoder)", lambda t: t.encoder_ms, milliseconds),
-        row("of it, front end alone", lambda t: t.front_end_ms, milliseconds),
+        row("of it, front end", lambda t: t.front_end_ms, milliseconds),
         row("first token (the prompt goes through the decoder)", lambda t: t.first_token_ms, milliseconds),
         row("each later token", lambda t: t.per_token_ms, milliseconds),
         row("tokens per second of decoder time", lambda t: t.tokens_per_second, per_second),
@@ -55,14 +56,18 @@ def stages_section(analysis: Analysis) -> Section:
             "Real-time factor: seconds of compute for one whole window, front end to last token, per second of its "
             "audio; below 1 is faster than the speech. The line below it is its inverse."
         ),
+        Paragraph(_front_end_sentence(speech)),
     ]
-    if any(times.front_end_ms is None for times in speech.windows.values()):
-        said = (
-            "The front end by itself was not measured: it is part of the encoder's graph, and this runtime's session "
-            "does not run it alone."
-        )
-        blocks.append(Paragraph(said))
     return Section(title, tuple(blocks))
+
+
+def _front_end_sentence(speech: SpeechAnalysis) -> str:
+    if any(times.front_end_ms is None for times in speech.windows.values()):
+        return f"The front end by itself was not measured: {NO_FRONT_END}."
+    return (
+        "The front end is part of the encoder's graph. Its time is the encoder's, times the share that the runtime's "
+        "own profiler gives to the front end's nodes in a pass of its own."
+    )
 
 
 def _inverse(value: float | None) -> float | None:

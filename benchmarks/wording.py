@@ -112,7 +112,10 @@ def parity_text(parity: dict[str, Any] | None) -> str:
         return "not proved"
     if "relative_difference" not in parity or "bound" not in parity:
         return ", ".join(f"{key} {value}" for key, value in parity.items())
-    return (
-        f"logits within {parity['relative_difference']:.2g} of their scale (bound {parity['bound']:g}), "
-        f"same first label on {parity.get('same_top1', '?')} of {parity.get('clips', '?')} golden clips"
-    )
+    close = f"logits within {parity['relative_difference']:.2g} of their scale (bound {parity['bound']:g})"
+    clips = parity.get("clips", "?")
+    if parity.get("tokens") is not None:
+        return (
+            f"{close}, {parity.get('same_tokens', '?')} of {parity['tokens']} tokens the same on {clips} golden clips"
+        )
+    return f"{close}, same first label on {parity.get('same_top1', '?')} of {clips} golden clips"

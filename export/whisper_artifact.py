@@ -12,11 +12,12 @@ import numpy as np
 from export.golden_speech import collect_golden_speech
 from export.graph import graph_facts
 from export.log_mel import LogMel, read_log_mel
-from export.macs import MACS_TOKENS, count_whisper_macs
+from export.macs import count_whisper_macs
 from export.whisper_graph import cache_sizes, export_whisper
 from runtimes.artifact import MANIFEST_SCHEMA, write_golden
 from runtimes.errors import BadInput
 from runtimes.files import sha256_file, write_json
+from runtimes.windows import window_tokens
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 VOCABULARY_FILE, GOLDEN_FILE = "vocabulary.json", "golden.npz"
@@ -69,7 +70,7 @@ def write_whisper_artifact(
         "schema": MANIFEST_SCHEMA,
         "family": "whisper",
         "task": "automatic-speech-recognition",
-        "model": {**_model_facts(model, log_mel), **source},
+        "model": {**_model_facts(model, log_mel, window_tokens(speech.decoding)), **source},
         "graphs": {
             "encoder": graph_facts(exported.encoder, folder / ENCODER_FILE),
             "decoder": graph_facts(exported.decoder, folder / DECODER_FILE),
@@ -97,8 +98,7 @@ def write_whisper_artifact(
     write_json(folder / "manifest.json", manifest)
 
 
-def _model_facts(model: Any, log_mel: LogMel) -> dict[str, Any]:
-    tokens = min(MACS_TOKENS, model.config.max_target_positions)
+def _model_facts(model: Any, log_mel: LogMel, tokens: int) -> dict[str, Any]:
     macs, parameters = count_whisper_macs(model, log_mel, tokens), list(model.parameters())
     blocks = [layer.self_attn for layer in model.model.encoder.layers]
     for layer in model.model.decoder.layers:

@@ -34,6 +34,7 @@ def bench_artifacts(
     precision: str,
     threads: int,
     budget_s: float,
+    sustained_s: float = 0.0,
     data: str | None,
     out: Path,
     seed: int,
@@ -65,6 +66,7 @@ def bench_artifacts(
                 SessionOptions(threads=threads, precision=precision),
                 out,
                 budget_s=budget_s,
+                sustained_s=sustained_s,
                 command=command,
                 progress=report,
             )

@@ -6,19 +6,22 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.__main__ import main
-from benchmarks.inference import STAGES, one_inference, transcribe_prompt, window_tokens
+from benchmarks.inference import STAGES, one_inference
 from benchmarks.measure import benchmark, evaluate, evaluate_transcripts
 from benchmarks.results import read_results, write_results
 from benchmarks.transcripts import measure_transcripts, read_transcripts
 from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
 from runtimes.clips import read_clips, write_clips
 from runtimes.errors import BadInput
 from runtimes.files import write_json
 from runtimes.sessions import SessionOptions
+from runtimes.shares import share_of_nodes
+from runtimes.windows import transcribe_prompt, window_tokens
 from tests.benchmarks.speech_artifact import POSITIONS, WINDOW_S, say, write_speech_artifact
 from tests.benchmarks.test_results import changed
 
@@ -38,7 +41,6 @@ def test_the_stages_add_up_to_the_sample(speech_results):
             assert (apart < 1.0).all()
     assert speech_results.document["latency"]["settings"]["tokens"] == 4
     assert len(speech_results.stages_ms("slim", "encoder")) == 3
-    assert speech_results.stages_ms("slim", "front_end") == []
 
 
 class Listening:
@@ -71,13 +73,13 @@ def test_a_window_makes_as_many_tokens_as_it_is_told_whatever_the_model_says(den
 
 
 def test_the_number_of_tokens_follows_the_window(dense_speech):
-    artifact = read_artifact(dense_speech)
-    decoding = {**artifact.manifest["decoding"], "window_s": 30.0, "positions": 448}
-    longer = replace(artifact, manifest={**artifact.manifest, "decoding": decoding})
-    assert window_tokens(longer) == 100
+    own = read_artifact(dense_speech).manifest["decoding"]
+    decoding = {**own, "window_s": 30.0, "positions": 448}
+    assert window_tokens(decoding) == 100
+    assert window_tokens({**decoding, "window_s": 6.0}) == 20
     decoding["positions"] = POSITIONS
-    assert window_tokens(longer) == POSITIONS - 4, "no more than fit behind the prompt"
-    assert window_tokens(artifact) == 4
+    assert window_tokens(decoding) == POSITIONS - 4, "no more than fit behind the prompt"
+    assert window_tokens(own) == 4
     english = {**decoding, "multilingual": False}
     assert transcribe_prompt(english) == [decoding["start"], decoding["no_timestamps"]]
     assert transcribe_prompt({**decoding, "default_language": None})[1] == decoding["languages"]["en"]
@@ -213,6 +215,7 @@ WORD_ERRORS = {
         (("accuracy", "word_errors"), {**WORD_ERRORS, "roles": {}}, "word_errors.roles: missing key 'dense'"),
         (("accuracy", "word_errors"), {**WORD_ERRORS, "reference_words": [1]}, "reference_words: 1 for 13 clips"),
         (("latency", "repeats", 0, "stages_ms"), None, r"repeats\[0\]: missing key 'stages_ms'"),
+        (("latency", "front_end_share", "slim"), "half", "front_end_share.slim: expected int or float or null"),
         (("artifacts", "slim", "cache"), [], "cache: expected dict or null"),
     ],
 )
@@ -229,24 +232,31 @@ def test_word_errors_are_kept(speech_results, tmp_path):
     assert read_results(tmp_path / "r.json").document == document
 
 
-def test_a_front_end_that_can_run_alone_is_timed_alone(dense_speech, monkeypatch, tmp_path):
-    from benchmarks.latency import measure_latency
+def test_the_null_runtime_does_not_tell_the_front_ends_share(speech_results):
+    assert speech_results.document["latency"]["front_end_share"] == {"dense": None, "slim": None}
 
-    runtime = choose_runtime("null")
-    heard = []
-    monkeypatch.setattr(
-        runtime.NullSpeechSession, "front_end", lambda self, wave: heard.append(len(wave)), raising=False
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_share_of_some_nodes_is_between_nothing_and_all(runtime, tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["waveform", "wide"], ["front_end.wide"], name="front_end.wide"),
+        helper.make_node("MatMul", ["front_end.wide", "square"], ["encoder.deep"], name="encoder.deep"),
+    ]
+    weights = {"wide": np.ones((400, 300), np.float32), "square": np.ones((300, 300), np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, 400])],
+        [helper.make_tensor_value_info("encoder.deep", TensorProto.FLOAT, [1, 300])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    np.save(tmp_path / "w.npy", say("cat"))
-    request = {
-        "artifact": str(dense_speech),
-        "runtime": "null",
-        "threads": 1,
-        "precision": "fp32",
-        "waveform": str(tmp_path / "w.npy"),
-        "samples": 3,
-        "share_s": 0.1,
-        "tokens": 4,
-    }
-    answer = measure_latency(request, lambda *_: None)
-    assert len(answer["stages_ms"]["front_end"]) == len(heard) == 3
+    path = tmp_path / "two.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    shares = [
+        share_of_nodes(runtime, path, OPTIONS, np.ones(400, np.float32), prefix)
+        for prefix in ("front_end.", "encoder.", "decoder.")
+    ]
+    assert 0 < shares[0] < 1
+    assert 0 < shares[1] < 1
+    assert shares[2] is None, "no node of that name"
+    assert share_of_nodes("null", path, OPTIONS, np.ones(400, np.float32), "encoder.") is None

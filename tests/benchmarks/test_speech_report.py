@@ -120,6 +120,14 @@ def test_the_stages_and_what_follows_from_them(report, document):
     assert set(STAGES) == set(document["latency"]["repeats"][0]["stages_ms"])
 
 
+def test_the_front_end_is_a_share_of_the_encoder(report, document):
+    assert "front end by itself was not measured" in report()[1]
+    document["latency"]["front_end_share"] = {"dense": 0.25, "slim": 0.5}
+    _, markdown, _ = report()
+    assert "| of it, front end | 15.00 ms | 24.00 ms | 1.600× |" in markdown
+    assert "runtime's own profiler" in markdown
+
+
 def test_word_errors_are_of_all_words_together(report, document):
     page, markdown, _ = report()
     words = sum(document["accuracy"]["word_errors"]["reference_words"])
@@ -182,6 +190,13 @@ def test_unmeasured_parts_have_reasons_and_no_figures(report, document):
     assert "no evaluation clips were given" in page.text
     assert markdown.count("killed") >= 2
     assert "real-time factor" not in markdown
+
+
+def test_the_proof_is_of_tokens(report, document):
+    document["artifacts"]["slim"]["parity"] = {
+        "relative_difference": 2e-5, "bound": 1e-4, "clips": 8, "same_top1": 8, "tokens": 192, "same_tokens": 192,
+    }  # fmt: skip
+    assert "logits within 2e-05 of their scale (bound 0.0001), 192 of 192 tokens the same on 8 golden" in report()[1]
 
 
 def test_the_three_kinds_of_attention(report):

@@ -62,7 +62,7 @@ def test_sparsity_out_of_range(capsys, model, data, tmp_path, sparsity):
 
 def test_unknown_target_lists_the_known(capsys):
     assert run(["deploy", "--target", "toaster"]) == 2
-    assert "'toaster'; known are cpu, openvino" in one_line(capsys)
+    assert "'toaster'; known are cpu, jetson, openvino, raspberrypi" in one_line(capsys)
 
 
 def test_misspelt_flag(capsys):
@@ -79,7 +79,7 @@ def test_missing_model_folder(capsys, data, tmp_path):
     ("config", "message"),
     [
         ('{"model_type": "wav2vec2"}', "'wav2vec2'; leanear takes Audio Spectrogram Transformers"),
-        ('{"model_type": "whisper"}', "Whisper is not supported"),
+        ('{"model_type": "wav2vec2"}', "and Whisper (whisper)"),
         ("{", "not a model configuration"),
     ],
 )
@@ -217,6 +217,8 @@ def test_flags_out_of_range(capsys, model, data):
         ("--method fastest", "--method"),
         ("--basis upright", "--basis"),
         ("--shots 0", "--shots"),
+        ("--pools by-kind", "--pools is for models with several kinds of attention"),
+        ("--sites self-attention", "--sites is for models with several kinds of attention"),
         ("--score fisher", "--score belongs to --method reference"),
         ("--scheme heads", "--scheme belongs to --method reference"),
         ("--threshold local", "--threshold belongs to --method reference"),
@@ -225,6 +227,7 @@ def test_flags_out_of_range(capsys, model, data):
         ("--method reference --basis fisher", "--basis belongs to --method rotated"),
         ("--method reference --labels observed", "--labels belongs to --method rotated"),
         ("--method reference --shots 2", "--shots belongs to --method rotated"),
+        ("--method reference --pools by-kind", "--pools belongs to --method rotated"),
         ("--method reference --speedup 1.2", "--speedup belongs to --method rotated"),
         ("--method reference --max-drop 1", "--max-drop belongs to --method rotated"),
         ("--method reference --recovery full", "belong to --method rotated"),

@@ -1,0 +1,34 @@
+"""The audio front end's share of an encoder's time, in a pass of its own: a profiler would disturb the timing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.processes import Progress, answer_request
+from runtimes.artifact import read_artifact
+from runtimes.choose import require_runtime
+from runtimes.sessions import SessionOptions
+from runtimes.shares import share_of_nodes
+
+FRONT_END_NODES = "front_end."
+
+
+def measure_front_end(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """The share, between 0 and 1, or null where the runtime does not tell.
+
+    request: artifact (folder), runtime, threads, precision, waveform (.npy).
+    """
+    artifact = read_artifact(Path(request["artifact"]))
+    waveform = np.load(request["waveform"], allow_pickle=False)
+    options = SessionOptions(threads=request["threads"], precision=request["precision"])
+    require_runtime(request["runtime"], options)
+    progress("front end", 0.1)
+    share = share_of_nodes(request["runtime"], artifact.graphs["encoder"], options, waveform, FRONT_END_NODES)
+    return {"share": None if share is None else round(share, 6)}
+
+
+if __name__ == "__main__":
+    answer_request(measure_front_end)
