@@ -74,7 +74,7 @@ def add_decoder(graph: Graph, model: Any, form: str) -> tuple[list[Tensor], list
         hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
         normed = add_layernorm(graph, hidden, layer.encoder_attn_layer_norm, f"{name}.encoder_attn_layer_norm")
         cross, cross_group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
-        attended = _add_cross_attention(graph, normed, cross, cross_group, number)
+        attended = _add_cross_attention(graph, normed, cross, cross_group, number, form)
         hidden = graph.node("Add", [attended, hidden], f"{name}.encoder_attn.residual")
         hidden = add_mlp(graph, hidden, layer, name)
 
@@ -167,7 +167,9 @@ def _add_heads(graph: Graph, source: str, step: _Step, heads: int, width: int, o
     return graph.node("Transpose", [split], name, perm=order)
 
 
-def _add_cross_attention(graph: Graph, tokens: str, attention: Attention, group: HeadGroup, number: int) -> str:
+def _add_cross_attention(
+    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, number: int, form: str
+) -> str:
     """Attention over the encoded window, all rows' tokens as one batch of queries: (R N, D) in and out."""
     name = f"decoder.layers.{number}.encoder_attn"
     heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
@@ -186,11 +188,27 @@ def _add_cross_attention(graph: Graph, tokens: str, attention: Attention, group:
     query = graph.reshape(query, (-1, heads, width), f"{name}.query.split")
     query = graph.node("Transpose", [query], f"{name}.query.heads", perm=[1, 0, 2])
     scores = graph.node("MatMul", [query, f"cross_key.{number}"], f"{name}.scores")
-    weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
-    attended = graph.node("MatMul", [weights, f"cross_value.{number}"], f"{name}.attended")
+    if form == "openvino":
+        attended = _add_divided_attention(graph, scores, f"cross_value.{number}", name)
+    else:
+        weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
+        attended = graph.node("MatMul", [weights, f"cross_value.{number}"], f"{name}.attended")
     joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[1, 0, 2])
     context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
     return _add_output(graph, context, attention, group, name)
+
+
+def _add_divided_attention(graph: Graph, scores: str, value: str, name: str) -> str:
+    """Softmax of the scores times the values, divided by the sum of exponentials only when they are weighted.
+
+    OpenVINO has one kernel for product, softmax and product, which is the slower way for a step of one token.
+    """
+    axis = graph.constant("scores.axis", np.array([-1], dtype=np.int64))
+    largest = graph.node("ReduceMax", [scores, axis], f"{name}.largest", keepdims=1)
+    exponentials = graph.node("Exp", [graph.node("Sub", [scores, largest], f"{name}.centred")], f"{name}.exponentials")
+    total = graph.node("ReduceSum", [exponentials, axis], f"{name}.total", keepdims=1)
+    weighted = graph.node("MatMul", [exponentials, value], f"{name}.weighted")
+    return graph.node("Div", [weighted, total], f"{name}.attended")
 
 
 def _add_output(graph: Graph, context: str, attention: Attention, group: HeadGroup, name: str) -> str:
