@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--clips", type=Path, help="evaluation clips (.npz)")
     bench.add_argument("--out", type=Path, help="results file (default: results/DEVICE/RUNTIME-PRECISION.json)")
     bench.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="time for the latency pass")
+    bench.add_argument(
+        "--sustained", type=float, default=0.0, metavar="SECONDS", help="then work that long without a pause"
+    )
     bench.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     _add_session_flags(bench)
     bench.set_defaults(command=_bench)
@@ -136,6 +139,7 @@ def _bench(options: argparse.Namespace) -> None:
         session,
         out,
         budget_s=options.budget,
+        sustained_s=options.sustained,
         command=["python", "-m", "benchmarks", *sys.argv[1:]],
         progress=_show,
         fresh=options.fresh,

@@ -15,7 +15,7 @@ BUNDLE_FILE = "bundle.json"
 RUNNER_FILE = "leanear.pyz"
 ALL_THREADS = "all"
 REQUIRED_KEYS = ("leanear", "name", "target", "run", "artifacts", "clips", "files")
-RUN_KEYS = ("runtime", "precision", "threads", "budget_s")
+RUN_KEYS = ("runtime", "precision", "threads", "budget_s", "sustained_s")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Bundle:
     def budget_s(self) -> float:
         """Seconds for the latency samples."""
         return float(self.document["run"]["budget_s"])
+
+    @property
+    def sustained_s(self) -> float:
+        """Seconds of work without a pause."""
+        return float(self.document["run"]["sustained_s"])
 
 
 def usable_cores() -> int:
@@ -107,6 +112,9 @@ def read_bundle_document(folder: Path) -> dict[str, Any]:
     threads = run["threads"]
     if threads != ALL_THREADS and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise BadInput(f'{path}: run.threads is {threads!r}, neither "all" nor a number of at least 1')
+    for key in ("budget_s", "sustained_s"):
+        if isinstance(run[key], bool) or not isinstance(run[key], (int, float)) or not 0 <= run[key] < float("inf"):
+            raise BadInput(f"{path}: run.{key} is {run[key]!r}, not a number of seconds")
     if not isinstance(files, dict) or RUNNER_FILE not in files:
         raise BadInput(f"{path}: files does not name {RUNNER_FILE}")
     for name, facts in files.items():

@@ -160,7 +160,7 @@ def _own_inputs(verb: str, bundle: Bundle, given: list[str]) -> list[str]:
     """The bundle's artifacts, clips and budget, as flags that flags in `given` override."""
     filled = ["--clips", str(bundle.clips)] if bundle.clips is not None else []
     if verb == "bench":
-        filled += ["--budget", str(bundle.budget_s)]
+        filled += ["--budget", str(bundle.budget_s), "--sustained", str(bundle.sustained_s)]
     if _names_an_artifact(given):
         return filled
     if verb == "bench" and "dense" in bundle.artifacts:

@@ -14,6 +14,7 @@ from benchmarks.page import Report, Section
 from benchmarks.results import Results
 from benchmarks.size_sections import memory_section, size_section, widths_section
 from benchmarks.speech_sections import stages_section, words_section
+from benchmarks.state_section import state_section
 from benchmarks.summary import Gate, judge_gate, judge_word_gate
 from benchmarks.wording import runtime_text, threads_text
 
@@ -46,6 +47,7 @@ def compose_report(results: Results, *, plan: dict[str, Any] | None, max_drop: f
             words_section(analysis, gate) if analysis.speech else accuracy_section(analysis, extra.torch_accuracy, gate)
         ),
         lambda: memory_section(analysis),
+        lambda: state_section(analysis.document),
         lambda: environment_section(analysis),
         lambda: method_section(analysis, gate),
         lambda: missing_section(analysis),

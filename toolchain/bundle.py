@@ -47,12 +47,17 @@ else:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What the device is to do: runtime, precision, threads (a number or "all" of the device's), seconds of samples."""
+    """What the device is to do.
+
+    threads: a number, or "all" of the device's; budget_s: seconds for latency samples; sustained_s: of work without a
+    pause.
+    """
 
     runtime: str
     precision: str
     threads: int | str = ALL_THREADS
     budget_s: float = 60.0
+    sustained_s: float = 0.0
 
 
 def write_bundle(
@@ -95,6 +100,7 @@ def write_bundle(
                 "precision": run.precision,
                 "threads": run.threads,
                 "budget_s": run.budget_s,
+                "sustained_s": run.sustained_s,
             },
             "artifacts": {role: role for role in artifacts},
             "clips": None if clips is None else CLIPS_FILE,

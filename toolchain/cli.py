@@ -127,6 +127,15 @@ threads_option = click.option(
     show_default="all",
     help="Threads of one inference.",
 )
+sustained_option = click.option(
+    "--sustained",
+    "sustained_s",
+    type=click.FloatRange(0.0, 86_400.0),
+    callback=_finite,
+    default=0.0,
+    metavar="SECONDS",
+    help="Then let each model work that long without a pause; first and last minute are compared.",
+)
 goal_options = _options(
     click.option(
         "--sparsity",
@@ -245,6 +254,7 @@ recipe_options = _options(
     show_default=True,
     help="Seconds for latency samples.",
 )
+@sustained_option
 @click.option(
     "--host", "hosts", multiple=True, metavar="HOST", help="Measure on [user@]name over SSH; may be repeated."
 )
@@ -293,6 +303,7 @@ def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s
         max_drop=flags["max_drop"],
         budget_s=budget_s,
         devices=_devices(job.target, flags),
+        sustained_s=flags["sustained_s"],
         command=_command(),
         narrator=Narrator(),
     )
@@ -503,6 +514,7 @@ def export(model: str, out: Path, form: str, precision: str, data: str | None, s
     show_default=True,
     help="Seconds for latency samples.",
 )
+@sustained_option
 @data_option
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("results.json"), show_default=True, help="Results file."
@@ -515,6 +527,7 @@ def bench(
     precision: str,
     threads: int,
     budget_s: float,
+    sustained_s: float,
     data: str | None,
     out: Path,
     seed: int,
@@ -536,6 +549,7 @@ def bench(
         precision=precision,
         threads=threads,
         budget_s=budget_s,
+        sustained_s=sustained_s,
         data=data,
         out=out,
         seed=seed,

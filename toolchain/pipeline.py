@@ -65,12 +65,14 @@ def deploy(
     command: Sequence[str],
     narrator: Narrator,
     devices: Devices | None = None,
+    sustained_s: float = 0.0,
 ) -> Deployment:
     """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
 
     model: MODEL as in `checkpoint_folder`; data: DATA, by default the demo's own clips; job: how it is pruned, and for
     which target; out: the deployment folder; max_drop: points of accuracy that may be lost, or of the word error rate
-    that may be added; budget_s: seconds for latency samples; devices: where both are measured, None for this machine.
+    that may be added; budget_s: seconds for latency samples; devices: where both are measured, None for this machine;
+    sustained_s: seconds of work without a pause.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
@@ -114,9 +116,11 @@ def deploy(
         }
         write_json(folder / ABOUT_FILE, about)
         if devices is not None:
-            return _deliver(folder, device, devices, budget_s, about, max_drop, narrator)
+            threads = ALL_THREADS if device.all_threads else device.threads
+            run = RunSettings(device.runtime, device.precision, threads, budget_s, sustained_s)
+            return _deliver(folder, device, devices, run, about, max_drop, narrator)
         (folder / DEVICES_FILE).unlink(missing_ok=True)
-        results, measured = _bench_stage(folder, source, device, budget_s, command, narrator)
+        results, measured = _bench_stage(folder, source, device, budget_s, sustained_s, command, narrator)
         if not (any(ran) or measured):
             narrator.say("  nothing to do: every stage was done before, from the same inputs")
         report = write_folder_report(folder, results.path, folder, max_drop)
@@ -127,18 +131,17 @@ def _deliver(
     folder: Path,
     device: Target,
     devices: Devices,
-    budget_s: float,
+    run: RunSettings,
     about: dict[str, Any],
     max_drop: float | None,
     narrator: Narrator,
 ) -> Deployment:
     """The deployment after its bundle was made and brought to the devices."""
-    threads = ALL_THREADS if device.all_threads else device.threads
     delivery = deliver_deployment(
         folder,
         title=about["title"],
         target=f"{device.name}: {device.description}",
-        run=RunSettings(device.runtime, device.precision, threads, budget_s),
+        run=run,
         devices=devices,
         provenance=about["provenance"],
         max_drop=max_drop,
@@ -225,7 +228,13 @@ def _artifact_stage(folder: Path, role: str, source: Path, model: str, device: T
 
 
 def _bench_stage(
-    folder: Path, source: Path, device: Target, budget_s: float, command: Sequence[str], narrator: Narrator
+    folder: Path,
+    source: Path,
+    device: Target,
+    budget_s: float,
+    sustained_s: float,
+    command: Sequence[str],
+    narrator: Narrator,
 ) -> tuple[Results, bool]:
     """The results of dense and slim on this machine, and whether they had to be measured now."""
     out = folder / "results" / f"{device.runtime}-{device.precision}.json"
@@ -239,6 +248,7 @@ def _bench_stage(
             SessionOptions(threads=device.threads, precision=device.precision),
             out,
             budget_s=budget_s,
+            sustained_s=sustained_s,
             command=command,
             progress=report,
         )

@@ -120,6 +120,7 @@ def test_damage_is_found_here_and_on_the_device(parts, tmp_path, name, change, w
         (lambda document: document.update(more=1), "unknown key 'more'"),
         (lambda document: document.pop("clips"), "missing key 'clips'"),
         (lambda document: document["run"].update(threads=0), "threads"),
+        (lambda document: document["run"].update(sustained_s=-1), "sustained_s"),
         (lambda document: document["artifacts"].update(slim="elsewhere"), "no manifest.json"),
         (lambda document: document["files"][RUNNER_FILE].update(sha256="x"), "no sha256"),
     ],
