@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.device import device_facts, device_name, device_state, is_measured
+from benchmarks.device import device_facts, device_name
+from benchmarks.doctor import lines, report
 from benchmarks.inference import SPEECH_TASK
 from benchmarks.measure import BUDGET_S, benchmark, evaluate, evaluate_transcripts
 from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE
@@ -108,23 +109,18 @@ def _add_session_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    facts: dict[str, Any] = {"device_name": device_name(device_facts()), **device_facts(), **device_state()}
-    facts["runtimes"] = {}
-    for name in MODULES:
-        if name == "null":
-            continue
-        runtime = choose_runtime(name)
-        reason = runtime.available()
-        facts["runtimes"][name] = reason or "works; computes in " + ", ".join(runtime.precisions())
+    document = report(None, Path.cwd())
+    runtimes = {name: choose_runtime(name) for name in MODULES if name != "null"}
+    document["runtimes"] = {
+        name: runtime.available() or "works; computes in " + ", ".join(runtime.precisions())
+        for name, runtime in runtimes.items()
+    }
     if options.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(document, indent=1))
         return
-    for name, value in facts.items():
-        if isinstance(value, dict) and is_measured(value):
-            value = "; ".join(f"{key}: {item}" for key, item in value.items())
-        elif isinstance(value, dict):
-            value = f"not measured ({value['reason']})"
-        print(f"{name:24} {', '.join(value) if isinstance(value, list) else value}")
+    print("\n".join(lines(document)))
+    for name, text in document["runtimes"].items():
+        print(f"{'':8} {name:12} {text}")
 
 
 def _bench(options: argparse.Namespace) -> None:
