@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from benchmarks.device import device_facts, device_name
 from benchmarks.doctor import lines, report

@@ -99,8 +99,8 @@ def _other_runtime(name: str) -> Finding:
     try:
         version = importlib.metadata.version(LIBRARIES[name])
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, None, "not installed, and not needed")
-    return Finding(name, None, f"{version}, not needed and not tried")
+        return Finding(name, None, "not installed")
+    return Finding(name, None, f"{version}, not tried")
 
 
 def _library(name: str, root: Path) -> Finding:
