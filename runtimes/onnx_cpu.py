@@ -164,6 +164,7 @@ class OnnxSpeechSession:
             self._positions,
         )
         self._embedding = Embedding(artifact)
+        self._giving_back = _giving_back()
         self._encoded = False
         self._single: _BoundStep | None = None
 
@@ -174,7 +175,7 @@ class OnnxSpeechSession:
         _bind(binding.bind_input, "waveform", waveform)
         for name, buffer in self._crossed.items():
             _bind(binding.bind_output, name, buffer)
-        self._encoder.run_with_iobinding(binding)
+        self._encoder.run_with_iobinding(binding, self._giving_back)
         self._encoded = True
 
     def start(self, rows: int = 1) -> None:
@@ -242,6 +243,15 @@ class _BoundStep:
         _bind(self.binding.bind_output, "logits", self.logits)
         for name, buffer in self.added.items():
             _bind(self.binding.bind_output, name.replace("self_", "new_"), buffer)
+
+
+def _giving_back() -> Any:
+    """The options of a run that gives back its memory at its end: an encoder's, which is not needed while decoding."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _bind(bind: Any, name: str, buffer: np.ndarray) -> None:

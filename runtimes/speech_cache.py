@@ -26,25 +26,38 @@ def aligned_zeros(shape: Sequence[int], dtype: type = np.float32) -> np.ndarray:
 class SpeechCache:
     """Buffers of one decoder: keys (R, H, K, C) and values (R, H, C, V) by the names of the graph's inputs.
 
-    keys, values: heads and width of each by its name; positions: of the model. The room grows by a few fixed sizes, for
-    a runtime does work for every new shape, while a step reads all of the room that there is.
+    keys, values: heads and width of each by its name; positions: of the model; kept: the type of the numbers. The room
+    grows by a few fixed sizes, for a runtime does work for every new shape, while a step reads all of the room that
+    there is. Buffers of every size are the beginning of the same memory, which is there once, for the most rows that
+    there were.
     """
 
     def __init__(
-        self, keys: Mapping[str, tuple[int, int]], values: Mapping[str, tuple[int, int]], positions: int
+        self,
+        keys: Mapping[str, tuple[int, int]],
+        values: Mapping[str, tuple[int, int]],
+        positions: int,
+        kept: type = np.float32,
     ) -> None:
-        self._keys, self._values = dict(keys), dict(values)
+        self._keys, self._values, self._type = dict(keys), dict(values), kept
         self._rooms = [room for room in ROOMS if room < positions] + [positions]
+        self._memory: dict[str, np.ndarray] = {}
         self.buffers: dict[str, np.ndarray] = {}
-        self.rows = self.room = self.filled = 0
+        self.rows = self.room = self.filled = self._most_rows = 0
         self._bias = np.zeros((0, 0), np.float32)
 
     def start(self, rows: int) -> bool:
         """Forget all tokens; whether the buffers are other ones than before."""
         changed = rows != self.rows or self.room != self._rooms[0]
         self.rows, self.filled = rows, 0
+        if rows > self._most_rows:
+            self._most_rows, sizes = rows, {**self._keys, **self._values}
+            self._memory = {
+                name: aligned_zeros((rows * heads * width * self._rooms[-1],), self._type)
+                for name, (heads, width) in sizes.items()
+            }
         if changed:
-            self._allocate(self._rooms[0])
+            self._arrange(self._rooms[0])
         self._bias[:, : self.room] = FORBIDDEN
         return changed
 
@@ -53,18 +66,21 @@ class SpeechCache:
         needed = self.filled + new
         if needed <= self.room:
             return False
-        before = self.buffers
-        self._allocate(next(room for room in self._rooms if room >= needed))
-        for name, buffer in before.items():
-            self._filled(self.buffers[name], name)[...] = self._filled(buffer, name)
+        kept = {name: self._filled(buffer, name).copy() for name, buffer in self.buffers.items()}
+        self._arrange(next(room for room in self._rooms if room >= needed))
+        for name, buffer in self.buffers.items():
+            self._filled(buffer, name)[...] = kept[name]
         self._bias[:, : self.filled] = 0.0
         return True
 
-    def _allocate(self, room: int) -> None:
+    def _arrange(self, room: int) -> None:
+        """Let the buffers be of this room; what was in them is in no order then."""
         self.room = room
         keys = {name: (self.rows, heads, width, room) for name, (heads, width) in self._keys.items()}
         values = {name: (self.rows, heads, room, width) for name, (heads, width) in self._values.items()}
-        self.buffers = {name: aligned_zeros(shape) for name, shape in {**keys, **values}.items()}
+        self.buffers = {
+            name: self._memory[name][: int(np.prod(shape))].reshape(shape) for name, shape in {**keys, **values}.items()
+        }
         self._bias = aligned_zeros((1, room + 1))
         self._bias[:, :room] = FORBIDDEN
 
@@ -84,7 +100,7 @@ class SpeechCache:
         """Memory for the keys and values of `new` tokens, as `append` takes them."""
         keys = {name: (self.rows, heads, width, new) for name, (heads, width) in self._keys.items()}
         values = {name: (self.rows, heads, new, width) for name, (heads, width) in self._values.items()}
-        return {name: aligned_zeros(shape) for name, shape in {**keys, **values}.items()}
+        return {name: aligned_zeros(shape, self._type) for name, shape in {**keys, **values}.items()}
 
     def reorder(self, parents: np.ndarray) -> None:
         """Let each row go on from another one; rows that go on from themselves are not touched."""

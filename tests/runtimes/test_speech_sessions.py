@@ -203,6 +203,21 @@ def test_a_cache_grows_in_steps_and_keeps_what_is_in_it():
     np.testing.assert_array_equal(cache.bias(3)[:, -3:] == 0, np.tri(3) == 1)
 
 
+def test_a_cache_has_its_memory_once():
+    cache = SpeechCache({"k": (2, 3)}, {"v": (2, 5)}, positions=300)
+    places = set()
+    for rows in (3, 1, 2, 3):
+        cache.start(rows)
+        while cache.filled < 300:
+            cache.reserve(30)
+            cache.append(cache.new_rows(30))
+            places.add((cache.buffers["k"].ctypes.data, cache.buffers["v"].ctypes.data))
+            assert cache.buffers["k"].flags.c_contiguous
+    assert len(places) == 1
+    cache.start(4)
+    assert cache.buffers["k"].shape == (4, 2, 3, ROOMS[0])
+
+
 def test_buffers_begin_on_a_cache_line(artifacts):
     session = choose_runtime("onnxruntime").load(artifacts["ragged"], SessionOptions(threads=1))
     session.encode(CLIP)
