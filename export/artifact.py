@@ -52,11 +52,11 @@ def export_artifact(
                 model, feature_extractor, golden_waveforms, part, form, precision, speech, source, made_from
             )
         return out
-    if precision != "fp32":
-        raise BadInput(f"precision {precision!r}: a classifier is exported in fp32 alone")
+    if precision not in ("fp32", "fp16"):
+        raise BadInput(f"precision {precision!r}: a classifier is exported in fp32 or fp16 alone")
     golden = collect_golden(model, feature_extractor, golden_waveforms)
     with replaced_folder(out) as part:
-        exported = export_ast(model, feature_extractor, part / GRAPH_FILE, form)
+        exported = export_ast(model, feature_extractor, part / GRAPH_FILE, form, precision=precision)
         write_golden(part / GOLDEN_FILE, golden)
         manifest = _manifest(model, read_front_end(feature_extractor), exported, part, len(golden.waveforms))
         manifest["model"].update(source)

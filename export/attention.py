@@ -24,6 +24,10 @@ VECTOR_COLUMNS = (
     16  # float32 values of an AVX-512 vector, by which the kernels of both runtimes cut a right-hand matrix
 )
 GROUP_MACS = 2_000_000  # what starting the operators of one more group costs, about 40 microseconds
+# TensorRT has a fused kernel for heads whose two widths are equal and at least 16, and fills up what is no multiple of
+# 16 by kernels of their own: of 19 pairs of widths built with TensorRT-RTX 1.7 for SM 8.6, none with two widths fused.
+FUSED_COLUMNS = 16
+FUSED_GROUP_MACS = 100_000_000  # what a group's kernels cost to start, 20 microseconds of 5 TMAC/s: an estimate
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,19 @@ def read_widths(module: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def group_heads(
-    query_key_widths: Sequence[int], value_output_widths: Sequence[int], token_count: int, model_width: int
+    query_key_widths: Sequence[int],
+    value_output_widths: Sequence[int],
+    token_count: int,
+    model_width: int,
+    group_macs: int | None = None,
 ) -> tuple[HeadGroup, ...]:
     """Heads in the groups that are the least work: heads of one group are filled up to its widest.
 
     Work is counted in multiply-accumulates, a value width being rounded up to the kernels' 16 columns, and every group
-    costs `GROUP_MACS` on top. Heads are sorted by width, and of all ways to cut the sorted heads the cheapest is taken.
+    costs `group_macs` (by default GROUP_MACS) on top. Heads are sorted by width, and of all ways to cut the sorted
+    heads the cheapest is taken.
     """
+    start = GROUP_MACS if group_macs is None else group_macs
     widths = list(zip(query_key_widths, value_output_widths, strict=True))
     order = sorted(range(len(widths)), key=lambda head: (_round_up(widths[head][1], VECTOR_COLUMNS), widths[head]))
 
@@ -114,7 +124,7 @@ def group_heads(
     def work(part: HeadGroup) -> int:
         width, value_width = part.query_key_width, part.value_output_width
         per_head = token_count * token_count * (width + _round_up(value_width, VECTOR_COLUMNS))
-        return GROUP_MACS + len(part.heads) * (per_head + 2 * token_count * model_width * (width + value_width))
+        return start + len(part.heads) * (per_head + 2 * token_count * model_width * (width + value_width))
 
     cheapest: list[tuple[int, tuple[HeadGroup, ...]]] = [(0, ())]
     for end in range(1, len(order) + 1):
@@ -125,18 +135,39 @@ def group_heads(
     return cheapest[-1][1]
 
 
+def fused_width(query_key_width: int, value_output_width: int) -> int:
+    """The one width that heads of these two are filled up to, so that TensorRT's fused kernel takes them."""
+    return _round_up(max(query_key_width, value_output_width), FUSED_COLUMNS)
+
+
+def _fused_groups(attention: Attention, token_count: int) -> tuple[HeadGroup, ...]:
+    widths = [
+        fused_width(*pair) for pair in zip(attention.query_key_widths, attention.value_output_widths, strict=True)
+    ]
+    return group_heads(widths, widths, token_count, attention.model_width, FUSED_GROUP_MACS)
+
+
 def _round_up(width: int, multiple: int) -> int:
     return -(-width // multiple) * multiple
 
 
 def add_attention(graph: Graph, tokens: str, attention: Attention, form: str, token_count: int, name: str) -> str:
     """Add the whole block, output projection included: (T, D) in, (T, D) out."""
-    groups = group_heads(attention.query_key_widths, attention.value_output_widths, token_count, attention.model_width)
+    if form == "tensorrt":
+        groups = _fused_groups(attention, token_count)
+    else:
+        widths = attention.query_key_widths, attention.value_output_widths
+        groups = group_heads(*widths, token_count, attention.model_width)
     if form == "onnxruntime":
         # Its matrix product is slow where rows of the values do not end on a 16-byte boundary.
         groups = tuple(replace(group, value_output_width=_round_up(group.value_output_width, 4)) for group in groups)
     query, key, value = _add_projections(graph, tokens, attention, groups, name)
-    add_group = {"portable": _add_plain_group, "onnxruntime": _add_onnxruntime_group, "openvino": _add_openvino_group}
+    add_group = {
+        "portable": _add_plain_group,
+        "onnxruntime": _add_onnxruntime_group,
+        "openvino": _add_openvino_group,
+        "tensorrt": _add_plain_group,
+    }
     contexts = []
     for number, group in enumerate(groups):
         here = name if len(groups) == 1 else f"{name}.group{number}"

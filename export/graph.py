@@ -14,8 +14,8 @@ from onnx import helper
 from runtimes.errors import BadInput
 from runtimes.files import sha256_file
 
-PRECISIONS = ("fp32", "int8")
-FORMS = ("portable", "onnxruntime", "openvino")
+PRECISIONS = ("fp32", "fp16", "int8")
+FORMS = ("portable", "onnxruntime", "openvino", "tensorrt")
 OPSET = 20
 IR_VERSION = 9
 CONTRIB_DOMAIN = "com.microsoft"
@@ -25,6 +25,7 @@ PAGE_BYTES = 4096
 
 _ELEMENT_TYPES = {
     np.dtype(np.float32): onnx.TensorProto.FLOAT,
+    np.dtype(np.float16): onnx.TensorProto.FLOAT16,
     np.dtype(np.int64): onnx.TensorProto.INT64,
     np.dtype(np.int8): onnx.TensorProto.INT8,
     np.dtype(np.uint8): onnx.TensorProto.UINT8,

@@ -22,6 +22,7 @@ from runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavail
 from runtimes.files import write_json
 
 BOUND = 1e-4
+HALF_BOUND = 1e-2  # of graphs in float16, whose every product is rounded to 11 bits
 THREADS = 2
 
 
@@ -109,6 +110,7 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
             graph_bytes=artifact.graph_bytes,
             dense_graph_bytes=dense_graph_bytes,
             name=str(artifact.graphs["classifier"]),
+            bound=_bound(artifact),
         )
     manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity)}
     write_json(artifact.folder / "manifest.json", manifest)
@@ -123,6 +125,7 @@ def compare_logits(
     graph_bytes: int,
     dense_graph_bytes: int | None,
     name: str,
+    bound: float = BOUND,
 ) -> Parity:
     """The figures of two sets of logits (clips, labels) that agree; raises ParityFailed, naming the figure, if not."""
     if expected.shape != logits.shape:
@@ -136,14 +139,14 @@ def compare_logits(
     if scale == 0.0:
         raise ParityFailed(f"{name}: the checkpoint's golden logits are all zero, which proves nothing")
     relative = difference / scale
-    if relative > BOUND:
+    if relative > bound:
         raise ParityFailed(
             f"{name}: logits differ by {difference:.3g}, which is {relative:.3g} of their scale {scale:.3g}; the bound"
-            f" is {BOUND:g}"
+            f" is {bound:g}"
         )
     clips = np.arange(len(expected))
     shortfall = expected.max(axis=1) - expected[clips, logits.argmax(axis=1)]
-    same = shortfall <= BOUND * scale
+    same = shortfall <= bound * scale
     if not same.all():
         clip = int(np.flatnonzero(~same)[0])
         raise ParityFailed(
@@ -160,7 +163,7 @@ def compare_logits(
         max_difference=difference,
         scale=scale,
         relative_difference=relative,
-        bound=BOUND,
+        bound=bound,
         same_top1=int(same.sum()),
         graph_bytes=graph_bytes,
         dense_graph_bytes=dense_graph_bytes,
@@ -169,7 +172,7 @@ def compare_logits(
 
 def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | None) -> Parity:
     """The figures of graphs that agree with the Whisper checkpoint after every token; raises ParityFailed if not."""
-    figures = compare_speech(artifact, golden, BOUND, THREADS)
+    figures = compare_speech(artifact, golden, _bound(artifact), THREADS)
     _require_smaller(artifact.graph_bytes, dense_graph_bytes, str(artifact.folder))
     return Parity(
         runtime="onnxruntime",
@@ -179,6 +182,12 @@ def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | 
         dense_graph_bytes=dense_graph_bytes,
         **asdict(figures),
     )
+
+
+def _bound(artifact: Artifact) -> float:
+    """How far logits may be from the checkpoint's, as a share of its largest, in the precision of the graphs."""
+    precisions = {graph["precision"] for graph in artifact.manifest["graphs"].values()}
+    return HALF_BOUND if "fp16" in precisions else BOUND
 
 
 def _require_smaller(graph_bytes: int, dense_graph_bytes: int | None, name: str) -> None:

@@ -42,7 +42,7 @@ class SpeechFigures:
 def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: int) -> SpeechFigures:
     """The figures of graphs that agree with the checkpoint, on ONNX Runtime.
 
-    bound: how far apart logits may be in float32, as a share of the checkpoint's largest.
+    bound: how far apart logits may be in float32 or float16, as a share of the checkpoint's largest.
 
     Raises:
         ParityFailed: they do not agree; the text names the clip and the figure.
@@ -50,11 +50,12 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
     name, speech = str(artifact.folder), golden.speech
     assert speech is not None  # of a Whisper's artifact it never is
     scale = _scale(golden, name)
-    precision = "int8" if artifact.manifest["graphs"]["decoder"]["precision"] == "int8" else "fp32"
+    precision = str(artifact.manifest["graphs"]["decoder"]["precision"])
+    exact = precision != "int8"
     reason = onnx_cpu.available()
     if reason is not None:
         raise RuntimeUnavailable(f"parity needs ONNX Runtime: {reason}")
-    session = onnx_cpu.load(artifact, SessionOptions(threads=threads, precision=precision))
+    session = onnx_cpu.load(artifact, SessionOptions(threads=threads, precision="fp32" if exact else precision))
     assert isinstance(session, onnx_cpu.OnnxSpeechSession)
     difference, same, noises = 0.0, [], []
     for clip, waveform in enumerate(golden.waveforms):
@@ -62,19 +63,19 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
         logits, at_once = _run(session, waveform, speech, clip, where)
         apart = np.abs(golden.logits[clip].astype(np.float64) - logits[:, speech.columns])
         difference = max(difference, float(apart.max()))
-        if precision == "fp32":
+        if exact:
             sums_apart = np.abs(speech.log_sums[clip].astype(np.float64) - log_sums(logits))
             _require_close(np.maximum(apart.max(axis=1), sums_apart), bound, scale, where)
             _require_close(np.abs(at_once - logits[-1]).max(keepdims=True), bound, scale, f"{where}, at once")
         spread = golden.logits[clip].std(axis=1)
         noises += list(np.sqrt((apart**2).mean(axis=1)) / spread)
         noises.append(float(np.sqrt(((at_once[speech.columns] - golden.logits[clip, -1]) ** 2).mean()) / spread[-1]))
-        tolerance = bound * scale if precision == "fp32" else 0.0
+        tolerance = bound * scale if exact else 0.0
         same.append(_same_tokens(logits[1:], speech.tokens[clip], artifact.manifest["decoding"], tolerance))
     facts = session.facts()
     session.close()
     noise = float(np.mean(noises))
-    if precision == "fp32":
+    if exact:
         _require_all_tokens(same, speech, name)
     else:
         _require_little_noise(noise, np.concatenate(same), name)
@@ -84,11 +85,11 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
         max_difference=difference,
         scale=scale,
         relative_difference=difference / scale,
-        bound=bound if precision == "fp32" else NOISE_BOUND,
+        bound=bound if exact else NOISE_BOUND,
         same_top1=sum(bool(of_clip.all()) for of_clip in same),
         tokens=int(speech.tokens.size),
         same_tokens=int(sum(of_clip.sum() for of_clip in same)),
-        noise=None if precision == "fp32" else noise,
+        noise=None if exact else noise,
     )
 
 

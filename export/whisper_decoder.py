@@ -70,7 +70,7 @@ def add_decoder(graph: Graph, model: Any, form: str) -> tuple[list[Tensor], list
         name = f"decoder.layers.{number}"
         normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
         attention, group = read_attention(layer.self_attn), cache_group(layer.self_attn, form)
-        attended = _add_self_attention(graph, normed, attention, group, step, number)
+        attended = _add_self_attention(graph, normed, attention, group, step, number, form)
         hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
         normed = add_layernorm(graph, hidden, layer.encoder_attn_layer_norm, f"{name}.encoder_attn_layer_norm")
         cross, cross_group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
@@ -110,7 +110,7 @@ def _add_embeddings(graph: Graph, model: Any) -> str:
 
 
 def _add_self_attention(
-    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, step: _Step, number: int
+    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, step: _Step, number: int, form: str
 ) -> str:
     """Attention over the tokens fed before and the new ones: (R N, D) in and out."""
     name = f"decoder.layers.{number}.self_attn"
@@ -119,6 +119,29 @@ def _add_self_attention(
     query = _add_heads(graph, query, step, heads, width, [0, 2, 1, 3], f"{name}.query.heads")
     key = _add_heads(graph, key, step, heads, width, [0, 2, 3, 1], f"new_key.{number}")
     value = _add_heads(graph, value, step, heads, value_width, [0, 2, 1, 3], f"new_value.{number}")
+    if form == "tensorrt":
+        attended = _add_fused_self_attention(graph, query, key, value, step, number)
+    else:
+        attended = _add_split_self_attention(graph, query, key, value, step, number)
+    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
+    context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
+    return _add_output(graph, context, attention, group, name)
+
+
+def _add_fused_self_attention(graph: Graph, query: str, key: str, value: str, step: _Step, number: int) -> str:
+    """What is attended to, (R, H, N, V), by the operators that TensorRT fuses: keys and values are put side by side."""
+    name = f"decoder.layers.{number}.self_attn"
+    keys = graph.node("Concat", [f"self_key.{number}", key], f"{name}.keys", axis=3)
+    values = graph.node("Concat", [f"self_value.{number}", value], f"{name}.values", axis=2)
+    scores = graph.node("MatMul", [query, keys], f"{name}.scores")
+    allowed = graph.node("Add", [scores, step.bias], f"{name}.scores.allowed")
+    weights = graph.node("Softmax", [allowed], f"{name}.weights", axis=-1)
+    return graph.node("MatMul", [weights, values], f"{name}.attended")
+
+
+def _add_split_self_attention(graph: Graph, query: str, key: str, value: str, step: _Step, number: int) -> str:
+    """What is attended to, (R, H, N, V), without a copy of what is there: the room and the new tokens one by one."""
+    name = f"decoder.layers.{number}.self_attn"
     before = graph.node("MatMul", [query, f"self_key.{number}"], f"{name}.scores.before")
     new = graph.node("MatMul", [query, key], f"{name}.scores.new")
     scores = graph.node("Concat", [before, new], f"{name}.scores", axis=3)
@@ -127,10 +150,7 @@ def _add_self_attention(
     before, new = graph.split_by(weights, step.room_and_tokens, 3, [f"{name}.weights.before", f"{name}.weights.new"])
     before = graph.node("MatMul", [before, f"self_value.{number}"], f"{name}.attended.before")
     new = graph.node("MatMul", [new, value], f"{name}.attended.new")
-    attended = graph.node("Add", [before, new], f"{name}.attended")
-    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
-    context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
-    return _add_output(graph, context, attention, group, name)
+    return graph.node("Add", [before, new], f"{name}.attended")
 
 
 def _add_fused_projections(
@@ -185,15 +205,23 @@ def _add_cross_attention(
         lambda: query_key_rows(attention.query_bias, attention, [group]) * scaling,
     )
     query = graph.node("Gemm", [tokens, weight, bias], f"{name}.query")
-    query = graph.reshape(query, (-1, heads, width), f"{name}.query.split")
-    query = graph.node("Transpose", [query], f"{name}.query.heads", perm=[1, 0, 2])
-    scores = graph.node("MatMul", [query, f"cross_key.{number}"], f"{name}.scores")
+    # TensorRT fuses what has four dimensions.
+    first = [1] if form == "tensorrt" else []
+    order = [0, 2, 1, 3] if first else [1, 0, 2]
+    key, value = f"cross_key.{number}", f"cross_value.{number}"
+    if first:
+        axis = graph.constant("decoder.batch.axis", np.array([0], dtype=np.int64))
+        key = graph.node("Unsqueeze", [key, axis], f"{name}.key.batch")
+        value = graph.node("Unsqueeze", [value, axis], f"{name}.value.batch")
+    query = graph.reshape(query, (*first, -1, heads, width), f"{name}.query.split")
+    query = graph.node("Transpose", [query], f"{name}.query.heads", perm=order)
+    scores = graph.node("MatMul", [query, key], f"{name}.scores")
     if form == "openvino":
-        attended = _add_divided_attention(graph, scores, f"cross_value.{number}", name)
+        attended = _add_divided_attention(graph, scores, value, name)
     else:
         weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
-        attended = graph.node("MatMul", [weights, f"cross_value.{number}"], f"{name}.attended")
-    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[1, 0, 2])
+        attended = graph.node("MatMul", [weights, value], f"{name}.attended")
+    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=order)
     context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
     return _add_output(graph, context, attention, group, name)
 

@@ -16,6 +16,7 @@ from export.attention import (
     Attention,
     HeadGroup,
     add_attention,
+    fused_width,
     query_key_rows,
     read_attention,
     read_widths,
@@ -33,6 +34,8 @@ def cache_group(module: Any, form: str) -> HeadGroup:
     """The heads of a decoder's attention block as the caches hold them: all filled up with zeros to the widest."""
     query_key_widths, value_output_widths = read_widths(module)
     query_key, value_output = max(query_key_widths), max(value_output_widths)
+    if form == "tensorrt":
+        query_key = value_output = fused_width(query_key, value_output)
     if form == "onnxruntime":
         value_output = -(-value_output // ROW_COLUMNS) * ROW_COLUMNS
     return HeadGroup(tuple(range(len(query_key_widths))), query_key, value_output)

@@ -12,12 +12,14 @@ from onnx import TensorProto, helper
 from export.attention import read_widths
 from export.eight_bit import add_eight_bit_products
 from export.graph import FORMS, OPSET, PRECISIONS, ExportedGraph, Graph
+from export.half_precision import add_half_precision, check_half
 from export.log_mel import LogMel, read_log_mel
 from export.whisper_decoder import EMBEDDING, Tensor, add_decoder
 from export.whisper_encoder import add_encoder, cache_group
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file
 
+CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
 FRAMES_PER_POSITION = 2  # the stride of the second convolution
 
 
@@ -49,8 +51,9 @@ def export_whisper(
     The encoder takes "waveform", float32 (1, samples) of any length, filled up or cut to the model's window; inputs and
     outputs of the decoder are those of `export.whisper_decoder.add_decoder`. Form "portable" has plain ONNX operators
     alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster, "openvino" has plain operators
-    arranged for OpenVINO's faster kernels. Precision "int8" has products with weights in 8 bits, by operators that only
-    form "onnxruntime" may have.
+    arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones. Precision "fp16", of form "tensorrt"
+    alone, has products, keys and values in float16. Precision "int8" has products with weights in 8 bits, by operators
+    that only form "onnxruntime" may have.
 
     Raises:
         BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
@@ -61,20 +64,27 @@ def export_whisper(
         raise BadInput(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if precision == "int8" and form != "onnxruntime":
         raise BadInput(f"precision 'int8': the form {form!r} has no products in 8 bits, only 'onnxruntime' has")
+    check_half(precision, form)
     log_mel = read_log_mel(feature_extractor)
     _check(model, log_mel)
     encoder, decoder = Graph(), Graph()
     produced = add_encoder(encoder, "waveform", model, log_mel, form)
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
-    encoder_outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in produced]
+    half = {name for name, _ in produced} if precision == "fp16" else set()
     inputs, outputs = add_decoder(decoder, model, form)
+    if precision == "fp16":
+        add_half_precision(encoder, ["waveform"], half, half=half)
+        half |= {t.name for t in (*inputs, *outputs) if t.name.startswith(CACHED)}
+        floats = [tensor.name for tensor in inputs if not tensor.is_integer]
+        add_half_precision(decoder, floats, [t.name for t in outputs], half=half, kept_inputs=["bias"])
+    encoder_outputs = [helper.make_tensor_value_info(name, _kind(name in half), shape) for name, shape in produced]
     if precision == "int8":
         add_eight_bit_products(encoder, "columns", lambda name: name.startswith("front_end."))
         add_eight_bit_products(decoder, "blocks", lambda _: False)
     data_files = [f"{Path(out).stem}.bin" for out in (encoder_out, decoder_out)]
     with replaced_file(Path(encoder_out)) as part:
         encoder.write(part, encoder_inputs, encoder_outputs, "whisper_encoder", data_files[0])
-    decoder_tensors = [_value_info(i) for i in inputs], [_value_info(o) for o in outputs]
+    decoder_tensors = [_value_info(i, half) for i in inputs], [_value_info(o, half) for o in outputs]
     with replaced_file(Path(decoder_out)) as part:
         offsets = decoder.write(part, *decoder_tensors, "whisper_decoder", data_files[1])
     return ExportedWhisper(
@@ -87,15 +97,19 @@ def export_whisper(
 def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> dict[str, Any]:
     weight = decoder.weights[EMBEDDING]
     place = {"file": file, "offset": offsets[EMBEDDING], "shape": [model.config.vocab_size, model.config.d_model]}
-    if weight.dtype == np.float32:
-        return {**place, "precision": "fp32", "blocks": None}
+    if weight.dtype != np.uint8:
+        return {**place, "precision": "fp16" if weight.dtype == np.float16 else "fp32", "blocks": None}
     _, blocks, length = weight.shape
     scales = offsets[f"{EMBEDDING}.scales"]
     return {**place, "precision": "int8", "blocks": {"number": blocks, "length": length, "scales_offset": scales}}
 
 
-def _value_info(tensor: Tensor) -> Any:
-    kind = TensorProto.INT64 if tensor.is_integer else TensorProto.FLOAT
+def _kind(is_half: bool) -> int:
+    return TensorProto.FLOAT16 if is_half else TensorProto.FLOAT
+
+
+def _value_info(tensor: Tensor, half: set[str]) -> Any:
+    kind = TensorProto.INT64 if tensor.is_integer else _kind(tensor.name in half)
     return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
 
 

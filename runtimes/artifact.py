@@ -226,7 +226,9 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     if not (isinstance(table, list) and len(table) == 2 and table[0] == size and _is_count(table[1])):
         raise BadInput(f"{path}: embedding.shape is {table!r}, not one row for each of {size} tokens")
     blocks = embedding.get("blocks")
-    if embedding.get("precision") not in ("fp32", "int8") or (blocks is None) != (embedding["precision"] == "fp32"):
+    if embedding.get("precision") not in ("fp32", "fp16", "int8") or (blocks is None) != (
+        embedding["precision"] != "int8"
+    ):
         raise BadInput(f"{path}: embedding.precision is {embedding.get('precision')!r} with blocks {blocks!r}")
     if blocks is not None:
         _check_keys(blocks, {"number": int, "length": int, "scales_offset": int}, path, "embedding.blocks")

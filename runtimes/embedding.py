@@ -22,6 +22,7 @@ class Embedding:
         self.width = int(place["shape"][1])
         self._offset = int(place["offset"])
         self._blocks = place["blocks"]
+        self._type = np.float16 if place["precision"] == "fp16" else np.float32
         self._path = artifact.folder / place["file"]
         self._stream = open(self._path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
 
@@ -29,8 +30,12 @@ class Embedding:
         """Put the rows of `tokens` (R, N) into `out`, float32 (R, N, width)."""
         rows = out.reshape(-1, self.width)
         for row, token in zip(rows, tokens.ravel().tolist()):
-            if self._blocks is None:
+            if self._blocks is None and self._type == np.float32:
                 self._fill(self._offset, token, row)
+            elif self._blocks is None:
+                half = np.empty(self.width, np.float16)
+                self._fill(self._offset, token, half)
+                row[...] = half
             else:
                 row[...] = self._row_of_blocks(token)
 

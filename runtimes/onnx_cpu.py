@@ -156,15 +156,16 @@ class OnnxSpeechSession:
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])
         self._precision = options.precision
-        self._crossed = {output.name: aligned_zeros(output.shape) for output in self._encoder.get_outputs()}
+        kept = np.float16 if self._encoder.get_outputs()[0].type == "tensor(float16)" else np.float32
+        self._crossed = {output.name: aligned_zeros(output.shape, kept) for output in self._encoder.get_outputs()}
         shapes = {tensor.name: tensor.shape for tensor in self._decoder.get_inputs()}
         self._cache = SpeechCache(
             {name: (shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
             {name: (shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("self_value.")},
             self._positions,
+            kept,
         )
         self._embedding = Embedding(artifact)
-        self._giving_back = _giving_back()
         self._encoded = False
         self._single: _BoundStep | None = None
 
@@ -175,7 +176,7 @@ class OnnxSpeechSession:
         _bind(binding.bind_input, "waveform", waveform)
         for name, buffer in self._crossed.items():
             _bind(binding.bind_output, name, buffer)
-        self._encoder.run_with_iobinding(binding, self._giving_back)
+        self._encoder.run_with_iobinding(binding)
         self._encoded = True
 
     def start(self, rows: int = 1) -> None:
@@ -243,15 +244,6 @@ class _BoundStep:
         _bind(self.binding.bind_output, "logits", self.logits)
         for name, buffer in self.added.items():
             _bind(self.binding.bind_output, name.replace("self_", "new_"), buffer)
-
-
-def _giving_back() -> Any:
-    """The options of a run that gives back its memory at its end: an encoder's, which is not needed while decoding."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    return options
 
 
 def _bind(bind: Any, name: str, buffer: np.ndarray) -> None:

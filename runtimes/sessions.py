@@ -11,7 +11,7 @@ import numpy as np
 from runtimes.artifact import Artifact
 from runtimes.errors import BadInput, MeasurementFailed
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class SessionOptions:
     """How a graph is executed; nothing is left to a runtime's own default.
 
     threads: compute threads of one inference; precision: "fp32" or "bf16", the type that the runtime computes in, or
-    "int8": the graphs are of 8-bit products themselves.
+    "int8" or "fp16": the graphs are of such products themselves.
 
     Raises:
         BadInput: fewer than one thread, or a precision that no runtime knows.

@@ -30,7 +30,7 @@ METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
 BASES = ("trained", "weights", "activations", "attention", "fisher")
 LABELS = ("projected", "sampled", "observed")
 POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 ROTATED_FLAGS = ("basis", "labels", "shots", "pools")
 REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
 SPEECH_FLAGS = ("pools", "sites")  # of models with more than one kind of attention
@@ -455,17 +455,18 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
 @click.option(
     "--form",
-    type=click.Choice(("portable", "onnxruntime", "openvino")),
+    type=click.Choice(("portable", "onnxruntime", "openvino", "tensorrt")),
     default="portable",
     show_default=True,
     help="Plain ONNX operators for any runtime, or the form that a runtime is fastest with.",
 )
 @click.option(
     "--precision",
-    type=click.Choice(("fp32", "int8")),
+    type=click.Choice(("fp32", "fp16", "int8")),
     default="fp32",
     show_default=True,
-    help="int8: of a Whisper for --form onnxruntime, products with weights in 8 bits, with a proof of their noise.",
+    help="int8: of a Whisper for --form onnxruntime, products with weights in 8 bits, with a proof of their noise; "
+    "fp16: for --form tensorrt, products in half precision.",
 )
 @data_option
 @seed_option

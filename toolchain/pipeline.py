@@ -221,8 +221,8 @@ def _artifact_stage(folder: Path, role: str, source: Path, model: str, device: T
                 load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report, precision
             )
 
-    # bf16 is a way to run a graph in float32; products in 8 bits are in the graph
-    precision = "int8" if device.precision == "int8" else "fp32"
+    # bf16 is a way to run a graph in float32; products in 8 bits or in float16 are in the graph
+    precision = device.precision if device.precision in ("int8", "fp16") else "fp32"
     record = {"leanear": VERSION, **made_from, "form": device.graph_form, "precision": precision}
     return run_stage(folder, role, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
 

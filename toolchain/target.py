@@ -13,8 +13,8 @@ from runtimes.errors import BadInput
 TARGETS = Path(__file__).parent / "targets"
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "null")
 PLACES = ("here", "device")
-GRAPH_FORMS = ("portable", "onnxruntime", "openvino")
-PRECISIONS = ("fp32", "bf16", "int8")
+GRAPH_FORMS = ("portable", "onnxruntime", "openvino", "tensorrt")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 MOST_THREADS = 1024
 USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
 MOST_MULTIPLE = 256

@@ -1,0 +1,101 @@
+"""Graphs in float16: what is rounded and what is not, and what they compute; the form for TensorRT's fused kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from export.ast_graph import export_ast
+from export.attention import fused_width
+from export.graph import Graph
+from export.half_precision import add_half_precision
+from export.whisper_graph import export_whisper
+from runtimes.errors import BadInput
+from tests.export.whisper_cases import make_extractor
+from tests.whisper_models import make_whisper
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    return {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+
+
+@pytest.mark.parametrize("kind", ["dense", "slim"])
+def test_an_ast_in_float16_says_what_the_model_says(
+    kind: str, extractor, clips, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(kind)
+    exported = export_ast(model, extractor, tmp_path / "model.onnx", "tensorrt", precision="fp16")
+    assert exported.precision == "fp16"
+    session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        features = extractor(clips[0], sampling_rate=16000, return_tensors="pt")["input_values"]
+        expected = model(features).logits.numpy()
+    (logits,) = session.run(None, {"waveform": clips[0][None]})
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-2 * np.abs(expected).max())
+
+
+def test_norms_softmax_and_front_end_stay_in_float32(slim, extractor, tmp_path: Path) -> None:
+    exported = export_ast(slim, extractor, tmp_path / "model.onnx", "tensorrt", precision="fp16")
+    model = onnx.load(str(exported.path))
+    types = _types(model)
+    for node in model.graph.node:
+        kind = types.get(node.output[0])
+        if node.op_type in ("LayerNormalization", "Softmax") or node.name.startswith("front_end.l"):
+            assert kind == TensorProto.FLOAT, node.name
+        elif node.op_type in ("Gemm", "Gelu") and node.output[0] != "logits":
+            assert kind == TensorProto.FLOAT16, node.name
+    assert types["waveform"] == types["logits"] == TensorProto.FLOAT
+
+
+def test_heads_are_of_one_width_that_a_fused_kernel_takes(slim, extractor, tmp_path: Path) -> None:
+    exported = export_ast(slim, extractor, tmp_path / "model.onnx", "tensorrt")
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in onnx.shape_inference.infer_shapes(onnx.load(str(exported.path))).graph.value_info
+    }
+    query, value = shapes["layers.0.attention.query.split"], shapes["layers.0.attention.value.split"]
+    assert query == value
+    assert query[3] % 16 == 0
+
+
+@pytest.mark.parametrize(("widths", "expected"), [((64, 64), 64), ((8, 8), 16), ((16, 48), 48), ((20, 12), 32)])
+def test_fused_width(widths: tuple[int, int], expected: int) -> None:
+    assert fused_width(*widths) == expected
+
+
+def test_a_whisper_in_float16_keeps_its_keys_and_values_in_float16(tmp_path: Path) -> None:
+    exported = export_whisper(
+        make_whisper(), make_extractor(), tmp_path / "encoder.onnx", tmp_path / "decoder.onnx", "tensorrt", "fp16"
+    )
+    assert exported.embedding["precision"] == "fp16"
+    decoder = onnx.load(str(exported.decoder.path), load_external_data=False)
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*decoder.graph.input, *decoder.graph.output)}
+    for name, kind in kinds.items():
+        cached = name.startswith(("self_", "cross_", "new_"))
+        wanted = TensorProto.FLOAT16 if cached else TensorProto.INT64 if name == "positions" else TensorProto.FLOAT
+        assert kind == wanted, name
+    encoder = onnx.load(str(exported.encoder.path), load_external_data=False)
+    assert {v.type.tensor_type.elem_type for v in encoder.graph.output} == {TensorProto.FLOAT16}
+
+
+def test_a_weight_that_float16_cannot_hold_is_an_error_that_names_it(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.node("MatMul", ["input", graph.weight("large", (2, 2), lambda: np.full((2, 2), 1e5, np.float32))], "output")
+    add_half_precision(graph, ["input"], ["output"])
+    tensors = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2])] for name in ("input", "output")]
+    with pytest.raises(BadInput, match="large has a weight of 1e"):
+        graph.write(tmp_path / "model.onnx", *tensors, "graph")
+
+
+@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino"])
+def test_float16_is_refused_for_runtimes_that_compute_in_float32(form: str, slim, extractor, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="'fp16'"):
+        export_ast(slim, extractor, tmp_path / "model.onnx", form, precision="fp16")
