@@ -40,13 +40,14 @@ def state_missing(document: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     sensors = document["latency"].get("sensors")
     if sensors:
-        rows += [(UNITS[kind][0], reason) for kind, reason in sensors["not_measured"].items() if kind in UNITS]
+        rows += [(UNITS[kind][0], sensors["not_measured"][kind]) for kind in DRAWN if kind in sensors["not_measured"]]
         if sensors["throttling"]["verdict"] == "not measured":
             rows.append(("throttling", "; ".join(sensors["throttling"]["reasons"])))
     sustained = document.get("sustained")
     if sustained:
         if sustained["status"] != "ok":
-            rows.append(("sustained speed and energy", f"{sustained['status']}: {sustained['reason']}"))
+            what = "energy per inference" if sustained["status"] == "not measured" else "work without a pause"
+            rows.append((what, sustained["reason"]))
         for role, part in sustained["roles"].items():
             if not is_measured(part["energy_per_inference"]):
                 rows.append((f"energy per inference, {role}", part["energy_per_inference"]["reason"]))

@@ -99,9 +99,7 @@ def measure_lasting_work(job: Job, seconds: float, progress: Progress, root: Pat
     if seconds == 0:
         found = find_sensors(root)
         if not (found.of("power_w") or found.of("energy_j")):
-            reason = (
-                f"no run of --sustained SECONDS was asked for, and energy needs a sensor ({found.missing['power_w']})"
-            )
+            reason = f"{found.missing['power_w']}; and no run of --sustained SECONDS was asked for"
             part.update(status="not measured", reason=reason)
             return part
         part["seconds"] = ENERGY_S

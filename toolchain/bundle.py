@@ -138,10 +138,10 @@ def write_runner(path: Path) -> None:
         os.chmod(part, 0o755)  # noqa: S103, a program
 
 
-def device_folder_name(name: str, target: str) -> str:
-    """A folder name for the device, plain whatever MODEL and TARGET are called, and another for every other pair."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", f"{name}-{target}").strip("-").lower()[:48] or "model"
-    return f"{plain}-{sha256_json([name, target])[:8]}"
+def device_folder_name(name: str) -> str:
+    """A folder name for the device: plain, whatever MODEL and TARGET are called, and another for every other name."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:48] or "model"
+    return f"{plain}-{sha256_json(name)[:8]}"
 
 
 def by_hand() -> tuple[str, ...]:

@@ -221,7 +221,7 @@ def _copy(channel: _Channel, bundle: Bundle, options: RemoteOptions, progress: R
         {
             "verb": "open",
             "base": options.folder,
-            "name": device_folder_name(bundle.document["name"], bundle.document["target"]),
+            "name": device_folder_name(bundle.document["name"]),
             "from": f"{getpass.getuser()}@{socket.gethostname()}",
         },
         "opened",

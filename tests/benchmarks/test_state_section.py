@@ -71,7 +71,9 @@ def test_what_is_absent_is_named():
     rows = dict(state_missing(document(said, {"status": "not measured", "reason": "not asked for", "roles": {}})))
     assert rows["power"] == "no power rail"
     assert "went up" in rows["throttling"]
-    assert rows["sustained speed and energy"] == "not measured: not asked for"
+    assert rows["energy per inference"] == "not asked for"
+    failed = {"status": "failed", "reason": "slim: it died", "roles": {}}
+    assert ("work without a pause", "slim: it died") in state_missing(document(said, failed))
     assert state_section(document()) is None
     assert state_missing(document()) == []
 
