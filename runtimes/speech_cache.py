@@ -66,10 +66,10 @@ class SpeechCache:
         needed = self.filled + new
         if needed <= self.room:
             return False
-        kept = {name: self._filled(buffer, name).copy() for name, buffer in self.buffers.items()}
+        before = self.buffers
         self._arrange(next(room for room in self._rooms if room >= needed))
-        for name, buffer in self.buffers.items():
-            self._filled(buffer, name)[...] = kept[name]
+        for name, buffer in before.items():  # each is the beginning of a memory of its own, old and new
+            self._filled(self.buffers[name], name)[...] = self._filled(buffer, name).copy()
         self._bias[:, : self.filled] = 0.0
         return True
 
