@@ -1,4 +1,4 @@
-"""Whisper-tiny's size and vocabulary, real speech, random weights: the device says what `generate` says."""
+"""Whisper-tiny's size and vocabulary, real speech, random weights: our decoding says what `generate` says."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ import pytest
 import torch
 
 from benchmarks.peers.whisper_tiny_size import write_tiny_size_checkpoint
-from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
 from runtimes.decoding import DecodeOptions, decode_window
-from runtimes.long_audio import SpeechModel, read_speech_model
-from runtimes.sessions import SessionOptions, SpeechSession
 from toolchain.audio import read_waveform
-from toolchain.exporting import export_checkpoint
 from toolchain.families import whisper
-from toolchain.narration import Narrator
 from toolchain.torch_speech import TorchSpeechSession, speech_model
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -56,7 +50,8 @@ def expected(checkpoint):
     return said
 
 
-def check(session: SpeechSession, model: SpeechModel, expected: dict) -> None:
+def test_our_decoding_says_what_generate_says(checkpoint, expected):
+    session, model = TorchSpeechSession(checkpoint), speech_model(checkpoint)
     session.encode(read_waveform(SPEECH, 16_000))
     for (language, task, timestamps), row in expected.items():
         options = DecodeOptions(
@@ -66,18 +61,3 @@ def check(session: SpeechSession, model: SpeechModel, expected: dict) -> None:
         assert list(found.tokens) == row[3 if timestamps else 4 :]
         assert len(found.tokens) > 10
         assert model.tokens.languages[found.language] == row[1]
-
-
-def test_torch_says_what_generate_says(checkpoint, expected):
-    check(TorchSpeechSession(checkpoint), speech_model(checkpoint), expected)
-
-
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_the_artifact_says_what_generate_says(checkpoint, expected, runtime, tmp_path):
-    export_checkpoint(
-        str(checkpoint.folder), out=tmp_path / "out", form=runtime, data=None, seed=0, narrator=Narrator(silent=True)
-    )
-    artifact = read_artifact(tmp_path / "out")
-    session = choose_runtime(runtime).load(artifact, SessionOptions(threads=2))
-    check(session, read_speech_model(artifact), expected)
-    session.close()
