@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.device import device_facts, device_name, device_state, is_measured
+from runtimes.errors import BadInput
 
 DOCTOR_SCHEMA = "leanear-doctor-1"
 LIBRARIES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "null": "numpy"}
@@ -65,6 +67,30 @@ def report(runtime: str | None, folder: Path, root: Path = Path("/")) -> dict[st
         "state": state,
         "findings": [asdict(finding) for finding in findings],
     }
+
+
+def read_report(text: str) -> dict[str, Any]:
+    """A report as it came from a device.
+
+    Raises:
+        BadInput: it is not one.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadInput("doctor: what it says is not JSON") from None
+    if not isinstance(document, dict) or document.get("schema") != DOCTOR_SCHEMA:
+        raise BadInput("doctor: what it says is of another version of leanear")
+    findings = document.get("findings")
+    kinds = {"name": str, "ok": (bool, type(None)), "text": str, "remedy": str}
+    if not isinstance(document.get("device"), dict) or not isinstance(findings, list):
+        raise BadInput("doctor: what it says has no findings")
+    for finding in findings:
+        if not isinstance(finding, dict) or set(finding) != set(kinds):
+            raise BadInput("doctor: one of its findings is none")
+        if not all(isinstance(finding[key], kind) for key, kind in kinds.items()):  # type: ignore[arg-type]
+            raise BadInput("doctor: one of its findings is none")
+    return document
 
 
 def lines(document: dict[str, Any]) -> list[str]:

@@ -52,17 +52,38 @@ REPEAT = {
     "stages_ms": {str: [NUMBER]},
 }
 THROTTLING = {"verdict": str, "reasons": [str], "looked_at": [str]}
-SENSORS = {
+RECORD = {
     "start_monotonic_s": NUMBER,
     "interval_s": NUMBER,
     "seconds": [NUMBER],
-    "series": dict,
-    "sources": dict,
+    "series": {str: {str: [(*NUMBER, type(None))]}},
+    "sources": {str: {str: str}},
     "not_measured": {str: str},
     "sampling_cpu_s": NUMBER,
-    "throttling": THROTTLING,
 }
-SUSTAINED = {"status": str, "reason": str, "log_tail": [str], "seconds": NUMBER, "roles": {"roles": dict}}
+SENSORS = {**RECORD, "throttling": THROTTLING}
+WINDOW = {"n": int, "median_ms": NUMBER, "most_ms": NUMBER}
+WORK = {
+    "start_monotonic_s": NUMBER,
+    "end_monotonic_s": NUMBER,
+    "inferences": int,
+    "window_s": NUMBER,
+    "first": WINDOW,
+    "last": WINDOW,
+    "median_ms_by_tenth": [NUMBER],
+}
+LASTING = {
+    "work": WORK,
+    "idle": dict,
+    "energy": dict,
+    "energy_per_inference": dict,
+    "throttling": THROTTLING,
+    "verdict": {"ratio": NUMBER, "text": str},
+    "sensors": RECORD,
+}
+SUSTAINED = {"status": str, "reason": str, "log_tail": [str], "seconds": NUMBER, "roles": {"roles": LASTING}}
+ENERGY = {"status": str, "joules": NUMBER, "above_idle_joules": (*NUMBER, dict), "sensor": str}
+UNKNOWN = {"status": str, "reason": str}
 LATENCY = {
     "status": str,
     "reason": str,
@@ -268,6 +289,11 @@ def _check_consistency(document: dict[str, Any], path: Path) -> None:
             raise BadInput(f"{path}: {part}.status: expected one of {', '.join(STATUSES)}, found {status!r}")
         if status != "ok" and not document[part]["reason"]:
             raise BadInput(f"{path}: {part}.reason: empty, though the status is {status!r}")
+    for role, lasting in document["sustained"]["roles"].items():
+        energy = lasting["energy_per_inference"]
+        where = f"{path}: sustained.roles.{role}.energy_per_inference"
+        _check(energy, ENERGY if energy.get("status") == "ok" else UNKNOWN, where)
+    _check_record(document["latency"]["sensors"], f"{path}: latency.sensors")
     for role in document["artifacts"]:
         for part in ("memory", "accuracy"):
             if document[part]["status"] == "ok" and role not in document[part]["roles"]:
@@ -276,6 +302,18 @@ def _check_consistency(document: dict[str, Any], path: Path) -> None:
         if document["latency"]["status"] == "ok" and not (samples and all(samples)):
             raise BadInput(f"{path}: latency.repeats: no samples of {role!r}, though the status is 'ok'")
     _check_answers(document["accuracy"], document["task"] == SPEECH_TASK, path)
+
+
+def _check_record(record: dict[str, Any], where: str) -> None:
+    """Raises BadInput where a sensor has another number of readings than there are moments, or no source."""
+    for kind, readings in record["series"].items():
+        for name, values in readings.items():
+            if len(values) != len(record["seconds"]):
+                raise BadInput(
+                    f"{where}.series.{kind}.{name}: {len(values)} values for {len(record['seconds'])} moments"
+                )
+            if name not in record["sources"].get(kind, {}):
+                raise BadInput(f"{where}.sources.{kind}: missing key {name!r}")
 
 
 def _check_answers(accuracy: dict[str, Any], speech: bool, path: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 import benchmarks.receiver
 from benchmarks.bundled import BUNDLE_FILE, RUNNER_FILE, Bundle, read_bundle
-from benchmarks.doctor import lacks
+from benchmarks.doctor import lacks, read_report
 from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE
 from benchmarks.results import read_results
 from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
@@ -73,6 +73,7 @@ CHUNK_BYTES = 1 << 18
 MOST_NOISE_BYTES = 1 << 20
 MOST_FRAME_BYTES = 4 << 20
 MOST_RESULTS_BYTES = 1 << 28
+MOST_OUTPUT_CHARACTERS = 1 << 24
 ALIVE_EVERY_S = 10.0
 PATIENCE_WITH_PEOPLE = 5  # times as long may it take to connect where ssh can ask for a password
 CLOCK_LIMIT_S = 120.0
@@ -267,14 +268,13 @@ def _examine(channel: _Channel, bundle: Bundle, progress: Report, story: _Story)
     progress("doctor", COPIED)
     status, out = channel.run(["doctor", "--json"])
     try:
-        document = json.loads(out)
-        findings = {str(finding["name"]): finding for finding in document["findings"]}
-        story.doctor = document
-        lacking = [name for name, finding in findings.items() if finding["ok"] is False]
-        lines = lacks(document)
-    except (ValueError, KeyError, TypeError):
-        raise _Stop("failed", f"doctor ended with status {status} and said nothing that can be read") from None
-    emulation = str(document.get("device", {}).get("emulation", ""))
+        document = read_report(out)
+    except BadInput as error:
+        raise _Stop("failed", f"doctor ended with status {status}: {channel.last_error() or error}") from None
+    story.doctor = document
+    lacking = [finding["name"] for finding in document["findings"] if finding["ok"] is False]
+    lines = lacks(document)
+    emulation = str(document["device"].get("emulation", ""))
     if emulation.startswith("yes"):
         story.notes.append(_plain(f"the device is emulated ({emulation.partition(': ')[2]})"))
     for name, kind in (("numpy", "no numpy"), (bundle.runtime, "runtime absent")):
@@ -445,6 +445,7 @@ class _Channel:
             {"verb": "run", "runner": RUNNER_FILE, "arguments": arguments, "environment": {PROGRESS_VARIABLE: "1"}}
         )
         out: list[str] = []
+        heard = 0
         while True:
             frame, payload = self._answer("line", "ended")
             if frame["say"] == "ended":
@@ -458,6 +459,9 @@ class _Channel:
                 continue
             if frame.get("stream") == "out":
                 out.append(text)
+                heard += len(text)
+                if heard > MOST_OUTPUT_CHARACTERS:
+                    raise _Stop("failed", f"{arguments[0]} prints without end")
             else:
                 self._errors.append(_plain(text))
             if "--json" not in arguments:

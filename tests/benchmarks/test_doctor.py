@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from benchmarks import doctor
+from runtimes.errors import BadInput
 from tests.benchmarks.device_trees import JETSON, tree
 
 
@@ -95,6 +96,25 @@ def test_little_room_and_other_work_inform_and_do_not_stop(tmp_path, monkeypatch
     unknown = {name: {"status": "not measured", "reason": "no /proc"} for name in state}
     assert doctor._memory(unknown).text == "not measured (no /proc)"
     assert doctor._load(unknown).text == "not measured (no /proc)"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda document: "{",
+        lambda document: "[]",
+        lambda document: json.dumps({**document, "schema": "other"}),
+        lambda document: json.dumps({**document, "device": []}),
+        lambda document: json.dumps({**document, "findings": {}}),
+        lambda document: json.dumps({**document, "findings": [{"name": "numpy"}]}),
+        lambda document: json.dumps({**document, "findings": [{"name": "x", "ok": 1, "text": "", "remedy": ""}]}),
+    ],
+)
+def test_what_is_no_report_is_refused(tmp_path, edit):
+    document = {"schema": doctor.DOCTOR_SCHEMA, "device": {}, "findings": []}
+    assert doctor.read_report(json.dumps(document)) == document
+    with pytest.raises(BadInput):
+        doctor.read_report(edit(document))
 
 
 def test_the_report_goes_into_json_and_into_lines(tmp_path):

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import time
+
+import numpy as np
 import pytest
 
 from benchmarks.page import Paragraph, Table
 from benchmarks.pictures import Picture
+from benchmarks.report import write_report
+from benchmarks.results import write_results
+from benchmarks.sensors import Recorder, throttling
 from benchmarks.state_section import state_missing, state_section
+from benchmarks.sustained import run_sustained
+from runtimes.errors import BadInput
+from tests.benchmarks.device_trees import JETSON, nobody, tree
 
 
 def sensors(verdict="no sign of it", **series):
@@ -105,3 +115,56 @@ def test_energy_that_no_sensor_shows_is_not_0(above):
     section = state_section(document(None, sustained))
     assert section.blocks[0].rows[0][-1] == "not measured"
     assert ("energy per inference, slim", "no power rail") in state_missing(document(None, sustained))
+
+
+@pytest.mark.parametrize(
+    ("edit", "word"),
+    [
+        (lambda document: document["latency"]["sensors"]["series"].update(clock_mhz={"cpu": [1.0]}), "values for"),
+        (
+            lambda document: document["latency"]["sensors"]["series"].update(clock_mhz={"cpu": "fast"}),
+            "expected a list",
+        ),
+        (lambda document: document["latency"]["sensors"]["throttling"].pop("verdict"), "missing key 'verdict'"),
+        (lambda document: document["sustained"].update(status="fine"), "sustained.status"),
+        (lambda document: document["sustained"].update(roles={"slim": {}}), "missing key 'work'"),
+        (lambda document: document["sustained"].update(status="failed", reason=""), "sustained.reason: empty"),
+    ],
+)
+def test_results_with_another_state_are_refused(null_results, tmp_path, edit, word):
+    document = copy.deepcopy(null_results.document)
+    write_results(tmp_path / "results.json", document)
+    edit(document)
+    with pytest.raises(BadInput, match=word):
+        write_results(tmp_path / "results.json", document)
+
+
+def test_a_run_on_a_device_with_sensors_is_read_back_and_shown(null_results, slim_folder, tmp_path):
+    """From recorder and worker through the results file into the report."""
+    np.save(tmp_path / "waveform.npy", np.zeros(160, np.float32))
+    root = tree(tmp_path / "root", JETSON)
+    request = {
+        "artifact": str(slim_folder),
+        "runtime": "null",
+        "threads": 1,
+        "precision": "fp32",
+        "waveform": str(tmp_path / "waveform.npy"),
+        "tokens": None,
+        "seconds": 1.0,
+    }
+    part = run_sustained(request, lambda *_: None, root)
+    status, reason, log_tail = (part.pop(key) for key in ("status", "reason", "log_tail"))
+    assert (status, reason, log_tail) == ("ok", "", [])
+    document = copy.deepcopy(null_results.document)
+    document["sustained"] = {"status": "ok", "reason": "", "log_tail": [], "seconds": 1.0, "roles": {"slim": part}}
+    with Recorder(root, interval_s=0.02, ask=nobody, tegrastats="") as recorder:
+        time.sleep(0.2)
+    record = recorder.record()
+    document["latency"]["sensors"] = {**record, "throttling": throttling(record)}
+    write_results(tmp_path / "results.json", document)
+    text = write_report(tmp_path / "results.json", tmp_path).markdown.read_text()
+    assert "Heat, clocks and power" in text
+    assert "Work without a pause for 1 s" in text
+    assert "mJ (" in text
+    assert "temperature, thermal\\_zone0 cpu-thermal" in text
+    assert "No sign that the device was held back" in text
