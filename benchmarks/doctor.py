@@ -46,7 +46,7 @@ def examine(runtime: str | None, folder: Path, state: dict[str, Any], root: Path
         Finding("python", sys.version_info >= (3, 9), f"{python}, {sys.executable}"),
         _library("numpy", root),
         *(_other_runtime(name) for name in LIBRARIES if name not in ("null", runtime)),
-        *(() if runtime in (None, "null") else (_library(str(runtime), root),)),
+        *(() if runtime in (None, "null") else (_runtime(str(runtime), root),)),
         _clock(),
         _memory(state),
         _disk(folder),
@@ -127,6 +127,17 @@ def _other_runtime(name: str) -> Finding:
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, None, "not installed")
     return Finding(name, None, f"{version}, not tried")
+
+
+def _runtime(name: str, root: Path) -> Finding:
+    """Whether a runtime's library imports, and then whether the runtime says of itself that it works here."""
+    finding = _library(name, root)
+    try:
+        from runtimes.choose import MODULES, choose_runtime
+    except ImportError:  # numpy is missing, which is a finding of its own
+        return finding
+    reason = choose_runtime(name).available() if finding.ok and name in MODULES else None
+    return finding if reason is None else Finding(name, False, reason)
 
 
 def _library(name: str, root: Path) -> Finding:

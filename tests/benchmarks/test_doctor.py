@@ -69,6 +69,14 @@ def test_a_library_that_does_not_import_is_tried_and_told(tmp_path, monkeypatch,
     assert word in finding.text
 
 
+def test_a_runtime_whose_library_imports_may_still_say_no(tmp_path, monkeypatch):
+    assert doctor._runtime("onnxruntime", tmp_path).ok
+    monkeypatch.setattr("runtimes.onnx_cpu.available", lambda: "no processor that it likes; pip install another")
+    finding = doctor._runtime("onnxruntime", tmp_path)
+    assert finding.ok is False
+    assert finding.text == "no processor that it likes; pip install another"
+
+
 def test_a_library_that_hangs_is_told(tmp_path, monkeypatch):
     (tmp_path / "broken_runtime.py").write_text("import time; time.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
