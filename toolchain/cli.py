@@ -186,7 +186,7 @@ recipe_options = _options(
         "--pools",
         type=click.Choice(POOLS),
         help="rotated, Whisper: one budget for all attention, or the same share of each kind (encoder self-, decoder"
-        " self-, cross-attention).  [default: global]",
+        " self-, cross-attention).  [default: by-kind]",
     ),
     click.option(
         "--sites",

@@ -222,8 +222,8 @@ def _all_methods() -> tuple[Method, ...]:
         _rotated("observed labels", RotatedRecipe(labels="observed"), "scores from the clips' own labels"),
         _rotated("sampled labels", RotatedRecipe(labels="sampled"), "scores from labels drawn from the prediction"),
         _rotated(
-            "every kind its own budget", RotatedRecipe(pools="by-kind"),
-            "encoder, decoder and cross-attention lose the same share each", needs="several kinds",
+            "one budget for all kinds", RotatedRecipe(pools="global"),
+            "encoder, decoder and cross-attention compete for what stays", needs="several kinds",
         ),
         _rotated(
             "self-attention alone", RotatedRecipe(sites="self-attention"), "cross-attention stays whole",

@@ -54,8 +54,8 @@ class RotatedRecipe:
 
     basis, labels: as in `choose_basis` and `collect_statistics`; sharing: "any widths" chooses both widths of every
     head and which heads stay, the others are what it is compared with; multiples: widths (query/key, value/output)
-    are multiples of these; pools: whether all blocks share one budget, or the blocks of every kind (encoder, decoder,
-    cross-attention) one of their own, the same share of what they cost; sites: which blocks are pruned, see
+    are multiples of these; pools: whether the blocks of every kind (encoder, decoder, cross-attention) have a budget of
+    their own, the same share of what they cost, or all blocks one; sites: which blocks are pruned, see
     `untouched`; shots: in how many parts; calibration_clips: at most; chunk: clips whose statistics are added up at
     once; seed: of the clips' order and of the random labels.
     """
@@ -64,7 +64,7 @@ class RotatedRecipe:
     labels: Labels = "projected"
     sharing: Sharing = "any widths"
     multiples: tuple[int, int] = (4, 4)
-    pools: Pools = "global"
+    pools: Pools = "by-kind"
     sites: SitesChoice = "all"
     shots: int = 1
     calibration_clips: int = 256
