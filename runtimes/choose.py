@@ -11,12 +11,14 @@ from runtimes.sessions import Runtime, SessionOptions
 MODULES = {
     "onnxruntime": "runtimes.onnx_cpu",
     "openvino": "runtimes.intel_cpu",
+    "tensorrt": "runtimes.nvidia_gpu",
+    "tensorrt_rtx": "runtimes.rtx_gpu",
     "null": "runtimes.null",
 }
 
 
 def choose_runtime(name: str) -> Runtime:
-    """The module of the runtime called `name`: "onnxruntime", "openvino" or "null".
+    """The module of the runtime called `name`: one of MODULES.
 
     Raises:
         BadInput: there is no such runtime; the text lists those there are.
