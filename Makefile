@@ -34,7 +34,10 @@ $(READY): .requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[dev]'
 	@touch $@
 
-deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|raspberrypi|jetson|file.toml MODEL= DATA= SPARSITY= ...
+deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|raspberrypi|jetson|rtx|file.toml MODEL= DATA= SPARSITY= ...
+	@[ "$$TARGET" != rtx ] || $(BIN)/python -c 'import tensorrt_rtx' 2>/dev/null || { \
+	echo "installing TensorRT-RTX in $(VENV), once"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[rtx]'; }
 	@set --; \
 	[ -z "$$TARGET" ] || set -- "$$@" --target "$$TARGET"; \
 	[ -z "$$DATA" ] || set -- "$$@" --data "$$DATA"; \

@@ -61,15 +61,16 @@ def write_devices_report(
     entries: Sequence[DeviceEntry],
     provenance: dict[str, str],
     by_hand: Sequence[str] = (),
+    more: Sequence[Section] = (),
 ) -> ReportPaths:
     """The paths of `report.md` and `report.html` in `folder`; the same entries give the same bytes.
 
-    by_hand: the commands to type on a device, where none was reached by leanear.
+    by_hand: the commands to type on a device, where none was reached by leanear; more: further sections.
 
     Raises:
         RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
     """
-    report = compose_devices_report(title, target, entries, provenance, by_hand)
+    report = compose_devices_report(title, target, entries, provenance, by_hand, more)
     return ReportPaths(*write_page(report, folder, "report"), report.gate)
 
 
@@ -79,6 +80,7 @@ def compose_devices_report(
     entries: Sequence[DeviceEntry],
     provenance: dict[str, str],
     by_hand: Sequence[str] = (),
+    more: Sequence[Section] = (),
 ) -> Report:
     """The report of several devices, of one that gave no results, or of none."""
     measured = {entry.host: analyse(entry.results) for entry in entries if entry.results is not None}
@@ -88,6 +90,7 @@ def compose_devices_report(
         _devices_section(entries, measured),
         _troubles_section(entries),
         _by_hand_section(by_hand, bool(entries)),
+        *more,
         _facts_section(entries),
         Section("Provenance", (Table("", ("", ""), tuple(provenance.items())),)),
     ]

@@ -18,8 +18,19 @@ from benchmarks.device import device_facts, device_name, device_state, is_measur
 from runtimes.errors import BadInput
 
 DOCTOR_SCHEMA = "leanear-doctor-1"
-LIBRARIES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "null": "numpy"}
-PACKAGES = {"numpy": "numpy>=1.22", "onnxruntime": "onnxruntime>=1.17", "openvino": "openvino>=2024.6"}
+LIBRARIES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt_rtx",
+    "null": "numpy",
+}
+PACKAGES = {
+    "numpy": "numpy>=1.22",
+    "onnxruntime": "onnxruntime>=1.17",
+    "openvino": "openvino>=2024.6",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
 IMPORT_LIMIT_S = 120.0
 WANTED_FREE_BYTES = 256 * 2**20
 WANTED_MEMORY_BYTES = 256 * 2**20

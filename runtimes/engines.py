@@ -26,7 +26,7 @@ ENGINE_KEYS = ("key", "file", "sha256", "bytes", "build_s", "built_for", "layers
 BUILDER = 1  # raised when the same graph becomes another engine by a change here
 LIBRARIES = {
     "tensorrt": "it comes with JetPack (sudo apt-get install python3-libnvinfer); elsewhere: pip install tensorrt",
-    "tensorrt_rtx": "pip install tensorrt-rtx",
+    "tensorrt_rtx": "pip install 'leanear[rtx]', which is tensorrt-rtx and cuda-python",
 }
 EARLIEST = {"tensorrt": 10, "tensorrt_rtx": 1}
 MOST_ROWS = 8  # hypotheses that a decoder's engine takes at once
@@ -154,13 +154,40 @@ def build_engines(
     built = {}
     for number, role in enumerate(roles):
         key = _key(library_name, library, artifact, role, place)
-        path = out / f"{role}-{sha256_json(key)[:16]}.engine"
+        path = _path(out, role, key)
         found = _kept(path, key)
         if found is None:
             report(f"building the engine of the {role}", number / len(roles))
             found = _build(library, artifact, role, place, path, key)
         built[role] = found
     return {role: built[role] for role in artifact.graphs}
+
+
+def kept_engines(library_name: str, artifact: Artifact, place: Place, out: Path) -> dict[str, BuiltEngine] | None:
+    """What `build_engines` would return if it is all there already, None if something would have to be built."""
+    library, kept = import_library(library_name), {}
+    for role in artifact.graphs:
+        key = _key(library_name, library, artifact, role, place)
+        found = _kept(_path(out, role, key), key)
+        if found is None:
+            return None
+        kept[role] = found
+    return kept
+
+
+def engines_ahead(library_name: str, artifact: Artifact, capability: str) -> dict[str, BuiltEngine] | None:
+    """Engines that were built ahead of time for GPUs of `capability` and lie in the artifact's own folder."""
+    for path in sorted(artifact.folder.glob("*.json")):
+        try:
+            place = read_json(path, ENGINE_SCHEMA, ENGINE_KEYS)["built_for"]
+        except BadInput:
+            continue
+        if place["ahead_of_time"] and capability in place["compute_capabilities"]:
+            capabilities = ahead_of_time(place["compute_capabilities"])
+            found = kept_engines(library_name, artifact, capabilities, artifact.folder)
+            if found is not None:
+                return found
+    return None
 
 
 def unsupported_nodes(library_name: str, graph: Path) -> list[str]:
@@ -189,6 +216,10 @@ def _key(library_name: str, library: Any, artifact: Artifact, role: str, place: 
     }
 
 
+def _path(out: Path, role: str, key: dict[str, Any]) -> Path:
+    return out / f"{role}-{sha256_json(key)[:16]}.engine"
+
+
 def _kept(path: Path, key: dict[str, Any]) -> BuiltEngine | None:
     """The engine that is at `path`, if it is whole and of this key."""
     try:
@@ -211,7 +242,7 @@ def _build(library: Any, artifact: Artifact, role: str, place: Place, path: Path
     config = builder.create_builder_config()
     _configure(library, config, place)
     _add_profile(builder, config, network, artifact, role)
-    timings = _read_timing_cache(config, path.parent)
+    timings = _read_timing_cache(config, path.parent) if place.is_here else None
     start = time.perf_counter()
     engine = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start

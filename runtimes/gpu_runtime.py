@@ -7,7 +7,7 @@ from pathlib import Path
 from runtimes.artifact import Artifact
 from runtimes.cuda_memory import Cuda
 from runtimes.engine_sessions import Gpu, GpuSession, GpuSpeechSession
-from runtimes.engines import Place, build_engines, check_graph_precision, compiled_folder, import_library
+from runtimes.engines import Place, build_engines, check_graph_precision, compiled_folder, engines_ahead, import_library
 from runtimes.errors import RuntimeUnavailable
 from runtimes.sessions import SessionOptions
 
@@ -41,7 +41,7 @@ def compile_engines(name: str, artifact: Artifact, options: SessionOptions, out:
 
 
 def load_session(name: str, artifact: Artifact, options: SessionOptions) -> GpuSession | GpuSpeechSession:
-    """A session whose engines are those of `compiled_folder`, built first where they are not there.
+    """A session whose engines were built ahead of time, or are those of `compiled_folder`, built first if need be.
 
     Raises:
         BadInput: the library refuses a graph, or another precision is asked for than the graphs'.
@@ -51,7 +51,9 @@ def load_session(name: str, artifact: Artifact, options: SessionOptions) -> GpuS
     check_graph_precision(artifact, options)
     library = import_library(name)
     cuda = Cuda()
-    built = build_engines(name, artifact, options, here(cuda), compiled_folder(artifact))
+    built = engines_ahead(name, artifact, cuda.capability)
+    if built is None:
+        built = build_engines(name, artifact, options, here(cuda), compiled_folder(artifact))
     gpu = Gpu(library, name, cuda, options)
     return GpuSpeechSession(gpu, artifact, built) if artifact.family == "whisper" else GpuSession(gpu, artifact, built)
 

@@ -13,11 +13,13 @@ from benchmarks.measure import benchmark
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results, read_results
 from runtimes.artifact import read_artifact
-from runtimes.choose import require_runtime
+from runtimes.choose import choose_runtime, require_runtime
 from runtimes.clips import read_clips, write_clips
+from runtimes.engines import import_library
 from runtimes.errors import BadInput
 from runtimes.files import sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions
+from toolchain.ahead import ENGINES_FILE, engines_stage, say_engines
 from toolchain.bundle import RunSettings
 from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
 from toolchain.dataset import SPEECH_TASK, Example, Splits, column_for, read_examples_for, read_splits
@@ -35,7 +37,7 @@ from toolchain.tasks import read_spellings, task_of
 if TYPE_CHECKING:
     from toolchain.pruning import PruneJob
 
-OWN_NAMES = ("checkpoint", "dense", "slim", BUNDLE_FOLDER, "deployment.json", "report.md", "report.html")
+OWN_NAMES = ("checkpoint", "dense", "slim", BUNDLE_FOLDER, ENGINES_FILE, "deployment.json", "report.md", "report.html")
 VERSION = importlib.metadata.version("leanear")
 
 
@@ -92,6 +94,13 @@ def deploy(
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task))
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio])
+    ahead = bool(device.compute_capabilities)
+    not_here = ""
+    if ahead:
+        import_library(device.runtime)
+        not_here = choose_runtime(device.runtime).available() or ""
+        if devices is None and not_here:
+            devices = Devices()  # what is built here is for another machine
     if devices is None:
         require_runtime(device.runtime, SessionOptions(threads=device.threads, precision=device.precision))
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +112,9 @@ def deploy(
             _artifact_stage(folder, "dense", source, model, device, narrator),
             _artifact_stage(folder, "slim", folder / "checkpoint", model, device, narrator),
         ]
+        if ahead:
+            ran.append(engines_stage(folder, device, not_here, narrator))
+            say_engines(folder, narrator)
         used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
         about = {
             "schema": ABOUT_SCHEMA,

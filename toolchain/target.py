@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from runtimes.errors import BadInput
 
 TARGETS = Path(__file__).parent / "targets"
-RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "null")
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "null")
+ENGINE_RUNTIMES = ("tensorrt", "tensorrt_rtx")
 PLACES = ("here", "device")
 GRAPH_FORMS = ("portable", "onnxruntime", "openvino", "tensorrt")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -28,7 +30,8 @@ class Target:
     runtime; all_threads: the file says "all", which on a device means the device's. query_key_multiple,
     value_output_multiple: a head's widths are chosen among the multiples of these (and the dense head's width), because
     the widths in between save no time there. on_device: it is measured on a device that is reached over SSH or by hand,
-    never on this machine; python: the device's Python.
+    never on this machine; python: the device's Python. compute_capabilities: of the GPUs that engines are built for on
+    this machine, ahead of time.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Target:
     all_threads: bool = False
     on_device: bool = False
     python: str = "python3"
+    compute_capabilities: tuple[str, ...] = ()
 
 
 def target_names() -> tuple[str, ...]:
@@ -65,7 +69,7 @@ def read_target(name: str) -> Target:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not TOML ({error})") from None
     keys = ("description", "runtime", "graph_form", "precision", "threads")
-    known = (*keys, "query_key_multiple", "value_output_multiple", "measured", "python")
+    known = (*keys, "query_key_multiple", "value_output_multiple", "measured", "python", "compute_capabilities")
     for key in settings:
         if key not in known:
             raise BadInput(f"{path}: unknown key {key!r}; known are {', '.join(known)}")
@@ -77,7 +81,8 @@ def read_target(name: str) -> Target:
     for key, offered in offers:
         if settings[key] not in offered:
             raise BadInput(f"{path}: {key} = {settings[key]!r} is not one of {', '.join(offered)}")
-    if settings["graph_form"] not in ("portable", settings["runtime"]):
+    own_form = "tensorrt" if settings["runtime"] in ENGINE_RUNTIMES else settings["runtime"]
+    if settings["graph_form"] not in ("portable", own_form):
         raise BadInput(f"{path}: graph_form = {settings['graph_form']!r} is not meant for {settings['runtime']}")
     return Target(
         name=path.stem,
@@ -91,7 +96,17 @@ def read_target(name: str) -> Target:
         all_threads=settings["threads"] == "all",
         on_device=settings["measured"] == "device",
         python=_python(settings["python"], path),
+        compute_capabilities=_capabilities(settings, path),
     )
+
+
+def _capabilities(settings: dict[str, Any], path: Path) -> tuple[str, ...]:
+    value = settings.get("compute_capabilities", [])
+    if not isinstance(value, list) or not all(isinstance(one, str) and re.fullmatch(r"\d+\.\d", one) for one in value):
+        raise BadInput(f'{path}: compute_capabilities = {value!r} is not a list such as ["8.6", "12.0"]')
+    if bool(value) != (settings["runtime"] == "tensorrt_rtx"):
+        raise BadInput(f"{path}: compute_capabilities belong to the runtime tensorrt_rtx, which needs them")
+    return tuple(value)
 
 
 def _python(value: object, path: Path) -> str:

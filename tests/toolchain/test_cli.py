@@ -62,7 +62,7 @@ def test_sparsity_out_of_range(capsys, model, data, tmp_path, sparsity):
 
 def test_unknown_target_lists_the_known(capsys):
     assert run(["deploy", "--target", "toaster"]) == 2
-    assert "'toaster'; known are cpu, jetson, openvino, raspberrypi" in one_line(capsys)
+    assert "'toaster'; known are cpu, jetson, openvino, raspberrypi, rtx" in one_line(capsys)
 
 
 def test_misspelt_flag(capsys):

@@ -92,10 +92,32 @@ def test_wrong_places_are_named(tmp_path, text, message):
 
 
 def test_an_unknown_target_lists_the_known():
-    with pytest.raises(BadInput, match="cpu, jetson, openvino, raspberrypi"):
+    with pytest.raises(BadInput, match="cpu, jetson, openvino, raspberrypi, rtx"):
         read_target("toaster")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"none\.toml"):
         read_target(str(tmp_path / "none.toml"))
+
+
+def test_rtx_is_built_ahead_of_time_in_half_precision():
+    target = read_target("rtx")
+    assert target.compute_capabilities == ("8.6", "8.9", "12.0")
+    assert (target.runtime, target.graph_form, target.precision) == ("tensorrt_rtx", "tensorrt", "fp16")
+    assert target.query_key_multiple == target.value_output_multiple == 16
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('compute_capabilities = ["sm_86"]', "not a list such as"),
+        ("compute_capabilities = 8.6", "not a list such as"),
+        ('compute_capabilities = ["8.6"]', "belong to the runtime tensorrt_rtx"),
+    ],
+)
+def test_compute_capabilities_are_read_strictly(tmp_path, line: str, message: str):
+    path = tmp_path / "own.toml"
+    path.write_text(f"{OWN}{line}\n")
+    with pytest.raises(BadInput, match=message):
+        read_target(str(path))
