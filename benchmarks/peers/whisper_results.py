@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 FEWEST_ROUNDS = 6  # for an interval of that confidence
 MIB = 2**20
 SETTLED_SHARE = 0.2  # of the windows, after which memory must not grow
-FLAT_BYTES_PER_HOUR = 4 * MIB
+FLAT_BYTES = 4 * MIB
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,12 @@ def agreement(tokens: list[int], others: list[int]) -> int:
     return next((place for place, (first, second) in enumerate(pairs) if first != second), len(tokens))
 
 
-def growth_bytes_per_hour(resident: list[int], audio_s: float) -> float:
-    """The slope of a straight line through the windows that come after the first fifth, per hour of audio."""
-    first = int(len(resident) * SETTLED_SHARE)
-    settled = np.array(resident[first:], dtype=np.float64)
+def growth_bytes(resident: list[int]) -> float:
+    """By how much a straight line through the windows after the first fifth rises from their first to their last."""
+    settled = np.array(resident[int(len(resident) * SETTLED_SHARE) :], dtype=np.float64)
     if len(settled) < 2:
         return 0.0
-    hours = np.arange(len(settled)) * audio_s / len(resident) / 3600
-    return float(np.polyfit(hours, settled, 1)[0])
+    return float(np.polyfit(np.arange(len(settled)), settled, 1)[0] * (len(settled) - 1))
 
 
 def bytes_per_token(config: dict[str, Any], tokens: int) -> dict[str, int]:
@@ -233,11 +231,11 @@ def show_ratios(console: Console, rows: list[dict[str, Any]]) -> None:
 def show_memory(console: Console, memory: dict[str, dict[str, Any]]) -> None:
     table = Table(title="memory of a process that transcribes, MB (10⁶ bytes)")
     for column in ("engine", "weights", "loaded", "peak, one window", "peak, long audio", "peak, with retries",
-                   "weights + 150", "", "growth per hour"):  # fmt: skip
+                   "weights + 150", "", "growth over the audio"):  # fmt: skip
         table.add_column(column)
     for name, found in memory.items():
-        peak, limit, growth = found["long_peak_bytes"], found["limit_bytes"], found["growth_bytes_per_hour"]
-        flat = "flat" if growth <= FLAT_BYTES_PER_HOUR else "grows"
+        peak, limit, growth = found["long_peak_bytes"], found["limit_bytes"], found["growth_bytes"]
+        flat = "flat" if growth <= FLAT_BYTES else "grows"
         table.add_row(
             name,
             f"{found['weight_bytes'] / 1e6:.0f}",
@@ -247,7 +245,7 @@ def show_memory(console: Console, memory: dict[str, dict[str, Any]]) -> None:
             f"{found['fallback_peak_bytes'] / 1e6:.0f}",
             f"{limit / 1e6:.0f}",
             "met" if peak <= limit else "missed",
-            f"{growth / 1e6:+.1f} ({flat}, {len(found['resident_bytes'])} windows, {found['audio_s'] / 60:g} min)",
+            f"{growth / 1e6:+.1f} in {found['audio_s'] / 60:g} min ({flat})",
         )
     console.print(table)
 

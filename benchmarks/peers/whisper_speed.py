@@ -35,7 +35,7 @@ from benchmarks.peers.whisper_results import (
     bytes_per_token,
     compare,
     encoder_operations,
-    growth_bytes_per_hour,
+    growth_bytes,
     others_share,
     show_floor,
     show_memory,
@@ -52,7 +52,6 @@ SCHEMA = "leanear-peers-whisper-1"
 WORKER = "benchmarks.peers.whisper_worker"
 RATE_HZ, WINDOW_S = 16000, 30
 REST_S = 0.3  # until the threads of the engine before have stopped waiting for more work
-SOFTENED = 0.6  # what queries and keys are multiplied by
 LEAST_KEPT, MOST_KEPT, STEP = 8, 56, 4  # of a head's 64 channels, in the pruned model
 MEMORY_MARGIN_BYTES = 150e6
 LONG_AUDIO_S = 1800.0
@@ -125,19 +124,12 @@ def window_of(waveform: np.ndarray) -> np.ndarray:
 
 
 def write_dense(folder: Path) -> None:
-    """The checkpoint of Whisper-tiny's size with random weights, in which nothing but text can be said.
-
-    Attention is softened: as sharp as the random model's is, it makes so much of rounding (logits in float32 are wrong
-    by 0.003) that equal tokens would be chance. Softened they are wrong by 0.00006, and the choices are 0.002 apart.
-    """
+    """The checkpoint of Whisper-tiny's size with random weights, in which nothing but text can be said."""
     from transformers import WhisperFeatureExtractor
 
     from benchmarks.peers import whisper_tiny_size as tiny
 
     model = tiny.tiny_size_model()
-    for name, parameter in model.named_parameters():
-        if "q_proj" in name or "k_proj" in name:
-            parameter.data *= SOFTENED
     settings = model.generation_config
     timestamps = range(tiny.NO_TIMESTAMPS + 1, tiny.VOCABULARY)
     settings.suppress_tokens = sorted({*settings.suppress_tokens, tiny.END, *timestamps})
@@ -388,7 +380,7 @@ def measure_memory(run: Run, seconds: float) -> dict[str, dict[str, Any]]:
             continue
         answer["weight_bytes"], answer["audio_s"] = weight_bytes, seconds
         answer["limit_bytes"] = weight_bytes + MEMORY_MARGIN_BYTES
-        answer["growth_bytes_per_hour"] = growth_bytes_per_hour(answer["resident_bytes"], seconds)
+        answer["growth_bytes"] = growth_bytes(answer["resident_bytes"])
         found[engine.name] = answer
     return found
 
