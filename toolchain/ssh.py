@@ -88,7 +88,7 @@ def explain_failure(exit_status: int, said: str, python: str, batch: bool) -> Fa
     for status, pattern, text in FAILURES:
         for line in lines:
             if re.search(pattern, line):
-                return Failure(status, f"{text} ({line})" if text else line)
+                return Failure(status, f"{text} ({line})" if text else line.removeprefix("leanear: "))
     denied = next((line for line in lines if "Permission denied (" in line), None)
     if denied is not None:
         methods = denied.partition("Permission denied (")[2].partition(")")[0]
