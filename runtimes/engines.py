@@ -26,7 +26,7 @@ ENGINE_KEYS = ("key", "file", "sha256", "bytes", "build_s", "built_for", "layers
 BUILDER = 1  # raised when the same graph becomes another engine by a change here
 LIBRARIES = {
     "tensorrt": "it comes with JetPack (sudo apt-get install python3-libnvinfer); elsewhere: pip install tensorrt",
-    "tensorrt_rtx": "pip install 'leanear[rtx]', which is tensorrt-rtx and cuda-python",
+    "tensorrt_rtx": "pip install tensorrt-rtx cuda-python",
 }
 EARLIEST = {"tensorrt": 10, "tensorrt_rtx": 1}
 MOST_ROWS = 8  # hypotheses that a decoder's engine takes at once

@@ -47,7 +47,15 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
                 for graph in artifact.graphs.values():
                     _require_supported(device.runtime, graph)
                 kept = build_engines(device.runtime, artifact, options, place, artifact.folder, report)
-        engines[role] = {name: engine.facts for name, engine in kept.items()}
+        parity = artifact.manifest["parity"] or {}
+        engines[role] = {
+            name: {
+                **engine.facts,
+                "graph_bytes": artifact.manifest["graphs"][name]["bytes"],
+                "parity": parity.get("relative_difference"),
+            }
+            for name, engine in kept.items()
+        }
     document = {
         "schema": ENGINES_SCHEMA,
         "library": [device.runtime, version],
@@ -73,13 +81,15 @@ def read_engines(folder: Path) -> dict[str, Any]:
 
 
 def engine_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """A row for each engine: name, bytes, build time, and how many attention blocks are in fused kernels."""
+    """A row for each engine: name, size, its graph's size and parity, build time, fused attention, layers."""
     rows = []
     for role, engines in document["engines"].items():
         for name, facts in engines.items():
             fused = f"{len(facts['fused_attention'])} of {facts['attention']}"
             kernels = str(sum(facts["layers"].values()))
-            rows.append((f"{role} {name}", megabytes(facts["bytes"]), f"{facts['build_s']:.1f} s", fused, kernels))
+            parity = "not proved" if facts["parity"] is None else f"{facts['parity']:.1e}"
+            sizes = megabytes(facts["bytes"]), megabytes(facts["graph_bytes"])
+            rows.append((f"{role} {name}", *sizes, parity, f"{facts['build_s']:.1f} s", fused, kernels))
     return tuple(rows)
 
 
@@ -97,8 +107,9 @@ def engine_sections(folder: Path) -> tuple[Section, ...]:
         ),
         Table(
             "An attention block is fused where scores, softmax and values are one kernel; the layers are those that "
-            "the builder lists.",
-            ("engine", "size", "build time", "fused attention", "layers"),
+            "the builder lists. Parity is how far the logits of the graph on ONNX Runtime, which imitates float16, "
+            "are from the checkpoint's, as a share of the largest",
+            ("engine", "size", "graph", "parity", "build time", "fused attention", "layers"),
             engine_rows(document),
         ),
     ]
@@ -113,7 +124,7 @@ def say_engines(folder: Path, narrator: Narrator) -> None:
     """Print what was built."""
     document = read_engines(folder)
     reason = document["execution"]["reason"]
-    for name, size, seconds, fused, layers in engine_rows(document):
+    for name, size, _, _, seconds, fused, layers in engine_rows(document):
         narrator.say(f"  {name:16} {size:>9}, built in {seconds}; {fused} attention blocks fused, {layers} layers")
     if reason:
         narrator.say(f"  execution: not measured ({reason})")

@@ -1,0 +1,97 @@
+"""Engines that are built ahead of time in a deployment folder: what is kept, what is built again, and what is said."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runtimes.artifact import read_artifact
+from runtimes.engines import engines_ahead
+from runtimes.errors import BadInput, RuntimeUnavailable
+from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
+from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
+from toolchain.ahead import engine_sections, engines_stage, read_engines, say_engines
+from toolchain.narration import Narrator
+from toolchain.target import Target, read_target
+
+REASON = "no NVIDIA GPU"
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    fake = FakeTensorRT(FakeCuda(devices=0), "tensorrt_rtx", "1.7.1", capable=True)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
+    return fake
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed, role in enumerate(("dense", "slim")):
+        write_tiny_artifact(tmp_path / role, weights(seed))
+    return tmp_path
+
+
+@pytest.fixture
+def narrator() -> Narrator:
+    return Narrator(silent=True)
+
+
+@pytest.fixture
+def target() -> Target:
+    return replace(read_target("rtx"), precision="fp32")
+
+
+def test_engines_are_built_once_beside_their_graphs(library, folder, target, narrator):
+    assert engines_stage(folder, target, REASON, narrator)
+    assert not engines_stage(folder, target, REASON, narrator)
+    assert len(library.builds) == 2
+    for role in ("dense", "slim"):
+        assert len(list((folder / role).glob("classifier-*.engine"))) == 1
+        assert not (folder / role / "timing.cache").exists()
+    document = read_engines(folder)
+    assert document["execution"] == {"status": "not measured", "reason": REASON}
+    assert document["library"] == ["tensorrt_rtx", "1.7.1"]
+
+
+def test_another_version_takes_the_place_of_the_engines(library, folder, target, narrator):
+    engines_stage(folder, target, REASON, narrator)
+    library.__version__ = "1.8.0"
+    assert engines_stage(folder, target, REASON, narrator)
+    assert len(list((folder / "slim").glob("*.engine"))) == 1
+    assert "1.8.0" in str(read_engines(folder))
+
+
+def test_the_report_and_the_lines_say_what_was_not_run(library, folder, target, narrator, capsys):
+    assert engine_sections(folder) == ()
+    engines_stage(folder, target, REASON, narrator)
+    (section,) = engine_sections(folder)
+    assert "not measured (no NVIDIA GPU)" in str(section)
+    assert "slim classifier" in str(section)
+    say_engines(folder, Narrator())
+    assert "execution: not measured (no NVIDIA GPU)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_gpu_takes_the_engines_that_were_built_for_its_capability(library, folder, target, narrator):
+    engines_stage(folder, target, REASON, narrator)
+    artifact = read_artifact(folder / "slim")
+    found = engines_ahead("tensorrt_rtx", artifact, "8.9")
+    assert found is not None
+    assert found["classifier"].path.parent == folder / "slim"
+    assert engines_ahead("tensorrt_rtx", artifact, "9.0") is None
+    library.__version__ = "1.8.0"
+    assert engines_ahead("tensorrt_rtx", artifact, "8.9") is None
+
+
+def test_a_node_that_the_parser_does_not_take_stops_the_deployment(library, folder, target, narrator):
+    library.refused = "no importer"
+    with pytest.raises(BadInput, match="parser does not take some.node"):
+        engines_stage(folder, target, REASON, narrator)
+
+
+def test_a_missing_library_names_the_command(folder, target, narrator, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(RuntimeUnavailable, match="pip install tensorrt-rtx"):
+        engines_stage(folder, target, REASON, narrator)
