@@ -33,7 +33,8 @@ def sha256_json(value: Any) -> str:
 def replaced_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to `path` when the block ends well and deleted when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    with _named(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(descriptor)
     os.chmod(name, 0o666 & ~_umask())
     try:
@@ -53,7 +54,8 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     A folder that was at `path` is removed only after the new one is complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    with _named(path):
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     os.chmod(fresh, 0o777 & ~_umask())
     try:
         with _named(path):

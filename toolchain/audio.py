@@ -13,6 +13,18 @@ from runtimes.errors import BadInput
 SUFFIXES = (".wav", ".flac", ".ogg")
 
 
+def check_audio_file(path: Path) -> None:
+    """Nothing, where `path` is a file.
+
+    Raises:
+        BadInput: it is a folder, or not there.
+    """
+    if path.is_dir():
+        raise BadInput(f"{path}: a folder; one audio file is wanted")
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+
+
 def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
     """The clip in `path`, float32 (samples,): channels averaged, resampled (soxr, high quality) if its rate differs.
 
@@ -20,8 +32,7 @@ def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
         BadInput: the file is missing, is not audio, is truncated or empty, or holds NaN or infinite samples.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+    check_audio_file(path)
     try:
         with open(path, "rb") as stream, soundfile.SoundFile(stream) as audio:
             promised, rate_hz = audio.frames, audio.samplerate

@@ -10,7 +10,7 @@ import soundfile
 import soxr
 
 from runtimes.errors import BadInput
-from toolchain.audio import is_cut_short
+from toolchain.audio import check_audio_file, is_cut_short
 
 BLOCK_S = 1.0
 
@@ -28,8 +28,7 @@ class AudioStream:
 
     def __init__(self, path: Path, sample_rate_hz: int) -> None:
         self._path = Path(path)
-        if not self._path.is_file():
-            raise BadInput(f"{self._path}: no such file")
+        check_audio_file(self._path)
         try:
             self._file = soundfile.SoundFile(self._path)
         except soundfile.LibsndfileError as error:

@@ -65,10 +65,10 @@ def run(arguments: list[str] | None = None) -> int:
         _complain(str(error))
         return error.exit_status
     except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted; what was finished is kept, and the same command goes on from there")
+        _complain(f"interrupted{_what_is_kept(arguments)}")
         return INTERRUPTED
     except SystemExit as stop:
-        _complain("terminated; what was finished is kept, and the same command goes on from there")
+        _complain(f"terminated{_what_is_kept(arguments)}")
         return int(stop.code or 0)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,6 +78,14 @@ def run(arguments: list[str] | None = None) -> int:
         _complain(f"{where}{error.strerror or error}")
         return 1
     return 0
+
+
+def _what_is_kept(arguments: list[str] | None) -> str:
+    """What an interrupted command says of its work: those that answer at once have nothing to keep."""
+    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    if command in ("transcribe", "classify", "eval", "targets", "doctor"):
+        return ""
+    return "; what was finished is kept, and the same command goes on from there"
 
 
 def _terminate(_number: int, _frame: object) -> None:
@@ -714,10 +722,10 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
     help="Tried in turn until a window is neither repetitive nor unlikely.",
 )
 @click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
-@click.option("--json", "writer", flag_value="json", help="One JSON object, with everything known of each segment.")
-@click.option("--srt", "writer", flag_value="srt", help="SubRip subtitles.")
-@click.option("--vtt", "writer", flag_value="vtt", help="WebVTT subtitles.")
-@click.option("--words", "writer", flag_value="words", help="The text alone.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
+@click.option("--srt", is_flag=True, help="SubRip subtitles.")
+@click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
+@click.option("--words", is_flag=True, help="The text alone.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
 @click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
@@ -729,7 +737,10 @@ def transcribe(
     no_timestamps: bool,
     condition: bool,
     temperatures: str,
-    writer: str | None,
+    as_json: bool,
+    srt: bool,
+    vtt: bool,
+    words: bool,
     out: Path | None,
     runtime: str,
     precision: str,
@@ -748,6 +759,10 @@ def transcribe(
     from runtimes.decoding import DecodeOptions
     from toolchain.transcribing import transcribe_file, write_segments
 
+    asked = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
+    writers = [name for name, wanted in asked.items() if wanted]
+    if len(writers) > 1:
+        raise BadInput(f"--{writers[0]} and --{writers[1]} are two forms of the same; choose one")
     options = DecodeOptions(
         timestamps=not no_timestamps,
         condition_on_previous=condition,
@@ -755,7 +770,7 @@ def transcribe(
         **flags,
     )
     segments = transcribe_file(audio, model, options, runtime=runtime, precision=precision, threads=threads)
-    write_segments(segments, writer or "plain", out)
+    write_segments(segments, writers[0] if writers else "plain", out)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

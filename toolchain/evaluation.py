@@ -16,7 +16,7 @@ from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.errors import BadInput, MeasurementFailed
 from runtimes.sessions import SessionOptions
-from toolchain.audio import read_waveform
+from toolchain.audio import check_audio_file, read_waveform
 from toolchain.checkpoint import DEMO_MODEL, DEMO_MODELS, checkpoint_folder, load_checkpoint
 from toolchain.dataset import (
     SPEECH_TASK,
@@ -213,8 +213,7 @@ def classify(clip: Path, model: str, *, top: int, runtime: str, threads: int = 1
     Raises:
         LeanearError: the clip or the model is not usable.
     """
-    if not clip.is_file():
-        raise BadInput(f"{clip}: no such file")
+    check_audio_file(clip)
     listener = open_listener(model, runtime, "fp32", threads)
     probabilities = np.exp(log_probabilities(listener.logits([read_waveform(clip, listener.sample_rate_hz)])[0]))
     listener.close()

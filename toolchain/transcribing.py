@@ -11,6 +11,7 @@ from runtimes.errors import BadInput
 from runtimes.files import replaced_file
 from runtimes.long_audio import Segment, transcribe
 from runtimes.subtitles import WRITERS
+from toolchain.audio import check_audio_file
 from toolchain.audio_stream import AudioStream
 from toolchain.checkpoint import checkpoint_folder
 from toolchain.dataset import SPEECH_TASK
@@ -32,8 +33,7 @@ def transcribe_file(
     folder = Path(model) if is_artifact(Path(model)) else checkpoint_folder(model)
     if task_of(folder) != SPEECH_TASK:
         raise BadInput(f"{model}: a model that classifies; `leanear classify` is for those")
-    if not audio.is_file():
-        raise BadInput(f"{audio}: no such file")
+    check_audio_file(audio)
     transcriber = open_transcriber(model, runtime, precision, threads)
     try:
         with AudioStream(audio, transcriber.model.sample_rate_hz) as stream:

@@ -384,7 +384,8 @@ def text_tokens(tokenizer: WhisperTokenizer, text: str) -> list[int]:
     Raises:
         BadInput: the transcript spells a special token.
     """
-    ids = tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
+    # Without `verbose` it warns of long texts; what is too long for a decoder is refused where that is known.
+    ids = tokenizer(f" {text.strip()}", add_special_tokens=False, verbose=False)["input_ids"]
     end = tokenizer.get_vocab()[END]
     special = next((token for token in ids if token >= end), None)
     if special is not None:
