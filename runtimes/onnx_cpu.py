@@ -156,12 +156,14 @@ class OnnxSpeechSession:
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])
         self._precision = options.precision
-        self._crossed = {output.name: aligned_zeros(output.shape) for output in self._encoder.get_outputs()}
+        kept = np.float16 if self._encoder.get_outputs()[0].type == "tensor(float16)" else np.float32
+        self._crossed = {output.name: aligned_zeros(output.shape, kept) for output in self._encoder.get_outputs()}
         shapes = {tensor.name: tensor.shape for tensor in self._decoder.get_inputs()}
         self._cache = SpeechCache(
             {name: (shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
             {name: (shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("self_value.")},
             self._positions,
+            kept,
         )
         self._embedding = Embedding(artifact)
         self._encoded = False

@@ -270,6 +270,6 @@ def test_the_device_command_says_errors_in_one_line(slim_folder, tmp_path, capsy
 def test_doctor_names_runtimes_and_what_it_cannot_read(capsys):
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert set(facts["runtimes"]) == {"onnxruntime", "openvino"}
-    assert facts["memory_bytes"] > 0
+    assert set(facts["runtimes"]) == {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}
+    assert facts["device"]["memory_bytes"] > 0
     assert main(["doctor"]) == 0

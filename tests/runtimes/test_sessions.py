@@ -132,7 +132,7 @@ def test_every_runtime_has_the_verbs():
 
 
 def test_unknown_runtime_lists_the_known():
-    with pytest.raises(BadInput, match="onnxruntime, openvino, null"):
+    with pytest.raises(BadInput, match="onnxruntime, openvino, tensorrt, tensorrt_rtx, null"):
         choose_runtime("tensorflow")
 
 
@@ -151,8 +151,8 @@ def test_threads_are_a_positive_whole_number(threads):
 
 
 def test_unknown_precision_is_refused():
-    with pytest.raises(BadInput, match="fp16"):
-        SessionOptions(threads=1, precision="fp16")
+    with pytest.raises(BadInput, match="fp8"):
+        SessionOptions(threads=1, precision="fp8")
 
 
 @pytest.mark.parametrize("waveform", [np.zeros((1, 4)), np.zeros(0), np.array([0.0, np.nan]), np.array([np.inf])])

@@ -80,7 +80,7 @@ def test_missing_model_folder(capsys, data, tmp_path):
     [
         ('{"model_type": "wav2vec2"}', "'wav2vec2'; leanear takes Audio Spectrogram Transformers"),
         ('{"model_type": "wav2vec2"}', "and Whisper (whisper)"),
-        ("{", "not a model configuration"),
+        ("{", "not JSON"),
     ],
 )
 def test_a_model_of_another_family(capsys, data, tmp_path, config, message):
@@ -245,12 +245,12 @@ def test_goals_and_flags_that_do_not_go_together(capsys, model, data, tmp_path, 
 def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     """A table and measurements made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
     from toolchain import latency_goal, pruning
-    from toolchain.latency_table import LatencyTable, ModelTiming, Parts
+    from toolchain.latency_table import LatencyTable, ModelTiming, Parts, read_geometry
 
     parts = Parts(1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0)
 
     def table(checkpoint, target, keep_busy, report):
-        geometry = pruning.read_geometry(checkpoint)
+        geometry = read_geometry(checkpoint)
         return LatencyTable(
             geometry, target.graph_form, 3.0, {"ordinary": parts, "last": parts}, ModelTiming((), 9.0, 9.0, 9.0), (),
             0.0, {},
