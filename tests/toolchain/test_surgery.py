@@ -110,7 +110,9 @@ def test_pruning_twice_equals_pruning_once(tiny_ast):
 def test_softmax_scale_is_a_constant_of_the_model(tiny_ast, tiny_extractor, tmp_path):
     sites = random_sites(tiny_ast, seed=9, ragged=False, drop_head=False)
     slim = ast.slim_model(tiny_ast, sites)
-    ast.save_slim_checkpoint(slim, as_checkpoint(tiny_ast, tiny_extractor), with_sites(tiny_ast, sites), tmp_path / "slim")
+    ast.save_slim_checkpoint(
+        slim, as_checkpoint(tiny_ast, tiny_extractor), with_sites(tiny_ast, sites), tmp_path / "slim"
+    )
     reloaded = ast.load_checkpoint(tmp_path / "slim")
     assert [site.scaling for site in ast.attention_sites(reloaded.model)] == [16**-0.5] * 2
     inputs = torch.randn(2, 46, 128)
@@ -122,7 +124,9 @@ def test_folder_opens_through_auto_classes_with_its_own_code(tiny_ast, tiny_extr
 
     sites = random_sites(tiny_ast, seed=11, ragged=True, drop_head=True)
     slim = ast.slim_model(tiny_ast, sites)
-    ast.save_slim_checkpoint(slim, as_checkpoint(tiny_ast, tiny_extractor), with_sites(tiny_ast, sites), tmp_path / "slim")
+    ast.save_slim_checkpoint(
+        slim, as_checkpoint(tiny_ast, tiny_extractor), with_sites(tiny_ast, sites), tmp_path / "slim"
+    )
     opened = AutoModelForAudioClassification.from_pretrained(tmp_path / "slim", trust_remote_code=True).eval()
     assert type(opened).__module__ != type(slim).__module__
     inputs = torch.randn(2, 46, 128)
