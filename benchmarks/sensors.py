@@ -472,9 +472,10 @@ class Recorder:
             series.setdefault(sensor.kind, {})[sensor.name] = [None if v is None else round(v, 4) for v in values]
             sources.setdefault(sensor.kind, {})[sensor.name] = sensor.source
         return {
-            "start_monotonic_s": round(start, 4),
+            # To the microsecond: rounded more, the last reading would seem to come before the work that it closes.
+            "start_monotonic_s": round(start, 6),
             "interval_s": self._interval_s,
-            "seconds": [round(moment - start, 3) for moment, _ in self._ticks],
+            "seconds": [round(moment - start, 6) for moment, _ in self._ticks],
             "series": series,
             "sources": sources,
             "not_measured": dict(self._missing),
