@@ -40,7 +40,7 @@ DECODING_FACTS = ("window_s", "positions", "multilingual", "default_language")
 NOT_MEASURED = {
     SUSTAINED_SPEED: "no run of ten minutes or more was made, so throttling under lasting heat is unknown",
     "cold page cache": "the files' cached pages were not dropped before loading, so a load from a cold disk is slower",
-    "GPU or NPU": "these runtimes compute on the CPU alone",
+    "GPU or NPU": "ONNX Runtime and OpenVINO compute on the CPU alone here",
 }
 
 
