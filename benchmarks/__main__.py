@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("artifact", type=Path, help="artifact folder")
     bench.add_argument("--dense", type=Path, help="artifact folder of the dense model to compare with")
+    bench.add_argument(
+        "--dense-precision", choices=PRECISIONS, help="what the dense one computes in (default: --precision)"
+    )
     bench.add_argument("--clips", type=Path, help="evaluation clips (.npz)")
     bench.add_argument("--out", type=Path, help="results file (default: results/DEVICE/RUNTIME-PRECISION.json)")
     bench.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="time for the latency pass")
@@ -133,6 +136,7 @@ def _bench(options: argparse.Namespace) -> None:
         options.runtime,
         session,
         out,
+        dense_precision=options.dense_precision,
         budget_s=options.budget,
         sustained_s=options.sustained,
         command=["python", "-m", "benchmarks", *sys.argv[1:]],

@@ -23,6 +23,7 @@ def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
         for role in ("dense", "slim")
     )
     return (
+        *_precision_row(analysis),
         comparison_row("parameters", model_numbers(analysis, "parameters"), count),
         comparison_row("MACs per inference", model_numbers(analysis, "macs"), count),
         comparison_row("graph file", graph_bytes(analysis), megabytes),
@@ -38,6 +39,7 @@ def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str,
     transcribed = "not counted" if analysis.document["accuracy"]["roles"] else "not measured"
     dense, slim = (f"{rates[role].estimate:.2%}" if role in rates else transcribed for role in ("dense", "slim"))
     return (
+        *_precision_row(analysis),
         comparison_row("parameters", model_numbers(analysis, "parameters"), count),
         comparison_row(macs_name(analysis), model_numbers(analysis, "macs"), count),
         comparison_row("graph files", graph_bytes(analysis), megabytes),
@@ -49,6 +51,14 @@ def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str,
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
         ("word error rate", dense, slim, f"{signed(change.change.estimate)} points" if change else "-"),
     )
+
+
+def _precision_row(analysis: Analysis) -> tuple[tuple[str, str, str, str], ...]:
+    """In what each was measured, where that is not float32 for all."""
+    precisions = analysis.results.precisions
+    if set(precisions.values()) == {"fp32"}:
+        return ()
+    return (("precision", precisions.get("dense", "not measured"), precisions["slim"], "-"),)
 
 
 def macs_name(analysis: Analysis) -> str:
@@ -71,6 +81,12 @@ def summary_sentences(analysis: Analysis) -> list[str]:
     if not analysis.paired:
         return ["One artifact was measured by itself, so nothing here is a comparison."]
     said = []
+    precisions = analysis.results.precisions
+    if precisions["dense"] != precisions["slim"]:
+        said.append(
+            f"The slim model computes in {precisions['slim']}, the dense one in {precisions['dense']}: every "
+            "comparison is between these two, and holds what the change of precision saves and costs."
+        )
     sizes = graph_bytes(analysis)
     smaller = quotient(sizes["dense"], sizes["slim"])
     if smaller is not None:

@@ -25,13 +25,13 @@ PART_SCHEMA = "leanear-results-part-2"
 
 @dataclass(frozen=True)
 class Job:
-    """What is measured, checked and named: artifacts by role, clips if any, runtime and options."""
+    """What is measured, checked and named: artifacts by role, clips if any, runtime, and each role's options."""
 
     artifacts: dict[str, Artifact]
     clips_path: Path | None
     clips: Clips | None
     runtime: str
-    options: SessionOptions
+    options: dict[str, SessionOptions]
     parts: Path
     inputs_sha256: str
 
@@ -50,8 +50,8 @@ class Job:
         return {
             "artifact": absolute(self.artifacts[role].folder),
             "runtime": self.runtime,
-            "threads": self.options.threads,
-            "precision": self.options.precision,
+            "threads": self.options[role].threads,
+            "precision": self.options[role].precision,
         }
 
 
@@ -60,18 +60,20 @@ def check_job(
     slim: Path,
     clips_path: Path | None,
     runtime: str,
-    options: SessionOptions,
+    options: dict[str, SessionOptions],
     out: Path,
     settings: tuple[float, int, int, float],
 ) -> Job:
-    """The job, its artifacts and clips read and found to belong together; settings: budget_s, samples, repeats,
-    sustained_s.
+    """The job, its artifacts and clips read and found to belong together.
+
+    options: of "slim" and, where there is one, of "dense"; settings: budget_s, samples, repeats, sustained_s.
 
     Raises:
         BadInput: they do not.
         RuntimeUnavailable: the runtime is missing, or computes in another precision than asked for.
     """
-    require_runtime(runtime, options)
+    for each in options.values():
+        require_runtime(runtime, each)
     artifacts = {} if dense is None else {"dense": read_artifact(Path(dense))}
     artifacts["slim"] = read_artifact(Path(slim))
     if dense is not None:
@@ -86,7 +88,7 @@ def check_job(
         "artifacts": {role: sha256_file(artifact.folder / "manifest.json") for role, artifact in artifacts.items()},
         "clips": None if clips_path is None else sha256_file(Path(clips_path)),
         "runtime": runtime,
-        "options": [options.threads, options.precision],
+        "options": {role: [options[role].threads, options[role].precision] for role in artifacts},
         "settings": settings,
         "device": device_name(facts),
         "libraries": facts["libraries"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -52,6 +52,7 @@ def benchmark(
     options: SessionOptions,
     out: Path,
     *,
+    dense_precision: str | None = None,
     budget_s: float = BUDGET_S,
     sustained_s: float = 0.0,
     samples: int = SAMPLES_WANTED,
@@ -65,9 +66,11 @@ def benchmark(
     Where `out` already holds the results of the same inputs on this machine they are returned as they are, and parts
     that an interrupted run finished are taken from the folder beside `out`; `fresh` measures everything again.
 
-    budget_s: time for warm-up and steady state, all processes together; fewer than `samples` per artifact are taken
-    where it does not suffice. sustained_s: how long each artifact works without a pause at the end; 0: only for as long
-    as its energy takes, where a sensor shows power. progress: called with a text and the share that is done.
+    dense_precision: what `dense` is measured in, that of `options` where it is None: a slim artifact in 8 bits is so
+    compared with a dense one in float32. budget_s: time for warm-up and steady state, all processes together; fewer
+    than `samples` per artifact are taken where it does not suffice. sustained_s: how long each artifact works without
+    a pause at the end; 0: only for as long as its energy takes, where a sensor shows power. progress: called with a
+    text and the share that is done.
 
     Raises:
         BadInput: an artifact or the clips are not what they should be, or do not belong together.
@@ -78,7 +81,9 @@ def benchmark(
         raise BadInput("repeats, samples and budget: each must be greater than 0")
     if not 0 <= sustained_s < float("inf"):
         raise BadInput(f"sustained: {sustained_s:g} s is not a time to work")
-    job = check_job(dense, slim, clips, runtime, options, out, (budget_s, samples, repeats, sustained_s))
+    by_role = {} if dense is None else {"dense": replace(options, precision=dense_precision or options.precision)}
+    by_role["slim"] = options
+    job = check_job(dense, slim, clips, runtime, by_role, out, (budget_s, samples, repeats, sustained_s))
     if fresh:
         shutil.rmtree(job.parts, ignore_errors=True)
     else:
@@ -102,7 +107,10 @@ def benchmark(
         "inputs_sha256": job.inputs_sha256,
         "task": job.artifacts["slim"].task,
         "runtime": runtime,
-        "options": {"threads": options.threads, "precision": options.precision},
+        "options": {
+            "threads": options.threads,
+            "precisions": {role: each.precision for role, each in by_role.items()},
+        },
         "artifacts": {role: _artifact_facts(artifact) for role, artifact in job.artifacts.items()},
         "clips": clips_facts(job),
         "device_name": device_name(facts),

@@ -10,7 +10,7 @@ from benchmarks.inference import SPEECH_TASK
 from runtimes.errors import BadInput
 from runtimes.files import read_json, write_json
 
-RESULTS_SCHEMA = "leanear-results-2"
+RESULTS_SCHEMA = "leanear-results-3"
 ROLES = ("dense", "slim")
 STATUSES = ("ok", "not measured", "failed")
 
@@ -152,7 +152,7 @@ DOCUMENT = {
     "inputs_sha256": str,
     "task": str,
     "runtime": str,
-    "options": {"threads": int, "precision": str},
+    "options": {"threads": int, "precisions": {"roles": str}},
     "artifacts": {"roles": ARTIFACT},
     "clips": (CLIPS, type(None)),
     "device_name": str,
@@ -185,6 +185,11 @@ class Results:
     def roles(self) -> tuple[str, ...]:
         """("dense", "slim"), or ("slim",) when one artifact was measured alone."""
         return tuple(role for role in ROLES if role in self.document["artifacts"])
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """What each role was measured in, as in `runtimes.sessions.PRECISIONS`."""
+        return {role: self.document["options"]["precisions"][role] for role in self.roles}
 
     def samples_ms(self, role: str) -> list[list[float]]:
         """Steady-state samples of each process that measured `role`, in the order of the repeats."""
@@ -283,6 +288,9 @@ def _type_name(expected: Any) -> str:
 def _check_consistency(document: dict[str, Any], path: Path) -> None:
     if "slim" not in document["artifacts"]:
         raise BadInput(f"{path}: artifacts: missing key 'slim'")
+    for role in document["artifacts"]:
+        if role not in document["options"]["precisions"]:
+            raise BadInput(f"{path}: options.precisions: missing key {role!r}")
     for part in ("latency", "memory", "accuracy", "sustained"):
         status = document[part]["status"]
         if status not in STATUSES:

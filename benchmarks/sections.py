@@ -16,7 +16,7 @@ from benchmarks.size_sections import memory_section, size_section, widths_sectio
 from benchmarks.speech_sections import stages_section, words_section
 from benchmarks.state_section import state_section
 from benchmarks.summary import Gate, judge_gate, judge_word_gate
-from benchmarks.wording import runtime_text, threads_text
+from benchmarks.wording import precisions_text, runtime_text, threads_text
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def compose_report(results: Results, *, plan: dict[str, Any] | None, max_drop: f
     return Report(
         title=extra.title or f"{source} on {runtime_text(document['runtime'])}",
         subtitle=(
-            f"{machine}, {threads_text(document['options']['threads'])}, {document['options']['precision']}, "
+            f"{machine}, {threads_text(document['options']['threads'])}, {precisions_text(results.precisions)}, "
             f"measured {document['finished_utc'][:10]}"
         ),
         summary=" ".join((*summary_sentences(analysis), *extra.notes)),

@@ -73,6 +73,13 @@ def threads_text(threads: int) -> str:
     return "1 thread" if threads == 1 else f"{threads} threads"
 
 
+def precisions_text(precisions: dict[str, str]) -> str:
+    """In what each role was measured: said once where all were in the same."""
+    if len(set(precisions.values())) == 1:
+        return next(iter(precisions.values()))
+    return ", ".join(f"{role} in {precision}" for role, precision in precisions.items())
+
+
 def runtime_text(name: str) -> str:
     """A runtime's own name."""
     return {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}.get(name, name)

@@ -24,7 +24,7 @@ from runtimes.speech_cache import SpeechCache, aligned_zeros
 NAME = "openvino"
 INSTALL = "pip install openvino"
 DEVICE = "CPU"
-ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
+ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
 
 def available() -> str | None:
@@ -39,11 +39,12 @@ def available() -> str | None:
 
 
 def precisions() -> tuple[str, ...]:
-    """The precisions that OpenVINO says this CPU has: "fp32", and "bf16" where its instructions allow it."""
+    """The precisions that OpenVINO says this CPU has: bf16 and 8 bits where its instructions allow them."""
     import openvino
 
     capabilities = openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
-    return ("fp32", "bf16") if "BF16" in capabilities else ("fp32",)
+    needed = {"fp32": (), "bf16": ("BF16",), "int8": ("INT8",), "int8-bf16": ("INT8", "BF16")}
+    return tuple(precision for precision, all_of in needed.items() if set(all_of) <= set(capabilities))
 
 
 def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:  # noqa: ARG001

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.artifact import Artifact
-from runtimes.sessions import SessionOptions, checked_tokens, checked_waveform
+from runtimes.sessions import PRECISIONS, SessionOptions, checked_tokens, checked_waveform
 
 NAME = "null"
 INFERENCE_S = 0.001
@@ -24,7 +24,7 @@ def available() -> str | None:
 
 def precisions() -> tuple[str, ...]:
     """Every precision: nothing is computed in any of them."""
-    return ("fp32", "bf16", "int8")
+    return PRECISIONS
 
 
 def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:  # noqa: ARG001

@@ -11,15 +11,29 @@ import numpy as np
 from runtimes.artifact import Artifact
 from runtimes.errors import BadInput, MeasurementFailed
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
+GRAPH_PRECISIONS = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8", "int8-bf16": "int8"}
+
+
+def graph_precision(precision: str) -> str:
+    """The precision that graphs have to be exported in: "fp32", "fp16" or "int8".
+
+    bf16 is a way to run a graph of float32; products in 8 bits or in float16 are in the graph itself.
+
+    Raises:
+        BadInput: a precision that no runtime knows.
+    """
+    if precision not in GRAPH_PRECISIONS:
+        raise BadInput(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return GRAPH_PRECISIONS[precision]
 
 
 @dataclass(frozen=True)
 class SessionOptions:
     """How a graph is executed; nothing is left to a runtime's own default.
 
-    threads: compute threads of one inference; precision: "fp32" or "bf16", the type that the runtime computes in, or
-    "int8" or "fp16": the graphs are of such products themselves.
+    threads: compute threads of one inference; precision: "fp32" or "bf16", the type that the runtime computes in;
+    "fp16" or "int8": the graphs are of such products themselves, all else is float32; "int8-bf16": all else is bf16.
 
     Raises:
         BadInput: fewer than one thread, or a precision that no runtime knows.
@@ -31,8 +45,7 @@ class SessionOptions:
     def __post_init__(self) -> None:
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 1:
             raise BadInput(f"threads: expected a whole number of at least 1, got {self.threads!r}")
-        if self.precision not in PRECISIONS:
-            raise BadInput(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        graph_precision(self.precision)
 
 
 class Session(Protocol):
@@ -140,7 +153,7 @@ def checked_tokens(
 def check_precision(artifact: Artifact, options: SessionOptions) -> None:
     """Raises BadInput where graphs of 8-bit products meet options that say otherwise, or the other way round."""
     found = {str(graph["precision"]) for graph in artifact.manifest.get("graphs", {}).values()} or {"fp32"}
-    if ("int8" in found) != (options.precision == "int8"):
+    if ("int8" in found) != (graph_precision(options.precision) == "int8"):
         raise BadInput(
             f"precision: {options.precision} was asked for, but the graphs of {artifact.folder} are"
             f" {' and '.join(sorted(found))}"

@@ -183,6 +183,26 @@ def test_other_settings_are_measured_anew(slim_folder, tmp_path):
     assert second.document["options"]["threads"] == 2
 
 
+def test_each_side_is_measured_in_its_own_precision(dense_folder, slim_folder, clips_path, tmp_path):
+    bf16, out = SessionOptions(threads=1, precision="bf16"), tmp_path / "r.json"
+    pair = (dense_folder, slim_folder, clips_path, "null", bf16, out)
+    results = benchmark(*pair, dense_precision="fp32", **QUICK)
+    assert results.precisions == {"dense": "fp32", "slim": "bf16"}
+    session = results.document["latency"]["session"]
+    assert {role: facts["precision"] for role, facts in session.items()} == results.precisions
+    same = benchmark(*pair, **QUICK)
+    assert same.precisions == {"dense": "bf16", "slim": "bf16"}
+    assert same.document["inputs_sha256"] != results.document["inputs_sha256"]
+    assert benchmark(None, slim_folder, None, "null", bf16, out, **QUICK).precisions == {"slim": "bf16"}
+
+
+def test_a_precision_that_one_side_cannot_have_is_refused(dense_folder, slim_folder, tmp_path):
+    with pytest.raises(BadInput, match="onnxruntime does not compute in bf16"):
+        benchmark(
+            dense_folder, slim_folder, None, "onnxruntime", OPTIONS, tmp_path / "r", dense_precision="bf16", **QUICK
+        )
+
+
 def test_a_worker_that_dies_leaves_a_reason_and_no_number(slim_folder, tmp_path, monkeypatch):
     def dying(module, *arguments, **keywords):
         if module == "benchmarks.memory":

@@ -103,6 +103,16 @@ def report(document, tmp_path):
     return write
 
 
+def test_two_precisions_are_said_before_any_comparison(report, document):
+    assert "precision" not in report()[1].split("##")[0]
+    document["options"]["precisions"] = {"dense": "fp32", "slim": "int8"}
+    page, markdown, paths = report()
+    assert "1 thread, dense in fp32, slim in int8, measured" in page.text
+    assert "The slim model computes in int8, the dense one in fp32: every comparison is between these two" in markdown
+    rows = headline_rows(read_results(paths.markdown.parent.parent / "results.json"))
+    assert rows[0] == ("precision", "fp32", "int8", "-")
+
+
 def set_medians(document, dense, slim):
     for repeat in document["latency"]["repeats"]:
         shift = {"dense": dense, "slim": slim}[repeat["role"]] - float(np.median(repeat["samples_ms"]))

@@ -47,6 +47,7 @@ def changed(document, path, value):
         (("latency", "repeats", 2, "samples_ms"), None, r"repeats\[2\]: missing key 'samples_ms'"),
         (("latency", "repeats", 1, "samples_ms", 0), "fast", r"samples_ms\[0\]: expected int or float, found str"),
         (("options", "threads"), True, "options.threads: expected int, found bool"),
+        (("options", "precisions", "dense"), None, "options.precisions: missing key 'dense'"),
         (("memory", "roles", "slim", "gpu"), 3, "roles.slim: unknown key 'gpu'"),
         (("artifacts", "third"), {}, "artifacts: unknown key 'third'"),
         (("surprise",), 1, "unknown key 'surprise'"),

@@ -8,7 +8,7 @@ import pytest
 from runtimes.artifact import read_artifact
 from runtimes.choose import MODULES, choose_runtime, require_runtime
 from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from runtimes.sessions import SessionOptions, checked_logits, checked_waveform
+from runtimes.sessions import SessionOptions, checked_logits, checked_waveform, graph_precision
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, expected_logits, weights, write_tiny_artifact
 
 REAL_RUNTIMES = ("onnxruntime", "openvino")
@@ -83,6 +83,37 @@ def test_openvino_bf16_is_named_and_coarser(artifact):
     waveform = np.random.default_rng(3).uniform(-1, 1, WINDOW_SAMPLES).astype(np.float32)
     error = np.abs(session.run(waveform) - expected_logits(waveform, weights())).max()
     assert 1e-5 < error < 0.5
+
+
+def test_openvino_offers_what_its_cpu_has(monkeypatch):
+    import openvino
+
+    runtime = choose_runtime("openvino")
+    for has, offered in (
+        (["FP32", "INT8", "BIN"], ("fp32", "int8")),
+        (["FP32", "BF16"], ("fp32", "bf16")),
+        (["FP32", "INT8", "BF16"], ("fp32", "bf16", "int8", "int8-bf16")),
+    ):
+        monkeypatch.setattr(openvino.Core, "get_property", lambda *_, has=has: has)
+        assert runtime.precisions() == offered
+
+
+@pytest.mark.parametrize(
+    ("precision", "graph"),
+    [("fp32", "fp32"), ("bf16", "fp32"), ("fp16", "fp16"), ("int8", "int8"), ("int8-bf16", "int8")],
+)
+def test_what_a_graph_has_to_be_exported_in(precision, graph):
+    assert graph_precision(precision) == graph
+    with pytest.raises(BadInput, match="expected one of fp32, bf16, fp16, int8, int8-bf16, got 'int4'"):
+        graph_precision("int4")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-bf16"])
+def test_8_bits_are_not_found_in_a_graph_of_float32(artifact, precision):
+    from runtimes.sessions import check_precision
+
+    with pytest.raises(BadInput, match=f"{precision} was asked for, but the graphs of .* are fp32"):
+        check_precision(artifact, SessionOptions(threads=1, precision=precision))
 
 
 def test_openvino_that_changes_the_precision_is_an_error(artifact, monkeypatch):
