@@ -140,11 +140,12 @@ def fused_width(query_key_width: int, value_output_width: int) -> int:
     return _round_up(max(query_key_width, value_output_width), FUSED_COLUMNS)
 
 
-def _fused_groups(attention: Attention, token_count: int) -> tuple[HeadGroup, ...]:
-    widths = [
-        fused_width(*pair) for pair in zip(attention.query_key_widths, attention.value_output_widths, strict=True)
-    ]
-    return group_heads(widths, widths, token_count, attention.model_width, FUSED_GROUP_MACS)
+def fused_groups(
+    query_key_widths: Sequence[int], value_output_widths: Sequence[int], token_count: int, model_width: int
+) -> tuple[HeadGroup, ...]:
+    """The groups of heads in the form for TensorRT, each filled up to one width for both."""
+    widths = [fused_width(*pair) for pair in zip(query_key_widths, value_output_widths, strict=True)]
+    return group_heads(widths, widths, token_count, model_width, FUSED_GROUP_MACS)
 
 
 def _round_up(width: int, multiple: int) -> int:
@@ -153,10 +154,10 @@ def _round_up(width: int, multiple: int) -> int:
 
 def add_attention(graph: Graph, tokens: str, attention: Attention, form: str, token_count: int, name: str) -> str:
     """Add the whole block, output projection included: (T, D) in, (T, D) out."""
+    widths = attention.query_key_widths, attention.value_output_widths
     if form == "tensorrt":
-        groups = _fused_groups(attention, token_count)
+        groups = fused_groups(*widths, token_count, attention.model_width)
     else:
-        widths = attention.query_key_widths, attention.value_output_widths
         groups = group_heads(*widths, token_count, attention.model_width)
     if form == "onnxruntime":
         # Its matrix product is slow where rows of the values do not end on a 16-byte boundary.

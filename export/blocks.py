@@ -21,6 +21,8 @@ from export.attention import (
     add_attention,
     add_first_tokens,
     add_reader_attention,
+    fused_groups,
+    fused_width,
     group_heads,
 )
 from export.graph import Graph
@@ -74,11 +76,20 @@ def export_blocks(
 def exported_groups(
     kind: str, widths: Sequence[tuple[int, int]], tokens: int, model_width: int, form: str
 ) -> tuple[HeadGroup, ...]:
-    """The groups of heads that the exported block computes, with the widths that they are filled up to."""
+    """The groups of heads that the exported block computes, with the widths that they are filled up to.
+
+    kind: as of `export_blocks`, or "cached", a block of a Whisper's decoder, whose keys and values are kept.
+    """
     query_key_widths, value_output_widths = zip(*widths, strict=True)
+    together = (HeadGroup(tuple(range(len(widths))), max(query_key_widths), max(value_output_widths)),)
     if kind == "last":
-        return (HeadGroup(tuple(range(len(widths))), max(query_key_widths), max(value_output_widths)),)
-    groups = group_heads(query_key_widths, value_output_widths, tokens, model_width)
+        return together
+    if form == "tensorrt":
+        if kind == "ordinary":
+            return fused_groups(query_key_widths, value_output_widths, tokens, model_width)
+        fused = fused_width(max(query_key_widths), max(value_output_widths))
+        return (replace(together[0], query_key_width=fused, value_output_width=fused),)
+    groups = together if kind == "cached" else group_heads(query_key_widths, value_output_widths, tokens, model_width)
     if form == "onnxruntime":
         return tuple(
             replace(group, value_output_width=-(-group.value_output_width // ROW_COLUMNS) * ROW_COLUMNS)

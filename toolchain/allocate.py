@@ -27,6 +27,8 @@ TiedCost = Callable[[int, int, int], float]
 RaggedCost = Callable[[Widths], float]
 
 ALL_PAIRS = 1 << 16  # so many sums are all listed and sorted, exactly; above, they are sorted into cells
+COUNTS = 1 << 18  # so many ways to say how many heads of a site have which widths are all looked at, exactly,
+COUNTED_BLOCKS = 1 << 14  # if so many of them at most are blocks of the site, each of which has to be costed
 WHOLE_CELLS = 1 << 15  # so many cells at most for whole-number costs: every channel of AST-base has its own
 PROPOSALS = 512  # ragged blocks of a site that are re-costed: a cost function takes up to a millisecond
 ROUNDING = 1e-12  # sums of the same floats in two orders differ by less, relatively
@@ -84,9 +86,11 @@ def allocate(
     (1e-12 of it).
 
     tied: per site, cost of a block of H kept heads that all have the widths (K, V); such blocks compete with those of
-    any widths, at this cost. ragged: per site, true cost of a block of kept heads of the given (K, V); it takes the
-    place of the sum of the heads' costs, which then only proposes blocks, `PROPOSALS` a site: the result is the best of
-    the proposals, and need not be the best of all blocks. Either may return infinity for a block that cannot be had.
+    any widths, at this cost. ragged: per site, true cost of a block of kept heads of the given (K, V), in whatever
+    order; it takes the place of the sum of the heads' costs. Where a site has few widths to choose among (`COUNTS`),
+    the best of all its blocks is found; otherwise the sum of the heads' costs proposes blocks, `PROPOSALS` a site: the
+    result is the best of the proposals, and need not be the best of all. Either may return infinity for a block that
+    cannot be had.
     resolution: cells of cost over the budget, where costs are neither few enough nor whole numbers with a divisor that
     is large enough to be exact.
 
@@ -221,9 +225,10 @@ def _site_frontiers(
     """What every site may become, in choices of an option per head (n, H); empty where nothing is within the limit."""
     frontiers = []
     for index, heads in enumerate(sites):
-        frontier = _any_widths(heads, math.inf if ragged else limit, resolution)
         if ragged:
-            frontier = _recost(heads, _thin_evenly(frontier, PROPOSALS), ragged[index])
+            frontier = _any_blocks(heads, ragged[index], resolution)
+        else:
+            frontier = _any_widths(heads, limit, resolution)
         if tied:
             frontier = _join(frontier, _one_width(heads, tied[index]))
         frontiers.append(frontier.take(np.flatnonzero(frontier.costs <= limit)))
@@ -287,6 +292,66 @@ def _least_damage(head: HeadOptions, among: np.ndarray) -> int:
 
 def _damage_at(head: HeadOptions, place: int) -> float:
     return math.inf if place < 0 else float(head.damages[place])
+
+
+def _any_blocks(heads: Sequence[HeadOptions], cost: RaggedCost, resolution: int) -> _Frontier:
+    """Blocks whose cost is not the sum of their heads': all of them, or the best of many."""
+    pairs = sorted({pair for head in heads for pair in _pairs(head)} - {(0, 0)})
+    blocks = math.comb(len(heads) + len(pairs), len(pairs))
+    if blocks <= COUNTED_BLOCKS and (len(heads) + 1) ** len(pairs) <= COUNTS:
+        return _by_counts(heads, pairs, cost)
+    return _recost(heads, _thin_evenly(_any_widths(heads, math.inf, resolution), PROPOSALS), cost)
+
+
+def _by_counts(heads: Sequence[HeadOptions], pairs: Sequence[tuple[int, int]], cost: RaggedCost) -> _Frontier:
+    """The block of least damage for every number of heads of every (K, V), of which alone the cost is a function.
+
+    Heads are added one by one; after each, a cell of `damages` has the least damage of blocks with so many heads of the
+    first of `pairs`, of the second, and so on, and `places` the option that its last head takes there.
+    """
+    damages = np.full((len(heads) + 1,) * len(pairs), math.inf)
+    damages[(0,) * len(pairs)] = 0.0
+    places = np.zeros((len(heads), *damages.shape), dtype=np.int32)
+    for number, head in enumerate(heads):
+        gone = _least_damage(head, _removes(head))
+        before, damages = damages, damages + _damage_at(head, gone)
+        places[number] = gone
+        for axis, pair in enumerate(pairs):
+            kept = _least_damage(head, _has(head, pair))
+            one_more = np.full(before.shape, math.inf)
+            _along(axis, one_more)[1:] = _along(axis, before)[:-1] + _damage_at(head, kept)
+            better = one_more < damages
+            damages[better], places[number][better] = one_more[better], kept
+    counts = np.argwhere(np.isfinite(damages))
+    counts = counts[counts.any(axis=1)]
+    costs = np.array([_checked(cost(_repeated(pairs, count))) for count in counts.tolist()])
+    available = np.flatnonzero(np.isfinite(costs))
+    counts, costs = counts[available], costs[available]
+    found = _pareto(costs, damages[tuple(counts.T)], counts)
+    choices = [_last_choices(heads, pairs, places, count) for count in found.choices.tolist()]
+    return _Frontier(found.costs, found.damages, np.array(choices, dtype=np.int32).reshape(-1, len(heads)))
+
+
+def _along(axis: int, array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, axis, 0)
+
+
+def _repeated(pairs: Sequence[tuple[int, int]], count: Sequence[int]) -> Widths:
+    return tuple(pair for pair, times in zip(pairs, count, strict=True) for _ in range(times))
+
+
+def _last_choices(
+    heads: Sequence[HeadOptions], pairs: Sequence[tuple[int, int]], places: np.ndarray, count: Sequence[int]
+) -> list[int]:
+    """The option of every head in the block with so many heads of each of `pairs`, the last head's looked up first."""
+    left, chosen = list(count), []
+    for number in range(len(heads) - 1, -1, -1):
+        place = int(places[(number, *left)])
+        pair = _pairs(heads[number])[place]
+        if pair != (0, 0):
+            left[pairs.index(pair)] -= 1
+        chosen.append(place)
+    return chosen[::-1]
 
 
 def _recost(heads: Sequence[HeadOptions], proposed: _Frontier, cost: RaggedCost) -> _Frontier:

@@ -54,7 +54,7 @@ class RotatedRecipe:
 
     basis, labels: as in `choose_basis` and `collect_statistics`; sharing: "any widths" chooses both widths of every
     head and which heads stay, the others are what it is compared with; multiples: widths (query/key, value/output)
-    are multiples of these; pools: whether the blocks of every kind (encoder, decoder, cross-attention) have a budget of
+    are multiples of these; one_width_per_head: the two widths of a head are one; pools: whether the blocks of every kind (encoder, decoder, cross-attention) have a budget of
     their own, the same share of what they cost, or all blocks one; sites: which blocks are pruned, see
     `untouched`; shots: in how many parts; calibration_clips: at most; chunk: clips whose statistics are added up at
     once; seed: of the clips' order and of the random labels.
@@ -64,6 +64,7 @@ class RotatedRecipe:
     labels: Labels = "projected"
     sharing: Sharing = "any widths"
     multiples: tuple[int, int] = (4, 4)
+    one_width_per_head: bool = False
     pools: Pools = "by-kind"
     sites: SitesChoice = "all"
     shots: int = 1
@@ -81,6 +82,8 @@ class RotatedRecipe:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        if self.one_width_per_head and len(set(self.multiples)) > 1:
+            raise BadInput(f"one_width_per_head: multiples of {self.multiples[0]} and {self.multiples[1]} are two")
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ def _site_options(site: AttentionSite, basis: SiteBasis, cost: Any, recipe: Rota
     heads = []
     for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths, strict=True)):
         damages = width_damages(basis.query_key[:, head, :qk].numpy(), basis.value_output[:, head, :vo].numpy())
-        pairs = [(k, v) for k in multiples(qk, recipe.multiples[0]) for v in multiples(vo, recipe.multiples[1])]
+        pairs = _width_pairs(qk, vo, recipe)
         widths = np.array([(0, 0), *pairs])
         heads.append(
             HeadOptions(
@@ -293,6 +296,18 @@ def _site_options(site: AttentionSite, basis: SiteBasis, cost: Any, recipe: Rota
             )
         )
     return heads
+
+
+def _width_pairs(query_key: int, value_output: int, recipe: RotatedRecipe) -> list[tuple[int, int]]:
+    """What a head of these widths may keep, the narrowest first."""
+    if recipe.one_width_per_head:
+        step = recipe.multiples[0]
+        return [
+            *((width, width) for width in range(step, min(query_key, value_output), step)),
+            (query_key, value_output),
+        ]
+    step, other = recipe.multiples
+    return [(k, v) for k in multiples(query_key, step) for v in multiples(value_output, other)]
 
 
 def multiples(width: int, multiple: int) -> list[int]:

@@ -20,6 +20,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 MOST_THREADS = 1024
 USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
 MOST_MULTIPLE = 256
+FORM_COLUMNS = {"tensorrt": 16}  # forms of the graph that fill every width up to multiples of so many columns
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Target:
     runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, PRECISIONS; threads: how many, never left to the
     runtime; all_threads: the file says "all", which on a device means the device's. query_key_multiple,
     value_output_multiple: a head's widths are chosen among the multiples of these (and the dense head's width), because
-    the widths in between save no time there. on_device: it is measured on a device that is reached over SSH or by hand,
+    the widths in between save no time there. one_width_per_head: the two widths of a head are one, because the graph
+    holds them so: what is narrower is filled up. on_device: it is measured on a device that is reached over SSH or by hand,
     never on this machine; python: the device's Python. compute_capabilities: of the GPUs that engines are built for on
     this machine, ahead of time.
     """
@@ -46,6 +48,7 @@ class Target:
     on_device: bool = False
     python: str = "python3"
     compute_capabilities: tuple[str, ...] = ()
+    one_width_per_head: bool = False
 
 
 def target_names() -> tuple[str, ...]:
@@ -69,7 +72,8 @@ def read_target(name: str) -> Target:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not TOML ({error})") from None
     keys = ("description", "runtime", "graph_form", "precision", "threads")
-    known = (*keys, "query_key_multiple", "value_output_multiple", "measured", "python", "compute_capabilities")
+    others = ("query_key_multiple", "value_output_multiple", "one_width_per_head", "measured", "python")
+    known = (*keys, *others, "compute_capabilities")
     for key in settings:
         if key not in known:
             raise BadInput(f"{path}: unknown key {key!r}; known are {', '.join(known)}")
@@ -84,7 +88,7 @@ def read_target(name: str) -> Target:
     own_form = "tensorrt" if settings["runtime"] in ENGINE_RUNTIMES else settings["runtime"]
     if settings["graph_form"] not in ("portable", own_form):
         raise BadInput(f"{path}: graph_form = {settings['graph_form']!r} is not meant for {settings['runtime']}")
-    return Target(
+    target = Target(
         name=path.stem,
         description=str(settings["description"]),
         runtime=settings["runtime"],
@@ -97,7 +101,35 @@ def read_target(name: str) -> Target:
         on_device=settings["measured"] == "device",
         python=_python(settings["python"], path),
         compute_capabilities=_capabilities(settings, path),
+        one_width_per_head=_yes_or_no(settings, "one_width_per_head", path),
     )
+    if target.one_width_per_head:
+        check_one_width(target, str(path))
+    return target
+
+
+def check_one_width(target: Target, where: str) -> None:
+    """See that the target's multiples are those of one width, and of the form of its graph.
+
+    Raises:
+        BadInput: they are not; the text begins with `where`.
+    """
+    step, other = target.query_key_multiple, target.value_output_multiple
+    if step != other:
+        raise BadInput(f"{where}: one width per head cannot be of multiples of {step} and of {other}: make them equal")
+    columns = FORM_COLUMNS.get(target.graph_form, 1)
+    if step % columns:
+        raise BadInput(
+            f"{where}: one width per head in multiples of {step}: a graph of the form {target.graph_form} fills up to"
+            f" multiples of {columns}; choose among these"
+        )
+
+
+def _yes_or_no(settings: dict[str, Any], key: str, path: Path) -> bool:
+    value = settings.get(key, False)
+    if not isinstance(value, bool):
+        raise BadInput(f"{path}: {key} = {value!r} is neither true nor false")
+    return value
 
 
 def _capabilities(settings: dict[str, Any], path: Path) -> tuple[str, ...]:
