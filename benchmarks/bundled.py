@@ -10,12 +10,12 @@ from typing import Any
 from runtimes.errors import BadInput
 from runtimes.files import read_json, sha256_file
 
-BUNDLE_SCHEMA = "leanear-bundle-1"
+BUNDLE_SCHEMA = "leanear-bundle-2"
 BUNDLE_FILE = "bundle.json"
 RUNNER_FILE = "leanear.pyz"
 ALL_THREADS = "all"
 REQUIRED_KEYS = ("leanear", "name", "target", "run", "artifacts", "clips", "files")
-RUN_KEYS = ("runtime", "precision", "threads", "budget_s", "sustained_s")
+RUN_KEYS = ("runtime", "precision", "dense_precision", "threads", "budget_s", "sustained_s")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,12 @@ class Bundle:
 
     @property
     def precision(self) -> str:
-        """The precision that the bundle was made for."""
+        """What the slim artifact is run in, and whatever else the device is given to run."""
         return str(self.document["run"]["precision"])
+
+    def precision_of(self, role: str) -> str:
+        """What the artifact of `role` is run in."""
+        return str(self.document["run"]["dense_precision"]) if role == "dense" else self.precision
 
     @property
     def threads(self) -> int:

@@ -103,9 +103,9 @@ def _compile(_options: argparse.Namespace) -> None:
     from runtimes.choose import require_runtime
 
     bundle = read_bundle(bundle_folder())
-    options = _session_options(bundle)
-    runtime = require_runtime(bundle.runtime, options)
     for role, folder in bundle.artifacts.items():
+        options = _session_options(bundle, role)
+        runtime = require_runtime(bundle.runtime, options)
         artifact = read_artifact(folder)
         out = compiled_folder() / artifact.identity[:16]
         made = runtime.compile(artifact, options, out)
@@ -134,10 +134,10 @@ def _classify(options: argparse.Namespace) -> None:
             print(f"  {guess['probability']:7.2%}  {guess['label']}")
 
 
-def _session_options(bundle: Bundle) -> SessionOptions:
+def _session_options(bundle: Bundle, role: str = "slim") -> SessionOptions:
     from runtimes.sessions import SessionOptions
 
-    return SessionOptions(threads=bundle.threads, precision=bundle.precision)
+    return SessionOptions(threads=bundle.threads, precision=bundle.precision_of(role))
 
 
 def _pass_on(verb: str, given: list[str]) -> int:
@@ -164,7 +164,7 @@ def _own_inputs(verb: str, bundle: Bundle, given: list[str]) -> list[str]:
     if _names_an_artifact(given):
         return filled
     if verb == "bench" and "dense" in bundle.artifacts:
-        filled += ["--dense", str(bundle.artifacts["dense"])]
+        filled += ["--dense", str(bundle.artifacts["dense"]), "--dense-precision", bundle.precision_of("dense")]
     return [*filled, str(bundle.artifacts["slim"])]
 
 

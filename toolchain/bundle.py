@@ -49,8 +49,8 @@ else:
 class RunSettings:
     """What the device is to do.
 
-    threads: a number, or "all" of the device's; budget_s: seconds for latency samples; sustained_s: of work without a
-    pause.
+    precision: of the slim artifact, and of the dense one where dense_precision does not say another; threads: a number,
+    or "all" of the device's; budget_s: seconds for latency samples; sustained_s: of work without a pause.
     """
 
     runtime: str
@@ -58,6 +58,7 @@ class RunSettings:
     threads: int | str = ALL_THREADS
     budget_s: float = 60.0
     sustained_s: float = 0.0
+    dense_precision: str | None = None
 
 
 def write_bundle(
@@ -98,6 +99,7 @@ def write_bundle(
             "run": {
                 "runtime": run.runtime,
                 "precision": run.precision,
+                "dense_precision": run.dense_precision or run.precision,
                 "threads": run.threads,
                 "budget_s": run.budget_s,
                 "sustained_s": run.sustained_s,
