@@ -26,6 +26,7 @@ PROGRESS_VARIABLE = "LEANEAR_PROGRESS"  # set by who reads a command's standard 
 ERROR_MARK = "leanear: "
 LOG_TAIL_LINES = 20
 SILENCE_LIMIT_S = 900.0
+TURN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,17 @@ def _follow(process: subprocess.Popen[str], progress: Progress, silence_limit_s:
     lines: queue.Queue[str | None] = queue.Queue()
     assert process.stdout is not None
     threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True).start()
+    turn_s = min(TURN_S, silence_limit_s)
+    silent_turns = 0
     while True:
         try:
-            line = lines.get(timeout=silence_limit_s)
+            line = lines.get(timeout=turn_s)
         except queue.Empty:
-            return True
+            silent_turns += 1  # and not the clock, which goes on while both processes are stopped or asleep
+            if silent_turns * turn_s >= silence_limit_s:
+                return True
+            continue
+        silent_turns = 0
         if line is None:
             process.wait()
             return False

@@ -33,6 +33,7 @@ GREETING = "leanear-receiver-1"
 GONE = "gone"
 ALIVE_EVERY_S = 4.0
 HOST_SILENCE_LIMIT_S = 120.0
+TURN_S = 1.0
 END_PATIENCE_S = 5.0
 LOCK_PATIENCE_S = 15.0  # an attempt that was just cut short may take so long to end
 BLOCK_BYTES = 1 << 20
@@ -82,10 +83,14 @@ class Wire:
         return frame, payload
 
     def _more(self) -> bool:
-        ready, _, _ = select.select([self._source], [], [], HOST_SILENCE_LIMIT_S)
-        block = os.read(self._source, BLOCK_BYTES) if ready else b""
-        self._buffer += block
-        return bool(block)
+        """Whether more arrived. A device that was asleep or stopped itself has not waited, so turns are counted."""
+        for _ in range(max(1, round(HOST_SILENCE_LIMIT_S / TURN_S))):
+            ready, _, _ = select.select([self._source], [], [], min(TURN_S, HOST_SILENCE_LIMIT_S))
+            if ready:
+                block = os.read(self._source, BLOCK_BYTES)
+                self._buffer += block
+                return bool(block)
+        return False
 
 
 class Place:

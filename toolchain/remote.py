@@ -75,6 +75,7 @@ MOST_FRAME_BYTES = 4 << 20
 MOST_RESULTS_BYTES = 1 << 28
 MOST_OUTPUT_CHARACTERS = 1 << 24
 ALIVE_EVERY_S = 10.0
+LONGEST_STEP_S = 5.0  # a longer one is this machine's own pause: a lid that was closed, a process that was stopped
 PATIENCE_WITH_PEOPLE = 5  # times as long may it take to connect where ssh can ask for a password
 CLOCK_LIMIT_S = 120.0
 LOG_LINES = 20
@@ -362,6 +363,20 @@ def has_terminal() -> bool:
     return os.isatty(2)
 
 
+class _Patience:
+    """Seconds in which this process could have listened; while it was stopped itself, nobody else was silent."""
+
+    def __init__(self) -> None:
+        self._seconds, self._looked = 0.0, time.monotonic()
+
+    def now(self) -> float:
+        """The seconds so far; to be asked at least every LONGEST_STEP_S."""
+        moment = time.monotonic()
+        self._seconds += min(moment - self._looked, LONGEST_STEP_S)
+        self._looked = moment
+        return self._seconds
+
+
 class _Channel:
     """Frames to and from the receiver through one ssh process, which never blocks us: a silent device is given up."""
 
@@ -384,8 +399,8 @@ class _Channel:
         self._frames: deque[tuple[dict[str, Any], bytes]] = deque()
         self._greeted = False
         self._errors: list[str] = []
-        now = time.monotonic()
-        self._last_heard = self._last_sent = self._last_progress = now
+        self._patience = _Patience()
+        self._last_heard = self._last_sent = self._last_progress = self._patience.now()
         self._selector = selectors.DefaultSelector()
         for stream, events in (
             (self._in, selectors.EVENT_WRITE),
@@ -401,14 +416,14 @@ class _Channel:
         program = Path(benchmarks.receiver.__file__).read_bytes()
         self._queue(f"{len(program)}\n".encode() + program)
         limit_s = self._options.connect_limit_s * (1 if self._batch else PATIENCE_WITH_PEOPLE)
-        deadline = time.monotonic() + limit_s
+        deadline = self._patience.now() + limit_s
         while not self._frames:
-            if time.monotonic() > deadline:
+            if self._patience.now() > deadline:
                 raise _Stop(
                     "no answer",
                     f"the device did not answer within {limit_s:g} s{self._last_said()}",
                 )
-            self._turn(min(1.0, deadline - time.monotonic() + 0.01))
+            self._turn(min(1.0, max(deadline - self._patience.now(), 0.0) + 0.01))
             if len(self._heard) > MOST_NOISE_BYTES:
                 raise _Stop("failed", "the device's login shell prints without end")
         frame, _ = self._frames.popleft()
@@ -518,11 +533,11 @@ class _Channel:
         return frame, payload
 
     def _progressed(self) -> None:
-        self._last_progress = time.monotonic()
+        self._last_progress = self._patience.now()
 
     def _watch(self) -> None:
         """Gives up on a device that is silent, or alive but at a standstill."""
-        now = time.monotonic()
+        now = self._patience.now()
         if now - self._last_heard > self._options.silence_limit_s:
             raise _Stop("stalled", f"no sign of life from the device for {self._options.silence_limit_s:g} s")
         if now - self._last_progress > self._options.standstill_limit_s:
@@ -537,7 +552,7 @@ class _Channel:
         """Write and read what can be written and read now, waiting `limit_s` at most for the first of it."""
         if self._stop.is_set():
             raise _Stop("interrupted", "it was interrupted here; the same command goes on from there")
-        if self._greeted and not self._pending and time.monotonic() - self._last_sent > ALIVE_EVERY_S:
+        if self._greeted and not self._pending and self._patience.now() - self._last_sent > ALIVE_EVERY_S:
             self._queue(b'{"verb": "alive", "bytes": 0}\n')
         over = False
         for key, _ in self._selector.select(limit_s):
@@ -559,7 +574,7 @@ class _Channel:
         except BrokenPipeError:  # the end of standard output says it
             written = len(self._pending)
         del self._pending[:written]
-        self._last_sent = time.monotonic()
+        self._last_sent = self._patience.now()
         if not self._pending:
             self._selector.unregister(self._in)
 
@@ -571,7 +586,7 @@ class _Channel:
         buffer += block
         if buffer is self._said and len(buffer) > 4 * MOST_NOISE_BYTES:
             del buffer[:-MOST_NOISE_BYTES]
-        self._last_heard = time.monotonic()
+        self._last_heard = self._patience.now()
         return bool(block)
 
     def _take_frames(self) -> None:

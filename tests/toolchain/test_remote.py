@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -440,6 +441,42 @@ def test_a_device_that_stops_talking(small, options, tmp_path, server):
     finally:
         server.freeze(stop=False)
     expect(outcome, "stalled", "no sign of life from the device for 1 s")
+
+
+PAUSED = """
+import sys
+from pathlib import Path
+import benchmarks.receiver
+import toolchain.remote
+from toolchain.remote import RemoteOptions, deliver
+host, bundle, results, python, folder, receiver = sys.argv[1:]
+benchmarks.receiver.__file__ = receiver
+toolchain.remote.LONGEST_STEP_S = 0.5
+options = RemoteOptions(python=python, folder=folder, batch=True, silence_limit_s=2.0)
+print(deliver(host, Path(bundle), Path(results), options, lambda text, share=None: print(text, flush=True)).status)
+"""
+
+
+def test_a_pause_of_both_machines_is_no_silence(small, options, tmp_path, server):
+    """Both are stopped for longer than the device may be silent, and this one goes on first."""
+    text = Path(benchmarks.receiver.__file__).read_text()
+    assert "\nALIVE_EVERY_S = 4.0\n" in text
+    receiver = tmp_path / "receiver.py"
+    receiver.write_text(text.replace("\nALIVE_EVERY_S = 4.0\n", "\nALIVE_EVERY_S = 0.5\n"))
+    arguments = [HOST, small, tmp_path / "results", options.python, options.folder, receiver]
+    command = [sys.executable, "-c", PAUSED, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as workstation:
+        for line in workstation.stdout:
+            if "process 1 of 4" in line:
+                break
+        workstation.send_signal(signal.SIGSTOP)
+        server.freeze()
+        time.sleep(3.0)
+        workstation.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+        server.freeze(stop=False)
+        said = workstation.stdout.read().split("\n")
+    assert said[-2] == "ok", said[-5:]
 
 
 def test_a_device_that_lives_but_does_nothing(small, options, tmp_path):
