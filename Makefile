@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What a user passes reaches the shell as environment, never as text of a command: the values may hold anything.
-USER_VARIABLES := TARGET MODEL DATA SPARSITY SPEEDUP LATENCY_MS MACS MAX_DROP METHOD SCHEDULE RECOVERY OUT SUSTAINED
+USER_VARIABLES := TARGET MODEL DATA SPARSITY SPEEDUP LATENCY_MS MACS MAX_DROP METHOD SCHEDULE RECOVERY OUT SUSTAINED PRECISION
 DEVICE_VARIABLES := HOST HOSTS DEVICE_PYTHON
 USER_VARIABLES += $(DEVICE_VARIABLES)
 # Some shells export HOST as the name of this machine; only what is said to make itself names a device.
@@ -21,7 +21,7 @@ help:  ## List what make can do
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make deploy TARGET=openvino MODEL=path-or-hub-id DATA=folder SPARSITY=0.5 [OUT=folder] [MAX_DROP=points] [RECOVERY=full]"
-	@echo "  make deploy TARGET=cpu MODEL=demo-whisper"
+	@echo "  make deploy TARGET=cpu MODEL=demo-whisper PRECISION=int8"
 	@echo "  make deploy TARGET=raspberrypi HOST=user@device [DEVICE_PYTHON=path] [SUSTAINED=600]    over SSH; HOSTS=file for several"
 	@echo "  instead of SPARSITY: SPEEDUP=1.3, LATENCY_MS=12, MACS=0.7, or MAX_DROP=0.5 alone; METHOD=reference SCHEDULE=iterative RECOVERY=lora"
 
@@ -51,6 +51,7 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|ra
 	[ -z "$$SCHEDULE" ] || set -- "$$@" --schedule "$$SCHEDULE"; \
 	[ -z "$$RECOVERY" ] || set -- "$$@" --recovery "$$RECOVERY"; \
 	[ -z "$$SUSTAINED" ] || set -- "$$@" --sustained "$$SUSTAINED"; \
+	[ -z "$$PRECISION" ] || set -- "$$@" --precision "$$PRECISION"; \
 	[ -z "$$HOST" ] || set -- "$$@" --host "$$HOST"; \
 	[ -z "$$HOSTS" ] || set -- "$$@" --hosts "$$HOSTS"; \
 	[ -z "$$DEVICE_PYTHON" ] || set -- "$$@" --device-python "$$DEVICE_PYTHON"; \

@@ -152,9 +152,17 @@ class Evaluation:
 
 
 def evaluate(
-    artifact: Path, clips: Path, runtime: str, options: SessionOptions, *, progress: Progress = free_of_noise
+    artifact: Path,
+    clips: Path,
+    runtime: str,
+    options: SessionOptions,
+    *,
+    store: Path | None = None,
+    progress: Progress = free_of_noise,
 ) -> Evaluation:
     """The accuracy of one classifier on its runtime, in a fresh process.
+
+    store: a file that keeps the answers, so that interrupted work goes on; it has to be of just these arguments.
 
     Raises:
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
@@ -163,7 +171,7 @@ def evaluate(
     if checked.task == SPEECH_TASK:
         raise BadInput(f"{artifact}: it writes down speech; its transcripts have no accuracy")
     with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
-        store = Path(folder) / "logits.npz"
+        store = store or Path(folder) / "logits.npz"
         _answer_clips(checked, clips, runtime, options, "benchmarks.accuracy", {"logits": absolute(store)}, progress)
         logits = read_logits(store, len(labelled.labels))
     predicted = logits.argmax(axis=1)
@@ -181,9 +189,17 @@ def evaluate(
 
 
 def evaluate_transcripts(
-    artifact: Path, clips: Path, runtime: str, options: SessionOptions, *, progress: Progress = free_of_noise
+    artifact: Path,
+    clips: Path,
+    runtime: str,
+    options: SessionOptions,
+    *,
+    store: Path | None = None,
+    progress: Progress = free_of_noise,
 ) -> tuple[Transcript, ...]:
     """What one speech artifact hears in every clip on its runtime, in a fresh process.
+
+    store: as for `evaluate`.
 
     Raises:
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
@@ -192,7 +208,7 @@ def evaluate_transcripts(
     if checked.task != SPEECH_TASK:
         raise BadInput(f"{artifact}: it classifies; it writes no transcripts")
     with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
-        store = Path(folder) / "transcripts.json"
+        store = store or Path(folder) / "transcripts.json"
         worker, kept = "benchmarks.transcripts", {"transcripts": absolute(store)}
         _answer_clips(checked, clips, runtime, options, worker, kept, progress)
         return read_transcripts(store)

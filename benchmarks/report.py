@@ -10,7 +10,8 @@ from typing import Any, Sequence
 from benchmarks.comparison import comparison_report, comparison_sections, read_comparison
 from benchmarks.page import Block, Log, Paragraph, Report, Table
 from benchmarks.pictures import Picture
-from benchmarks.results import read_results
+from benchmarks.precision_section import read_precision
+from benchmarks.results import Results, read_results
 from benchmarks.sections import Extra, compose_report
 from benchmarks.summary import Gate
 from runtimes.errors import BadInput, RuntimeUnavailable
@@ -35,13 +36,15 @@ def write_report(
     out_folder: Path,
     *,
     plan_path: Path | None = None,
+    precision_path: Path | None = None,
     max_drop: float | None = None,
     extra: dict[str, Any] | None = None,
     comparison_path: Path | None = None,
 ) -> ReportPaths:
     """The paths of `report.md` and `report.html`, written into `out_folder` from a results file.
 
-    plan_path: the slim model's plan.json, for the picture of what was kept. max_drop: the accuracy gate in points.
+    plan_path: the slim model's plan.json, for the picture of what was kept. precision_path: the deployment's
+    precision.json, which is left out where it is of another slim artifact. max_drop: the accuracy gate in points.
     extra: "title": str; "torch_accuracy": {"dense" or "slim": [correct, clips]} of the checkpoints in PyTorch on the
     same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]. comparison_path: a
     comparison.json whose sections come last. The same files give the same report, byte for byte.
@@ -52,11 +55,20 @@ def write_report(
     """
     results = read_results(Path(results_path))
     plan = None if plan_path is None else read_json(Path(plan_path), PLAN_SCHEMA, ("dense_head_width", "sites"))
-    report = compose_report(results, plan=plan, max_drop=max_drop, extra=_read_extra(extra or {}))
+    precision = None if precision_path is None else _precision_of(results, Path(precision_path))
+    extra_read = _read_extra(extra or {})
+    report = compose_report(results, plan=plan, max_drop=max_drop, extra=extra_read, precision=precision)
     if comparison_path is not None:
         compared = comparison_sections(read_comparison(Path(comparison_path)))
         report = dataclasses.replace(report, sections=(*report.sections, *compared))
     return ReportPaths(*write_page(report, Path(out_folder), "report"), report.gate)
+
+
+def _precision_of(results: Results, path: Path) -> dict[str, Any] | None:
+    """precision.json, if the slim artifact that it tells of is the one that was measured, in what ships."""
+    document = read_precision(path)
+    same = document["slim_manifest_sha256"] == results.document["artifacts"]["slim"]["manifest_sha256"]
+    return document if same and document["ships"] == results.precisions["slim"] else None
 
 
 def write_comparison(comparison_path: Path, out_folder: Path) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ from benchmarks.headline import headline_cards, summary_sentences
 from benchmarks.latency_section import latency_section
 from benchmarks.origin_sections import environment_section, method_section, missing_section, provenance_section
 from benchmarks.page import Report, Section
+from benchmarks.precision_section import precision_card, precision_section, precision_sentences
 from benchmarks.results import Results
 from benchmarks.size_sections import memory_section, size_section, widths_section
 from benchmarks.speech_sections import stages_section, words_section
@@ -33,12 +34,23 @@ class Extra:
     notes: tuple[str, ...] = ()
 
 
-def compose_report(results: Results, *, plan: dict[str, Any] | None, max_drop: float | None, extra: Extra) -> Report:
-    """The report of a results file; `plan` is the content of plan.json, `max_drop` the gate in points of accuracy or
-    of word error rate."""
+def compose_report(
+    results: Results,
+    *,
+    plan: dict[str, Any] | None,
+    max_drop: float | None,
+    extra: Extra,
+    precision: dict[str, Any] | None = None,
+) -> Report:
+    """The report of a results file.
+
+    plan, precision: the content of plan.json and of precision.json; max_drop: the gate in points of accuracy or of word
+    error rate.
+    """
     analysis = analyse(results)
     gate = None if max_drop is None else _judge(analysis, max_drop)
     makers: list[Callable[[], Section | None]] = [
+        lambda: None if precision is None else precision_section(precision),
         lambda: latency_section(analysis),
         lambda: stages_section(analysis) if analysis.speech else None,
         lambda: None if plan is None else widths_section(plan),
@@ -54,6 +66,7 @@ def compose_report(results: Results, *, plan: dict[str, Any] | None, max_drop: f
         lambda: provenance_section(analysis, plan, extra.provenance),
     ]
     document = results.document
+    chosen = [] if precision is None else precision_sentences(precision)
     source = str(document["artifacts"]["slim"]["model"].get("source") or document["artifacts"]["slim"]["folder"])
     cpu = document["device"].get("cpu")
     machine = cpu if isinstance(cpu, str) else document["device_name"]
@@ -63,8 +76,8 @@ def compose_report(results: Results, *, plan: dict[str, Any] | None, max_drop: f
             f"{machine}, {threads_text(document['options']['threads'])}, {precisions_text(results.precisions)}, "
             f"measured {document['finished_utc'][:10]}"
         ),
-        summary=" ".join((*summary_sentences(analysis), *extra.notes)),
-        cards=headline_cards(analysis, gate),
+        summary=" ".join((*chosen, *summary_sentences(analysis), *extra.notes)),
+        cards=(*headline_cards(analysis, gate), *(() if precision is None else (precision_card(precision),))),
         gate=gate,
         sections=tuple(section for section in (make() for make in makers) if section is not None),
     )

@@ -12,6 +12,7 @@ from runtimes.artifact import Artifact
 from runtimes.errors import BadInput, MeasurementFailed
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
+HALF_RUNTIMES = ("tensorrt", "tensorrt_rtx")
 GRAPH_PRECISIONS = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8", "int8-bf16": "int8"}
 
 
@@ -158,6 +159,17 @@ def check_precision(artifact: Artifact, options: SessionOptions) -> None:
             f"precision: {options.precision} was asked for, but the graphs of {artifact.folder} are"
             f" {' and '.join(sorted(found))}"
         )
+
+
+def own_precision(artifact: Artifact, runtime: str) -> str:
+    """What an artifact is run in where nothing else is asked for: what its graphs are of, as far as the runtime can.
+
+    Graphs in float16 run in float32 on a runtime that does not compute in float16.
+    """
+    found = {str(graph["precision"]) for graph in artifact.manifest["graphs"].values()}
+    if "int8" in found:
+        return "int8"
+    return "fp16" if "fp16" in found and runtime in HALF_RUNTIMES else "fp32"
 
 
 def checked_logits(logits: np.ndarray, labels: int) -> np.ndarray:

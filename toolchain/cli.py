@@ -21,6 +21,7 @@ from benchmarks.report import ReportPaths
 from benchmarks.results import Results
 from runtimes.errors import BadInput, GateMissed, LeanearError
 from toolchain.checkpoint import DEMO_MODEL
+from toolchain.cli_compare import compare
 from toolchain.narration import Narrator
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -30,8 +31,8 @@ METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
 BASES = ("trained", "weights", "activations", "attention", "fisher")
 LABELS = ("projected", "sampled", "observed")
 POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-ROTATED_FLAGS = ("basis", "labels", "shots", "pools")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
+ROTATED_FLAGS = ("basis", "labels", "shots", "one_width_per_head", "pools")
 REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
 SPEECH_FLAGS = ("pools", "sites")  # of models with more than one kind of attention
 GOALS = ("sparsity", "macs", "latency_ms", "speedup", "max_drop")
@@ -46,6 +47,9 @@ def cli() -> None:
     Example:
       leanear deploy --target cpu
     """
+
+
+cli.add_command(compare)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -83,7 +87,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _what_is_kept(arguments: list[str] | None) -> str:
     """What an interrupted command says of its work: those that answer at once have nothing to keep."""
     command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    if command in ("transcribe", "classify", "eval", "targets", "doctor"):
+    if command in ("transcribe", "classify", "eval", "targets", "doctor", "compare"):
         return ""
     return "; what was finished is kept, and the same command goes on from there"
 
@@ -191,6 +195,12 @@ recipe_options = _options(
     ),
     click.option("--shots", type=click.IntRange(1, 20), help="rotated: in how many parts, scored anew.  [default: 1]"),
     click.option(
+        "--one-width-per-head/--two-widths-per-head",
+        default=None,
+        help="rotated: the query/key and the value/output width of a head are one, or two.  [default: as the target"
+        " says]",
+    ),
+    click.option(
         "--pools",
         type=click.Choice(POOLS),
         help="rotated, Whisper: one budget for all attention, or the same share of each kind (encoder self-, decoder"
@@ -249,6 +259,29 @@ recipe_options = _options(
     show_default=True,
     help="A target's name (see `leanear targets`) or the path of a .toml file.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="What the slim model computes in, if its gate lets it; the dense one beside it stays in fp32 (TensorRT: fp16)."
+    "  [default: the target's]",
+)
+@click.option(
+    "--precision-drop",
+    type=click.FloatRange(min=0.0),
+    callback=_finite,
+    default=1.0,
+    show_default=True,
+    metavar="POINTS",
+    help="The precision gate: points of accuracy (Whisper: of word error rate) that the slim model may lose to itself"
+    " in fp32, on calibration clips of the gate's own.",
+)
+@click.option(
+    "--no-fallback",
+    "fallback",
+    flag_value=False,
+    default=True,
+    help="Fail where the gate is missed, in place of the next slower precision.",
+)
 @data_option
 @goal_options
 @recipe_options
@@ -295,12 +328,13 @@ def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s
     Examples:
       leanear deploy --target openvino
       leanear deploy --target openvino --speedup 1.3
-      leanear deploy demo-whisper --target cpu
+      leanear deploy demo-whisper --target cpu --precision int8
       leanear deploy --target raspberrypi --host pi@raspberrypi.local
       leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
     """
     from toolchain.delivering import commands, require_all
     from toolchain.pipeline import deploy as deploy_model
+    from toolchain.precision_gate import PrecisionGate
 
     job = _job(model, target, flags)
     deployment = deploy_model(
@@ -312,6 +346,7 @@ def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s
         budget_s=budget_s,
         devices=_devices(job.target, flags),
         sustained_s=flags["sustained_s"],
+        gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         command=_command(),
         narrator=Narrator(),
     )
@@ -349,9 +384,12 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
     from toolchain.pruning import PruneJob
     from toolchain.rotated import RotatedRecipe
     from toolchain.schedule import PruneRecipe
-    from toolchain.target import read_target
+    from toolchain.target import read_target, require_timed_precision, with_precision
 
-    goal, device = choose_goal({kind: flags[kind] for kind in GOALS}), read_target(target)
+    goal = choose_goal({kind: flags[kind] for kind in GOALS})
+    device = with_precision(read_target(target), flags.get("precision"))
+    if goal.needs_latency:
+        require_timed_precision(device, goal.flag)
     reference = flags["method"] == "reference"
     own, others = (REFERENCE_FLAGS, ROTATED_FLAGS) if reference else (ROTATED_FLAGS, REFERENCE_FLAGS)
     for name in others:
@@ -369,6 +407,7 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
         if flags["recovery"] == "full" or flags["compensate"]:
             raise BadInput("--recovery full and --compensate belong to --method rotated")
         return PruneJob(goal, PruneRecipe(sparsity=goal.value, recovery=flags["recovery"], **given), device)
+    given = {"one_width_per_head": device.one_width_per_head, **given}
     multiples = (device.query_key_multiple, device.value_output_multiple)
     recovery = None if flags["recovery"] == "none" else Distillation(method=flags["recovery"])
     return PruneJob(goal, RotatedRecipe(multiples=multiples, **given), device, flags["compensate"], recovery)
@@ -509,9 +548,8 @@ def export(model: str, out: Path, form: str, precision: str, data: str | None, s
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    default="fp32",
-    show_default=True,
-    help="bf16 is offered by OpenVINO alone; int8 is for graphs of 8-bit products.",
+    help="bf16 is offered by OpenVINO alone, int8 is for graphs of 8-bit products; --against is measured in it too if"
+    " its graphs are of it.  [default: what the graphs are of]",
 )
 @threads_option
 @click.option(
@@ -533,7 +571,7 @@ def bench(
     artifact: Path,
     against: Path | None,
     runtime: str,
-    precision: str,
+    precision: str | None,
     threads: int,
     budget_s: float,
     sustained_s: float,
@@ -612,7 +650,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
     show_default=True,
     help="For an artifact.",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="For an artifact.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
 @click.option(
     "--calibration-clips",
@@ -728,7 +766,7 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
 @click.option("--words", is_flag=True, help="The text alone.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
 @click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
 @seed_option
 def transcribe(
@@ -743,7 +781,7 @@ def transcribe(
     words: bool,
     out: Path | None,
     runtime: str,
-    precision: str,
+    precision: str | None,
     threads: int,
     **flags: Any,
 ) -> None:

@@ -55,7 +55,7 @@ from toolchain.narration import Narrator
 from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan
 from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
-from toolchain.target import read_target
+from toolchain.target import read_target, require_timed_precision
 from toolchain.tasks import task_of
 from toolchain.timing_methods import time_methods
 
@@ -102,6 +102,7 @@ def compare_methods(
     check_replaceable(out, ROWS_FILE)
     target = None if request.target is None else read_target(request.target)
     if target is not None:
+        require_timed_precision(target, "--target")
         require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
     source = checkpoint_folder(model)
     task = task_of(source)

@@ -15,7 +15,7 @@ from benchmarks.summary import wilson_interval
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.errors import BadInput, MeasurementFailed
-from runtimes.sessions import SessionOptions
+from runtimes.sessions import SessionOptions, own_precision
 from toolchain.audio import check_audio_file, read_waveform
 from toolchain.checkpoint import DEMO_MODEL, DEMO_MODELS, checkpoint_folder, load_checkpoint
 from toolchain.dataset import (
@@ -47,8 +47,10 @@ class Listener:
     close: Callable[[], None]
 
 
-def open_listener(model_or_artifact: str, runtime: str, precision: str, threads: int) -> Listener:
+def open_listener(model_or_artifact: str, runtime: str, precision: str | None, threads: int) -> Listener:
     """A listener for an artifact folder (has manifest.json), on `runtime`, or for a checkpoint, in torch.
+
+    precision: None: what the artifact's graphs are of.
 
     Raises:
         BadInput: it is neither.
@@ -59,14 +61,14 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str, threads:
         artifact = read_artifact(folder)
         if artifact.task != CLASSIFICATION_TASK:
             raise BadInput(f"{folder}: it writes down speech and has no labels")
-        options = SessionOptions(threads=threads, precision=precision)
+        options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
 
         def logits(waveforms: Sequence[np.ndarray]) -> np.ndarray:
             return np.stack([session.run(waveform) for waveform in waveforms])
 
         return Listener("artifact", runtime, artifact.labels, artifact.sample_rate_hz, logits, session.close)
-    if precision != "fp32":
+    if precision not in (None, "fp32"):
         raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
     return _torch_listener(checkpoint_folder(model_or_artifact), threads)
 
@@ -114,7 +116,7 @@ def evaluate(
     data: str | None,
     split: str,
     runtime: str,
-    precision: str,
+    precision: str | None,
     threads: int,
     calibration_clips: int,
     seed: int,
@@ -122,13 +124,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """How well a model does on the clips of DATA's `split`; keys are stable.
 
-    A classifier's accuracy has Wilson's 95 % interval, a speech model's word error rate that of a bootstrap over clips.
+    precision: None: what the artifact's graphs are of. A classifier's accuracy has Wilson's 95 % interval, a speech
+    model's word error rate that of a bootstrap over clips.
 
     Raises:
         LeanearError: the model, the runtime or the data is not usable.
     """
-    asked = {"model": model_or_artifact, "precision": precision, "split": split}
     folder = Path(model_or_artifact)
+    if precision is None:
+        precision = own_precision(read_artifact(folder), runtime) if is_artifact(folder) else "fp32"
+    asked = {"model": model_or_artifact, "precision": precision, "split": split}
     if task_of(folder if is_artifact(folder) else checkpoint_folder(model_or_artifact)) == SPEECH_TASK:
         transcriber = open_transcriber(model_or_artifact, runtime, precision, threads)
         audio = _speech_folder(model_or_artifact, data)
@@ -214,7 +219,7 @@ def classify(clip: Path, model: str, *, top: int, runtime: str, threads: int = 1
         LeanearError: the clip or the model is not usable.
     """
     check_audio_file(clip)
-    listener = open_listener(model, runtime, "fp32", threads)
+    listener = open_listener(model, runtime, None, threads)
     probabilities = np.exp(log_probabilities(listener.logits([read_waveform(clip, listener.sample_rate_hz)])[0]))
     listener.close()
     order = np.argsort(-probabilities, kind="stable")[:top]

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from benchmarks.analysis import analyse, medians_ms
 from benchmarks.measure import benchmark
+from benchmarks.page import Section
+from benchmarks.precision_section import precision_section, read_precision
 from benchmarks.report import ReportPaths, write_report
 from benchmarks.results import Results
-from runtimes.artifact import read_artifact
+from runtimes.artifact import Artifact, read_artifact
 from runtimes.clips import write_clips
 from runtimes.errors import BadInput
 from runtimes.files import read_json
-from runtimes.sessions import SessionOptions
+from runtimes.sessions import SessionOptions, graph_precision, own_precision
 from toolchain.dataset import column_for, read_examples_for, read_splits
 from toolchain.narration import Narrator
 from toolchain.pruning_notes import PRUNING_SCHEMA, pruning_notes
@@ -22,7 +24,7 @@ from toolchain.speech_evaluation import count_results_word_errors
 from toolchain.tasks import read_spellings
 
 ABOUT_FILE, ABOUT_SCHEMA = "deployment.json", "leanear-deployment-1"
-DEVICES_FILE = "devices.json"
+DEVICES_FILE, PRECISION_FILE = "devices.json", "precision.json"
 CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders
 
 
@@ -31,7 +33,7 @@ def bench_artifacts(
     *,
     against: Path | None,
     runtime: str,
-    precision: str,
+    precision: str | None,
     threads: int,
     budget_s: float,
     sustained_s: float = 0.0,
@@ -43,12 +45,16 @@ def bench_artifacts(
 ) -> Results:
     """Results of `artifact`, in turn with `against` where it is given, written to `out`; accuracy only with DATA.
 
-    Of speech, transcripts with their word errors stand for the accuracy.
+    precision: of `artifact`, and of `against` where its graphs are of it; None, or where they are not: what the graphs
+    of each are of. Of speech, transcripts with their word errors stand for the accuracy.
 
     Raises:
         LeanearError: an artifact, the data or the runtime is not usable, or a measurement failed.
     """
     read = read_artifact(artifact)
+    chosen = precision or own_precision(read, runtime)
+    dense = None if against is None else _precision_beside(read_artifact(against), runtime, precision)
+    said = chosen if dense in (None, chosen) else f"{dense} against {chosen}"
     with tempfile.TemporaryDirectory(prefix="leanear-clips-") as name:
         clips_path = None
         if data is not None:
@@ -57,20 +63,28 @@ def bench_artifacts(
             with narrator.step(f"reading {len(splits.evaluation)} evaluation clips"):
                 clips = read_examples_for(read.task, splits.evaluation, read.labels, read.sample_rate_hz)
                 write_clips(clips_path, clips)
-        with narrator.step(f"measuring on {runtime}, {precision}, {threads} threads") as report:
+        with narrator.step(f"measuring on {runtime}, {said}, {threads} threads") as report:
             benchmark(
                 against,
                 artifact,
                 clips_path,
                 runtime,
-                SessionOptions(threads=threads, precision=precision),
+                SessionOptions(threads=threads, precision=chosen),
                 out,
+                dense_precision=dense,
                 budget_s=budget_s,
                 sustained_s=sustained_s,
                 command=command,
                 progress=report,
             )
     return count_results_word_errors(out, read_spellings(artifact))
+
+
+def _precision_beside(artifact: Artifact, runtime: str, asked: str | None) -> str:
+    """The precision that was asked for of another artifact, where this one's graphs are of it; else this one's own."""
+    found = {graph["precision"] for graph in artifact.manifest["graphs"].values()}
+    same = asked is not None and found == {graph_precision(asked)}
+    return asked if asked is not None and same else own_precision(artifact, runtime)
 
 
 def write_deployment_report(
@@ -101,6 +115,12 @@ def write_deployment_report(
     return write_folder_report(results, found[-1], out or results, max_drop, comparison)
 
 
+def precision_sections(folder: Path) -> tuple[Section, ...]:
+    """What a report of a deployment folder says of the precision that ships, nothing where there was no gate."""
+    path = folder / PRECISION_FILE
+    return (precision_section(read_precision(path)),) if path.is_file() else ()
+
+
 def write_folder_report(
     folder: Path,
     results: Path,
@@ -114,6 +134,7 @@ def write_folder_report(
     notes: sentences that come before those on pruning.
     """
     plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
+    precision_path = folder / PRECISION_FILE
     pruning_path = folder / "checkpoint" / "pruning.json"
     pruning = read_json(pruning_path, PRUNING_SCHEMA, ("goal", "method")) if pruning_path.is_file() else None
     measured = count_results_word_errors(results, read_spellings(folder))
@@ -123,6 +144,7 @@ def write_folder_report(
         results,
         out,
         plan_path=plan_path if plan_path.is_file() else None,
+        precision_path=precision_path if precision_path.is_file() else None,
         max_drop=max_drop,
         extra={"notes": said, **{key: about[key] for key in ("title", "provenance") if key in about}},
         comparison_path=comparison,

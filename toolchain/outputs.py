@@ -42,6 +42,8 @@ def check_deployment_folder(folder: Path, sources: Sequence[Path]) -> None:
 def only_here(folder: Path, own_names: Sequence[str]) -> Iterator[None]:
     """Hold `folder` for this process; what a killed run left half-written of `own_names` in it is deleted.
 
+    own_names: of files and folders, which may be patterns and lie in folders of it.
+
     Raises:
         BadInput: another process holds it.
     """
@@ -53,7 +55,10 @@ def only_here(folder: Path, own_names: Sequence[str]) -> Iterator[None]:
                 f"{folder}: another leanear is at work in this folder; wait for it, or choose another --out"
             ) from None
         for litter in (
-            path for name in own_names for ending in ("part", "old") for path in folder.glob(f".{name}.*.{ending}")
+            path
+            for name in map(Path, own_names)
+            for ending in ("part", "old")
+            for path in (folder / name.parent).glob(f".{name.name}.*.{ending}")
         ):
             shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +19,26 @@ from runtimes.clips import read_clips, write_clips
 from runtimes.engines import import_library
 from runtimes.errors import BadInput
 from runtimes.files import sha256_file, sha256_json, write_json
-from runtimes.sessions import SessionOptions
+from runtimes.sessions import SessionOptions, graph_precision
 from toolchain.ahead import ENGINES_FILE, engines_stage, say_engines
 from toolchain.bundle import RunSettings
 from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
 from toolchain.dataset import SPEECH_TASK, Example, Splits, column_for, read_examples_for, read_splits
 from toolchain.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from toolchain.evaluation import data_folder
-from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, DEVICES_FILE, write_folder_report
+from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, DEVICES_FILE, PRECISION_FILE, write_folder_report
 from toolchain.narration import Narrator
 from toolchain.outputs import check_deployment_folder, only_here
+from toolchain.precision_gate import (
+    PLAIN,
+    TRIALS_FOLDER,
+    Candidate,
+    PrecisionGate,
+    plain_precision,
+    precision_stage,
+    quantiser_clips,
+    ships_by_record,
+)
 from toolchain.remote import RemoteOutcome
 from toolchain.speech_evaluation import count_results_word_errors
 from toolchain.stages import run_stage
@@ -37,7 +48,8 @@ from toolchain.tasks import read_spellings, task_of
 if TYPE_CHECKING:
     from toolchain.pruning import PruneJob
 
-OWN_NAMES = ("checkpoint", "dense", "slim", BUNDLE_FOLDER, ENGINES_FILE, "deployment.json", "report.md", "report.html")
+OWN_FOLDERS = ("checkpoint", "dense", "slim", f"{TRIALS_FOLDER}/*", BUNDLE_FOLDER)
+OWN_NAMES = (*OWN_FOLDERS, ENGINES_FILE, PRECISION_FILE, "deployment.json", "report.md", "report.html")
 VERSION = importlib.metadata.version("leanear")
 
 
@@ -68,13 +80,18 @@ def deploy(
     narrator: Narrator,
     devices: Devices | None = None,
     sustained_s: float = 0.0,
+    gate: PrecisionGate | None = None,
 ) -> Deployment:
     """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
+
+    The slim model ships in the target's precision, or in a slower one where `gate` finds that this costs too much; the
+    dense one is measured in the runtime's plain precision, so that what a precision costs and saves is in the figures.
 
     model: MODEL as in `checkpoint_folder`; data: DATA, by default the demo's own clips; job: how it is pruned, and for
     which target; out: the deployment folder; max_drop: points of accuracy that may be lost, or of the word error rate
     that may be added; budget_s: seconds for latency samples; devices: where both are measured, None for this machine;
     sustained_s: seconds of work without a pause.
+    gate: what the target's precision may cost, one point by default.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
@@ -85,6 +102,11 @@ def deploy(
         raise BadInput(
             f"--{job.goal.kind.replace('_', '-')}: the latency table is timed on this machine, which says nothing of "
             "another; use --sparsity, --macs or --max-drop for devices"
+        )
+    if job.goal.needs_latency and device.precision != PLAIN:
+        raise BadInput(
+            f"{job.goal.flag} {job.goal.value:g}: the latency table is timed in {PLAIN}, which says nothing of "
+            f"{device.precision}; use --sparsity, --macs or --max-drop beside it"
         )
     source = checkpoint_folder(model)
     audio = data_folder(model, data)
@@ -109,9 +131,11 @@ def deploy(
         ran = [
             _clips_stage(folder, source, splits, task, narrator),
             _prune_stage(folder, source, job, narrator),
-            _artifact_stage(folder, "dense", source, model, device, narrator),
-            _artifact_stage(folder, "slim", folder / "checkpoint", model, device, narrator),
         ]
+        ships, exported = _artifact_stages(folder, source, model, device, gate or PrecisionGate(), narrator)
+        asked, device = device.precision, dataclasses.replace(device, precision=ships)
+        plain = plain_precision(device.runtime, ships)
+        ran.append(exported)
         if ahead:
             ran.append(engines_stage(folder, device, not_here, narrator))
             say_engines(folder, narrator)
@@ -122,6 +146,7 @@ def deploy(
             "provenance": {
                 "model": model,
                 "target": f"{device.name}: {device.description}",
+                "precision": _precision_text(asked, ships, plain),
                 "audio": str(audio),
                 "clips used": f"{used}; {splits.origin}",
             },
@@ -129,10 +154,10 @@ def deploy(
         write_json(folder / ABOUT_FILE, about)
         if devices is not None:
             threads = ALL_THREADS if device.all_threads else device.threads
-            run = RunSettings(device.runtime, device.precision, threads, budget_s, sustained_s)
+            run = RunSettings(device.runtime, ships, threads, budget_s, sustained_s, plain)
             return _deliver(folder, device, devices, run, about, max_drop, narrator)
         (folder / DEVICES_FILE).unlink(missing_ok=True)
-        results, measured = _bench_stage(folder, source, device, budget_s, sustained_s, command, narrator)
+        results, measured = _bench_stage(folder, source, device, plain, budget_s, sustained_s, command, narrator)
         if not (any(ran) or measured):
             narrator.say("  nothing to do: every stage was done before, from the same inputs")
         report = write_folder_report(folder, results.path, folder, max_drop)
@@ -217,41 +242,91 @@ def _prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) 
     )
 
 
-def _artifact_stage(folder: Path, role: str, source: Path, model: str, device: Target, narrator: Narrator) -> bool:
-    """dense/ or slim/: the ONNX artifact of the checkpoint in `source`, proved."""
-    out = folder / role
-    calibration = folder / "clips" / "calibration.npz"
+def _artifact_stages(
+    folder: Path, source: Path, model: str, device: Target, gate: PrecisionGate, narrator: Narrator
+) -> tuple[str, bool]:
+    """dense/ and slim/; the precision that the slim one ships in, and whether anything had to be done.
+
+    The dense artifact is of the plain precision that goes with what ships, which only the gate can say.
+    """
+    checkpoint = folder / "checkpoint"
+
+    def export_trial(precision: str) -> Path:
+        out = folder / TRIALS_FOLDER / precision
+        _export_stage(folder, out, f"slim in {precision}", checkpoint, model, device, precision, narrator)
+        return out
+
+    made_from = {"leanear": VERSION, "checkpoint": checkpoint_sha256(checkpoint), "form": device.graph_form}
+    candidate = Candidate(folder, device, made_from, export_trial, read_spellings(source))
+
+    def export_dense(ships: str) -> bool:
+        precision = plain_precision(device.runtime, ships)
+        return _export_stage(folder, folder / "dense", "dense", source, model, device, precision, narrator)
+
+    ran = export_dense(ships_by_record(candidate, gate) or device.precision)
+    if device.precision == PLAIN:
+        (folder / PRECISION_FILE).unlink(missing_ok=True)
+        slim = _export_stage(folder, folder / "slim", "slim", checkpoint, model, device, PLAIN, narrator)
+        return PLAIN, ran or slim
+    ships, judged = precision_stage(candidate, gate, narrator)
+    again = export_dense(ships)
+    return ships, ran or judged or again
+
+
+def _export_stage(
+    folder: Path, out: Path, name: str, source: Path, model: str, device: Target, precision: str, narrator: Narrator
+) -> bool:
+    """The proved ONNX artifact of the checkpoint in `source` at `out`, in the graph precision of `precision`.
+
+    A slim graph has to be smaller than a dense one of the same precision.
+    """
+    calibration, dense = folder / "clips" / "calibration.npz", folder / "dense"
+    graphs = graph_precision(precision)
     made_from = {"checkpoint": checkpoint_sha256(source), "golden clips": sha256_file(calibration)}
 
     def work() -> None:
         from toolchain.exporting import write_proved_artifact
 
-        with narrator.step(f"exporting {role} to ONNX and proving it") as report:
-            dense_bytes = read_artifact(folder / "dense").graph_bytes if role == "slim" else None
+        with narrator.step(f"exporting {name} to ONNX and proving it") as report:
             clips = read_clips(calibration).waveforms
+            clips = clips[: quantiser_clips(len(clips))]
+            dense_bytes = None if out == dense else _graph_bytes(dense, graphs)
             write_proved_artifact(
-                load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report, precision
+                load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report, graphs
             )
 
-    # bf16 is a way to run a graph in float32; products in 8 bits or in float16 are in the graph
-    precision = device.precision if device.precision in ("int8", "fp16") else "fp32"
-    record = {"leanear": VERSION, **made_from, "form": device.graph_form, "precision": precision}
-    return run_stage(folder, role, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
+    record = {"leanear": VERSION, **made_from, "form": device.graph_form, "precision": graphs}
+    stage = "-".join(out.relative_to(folder).parts)
+    return run_stage(folder, stage, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
+
+
+def _graph_bytes(folder: Path, precision: str) -> int | None:
+    """Bytes of an artifact's graphs, None where they are of another precision."""
+    artifact = read_artifact(folder)
+    found = {graph["precision"] for graph in artifact.manifest["graphs"].values()}
+    return artifact.graph_bytes if found == {precision} else None
+
+
+def _precision_text(asked: str, ships: str, plain: str) -> str:
+    said = f"dense in {plain}, slim in {ships}" if plain != ships else ships
+    return said if asked == ships else f"{said} ({asked} was asked for)"
 
 
 def _bench_stage(
     folder: Path,
     source: Path,
     device: Target,
+    plain: str,
     budget_s: float,
     sustained_s: float,
     command: Sequence[str],
     narrator: Narrator,
 ) -> tuple[Results, bool]:
-    """The results of dense and slim on this machine, and whether they had to be measured now."""
+    """The results of dense, in `plain`, and slim on this machine, and whether they had to be measured now."""
     out = folder / "results" / f"{device.runtime}-{device.precision}.json"
     before = sha256_file(out) if out.is_file() else None
-    with narrator.step(f"measuring on {device.runtime}, {device.precision}, {device.threads} threads") as report:
+    said = _precision_text(device.precision, device.precision, plain)
+    with narrator.step(f"measuring on {device.runtime}, {said}, {device.threads} threads") as report:
         benchmark(
             folder / "dense",
             folder / "slim",
@@ -259,6 +334,7 @@ def _bench_stage(
             device.runtime,
             SessionOptions(threads=device.threads, precision=device.precision),
             out,
+            dense_precision=plain,
             budget_s=budget_s,
             sustained_s=sustained_s,
             command=command,

@@ -17,7 +17,7 @@ from runtimes.choose import require_runtime
 from runtimes.clips import Clips
 from runtimes.errors import BadInput
 from runtimes.long_audio import SpeechModel, read_speech_model
-from runtimes.sessions import SessionOptions, SpeechSession
+from runtimes.sessions import SessionOptions, SpeechSession, own_precision
 from toolchain.checkpoint import checkpoint_folder, load_checkpoint
 from toolchain.narration import Report
 from toolchain.tasks import is_artifact, read_spellings
@@ -35,8 +35,10 @@ class Transcriber:
     spellings: dict[str, str] | None
 
 
-def open_transcriber(model_or_artifact: str, runtime: str, precision: str, threads: int) -> Transcriber:
+def open_transcriber(model_or_artifact: str, runtime: str, precision: str | None, threads: int) -> Transcriber:
     """A transcriber for a speech artifact, on `runtime`, or for a checkpoint, in torch.
+
+    precision: None: what the artifact's graphs are of.
 
     Raises:
         BadInput: it is neither.
@@ -45,10 +47,10 @@ def open_transcriber(model_or_artifact: str, runtime: str, precision: str, threa
     folder = Path(model_or_artifact)
     if is_artifact(folder):
         artifact = read_artifact(folder)
-        options = SessionOptions(threads=threads, precision=precision)
+        options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
         return Transcriber("artifact", runtime, session, read_speech_model(artifact), read_spellings(folder))
-    if precision != "fp32":
+    if precision not in (None, "fp32"):
         raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
     import torch
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runtimes.errors import BadInput
+from runtimes.sessions import PRECISIONS, graph_precision
 
 TARGETS = Path(__file__).parent / "targets"
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "null")
 ENGINE_RUNTIMES = ("tensorrt", "tensorrt_rtx")
 PLACES = ("here", "device")
 GRAPH_FORMS = ("portable", "onnxruntime", "openvino", "tensorrt")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+RUNTIME_PRECISIONS = {  # what a runtime computes in at all; on a given machine it may be less
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8", "int8-bf16"),
+    "tensorrt": ("fp32", "fp16"),
+    "tensorrt_rtx": ("fp32", "fp16"),
+    "null": PRECISIONS,
+}
 MOST_THREADS = 1024
 USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
 MOST_MULTIPLE = 256
@@ -27,13 +34,13 @@ FORM_COLUMNS = {"tensorrt": 16}  # forms of the graph that fill every width up t
 class Target:
     """Where a model is going.
 
-    runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, PRECISIONS; threads: how many, never left to the
-    runtime; all_threads: the file says "all", which on a device means the device's. query_key_multiple,
+    runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, RUNTIME_PRECISIONS; threads: how many, never left to
+    the runtime; all_threads: the file says "all", which on a device means the device's. query_key_multiple,
     value_output_multiple: a head's widths are chosen among the multiples of these (and the dense head's width), because
     the widths in between save no time there. one_width_per_head: the two widths of a head are one, because the graph
-    holds them so: what is narrower is filled up. on_device: it is measured on a device that is reached over SSH or by hand,
-    never on this machine; python: the device's Python. compute_capabilities: of the GPUs that engines are built for on
-    this machine, ahead of time.
+    holds them so: what is narrower is filled up. on_device: it is measured on a device that is reached over SSH or by
+    hand, never on this machine; python: the device's Python. compute_capabilities: of the GPUs that engines are built
+    for on this machine, ahead of time.
     """
 
     name: str
@@ -85,6 +92,7 @@ def read_target(name: str) -> Target:
     for key, offered in offers:
         if settings[key] not in offered:
             raise BadInput(f"{path}: {key} = {settings[key]!r} is not one of {', '.join(offered)}")
+    _check_precision(settings["precision"], settings["runtime"], f"{path}: precision = {settings['precision']!r}")
     own_form = "tensorrt" if settings["runtime"] in ENGINE_RUNTIMES else settings["runtime"]
     if settings["graph_form"] not in ("portable", own_form):
         raise BadInput(f"{path}: graph_form = {settings['graph_form']!r} is not meant for {settings['runtime']}")
@@ -130,6 +138,37 @@ def _yes_or_no(settings: dict[str, Any], key: str, path: Path) -> bool:
     if not isinstance(value, bool):
         raise BadInput(f"{path}: {key} = {value!r} is neither true nor false")
     return value
+
+
+def with_precision(target: Target, precision: str | None) -> Target:
+    """The target, computing in `precision` in place of its own where that is not None.
+
+    Raises:
+        BadInput: its runtime does not compute in that.
+    """
+    if precision is None:
+        return target
+    _check_precision(precision, target.runtime, f"--precision {precision}")
+    return replace(target, precision=precision)
+
+
+def require_timed_precision(target: Target, flag: str) -> None:
+    """Nothing, where graphs of float32, which are all that is timed before a model is exported, stand for the target.
+
+    Raises:
+        BadInput: the target's graphs have products of another type.
+    """
+    if graph_precision(target.precision) != "fp32":
+        raise BadInput(
+            f"{flag}: it is timed on graphs of float32, which say nothing of {target.precision}, the precision of "
+            f"target {target.name}"
+        )
+
+
+def _check_precision(precision: str, runtime: str, what: str) -> None:
+    offered = RUNTIME_PRECISIONS[runtime]
+    if precision not in offered:
+        raise BadInput(f"{what}: {runtime} computes in {', '.join(offered)}")
 
 
 def _capabilities(settings: dict[str, Any], path: Path) -> tuple[str, ...]:

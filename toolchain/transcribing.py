@@ -20,7 +20,7 @@ from toolchain.tasks import is_artifact, task_of
 
 
 def transcribe_file(
-    audio: Path, model: str, options: DecodeOptions, *, runtime: str, precision: str, threads: int
+    audio: Path, model: str, options: DecodeOptions, *, runtime: str, precision: str | None, threads: int
 ) -> Iterator[Segment]:
     """The segments of an audio file (WAV, FLAC or OGG; any sample rate, length and number of channels).
 

@@ -1,0 +1,337 @@
+"""The precision gate: what a precision costs the slim model on clips of its own, and another where it costs too much.
+
+A precision other than float32 ships only if the slim model loses no more in it than is allowed, against the same model
+in float32, clip by clip, on the target's runtime. The clips are calibration clips that the quantiser has not seen.
+Otherwise the next slower precision that the runtime offers is tried, down to float32.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.device import device_facts, device_name
+from benchmarks.measure import evaluate, evaluate_transcripts
+from benchmarks.precision_section import (
+    FAILED,
+    NOT_GATED,
+    PASSED,
+    PRECISION_SCHEMA,
+    read_precision,
+    trial_sentence,
+)
+from benchmarks.summary import Interval, accuracy_change, word_error_change
+from benchmarks.transcripts import Transcript
+from runtimes.artifact import read_artifact
+from runtimes.choose import choose_runtime
+from runtimes.clips import Clips, read_clips, write_clips
+from runtimes.errors import GateMissed, MeasurementFailed, ParityFailed
+from runtimes.files import replaced_folder, sha256_file, sha256_json, write_json
+from runtimes.sessions import SessionOptions, graph_precision
+from toolchain.exporting import GOLDEN_CLIPS
+from toolchain.measuring import PRECISION_FILE
+from toolchain.narration import Narrator
+from toolchain.speech_evaluation import spoken_language
+from toolchain.stages import run_stage, stage_is_done
+from toolchain.target import ENGINE_RUNTIMES, RUNTIME_PRECISIONS, Target
+from toolchain.word_errors import choose_normaliser, count_word_errors
+
+PLAIN = "fp32"
+SLOWER = ("int8-bf16", "int8", "bf16", PLAIN)
+MOST_QUANTISER_CLIPS, MOST_GATE_CLIPS = 64, 192
+QUANTISER_SHARE = 1 / 3  # of the calibration clips, where they are few
+TRIALS_FOLDER = "trials"
+STAGE = "precision"
+IMITATED = "ONNX Runtime, which imitates float16, stands for the engines: they cannot be run on this machine."
+
+
+@dataclass(frozen=True)
+class PrecisionGate:
+    """What a precision may cost.
+
+    drop_points: of accuracy that the slim model may lose against itself in float32, or of word error rate that it may
+    add; fallback: whether the next slower precision is tried where it loses more.
+    """
+
+    drop_points: float = 1.0
+    fallback: bool = True
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the gate judges: a deployment's slim model for one target.
+
+    folder: of the deployment; made_from: what its graphs depend on besides their precision; export: puts the proved
+    artifact of a graph precision in TRIALS_FOLDER and gives its folder; spellings: for Whisper's normaliser.
+    """
+
+    folder: Path
+    target: Target
+    made_from: dict[str, Any]
+    export: Callable[[str], Path]
+    spellings: dict[str, str] | None
+
+    @property
+    def calibration(self) -> Path:
+        """The calibration clips, those that calibrate the quantiser first."""
+        return self.folder / "clips" / "calibration.npz"
+
+
+def plain_precision(runtime: str, ships: str) -> str:
+    """What the dense model is measured in beside a slim one that ships in `ships`.
+
+    float32; on TensorRT, which computes in float16 for all who do not forbid it, float16, unless the slim model has to
+    be in float32 itself.
+    """
+    return "fp16" if runtime in ENGINE_RUNTIMES and ships != PLAIN else PLAIN
+
+
+def precisions_to_try(asked: str, offered: Sequence[str]) -> tuple[str, ...]:
+    """The precision that is asked for, and the slower ones that the runtime offers, in the order of their trial."""
+    slower = SLOWER[SLOWER.index(asked) + 1 :] if asked in SLOWER else (PLAIN,)
+    return (asked, *(precision for precision in slower if precision in offered))
+
+
+def quantiser_clips(clips: int) -> int:
+    """How many of so many calibration clips, the first ones, may calibrate a quantiser; the gate has the others."""
+    return min(clips, MOST_QUANTISER_CLIPS, max(GOLDEN_CLIPS, int(QUANTISER_SHARE * clips)))
+
+
+def gate_clips(clips: Clips) -> Clips:
+    """The calibration clips that the gate is judged on."""
+    start = quantiser_clips(len(clips))
+    chosen = slice(start, start + MOST_GATE_CLIPS)
+    return replace(
+        clips,
+        waveforms=clips.waveforms[chosen],
+        label_ids=clips.label_ids[chosen],
+        names=clips.names[chosen],
+        texts=None if clips.texts is None else clips.texts[chosen],
+    )
+
+
+def ships_by_record(candidate: Candidate, gate: PrecisionGate) -> str | None:
+    """What the gate said earlier of the same inputs; None where it has to be asked again."""
+    if candidate.target.precision == PLAIN:
+        return PLAIN
+    if not stage_is_done(candidate.folder, STAGE, _made_from(candidate, gate)):
+        return None
+    return str(read_precision(candidate.folder / PRECISION_FILE)["ships"])
+
+
+def precision_stage(candidate: Candidate, gate: PrecisionGate, narrator: Narrator) -> tuple[str, bool]:
+    """slim/ in the precision that ships, and precision.json; that precision, and whether the gate had to be asked.
+
+    Raises:
+        GateMissed: the precision that was asked for costs too much, and there is to be no other.
+        ParityFailed, MeasurementFailed: of the model in float32.
+    """
+    folder, slim = candidate.folder, candidate.folder / "slim"
+    path = folder / PRECISION_FILE
+
+    def work() -> None:
+        document = _judge_all(candidate, gate, narrator)
+        place_artifact(folder / TRIALS_FOLDER / graph_precision(document["ships"]), slim)
+        document["slim_manifest_sha256"] = sha256_file(slim / "manifest.json")
+        write_json(path, document)
+
+    def outputs() -> list[Path]:
+        return [path, *sorted(file for file in slim.iterdir() if file.is_file())]
+
+    ran = run_stage(folder, STAGE, _made_from(candidate, gate), outputs, work)
+    document = read_precision(path)
+    if not gate.fallback and document["ships"] != document["asked"]:
+        raise GateMissed(_missed(document, document["trials"][0]))
+    return str(document["ships"]), ran
+
+
+def place_artifact(source: Path, out: Path) -> None:
+    """The artifact of `source` at `out`, whole or not at all; hard links where the file system has them."""
+    with replaced_folder(out) as fresh:
+        for path in sorted(file for file in source.iterdir() if file.is_file()):
+            try:
+                os.link(path, fresh / path.name)
+            except OSError:
+                shutil.copyfile(path, fresh / path.name)
+
+
+def _made_from(candidate: Candidate, gate: PrecisionGate) -> dict[str, Any]:
+    """All that the gate's verdict depends on; kernels differ from CPU to CPU, so this machine is part of it."""
+    target, facts = candidate.target, device_facts()
+    return {
+        **candidate.made_from,
+        "calibration": sha256_file(candidate.calibration),
+        "asked": target.precision,
+        "drop_points": gate.drop_points,
+        "runtime": target.runtime,
+        "threads": target.threads,
+        "device": device_name(facts),
+        "libraries": facts["libraries"],
+    }
+
+
+def _judge_all(candidate: Candidate, gate: PrecisionGate, narrator: Narrator) -> dict[str, Any]:
+    """precision.json but for the artifact that ships: each precision's trial until one passes."""
+    target, clips = candidate.target, gate_clips(read_clips(candidate.calibration))
+    runtime, note, not_here = _gate_runtime(target)
+    document: dict[str, Any] = {
+        "schema": PRECISION_SCHEMA,
+        "asked": target.precision,
+        "ships": PLAIN,
+        "drop_points": gate.drop_points,
+        "metric": "accuracy" if clips.texts is None else "word error rate",
+        "gate": {
+            "runtime": runtime,
+            "threads": target.threads,
+            "device": device_name(device_facts()),
+            "clips": len(clips),
+            "quantiser_clips": quantiser_clips(len(read_clips(candidate.calibration))),
+            "note": note,
+        },
+        "trials": [],
+    }
+    court = _Court(candidate, clips, runtime, not_here, narrator)
+    for precision in precisions_to_try(target.precision, _offered(target)):
+        if precision == PLAIN:
+            candidate.export(PLAIN)
+            break
+        trial = court.judge(precision, gate.drop_points)
+        document["trials"].append(trial)
+        narrator.say(f"  {trial_sentence(document, trial)}")
+        if trial["verdict"] != FAILED:
+            document["ships"] = precision
+            break
+        if not gate.fallback:
+            raise GateMissed(_missed(document, trial))
+    if document["ships"] != document["asked"]:
+        narrator.say(f"  {document['ships']} ships in place of {document['asked']}")
+    return document
+
+
+def _missed(document: dict[str, Any], trial: dict[str, Any]) -> str:
+    return f"precision gate: {trial_sentence(document, trial)}"
+
+
+def _offered(target: Target) -> tuple[str, ...]:
+    """What the target's runtime computes in: here, or, of a target that is elsewhere, at all."""
+    runtime = choose_runtime(target.runtime)
+    if target.on_device or runtime.available() is not None:
+        return RUNTIME_PRECISIONS[target.runtime]
+    return runtime.precisions()
+
+
+def _gate_runtime(target: Target) -> tuple[str, str, str]:
+    """The runtime that the gate runs on, a note on it, and why there is none here."""
+    reason = choose_runtime(target.runtime).available()
+    if reason is None:
+        return target.runtime, "", ""
+    if target.runtime in ENGINE_RUNTIMES:
+        return "onnxruntime", IMITATED, choose_runtime("onnxruntime").available() or ""
+    return target.runtime, "", reason
+
+
+class _Court:
+    """Judges precisions one after another, and keeps the answers of the model in float32 for all of them."""
+
+    def __init__(self, candidate: Candidate, clips: Clips, runtime: str, not_here: str, narrator: Narrator) -> None:
+        self._candidate, self._clips, self._runtime, self._narrator = candidate, clips, runtime, narrator
+        self._not_here = not_here
+        self._path = candidate.folder / TRIALS_FOLDER / "clips.npz"
+
+    def judge(self, precision: str, drop_points: float) -> dict[str, Any]:
+        """The trial of one precision."""
+        trial: dict[str, Any] = {"precision": precision, "verdict": NOT_GATED, "reason": ""}
+        trial |= {"reference": None, "measured": None, "change": None, "differing": None}
+        try:
+            artifact = self._candidate.export(graph_precision(precision))
+        except ParityFailed as error:
+            return {**trial, "verdict": FAILED, "reason": str(error)}
+        reason = self._why_not(precision)
+        if reason:
+            return {**trial, "reason": reason}
+        write_clips(self._path, self._clips)
+        plain = self._candidate.export(PLAIN)
+        try:
+            reference = self._answers(plain, PLAIN)
+        except MeasurementFailed as error:
+            if self._runtime == self._candidate.target.runtime:
+                raise
+            return {**trial, "reason": str(error)}
+        try:
+            answers = self._answers(artifact, precision)
+        except MeasurementFailed as error:
+            return {**trial, "verdict": FAILED, "reason": str(error)}
+        compared = self._compare(reference, answers)
+        change = compared["change"]["estimate"]
+        loss = -change if self._clips.texts is None else change
+        passed = 100 * loss <= drop_points + 1e-9
+        return {**trial, **compared, "verdict": PASSED if passed else FAILED}
+
+    def _why_not(self, precision: str) -> str:
+        """Why a precision cannot be gated on this machine, "" where it can."""
+        if self._not_here:
+            return self._not_here
+        if not len(self._clips):
+            return "all calibration clips calibrate the quantiser; the gate needs some of its own"
+        if self._clips.texts is not None and not any(text.strip() for text in self._clips.texts):
+            return "the gate's clips have no words"
+        if self._runtime != self._candidate.target.runtime:
+            return "" if graph_precision(precision) == precision else f"nothing here imitates {precision}"
+        offered = choose_runtime(self._runtime).precisions()
+        return "" if precision in offered else f"{self._runtime} does not compute in {precision} on this machine"
+
+    def _answers(self, artifact: Path, precision: str) -> Sequence[int] | Sequence[Transcript]:
+        """Label ids or transcripts of the gate's clips."""
+        target = self._candidate.target
+        imitated = self._runtime != target.runtime and precision == "fp16"
+        options = SessionOptions(threads=target.threads, precision=PLAIN if imitated else precision)
+        clips = [sha256_file(self._candidate.calibration), *self._clips.names]
+        key = [read_artifact(artifact).identity, clips, self._runtime, precision, target.threads]
+        name = f"answers-{precision}-{sha256_json([*key, device_facts()['libraries']])[:16]}"
+        place = self._candidate.folder / TRIALS_FOLDER / name
+        with self._narrator.step(f"precision gate: {precision} on {len(self._clips)} calibration clips") as report:
+            if self._clips.texts is None:
+                store = place.with_suffix(".npz")
+                return evaluate(
+                    artifact, self._path, self._runtime, options, store=store, progress=report
+                ).predicted_ids
+            store = place.with_suffix(".json")
+            return evaluate_transcripts(artifact, self._path, self._runtime, options, store=store, progress=report)
+
+    def _compare(self, reference: Any, answers: Any) -> dict[str, Any]:
+        """The metric of both, its change with a paired interval, and on how many clips they differ."""
+        if self._clips.texts is None:
+            truth = [int(label) for label in self._clips.label_ids]
+            change = accuracy_change(reference, answers, truth).change
+            right = [float((np.asarray(ids) == np.asarray(truth)).mean()) for ids in (reference, answers)]
+            return _compared(right[0], right[1], change, sum(a != b for a, b in zip(reference, answers, strict=True)))
+        return self._compare_words(reference, answers)
+
+    def _compare_words(self, reference: Sequence[Transcript], answers: Sequence[Transcript]) -> dict[str, Any]:
+        decoding = read_artifact(self._candidate.export(PLAIN)).manifest["decoding"]
+        default = decoding["default_language"] if decoding["multilingual"] else "en"
+        language = spoken_language(default, [each.language for each in reference])
+        normaliser = choose_normaliser(language, self._candidate.spellings)
+        assert self._clips.texts is not None
+        texts = [[each.text for each in transcripts] for transcripts in (reference, answers)]
+        counted = [count_word_errors(self._clips.texts, each, normaliser) for each in texts]
+        words = counted[0].reference_words
+        rates = [sum(each.errors) / sum(words) for each in counted]
+        change = word_error_change(counted[0].errors, counted[1].errors, words).change
+        said = [[" ".join(normaliser.apply(text).split()) for text in each] for each in texts]
+        return _compared(rates[0], rates[1], change, sum(a != b for a, b in zip(*said, strict=True)))
+
+
+def _compared(reference: float, measured: float, change: Interval, differing: int) -> dict[str, Any]:
+    return {
+        "reference": reference,
+        "measured": measured,
+        "change": {"estimate": change.estimate, "low": change.low, "high": change.high},
+        "differing": differing,
+    }
