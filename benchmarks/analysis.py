@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 
@@ -41,12 +41,7 @@ class Analysis:
     @property
     def noisy(self) -> str:
         """What says that the timings were disturbed, or nothing: a large spread, or a machine that was busy before."""
-        spread = max((summary.cv for summary in self.latency.values() if summary.n > 1), default=0.0)
-        said = [f"the samples spread by {spread:.0%} (CV)"] if spread > NOISY_CV else []
-        busy = self.document["device_before"]["cpu_busy_share"]
-        if isinstance(busy, (int, float)) and busy > NOISY_BUSY_SHARE:
-            said.append(f"other processes kept the cores {busy:.0%} busy before the benchmark began")
-        return " and ".join(said)
+        return disturbance(self.latency.values(), self.document)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -82,6 +77,16 @@ def analyse(results: Results) -> Analysis:
         accuracy={role: wilson_interval(correct_answers(ids, truth), len(truth)) for role, ids in answers.items()},
         change=accuracy_change(answers["dense"], answers["slim"], truth) if len(answers) == 2 else None,
     )
+
+
+def disturbance(latency: Iterable[LatencySummary], document: dict[str, Any]) -> str:
+    """What says that these timings of a results file were disturbed, or nothing."""
+    spread = max((summary.cv for summary in latency if summary.n > 1), default=0.0)
+    said = [f"the samples spread by {spread:.0%} (CV)"] if spread > NOISY_CV else []
+    busy = document["device_before"]["cpu_busy_share"]
+    if isinstance(busy, (int, float)) and busy > NOISY_BUSY_SHARE:
+        said.append(f"other processes kept the cores {busy:.0%} busy before the benchmark began")
+    return " and ".join(said)
 
 
 def model_numbers(analysis: Analysis, key: str) -> dict[str, float | None]:

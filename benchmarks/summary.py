@@ -130,12 +130,27 @@ def speed_up(dense_ms: Sequence[Sequence[float]], slim_ms: Sequence[Sequence[flo
 def _bootstrap_speed_up(
     dense: list[np.ndarray], slim: list[np.ndarray], generator: np.random.Generator
 ) -> tuple[float, float]:
+    bounds = np.percentile(resampled_speed_ups(dense, slim, generator), (2.5, 97.5))
+    return tuple(float(bound) for bound in bounds)  # type: ignore[return-value]
+
+
+def resampled_speed_ups(dense: list[np.ndarray], slim: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """(RESAMPLES,) ratios of medians, each of processes drawn in pairs and of samples drawn within them."""
     pairs = min(len(dense), len(slim))
     ratios = np.empty(RESAMPLES)
     for draw in range(RESAMPLES):
         chosen = generator.integers(pairs, size=pairs)
         ratios[draw] = np.median(_resampled(dense, chosen, generator)) / np.median(_resampled(slim, chosen, generator))
-    return tuple(float(bound) for bound in np.percentile(ratios, (2.5, 97.5)))  # type: ignore[return-value]
+    return ratios
+
+
+def resampled_medians(repeats: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """(RESAMPLES,) medians, each of processes drawn with replacement and of samples drawn within them."""
+    medians = np.empty(RESAMPLES)
+    for draw in range(RESAMPLES):
+        chosen = generator.integers(len(repeats), size=len(repeats))
+        medians[draw] = np.median(_resampled(repeats, chosen, generator))
+    return medians
 
 
 def _resampled(repeats: list[np.ndarray], chosen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
