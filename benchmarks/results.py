@@ -236,6 +236,11 @@ def read_results(path: Path) -> Results:
     return Results(path, document)
 
 
+def results_files(folder: Path) -> list[Path]:
+    """The results files of a deployment folder or a bundle, of all devices; parts of unfinished ones are none."""
+    return sorted([*(folder / "results").glob("[!.]*.json"), *(folder / "results").glob("[!.]*/[!.]*.json")])
+
+
 def _schema(document: dict[str, Any], path: Path) -> dict[str, Any]:
     """The schema of the document's task."""
     task = document.get("task")

@@ -43,3 +43,9 @@ class DeviceFailed(LeanearError):
     """A device was not measured; the text says which, and why."""
 
     exit_status = 7
+
+
+class Regressed(LeanearError):
+    """One measurement is worse than another beyond what was allowed."""
+
+    exit_status = 8
