@@ -88,7 +88,7 @@ def collect_golden(model: Any, feature_extractor: Any, waveforms: Sequence[np.nd
 
 
 def _manifest(model: Any, front_end: FrontEnd, exported: ExportedGraph, folder: Path, clips: int) -> dict[str, Any]:
-    config, macs = model.config, count_macs(model, front_end)
+    config, macs = model.config, count_macs(model, front_end, form=exported.form)
     parameters = list(model.parameters())
     attention = [p for layer in model.audio_spectrogram_transformer.layers for p in layer.attention.parameters()]
     return {

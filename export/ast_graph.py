@@ -25,6 +25,9 @@ INPUTS = ("waveform", "features")
 CACHE_PERIOD_BYTES = 4096  # 64 sets of 64 bytes
 PADDING_COLUMNS = 16  # a cache line
 READ_TOKENS = 2  # the classifier reads the class token and the distillation token, which come first
+# Forms in which the last layer's attention is computed for all tokens, not for those that are read alone: TensorRT-RTX
+# 1.7 ends with an internal error where it compiles attention of two queries in float16.
+WHOLE_LAST_ATTENTION = ("tensorrt",)
 
 
 def export_ast(
@@ -119,8 +122,7 @@ def _add_classifier(graph: Graph, features: str, model: Any, form: str) -> None:
         if number + 1 < len(body.layers):
             attended = add_attention(graph, normed, attention, form, tokens, here)
         else:
-            if form == "tensorrt":
-                # TensorRT-RTX 1.7 ends with an internal error where it compiles attention of two queries in float16.
+            if form in WHOLE_LAST_ATTENTION:
                 every = add_attention(graph, normed, attention, form, tokens, here)
                 attended = add_first_tokens(graph, every, READ_TOKENS, f"{name}.readers")
             else:

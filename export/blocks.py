@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
-from export.ast_graph import READ_TOKENS
+from export.ast_graph import READ_TOKENS, WHOLE_LAST_ATTENTION
 from export.attention import (
     GROUP_MACS,
     VECTOR_COLUMNS,
@@ -61,7 +61,11 @@ def export_blocks(
             hidden = graph.node("Add", [attended, hidden], f"{name}.residual")
             results = [hidden]
         else:
-            attended = add_reader_attention(graph, normed, attention, READ_TOKENS, name)
+            if form in WHOLE_LAST_ATTENTION:
+                every = add_attention(graph, normed, attention, form, tokens, name)
+                attended = add_first_tokens(graph, every, READ_TOKENS, f"{name}.readers")
+            else:
+                attended = add_reader_attention(graph, normed, attention, READ_TOKENS, name)
             read = add_first_tokens(graph, hidden, READ_TOKENS, f"{name}.read")
             results.append(graph.node("Add", [attended, read], f"{name}.residual"))
     together = results[0] if len(results) == 1 else graph.node("Concat", results, "results", axis=0)
@@ -82,10 +86,10 @@ def exported_groups(
     """
     query_key_widths, value_output_widths = zip(*widths, strict=True)
     together = (HeadGroup(tuple(range(len(widths))), max(query_key_widths), max(value_output_widths)),)
-    if kind == "last":
+    if kind == "last" and form not in WHOLE_LAST_ATTENTION:
         return together
     if form == "tensorrt":
-        if kind == "ordinary":
+        if kind != "cached":
             return fused_groups(query_key_widths, value_output_widths, tokens, model_width)
         fused = fused_width(max(query_key_widths), max(value_output_widths))
         return (replace(together[0], query_key_width=fused, value_output_width=fused),)

@@ -1,8 +1,9 @@
 """Multiply-accumulates (MACs) of one inference or window, by kind of operation.
 
 Counted are the products of the graph at the widths that the model keeps: the last layer for the tokens that are read,
-as the graph computes it. Zeros by which heads are filled up to a common width are not counted: they are a cost of the
-export, not of the model. Additions alone, normalisation, softmax and activation are not MACs.
+as the graph computes it (all but its attention in the form for TensorRT). Zeros by which heads are filled up to a
+common width are not counted: they are a cost of the export, not of the model. Additions alone, normalisation, softmax
+and activation are not MACs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from export.ast_graph import READ_TOKENS, patch_size, token_count
+from export.ast_graph import READ_TOKENS, WHOLE_LAST_ATTENTION, patch_size, token_count
 from export.attention import read_widths
 from export.front_end import FrontEnd
 from export.log_mel import LogMel
@@ -37,11 +38,16 @@ class Macs:
         return asdict(self)
 
 
-def count_macs(model: Any, front_end: FrontEnd | None = None, read_tokens: int | None = READ_TOKENS) -> Macs:
+def count_macs(
+    model: Any,
+    front_end: FrontEnd | None = None,
+    read_tokens: int | None = READ_TOKENS,
+    form: str = "portable",
+) -> Macs:
     """The MACs of a loaded AST classifier (stock or slim) for one clip.
 
     front_end: counted if given. read_tokens: how many tokens the last layer is computed for, as in the exported graph;
-    None counts the last layer for all tokens, as the model in torch computes it.
+    None counts the last layer for all tokens, as the model in torch computes it. form: of the graph, as in FORMS.
     """
     config, layers = model.config, model.audio_spectrogram_transformer.layers
     tokens, width = token_count(config), config.hidden_size
@@ -54,10 +60,14 @@ def count_macs(model: Any, front_end: FrontEnd | None = None, read_tokens: int |
             projections += tokens * width * 2 * (query_key + value_output)
             attention += tokens * tokens * (query_key + value_output)
             mlp += tokens * 2 * width * config.intermediate_size
+            continue
+        mlp += read_tokens * 2 * width * config.intermediate_size
+        if form in WHOLE_LAST_ATTENTION:
+            projections += tokens * width * 2 * (query_key + value_output)
+            attention += tokens * tokens * (query_key + value_output)
         else:
             projections += read_tokens * width * 2 * (query_key + value_output)
             attention += read_tokens * len(query_key_widths) * tokens * 2 * width
-            mlp += read_tokens * 2 * width * config.intermediate_size
     return Macs(
         front_end=0 if front_end is None else front_end.macs,
         patches=(tokens - READ_TOKENS) * height * length * width,

@@ -225,10 +225,7 @@ def _site_frontiers(
     """What every site may become, in choices of an option per head (n, H); empty where nothing is within the limit."""
     frontiers = []
     for index, heads in enumerate(sites):
-        if ragged:
-            frontier = _any_blocks(heads, ragged[index], resolution)
-        else:
-            frontier = _any_widths(heads, limit, resolution)
+        frontier = _any_blocks(heads, ragged[index], resolution) if ragged else _any_widths(heads, limit, resolution)
         if tied:
             frontier = _join(frontier, _one_width(heads, tied[index]))
         frontiers.append(frontier.take(np.flatnonzero(frontier.costs <= limit)))

@@ -25,7 +25,7 @@ Unfilled = Callable[[Widths], bool]
 def unfilled_blocks(family: ModuleType, model: Any, form: str) -> tuple[Unfilled, ...]:
     """Block by block, whether a graph of `form` holds heads of these (K, V), in whatever order, as it would each alone.
 
-    A head that is filled up even alone, because no width of its own is one that the form has, counts as held.
+    A head that is filled up even alone, because its widths are none that the form has, counts as held.
     """
     if family.FAMILY == "whisper":
         tokens, width = model.config.max_source_positions, model.config.d_model

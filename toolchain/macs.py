@@ -1,8 +1,8 @@
 """Multiply-accumulates (MACs) of one inference of a model, and what one head has of them, by family.
 
-Of an AST one inference is one clip, as the exported graph computes it. Of a Whisper it is one whole window, with the
-keys and values of cross-attention computed once, and TOKENS_PER_SECOND tokens of speech in it, decoded one by one with
-a cache after the prompt: 100 tokens in a window of 30 s. The audio front end is not counted.
+Of an AST one inference is one clip, as the graph that is exported in some form computes it. Of a Whisper it is one
+whole window, with the keys and values of cross-attention computed once, and TOKENS_PER_SECOND tokens of speech in it,
+decoded one by one with a cache after the prompt: 100 tokens in a window of 30 s. The audio front end is not counted.
 
 Dimension letters: T encoder tokens, L tokens that the decoder is fed, D model width, K, V a head's widths.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from calibration.sites import AttentionKind
-from export.ast_graph import READ_TOKENS, token_count
+from export.ast_graph import READ_TOKENS, WHOLE_LAST_ATTENTION, token_count
 from export.macs import count_macs
 
 HeadCost = Callable[[int, int], float]
@@ -26,17 +26,17 @@ POSITIONS_PER_SECOND = 50  # of a Whisper encoder, in every Whisper
 PROMPT_TOKENS, ENGLISH_PROMPT_TOKENS = 4, 2
 
 
-def model_macs(family: ModuleType, model: nn.Module) -> int:
-    """The MACs of one inference of the model, dense or slim."""
-    return speech_macs(family, model) if family.FAMILY == "whisper" else count_macs(model).total
+def model_macs(family: ModuleType, model: nn.Module, form: str = "portable") -> int:
+    """The MACs of one inference of the model, dense or slim, exported in `form`."""
+    return speech_macs(family, model) if family.FAMILY == "whisper" else count_macs(model, form=form).total
 
 
-def head_macs(family: ModuleType, model: nn.Module) -> tuple[HeadCost, ...]:
+def head_macs(family: ModuleType, model: nn.Module, form: str = "portable") -> tuple[HeadCost, ...]:
     """Block by block, the MACs of one head of widths (K, V); none of one that is gone."""
-    return _speech_head_macs(family, model) if family.FAMILY == "whisper" else _ast_head_macs(model)
+    return _speech_head_macs(family, model) if family.FAMILY == "whisper" else _ast_head_macs(model, form)
 
 
-def _ast_head_macs(model: Any) -> tuple[HeadCost, ...]:
+def _ast_head_macs(model: Any, form: str) -> tuple[HeadCost, ...]:
     tokens, width = token_count(model.config), model.config.hidden_size
 
     def ordinary(query_key: int, value_output: int) -> float:
@@ -47,7 +47,8 @@ def _ast_head_macs(model: Any) -> tuple[HeadCost, ...]:
             return 0.0
         return float(READ_TOKENS * 2 * width * (query_key + value_output) + READ_TOKENS * tokens * 2 * width)
 
-    return (*[ordinary] * (model.config.num_hidden_layers - 1), last)
+    layers = model.config.num_hidden_layers
+    return (ordinary,) * layers if form in WHOLE_LAST_ATTENTION else (*[ordinary] * (layers - 1), last)
 
 
 @dataclass(frozen=True)

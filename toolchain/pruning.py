@@ -26,6 +26,7 @@ from toolchain.distillation import Distillation, distill_
 from toolchain.evaluation import data_folder
 from toolchain.examples import LabelledInputs
 from toolchain.families.checkpoint_files import PRUNING_FILE
+from toolchain.filling import unfilled_blocks, without_filled
 from toolchain.goal import Goal
 from toolchain.latency_goal import prune_to_latency
 from toolchain.latency_table import BUSY_SHARE, LatencyTable, latency_table
@@ -37,7 +38,7 @@ from toolchain.pruning_notes import PRUNING_SCHEMA
 from toolchain.rotated import Rotated, RotatedRecipe, prune_rotated
 from toolchain.schedule import PruneRecipe, prune
 from toolchain.searching import search_sparsity
-from toolchain.target import Target
+from toolchain.target import FORM_COLUMNS, Target, check_one_width
 from toolchain.tasks import task_of
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
@@ -63,14 +64,26 @@ class PruneJob:
             self.goal.kind != "sparsity" or self.compensation or self.recovery
         ):
             raise BadInput("--method reference knows --sparsity alone as its goal, and --recovery lora")
+        if self.one_width_per_head:
+            check_one_width(self.target, f"target {self.target.name}")
 
     @property
     def calibration_clips(self) -> int:
         """Clips that are read to calibrate on, at most."""
         return self.recipe.calibration_clips
 
+    @property
+    def one_width_per_head(self) -> bool:
+        """Whether query/key and value/output width of every head are one."""
+        return isinstance(self.recipe, RotatedRecipe) and self.recipe.one_width_per_head
+
+    @property
+    def filled_by(self) -> str | None:
+        """The form of the graph in which no head may be filled up to the width of others, None where any may."""
+        return self.target.graph_form if self.one_width_per_head and self.target.graph_form in FORM_COLUMNS else None
+
     def as_json(self) -> dict[str, Any]:
-        """The job as plan.json holds it, on one level; of the target only what the goal depends on."""
+        """The job as plan.json holds it, on one level; of the target only what the plan depends on."""
         facts = {
             "method": "reference" if isinstance(self.recipe, PruneRecipe) else "rotated",
             "goal": self.goal.text,
@@ -78,6 +91,8 @@ class PruneJob:
             "compensation": self.compensation,
             "distillation": self.recovery is not None,
         }
+        if self.filled_by is not None:
+            facts["not_filled_up_by"] = self.filled_by
         if self.recovery is not None:
             facts |= {f"distillation_{key}": value for key, value in dataclasses.asdict(self.recovery).items()}
         if self.goal.needs_latency:
@@ -217,7 +232,14 @@ def _prune_rotated(
     family, recipe = family_of(checkpoint), cast(RotatedRecipe, job.recipe)
     clips = labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)]
     clips_at_once = 1 if spare_memory else None
-    facts: dict[str, Any] = {"method": "rotated"}
+    facts: dict[str, Any] = {
+        "method": "rotated",
+        "widths": {
+            "multiples": list(recipe.multiples),
+            "one_per_head": recipe.one_width_per_head,
+            "not_filled_up_by": job.filled_by,
+        },
+    }
 
     def prune_to(costs: Costs, budget: float) -> Rotated:
         return prune_rotated(
@@ -237,7 +259,7 @@ def _prune_rotated(
         budget = checks[-1].budget_ms
         facts["latency_checks"] = [dataclasses.asdict(check) for check in checks]
     elif job.goal.kind == "max_drop":
-        costs = parameter_costs(family.dense_plan(checkpoint.model))
+        costs = _as_held(parameter_costs(family.dense_plan(checkpoint.model)), family, checkpoint.model, job)
         search = search_sparsity(
             family, checkpoint, clips, costs, recipe, job.goal.value,
             made_from=made_from, state=state / "search", clips_at_once=clips_at_once, report=report,
@@ -246,7 +268,8 @@ def _prune_rotated(
         facts["search"] = [dataclasses.asdict(trial) for trial in search.trials]
         pruned = prune_to(costs, budget)
     else:
-        costs, budget = _costs_and_budget(family, checkpoint, job.goal)
+        costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
+        costs = _as_held(costs, family, checkpoint.model, job)
         pruned = prune_to(costs, budget)
     facts["estimated_loss_nats"] = pruned.damage
     facts["cost"] = {"unit": costs.unit, "dense": costs.dense, "budget": budget, "slim": pruned.cost}
@@ -267,14 +290,19 @@ def _prune_rotated(
     return slim, pruned.plan, facts
 
 
-def _costs_and_budget(family: ModuleType, checkpoint: Any, goal: Goal) -> tuple[Costs, float]:
-    """Parameters or MACs, and what the whole model may have of them."""
+def _costs_and_budget(family: ModuleType, checkpoint: Any, goal: Goal, form: str) -> tuple[Costs, float]:
+    """Parameters, or MACs of the graph in `form`, and what the whole model may have of them."""
     model, plan = checkpoint.model, family.dense_plan(checkpoint.model)
     if goal.kind == "sparsity":
         costs = parameter_costs(plan)
         return costs, (1 - goal.value) * costs.dense
-    costs = mac_costs(plan, head_macs(family, model), model_macs(family, model))
+    costs = mac_costs(plan, head_macs(family, model, form), model_macs(family, model, form))
     return costs, goal.value * costs.dense
+
+
+def _as_held(costs: Costs, family: ModuleType, model: Any, job: PruneJob) -> Costs:
+    """The costs of blocks as the target's graph holds them: without those that it would fill up, if the job says so."""
+    return costs if job.filled_by is None else without_filled(costs, unfilled_blocks(family, model, job.filled_by))
 
 
 def _doubts(table: LatencyTable) -> str:

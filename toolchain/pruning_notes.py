@@ -17,6 +17,9 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
         notes.append(_kinds_sentence(pruning["by_kind"]))
     if pruning["method"] != "rotated":
         return notes
+    widths = pruning.get("widths", {})
+    if widths.get("one_per_head"):
+        notes.append(_one_width_sentence(widths))
     if pruning.get("search"):
         notes.append(_search_sentence(pruning))
     cost = pruning.get("cost", {})
@@ -42,6 +45,17 @@ def _kinds_sentence(by_kind: Mapping[str, float]) -> str:
     names = {"encoder": "the encoder's self-attention", "decoder": "the decoder's", "cross": "cross-attention"}
     said = ", ".join(f"{100 * share:.1f} % of {names[kind]}" for kind, share in by_kind.items())
     return f"Removed are {said}."
+
+
+def _one_width_sentence(widths: Mapping[str, Any]) -> str:
+    said = f"Query/key and value/output width of a head are one, a multiple of {widths['multiples'][0]}"
+    form = widths.get("not_filled_up_by")
+    if form is None:
+        return f"{said}."
+    return (
+        f"{said}, and the graph of form {form} fills no head up, so that parameters and MACs are those that the target"
+        " has."
+    )
 
 
 def _search_sentence(pruning: Mapping[str, Any]) -> str:

@@ -54,10 +54,10 @@ class RotatedRecipe:
 
     basis, labels: as in `choose_basis` and `collect_statistics`; sharing: "any widths" chooses both widths of every
     head and which heads stay, the others are what it is compared with; multiples: widths (query/key, value/output)
-    are multiples of these; one_width_per_head: the two widths of a head are one; pools: whether the blocks of every kind (encoder, decoder, cross-attention) have a budget of
-    their own, the same share of what they cost, or all blocks one; sites: which blocks are pruned, see
-    `untouched`; shots: in how many parts; calibration_clips: at most; chunk: clips whose statistics are added up at
-    once; seed: of the clips' order and of the random labels.
+    are multiples of these; one_width_per_head: the two widths of a head are one; pools: whether the blocks of every
+    kind (encoder, decoder, cross-attention) have a budget of their own, the same share of what they cost, or all blocks
+    one; sites: which blocks are pruned, see `untouched`; shots: in how many parts; calibration_clips: at most; chunk:
+    clips whose statistics are added up at once; seed: of the clips' order and of the random labels.
     """
 
     basis: BasisKind = "fisher"
@@ -83,7 +83,8 @@ class RotatedRecipe:
             if getattr(self, name) not in known:
                 raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         if self.one_width_per_head and len(set(self.multiples)) > 1:
-            raise BadInput(f"one_width_per_head: multiples of {self.multiples[0]} and {self.multiples[1]} are two")
+            step, other = self.multiples
+            raise BadInput(f"one width per head cannot be of multiples of {step} and of {other}")
 
 
 @dataclass(frozen=True)

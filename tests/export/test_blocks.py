@@ -21,7 +21,7 @@ def run(path, waveform):
     return session.run(None, {"waveform": waveform})[0]
 
 
-@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino", "tensorrt"])
 @pytest.mark.parametrize("kind", ["ordinary", "last"])
 def test_a_stack_runs_and_depends_on_its_input(tmp_path, kind, form):
     path = tmp_path / "blocks.onnx"
@@ -62,7 +62,7 @@ def test_one_block_against_numpy(tmp_path):
     assert run(path, waveform)[0, 0] == pytest.approx(result.mean(), abs=1e-6)
 
 
-@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino", "tensorrt"])
 def test_a_block_has_the_operators_of_a_models_layer(tmp_path, slim, extractor, form):
     """Layer 1 of the slim model has ragged heads; its attention nodes are a stack's, one for one."""
     export_ast(slim, extractor, tmp_path / "model.onnx", form, input="features")
@@ -77,7 +77,7 @@ def test_a_block_has_the_operators_of_a_models_layer(tmp_path, slim, extractor, 
     assert found == expected
 
 
-@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino", "tensorrt"])
 @pytest.mark.parametrize("kind", ["ordinary", "last"])
 @pytest.mark.parametrize("widths", [RAGGED, [(8, 8)] * 4, [(64, 64), (64, 64), (4, 4), (4, 6)], [(2, 17)]])
 def test_groups_are_those_of_the_written_graph(tmp_path, kind, widths, form):

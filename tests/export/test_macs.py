@@ -62,6 +62,12 @@ def test_agrees_with_the_operators_of_the_exported_graph(dense, extractor, tmp_p
     assert _graph_macs(path) == count_macs(dense, read_front_end(extractor)).total
 
 
+def test_the_form_for_tensorrt_computes_the_last_attention_for_all_tokens(dense, extractor, tmp_path: Path) -> None:
+    path = export_ast(dense, extractor, tmp_path / "model.onnx", "tensorrt").path
+    counted = count_macs(dense, read_front_end(extractor), form="tensorrt").total
+    assert _graph_macs(path) == counted > count_macs(dense, read_front_end(extractor)).total
+
+
 def test_slim_counts_kept_widths_and_its_graph_no_less(slim, dense, extractor, tmp_path: Path) -> None:
     path = export_ast(slim, extractor, tmp_path / "model.onnx", "portable").path
     counted = count_macs(slim, read_front_end(extractor)).total

@@ -137,7 +137,7 @@ def test_tied_blocks_compete_at_their_own_cost(seed):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_ragged_blocks_are_judged_by_their_true_cost(seed):
+def test_ragged_blocks_are_judged_by_their_true_cost(seed, monkeypatch):
     sites = ordinary_sites(seed, sites=2, heads=3, widths=(4, 8))
 
     def true_cost(widths):
@@ -150,9 +150,44 @@ def test_ragged_blocks_are_judged_by_their_true_cost(seed):
         assert found.cost <= budget
         assert_adds_up(found, sites, tied, ragged)
         assert found.cost == sum(true_cost(tuple(w for w in site if w != (0, 0))) for site in found.widths)
-        # What summed costs propose may miss the best block, but tied blocks are all there.
+        best = enumerate_best(sites, budget, tied, ragged)[0]
+        assert found.damage == pytest.approx(best, abs=1e-9)
+        # Where there are too many blocks, what summed costs propose may miss the best, but tied blocks are all there.
+        monkeypatch.setattr(allocation_module, "COUNTS", 0)
+        proposed = allocate(sites, budget, tied=tied, ragged=ragged)
+        monkeypatch.undo()
+        assert_adds_up(proposed, sites, tied, ragged)
         best_tied = enumerate_best(sites, budget, tied, [lambda kept: math.inf] * 2)
-        assert enumerate_best(sites, budget, tied, ragged)[0] - 1e-9 <= found.damage <= best_tied[0] + 1e-9
+        assert best - 1e-9 <= proposed.damage <= best_tied[0] + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_blocks_that_cannot_be_had_are_left_out_and_the_rest_is_solved_exactly(seed):
+    """Also where some heads cannot be removed, or not be kept at some widths."""
+    generator = np.random.default_rng(100 + seed)
+    sites = []
+    for _ in range(2):
+        heads = [random_head(generator, (16,), True, bool(generator.random() < 0.8)) for _ in range(3)]
+        widths = np.array([0, 16, 32, 48])
+        for _ in range(2):
+            among = np.flatnonzero([generator.random() < 0.8, True, True, generator.random() < 0.8])
+            damages = generator.integers(-1, 12, 4) / 4
+            heads.append(HeadOptions(widths[among], widths[among], 6.0 * widths[among], damages[among]))
+        sites.append(heads)
+
+    def true_cost(kept):
+        return math.inf if len(set(kept)) == 2 else 10.0 + sum(k for k, _ in kept)
+
+    for budget in (40.0, 90.0, 150.0, 400.0):
+        try:
+            best = enumerate_best(sites, budget, None, [true_cost] * 2)
+        except ValueError:  # no allocation is within the budget
+            with pytest.raises(BadInput, match="below"):
+                allocate(sites, budget, ragged=[true_cost] * 2)
+            continue
+        found = allocate(sites, budget, ragged=[true_cost] * 2)
+        assert (found.damage, found.cost) == pytest.approx(best, abs=1e-9)
+        assert_adds_up(found, sites, None, [true_cost] * 2)
 
 
 def test_ragged_costs_that_add_up_change_nothing():
