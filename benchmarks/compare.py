@@ -23,6 +23,7 @@ from benchmarks.compare_rows import (
 )
 from benchmarks.compare_times import LATENCY, OVER_DENSE, over_dense_row, time_rows
 from benchmarks.results import read_results, results_files
+from benchmarks.wording import signed
 from runtimes.errors import BadInput, LeanearError, MeasurementFailed, Regressed
 from runtimes.files import sha256_json
 
@@ -144,10 +145,9 @@ def judgement_sentence(judgement: Judgement) -> str:
         change, allowed = f"{row.change:.3f}×", f"at most {limit:.3f}×"
         between = "" if row.low is None else f" (95% {row.low:.3f} to {row.high:.3f})"
     else:
-        change, allowed = f"{100 * row.change:+.2f} points", f"at most {100 * limit:+.2f}"
-        between = f" (95% {100 * (row.low or 0):+.2f} to {100 * (row.high or 0):+.2f})"
-    if not row.what.relative and not row.what.lower_is_better:
-        allowed = f"at least {100 * limit:+.2f}"
+        change = f"{signed(row.change)} points"
+        between = f" (95% {signed(row.low or 0.0)} to {signed(row.high or 0.0)})"
+        allowed = f"at {'most' if row.what.lower_is_better else 'least'} {signed(limit)}"
     return f"{row.what.name} {change}{between}, {allowed} allowed"
 
 

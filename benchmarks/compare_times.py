@@ -104,10 +104,11 @@ def why_no_control(sides: Sides) -> str:
 
 def graph_hashes(side: Side, role: str) -> dict[str, list[str]]:
     """sha256 of each graph of `role`, and of the data beside it, by the graph's own role."""
-    graphs = side.document["artifacts"][role]["graphs"]
-    return {
-        name: [str(graph.get("sha256")), str((graph.get("data") or {}).get("sha256"))] for name, graph in graphs.items()
-    }
+    found = {}
+    for name, graph in side.document["artifacts"][role]["graphs"].items():
+        hashes = (graph.get("sha256"), (graph.get("data") or {}).get("sha256"))
+        found[name] = [str(each) for each in hashes if each is not None]
+    return found
 
 
 def runtime_version(side: Side, role: str) -> str:
