@@ -89,7 +89,6 @@ def benchmark(
     else:
         done = _finished(out, job)
         if done is not None:
-            progress("already measured", 1.0)
             return done
     started, before = _now(), device_state()
     latency = _latency(job, budget_s, samples, repeats, part_of(progress, 0.0, LATENCY_END, "latency: "))

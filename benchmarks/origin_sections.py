@@ -13,6 +13,8 @@ from benchmarks.state_section import state_missing
 from benchmarks.summary import RESAMPLES, SAMPLES_NEEDED, WORD_RESAMPLES, Gate
 from benchmarks.wording import fact_name, fact_text, parity_text, runtime_text
 
+MISSING_TITLE = "What was not measured, and why"
+
 
 def environment_section(analysis: Analysis) -> Section:
     document = analysis.document
@@ -22,10 +24,16 @@ def environment_section(analysis: Analysis) -> Section:
         blocks.append(Paragraph(said, "warning"))
     if document["latency"]["session"]:
         blocks.append(_session_table(analysis))
-    rows = tuple((fact_name(name), fact_text(name, value)) for name, value in document["device"].items())
-    before, after = document["device_before"], document["device_after"]
-    states = tuple((fact_name(name), fact_text(name, before[name]), fact_text(name, after[name])) for name in before)
+    machine, before, after = document["device"], document["device_before"], document["device_after"]
+    rows = tuple((fact_name(name), fact_text(name, value)) for name, value in machine.items() if is_measured(value))
+    states = tuple(
+        (fact_name(name), fact_text(name, before[name]), fact_text(name, after[name]))
+        for name in before
+        if is_measured(before[name]) or is_measured(after[name])
+    )
     blocks += [Table("Machine", ("", ""), rows), Table("Its state", ("", "before", "after"), states)]
+    if len(rows) < len(machine) or len(states) < len(before):
+        blocks.append(Paragraph(f"What the machine does not tell is named in \u201c{MISSING_TITLE}\u201d."))
     return Section("Environment", tuple(blocks))
 
 
@@ -82,19 +90,26 @@ def _quality_method(analysis: Analysis) -> str:
 
 
 def missing_section(analysis: Analysis) -> Section:
+    """Everything that was not measured, each thing once; what has the same reason is in one row."""
     document = analysis.document
     parts = [part for part in ("latency", "memory", "accuracy") if document[part]["status"] != "ok"]
     rows = [(part, f"{document[part]['status']}: {document[part]['reason']}") for part in parts]
     rows += [*document["not_measured"].items(), *state_missing(document)]
     for facts in (document["device"], document["device_after"]):
-        rows += [(fact_name(name), fact["reason"]) for name, fact in facts.items() if not is_measured(fact)]
+        for name, fact in facts.items():
+            if not is_measured(fact) and fact_name(name) not in dict(rows):
+                rows.append((fact_name(name), fact["reason"]))
     if analysis.speech is not None and any(w.front_end_ms is None for w in analysis.speech.windows.values()):
         rows.append(("front end by itself", NO_FRONT_END))
     for role, summary in analysis.latency.items():
         absent = [f"p{percent}" for percent, value in summary.percentiles_ms.items() if value is None]
         if absent:
             rows.append((f"{', '.join(absent)} of {analysis.name(role)}", f"{summary.n} samples are too few"))
-    return Section("What was not measured, and why", (Table("", ("what", "why"), tuple(rows)),))
+    by_reason: dict[str, list[str]] = {}
+    for what, why in rows:
+        by_reason.setdefault(why, []).append(what)
+    grouped = tuple((", ".join(what), why) for why, what in by_reason.items())
+    return Section(MISSING_TITLE, (Table("", ("what", "why"), grouped),))
 
 
 def provenance_section(analysis: Analysis, plan: dict[str, Any] | None, said: dict[str, str]) -> Section:
@@ -124,6 +139,13 @@ def provenance_section(analysis: Analysis, plan: dict[str, Any] | None, said: di
         )
         rows.append(("evaluation clips, sha256", clips["sha256"]))
     if plan is not None:
-        rows += [(f"recipe: {fact_name(key)}", fact_text(key, value)) for key, value in plan.get("recipe", {}).items()]
+        rows += [
+            (f"recipe: {_recipe_name(key)}", fact_text(key, value)) for key, value in plan.get("recipe", {}).items()
+        ]
     rows += list(said.items())
     return Section("Provenance", (Table("", ("", ""), tuple(rows)),))
+
+
+def _recipe_name(key: str) -> str:
+    """A recipe's key as words. How many clips were used is said elsewhere; the recipe says how many they may be."""
+    return "calibration clips, at most" if key == "calibration_clips" else fact_name(key)

@@ -24,9 +24,19 @@ class Narrator:
         self.console = Console(stderr=True, highlight=False, quiet=silent)
 
     @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[Report]:
-        """A bar while the block runs; afterwards a line with the title and the seconds that it took."""
-        started = time.perf_counter()
+    def step(self, title: str, *, if_reported: bool = False) -> Iterator[Report]:
+        """A bar while the block runs; afterwards a line with the title and the seconds that it took.
+
+        if_reported: nothing is said of a block that reports nothing, because it found its work done.
+        """
+        started, announced = time.perf_counter(), False
+
+        def announce() -> None:
+            nonlocal announced
+            if not announced and not self.console.is_terminal:
+                self.say(f"  {title} ...")
+            announced = True
+
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -37,14 +47,16 @@ class Narrator:
             task = bar.add_task(title, total=None)
 
             def report(text: str, fraction: float | None = None) -> None:
+                announce()
                 bar.update(
                     task, description=f"{title}: {text}" if text else title, total=1.0, completed=fraction or 0.0
                 )
 
-            if not self.console.is_terminal:
-                self.say(f"  {title} ...")
+            if not if_reported:
+                announce()
             yield report
-        self.say(f"  {title}: done in {time.perf_counter() - started:.1f} s")
+        if announced:
+            self.say(f"  {title}: done in {time.perf_counter() - started:.1f} s")
 
     def say(self, text: str) -> None:
         """One line, as it is: square brackets in a name are not markup."""

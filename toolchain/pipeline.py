@@ -326,7 +326,8 @@ def _bench_stage(
     out = folder / "results" / f"{device.runtime}-{device.precision}.json"
     before = sha256_file(out) if out.is_file() else None
     said = _precision_text(device.precision, device.precision, plain)
-    with narrator.step(f"measuring on {device.runtime}, {said}, {device.threads} threads") as report:
+    title = f"measuring on {device.runtime}, {said}, {device.threads} threads"
+    with narrator.step(title, if_reported=True) as report:
         benchmark(
             folder / "dense",
             folder / "slim",

@@ -85,6 +85,7 @@ def test_what_is_done_is_not_done_again_and_other_transcripts_are_other_clips(
     assert run(deploy_arguments(model, data, target, out)) == 0
     printed = capsys.readouterr()
     assert "nothing to do" in printed.err
+    assert "measuring" not in printed.err
     assert "word error rate" in printed.out
     assert "cache of keys and values" in printed.out
     corrected = Path(shutil.copytree(data, tmp_path / "corrected"))
