@@ -62,6 +62,15 @@ def _likeliest(logits: np.ndarray, text_tokens: int) -> np.ndarray:
     return logits[:, :text_tokens].argmax(axis=1)[:, np.newaxis].astype(np.int64)
 
 
+def take_gpu_ms(session: Any) -> dict[str, float]:
+    """Milliseconds that a GPU worked since this was last asked, as its own clock says, by stage.
+
+    The stages are STAGES, or "inference" of a classifier; none where the session does not tell.
+    """
+    take: Callable[[], Dict[str, float]] | None = getattr(session, "take_gpu_ms", None)
+    return {} if take is None else take()
+
+
 def milliseconds(nanoseconds: int) -> float:
     """Nanoseconds in ms, to a tenth of a microsecond."""
     return round(nanoseconds / 1e6, 4)

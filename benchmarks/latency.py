@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.inference import Inference, milliseconds, one_inference
+from benchmarks.inference import Inference, milliseconds, one_inference, take_gpu_ms
 from benchmarks.processes import Progress, answer_request
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
@@ -28,7 +28,8 @@ def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, An
 
     request: artifact (folder), runtime, threads, precision, waveform (.npy), samples (wanted), share_s (time for
     warm-up and steady state together; at least 3 samples are taken whatever it is), tokens (of a window of speech; null
-    for a classifier). stages_ms holds the stages of each sample.
+    for a classifier). stages_ms holds the stages of each sample, and
+    gpu_ms the time that a GPU worked in each, where the session tells.
     """
     artifact = read_artifact(Path(request["artifact"]))
     waveform = np.load(request["waveform"], allow_pickle=False)
@@ -46,7 +47,8 @@ def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, An
     progress("warm-up", 0.2)
     warm_up = _warm_up(inference, WARM_UP_SHARE * request["share_s"])
     progress("steady state", 0.4)
-    samples, stages = _steady_state(inference, request["samples"], deadline)
+    take_gpu_ms(session)
+    samples, stages, gpu = _steady_state(inference, session, request["samples"], deadline)
     facts = session.facts()
     session.close()
     return {
@@ -56,6 +58,7 @@ def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, An
         "warm_up": warm_up,
         "samples_ms": samples,
         "stages_ms": stages,
+        "gpu_ms": gpu,
         "facts": facts,
     }
 
@@ -81,15 +84,20 @@ def _settled(timings: list[float]) -> bool:
     return abs(later - earlier) <= WARM_UP_SETTLED * earlier
 
 
-def _steady_state(inference: Inference, wanted: int, deadline: float) -> tuple[list[float], dict[str, list[float]]]:
+def _steady_state(
+    inference: Inference, session: Any, wanted: int, deadline: float
+) -> tuple[list[float], dict[str, list[float]], dict[str, list[float]]]:
     samples: list[float] = []
     stages: dict[str, list[float]] = {}
+    gpu: dict[str, list[float]] = {}
     while len(samples) < wanted and (len(samples) < LEAST_SAMPLES or time.perf_counter() < deadline):
         sample, parts = _timed(inference)
         samples.append(sample)
         for name, part in parts.items():
             stages.setdefault(name, []).append(part)
-    return samples, stages
+        for name, part in take_gpu_ms(session).items():
+            gpu.setdefault(name, []).append(part)
+    return samples, stages, gpu
 
 
 def _timed(inference: Inference) -> tuple[float, dict[str, float]]:

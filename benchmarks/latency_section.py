@@ -28,9 +28,11 @@ def latency_section(analysis: Analysis) -> Section:
     audio_s = latency["input"]["audio_s"]
     blocks: list[Block] = [
         Paragraph(_one_inference(analysis, audio_s)),
+        *_emulation_warning(analysis),
         *_noise_warning(analysis),
         picture_latency(named, medians),
         _latency_table(analysis, audio_s),
+        *_gpu_table(analysis),
     ]
     if analysis.speed is not None:
         pairs = ", ".join(f"{ratio:.3f}×" for ratio in analysis.speed.per_repeat)
@@ -58,6 +60,10 @@ def _one_inference(analysis: Analysis, audio_s: float) -> str:
     )
 
 
+def _emulation_warning(analysis: Analysis) -> list[Block]:
+    return [Paragraph(f"The device is emulated: {analysis.emulated}.", "warning")] if analysis.emulated else []
+
+
 def _noise_warning(analysis: Analysis) -> list[Block]:
     if not analysis.noisy:
         return []
@@ -81,6 +87,34 @@ def _latency_table(analysis: Analysis, audio_s: float) -> Table:
         )
     header = ("", "n", "min", "mean", "sd", "CV", *(f"p{percent}" for percent in SAMPLES_NEEDED), "real-time factor")
     return Table("Steady state, ms (real-time factor: median compute time per second of audio)", header, tuple(rows))
+
+
+def _gpu_table(analysis: Analysis) -> list[Block]:
+    """The GPU's own time beside the wall clock's, where the runtime told it."""
+    results, rows = analysis.results, []
+    for role in results.roles:
+        gpu = results.gpu_ms(role)
+        walls = {stage: all_samples(results.stages_ms(role, stage)) for stage in gpu}
+        if len(gpu) > 1:
+            rows.append((analysis.name(role), "whole", all_samples(results.samples_ms(role)), _sums(gpu)))
+        for stage, samples in gpu.items():
+            wall = walls[stage] or all_samples(results.samples_ms(role))
+            rows.append((analysis.name(role), stage.replace("_", " "), wall, samples))
+    if not rows:
+        return []
+    caption = (
+        "The GPU's own time of the engines' runs, by CUDA events, beside the wall clock, medians, ms; the rest is "
+        "copies, starting, and what Python does"
+    )
+    told = []
+    for name, stage, wall, gpu_samples in rows:
+        medians = float(np.median(wall)), float(np.median(gpu_samples))
+        told.append((name, stage, *(f"{median:.3f}" for median in medians), f"{medians[1] / medians[0]:.1%}"))
+    return [Table(caption, ("", "stage", "wall clock", "GPU", "GPU's share"), tuple(told))]
+
+
+def _sums(by_stage: dict[str, list[float]]) -> list[float]:
+    return [sum(sample) for sample in zip(*by_stage.values())]
 
 
 def _cold_table(analysis: Analysis) -> Table:

@@ -50,6 +50,7 @@ REPEAT = {
     "warm_up": WARM_UP,
     "samples_ms": [NUMBER],
     "stages_ms": {str: [NUMBER]},
+    "gpu_ms": {str: [NUMBER]},
 }
 THROTTLING = {"verdict": str, "reasons": [str], "looked_at": [str]}
 RECORD = {
@@ -166,7 +167,7 @@ DOCUMENT = {
     "not_measured": {str: str},
 }
 SPEECH_DOCUMENT = {**DOCUMENT, "accuracy": TRANSCRIPTS}
-ONLY_WHEN_OK = {"import_ms", "load_ms", "first_inference_ms", "warm_up", "samples_ms", "stages_ms"}
+ONLY_WHEN_OK = {"import_ms", "load_ms", "first_inference_ms", "warm_up", "samples_ms", "stages_ms", "gpu_ms"}
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,14 @@ class Results:
         """The same of one stage of an inference, where it has stages; empty where the stage was not measured."""
         found = [repeat["stages_ms"].get(stage) for repeat in self.repeats(role)]
         return [samples for samples in found if samples]
+
+    def gpu_ms(self, role: str) -> dict[str, list[float]]:
+        """The GPU's own time of all samples of `role` by stage, one process after another; none where none was told."""
+        found: dict[str, list[float]] = {}
+        for repeat in self.repeats(role):
+            for stage, samples in repeat["gpu_ms"].items():
+                found.setdefault(stage, []).extend(samples)
+        return found
 
     def repeats(self, role: str) -> list[dict[str, Any]]:
         """The latency processes of `role` that ended well."""
@@ -314,6 +323,11 @@ def _check_consistency(document: dict[str, Any], path: Path) -> None:
         samples = [repeat.get("samples_ms") for repeat in document["latency"]["repeats"] if repeat["role"] == role]
         if document["latency"]["status"] == "ok" and not (samples and all(samples)):
             raise BadInput(f"{path}: latency.repeats: no samples of {role!r}, though the status is 'ok'")
+    for index, repeat in enumerate(document["latency"]["repeats"]):
+        for stage, gpu in repeat.get("gpu_ms", {}).items():
+            if len(gpu) != len(repeat["samples_ms"]):
+                where = f"{path}: latency.repeats[{index}].gpu_ms.{stage}"
+                raise BadInput(f"{where}: {len(gpu)} for {len(repeat['samples_ms'])} samples")
     _check_answers(document["accuracy"], document["task"] == SPEECH_TASK, path)
 
 

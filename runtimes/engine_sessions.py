@@ -6,7 +6,6 @@ The GPU's own time of each run is taken by events, beside whatever clock is held
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,6 @@ from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from runtimes.sessions import SessionOptions, checked_logits, checked_tokens, checked_waveform
 from runtimes.speech_cache import ROOMS
 
-GPU_SAMPLES = 1000  # of each context that are kept
 MASKED = np.float32(-3e4)  # nothing is left of it after softmax, and a fused kernel may hold it in float16
 STEP_INPUTS = ("embedded", "positions", "bias")
 ELEMENT_BYTES = {"FLOAT": 4, "HALF": 2, "INT64": 8, "INT32": 4}
@@ -94,13 +92,12 @@ class Context:
         self._seen: set[Any] = set()
         self._launched = 0
         self._uncapturable = ""
-        self.gpu_ms: deque[float] = deque(maxlen=GPU_SAMPLES)
+        self._gpu_ms = 0.0
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How many runs were launched as a CUDA graph, why none could be, and the GPU's time of the last runs."""
-        reason = self._uncapturable
-        return {"launched_as_graph": self._launched, "not_captured": reason, "gpu_ms": list(self.gpu_ms)}
+        """How many runs were launched as a CUDA graph, and why none could be."""
+        return {"launched_as_graph": self._launched, "not_captured": self._uncapturable}
 
     def bind(self, name: str, pointer: int, shape: tuple[int, ...] | None = None) -> None:
         """Let the engine read or write a tensor at a place of the GPU's memory; inputs are given their shape too."""
@@ -131,8 +128,13 @@ class Context:
         self._watch.stop()
 
     def done(self) -> None:
-        """Keep the GPU's time of the run that has ended."""
-        self.gpu_ms.append(self._watch.ms())
+        """Add the GPU's time of the run that has ended."""
+        self._gpu_ms += self._watch.ms()
+
+    def take_gpu_ms(self) -> float:
+        """Milliseconds that the GPU worked in runs that ended since this was last asked."""
+        taken, self._gpu_ms = round(self._gpu_ms, 4), 0.0
+        return taken
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(int(self._cuda.stream)):
@@ -190,6 +192,10 @@ class GpuSession:
         cuda.wait()
         self._context.done()
         return checked_logits(self._logits.array, self._labels)
+
+    def take_gpu_ms(self) -> dict[str, float]:
+        """Milliseconds of the engine's runs since this was last asked, by the GPU's own events, without copies."""
+        return {"inference": self._context.take_gpu_ms()}
 
     def facts(self) -> dict[str, Any]:
         """Versions, the GPU, and the engine as it was built and ran."""
@@ -305,6 +311,14 @@ class GpuSpeechSession:
         for memory in self._steps.values():
             memory.close()
         self._steps = {}
+
+    def take_gpu_ms(self) -> dict[str, float]:
+        """Milliseconds of the engines' runs since this was last asked, by the GPU's own events, without copies.
+
+        Steps of several tokens are those of a prompt, which give the first token.
+        """
+        runs = {"encoder": self._encoding, "first_token": self._several, "later_tokens": self._single}
+        return {stage: context.take_gpu_ms() for stage, context in runs.items()}
 
     def facts(self) -> dict[str, Any]:
         """Versions, the GPU, and both engines as they were built and ran."""

@@ -93,6 +93,8 @@ class PruneJob:
         }
         if self.filled_by is not None:
             facts["not_filled_up_by"] = self.filled_by
+        if self.goal.kind == "macs":
+            facts["macs_of_form"] = self.target.graph_form
         if self.recovery is not None:
             facts |= {f"distillation_{key}": value for key, value in dataclasses.asdict(self.recovery).items()}
         if self.goal.needs_latency:

@@ -75,7 +75,8 @@ def test_a_classifier_computes_on_device_buffers_whatever_the_length(library, cu
         np.testing.assert_allclose(session.run(waveform), expected_logits(waveform, matrix), atol=1e-4)
     facts = session.facts()
     assert facts["runs"]["classifier"]["launched_as_graph"] == cuda.launches == 2
-    assert facts["runs"]["classifier"]["gpu_ms"] == [1.25] * 5
+    assert session.take_gpu_ms() == {"inference": 5 * 1.25}
+    assert session.take_gpu_ms() == {"inference": 0.0}, "since it was last asked"
     assert facts["execution_devices"] == ["Fake Orin (compute capability 8.7)"]
     assert (facts["version"], facts["precision"]) == ("10.3.0", "fp32")
     session.close()
@@ -89,6 +90,7 @@ def test_speech_is_that_of_the_other_runtime_through_rooms_rows_and_parents(libr
     generator = np.random.default_rng(0)
     for session in (ours, theirs):
         session.encode(CLIP)
+    steps = 0
     for rows in (1, 3):
         for session in (ours, theirs):
             session.start(rows)
@@ -102,10 +104,13 @@ def test_speech_is_that_of_the_other_runtime_through_rooms_rows_and_parents(libr
             expected = theirs.step(tokens, parents)
             np.testing.assert_allclose(ours.step(tokens, parents), expected, atol=2e-3 * np.abs(expected).max())
             fed += new
+            steps += 1
     runs = ours.facts()["runs"]
     assert runs["one_token"]["launched_as_graph"] > 20
     assert runs["several_tokens"]["launched_as_graph"] == 0
-    assert len(runs["encoder"]["gpu_ms"]) == 1
+    gpu_ms = ours.take_gpu_ms()
+    assert gpu_ms["encoder"] == 1.25
+    assert gpu_ms["first_token"] + gpu_ms["later_tokens"] == 1.25 * steps
     ours.close()
     theirs.close()
     assert not cuda.memory
