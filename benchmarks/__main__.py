@@ -8,12 +8,15 @@ import os
 import sys
 from pathlib import Path
 
+from benchmarks.compare import Bounds, compare, document_of
+from benchmarks.compare_page import comparison_page
 from benchmarks.device import device_facts, device_name
 from benchmarks.doctor import lines, report
 from benchmarks.inference import SPEECH_TASK
 from benchmarks.measure import BUDGET_S, benchmark, evaluate, evaluate_transcripts
 from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE
-from benchmarks.results import Results
+from benchmarks.report import render_markdown
+from benchmarks.results import ROLES, Results
 from benchmarks.summary import accuracy_change, speed_up, summarise_latency, wilson_interval
 from benchmarks.transcribe import print_segments, transcribe_recording
 from runtimes.artifact import read_artifact
@@ -99,7 +102,34 @@ def _parser() -> argparse.ArgumentParser:
         transcribing.add_argument(f"--{writer}", dest="writer", action="store_const", const=writer, default="plain")
     _add_session_flags(transcribing)
     transcribing.set_defaults(command=_transcribe)
+
+    comparing = commands.add_parser(
+        "compare",
+        help="what changed from one results file to another, and whether it is worse (status 8)",
+        epilog="example: python -m benchmarks compare before.json after.json --strict",
+    )
+    comparing.add_argument("a", type=Path, help="before: a results file, or a folder with one in results/")
+    comparing.add_argument("b", type=Path, help="after")
+    comparing.add_argument("--side", choices=ROLES, default="slim", help="which model of each (default: slim)")
+    bounds = Bounds()
+    for flag, default, text in (
+        ("--max-slowdown", bounds.max_slowdown_percent, "per cent of latency"),
+        ("--max-drop", bounds.max_drop, "points of accuracy or of word error rate"),
+        ("--max-memory", bounds.max_memory_percent, "per cent of peak memory"),
+    ):
+        comparing.add_argument(flag, type=_at_least_0, default=default, help=f"{text} (default: {default:g})")
+    comparing.add_argument("--over-dense", action="store_true", help="judge latency in units of the dense model's")
+    comparing.add_argument("--strict", action="store_true", help="fail where something is missing or not to be trusted")
+    comparing.add_argument("--json", action="store_true", help="print JSON")
+    comparing.set_defaults(command=_compare)
     return parser
+
+
+def _at_least_0(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
 
 
 def _add_session_flags(parser: argparse.ArgumentParser) -> None:
@@ -237,6 +267,18 @@ def _transcribe(options: argparse.Namespace) -> None:
     session = SessionOptions(threads=options.threads, precision=options.precision)
     segments = transcribe_recording(options.artifact, options.audio, options.runtime, session, decoding)
     print_segments(segments, options.writer)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    bounds = Bounds(options.max_slowdown, options.max_drop, options.max_memory, options.over_dense)
+    comparison = compare(options.a, options.b, options.side, bounds)
+    if options.json:
+        print(json.dumps(document_of(comparison, bounds, options.strict), indent=1, ensure_ascii=False))
+    else:
+        print(render_markdown(comparison_page(comparison, options.strict)), end="")
+    failure = comparison.failure(options.strict)
+    if failure is not None:
+        raise failure
 
 
 def _show(text: str, fraction: float) -> None:

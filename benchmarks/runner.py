@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python3 leanear.pyz"
 ON_A_BUNDLE = ("bench", "eval")
-PASSED_ON = (*ON_A_BUNDLE, "transcribe")
+PASSED_ON = (*ON_A_BUNDLE, "transcribe", "compare")
 INTERRUPTED = 130
 
 
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         ("bench", "measure the bundle's artifacts: latency, memory, accuracy"),
         ("eval", "the accuracy of the bundle's slim artifact, or of another"),
         ("transcribe", "the text of a recording"),
+        ("compare", "what changed from one results file to another, and whether it is worse"),
     ):
         passed = commands.add_parser(verb, help=text, add_help=False)
         passed.add_argument("-h", "--help", action="store_true")
@@ -145,7 +146,7 @@ def _pass_on(verb: str, given: list[str]) -> int:
     _require_numpy()
     from benchmarks.__main__ import main as benchmarks_main
 
-    if given == ["--help"] or not (bundle_folder() / BUNDLE_FILE).is_file():
+    if verb == "compare" or given == ["--help"] or not (bundle_folder() / BUNDLE_FILE).is_file():
         return benchmarks_main([verb, *given])
     bundle = read_bundle(bundle_folder())
     filled = ["--runtime", bundle.runtime, "--precision", bundle.precision, "--threads", str(bundle.threads)]

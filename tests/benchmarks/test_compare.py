@@ -12,6 +12,7 @@ from benchmarks.compare import EXCEEDED, KEPT, UNCERTAIN, Bounds, compare, docum
 from benchmarks.compare_page import comparison_page, said_of, verdict_sentence
 from benchmarks.compare_rows import BETTER, NOISE, NOT_MEASURED, SAME, WORSE
 from benchmarks.report import render_html, render_markdown
+from benchmarks.runner import main as runner
 from runtimes.errors import BadInput, MeasurementFailed, Regressed
 
 MIRROR = {BETTER: WORSE, WORSE: BETTER, NOISE: NOISE, SAME: SAME, NOT_MEASURED: NOT_MEASURED}
@@ -629,3 +630,22 @@ def test_folders(plain, tmp_path):
         compare(folder, folder)
     with pytest.raises(BadInput, match="nothing: no such file"):
         compare(tmp_path / "nothing", folder)
+
+
+# --- on a device ---
+
+
+def test_the_device_runner_compares_too(plain, tmp_path, capsys):
+    for name, factor in (("a", 1.0), ("b", 1.2)):
+        document = changed(plain, lambda document, factor=factor: slower(document, factor))
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    files = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    assert runner(["compare", *files]) == 8
+    printed = capsys.readouterr()
+    assert "| latency, median | 4.0" in printed.out
+    assert printed.err.startswith("leanear: B is worse than A: latency, median 1.200×")
+    assert len(printed.err.splitlines()) == 1
+    assert runner(["compare", *files, "--max-slowdown", "50", "--strict", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exit_status"] == 0
+    assert runner(["compare", str(tmp_path / "c.json"), files[1]]) == 2
+    assert capsys.readouterr().err == f"leanear: {tmp_path}/c.json: no such file\n"
