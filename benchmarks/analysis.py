@@ -44,6 +44,12 @@ class Analysis:
         return disturbance(self.latency.values(), self.document)
 
     @property
+    def emulated(self) -> str:
+        """What processor was imitated by what other one, or nothing: no time on an emulated device is a real one's."""
+        kind, _, said = str(self.document["device"].get("emulation", "")).partition(": ")
+        return said if kind == "yes" else ""
+
+    @property
     def document(self) -> dict[str, Any]:
         """The results file's content."""
         return self.results.document

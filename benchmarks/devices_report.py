@@ -115,14 +115,14 @@ def _sentences(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) ->
         if entry.status != "ok" or analysis is None:
             said.append(f"{entry.host}: not measured, {entry.status}.")
         elif analysis.speed is None:
-            said.append(f"{entry.host}: {milliseconds(medians_ms(analysis)['slim'])} at the median.")
+            said.append(f"{entry.host}: {_median(analysis, 'slim')} at the median.")
         else:
             ratio = analysis.speed.ratio
             change = _quality_change(analysis)
             quality = "" if change is None else f", {signed_points(change)} of {_quality_name(analysis)}"
             said.append(
                 f"{entry.host}: slim is {ratio.estimate:.2f} times as fast as dense "
-                f"(95% {ratio.low:.2f} to {ratio.high:.2f}){quality}."
+                f"(95% {ratio.low:.2f} to {ratio.high:.2f}){_emulated(analysis)}{quality}."
             )
     return said
 
@@ -131,12 +131,23 @@ def _card(entry: DeviceEntry, analysis: Analysis | None) -> Card:
     if entry.status != "ok" or analysis is None:
         return Card("not measured", entry.host, entry.status, "bad")
     if analysis.speed is None:
-        return Card(milliseconds(medians_ms(analysis)["slim"]), entry.host, "median latency")
+        return Card(_median(analysis, "slim"), entry.host, "median latency")
     ratio = analysis.speed.ratio
     tone = "good" if ratio.low > 1 else "bad" if ratio.high < 1 else "flat"
     return Card(
-        f"{ratio.estimate:.2f}×", entry.host, f"as fast as dense (95% {ratio.low:.2f} to {ratio.high:.2f})", tone
+        f"{ratio.estimate:.2f}×",
+        entry.host,
+        f"as fast as dense (95% {ratio.low:.2f} to {ratio.high:.2f}){_emulated(analysis)}",
+        tone,
     )
+
+
+def _median(analysis: Analysis, role: str) -> str:
+    return milliseconds(medians_ms(analysis).get(role)) + _emulated(analysis)
+
+
+def _emulated(analysis: Analysis) -> str:
+    return " (emulated)" if analysis.emulated else ""
 
 
 def _devices_section(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> Section | None:
@@ -164,8 +175,8 @@ def _devices_section(entries: Sequence[DeviceEntry], measured: dict[str, Analysi
             (
                 entry.host,
                 entry.status,
-                milliseconds(medians.get("dense")),
-                milliseconds(medians.get("slim")),
+                _median(analysis, "dense"),
+                _median(analysis, "slim"),
                 "-" if ratio is None else f"{ratio:.3f}×",
                 *(
                     f"{qualities[role].estimate:.2%}" if role in qualities else "not measured"
@@ -176,6 +187,11 @@ def _devices_section(entries: Sequence[DeviceEntry], measured: dict[str, Analysi
         )
     blocks: list[Block] = [Table("Median latency, quality and memory of each device", header, tuple(rows))]
     blocks += _picture(entries, measured)
+    blocks += [
+        Paragraph(f"{host}: the device is emulated: {analysis.emulated}.", "warning")
+        for host, analysis in measured.items()
+        if analysis.emulated
+    ]
     blocks += [Paragraph(f"{entry.host}: {note}.", "warning") for entry in entries for note in entry.notes]
     blocks += [Paragraph(f"{entry.host}: all of it in {entry.report}.") for entry in entries if entry.report]
     return Section("Devices", tuple(blocks))

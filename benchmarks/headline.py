@@ -27,7 +27,7 @@ def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
         comparison_row("parameters", model_numbers(analysis, "parameters"), count),
         comparison_row("MACs per inference", model_numbers(analysis, "macs"), count),
         comparison_row("graph file", graph_bytes(analysis), megabytes),
-        comparison_row("median latency", medians_ms(analysis), milliseconds),
+        comparison_row(_timed("median latency", analysis), medians_ms(analysis), milliseconds),
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
         ("accuracy", dense, slim, change),
     )
@@ -44,13 +44,18 @@ def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str,
         comparison_row(macs_name(analysis), model_numbers(analysis, "macs"), count),
         comparison_row("graph files", graph_bytes(analysis), megabytes),
         comparison_row("cache of keys and values", cache_bytes(analysis.results)["all"], kilobytes),
-        comparison_row(f"window, {tokens} tokens", medians_ms(analysis), milliseconds),
+        comparison_row(_timed(f"window, {tokens} tokens", analysis), medians_ms(analysis), milliseconds),
         comparison_row("of it, encoder", {role: each.encoder_ms for role, each in windows.items()}, milliseconds),
         comparison_row("each token", {role: each.per_token_ms for role, each in windows.items()}, milliseconds),
         comparison_row("real-time factor", {role: each.real_time_factor for role, each in windows.items()}, factor),
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
         ("word error rate", dense, slim, f"{signed(change.change.estimate)} points" if change else "-"),
     )
+
+
+def _timed(name: str, analysis: Analysis) -> str:
+    """The name of a time; a time on an emulated device is called one."""
+    return f"{name} (emulated)" if analysis.emulated else name
 
 
 def _precision_row(analysis: Analysis) -> tuple[tuple[str, str, str, str], ...]:
@@ -112,6 +117,8 @@ def summary_sentences(analysis: Analysis) -> list[str]:
         )
     if analysis.speech is not None and analysis.speech.change is not None:
         said.append(_word_sentence(analysis, analysis.speech))
+    if analysis.emulated:
+        said.append(f"The device is emulated: {analysis.emulated}.")
     if analysis.noisy:
         said.append(f"The timings are less certain than usual: {analysis.noisy}.")
     for part, reason in analysis.results.failures().items():
@@ -196,7 +203,7 @@ def _speed_card(analysis: Analysis) -> Card:
         return Card("not measured", "speed", analysis.document["latency"]["reason"], "flat")
     ratio = analysis.speed.ratio
     medians = " → ".join(milliseconds(medians_ms(analysis)[role]) for role in ("dense", "slim"))
-    detail = f"median {medians}, 95% between {ratio.low:.2f}× and {ratio.high:.2f}×"
+    detail = f"{_timed('median', analysis)} {medians}, 95% between {ratio.low:.2f}× and {ratio.high:.2f}×"
     if analysis.speed.verdict in ("faster", "slower"):
         tone = "good" if analysis.speed.verdict == "faster" else "bad"
         return Card(f"{ratio.estimate:.2f}×", "faster" if tone == "good" else "the speed (slower)", detail, tone)
@@ -211,7 +218,7 @@ def _single_cards(analysis: Analysis) -> list[Card]:
     cards = [Card(megabytes(graph_bytes(analysis)["slim"]), what, detail)]
     if "slim" in analysis.latency:
         n = analysis.latency["slim"].n
-        cards.append(Card(milliseconds(medians_ms(analysis)["slim"]), "median latency", f"n = {n}"))
+        cards.append(Card(milliseconds(medians_ms(analysis)["slim"]), _timed("median latency", analysis), f"n = {n}"))
     else:
         cards.append(Card("not measured", "latency", analysis.document["latency"]["reason"], "flat"))
     if analysis.speech is not None:

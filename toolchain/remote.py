@@ -275,9 +275,6 @@ def _examine(channel: _Channel, bundle: Bundle, progress: Report, story: _Story)
     story.doctor = document
     lacking = [finding["name"] for finding in document["findings"] if finding["ok"] is False]
     lines = lacks(document)
-    emulation = str(document["device"].get("emulation", ""))
-    if emulation.startswith("yes"):
-        story.notes.append(_plain(f"the device is emulated ({emulation.partition(': ')[2]})"))
     for name, kind in (("numpy", "no numpy"), (bundle.runtime, "runtime absent")):
         if name in lacking:
             raise _Stop(kind, _plain("; ".join(lines)))
