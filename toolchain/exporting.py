@@ -67,26 +67,37 @@ def write_proved_artifact(
 
     clips: what golden clips are made of, float32 (samples,) each; source: MODEL as the user named it.
     """
-    golden = golden_waveforms(clips, checkpoint)
     with replaced_folder(out) as folder:
         report("building the graph", 0.2)
-        described = {"source": source, **_sparsity(checkpoint.folder)}
-        export_artifact(
-            checkpoint.model,
-            checkpoint.feature_extractor,
-            golden,
-            folder,
-            form=form,
-            source=described,
-            made_from=made_from,
-            speech=_speech(checkpoint),
-            precision=precision,
-        )
+        write_unproved_artifact(checkpoint, clips, folder, form, source, made_from, precision)
         report("running the golden clips through it", 0.7)
         try:
             return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
         except ParityFailed as error:  # it names the temporary folder, which is about to go
             raise ParityFailed(str(error).replace(str(folder), str(out))) from None
+
+
+def write_unproved_artifact(
+    checkpoint: Checkpoint,
+    clips: Sequence[np.ndarray],
+    out: Path,
+    form: str,
+    source: str,
+    made_from: dict[str, str],
+    precision: str,
+) -> None:
+    """The artifact at `out`, whole or not at all, its parity null; arguments as of `write_proved_artifact`."""
+    export_artifact(
+        checkpoint.model,
+        checkpoint.feature_extractor,
+        golden_waveforms(clips, checkpoint),
+        out,
+        form=form,
+        source={"source": source, **_sparsity(checkpoint.folder)},
+        made_from=made_from,
+        speech=_speech(checkpoint),
+        precision=precision,
+    )
 
 
 def _sparsity(folder: Path) -> dict[str, Any]:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bundled import ALL_THREADS
-from benchmarks.measure import benchmark
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results, read_results
-from runtimes.artifact import read_artifact
 from runtimes.choose import choose_runtime, require_runtime
-from runtimes.clips import read_clips, write_clips
 from runtimes.engines import import_library
 from runtimes.errors import BadInput
-from runtimes.files import sha256_file, sha256_json, write_json
-from runtimes.sessions import SessionOptions, graph_precision
+from runtimes.files import write_json
+from runtimes.sessions import SessionOptions
 from toolchain.ahead import ENGINES_FILE, engines_stage, say_engines
 from toolchain.bundle import RunSettings
-from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
-from toolchain.dataset import SPEECH_TASK, Example, Splits, column_for, read_examples_for, read_splits
+from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256
+from toolchain.dataset import SPEECH_TASK, column_for, read_splits
 from toolchain.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
+from toolchain.deployment_stages import (
+    VERSION,
+    bench_stage,
+    clips_stage,
+    export_stage,
+    precision_text,
+    prune_stage,
+)
 from toolchain.evaluation import data_folder
 from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, DEVICES_FILE, PRECISION_FILE, write_folder_report
 from toolchain.narration import Narrator
@@ -36,12 +40,9 @@ from toolchain.precision_gate import (
     PrecisionGate,
     plain_precision,
     precision_stage,
-    quantiser_clips,
     ships_by_record,
 )
 from toolchain.remote import RemoteOutcome
-from toolchain.speech_evaluation import count_results_word_errors
-from toolchain.stages import run_stage
 from toolchain.target import Target
 from toolchain.tasks import read_spellings, task_of
 
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 
 OWN_FOLDERS = ("checkpoint", "dense", "slim", f"{TRIALS_FOLDER}/*", BUNDLE_FOLDER)
 OWN_NAMES = (*OWN_FOLDERS, ENGINES_FILE, PRECISION_FILE, "deployment.json", "report.md", "report.html")
-VERSION = importlib.metadata.version("leanear")
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def deploy(
     narrator.say(f"{checkpoint_name(model)} for {device.name} ({device.description}), in {folder}")
     with only_here(folder, OWN_NAMES):
         ran = [
-            _clips_stage(folder, source, splits, task, narrator),
-            _prune_stage(folder, source, job, narrator),
+            clips_stage(folder, source, splits, task, narrator),
+            prune_stage(folder, source, job, narrator),
         ]
         ships, exported = _artifact_stages(folder, source, model, device, gate or PrecisionGate(), narrator)
         asked, device = device.precision, dataclasses.replace(device, precision=ships)
@@ -146,7 +146,7 @@ def deploy(
             "provenance": {
                 "model": model,
                 "target": f"{device.name}: {device.description}",
-                "precision": _precision_text(asked, ships, plain),
+                "precision": precision_text(asked, ships, plain),
                 "audio": str(audio),
                 "clips used": f"{used}; {splits.origin}",
             },
@@ -157,7 +157,7 @@ def deploy(
             run = RunSettings(device.runtime, ships, threads, budget_s, sustained_s, plain)
             return _deliver(folder, device, devices, run, about, max_drop, narrator)
         (folder / DEVICES_FILE).unlink(missing_ok=True)
-        results, measured = _bench_stage(folder, source, device, plain, budget_s, sustained_s, command, narrator)
+        results, measured = bench_stage(folder, source, device, plain, budget_s, sustained_s, command, narrator)
         if not (any(ran) or measured):
             narrator.say("  nothing to do: every stage was done before, from the same inputs")
         report = write_folder_report(folder, results.path, folder, max_drop)
@@ -196,52 +196,6 @@ def _refuse_latency(job: PruneJob) -> None:
     check_goal(whisper, job.goal)
 
 
-def _clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator: Narrator) -> bool:
-    """clips/calibration.npz and clips/evaluation.npz: mono, at the model's rate, with its label ids or with texts."""
-    files = [folder / "clips" / "calibration.npz", folder / "clips" / "evaluation.npz"]
-    made_from = {
-        "leanear": VERSION,
-        "config": sha256_file(source / "config.json"),
-        "preprocessor": _sha256_if_there(source / "preprocessor_config.json"),
-        "calibration": _examples_identity(splits.calibration),
-        "evaluation": _examples_identity(splits.evaluation),
-        "origin": splits.origin,
-    }
-
-    def work() -> None:
-        with narrator.step(
-            f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips"
-        ) as report:
-            labels, rate_hz = _labels_and_rate(source, task)
-            for file, examples in zip(files, (splits.calibration, splits.evaluation), strict=True):
-                clips = read_examples_for(
-                    task, examples, labels, rate_hz, lambda done, total: report(f"{done} of {total}", done / total)
-                )
-                write_clips(file, clips)
-
-    return run_stage(folder, "clips", made_from, lambda: files, work)
-
-
-def _prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -> bool:
-    """checkpoint/: the slim model, which transformers opens."""
-    out = folder / "checkpoint"
-    calibration = folder / "clips" / "calibration.npz"
-    made_from = {"checkpoint": checkpoint_sha256(source), "calibration": sha256_file(calibration)}
-
-    def work() -> None:
-        from toolchain.pruning import write_slim_checkpoint
-
-        with narrator.step(f"pruning: {job.goal.text}") as report:
-            write_slim_checkpoint(
-                load_checkpoint(source), read_clips(calibration), job, made_from, out, folder / "calibration", report
-            )
-
-    record = {"leanear": VERSION, **made_from, "job": job.as_json()}
-    return run_stage(
-        folder, "checkpoint", record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work
-    )
-
-
 def _artifact_stages(
     folder: Path, source: Path, model: str, device: Target, gate: PrecisionGate, narrator: Narrator
 ) -> tuple[str, bool]:
@@ -249,11 +203,11 @@ def _artifact_stages(
 
     The dense artifact is of the plain precision that goes with what ships, which only the gate can say.
     """
-    checkpoint = folder / "checkpoint"
+    checkpoint, dense, form = folder / "checkpoint", folder / "dense", device.graph_form
 
     def export_trial(precision: str) -> Path:
         out = folder / TRIALS_FOLDER / precision
-        _export_stage(folder, out, f"slim in {precision}", checkpoint, model, device, precision, narrator)
+        export_stage(folder, out, f"slim in {precision}", checkpoint, model, form, precision, narrator, dense)
         return out
 
     made_from = {"leanear": VERSION, "checkpoint": checkpoint_sha256(checkpoint), "form": device.graph_form}
@@ -261,100 +215,13 @@ def _artifact_stages(
 
     def export_dense(ships: str) -> bool:
         precision = plain_precision(device.runtime, ships)
-        return _export_stage(folder, folder / "dense", "dense", source, model, device, precision, narrator)
+        return export_stage(folder, dense, "dense", source, model, form, precision, narrator)
 
     ran = export_dense(ships_by_record(candidate, gate) or device.precision)
     if device.precision == PLAIN:
         (folder / PRECISION_FILE).unlink(missing_ok=True)
-        slim = _export_stage(folder, folder / "slim", "slim", checkpoint, model, device, PLAIN, narrator)
+        slim = export_stage(folder, folder / "slim", "slim", checkpoint, model, form, PLAIN, narrator, dense)
         return PLAIN, ran or slim
     ships, judged = precision_stage(candidate, gate, narrator)
     again = export_dense(ships)
     return ships, ran or judged or again
-
-
-def _export_stage(
-    folder: Path, out: Path, name: str, source: Path, model: str, device: Target, precision: str, narrator: Narrator
-) -> bool:
-    """The proved ONNX artifact of the checkpoint in `source` at `out`, in the graph precision of `precision`.
-
-    A slim graph has to be smaller than a dense one of the same precision.
-    """
-    calibration, dense = folder / "clips" / "calibration.npz", folder / "dense"
-    graphs = graph_precision(precision)
-    made_from = {"checkpoint": checkpoint_sha256(source), "golden clips": sha256_file(calibration)}
-
-    def work() -> None:
-        from toolchain.exporting import write_proved_artifact
-
-        with narrator.step(f"exporting {name} to ONNX and proving it") as report:
-            clips = read_clips(calibration).waveforms
-            clips = clips[: quantiser_clips(len(clips))]
-            dense_bytes = None if out == dense else _graph_bytes(dense, graphs)
-            write_proved_artifact(
-                load_checkpoint(source), clips, out, device.graph_form, model, made_from, dense_bytes, report, graphs
-            )
-
-    record = {"leanear": VERSION, **made_from, "form": device.graph_form, "precision": graphs}
-    stage = "-".join(out.relative_to(folder).parts)
-    return run_stage(folder, stage, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
-
-
-def _graph_bytes(folder: Path, precision: str) -> int | None:
-    """Bytes of an artifact's graphs, None where they are of another precision."""
-    artifact = read_artifact(folder)
-    found = {graph["precision"] for graph in artifact.manifest["graphs"].values()}
-    return artifact.graph_bytes if found == {precision} else None
-
-
-def _precision_text(asked: str, ships: str, plain: str) -> str:
-    said = f"dense in {plain}, slim in {ships}" if plain != ships else ships
-    return said if asked == ships else f"{said} ({asked} was asked for)"
-
-
-def _bench_stage(
-    folder: Path,
-    source: Path,
-    device: Target,
-    plain: str,
-    budget_s: float,
-    sustained_s: float,
-    command: Sequence[str],
-    narrator: Narrator,
-) -> tuple[Results, bool]:
-    """The results of dense, in `plain`, and slim on this machine, and whether they had to be measured now."""
-    out = folder / "results" / f"{device.runtime}-{device.precision}.json"
-    before = sha256_file(out) if out.is_file() else None
-    said = _precision_text(device.precision, device.precision, plain)
-    title = f"measuring on {device.runtime}, {said}, {device.threads} threads"
-    with narrator.step(title, if_reported=True) as report:
-        benchmark(
-            folder / "dense",
-            folder / "slim",
-            folder / "clips" / "evaluation.npz",
-            device.runtime,
-            SessionOptions(threads=device.threads, precision=device.precision),
-            out,
-            dense_precision=plain,
-            budget_s=budget_s,
-            sustained_s=sustained_s,
-            command=command,
-            progress=report,
-        )
-    results = count_results_word_errors(out, read_spellings(source))
-    return results, sha256_file(out) != before
-
-
-def _labels_and_rate(source: Path, task: str) -> tuple[tuple[str, ...], int]:
-    checkpoint: Any = load_checkpoint(source)
-    return () if task == SPEECH_TASK else checkpoint.labels, checkpoint.feature_extractor.sampling_rate
-
-
-def _examples_identity(examples: Sequence[Example]) -> str:
-    """Hash of what files these are, by name, label or text, size and time of change: they may be gigabytes."""
-    facts = [(example.path.stat(), example) for example in examples]
-    return sha256_json([[str(e.path.resolve()), e.label, e.text, stat.st_size, stat.st_mtime_ns] for stat, e in facts])
-
-
-def _sha256_if_there(path: Path) -> str | None:
-    return sha256_file(path) if path.is_file() else None

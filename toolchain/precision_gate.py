@@ -28,10 +28,10 @@ from benchmarks.precision_section import (
 )
 from benchmarks.summary import Interval, accuracy_change, word_error_change
 from benchmarks.transcripts import Transcript
-from runtimes.artifact import read_artifact
+from runtimes.artifact import Artifact, read_artifact
 from runtimes.choose import choose_runtime
 from runtimes.clips import Clips, read_clips, write_clips
-from runtimes.errors import GateMissed, MeasurementFailed, ParityFailed
+from runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed, RuntimeUnavailable
 from runtimes.files import replaced_folder, sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions, graph_precision
 from toolchain.exporting import GOLDEN_CLIPS
@@ -48,6 +48,7 @@ MOST_QUANTISER_CLIPS, MOST_GATE_CLIPS = 64, 192
 QUANTISER_SHARE = 1 / 3  # of the calibration clips, where they are few
 TRIALS_FOLDER = "trials"
 STAGE = "precision"
+NO_ANSWERS = (BadInput, RuntimeUnavailable, MeasurementFailed)  # the runtime refuses the graph, or gives no numbers
 IMITATED = "ONNX Runtime, which imitates float16, stands for the engines: they cannot be run on this machine."
 
 
@@ -178,7 +179,8 @@ def _made_from(candidate: Candidate, gate: PrecisionGate) -> dict[str, Any]:
 
 def _judge_all(candidate: Candidate, gate: PrecisionGate, narrator: Narrator) -> dict[str, Any]:
     """precision.json but for the artifact that ships: each precision's trial until one passes."""
-    target, clips = candidate.target, gate_clips(read_clips(candidate.calibration))
+    target, calibration = candidate.target, read_clips(candidate.calibration)
+    clips = gate_clips(calibration)
     runtime, note, not_here = _gate_runtime(target)
     document: dict[str, Any] = {
         "schema": PRECISION_SCHEMA,
@@ -191,7 +193,7 @@ def _judge_all(candidate: Candidate, gate: PrecisionGate, narrator: Narrator) ->
             "threads": target.threads,
             "device": device_name(device_facts()),
             "clips": len(clips),
-            "quantiser_clips": quantiser_clips(len(read_clips(candidate.calibration))),
+            "quantiser_clips": quantiser_clips(len(calibration)),
             "note": note,
         },
         "trials": [],
@@ -243,6 +245,7 @@ class _Court:
         self._candidate, self._clips, self._runtime, self._narrator = candidate, clips, runtime, narrator
         self._not_here = not_here
         self._path = candidate.folder / TRIALS_FOLDER / "clips.npz"
+        self._reference: Sequence[int] | Sequence[Transcript] | None = None
 
     def judge(self, precision: str, drop_points: float) -> dict[str, Any]:
         """The trial of one precision."""
@@ -258,20 +261,17 @@ class _Court:
         write_clips(self._path, self._clips)
         plain = self._candidate.export(PLAIN)
         try:
-            reference = self._answers(plain, PLAIN)
-        except MeasurementFailed as error:
+            reference = self._reference = self._reference or self._answers(plain, PLAIN)
+        except NO_ANSWERS as error:
             if self._runtime == self._candidate.target.runtime:
                 raise
             return {**trial, "reason": str(error)}
         try:
             answers = self._answers(artifact, precision)
-        except MeasurementFailed as error:
+        except NO_ANSWERS as error:
             return {**trial, "verdict": FAILED, "reason": str(error)}
-        compared = self._compare(reference, answers)
-        change = compared["change"]["estimate"]
-        loss = -change if self._clips.texts is None else change
-        passed = 100 * loss <= drop_points + 1e-9
-        return {**trial, **compared, "verdict": PASSED if passed else FAILED}
+        compared = compare_answers(self._clips, reference, answers, read_artifact(plain), self._candidate.spellings)
+        return {**trial, **compared, "verdict": PASSED if is_within(self._clips, compared, drop_points) else FAILED}
 
     def _why_not(self, precision: str) -> str:
         """Why a precision cannot be gated on this machine, "" where it can."""
@@ -304,28 +304,36 @@ class _Court:
             store = place.with_suffix(".json")
             return evaluate_transcripts(artifact, self._path, self._runtime, options, store=store, progress=report)
 
-    def _compare(self, reference: Any, answers: Any) -> dict[str, Any]:
-        """The metric of both, its change with a paired interval, and on how many clips they differ."""
-        if self._clips.texts is None:
-            truth = [int(label) for label in self._clips.label_ids]
-            change = accuracy_change(reference, answers, truth).change
-            right = [float((np.asarray(ids) == np.asarray(truth)).mean()) for ids in (reference, answers)]
-            return _compared(right[0], right[1], change, sum(a != b for a, b in zip(reference, answers, strict=True)))
-        return self._compare_words(reference, answers)
 
-    def _compare_words(self, reference: Sequence[Transcript], answers: Sequence[Transcript]) -> dict[str, Any]:
-        decoding = read_artifact(self._candidate.export(PLAIN)).manifest["decoding"]
-        default = decoding["default_language"] if decoding["multilingual"] else "en"
-        language = spoken_language(default, [each.language for each in reference])
-        normaliser = choose_normaliser(language, self._candidate.spellings)
-        assert self._clips.texts is not None
-        texts = [[each.text for each in transcripts] for transcripts in (reference, answers)]
-        counted = [count_word_errors(self._clips.texts, each, normaliser) for each in texts]
-        words = counted[0].reference_words
-        rates = [sum(each.errors) / sum(words) for each in counted]
-        change = word_error_change(counted[0].errors, counted[1].errors, words).change
-        said = [[" ".join(normaliser.apply(text).split()) for text in each] for each in texts]
-        return _compared(rates[0], rates[1], change, sum(a != b for a, b in zip(*said, strict=True)))
+def is_within(clips: Clips, compared: dict[str, Any], drop_points: float) -> bool:
+    """Whether a change, as `compare_answers` gives it, is a loss of at most so many points."""
+    change = compared["change"]["estimate"]
+    loss = -change if clips.texts is None else change
+    return bool(100 * loss <= drop_points + 1e-9)
+
+
+def compare_answers(
+    clips: Clips, reference: Any, answers: Any, artifact: Artifact, spellings: dict[str, str] | None
+) -> dict[str, Any]:
+    """The metric of two sets of answers to `clips`, its change with a paired interval, and how many of them differ.
+
+    reference, answers: label ids, or the Transcripts of transcribed clips; artifact: says what language is spoken.
+    """
+    if clips.texts is None:
+        truth = [int(label) for label in clips.label_ids]
+        change = accuracy_change(reference, answers, truth).change
+        right = [float((np.asarray(ids) == np.asarray(truth)).mean()) for ids in (reference, answers)]
+        return _compared(right[0], right[1], change, sum(a != b for a, b in zip(reference, answers, strict=True)))
+    decoding = artifact.manifest["decoding"]
+    default = decoding["default_language"] if decoding["multilingual"] else "en"
+    normaliser = choose_normaliser(spoken_language(default, [each.language for each in reference]), spellings)
+    texts = [[each.text for each in transcripts] for transcripts in (reference, answers)]
+    counted = [count_word_errors(clips.texts, each, normaliser) for each in texts]
+    words = counted[0].reference_words
+    rates = [sum(each.errors) / sum(words) for each in counted]
+    change = word_error_change(counted[0].errors, counted[1].errors, words).change
+    said = [[" ".join(normaliser.apply(text).split()) for text in each] for each in texts]
+    return _compared(rates[0], rates[1], change, sum(a != b for a, b in zip(*said, strict=True)))
 
 
 def _compared(reference: float, measured: float, change: Interval, differing: int) -> dict[str, Any]:

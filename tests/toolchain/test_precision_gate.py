@@ -289,11 +289,11 @@ def test_engines_are_stood_for_by_onnxruntime(folder, narrator, monkeypatch):
     assert "imitates float16" in precision_section(document).blocks[-1].text
 
     def refused(*_, **__):
-        raise MeasurementFailed("the clips through it failed: ONNX Runtime refuses the graph")
+        raise BadInput("model.onnx: ONNX Runtime refuses the graph")
 
     monkeypatch.setattr(precision_gate, "evaluate", refused)
     assert precision_stage(asked, PrecisionGate(2.0), narrator)[0] == "fp16"
-    assert "fp16 was not gated: the clips through it failed: ONNX Runtime refuses the graph" in said(narrator)
+    assert "fp16 was not gated: model.onnx: ONNX Runtime refuses the graph" in said(narrator)
 
 
 def test_a_graph_that_its_proof_refuses_fails_before_its_gate(folder, narrator):
