@@ -819,23 +819,28 @@ def _temperatures(text: str) -> tuple[float, ...]:
 
 
 @cli.command()
-def targets() -> None:
-    """The targets that `deploy` knows, and whether their runtime is usable here.
+@click.argument("names", nargs=-1, metavar="[TARGET]...")
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def targets(names: tuple[str, ...], as_json: bool) -> None:
+    """The targets that `deploy` knows, or those named, and what this machine can do for each.
+
+    TARGET is a name or the path of a .toml file.
 
     \b
-    Example:
+    Examples:
       leanear targets
+      leanear targets rtx own.toml --json
     """
-    from runtimes.choose import choose_runtime
+    from toolchain.readiness import readiness
     from toolchain.target import read_target, target_names
 
-    for name in target_names():
-        target = read_target(name)
-        if target.on_device:
-            said = "on a device: --host [user@]name"
-        else:
-            said = choose_runtime(target.runtime).available() or "ready"
-        click.echo(f"{name:12} {target.description}; {target.precision}; {said}")
+    found = [read_target(name) for name in names or target_names()]
+    if as_json:
+        told = [{**readiness(target).as_json(), "description": target.description} for target in found]
+        click.echo(json.dumps(told))
+        return
+    for target in found:
+        click.echo(f"{target.name:12} {target.description}; {target.precision}; {readiness(target).text}")
 
 
 @cli.command()
