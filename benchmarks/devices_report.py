@@ -33,6 +33,7 @@ FACTS = (
     ("python", "Python"),
 )
 MOST_CARDS = 6
+FAR_APART = 10  # slowest over fastest latency from which on they share a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -153,14 +154,14 @@ def _emulated(analysis: Analysis) -> str:
 def _devices_section(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> Section | None:
     if not entries:
         return None
+    quality = " or ".join(sorted({_quality_name(analysis) for analysis in measured.values()})) or "quality"
     header = (
         "device",
         "status",
         "dense",
         "slim",
         "slim / dense",
-        "quality, dense",
-        "quality, slim",
+        *(f"{quality}, {role}" for role in ("dense", "slim")),
         "peak memory, slim",
     )
     rows: list[tuple[str, ...]] = []
@@ -205,13 +206,10 @@ def _picture(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> l
         if analysis is None:
             continue
         medians, qualities = medians_ms(analysis), _qualities(analysis)
-        points = []
-        for role, interval in qualities.items():
-            median = medians.get(role)
-            if median is not None:
-                points.append((median, 100 * interval.estimate))
-        if points:
-            curves.append(Curve(entry.host, tuple(points)))
+        known = [(role, median) for role in qualities if (median := medians.get(role)) is not None]
+        if known:
+            points = tuple((median, 100 * qualities[role].estimate) for role, median in known)
+            curves.append(Curve(entry.host + _emulated(analysis), points, tuple(role for role, _ in known)))
             names.add(_quality_name(analysis))
     if not curves:
         return []
@@ -219,7 +217,9 @@ def _picture(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> l
     if others:
         return [Paragraph("The devices were judged by different measures, so there is no common picture.")]
     title = f"{name[:1].upper()}{name[1:]} against latency, dense and slim of each device"
-    return [picture_curves(curves, "median latency, ms", f"{name}, %", title)]
+    every = [median for curve in curves for median, _ in curve.points]
+    far_apart = max(every) > FAR_APART * min(every) > 0
+    return [picture_curves(curves, "median latency, ms", f"{name}, %", title, log_x=far_apart)]
 
 
 def _qualities(analysis: Analysis) -> dict[str, Interval]:

@@ -15,6 +15,7 @@ RIGHT = 24
 TICK_LABEL = 18
 HISTOGRAM_BINS = 72
 HISTOGRAM_UPPER_PERCENTILE = 99.0
+COLOURS = 6  # of lines, in the page's style
 
 
 @dataclass(frozen=True)
@@ -234,10 +235,11 @@ def picture_intervals(
 
 @dataclass(frozen=True)
 class Curve:
-    """A named line through (x, y), in the order of x."""
+    """A named line through (x, y), in the order of x. labels: what each point is called beside it; none: nothing."""
 
     name: str
     points: tuple[tuple[float, float], ...]
+    labels: tuple[str, ...] = ()
 
 
 def picture_curves(
@@ -247,12 +249,17 @@ def picture_curves(
     title: str,
     *,
     log: bool = False,
+    log_x: bool = False,
     level: tuple[str, float] | None = None,
 ) -> Picture:
-    """Lines with a dot at every point over one pair of axes. log: powers of ten up the y axis; level: a named y."""
-    curves = [Curve(curve.name, tuple(sorted(curve.points))) for curve in curves if curve.points]
-    every_x = [x for curve in curves for x, _ in curve.points]
-    scaled = [(math.log10(max(y, 1e-12)) if log else y) for curve in curves for _, y in curve.points]
+    """Lines with a dot at every point over one pair of axes. log, log_x: powers of ten up y, along x; level: a named y.
+
+    From the seventh on, lines are dashed and the colours come again.
+    """
+    curves = [_in_order(curve) for curve in curves if curve.points]
+    along, up = (_log10 if log_x else float), (_log10 if log else float)
+    every_x = [along(x) for curve in curves for x, _ in curve.points]
+    scaled = [up(y) for curve in curves for _, y in curve.points]
     if level is not None:
         scaled.append(level[1])
     top, bottom = 14, 290
@@ -264,18 +271,42 @@ def picture_curves(
         parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "one"))
         parts.append(_text(LEFT + 4, y - 4, level[0], "note"))
     for number, curve in enumerate(curves):
-        places = [(x_axis.place(x), y_axis.place(math.log10(max(y, 1e-12)) if log else y)) for x, y in curve.points]
+        colour, dashed = number % COLOURS, " dashed" if number >= COLOURS else ""
+        places = [(x_axis.place(along(x)), y_axis.place(up(y))) for x, y in curve.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="fill-{number}"/>' for x, y in places)
-        name = html.escape(curve.name)
-        parts.append(f'<g><title>{name}</title><polyline points="{path}" class="curve stroke-{number}"/>{dots}</g>')
+        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="fill-{colour}"/>' for x, y in places)
+        line = f'<polyline points="{path}" class="curve{dashed} stroke-{colour}"/>'
+        parts.append(f"<g><title>{html.escape(curve.name)}</title>{line}{dots}</g>")
+        for (x, y), label in zip(places, curve.labels):
+            if not label:
+                continue
+            start = x < WIDTH - RIGHT - 60
+            parts.append(_text(x + (7 if start else -7), y - 6, label, "note", anchor="start" if start else "end"))
     parts.append(_line(LEFT, bottom, WIDTH - RIGHT, bottom, "axis"))
-    parts.append(_ticks(x_axis, bottom, x_title))
+    parts.append(_log_ticks(x_axis, bottom, x_title) if log_x else _ticks(x_axis, bottom, x_title))
     parts.append(_text(LEFT - 84, top, y_title, "note"))
-    legend, end = _legend([(curve.name, f"fill-{number}") for number, curve in enumerate(curves)], bottom + 44)
+    dashes = [" (dashed)" if number >= COLOURS else "" for number in range(len(curves))]
+    names = [(c.name + dashes[number], f"fill-{number % COLOURS}") for number, c in enumerate(curves)]
+    legend, end = _legend(names, bottom + 44)
     parts.append(legend)
-    said = "; ".join(f"{curve.name}: " + ", ".join(f"{y:.3g} at {x:.4g}" for x, y in curve.points) for curve in curves)
+    said = "; ".join(f"{curve.name}: {_points_said(curve)}" for curve in curves)
     return _picture(parts, end, title, f"{y_title} by {x_title}: {said}")
+
+
+def _in_order(curve: Curve) -> Curve:
+    """The curve with its points, and their labels, in the order of x."""
+    labels = curve.labels or ("",) * len(curve.points)
+    ordered = sorted(zip(curve.points, labels))
+    return Curve(curve.name, tuple(point for point, _ in ordered), tuple(label for _, label in ordered))
+
+
+def _points_said(curve: Curve) -> str:
+    said = [f"{y:.3g} at {x:.4g}" for x, y in curve.points]
+    return ", ".join(f"{label} {text}".strip() for label, text in zip(curve.labels, said))
+
+
+def _log10(value: float) -> float:
+    return math.log10(max(value, 1e-12))
 
 
 def _spread(values: Sequence[float], start: float, end: float) -> _Axis:
@@ -329,6 +360,20 @@ def _ticks(axis: _Axis, y: float, title: str) -> str:
         x = axis.place(tick)
         parts.append(_line(x, y, x, y + 5, "axis"))
         parts.append(_text(x, y + TICK_LABEL, f"{tick:,.{digits}f}", "tick", anchor="middle"))
+    parts.append(_text((axis.start + axis.end) / 2, y + 36, title, "note", anchor="middle"))
+    return "".join(parts)
+
+
+def _log_ticks(axis: _Axis, y: float, title: str) -> str:
+    """Ticks of an axis of logarithms, at 1, 2 and 5 times powers of ten."""
+    powers = range(math.floor(axis.low), math.floor(axis.high) + 1)
+    values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    parts = []
+    for value in values:
+        if axis.low <= math.log10(value) <= axis.high:
+            x = axis.place(math.log10(value))
+            parts.append(_line(x, y, x, y + 5, "axis"))
+            parts.append(_text(x, y + TICK_LABEL, f"{value:g}", "tick", anchor="middle"))
     parts.append(_text((axis.start + axis.end) / 2, y + 36, title, "note", anchor="middle"))
     return "".join(parts)
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 import html
+import re
+from pathlib import Path
 
 import pytest
 
+from benchmarks import pictures
 from benchmarks.devices_report import DeviceEntry, compose_devices_report, write_devices_report
+from benchmarks.page import Table
+from benchmarks.pictures import Picture
 from benchmarks.report import render_html, render_markdown
 from benchmarks.results import Results
 from benchmarks.summary import Gate
@@ -90,3 +95,47 @@ def test_results_of_a_measurement_that_failed_in_parts_are_shown_with_its_status
     assert "| one | measurement failed | " in text
     assert "memory: it died" in text
     assert "0 of 1 devices measured" in text
+
+
+def faster(results: Results, factor: float) -> Results:
+    """Results of a device on which dense takes 5 ms / factor, slim 4 ms / factor."""
+    document = copy.deepcopy(results.document)
+    for repeat in document["latency"]["repeats"]:
+        repeat["samples_ms"] = [{"dense": 5.0, "slim": 4.0}[repeat["role"]] / factor] * 20
+    return Results(results.path, document)
+
+
+def the_picture(entries) -> Picture:
+    report = compose_devices_report("t", "pi", entries, {})
+    (devices,) = [section for section in report.sections if section.title == "Devices"]
+    assert sum(isinstance(block, Table) for block in devices.blocks) == 1
+    (picture,) = [block for block in devices.blocks if isinstance(block, Picture)]
+    return picture
+
+
+def test_one_picture_of_all_measured_devices_says_which_end_is_dense(entries):
+    picture = the_picture(entries)
+    assert picture.title == "Accuracy against latency, dense and slim of each device"
+    assert picture.svg.count("<polyline") == 2
+    assert [picture.svg.count(f">{role}</text>") for role in ("dense", "slim")] == [2, 2]
+    assert picture.description.count("dense ") == picture.description.count("slim ") == 2
+    assert "NVIDIA" not in picture.svg
+
+
+def test_every_one_of_many_devices_has_a_line_that_is_seen(more_results):
+    style = (Path(pictures.__file__).with_name("report.html.jinja")).read_text()
+    entries = [DeviceEntry(f"device-{number}", "ok", results=more_results) for number in range(9)]
+    used = set(re.findall(r'class="curve[^"]* (stroke-\d+)"', the_picture(entries).svg))
+    assert len(used) == 6
+    assert all(f".{name} {{ stroke:" in style for name in used)
+    assert the_picture(entries).svg.count("curve dashed") == 3
+
+
+@pytest.mark.parametrize(("factor", "equal"), [(4.0, False), (100.0, True)])
+def test_latencies_far_apart_share_a_logarithmic_axis(more_results, factor, equal):
+    """On it, dense and slim are as far apart on a device that is a hundred times as fast."""
+    entries = [DeviceEntry(f"{f:g}", "ok", results=faster(more_results, f)) for f in (1.0, factor)]
+    lines = re.findall(r'<polyline points="([\d.]+),[\d.]+ ([\d.]+),', the_picture(entries).svg)
+    widths = [float(right) - float(left) for left, right in lines]
+    assert len(widths) == 2
+    assert (widths[0] == pytest.approx(widths[1], abs=0.11)) == equal
