@@ -47,6 +47,9 @@ def time_rows(sides: Sides) -> list[Row]:
             _row(Quantity("first_token", "of it, first token", "ms", timed=True), sides, _stage(STAGES[1])),
             _row(Quantity("each_token", "of it, each later token", "ms", timed=True), sides, _each_token),
         ]
+    for stage in dict.fromkeys(stage for side in sides for stage in side.results.gpu_ms(side.role)):
+        what = Quantity(f"gpu_{stage}", f"of it, GPU, {stage.replace('_', ' ')}", "ms", timed=True)
+        rows.append(_row(what, sides, _gpu(stage)))
     start_up = Quantity("start_up", "start-up: import, load, first answer", "ms", timed=True)
     load = Quantity("load", "of it, load", "ms", timed=True)
     rows.append(_row(start_up, sides, _cold(COLD), START_FLOOR, least=1))
@@ -166,6 +169,15 @@ def _stage(stage: str) -> SamplesOf:
     return lambda side: [times(side, where, process) for process in side.results.stages_ms(side.role, stage)]
 
 
+def _gpu(stage: str) -> SamplesOf:
+    where = f"latency.repeats.gpu_ms.{stage}"
+    return lambda side: [
+        times(side, where, repeat["gpu_ms"][stage])
+        for repeat in side.results.repeats(side.role)
+        if repeat["gpu_ms"].get(stage)
+    ]
+
+
 def _each_token(side: Side) -> Processes:
     later = max((side.document["latency"]["settings"]["tokens"] or 1) - 1, 1)
     return [[sample / later for sample in process] for process in _stage(STAGES[2])(side)]
@@ -184,6 +196,8 @@ def _median(samples_of: SamplesOf, side: Side, least: int = SAMPLES_NEEDED[50]) 
     if part["status"] != "ok":
         return Figure(None, part_reason(part))
     flat = all_samples(samples_of(side))
+    if not flat:
+        return Figure(None, "not in the file")
     if len(flat) < least:
         return Figure(None, f"{len(flat)} samples are too few for a median, which takes {least}")
     return Figure(float(np.median(flat)))

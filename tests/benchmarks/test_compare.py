@@ -405,6 +405,21 @@ def test_stages_and_transcribing_of_speech(speech, against):
     assert row_of(comparison, "each_token").a == pytest.approx(1.2 / (tokens - 1), rel=0.05)
 
 
+def test_the_gpus_own_time_is_compared_where_both_have_it(plain, against):
+    def on_gpu(factor):
+        def told(document):
+            for repeat in document["latency"]["repeats"]:
+                repeat["gpu_ms"] = {"classifier": [0.5 * factor * sample for sample in repeat["samples_ms"]]}
+
+        return told
+
+    one, two = (changed(plain, on_gpu(factor)) for factor in (1.0, 1.3))
+    assert row_of(against(one, two), "gpu_classifier").change == pytest.approx(1.3)
+    assert verdicts(against(one, two))["gpu_classifier"] == WORSE
+    assert row_of(against(one, plain), "gpu_classifier").note == "B: not in the file"
+    assert "gpu_classifier" not in verdicts(against(plain, plain))
+
+
 def test_windows_of_other_lengths_are_not_compared(speech, against):
     after = changed(speech, lambda document: document["latency"]["settings"].update(tokens=99))
     comparison = against(speech, after)
