@@ -273,7 +273,7 @@ def _compare(options: argparse.Namespace) -> None:
     bounds = Bounds(options.max_slowdown, options.max_drop, options.max_memory, options.over_dense)
     comparison = compare(options.a, options.b, options.side, bounds)
     if options.json:
-        print(json.dumps(document_of(comparison, bounds, options.strict), indent=1, ensure_ascii=False))
+        print(json.dumps(document_of(comparison, options.strict), indent=1, ensure_ascii=False))
     else:
         print(render_markdown(comparison_page(comparison, options.strict)), end="")
     failure = comparison.failure(options.strict)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from benchmarks.compare_circumstances import Circumstance, circumstances, doubts, two_devices
+from benchmarks.compare_circumstances import Circumstance, circumstances, doubts, two_devices, unequal_machine
 from benchmarks.compare_quality import quality_rows, same_clips
 from benchmarks.compare_rows import (
     NOT_MEASURED,
@@ -61,14 +61,20 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of a comparison. doubts: sentences on why the timings are not to be trusted; two_devices: what shows it."""
+    """All of a comparison.
+
+    two_devices: what shows that they are two; doubts: sentences on why the timings are not to be trusted; unequal: the
+    one that says that the machine was not equally fast, which latency over dense's does not suffer from, or "".
+    """
 
     sides: Sides
+    bounds: Bounds
     rows: tuple[Row, ...]
     judgements: tuple[Judgement, ...]
     circumstances: tuple[Circumstance, ...]
     two_devices: tuple[str, ...]
     doubts: tuple[str, ...]
+    unequal: str
     paired_clips: bool
 
     @property
@@ -78,17 +84,31 @@ class Comparison:
         missing = [row for row in self.rows if row.verdict == NOT_MEASURED]
         return tuple(row for row in missing if row.what.key in judged or (row.a is None) != (row.b is None))
 
+    @property
+    def all_doubts(self) -> tuple[str, ...]:
+        """Every reason not to trust timings."""
+        return (*self.doubts, self.unequal) if self.unequal else self.doubts
+
+    @property
+    def judged_doubts(self) -> tuple[str, ...]:
+        """Those that bear on the latency that is held against its bound."""
+        return self.doubts if self.bounds.over_dense else self.all_doubts
+
+    def trusts(self, row: Row) -> bool:
+        """Whether nothing is known that disturbed the row."""
+        return not (row.what.timed and (self.doubts if row.what.key == OVER_DENSE else self.all_doubts))
+
     def failure(self, strict: bool) -> LeanearError | None:
         """None, or Regressed, or, if strict, MeasurementFailed where something is missing or not to be trusted."""
         exceeded = [judgement for judgement in self.judgements if judgement.state == EXCEEDED]
         if exceeded:
             said = "; ".join(judgement_sentence(judgement) for judgement in exceeded)
-            doubt = "; its timings are not to be trusted" if self.doubts else ""
-            return Regressed(f"B is worse than A: {said}{doubt}")
+            trusted = all(self.trusts(judgement.row) for judgement in exceeded)
+            return Regressed(f"B is worse than A: {said}{'' if trusted else '; its timings are not to be trusted'}")
         if not strict:
             return None
         missing = [f"{row.what.name}: not measured ({row.note})" for row in self.unknown]
-        doubts = [f"not to be trusted: {doubt}" for doubt in self.doubts]
+        doubts = [f"not to be trusted: {doubt}" for doubt in self.judged_doubts]
         return MeasurementFailed("; ".join([*missing, *doubts])) if missing or doubts else None
 
 
@@ -108,11 +128,13 @@ def compare(a: Path, b: Path, role: str = "slim", bounds: Bounds | None = None) 
         rows.insert(1, over_dense_row(sides))
     return Comparison(
         sides=sides,
+        bounds=bounds,
         rows=tuple(rows),
         judgements=tuple(_judgements(rows, bounds)),
         circumstances=tuple(circumstances(sides)),
         two_devices=two_devices(sides),
         doubts=tuple(doubts(sides)),
+        unequal=unequal_machine(sides),
         paired_clips=same_clips(sides),
     )
 
@@ -151,9 +173,9 @@ def judgement_sentence(judgement: Judgement) -> str:
     return f"{row.what.name} {change}{between}, {allowed} allowed"
 
 
-def document_of(comparison: Comparison, bounds: Bounds, strict: bool) -> dict[str, Any]:
+def document_of(comparison: Comparison, strict: bool) -> dict[str, Any]:
     """All of a comparison as JSON of the schema "leanear-compare-1"; shares and changes are no percentages."""
-    failure = comparison.failure(strict)
+    failure, bounds = comparison.failure(strict), comparison.bounds
     judged = {judgement.row.what.key: judgement for judgement in comparison.judgements}
     return {
         "schema": COMPARE_SCHEMA,
@@ -170,7 +192,7 @@ def document_of(comparison: Comparison, bounds: Bounds, strict: bool) -> dict[st
         ],
         "two_devices": list(comparison.two_devices),
         "same_clips": comparison.paired_clips,
-        "not_trusted": list(comparison.doubts),
+        "not_trusted": list(comparison.all_doubts),
         "exceeded": [key for key, judgement in judged.items() if judgement.state == EXCEEDED],
         "not_measured": [row.what.key for row in comparison.unknown],
         "strict": strict,
@@ -204,7 +226,7 @@ def _row_json(row: Row, judgement: Judgement | None, comparison: Comparison) -> 
         else {"is": "b/a" if row.what.relative else "b-a", "estimate": row.change, "low": row.low, "high": row.high},
         "floor": row.floor,
         "verdict": row.verdict,
-        "trusted": not (row.what.timed and comparison.doubts),
+        "trusted": comparison.trusts(row),
         "note": row.note,
         "by_process": None if row.by_process is None else dict(zip("ab", map(list, row.by_process))),
         "bound": None if judgement is None else {"limit": judgement.limit, "state": judgement.state},

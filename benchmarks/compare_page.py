@@ -34,7 +34,7 @@ def side_sentence(side: Side) -> str:
 
 def said_of(comparison: Comparison) -> list[str]:
     """What the table cannot say, a sentence each: doubts, devices, differences, what is missing, and the bounds."""
-    said = [f"not to be trusted: {doubt}" for doubt in comparison.doubts]
+    said = [f"not to be trusted: {doubt}" for doubt in comparison.all_doubts]
     if comparison.two_devices:
         said.append(f"two devices: {'; '.join(comparison.two_devices)}")
     said += [f"differs: {_difference(each)}" for each in comparison.circumstances if not each.same]
@@ -57,14 +57,14 @@ def verdict_sentence(comparison: Comparison, strict: bool) -> str:
         return f"{failure}."
     missing = [row.what.name for row in comparison.unknown]
     untold = f" Not measured, so not judged: {', '.join(missing)}." if missing else ""
-    doubt = " The timings are not to be trusted." if comparison.doubts else ""
+    doubt = " The timings are not to be trusted." if comparison.judged_doubts else ""
     return f"Nothing is worse in B than in A beyond its bound.{untold}{doubt}"
 
 
 def comparison_page(comparison: Comparison, strict: bool) -> Report:
     """The comparison as a report's page."""
     a, b = comparison.sides
-    doubts = tuple(Paragraph(f"Not to be trusted: {doubt}.", "warning") for doubt in comparison.doubts)
+    doubts = tuple(Paragraph(f"Not to be trusted: {doubt}.", "warning") for doubt in comparison.all_doubts)
     table = Table("", HEADER, tuple(row_cells(row, comparison) for row in comparison.rows))
     notes = Table("How it was compared", ("", ""), tuple((row.what.name, row.note) for row in comparison.rows))
     bounds = tuple(
@@ -135,7 +135,7 @@ def _interval(row: Row) -> str:
 
 
 def _verdict(row: Row, comparison: Comparison) -> str:
-    doubtful = row.what.timed and comparison.doubts and row.verdict != NOT_MEASURED
+    doubtful = row.verdict != NOT_MEASURED and not comparison.trusts(row)
     return f"{row.verdict}, not trusted" if doubtful else row.verdict
 
 

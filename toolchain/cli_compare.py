@@ -89,12 +89,11 @@ def compare(
     """
     if out is not None and out.suffix not in RENDERERS:
         raise BadInput(f"--out {out}: a name that ends in .md or .html is wanted")
-    bounds = Bounds(max_slowdown, max_drop, max_memory, over_dense)
-    comparison = compare_results(a, b, side, bounds)
+    comparison = compare_results(a, b, side, Bounds(max_slowdown, max_drop, max_memory, over_dense))
     if out is not None:
         write_text(out, RENDERERS[out.suffix](comparison_page(comparison, strict)))
     if as_json:
-        click.echo(json.dumps(document_of(comparison, bounds, strict), indent=1, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(document_of(comparison, strict), indent=1, ensure_ascii=False, allow_nan=False))
     else:
         _print(comparison, strict)
     failure = comparison.failure(strict)
