@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from benchmarks.comparison import comparison_report, comparison_sections, read_comparison
-from benchmarks.page import Block, Log, Paragraph, Report, Table
+from benchmarks.page import Block, Log, Paragraph, Report, Section, Table
 from benchmarks.pictures import Picture
 from benchmarks.precision_section import read_precision
 from benchmarks.results import Results, read_results
@@ -40,6 +40,7 @@ def write_report(
     max_drop: float | None = None,
     extra: dict[str, Any] | None = None,
     comparison_path: Path | None = None,
+    more: Sequence[Section] = (),
 ) -> ReportPaths:
     """The paths of `report.md` and `report.html`, written into `out_folder` from a results file.
 
@@ -47,7 +48,7 @@ def write_report(
     precision.json, which is left out where it is of another slim artifact. max_drop: the accuracy gate in points.
     extra: "title": str; "torch_accuracy": {"dense" or "slim": [correct, clips]} of the checkpoints in PyTorch on the
     same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]. comparison_path: a
-    comparison.json whose sections come last. The same files give the same report, byte for byte.
+    comparison.json whose sections come last, after those of `more`. The same files give the same report, byte for byte.
 
     Raises:
         BadInput: a file is not what it should be, or `extra` has an unknown key.
@@ -58,6 +59,7 @@ def write_report(
     precision = None if precision_path is None else _precision_of(results, Path(precision_path))
     extra_read = _read_extra(extra or {})
     report = compose_report(results, plan=plan, max_drop=max_drop, extra=extra_read, precision=precision)
+    report = dataclasses.replace(report, sections=(*report.sections, *more))
     if comparison_path is not None:
         compared = comparison_sections(read_comparison(Path(comparison_path)))
         report = dataclasses.replace(report, sections=(*report.sections, *compared))

@@ -19,7 +19,7 @@ from runtimes.files import read_json, write_json
 from toolchain.ahead import engine_sections
 from toolchain.bundle import RunSettings, by_hand, write_bundle
 from toolchain.hosts import deliver_to_all, host_folder_name
-from toolchain.measuring import DEVICES_FILE, precision_sections, write_folder_report
+from toolchain.measuring import DEVICES_FILE, precision_sections, pruning_sections, write_folder_report
 from toolchain.narration import Narrator, Report
 from toolchain.remote import RemoteOptions, RemoteOutcome
 
@@ -101,7 +101,7 @@ def write_delivery_report(folder: Path, max_drop: float | None) -> ReportPaths:
     entries = [_entry(folder, outcome, max_drop) for outcome in outcomes]
     said = {"target": document["target"], **document["provenance"]}
     by_hand_commands = () if outcomes else commands(folder / BUNDLE_FOLDER)
-    more = (*precision_sections(folder), *engine_sections(folder))
+    more = (*pruning_sections(folder), *precision_sections(folder), *engine_sections(folder))
     return write_devices_report(folder, document["title"], document["target"], entries, said, by_hand_commands, more)
 
 

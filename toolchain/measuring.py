@@ -5,10 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.analysis import analyse, medians_ms
 from benchmarks.measure import benchmark
-from benchmarks.page import Section
+from benchmarks.page import Paragraph, Section
 from benchmarks.precision_section import precision_section, read_precision
 from benchmarks.report import ReportPaths, write_report
 from benchmarks.results import Results
@@ -17,6 +18,7 @@ from runtimes.clips import write_clips
 from runtimes.errors import BadInput
 from runtimes.files import read_json
 from runtimes.sessions import SessionOptions, graph_precision, own_precision
+from toolchain.ahead import engine_sections
 from toolchain.dataset import column_for, read_examples_for, read_splits
 from toolchain.narration import Narrator
 from toolchain.pruning_notes import PRUNING_SCHEMA, pruning_notes
@@ -121,6 +123,20 @@ def precision_sections(folder: Path) -> tuple[Section, ...]:
     return (precision_section(read_precision(path)),) if path.is_file() else ()
 
 
+def pruning_sections(folder: Path) -> tuple[Section, ...]:
+    """What a report of a deployment folder that has no results says of how the slim model came about."""
+    pruning = _read_pruning(folder)
+    if pruning is None:
+        return ()
+    removed = f"{100 * pruning['sparsity']:.1f} % of the attention parameters are removed."
+    return (Section("Pruning", tuple(Paragraph(said) for said in (removed, *pruning_notes(pruning, {})))),)
+
+
+def _read_pruning(folder: Path) -> dict[str, Any] | None:
+    path = folder / "checkpoint" / "pruning.json"
+    return read_json(path, PRUNING_SCHEMA, ("goal", "method", "sparsity")) if path.is_file() else None
+
+
 def write_folder_report(
     folder: Path,
     results: Path,
@@ -135,8 +151,7 @@ def write_folder_report(
     """
     plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
     precision_path = folder / PRECISION_FILE
-    pruning_path = folder / "checkpoint" / "pruning.json"
-    pruning = read_json(pruning_path, PRUNING_SCHEMA, ("goal", "method")) if pruning_path.is_file() else None
+    pruning = _read_pruning(folder)
     measured = count_results_word_errors(results, read_spellings(folder))
     said = [*notes, *pruning_notes(pruning, medians_ms(analyse(measured)))]
     about = read_json(about_path, ABOUT_SCHEMA, ("title", "provenance")) if about_path.is_file() else {}
@@ -148,4 +163,5 @@ def write_folder_report(
         max_drop=max_drop,
         extra={"notes": said, **{key: about[key] for key in ("title", "provenance") if key in about}},
         comparison_path=comparison,
+        more=engine_sections(folder),
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.measure import benchmark
 from runtimes.artifact import read_artifact
 from runtimes.engines import engines_ahead
 from runtimes.errors import BadInput, RuntimeUnavailable
+from runtimes.sessions import SessionOptions
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 from toolchain.ahead import engine_sections, engines_stage, read_engines, say_engines
+from toolchain.measuring import pruning_sections, write_folder_report
 from toolchain.narration import Narrator
 from toolchain.target import Target, read_target
 
@@ -72,6 +76,28 @@ def test_the_report_and_the_lines_say_what_was_not_run(library, folder, target, 
     assert "slim classifier" in str(section)
     say_engines(folder, Narrator())
     assert "execution: not measured (no NVIDIA GPU)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_where_they_are_measured_the_report_has_them_too(library, folder, target, narrator):
+    engines_stage(folder, target, "", narrator)
+    out, options = folder / "results" / "null-fp32.json", SessionOptions(threads=1)
+    benchmark(folder / "dense", folder / "slim", None, "null", options, out, budget_s=1.0, samples=4, repeats=1)
+    text = write_folder_report(folder, out, folder, None).markdown.read_text(encoding="utf-8")
+    assert "## Latency" in text
+    assert "## Engines" in text
+    assert "not measured (" not in text[text.index("## Engines") :]
+
+
+def test_a_report_without_results_says_how_the_slim_model_came_about(folder):
+    assert pruning_sections(folder) == ()
+    (folder / "checkpoint").mkdir()
+    widths = {"multiples": [16, 16], "one_per_head": True, "not_filled_up_by": "tensorrt"}
+    pruning = {"schema": "leanear-pruning-1", "goal": {}, "method": "rotated", "sparsity": 0.5, "widths": widths}
+    (folder / "checkpoint" / "pruning.json").write_text(json.dumps(pruning))
+    (section,) = pruning_sections(folder)
+    said = [block.text for block in section.blocks]
+    assert said[0] == "50.0 % of the attention parameters are removed."
+    assert "a multiple of 16, and the graph of form tensorrt fills no head up" in said[1]
 
 
 def test_a_gpu_takes_the_engines_that_were_built_for_its_capability(library, folder, target, narrator):
