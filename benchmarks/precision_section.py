@@ -42,10 +42,10 @@ def trial_sentence(document: dict[str, Any], trial: dict[str, Any]) -> str:
         return f"{precision} failed before its gate: {trial['reason']}."
     passed = "passed" if verdict == PASSED else "missed"
     clips = f"{document['gate']['clips']:,} calibration clips"
-    return (
-        f"{precision} {passed} its gate: {change_text(document, trial)} on {clips}, where {_limit(document)}; the "
-        f"answer is another one on {trial['differing']:,} of them."
-    )
+    differing = trial["differing"]
+    answers = f"the answer is another one on {differing:,} of them" if differing else "no answer is another one"
+    measured = f"{change_text(document, trial)} on {clips}, where {_limit(document)}"
+    return f"{precision} {passed} its gate: {measured}; {answers}."
 
 
 def change_text(document: dict[str, Any], trial: dict[str, Any]) -> str:

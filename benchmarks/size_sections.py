@@ -130,6 +130,9 @@ def _promise(analysis: Analysis) -> list[Block]:
         "not distinguishable": f"MACs promise {promised:.2f}×; the {measured:.2f}× measured is within the noise.",
     }[analysis.speed.verdict]
     why = "MACs count multiplications alone; memory traffic, normalisation, softmax and small matrices take time too."
+    precisions = analysis.results.precisions
+    if precisions["dense"] != precisions["slim"]:
+        why += f" They count the same in {precisions['dense']} and in {precisions['slim']}, which take different time."
     return [picture, Paragraph(sentence, "" if analysis.speed.verdict == "faster" else "warning"), Paragraph(why)]
 
 

@@ -120,6 +120,8 @@ def parity_text(parity: dict[str, Any] | None) -> str:
     if "relative_difference" not in parity or "bound" not in parity:
         return ", ".join(f"{key} {value}" for key, value in parity.items())
     close = f"logits within {parity['relative_difference']:.2g} of their scale (bound {parity['bound']:g})"
+    if parity.get("noise") is not None:
+        close = f"8 bits move the logits by {parity['noise']:.2g} of their spread (bound {parity['bound']:g})"
     clips = parity.get("clips", "?")
     if parity.get("tokens") is not None:
         return (

@@ -111,6 +111,14 @@ def test_two_precisions_are_said_before_any_comparison(report, document):
     assert "The slim model computes in int8, the dense one in fp32: every comparison is between these two" in markdown
     rows = headline_rows(read_results(paths.markdown.parent.parent / "results.json"))
     assert rows[0] == ("precision", "fp32", "int8", "-")
+    assert "They count the same in fp32 and in int8, which take different time." in markdown
+
+
+def test_the_proof_of_8_bits_is_of_their_noise(report, document):
+    proved = {"relative_difference": 0.017, "bound": 0.1, "clips": 8, "same_top1": 7, "tokens": None, "noise": 0.0342}
+    document["artifacts"]["slim"]["parity"] = proved
+    _, markdown, _ = report()
+    assert "8 bits move the logits by 0.034 of their spread (bound 0.1), same first label on 7 of 8 golden" in markdown
 
 
 def set_medians(document, dense, slim):
