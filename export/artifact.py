@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.ast_graph import export_ast
+from export.ast_graph import export_ast, observe_ast
 from export.front_end import FrontEnd, read_front_end
 from export.graph import ExportedGraph, graph_facts
 from export.macs import count_macs
@@ -33,30 +33,33 @@ def export_artifact(
     made_from: dict[str, Any],
     speech: Speech | None = None,
     precision: str = "fp32",
+    quantiser_waveforms: Sequence[np.ndarray] = (),
 ) -> Path:
     """The artifact folder `out`, written whole or not at all; the same arguments give the same bytes.
 
     golden_waveforms: float32 (samples,) each, at the extractor's rate, of which the folder keeps the logits that the
     model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
-    inputs by name. speech: of a Whisper, which is exported as encoder and decoder; precision: of its
-    products with weights, "fp32" or "int8". The manifest's "parity" is null
-    until `export.parity.prove_parity` has proved it.
+    inputs by name. speech: of a Whisper, which is exported as encoder and decoder; precision: of the
+    products, "fp32", "fp16" or "int8"; quantiser_waveforms: real clips that the ranges of integers are taken from, like
+    the golden ones. The manifest's "parity" is null until `export.parity.prove_parity` has proved it.
 
     Raises:
         BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.
     """
     out = Path(out)
+    if precision == "int8" and not len(quantiser_waveforms):
+        raise BadInput("precision 'int8': at least one clip is needed to take the ranges of integers from")
     if speech is not None:
         with replaced_folder(out) as part:
             write_whisper_artifact(
-                model, feature_extractor, golden_waveforms, part, form, precision, speech, source, made_from
-            )
+                model, feature_extractor, golden_waveforms, part, form, precision, quantiser_waveforms, speech, source,
+                made_from,
+            )  # fmt: skip
         return out
-    if precision not in ("fp32", "fp16"):
-        raise BadInput(f"precision {precision!r}: a classifier is exported in fp32 or fp16 alone")
     golden = collect_golden(model, feature_extractor, golden_waveforms)
+    observed = observe_ast(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
     with replaced_folder(out) as part:
-        exported = export_ast(model, feature_extractor, part / GRAPH_FILE, form, precision=precision)
+        exported = export_ast(model, feature_extractor, part / GRAPH_FILE, form, precision=precision, observed=observed)
         write_golden(part / GOLDEN_FILE, golden)
         manifest = _manifest(model, read_front_end(feature_extractor), exported, part, len(golden.waveforms))
         manifest["model"].update(source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,16 @@ from export.front_end import FrontEnd, add_front_end, read_front_end
 from export.graph import FORMS, OPSET, ExportedGraph, Graph
 from export.half_precision import add_half_precision, check_half
 from export.layers import add_layernorm, add_linear, array
+from export.observed import Observed, observe, tensors_to_observe
+from export.static_eight_bit import add_static_products
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file
 
 INPUTS = ("waveform", "features")
 CACHE_PERIOD_BYTES = 4096  # 64 sets of 64 bytes
 PADDING_COLUMNS = 16  # a cache line
+LOGITS = "logits"
+FLOAT_PREFIX = "front_end."
 READ_TOKENS = 2  # the classifier reads the class token and the distillation token, which come first
 # Forms in which the last layer's attention is computed for all tokens, not for those that are read alone: TensorRT-RTX
 # 1.7 ends with an internal error where it compiles attention of two queries in float16.
@@ -37,6 +43,7 @@ def export_ast(
     form: str = "portable",
     input: str = "waveform",
     precision: str = "fp32",
+    observed: Mapping[str, Observed] | None = None,
 ) -> ExportedGraph:
     """Write a loaded AST classifier (stock or slim) as one ONNX file with its front end inside.
 
@@ -44,7 +51,8 @@ def export_ast(
     "logits": float32 (1, labels). The last layer is computed for the two tokens that the classifier reads.
     Form "portable" has plain ONNX operators alone, "onnxruntime" has operators of ONNX Runtime's own where they are
     faster, "openvino" has plain operators arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones.
-    Precision "fp16", of form "tensorrt" alone, has products in float16, as `export.half_precision` says.
+    Precision "fp16", of form "tensorrt" alone, has products in float16, as `export.half_precision` says; "int8", of any
+    form but that one, has products of 8-bit integers in the ranges `observed` (see `observe_ast`).
 
     Raises:
         BadInput: the model is not one that the graph can stand for, or `form` or `input` is unknown.
@@ -54,6 +62,10 @@ def export_ast(
     if input not in INPUTS:
         raise BadInput(f"input {input!r}: expected one of {', '.join(INPUTS)}")
     check_half(precision, form)
+    if (precision == "int8") != (observed is not None):
+        raise ValueError("products in 8 bits need what was observed, and nothing else does")
+    if precision == "int8" and form == "tensorrt":
+        raise BadInput("precision 'int8': the form 'tensorrt' has no products in 8 bits")
     front_end = read_front_end(feature_extractor)
     _check(model, front_end)
     graph = Graph()
@@ -63,13 +75,27 @@ def export_ast(
     else:
         source = helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, front_end.frames, front_end.mel_bins])
         features = "features"
-    _add_classifier(graph, features, model, form)
+    _add_classifier(graph, features, model, form, observed)
     if precision == "fp16":
         add_half_precision(graph, [input], ["logits"])
+    if observed is not None:
+        add_static_products(graph, observed, form, lambda name: name.startswith(FLOAT_PREFIX) or name == LOGITS)
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, model.config.num_labels])
     with replaced_file(Path(out)) as part:
         graph.write(part, [source], [logits], "ast")
     return ExportedGraph(Path(out), form, OPSET, len(graph.nodes), precision)
+
+
+def observe_ast(model: Any, feature_extractor: Any, form: str, waveforms: Sequence[np.ndarray]) -> dict[str, Observed]:
+    """The ranges of what the products of a graph of that form are of, over real clips.
+
+    waveforms: float32 (samples,) each, at the model's rate.
+    """
+    graph = Graph()
+    _add_classifier(graph, "features", model, form)
+    with tempfile.TemporaryDirectory(prefix="leanear-observe-") as folder:
+        exported = export_ast(model, feature_extractor, Path(folder, "fp32.onnx"), form)
+        return observe(exported.path, tensors_to_observe(graph), ({"waveform": clip[None]} for clip in waveforms))
 
 
 def token_count(config: Any) -> int:
@@ -110,7 +136,9 @@ def _check(model: Any, front_end: FrontEnd) -> None:
         raise BadInput(f"the model's weights are {unusual[0]}; load it as torch.float32 to export it")
 
 
-def _add_classifier(graph: Graph, features: str, model: Any, form: str) -> None:
+def _add_classifier(
+    graph: Graph, features: str, model: Any, form: str, observed: Mapping[str, Observed] | None = None
+) -> None:
     config, body = model.config, model.audio_spectrogram_transformer
     tokens = token_count(config)
     hidden = _add_embeddings(graph, features, body.embeddings, config)
@@ -120,7 +148,7 @@ def _add_classifier(graph: Graph, features: str, model: Any, form: str) -> None:
         attention = read_attention(layer.attention)
         here = f"{name}.attention"
         if number + 1 < len(body.layers):
-            attended = add_attention(graph, normed, attention, form, tokens, here)
+            attended = add_attention(graph, normed, attention, form, tokens, here, observed)
         else:
             if form in WHOLE_LAST_ATTENTION:
                 every = add_attention(graph, normed, attention, form, tokens, here)
@@ -129,13 +157,13 @@ def _add_classifier(graph: Graph, features: str, model: Any, form: str) -> None:
                 attended = add_reader_attention(graph, normed, attention, READ_TOKENS, here)
             hidden = add_first_tokens(graph, hidden, READ_TOKENS, f"{name}.read")
         hidden = graph.node("Add", [attended, hidden], f"{name}.attention.residual")
-        hidden = _add_mlp(graph, hidden, layer, form, name)
+        hidden = _add_mlp(graph, hidden, layer, form, name, observed is not None)
     hidden = add_layernorm(graph, hidden, body.layernorm, "layernorm")
     pooled = graph.node(
         "ReduceMean", [hidden, graph.constant("pool.axis", np.array([0], dtype=np.int64))], "pooled", keepdims=1
     )
     pooled = add_layernorm(graph, pooled, model.classifier.layernorm, "classifier.layernorm")
-    add_linear(graph, pooled, model.classifier.dense, "classifier.dense", "logits")
+    add_linear(graph, pooled, model.classifier.dense, "classifier.dense", LOGITS)
 
 
 def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -> str:
@@ -164,13 +192,13 @@ def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -
     return graph.node("Concat", [first, placed], "embeddings", axis=0)
 
 
-def _add_mlp(graph: Graph, hidden: str, layer: Any, form: str, name: str) -> str:
-    padding = _row_padding(layer.mlp.fc1.out_features) if form == "onnxruntime" else 0
+def _add_mlp(graph: Graph, hidden: str, layer: Any, form: str, name: str, is_eight_bit: bool) -> str:
+    padding = _row_padding(layer.mlp.fc1.out_features) if form == "onnxruntime" and not is_eight_bit else 0
     normed = add_layernorm(graph, hidden, layer.layernorm_after, f"{name}.layernorm_after")
     wide = add_linear(graph, normed, layer.mlp.fc1, f"{name}.mlp.fc1", f"{name}.mlp.wide", more_outputs=padding)
     active = graph.node("Gelu", [wide], f"{name}.mlp.active")
     narrow = add_linear(graph, active, layer.mlp.fc2, f"{name}.mlp.fc2", f"{name}.mlp.narrow", more_inputs=padding)
-    if form == "openvino":
+    if form == "openvino" and not is_eight_bit:
         # Of slope one, so it changes nothing. But OpenVINO has two kernels for a linear layer, and an activation behind
         # it selects the one that is faster where rows are a multiple of 4 KiB long. It also keeps OpenVINO 2026.4
         # from a fusion that crashes while it compiles narrow models for one thread.

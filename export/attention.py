@@ -10,14 +10,17 @@ Dimension letters: T tokens, D model width, H heads, K per-head query/key width,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from export.eight_bit_attention import add_eight_bit_group
 from export.graph import CONTRIB_DOMAIN, Graph
 from export.layers import array
+from export.observed import Observed
+from export.static_eight_bit import add_pair, signed_scale
 from runtimes.errors import BadInput
 
 VECTOR_COLUMNS = (
@@ -152,8 +155,20 @@ def _round_up(width: int, multiple: int) -> int:
     return -(-width // multiple) * multiple
 
 
-def add_attention(graph: Graph, tokens: str, attention: Attention, form: str, token_count: int, name: str) -> str:
-    """Add the whole block, output projection included: (T, D) in, (T, D) out."""
+def add_attention(
+    graph: Graph,
+    tokens: str,
+    attention: Attention,
+    form: str,
+    token_count: int,
+    name: str,
+    observed: Mapping[str, Observed] | None = None,
+) -> str:
+    """Add the whole block, output projection included: (T, D) in, (T, D) out.
+
+    observed: of queries, keys and values, whose products between tokens then are of 8-bit integers as far as the form
+    goes; None: they are of float32.
+    """
     widths = attention.query_key_widths, attention.value_output_widths
     if form == "tensorrt":
         groups = fused_groups(*widths, token_count, attention.model_width)
@@ -172,7 +187,15 @@ def add_attention(graph: Graph, tokens: str, attention: Attention, form: str, to
     contexts = []
     for number, group in enumerate(groups):
         here = name if len(groups) == 1 else f"{name}.group{number}"
-        contexts.append(add_group[form](graph, query[number], key[number], value[number], group, token_count, here))
+        parts = query[number], key[number], value[number]
+        if observed is not None and form == "onnxruntime":
+            sizes = len(group.heads), group.query_key_width, group.value_output_width
+            contexts.append(add_eight_bit_group(graph, *parts, sizes, token_count, observed, here))
+            continue
+        if observed is not None and form == "openvino":
+            scores = [add_pair(graph, part, signed_scale(observed[part]), np.int8(0)) for part in parts[:2]]
+            parts = scores[0], scores[1], parts[2]
+        contexts.append(add_group[form](graph, *parts, group, token_count, here))
     context = contexts[0] if len(contexts) == 1 else graph.node("Concat", contexts, f"{name}.context", axis=1)
     return _add_output(graph, context, attention, groups, name)
 

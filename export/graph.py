@@ -27,6 +27,7 @@ _ELEMENT_TYPES = {
     np.dtype(np.float32): onnx.TensorProto.FLOAT,
     np.dtype(np.float16): onnx.TensorProto.FLOAT16,
     np.dtype(np.int64): onnx.TensorProto.INT64,
+    np.dtype(np.int32): onnx.TensorProto.INT32,
     np.dtype(np.int8): onnx.TensorProto.INT8,
     np.dtype(np.uint8): onnx.TensorProto.UINT8,
 }
@@ -124,19 +125,20 @@ class Graph:
         return self.node("Reshape", [source, target], name)
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """Add a small tensor (float32 or int64); a name that is already there stands for the same tensor."""
+        """Add a small tensor; a name that is already there stands for the same tensor."""
         self.weights.setdefault(name, Weight(name, array.shape, array.dtype, lambda: array))
         return name
 
     def weight(self, name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> str:
         """Add a float32 tensor that `make` computes when the file is written."""
-        return self._add_weight(Weight(name, shape, np.dtype(np.float32), make))
+        return self.add(Weight(name, shape, np.dtype(np.float32), make))
 
     def stored(self, name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray], in_graph: bool) -> str:
         """Add a float32 tensor to the file of data, and to the graph as well if it is `in_graph`."""
-        return self._add_weight(Weight(name, shape, np.dtype(np.float32), make, in_graph, in_data=True))
+        return self.add(Weight(name, shape, np.dtype(np.float32), make, in_graph, in_data=True))
 
-    def _add_weight(self, weight: Weight) -> str:
+    def add(self, weight: Weight) -> str:
+        """Add a tensor of any type and return its name."""
         if weight.name in self.weights:
             raise ValueError(f"weight {weight.name!r} was added twice")
         self.weights[weight.name] = weight

@@ -13,7 +13,7 @@ from export.golden_speech import collect_golden_speech
 from export.graph import graph_facts
 from export.log_mel import LogMel, read_log_mel
 from export.macs import count_whisper_macs
-from export.whisper_graph import cache_sizes, export_whisper
+from export.whisper_graph import cache_sizes, export_whisper, observe_encoder
 from runtimes.artifact import MANIFEST_SCHEMA, write_golden
 from runtimes.errors import BadInput
 from runtimes.files import sha256_file, write_json
@@ -44,6 +44,7 @@ def write_whisper_artifact(
     folder: Path,
     form: str,
     precision: str,
+    quantiser_waveforms: Sequence[np.ndarray],
     speech: Speech,
     source: dict[str, Any],
     made_from: dict[str, Any],
@@ -57,7 +58,10 @@ def write_whisper_artifact(
     if len(speech.vocabulary) != size:
         raise BadInput(f"tokenizer: {len(speech.vocabulary)} tokens, but the model's vocabulary has {size}")
     golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding)
-    exported = export_whisper(model, feature_extractor, folder / ENCODER_FILE, folder / DECODER_FILE, form, precision)
+    observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
+    exported = export_whisper(
+        model, feature_extractor, folder / ENCODER_FILE, folder / DECODER_FILE, form, precision, observed
+    )
     write_golden(folder / GOLDEN_FILE, golden)
     document = {
         "schema": VOCABULARY_SCHEMA,

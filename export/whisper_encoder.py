@@ -6,7 +6,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +25,7 @@ from export.attention import (
 from export.graph import Graph
 from export.layers import add_layernorm, add_linear, array
 from export.log_mel import LogMel, add_log_mel
+from export.observed import Observed
 
 MLP_COLUMNS = 1024  # of an encoder's MLP that are in memory at a time
 ROW_COLUMNS = 4  # ONNX Runtime's matrix product is slow where rows do not end on a 16-byte boundary
@@ -41,7 +42,14 @@ def cache_group(module: Any, form: str) -> HeadGroup:
     return HeadGroup(tuple(range(len(query_key_widths))), query_key, value_output)
 
 
-def add_encoder(graph: Graph, waveform: str, model: Any, log_mel: LogMel, form: str) -> list[tuple[str, list[int]]]:
+def add_encoder(
+    graph: Graph,
+    waveform: str,
+    model: Any,
+    log_mel: LogMel,
+    form: str,
+    observed: Mapping[str, Observed] | None = None,
+) -> list[tuple[str, list[int]]]:
     """Add everything from the waveform (1, samples) to the outputs, whose names and shapes are returned.
 
     The outputs are, per decoder layer, `cross_key.N` (H, K, T) and `cross_value.N` (H, T, V): what a decoder step
@@ -55,7 +63,7 @@ def add_encoder(graph: Graph, waveform: str, model: Any, log_mel: LogMel, form: 
         name = f"encoder.layers.{number}"
         normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
         attention = read_attention(layer.self_attn)
-        attended = add_attention(graph, normed, attention, form, positions, f"{name}.self_attn")
+        attended = add_attention(graph, normed, attention, form, positions, f"{name}.self_attn", observed)
         hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
         parts = -(-layer.fc1.out_features // MLP_COLUMNS) if form == "onnxruntime" else 1
         hidden = add_mlp(graph, hidden, layer, name, parts)

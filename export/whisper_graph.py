@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from export.attention import read_widths
-from export.eight_bit import add_eight_bit_products
+from export.eight_bit_weights import add_block_products, add_eight_bit_weights
 from export.graph import FORMS, OPSET, PRECISIONS, ExportedGraph, Graph
 from export.half_precision import add_half_precision, check_half
 from export.log_mel import LogMel, read_log_mel
+from export.observed import Observed, observe, tensors_to_observe
+from export.static_eight_bit import add_static_products
 from export.whisper_decoder import EMBEDDING, Tensor, add_decoder
 from export.whisper_encoder import add_encoder, cache_group
 from runtimes.errors import BadInput
@@ -43,6 +47,7 @@ def export_whisper(
     decoder_out: Path,
     form: str = "portable",
     precision: str = "fp32",
+    observed: Mapping[str, Observed] | None = None,
 ) -> ExportedWhisper:
     """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
 
@@ -52,8 +57,9 @@ def export_whisper(
     outputs of the decoder are those of `export.whisper_decoder.add_decoder`. Form "portable" has plain ONNX operators
     alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster, "openvino" has plain operators
     arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones. Precision "fp16", of form "tensorrt"
-    alone, has products, keys and values in float16. Precision "int8" has products with weights in 8 bits, by operators
-    that only form "onnxruntime" may have.
+    alone, has products, keys and values in float16. Precision "int8", of any form but that one, has 8-bit
+    integers in the encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
+    decoder, whose steps take as long as it takes to read them.
 
     Raises:
         BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
@@ -62,13 +68,15 @@ def export_whisper(
         raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
     if precision not in PRECISIONS:
         raise BadInput(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
-    if precision == "int8" and form != "onnxruntime":
-        raise BadInput(f"precision 'int8': the form {form!r} has no products in 8 bits, only 'onnxruntime' has")
+    if precision == "int8" and form == "tensorrt":
+        raise BadInput("precision 'int8': the form 'tensorrt' has no products in 8 bits")
+    if (precision == "int8") != (observed is not None):
+        raise ValueError("products in 8 bits need what was observed, and nothing else does")
     check_half(precision, form)
     log_mel = read_log_mel(feature_extractor)
     _check(model, log_mel)
     encoder, decoder = Graph(), Graph()
-    produced = add_encoder(encoder, "waveform", model, log_mel, form)
+    produced = add_encoder(encoder, "waveform", model, log_mel, form, observed)
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
     half = {name for name, _ in produced} if precision == "fp16" else set()
     inputs, outputs = add_decoder(decoder, model, form)
@@ -78,9 +86,12 @@ def export_whisper(
         floats = [tensor.name for tensor in inputs if not tensor.is_integer]
         add_half_precision(decoder, floats, [t.name for t in outputs], half=half, kept_inputs=["bias"])
     encoder_outputs = [helper.make_tensor_value_info(name, _kind(name in half), shape) for name, shape in produced]
-    if precision == "int8":
-        add_eight_bit_products(encoder, "columns", lambda name: name.startswith("front_end."))
-        add_eight_bit_products(decoder, "blocks", lambda _: False)
+    if observed is not None:
+        add_static_products(encoder, observed, form, lambda name: name.startswith("front_end."))
+        if form == "onnxruntime":
+            add_block_products(decoder)
+        else:
+            add_eight_bit_weights(decoder)
     data_files = [f"{Path(out).stem}.bin" for out in (encoder_out, decoder_out)]
     with replaced_file(Path(encoder_out)) as part:
         encoder.write(part, encoder_inputs, encoder_outputs, "whisper_encoder", data_files[0])
@@ -94,12 +105,28 @@ def export_whisper(
     )
 
 
+def observe_encoder(
+    model: Any, feature_extractor: Any, form: str, waveforms: Sequence[np.ndarray]
+) -> dict[str, Observed]:
+    """The ranges of what the products of an encoder's graph of that form are of, over real clips.
+
+    waveforms: float32 (samples,) each, at the model's rate.
+    """
+    graph = Graph()
+    add_encoder(graph, "waveform", model, read_log_mel(feature_extractor), form)
+    names = [name for name in tensors_to_observe(graph) if not name.startswith("front_end.")]
+    with tempfile.TemporaryDirectory(prefix="leanear-observe-") as folder:
+        encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
+        exported = export_whisper(model, feature_extractor, encoder, decoder, form)
+        return observe(exported.encoder.path, names, ({"waveform": clip[None]} for clip in waveforms))
+
+
 def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> dict[str, Any]:
     weight = decoder.weights[EMBEDDING]
     place = {"file": file, "offset": offsets[EMBEDDING], "shape": [model.config.vocab_size, model.config.d_model]}
     if weight.dtype != np.uint8:
         return {**place, "precision": "fp16" if weight.dtype == np.float16 else "fp32", "blocks": None}
-    _, blocks, length = weight.shape
+    blocks, length = weight.shape[1:] if len(weight.shape) == 3 else (1, weight.shape[1])
     scales = offsets[f"{EMBEDDING}.scales"]
     return {**place, "precision": "int8", "blocks": {"number": blocks, "length": length, "scales_offset": scales}}
 

@@ -11,7 +11,7 @@ import numpy as np
 from export.artifact import export_artifact
 from export.parity import Parity, prove_parity
 from export.whisper_artifact import Speech
-from runtimes.errors import ParityFailed
+from runtimes.errors import BadInput, ParityFailed
 from runtimes.files import replaced_folder
 from toolchain.audio import read_waveform
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
@@ -24,6 +24,7 @@ from toolchain.outputs import check_replaceable
 from toolchain.plan import read_plan
 
 GOLDEN_CLIPS = 6
+QUANTISER_CLIPS = 64
 Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
 
 
@@ -32,12 +33,16 @@ def export_checkpoint(
 ) -> Parity:
     """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
 
-    The golden clips are taken from DATA, or are made up where there is none.
+    The golden clips are taken from DATA, or are made up where there is none; so are the ranges of integers, which need
+    DATA.
 
     Raises:
         LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
     """
     check_replaceable(out, "manifest.json")
+    if precision == "int8" and data is None:
+        raise BadInput("--precision int8: the ranges of integers are taken from real clips; say which with --data")
+    wanted = QUANTISER_CLIPS if precision == "int8" else GOLDEN_CLIPS
     source = checkpoint_folder(model)
     with narrator.step("reading the checkpoint"):
         checkpoint: Checkpoint = load_checkpoint(source)
@@ -45,7 +50,7 @@ def export_checkpoint(
         clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
         if data is not None:
             column = column_for(family_of(checkpoint).TASK)
-            examples = read_splits(data_folder(model, data), GOLDEN_CLIPS, seed, column).calibration[:GOLDEN_CLIPS]
+            examples = read_splits(data_folder(model, data), wanted, seed, column).calibration[:wanted]
             clips = [read_waveform(example.path, rate_hz) for example in examples]
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source)}
@@ -86,7 +91,10 @@ def write_unproved_artifact(
     made_from: dict[str, str],
     precision: str,
 ) -> None:
-    """The artifact at `out`, whole or not at all, its parity null; arguments as of `write_proved_artifact`."""
+    """The artifact at `out`, whole or not at all, its parity null; arguments as of `write_proved_artifact`.
+
+    Of all clips the quantiser takes its ranges, golden clips are made of the first.
+    """
     export_artifact(
         checkpoint.model,
         checkpoint.feature_extractor,
@@ -97,6 +105,7 @@ def write_unproved_artifact(
         made_from=made_from,
         speech=_speech(checkpoint),
         precision=precision,
+        quantiser_waveforms=clips if precision == "int8" else (),
     )
 
 

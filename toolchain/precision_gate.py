@@ -34,7 +34,7 @@ from runtimes.clips import Clips, read_clips, write_clips
 from runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed, RuntimeUnavailable
 from runtimes.files import replaced_folder, sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions, graph_precision
-from toolchain.exporting import GOLDEN_CLIPS
+from toolchain.exporting import GOLDEN_CLIPS, QUANTISER_CLIPS
 from toolchain.measuring import PRECISION_FILE
 from toolchain.narration import Narrator
 from toolchain.speech_evaluation import spoken_language
@@ -44,7 +44,7 @@ from toolchain.word_errors import choose_normaliser, count_word_errors
 
 PLAIN = "fp32"
 SLOWER = ("int8-bf16", "int8", "bf16", PLAIN)
-MOST_QUANTISER_CLIPS, MOST_GATE_CLIPS = 64, 192
+MOST_GATE_CLIPS = 192
 QUANTISER_SHARE = 1 / 3  # of the calibration clips, where they are few
 TRIALS_FOLDER = "trials"
 STAGE = "precision"
@@ -101,7 +101,7 @@ def precisions_to_try(asked: str, offered: Sequence[str]) -> tuple[str, ...]:
 
 def quantiser_clips(clips: int) -> int:
     """How many of so many calibration clips, the first ones, may calibrate a quantiser; the gate has the others."""
-    return min(clips, MOST_QUANTISER_CLIPS, max(GOLDEN_CLIPS, int(QUANTISER_SHARE * clips)))
+    return min(clips, QUANTISER_CLIPS, max(GOLDEN_CLIPS, int(QUANTISER_SHARE * clips)))
 
 
 def gate_clips(clips: Clips) -> Clips:

@@ -12,18 +12,20 @@ import torch
 from onnx import TensorProto, helper
 
 from export.artifact import export_artifact
-from export.eight_bit import (
+from export.eight_bit_weights import (
     BLOCK_ZERO,
-    add_eight_bit_products,
+    add_block_products,
+    add_eight_bit_weights,
     block_integers,
     block_length,
     block_scales,
-    column_integers,
-    column_scales,
 )
 from export.graph import Graph
+from export.observed import Observed
 from export.parity import prove_parity, prove_parity_here
+from export.static_eight_bit import add_static_products, column_integers, column_scales
 from runtimes.artifact import read_artifact
+from runtimes.choose import choose_runtime
 from runtimes.embedding import Embedding
 from runtimes.errors import BadInput, ParityFailed
 from runtimes.onnx_cpu import OnnxSpeechSession, load
@@ -37,7 +39,7 @@ CLIPS = [noise(20_000), noise(40_000)]
 @pytest.fixture
 def _all_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' models are so small that all their weights would be kept."""
-    monkeypatch.setattr("export.eight_bit.SMALLEST_WEIGHT", 1)
+    monkeypatch.setattr("export.eight_bit_weights.SMALLEST_WEIGHT", 1)
 
 
 def _calm(kind: str) -> torch.nn.Module:
@@ -50,10 +52,10 @@ def _calm(kind: str) -> torch.nn.Module:
     return model
 
 
-def _export(folder: Path, model: torch.nn.Module, precision: str = "int8") -> Path:
+def _export(folder: Path, model: torch.nn.Module, precision: str = "int8", form: str = "onnxruntime") -> Path:
     return export_artifact(
-        model, make_extractor(), CLIPS, folder, form="onnxruntime", source={}, made_from={},
-        speech=small_speech(model), precision=precision,
+        model, make_extractor(), CLIPS, folder, form=form, source={}, made_from={},
+        speech=small_speech(model), precision=precision, quantiser_waveforms=CLIPS if precision == "int8" else (),
     )  # fmt: skip
 
 
@@ -80,7 +82,15 @@ def test_blocks_are_within_half_a_step_and_waste_little(rows: int, block: int) -
     assert (np.abs(values[:, :rows] - by_column) <= np.repeat(scales, block, axis=1)[:, :rows] / 2 + 1e-7).all()
 
 
-@pytest.mark.parametrize("way", ["columns", "blocks"])
+WAYS = {
+    "static onnxruntime": ({"QuantizeLinear", "QGemm"}, {"MatMul", "Gemm"}),
+    "static openvino": ({"QuantizeLinear", "DequantizeLinear"}, {"QGemm"}),
+    "blocks": ({"MatMulNBits"}, {"MatMul", "Gemm"}),
+    "columns": ({"DequantizeLinear", "Gemm"}, {"QuantizeLinear", "MatMul"}),
+}
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
 @pytest.mark.parametrize("kind", ["MatMul", "Gemm", "Gemm of a transposed weight", "Gemm that adds a matrix"])
 def test_a_product_in_8_bits_is_near_the_one_it_replaces(way: str, kind: str, tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
@@ -99,7 +109,13 @@ def test_a_product_in_8_bits_is_near_the_one_it_replaces(way: str, kind: str, tm
         attributes = {"transB": 1} if "transposed" in kind else {}
         graph.node("Gemm", [*inputs, graph.weight("bias", (64,), lambda: bias)], "product", **attributes)
         expected = expected + bias
-    add_eight_bit_products(graph, way, lambda _: False)
+    if way == "blocks":
+        add_block_products(graph)
+    elif way == "columns":
+        add_eight_bit_weights(graph)
+    else:
+        seen = {"source": Observed(float(source.min()), float(source.max()), np.abs(source).max(axis=0))}
+        add_static_products(graph, seen, way.split()[1], lambda _: False)
     feeds = {"source": source, **({"more": more} if "adds" in kind else {})}
     declared = [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape) for name, value in feeds.items()]
     graph.write(
@@ -107,16 +123,17 @@ def test_a_product_in_8_bits_is_near_the_one_it_replaces(way: str, kind: str, tm
     )
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     operators = {node.op_type for node in onnx.load(str(tmp_path / "m.onnx")).graph.node}
-    assert ("DynamicQuantizeMatMul" if way == "columns" else "MatMulNBits") in operators
-    assert not operators & {"MatMul", "Gemm"}
+    assert operators >= WAYS[way][0]
+    assert not operators & WAYS[way][1]
     product = session.run(None, feeds)[0]
     assert 1e-6 < np.abs(product - expected).max() / np.abs(expected).max() < 0.03
 
 
 @pytest.mark.usefixtures("_all_products")
+@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino"])
 @pytest.mark.parametrize("kind", ["stock", "ragged"])
-def test_proved_with_the_noise_in_the_manifest(kind: str, tmp_path: Path) -> None:
-    folder = _export(tmp_path / "artifact", _calm(kind))
+def test_proved_with_the_noise_in_the_manifest(kind: str, form: str, tmp_path: Path) -> None:
+    folder = _export(tmp_path / "artifact", _calm(kind), form=form)
     parity = prove_parity(folder)
     assert parity.precision == "int8"
     assert parity.noise is not None
@@ -143,12 +160,17 @@ def test_noise_over_the_bound_and_too_few_tokens_fail(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.usefixtures("_all_products")
-def test_the_session_decodes_in_8_bits_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_session_decodes_in_8_bits_and_says_so(runtime: str, tmp_path: Path) -> None:
     model = _calm("ragged")
-    artifact = read_artifact(_export(tmp_path / "artifact", model))
-    session = load(artifact, SessionOptions(threads=1, precision="int8"))
-    assert isinstance(session, OnnxSpeechSession)
-    assert session.facts()["precision"] == "int8"
+    artifact = read_artifact(_export(tmp_path / "artifact", model, form=runtime))
+    module = choose_runtime(runtime)
+    if "int8" not in module.precisions():
+        pytest.skip(f"{runtime} does not compute in 8 bits on this CPU")
+    session = module.load(artifact, SessionOptions(threads=1, precision="int8"))
+    if runtime == "onnxruntime":
+        assert isinstance(session, OnnxSpeechSession)
+        assert session.facts()["precision"] == "int8"
     tokens = np.random.default_rng(0).integers(0, 300, (2, 5))
     expected = torch_logits(model, CLIPS[0], tokens)
     session.encode(CLIPS[0])
@@ -177,12 +199,12 @@ def test_rows_of_the_embedding_are_those_that_the_graph_multiplies_with(tmp_path
 
 
 def test_front_end_and_norms_stay_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.eight_bit.SMALLEST_WEIGHT", 1)
+    monkeypatch.setattr("export.eight_bit_weights.SMALLEST_WEIGHT", 1)
     _export(tmp_path / "artifact", small_whisper("stock"))
     nodes = onnx.load(str(tmp_path / "artifact" / "encoder.onnx"), load_external_data=False).graph.node
     kinds = {node.name: node.op_type for node in nodes}
     assert kinds["front_end.spectrum"] == kinds["front_end.mel"] == "MatMul"
-    assert kinds["encoder.layers.0.wide"] == "DynamicQuantizeMatMul"
+    assert kinds["encoder.layers.0.wide"] == "QGemm"
     decoder = onnx.load(str(tmp_path / "artifact" / "decoder.onnx"), load_external_data=False).graph
     types = {tensor.name: tensor.data_type for tensor in decoder.initializer}
     assert types["decoder.embedding"] == TensorProto.UINT8
@@ -192,14 +214,19 @@ def test_front_end_and_norms_stay_in_float32(tmp_path: Path, monkeypatch: pytest
 def test_what_is_not_offered_is_refused(tmp_path: Path) -> None:
     model = small_whisper("stock")
     for form, precision, message in (
-        ("portable", "int8", "the form 'portable' has no products in 8 bits"),
+        ("tensorrt", "int8", "the form 'tensorrt' has no products in 8 bits"),
         ("onnxruntime", "int4", "precision 'int4'"),
     ):
         with pytest.raises(BadInput, match=message):
             export_artifact(
                 model, make_extractor(), CLIPS, tmp_path / "a", form=form, source={}, made_from={},
-                speech=small_speech(model), precision=precision,
+                speech=small_speech(model), precision=precision, quantiser_waveforms=CLIPS,
             )  # fmt: skip
+    with pytest.raises(BadInput, match="precision 'int8': at least one clip is needed"):
+        export_artifact(
+            model, make_extractor(), CLIPS, tmp_path / "a", form="onnxruntime", source={}, made_from={},
+            speech=small_speech(model), precision="int8",
+        )  # fmt: skip
     fp32, int8 = (read_artifact(_export(tmp_path / precision, model, precision)) for precision in ("fp32", "int8"))
     with pytest.raises(BadInput, match="precision: fp32 was asked for, but the graphs of .* are int8"):
         load(int8, SessionOptions(threads=1))

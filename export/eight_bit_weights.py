@@ -1,17 +1,15 @@
-"""Products with weights in 8 bits, put in place of those in float32 of a graph that was built already.
+"""Weights in 8 bits in place of those in float32 of a graph that was built already, for a step that reads them once.
 
-Two ways, each of one operator of ONNX Runtime's own, both multiplying integers by integers:
-- "columns": a scale for every column of the weight, one for all of what it is multiplied with, found as it runs.
-  Fastest for many rows, as an encoder has them.
-- "blocks": a scale for every 128 (or fewer) values of a column, and of a row of what it is multiplied with. Fastest for
-  a row or a few, as a decoder has them, and finer.
+A step of a decoder multiplies a row or a few with every weight, and takes as long as reading them does. Two ways:
+- in blocks, by an operator of ONNX Runtime's own, which multiplies integers by integers: a scale for every 128 (or
+  fewer) values of a column, and of a row of what it is multiplied with;
+- in columns, by DequantizeLinear, which a runtime does as it multiplies: a scale for every column.
 
 Norms, softmax, attention between tokens and the front end are left in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,30 +21,60 @@ from export.graph import CONTRIB_DOMAIN, Graph, Weight
 LARGEST = 127
 BLOCKS = (128, 64, 32, 16)
 BLOCK_WASTE = 0.1  # the share of a column that filling up its last block may add before smaller blocks are taken
-BLOCK_ZERO = 128  # what stands for 0 in a block
+BLOCK_ZERO = 128  # what stands for 0 in an unsigned integer
 INTEGER_PRODUCTS = 4  # MatMulNBits' accuracy level that multiplies integers
 SMALLEST_WEIGHT = 4096  # values; smaller products cost no time worth an error
 
 
-def add_eight_bit_products(graph: Graph, way: str, kept: Callable[[str], bool]) -> None:
-    """Replace the graph's products with weights by products in 8 bits; `kept` says of a node's name that it stays."""
+def add_block_products(graph: Graph) -> None:
+    """Replace the graph's products with weights by products with weights in blocks."""
     replaced: dict[str, list[Weight]] = {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
-        weight = _weight_of(graph, node)
-        if weight is None or kept(node.name):
-            nodes.append(node)
-        elif way == "columns":
-            nodes += _by_columns(graph, node, weight, replaced)
-        else:
-            nodes += _by_blocks(graph, node, weight, replaced)
+        weight = weight_of(graph, node)
+        nodes += [node] if weight is None else _by_blocks(graph, node, weight, replaced)
     graph.nodes = nodes
     graph.weights = {
         after.name: after for before in graph.weights.values() for after in replaced.get(before.name, [before])
     }
 
 
-def _weight_of(graph: Graph, node: onnx.NodeProto) -> Weight | None:
+def add_eight_bit_weights(graph: Graph) -> None:
+    """Replace the weights of the graph's products, each stored column by column, with a scale of its own for each."""
+    before, graph.nodes = graph.nodes, []
+    for node in before:
+        weight = weight_of(graph, node)
+        if weight is None:
+            graph.nodes.append(node)
+            continue
+        inputs = [node.input[0], _add_columns(graph, node, weight), *node.input[2:]]
+        graph.nodes.append(helper.make_node("Gemm", inputs, list(node.output), name=node.name, transB=1))
+
+
+def _add_columns(graph: Graph, node: onnx.NodeProto, weight: Weight) -> str:
+    """Add a weight's dequantised columns, float32 (columns, rows), and return their name."""
+    shape, name = weight.shape if is_transposed(node) else weight.shape[::-1], weight.name
+    columns, length = shape
+
+    def by_column() -> np.ndarray:
+        return weight.make() if is_transposed(node) else weight.make().T
+
+    def scales() -> np.ndarray:
+        return block_scales(by_column(), length)[:, 0]
+
+    def integers() -> np.ndarray:
+        return block_integers(by_column(), length)[:, 0]
+
+    graph.weights[name] = replace(weight, shape=shape, dtype=np.dtype(np.uint8), make=integers)
+    parts = [
+        name,
+        graph.add(replace(weight, name=f"{name}.scales", shape=(columns,), make=scales)),
+        graph.constant(f"{columns}.zeros", np.full(columns, BLOCK_ZERO, np.uint8)),
+    ]
+    return graph.node("DequantizeLinear", parts, f"{name}.dequantised", axis=0)
+
+
+def weight_of(graph: Graph, node: onnx.NodeProto) -> Weight | None:
     """The matrix that a product multiplies with from the right, None if it is no such product."""
     if node.op_type not in ("Gemm", "MatMul"):
         return None
@@ -56,47 +84,20 @@ def _weight_of(graph: Graph, node: onnx.NodeProto) -> Weight | None:
     return weight
 
 
-def _is_transposed(node: onnx.NodeProto) -> bool:
+def is_transposed(node: onnx.NodeProto) -> bool:
+    """Whether a Gemm takes its weight transposed."""
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-
-
-def _by_columns(
-    graph: Graph, node: onnx.NodeProto, weight: Weight, replaced: dict[str, list[Weight]]
-) -> list[onnx.NodeProto]:
-    rows, columns = weight.shape[::-1] if _is_transposed(node) else weight.shape
-
-    def matrix() -> np.ndarray:
-        return weight.make().T if _is_transposed(node) else weight.make()
-
-    names = [f"{weight.name}.{part}" for part in ("integers", "scales", "zeros")]
-    replaced[weight.name] = [
-        Weight(names[0], (rows, columns), np.dtype(np.int8), lambda: column_integers(matrix())),
-        Weight(names[1], (columns,), np.dtype(np.float32), lambda: column_scales(matrix())),
-        Weight(names[2], (columns,), np.dtype(np.int8), lambda: np.zeros(columns, np.int8)),
-    ]
-    return _with_bias(graph, node, "DynamicQuantizeMatMul", [node.input[0], *names], 5, {})
-
-
-def column_scales(matrix: np.ndarray) -> np.ndarray:
-    """What a column's integers are multiplied with, float32 (columns,)."""
-    largest = np.abs(matrix).max(axis=0).astype(np.float32)
-    return np.where(largest > 0, largest, 1.0).astype(np.float32) / np.float32(LARGEST)
-
-
-def column_integers(matrix: np.ndarray) -> np.ndarray:
-    """The matrix in units of its columns' scales: int8 (rows, columns)."""
-    return np.rint(matrix / column_scales(matrix)).astype(np.int8)
 
 
 def _by_blocks(
     graph: Graph, node: onnx.NodeProto, weight: Weight, replaced: dict[str, list[Weight]]
 ) -> list[onnx.NodeProto]:
-    columns, rows = weight.shape if _is_transposed(node) else weight.shape[::-1]
+    columns, rows = weight.shape if is_transposed(node) else weight.shape[::-1]
     block = block_length(rows)
     blocks = -(-rows // block)
 
     def by_column() -> np.ndarray:
-        return weight.make() if _is_transposed(node) else weight.make().T
+        return weight.make() if is_transposed(node) else weight.make().T
 
     scales = f"{weight.name}.scales"
     replaced[weight.name] = [
