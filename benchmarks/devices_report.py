@@ -270,7 +270,7 @@ def _facts_section(entries: Sequence[DeviceEntry]) -> Section | None:
     for entry in entries:
         if entry.doctor is not None and entry.status != "ok":
             findings = [
-                (str(finding["name"]), "missing" if finding["ok"] is False else "there", str(finding["text"]))
+                (str(finding["name"]), {True: "ok", False: "missing"}.get(finding["ok"], "-"), str(finding["text"]))
                 for finding in entry.doctor["findings"]
             ]
             blocks.append(Table(f"What the doctor of {entry.host} found", ("", "", ""), tuple(findings)))

@@ -29,9 +29,11 @@ PACKAGES = {
     "numpy": "numpy>=1.22",
     "onnxruntime": "onnxruntime>=1.17",
     "openvino": "openvino>=2024.6",
+    "tensorrt": "tensorrt>=10",
     "tensorrt_rtx": "tensorrt-rtx",
 }
 IMPORT_LIMIT_S = 120.0
+NVIDIA_DRIVER = "proc/driver/nvidia/version"
 WANTED_FREE_BYTES = 256 * 2**20
 WANTED_MEMORY_BYTES = 256 * 2**20
 EARLIEST_YEAR = 2025  # leanear is not older, so a clock that says less is wrong
@@ -176,8 +178,10 @@ def _library(name: str, root: Path) -> Finding:
 
 def remedy(name: str, root: Path = Path("/")) -> str:
     """The command that installs `name` on this device."""
-    if name == "tensorrt":
-        return "sudo apt-get install python3-libnvinfer" if _is_jetson(root) else ""
+    if name == "tensorrt" and _is_jetson(root):
+        return "sudo apt-get install python3-libnvinfer"
+    if name == "tensorrt" and not (root / NVIDIA_DRIVER).exists():
+        return ""  # it would install and find no GPU
     python = sys.executable or "python3"
     if name == "numpy" and python.startswith("/usr/bin/") and (root / "usr/bin/apt-get").exists():
         return "sudo apt-get install python3-numpy"
@@ -206,7 +210,10 @@ def _is_jetson(root: Path) -> bool:
 
 def _about_tensorrt(root: Path) -> str:
     if not _is_jetson(root):
-        return "; it comes with JetPack, and this is not a Jetson (there is no /etc/nv_tegra_release)"
+        said = "; it comes with JetPack, and this is not a Jetson (there is no /etc/nv_tegra_release)"
+        if (root / NVIDIA_DRIVER).exists():
+            return said
+        return f"{said}, nor is there an NVIDIA driver; the target raspberrypi measures the CPU of any such device"
     if sys.prefix != sys.base_prefix or not sys.executable.startswith("/usr/bin/"):
         return "; JetPack's is for the system's own /usr/bin/python3, or a venv made with --system-site-packages"
     return ""

@@ -38,7 +38,7 @@ def require_runtime(name: str, options: SessionOptions) -> Runtime:
     runtime = choose_runtime(name)
     reason = runtime.available()
     if reason is not None:
-        raise RuntimeUnavailable(f"{name}: {reason}")
+        raise RuntimeUnavailable(reason if reason.startswith(f"{name}: ") else f"{name}: {reason}")
     offered = runtime.precisions()
     if options.precision not in offered:
         raise BadInput(

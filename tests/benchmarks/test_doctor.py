@@ -41,9 +41,17 @@ def test_a_runtime_comes_by_pip_or_in_a_venv_where_the_system_forbids_that(tmp_p
 def test_tensorrt_comes_with_jetpack_or_not_at_all(tmp_path, system_python):
     assert doctor.remedy("tensorrt", tmp_path) == ""
     assert "not a Jetson" in doctor._about_tensorrt(tmp_path)
+    assert "the target raspberrypi measures the CPU" in doctor._about_tensorrt(tmp_path)
     tree(tmp_path, JETSON)
     assert doctor.remedy("tensorrt", tmp_path) == "sudo apt-get install python3-libnvinfer"
     assert doctor._about_tensorrt(tmp_path) == ""
+
+
+def test_tensorrt_comes_by_pip_where_another_nvidia_gpu_is(tmp_path, system_python, monkeypatch):
+    tree(tmp_path, {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14\n"})
+    monkeypatch.setattr(doctor, "_externally_managed", lambda: False)
+    assert doctor.remedy("tensorrt", tmp_path) == "/usr/bin/python3 -m pip install --user 'tensorrt>=10'"
+    assert doctor._about_tensorrt(tmp_path).endswith("(there is no /etc/nv_tegra_release)")
 
 
 def test_a_venv_on_a_jetson_is_told_about_the_systems_tensorrt(tmp_path, monkeypatch):

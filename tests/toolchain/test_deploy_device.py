@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def test_a_jetson_that_is_none_has_a_status_and_a_report(model, data, exported, 
     monkeypatch.setenv("LEANEAR_SSH", server.command)
     out = tmp_path / "jetson"
     assert deploy(model, data, out, target="jetson") == 0
-    assert "python3 leanear.pyz doctor" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    by_hand_says_the_same(printed, out / "bundle", tmp_path / "carried there")
     assert deploy(model, data, out, "--host", HOST, "--device-folder", tmp_path / "device", target="jetson") == 7
     (complaint,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("leanear: ")]
     assert f"{HOST}: runtime absent: tensorrt: not installed" in complaint
@@ -106,6 +108,20 @@ def test_a_jetson_that_is_none_has_a_status_and_a_report(model, data, exported, 
     assert "runtime absent" in text
     assert "not a Jetson" in text
     assert " 0.00 ms" not in text
+
+
+def by_hand_says_the_same(printed, bundle, copy):
+    """The three commands, as they were printed, in a copy of the bundle: each ends with what is missing."""
+    shutil.copytree(bundle, copy)
+    typed = [line.split() for line in printed.splitlines() if line.startswith("python3 leanear.pyz ")]
+    assert [words[2] for words in typed] == ["doctor", "compile", "bench"]
+    for words in typed:
+        ended = subprocess.run([sys.executable, *words[1:]], cwd=copy, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 4
+        (complaint,) = ended.stderr.splitlines()
+        assert complaint.startswith("leanear: tensorrt: ")
+        assert "comes with JetPack" in complaint
+    assert not (copy / "results").exists()
 
 
 def test_hosts_of_which_one_is_dead(model, data, exported, server, tmp_path, capsys, monkeypatch):
