@@ -43,13 +43,13 @@ from toolchain.target import ENGINE_RUNTIMES, RUNTIME_PRECISIONS, Target
 from toolchain.word_errors import choose_normaliser, count_word_errors
 
 PLAIN = "fp32"
-SLOWER = ("int8-bf16", "int8", "bf16", PLAIN)
+SLOWER = ("int8-bf16", "int8", "bf16", "fp16", PLAIN)
 MOST_GATE_CLIPS = 192
 QUANTISER_SHARE = 1 / 3  # of the calibration clips, where they are few
 TRIALS_FOLDER = "trials"
 STAGE = "precision"
 NO_ANSWERS = (BadInput, RuntimeUnavailable, MeasurementFailed)  # the runtime refuses the graph, or gives no numbers
-IMITATED = "ONNX Runtime, which imitates float16, stands for the engines: they cannot be run on this machine."
+IMITATED = "ONNX Runtime, which imitates float16, stands for engines that cannot be run on this machine."
 
 
 @dataclass(frozen=True)
