@@ -51,8 +51,8 @@ def export_ast(
     "logits": float32 (1, labels). The last layer is computed for the two tokens that the classifier reads.
     Form "portable" has plain ONNX operators alone, "onnxruntime" has operators of ONNX Runtime's own where they are
     faster, "openvino" has plain operators arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones.
-    Precision "fp16", of form "tensorrt" alone, has products in float16, as `export.half_precision` says; "int8", of any
-    form but that one, has products of 8-bit integers in the ranges `observed` (see `observe_ast`).
+    Precision "fp16", of form "tensorrt" alone, has products in float16, as `export.half_precision` says; "int8"
+    has products of 8-bit integers in the ranges `observed` (see `observe_ast`), in form "tensorrt" the rest as "fp16".
 
     Raises:
         BadInput: the model is not one that the graph can stand for, or `form` or `input` is unknown.
@@ -64,8 +64,6 @@ def export_ast(
     check_half(precision, form)
     if (precision == "int8") != (observed is not None):
         raise ValueError("products in 8 bits need what was observed, and nothing else does")
-    if precision == "int8" and form == "tensorrt":
-        raise BadInput("precision 'int8': the form 'tensorrt' has no products in 8 bits")
     front_end = read_front_end(feature_extractor)
     _check(model, front_end)
     graph = Graph()
@@ -76,10 +74,10 @@ def export_ast(
         source = helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, front_end.frames, front_end.mel_bins])
         features = "features"
     _add_classifier(graph, features, model, form, observed)
-    if precision == "fp16":
-        add_half_precision(graph, [input], ["logits"])
     if observed is not None:
         add_static_products(graph, observed, form, lambda name: name.startswith(FLOAT_PREFIX) or name == LOGITS)
+    if precision == "fp16" or (precision == "int8" and form == "tensorrt"):
+        add_half_precision(graph, [input], [LOGITS])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, model.config.num_labels])
     with replaced_file(Path(out)) as part:
         graph.write(part, [source], [logits], "ast")

@@ -3,7 +3,8 @@
 A strongly typed runtime computes in the types that the graph has, so the graph decides what is rounded:
 - products, convolutions, activations and residuals are in float16, and so are their weights;
 - norms, softmax and what is added to scores before it stay in float32: there large numbers meet small ones;
-- the front end stays in float32: powers of a spectrum leave the range of float16.
+- the front end stays in float32: powers of a spectrum leave the range of float16;
+- integers stay what they are, and their steps are in float16.
 Inputs and outputs keep their types unless `half` names them.
 """
 
@@ -104,6 +105,8 @@ class _Halving:
                 after.output[place] = f"{name}.{_ending(wanted)}"
                 self._types[after.output[place]] = wanted
         self._nodes.append(after)
+        if node.op_type == "QuantizeLinear":
+            return
         for before, name in zip(names, after.output, strict=True):
             self._types[name] = wanted
             if name != before:

@@ -36,8 +36,9 @@ def signed_scale(seen: Observed) -> np.float32:
 def add_static_products(graph: Graph, observed: Mapping[str, Observed], form: str, kept: Callable[[str], bool]) -> None:
     """Replace the graph's products with weights by products of integers; `kept` says of a node's name that it stays.
 
-    Form "onnxruntime" has its operator of integer products; the others have QuantizeLinear and DequantizeLinear around
-    plain ones.
+    Form "onnxruntime" has its operator of integer products; the others have QuantizeLinear and DequantizeLinear before
+    plain ones. Those of form "tensorrt" are of signed integers around 0, which TensorRT's kernels want, and what they
+    add stays as it is.
     """
     add = _add_integer_product if form == "onnxruntime" else _add_dequantised_product
     before, graph.nodes = graph.nodes, []
@@ -49,25 +50,26 @@ def add_static_products(graph: Graph, observed: Mapping[str, Observed], form: st
             continue
         source = node.input[0]
         if source not in quantised:
-            quantised[source] = _add_integers(graph, source, observed[source])
+            quantised[source] = _add_integers(graph, source, observed[source], form == "tensorrt")
         add(graph, node, weight, quantised[source])
 
 
 @dataclass(frozen=True)
 class QuantisedTensor:
-    """A tensor's integers and the names of their step and zero, and the step itself."""
+    """A tensor's integers and the names of their step and zero; the step itself; whether they are signed."""
 
     integers: str
     step: str
     zero: str
     scale: np.float32
+    is_signed: bool
 
 
-def _add_integers(graph: Graph, source: str, seen: Observed) -> QuantisedTensor:
-    scale, zero = unsigned_range(seen)
+def _add_integers(graph: Graph, source: str, seen: Observed, is_signed: bool) -> QuantisedTensor:
+    scale, zero = (signed_scale(seen), np.int8(0)) if is_signed else unsigned_range(seen)
     step, none = graph.constant(f"{source}.step", np.array(scale)), graph.constant(f"{source}.zero", np.array(zero))
     integers = graph.node("QuantizeLinear", [source, step, none], f"{source}.integers")
-    return QuantisedTensor(integers, step, none, scale)
+    return QuantisedTensor(integers, step, none, scale, is_signed)
 
 
 def add_pair(graph: Graph, source: str, scale: np.float32, zero: np.uint8 | np.int8) -> str:
@@ -99,7 +101,7 @@ def _add_dequantised_product(graph: Graph, node: onnx.NodeProto, weight: Weight,
     inputs = [dequantised, graph.node("DequantizeLinear", right, weight.name, axis=1)]
     if len(node.input) > 2:
         bias = node.input[2]
-        if bias in graph.weights:
+        if bias in graph.weights and not source.is_signed:
             graph.node("DequantizeLinear", _add_bias_integers(graph, node, weight, source), bias, axis=0)
         inputs.append(bias)
     graph.nodes.append(helper.make_node(node.op_type, inputs, list(node.output), name=node.name))

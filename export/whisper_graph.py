@@ -57,9 +57,10 @@ def export_whisper(
     outputs of the decoder are those of `export.whisper_decoder.add_decoder`. Form "portable" has plain ONNX operators
     alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster, "openvino" has plain operators
     arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones. Precision "fp16", of form "tensorrt"
-    alone, has products, keys and values in float16. Precision "int8", of any form but that one, has 8-bit
+    alone, has products, keys and values in float16. Precision "int8" has 8-bit
     integers in the encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
-    decoder, whose steps take as long as it takes to read them.
+    decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
+    weights is in float16.
 
     Raises:
         BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
@@ -68,8 +69,6 @@ def export_whisper(
         raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
     if precision not in PRECISIONS:
         raise BadInput(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
-    if precision == "int8" and form == "tensorrt":
-        raise BadInput("precision 'int8': the form 'tensorrt' has no products in 8 bits")
     if (precision == "int8") != (observed is not None):
         raise ValueError("products in 8 bits need what was observed, and nothing else does")
     check_half(precision, form)
@@ -78,29 +77,31 @@ def export_whisper(
     encoder, decoder = Graph(), Graph()
     produced = add_encoder(encoder, "waveform", model, log_mel, form, observed)
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
-    half = {name for name, _ in produced} if precision == "fp16" else set()
+    is_half = precision == "fp16" or (precision == "int8" and form == "tensorrt")
+    half = {name for name, _ in produced} if is_half else set()
     inputs, outputs = add_decoder(decoder, model, form)
-    if precision == "fp16":
+    if observed is not None:
+        add_static_products(encoder, observed, form, lambda name: name.startswith("front_end."))
+        if form == "onnxruntime":
+            add_block_products(decoder)
+        elif form != "tensorrt":
+            add_eight_bit_weights(decoder)
+    if is_half:
         add_half_precision(encoder, ["waveform"], half, half=half)
         half |= {t.name for t in (*inputs, *outputs) if t.name.startswith(CACHED)}
         floats = [tensor.name for tensor in inputs if not tensor.is_integer]
         add_half_precision(decoder, floats, [t.name for t in outputs], half=half, kept_inputs=["bias"])
     encoder_outputs = [helper.make_tensor_value_info(name, _kind(name in half), shape) for name, shape in produced]
-    if observed is not None:
-        add_static_products(encoder, observed, form, lambda name: name.startswith("front_end."))
-        if form == "onnxruntime":
-            add_block_products(decoder)
-        else:
-            add_eight_bit_weights(decoder)
     data_files = [f"{Path(out).stem}.bin" for out in (encoder_out, decoder_out)]
     with replaced_file(Path(encoder_out)) as part:
         encoder.write(part, encoder_inputs, encoder_outputs, "whisper_encoder", data_files[0])
     decoder_tensors = [_value_info(i, half) for i in inputs], [_value_info(o, half) for o in outputs]
     with replaced_file(Path(decoder_out)) as part:
         offsets = decoder.write(part, *decoder_tensors, "whisper_decoder", data_files[1])
+    decoder_precision = "fp16" if is_half else precision
     return ExportedWhisper(
         ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes), precision, data_files[0]),
-        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), precision, data_files[1]),
+        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), decoder_precision, data_files[1]),
         _place_of_embedding(model, decoder, data_files[1], offsets),
     )
 

@@ -11,7 +11,7 @@ from runtimes.engines import Place, build_engines, check_graph_precision, compil
 from runtimes.errors import RuntimeUnavailable
 from runtimes.sessions import SessionOptions
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def available(name: str) -> str | None:

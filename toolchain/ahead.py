@@ -9,7 +9,14 @@ from typing import Any
 from benchmarks.page import Block, Paragraph, Section, Table
 from benchmarks.wording import megabytes
 from runtimes.artifact import read_artifact
-from runtimes.engines import ahead_of_time, build_engines, import_library, kept_engines, unsupported_nodes
+from runtimes.engines import (
+    ahead_of_time,
+    build_engines,
+    engine_precision,
+    import_library,
+    kept_engines,
+    unsupported_nodes,
+)
 from runtimes.errors import BadInput
 from runtimes.files import read_json, write_json
 from runtimes.sessions import SessionOptions
@@ -32,13 +39,12 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
         MeasurementFailed: an engine could not be built.
     """
     version = str(import_library(device.runtime).__version__)
-    options, place = (
-        SessionOptions(threads=device.threads, precision=device.precision),
-        ahead_of_time(device.compute_capabilities),
-    )
-    built, engines = False, {}
+    place = ahead_of_time(device.compute_capabilities)
+    built, engines, precisions = False, {}, []
     for role in ROLES:
         artifact = read_artifact(folder / role)
+        options = SessionOptions(threads=device.threads, precision=engine_precision(artifact))
+        precisions.append(options.precision)
         kept = kept_engines(device.runtime, artifact, place, artifact.folder)
         if kept is None:
             built = True
@@ -60,7 +66,7 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
         "schema": ENGINES_SCHEMA,
         "library": [device.runtime, version],
         "compute_capabilities": list(device.compute_capabilities),
-        "precision": device.precision,
+        "precision": " and ".join(dict.fromkeys(precisions)),
         "execution": {"status": "not measured" if reason else "ok", "reason": reason},
         "engines": engines,
     }

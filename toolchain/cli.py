@@ -512,8 +512,8 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
     type=click.Choice(("fp32", "fp16", "int8")),
     default="fp32",
     show_default=True,
-    help="int8: products in 8 bits in ranges taken from --data, with a proof of their noise, for any form but tensorrt; "
-    "fp16: for --form tensorrt, products in half precision.",
+    help="int8: products in 8 bits, in ranges taken from --data, with a proof of their noise; fp16: for --form "
+    "tensorrt, products in half precision.",
 )
 @data_option
 @seed_option

@@ -20,8 +20,8 @@ GRAPH_FORMS = ("portable", "onnxruntime", "openvino", "tensorrt")
 RUNTIME_PRECISIONS = {  # what a runtime computes in at all; on a given machine it may be less
     "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "bf16", "int8", "int8-bf16"),
-    "tensorrt": ("fp32", "fp16"),
-    "tensorrt_rtx": ("fp32", "fp16"),
+    "tensorrt": ("fp32", "fp16", "int8"),
+    "tensorrt_rtx": ("fp32", "fp16", "int8"),
     "null": PRECISIONS,
 }
 MOST_THREADS = 1024

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from export.artifact import export_artifact
 from export.ast_graph import observe_ast
 from export.eight_bit_attention import add_eight_bit_group, rows_at_a_time
-from export.graph import Graph
+from export.graph import FORMS, Graph
 from export.observed import Observed
 from export.parity import prove_parity, prove_parity_here
 from export.static_eight_bit import signed_scale, unsigned_range
@@ -24,8 +24,6 @@ from runtimes.choose import choose_runtime
 from runtimes.errors import BadInput, ParityFailed
 from runtimes.files import sha256_file, write_json
 from runtimes.sessions import SessionOptions
-
-EIGHT_BIT_FORMS = ("portable", "onnxruntime", "openvino")
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +59,7 @@ def test_ranges_hold_all_that_was_seen_and_zero(low: float, high: float) -> None
     )
 
 
-@pytest.mark.parametrize("form", EIGHT_BIT_FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_observed_are_the_models_own_activations(form: str, slim, extractor, clips, tmp_path: Path) -> None:
     """The oracle is torch's hooks: what layer norms and attention blocks of the model itself put out."""
     seen: dict[str, list[torch.Tensor]] = {}
@@ -86,7 +84,7 @@ def test_observed_are_the_models_own_activations(form: str, slim, extractor, cli
 
 
 @pytest.mark.parametrize("kind", ["dense", "slim"])
-@pytest.mark.parametrize("form", EIGHT_BIT_FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_proved_with_the_noise_in_the_manifest(
     form: str, kind: str, request: pytest.FixtureRequest, extractor, clips, tmp_path: Path
 ) -> None:
@@ -150,9 +148,21 @@ def test_same_model_and_clips_give_the_same_bytes(slim, extractor, clips, tmp_pa
         assert (first / "model.onnx").read_bytes() == (second / "model.onnx").read_bytes()
 
 
-def test_form_without_8_bits_and_no_clip_are_refused(slim, extractor, clips, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="precision 'int8': the form 'tensorrt' has no products in 8 bits"):
-        _export(slim, extractor, clips, tmp_path / "a", "tensorrt")
+def test_integers_of_tensorrt_are_around_zero_and_all_else_is_half(slim, extractor, clips, tmp_path: Path) -> None:
+    """TensorRT takes signed integers whose zero is 0, and a strongly typed network computes in its graph's types."""
+    graph = onnx.load(str(_export(slim, extractor, clips, tmp_path / "a", "tensorrt") / "model.onnx")).graph
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        assert values[node.input[1]].data_type == TensorProto.FLOAT16
+        zero = values[node.input[2]]
+        assert zero.data_type == TensorProto.INT8
+        assert not np.any(onnx.numpy_helper.to_array(zero))
+    assert TensorProto.INT32 not in {tensor.data_type for tensor in values.values()}
+
+
+def test_no_clip_is_refused(slim, extractor, clips, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="precision 'int8': at least one clip is needed"):
         export_artifact(
             slim, extractor, clips, tmp_path / "a", form="openvino", source={}, made_from={}, precision="int8"
