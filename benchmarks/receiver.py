@@ -94,7 +94,7 @@ class Wire:
 
 
 class Place:
-    """One deployment's folder on the device: `bundle/`, what is arriving, and results."""
+    """One deployment's folder on the device: `bundle/`, what is arriving, results, and what is temporary."""
 
     def __init__(self, base: str, name: str) -> None:
         self.base = os.path.abspath(os.path.expanduser(base))
@@ -104,10 +104,13 @@ class Place:
         self.old = os.path.join(self.root, "bundle.old")
         self.incoming = os.path.join(self.root, "incoming")
         self.attempt = os.path.join(self.root, "attempt.json")
+        self.temporary = os.path.join(self.root, "tmp")
 
     def prepare(self) -> None:
-        """Make the folders; where an exchange of bundles was cut short, put the whole one back."""
+        """Make the folders, empty what is temporary; where an exchange was cut short, put the whole bundle back."""
         os.makedirs(self.incoming, exist_ok=True)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        os.makedirs(self.temporary, exist_ok=True)
         if not os.path.isdir(self.bundle) and os.path.isdir(self.old):
             os.rename(self.old, self.bundle)
 
@@ -152,7 +155,7 @@ class Child:
             self._process = subprocess.Popen(
                 arguments,
                 cwd=folder,
-                env={**os.environ, **environment},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -242,6 +245,7 @@ class Receiver:
             if verb == "bye":
                 if self._place is not None:
                     remove(self._place.attempt)
+                    shutil.rmtree(self._place.temporary, ignore_errors=True)
                 self._wire.say({"say": "bye"})
                 return
             if verb not in verbs:  # "chunk" of a file that was refused, or "alive"
@@ -363,7 +367,9 @@ class Receiver:
         place = self._need_place()
         runner = os.path.join(place.bundle, frame["runner"])
         arguments = [sys.executable, "-u", runner, *frame["arguments"]]
-        status = self._child.run(arguments, place.root, frame["environment"], self._wire)
+        # All that is written on the device lies in the one folder, also what a killed program left behind.
+        own = {"LEANEAR_CACHE": os.path.join(place.base, "cache"), **os.environ, "TMPDIR": place.temporary}
+        status = self._child.run(arguments, place.root, {**own, **frame["environment"]}, self._wire)
         self._wire.say({"say": "ended", "status": status})
 
     def _fetch(self, frame: Frame, _payload: bytes) -> None:

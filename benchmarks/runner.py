@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
 PROGRAM = "python3 leanear.pyz"
 ON_A_BUNDLE = ("bench", "eval")
 PASSED_ON = (*ON_A_BUNDLE, "transcribe", "compare")
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status of one command: 0, or the error's own after its one line on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         if given and given[0] in PASSED_ON and not {"-h", "--help"} & set(given):
             return _pass_on(given[0], given[1:])
@@ -40,6 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("leanear: interrupted; the same command continues where it stopped", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    """SIGTERM unwinds the stack as ctrl-C does, so that temporary files and measuring processes go with us."""
+    raise SystemExit(TERMINATED)
 
 
 def bundle_folder() -> Path:

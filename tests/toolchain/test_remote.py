@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
 import json
@@ -336,6 +337,24 @@ def test_a_disk_that_fills_up_under_way(large, options, tmp_path, monkeypatch):
         assert read_bundle(deployment(there) / "bundle")
 
 
+def test_a_disk_that_fills_up_during_bench(small, options, tmp_path):
+    """Something else takes the room while it is measured; with room again, the next run ends."""
+    with small_disk(tmp_path / "disk", 40) as disk:
+        there = dataclasses.replace(options, folder=str(disk / "leanear"))
+
+        def fill():
+            with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as stream:
+                while True:
+                    stream.write(bytes(1 << 12))
+
+        expect(
+            deliver(HOST, small, tmp_path, there, at("process 1 of 4", fill)), "disk full", "No space left on device"
+        )
+        assert read_bundle(deployment(there) / "bundle")
+        (disk / "other").unlink()
+        assert deliver(HOST, small, tmp_path / "results", there).ok
+
+
 class small_disk:
     """A file system of a few megabytes; the test is skipped where it cannot be mounted."""
 
@@ -376,6 +395,51 @@ def test_a_connection_lost_during_copy_goes_on_there(large, options, tmp_path, s
     (total,) = {float(text.split()[3]) for text in sent if text.startswith("copying")}
     assert total == pytest.approx((CLIP_BYTES - arrived) / 1e6, abs=0.2)
     assert read_bundle(deployment(options) / "bundle")
+
+
+def test_a_restart_during_copy_leaves_the_old_bundle(small, parts, options, tmp_path, server):
+    """Everything there dies while a new bundle comes: the one that was there stays whole, and the next run ends."""
+    with pytest.raises(Interruption):
+        deliver(HOST, small, tmp_path, options, stop_at("doctor"))
+    old = read_bundle(small).document
+    new = make_bundle(parts, tmp_path / "new", clips="large").folder
+    expect(
+        deliver(HOST, new, tmp_path, options, at("copying 17", lambda: server.cut(everything=True))), "connection lost"
+    )
+    server.wait_until_idle()
+    assert read_bundle(deployment(options) / "bundle").document == old
+    assert deliver(HOST, new, tmp_path / "results", options).ok
+    assert read_bundle(deployment(options) / "bundle").document == read_bundle(new).document
+
+
+def test_a_workstation_that_dies_leaves_nothing_running(small, options, tmp_path, server):
+    """SIGKILL on this side while the benchmark runs there; the next run goes on."""
+    arguments = [HOST, small, tmp_path / "results", options.python, options.folder, benchmarks.receiver.__file__]
+    command = [sys.executable, "-c", PAUSED, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as workstation:
+        next(line for line in workstation.stdout if "process 1 of 4" in line)
+        workstation.kill()
+    server.wait_until_idle()
+    assert not programs(options.folder)
+    outcome = deliver(HOST, small, tmp_path / "results", options)
+    assert outcome.ok, outcome
+    assert outcome.notes == ("the attempt before this one was cut short before its end; this one went on",)
+
+
+def test_all_that_is_written_on_the_device_lies_in_its_folder(small, options, tmp_path, server):
+    """Also what a program that was killed had written: it is gone after the next run."""
+    assert deliver(HOST, small, tmp_path / "first", options).ok
+    place = deployment(options)
+    assert sorted(path.name for path in place.iterdir()) == ["bundle", "incoming", "results"]
+    shutil.rmtree(place / "results")
+    expect(
+        deliver(HOST, small, tmp_path, options, at("process 1 of 4", lambda: server.cut(everything=True))),
+        "connection lost",
+    )
+    server.wait_until_idle()
+    assert [path for path in (place / "tmp").iterdir() if path.name.startswith("leanear-")]
+    assert deliver(HOST, small, tmp_path / "second", options).ok
+    assert not (place / "tmp").exists()
 
 
 def test_a_partial_file_that_is_damaged_is_sent_again(large, options, tmp_path, server):
@@ -559,7 +623,7 @@ def test_a_damaged_bundle_is_not_sent(small, options, tmp_path):
     assert not Path(options.folder).exists()
 
 
-def test_a_byte_that_flipped_on_the_device_is_mended(small, options, tmp_path):
+def test_what_was_damaged_on_the_device_is_mended(small, options, tmp_path):
     with pytest.raises(Interruption):
         deliver(HOST, small, tmp_path, options, stop_at("doctor"))
     bundle = deployment(options) / "bundle"
@@ -568,6 +632,10 @@ def test_a_byte_that_flipped_on_the_device_is_mended(small, options, tmp_path):
     data[100] ^= 1
     path.write_bytes(data)
     (bundle / "leanear.pyz").unlink()
+    clips = (bundle / "clips.npz").read_bytes()
+    (bundle / "clips.npz").unlink()
+    (bundle / "clips.npz").write_bytes(clips[: len(clips) // 2])
+    (bundle / BUNDLE_FILE).write_text("{")
     with pytest.raises(Interruption):
         deliver(HOST, small, tmp_path, options, stop_at("doctor"))
     assert read_bundle(bundle).document == read_bundle(small).document
@@ -604,6 +672,27 @@ def test_a_clock_that_is_wrong_is_told(small, options, tmp_path, ahead_s, words)
     nowhere = dataclasses.replace(options, folder="/dev/null/x")
     outcome = deliver(HOST, small, tmp_path, nowhere, clock=lambda: time.time() + ahead_s)
     assert [words in note for note in outcome.notes] == ([True] if words else [])
+
+
+def test_a_device_that_lives_in_another_year(small, options, tmp_path):
+    """Its clock is really wrong: the results come home all the same, and the reader is told."""
+    if shutil.which("faketime") is None:
+        pytest.skip("there is no faketime here; on Debian: apt-get install faketime")
+    python = remote_python(tmp_path, 'exec faketime -f -4000d PYTHON "$@"')
+    outcome = deliver(HOST, small, tmp_path / "results", dataclasses.replace(options, python=python))
+    assert outcome.ok, outcome
+    (note,) = outcome.notes
+    assert "4000 days 0 h 0 min behind this machine's" in note
+    year = time.gmtime(time.time() - 4000 * 86_400).tm_year
+    (clock,) = [finding for finding in outcome.doctor["findings"] if finding["name"] == "clock"]
+    assert clock["ok"] is None
+    assert f"it says {year}" in clock["text"]
+    assert "set-ntp" in clock["text"]
+    results = read_results(outcome.results_path)
+    assert results.document["started_utc"].startswith(str(year))
+    samples = [sample for repeat in results.samples_ms("slim") for sample in repeat]
+    assert samples
+    assert min(samples) > 0
 
 
 def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path, monkeypatch):
