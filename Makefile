@@ -70,7 +70,7 @@ bench: $(READY)  ## Time dense against pruned AST-base-size graphs on every runt
 	@$(BIN)/python -m benchmarks.peers.graph_forms
 
 report: $(READY)  ## Write the report of OUT= (a deployment folder) again
-	@exec $(BIN)/leanear report "$${OUT:?set OUT to a deployment folder}"
+	@exec $(BIN)/leanear report -- "$${OUT:?set OUT to a deployment folder}"
 
 demo-ast: $(READY)  ## Make the demo's audio and model again, from nothing (needs espeak-ng)
 	@$(BIN)/python -m toolchain.demo.make

@@ -124,20 +124,38 @@ def by_hand_says_the_same(printed, bundle, copy):
     assert not (copy / "results").exists()
 
 
-def test_hosts_of_which_one_is_dead(model, data, exported, server, tmp_path, capsys, monkeypatch):
-    for host, port in (("living", None), ("dead", free_port())):
-        server.configure(host=host, port=port, name=host)
-    (server.folder / "both").write_text("".join((server.folder / host).read_text() for host in ("living", "dead")))
-    monkeypatch.setenv("LEANEAR_SSH", f"ssh -F {server.folder / 'both'}")
-    out = tmp_path / "pi"
+def test_three_devices_of_which_one_is_dead(model, data, exported, tmp_path, capsys, monkeypatch):
+    """Two servers with homes of their own, and a port on which nothing listens, in a file with an odd name."""
+    out, hosts = tmp_path / "pi", tmp_path / "my hosts; $(touch PWNED)"
     shutil.copytree(exported, out)
-    hosts = tmp_path / "my hosts; x"
-    hosts.write_text("living\ndead\n")
-    assert deploy(model, data, out, "--hosts", hosts, "--device-folder", tmp_path / "device") == 7
-    assert "dead: connection refused" in capsys.readouterr().err
+    servers, configuration = [], ""
+    try:
+        for host in ("kitchen", "attic"):
+            (tmp_path / host / "sshd").mkdir(parents=True)
+            servers.append(start_server(tmp_path / host / "sshd", f"SetEnv HOME={tmp_path / host}"))
+            servers[-1].configure(host=host, name=host)
+            configuration += (servers[-1].folder / host).read_text()
+        servers[0].configure(host="cellar", port=free_port(), name="cellar")
+        (tmp_path / "config").write_text(configuration + (servers[0].folder / "cellar").read_text())
+        monkeypatch.setenv("LEANEAR_SSH", f"ssh -F {tmp_path / 'config'}")
+        hosts.write_text("kitchen\ncellar  # switched off\nattic\n")
+        assert deploy(model, data, out, "--hosts", hosts) == 7
+    finally:
+        for server in servers:
+            server.stop()
+    said = capsys.readouterr().err
+    assert "kitchen: measured" in said
+    assert "attic: measured" in said
+    (complaint,) = [line for line in said.splitlines() if line.startswith("leanear: ")]
+    assert complaint.startswith("leanear: cellar: connection refused: ")
     text = (out / "report.md").read_text()
-    assert "1 of 2 devices measured" in text
-    assert (out / "devices" / "living" / "report.html").is_file()
+    assert "2 of 3 devices measured" in text
+    for host in ("kitchen", "attic"):
+        assert (out / "devices" / host / "report.html").is_file()
+        assert not read_results(out / "results" / host / "onnxruntime-fp32.json").failures()
+        assert list((tmp_path / host / ".leanear").glob("*/bundle/bundle.json")), "each in its own home"
+    assert "| cellar | connection refused | not measured |" in text
+    assert not (out / "results" / "cellar").exists()
 
 
 @pytest.mark.parametrize(
