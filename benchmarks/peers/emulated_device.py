@@ -12,6 +12,7 @@ Run as a program it makes the device and prints its Python:
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -126,11 +127,14 @@ def _write_python(root: Path, python: Path) -> None:
 
 def main() -> int:
     """Make the device in the folder that is named, and print its Python."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the device is made; it is used again if it is there")
+    folder = parser.parse_args().folder
     lack = missing()
-    if lack is not None or len(sys.argv) != 2:
-        print(lack or "usage: python -m benchmarks.peers.emulated_device FOLDER", file=sys.stderr)
+    if lack is not None:
+        print(lack, file=sys.stderr)
         return 2
-    print(make_device(Path(sys.argv[1]).resolve()))
+    print(make_device(folder.resolve()))
     return 0
 
 
