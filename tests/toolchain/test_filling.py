@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import soundfile
+from transformers import ASTConfig
 
 import export.attention
 from export.ast_graph import export_ast
@@ -160,6 +162,13 @@ def test_blocks_that_are_filled_up_are_those_whose_graph_is_larger(start, monkey
             assert unfilled(widths) == unfilled(widths[::-1])
             found.add(unfilled(widths))
     assert found == ({True} if start == 0 else {True, False})
+
+
+def test_at_the_size_of_ast_base_no_head_is_filled_up_to_another():
+    model = SimpleNamespace(config=ASTConfig())
+    for unfilled in unfilled_blocks(ast, model, "tensorrt"):
+        assert unfilled(((16, 16), (32, 32), (64, 64), (64, 64)))
+        assert unfilled(((16, 16),) + ((32, 32),) * 11)
 
 
 def test_the_last_block_of_other_forms_is_filled_up_to_its_widest():
