@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sensors import Ask, run_program
+from benchmarks.readings import Ask, run_program
 
 DEVICE_TREE = "proc/device-tree/compatible"
 DPKG_STATUS = "var/lib/dpkg/status"

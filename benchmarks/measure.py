@@ -16,8 +16,9 @@ from benchmarks.inference import SPEECH_TASK
 from benchmarks.job import Job, benchmark_waveform, check_job, clips_facts, keep_part, kept_part, store_waveform
 from benchmarks.memory import memory_readable
 from benchmarks.processes import Progress, absolute, free_of_noise, part_of, run_fresh
+from benchmarks.recorder import Recorder
 from benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_results
-from benchmarks.sensors import Recorder, throttling
+from benchmarks.sensor_records import throttling
 from benchmarks.summary import Interval, wilson_interval
 from benchmarks.sustained import measure_lasting_work
 from benchmarks.transcripts import Transcript, read_transcripts

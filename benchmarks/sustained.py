@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.energy import energy
 from benchmarks.inference import Inference, one_inference
 from benchmarks.job import Job, benchmark_waveform, keep_part, kept_part, store_waveform
 from benchmarks.processes import Progress, absolute, answer_request, part_of, run_fresh
-from benchmarks.sensors import Recorder, between, energy, find_sensors, throttling
+from benchmarks.recorder import Recorder
+from benchmarks.sensor_records import between, throttling
+from benchmarks.sensors import find_sensors
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.errors import BadInput

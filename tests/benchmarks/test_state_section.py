@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks.page import Paragraph, Table
 from benchmarks.pictures import Picture
+from benchmarks.recorder import Recorder
 from benchmarks.report import write_report
 from benchmarks.results import write_results
-from benchmarks.sensors import Recorder, throttling
+from benchmarks.sensor_records import throttling
 from benchmarks.state_section import state_missing, state_section
 from benchmarks.sustained import run_sustained
 from runtimes.errors import BadInput
