@@ -38,7 +38,7 @@ CONFIG_LIMIT_S = 20.0
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a connection did not come about: one of the statuses of `toolchain.remote`, and one line."""
+    """Why a connection did not come about: one of `toolchain.statuses.STATUSES`, and one line."""
 
     status: str
     reason: str

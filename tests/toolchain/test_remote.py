@@ -28,8 +28,9 @@ from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weight
 from tests.toolchain.ssh_server import HOST, free_port, make_key, remote_python, require_sshd, start_server
 from toolchain.bundle import RunSettings, write_bundle
 from toolchain.hosts import deliver_to_all, host_folder_name, read_hosts
-from toolchain.remote import STATUSES, RemoteOptions, RemoteOutcome, deliver
+from toolchain.remote import RemoteOptions, RemoteOutcome, deliver
 from toolchain.ssh import check_host, quoted_python
+from toolchain.statuses import STATUSES
 
 NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>*\n-x \\ ../.. ü"
 QUICK = RunSettings("null", "fp32", 1, 0.5)
@@ -187,7 +188,7 @@ def test_only_what_changed_is_copied_and_what_is_old_goes(parts, small, large, o
     assert float(total) == pytest.approx(CLIP_BYTES / 1e6, abs=0.1)
     assert read_bundle(deployment(options) / "bundle").document == read_bundle(large).document
     assert not list((deployment(options) / "incoming").iterdir())
-    assert sorted(path.name for path in deployment(options).iterdir()) == ["attempt.json", "bundle", "incoming"]
+    assert sorted(path.name for path in deployment(options).iterdir()) == ["attempt.json", "bundle", "incoming", "tmp"]
 
 
 # Before there is a connection
@@ -511,11 +512,11 @@ PAUSED = """
 import sys
 from pathlib import Path
 import benchmarks.receiver
-import toolchain.remote
+import toolchain.channel
 from toolchain.remote import RemoteOptions, deliver
 host, bundle, results, python, folder, receiver = sys.argv[1:]
 benchmarks.receiver.__file__ = receiver
-toolchain.remote.LONGEST_STEP_S = 0.5
+toolchain.channel.LONGEST_STEP_S = 0.5
 options = RemoteOptions(python=python, folder=folder, batch=True, silence_limit_s=2.0)
 print(deliver(host, Path(bundle), Path(results), options, lambda text, share=None: print(text, flush=True)).status)
 """
@@ -562,6 +563,37 @@ def with_receiver(change, folder, work):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmarks.receiver, "__file__", str(folder / "changed_receiver.py"))
         return work()
+
+
+@pytest.mark.parametrize(
+    ("told", "untrue", "word"),
+    [
+        ('"missing": missing', '"missing": 5', "which files it lacks"),
+        ('"missing": missing', '"missing": {"x": 0}', "which files it lacks"),
+        ('"missing": missing', '"missing": {sha256: -7 for sha256 in missing}', "-7 for"),
+        ('"missing": missing', '"missing": {sha256: 1 << 60 for sha256 in missing}', "for"),
+        ('"missing": missing', '"missing": {sha256: "0" for sha256 in missing}', "'0' for"),
+        ('{"say": "ended", "status": status}', '{"say": "ended"}', "None for status"),
+        ('{"say": "ended", "status": status}', '{"say": "ended", "status": 1e9}', "for status"),
+        ('"say": "opened"', '"say": "\\33[2J"', "was wanted"),
+        ('"time": time.time()', '"time": float("nan")', ""),
+        ('"time": time.time()', '"time": [1]', ""),
+    ],
+)
+def test_a_device_that_says_what_it_should_not(small, options, tmp_path, told, untrue, word):
+    """Whatever it says ends in one line, or is passed over where nothing depends on it."""
+
+    def work():
+        if word:
+            expect(deliver(HOST, small, tmp_path, options), "failed", word)
+            return
+        notes = []
+        with contextlib.suppress(Interruption):
+            nowhere = dataclasses.replace(options, folder="/dev/null/x")
+            notes = deliver(HOST, small, tmp_path, nowhere).notes
+        assert notes == ("the device did not tell the time",)
+
+    with_receiver(lambda text: text.replace(told, untrue), tmp_path, work)
 
 
 def test_a_receiver_that_hears_nothing_ends(small, options, tmp_path, server):
