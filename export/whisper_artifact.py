@@ -90,7 +90,7 @@ def write_whisper_artifact(
         "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
         "decoding": speech.decoding,
         "embedding": exported.embedding,
-        "cache": cache_sizes(model, form),
+        "cache": cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),
         "golden": {
             "file": GOLDEN_FILE,
             "sha256": sha256_file(folder / GOLDEN_FILE),

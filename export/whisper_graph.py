@@ -141,11 +141,11 @@ def _value_info(tensor: Tensor, half: set[str]) -> Any:
     return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
 
 
-def cache_sizes(model: Any, form: str = "portable") -> dict[str, Any]:
-    """What the manifest says of keys and values: per decoder layer heads and widest width, and bytes in float32.
+def cache_sizes(model: Any, form: str = "portable", value_bytes: int = 4) -> dict[str, Any]:
+    """What the manifest says of keys and values: per decoder layer heads and widest width, and bytes.
 
-    bytes_per_token, cross_bytes: of the widths that the model keeps; padded_bytes_per_token, padded_cross_bytes: as the
-    graphs of `form` hold them, where narrower heads are filled up.
+    value_bytes: of one key or value, 2 in float16; bytes_per_token, cross_bytes: of the widths that the model keeps;
+    padded_bytes_per_token, padded_cross_bytes: as the graphs of `form` hold them, where narrower heads are filled up.
     """
     positions, layers = model.config.max_source_positions, []
     kept, padded, cross_kept, cross_padded = 0, 0, 0, 0
@@ -170,10 +170,10 @@ def cache_sizes(model: Any, form: str = "portable") -> dict[str, Any]:
                 cross_padded += columns
     return {
         "layers": layers,
-        "bytes_per_token": 4 * kept,
-        "cross_bytes": 4 * cross_kept,
-        "padded_bytes_per_token": 4 * padded,
-        "padded_cross_bytes": 4 * cross_padded,
+        "bytes_per_token": value_bytes * kept,
+        "cross_bytes": value_bytes * cross_kept,
+        "padded_bytes_per_token": value_bytes * padded,
+        "padded_cross_bytes": value_bytes * cross_padded,
     }
 
 

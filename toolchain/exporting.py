@@ -11,7 +11,7 @@ import numpy as np
 from export.artifact import export_artifact
 from export.parity import Parity, prove_parity
 from export.whisper_artifact import Speech
-from runtimes.errors import BadInput, ParityFailed
+from runtimes.errors import ParityFailed
 from runtimes.files import replaced_folder
 from toolchain.audio import read_waveform
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
@@ -33,15 +33,15 @@ def export_checkpoint(
 ) -> Parity:
     """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
 
-    The golden clips are taken from DATA, or are made up where there is none; so are the ranges of integers, which need
-    DATA.
+    The golden clips are taken from DATA, or are made up where there is none; the ranges of integers need DATA, or a
+    demo's own clips.
 
     Raises:
         LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
     """
     check_replaceable(out, "manifest.json")
-    if precision == "int8" and data is None:
-        raise BadInput("--precision int8: the ranges of integers are taken from real clips; say which with --data")
+    if precision == "int8":
+        data = str(data_folder(model, data))
     wanted = QUANTISER_CLIPS if precision == "int8" else GOLDEN_CLIPS
     source = checkpoint_folder(model)
     with narrator.step("reading the checkpoint"):
