@@ -730,7 +730,8 @@ def test_a_device_that_lives_in_another_year(small, options, tmp_path):
 def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path, monkeypatch):
     """The process that measures memory dies: its reason and the other parts are here."""
     for package in ("runtimes", "benchmarks"):
-        shutil.copytree(Path(benchmarks.receiver.__file__).parents[1] / package, tmp_path / "source" / package)
+        source = Path(benchmarks.receiver.__file__).parents[1] / package
+        shutil.copytree(source, tmp_path / "source" / package, ignore=shutil.ignore_patterns("peers", "__pycache__"))
     with open(tmp_path / "source" / "benchmarks" / "memory.py", "a") as stream:
         stream.write("\nmeasure_memory = None\n")
     text = (tmp_path / "source" / "benchmarks" / "memory.py").read_text()
