@@ -16,7 +16,7 @@ from benchmarks.bundled import RUNNER_FILE, read_bundle
 from benchmarks.precision_section import read_precision
 from benchmarks.results import read_results
 from runtimes.artifact import read_artifact
-from runtimes.errors import ParityFailed
+from runtimes.errors import BadInput, ParityFailed
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 from toolchain import exporting
@@ -71,6 +71,11 @@ def prove_8_bits(patch: pytest.MonkeyPatch, proof: Callable[[Path], None]) -> No
     patch.setattr(exporting, "prove_parity", chosen)
 
 
+def stop(folder: Path) -> None:
+    """Ends a deployment at the proof of graphs in 8 bits."""
+    raise BadInput(f"{folder}: stopped in the middle")
+
+
 def complaint(capsys) -> str:
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("leanear: ")]
     return line
@@ -95,8 +100,10 @@ def test_what_is_done_is_not_done_again_and_another_precision_is(deployed, model
     exported = trial.stat().st_mtime_ns
     litter = out / "trials" / ".int8.left-by-a-kill.part"
     litter.mkdir()
-    assert deploy(model, data, nothing, out, "--precision", "int8-bf16", "--precision-drop", "2") == 2
-    assert "precision 'int8': the form 'portable'" in complaint(capsys)
+    with pytest.MonkeyPatch.context() as patch:
+        prove_8_bits(patch, stop)
+        assert deploy(model, data, nothing, out, "--precision", "int8-bf16", "--precision-drop", "2") == 2
+    assert "stopped in the middle" in complaint(capsys)
     assert not litter.exists()
     assert deploy(model, data, nothing, out, "--precision-drop", "2") == 0
     assert "nothing to do" not in capsys.readouterr().err
