@@ -1,0 +1,186 @@
+"""Deliveries over a real OpenSSH server on loopback: fixtures, moments at which something is done, what is expected."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import benchmarks.receiver
+from runtimes.clips import Clips, write_clips
+from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, write_tiny_artifact
+from tests.toolchain.ssh_server import require_sshd, start_server
+from toolchain.bundle import RunSettings, write_bundle
+from toolchain.remote import RemoteOptions, RemoteOutcome
+from toolchain.statuses import STATUSES
+
+NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>*\n-x \\ ../.. ü"
+QUICK = RunSettings("null", "fp32", 1, 0.5)
+CLIP_BYTES = 24_000_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    require_sshd()
+    server = start_server(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_configuration(server, monkeypatch):
+    """The client finds the server, whom it knows."""
+    monkeypatch.setenv("LEANEAR_SSH", server.command)
+    server.know()
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    labels = (NASTY, *LABELS[1:])
+    stretch = np.array_split(np.arange(WINDOW_SAMPLES), len(labels))
+    waveforms = [np.full(WINDOW_SAMPLES, 0.01, np.float32) for _ in range(8)]
+    for index, waveform in enumerate(waveforms):
+        waveform[stretch[index % len(labels)]] = 0.5
+    long = np.random.default_rng(0).uniform(-0.1, 0.1, CLIP_BYTES // 4).astype(np.float32)
+    for name, clips in (("small", waveforms), ("large", [*waveforms[:7], long])):
+        write_clips(
+            folder / f"{name}.npz",
+            Clips(
+                waveforms=tuple(clips),
+                label_ids=np.arange(8) % len(labels),
+                names=tuple(f"{index} {NASTY}.wav" for index in range(8)),
+                labels=labels,
+                sample_rate_hz=16_000,
+            ),
+        )
+    return {
+        "slim": write_tiny_artifact(folder / "slim", loudness_weights(), source=NASTY, labels=labels),
+        "dense": None,
+        "small": folder / "small.npz",
+        "large": folder / "large.npz",
+    }
+
+
+def make_bundle(parts, out, *, clips="small", name="tiny", run=QUICK):
+    return write_bundle(
+        out, name=name, target="raspberrypi", slim=parts["slim"], dense=None, clips=parts[clips], run=run
+    )
+
+
+@pytest.fixture
+def options(own_configuration, tmp_path):
+    return RemoteOptions(python=sys.executable, folder=str(tmp_path / "device"), batch=True, connect_limit_s=20.0)
+
+
+@pytest.fixture
+def small(parts, tmp_path):
+    return make_bundle(parts, tmp_path / "bundle").folder
+
+
+@pytest.fixture
+def large(parts, tmp_path):
+    return make_bundle(parts, tmp_path / "bundle", clips="large").folder
+
+
+class Interruption(Exception):
+    pass
+
+
+def at(word, action, once=True):
+    """A progress that acts when its text has `word` in it."""
+    seen = []
+
+    def progress(text, fraction=None):
+        if word in text and not (once and seen):
+            seen.append(text)
+            action()
+
+    return progress
+
+
+def stop_at(word):
+    """A progress that ends the delivery there, as ctrl-C would."""
+
+    def interrupt():
+        raise Interruption
+
+    return at(word, interrupt)
+
+
+def deployment(options):
+    """The deployment's folder on the device."""
+    (folder,) = [path for path in Path(options.folder).iterdir() if path.is_dir()]
+    return folder
+
+
+def expect(outcome, status, *words):
+    assert isinstance(outcome, RemoteOutcome)
+    assert outcome.status == status, outcome
+    assert outcome.status in STATUSES
+    assert "\n" not in outcome.reason
+    for word in words:
+        assert word in outcome.reason, outcome.reason
+    assert outcome.results_path is None
+    print(f"{outcome.status}: {outcome.reason}")
+
+
+class small_disk:
+    """A file system of a few megabytes; the test is skipped where it cannot be mounted."""
+
+    def __init__(self, path, megabytes):
+        self.path, self.megabytes = path, megabytes
+
+    def __enter__(self):
+        self.path.mkdir()
+        if os.getuid() != 0 or shutil.which("mount") is None:
+            pytest.skip("a small tmpfs takes root")
+        command = ["mount", "-t", "tmpfs", "-o", f"size={self.megabytes}m", "tmpfs", str(self.path)]
+        if subprocess.run(command, capture_output=True).returncode != 0:
+            pytest.skip("a tmpfs cannot be mounted here")
+        return self.path
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", "--lazy", str(self.path)], check=True)
+
+
+def programs(folder):
+    """Command lines of processes that name a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+        except OSError:
+            continue
+        if folder in line and "pytest" not in line:
+            found.append(line)
+    return found
+
+
+PAUSED = """
+import sys
+from pathlib import Path
+import benchmarks.receiver
+import toolchain.channel
+from toolchain.remote import RemoteOptions, deliver
+host, bundle, results, python, folder, receiver = sys.argv[1:]
+benchmarks.receiver.__file__ = receiver
+toolchain.channel.LONGEST_STEP_S = 0.5
+options = RemoteOptions(python=python, folder=folder, batch=True, silence_limit_s=2.0)
+print(deliver(host, Path(bundle), Path(results), options, lambda text, share=None: print(text, flush=True)).status)
+"""
+
+
+def with_receiver(change, folder, work):
+    """What `work` returns while a changed receiver is sent in place of our own."""
+    text = Path(benchmarks.receiver.__file__).read_text()
+    assert change(text) != text
+    (folder / "changed_receiver.py").write_text(change(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmarks.receiver, "__file__", str(folder / "changed_receiver.py"))
+        return work()
