@@ -1,6 +1,6 @@
 """What a device runs while a bundle is brought to it: Python 3.9 and nothing else.
 
-The text of this file is sent over SSH and executed; it stays nowhere on the device. Both sides speak in frames: one
+The text of this one file is sent over SSH and executed; it stays nowhere on the device. Both sides speak in frames: one
 line of JSON, then as many bytes as its "bytes" says. The device answers every frame that is not a "chunk"; between
 answers it says "alive", so that silence means that it is gone, and it ends when it hears nothing itself. Whatever it
 started ends with it, and so does its hold on the lock.

@@ -34,6 +34,7 @@ from toolchain.statuses import Stop, plain
 CLOCK_LIMIT_S = 120.0
 LATEST_S = 1e11  # since 1970: in the year 5138
 LOG_LINES = 20
+FOUND_OUT = ("no numpy", "runtime absent", "compile failed", "measurement failed")  # ends of a whole attempt
 COPIED, LOOKED, COMPILED = 0.3, 0.35, 0.4  # shares of the whole, for a progress bar
 
 
@@ -126,10 +127,16 @@ def _deliver(
         greeting = channel.greet()
         _compare_clocks(greeting, clock(), story)
         progress("looking at what is there", 0.01)
-        _copy(channel, bundle, options, progress, story)
-        _examine(channel, bundle, progress, story)
-        _compile(channel, progress)
-        _bench(channel, bundle, results_folder, progress, story)
+        try:
+            _copy(channel, bundle, options, progress, story)
+            _examine(channel, bundle, progress, story)
+            _compile(channel, progress)
+            _bench(channel, bundle, results_folder, progress, story)
+        except Stop as stopped:
+            if stopped.status in FOUND_OUT:
+                with contextlib.suppress(Stop):
+                    channel.ask({"verb": "bye"}, "bye")
+            raise
         channel.ask({"verb": "bye"}, "bye")
 
 

@@ -130,3 +130,6 @@ def test_a_runtime_that_is_absent(parts, options, tmp_path):
     bundle = make_bundle(parts, tmp_path / "bundle", run=run).folder
     outcome = deliver(HOST, bundle, tmp_path, options)
     expect(outcome, "runtime absent", "tensorrt: not installed", "not a Jetson")
+    again = deliver(HOST, bundle, tmp_path, options)
+    expect(again, "runtime absent")
+    assert again.notes == (), "an attempt that found this out was not cut short"
