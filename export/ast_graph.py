@@ -10,15 +10,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from export.attention import (
-    add_attention,
-    add_first_tokens,
-    add_reader_attention,
-    read_attention,
-)
+from export.attention import add_attention, add_first_tokens, add_reader_attention, read_attention
 from export.front_end import FrontEnd, add_front_end, read_front_end
 from export.graph import FORMS, OPSET, ExportedGraph, Graph
-from export.half_precision import add_half_precision, check_half
+from export.half_precision import add_half_precision, check_half, has_half_precision
 from export.layers import add_layernorm, add_linear, array
 from export.observed import Observed, observe, tensors_to_observe
 from export.static_eight_bit import add_static_products
@@ -76,7 +71,7 @@ def export_ast(
     _add_classifier(graph, features, model, form, observed)
     if observed is not None:
         add_static_products(graph, observed, form, lambda name: name.startswith(FLOAT_PREFIX) or name == LOGITS)
-    if precision == "fp16" or (precision == "int8" and form == "tensorrt"):
+    if has_half_precision(precision, form):
         add_half_precision(graph, [input], [LOGITS])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, model.config.num_labels])
     with replaced_file(Path(out)) as part:

@@ -13,7 +13,7 @@ import numpy as np
 
 from export.graph import CONTRIB_DOMAIN, Graph
 from export.observed import Observed
-from export.static_eight_bit import STEPS, signed_scale
+from export.static_eight_bit import STEPS, add_integers, signed_scale
 
 MIDDLE = 128  # what stands for 0 in a query
 CACHED_BYTES = 8_000_000  # of scores that are made at a time
@@ -71,14 +71,10 @@ def _add_integers(
     signed: bool = True,
 ) -> tuple[str, list[str]]:
     """Integers of (T, H W) as heads in the given order of axes, and the names of their scale and zero."""
-    zero = np.array(0, np.int8) if signed else np.array(MIDDLE, np.uint8)
-    numbers = [
-        graph.constant(f"{source}.step", np.array(signed_scale(observed[source]))),
-        graph.constant(f"{source}.zero", zero),
-    ]
-    integers = graph.node("QuantizeLinear", [source, *numbers], f"{source}.integers")
-    split = graph.reshape(integers, (1, token_count, heads, width), f"{source}.by_head")
-    return graph.node("Transpose", [split], f"{source}.heads", perm=order), numbers
+    zero = np.int8(0) if signed else np.uint8(MIDDLE)
+    quantised = add_integers(graph, source, signed_scale(observed[source]), zero)
+    split = graph.reshape(quantised.integers, (1, token_count, heads, width), f"{source}.by_head")
+    return graph.node("Transpose", [split], f"{source}.heads", perm=order), [quantised.step, quantised.zero]
 
 
 def _product(graph: Graph, left: str, right: str, left_numbers: list[str], right_numbers: list[str], name: str) -> str:

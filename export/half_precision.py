@@ -51,6 +51,11 @@ def check_half(precision: str, form: str) -> None:
         raise BadInput(f"precision 'fp16': the form {form!r} is for runtimes that compute in float32; use 'tensorrt'")
 
 
+def has_half_precision(precision: str, form: str) -> bool:
+    """Whether what is left of a graph in that precision is of float16: TensorRT's 8 bits stand among it."""
+    return precision == "fp16" or (precision == "int8" and form == "tensorrt")
+
+
 class _Halving:
     """The types of the tensors so far, and the nodes as they become."""
 

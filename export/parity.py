@@ -106,15 +106,16 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
         parity = _prove_whisper(artifact, golden, dense_graph_bytes)
     else:
         version, logits = _run(artifact, golden.waveforms)
-        compare = compare_noisy_logits if _is_eight_bit(artifact) else compare_logits
-        parity = compare(
+        is_eight_bit = _is_eight_bit(artifact)
+        parity = compare_logits(
             golden.logits,
             logits,
             runtime_version=version,
             graph_bytes=artifact.graph_bytes,
             dense_graph_bytes=dense_graph_bytes,
             name=str(artifact.graphs["classifier"]),
-            bound=NOISE_BOUND if _is_eight_bit(artifact) else _bound(artifact),
+            bound=NOISE_BOUND if is_eight_bit else _bound(artifact),
+            is_eight_bit=is_eight_bit,
         )
     manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity)}
     write_json(artifact.folder / "manifest.json", manifest)
@@ -130,9 +131,42 @@ def compare_logits(
     dense_graph_bytes: int | None,
     name: str,
     bound: float = BOUND,
+    is_eight_bit: bool = False,
 ) -> Parity:
-    """The figures of two sets of logits (clips, labels) that agree; raises ParityFailed, naming the figure, if not."""
+    """The figures of two sets of logits (clips, labels) that agree; raises ParityFailed, naming the figure, if not.
+
+    Products in 8 bits have a noise, which `bound` then limits: the root mean square of a clip's differences over the
+    standard deviation of its logits, on average over all clips. What it costs in accuracy is for the gate to say.
+    """
     scale, difference = _compared(expected, logits, name)
+    noise = None
+    if is_eight_bit:
+        noise = _little_noise(expected, logits, name, bound)
+        same = int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum())
+    else:
+        same = _same_labels(expected, logits, name, bound, scale, difference)
+    _require_smaller(graph_bytes, dense_graph_bytes, name)
+    return Parity(
+        runtime="onnxruntime",
+        runtime_version=runtime_version,
+        precision="int8" if is_eight_bit else "float32",
+        threads=THREADS,
+        clips=len(expected),
+        max_difference=difference,
+        scale=scale,
+        relative_difference=difference / scale,
+        bound=bound,
+        same_top1=same,
+        graph_bytes=graph_bytes,
+        dense_graph_bytes=dense_graph_bytes,
+        noise=noise,
+    )
+
+
+def _same_labels(
+    expected: np.ndarray, logits: np.ndarray, name: str, bound: float, scale: float, difference: float
+) -> int:
+    """On how many clips the first label is the same, which has to be all, as all logits have to be within the bound."""
     relative = difference / scale
     if relative > bound:
         raise ParityFailed(
@@ -148,59 +182,17 @@ def compare_logits(
             f"{name}: golden clip {clip}: first label is {logits[clip].argmax()}, the checkpoint's is"
             f" {expected[clip].argmax()}"
         )
-    _require_smaller(graph_bytes, dense_graph_bytes, name)
-    return Parity(
-        runtime="onnxruntime",
-        runtime_version=runtime_version,
-        precision="float32",
-        threads=THREADS,
-        clips=len(expected),
-        max_difference=difference,
-        scale=scale,
-        relative_difference=relative,
-        bound=bound,
-        same_top1=int(same.sum()),
-        graph_bytes=graph_bytes,
-        dense_graph_bytes=dense_graph_bytes,
-    )
+    return int(same.sum())
 
 
-def compare_noisy_logits(
-    expected: np.ndarray,
-    logits: np.ndarray,
-    *,
-    runtime_version: str,
-    graph_bytes: int,
-    dense_graph_bytes: int | None,
-    name: str,
-    bound: float = NOISE_BOUND,
-) -> Parity:
-    """The same of products in 8 bits, whose noise is bounded: the root mean square of a clip's differences over the
-    standard deviation of its logits, on average over all clips. What that costs in accuracy is for the gate to say.
-    """
-    scale, difference = _compared(expected, logits, name)
+def _little_noise(expected: np.ndarray, logits: np.ndarray, name: str, bound: float) -> float:
     apart = np.sqrt(((expected.astype(np.float64) - logits) ** 2).mean(axis=1))
     noise = float((apart / expected.std(axis=1)).mean())
     if not noise <= bound:
         raise ParityFailed(
             f"{name}: products in 8 bits move the logits by {noise:.3g} of their spread; the bound is {bound:g}"
         )
-    _require_smaller(graph_bytes, dense_graph_bytes, name)
-    return Parity(
-        runtime="onnxruntime",
-        runtime_version=runtime_version,
-        precision="int8",
-        threads=THREADS,
-        clips=len(expected),
-        max_difference=difference,
-        scale=scale,
-        relative_difference=difference / scale,
-        bound=bound,
-        same_top1=int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum()),
-        graph_bytes=graph_bytes,
-        dense_graph_bytes=dense_graph_bytes,
-        noise=noise,
-    )
+    return noise
 
 
 def _compared(expected: np.ndarray, logits: np.ndarray, name: str) -> tuple[float, float]:

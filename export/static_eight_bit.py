@@ -50,14 +50,17 @@ def add_static_products(graph: Graph, observed: Mapping[str, Observed], form: st
             continue
         source = node.input[0]
         if source not in quantised:
-            quantised[source] = _add_integers(graph, source, observed[source], form == "tensorrt")
+            seen = observed[source]
+            scale, zero = (signed_scale(seen), np.int8(0)) if form == "tensorrt" else unsigned_range(seen)
+            quantised[source] = add_integers(graph, source, scale, zero)
         add(graph, node, weight, quantised[source])
 
 
 @dataclass(frozen=True)
 class QuantisedTensor:
-    """A tensor's integers and the names of their step and zero; the step itself; whether they are signed."""
+    """Names of a tensor, of its integers, of their step and zero; the step itself; whether they are signed."""
 
+    source: str
     integers: str
     step: str
     zero: str
@@ -65,18 +68,23 @@ class QuantisedTensor:
     is_signed: bool
 
 
-def _add_integers(graph: Graph, source: str, seen: Observed, is_signed: bool) -> QuantisedTensor:
-    scale, zero = (signed_scale(seen), np.int8(0)) if is_signed else unsigned_range(seen)
+def add_integers(graph: Graph, source: str, scale: np.float32, zero: np.uint8 | np.int8) -> QuantisedTensor:
+    """Add QuantizeLinear of a whole tensor."""
     step, none = graph.constant(f"{source}.step", np.array(scale)), graph.constant(f"{source}.zero", np.array(zero))
     integers = graph.node("QuantizeLinear", [source, step, none], f"{source}.integers")
-    return QuantisedTensor(integers, step, none, scale, is_signed)
+    return QuantisedTensor(source, integers, step, none, scale, isinstance(zero, np.int8))
 
 
 def add_pair(graph: Graph, source: str, scale: np.float32, zero: np.uint8 | np.int8) -> str:
     """Add QuantizeLinear and DequantizeLinear of a whole tensor and return the result's name."""
-    numbers = [graph.constant(f"{source}.step", np.array(scale)), graph.constant(f"{source}.zero", np.array(zero))]
-    integers = graph.node("QuantizeLinear", [source, *numbers], f"{source}.integers")
-    return graph.node("DequantizeLinear", [integers, *numbers], f"{source}.dequantised")
+    return _dequantised(graph, add_integers(graph, source, scale, zero))
+
+
+def _dequantised(graph: Graph, tensor: QuantisedTensor) -> str:
+    name = f"{tensor.source}.dequantised"
+    if graph.has(name):
+        return name
+    return graph.node("DequantizeLinear", [tensor.integers, tensor.step, tensor.zero], name)
 
 
 def _add_integer_product(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> None:
@@ -85,7 +93,7 @@ def _add_integer_product(graph: Graph, node: onnx.NodeProto, weight: Weight, sou
     added, result = node.input[2] if len(node.input) > 2 else "", node.output[0]
     name = result
     if added in graph.weights:
-        inputs.append(_add_bias_integers(graph, node, weight, source)[0])
+        inputs.append(_add_bias_integers(graph, node, weight, source))
     elif added:
         name = f"{result}.product"
     graph.node("QGemm", inputs, name, domain=CONTRIB_DOMAIN)
@@ -94,15 +102,12 @@ def _add_integer_product(graph: Graph, node: onnx.NodeProto, weight: Weight, sou
 
 
 def _add_dequantised_product(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> None:
-    dequantised = f"{source.integers.removesuffix('.integers')}.dequantised"
-    if not graph.has(dequantised):
-        graph.node("DequantizeLinear", [source.integers, source.step, source.zero], dequantised)
     right = _add_weight_integers(graph, node, weight)
-    inputs = [dequantised, graph.node("DequantizeLinear", right, weight.name, axis=1)]
+    inputs = [_dequantised(graph, source), graph.node("DequantizeLinear", right, weight.name, axis=1)]
     if len(node.input) > 2:
         bias = node.input[2]
         if bias in graph.weights and not source.is_signed:
-            graph.node("DequantizeLinear", _add_bias_integers(graph, node, weight, source), bias, axis=0)
+            _add_dequantised_bias(graph, node, weight, source)
         inputs.append(bias)
     graph.nodes.append(helper.make_node(node.op_type, inputs, list(node.output), name=node.name))
 
@@ -125,22 +130,31 @@ def _add_weight_integers(graph: Graph, node: onnx.NodeProto, weight: Weight) -> 
     ]
 
 
-def _add_bias_integers(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> list[str]:
-    """Names of a bias as integers in the units of the product that it is added to, of those units and of zeros."""
+def _bias_units(node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> np.ndarray:
+    """The product's own units, column by column, which its bias is counted in and added in."""
+    return (source.scale * column_scales(_matrix(node, weight))).astype(np.float32)
+
+
+def _add_bias_integers(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> str:
+    """Take the product's bias out of the graph, and add it as integers in the product's units."""
     bias = graph.weights.pop(node.input[2])
 
-    def units() -> np.ndarray:
-        return (source.scale * column_scales(_matrix(node, weight))).astype(np.float32)
-
     def integers() -> np.ndarray:
-        return np.rint(bias.make().astype(np.float64) / units()).clip(-(2**31), 2**31 - 1).astype(np.int32)
+        units = _bias_units(node, weight, source)
+        return np.rint(bias.make().astype(np.float64) / units).clip(-(2**31), 2**31 - 1).astype(np.int32)
 
-    name = bias.name
-    return [
-        graph.add(Weight(f"{name}.integers", bias.shape, np.dtype(np.int32), integers)),
-        graph.add(Weight(f"{name}.units", bias.shape, np.dtype(np.float32), units)),
-        graph.add(Weight(f"{name}.zeros", bias.shape, np.dtype(np.int32), lambda: np.zeros(bias.shape, np.int32))),
+    return graph.add(Weight(f"{bias.name}.integers", bias.shape, np.dtype(np.int32), integers))
+
+
+def _add_dequantised_bias(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> None:
+    """The bias as a DequantizeLinear of its integers, under the name that it had."""
+    name, shape = node.input[2], graph.weights[node.input[2]].shape
+    inputs = [
+        _add_bias_integers(graph, node, weight, source),
+        graph.add(Weight(f"{name}.units", shape, np.dtype(np.float32), lambda: _bias_units(node, weight, source))),
+        graph.add(Weight(f"{name}.zeros", shape, np.dtype(np.int32), lambda: np.zeros(shape, np.int32))),
     ]
+    graph.node("DequantizeLinear", inputs, name, axis=0)
 
 
 def column_scales(matrix: np.ndarray) -> np.ndarray:

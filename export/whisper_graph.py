@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from export.attention import read_widths
 from export.eight_bit_weights import add_block_products, add_eight_bit_weights
 from export.graph import FORMS, OPSET, PRECISIONS, ExportedGraph, Graph
-from export.half_precision import add_half_precision, check_half
+from export.half_precision import add_half_precision, check_half, has_half_precision
 from export.log_mel import LogMel, read_log_mel
 from export.observed import Observed, observe, tensors_to_observe
 from export.static_eight_bit import add_static_products
@@ -77,7 +77,7 @@ def export_whisper(
     encoder, decoder = Graph(), Graph()
     produced = add_encoder(encoder, "waveform", model, log_mel, form, observed)
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
-    is_half = precision == "fp16" or (precision == "int8" and form == "tensorrt")
+    is_half = has_half_precision(precision, form)
     half = {name for name, _ in produced} if is_half else set()
     inputs, outputs = add_decoder(decoder, model, form)
     if observed is not None:
