@@ -6,8 +6,10 @@ block gives to the residual stream less what the slim one gives) and n tokens, t
     Delta = argmin 1/n sum |r - mean r - Delta (u - mean u)|^2 + ridge * tr(Cov u) / C * |Delta|^2
           = Cov(r, u) (Cov(u) + ridge * tr(Cov u) / C * I)^-1         b += mean r - Delta mean u
 
-so a block that loses nothing is not changed at all. Blocks are fitted in the model's order, each on contexts that come
-from blocks already compensated, and a change stays only where clips that were not fitted say that it helps.
+so a block that loses nothing is not changed at all. One pass over the clips sums up what all blocks need, on contexts
+as the slim model computes them; a further pass fits what is left once all blocks are changed. Of several ridges each
+block takes the one that leaves the smallest residual on held-out clips, which their own sums say without asking a model
+again. Then the changes stay where they lower the held-out KL(dense || slim), found by halving groups of blocks.
 Dimension letters: B batch, T tokens, D model width, C the sum of the heads' value/output widths.
 """
 
@@ -15,67 +17,136 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
+import heapq
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from calibration.sites import AttentionSite
-from calibration.targets import before_the_end
+from calibration.targets import answered, before_the_end, positions
 from runtimes.errors import BadInput
 from toolchain.distillation import kl_divergences
-from toolchain.examples import Inputs
+from toolchain.examples import LabelledInputs
 from toolchain.narration import Report, quiet
 
 Logits = Callable[[nn.Module, Any], torch.Tensor]
+Projection = tuple[torch.Tensor, torch.Tensor]  # weight (D, C) and bias (D,)
 
-
-@dataclass(frozen=True)
-class BlockTrial:
-    """One change of a block's output projection, and KL(dense || slim) in nats per held-out target with it."""
-
-    ridge: float
-    drift: float
-    held_out_kl: float
+MOST_KEPT_BYTES = 1024**3  # of the dense model's held-out answers; what is above, it answers anew for every trial
 
 
 @dataclass(frozen=True)
 class CompensatedBlock:
-    """What was tried on one block: every trial, and the one whose weights the block has now, or None: its old ones."""
+    """One block's change.
+
+    ridge: the one chosen, in the last pass; residual_share_before, residual_share_after: the squared residual of the
+    held-out tokens over the squared dense output, as pruned, and with the fitted change on the contexts that it was
+    fitted on; kept: whether the block has the change now, or its old weights.
+    """
 
     name: str
-    trials: tuple[BlockTrial, ...]
-    kept: BlockTrial | None
+    ridge: float
+    residual_share_before: float
+    residual_share_after: float
+    kept: bool
 
 
 @dataclass(frozen=True)
 class Compensated:
-    """What a compensation did: its blocks, and KL(dense || slim) in nats per held-out target before and after all."""
+    """What a compensation did: its blocks, and KL(dense || slim) in nats per held-out target before and after all.
+
+    evaluations: how often the slim model answered the held-out clips for that, the time before any change included.
+    """
 
     blocks: tuple[CompensatedBlock, ...]
     held_out_kl_before: float
     held_out_kl_after: float
+    evaluations: int
 
 
 @dataclass(frozen=True)
-class ResidualSums:
-    """Sums over tokens for the normal equations of one block, float64.
+class BlockSums:
+    """Sums over the tokens of one block, float64, of v = (u, 1), contexts with a one after them, and residuals r.
 
-    tokens: how many; context_gram (C, C), context_sum (C,): of the slim block's contexts u; cross (D, C), residual_sum
-    (D,): of r u^T and r, where r is dense less slim output; drift_cross (D, C), drift_sum (D,): the same of dense less
-    slim residual stream where the block's output is added to it, zero if that was not asked for.
+    gram (C + 1, C + 1): of v v^T; cross (D, C + 1): of r v^T; residual_square, output_square: of |r|^2 and of the
+    squared dense output. A change is (D, C + 1), too: what to add to the weight and, last, to the bias.
     """
 
-    tokens: int
-    context_gram: torch.Tensor
-    context_sum: torch.Tensor
+    gram: torch.Tensor
     cross: torch.Tensor
-    residual_sum: torch.Tensor
-    drift_cross: torch.Tensor
-    drift_sum: torch.Tensor
+    residual_square: torch.Tensor
+    output_square: torch.Tensor
+
+    @classmethod
+    def empty(cls, output: nn.Linear) -> BlockSums:
+        """Of no tokens, on the device of the projection."""
+        zeros = functools.partial(torch.zeros, dtype=torch.float64, device=output.weight.device)
+        contexts = output.in_features + 1
+        return cls(zeros(contexts, contexts), zeros(output.out_features, contexts), zeros(()), zeros(()))
+
+    def add_(self, context: torch.Tensor, slim_output: torch.Tensor, dense_output: torch.Tensor) -> None:
+        """Add tokens: contexts (tokens, C) and both models' outputs (tokens, D)."""
+        context = functional.pad(context.double(), (0, 1), value=1.0)
+        output = dense_output.double()
+        residual = output - slim_output.double()
+        self.gram.addmm_(context.mT, context)
+        self.cross.addmm_(residual.mT, context)
+        self.residual_square.add_(residual.square().sum())
+        self.output_square.add_(output.square().sum())
+
+    def cpu(self) -> BlockSums:
+        """The same on the CPU."""
+        return BlockSums(**{name: value.cpu() for name, value in vars(self).items()})
+
+    def residual_share(self, change: torch.Tensor) -> float:
+        """The sum of |r - change v|^2 over that of the squared dense output."""
+        left = self.residual_square - 2 * (change * self.cross).sum() + (change @ self.gram * change).sum()
+        return max(float(left), 0.0) / max(float(self.output_square), torch.finfo(torch.float64).tiny)
+
+
+@dataclass(frozen=True)
+class _Models:
+    """Both models, their blocks in pairs, and how they are asked."""
+
+    slim: nn.Module
+    dense: nn.Module
+    sites: tuple[tuple[AttentionSite, AttentionSite], ...]
+    logits: Logits
+
+    def answers(self, model: nn.Module, clips: LabelledInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (P, classes) of either model at the targets, and those, (P,)."""
+        inputs = clips.inputs.to(next(model.parameters()).device)
+        return answered(self.logits(model, inputs), clips.targets)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Clips on which the models are compared, in batches; answers: the dense model's by batch, as far as they fit."""
+
+    models: _Models
+    batches: tuple[LabelledInputs, ...]
+    answers: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def kl(self) -> float:
+        """The mean KL(dense || slim) of the models as they are, nats per target."""
+        sums = []
+        for number, batch in enumerate(self.batches):
+            slim, targets = self.models.answers(self.models.slim, batch)
+            sums.append(kl_divergences(self._dense_answers(number), slim, targets).double().sum())
+        return float(torch.stack(sums).sum()) / sum(positions(batch.targets) for batch in self.batches)
+
+    def _dense_answers(self, number: int) -> torch.Tensor:
+        if number in self.answers:
+            return self.answers[number]
+        found, _ = self.models.answers(self.models.dense, self.batches[number])
+        if sum(each.nbytes for each in self.answers.values()) + found.nbytes <= MOST_KEPT_BYTES:
+            self.answers[number] = found
+        return found
 
 
 def compensate_(
@@ -83,83 +154,73 @@ def compensate_(
     dense: nn.Module,
     slim_sites: Sequence[AttentionSite],
     dense_sites: Sequence[AttentionSite],
-    inputs: Inputs,
-    targets: torch.Tensor,
+    fitted: LabelledInputs,
+    held_out: LabelledInputs,
     logits: Logits,
     *,
-    order: torch.Tensor,
-    held_out: float = 0.2,
     ridge: Sequence[float] = (1e-3, 1e-2, 1e-1),
-    drift: Sequence[float] = (0.0,),
-    slim_streams: Sequence[nn.Module] = (),
-    dense_streams: Sequence[nn.Module] = (),
+    passes: int = 1,
     batch_size: int = 16,
     report: Report = quiet,
 ) -> Compensated:
     """Change the slim model's output projections in place so that it answers more like the dense one; what was done.
 
-    slim_sites, dense_sites: the same blocks of both models, in the order in which they compute; inputs: (N, ...) as the
-    models take them; targets: (N,), or (N, L) as in `calibration.targets`; logits(model, inputs): (B, C), or (B, L, C);
-    order: clips to use, int64, stratified; held_out: the last share of them, never fitted, whose KL(dense || slim)
-    chooses among the changes and refuses them all where none lowers it; ridge: pulls towards the weights as they are,
-    each above 0; drift: how much of the difference that the residual streams have already is to be made up as well, for
-    which slim_streams and dense_streams name, block by block, a module that takes the residual stream that the block's
-    output is added to; batch_size: clips in memory together.
+    slim_sites, dense_sites: the same blocks of both models; fitted: clips to fit on; held_out: others, which choose the
+    ridges and refuse the changes that do not lower their KL(dense || slim); logits(model, inputs): (B, classes), or
+    (B, L, classes); ridge: pulls towards the weights as they are, each above 0; passes: how often to go through the
+    clips; batch_size: clips in memory together. Both models must be on the same device.
 
-    Weights change nowhere else; both models keep their modes and requires_grad flags.
+    Weights change nowhere else; both models keep their modes and requires_grad flags. When interrupted, the slim model
+    keeps the weights that it came with.
 
     Raises:
         BadInput: too few clips, or a setting out of range.
-        ValueError: the sites or streams do not pair up, or a block has no output bias.
+        ValueError: the sites do not pair up, or a block has no output bias.
     """
-    clips = _checked_clips(order, held_out, ridge, drift)
+    _check_settings(fitted, held_out, ridge, passes)
     _check_pairs(slim_sites, dense_sites)
-    streams = _stream_pairs(len(slim_sites), drift, slim_streams, dense_streams)
-    fitted, kept_back = clips
+    models = _Models(slim, dense, tuple(zip(slim_sites, dense_sites, strict=True)), logits)
+    judges = _HeldOut(models, tuple(_batches(held_out, batch_size)))
+    outputs = [site.output for site in slim_sites]
+    pruned = changed = _projections(outputs)
+    kept: frozenset[int] = frozenset()
+
     with torch.no_grad(), _evaluated(slim), _evaluated(dense):
-        wanted = _all_logits(dense, inputs, kept_back, logits, batch_size)
+        try:
+            fits = []
+            for number in range(1, passes + 1):
+                text = f"compensation, pass {number}/{passes}"
+                sums = _sums(models, fitted, batch_size, f"{text}, fitting on clip", report)
+                judged = _sums(models, held_out, batch_size, f"{text}, judging on held-out clip", report)
+                fits.append([_fit(*both, ridge) for both in zip(sums, judged, strict=True)])
+                _add_(outputs, [fit.change for fit in fits[-1]])
+            changed = _projections(outputs)
 
-        def held_out_kl() -> float:
-            answers = _all_logits(slim, inputs, kept_back, logits, batch_size)
-            return float(kl_divergences(wanted, answers, targets[kept_back]).cpu().double().mean())
+            def kl_with(blocks: frozenset[int]) -> float:
+                _set_(outputs, pruned, changed, blocks)
+                return judges.kl()
 
-        before = best_kl = held_out_kl()
-        blocks = []
-        for index, (slim_site, dense_site) in enumerate(zip(slim_sites, dense_sites, strict=True)):
-            report(
-                f"compensating block {index + 1}/{len(slim_sites)}, held-out KL {best_kl:.4f} nats",
-                index / len(slim_sites),
-            )
-            batch_sums = (
-                residual_sums(
-                    _pass_until_output(slim, slim_site, streams[index][0], inputs[rows], logits),
-                    _pass_until_output(dense, dense_site, streams[index][1], inputs[rows], logits),
-                    None if slim_site.kind == "encoder" else before_the_end(targets[rows]),
-                )
-                for rows in fitted.split(batch_size)
-            )
-            sums = functools.reduce(_added, batch_sums)
-            block = _choose_change_(slim_site, sums, ridge, drift, best_kl, held_out_kl)
-            best_kl = block.kept.held_out_kl if block.kept is not None else best_kl
-            blocks.append(block)
-        report(f"compensated, held-out KL {before:.4f} -> {best_kl:.4f} nats", 1.0)
-    return Compensated(tuple(blocks), before, best_kl)
+            kept, before, after, evaluations = _kept_blocks([site.kind for site in slim_sites], kl_with, report)
+        finally:
+            _set_(outputs, pruned, changed, kept)
+    report(f"compensated, held-out KL {before:.4f} -> {after:.4f} nats", 1.0)
+    blocks = (
+        CompensatedBlock(site.name, last.ridge, first.share_before, last.share_after, index in kept)
+        for index, (site, first, last) in enumerate(zip(slim_sites, fits[0], fits[-1], strict=True))
+    )
+    return Compensated(tuple(blocks), before, after, evaluations)
 
 
-def _checked_clips(
-    order: torch.Tensor, held_out: float, ridge: Sequence[float], drift: Sequence[float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips to fit, and clips to hold out."""
-    if not 0.0 < held_out < 1.0:
-        raise BadInput(f"compensation held_out is {held_out:g}; it must lie between 0 and 1")
+def _check_settings(fitted: LabelledInputs, held_out: LabelledInputs, ridge: Sequence[float], passes: int) -> None:
     if not ridge or not all(value > 0.0 for value in ridge):
         raise BadInput(f"compensation ridge is {tuple(ridge)}; it must be one or more numbers above 0")
-    if not drift:
-        raise BadInput("compensation drift is empty; it must be one or more numbers, 0 for no drift")
-    held_out_clips = round(held_out * len(order))
-    if not 0 < held_out_clips < len(order):
-        raise BadInput(f"{len(order)} clips are too few to hold out {held_out:g} of them (held_out)")
-    return order[:-held_out_clips], order[-held_out_clips:]
+    if passes < 1:
+        raise BadInput(f"compensation passes is {passes}; it must be at least 1")
+    if not len(fitted) or not len(held_out):
+        raise BadInput(
+            f"{len(fitted) + len(held_out)} clips are too few for compensation: it fits on {len(fitted)} and holds out"
+            f" {len(held_out)}, and needs at least one of either"
+        )
 
 
 def _check_pairs(slim_sites: Sequence[AttentionSite], dense_sites: Sequence[AttentionSite]) -> None:
@@ -168,16 +229,6 @@ def _check_pairs(slim_sites: Sequence[AttentionSite], dense_sites: Sequence[Atte
     for site in slim_sites:
         if site.output.bias is None:
             raise ValueError(f"{site.name} has no output bias")
-
-
-def _stream_pairs(
-    blocks: int, drift: Sequence[float], slim_streams: Sequence[nn.Module], dense_streams: Sequence[nn.Module]
-) -> list[tuple[nn.Module | None, nn.Module | None]]:
-    if not any(drift):
-        return [(None, None)] * blocks
-    if not len(slim_streams) == len(dense_streams) == blocks:
-        raise ValueError("drift needs one stream module per block of either model")
-    return list(zip(slim_streams, dense_streams, strict=True))
 
 
 @contextlib.contextmanager
@@ -190,126 +241,154 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _all_logits(model: nn.Module, inputs: Inputs, clips: torch.Tensor, logits: Logits, batch_size: int) -> torch.Tensor:
-    device = next(model.parameters()).device
-    return torch.cat([logits(model, inputs[rows].to(device)) for rows in clips.split(batch_size)])
+def _batches(clips: LabelledInputs, batch_size: int) -> Iterator[LabelledInputs]:
+    for start in range(0, len(clips), batch_size):
+        yield clips[start : start + batch_size]
 
 
-@dataclass(frozen=True)
-class BlockPass:
-    """What one batch gave at one block: context (B, T, C), output (B, T, D) and the residual stream (B, T, D) or None.
-
-    output is that of the output projection.
-    """
-
-    context: torch.Tensor
-    output: torch.Tensor
-    stream: torch.Tensor | None
+# Fitting
 
 
-class _OutputReached(Exception):
-    """Ends a forward pass of which nothing later is needed."""
+def _sums(models: _Models, clips: LabelledInputs, batch_size: int, text: str, report: Report) -> list[BlockSums]:
+    """Every block's sums over all clips, on the CPU: each model answers every clip once."""
+    sums = [BlockSums.empty(slim_site.output) for slim_site, _ in models.sites]
+    done = 0
+    for batch in _batches(clips, batch_size):
+        _add_batch_(models, batch, sums)
+        done += len(batch)
+        report(f"{text} {done}/{len(clips)}", done / len(clips))
+    return [each.cpu() for each in sums]
 
 
-def _pass_until_output(
-    model: nn.Module, site: AttentionSite, stream: nn.Module | None, inputs: Inputs, logits: Logits
-) -> BlockPass:
-    """Run the model up to the block's output projection and not further."""
-    streams: list[torch.Tensor] = []
-    reached: list[BlockPass] = []
+def _add_batch_(models: _Models, batch: LabelledInputs, sums: Sequence[BlockSums]) -> None:
+    """Add a batch to all blocks' sums; only the dense outputs (B, T, D) wait in memory for their contexts."""
+    used = before_the_end(batch.targets)
+    # as numbers, from the CPU: a mask on a GPU would wait for it at every block
+    decoded = None if used is None else torch.nonzero(used.flatten())[:, 0].to(next(models.slim.parameters()).device)
+    dense_outputs: dict[str, torch.Tensor] = {}
 
-    def keep_stream(_module: nn.Module, arguments: tuple) -> None:
-        streams.append(arguments[0])
+    def keep(site: AttentionSite, _module: nn.Module, _arguments: tuple, output: torch.Tensor) -> None:
+        dense_outputs[site.name] = output
 
-    def keep_and_stop(_module: nn.Module, arguments: tuple, output: torch.Tensor) -> None:
-        reached.append(BlockPass(arguments[0], output, streams[-1] if streams else None))
-        raise _OutputReached
+    def add(site: AttentionSite, block: BlockSums, _module: nn.Module, arguments: tuple, output: torch.Tensor) -> None:
+        states = [each.flatten(0, 1) for each in (arguments[0], output, dense_outputs.pop(site.name))]
+        if decoded is not None and site.kind != "encoder":
+            states = [each[decoded] for each in states]
+        block.add_(*states)
 
-    hooks = [site.output.register_forward_hook(keep_and_stop)]
-    if stream is not None:
-        hooks.append(stream.register_forward_pre_hook(keep_stream))
+    hooks = []
     try:
-        with contextlib.suppress(_OutputReached):
-            logits(model, inputs.to(site.output.weight.device))
+        for (slim_site, dense_site), block in zip(models.sites, sums, strict=True):
+            hooks.append(dense_site.output.register_forward_hook(functools.partial(keep, dense_site)))
+            hooks.append(slim_site.output.register_forward_hook(functools.partial(add, slim_site, block)))
+        for model in (models.dense, models.slim):
+            models.answers(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return reached[0]
 
 
-def residual_sums(slim: BlockPass, dense: BlockPass, used: torch.Tensor | None = None) -> ResidualSums:
-    """The sums over the tokens of one batch; of the dense block only its output and stream are used.
+@dataclass(frozen=True)
+class _Fit:
+    """A block's change (D, C + 1), float64, its ridge, and the held-out residual's share without and with it."""
 
-    used: (B, T), the tokens that count, or None for all.
+    change: torch.Tensor
+    ridge: float
+    share_before: float
+    share_after: float
+
+
+def _fit(fitted: BlockSums, held_out: BlockSums, ridge: Sequence[float]) -> _Fit:
+    """The change of the ridge that leaves the least of the held-out residual."""
+    before = held_out.residual_share(torch.zeros_like(held_out.cross))
+    changes = [(least_squares_change(fitted, each), each) for each in ridge]
+    fits = [_Fit(change, each, before, held_out.residual_share(change)) for change, each in changes]
+    return min(fits, key=lambda fit: fit.share_after)
+
+
+def least_squares_change(sums: BlockSums, ridge: float) -> torch.Tensor:
+    """What to add to the output weight and, in the last column, to its bias, (D, C + 1), float64.
+
+    It is the minimiser at the top of this file.
     """
-
-    def tokens(states: torch.Tensor) -> torch.Tensor:
-        return states.flatten(0, 1) if used is None else states[used.to(states.device)]
-
-    context = tokens(slim.context).double()
-    residual = tokens(dense.output).to(context) - tokens(slim.output).double()
-    cross = residual.mT @ context
-    drift_cross, drift_sum = torch.zeros_like(cross), torch.zeros_like(residual[0])
-    if slim.stream is not None and dense.stream is not None:
-        drift = tokens(dense.stream).to(context) - tokens(slim.stream).double()
-        drift_cross, drift_sum = drift.mT @ context, drift.sum(dim=0)
-    return ResidualSums(
-        tokens=len(context),
-        context_gram=context.mT @ context,
-        context_sum=context.sum(dim=0),
-        cross=cross,
-        residual_sum=residual.sum(dim=0),
-        drift_cross=drift_cross,
-        drift_sum=drift_sum,
-    )
-
-
-def _added(first: ResidualSums, second: ResidualSums) -> ResidualSums:
-    return ResidualSums(**{name: getattr(first, name) + value for name, value in vars(second).items()})
-
-
-def least_squares_change(sums: ResidualSums, ridge: float, drift: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """What to add to the output weight, (D, C), and to its bias, (D,), float64: the minimiser at the top of this file.
-
-    drift: how much of the residual stream's difference is added to r.
-    """
-    context_mean = sums.context_sum / sums.tokens
-    residual_mean = (sums.residual_sum + drift * sums.drift_sum) / sums.tokens
-    covariance = sums.context_gram / sums.tokens - torch.outer(context_mean, context_mean)
-    cross = (sums.cross + drift * sums.drift_cross) / sums.tokens - torch.outer(residual_mean, context_mean)
+    tokens = sums.gram[-1, -1]
+    context_mean, residual_mean = sums.gram[-1, :-1] / tokens, sums.cross[:, -1] / tokens
+    covariance = sums.gram[:-1, :-1] / tokens - torch.outer(context_mean, context_mean)
+    cross = sums.cross[:, :-1] / tokens - torch.outer(residual_mean, context_mean)
     width = len(covariance)
     # contexts that never vary, or none at all, leave the weight as it is whatever the ridge
     scale = float(covariance.trace()) / width if width else 0.0
     penalty = ridge * (scale if scale > 0.0 else 1.0)
-    regularised = covariance + penalty * torch.eye(width, dtype=covariance.dtype, device=covariance.device)
-    change = torch.linalg.solve(regularised, cross.mT).mT
-    return change, residual_mean - change @ context_mean
+    change = torch.linalg.solve(covariance + penalty * torch.eye(width, dtype=covariance.dtype), cross.mT).mT
+    return torch.cat([change, (residual_mean - change @ context_mean)[:, None]], dim=1)
 
 
-def _choose_change_(
-    site: AttentionSite,
-    sums: ResidualSums,
-    ridge: Sequence[float],
-    drift: Sequence[float],
-    kl_now: float,
-    held_out_kl: Callable[[], float],
-) -> CompensatedBlock:
-    """Try every change of the block's output projection and leave it with the best, or as it was."""
-    weight, bias = site.output.weight, site.output.bias
-    best_weight, best_bias = weight.detach().clone(), bias.detach().clone()
-    old_weight, old_bias = best_weight.double(), best_bias.double()
-    kept = None
-    trials = []
-    try:
-        for some_drift, some_ridge in itertools.product(drift, ridge):
-            weight_change, bias_change = least_squares_change(sums, some_ridge, some_drift)
-            weight.copy_(old_weight + weight_change)
-            bias.copy_(old_bias + bias_change)
-            trial = BlockTrial(some_ridge, some_drift, held_out_kl())
-            trials.append(trial)
-            if trial.held_out_kl < (kept.held_out_kl if kept is not None else kl_now):
-                kept, best_weight, best_bias = trial, weight.detach().clone(), bias.detach().clone()
-    finally:  # an interrupted trial leaves nothing behind
-        weight.copy_(best_weight)
-        bias.copy_(best_bias)
-    return CompensatedBlock(site.name, tuple(trials), kept)
+def _projections(outputs: Sequence[nn.Linear]) -> list[Projection]:
+    return [(output.weight.detach().clone(), output.bias.detach().clone()) for output in outputs]
+
+
+def _add_(outputs: Sequence[nn.Linear], changes: Sequence[torch.Tensor]) -> None:
+    for output, change in zip(outputs, changes, strict=True):
+        change = change.to(output.weight.device)
+        output.weight.copy_(output.weight.double() + change[:, :-1])
+        output.bias.copy_(output.bias.double() + change[:, -1])
+
+
+def _set_(
+    outputs: Sequence[nn.Linear], pruned: Sequence[Projection], changed: Sequence[Projection], blocks: frozenset[int]
+) -> None:
+    """Give the blocks of these numbers their changed weights, and all others those as pruned."""
+    for index, output in enumerate(outputs):
+        weight, bias = (changed if index in blocks else pruned)[index]
+        output.weight.copy_(weight)
+        output.bias.copy_(bias)
+
+
+# Keeping
+
+
+def _kept_blocks(
+    kinds: Sequence[str], kl_with: Callable[[frozenset[int]], float], report: Report
+) -> tuple[frozenset[int], float, float, int]:
+    """The numbers of the blocks whose change stays, the held-out KL without and with those changes, and evaluations.
+
+    kl_with(blocks): the held-out KL with the changes of these blocks alone.
+
+    The better of no change and all changes is where the search starts. Then groups of blocks are turned the other way:
+    first each kind, or either half where there is one kind only. A group for which that lowers the KL stays so; of the
+    others, that one is halved next for which it raised the KL least per block. So a single block that should differ
+    from the others, where those help alike, is found in two evaluations per halving; few more are allowed.
+    """
+    most = 2 * math.ceil(math.log2(len(kinds))) + 4
+    everything = frozenset(range(len(kinds)))
+    report(f"compensation, trial 1 of at most {most - 1}", 0.0)
+    before, with_all = kl_with(frozenset()), kl_with(everything)
+    kept, kl = (everything, with_all) if with_all < before else (frozenset[int](), before)
+    evaluations = 2
+    groups = [(0.0, group) for group in _kinds(kinds)]  # in order, so a heap already
+    while groups and evaluations < most:
+        report(
+            f"compensation, trial {evaluations} of at most {most - 1}, held-out KL {kl:.4f} nats", evaluations / most
+        )
+        _, group = heapq.heappop(groups)
+        trial = kept.symmetric_difference(group)
+        trial_kl = kl_with(trial)
+        evaluations += 1
+        if trial_kl < kl:
+            kept, kl = trial, trial_kl
+        else:
+            for half in _halves(group):
+                heapq.heappush(groups, ((trial_kl - kl) / len(group), half))
+    return kept, before, kl, evaluations
+
+
+def _kinds(kinds: Sequence[str]) -> list[tuple[int, ...]]:
+    """The blocks' numbers, of each kind together, or in halves where there is only one kind."""
+    groups = [tuple(index for index, each in enumerate(kinds) if each == kind) for kind in dict.fromkeys(kinds)]
+    return groups if len(groups) > 1 else _halves(groups[0])
+
+
+def _halves(group: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Two groups, or none of a single block."""
+    middle = len(group) // 2
+    return [group[:middle], group[middle:]] if middle else []

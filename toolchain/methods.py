@@ -459,10 +459,11 @@ def _compensated(bench: Bench, sparsity: float, recipe: Compensated) -> Made:
         made = _reference(bench, sparsity, recipe.recipe)
     else:
         made = _by_recipe(bench, sparsity, recipe.recipe)
-    family, dense = bench.family, bench.checkpoint.model
+    family, dense, clips = bench.family, bench.checkpoint.model, bench.pool[bench.order]
+    fitted = round(0.8 * len(clips))
     compensate_(
-        made.model, dense, family.attention_sites(made.model), family.attention_sites(dense), bench.pool.inputs,
-        bench.pool.targets, family.logits, order=bench.order, batch_size=bench.clips_at_once or 16, report=bench.report,
+        made.model, dense, family.attention_sites(made.model), family.attention_sites(dense), clips[:fitted],
+        clips[fitted:], family.logits, batch_size=bench.clips_at_once or 16, report=bench.report,
     )  # fmt: skip
     return made
 

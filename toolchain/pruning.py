@@ -275,11 +275,12 @@ def _prune_rotated(
         pruned = prune_to(costs, budget)
     facts["estimated_loss_nats"] = pruned.damage
     facts["cost"] = {"unit": costs.unit, "dense": costs.dense, "budget": budget, "slim": pruned.cost}
-    slim, everyone = pruned.model, torch.arange(len(clips))
+    slim = pruned.model
     if job.compensation:
+        fitted = round(0.8 * len(clips))
         compensated = compensate_(
             slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
-            clips.inputs, clips.targets, family.logits, order=everyone, batch_size=clips_at_once or 16, report=report,
+            clips[:fitted], clips[fitted:], family.logits, batch_size=clips_at_once or 16, report=report,
         )  # fmt: skip
         facts["compensation"] = dataclasses.asdict(compensated)
     if job.recovery is not None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
+import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
-from toolchain.compensation import compensate_
-from toolchain.families import ast
+from tests.toolchain.whisper_pruning import checkpoint, clips
+from toolchain.compensation import BlockSums, compensate_, least_squares_change
+from toolchain.examples import LabelledInputs
+from toolchain.families import ast, whisper
 from toolchain.plan import HeadPlan, SitePlan, full_plan
 
 CLIPS, HELD_OUT = 40, 8
-ORDER = torch.arange(CLIPS).flip(0)
-FITTED = ORDER[: CLIPS - HELD_OUT]
+FITTED = CLIPS - HELD_OUT
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def inputs() -> torch.Tensor:
     return torch.randn(CLIPS, 46, 128, generator=torch.Generator().manual_seed(5))
 
 
-def halved(model):
+def halved(model, family=ast):
     """Every other value/output channel kept in the trained basis, and all queries and keys."""
     sites = tuple(
         SitePlan(
@@ -36,49 +41,61 @@ def halved(model):
                 for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths))
             ),
         )
-        for site in ast.attention_sites(model)
+        for site in family.attention_sites(model)
     )
-    return ast.slim_model(model, sites)
+    return family.slim_model(model, sites)
 
 
 def compensated(slim, dense, inputs, logits=ast.logits, **settings):
+    """The last clips held out, all of one label: the labels count for nothing."""
+    given = LabelledInputs(inputs, torch.zeros(len(inputs), dtype=torch.int64))
     return compensate_(
-        slim, dense, ast.attention_sites(slim), ast.attention_sites(dense), inputs,
-        torch.zeros(len(inputs), dtype=torch.int64), logits,
-        **{"order": ORDER, "batch_size": 7, **settings},
+        slim, dense, ast.attention_sites(slim), ast.attention_sites(dense), given[:FITTED], given[FITTED:], logits,
+        **{"batch_size": 7, **settings},
     )  # fmt: skip
 
 
-def always_better(dense):
-    """Logits by which every trial seems nearer to the dense model than the one before: whatever is fitted is kept."""
-    calls = itertools.count(1)
+class Judge:
+    """Logits whose KL is what `loss` says of the names of the changed blocks; whole passes of either model counted."""
 
-    def logits(model, batch):
-        answers = torch.zeros_like(ast.logits(model, batch))  # passes that fit end within
-        if model is not dense:
-            answers[:, 0] = 1 / next(calls)
+    def __init__(self, family, slim, dense, loss):
+        self.family, self.slim, self.dense, self.loss = family, slim, dense, loss
+        self.pruned = copy.deepcopy(slim.state_dict())
+        self.weights = {site.name: site.output.weight for site in family.attention_sites(slim)}
+        self.old = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.passes = {"slim": 0, "dense": 0}
+
+    def changed(self):
+        return {name for name, weight in self.weights.items() if not torch.equal(weight, self.old[name])}
+
+    def __call__(self, model, batch):
+        answers = torch.zeros_like(self.family.logits(model, batch))
+        self.passes["slim" if model is self.slim else "dense"] += 1
+        if model is self.slim:
+            answers[..., 0] = self.loss(self.changed())
         return answers
 
-    return logits
+
+def everything_helps(slim, dense, family=ast):
+    return Judge(family, slim, dense, lambda changed: 9 - len(changed))
 
 
-def streams(model):
-    return [layer.layernorm_before for layer in ast.encoder_layers(model)]
-
-
-def at_block(model, inputs, index):
-    """Contexts, outputs and residual stream of one block over all tokens, float64 numpy, by whole forward passes."""
+def at_block(model, run, index, family=ast):
+    """Contexts and outputs of one block by a whole forward pass `run(model)`, float64 numpy (B, T, ...)."""
     seen = {}
-    layer, site = ast.encoder_layers(model)[index], ast.attention_sites(model)[index]
-    hooks = [
-        site.output.register_forward_hook(lambda _m, a, o: seen.update(context=a[0], output=o)),
-        layer.register_forward_pre_hook(lambda _m, a: seen.update(stream=a[0])),
-    ]
+    output = family.attention_sites(model)[index].output
+    hook = output.register_forward_hook(lambda _m, a, o: seen.update(context=a[0], output=o))
     with torch.no_grad():
-        model(inputs)
-    for hook in hooks:
-        hook.remove()
-    return tuple(seen[name].flatten(0, 1).double().numpy() for name in ("context", "output", "stream"))
+        run(model)
+    hook.remove()
+    return tuple(seen[name].double().numpy() for name in ("context", "output"))
+
+
+def tokens_at(model, inputs, index):
+    """The same of an AST, over all tokens."""
+    return tuple(
+        each.reshape(-1, each.shape[-1]) for each in at_block(model, lambda model: ast.logits(model, inputs), index)
+    )
 
 
 def closed_form(contexts, target, weight, ridge):
@@ -93,9 +110,17 @@ def closed_form(contexts, target, weight, ridge):
     return solution, target_mean - solution @ mean
 
 
-def projection(model, index):
-    output = ast.attention_sites(model)[index].output
-    return output.weight.detach().clone(), output.bias.detach().clone()
+def projection(model, index, family=ast):
+    output = family.attention_sites(model)[index].output
+    return output.weight.detach().double().numpy().copy(), output.bias.detach().double().numpy().copy()
+
+
+def assert_closed_form(slim, index, contexts, target, weight, ridge, family=ast):
+    wanted_weight, wanted_bias = closed_form(contexts, target, weight, ridge)
+    found_weight, found_bias = projection(slim, index, family)
+    rounding = 1e-5 * max(1, np.abs(target).max())
+    assert np.abs(found_weight - wanted_weight).max() < rounding
+    assert np.abs(found_bias - wanted_bias).max() < rounding
 
 
 def kl(dense, slim, inputs):
@@ -104,91 +129,224 @@ def kl(dense, slim, inputs):
     return float((np.exp(p) * (p - q)).sum(1).mean())
 
 
+# The fit
+
+
 def test_nothing_pruned_is_nothing_changed(tiny_ast, inputs):
     slim = ast.slim_model(tiny_ast, full_plan("ast", ast.attention_sites(tiny_ast)).sites)
     before = copy.deepcopy(slim.state_dict())
-    done = compensated(slim, tiny_ast, inputs)
+    done = compensated(slim, tiny_ast, inputs, passes=2)
     assert done.held_out_kl_after == done.held_out_kl_before
-    assert all(block.kept is None for block in done.blocks)
+    assert all((block.residual_share_before, block.residual_share_after) == (0.0, 0.0) for block in done.blocks)
+    assert not any(block.kept for block in done.blocks)
     assert all(torch.equal(tensor, before[name]) for name, tensor in slim.state_dict().items())
 
 
 @pytest.mark.parametrize("ridge", [1e-6, 1e-2, 1.0])
-@pytest.mark.parametrize("drift", [0.0, 1.0])
-def test_every_block_is_the_closed_form_on_what_it_hears_after_the_blocks_before(tiny_ast, inputs, ridge, drift):
+def test_every_block_is_the_closed_form_on_contexts_as_pruned(tiny_ast, inputs, ridge):
     slim = halved(tiny_ast)
     pruned = copy.deepcopy(slim)
-    compensated(
-        slim, tiny_ast, inputs, always_better(tiny_ast), ridge=(ridge,), drift=(drift,),
-        slim_streams=streams(slim), dense_streams=streams(tiny_ast),
-    )  # fmt: skip
+    compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(ridge,))
     for index in range(2):
-        contexts, _, stream = at_block(slim, inputs[FITTED], index)  # hears the block before as it ended up
-        _, wanted, dense_stream = at_block(tiny_ast, inputs[FITTED], index)
-        target = wanted + drift * (dense_stream - stream)
-        old_weight = projection(pruned, index)[0].double().numpy()
-        weight, bias = closed_form(contexts, target, old_weight, ridge)
-        found_weight, found_bias = (tensor.double().numpy() for tensor in projection(slim, index))
-        assert np.abs(found_weight - old_weight).max() > 1e-2
-        assert np.abs(found_weight - weight).max() < 1e-5
-        assert np.abs(found_bias - bias).max() < 1e-5
-    unsequential, _, stream = at_block(pruned, inputs[FITTED], 1)
-    other, _ = closed_form(unsequential, wanted + drift * (dense_stream - stream), old_weight, ridge)
-    assert np.abs(found_weight - other).max() > 1e-4, "the test must see the difference that the order makes"
+        contexts, _ = tokens_at(pruned, inputs[:FITTED], index)
+        _, target = tokens_at(tiny_ast, inputs[:FITTED], index)
+        old_weight, _ = projection(pruned, index)
+        assert np.abs(projection(slim, index)[0] - old_weight).max() > 1e-2
+        assert_closed_form(slim, index, contexts, target, old_weight, ridge)
+
+
+def test_a_second_pass_fits_on_what_the_first_one_made(tiny_ast, inputs):
+    once, twice = halved(tiny_ast), halved(tiny_ast)
+    for slim, passes in ((once, 1), (twice, 2)):
+        compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(1e-2,), passes=passes)
+    for index in range(2):
+        contexts, _ = tokens_at(once, inputs[:FITTED], index)
+        _, target = tokens_at(tiny_ast, inputs[:FITTED], index)
+        assert_closed_form(twice, index, contexts, target, projection(once, index)[0], 1e-2)
+    assert np.abs(projection(twice, 1)[0] - projection(once, 1)[0]).max() > 1e-4
+
+
+def test_sums_say_what_is_left_of_the_residual():
+    generator = torch.Generator().manual_seed(2)
+    context, slim, dense = (torch.randn(50, width, generator=generator) + 3 for width in (6, 4, 4))
+    output = torch.nn.Linear(6, 4)
+    parts, whole = BlockSums.empty(output), BlockSums.empty(output)
+    for rows in torch.arange(50).split(13):
+        parts.add_(context[rows], slim[rows], dense[rows])
+    whole.add_(context, slim, dense)
+    change = least_squares_change(parts, 0.1)
+    residual = (dense.double() - slim.double()) - context.double() @ change[:, :-1].T - change[:, -1]
+    wanted = float(residual.square().sum() / dense.double().square().sum())
+    assert parts.residual_share(change) == pytest.approx(wanted, rel=1e-10)
+    assert whole.residual_share(change) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_the_ridge_of_the_least_held_out_residual_is_taken(tiny_ast, inputs):
+    """Two fitted clips of few tokens: without a ridge they are overfitted."""
+    ridges = (1e-9, 1e-2, 1e-1, 1.0, 1e3)
+    given = LabelledInputs(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+    slim = halved(tiny_ast)
+    pruned = copy.deepcopy(slim)
+    sites = [ast.attention_sites(model) for model in (slim, tiny_ast)]
+    done = compensate_(slim, tiny_ast, *sites, given[:2], given[2:], everything_helps(slim, tiny_ast), ridge=ridges)
+    for index, block in enumerate(done.blocks):
+        fitted, judged = (tokens_at(pruned, each, index)[0] for each in (inputs[:2], inputs[2:]))
+        target, wanted = (tokens_at(tiny_ast, each, index)[1] for each in (inputs[:2], inputs[2:]))
+        shares = {}
+        for ridge in ridges:
+            weight, bias = closed_form(fitted, target, projection(pruned, index)[0], ridge)
+            shares[ridge] = np.square(wanted - judged @ weight.T - bias).sum() / np.square(wanted).sum()
+        before = np.square(wanted - tokens_at(pruned, inputs[2:], index)[1]).sum() / np.square(wanted).sum()
+        assert block.ridge == min(shares, key=shares.get) != ridges[0]
+        assert block.residual_share_before == pytest.approx(before, rel=1e-4)
+        assert block.residual_share_after == pytest.approx(shares[block.ridge], rel=1e-4)
 
 
 def test_less_ridge_never_fits_worse(tiny_ast, inputs):
-    wanted = at_block(tiny_ast, inputs[FITTED], 0)[1]
-    errors = []
+    wanted = tokens_at(tiny_ast, inputs[:FITTED], 0)[1]
+    errors = [np.square(tokens_at(halved(tiny_ast), inputs[:FITTED], 0)[1] - wanted).mean()]
     for ridge in (1e3, 1.0, 1e-1, 1e-2, 1e-3, 1e-6):
         slim = halved(tiny_ast)
-        if not errors:
-            errors.append(np.square(at_block(slim, inputs[FITTED], 0)[1] - wanted).mean())
-        compensated(slim, tiny_ast, inputs, always_better(tiny_ast), ridge=(ridge,))
-        errors.append(np.square(at_block(slim, inputs[FITTED], 0)[1] - wanted).mean())
+        compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(ridge,))
+        errors.append(np.square(tokens_at(slim, inputs[:FITTED], 0)[1] - wanted).mean())
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.8 * errors[0]
 
 
-def test_reported_kl_is_that_of_the_held_out_clips_and_the_best_trial_stays(tiny_ast, inputs):
+def test_padded_decoder_tokens_count_for_nothing():
+    """The fit is numpy's on the tokens up to each clip's last target, and on every token of the encoder."""
+    dense, given = checkpoint().model, clips(12)
+    given = LabelledInputs(
+        dataclasses.replace(given.inputs, tokens=functional.pad(given.inputs.tokens, (0, 6), value=11)),
+        functional.pad(given.targets, (0, 6), value=-100),
+    )
+    slim = halved(dense, whisper)
+    pruned = copy.deepcopy(slim)
+    sites = whisper.attention_sites(slim)
+    compensate_(
+        slim, dense, sites, whisper.attention_sites(dense), given[:9], given[9:],
+        everything_helps(slim, dense, whisper), ridge=(1e-2,), batch_size=4,
+    )  # fmt: skip
+    lengths = [1 + int(torch.nonzero(row != -100).max()) for row in given.targets[:9]]
+    assert len(set(lengths)) > 1
+    for index, site in enumerate(sites):
+        contexts, target = (
+            at_block(model, lambda model: whisper.logits(model, given[:9].inputs), index, whisper)[part]
+            for part, model in ((0, pruned), (1, dense))
+        )
+        used = [contexts.shape[1]] * 9 if site.kind == "encoder" else lengths
+        contexts, target = (
+            np.concatenate([clip[:length] for clip, length in zip(each, used)]) for each in (contexts, target)
+        )
+        assert_closed_form(slim, index, contexts, target, projection(pruned, index, whisper)[0], 1e-2, whisper)
+
+
+# What is kept
+
+
+def test_reported_kl_is_that_of_the_held_out_clips(tiny_ast, inputs):
     slim = halved(tiny_ast)
-    held_out = inputs[ORDER[-HELD_OUT:]]
+    held_out = inputs[FITTED:]
     before = kl(tiny_ast, slim, held_out)
     done = compensated(slim, tiny_ast, inputs)
     assert done.held_out_kl_before == pytest.approx(before, rel=1e-4)
     assert done.held_out_kl_after == pytest.approx(kl(tiny_ast, slim, held_out), rel=1e-4)
     assert done.held_out_kl_after < 0.9 * before
-    for block in done.blocks:
-        assert len(block.trials) == 3
-        if block.kept is not None:
-            assert block.kept.held_out_kl == min(trial.held_out_kl for trial in block.trials)
+    assert all(block.residual_share_after < block.residual_share_before for block in done.blocks)
+    assert json.loads(json.dumps(dataclasses.asdict(done)))["held_out_kl_after"] == done.held_out_kl_after
+
+
+@pytest.mark.parametrize("harmful", range(5))
+@pytest.mark.parametrize("harm", [0.5, 20])
+def test_a_block_whose_change_hurts_is_not_kept_while_the_others_are(inputs, harmful, harm):
+    """Be the harm less than all others' gain together, or more."""
+    dense = make_tiny_ast(layers=5)
+    slim = halved(dense)
+    name = f"layers.{harmful}.attention"
+    judge = Judge(ast, slim, dense, lambda changed: 9 - len(changed - {name}) + harm * (name in changed))
+    done = compensated(slim, dense, inputs, judge)
+    assert [block.kept for block in done.blocks] == [index != harmful for index in range(5)]
+    assert judge.changed() == {block.name for block in done.blocks if block.kept}
+    assert done.held_out_kl_after < done.held_out_kl_before
+    assert done.evaluations <= 2 * math.ceil(math.log2(5)) + 4
+
+
+def test_a_kind_whose_changes_hurt_is_not_kept():
+    dense, given = checkpoint().model, clips(10)
+    slim = halved(dense, whisper)
+    judge = Judge(
+        whisper, slim, dense,
+        lambda changed: 9 + sum(-1 if "encoder_attn" in name else 1 for name in changed),
+    )  # fmt: skip
+    sites = [whisper.attention_sites(model) for model in (slim, dense)]
+    done = compensate_(slim, dense, *sites, given[:8], given[8:], judge)
+    kept = [block.kept for block in done.blocks]
+    assert kept == [site.kind == "cross" for site in sites[0]]
+
+
+def test_never_a_higher_kl_than_before_whatever_the_changes_do(inputs):
+    dense = make_tiny_ast(layers=4)
+    for seed in range(8):
+        slim = halved(dense)
+        losses = np.random.default_rng(seed).uniform(1, 9, 16)
+        names = [site.name for site in ast.attention_sites(slim)]
+
+        def loss(changed, losses=losses, names=names):
+            return losses[sum(1 << names.index(name) for name in changed)]
+
+        judge = Judge(ast, slim, dense, loss)
+        done = compensated(slim, dense, inputs, judge, batch_size=40)
+        assert done.held_out_kl_after <= done.held_out_kl_before
+        with torch.no_grad():
+            now, old = (torch.tensor([loss(changed), 0, 0, 0, 0]) for changed in (judge.changed(), set()))
+        for logit, reported in ((now, done.held_out_kl_after), (old, done.held_out_kl_before)):
+            assert reported == pytest.approx(float(-math.log(5) - logit.log_softmax(0).mean()), rel=1e-4)
 
 
 def test_clips_are_held_out_of_the_fit(tiny_ast, inputs):
     other = inputs.clone()
-    other[ORDER[-HELD_OUT:]] = torch.randn(HELD_OUT, 46, 128)
+    other[FITTED:] = torch.randn(HELD_OUT, 46, 128)
     first, second = halved(tiny_ast), halved(tiny_ast)
-    for slim, clips in ((first, inputs), (second, other)):
-        compensated(slim, tiny_ast, clips, always_better(tiny_ast), ridge=(1e-2,))
+    for slim, given in ((first, inputs), (second, other)):
+        compensated(slim, tiny_ast, given, everything_helps(slim, tiny_ast), ridge=(1e-2,))
     assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
 def test_what_does_not_help_is_put_back_bitwise(tiny_ast, inputs):
     """Held-out clips on which the slim model already is the dense one, because their dense twin is the slim model."""
     slim = halved(tiny_ast)
-    before = copy.deepcopy(slim.state_dict())
-    held_out_rows = inputs[ORDER[-HELD_OUT:]]
     twin = copy.deepcopy(slim)
 
     def logits(model, batch):
-        if model is tiny_ast and any(torch.equal(batch[0], row) for row in held_out_rows):
-            return twin(batch).logits
-        return ast.logits(model, batch)
+        answers = ast.logits(model, batch)
+        held_out = any(torch.equal(batch[0], row) for row in inputs[FITTED:])
+        return ast.logits(twin, batch) if model is tiny_ast and held_out else answers
 
     done = compensated(slim, tiny_ast, inputs, logits)
-    assert all(block.kept is None and min(trial.held_out_kl for trial in block.trials) > 0 for block in done.blocks)
+    assert not any(block.kept for block in done.blocks)
     assert done.held_out_kl_after == done.held_out_kl_before
-    assert all(torch.equal(tensor, before[name]) for name, tensor in slim.state_dict().items())
+    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in slim.state_dict().items())
+
+
+# What it costs, and what it leaves alone
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("kept_bytes", [1024**3, 0])
+def test_every_clip_is_answered_once_per_pass_and_the_held_out_ones_a_few_times_more(
+    inputs, passes, kept_bytes, monkeypatch
+):
+    monkeypatch.setattr("toolchain.compensation.MOST_KEPT_BYTES", kept_bytes)
+    dense = make_tiny_ast(layers=6)
+    slim = halved(dense)
+    judge = everything_helps(slim, dense)
+    done = compensated(slim, dense, inputs, judge, batch_size=4, passes=passes)
+    assert all(block.kept for block in done.blocks)
+    assert 2 <= done.evaluations <= 2 * 3 + 4
+    assert judge.passes == {
+        "slim": passes * CLIPS // 4 + done.evaluations * HELD_OUT // 4,
+        "dense": passes * CLIPS // 4 + (1 if kept_bytes else done.evaluations) * HELD_OUT // 4,
+    }
 
 
 def test_only_output_projections_change_and_modes_stay(tiny_ast, inputs):
@@ -204,44 +362,48 @@ def test_only_output_projections_change_and_modes_stay(tiny_ast, inputs):
     assert changed
     assert all(".attention.o_proj." in name for name in changed)
     assert all(torch.equal(tensor, before["dense"][name]) for name, tensor in tiny_ast.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in slim.modules())
+    assert not any(module._forward_hooks for model in (slim, tiny_ast) for module in model.modules())
 
 
-def test_interrupted_trial_leaves_the_old_weights(tiny_ast, inputs):
+@pytest.mark.parametrize("answered", range(1, 16))
+def test_when_interrupted_the_old_weights_are_back(tiny_ast, inputs, answered):
+    """In either pass of fitting or in any trial, after that many batches."""
     slim = halved(tiny_ast)
     before = copy.deepcopy(slim.state_dict())
-    calls = []
+    calls = itertools.count(1)
 
     def logits(model, batch):
         answers = ast.logits(model, batch)
-        calls.append(model)  # reached by whole forward passes alone
-        if len(calls) == 3:
+        if next(calls) == answered:
             raise KeyboardInterrupt
         return answers
 
     with pytest.raises(KeyboardInterrupt):
-        compensated(slim, tiny_ast, inputs, logits, batch_size=16)
+        compensated(slim, tiny_ast, inputs, logits, batch_size=16, passes=2)
     assert all(torch.equal(tensor, before[name]) for name, tensor in slim.state_dict().items())
+    assert not any(module._forward_hooks for model in (slim, tiny_ast) for module in model.modules())
+
+
+def test_it_says_how_far_it_is(tiny_ast, inputs):
+    told = []
+    compensated(halved(tiny_ast), tiny_ast, inputs, report=lambda text, fraction: told.append((text, fraction)))
+    assert ("compensation, pass 1/1, fitting on clip 14/32", 14 / 32) in told
+    assert ("compensation, pass 1/1, judging on held-out clip 7/8", 7 / 8) in told
+    assert told[-1][0].startswith("compensated, held-out KL ")
+    assert all(0 <= fraction <= 1 for _, fraction in told)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
-        ({"held_out": 0.0}, "held_out"),
-        ({"held_out": 1.0}, "held_out"),
-        ({"order": torch.arange(2)}, "too few"),
-        ({"ridge": (0.0,)}, "ridge"),
-        ({"ridge": ()}, "ridge"),
-        ({"drift": ()}, "drift"),
-    ],
+    [({"ridge": (0.0,)}, "ridge"), ({"ridge": ()}, "ridge"), ({"passes": 0}, "passes")],
 )
 def test_unusable_settings_are_refused(tiny_ast, inputs, settings, message):
     with pytest.raises(BadInput, match=message):
         compensated(halved(tiny_ast), tiny_ast, inputs, **settings)
 
 
-def test_drift_without_streams_and_other_blocks_are_refused(tiny_ast, inputs):
-    with pytest.raises(ValueError, match="stream"):
-        compensated(halved(tiny_ast), tiny_ast, inputs, drift=(1.0,))
+def test_too_few_clips_and_other_blocks_are_refused(tiny_ast, inputs):
+    with pytest.raises(BadInput, match="^2 clips are too few for compensation"):
+        compensated(halved(tiny_ast), tiny_ast, inputs[:2])
     with pytest.raises(ValueError, match="different attention blocks"):
         compensated(halved(tiny_ast), make_tiny_ast(layers=3), inputs)
