@@ -271,6 +271,18 @@ def test_a_block_whose_change_hurts_is_not_kept_while_the_others_are(inputs, har
     assert done.evaluations <= 2 * math.ceil(math.log2(5)) + 4
 
 
+@pytest.mark.parametrize("harmful", [0, 6, 15])
+def test_one_harmful_block_of_many_is_found_in_few_evaluations(inputs, harmful):
+    """Though all changes together help: halving goes on where turning a group back costs least."""
+    dense = make_tiny_ast(layers=16)
+    slim = halved(dense)
+    name = f"layers.{harmful}.attention"
+    judge = Judge(ast, slim, dense, lambda changed: 20 - len(changed - {name}) + 0.5 * (name in changed))
+    done = compensated(slim, dense, inputs, judge, batch_size=40)
+    assert [block.kept for block in done.blocks] == [index != harmful for index in range(16)]
+    assert done.evaluations <= 2 * 4 + 4
+
+
 def test_a_kind_whose_changes_hurt_is_not_kept():
     dense, given = checkpoint().model, clips(10)
     slim = halved(dense, whisper)
