@@ -9,7 +9,8 @@ block gives to the residual stream less what the slim one gives) and n tokens, t
 so a block that loses nothing is not changed at all. One pass over the clips sums up what all blocks need, on contexts
 as the slim model computes them; a further pass fits what is left once all blocks are changed. Of several ridges each
 block takes the one that leaves the smallest residual on held-out clips, which their own sums say without asking a model
-again. Then the changes stay where they lower the held-out KL(dense || slim), found by halving groups of blocks.
+again, or no change if none leaves less than there is. Then the changes stay where they lower the held-out
+KL(dense || slim), found by halving groups of blocks.
 Dimension letters: B batch, T tokens, D model width, C the sum of the heads' value/output widths.
 """
 
@@ -19,7 +20,7 @@ import contextlib
 import functools
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,13 +45,14 @@ MOST_KEPT_BYTES = 1024**3  # of the dense model's held-out answers; what is abov
 class CompensatedBlock:
     """One block's change.
 
-    ridge: the one chosen, in the last pass; residual_share_before, residual_share_after: the squared residual of the
-    held-out tokens over the squared dense output, as pruned, and with the fitted change on the contexts that it was
-    fitted on; kept: whether the block has the change now, or its old weights.
+    ridge: the one chosen, in the last pass that chose any, or None if no pass found a change that lowers the residual;
+    residual_share_before, residual_share_after: the squared residual of the held-out tokens over the squared dense
+    output, as pruned, and with the fitted change on the contexts that it was fitted on; kept: whether the block has a
+    change now, or its old weights.
     """
 
     name: str
-    ridge: float
+    ridge: float | None
     residual_share_before: float
     residual_share_after: float
     kept: bool
@@ -187,7 +189,7 @@ def compensate_(
 
     with torch.no_grad(), _evaluated(slim), _evaluated(dense):
         try:
-            fits = []
+            fits: list[list[_Fit]] = []  # of every pass, all blocks
             for number in range(1, passes + 1):
                 text = f"compensation, pass {number}/{passes}"
                 sums = _sums(models, fitted, batch_size, f"{text}, fitting on clip", report)
@@ -200,12 +202,14 @@ def compensate_(
                 _set_(outputs, pruned, changed, blocks)
                 return judges.kl()
 
-            kept, before, after, evaluations = _kept_blocks([site.kind for site in slim_sites], kl_with, report)
+            ridges = [_last_ridge(of_block) for of_block in zip(*fits, strict=True)]
+            kinds = {index: site.kind for index, site in enumerate(slim_sites) if ridges[index] is not None}
+            kept, before, after, evaluations = _kept_blocks(kinds, kl_with, report)
         finally:
             _set_(outputs, pruned, changed, kept)
     report(f"compensated, held-out KL {before:.4f} -> {after:.4f} nats", 1.0)
     blocks = (
-        CompensatedBlock(site.name, last.ridge, first.share_before, last.share_after, index in kept)
+        CompensatedBlock(site.name, ridges[index], first.share_before, last.share_after, index in kept)
         for index, (site, first, last) in enumerate(zip(slim_sites, fits[0], fits[-1], strict=True))
     )
     return Compensated(tuple(blocks), before, after, evaluations)
@@ -290,20 +294,33 @@ def _add_batch_(models: _Models, batch: LabelledInputs, sums: Sequence[BlockSums
 
 @dataclass(frozen=True)
 class _Fit:
-    """A block's change (D, C + 1), float64, its ridge, and the held-out residual's share without and with it."""
+    """A block's change (D, C + 1), float64, its ridge, and the held-out residual's share without and with it.
+
+    ridge: None if the change is zero, because none lowers the residual.
+    """
 
     change: torch.Tensor
-    ridge: float
+    ridge: float | None
     share_before: float
     share_after: float
 
 
 def _fit(fitted: BlockSums, held_out: BlockSums, ridge: Sequence[float]) -> _Fit:
     """The change of the ridge that leaves the least of the held-out residual."""
-    before = held_out.residual_share(torch.zeros_like(held_out.cross))
-    changes = [(least_squares_change(fitted, each), each) for each in ridge]
-    fits = [_Fit(change, each, before, held_out.residual_share(change)) for change, each in changes]
-    return min(fits, key=lambda fit: fit.share_after)
+    nothing = torch.zeros_like(held_out.cross)
+    before = held_out.residual_share(nothing)
+    best = _Fit(nothing, None, before, before)
+    for each in ridge:
+        change = least_squares_change(fitted, each)
+        after = held_out.residual_share(change)
+        if after < best.share_after:
+            best = _Fit(change, each, before, after)
+    return best
+
+
+def _last_ridge(fits: Sequence[_Fit]) -> float | None:
+    """Of the fits of one block, pass by pass, that of the last that changes it."""
+    return next((fit.ridge for fit in reversed(fits) if fit.ridge is not None), None)
 
 
 def least_squares_change(sums: BlockSums, ridge: float) -> torch.Tensor:
@@ -348,19 +365,19 @@ def _set_(
 
 
 def _kept_blocks(
-    kinds: Sequence[str], kl_with: Callable[[frozenset[int]], float], report: Report
+    kinds: Mapping[int, str], kl_with: Callable[[frozenset[int]], float], report: Report
 ) -> tuple[frozenset[int], float, float, int]:
     """The numbers of the blocks whose change stays, the held-out KL without and with those changes, and evaluations.
 
-    kl_with(blocks): the held-out KL with the changes of these blocks alone.
+    kinds: by number, of the blocks that have a change; kl_with(blocks): the held-out KL if only these have it.
 
     The better of no change and all changes is where the search starts. Then groups of blocks are turned the other way:
     first each kind, or either half where there is one kind only. A group for which that lowers the KL stays so; of the
     others, that one is halved next for which it raised the KL least per block. So a single block that should differ
     from the others, where those help alike, is found in two evaluations per halving; few more are allowed.
     """
-    most = 2 * math.ceil(math.log2(len(kinds))) + 4
-    everything = frozenset(range(len(kinds)))
+    most = 2 * math.ceil(math.log2(max(len(kinds), 1))) + 4
+    everything = frozenset(kinds)
     report(f"compensation, trial 1 of at most {most - 1}", 0.0)
     before, with_all = kl_with(frozenset()), kl_with(everything)
     kept, kl = (everything, with_all) if with_all < before else (frozenset[int](), before)
@@ -382,10 +399,10 @@ def _kept_blocks(
     return kept, before, kl, evaluations
 
 
-def _kinds(kinds: Sequence[str]) -> list[tuple[int, ...]]:
+def _kinds(kinds: Mapping[int, str]) -> list[tuple[int, ...]]:
     """The blocks' numbers, of each kind together, or in halves where there is only one kind."""
-    groups = [tuple(index for index, each in enumerate(kinds) if each == kind) for kind in dict.fromkeys(kinds)]
-    return groups if len(groups) > 1 else _halves(groups[0])
+    groups = [tuple(index for index in kinds if kinds[index] == kind) for kind in dict.fromkeys(kinds.values())]
+    return _halves(groups[0]) if len(groups) == 1 else groups
 
 
 def _halves(group: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -98,6 +98,14 @@ def tokens_at(model, inputs, index):
     )
 
 
+def tokens_of(model, given, index):
+    """The same of a Whisper: in a decoder, of each clip the tokens up to its last target."""
+    site = whisper.attention_sites(model)[index]
+    seen = at_block(model, lambda model: whisper.logits(model, given.inputs), index, whisper)
+    lengths = [None if site.kind == "encoder" else 1 + int(torch.nonzero(row != -100).max()) for row in given.targets]
+    return tuple(np.concatenate([clip[:length] for clip, length in zip(each, lengths)]) for each in seen)
+
+
 def closed_form(contexts, target, weight, ridge):
     """Weight and bias of least squares with the ridge written as more rows, by numpy's SVD solver."""
     mean, target_mean = contexts.mean(0), target.mean(0)
@@ -158,10 +166,14 @@ def test_every_block_is_the_closed_form_on_contexts_as_pruned(tiny_ast, inputs, 
 def test_a_second_pass_fits_on_what_the_first_one_made(tiny_ast, inputs):
     once, twice = halved(tiny_ast), halved(tiny_ast)
     for slim, passes in ((once, 1), (twice, 2)):
-        compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(1e-2,), passes=passes)
+        given = LabelledInputs(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+        sites = [ast.attention_sites(model) for model in (slim, tiny_ast)]
+        compensate_(  # judged on the fitted clips, where no change is worse than none
+            slim, tiny_ast, *sites, given, given, everything_helps(slim, tiny_ast), ridge=(1e-2,), passes=passes
+        )
     for index in range(2):
-        contexts, _ = tokens_at(once, inputs[:FITTED], index)
-        _, target = tokens_at(tiny_ast, inputs[:FITTED], index)
+        contexts, _ = tokens_at(once, inputs, index)
+        _, target = tokens_at(tiny_ast, inputs, index)
         assert_closed_form(twice, index, contexts, target, projection(once, index)[0], 1e-2)
     assert np.abs(projection(twice, 1)[0] - projection(once, 1)[0]).max() > 1e-4
 
@@ -215,7 +227,7 @@ def test_less_ridge_never_fits_worse(tiny_ast, inputs):
 
 def test_padded_decoder_tokens_count_for_nothing():
     """The fit is numpy's on the tokens up to each clip's last target, and on every token of the encoder."""
-    dense, given = checkpoint().model, clips(12)
+    dense, given = checkpoint().model, clips(9)
     given = LabelledInputs(
         dataclasses.replace(given.inputs, tokens=functional.pad(given.inputs.tokens, (0, 6), value=11)),
         functional.pad(given.targets, (0, 6), value=-100),
@@ -223,22 +235,37 @@ def test_padded_decoder_tokens_count_for_nothing():
     slim = halved(dense, whisper)
     pruned = copy.deepcopy(slim)
     sites = whisper.attention_sites(slim)
-    compensate_(
-        slim, dense, sites, whisper.attention_sites(dense), given[:9], given[9:],
+    compensate_(  # judged on the fitted clips, where no change is worse than none
+        slim, dense, sites, whisper.attention_sites(dense), given, given,
         everything_helps(slim, dense, whisper), ridge=(1e-2,), batch_size=4,
     )  # fmt: skip
-    lengths = [1 + int(torch.nonzero(row != -100).max()) for row in given.targets[:9]]
-    assert len(set(lengths)) > 1
-    for index, site in enumerate(sites):
-        contexts, target = (
-            at_block(model, lambda model: whisper.logits(model, given[:9].inputs), index, whisper)[part]
-            for part, model in ((0, pruned), (1, dense))
-        )
-        used = [contexts.shape[1]] * 9 if site.kind == "encoder" else lengths
-        contexts, target = (
-            np.concatenate([clip[:length] for clip, length in zip(each, used)]) for each in (contexts, target)
-        )
+    for index in range(len(sites)):
+        contexts, target = (tokens_of(model, given, index)[part] for part, model in ((0, pruned), (1, dense)))
         assert_closed_form(slim, index, contexts, target, projection(pruned, index, whisper)[0], 1e-2, whisper)
+
+
+def test_a_block_whose_held_out_residual_would_grow_is_not_changed():
+    """A single clip has fewer decoder tokens than channels: almost without a ridge, they are fitted exactly."""
+    dense, given = checkpoint().model, clips(9)
+    slim = halved(dense, whisper)
+    pruned = copy.deepcopy(slim)
+    sites = whisper.attention_sites(slim)
+    judge = everything_helps(slim, dense, whisper)
+    done = compensate_(
+        slim, dense, sites, whisper.attention_sites(dense), given[:1], given[1:], judge, ridge=(1e-9,)
+    )  # fmt: skip
+    assert {site.kind for site, block in zip(sites, done.blocks) if block.kept} >= {"encoder"}
+    unchanged = [index for index, block in enumerate(done.blocks) if block.ridge is None]
+    assert unchanged
+    for index in unchanged:
+        contexts, target = (tokens_of(model, given[:1], index)[part] for part, model in ((0, pruned), (1, dense)))
+        judged, before = tokens_of(pruned, given[1:], index)
+        wanted = tokens_of(dense, given[1:], index)[1]
+        weight, bias = closed_form(contexts, target, projection(pruned, index, whisper)[0], 1e-9)
+        assert np.square(wanted - judged @ weight.T - bias).sum() > np.square(wanted - before).sum()
+        assert done.blocks[index].residual_share_after == done.blocks[index].residual_share_before
+    assert judge.changed() == {block.name for block in done.blocks if block.kept}
+    assert not any(done.blocks[index].kept for index in unchanged)
 
 
 # What is kept
