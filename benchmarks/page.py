@@ -64,7 +64,8 @@ class Card:
 class Report:
     """A whole report before it is put into a format.
 
-    gate: its verdict, or None where no gate was set; kind: what sort of report it is; origin: what it was written from.
+    gate: its verdict, or None where no gate was set; warning: what is read before all else, or nothing; kind: what sort
+    of report it is; origin: what it was written from.
     """
 
     title: str
@@ -73,5 +74,6 @@ class Report:
     cards: tuple[Card, ...]
     gate: Gate | None
     sections: tuple[Section, ...]
+    warning: str = ""
     kind: str = "Deployment report"
     origin: str = "Written by leanear from a results file that keeps every raw sample."

@@ -235,11 +235,15 @@ def picture_intervals(
 
 @dataclass(frozen=True)
 class Curve:
-    """A named line through (x, y), in the order of x. labels: what each point is called beside it; none: nothing."""
+    """A named line through (x, y), in the order of x, or points that nothing joins.
+
+    labels: what each point is called beside it; none: nothing.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
     labels: tuple[str, ...] = ()
+    joined: bool = True
 
 
 def picture_curves(
@@ -275,7 +279,7 @@ def picture_curves(
         places = [(x_axis.place(along(x)), y_axis.place(up(y))) for x, y in curve.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="fill-{colour}"/>' for x, y in places)
-        line = f'<polyline points="{path}" class="curve{dashed} stroke-{colour}"/>'
+        line = f'<polyline points="{path}" class="curve{dashed} stroke-{colour}"/>' if curve.joined else ""
         parts.append(f"<g><title>{html.escape(curve.name)}</title>{line}{dots}</g>")
         for (x, y), label in zip(places, curve.labels):
             if not label:
@@ -297,7 +301,7 @@ def _in_order(curve: Curve) -> Curve:
     """The curve with its points, and their labels, in the order of x."""
     labels = curve.labels or ("",) * len(curve.points)
     ordered = sorted(zip(curve.points, labels))
-    return Curve(curve.name, tuple(point for point, _ in ordered), tuple(label for _, label in ordered))
+    return Curve(curve.name, tuple(point for point, _ in ordered), tuple(label for _, label in ordered), curve.joined)
 
 
 def _points_said(curve: Curve) -> str:

@@ -19,7 +19,7 @@ from runtimes.files import read_json, write_text
 
 PLAN_SCHEMA = "leanear-plan-1"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-EXTRA_KEYS = ("title", "torch_accuracy", "provenance", "notes")
+EXTRA_KEYS = ("title", "torch_accuracy", "provenance", "notes", "warning")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ def write_report(
     plan_path: the slim model's plan.json, for the picture of what was kept. precision_path: the deployment's
     precision.json, which is left out where it is of another slim artifact. max_drop: the accuracy gate in points.
     extra: "title": str; "torch_accuracy": {"dense" or "slim": [correct, clips]} of the checkpoints in PyTorch on the
-    same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]. comparison_path: a
-    comparison.json whose sections come last, after those of `more`. The same files give the same report, byte for byte.
+    same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]; "warning": what comes
+    first. comparison_path: a comparison.json whose sections come last, after those of `more`. The same files give the
+    same report, byte for byte.
 
     Raises:
         BadInput: a file is not what it should be, or `extra` has an unknown key.
@@ -109,6 +110,7 @@ def _read_extra(extra: dict[str, Any]) -> Extra:
         torch_accuracy=accuracy,
         provenance={str(name): str(text) for name, text in extra.get("provenance", {}).items()},
         notes=tuple(str(note) for note in extra.get("notes", ())),
+        warning=str(extra.get("warning", "")),
     )
 
 
@@ -138,7 +140,9 @@ def _kind(block: Block) -> str:
 
 def render_markdown(report: Report) -> str:
     """The report as Markdown; pictures become the sentences that describe them."""
-    lines = [f"# {_plain(report.title)}", "", _plain(report.subtitle), "", _plain(report.summary), ""]
+    lines = [f"# {_plain(report.title)}", "", _plain(report.subtitle), ""]
+    lines += [f"**{_plain(report.warning)}**", ""] if report.warning else []
+    lines += [_plain(report.summary), ""]
     cards = tuple((card.what, card.figure, card.detail) for card in report.cards)
     lines += _markdown_table(Table("", ("", "figure", "detail"), cards))
     for section in report.sections:

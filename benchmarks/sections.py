@@ -25,13 +25,14 @@ class Extra:
     """What a report may say beyond its results.
 
     title: of the page; torch_accuracy: role to (correct, clips) of the checkpoints in PyTorch on the same clips;
-    provenance: name to text; notes: sentences that the reader should see first.
+    provenance: name to text; notes: sentences that the reader should see first; warning: what must be read before all.
     """
 
     title: str = ""
     torch_accuracy: dict[str, tuple[int, int]] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warning: str = ""
 
 
 def compose_report(
@@ -77,6 +78,7 @@ def compose_report(
             f"measured {document['finished_utc'][:10]}"
         ),
         summary=" ".join((*chosen, *summary_sentences(analysis), *extra.notes)),
+        warning=extra.warning,
         cards=(*headline_cards(analysis, gate), *(() if precision is None else (precision_card(precision),))),
         gate=gate,
         sections=tuple(section for section in (make() for make in makers) if section is not None),

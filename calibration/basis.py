@@ -24,7 +24,7 @@ BasisKind = Literal["trained", "weights", "activations", "attention", "fisher"]
 BASIS_KINDS: tuple[BasisKind, ...] = ("trained", "weights", "activations", "attention", "fisher")
 
 RIDGE = 1e-6  # of the mean eigenvalue, so that directions that nothing uses have an inverse
-SHRINKAGE = 0.3
+SHRINKAGE = 0.5
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Statistics of many clips, chunk by chunk: on one process or on many, interrupted and continued, always the same sums.
+"""Sums over many clips, chunk by chunk: on one process or on many, interrupted and continued, always the same.
 
 Chunks are computed wherever there is a process for them (`torchrun`), and added in their own order by the first
 process, so that the number of processes does not change a sum. Each chunk is a file until all are there.
@@ -15,16 +15,8 @@ import torch
 from torch import distributed
 
 from calibration.kept import keep_tensors, kept_tensors
-from calibration.sites import AttentionSite
-from calibration.statistics import (
-    SiteStatistics,
-    Statistics,
-    empty_statistics,
-    merge_statistics,
-    statistics_from_tensors,
-    statistics_tensors,
-)
 
+Tensors = Mapping[str, torch.Tensor]
 Progress = Callable[[int, int], None]
 
 
@@ -51,36 +43,34 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def gather_statistics(
-    sites: Sequence[AttentionSite],
-    chunks: Sequence[torch.Tensor],
-    compute: Callable[[int], Statistics],
+def gather(
+    chunks: int,
+    compute: Callable[[int], Tensors],
+    empty: Callable[[int], Tensors],
     *,
     folder: Path | None,
     made_from: Mapping[str, str],
     progress: Progress,
-) -> dict[str, SiteStatistics]:
-    """The statistics of all chunks, in their order; on processes other than the first, empty ones.
+) -> list[Tensors]:
+    """What all chunks give, in their order; on processes other than the first, nothing.
 
-    chunks: clip numbers, int64, of each; compute(number): the statistics of that chunk; folder: where finished chunks
-    are kept, and taken from if they are whole and of the same made_from; progress: called with chunks done and in all.
+    compute(number), empty(number): the tensors of that chunk by name, and such of the same names and shapes; folder:
+    where finished chunks are kept, and taken from if they are whole and of the same made_from; progress: called with
+    chunks done and in all.
     """
-    kept = _kept_chunks(folder, len(chunks), made_from) if rank() == 0 else {}
-    todo = _todo(len(chunks), kept)
+    kept = _kept_chunks(folder, chunks, made_from) if rank() == 0 else {}
+    todo = _todo(chunks, kept)
     for start in range(0, len(todo), world_size()):
         wave = todo[start : start + world_size()]
         own = compute(wave[rank()]) if rank() < len(wave) else {}
         if 0 < rank() < len(wave):
             _send(own)
         for sender, number in enumerate(wave if rank() == 0 else ()):
-            arrived = own if sender == 0 else _receive(empty_statistics(sites, len(chunks[number])), sender)
-            kept[number] = arrived
+            kept[number] = own if sender == 0 else _receive(empty(number), sender)
             if folder is not None:
-                keep_tensors(_chunk_file(folder, number), statistics_tensors(arrived), made_from)
-        progress(len(chunks) - len(todo) + start + len(wave), len(chunks))
-    if rank() != 0:
-        return empty_statistics(sites, 0)
-    return merge_statistics(*(kept[number] for number in range(len(chunks))))
+                keep_tensors(_chunk_file(folder, number), kept[number], made_from)
+        progress(chunks - len(todo) + start + len(wave), chunks)
+    return [kept[number] for number in range(chunks)] if rank() == 0 else []
 
 
 def broadcast(tensors: Sequence[torch.Tensor]) -> None:
@@ -91,6 +81,13 @@ def broadcast(tensors: Sequence[torch.Tensor]) -> None:
         moved = tensor.to(_device()).contiguous()
         distributed.broadcast(moved, src=0)
         tensor.copy_(moved)
+
+
+def same(value: float) -> float:
+    """The first process's value, on all of them."""
+    told = torch.tensor([value], dtype=torch.float64)
+    broadcast([told])
+    return float(told)
 
 
 def wait() -> None:
@@ -106,38 +103,38 @@ def _device() -> torch.device:
     return torch.device("cpu")
 
 
-def _todo(count: int, kept: Mapping[int, Statistics]) -> list[int]:
+def _todo(count: int, kept: Mapping[int, Tensors]) -> list[int]:
     """Chunks that are still to be computed: what the first process lacks."""
     lacking = torch.tensor([number not in kept for number in range(count)], dtype=torch.uint8)
     broadcast([lacking])
     return [number for number in range(count) if lacking[number]]
 
 
-def _send(statistics: Statistics) -> None:
-    for tensor in statistics_tensors(statistics).values():
+def _send(tensors: Tensors) -> None:
+    for tensor in tensors.values():
         distributed.send(tensor.to(_device()).contiguous(), dst=0)
 
 
-def _receive(empty: Statistics, sender: int) -> dict[str, SiteStatistics]:
-    tensors = statistics_tensors(empty)
-    for name, tensor in tensors.items():
+def _receive(empty: Tensors, sender: int) -> Tensors:
+    received = {}
+    for name, tensor in empty.items():
         arrived = tensor.to(_device())
         distributed.recv(arrived, src=sender)
-        tensors[name] = arrived.cpu()
-    return statistics_from_tensors(tensors)
+        received[name] = arrived.cpu()
+    return received
 
 
 def _chunk_file(folder: Path, number: int) -> Path:
     return folder / f"chunk-{number:05d}.safetensors"
 
 
-def _kept_chunks(folder: Path | None, count: int, made_from: Mapping[str, str]) -> dict[int, Statistics]:
+def _kept_chunks(folder: Path | None, count: int, made_from: Mapping[str, str]) -> dict[int, Tensors]:
     """The chunks in `folder` that are whole and made from just these inputs."""
-    kept: dict[int, Statistics] = {}
+    kept: dict[int, Tensors] = {}
     if folder is None:
         return kept
     for number in range(count):
         tensors = kept_tensors(_chunk_file(folder, number), made_from)
         if tensors is not None:
-            kept[number] = statistics_from_tensors(tensors)
+            kept[number] = tensors
     return kept

@@ -19,22 +19,17 @@ heads of a block differ in width, K and V are the widest and the rest is zero.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from calibration.passes import BlockPass, Labels, Logits, by_head, pass_through
 from calibration.sites import AttentionSite
-from calibration.targets import answered, before_the_end
+from calibration.targets import before_the_end
 from runtimes.errors import BadInput
-
-Labels = Literal["projected", "sampled", "observed"]
-LABELS: tuple[Labels, ...] = ("projected", "sampled", "observed")
-
-Logits = Callable[[nn.Module, Any], torch.Tensor]
 
 SUMS = ("tokens", "query_gram", "key_gram", "attended_key_gram", "context_gram", "context_sum")
 PER_CLIP = ("query_key", "value_output", "context_gradient")
@@ -149,124 +144,41 @@ def collect_statistics(
     attended_keys: bool = False,
     generator: torch.Generator | None = None,
 ) -> dict[str, SiteStatistics]:
-    """The statistics of one batch of clips, by block: one forward pass and one backward pass to q and u.
+    """The statistics of one batch of clips, by block: one forward pass and one backward pass, see `pass_through`.
 
-    inputs: (B, ...) as the model takes them; targets: (B,), or (B, L) as in `calibration.targets`;
-    logits(model, inputs): (B, C), or (B, L, C).
-    labels: what the objective of a clip is; of a sequence, of every position that has a target, summed.
-      "observed": the negative log-likelihood of its label; its squared gradient is the empirical Fisher information.
-      "sampled": that of a label drawn from the model's own prediction: the Fisher information (Martens 2014).
-      "projected": sum_c w_c logit_c with w = sqrt(p) z - p (sqrt(p) . z), z random signs. E[w w^T] is the softmax's
-      diag(p) - p p^T, so the expected squared gradient is the same Fisher information, but a clip of which the model is
-      sure adds its share each time instead of a large one once in a blue moon.
     attended_keys: collect attended_key_gram too, for one more product of the size of the attention itself.
-    The model is left as it was: weights, training mode and requires_grad.
     """
-    with _evaluated_without_weight_gradients(model), _captured(sites) as captured:
-        with torch.enable_grad():
-            prediction = logits(model, inputs)
-            objective = _objective(*answered(prediction, targets), labels, generator)
-            gradients = torch.autograd.grad(objective, [*captured.queries, *captured.contexts])
-        with torch.no_grad():
-            used = before_the_end(targets.to(prediction.device))
-            return {
-                site.name: _site_statistics(
-                    site,
-                    captured.queries[index].detach(),
-                    captured.keys[index].detach(),
-                    captured.contexts[index].detach(),
-                    gradients[index],
-                    gradients[len(sites) + index],
-                    attended_keys,
-                    asking=None if site.kind == "encoder" else used,
-                    answering=used if site.kind == "decoder" else None,
-                )
-                for index, site in enumerate(sites)
-            }
-
-
-def _objective(
-    logits: torch.Tensor, targets: torch.Tensor, labels: Labels, generator: torch.Generator | None
-) -> torch.Tensor:
-    """The sum over positions of what `labels` says: clips do not mix in the model, nor do their gradients."""
-    probabilities = logits.detach().softmax(-1)
-    if labels == "projected":
-        signs = torch.randint(0, 2, probabilities.shape, generator=generator).to(probabilities) * 2 - 1
-        roots = probabilities.sqrt() * signs
-        return (logits * (roots - probabilities * roots.sum(-1, keepdim=True))).sum()
-    if labels == "sampled":
-        targets = torch.multinomial(probabilities.cpu(), 1, generator=generator)[:, 0]
-    return nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum")
-
-
-@dataclass
-class _Captured:
-    queries: list[torch.Tensor]
-    keys: list[torch.Tensor]
-    contexts: list[torch.Tensor]
-
-
-@contextlib.contextmanager
-def _captured(sites: Sequence[AttentionSite]) -> Iterator[_Captured]:
-    """What passes through the projections within the block: (B, T, sum K), (B, T', sum K) and (B, T, sum V) each.
-
-    Queries and contexts ask for a gradient even where nothing before them does: in the first layer.
-    """
-    captured = _Captured([], [], [])
-
-    def keep_query(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        captured.queries.append(output if output.requires_grad else output.requires_grad_())
-
-    def keep_key(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        captured.keys.append(output)
-
-    def keep_context(_module: nn.Module, inputs: tuple) -> None:
-        captured.contexts.append(inputs[0] if inputs[0].requires_grad else inputs[0].requires_grad_())
-
-    hooks = []
-    for site in sites:
-        hooks += [
-            site.query.register_forward_hook(keep_query),
-            site.key.register_forward_hook(keep_key),
-            site.output.register_forward_pre_hook(keep_context),
-        ]
-    try:
-        yield captured
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextlib.contextmanager
-def _evaluated_without_weight_gradients(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in required:
-        parameter.requires_grad_(False)
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-        for parameter, before in required:
-            parameter.requires_grad_(before)
+    passed = pass_through(model, sites, inputs, targets, logits, labels=labels, generator=generator)
+    with torch.no_grad():
+        used = before_the_end(targets.to(passed[0].queries.device))
+        return {
+            site.name: _site_statistics(
+                site,
+                block,
+                attended_keys,
+                asking=None if site.kind == "encoder" else used,
+                answering=used if site.kind == "decoder" else None,
+            )
+            for site, block in zip(sites, passed, strict=True)
+        }
 
 
 def _site_statistics(
     site: AttentionSite,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    context: torch.Tensor,
-    query_gradient: torch.Tensor,
-    context_gradient: torch.Tensor,
+    block: BlockPass,
     attended_keys: bool,
     *,
     asking: torch.Tensor | None,
     answering: torch.Tensor | None,
 ) -> SiteStatistics:
     """asking (B, T), answering (B, T'): which queries and which keys are in the sums, or None for all."""
-    query, query_gradient, key = (by_head(t, site.query_key_widths) for t in (query, query_gradient, key))
-    context, context_gradient = (by_head(t, site.value_output_widths) for t in (context, context_gradient))
+    assert block.query_gradients is not None
+    query, query_gradient, key = (
+        by_head(states, site.query_key_widths) for states in (block.queries, block.query_gradients, block.keys)
+    )
+    context, context_gradient = (
+        by_head(states, site.value_output_widths) for states in (block.contexts, block.context_gradients)
+    )
     queries, keys = (
         part.shape[0] * part.shape[2] if mask is None else int(mask.sum())
         for part, mask in ((query, asking), (key, answering))
@@ -317,12 +229,3 @@ def _attended_key_gram(
     means = weights @ key
     received = weights.sum(dim=2)[..., None]
     return ((key * received).mT @ key - means.mT @ means).double().sum(dim=0)
-
-
-def by_head(states: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
-    """(B, T, sum of widths) as (B, H, T, widest), narrower heads filled up with zeros."""
-    widest = max(widths)
-    if all(width == widest for width in widths):
-        return states.unflatten(-1, (len(widths), widest)).transpose(1, 2)
-    padded = [nn.functional.pad(head, (0, widest - head.shape[-1])) for head in states.split(list(widths), dim=-1)]
-    return torch.stack(padded, dim=1)

@@ -204,7 +204,7 @@ recipe_options = _options(
         "--pools",
         type=click.Choice(POOLS),
         help="rotated, Whisper: one budget for all attention, or the same share of each kind (encoder self-, decoder"
-        " self-, cross-attention).  [default: by-kind]",
+        " self-, cross-attention).  [default: global]",
     ),
     click.option(
         "--sites",
@@ -382,9 +382,9 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
     from toolchain.distillation import Distillation
     from toolchain.goal import choose_goal
     from toolchain.pruning import PruneJob
-    from toolchain.rotated import RotatedRecipe
     from toolchain.schedule import PruneRecipe
     from toolchain.target import read_target, require_timed_precision, with_precision
+    from toolchain.widths import RotatedRecipe
 
     goal = choose_goal({kind: flags[kind] for kind in GOALS})
     device = with_precision(read_target(target), flags.get("precision"))
@@ -475,7 +475,7 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
     """
     from calibration.shards import processes
     from toolchain.pruning import prune_checkpoint
-    from toolchain.pruning_notes import pruning_notes
+    from toolchain.pruning_notes import loss_warning, pruning_notes
 
     if flags["max_drop"] is not None and any(flags[kind] is not None for kind in GOALS if kind != "max_drop"):
         raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
@@ -491,10 +491,69 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
     click.echo(
         f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all"
     )
+    warning = loss_warning(result["pruning"])
+    if warning is not None:
+        click.echo(f"WARNING: {warning}")
     checks = (result["pruning"] or {}).get("latency_checks")
     medians = {"dense": checks[-1]["measured_dense_ms"], "slim": checks[-1]["measured_ms"]} if checks else {}
     for note in pruning_notes(result["pruning"], medians):
         click.echo(note)
+
+
+@cli.command()
+@click.argument("model", callback=_not_empty)
+@data_option
+@click.option("--target", help="Predict milliseconds too, from this target's blocks, timed here.")
+@click.option(
+    "--calibration-clips",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Clips to score and to measure on, at most.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the curve and the scores.")
+@seed_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def explore(
+    model: str, data: str | None, target: str | None, calibration_clips: int, out: Path, seed: int, as_json: bool
+) -> None:
+    """Show what pruning the attention of MODEL to any size would lose, before anything is pruned.
+
+    The clips are scored once; losses are estimated from 10 to 90 % and measured at a few sizes on held-out clips.
+
+    \b
+    Examples:
+      leanear explore demo-ast --out explored/
+      leanear explore checkpoint/ --data clips/ --target cpu --out explored/
+    """
+    from toolchain import exploring
+    from toolchain.target import read_target
+    from toolchain.widths import RotatedRecipe
+
+    device = read_target(target or "cpu")
+    multiples = (device.query_key_multiple, device.value_output_multiple)
+    recipe = RotatedRecipe(
+        multiples=multiples,
+        one_width_per_head=device.one_width_per_head,
+        calibration_clips=calibration_clips,
+        seed=seed,
+    )
+    document = exploring.explore(
+        model, data=data, recipe=recipe, target=device, milliseconds=target is not None, out=out, narrator=Narrator()
+    )
+    if as_json:
+        click.echo(json.dumps(document, allow_nan=False))
+        return
+    header, rows = exploring.table_rows(document)
+    table = Table(box=None, pad_edge=False)
+    for heading in header:
+        table.add_column(heading, justify="left" if heading == "removed" else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    click.echo(exploring.summary(document))
+    click.echo(f"page:    {out / 'explore.html'}")
+    click.echo(f"next:    {document['command']}")
 
 
 @cli.command()

@@ -16,12 +16,11 @@ Dimension letters: B batch, T tokens, D model width, C the sum of the heads' val
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,16 +28,14 @@ from torch import nn
 from torch.nn import functional
 
 from calibration.sites import AttentionSite
-from calibration.targets import answered, before_the_end, positions
+from calibration.targets import before_the_end
 from runtimes.errors import BadInput
-from toolchain.distillation import kl_divergences
 from toolchain.examples import LabelledInputs
+from toolchain.held_out import HeldOut, evaluated
 from toolchain.narration import Report, quiet
 
 Logits = Callable[[nn.Module, Any], torch.Tensor]
 Projection = tuple[torch.Tensor, torch.Tensor]  # weight (D, C) and bias (D,)
-
-MOST_KEPT_BYTES = 1024**3  # of the dense model's held-out answers; what is above, it answers anew for every trial
 
 
 @dataclass(frozen=True)
@@ -120,36 +117,6 @@ class _Models:
     sites: tuple[tuple[AttentionSite, AttentionSite], ...]
     logits: Logits
 
-    def answers(self, model: nn.Module, clips: LabelledInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (P, classes) of either model at the targets, and those, (P,)."""
-        inputs = clips.inputs.to(next(model.parameters()).device)
-        return answered(self.logits(model, inputs), clips.targets)
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    """Clips on which the models are compared, in batches; answers: the dense model's by batch, as far as they fit."""
-
-    models: _Models
-    batches: tuple[LabelledInputs, ...]
-    answers: dict[int, torch.Tensor] = field(default_factory=dict)
-
-    def kl(self) -> float:
-        """The mean KL(dense || slim) of the models as they are, nats per target."""
-        sums = []
-        for number, batch in enumerate(self.batches):
-            slim, targets = self.models.answers(self.models.slim, batch)
-            sums.append(kl_divergences(self._dense_answers(number), slim, targets).double().sum())
-        return float(torch.stack(sums).sum()) / sum(positions(batch.targets) for batch in self.batches)
-
-    def _dense_answers(self, number: int) -> torch.Tensor:
-        if number in self.answers:
-            return self.answers[number]
-        found, _ = self.models.answers(self.models.dense, self.batches[number])
-        if sum(each.nbytes for each in self.answers.values()) + found.nbytes <= MOST_KEPT_BYTES:
-            self.answers[number] = found
-        return found
-
 
 def compensate_(
     slim: nn.Module,
@@ -182,12 +149,12 @@ def compensate_(
     _check_settings(fitted, held_out, ridge, passes)
     _check_pairs(slim_sites, dense_sites)
     models = _Models(slim, dense, tuple(zip(slim_sites, dense_sites, strict=True)), logits)
-    judges = _HeldOut(models, tuple(_batches(held_out, batch_size)))
+    judge = HeldOut(dense, held_out, logits, batch_size)
     outputs = [site.output for site in slim_sites]
     pruned = changed = _projections(outputs)
     kept: frozenset[int] = frozenset()
 
-    with torch.no_grad(), _evaluated(slim), _evaluated(dense):
+    with torch.no_grad(), evaluated(slim), evaluated(dense):
         try:
             fits: list[list[_Fit]] = []  # of every pass, all blocks
             for number in range(1, passes + 1):
@@ -200,7 +167,7 @@ def compensate_(
 
             def kl_with(blocks: frozenset[int]) -> float:
                 _set_(outputs, pruned, changed, blocks)
-                return judges.kl()
+                return judge.kl(slim)
 
             ridges = [_last_ridge(of_block) for of_block in zip(*fits, strict=True)]
             kinds = {index: site.kind for index, site in enumerate(slim_sites) if ridges[index] is not None}
@@ -233,16 +200,6 @@ def _check_pairs(slim_sites: Sequence[AttentionSite], dense_sites: Sequence[Atte
     for site in slim_sites:
         if site.output.bias is None:
             raise ValueError(f"{site.name} has no output bias")
-
-
-@contextlib.contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _batches(clips: LabelledInputs, batch_size: int) -> Iterator[LabelledInputs]:
@@ -286,7 +243,7 @@ def _add_batch_(models: _Models, batch: LabelledInputs, sums: Sequence[BlockSums
             hooks.append(dense_site.output.register_forward_hook(functools.partial(keep, dense_site)))
             hooks.append(slim_site.output.register_forward_hook(functools.partial(add, slim_site, block)))
         for model in (models.dense, models.slim):
-            models.answers(model, batch)
+            models.logits(model, batch.inputs.to(next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()

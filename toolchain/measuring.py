@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.analysis import analyse, medians_ms
+from benchmarks.loss_section import loss_section
 from benchmarks.measure import benchmark
 from benchmarks.page import Paragraph, Section
 from benchmarks.precision_section import precision_section, read_precision
@@ -21,7 +22,7 @@ from runtimes.sessions import SessionOptions, graph_precision, own_precision
 from toolchain.ahead import engine_sections
 from toolchain.dataset import column_for, read_examples_for, read_splits
 from toolchain.narration import Narrator
-from toolchain.pruning_notes import PRUNING_SCHEMA, pruning_notes
+from toolchain.pruning_notes import PRUNING_SCHEMA, loss_warning, pruning_notes
 from toolchain.speech_evaluation import count_results_word_errors
 from toolchain.tasks import read_spellings
 
@@ -129,7 +130,15 @@ def pruning_sections(folder: Path) -> tuple[Section, ...]:
     if pruning is None:
         return ()
     removed = f"{100 * pruning['sparsity']:.1f} % of the attention parameters are removed."
-    return (Section("Pruning", tuple(Paragraph(said) for said in (removed, *pruning_notes(pruning, {})))),)
+    warning = loss_warning(pruning)
+    said = (*([Paragraph(warning, "warning")] if warning else []), Paragraph(removed))
+    notes = (Paragraph(note) for note in pruning_notes(pruning, {}))
+    return (Section("Pruning", (*said, *notes)), *_loss_sections(pruning))
+
+
+def _loss_sections(pruning: Mapping[str, Any] | None) -> tuple[Section, ...]:
+    section = loss_section(pruning) if pruning is not None else None
+    return () if section is None else (section,)
 
 
 def _read_pruning(folder: Path) -> dict[str, Any] | None:
@@ -161,7 +170,11 @@ def write_folder_report(
         plan_path=plan_path if plan_path.is_file() else None,
         precision_path=precision_path if precision_path.is_file() else None,
         max_drop=max_drop,
-        extra={"notes": said, **{key: about[key] for key in ("title", "provenance") if key in about}},
+        extra={
+            "notes": said,
+            "warning": loss_warning(pruning) or "",
+            **{key: about[key] for key in ("title", "provenance") if key in about},
+        },
         comparison_path=comparison,
-        more=engine_sections(folder),
+        more=(*_loss_sections(pruning), *engine_sections(folder)),
     )

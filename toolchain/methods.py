@@ -20,10 +20,7 @@ from torch import nn
 
 from calibration.basis import BasisKind, SiteBasis, choose_basis
 from calibration.scores import SiteScores
-from calibration.shards import gather_statistics
 from calibration.statistics import (
-    Labels,
-    SiteStatistics,
     Statistics,
     collect_statistics,
     empty_statistics,
@@ -38,8 +35,10 @@ from toolchain.examples import LabelledInputs
 from toolchain.narration import Report, quiet
 from toolchain.plan import ROTATED, Plan, SitePlan, compose, untouched
 from toolchain.recovery import LoraRecovery
-from toolchain.rotated import RotatedRecipe, choose_widths, cut, prune_rotated
+from toolchain.rotated import prune_rotated
 from toolchain.schedule import SCORES, PruneRecipe, Score, calibration_order, prune, score
+from toolchain.scoring import Scores, score_widths
+from toolchain.widths import RotatedRecipe, choose_widths, cut
 
 Order = Literal["fisher", "singular value"]
 Group = Literal["dense", "plain", "reference", "one basis, equal widths", "parts", "default", "control", "recovered"]
@@ -147,7 +146,7 @@ class Control:
 
     fault: "wrong scale": the softmax's scale is recomputed from each head's kept width; "one label": all calibration
     clips are of one label; "few clips": as few clips as that, but of all labels; "shuffled heads": every head's
-    derivatives are taken for those of another one when widths are chosen.
+    losses are taken for those of another one when widths are chosen.
     """
 
     fault: Literal["wrong scale", "one label", "few clips", "shuffled heads"]
@@ -222,8 +221,8 @@ def _all_methods() -> tuple[Method, ...]:
         _rotated("observed labels", RotatedRecipe(labels="observed"), "scores from the clips' own labels"),
         _rotated("sampled labels", RotatedRecipe(labels="sampled"), "scores from labels drawn from the prediction"),
         _rotated(
-            "one budget for all kinds", RotatedRecipe(pools="global"),
-            "encoder, decoder and cross-attention compete for what stays", needs="several kinds",
+            "a budget for each kind", RotatedRecipe(pools="by-kind"),
+            "encoder, decoder and cross-attention lose the same share each", needs="several kinds",
         ),
         _rotated(
             "self-attention alone", RotatedRecipe(sites="self-attention"), "cross-attention stays whole",
@@ -269,8 +268,12 @@ def _all_methods() -> tuple[Method, ...]:
             "the default, calibrated on as few clips of all labels", needs="labels",
         ),
         Method(
+            "infinitesimal losses", "control", _by_recipe, RotatedRecipe(losses="infinitesimal"),
+            "the default, with query/key widths judged by derivatives at the dense model alone",
+        ),
+        Method(
             "scores of other heads", "control", _shuffled_heads, Control("shuffled heads", DEFAULT_RECIPE),
-            "the default, with the per-clip derivatives shuffled between heads",
+            "the default, with the losses shuffled between heads",
         ),
     )  # fmt: skip
 
@@ -399,9 +402,9 @@ def _scheduled(bench: Bench, sparsity: float, recipe: PruneRecipe) -> Made:
 
 def _by_recipe(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     sites = bench.family.attention_sites(bench.checkpoint.model)
-    bases = _bases(bench, recipe.basis, recipe.labels, "fisher")
+    scores = _scores(bench, recipe)
     budget = (1 - sparsity) * bench.costs.dense
-    return _cut(bench, bases, choose_widths(sites, bases, bench.costs, budget, recipe), recipe.basis)
+    return _cut(bench, scores.bases, choose_widths(sites, scores.losses, bench.costs, budget, recipe), recipe.basis)
 
 
 def _cut(bench: Bench, bases: Mapping[str, SiteBasis], allocation: Allocation, basis: str) -> Made:
@@ -432,7 +435,7 @@ def _shots(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
 def _equal_widths(bench: Bench, sparsity: float, recipe: EqualWidths) -> Made:
     sites = bench.family.attention_sites(bench.checkpoint.model)
     if recipe.means:
-        bases = _bases(bench, recipe.basis, "projected", recipe.order)
+        bases = _all_bases(sites, bench.shared("statistics", lambda: _statistics(bench)), recipe.basis, recipe.order)
     else:
         nothing = {
             name: dataclasses.replace(empty, tokens=torch.ones(2, dtype=torch.float64))
@@ -501,63 +504,50 @@ def _other_clips(bench: Bench, sparsity: float, recipe: Control) -> Made:
 
 def _shuffled_heads(bench: Bench, sparsity: float, recipe: Control) -> Made:
     sites = bench.family.attention_sites(bench.checkpoint.model)
-    options = recipe.recipe
-    bases = _bases(bench, options.basis, options.labels, "fisher")
-    heads = sum(len(site.query_key_widths) for site in sites)
-    shuffled = torch.from_numpy(np.random.default_rng(bench.seed).permutation(heads))
-    counts = [len(site.query_key_widths) for site in sites]
-    query_key = torch.cat([bases[site.name].query_key for site in sites], dim=1)[:, shuffled].split(counts, dim=1)
-    value_output = torch.cat([bases[site.name].value_output for site in sites], dim=1)[:, shuffled].split(counts, dim=1)
+    scores = _scores(bench, recipe.recipe)
+    heads = [(site.name, head) for site in sites for head in range(len(site.query_key_widths))]
+    shuffled = iter(np.random.default_rng(bench.seed).permutation(len(heads)))
     wrong = {
-        site.name: dataclasses.replace(bases[site.name], query_key=of_keys, value_output=of_values)
-        for site, of_keys, of_values in zip(sites, query_key, value_output, strict=True)
+        site.name: np.stack([scores.losses[name][head] for name, head in (heads[next(shuffled)] for _ in losses)])
+        for site in sites
+        for losses in (scores.losses[site.name],)
     }
     budget = (1 - sparsity) * bench.costs.dense
-    return _cut(bench, bases, choose_widths(sites, wrong, bench.costs, budget, options), options.basis)
+    chosen = choose_widths(sites, wrong, bench.costs, budget, recipe.recipe)
+    return _cut(bench, scores.bases, chosen, recipe.recipe.basis)
 
 
 # What is shared
 
 
-def _bases(bench: Bench, kind: BasisKind, labels: Labels, order: Order) -> dict[str, SiteBasis]:
-    return bench.shared(f"bases {kind} {labels} {order}", lambda: _compute_bases(bench, kind, labels, order))
-
-
-def _compute_bases(bench: Bench, kind: BasisKind, labels: Labels, order: Order) -> dict[str, SiteBasis]:
-    sites = bench.family.attention_sites(bench.checkpoint.model)
-    statistics: Statistics = bench.shared(f"statistics {labels}", lambda: _statistics(bench, labels))
-    if kind != "attention":  # the Fisher basis would shrink towards them; the default does not collect them
-        statistics = {name: _without_attended_keys(site) for name, site in statistics.items()}
-    return _all_bases(sites, statistics, kind, order)
-
-
-def _without_attended_keys(site: SiteStatistics) -> SiteStatistics:
-    return dataclasses.replace(site, attended_key_gram=torch.zeros_like(site.attended_key_gram))
+def _scores(bench: Bench, recipe: RotatedRecipe) -> Scores:
+    scoring = dataclasses.replace(recipe.scoring, seed=bench.seed)
+    return bench.shared(
+        f"scores {scoring}",
+        lambda: score_widths(
+            bench.family, bench.checkpoint.model, bench.pool[bench.order], scoring, made_from={},
+            clips_at_once=bench.clips_at_once, report=bench.report,
+        ),
+    )  # fmt: skip
 
 
 def _all_bases(sites: Any, statistics: Statistics, kind: BasisKind, order: Order) -> dict[str, SiteBasis]:
     return {site.name: choose_basis(site, statistics[site.name], kind, order=order) for site in sites}
 
 
-def _statistics(bench: Bench, labels: Labels) -> Statistics:
-    """As `rotate` collects them of the same clips, and the attended keys besides."""
+def _statistics(bench: Bench) -> Statistics:
+    """Second-order statistics of all of the seed's clips."""
     sites = bench.family.attention_sites(bench.checkpoint.model)
     clips = bench.pool[bench.order]
-    chunks = torch.arange(len(clips)).split(RotatedRecipe().chunk)
-
-    def compute(number: int) -> Statistics:
-        generator = torch.Generator().manual_seed(1_000_003 * bench.seed + number)
-        gathered: Statistics | None = None
-        for part in chunks[number].split(bench.clips_at_once or len(chunks[number])):
-            found = collect_statistics(
-                bench.checkpoint.model, sites, clips.inputs[part], clips.targets[part], bench.family.logits,
-                labels=labels, attended_keys=True, generator=generator,
-            )  # fmt: skip
-            gathered = found if gathered is None else merge_statistics(gathered, found)
-        assert gathered is not None
-        return gathered
-
-    return gather_statistics(
-        sites, chunks, compute, folder=None, made_from={},
-        progress=lambda done, total: bench.report(f"statistics, {done}/{total} chunks", done / total),
-    )  # fmt: skip
+    generator = torch.Generator().manual_seed(bench.seed)
+    parts = []
+    for rows in torch.arange(len(clips)).split(bench.clips_at_once or RotatedRecipe().chunk):
+        part = clips[rows]
+        parts.append(
+            collect_statistics(
+                bench.checkpoint.model, sites, part.inputs, part.targets, bench.family.logits,
+                attended_keys=True, generator=generator,
+            )
+        )  # fmt: skip
+        bench.report(f"statistics of {int(rows[-1]) + 1}/{len(clips)} clips", (int(rows[-1]) + 1) / len(clips))
+    return merge_statistics(*parts)

@@ -19,8 +19,10 @@ from runtimes.clips import Clips as Audio
 from runtimes.errors import BadInput
 from runtimes.files import read_json, sha256_json
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from toolchain.closed_loop import Corrections
 from toolchain.compensation import compensate_
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
+from toolchain.curve import estimated_curve, loss_begins_at
 from toolchain.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
 from toolchain.distillation import Distillation, distill_
 from toolchain.evaluation import data_folder
@@ -28,18 +30,21 @@ from toolchain.examples import LabelledInputs
 from toolchain.families.checkpoint_files import PRUNING_FILE
 from toolchain.filling import unfilled_blocks, without_filled
 from toolchain.goal import Goal
+from toolchain.held_out import HeldOut, divided
 from toolchain.latency_goal import prune_to_latency
 from toolchain.latency_table import BUSY_SHARE, LatencyTable, latency_table
 from toolchain.macs import head_macs, model_macs
+from toolchain.measured_loss import Judge
 from toolchain.narration import Narrator, Report
 from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan, plan_sha256
 from toolchain.pruning_notes import PRUNING_SCHEMA
-from toolchain.rotated import Rotated, RotatedRecipe, prune_rotated
+from toolchain.rotated import Rotated, prune_rotated
 from toolchain.schedule import PruneRecipe, prune
 from toolchain.searching import search_sparsity
 from toolchain.target import FORM_COLUMNS, Target, check_one_width
 from toolchain.tasks import task_of
+from toolchain.widths import RotatedRecipe
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
 
@@ -181,19 +186,25 @@ def write_slim_checkpoint(
     check_goal(family, job.goal)
     labelled = family.labelled_inputs(checkpoint, audio, report)
     spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
-    facts: dict[str, Any] = {"method": "reference"}
+    clips_at_once = 1 if spare_memory else None
+    scored, held_out = divided(labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)])
+    judge = Judge(family, checkpoint, HeldOut(checkpoint.model, held_out, family.logits, clips_at_once or 16))
+    facts: dict[str, Any] = {"method": "reference", "loss": {}}
     if isinstance(job.recipe, PruneRecipe):
         pruned = prune(
-            family, checkpoint, labelled, job.recipe, made_from=made_from, state=state,
-            clips_at_once=1 if spare_memory else None, recompute=spare_memory, report=report,
+            family, checkpoint, scored, job.recipe, made_from=made_from, state=state,
+            clips_at_once=clips_at_once, recompute=spare_memory, report=report,
         )  # fmt: skip
         model, plan = pruned.model, pruned.plan
     else:
         try:
-            model, plan, facts = _prune_rotated(checkpoint, labelled, job, made_from, state, spare_memory, report)
+            model, plan, facts = _prune_rotated(checkpoint, judge, scored, job, made_from, state, clips_at_once, report)
         except BadInput as error:
             raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
-    plan = dataclasses.replace(plan, recipe=job.as_json())
+    report("measuring the finished model on held-out clips", None)
+    facts["loss"]["finished"] = judge.loss(model).as_json()
+    told = {"estimated": facts["loss"].get("estimated"), "measured": facts["loss"]["finished"]["divergence"]}
+    plan = dataclasses.replace(plan, recipe={**job.as_json(), "loss_nats_per_target": told})
     if shards.rank() == 0:
         facts = {
             "schema": PRUNING_SCHEMA,
@@ -223,17 +234,19 @@ def check_goal(family: ModuleType, goal: Goal) -> None:
 
 def _prune_rotated(
     checkpoint: Any,
-    labelled: LabelledInputs,
+    judge: Judge,
+    clips: LabelledInputs,
     job: PruneJob,
     made_from: dict[str, str],
     state: Path,
-    spare_memory: bool,
+    clips_at_once: int | None,
     report: Report,
 ) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
-    """The slim model, its plan, and what pruning.json tells of how they came about."""
+    """The slim model, its plan, and what pruning.json tells of how they came about.
+
+    clips: to score, and to fit what follows on; those of the judge are kept out of both.
+    """
     family, recipe = family_of(checkpoint), cast(RotatedRecipe, job.recipe)
-    clips = labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)]
-    clips_at_once = 1 if spare_memory else None
     facts: dict[str, Any] = {
         "method": "rotated",
         "widths": {
@@ -242,13 +255,19 @@ def _prune_rotated(
             "not_filled_up_by": job.filled_by,
         },
     }
+    learned: list[Corrections] = []  # by earlier calls: of the same scores for another budget
 
     def prune_to(costs: Costs, budget: float) -> Rotated:
-        return prune_rotated(
-            family, checkpoint.model, clips, costs, budget, recipe,
+        pruned = prune_rotated(
+            family, checkpoint.model, clips, costs, budget, recipe, held_out=judge.held_out,
+            corrections=learned[-1] if learned else None,
             made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
         )  # fmt: skip
+        if pruned.corrections is not None:
+            learned.append(pruned.corrections)
+        return pruned
 
+    parameters = _as_held(parameter_costs(family.dense_plan(checkpoint.model)), family, checkpoint.model, job)
     if job.goal.needs_latency:
         table = _shared_table(checkpoint, job.target, report)
         costs = latency_costs(table)
@@ -261,7 +280,7 @@ def _prune_rotated(
         budget = checks[-1].budget_ms
         facts["latency_checks"] = [dataclasses.asdict(check) for check in checks]
     elif job.goal.kind == "max_drop":
-        costs = _as_held(parameter_costs(family.dense_plan(checkpoint.model)), family, checkpoint.model, job)
+        costs = parameters
         search = search_sparsity(
             family, checkpoint, clips, costs, recipe, job.goal.value,
             made_from=made_from, state=state / "search", clips_at_once=clips_at_once, report=report,
@@ -273,14 +292,17 @@ def _prune_rotated(
         costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
         costs = _as_held(costs, family, checkpoint.model, job)
         pruned = prune_to(costs, budget)
-    facts["estimated_loss_nats"] = pruned.damage
     facts["cost"] = {"unit": costs.unit, "dense": costs.dense, "budget": budget, "slim": pruned.cost}
+    facts["loss"] = {"estimated": pruned.damage, **_rounds_told(pruned)}
+    if pruned.scores is not None and pruned.corrections is not None:
+        curve = (family, checkpoint.model, pruned.scores, pruned.corrections, parameters, recipe)
+        facts["loss"]["curve"] = [estimate.as_json() for estimate in estimated_curve(*curve)]
+        facts["loss"]["begins_at"] = loss_begins_at(*curve)
     slim = pruned.model
     if job.compensation:
-        fitted = round(0.8 * len(clips))
         compensated = compensate_(
             slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
-            clips[:fitted], clips[fitted:], family.logits, batch_size=clips_at_once or 16, report=report,
+            clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
         )  # fmt: skip
         facts["compensation"] = dataclasses.asdict(compensated)
     if job.recovery is not None:
@@ -291,6 +313,13 @@ def _prune_rotated(
         )  # fmt: skip
         facts["recovery"] = dataclasses.asdict(distilled)
     return slim, pruned.plan, facts
+
+
+def _rounds_told(pruned: Rotated) -> dict[str, Any]:
+    """What was estimated and measured, whole and by block, round by round, before anything was fitted."""
+    if not pruned.rounds:
+        return {}
+    return {"rounds": [dataclasses.asdict(each) for each in pruned.rounds], "best": pruned.best}
 
 
 def _costs_and_budget(family: ModuleType, checkpoint: Any, goal: Goal, form: str) -> tuple[Costs, float]:

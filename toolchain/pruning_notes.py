@@ -15,6 +15,9 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
     notes = []
     if len(pruning.get("by_kind", {})) > 1:
         notes.append(_kinds_sentence(pruning["by_kind"]))
+    measured = loss_sentence(pruning)
+    if measured is not None:
+        notes.append(measured)
     if pruning["method"] != "rotated":
         return notes
     widths = pruning.get("widths", {})
@@ -39,6 +42,63 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
             f" clips went from {before:.4f} to {after:.4f} nats."
         )
     return notes
+
+
+def loss_warning(pruning: Mapping[str, Any] | None) -> str | None:
+    """In plain words what the finished model has lost, where that matters; None where it does not."""
+    loss = (pruning or {}).get("loss", {})
+    finished = loss.get("finished")
+    if pruning is None or finished is None or not finished["matters"]:
+        return None
+    before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
+    removed = f"Removing {100 * pruning['sparsity']:.0f} % of the attention does damage here"
+    if finished["divergence"] is None:
+        return f"{removed}: the pruned model's answers are not numbers. Do not use it."
+    said = (
+        f"{removed}: on {finished['clips']} held-out calibration clips {_rate_moved(pruning, before, after)},"
+        f" and the model's answers diverge from the dense model's by {finished['divergence']:.3g} nats"
+    )
+    begins = loss.get("begins_at")
+    if begins is None:
+        return f"{said}."
+    if begins <= 0:
+        return f"{said}. By the corrected estimates no share is free of that."
+    better = "fit it again with --recovery full" if not pruning.get("recovery") else "keep more of the model"
+    return (
+        f"{said}. By the corrected estimates such a loss begins at about {100 * begins:.0f} %: stay below"
+        f" --sparsity {begins:.2f}, or {better}."
+    )
+
+
+def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
+    """What was estimated and what was measured, and how the closed loop got there."""
+    loss = pruning.get("loss", {})
+    finished = loss.get("finished")
+    if finished is None or finished["divergence"] is None:
+        return None
+    before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
+    said = (
+        f"Measured on {finished['clips']} held-out calibration clips: {finished['divergence']:.2g} nats from the dense"
+        f" model's answers; {_rate_moved(pruning, before, after)} (standard error"
+        f" {finished['standard_error_points']:.2f} points)."
+    )
+    rounds = loss.get("rounds")
+    if not rounds:
+        return said
+    chosen, first = rounds[loss["best"]], rounds[0]
+    said += f" The plan's estimate was {chosen['estimated']:.2g} nats, and {chosen['measured']:.2g} were measured."
+    if len(rounds) > 1:
+        said += (
+            f" It is round {loss['best'] + 1} of {len(rounds)}: the first plan, estimated at {first['estimated']:.2g},"
+            f" measured {first['measured']:.2g}, so blocks were measured one by one and widths chosen again."
+        )
+    return said
+
+
+def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:
+    if pruning.get("metric", "accuracy") == "accuracy":
+        return f"accuracy went from {100 - before:.1f} to {100 - after:.1f} %"
+    return f"the word error rate went from {before:.1f} to {after:.1f} %"
 
 
 def _kinds_sentence(by_kind: Mapping[str, float]) -> str:

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from calibration.basis import SiteBasis
 from calibration.targets import answered, positions
 from runtimes.errors import BadInput
 from toolchain.costs import Costs
 from toolchain.examples import LabelledInputs, Mistakes
 from toolchain.narration import Report, quiet
 from toolchain.quality import of_clips
-from toolchain.rotated import RotatedRecipe, choose_widths, cut, prune_rotated, rotate
+from toolchain.rotated import prune_rotated
+from toolchain.scoring import Scores, score_widths
+from toolchain.widths import RotatedRecipe, choose_widths, cut
 
 FOLDS = 3
 STEPS = 50  # sparsities tried are multiples of 1/50
@@ -92,7 +93,7 @@ def search_sparsity(
     model = checkpoint.model
     dense = _answers(family, checkpoint, model, clips)
     sites = family.attention_sites(model)
-    bases: list[dict[str, SiteBasis] | LabelledInputs] = []
+    folds_scores: list[Scores | LabelledInputs] = []
     for number in range(FOLDS):
         others = torch.tensor([clip for clip in range(len(clips)) if clip % FOLDS != number])
 
@@ -101,27 +102,28 @@ def search_sparsity(
 
         scored = clips[others]
         if recipe.shots == 1:
-            basis = rotate(
-                family, model, scored, recipe,
+            scores = score_widths(
+                family, model, scored, recipe.scoring,
                 made_from={**made_from, "fold": f"{number + 1} of {FOLDS}"},
                 state=None if state is None else state / f"fold-{number + 1}",
                 clips_at_once=clips_at_once, report=told,
             )  # fmt: skip
-            bases.append(basis)
+            folds_scores.append(scores)
         else:
-            bases.append(scored)
+            folds_scores.append(scored)
 
     def attempt(step: int) -> Trial:
         sparsity = step / STEPS
         slim = []
-        for fold, basis in zip(folds, bases, strict=True):
+        for fold, scores in zip(folds, folds_scores, strict=True):
             budget = (1 - sparsity) * costs.dense
-            if isinstance(basis, LabelledInputs):
+            if isinstance(scores, LabelledInputs):
                 cut_model = prune_rotated(
-                    family, model, basis, costs, budget, recipe, made_from=made_from, clips_at_once=clips_at_once
+                    family, model, scores, costs, budget, recipe, made_from=made_from, clips_at_once=clips_at_once
                 ).model
             else:
-                cut_model, _ = cut(family, model, basis, choose_widths(sites, basis, costs, budget, recipe))
+                allocation = choose_widths(sites, scores.losses, costs, budget, recipe)
+                cut_model, _ = cut(family, model, scores.bases, allocation)
             slim.append(_answers(family, checkpoint, cut_model, clips[fold]))
         back = torch.cat(folds).argsort()
         logits = torch.cat([answers.logits for answers in slim])[back]

@@ -33,9 +33,10 @@ from toolchain.filling import held_blocks, unfilled_blocks, without_filled
 from toolchain.macs import head_macs, model_macs
 from toolchain.narration import Narrator
 from toolchain.quality import Answers, judge_answers, predict
-from toolchain.rotated import RotatedRecipe, choose_widths, cut, rotate
+from toolchain.scoring import rotate
 from toolchain.target import Target, read_target
 from toolchain.tasks import SPEECH_TASK, task_of
+from toolchain.widths import RotatedRecipe, choose_widths, cut
 
 RESAMPLES = 10_000
 SHARES = np.linspace(0.2, 0.8, 241)  # of the attention parameters that an allocation may keep, to be tried

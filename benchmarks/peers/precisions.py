@@ -44,9 +44,9 @@ from toolchain.goal import choose_goal
 from toolchain.narration import Narrator
 from toolchain.precision_gate import PLAIN, compare_answers, is_within
 from toolchain.pruning import PruneJob
-from toolchain.rotated import RotatedRecipe
 from toolchain.target import read_target
 from toolchain.tasks import read_spellings, task_of
+from toolchain.widths import RotatedRecipe
 
 SCHEMA = "leanear-precisions-1"
 WORKER = "benchmarks.peers.precisions_worker"

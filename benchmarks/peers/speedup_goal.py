@@ -30,8 +30,9 @@ from toolchain.evaluation import data_folder
 from toolchain.families import ast
 from toolchain.latency_table import latency_table, time_in_turn
 from toolchain.narration import Narrator
-from toolchain.rotated import RotatedRecipe, Sharing, choose_widths, cut, rotate
+from toolchain.scoring import rotate
 from toolchain.target import read_target
+from toolchain.widths import RotatedRecipe, Sharing, choose_widths, cut
 
 LONG_FRAMES = 500  # of inputs that are run one by one, for memory's sake
 

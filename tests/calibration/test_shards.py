@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from calibration import kept, shards
-from calibration.shards import gather_statistics
-from calibration.statistics import collect_statistics, merge_statistics, statistics_tensors
+from calibration.shards import gather
+from calibration.statistics import (
+    collect_statistics,
+    empty_statistics,
+    merge_statistics,
+    statistics_from_tensors,
+    statistics_tensors,
+)
 from tests.calibration.small_attention import Attention, logits
 
 MADE_FROM = {"checkpoint": "0" * 64}
@@ -32,7 +38,7 @@ class Work:
 
     def compute(self, number: int):
         self.asked.append(number)
-        return self.of(CHUNKS[number])
+        return statistics_tensors(self.of(CHUNKS[number]))
 
     def gather(self, folder=None, made_from=MADE_FROM, fail_at=None):
         def progress(done, total):
@@ -42,9 +48,11 @@ class Work:
 
         self.asked.clear()
         self.told.clear()
-        return gather_statistics(
-            (self.site,), CHUNKS, self.compute, folder=folder, made_from=made_from, progress=progress
-        )
+        parts = gather(
+            len(CHUNKS), self.compute, lambda number: statistics_tensors(empty_statistics((self.site,), len(CHUNKS[number]))),
+            folder=folder, made_from=made_from, progress=progress,
+        )  # fmt: skip
+        return merge_statistics(*map(statistics_from_tensors, parts))
 
 
 def equal(one, other) -> bool:

@@ -375,7 +375,7 @@ def test_what_does_not_help_is_put_back_bitwise(tiny_ast, inputs):
 def test_every_clip_is_answered_once_per_pass_and_the_held_out_ones_a_few_times_more(
     inputs, passes, kept_bytes, monkeypatch
 ):
-    monkeypatch.setattr("toolchain.compensation.MOST_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr("toolchain.held_out.MOST_KEPT_BYTES", kept_bytes)
     dense = make_tiny_ast(layers=6)
     slim = halved(dense)
     judge = everything_helps(slim, dense)

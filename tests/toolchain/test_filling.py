@@ -29,7 +29,8 @@ from toolchain.families import ast, whisper
 from toolchain.filling import unfilled_blocks, without_filled
 from toolchain.macs import head_macs, model_macs
 from toolchain.pruning_notes import pruning_notes
-from toolchain.rotated import RotatedRecipe, choose_widths, cut, rotate
+from toolchain.scoring import rotate
+from toolchain.widths import RotatedRecipe, choose_widths, cut
 
 HEADS, WIDTH = 2, 48
 ONE_WIDTH = RotatedRecipe(multiples=(16, 16), one_width_per_head=True, chunk=4)

@@ -31,8 +31,9 @@ from toolchain.methods import (
     ten_steps,
     widest_equal_widths,
 )
-from toolchain.rotated import RotatedRecipe, choose_widths, prune_rotated
+from toolchain.rotated import prune_rotated
 from toolchain.schedule import calibration_order, prune
+from toolchain.widths import RotatedRecipe, choose_widths
 
 HEADS, WIDTH = 4, 8
 

@@ -24,17 +24,9 @@ from toolchain.demo import demo_clips_folder, demo_model_folder
 from toolchain.examples import LabelledInputs
 from toolchain.families import ast
 from toolchain.plan import read_plan
-from toolchain.rotated import (
-    BASES_FILE,
-    CHUNKS_FOLDER,
-    SHARINGS,
-    RotatedRecipe,
-    choose_widths,
-    cut,
-    prune_rotated,
-    read_bases,
-    rotate,
-)
+from toolchain.rotated import prune_rotated
+from toolchain.scoring import BASES_FILE, CHUNKS_FOLDER, read_bases, rotate
+from toolchain.widths import SHARINGS, RotatedRecipe, choose_widths, cut
 
 ROOT = Path(__file__).parents[2]
 MADE_FROM = {"checkpoint": "0" * 64}

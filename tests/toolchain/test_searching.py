@@ -15,8 +15,9 @@ from toolchain import searching
 from toolchain.costs import parameter_costs
 from toolchain.examples import LabelledInputs
 from toolchain.families import ast
-from toolchain.rotated import RotatedRecipe, prune_rotated
+from toolchain.rotated import prune_rotated
 from toolchain.searching import search_sparsity
+from toolchain.widths import RotatedRecipe
 
 CLIPS, CLASSES = 100, 4
 COSTS = SimpleNamespace(dense=1000.0)

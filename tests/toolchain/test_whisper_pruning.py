@@ -28,10 +28,10 @@ from toolchain.plan import read_plan
 from toolchain.pruning import PruneJob, prune_checkpoint
 from toolchain.quality import judge_answers
 from toolchain.recovery import LoraRecovery, masked, with_lora
-from toolchain.rotated import RotatedRecipe
 from toolchain.schedule import SCORES, PruneRecipe, prune
 from toolchain.searching import search_sparsity
 from toolchain.target import read_target
+from toolchain.widths import RotatedRecipe
 
 SMALL = RotatedRecipe(multiples=(2, 2), chunk=4)
 

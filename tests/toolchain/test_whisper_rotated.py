@@ -18,8 +18,10 @@ from toolchain.examples import SpeechInputs
 from toolchain.families import whisper
 from toolchain.macs import head_macs, model_macs, speech_length
 from toolchain.plan import plan_sha256
-from toolchain.rotated import POOLS, RotatedRecipe, choose_widths, cut, prune_rotated, rotate
+from toolchain.rotated import prune_rotated
+from toolchain.scoring import rotate
 from toolchain.surgery import kept_attention_state, rotated_attention_state, zero_dropped_channels_
+from toolchain.widths import POOLS, RotatedRecipe, choose_widths, cut
 
 SMALL = RotatedRecipe(multiples=(2, 2), chunk=4)
 

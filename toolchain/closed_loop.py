@@ -1,0 +1,202 @@
+"""Choose widths, measure what they lose on held-out clips, and choose again where the estimate was wrong.
+
+Estimates add the losses of single heads; what is measured is KL(dense || slim) of the finished model. Where the two
+differ by more than a factor of two, every block is measured alone: pruned as planned while the rest of the model is
+whole. Its estimates are then multiplied by measured over estimated, all of them together by what the whole loses beyond
+the sum of its blocks, and widths are chosen again. Of the plans that were measured the best one stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from calibration import shards
+from calibration.sites import AttentionSite
+from toolchain.allocate import Allocation
+from toolchain.costs import Costs
+from toolchain.held_out import HeldOut
+from toolchain.narration import Report, quiet
+from toolchain.plan import SitePlan
+from toolchain.scoring import Losses, Scores
+from toolchain.widths import RotatedRecipe, choose_widths, cut
+
+MOST_ROUNDS = 3
+FACTOR = 2.0
+NOTHING_NATS = 1e-4  # per target: below, a model is its dense self for every purpose, whatever the ratio
+BLOCK_CLIPS = 16  # held-out clips on which single blocks are measured, at most
+LARGEST_CORRECTION = 1e4
+
+
+@dataclass(frozen=True)
+class BlockLoss:
+    """One block's loss in nats per target: as it was estimated, and as measured with the rest of the model whole."""
+
+    name: str
+    estimated: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One choice of widths: its loss in nats per target, as estimated when it was chosen, and as measured.
+
+    cost: in the budget's unit; blocks: block by block.
+    """
+
+    estimated: float
+    measured: float
+    cost: float
+    blocks: tuple[BlockLoss, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether estimate and measurement are within a factor of two, or there is nothing to tell apart."""
+        return _close(self.estimated, self.measured)
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Factors on the estimates: of every block by name, and of what the blocks lose together beyond their sum."""
+
+    blocks: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    together: float = 1.0
+
+    def applied(self, losses: Losses) -> dict[str, Any]:
+        """The corrected losses."""
+        return {name: table * self.blocks.get(name, 1.0) * self.together for name, table in losses.items()}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The slim model in eval mode, what it keeps, its widths, the rounds, and which of them it is.
+
+    corrections: those by which the estimates of its round would have been its measurements.
+    """
+
+    model: nn.Module
+    kept: tuple[SitePlan, ...]
+    allocation: Allocation
+    rounds: tuple[Round, ...]
+    best: int
+    corrections: Corrections
+
+    @property
+    def round(self) -> Round:
+        """The round of the model."""
+        return self.rounds[self.best]
+
+
+def choose_measured(
+    family: ModuleType,
+    model: nn.Module,
+    scores: Scores,
+    costs: Costs,
+    budget: float,
+    recipe: RotatedRecipe,
+    held_out: HeldOut,
+    *,
+    corrections: Corrections | None = None,
+    report: Report = quiet,
+) -> Chosen:
+    """The model within the budget whose measured loss is the least of at most three rounds.
+
+    held_out: clips that were not scored; corrections: what an earlier call learned of the same scores.
+
+    Raises:
+        BadInput: the budget cannot be met.
+    """
+    sites = family.attention_sites(model)
+    corrections = corrections or Corrections()
+    few = held_out if len(held_out) <= BLOCK_CLIPS else held_out.first(BLOCK_CLIPS)
+    rounds: list[Round] = []
+    in_force: list[Corrections] = []
+    best: tuple[int, nn.Module, tuple[SitePlan, ...], Allocation] | None = None
+    for number in range(MOST_ROUNDS):
+        allocation = choose_widths(sites, corrections.applied(scores.losses), costs, budget, recipe)
+        slim, kept = cut(family, model, scores.bases, allocation)
+        measured = shards.same(held_out.kl(slim))
+        told = f"measured {measured:.4f} nats, estimated {allocation.damage:.4f}"
+        report(f"round {number + 1}: {told}; block by block", number / MOST_ROUNDS)
+        blocks = measure_blocks(family, model, scores, corrections, allocation, slim, few)
+        rounds.append(Round(allocation.damage, measured, allocation.cost, blocks))
+        in_force.append(corrections)
+        if best is None or measured < rounds[best[0]].measured:
+            best = (number, slim, kept, allocation)
+        if rounds[-1].agrees and all(_close(block.estimated, block.measured) for block in blocks):
+            break
+        corrections = _corrected(corrections, rounds[-1])
+    assert best is not None
+    number, slim, kept, allocation = best
+    report(f"measured {rounds[number].measured:.4f} nats on {len(held_out)} held-out clips", 1.0)
+    return Chosen(slim, kept, allocation, tuple(rounds), number, _corrected(in_force[number], rounds[number]))
+
+
+def _close(estimated: float, measured: float) -> bool:
+    if max(estimated, measured) <= NOTHING_NATS:
+        return True
+    return max(estimated, measured) <= FACTOR * max(min(estimated, measured), NOTHING_NATS / FACTOR)
+
+
+def _corrected(before: Corrections, found: Round) -> Corrections:
+    """Corrections by which this round's estimates would have been its measurements."""
+    factors = dict(before.blocks)
+    for block in found.blocks:
+        if block.estimated > 0:
+            ratio = max(block.measured, 0.0) / block.estimated
+            ratio = min(max(ratio, 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
+            factors[block.name] = factors.get(block.name, 1.0) * ratio
+    alone = sum(max(block.measured, 0.0) for block in found.blocks)
+    return Corrections(factors, found.measured / alone if alone > 0 else before.together)
+
+
+def measure_blocks(
+    family: ModuleType,
+    model: nn.Module,
+    scores: Scores,
+    corrections: Corrections,
+    allocation: Allocation,
+    slim: nn.Module,
+    held_out: HeldOut,
+) -> tuple[BlockLoss, ...]:
+    """Every block's estimated loss, without what blocks lose together, and its measured loss with the others whole."""
+    sites = family.attention_sites(model)
+    dense_widths = tuple(tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in sites)
+    whole, _ = cut(family, model, scores.bases, Allocation(dense_widths, 0.0, 0.0))
+    nothing = shards.same(held_out.kl(whole))  # rounding alone
+    losses = []
+    pairs = zip(sites, family.attention_sites(slim), family.attention_sites(whole), strict=True)
+    for index, (site, narrow, wide) in enumerate(pairs):
+        widths = allocation.widths[index]
+        if widths == dense_widths[index]:
+            losses.append(BlockLoss(site.name, 0.0, 0.0))
+            continue
+        estimated = corrections.blocks.get(site.name, 1.0) * block_loss(scores.losses, site, widths)
+        with _in_place_of(whole, wide.module, narrow.module):
+            measured = shards.same(held_out.kl(whole)) - nothing
+        losses.append(BlockLoss(site.name, estimated, max(measured, 0.0)))
+    return tuple(losses)
+
+
+def block_loss(losses: Losses, site: AttentionSite, widths: Sequence[tuple[int, int]]) -> float:
+    """The summed estimates of a block's heads at these widths, nats per target."""
+    return float(sum(losses[site.name][head, k, v] for head, (k, v) in enumerate(widths)))
+
+
+@contextlib.contextmanager
+def _in_place_of(model: nn.Module, old: nn.Module, new: nn.Module) -> Iterator[None]:
+    """Within the block, `new` stands where `old` is in the model."""
+    name = next(name for name, module in model.named_modules() if module is old)
+    parent, _, attribute = name.rpartition(".")
+    holder = model.get_submodule(parent)
+    setattr(holder, attribute, new)
+    try:
+        yield
+    finally:
+        setattr(holder, attribute, old)

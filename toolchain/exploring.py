@@ -1,0 +1,241 @@
+"""Size against loss before anything is written: a curve from one scoring, a few of its points measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from benchmarks.loss_section import curve_picture, nats
+from benchmarks.page import Block, Paragraph, Report, Section, Table
+from benchmarks.report import write_page
+from runtimes.clips import Clips as Audio
+from runtimes.errors import BadInput
+from runtimes.files import write_json
+from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from toolchain.closed_loop import choose_measured
+from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
+from toolchain.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at
+from toolchain.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
+from toolchain.evaluation import data_folder
+from toolchain.held_out import HeldOut, divided
+from toolchain.latency_table import latency_table
+from toolchain.macs import head_macs, model_macs
+from toolchain.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
+from toolchain.narration import Narrator
+from toolchain.outputs import check_replaceable
+from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
+from toolchain.scoring import score_widths
+from toolchain.target import Target
+from toolchain.tasks import task_of
+from toolchain.widths import RotatedRecipe, cut
+
+EXPLORE_SCHEMA = "leanear-explore-1"
+MEASURED = (0.3, 0.5, 0.7, 0.9)
+SCORES = ".scores"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One size: what is removed of the attention, and what the whole model then has and loses.
+
+    loss: estimated, nats per target; latency_ms: predicted by the target's table, None without one; measured: on
+    held-out clips, of some points alone.
+    """
+
+    sparsity: float
+    loss: float
+    parameters: int
+    macs: float
+    latency_ms: float | None
+    measured: MeasuredLoss | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The point as explore.json holds it."""
+        return {**vars(self), "measured": None if self.measured is None else self.measured.as_json()}
+
+
+def explore(
+    model: str,
+    *,
+    data: str | None,
+    recipe: RotatedRecipe,
+    target: Target,
+    milliseconds: bool,
+    out: Path,
+    narrator: Narrator,
+) -> dict[str, Any]:
+    """The curve of MODEL, written to `out` as explore.json, explore.md and explore.html; what explore.json holds.
+
+    milliseconds: whether the target's latency table is wanted, for which its blocks are timed here. The scores stay in
+    the folder: another call with the same inputs takes them from there.
+
+    Raises:
+        LeanearError: the model or the data is not usable, or `out` holds something else.
+    """
+    if not (out / SCORES).is_dir():  # of a run that was interrupted, it is all there is
+        check_replaceable(out, "explore.json")
+    source, folder = checkpoint_folder(model), data_folder(model, data)
+    task = task_of(source)
+    splits = read_splits(folder, recipe.calibration_clips, recipe.seed, column_for(task))
+    with narrator.step("reading the checkpoint and the calibration clips"):
+        checkpoint: Any = load_checkpoint(source)
+        family = family_of(checkpoint)
+        if milliseconds and not family.LATENCY_TABLES:
+            raise BadInput("--target: no block of a speech model is timed alone in this version; leave the flag out")
+        labels = () if task == SPEECH_TASK else checkpoint.labels
+        audio = read_examples_for(task, splits.calibration, labels, checkpoint.feature_extractor.sampling_rate)
+    points, facts = _points(checkpoint, family, source, audio, recipe, target, milliseconds, out, narrator)
+    chosen = facts["knee"] or facts["begins_at"] or 0.5
+    document = {
+        "schema": EXPLORE_SCHEMA,
+        "model": model,
+        "metric": family.METRIC,
+        "matters_nats": MATTERS_NATS,
+        **facts,
+        "points": [point.as_json() for point in points],
+        "command": _command(model, data, chosen),
+    }
+    write_json(out / "explore.json", document)
+    write_page(_page(document), out, "explore")
+    return json.loads(json.dumps(document))
+
+
+def _points(
+    checkpoint: Any,
+    family: ModuleType,
+    source: Path,
+    audio: Audio,
+    recipe: RotatedRecipe,
+    target: Target,
+    milliseconds: bool,
+    out: Path,
+    narrator: Narrator,
+) -> tuple[list[Point], dict[str, Any]]:
+    dense = checkpoint.model
+    plan = family.dense_plan(dense)
+    costs = parameter_costs(plan)
+    macs = mac_costs(plan, head_macs(family, dense, target.graph_form), model_macs(family, dense, target.graph_form))
+    with narrator.step("scoring") as report:
+        labelled = family.labelled_inputs(checkpoint, audio, report)
+        at_once = 1 if family.activation_bytes(dense, labelled.inputs) > RECOMPUTE_ABOVE_BYTES else None
+        scored, held_out = divided(labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)])
+        scores = score_widths(
+            family, dense, scored, recipe.scoring,
+            made_from={"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(audio)},
+            state=out / SCORES, clips_at_once=at_once, report=report,
+        )  # fmt: skip
+    judge = Judge(family, checkpoint, HeldOut(dense, held_out, family.logits, at_once or 16))
+    with narrator.step("measuring half, to correct the estimates") as report:
+        budget = costs.dense / 2
+        corrections = choose_measured(
+            family, dense, scores, costs, budget, recipe, judge.held_out, report=report
+        ).corrections
+    curve = (family, dense, scores, corrections, costs, recipe)
+    table: Costs | None = None
+    if milliseconds:
+        with narrator.step("timing the target") as report:
+            table = latency_costs(latency_table(checkpoint, target, report=report))
+    points = []
+    with narrator.step("measuring points of the curve") as report:
+        estimates = estimated_curve(*curve, TENTHS)
+        for number, each in enumerate(estimates):
+            measured = None
+            if each.sparsity in MEASURED:
+                slim, _ = cut(family, dense, scores.bases, each.allocation)
+                measured = judge.loss(slim)
+                report(f"{100 * each.sparsity:.0f} %: {measured.divergence:.3g} nats", number / len(estimates))
+            points.append(_point(each, dense, costs, macs, table, measured))
+    facts = {
+        "begins_at": loss_begins_at(*curve),
+        "knee": knee(estimates),
+        "held_out_clips": len(held_out),
+        "parameters_dense": sum(parameter.numel() for parameter in dense.parameters()),
+        "macs_dense": macs.dense,
+        "latency_ms_dense": table.dense if table is not None else None,
+    }
+    return points, facts
+
+
+def _point(
+    estimate: Estimate, dense: Any, costs: Costs, macs: Costs, table: Costs | None, measured: MeasuredLoss | None
+) -> Point:
+    widths = estimate.allocation.widths
+    kept = [tuple(pair for pair in site if pair != (0, 0)) for site in widths]
+    removed = costs.dense - costs.of(kept)
+    return Point(
+        estimate.sparsity,
+        estimate.loss,
+        sum(parameter.numel() for parameter in dense.parameters()) - round(removed),
+        macs.of(kept),
+        None if table is None else table.of(kept),
+        measured,
+    )
+
+
+def _command(model: str, data: str | None, sparsity: float) -> str:
+    given = f" --data {data}" if data is not None else ""
+    return f"leanear prune {model}{given} --sparsity {sparsity:g} --out slim/"
+
+
+def table_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows of the curve, as terminal and page show it."""
+    timed = document["latency_ms_dense"] is not None
+    rate = "accuracy" if document["metric"] == "accuracy" else "WER"
+    header = ("removed", "parameters", "MACs", *(("ms",) if timed else ()), "estimated", "measured, nats", f"{rate}, %")
+    rows = []
+    for point in document["points"]:
+        measured = point["measured"]
+        mark = " (knee)" if point["sparsity"] == document["knee"] else ""
+        rows.append(
+            (
+                f"{100 * point['sparsity']:.0f} %{mark}",
+                f"{point['parameters'] / document['parameters_dense']:.3f}×",
+                f"{point['macs'] / document['macs_dense']:.3f}×",
+                *((f"{point['latency_ms']:.2f}",) if timed else ()),
+                nats(point["loss"]),
+                "" if measured is None else nats(measured["divergence"] or 0.0),
+                "" if measured is None else _rates(measured, rate),
+            )
+        )
+    return header, rows
+
+
+def _rates(measured: dict[str, Any], rate: str) -> str:
+    dense, slim = (100 * measured[key] / measured["counted"] for key in ("dense_mistakes", "slim_mistakes"))
+    return f"{100 - dense:.1f} → {100 - slim:.1f}" if rate == "accuracy" else f"{dense:.1f} → {slim:.1f}"
+
+
+def summary(document: dict[str, Any]) -> str:
+    """What the curve says, in words."""
+    knee_at, begins = document["knee"], document["begins_at"]
+    said = f"A loss that matters ({document['matters_nats']:g} nats and more) begins at about {100 * begins:.0f} %"
+    if begins <= 0:
+        said = f"Every size loses more than {document['matters_nats']:g} nats"
+    return said + (f"; the knee is at {100 * knee_at:.0f} %." if knee_at is not None else ".")
+
+
+def _page(document: dict[str, Any]) -> Report:
+    header, rows = table_rows(document)
+    curve = [{"sparsity": point["sparsity"], "loss": point["loss"]} for point in document["points"]]
+    measured = [
+        (point["sparsity"], point["measured"]["divergence"] or 0.0)
+        for point in document["points"]
+        if point["measured"] is not None
+    ]
+    blocks: list[Block] = [Table("", header, tuple(rows))]
+    if curve and measured:
+        blocks.append(curve_picture(curve, measured))
+    blocks.append(Paragraph(f"For the marked size: {document['command']}"))
+    return Report(
+        title=f"Sizes of {document['model']}",
+        subtitle=f"measured on {document['held_out_clips']} held-out calibration clips",
+        summary=summary(document),
+        cards=(),
+        gate=None,
+        sections=(Section("Size against loss", tuple(blocks)),),
+        kind="Exploration",
+        origin="Written by leanear from explore.json beside it.",
+    )
