@@ -335,6 +335,8 @@ def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s
     from toolchain.delivering import commands, require_all
     from toolchain.pipeline import deploy as deploy_model
     from toolchain.precision_gate import PrecisionGate
+    from toolchain.pruning import read_pruning
+    from toolchain.pruning_notes import loss_warning
 
     job = _job(model, target, flags)
     deployment = deploy_model(
@@ -350,6 +352,9 @@ def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s
         command=_command(),
         narrator=Narrator(),
     )
+    warning = loss_warning(read_pruning(deployment.folder / "checkpoint"))
+    if warning is not None:
+        click.echo(f"WARNING: {warning}")
     if deployment.results is not None:
         _print_headline(deployment.results)
     if deployment.bundle is not None and not deployment.outcomes:

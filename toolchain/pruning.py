@@ -44,7 +44,7 @@ from toolchain.schedule import PruneRecipe, prune
 from toolchain.searching import search_sparsity
 from toolchain.target import FORM_COLUMNS, Target, check_one_width
 from toolchain.tasks import task_of
-from toolchain.widths import RotatedRecipe
+from toolchain.widths import RotatedRecipe, check_budget
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
 
@@ -122,6 +122,7 @@ def prune_checkpoint(model: str, *, data: str | None, job: PruneJob, out: Path, 
     with narrator.step("reading the checkpoint and the calibration clips"):
         checkpoint: Any = load_checkpoint(source)
         check_goal(family_of(checkpoint), job.goal)
+        check_reachable(checkpoint, job)
         labels = () if task == SPEECH_TASK else checkpoint.labels
         clips = read_examples_for(task, splits.calibration, labels, checkpoint.feature_extractor.sampling_rate)
     made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
@@ -184,6 +185,7 @@ def write_slim_checkpoint(
     """
     family = family_of(checkpoint)
     check_goal(family, job.goal)
+    check_reachable(checkpoint, job)
     labelled = family.labelled_inputs(checkpoint, audio, report)
     spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
     clips_at_once = 1 if spare_memory else None
@@ -230,6 +232,22 @@ def check_goal(family: ModuleType, goal: Goal) -> None:
             f"{goal.flag} {goal.value:g}: latency goals are for audio classifiers in this version; of a speech model"
             " the goals are --sparsity, --macs and --max-drop"
         )
+
+
+def check_reachable(checkpoint: Any, job: PruneJob) -> None:
+    """See that some model meets a goal of parameters or MACs, before any clip is read.
+
+    Raises:
+        BadInput: none does.
+    """
+    if not isinstance(job.recipe, RotatedRecipe) or job.goal.kind not in ("sparsity", "macs"):
+        return
+    family = family_of(checkpoint)
+    costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
+    try:
+        check_budget(family.attention_sites(checkpoint.model), costs, budget, job.recipe)
+    except BadInput as error:
+        raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
 
 
 def _prune_rotated(

@@ -102,6 +102,7 @@ def choose_widths(
     Raises:
         BadInput: the budget is below what the smallest model costs.
     """
+    check_budget(sites, costs, budget, recipe)
     options = [
         _site_options(site, losses[site.name], head_cost, recipe)
         for site, head_cost in zip(sites, costs.heads, strict=True)
@@ -111,13 +112,6 @@ def choose_widths(
     kept_whole = [index for index, site in enumerate(sites) if site.name in whole]
     fixed = costs.fixed + sum(costs.block(index, dense[index]) for index in kept_whole)
     pools = _pools(sites, kept_whole, recipe.pools)
-    least = fixed + sum(_least_cost(options[index], index, costs) for pool in pools for index in pool)
-    if budget < least * (1 - 1e-9):
-        fewer = 100 * (1 - least / costs.dense)
-        raise BadInput(
-            f"{budget:.6g} {costs.unit} are out of reach: the narrowest model, one head per block, has {least:.6g},"
-            f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
-        )
     of_pools = [sum(costs.block(index, dense[index]) for index in pool) for pool in pools]
     widths, cost, damage = list(dense), fixed, 0.0
     for pool, dense_cost in zip(pools, of_pools, strict=True):
@@ -128,6 +122,27 @@ def choose_widths(
         cost, damage = cost + chosen.cost, damage + chosen.damage
     allocation = Allocation(tuple(widths), cost, damage)
     return _widened(sites, allocation, costs) if recipe.sharing == "any widths" else allocation
+
+
+def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, recipe: RotatedRecipe) -> None:
+    """Nothing, where some model is within the budget.
+
+    Raises:
+        BadInput: the budget is below what the smallest model costs, which the text states.
+    """
+    whole, least = untouched(sites, recipe.sites), costs.fixed
+    for index, site in enumerate(sites):
+        dense = tuple(zip(site.query_key_widths, site.value_output_widths, strict=True))
+        if site.name in whole:
+            least += costs.block(index, dense)
+        else:
+            least += min(costs.block(index, (_width_pairs(*pair, recipe)[0],)) for pair in dense)
+    if budget < least * (1 - 1e-9):
+        fewer = 100 * (1 - least / costs.dense)
+        raise BadInput(
+            f"{budget:.6g} {costs.unit} are out of reach: the narrowest model, one head per block, has {least:.6g},"
+            f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
+        )
 
 
 def _pools(sites: Sequence[AttentionSite], kept_whole: Sequence[int], pools: Pools) -> list[list[int]]:
@@ -150,14 +165,6 @@ def _allocate_pool(
         tied=None if costs.tied is None else [costs.tied[index] for index in pool],
         ragged=None if costs.ragged is None else [costs.ragged[index] for index in pool],
     )
-
-
-def _least_cost(heads: Sequence[HeadOptions], index: int, costs: Costs) -> float:
-    """The cost of a block that keeps one head of the narrowest widths."""
-    if costs.ragged is None:
-        return min(float(head.costs[1:].min()) for head in heads)
-    narrowest = [(int(head.query_key_widths[1]), int(head.value_output_widths[1])) for head in heads]
-    return min(costs.ragged[index]((pair,)) for pair in narrowest)
 
 
 def _site_options(site: AttentionSite, losses: np.ndarray, cost: Any, recipe: RotatedRecipe) -> list[HeadOptions]:
