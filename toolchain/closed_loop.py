@@ -21,7 +21,7 @@ from calibration import shards
 from calibration.sites import AttentionSite
 from toolchain.allocate import Allocation
 from toolchain.costs import Costs
-from toolchain.held_out import HeldOut
+from toolchain.held_out import HeldOut, evaluated
 from toolchain.narration import Report, quiet
 from toolchain.plan import SitePlan
 from toolchain.scoring import Losses, Scores
@@ -170,6 +170,10 @@ def measure_blocks(
     dense_widths = tuple(tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in sites)
     whole, _ = cut(family, model, scores.bases, Allocation(dense_widths, 0.0, 0.0))
     nothing = shards.same(held_out.kl(whole))  # rounding alone
+    heard = held_out
+    if any(site.kind != "encoder" for site in sites):
+        with evaluated(whole):
+            heard = held_out.of(family.encoded(whole, held_out.clips.inputs, held_out.batch_size))
     losses = []
     pairs = zip(sites, family.attention_sites(slim), family.attention_sites(whole), strict=True)
     for index, (site, narrow, wide) in enumerate(pairs):
@@ -179,7 +183,7 @@ def measure_blocks(
             continue
         estimated = corrections.blocks.get(site.name, 1.0) * block_loss(scores.losses, site, widths)
         with _in_place_of(whole, wide.module, narrow.module):
-            measured = shards.same(held_out.kl(whole)) - nothing
+            measured = shards.same((held_out if site.kind == "encoder" else heard).kl(whole)) - nothing
         losses.append(BlockLoss(site.name, estimated, max(measured, 0.0)))
     return tuple(losses)
 

@@ -16,11 +16,13 @@ from calibration.targets import strata
 class SpeechInputs:
     """What Whisper takes, indexed like a tensor: log-mel features (N, mels, frames) and decoder tokens (N, L), int64.
 
-    The tokens are those that are fed: `<|startoftranscript|>`, the rest of the prompt and the text.
+    The tokens are those that are fed: `<|startoftranscript|>`, the rest of the prompt and the text. encoded: the
+    features are what an encoder made of them, (N, positions, width), so that none runs.
     """
 
     features: torch.Tensor
     tokens: torch.Tensor
+    encoded: bool = False
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.tokens):
@@ -30,11 +32,11 @@ class SpeechInputs:
         return len(self.features)
 
     def __getitem__(self, index: torch.Tensor | slice) -> SpeechInputs:
-        return SpeechInputs(self.features[index], self.tokens[index])
+        return SpeechInputs(self.features[index], self.tokens[index], self.encoded)
 
     def to(self, device: torch.device | str) -> SpeechInputs:
         """The same on another device."""
-        return SpeechInputs(self.features.to(device), self.tokens.to(device))
+        return SpeechInputs(self.features.to(device), self.tokens.to(device), self.encoded)
 
 
 Inputs: TypeAlias = torch.Tensor | SpeechInputs

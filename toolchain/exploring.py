@@ -127,7 +127,7 @@ def _points(
             made_from={"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(audio)},
             state=out / SCORES, clips_at_once=at_once, report=report,
         )  # fmt: skip
-    judge = Judge(family, checkpoint, HeldOut(dense, held_out, family.logits, at_once or 16))
+    judge = Judge(family, checkpoint, HeldOut(dense, held_out, family.logits))
     with narrator.step("measuring half, to correct the estimates") as report:
         budget = costs.dense / 2
         corrections = choose_measured(

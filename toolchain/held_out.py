@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from torch import nn
 from calibration.passes import Logits
 from calibration.targets import answered, positions
 from toolchain.distillation import kl_divergences
-from toolchain.examples import LabelledInputs
+from toolchain.examples import Inputs, LabelledInputs
 
 HELD_OUT_SHARE = 0.2
 MOST_HELD_OUT = 64
@@ -37,11 +38,15 @@ class HeldOut:
     dense: nn.Module
     clips: LabelledInputs
     logits: Logits
-    batch_size: int = 16
+    batch_size: int = 8
     answers: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def of(self, inputs: Inputs) -> HeldOut:
+        """The same clips as other inputs, to which the dense model's answers are the same."""
+        return dataclasses.replace(self, clips=dataclasses.replace(self.clips, inputs=inputs))
 
     def first(self, clips: int) -> HeldOut:
         """The first of the clips alone."""

@@ -28,6 +28,7 @@ from calibration.statistics import (
 )
 from toolchain.allocate import ROUNDING, Allocation
 from toolchain.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
+from toolchain.closed_form import principal_basis, ridge_basis
 from toolchain.compensation import compensate_
 from toolchain.costs import Costs, parameter_costs
 from toolchain.distillation import Distillation, distill_
@@ -141,6 +142,13 @@ class EqualWidths:
 
 
 @dataclass(frozen=True)
+class ClosedForm:
+    """The same widths in every head, as `EqualWidths`, of a basis that others use; see `toolchain.closed_form`."""
+
+    kind: Literal["principal", "ridge"]
+
+
+@dataclass(frozen=True)
 class Control:
     """The default with one thing wrong.
 
@@ -197,6 +205,14 @@ def _all_methods() -> tuple[Method, ...]:
         Method(
             ACTIVATIONS_EQUAL, "one basis, equal widths", _equal_widths, EqualWidths("activations", "singular value"),
             "balanced basis of the activations, means folded into the bias",
+        ),
+        Method(
+            "principal components, equal widths", "one basis, equal widths", _closed_form, ClosedForm("principal"),
+            "queries and keys, and contexts, on their principal components (after LiteASR, arXiv 2502.20583)",
+        ),
+        Method(
+            "ridge on kept channels, equal widths", "one basis, equal widths", _closed_form, ClosedForm("ridge"),
+            "channels of the highest energy, the rest by ridge regression on them (after CORP, arXiv 2602.05243)",
         ),
         Method(
             "activation basis by Fisher score, equal widths",
@@ -443,6 +459,17 @@ def _equal_widths(bench: Bench, sparsity: float, recipe: EqualWidths) -> Made:
         }
         bases = _all_bases(sites, nothing, recipe.basis, recipe.order)
     return _cut(bench, bases, widest_equal_widths(sites, bench.costs, sparsity), recipe.basis)
+
+
+def _closed_form(bench: Bench, sparsity: float, recipe: ClosedForm) -> Made:
+    sites = bench.family.attention_sites(bench.checkpoint.model)
+    statistics = bench.shared("statistics", lambda: _statistics(bench))
+    widths = widest_equal_widths(sites, bench.costs, sparsity)
+    bases = {}
+    for site, heads in zip(sites, widths.widths, strict=True):
+        found = statistics[site.name]
+        bases[site.name] = principal_basis(found) if recipe.kind == "principal" else ridge_basis(site, found, heads[0])
+    return _cut(bench, bases, widths, recipe.kind)
 
 
 def widest_equal_widths(sites: Any, costs: Costs, sparsity: float) -> Allocation:

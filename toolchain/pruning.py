@@ -190,7 +190,7 @@ def write_slim_checkpoint(
     spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
     clips_at_once = 1 if spare_memory else None
     scored, held_out = divided(labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)])
-    judge = Judge(family, checkpoint, HeldOut(checkpoint.model, held_out, family.logits, clips_at_once or 16))
+    judge = Judge(family, checkpoint, HeldOut(checkpoint.model, held_out, family.logits))
     facts: dict[str, Any] = {"method": "reference", "loss": {}}
     if isinstance(job.recipe, PruneRecipe):
         pruned = prune(

@@ -311,7 +311,18 @@ def features(feature_extractor: WhisperFeatureExtractor, waveforms: Sequence[np.
 
 def logits(model: WhisperModel, inputs: SpeechInputs) -> torch.Tensor:
     """Logits (B, L, vocabulary) of the token after each of `inputs.tokens`."""
+    if inputs.encoded:
+        states = (inputs.features,)
+        return model(encoder_outputs=states, decoder_input_ids=inputs.tokens, use_cache=False).logits
     return model(input_features=inputs.features, decoder_input_ids=inputs.tokens, use_cache=False).logits
+
+
+@torch.no_grad()
+def encoded(model: WhisperModel, inputs: SpeechInputs, batch_size: int) -> SpeechInputs:
+    """The inputs with what the model's encoder makes of them: enough where only its decoder changes."""
+    device = next(model.parameters()).device
+    parts = [model.model.encoder(part.to(device)).last_hidden_state for part in inputs.features.split(batch_size)]
+    return SpeechInputs(torch.cat(parts), inputs.tokens.to(device), encoded=True)
 
 
 def batch_loss(model: WhisperModel, inputs: SpeechInputs, target_ids: torch.Tensor) -> torch.Tensor:
