@@ -31,6 +31,7 @@ from toolchain.examples import LabelledInputs, Mistakes, SpeechInputs
 from toolchain.families import modeling_slim_whisper
 from toolchain.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
+    SizeSigns,
     first_line,
     load_config,
     load_weights,
@@ -48,6 +49,13 @@ FAMILY = "whisper"
 TASK = "automatic-speech-recognition"
 DENSE_MODEL_TYPE = WhisperConfig.model_type
 SLIM_MODEL_TYPE = SlimWhisperConfig.model_type
+SIZE_SIGNS = SizeSigns(
+    layers={
+        "encoder_layers": r"encoder\.layers\.(\d+)\.",
+        "decoder_layers": r"decoder\.layers\.(\d+)\.",
+    },
+    widths={"d_model": r"encoder\.layer_norm\.weight$"},
+)
 MODELLING_FILE = Path(modeling_slim_whisper.__file__)
 FRAMES_PER_POSITION = 2  # the stride of the encoder's second convolution
 HEARD_FOR_LANGUAGE = 16  # clips
@@ -110,7 +118,7 @@ def load_checkpoint(folder: Path) -> WhisperCheckpoint:
     tokenizer = _load_tokenizer(folder)
     slim = read_model_type(folder) == SLIM_MODEL_TYPE
     model_class = SlimWhisperForConditionalGeneration if slim else WhisperForConditionalGeneration
-    config = load_config(SlimWhisperConfig if slim else WhisperConfig, model_class, folder)
+    config = load_config(SlimWhisperConfig if slim else WhisperConfig, model_class, folder, SIZE_SIGNS)
     _check_geometry(folder, config)
     _check_window(folder, config, feature_extractor)
     _check_vocabulary(folder, config, tokenizer)
