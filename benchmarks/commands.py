@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribing.add_argument("artifact", type=Path, help="artifact folder")
     transcribing.add_argument("audio", type=Path, help="WAV file of any length and sample rate")
     transcribing.add_argument("--language", help='a code such as "en", or "auto" (default: the model\'s, or auto)')
-    transcribing.add_argument("--task", default="transcribe", choices=TASKS, help="(default: transcribe)")
+    transcribing.add_argument("--task", choices=TASKS, help="(default: the model's own)")
     transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
     transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")

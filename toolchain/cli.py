@@ -746,9 +746,7 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
 @click.option(
     "--task",
     type=click.Choice(("transcribe", "translate")),
-    default="transcribe",
-    show_default=True,
-    help="Write down what is said, or translate it to English.",
+    help="Write down what is said, or translate it to English.  [default: the model's own]",
 )
 @click.option("--no-timestamps", is_flag=True, help="Decode without timestamps: windows, not sentences, have times.")
 @click.option("--beams", type=click.IntRange(1, 100), default=1, show_default=True, help="1 is greedy.")

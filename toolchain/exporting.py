@@ -123,7 +123,8 @@ def _speech(checkpoint: Checkpoint) -> Speech | None:
     if family.FAMILY != "whisper":
         return None
     decoding = family.decoding_settings(checkpoint)
-    return Speech(family.vocabulary_tokens(checkpoint), min(decoding["start"], decoding["end"]), decoding)
+    special_from, words = min(decoding["start"], decoding["end"]), family.added_words(checkpoint)
+    return Speech(family.vocabulary_tokens(checkpoint), special_from, decoding, words)
 
 
 def golden_waveforms(clips: Sequence[np.ndarray], checkpoint: Checkpoint) -> list[np.ndarray]:
