@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +65,21 @@ def open_transcriber(model_or_artifact: str, runtime: str, precision: str | None
     )
 
 
-def evaluate_clips(transcriber: Transcriber, clips: Clips, report: Report) -> dict[str, Any]:
+def evaluate_clips(
+    transcriber: Transcriber, clips: Clips, report: Report, task: str | None = None, language: str | None = None
+) -> dict[str, Any]:
     """The word error rate on transcribed clips with its bootstrap interval, and what it was counted from; stable keys.
 
+    task, language: None: the model's own.
+
     Raises:
-        BadInput: the clips have no transcripts, or no word in them.
+        BadInput: the clips have no transcripts, or no word in them, or the model has no such task or language.
     """
     if clips.texts is None:
         raise BadInput("the clips have labels and no transcripts")
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
     options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
+    options = replace(options, task=task, language=language)
     transcripts: list[Transcript] = []
     for waveform in clips.waveforms:
         transcripts.append(transcribe_clip(transcriber.session, transcriber.model, waveform, options))

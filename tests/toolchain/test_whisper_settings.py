@@ -9,11 +9,13 @@ import torch
 from tokenizers import AddedToken
 from transformers import WhisperForConditionalGeneration
 
+from runtimes.artifact import read_artifact, read_golden
 from runtimes.decoding import DecodeOptions, decode_window
 from runtimes.vocabulary import read_vocabulary
-from tests.toolchain.speech_folder import sound
+from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import make_tokenizer, make_whisper, write_whisper
 from toolchain.checkpoint import load_checkpoint
+from toolchain.cli import run
 from toolchain.exporting import write_unproved_artifact
 from toolchain.families import whisper
 from toolchain.torch_speech import TorchSpeechSession, speech_model
@@ -88,6 +90,45 @@ def test_what_is_asked_for_overrules_the_model(tmp_path):
     edit(folder / "generation_config.json", task="translate", language="de")
     asked = {"task": "transcribe", "language": "en"}
     assert said_by_us(folder, sound(2), **asked) == said_by_transformers(folder, sound(2), **asked)
+
+
+def test_eval_and_export_take_task_and_language(tmp_path, capsys):
+    folder = write_whisper(tmp_path / "model", alignment_heads=())
+    edit(folder / "generation_config.json", language="en")
+    said = [said_by_us(folder, sound(number), task="translate", language="de") for number in range(4)]
+    texts = [load_checkpoint(folder).tokenizer.decode(tokens).replace('"', "").replace("\n", " ") for tokens in said]
+    data = write_speech_folder(tmp_path / "data", [text if text.strip() else "on" for text in texts])
+    flags = ["--task", "translate", "--language", "de"]
+    measured = []
+    for more in ([], flags):
+        command = ["eval", str(folder), "--data", str(data), "--calibration-clips", "2", "--threads", "1", "--json"]
+        assert run([*command, *more]) == 0
+        measured.append(json.loads(capsys.readouterr().out)["word_error_rate"])
+    assert measured[1] < measured[0]
+    artifact = tmp_path / "artifact"
+    assert run(["export", str(folder), "--data", str(data), "--out", str(artifact), *flags]) == 0
+    decoding = read_artifact(artifact).manifest["decoding"]
+    assert (decoding["default_task"], decoding["default_language"]) == ("translate", "de")
+    golden = read_golden(read_artifact(artifact)).speech
+    assert golden is not None
+    assert golden.prompt.tolist()[1:3] == [DE, TRANSLATE]
+
+
+@pytest.mark.parametrize("command", ["eval", "export"])
+def test_a_classifier_has_no_task(tiny_folder, tmp_path, capsys, command):
+    out = ["--out", str(tmp_path / "out")] if command == "export" else []
+    assert run([command, str(tiny_folder), "--task", "translate", *out]) == 2
+    assert "--task and --language are for Whisper" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(("--language", "fr"), "the model knows English alone"), (("--task", "translate"), "the model cannot translate")],
+)
+def test_what_a_model_has_not_is_refused(tmp_path, capsys, flags, said):
+    folder = write_whisper(tmp_path / "model", english_only=True)
+    assert run(["export", str(folder), "--out", str(tmp_path / "out"), *flags]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.fixture

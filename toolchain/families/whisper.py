@@ -362,6 +362,21 @@ def prompt_language(checkpoint: WhisperCheckpoint, language: str | None = None) 
     return known[0] if code is None and len(known) == 1 else code
 
 
+def set_defaults(checkpoint: WhisperCheckpoint, task: str | None, language: str | None) -> None:
+    """Make a task and a language the model's own, in memory; None leaves what it has.
+
+    Raises:
+        BadInput: the model does not have them.
+    """
+    settings = checkpoint.model.generation_config
+    code = prompt_language(checkpoint, language) if language is not None else None
+    if task is not None and task not in (settings.task_to_id if checkpoint.is_multilingual else ("transcribe",)):
+        raise BadInput(f"{checkpoint.folder}: the model cannot {task}")
+    if checkpoint.is_multilingual:
+        settings.task = task or checkpoint.task
+        settings.language = code or getattr(settings, "language", None)
+
+
 def detected_language(checkpoint: WhisperCheckpoint, waveform_features: torch.Tensor) -> str | None:
     """The code of the language that the model hears in these windows (B, mels, frames) taken together."""
     if not checkpoint.is_multilingual:
