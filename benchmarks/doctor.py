@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.device import device_facts, device_name, device_state, is_measured
 from runtimes.errors import BadInput
+from runtimes.isolation import code_command, isolated_environment
 
 DOCTOR_SCHEMA = "leanear-doctor-1"
 LIBRARIES = {
@@ -159,7 +160,12 @@ def _library(name: str, root: Path) -> Finding:
     program = f"import {module}; print({module}.__version__)"
     try:
         tried = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, errors="replace", timeout=IMPORT_LIMIT_S
+            code_command(program),
+            env=isolated_environment(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=IMPORT_LIMIT_S,
         )
     except subprocess.TimeoutExpired:
         return Finding(name, False, f"importing it takes over {IMPORT_LIMIT_S:g} s")

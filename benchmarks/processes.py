@@ -16,11 +16,10 @@ from typing import IO, Any, Callable
 
 from runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
 from runtimes.files import write_json
+from runtimes.isolation import PACKAGE_ROOT, isolated_environment, module_command
 
 Progress = Callable[[str, float], None]
 
-PACKAGE_ROOT = Path(__file__).resolve().parent.parent
-WORKER_FLAG = "--worker"  # of the zip file: run the module that is named next
 PROGRESS_MARK = "progress"
 PROGRESS_VARIABLE = "LEANEAR_PROGRESS"  # set by who reads a command's standard output: progress as lines of it
 ERROR_MARK = "leanear: "
@@ -43,9 +42,9 @@ def run_fresh(
 ) -> Outcome:
     """What `python -m module` answers to `request` in a fresh process.
 
-    The process starts in the folder that holds these packages, or, where a zip file holds them, in an empty one, so
-    that no folder of the user's is imported in their place; paths in the request must be absolute. A process that says
-    nothing for `silence_limit_s` is ended.
+    The process starts in the folder that holds these packages, or, where a zip file holds them, in an empty one, and
+    imports nothing from the user's; paths in the request must be absolute. A process that says nothing for
+    `silence_limit_s` is ended.
 
     Raises:
         BadInput, RuntimeUnavailable: the process found that it was asked for something that cannot be had.
@@ -53,11 +52,12 @@ def run_fresh(
     with tempfile.TemporaryDirectory(prefix="leanear-") as name:
         folder = Path(name)
         write_json(folder / "request.json", request)
-        command = [*_command(module), str(folder / "request.json"), str(folder / "answer.json")]
+        command = [*module_command(module), str(folder / "request.json"), str(folder / "answer.json")]
         with open(folder / "log", "wb") as log:
             process = subprocess.Popen(
                 command,
-                cwd=PACKAGE_ROOT if PACKAGE_ROOT.is_dir() else folder,
+                cwd=PACKAGE_ROOT if os.path.isdir(PACKAGE_ROOT) else folder,
+                env=isolated_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -73,13 +73,6 @@ def run_fresh(
         if process.returncode != 0:
             return _failure(process.returncode, lines)
         return Outcome(json.loads((folder / "answer.json").read_text(encoding="utf-8")))
-
-
-def _command(module: str) -> list[str]:
-    """Starts `module`, the packages found where this file is: in a folder, or in the zip file that a device runs."""
-    if PACKAGE_ROOT.is_dir():
-        return [sys.executable, "-m", module]
-    return [sys.executable, str(PACKAGE_ROOT), WORKER_FLAG, module]
 
 
 def answer_request(measure: Callable[[dict[str, Any], Progress], dict[str, Any]]) -> None:

@@ -153,7 +153,7 @@ def _session_options(bundle: Bundle, role: str = "slim") -> SessionOptions:
 def _pass_on(verb: str, given: list[str]) -> int:
     """The exit status of `python -m benchmarks VERB`, the bundle filled in where `given` does not say otherwise."""
     _require_numpy()
-    from benchmarks.__main__ import main as benchmarks_main
+    from benchmarks.commands import main as benchmarks_main
 
     if verb == "compare" or given == ["--help"] or not (bundle_folder() / BUNDLE_FILE).is_file():
         return benchmarks_main([verb, *given])

@@ -15,13 +15,14 @@ GOLDEN_COLUMNS = 8192  # so that golden logits of a large vocabulary stay a few 
 
 
 def golden_prompt(decoding: dict[str, Any]) -> np.ndarray:
-    """The tokens before a transcript without timestamps, in the model's own language or in English."""
+    """The tokens before a transcript without timestamps, in the model's own task, and its language or English."""
     languages = decoding["languages"]
     prompt = [decoding["start"]]
     if languages:
         prompt.append(languages.get(decoding["default_language"] or "en", next(iter(languages.values()))))
-    if decoding["multilingual"] and decoding["transcribe"] is not None:
-        prompt.append(decoding["transcribe"])
+    task = decoding[decoding.get("default_task", "transcribe")]
+    if decoding["multilingual"] and task is not None:
+        prompt.append(task)
     return np.array([*prompt, decoding["no_timestamps"]], dtype=np.int64)
 
 

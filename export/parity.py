@@ -20,10 +20,12 @@ from export.speech_parity import NOISE_BOUND, compare_speech
 from runtimes.artifact import Artifact, Golden, read_artifact, read_golden
 from runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
 from runtimes.files import write_json
+from runtimes.isolation import PACKAGE_ROOT, isolated_environment, module_command
 
 BOUND = 1e-4
 HALF_BOUND = 1e-2  # of graphs in float16, whose every product is rounded to 11 bits
 THREADS = 2
+LOG_TAIL_LINES = 3  # of the process that fails without a line of its own
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,20 @@ def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parit
             than `dense_graph_bytes`; the manifest is left as it was.
         BadInput: the folder is not an artifact, or a file in it is not the one that the manifest names.
     """
-    command = [sys.executable, "-m", "export.parity"]
+    command = module_command("export.parity")
     if dense_graph_bytes is not None:
         command += ["--dense-graph-bytes", str(dense_graph_bytes)]
-    command += ["--", str(folder)]
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    command += ["--", os.path.abspath(folder)]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", cwd=PACKAGE_ROOT, env=isolated_environment()
+    )
+    said = [line for line in ended.stderr.splitlines() if line.strip()][-LOG_TAIL_LINES:]
     for error in (ParityFailed, BadInput, RuntimeUnavailable):
-        if ended.returncode == error.exit_status:
-            raise error(ended.stderr.strip().splitlines()[-1])
+        if ended.returncode == error.exit_status and said:
+            raise error(said[-1])
     if ended.returncode != 0:
-        raise ParityFailed(f"{folder}: the process that ran the graph ended with status {ended.returncode}")
+        how = f"{folder}: the process that ran the graph ended with status {ended.returncode}"
+        raise ParityFailed(f"{how}; it said: {' | '.join(said) or 'nothing'}")
     return Parity(**read_artifact(Path(folder)).manifest["parity"])
 
 

@@ -29,12 +29,13 @@ class Speech:
     """What a device has to know to decode.
 
     vocabulary: the text of every token, in GPT-2's byte alphabet; special_from: the first special token; decoding: the
-    manifest's section of that name.
+    manifest's section of that name; words: the special tokens that are words all the same.
     """
 
     vocabulary: Sequence[str]
     special_from: int
     decoding: dict[str, Any]
+    words: Sequence[int] = ()
 
 
 def write_whisper_artifact(
@@ -67,6 +68,7 @@ def write_whisper_artifact(
         "schema": VOCABULARY_SCHEMA,
         "tokens": list(speech.vocabulary),
         "special_from": speech.special_from,
+        "words": list(speech.words),
     }
     write_json(folder / VOCABULARY_FILE, document)
     log_mel = read_log_mel(feature_extractor)

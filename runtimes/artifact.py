@@ -46,6 +46,8 @@ DECODING_KEYS = {
     "timestamp_step_s": float,
     "window_s": float,
 }
+# Of artifacts that were made before there were these: no word behind the timestamps, and transcribing.
+LATER_DECODING_KEYS = {"timestamp_end": OPTIONAL_INT, "default_task": str}
 SPEECH_ARRAYS = ("prompt", "tokens", "columns", "log_sums")
 CACHE_TENSORS = ("self_key", "self_value", "cross_key", "cross_value")
 
@@ -205,7 +207,9 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     if not (isinstance(shape, list) and len(shape) == 2 and _is_count(shape[1])):
         raise BadInput(f"{path}: output.shape is {shape!r}, expected ['rows', vocabulary]")
     decoding, size = manifest["decoding"], shape[1]
-    _check_keys(decoding, DECODING_KEYS, path, "decoding")
+    later = {key: kind for key, kind in LATER_DECODING_KEYS.items() if key in decoding}
+    _check_keys(decoding, {**DECODING_KEYS, **later}, path, "decoding")
+    _check_later_keys(decoding, size, path)
     ids = {key: decoding[key] for key, kind in DECODING_KEYS.items() if kind in (int, OPTIONAL_INT)}
     for key in ("max_initial_timestamp_index", "positions"):
         del ids[key]
@@ -243,6 +247,15 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     for key in ("bytes_per_token", "cross_bytes", "padded_bytes_per_token", "padded_cross_bytes"):
         if not _is_count(manifest["cache"].get(key), 0):
             raise BadInput(f"{path}: cache.{key} is {manifest['cache'].get(key)!r}, not a number of bytes")
+
+
+def _check_later_keys(decoding: dict[str, Any], size: int, path: Path) -> None:
+    begin, end = decoding["timestamp_begin"], decoding.get("timestamp_end")
+    if end is not None and not (begin is not None and begin < end <= size):
+        raise BadInput(f"{path}: decoding.timestamp_end is {end!r}, not behind {begin} and within {size} tokens")
+    task = decoding.get("default_task", "transcribe")
+    if task not in ("transcribe", "translate") or (decoding["multilingual"] and decoding[task] is None):
+        raise BadInput(f"{path}: decoding.default_task is {task!r}, which the model has no token for")
 
 
 def _is_count(value: Any, least: int = 1) -> bool:

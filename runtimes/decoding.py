@@ -24,6 +24,7 @@ class DecodeOptions:
     """How to decode; the defaults are those of openai's Whisper but for `condition_on_previous`, which is off.
 
     language: a code such as "en", "auto" to detect it, or None: the model's own where it has one, else detected.
+    task: one of TASKS, or None: the model's own.
     timestamps: ask for them, and let them say where the next window starts.
     beams: hypotheses that are followed at temperature 0; 1 is greedy. patience: search until beams × patience of them
         have ended. length_penalty: rank them by log probability over ((5 + tokens) / 6) ** penalty; None: over tokens.
@@ -44,7 +45,7 @@ class DecodeOptions:
     """
 
     language: str | None = None
-    task: str = "transcribe"
+    task: str | None = None
     timestamps: bool = True
     beams: int = 1
     patience: float = 1.0
@@ -61,7 +62,7 @@ class DecodeOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
+        if self.task is not None and self.task not in TASKS:
             raise BadInput(f"task: {self.task!r} is not one of {', '.join(TASKS)}")
         for name in ("beams", "best_of"):
             if getattr(self, name) < 1:
@@ -151,7 +152,7 @@ def decode_window(
     else:
         hypotheses = search.samples(logits, temperature, generator)
     best = max(hypotheses, key=lambda hypothesis: _rank(hypothesis, options.length_penalty))
-    cut = without_loop(best.tokens, tokens.text_below) if options.stop_repeats else None
+    cut = without_loop(best.tokens, tokens.times) if options.stop_repeats else None
     counted = len(best.tokens) + best.ended
     return Decoded(
         tokens=best.tokens if cut is None else cut,
@@ -170,15 +171,16 @@ def check_options(tokens: SpeechTokens, options: DecodeOptions) -> None:
         raise BadInput("timestamps: this model has no timestamp tokens")
     language = options.language
     if not tokens.multilingual:
-        if options.task != "transcribe":
+        if options.task not in (None, "transcribe"):
             raise BadInput(f"task: this model knows one language and cannot {options.task}")
         if language not in (None, DETECT, tokens.default_language, "en"):
             raise BadInput(f"language: this model knows one language, and it is not {language!r}")
         return
     if language not in (None, DETECT) and language not in tokens.languages:
         raise BadInput(f"language: this model has no {language!r}; it has {', '.join(sorted(tokens.languages))}")
-    if getattr(tokens, options.task) is None:
-        raise BadInput(f"task: this model cannot {options.task}")
+    task = options.task or tokens.default_task
+    if getattr(tokens, task) is None:
+        raise BadInput(f"task: this model cannot {task}")
 
 
 def chosen_language(tokens: SpeechTokens, options: DecodeOptions) -> str | None:
@@ -198,7 +200,7 @@ def prompt_tokens(tokens: SpeechTokens, options: DecodeOptions, language: str | 
     """What follows the start token: language and task of a multilingual model, and whether timestamps are wanted."""
     prompt: list[int] = []
     if tokens.multilingual:
-        task = tokens.transcribe if options.task == "transcribe" else tokens.translate
+        task = tokens.transcribe if (options.task or tokens.default_task) == "transcribe" else tokens.translate
         assert task is not None
         prompt = [*([tokens.languages[language]] if language is not None else []), task]
     if not options.timestamps and tokens.no_timestamps is not None:
@@ -277,7 +279,7 @@ class _Search:
     def _is_stuck(self, said: list[int]) -> bool:
         if not self._options.stop_repeats or len(said) == 0 or len(said) % CHECK_LOOPS_EVERY:
             return False
-        return without_loop(said, self._tokens.text_below) is not None
+        return without_loop(said, self._tokens.times) is not None
 
     def _logits(self, fed: np.ndarray, parents: np.ndarray | None) -> np.ndarray:
         return self._session.step(fed.astype(np.int64), parents)

@@ -202,7 +202,7 @@ def _decode_with_fallback(
         if _holds_no_speech(decoded, options) or not _fails(decoded, model.vocabulary, options):
             return decoded
     if options.stop_repeats and not decoded.looped and _repeats(decoded, model.vocabulary, options):
-        cut = without_loop(decoded.tokens, model.tokens.text_below, SUSPECT_LOOP_TOKENS)
+        cut = without_loop(decoded.tokens, model.tokens.times, SUSPECT_LOOP_TOKENS)
         decoded = decoded if cut is None else replace(decoded, tokens=cut, looped=True)
     return decoded
 
@@ -264,7 +264,7 @@ def split_by_timestamps(
     follows it was cut off by the window. Where the transcript ends in a single timestamp, or has no pair, nothing was.
     """
     begin = model.tokens.timestamp_begin
-    is_time = [begin is not None and token >= begin for token in tokens]
+    is_time = [token in model.tokens.times for token in tokens]
     ends = [place for place in range(1, len(tokens)) if is_time[place - 1] and is_time[place]]
     single_ending = is_time[-2:] == [False, True]
     if begin is None or not ends:
@@ -311,10 +311,9 @@ def _said_before(
         return []
     if options.stop_repeats and last is not None and last.decoded and last.decoded.tokens == window.decoded.tokens:
         return []
-    begin = tokens.timestamp_begin
     for segment in window.segments:
         said = list(segment.tokens)
-        if begin is not None and len(said) > 2 and said[-2] >= begin:
+        if len(said) > 2 and said[-2] in tokens.times:
             said.pop()  # the second of a pair of timestamps is where the next window starts, not what was said
         before = [*before, *said]
     return before[-(tokens.positions // 2 - 1) :]

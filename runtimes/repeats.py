@@ -36,17 +36,17 @@ def loop_start(tokens: Sequence[int], least_tokens: int = LOOP_TOKENS) -> tuple[
     return None
 
 
-def without_loop(said: Sequence[int], text_below: float, least_tokens: int = LOOP_TOKENS) -> tuple[int, ...] | None:
+def without_loop(said: Sequence[int], times: range, least_tokens: int = LOOP_TOKENS) -> tuple[int, ...] | None:
     """`said` up to the end of its loop's first round; None where it does not end in a loop.
 
-    text_below: timestamps, whose ids are not below it, do not break a loop.
+    times: the ids of timestamps, which do not break a loop.
     """
-    places = [place for place, token in enumerate(said) if token < text_below]
+    places = [place for place, token in enumerate(said) if token not in times]
     loop = loop_start([said[place] for place in places], least_tokens)
     if loop is None:
         return None
     start, period = loop
     kept = places[start + period - 1] + 1
-    if kept < len(said) and said[kept] >= text_below:  # the time at which the first round ended
+    if kept < len(said) and said[kept] in times:  # the time at which the first round ended
         kept += 1
     return tuple(said[:kept])

@@ -5,6 +5,7 @@ The rules are those of openai's `ApplyTimestampRules`, as transformers applies t
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
@@ -22,7 +23,9 @@ class SpeechTokens:
     start, end: around a transcript; previous: in front of earlier text; no_speech: said at `start` where nobody speaks;
     no_timestamps: asks for none; timestamp_begin: 0.00 s, every next id `timestamp_step_s` later; languages: id by
     code; suppress: never said; begin_suppress: not said first; max_initial_timestamp_index: the latest first timestamp,
-    in steps; positions: most tokens, prompt and transcript together. What a model does not have is None.
+    in steps; positions: most tokens, prompt and transcript together; timestamp_end: the first id behind the timestamps,
+    where words begin that were added to the model's own, None: there are none; default_task: "transcribe" or
+    "translate", as the model does unless it is told otherwise. What a model does not have is None.
     """
 
     start: int
@@ -42,16 +45,20 @@ class SpeechTokens:
     positions: int
     timestamp_step_s: float
     window_s: float
+    timestamp_end: int | None = None
+    default_task: str = "transcribe"
 
     @property
-    def text_below(self) -> float:
-        """Above all ids but those of timestamps."""
-        return np.inf if self.timestamp_begin is None else self.timestamp_begin
+    def times(self) -> range:
+        """The ids of timestamps."""
+        if self.timestamp_begin is None:
+            return range(0)
+        return range(self.timestamp_begin, sys.maxsize if self.timestamp_end is None else self.timestamp_end)
 
 
 def speech_tokens(decoding: Mapping[str, Any]) -> SpeechTokens:
     """The `decoding` object of a manifest that `read_artifact` has checked."""
-    values = {name: decoding[name] for name in SpeechTokens.__dataclass_fields__}
+    values = {name: decoding[name] for name in SpeechTokens.__dataclass_fields__ if name in decoding}
     values["suppress"], values["begin_suppress"] = tuple(decoding["suppress"]), tuple(decoding["begin_suppress"])
     return SpeechTokens(**values)
 
@@ -90,24 +97,25 @@ class TokenRules:
                 row[self._tokens.end] = 0.0
 
     def _apply_timestamp_rules(self, row: np.ndarray, before: Sequence[int]) -> None:
-        begin, end = self._tokens.timestamp_begin, self._tokens.end
-        assert begin is not None
+        times, end = self._tokens.times, self._tokens.end
+        begin, behind = times.start, min(times.stop, len(row))
         if not before:  # a transcript starts with a timestamp, and not with a late one
-            row[:begin] = FORBIDDEN
+            row[:begin] = row[behind:] = FORBIDDEN
             if self._tokens.max_initial_timestamp_index is not None:
                 row[begin + self._tokens.max_initial_timestamp_index + 1 :] = FORBIDDEN
             return
-        last_is_time = before[-1] >= begin
-        one_before_is_time = len(before) < 2 or before[-2] >= begin
+        last_is_time = before[-1] in times
+        one_before_is_time = len(before) < 2 or before[-2] in times
         if last_is_time and one_before_is_time:  # a segment has begun: text is next
-            row[begin:] = FORBIDDEN
+            row[begin:behind] = FORBIDDEN
         elif last_is_time:  # a segment has ended: another one begins, or the transcript ends
-            row[:end] = FORBIDDEN
-        latest = next((token for token in reversed(before) if token >= begin), None)
+            row[:end] = row[behind:] = FORBIDDEN
+        latest = next((token for token in reversed(before) if token in times), None)
         if latest is not None:  # time does not go back, and no segment is empty
             row[begin : latest if last_is_time and not one_before_is_time else latest + 1] = FORBIDDEN
-        if _log_sum_exp(row[begin:]) > row[:begin].max():  # a timestamp is likelier than any one text token
-            row[:begin] = FORBIDDEN
+        text = max(row[:begin].max(), row[behind:].max(initial=FORBIDDEN))
+        if _log_sum_exp(row[begin:behind]) > text:  # a timestamp is likelier than any one text token
+            row[:begin] = row[behind:] = FORBIDDEN
 
 
 def _log_sum_exp(scores: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
+from typing import Any, Iterable
 
 from runtimes.errors import BadInput
 from runtimes.files import read_json
@@ -17,11 +17,13 @@ VOCABULARY_SCHEMA = "leanear-vocabulary-1"
 class Vocabulary:
     """What each token stands for.
 
-    pieces: the bytes of every token below `special_from`, by its id; special: how each of the others is written.
+    pieces: the bytes of every token below `special_from`, by its id; special: how each of the others is written; words:
+    which of those are words all the same, added behind the timestamps.
     """
 
     pieces: tuple[bytes, ...]
     special: tuple[str, ...]
+    words: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.pieces) + len(self.special)
@@ -33,11 +35,15 @@ class Vocabulary:
 
     def is_text(self, token: int) -> bool:
         """Whether `token` stands for bytes of text."""
-        return 0 <= token < len(self.pieces)
+        return 0 <= token < len(self.pieces) or token in self.words
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token of text."""
+        return self.pieces[token] if token < len(self.pieces) else self.special[token - len(self.pieces)].encode()
 
     def text(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`, special ones left out; bytes that are not UTF-8 become U+FFFD."""
-        joined = b"".join(self.pieces[token] for token in tokens if self.is_text(token))
+        joined = b"".join(self.piece(token) for token in tokens if self.is_text(token))
         return joined.decode("utf-8", errors="replace")
 
     def written(self, tokens: Iterable[int]) -> str:
@@ -60,7 +66,7 @@ class TextDecoder:
 
     def push(self, token: int) -> str:
         """What `token` completes; nothing for a special token or for the middle of a character."""
-        return self._decoder.decode(self._vocabulary.pieces[token]) if self._vocabulary.is_text(token) else ""
+        return self._decoder.decode(self._vocabulary.piece(token)) if self._vocabulary.is_text(token) else ""
 
     def finish(self) -> str:
         """U+FFFD where the tokens ended within a character, else nothing; the decoder starts anew."""
@@ -94,11 +100,20 @@ def read_vocabulary(path: Path) -> Vocabulary:
     for token, written in enumerate(tokens):
         if not isinstance(written, str):
             raise BadInput(f"{path}: tokens[{token}] is {written!r}, not a text")
-    return make_vocabulary(tokens, special_from, str(path))
+    words = document.get("words", [])
+    if not isinstance(words, list) or not all(_is_id(token, special_from, len(tokens)) for token in words):
+        raise BadInput(f"{path}: words is not a list of tokens from {special_from} to {len(tokens) - 1}")
+    return make_vocabulary(tokens, special_from, str(path), words)
 
 
-def make_vocabulary(tokens: list[str], special_from: int, where: str) -> Vocabulary:
+def _is_id(token: Any, first: int, behind: int) -> bool:
+    return isinstance(token, int) and not isinstance(token, bool) and first <= token < behind
+
+
+def make_vocabulary(tokens: list[str], special_from: int, where: str, words: Iterable[int] = ()) -> Vocabulary:
     """A vocabulary of written tokens: in GPT-2's byte alphabet below `special_from`, as they are from there on.
+
+    words: which of the latter are text.
 
     Raises:
         BadInput: a token has a letter that is not of the alphabet; the text begins with `where`.
@@ -112,4 +127,4 @@ def make_vocabulary(tokens: list[str], special_from: int, where: str) -> Vocabul
             raise BadInput(
                 f"{where}: tokens[{token}] is {written!r}; {error.args[0]!r} is not of GPT-2's byte alphabet"
             ) from None
-    return Vocabulary(tuple(pieces), tuple(tokens[special_from:]))
+    return Vocabulary(tuple(pieces), tuple(tokens[special_from:]), frozenset(words))

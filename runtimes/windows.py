@@ -16,12 +16,12 @@ def window_tokens(decoding: dict[str, Any]) -> int:
 
 
 def transcribe_prompt(decoding: dict[str, Any]) -> list[int]:
-    """What a transcript without timestamps starts from, in the model's default language, in English, or its first."""
+    """What a transcript without timestamps starts from: the model's task, and its language, English or its first."""
     prompt = [decoding["start"]]
     if decoding["multilingual"]:
         languages = decoding["languages"]
         prompt.append(languages.get(decoding["default_language"] or "en", next(iter(languages.values()))))
-        prompt.append(decoding["transcribe"])
+        prompt.append(decoding[decoding.get("default_task", "transcribe")])
     if decoding["no_timestamps"] is not None:
         prompt.append(decoding["no_timestamps"])
     return [int(token) for token in prompt]

@@ -32,6 +32,10 @@ if sys.version_info < (3, 9):
     )
     sys.exit(4)
 
+from runtimes.isolation import leave_current_folder
+
+leave_current_folder()
+
 if sys.argv[1:2] == ["--worker"]:
     import runpy
 

@@ -38,6 +38,7 @@ CHECKPOINT_FILES = (
     "model-*.safetensors",
     "model.safetensors.index.json",
     "plan.json",
+    "adapter_config.json",  # read to be refused
 )
 _MODEL_IS = f"MODEL is a checkpoint folder, a Hub id, {' or '.join(DEMO_MODELS)}"
 
@@ -52,18 +53,35 @@ def checkpoint_folder(model: str) -> Path:
         return demo_model_folder(model)
     folder = Path(model)
     if folder.is_dir():
+        require_no_adapter(folder)
         if not (folder / "config.json").is_file():
             raise BadInput(f"{folder}: no config.json in it; {_MODEL_IS}")
         return folder
     if folder.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise BadInput(f"{model}: no such model folder; {_MODEL_IS}")
     try:
-        return Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES)))
+        folder = Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES)))
     except HFValidationError:
         raise BadInput(f"{model}: neither a folder nor a well-formed Hub id (owner/name)") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{model}: no such folder here, and it could not be fetched from the Hub ({reason})") from None
+    require_no_adapter(folder)
+    return folder
+
+
+def require_no_adapter(folder: Path) -> None:
+    """Nothing, where the folder's weights are all of the model.
+
+    Raises:
+        BadInput: they are those of an adapter (LoRA), or one lies beside them, which torch would add and a graph not.
+    """
+    path = folder / "adapter_config.json"
+    if path.exists():
+        raise BadInput(
+            f"{path}: an adapter, not a whole model; merge it into its model first (peft's merge_and_unload), and save"
+            " that in a folder of its own"
+        )
 
 
 def checkpoint_name(model: str) -> str:
@@ -86,6 +104,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     from toolchain.families import ast, whisper  # torch: seconds to import, so only where a model is really loaded
 
+    require_no_adapter(folder)
     path = folder / "config.json"
     try:
         model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")

@@ -129,6 +129,14 @@ data_option = click.option(
     help="Folder of audio: for a classifier class sub-folders, or metadata.csv with file_name,label; for Whisper"
     " metadata.csv with file_name,text.",
 )
+task_option = click.option(
+    "--task",
+    type=click.Choice(("transcribe", "translate")),
+    help="Whisper: write down what is said, or translate it to English.  [default: the model's own]",
+)
+language_option = click.option(
+    "--language", callback=_not_empty, help="Whisper: a code such as en.  [default: the model's own, or detected]"
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of every random choice."
 )
@@ -580,8 +588,19 @@ def explore(
     "tensorrt, products in half precision.",
 )
 @data_option
+@task_option
+@language_option
 @seed_option
-def export(model: str, out: Path, form: str, precision: str, data: str | None, seed: int) -> None:
+def export(
+    model: str,
+    out: Path,
+    form: str,
+    precision: str,
+    data: str | None,
+    seed: int,
+    task: str | None,
+    language: str | None,
+) -> None:
     """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
 
     A classifier is one graph, from waveform to logits; a Whisper is two, encoder (front end included) and decoder, with
@@ -596,7 +615,15 @@ def export(model: str, out: Path, form: str, precision: str, data: str | None, s
     from toolchain.exporting import export_checkpoint
 
     parity = export_checkpoint(
-        model, out=out, form=form, data=data, seed=seed, narrator=Narrator(), precision=precision
+        model,
+        out=out,
+        form=form,
+        data=data,
+        seed=seed,
+        narrator=Narrator(),
+        precision=precision,
+        task=task,
+        language=language,
     )
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
@@ -706,6 +733,8 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 @cli.command(name="eval")
 @click.argument("model_or_artifact", callback=_not_empty)
 @data_option
+@task_option
+@language_option
 @click.option("--split", type=click.Choice(("evaluation", "calibration")), default="evaluation", show_default=True)
 @click.option(
     "--runtime",
@@ -810,9 +839,7 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
 @click.option(
     "--task",
     type=click.Choice(("transcribe", "translate")),
-    default="transcribe",
-    show_default=True,
-    help="Write down what is said, or translate it to English.",
+    help="Write down what is said, or translate it to English.  [default: the model's own]",
 )
 @click.option("--no-timestamps", is_flag=True, help="Decode without timestamps: windows, not sentences, have times.")
 @click.option("--beams", type=click.IntRange(1, 100), default=1, show_default=True, help="1 is greedy.")

@@ -161,11 +161,21 @@ def _example(root: Path, metadata: Path, line: int, row: dict[str, str], column:
     if not row.get("file_name") or not said:
         raise BadInput(f"{metadata}: line {line} lacks a file_name or a {column}")
     path = metadata.parent / row["file_name"]
+    if not _stays_inside(root, path):
+        raise BadInput(f"{metadata}: line {line} names {row['file_name']!r}, which is outside the data folder {root}")
     if not path.is_file():
         without = "transcript without audio: " if column == "text" else ""
         raise BadInput(f"{metadata}: {without}line {line} names {row['file_name']!r}, which does not exist")
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
     return Example(path, name, text=said) if column == "text" else Example(path, name, said)
+
+
+def _stays_inside(root: Path, path: Path) -> bool:
+    """Whether a listed file is in the data folder, past `..`, absolute paths and symbolic links."""
+    home = root.resolve()
+    if home.parent.name == "snapshots":  # of the Hub's cache, whose files are links to blobs beside it
+        home = home.parent.parent
+    return path.resolve().is_relative_to(home)
 
 
 def _read_class_folders(root: Path, folder: Path) -> list[Example]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
-    """Run the command line and exit with its status."""
+    """Run the command line and exit with its status; nothing is imported from the current folder."""
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from runtimes.isolation import leave_current_folder
+
+    sys.path.pop(0)
+    leave_current_folder()
     try:
         import click  # noqa: F401
         import rich  # noqa: F401

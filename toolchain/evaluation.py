@@ -121,11 +121,13 @@ def evaluate(
     calibration_clips: int,
     seed: int,
     narrator: Narrator,
+    task: str | None = None,
+    language: str | None = None,
 ) -> dict[str, Any]:
     """How well a model does on the clips of DATA's `split`; keys are stable.
 
-    precision: None: what the artifact's graphs are of. A classifier's accuracy has Wilson's 95 % interval, a speech
-    model's word error rate that of a bootstrap over clips.
+    precision: None: what the artifact's graphs are of; task, language: of speech, None: the model's own. A classifier's
+    accuracy has Wilson's 95 % interval, a speech model's word error rate that of a bootstrap over clips.
 
     Raises:
         LeanearError: the model, the runtime or the data is not usable.
@@ -140,9 +142,11 @@ def evaluate(
         examples = _examples(audio, split, calibration_clips, seed, SPEECH_TASK)
         with narrator.step(f"transcribing {len(examples)} clips") as report:
             clips = read_examples_as_transcribed_clips(examples, transcriber.model.sample_rate_hz)
-            measured = evaluate_clips(transcriber, clips, report)
+            measured = evaluate_clips(transcriber, clips, report, task, language)
         transcriber.session.close()
         return _answer(asked, SPEECH_TASK, transcriber.kind, transcriber.runtime, audio, len(clips), measured)
+    if (task, language) != (None, None):
+        raise BadInput(f"--task and --language are for Whisper; {model_or_artifact} is a classifier")
     listener = open_listener(model_or_artifact, runtime, precision, threads)
     audio = _evaluation_folder(model_or_artifact, listener, data)
     examples = _examples(audio, split, calibration_clips, seed, CLASSIFICATION_TASK)

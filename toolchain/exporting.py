@@ -11,14 +11,14 @@ import numpy as np
 from export.artifact import export_artifact
 from export.parity import Parity, prove_parity
 from export.whisper_artifact import Speech
-from runtimes.errors import ParityFailed
+from runtimes.errors import BadInput, ParityFailed
 from runtimes.files import replaced_folder
 from toolchain.audio import read_waveform
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.dataset import column_for, read_splits
 from toolchain.evaluation import data_folder
 from toolchain.families.ast import AstCheckpoint
-from toolchain.families.whisper import WhisperCheckpoint
+from toolchain.families.whisper import WhisperCheckpoint, set_defaults
 from toolchain.narration import Narrator, Report
 from toolchain.outputs import check_replaceable
 from toolchain.plan import read_plan
@@ -29,12 +29,21 @@ Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
 
 
 def export_checkpoint(
-    model: str, *, out: Path, form: str, data: str | None, seed: int, narrator: Narrator, precision: str = "fp32"
+    model: str,
+    *,
+    out: Path,
+    form: str,
+    data: str | None,
+    seed: int,
+    narrator: Narrator,
+    precision: str = "fp32",
+    task: str | None = None,
+    language: str | None = None,
 ) -> Parity:
     """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
 
     The golden clips are taken from DATA, or are made up where there is none; the ranges of integers need DATA, or a
-    demo's own clips.
+    demo's own clips. task, language: what the artifact does by default; None: as the model, which has to be a Whisper.
 
     Raises:
         LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
@@ -46,6 +55,8 @@ def export_checkpoint(
     source = checkpoint_folder(model)
     with narrator.step("reading the checkpoint"):
         checkpoint: Checkpoint = load_checkpoint(source)
+        if (task, language) != (None, None):
+            set_defaults(_whisper(checkpoint), task, language)
         rate_hz = checkpoint.feature_extractor.sampling_rate
         clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
         if data is not None:
@@ -53,8 +64,15 @@ def export_checkpoint(
             examples = read_splits(data_folder(model, data), wanted, seed, column).calibration[:wanted]
             clips = [read_waveform(example.path, rate_hz) for example in examples]
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
-        made_from = {"checkpoint": checkpoint_sha256(source)}
+        asked = {key: value for key, value in (("task", task), ("language", language)) if value is not None}
+        made_from = {"checkpoint": checkpoint_sha256(source), **asked}
         return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report, precision)
+
+
+def _whisper(checkpoint: Checkpoint) -> WhisperCheckpoint:
+    if not isinstance(checkpoint, WhisperCheckpoint):
+        raise BadInput(f"--task and --language are for Whisper; {checkpoint.folder} is a classifier")
+    return checkpoint
 
 
 def write_proved_artifact(
@@ -123,7 +141,8 @@ def _speech(checkpoint: Checkpoint) -> Speech | None:
     if family.FAMILY != "whisper":
         return None
     decoding = family.decoding_settings(checkpoint)
-    return Speech(family.vocabulary_tokens(checkpoint), min(decoding["start"], decoding["end"]), decoding)
+    special_from, words = min(decoding["start"], decoding["end"]), family.added_words(checkpoint)
+    return Speech(family.vocabulary_tokens(checkpoint), special_from, decoding, words)
 
 
 def golden_waveforms(clips: Sequence[np.ndarray], checkpoint: Checkpoint) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ def word_mistakes(
     assert clips.texts is not None
     prompt = clips.inputs.tokens[:1, : int((clips.targets[0] != NO_TARGET).int().argmax()) + 1]
     language = "en"
-    if model.generation_config.is_multilingual:
+    if model.generation_config.is_multilingual and getattr(model.generation_config, "task", None) != "translate":
         token = tokenizer.convert_ids_to_tokens(int(prompt[0, LANGUAGE_PLACE]))
         language = token.removeprefix("<|").removesuffix("|>")
     normaliser = choose_normaliser(language, tokenizer.english_spelling_normalizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from benchmarks.transcripts import Transcript, evaluation_options, transcribe_cl
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips
+from runtimes.decoding import DETECT, DecodeOptions
 from runtimes.errors import BadInput
 from runtimes.long_audio import SpeechModel, read_speech_model
 from runtimes.sessions import SessionOptions, SpeechSession, own_precision
@@ -64,21 +65,26 @@ def open_transcriber(model_or_artifact: str, runtime: str, precision: str | None
     )
 
 
-def evaluate_clips(transcriber: Transcriber, clips: Clips, report: Report) -> dict[str, Any]:
+def evaluate_clips(
+    transcriber: Transcriber, clips: Clips, report: Report, task: str | None = None, language: str | None = None
+) -> dict[str, Any]:
     """The word error rate on transcribed clips with its bootstrap interval, and what it was counted from; stable keys.
 
+    task, language: None: the model's own.
+
     Raises:
-        BadInput: the clips have no transcripts, or no word in them.
+        BadInput: the clips have no transcripts, or no word in them, or the model has no such task or language.
     """
     if clips.texts is None:
         raise BadInput("the clips have labels and no transcripts")
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
     options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
+    options = replace(options, task=task, language=language)
     transcripts: list[Transcript] = []
     for waveform in clips.waveforms:
         transcripts.append(transcribe_clip(transcriber.session, transcriber.model, waveform, options))
         report(f"{len(transcripts)} of {len(clips)}", len(transcripts) / len(clips))
-    language = spoken_language(_default_language(transcriber.model), [each.language for each in transcripts])
+    language = spoken_language(_default_language(transcriber.model, options), [each.language for each in transcripts])
     normaliser = choose_normaliser(language, transcriber.spellings)
     counted = count_word_errors(clips.texts, [each.text for each in transcripts], normaliser)
     rate = word_error_rate(counted.errors, counted.reference_words)
@@ -103,7 +109,12 @@ def spoken_language(default: str | None, heard: Sequence[str | None]) -> str | N
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _default_language(model: SpeechModel) -> str | None:
+def _default_language(model: SpeechModel, options: DecodeOptions) -> str | None:
+    """The language of the transcripts, where it is known: translations are English."""
+    if (options.task or model.tokens.default_task) == "translate":
+        return "en"
+    if options.language not in (None, DETECT):
+        return options.language
     return model.tokens.default_language if model.tokens.multilingual else "en"
 
 
@@ -118,7 +129,8 @@ def count_results_word_errors(path: Path, spellings: dict[str, str] | None) -> R
     if not results.is_speech or accuracy["status"] != "ok" or accuracy["word_errors"] is not None:
         return results
     decoding = results.document["artifacts"]["slim"]["decoding"]
-    default = decoding["default_language"] if decoding["multilingual"] else "en"
+    is_english = not decoding["multilingual"] or decoding.get("default_task") == "translate"
+    default = "en" if is_english else decoding["default_language"]
     heard = [language for answers in accuracy["roles"].values() for language in answers["languages"]]
     normaliser = choose_normaliser(spoken_language(default, heard), spellings)
     counted = {

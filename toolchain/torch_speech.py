@@ -80,9 +80,9 @@ def speech_model(checkpoint: WhisperCheckpoint) -> SpeechModel:
     """What decoding needs to know of a checkpoint, from its tokenizer and its generation settings."""
     tokens = speech_tokens(whisper.decoding_settings(checkpoint))
     texts, special_from = whisper.vocabulary_tokens(checkpoint), min(tokens.start, tokens.end)
-    extractor = checkpoint.feature_extractor
+    extractor, words = checkpoint.feature_extractor, whisper.added_words(checkpoint)
     return SpeechModel(
-        vocabulary=make_vocabulary(texts, special_from, f"{checkpoint.folder}/tokenizer.json"),
+        vocabulary=make_vocabulary(texts, special_from, f"{checkpoint.folder}/tokenizer.json", words),
         tokens=tokens,
         sample_rate_hz=extractor.sampling_rate,
         window_samples=extractor.n_samples,

@@ -92,6 +92,7 @@ def _unpack_wheels(folder: Path, root: Path) -> None:
     wheels = folder / "wheels"
     command = [
         sys.executable,
+        "-I",
         "-m",
         "pip",
         "download",

@@ -17,6 +17,8 @@ import threading
 from pathlib import Path
 from typing import IO, Any, Callable, Mapping, Sequence
 
+from runtimes.isolation import isolated_environment, module_command
+
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_ANSWER_S = 900.0
 CLOSING_S = 10.0
@@ -37,8 +39,8 @@ class LastingWorker:
     """The asking end. It holds a process from its first request to `close`."""
 
     def __init__(self, python: Path, module: str, environment: Mapping[str, str] | None = None) -> None:
-        self._command = [str(python), "-m", module]
-        self._environment = {**os.environ, **(environment or {})}
+        self._command = module_command(module, str(python))
+        self._environment = {**isolated_environment(), **(environment or {})}
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._log: IO[bytes] | None = None

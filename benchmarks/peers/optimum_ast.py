@@ -32,7 +32,7 @@ def build_environment() -> Path:
     """The peer's `optimum-cli`, installed into an environment of its own if it is not there."""
     program = ENVIRONMENT / "bin" / "optimum-cli"
     if not program.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+        subprocess.run([sys.executable, "-I", "-m", "venv", str(ENVIRONMENT)], check=True)
         subprocess.run([str(ENVIRONMENT / "bin" / "pip"), "install", "-q", "-r", str(REQUIREMENTS)], check=True)
     return program
 

@@ -98,8 +98,8 @@ def build_environment() -> Path:
     wanted = REQUIREMENTS.read_text(encoding="utf-8")
     if not (ready.exists() and ready.read_text(encoding="utf-8") == wanted):
         print(f"setting up {ENVIRONMENT} (a few minutes, once)", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([sys.executable, "-I", "-m", "venv", str(ENVIRONMENT)], check=True)
+        pip = [str(python), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
         ready.write_text(wanted, encoding="utf-8")
     return python

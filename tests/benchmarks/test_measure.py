@@ -9,7 +9,7 @@ import pytest
 
 import benchmarks.answers
 import benchmarks.measure
-from benchmarks.__main__ import main
+from benchmarks.commands import main
 from benchmarks.measure import benchmark, evaluate, interleaved
 from benchmarks.processes import Outcome, run_fresh
 from benchmarks.results import read_results

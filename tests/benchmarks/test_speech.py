@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.__main__ import main
+from benchmarks.commands import main
 from benchmarks.inference import STAGES, one_inference
 from benchmarks.measure import benchmark, evaluate, evaluate_transcripts
 from benchmarks.results import read_results, write_results

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.__main__ import main
+from benchmarks.commands import main
 from tests.benchmarks.speech_artifact import SAMPLE_RATE_HZ, WINDOW_S, say, write_speech_artifact
 
 

@@ -19,6 +19,7 @@ from export.parity import compare_logits, prove_parity
 from runtimes.artifact import read_artifact, read_golden
 from runtimes.errors import BadInput, ParityFailed
 from runtimes.files import sha256_file
+from runtimes.isolation import code_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,6 +134,13 @@ def test_a_graph_that_is_not_smaller_fails(folder: Path) -> None:
     with pytest.raises(ParityFailed, match="not fewer than the dense"):
         prove_parity(folder, dense_graph_bytes=size)
     prove_parity(folder, dense_graph_bytes=size + 1)
+
+
+def test_a_process_that_dies_has_its_last_lines_in_the_error(folder: Path, monkeypatch) -> None:
+    dying = code_command("import sys; sys.exit('Traceback of old\\nno room\\nin the graph\\nlast words')")
+    monkeypatch.setattr("export.parity.module_command", lambda module: dying)
+    with pytest.raises(ParityFailed, match=r"ended with status 1; it said: no room \| in the graph \| last words$"):
+        prove_parity(folder)
 
 
 def test_a_damaged_file_is_bad_input(folder: Path) -> None:

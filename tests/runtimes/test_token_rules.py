@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +94,23 @@ def test_a_full_clock_leaves_text_and_the_end():
     rules.apply(scores, [[TIMES, 1, TIMES + STEPS, TIMES + STEPS, 2]])
     allowed = np.flatnonzero(np.isfinite(scores[0]))
     assert allowed.tolist() == [*range(len(WORDS)), END]
+
+
+def test_words_behind_the_timestamps_are_text():
+    """The rules are those of the same model with its added words in front of all other tokens."""
+    added, own = 2, SIZE
+    behind = replace(TOKENS, timestamp_end=own)
+    ids = ("start", "end", "previous", "no_speech", "no_timestamps", "timestamp_begin", "transcribe", "translate")
+    moved = {name: getattr(TOKENS, name) + added for name in ids}
+    lists = {name: tuple(token + added for token in getattr(TOKENS, name)) for name in ("suppress", "begin_suppress")}
+    in_front = TokenRules(replace(TOKENS, **moved, **lists), True)
+    generator = np.random.default_rng(3)
+    for _ in range(300):
+        said = [own + int(generator.integers(added)) if token == 1 else token for token in random_history(generator)]
+        scores = generator.standard_normal(own + added).astype(np.float32)
+        scores[TIMES:own] += np.float32(generator.choice([-3.0, 0.0, 1.0]))
+        expected = np.roll(scores, added)[None]
+        in_front.apply(expected, [[(token + added) % (own + added) for token in said]])
+        found = scores[None].copy()
+        TokenRules(behind, True).apply(found, [said])
+        np.testing.assert_array_equal(np.roll(found[0], added), expected[0])

@@ -123,6 +123,8 @@ def test_a_vocabulary_file_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
+        ({"words": [0]}, "words is not a list of tokens from 2 to 2"),
+        ({"words": 2}, "words is not a list of tokens from 2 to 2"),
         ({"schema": "other"}, "expected schema 'leanear-vocabulary-1', found 'other'"),
         ({"tokens": None}, "missing key 'tokens'"),
         ({"tokens": "abc"}, "tokens is not a list of texts"),

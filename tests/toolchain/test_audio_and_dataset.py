@@ -144,17 +144,48 @@ def test_metadata_that_is_not_utf8_is_named(tmp_path):
         read_splits(folder, calibration_clips=2, seed=0)
 
 
+def write_metadata(folder, *rows):
+    (folder / "metadata.csv").write_text("\n".join(["file_name, label", *rows]) + "\n")
+
+
 def test_metadata_with_absolute_paths_and_a_name_that_is_not_utf8(tmp_path):
-    folder = make_folder(tmp_path / "data", {"x": 2})
-    elsewhere = make_folder(tmp_path / "elsewhere", {"y": 2})
-    rows = [f"{elsewhere}/y/0.wav,yes", f"{elsewhere}/y/1.wav,yes", "x/0.wav,no", "x/1.wav,no"]
-    (folder / "metadata.csv").write_text("file_name, label\n" + "\n".join(rows) + "\n")
+    folder = make_folder(tmp_path / "data", {"x": 2, "y": 2})
+    write_metadata(folder, f"{folder}/y/0.wav,yes", f"{folder}/y/1.wav,yes", "x/0.wav,no", "x/1.wav,no")
     splits = read_splits(folder, calibration_clips=2, seed=0)
     clips = read_examples_as_clips(splits.evaluation, ("no", "yes"), 16000)
     assert len(clips) == 2
     odd = os.fsencode(folder) + b"/bad\xff.wav"
     os.rename(folder / "x" / "0.wav", odd)
     assert len(read_waveform(Path(os.fsdecode(odd)), 16000)) == 6400
+
+
+@pytest.mark.parametrize("way", ["up", "absolute", "link", "linked folder"])
+def test_metadata_does_not_leave_the_data_folder(tmp_path, way):
+    folder = make_folder(tmp_path / "data", {"x": 2})
+    elsewhere = make_folder(tmp_path / "elsewhere", {"y": 2})
+    (folder / "link.wav").symlink_to(elsewhere / "y" / "0.wav")
+    (folder / "linked").symlink_to(elsewhere)
+    names = {
+        "up": "x/../../elsewhere/y/0.wav",
+        "absolute": f"{elsewhere}/y/0.wav",
+        "link": "link.wav",
+        "linked folder": "linked/y/0.wav",
+    }
+    write_metadata(folder, "x/0.wav,yes", f"{names[way]},yes", "x/1.wav,yes")
+    with pytest.raises(BadInput, match=rf"metadata.csv: line 3 names '{names[way]}', which is outside the data folder"):
+        read_splits(folder, calibration_clips=2, seed=0)
+
+
+def test_metadata_of_splits_may_name_what_lies_beside_them_and_links_within_the_hubs_cache(tmp_path):
+    blobs = make_folder(tmp_path / "datasets--a" / "blobs", {"x": 4})
+    folder = tmp_path / "datasets--a" / "snapshots" / "0123"
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        for number in range(2):
+            (folder / f"{split}{number}.wav").symlink_to(f"../../blobs/x/{number}.wav")
+        write_metadata(folder / split, f"../{split}0.wav,yes", f"../{split}1.wav,yes")
+    assert blobs.is_dir()
+    assert len(read_splits(folder, calibration_clips=2, seed=0).evaluation) == 2
 
 
 def test_missing_and_empty_folders(tmp_path):

@@ -98,7 +98,7 @@ def test_damaged_weights(capsys, model, data, tmp_path):
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert run(["prune", str(broken), "--data", str(data), "--out", str(tmp_path / "slim")]) == 2
-    assert f"{broken}: weights cannot be read" in one_line(capsys)
+    assert f"{weights}: weights cannot be read" in one_line(capsys)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text named wav", "unknown label"])

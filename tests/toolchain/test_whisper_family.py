@@ -23,6 +23,7 @@ from tests.whisper_models import WINDOW_S, make_extractor, make_tokenizer, make_
 from toolchain.checkpoint import CHECKPOINT_FILES, checkpoint_sha256, load_checkpoint
 from toolchain.examples import SpeechInputs
 from toolchain.families import whisper
+from toolchain.families.whisper_settings import languages
 from toolchain.plan import HeadPlan, SitePlan, compose, full_plan, read_plan
 from toolchain.surgery import rotated_attention_state, zero_dropped_channels_
 
@@ -469,7 +470,7 @@ def test_languages(dense_folder, heard):
     with pytest.raises(BadInput, match=r"knows no language 'fr'; it knows .*en"):
         whisper.prompt_language(checkpoint, "fr")
     by_transformers = checkpoint.model.detect_language(heard[:1], num_segment_frames=200).item()
-    tokens = whisper.languages(checkpoint.tokenizer)
+    tokens = languages(checkpoint.tokenizer)
     assert list(tokens) == ["en", "zh", "de", "es"]
     assert tokens[whisper.detected_language(checkpoint, heard[:1])] == by_transformers
     checkpoint.model.generation_config.language = "<|de|>"
@@ -752,17 +753,33 @@ FAULTS = {
         lambda folder: (folder / "generation_config.json").write_text("[]"),
         r"generation_config\.json: not generation settings",
     ),
-    "no id for no timestamps": (
-        lambda folder: edit(folder / "generation_config.json", no_timestamps_token_id=None),
-        r"generation_config\.json: it has no no_timestamps_token_id",
-    ),
     "another id for no timestamps": (
         lambda folder: edit(folder / "generation_config.json", no_timestamps_token_id=9),
         r"no_timestamps_token_id is 9, but '<\|notimestamps\|>' of the tokenizer is 285",
     ),
-    "languages missing": (
-        lambda folder: edit(folder / "generation_config.json", lang_to_id=None),
-        r"generation_config\.json: it has no lang_to_id, which a multilingual model's prompt is made of",
+    "no languages": (
+        lambda folder: edit(folder / "generation_config.json", lang_to_id={}),
+        r"generation_config\.json: it has no lang_to_id, (which a multilingual model needs|and the tokenizer no such)",
+    ),
+    "a task that it has not": (
+        lambda folder: edit(folder / "generation_config.json", task="sing"),
+        r"generation_config\.json: task is 'sing', but it has transcribe, translate",
+    ),
+    "forced to say something": (
+        lambda folder: edit(folder / "generation_config.json", forced_decoder_ids=[[1, 3]]),
+        r"generation_config\.json: forced_decoder_ids forces token 3, which is neither a language nor a task",
+    ),
+    "forced out of order": (
+        lambda folder: edit(folder / "config.json", forced_decoder_ids=[[2, 3]]),
+        r"/config\.json: forced_decoder_ids has \[2, 3\], where \[1, a token\] is wanted",
+    ),
+    "nothing says how many languages": (
+        lambda folder: edit(folder / "generation_config.json", is_multilingual=None, lang_to_id=None, task_to_id=None),
+        r"generation_config\.json: nothing says whether the model is multilingual; set is_multilingual",
+    ),
+    "English alone, and translating": (
+        lambda folder: edit(folder / "generation_config.json", is_multilingual=False, task="translate"),
+        r"generation_config\.json: task is 'translate', but the model knows English alone",
     ),
     "another language": (
         lambda folder: edit(folder / "generation_config.json", lang_to_id={"<|en|>": 277}),

@@ -19,6 +19,7 @@ from toolchain.examples import LabelledInputs, Mistakes
 from toolchain.families import modeling_slim_ast
 from toolchain.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
+    SizeSigns,
     first_line,
     load_config,
     load_weights,
@@ -38,6 +39,10 @@ SLIM_MODEL_TYPE = SlimASTConfig.model_type
 METRIC = "accuracy"
 LATENCY_TABLES = True  # a device can be timed for it
 SHORTEST_SAMPLES = 240  # the fewest of which transformers' extractor makes features, and no frame
+SIZE_SIGNS = SizeSigns(
+    layers={"num_hidden_layers": r"\.layers?\.(\d+)\."},
+    widths={"hidden_size": r"^classifier\.layernorm\.weight$", "num_labels": r"^classifier\.dense\.weight$"},
+)
 MODELLING_FILE = Path(modeling_slim_ast.__file__)
 
 AstModel: TypeAlias = "ASTForAudioClassification | SlimASTForAudioClassification"
@@ -68,11 +73,12 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
     feature_extractor = _load_feature_extractor(folder)
     slim = read_model_type(folder) == SLIM_MODEL_TYPE
     model_class = SlimASTForAudioClassification if slim else ASTForAudioClassification
-    config = load_config(SlimASTConfig if slim else ASTConfig, model_class, folder)
+    config = load_config(SlimASTConfig if slim else ASTConfig, model_class, folder, SIZE_SIGNS)
     try:
         labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{folder}/config.json: no model can be built from it ({first_line(error)})") from None
+    _check_head(folder, config, labels)
     if config.num_hidden_layers < 1:
         raise BadInput(f"{folder}/config.json: num_hidden_layers is 0; there is no attention to prune")
     model = load_weights(model_class, folder)
@@ -83,6 +89,22 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
                 f"{folder}/preprocessor_config.json: {key} is {found}, but config.json says {getattr(config, key)}"
             )
     return AstCheckpoint(folder=folder, model=model, feature_extractor=feature_extractor, labels=labels)
+
+
+def _check_head(folder: Path, config: ASTConfig, labels: Sequence[str]) -> None:
+    """Raises BadInput where the logits are not those of classes of which a clip has exactly one."""
+    path, wanted = f"{folder}/config.json", "leanear takes classifiers whose clips have one label of several each"
+    if config.problem_type not in (None, "single_label_classification"):
+        raise BadInput(f"{path}: problem_type is {config.problem_type!r}; {wanted}")
+    if len(labels) < 2:
+        raise BadInput(
+            f"{path}: the model has {len(labels)} logit; {wanted} (write a yes-or-no head of one logit z as one of two:"
+            " 0 and z)"
+        )
+    twice = next((label for place, label in enumerate(labels) if label in labels[:place]), None)
+    if twice is not None:
+        first, second = [index for index, label in enumerate(labels) if label == twice][:2]
+        raise BadInput(f"{path}: id2label names both {first} and {second} {twice!r}; each class needs its own name")
 
 
 def _load_feature_extractor(folder: Path) -> ASTFeatureExtractor:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -20,6 +23,7 @@ from runtimes.files import replaced_folder, write_json
 from toolchain.plan import Plan, write_plan
 
 PRUNING_FILE = "pruning.json"
+MOST_OF_STORED = 2  # times as many parameters as the weights hold: no model is built that is larger
 SLIM_SETTINGS = ("query_key_widths", "value_output_widths", "attention_scaling")
 
 # What transformers raises on settings that make no sense, none of it by a name of its own.
@@ -40,21 +44,83 @@ def read_model_type(folder: Path) -> str | None:
     return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
 
 
+@dataclass(frozen=True)
+class SizeSigns:
+    """Where the names and shapes of a family's weights show what config.json says.
+
+    layers: by key, a pattern whose group is the number of a layer; widths: by key, a tensor as long as it says.
+    """
+
+    layers: Mapping[str, str]
+    widths: Mapping[str, str]
+
+
 def load_config(
-    config_class: type[PreTrainedConfig], model_class: type[PreTrainedModel], folder: Path
+    config_class: type[PreTrainedConfig], model_class: type[PreTrainedModel], folder: Path, signs: SizeSigns
 ) -> PreTrainedConfig:
     """The settings in config.json, once a model, apart from its weights, was built from them.
 
+    They are held against the weights' names and shapes first: of settings alone a model can be of any size, and even
+    to find out that it is too large would take hours.
+
     Raises:
-        BadInput: no model can be built from them.
+        BadInput: no model can be built from them, or the weights are unreadable or of a model of another size.
     """
+    stored = stored_shapes(folder)
+    _check_sizes(folder, signs, stored)
     try:
         config = config_class.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
-            model_class(config)
+            built = sum(parameter.numel() for parameter in model_class(config).parameters())
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{folder}/config.json: no model can be built from it ({first_line(error)})") from None
+    held = sum(math.prod(shape) for shape in stored.values())
+    if built > MOST_OF_STORED * held:
+        raise BadInput(f"{folder}/config.json: a model of {built:,} parameters, but the weights hold {held:,}")
     return config
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in the folder's safetensors files, from their headers alone.
+
+    Raises:
+        BadInput: there are none, or one is unreadable.
+    """
+    paths = [folder / "model.safetensors"]
+    if not paths[0].is_file():
+        paths = _shards(folder)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as weights:
+                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise BadInput(f"{path}: weights cannot be read ({first_line(error)})") from None
+    return shapes
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(named))]
+    except FileNotFoundError:
+        raise BadInput(f"{folder}: weights cannot be read (there is no model.safetensors in it)") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{index}: weights cannot be read ({first_line(error)})") from None
+
+
+def _check_sizes(folder: Path, signs: SizeSigns, stored: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises BadInput where a number in config.json is not the one that the weights show."""
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shown = {}
+    for key, pattern in signs.layers.items():
+        shown[key] = len({found[1] for name in stored if (found := re.search(pattern, name))})
+    for key, pattern in signs.widths.items():
+        shown[key] = next((shape[0] for name, shape in stored.items() if shape and re.search(pattern, name)), 0)
+    for key, number in shown.items():
+        if isinstance(said.get(key), int) and said[key] > 0 and number > 0 and said[key] != number:
+            raise BadInput(f"{folder}/config.json: {key} is {said[key]}, but the weights are those of {number}")
 
 
 def load_weights(model_class: type[PreTrainedModel], folder: Path) -> PreTrainedModel:

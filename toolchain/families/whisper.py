@@ -20,7 +20,7 @@ from transformers import (
     WhisperProcessor,
     WhisperTokenizer,
 )
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from calibration.sites import AttentionKind, AttentionSite
 from calibration.targets import NO_TARGET as NOT_A_TARGET
@@ -31,6 +31,7 @@ from toolchain.examples import LabelledInputs, Mistakes, SpeechInputs
 from toolchain.families import modeling_slim_whisper
 from toolchain.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
+    SizeSigns,
     first_line,
     load_config,
     load_weights,
@@ -39,6 +40,15 @@ from toolchain.families.checkpoint_files import (
     write_slim_folder,
 )
 from toolchain.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
+from toolchain.families.whisper_settings import (
+    END,
+    NO_TIMESTAMPS,
+    START,
+    TASK_TOKENS,
+    TRANSCRIBE,
+    TRANSLATE,
+    complete_settings,
+)
 from toolchain.greedy_transcripts import word_mistakes
 from toolchain.narration import Report, quiet
 from toolchain.plan import Plan, SitePlan, full_plan
@@ -48,14 +58,20 @@ FAMILY = "whisper"
 TASK = "automatic-speech-recognition"
 DENSE_MODEL_TYPE = WhisperConfig.model_type
 SLIM_MODEL_TYPE = SlimWhisperConfig.model_type
+SIZE_SIGNS = SizeSigns(
+    layers={
+        "encoder_layers": r"encoder\.layers\.(\d+)\.",
+        "decoder_layers": r"decoder\.layers\.(\d+)\.",
+    },
+    widths={"d_model": r"encoder\.layer_norm\.weight$"},
+)
 MODELLING_FILE = Path(modeling_slim_whisper.__file__)
 FRAMES_PER_POSITION = 2  # the stride of the encoder's second convolution
 HEARD_FOR_LANGUAGE = 16  # clips
 METRIC = "word error rate"
 LATENCY_TABLES = False  # no block of it has been timed alone: milliseconds cannot be predicted
 
-END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
-PREVIOUS, TRANSCRIBE, TRANSLATE = "<|startofprev|>", "<|transcribe|>", "<|translate|>"
+PREVIOUS = "<|startofprev|>"
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the newer and the older name of one token
 
 WhisperModel: TypeAlias = WhisperForConditionalGeneration  # of which the slim one is a subclass
@@ -74,6 +90,11 @@ class WhisperCheckpoint:
     def is_slim(self) -> bool:
         """Whether the heads have widths of their own."""
         return isinstance(self.model, SlimWhisperForConditionalGeneration)
+
+    @property
+    def task(self) -> str:
+        """What it does unless it is told otherwise: "transcribe" or "translate"."""
+        return str(getattr(self.model.generation_config, "task", None) or "transcribe")
 
     @property
     def is_multilingual(self) -> bool:
@@ -110,7 +131,7 @@ def load_checkpoint(folder: Path) -> WhisperCheckpoint:
     tokenizer = _load_tokenizer(folder)
     slim = read_model_type(folder) == SLIM_MODEL_TYPE
     model_class = SlimWhisperForConditionalGeneration if slim else WhisperForConditionalGeneration
-    config = load_config(SlimWhisperConfig if slim else WhisperConfig, model_class, folder)
+    config = load_config(SlimWhisperConfig if slim else WhisperConfig, model_class, folder, SIZE_SIGNS)
     _check_geometry(folder, config)
     _check_window(folder, config, feature_extractor)
     _check_vocabulary(folder, config, tokenizer)
@@ -204,24 +225,19 @@ def _load_generation_config(folder: Path, config: WhisperConfig, tokenizer: Whis
         settings = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{path}: not generation settings ({first_line(error)})") from None
+    complete_settings(folder, settings, tokenizer)
     known = tokenizer.get_vocab()
     for key, token in (("no_timestamps_token_id", NO_TIMESTAMPS), ("decoder_start_token_id", START)):
-        found = getattr(settings, key, None)
-        if found is None:
-            raise BadInput(f"{path}: it has no {key}")
+        found = getattr(settings, key)
         if found != known[token]:
             raise BadInput(f"{path}: {key} is {found}, but {token!r} of the tokenizer is {known[token]}")
-    if getattr(settings, "is_multilingual", None) is None:
-        settings.is_multilingual = bool(getattr(settings, "lang_to_id", None))
-    for key in ("lang_to_id", "task_to_id") if settings.is_multilingual else ():
-        named = getattr(settings, key, None)
-        if not isinstance(named, dict) or not named:
-            raise BadInput(f"{path}: it has no {key}, which a multilingual model's prompt is made of")
     for key in ("lang_to_id", "task_to_id"):
         for name, token_id in (getattr(settings, key, None) or {}).items():
             token = name if key == "lang_to_id" else f"<|{name}|>"
             if known.get(token) != token_id:
                 raise BadInput(f"{path}: {key} says that {token!r} is {token_id}, and the tokenizer {known.get(token)}")
+    if settings.is_multilingual and settings.task not in settings.task_to_id:
+        raise BadInput(f"{path}: task is {settings.task!r}, but it has {', '.join(settings.task_to_id)}; set another")
     for key in ("suppress_tokens", "begin_suppress_tokens"):
         beyond = [token for token in getattr(settings, key, None) or () if not 0 <= token < config.vocab_size]
         if beyond:
@@ -332,12 +348,6 @@ def batch_loss(model: WhisperModel, inputs: SpeechInputs, target_ids: torch.Tens
     )
 
 
-def languages(tokenizer: WhisperTokenizer) -> dict[str, int]:
-    """The token id of every language of the tokenizer, by its code ("en"), in Whisper's order."""
-    known = tokenizer.get_vocab()
-    return {code: known[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in known}
-
-
 def prompt_language(checkpoint: WhisperCheckpoint, language: str | None = None) -> str | None:
     """The language code for the prompt of a model: what is asked for, or else the one that its settings name.
 
@@ -363,6 +373,21 @@ def prompt_language(checkpoint: WhisperCheckpoint, language: str | None = None) 
     return known[0] if code is None and len(known) == 1 else code
 
 
+def set_defaults(checkpoint: WhisperCheckpoint, task: str | None, language: str | None) -> None:
+    """Make a task and a language the model's own, in memory; None leaves what it has.
+
+    Raises:
+        BadInput: the model does not have them.
+    """
+    settings = checkpoint.model.generation_config
+    code = prompt_language(checkpoint, language) if language is not None else None
+    if task is not None and task not in (settings.task_to_id if checkpoint.is_multilingual else ("transcribe",)):
+        raise BadInput(f"{checkpoint.folder}: the model cannot {task}")
+    if checkpoint.is_multilingual:
+        settings.task = task or checkpoint.task
+        settings.language = code or getattr(settings, "language", None)
+
+
 def detected_language(checkpoint: WhisperCheckpoint, waveform_features: torch.Tensor) -> str | None:
     """The code of the language that the model hears in these windows (B, mels, frames) taken together."""
     if not checkpoint.is_multilingual:
@@ -375,13 +400,14 @@ def detected_language(checkpoint: WhisperCheckpoint, waveform_features: torch.Te
     return list(ids)[int(heard)].removeprefix("<|").removesuffix("|>")
 
 
-def prompt_tokens(tokenizer: WhisperTokenizer, language: str | None) -> list[int]:
+def prompt_tokens(tokenizer: WhisperTokenizer, language: str | None, task: str = "transcribe") -> list[int]:
     """The ids of `<|startoftranscript|>`, language and task, if there is a language, and `<|notimestamps|>`.
 
     Raises:
         BadInput: the tokenizer has no such language or no tasks.
     """
-    names = [START, f"<|{language}|>", TRANSCRIBE, NO_TIMESTAMPS] if language is not None else [START, NO_TIMESTAMPS]
+    asked = [f"<|{language}|>", TASK_TOKENS[task]] if language is not None else []
+    names = [START, *asked, NO_TIMESTAMPS]
     known = tokenizer.get_vocab()
     for name in names:
         if name not in known:
@@ -398,15 +424,18 @@ def text_tokens(tokenizer: WhisperTokenizer, text: str) -> list[int]:
     # Without `verbose` it warns of long texts; what is too long for a decoder is refused where that is known.
     ids = tokenizer(f" {text.strip()}", add_special_tokens=False, verbose=False)["input_ids"]
     end = tokenizer.get_vocab()[END]
-    special = next((token for token in ids if token >= end), None)
+    behind = (token for token in ids if token >= end)  # special ones, timestamps, and words added by a fine-tuning
+    special = next((token for token in behind if tokenizer.convert_ids_to_tokens(token).startswith("<|")), None)
     if special is not None:
         raise BadInput(f"the transcript {text!r} holds {tokenizer.convert_ids_to_tokens(special)!r}, a special token")
     return ids
 
 
-def decoder_tokens(tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None) -> torch.Tensor:
+def decoder_tokens(
+    tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None, task: str = "transcribe"
+) -> torch.Tensor:
     """What the decoder is fed, int64 (N, L): the prompt and the text, padded with `<|endoftext|>`."""
-    prompt, end = prompt_tokens(tokenizer, language), tokenizer.get_vocab()[END]
+    prompt, end = prompt_tokens(tokenizer, language, task), tokenizer.get_vocab()[END]
     return _padded([prompt + text_tokens(tokenizer, text) for text in texts], end)
 
 
@@ -428,7 +457,7 @@ def _padded(rows: list[list[int]], padding: int) -> torch.Tensor:
 def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
     """Features of the clips with their transcripts as decoder tokens and as targets.
 
-    The prompt's language is the model's own, or the one that it hears in the first clips.
+    The prompt's task is the model's own, and so is its language, or it is the one that is heard in the first clips.
 
     Raises:
         BadInput: the clips have no transcripts, or one is too long for the window or for the decoder.
@@ -444,7 +473,7 @@ def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report 
         report(f"front end of clip {number + 1} of {len(clips)}", (number + 1) / len(clips))
     heard = torch.cat(arrays)
     language = prompt_language(checkpoint) or detected_language(checkpoint, heard[:HEARD_FOR_LANGUAGE])
-    tokens = decoder_tokens(checkpoint.tokenizer, clips.texts, language)
+    tokens = decoder_tokens(checkpoint.tokenizer, clips.texts, language, checkpoint.task)
     wanted = targets(checkpoint.tokenizer, clips.texts, language)
     positions = checkpoint.model.config.max_target_positions
     if tokens.shape[1] > positions:
@@ -594,12 +623,14 @@ def decoding_settings(checkpoint: WhisperCheckpoint) -> dict[str, Any]:
         "no_speech": next((known[name] for name in NO_SPEECH if name in known), None),
         "no_timestamps": known[NO_TIMESTAMPS],
         "timestamp_begin": known[NO_TIMESTAMPS] + 1,
+        "timestamp_end": _timestamp_end(config, known),
         "transcribe": known.get(TRANSCRIBE),
         "translate": known.get(TRANSLATE),
         "languages": {name.removeprefix("<|").removesuffix("|>"): token for name, token in settings.lang_to_id.items()}
         if multilingual
         else {},
         "default_language": prompt_language(checkpoint) if multilingual else "en",
+        "default_task": checkpoint.task,
         "multilingual": multilingual,
         "suppress": list(settings.suppress_tokens or ()),
         "begin_suppress": list(settings.begin_suppress_tokens or ()),
@@ -610,12 +641,25 @@ def decoding_settings(checkpoint: WhisperCheckpoint) -> dict[str, Any]:
     }
 
 
+def _timestamp_end(config: WhisperConfig, known: Mapping[str, int]) -> int:
+    """The first id behind the timestamps, of which there is one for every position and one for the window's end."""
+    return int(min(known[NO_TIMESTAMPS] + 1 + config.max_source_positions + 1, config.vocab_size))
+
+
+def added_words(checkpoint: WhisperCheckpoint) -> list[int]:
+    """The ids behind the timestamps that stand for words, which a fine-tuning added to the tokenizer."""
+    known, special = checkpoint.tokenizer.get_vocab(), set(checkpoint.tokenizer.all_special_ids)
+    behind = _timestamp_end(checkpoint.model.config, known)
+    return sorted(token for token in known.values() if token >= behind and token not in special)
+
+
 def vocabulary_tokens(checkpoint: WhisperCheckpoint) -> list[str]:
     """The text of every token of the model, in GPT-2's byte alphabet; special tokens and timestamps as written."""
     known = checkpoint.tokenizer.get_vocab()
     texts = [""] * checkpoint.model.config.vocab_size
-    first, step_s = known[NO_TIMESTAMPS] + 1, decoding_settings(checkpoint)["timestamp_step_s"]
-    for token in range(first, len(texts)):
+    decoding = decoding_settings(checkpoint)
+    first, step_s = decoding["timestamp_begin"], decoding["timestamp_step_s"]
+    for token in range(first, decoding["timestamp_end"]):
         texts[token] = f"<|{(token - first) * step_s:.2f}|>"  # older tokenizers do not list them
     for text, token in known.items():
         texts[token] = text

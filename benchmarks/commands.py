@@ -1,0 +1,293 @@
+"""`python -m benchmarks`: what a device can do with numpy and one runtime, without the workstation's libraries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.compare import Bounds, compare, document_of
+from benchmarks.compare_page import comparison_page
+from benchmarks.device import device_facts, device_name
+from benchmarks.doctor import lines, report
+from benchmarks.inference import SPEECH_TASK
+from benchmarks.measure import BUDGET_S, benchmark, evaluate, evaluate_transcripts
+from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE
+from benchmarks.report import render_markdown
+from benchmarks.results import ROLES, Results
+from benchmarks.summary import accuracy_change, speed_up, summarise_latency, wilson_interval
+from benchmarks.transcribe import print_segments, transcribe_recording
+from runtimes.artifact import read_artifact
+from runtimes.choose import MODULES, choose_runtime
+from runtimes.clips import read_clips
+from runtimes.decoding import TASKS, DecodeOptions
+from runtimes.errors import BadInput, LeanearError
+from runtimes.sessions import PRECISIONS, SessionOptions
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status of one command: 0, or the error's own after its one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except LeanearError as error:
+        _end_line()
+        print(f"leanear: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        _end_line()
+        print(f"leanear: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        return BadInput.exit_status
+    except KeyboardInterrupt:
+        _end_line()
+        print("leanear: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="say what this machine is and which runtimes work on it")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(command=_doctor)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure an artifact, beside the dense one if given",
+        epilog="example: python -m benchmarks bench slim --dense dense --clips clips.npz --out results.json",
+    )
+    bench.add_argument("artifact", type=Path, help="artifact folder")
+    bench.add_argument("--dense", type=Path, help="artifact folder of the dense model to compare with")
+    bench.add_argument(
+        "--dense-precision", choices=PRECISIONS, help="what the dense one computes in (default: --precision)"
+    )
+    bench.add_argument("--clips", type=Path, help="evaluation clips (.npz)")
+    bench.add_argument("--out", type=Path, help="results file (default: results/DEVICE/RUNTIME-PRECISION.json)")
+    bench.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="time for the latency pass")
+    bench.add_argument(
+        "--sustained", type=float, default=0.0, metavar="SECONDS", help="then work that long without a pause"
+    )
+    bench.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    _add_session_flags(bench)
+    bench.set_defaults(command=_bench)
+
+    evaluation = commands.add_parser(
+        "eval",
+        help="the accuracy of an artifact on labelled clips, or its transcripts of transcribed ones",
+        epilog="example: python -m benchmarks eval slim --clips clips.npz --json",
+    )
+    evaluation.add_argument("artifact", type=Path, help="artifact folder")
+    evaluation.add_argument("--clips", type=Path, required=True, help="evaluation clips (.npz)")
+    evaluation.add_argument("--json", action="store_true", help="print JSON")
+    _add_session_flags(evaluation)
+    evaluation.set_defaults(command=_eval)
+
+    transcribing = commands.add_parser(
+        "transcribe",
+        help="the words of a WAV file, as they are found",
+        epilog="example: python -m benchmarks transcribe slim talk.wav --srt",
+    )
+    transcribing.add_argument("artifact", type=Path, help="artifact folder")
+    transcribing.add_argument("audio", type=Path, help="WAV file of any length and sample rate")
+    transcribing.add_argument("--language", help='a code such as "en", or "auto" (default: the model\'s, or auto)')
+    transcribing.add_argument("--task", choices=TASKS, help="(default: the model's own)")
+    transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
+    transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
+    transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
+    for writer in ("json", "srt", "vtt", "words"):
+        transcribing.add_argument(f"--{writer}", dest="writer", action="store_const", const=writer, default="plain")
+    _add_session_flags(transcribing)
+    transcribing.set_defaults(command=_transcribe)
+
+    comparing = commands.add_parser(
+        "compare",
+        help="what changed from one results file to another, and whether it is worse (status 8)",
+        epilog="example: python -m benchmarks compare before.json after.json --strict",
+    )
+    comparing.add_argument("a", type=Path, help="before: a results file, or a folder with one in results/")
+    comparing.add_argument("b", type=Path, help="after")
+    comparing.add_argument("--side", choices=ROLES, default="slim", help="which model of each (default: slim)")
+    bounds = Bounds()
+    for flag, default, text in (
+        ("--max-slowdown", bounds.max_slowdown_percent, "per cent of latency"),
+        ("--max-drop", bounds.max_drop, "points of accuracy or of word error rate"),
+        ("--max-memory", bounds.max_memory_percent, "per cent of peak memory"),
+    ):
+        comparing.add_argument(flag, type=_at_least_0, default=default, help=f"{text} (default: {default:g})")
+    comparing.add_argument("--over-dense", action="store_true", help="judge latency in units of the dense model's")
+    comparing.add_argument("--strict", action="store_true", help="fail where something is missing or not to be trusted")
+    comparing.add_argument("--json", action="store_true", help="print JSON")
+    comparing.set_defaults(command=_compare)
+    return parser
+
+
+def _at_least_0(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def _add_session_flags(parser: argparse.ArgumentParser) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    known = [name for name in MODULES if name != "null"]
+    parser.add_argument("--runtime", default="onnxruntime", help=f"one of {', '.join(known)} (default: onnxruntime)")
+    parser.add_argument("--threads", type=int, default=cores, help=f"compute threads (default: all {cores})")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="type computed in (default: fp32)")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    document = report(None, Path.cwd())
+    runtimes = {name: choose_runtime(name) for name in MODULES if name != "null"}
+    document["runtimes"] = {
+        name: runtime.available() or "works; computes in " + ", ".join(runtime.precisions())
+        for name, runtime in runtimes.items()
+    }
+    if options.json:
+        print(json.dumps(document, indent=1))
+        return
+    print("\n".join(lines(document)))
+    for name, text in document["runtimes"].items():
+        print(f"{'':8} {name:12} {text}")
+
+
+def _bench(options: argparse.Namespace) -> None:
+    session = SessionOptions(threads=options.threads, precision=options.precision)
+    name = device_name(device_facts())
+    out = options.out or Path("results") / name / f"{options.runtime}-{options.precision}.json"
+    results = benchmark(
+        options.dense,
+        options.artifact,
+        options.clips,
+        options.runtime,
+        session,
+        out,
+        dense_precision=options.dense_precision,
+        budget_s=options.budget,
+        sustained_s=options.sustained,
+        command=["python", "-m", "benchmarks", *sys.argv[1:]],
+        progress=_show,
+        fresh=options.fresh,
+    )
+    _end_line()
+    _print_summary(results)
+
+
+def _print_summary(results: Results) -> None:
+    accuracy = results.document["accuracy"]
+    for role in results.roles:
+        latency = summarise_latency([sample for samples in results.samples_ms(role) for sample in samples])
+        median = latency.percentiles_ms[50]
+        line = f"{role:6} median {'n/a' if median is None else f'{median:.2f} ms'} (n={latency.n})"
+        if role in results.document["memory"]["roles"]:
+            line += f", peak memory {results.document['memory']['roles'][role]['peak_rss_bytes'] / 1e6:.0f} MB"
+        if role in accuracy["roles"] and results.is_speech:
+            line += f", {len(accuracy['roles'][role]['texts'])} transcripts"
+        elif role in accuracy["roles"]:
+            predicted = accuracy["roles"][role]["predicted_ids"]
+            correct = sum(a == b for a, b in zip(predicted, accuracy["label_ids"]))
+            share = wilson_interval(correct, len(predicted))
+            line += f", accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%})"
+        print(line)
+    if len(results.roles) == 2:
+        faster = speed_up(results.samples_ms("dense"), results.samples_ms("slim"))
+        ratio = faster.ratio
+        print(f"speed-up {ratio.estimate:.3f} (95% {ratio.low:.3f} to {ratio.high:.3f}): {faster.verdict}")
+        if accuracy["status"] == "ok" and not results.is_speech:
+            ids = [accuracy["roles"][role]["predicted_ids"] for role in ("dense", "slim")]
+            change = accuracy_change(ids[0], ids[1], accuracy["label_ids"]).change
+            estimate, low, high = (100 * share for share in (change.estimate, change.low, change.high))
+            print(f"accuracy change {estimate:+.2f} points (95% {low:+.2f} to {high:+.2f})")
+    print(results.path)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    session = SessionOptions(threads=options.threads, precision=options.precision)
+    if read_artifact(options.artifact).task == SPEECH_TASK:
+        _eval_speech(options, session)
+        return
+    evaluation = evaluate(options.artifact, options.clips, options.runtime, session, progress=_show)
+    _end_line()
+    if options.json:
+        answer = {
+            "clips": evaluation.clips,
+            "correct": evaluation.correct,
+            "accuracy": evaluation.accuracy.estimate,
+            "accuracy_low": evaluation.accuracy.low,
+            "accuracy_high": evaluation.accuracy.high,
+            "cross_entropy_nats": evaluation.cross_entropy_nats,
+            "runtime": options.runtime,
+            "precision": options.precision,
+        }
+        print(json.dumps(answer, indent=1))
+        return
+    share = evaluation.accuracy
+    print(
+        f"accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%}), "
+        f"{evaluation.correct} of {evaluation.clips} clips, cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
+    )
+
+
+def _eval_speech(options: argparse.Namespace, session: SessionOptions) -> None:
+    """Transcripts beside references; the word error rate is the workstation's, for it needs Whisper's normaliser."""
+    transcripts = evaluate_transcripts(options.artifact, options.clips, options.runtime, session, progress=_show)
+    clips = read_clips(options.clips)
+    _end_line()
+    if not options.json:
+        for name, transcript in zip(clips.names, transcripts):
+            print(f"{name}  {transcript.text}")
+        return
+    rows = [
+        {"name": name, "text": transcript.text, "reference": reference}
+        for name, transcript, reference in zip(clips.names, transcripts, clips.texts or ())
+    ]
+    answer = {
+        "clips": len(rows),
+        "audio_s": sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz,
+        "seconds": sum(transcript.seconds for transcript in transcripts),
+        "runtime": options.runtime,
+        "precision": options.precision,
+        "transcripts": rows,
+    }
+    print(json.dumps(answer, indent=1))
+
+
+def _transcribe(options: argparse.Namespace) -> None:
+    decoding = DecodeOptions(
+        language=options.language,
+        task=options.task,
+        timestamps=not options.no_timestamps,
+        beams=options.beams,
+        condition_on_previous=options.condition,
+    )
+    session = SessionOptions(threads=options.threads, precision=options.precision)
+    segments = transcribe_recording(options.artifact, options.audio, options.runtime, session, decoding)
+    print_segments(segments, options.writer)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    bounds = Bounds(options.max_slowdown, options.max_drop, options.max_memory, options.over_dense)
+    comparison = compare(options.a, options.b, options.side, bounds)
+    if options.json:
+        print(json.dumps(document_of(comparison, options.strict), indent=1, ensure_ascii=False))
+    else:
+        print(render_markdown(comparison_page(comparison, options.strict)), end="")
+    failure = comparison.failure(options.strict)
+    if failure is not None:
+        raise failure
+
+
+def _show(text: str, fraction: float) -> None:
+    if os.environ.get(PROGRESS_VARIABLE):
+        print(f"{PROGRESS_MARK} {fraction:.4f} {text}", flush=True)
+    elif sys.stderr.isatty():
+        print(f"\r\033[K{fraction:4.0%} {text}", end="", file=sys.stderr, flush=True)
+
+
+def _end_line() -> None:
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,109 @@
+"""Models that are refused before any work: of another size than their weights, adapters, heads that are no classes."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+
+from runtimes.errors import BadInput
+from tests.whisper_models import write_whisper
+from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from toolchain.cli import run
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("wrong", [1, 3, 100_000])
+def test_layers_are_counted_in_the_weights(tiny_folder, tmp_path, wrong):
+    whisper = write_whisper(tmp_path / "whisper")
+    for folder, key in ((tiny_folder, "num_hidden_layers"), (whisper, "decoder_layers")):
+        change_config(folder, **{key: wrong})
+        start = time.monotonic()
+        with pytest.raises(BadInput, match=f"{key} is {wrong}, but the weights are those of 2$"):
+            load_checkpoint(folder)
+        assert time.monotonic() - start < 1.0
+
+
+def test_layers_are_counted_in_shards(tiny_ast, tiny_folder, tmp_path):
+    sharded = tmp_path / "sharded"
+    tiny_ast.save_pretrained(sharded, max_shard_size="20KB")
+    (sharded / "preprocessor_config.json").write_bytes((tiny_folder / "preprocessor_config.json").read_bytes())
+    assert len(list(sharded.glob("model-*.safetensors"))) > 1
+    load_checkpoint(sharded)
+    change_config(sharded, num_hidden_layers=3)
+    with pytest.raises(BadInput, match="the weights are those of 2$"):
+        load_checkpoint(sharded)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("hidden_size", 3_200_000, "hidden_size is 3200000, but the weights are those of 32$"),
+        ("num_labels", 10**9, "num_labels is 1000000000, but the weights are those of 5$"),
+        ("intermediate_size", 10**9, "a model of 130,.* parameters, but the weights hold "),
+    ],
+)
+def test_no_model_is_built_that_the_weights_cannot_fill(tiny_folder, key, value, said):
+    change_config(tiny_folder, **{key: value})
+    with pytest.raises(BadInput, match=said):
+        load_checkpoint(tiny_folder)
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"weight_map": {"a": "gone.safetensors"}}', "[1]"])
+def test_weights_that_are_not_there(tiny_folder, text):
+    (tiny_folder / "model.safetensors").unlink()
+    if text is not None:
+        (tiny_folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(BadInput, match="weights cannot be read"):
+        load_checkpoint(tiny_folder)
+
+
+def test_adapters(tiny_folder, tmp_path, capsys):
+    before = checkpoint_sha256(tiny_folder)
+    (tiny_folder / "adapter_config.json").write_text("{}")
+    assert checkpoint_sha256(tiny_folder) != before
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "adapter_config.json").write_text("{}")
+    for folder in (tiny_folder, alone):
+        for command in ("prune", "export"):
+            assert run([command, str(folder), "--out", str(tmp_path / "out"), "--data", str(tmp_path)]) == 2
+            said = capsys.readouterr().err
+            assert "adapter_config.json: an adapter, not a whole model; merge it" in said.splitlines()[-1]
+            assert "merge_and_unload" in said
+        with pytest.raises(BadInput, match="an adapter"):
+            checkpoint_folder(str(folder))
+    with pytest.raises(BadInput, match="an adapter"):
+        load_checkpoint(tiny_folder)
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_heads_whose_logits_are_not_of_classes(tiny_folder, kind):
+    change_config(tiny_folder, problem_type=kind)
+    with pytest.raises(BadInput, match=f"config.json: problem_type is '{kind}'; .* one label of several each$"):
+        load_checkpoint(tiny_folder)
+
+
+def test_single_label_classification_is_what_is_wanted(tiny_folder):
+    change_config(tiny_folder, problem_type="single_label_classification")
+    load_checkpoint(tiny_folder)
+
+
+def test_one_logit(tiny_ast, tiny_folder):
+    tiny_ast.config.id2label = {0: "yes"}
+    tiny_ast.classifier.dense = torch.nn.Linear(32, 1)
+    tiny_ast.save_pretrained(tiny_folder)
+    with pytest.raises(BadInput, match="config.json: the model has 1 logit; .* as one of two: 0 and z"):
+        load_checkpoint(tiny_folder)
+
+
+def test_two_classes_of_one_name(tiny_folder):
+    change_config(tiny_folder, id2label={"0": "down", "1": "left", "2": "right", "3": "left", "4": "yes"})
+    with pytest.raises(BadInput, match="config.json: id2label names both 1 and 3 'left'"):
+        load_checkpoint(tiny_folder)
