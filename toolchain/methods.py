@@ -29,10 +29,12 @@ from calibration.statistics import (
 from toolchain.allocate import ROUNDING, Allocation
 from toolchain.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
 from toolchain.closed_form import principal_basis, ridge_basis
+from toolchain.closed_loop import choose_measured
 from toolchain.compensation import compensate_
 from toolchain.costs import Costs, parameter_costs
 from toolchain.distillation import Distillation, distill_
 from toolchain.examples import LabelledInputs
+from toolchain.held_out import HeldOut, divided
 from toolchain.narration import Report, quiet
 from toolchain.plan import ROTATED, Plan, SitePlan, compose, untouched
 from toolchain.recovery import LoraRecovery
@@ -52,8 +54,10 @@ DENSE = "dense"
 DEFAULT = "default"
 DEFAULT_RECIPE = RotatedRecipe()
 DEFAULT_AS_SMALL = "default, as small as equal widths"
+DEFAULTS = (DEFAULT, DEFAULT_AS_SMALL)
 CLOVER = "CLOVER, equal widths"
 ACTIVATIONS_EQUAL = "activation basis, equal widths"
+OPEN_LOOP = "without the closed loop"
 MASK_FISHER = "per-sample mask Fisher"
 ENTIRE_HEADS = "Fisher basis, entire heads"
 
@@ -189,7 +193,7 @@ def methods(there: Collection[Needs] = CLASSIFIER) -> tuple[Method, ...]:
     return tuple(
         method
         for method in _all_methods()
-        if method.needs in there and (method.group != "parts" or method.recipe != DEFAULT_RECIPE)
+        if method.needs in there and (method.recipe != DEFAULT_RECIPE or method.name in (*DEFAULTS, OPEN_LOOP))
     )
 
 
@@ -253,6 +257,7 @@ def _all_methods() -> tuple[Method, ...]:
             )
             for scheme in SCHEMES
         ),
+        _rotated(OPEN_LOOP, DEFAULT_RECIPE, "the default's first plan, not measured and chosen again"),
         Method(
             "three shots", "parts", _shots, RotatedRecipe(shots=3),
             "a third of the way at a time, with new statistics, without training",
@@ -418,7 +423,7 @@ def _scheduled(bench: Bench, sparsity: float, recipe: PruneRecipe) -> Made:
 
 def _by_recipe(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     sites = bench.family.attention_sites(bench.checkpoint.model)
-    scores = _scores(bench, recipe)
+    scores = _scores(bench, recipe, bench.pool[bench.order])
     budget = (1 - sparsity) * bench.costs.dense
     return _cut(bench, scores.bases, choose_widths(sites, scores.losses, bench.costs, budget, recipe), recipe.basis)
 
@@ -429,7 +434,14 @@ def _cut(bench: Bench, bases: Mapping[str, SiteBasis], allocation: Allocation, b
 
 
 def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
-    return (_by_recipe if recipe.shots == 1 else _shots)(bench, sparsity, recipe)
+    """As `leanear prune`: what most of the clips chose is measured on the last fifth, and chosen again."""
+    family, dense = bench.family, bench.checkpoint.model
+    scored, held_out = divided(bench.pool[bench.order])
+    chosen = choose_measured(
+        family, dense, _scores(bench, recipe, scored), bench.costs, (1 - sparsity) * bench.costs.dense, recipe,
+        bench.shared("held out", lambda: HeldOut(dense, held_out, family.logits)), report=bench.report,
+    )  # fmt: skip
+    return Made(chosen.model, dataclasses.replace(bench.plan, sites=chosen.kept, basis=ROTATED + recipe.basis))
 
 
 def _default_as_small(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
@@ -531,7 +543,7 @@ def _other_clips(bench: Bench, sparsity: float, recipe: Control) -> Made:
 
 def _shuffled_heads(bench: Bench, sparsity: float, recipe: Control) -> Made:
     sites = bench.family.attention_sites(bench.checkpoint.model)
-    scores = _scores(bench, recipe.recipe)
+    scores = _scores(bench, recipe.recipe, bench.pool[bench.order])
     heads = [(site.name, head) for site in sites for head in range(len(site.query_key_widths))]
     shuffled = iter(np.random.default_rng(bench.seed).permutation(len(heads)))
     wrong = {
@@ -547,12 +559,12 @@ def _shuffled_heads(bench: Bench, sparsity: float, recipe: Control) -> Made:
 # What is shared
 
 
-def _scores(bench: Bench, recipe: RotatedRecipe) -> Scores:
+def _scores(bench: Bench, recipe: RotatedRecipe, clips: LabelledInputs) -> Scores:
     scoring = dataclasses.replace(recipe.scoring, seed=bench.seed)
     return bench.shared(
-        f"scores {scoring}",
+        f"scores {scoring} {len(clips)}",
         lambda: score_widths(
-            bench.family, bench.checkpoint.model, bench.pool[bench.order], scoring, made_from={},
+            bench.family, bench.checkpoint.model, clips, scoring, made_from={},
             clips_at_once=bench.clips_at_once, report=bench.report,
         ),
     )  # fmt: skip
