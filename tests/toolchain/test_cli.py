@@ -232,6 +232,9 @@ def test_flags_out_of_range(capsys, model, data):
         ("--method reference --max-drop 1", "--max-drop belongs to --method rotated"),
         ("--method reference --recovery full", "belong to --method rotated"),
         ("--method reference --compensate", "belong to --method rotated"),
+        ("--method reference --recovery lora --recovery-minutes 5", "--recovery-minutes belongs to --method rotated"),
+        ("--recovery-minutes 5", "--recovery-minutes is of no use without --recovery"),
+        ("--recovery full --recovery-minutes 0", "--recovery-minutes"),
     ],
 )
 @pytest.mark.parametrize("command", ["prune", "deploy"])
