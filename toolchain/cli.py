@@ -35,6 +35,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
 ROTATED_FLAGS = ("basis", "labels", "shots", "one_width_per_head", "pools")
 REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
 SPEECH_FLAGS = ("pools", "sites")  # of models with more than one kind of attention
+RECOVERY_MINUTES = 20.0
 GOALS = ("sparsity", "macs", "latency_ms", "speedup", "max_drop")
 
 
@@ -250,6 +251,12 @@ recipe_options = _options(
         " dense model; reference: lora on the labels after every step.",
     ),
     click.option(
+        "--recovery-minutes",
+        type=click.FloatRange(min=0.0, min_open=True),
+        callback=_finite,
+        help="rotated: recovery ends then at the latest, at the end of a pass over the clips.  [default: 20]",
+    ),
+    click.option(
         "--calibration-clips",
         type=click.IntRange(min=1),
         default=256,
@@ -419,10 +426,16 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
             )
         if flags["recovery"] == "full" or flags["compensate"]:
             raise BadInput("--recovery full and --compensate belong to --method rotated")
+        if flags["recovery_minutes"] is not None:
+            raise BadInput("--recovery-minutes belongs to --method rotated")
         return PruneJob(goal, PruneRecipe(sparsity=goal.value, recovery=flags["recovery"], **given), device)
     given = {"one_width_per_head": device.one_width_per_head, **given}
     multiples = (device.query_key_multiple, device.value_output_multiple)
-    recovery = None if flags["recovery"] == "none" else Distillation(method=flags["recovery"])
+    minutes = flags["recovery_minutes"]
+    if flags["recovery"] == "none" and minutes is not None:
+        raise BadInput("--recovery-minutes is of no use without --recovery full or lora")
+    seconds = 60 * (RECOVERY_MINUTES if minutes is None else minutes)
+    recovery = None if flags["recovery"] == "none" else Distillation(method=flags["recovery"], seconds=seconds)
     return PruneJob(goal, RotatedRecipe(multiples=multiples, **given), device, flags["compensate"], recovery)
 
 

@@ -33,6 +33,7 @@ from toolchain.dataset import SPEECH_TASK, Example, column_for, read_examples_fo
 from toolchain.distillation import Distillation
 from toolchain.evaluation import data_folder
 from toolchain.examples import LabelledInputs
+from toolchain.held_out import clips_to_score
 from toolchain.methods import (
     ACTIVATIONS_EQUAL,
     CLASSIFIER,
@@ -230,10 +231,7 @@ def recovery_methods(
     Best is the lowest mean KL in `rows` at that sparsity.
     """
     options = Distillation()
-    training_clips = clips - round(options.held_out * clips)
-    updates = options.epochs * -(-training_clips // options.batch_size)
-    if options.max_steps is not None:
-        updates = min(updates, options.max_steps)
+    updates = options.updates_planned(clips_to_score(clips))
     chosen = {}
     for sparsity in sparsities:
         best = [

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,21 +18,22 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from calibration.order import stratified_order
-from calibration.targets import answered, positions, strata
+from calibration.targets import answered, before_the_end, positions
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file, sha256_json
-from toolchain.examples import Inputs
+from toolchain.examples import Inputs, LabelledInputs
 from toolchain.narration import Report, quiet
 from toolchain.recovery import masked, with_lora
 
 Logits = Callable[[nn.Module, Any], torch.Tensor]
+LayersOf = Callable[[nn.Module], Sequence[nn.Module]]
 Method = Literal["lora", "full"]
 METHODS: tuple[Method, ...] = ("lora", "full")
 LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 2e-4}
+FEWEST_EPOCHS, FEWEST_UPDATES = 10, 100  # that are planned where no number of epochs is given
 
 STATE_FILE = "distillation.safetensors"
-STATE_SCHEMA = "leanear-distillation-1"
+STATE_SCHEMA = "leanear-distillation-2"
 METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
 LARGEST_GRADIENT_NORM = 1.0
 MOST_KEPT_BYTES = 512 * 1024**2  # of the dense model's answers; above, it answers every batch anew
@@ -40,6 +42,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of what AdamW keeps
 ALL_EPOCHS = "all epochs are done"
 ALL_STEPS = "max_steps updates are done"
 NO_BETTER = "the held-out KL no longer falls"
+OUT_OF_TIME = "the time budget is spent"
 DIVERGED = "the loss is not finite any more"
 
 
@@ -50,30 +53,34 @@ class Distillation:
     The defaults of method, rate, temperature and masks are what measured best on the demo's held-out clips.
 
     method: "full" trains every parameter, "lora" updates alpha/rank * B A of every linear layer's weight, which are
-    merged; learning_rate: None takes the method's own; epochs: passes over the training clips, at most; batch_size:
-    clips per update, of all processes together; temperature, label_weight: the loss is label_weight * cross-entropy of
-    the observed labels + (1 - label_weight) * temperature^2 KL(dense || slim), both softened by the temperature, and
-    the mean over all targets; held_out: share of the clips, balanced, that is not trained on: their KL at temperature 1
-    decides which epoch's state is kept, the first of them that before any training, and training stops after `patience`
-    epochs that do not lower it; 0 trains on all clips and keeps the last state; warm_up: share of the updates in which
-    the rate rises linearly, before half a cosine takes it to 0; frequency_mask_bins, time_mask_frames: widest band and
-    span of the features that is blanked per training clip, for both models alike; max_steps: updates, at most.
+    merged; learning_rate: None takes the method's own; epochs: passes over the training clips, at most; None takes as
+    many as make 100 updates, and 10 at least, so that a few clips are heard often enough; batch_size: clips per update,
+    of all processes together; temperature, label_weight, hidden_weight: the loss is label_weight * cross-entropy of the
+    observed labels + (1 - label_weight) * temperature^2 KL(dense || slim), both softened by the temperature, and the
+    mean over all targets, + hidden_weight * the mean of `hidden_differences` over transformer layers and clips;
+    patience: training stops after so many epochs that do not lower the held-out clips' KL at temperature 1, which
+    decides which epoch's state is kept, the first of them that before any training; warm_up: share of the updates in
+    which the rate rises linearly, before half a cosine takes it to 0; frequency_mask_bins, time_mask_frames: widest
+    band and span of the features that is blanked per training clip, for both models alike; max_steps: updates, at most;
+    seconds: wall-clock time, without interruptions, after which the epoch under way is the last. The rate falls as
+    planned for all updates, so that it is still above 0 where training runs out of time.
     """
 
     method: Method = "full"
     rank: int = 16
     alpha: float = 16.0
     learning_rate: float | None = None
-    epochs: int = 10
+    epochs: int | None = None
     batch_size: int = 16
     temperature: float = 4.0
     label_weight: float = 0.0
-    held_out: float = 0.15
+    hidden_weight: float = 0.0
     patience: int = 3
     warm_up: float = 0.05
     frequency_mask_bins: int = 0
     time_mask_frames: int = 0
     max_steps: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -85,13 +92,15 @@ class Distillation:
         for name in ("frequency_mask_bins", "time_mask_frames"):
             if getattr(self, name) < 0:
                 raise BadInput(f"distillation {name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("alpha", "learning_rate", "temperature"):
+        for name in ("alpha", "learning_rate", "temperature", "seconds"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise BadInput(f"distillation {name} is {value:g}; it must be above 0")
-        for name, largest in (("label_weight", 1.0), ("held_out", 0.5), ("warm_up", 1.0)):
-            if not 0.0 <= getattr(self, name) <= largest:
-                raise BadInput(f"distillation {name} is {getattr(self, name):g}; it must lie between 0 and {largest:g}")
+        for name in ("label_weight", "warm_up"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise BadInput(f"distillation {name} is {getattr(self, name):g}; it must lie between 0 and 1")
+        if not 0.0 <= self.hidden_weight < math.inf:
+            raise BadInput(f"distillation hidden_weight is {self.hidden_weight:g}; it must be at least 0")
 
     @property
     def peak_learning_rate(self) -> float:
@@ -103,14 +112,29 @@ class Distillation:
         """Whether training clips are blanked in part."""
         return self.frequency_mask_bins > 0 or self.time_mask_frames > 0
 
+    def updates_per_epoch(self, clips: int) -> int:
+        """Updates of one pass over so many training clips."""
+        return math.ceil(clips / self.batch_size)
+
+    def epochs_planned(self, clips: int) -> int:
+        """Passes over so many training clips, at most."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(FEWEST_EPOCHS, math.ceil(FEWEST_UPDATES / self.updates_per_epoch(clips)))
+
+    def updates_planned(self, clips: int) -> int:
+        """Updates on so many training clips, at most."""
+        planned = self.epochs_planned(clips) * self.updates_per_epoch(clips)
+        return planned if self.max_steps is None else min(planned, self.max_steps)
+
 
 @dataclass(frozen=True)
 class Distilled:
     """What a distillation did.
 
     updates: made in all; training_losses: mean of every epoch; held_out_kls: KL(dense || slim) in nats per target of
-    the held-out clips, before training and after every epoch, empty without held-out clips; best_epoch: after which
-    epoch the state was taken that the model has now, 0 for the one before training; stopped: why training ended.
+    the held-out clips, before training and after every epoch; best_epoch: after which epoch the state was taken that
+    the model has now, 0 for the one before training; stopped: why training ended.
     """
 
     updates: int = 0
@@ -121,40 +145,53 @@ class Distilled:
 
 
 @dataclass(frozen=True)
+class _Layers:
+    """The transformer layers whose outputs are compared, if any, and which of them a sequence's decoder has."""
+
+    student: tuple[nn.Module, ...] = ()
+    teacher: tuple[nn.Module, ...] = ()
+    of_decoder: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class _Work:
-    """All that stays the same during a distillation; the clips are numbers of rows of `inputs`."""
+    """All that stays the same during a distillation."""
 
     accelerator: Any
     student: nn.Module
     teacher: nn.Module
-    inputs: Inputs
-    targets: torch.Tensor
+    training: LabelledInputs
+    held_out: LabelledInputs
     logits: Logits
+    layers: _Layers
     options: Distillation
-    training: torch.Tensor
-    held_out: torch.Tensor
     seed: int
     report: Report
 
     @property
-    def updates_per_epoch(self) -> int:
-        return math.ceil(len(self.training) / self.options.batch_size)
-
-    @property
     def updates_planned(self) -> int:
-        planned = self.options.epochs * self.updates_per_epoch
-        return planned if self.options.max_steps is None else min(planned, self.options.max_steps)
+        return self.options.updates_planned(len(self.training))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What an earlier run left: what it did, in how many seconds, and its tensors by kind and name."""
+
+    done: Distilled
+    seconds: float
+    tensors: dict[str, dict[str, torch.Tensor]]
 
 
 def distill_(
     student: nn.Module,
     teacher: nn.Module,
-    inputs: Inputs,
-    targets: torch.Tensor,
+    training: LabelledInputs,
+    held_out: LabelledInputs,
     logits: Logits,
     options: Distillation,
     *,
-    order: torch.Tensor | None = None,
+    layers: LayersOf | None = None,
+    decoder_layers: LayersOf | None = None,
     seed: int = 0,
     state: Path | None = None,
     made_from: Mapping[str, str] | None = None,
@@ -162,32 +199,39 @@ def distill_(
 ) -> Distilled:
     """Train the student in place to answer as the teacher does, and keep its best state; what the training did.
 
-    inputs: (N, ...) as the models take them; targets: (N,), or (N, L) as in `calibration.targets`; both on the CPU;
-    logits(model, inputs): (B, C), or (B, L, C); order: clips to use, int64, or None for all. The student's structure,
-    mode, requires_grad flags and device stay, and the teacher stays as it is.
+    training: clips to train on; held_out: clips that decide when to stop and which state is kept; both on the CPU;
+    logits(model, inputs): (B, C), or (B, L, C). layers(model): a model's transformer layers, of which each gives
+    (B, T, D), with the same T and D in both models; decoder_layers(model): those of them whose T are the positions of
+    the targets, (B, L), of which the ones after a clip's last target count for nothing. Both are asked for only if
+    `hidden_weight` is above 0, decoder_layers only of targets (N, L). The student's structure, mode, requires_grad
+    flags and device stay, and the teacher stays as it is.
 
-    state: a folder from which an interrupted run goes on after its last finished epoch, to the same bytes; made_from:
-    sha256 by kind of student, teacher and clips: what is in the folder of others, or of other options, is not used.
+    state: a folder from which an interrupted run goes on after its last finished epoch, to the same bytes unless it
+    runs out of time; made_from: sha256 by kind of student, teacher and clips: what is in the folder of others, or of
+    other options, is not used.
 
     Runs on the processes and the accelerators that `accelerate launch` or `torchrun` gave, or on one; all processes
     call it alike and end with the same student. Only the first reports and writes.
 
     Raises:
-        BadInput: too few clips, or the processes do not see the same state.
+        BadInput: no clips to train on or none held out, or the processes do not see the same state.
     """
     from accelerate import Accelerator  # imports much; only recovery needs it
 
     if state is not None and not made_from:
         raise ValueError("a state folder is of no use without made_from: it could be another model's")
+    if not len(training) or not len(held_out):
+        raise BadInput(
+            f"distillation has {len(training)} clips to train on and {len(held_out)} held out; both need one"
+        )
+    compared = _layers(student, teacher, layers, decoder_layers, training) if options.hidden_weight else _Layers()
     # without this flag, several processes on CPUs would each train alone
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
     device = accelerator.device
-    training, held_out = _split(strata(targets), order, options, seed)
-    identity = sha256_json(
-        [dict(made_from or {}), dataclasses.asdict(options), seed, training.tolist(), held_out.tolist()]
-    )
+    clips = [training.targets.tolist(), held_out.targets.tolist()]
+    identity = sha256_json([dict(made_from or {}), dataclasses.asdict(options), seed, *clips])
     work = _Work(
-        accelerator, student, teacher, inputs, targets, logits, options, training, held_out, seed,
+        accelerator, student, teacher, training, held_out, logits, compared, options, seed,
         report if accelerator.is_main_process else quiet,
     )  # fmt: skip
     state_path = None if state is None else state / STATE_FILE
@@ -207,16 +251,22 @@ def distill_(
         return distilled
 
 
-def _split(
-    label_ids: torch.Tensor, order: torch.Tensor | None, options: Distillation, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips to train on and clips held out, both balanced over the labels."""
-    order = torch.arange(len(label_ids)) if order is None else order
-    balanced = order[torch.from_numpy(stratified_order(label_ids[order].numpy(), seed))]
-    held_out_clips = round(options.held_out * len(order))
-    if len(order) - held_out_clips < 1 or (options.held_out and not held_out_clips):
-        raise BadInput(f"{len(order)} clips are too few to hold out {options.held_out:g} of them (held_out)")
-    return balanced[held_out_clips:], balanced[:held_out_clips]
+def _layers(
+    student: nn.Module,
+    teacher: nn.Module,
+    layers: LayersOf | None,
+    decoder_layers: LayersOf | None,
+    clips: LabelledInputs,
+) -> _Layers:
+    """The layers to compare, found before training wraps what is in them."""
+    if layers is None:
+        raise ValueError("hidden_weight is of no use without layers: there is nothing to compare")
+    if decoder_layers is None and clips.targets.ndim > 1:
+        raise ValueError("with targets at positions, decoder_layers must say where positions can be unused")
+    of_decoder = () if decoder_layers is None else tuple(decoder_layers(student))
+    compared = tuple(layers(student))
+    numbers = frozenset(number for number, layer in enumerate(compared) if layer in of_decoder)
+    return _Layers(compared, tuple(layers(teacher)), numbers)
 
 
 @contextlib.contextmanager
@@ -247,34 +297,43 @@ def _distill(work: _Work, trained: dict[str, nn.Parameter], state_path: Path | N
     best = {name: parameter.detach().clone() for name, parameter in trained.items()}
     kept = _read_state(state_path, identity, best, work.accelerator.device)
     _check_same_state(work.accelerator, kept, state_path)
+    began_s = time.monotonic() - (0.0 if kept is None else kept.seconds)
     done = Distilled()
     if kept is not None:
-        done, tensors = kept
-        best = tensors["best"]
+        done, best = kept.done, kept.tensors["best"]
         if done.stopped:
             work.report("recovery was finished before", None)
         else:
             work.report(f"recovery goes on after epoch {len(done.training_losses)}", None)
-            _copy_into(trained, tensors["trained"])
-            _restore_moments(optimizer, trained, tensors)
+            _copy_into(trained, kept.tensors["trained"])
+            _restore_moments(optimizer, trained, kept.tensors)
     if not done.stopped:
         held_out_logits = None
         if _bytes_of_logits(work, work.held_out) <= MOST_KEPT_BYTES:
             held_out_logits = _all_logits(work, work.teacher, work.held_out)
-        # with masks the teacher hears every batch anew, because what is blanked changes
-        anew = work.options.masks or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
+        # With masks, what the teacher hears changes. The outputs of its layers are larger than most memories: what
+        # computes them anew gives the logits as well.
+        anew = work.options.masks or work.layers.teacher or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
         training_logits = None if anew else _all_logits(work, work.teacher, work.training)
-        if kept is None and len(work.held_out):
+        if kept is None:
             done = dataclasses.replace(done, held_out_kls=(_held_out_kl(work, held_out_logits),))
         while not done.stopped:
             done = _train_epoch(work, trained, optimizer, training_logits, held_out_logits, done)
+            seconds = _longest(work.accelerator, time.monotonic() - began_s)
+            if not done.stopped and work.options.seconds is not None and seconds >= work.options.seconds:
+                done = dataclasses.replace(done, stopped=OUT_OF_TIME)
             if done.best_epoch == len(done.training_losses):
                 best = {name: parameter.detach().clone() for name, parameter in trained.items()}
             if state_path is not None and work.accelerator.is_main_process:
-                _write_state(state_path, identity, done, trained, best, optimizer)
+                _write_state(state_path, identity, done, seconds, trained, best, optimizer)
     _copy_into(trained, best)
     work.accelerator.wait_for_everyone()
     return done
+
+
+def _longest(accelerator: Any, seconds: float) -> float:
+    """The longest time of any process: they must end after the same epoch."""
+    return float(accelerator.reduce(torch.tensor(seconds, device=accelerator.device), "max"))
 
 
 def _train_epoch(
@@ -293,29 +352,24 @@ def _train_epoch(
     torch.manual_seed((work.seed * 1_000_003 + epoch) * 4_099 + accelerator.process_index)
     work.student.train()
     updates, loss_sum, clips = done.updates, 0.0, 0
-    so_far = f", held-out KL {done.held_out_kls[-1]:.4f} nats" if done.held_out_kls else ""
+    so_far = f"held-out KL {done.held_out_kls[-1]:.4f} nats"
     batches = torch.randperm(len(work.training), generator=draws).split(options.batch_size)
     for rows in batches[: work.updates_planned - updates]:
-        blanked = masked(work.inputs[work.training[rows]], options.frequency_mask_bins, options.time_mask_frames, draws)
+        blanked = masked(work.training.inputs[rows], options.frequency_mask_bins, options.time_mask_frames, draws)
         optimizer.param_groups[0]["lr"] = options.peak_learning_rate * _rate_share(work, updates)
         loss = _mean_loss_gradients(work, trained, rows, blanked, training_logits)
         torch.nn.utils.clip_grad_norm_(trained.values(), LARGEST_GRADIENT_NORM)
         if math.isfinite(loss):
             optimizer.step()
         updates, loss_sum, clips = updates + 1, loss_sum + loss * len(rows), clips + len(rows)
-        work.report(f"recovery, update {updates}/{work.updates_planned}{so_far}", updates / work.updates_planned)
-    held_out_kls = done.held_out_kls
-    best_epoch = epoch
-    if len(work.held_out):
-        held_out_kls = (*held_out_kls, _held_out_kl(work, held_out_logits))
-        best_epoch = epoch if held_out_kls[-1] < held_out_kls[done.best_epoch] else done.best_epoch
-    elif not math.isfinite(loss_sum):
-        best_epoch = done.best_epoch
+        work.report(f"recovery, update {updates}/{work.updates_planned}, {so_far}", updates / work.updates_planned)
+    held_out_kls = (*done.held_out_kls, _held_out_kl(work, held_out_logits))
+    best_epoch = epoch if held_out_kls[-1] < held_out_kls[done.best_epoch] else done.best_epoch
     stopped = ""
     if not math.isfinite(loss_sum):
         stopped = DIVERGED
     elif updates >= work.updates_planned:
-        stopped = ALL_EPOCHS if updates == options.epochs * work.updates_per_epoch else ALL_STEPS
+        stopped = ALL_STEPS if updates == options.max_steps else ALL_EPOCHS
     elif epoch - best_epoch >= options.patience:
         stopped = NO_BETTER
     return Distilled(updates, (*done.training_losses, loss_sum / clips), held_out_kls, best_epoch, stopped)
@@ -343,19 +397,25 @@ def _mean_loss_gradients(
     """
     accelerator = work.accelerator
     mine = _share(accelerator, torch.arange(len(rows)))
+    all_targets = work.training.targets[rows]
     for parameter in trained.values():
         parameter.grad = torch.zeros_like(parameter)
     loss = torch.zeros((), device=accelerator.device)
     if len(mine):
         part = blanked[mine].to(accelerator.device)
+        targets = all_targets[mine].to(accelerator.device)
+        dense_outputs: dict[int, torch.Tensor] = {}
         if training_logits is None:
-            with torch.no_grad():
+            with torch.no_grad(), _outputs_of(work.layers.teacher) as dense_outputs:
                 dense_logits = work.logits(work.teacher, part)
         else:
             dense_logits = training_logits[rows[mine].to(accelerator.device)]
-        targets = work.targets[work.training[rows[mine]]].to(accelerator.device)
-        loss = _loss_sum(work.logits(work.student, part), dense_logits, targets, work.options)
-        loss = loss / positions(work.targets[work.training[rows]])
+        with _outputs_of(work.layers.student) as slim_outputs:
+            slim_logits = work.logits(work.student, part)
+        loss = _loss_sum(slim_logits, dense_logits, targets, work.options) / positions(all_targets)
+        if slim_outputs:
+            hidden = _hidden_sum(dense_outputs, slim_outputs, targets, work.layers.of_decoder)
+            loss = loss + work.options.hidden_weight * hidden / len(rows)
         accelerator.backward(loss)
     if accelerator.num_processes > 1:
         gradients = torch.cat([parameter.grad.flatten() for parameter in trained.values()])  # type: ignore[union-attr]
@@ -378,6 +438,53 @@ def _loss_sum(
     return options.label_weight * labelled + (1 - options.label_weight) * softened
 
 
+@contextlib.contextmanager
+def _outputs_of(layers: Sequence[nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
+    """What the layers give in the next pass, by number; a layer that the training passes over gives nothing."""
+    outputs: dict[int, torch.Tensor] = {}
+
+    def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_layer: nn.Module, _given: Any, output: Any) -> None:
+            outputs[number] = output if isinstance(output, torch.Tensor) else output[0]
+
+        return hook
+
+    hooks = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(layers)]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _hidden_sum(
+    dense_outputs: Mapping[int, torch.Tensor],
+    slim_outputs: Mapping[int, torch.Tensor],
+    targets: torch.Tensor,
+    of_decoder: frozenset[int],
+) -> torch.Tensor:
+    """The mean of `hidden_differences` over layers, summed over the clips of a part of a batch."""
+    used = before_the_end(targets)
+    differences = [
+        hidden_differences(dense_outputs[number], slim, used if number in of_decoder else None).sum()
+        for number, slim in slim_outputs.items()
+    ]
+    return torch.stack(differences).mean()
+
+
+def hidden_differences(dense: torch.Tensor, slim: torch.Tensor, used: torch.Tensor | None = None) -> torch.Tensor:
+    """|slim - dense|^2 / |dense|^2 of every clip, (B,), over the used of a layer's outputs (B, T, D).
+
+    used: (B, T), whether an output counts, or None for all. The gradient is that of the slim outputs alone.
+    """
+    squares = dense.detach().square().sum(dim=2)  # (B, T)
+    differences = functional.mse_loss(slim, dense.detach(), reduction="none").sum(dim=2)
+    if used is not None:
+        squares, differences = (each.masked_fill(~used, 0.0) for each in (squares, differences))
+    # a clip without any used output has no difference either
+    return differences.sum(dim=1) / squares.sum(dim=1).clamp_min(torch.finfo(squares.dtype).tiny)
+
+
 def kl_divergences(dense_logits: torch.Tensor, slim_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """KL(dense || slim) at every target in nats, (P,), from logits (B, C), or (B, L, C) with targets (B, L)."""
     dense, slim = (functional.log_softmax(answered(each, targets)[0], dim=1) for each in (dense_logits, slim_logits))
@@ -390,33 +497,34 @@ def _share(accelerator: Any, clips: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _bytes_of_logits(work: _Work, clips: torch.Tensor) -> int:
+def _bytes_of_logits(work: _Work, clips: LabelledInputs) -> int:
     """What the logits of all these clips take."""
-    if work.targets.ndim == 1 or not len(clips):
+    if clips.targets.ndim == 1:
         return 0  # a label each: never much
     work.teacher.eval()
-    one = work.logits(work.teacher, work.inputs[clips[:1]].to(work.accelerator.device))
+    one = work.logits(work.teacher, clips.inputs[:1].to(work.accelerator.device))
     return len(clips) * one.numel() * one.element_size()
 
 
 @torch.no_grad()
-def _logits_of(work: _Work, model: nn.Module, clips: torch.Tensor) -> torch.Tensor:
+def _logits_of(work: _Work, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
     model.eval()
-    batches = clips.split(work.options.batch_size)
-    parts = [work.logits(model, work.inputs[batch].to(work.accelerator.device)) for batch in batches if len(batch)]
-    return torch.cat(parts) if parts else torch.zeros(0, *[1] * work.targets.ndim, device=work.accelerator.device)
+    batches = torch.arange(len(clips)).split(work.options.batch_size)
+    parts = [work.logits(model, clips.inputs[rows].to(work.accelerator.device)) for rows in batches if len(rows)]
+    return torch.cat(parts) if parts else torch.zeros(0, *[1] * clips.targets.ndim, device=work.accelerator.device)
 
 
-def _all_logits(work: _Work, model: nn.Module, clips: torch.Tensor) -> torch.Tensor:
+def _all_logits(work: _Work, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
     """The model's logits of the clips, (clips, ...), the same on all processes, each of which computes a part."""
     accelerator = work.accelerator
-    own = _logits_of(work, model, _share(accelerator, clips))
+    mine = _share(accelerator, torch.arange(len(clips)))
+    own = _logits_of(work, model, clips[mine])
     if accelerator.num_processes == 1:
         return own
     sizes = accelerator.reduce(torch.tensor(own.shape[1:], device=accelerator.device), "max").tolist()
     everything = torch.zeros(len(clips), *sizes, device=accelerator.device)
     if len(own):
-        everything[_share(accelerator, torch.arange(len(clips))).to(accelerator.device)] = own
+        everything[mine.to(accelerator.device)] = own
     return accelerator.reduce(everything, "sum")
 
 
@@ -425,15 +533,16 @@ def _held_out_kl(work: _Work, held_out_logits: torch.Tensor | None) -> float:
 
     held_out_logits: the dense model's, or None to ask it batch by batch.
     """
-    targets = work.targets[work.held_out]
+    targets = work.held_out.targets
     if held_out_logits is not None:
         slim_logits = _all_logits(work, work.student, work.held_out)
         return float(kl_divergences(held_out_logits, slim_logits, targets).cpu().double().mean())
     total = torch.zeros((), dtype=torch.float64)
-    for clips in _share(work.accelerator, work.held_out).split(work.options.batch_size):
-        if len(clips):
+    for rows in _share(work.accelerator, torch.arange(len(targets))).split(work.options.batch_size):
+        if len(rows):
+            clips = work.held_out[rows]
             dense, slim = (_logits_of(work, model, clips) for model in (work.teacher, work.student))
-            total += kl_divergences(dense, slim, work.targets[clips]).cpu().double().sum()
+            total += kl_divergences(dense, slim, clips.targets).cpu().double().sum()
     total = work.accelerator.reduce(total.to(work.accelerator.device), "sum")
     return float(total) / positions(targets)
 
@@ -457,6 +566,7 @@ def _write_state(
     path: Path,
     identity: str,
     done: Distilled,
+    seconds: float,
     trained: Mapping[str, nn.Parameter],
     best: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
@@ -467,7 +577,9 @@ def _write_state(
         for name, parameter in trained.items():
             tensors[f"trained/{name}"] = parameter.detach()
             tensors |= {f"{moment}/{name}": optimizer.state[parameter][moment] for moment in MOMENTS}
-    description = {"schema": STATE_SCHEMA, "identity": identity, "done": dataclasses.asdict(done)}
+    description = {
+        "schema": STATE_SCHEMA, "identity": identity, "done": dataclasses.asdict(done), "seconds": seconds,
+    }  # fmt: skip
     with replaced_file(path) as part:
         try:
             save_file(
@@ -481,8 +593,8 @@ def _write_state(
 
 def _read_state(
     path: Path | None, identity: str, expected: Mapping[str, torch.Tensor], device: torch.device
-) -> tuple[Distilled, dict[str, dict[str, torch.Tensor]]] | None:
-    """What was done and the tensors by kind and name, or None where there is no whole state of these inputs."""
+) -> _Kept | None:
+    """What an earlier run left, or None where there is no whole state of these inputs."""
     if path is None or not path.is_file():
         return None
     tensors: dict[str, dict[str, torch.Tensor]] = {}
@@ -502,7 +614,7 @@ def _read_state(
     whole = tensors.keys() == kinds and all(tensors[kind].keys() == expected.keys() for kind in kinds)
     if not whole or any(tensors["best"][name].shape != value.shape for name, value in expected.items()):
         return None
-    return done, tensors
+    return _Kept(done, description["seconds"], tensors)
 
 
 def _distilled(value: Mapping[str, Any]) -> Distilled:
@@ -515,9 +627,9 @@ def _distilled(value: Mapping[str, Any]) -> Distilled:
     )
 
 
-def _check_same_state(accelerator: Any, kept: tuple[Distilled, Any] | None, path: Path | None) -> None:
+def _check_same_state(accelerator: Any, kept: _Kept | None, path: Path | None) -> None:
     """Processes that go on after different epochs would wait for each other for ever."""
-    epochs = -1 if kept is None else len(kept[0].training_losses)
+    epochs = -1 if kept is None else len(kept.done.training_losses)
     found = accelerator.gather(torch.tensor([epochs], device=accelerator.device)).tolist()
     if len(set(found)) > 1:
         raise BadInput(f"{path}: the processes do not see the same state; its folder must be on a disk that they share")

@@ -27,8 +27,13 @@ def divided(clips: LabelledInputs) -> tuple[LabelledInputs, LabelledInputs]:
     """
     if len(clips) < 2:
         return clips, clips
-    held_out = min(MOST_HELD_OUT, max(1, round(HELD_OUT_SHARE * len(clips))))
-    return clips[: len(clips) - held_out], clips[len(clips) - held_out :]
+    scored = clips_to_score(len(clips))
+    return clips[:scored], clips[scored:]
+
+
+def clips_to_score(clips: int) -> int:
+    """How many of so many clips `divided` does not hold out."""
+    return clips if clips < 2 else clips - min(MOST_HELD_OUT, max(1, round(HELD_OUT_SHARE * clips)))
 
 
 @dataclass(frozen=True)

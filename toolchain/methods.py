@@ -335,8 +335,9 @@ def recovered(method: Method, options: Distillation) -> Method:
     def make(bench: Bench, sparsity: float, recipe: Recovered) -> Made:
         made = method.make(bench, sparsity, recipe.recipe)
         distilled = distill_(
-            made.model, bench.checkpoint.model, bench.pool.inputs, bench.pool.targets, bench.family.logits,
-            recipe.options, order=bench.order, seed=bench.seed, report=bench.report,
+            made.model, bench.checkpoint.model, *divided(bench.pool[bench.order]), bench.family.logits,
+            recipe.options, layers=bench.family.encoder_layers, decoder_layers=bench.family.decoder_layers,
+            seed=bench.seed, report=bench.report,
         )  # fmt: skip
         return dataclasses.replace(made, updates=made.updates + distilled.updates)
 

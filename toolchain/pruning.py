@@ -326,7 +326,8 @@ def _prune_rotated(
     if job.recovery is not None:
         made = {**made_from, "job": sha256_json(job.as_json()), "plan": plan_sha256(pruned.plan)}
         distilled = distill_(
-            slim, checkpoint.model, clips.inputs, clips.targets, family.logits, job.recovery, seed=recipe.seed,
+            slim, checkpoint.model, clips, judge.held_out.clips, family.logits, job.recovery,
+            layers=family.encoder_layers, decoder_layers=family.decoder_layers, seed=recipe.seed,
             state=state / "recovery", made_from=made, report=report,
         )  # fmt: skip
         facts["recovery"] = dataclasses.asdict(distilled)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, make_tiny_ast, tone
 from toolchain.cli import cli, run
 
@@ -232,6 +233,9 @@ def test_flags_out_of_range(capsys, model, data):
         ("--method reference --max-drop 1", "--max-drop belongs to --method rotated"),
         ("--method reference --recovery full", "belong to --method rotated"),
         ("--method reference --compensate", "belong to --method rotated"),
+        ("--method reference --recovery lora --recovery-minutes 5", "--recovery-minutes belongs to --method rotated"),
+        ("--recovery-minutes 5", "--recovery-minutes is of no use without --recovery"),
+        ("--recovery full --recovery-minutes 0", "--recovery-minutes"),
     ],
 )
 @pytest.mark.parametrize("command", ["prune", "deploy"])
@@ -240,6 +244,22 @@ def test_goals_and_flags_that_do_not_go_together(capsys, model, data, tmp_path, 
     assert run([command, str(model), *out, *flags.split()]) == 2
     assert message in one_line(capsys)
     assert not list(tmp_path.iterdir()), "refused before any work"
+
+
+@pytest.mark.parametrize(("flags", "seconds"), [("", 1200.0), (" --recovery-minutes 0.5", 30.0)])
+def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, model, data, tmp_path, flags, seconds):
+    from toolchain import pruning
+
+    jobs = []
+
+    def prune_checkpoint(*_arguments, job, **_settings):
+        jobs.append(job)
+        raise BadInput("enough")
+
+    monkeypatch.setattr(pruning, "prune_checkpoint", prune_checkpoint)
+    arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
+    assert run([*arguments, "--recovery", "lora", *flags.split()]) == 2
+    assert (jobs[0].recovery.method, jobs[0].recovery.seconds) == ("lora", seconds)
 
 
 def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):

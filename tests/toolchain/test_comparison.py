@@ -217,7 +217,7 @@ def test_recovery_takes_the_references_best_and_gives_its_full_schedule_five_tim
     assert "reference: heads, fisher, global, recovered" in names
     assert "reference: channels, magnitude, local, recovered" in names
     budget = chosen[0].recipe.options
-    ours = budget.epochs * math.ceil((256 - round(256 * budget.held_out)) / budget.batch_size)
+    ours = budget.updates_planned(256 - 51)
     for method in chosen[-2:]:
         assert method.recipe.schedule == "iterative"
         theirs = 7 * method.recipe.recovery_options.epochs * math.ceil(256 / 16)

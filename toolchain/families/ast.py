@@ -154,8 +154,14 @@ def dense_plan(model: AstModel) -> Plan:
 
 
 def encoder_layers(model: AstModel) -> tuple[torch.nn.Module, ...]:
-    """The model's transformer layers, for activation checkpointing."""
+    """The model's transformer layers, for activation checkpointing and to compare their outputs."""
     return tuple(model.audio_spectrogram_transformer.layers)
+
+
+def decoder_layers(model: AstModel) -> tuple[torch.nn.Module, ...]:
+    """Those of the transformer layers whose outputs stand at the positions of a sequence's targets: none."""
+    del model
+    return ()
 
 
 def features(feature_extractor: ASTFeatureExtractor, waveforms: Sequence[np.ndarray]) -> torch.Tensor:

@@ -304,8 +304,13 @@ def dense_plan(model: WhisperModel) -> Plan:
 
 
 def encoder_layers(model: WhisperModel) -> tuple[torch.nn.Module, ...]:
-    """All transformer layers, of encoder and decoder, for activation checkpointing."""
+    """All transformer layers, of encoder and decoder, for activation checkpointing and to compare their outputs."""
     return (*model.model.encoder.layers, *model.model.decoder.layers)
+
+
+def decoder_layers(model: WhisperModel) -> tuple[torch.nn.Module, ...]:
+    """Those of the transformer layers whose outputs stand at the positions of a sequence's targets."""
+    return tuple(model.model.decoder.layers)
 
 
 def features(feature_extractor: WhisperFeatureExtractor, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
