@@ -166,6 +166,13 @@ class Control:
 
 
 @dataclass(frozen=True)
+class OwnScale:
+    """The reference with the temperature that its source gives a reloaded model."""
+
+    recipe: PruneRecipe
+
+
+@dataclass(frozen=True)
 class RandomChannels:
     """Channels drawn at random, the same share of every head."""
 
@@ -230,8 +237,12 @@ def _all_methods() -> tuple[Method, ...]:
             "the default's basis and scores, without its allocation",
         ),
         _rotated(
-            MASK_FISHER, RotatedRecipe(basis="trained"),
+            MASK_FISHER, RotatedRecipe(basis="trained", losses="infinitesimal"),
             "channels as trained, per-clip scores, one budget over heads and both kinds",
+        ),
+        _rotated(
+            "activation basis, mask Fisher", RotatedRecipe(basis="activations", losses="infinitesimal"),
+            "balanced basis, per-clip scores, one budget",
         ),
         _rotated("weight basis, any widths", RotatedRecipe(basis="weights"), "CLOVER's basis, one budget"),
         _rotated("activation basis, any widths", RotatedRecipe(basis="activations"), "balanced basis, one budget"),
@@ -247,6 +258,11 @@ def _all_methods() -> tuple[Method, ...]:
         _rotated(
             "self-attention alone", RotatedRecipe(sites="self-attention"), "cross-attention stays whole",
             needs="several kinds",
+        ),
+        Method(
+            "reference: channels, fisher, local, its own scale", "parts", _own_scale,
+            OwnScale(reference_recipe("channels", "fisher", "local")),
+            "the same with the softmax's scale recomputed from the kept widths, as its source does on reload",
         ),
         *(
             Method(
@@ -516,7 +532,19 @@ def _compensated(bench: Bench, sparsity: float, recipe: Compensated) -> Made:
 
 def _wrong_scale(bench: Bench, sparsity: float, recipe: Control) -> Made:
     made = _default(bench, sparsity, recipe.recipe)
-    for site in bench.family.attention_sites(made.model):
+    _scale_by_width_(bench, made.model)
+    return made
+
+
+def _own_scale(bench: Bench, sparsity: float, recipe: OwnScale) -> Made:
+    made = _reference(bench, sparsity, recipe.recipe)
+    _scale_by_width_(bench, made.model)
+    return made
+
+
+def _scale_by_width_(bench: Bench, model: Any) -> None:
+    """Recompute the softmax's scale, in place, from what every head keeps."""
+    for site in bench.family.attention_sites(model):
         # the same as multiplying this head's scores by 1/sqrt(its width), where the trained model's scale belongs
         factors = [1 / (math.sqrt(width) * site.scaling) for width in site.query_key_widths]
         rows = torch.repeat_interleave(torch.tensor(factors), torch.tensor(site.query_key_widths))
@@ -524,7 +552,6 @@ def _wrong_scale(bench: Bench, sparsity: float, recipe: Control) -> Made:
             site.query.weight.mul_(rows[:, None])
             if site.query.bias is not None:
                 site.query.bias.mul_(rows)
-    return made
 
 
 def _other_clips(bench: Bench, sparsity: float, recipe: Control) -> Made:
