@@ -189,7 +189,8 @@ def write_slim_checkpoint(
     labelled = family.labelled_inputs(checkpoint, audio, report)
     spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
     clips_at_once = 1 if spare_memory else None
-    scored, held_out = divided(labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)])
+    every = labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)]
+    scored, held_out = divided(every)
     judge = Judge(family, checkpoint, HeldOut(checkpoint.model, held_out, family.logits))
     facts: dict[str, Any] = {"method": "reference", "loss": {}}
     if isinstance(job.recipe, PruneRecipe):
@@ -200,7 +201,7 @@ def write_slim_checkpoint(
         model, plan = pruned.model, pruned.plan
     else:
         try:
-            model, plan, facts = _prune_rotated(checkpoint, judge, scored, job, made_from, state, clips_at_once, report)
+            model, plan, facts = _prune_rotated(checkpoint, judge, every, job, made_from, state, clips_at_once, report)
         except BadInput as error:
             raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
     report("measuring the finished model on held-out clips", None)
@@ -253,7 +254,7 @@ def check_reachable(checkpoint: Any, job: PruneJob) -> None:
 def _prune_rotated(
     checkpoint: Any,
     judge: Judge,
-    clips: LabelledInputs,
+    every: LabelledInputs,
     job: PruneJob,
     made_from: dict[str, str],
     state: Path,
@@ -262,9 +263,11 @@ def _prune_rotated(
 ) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
     """The slim model, its plan, and what pruning.json tells of how they came about.
 
-    clips: to score, and to fit what follows on; those of the judge are kept out of both.
+    every: all clips, of which those of the judge are the last; they are kept out of scoring and of what is fitted. The
+    search alone, which holds clips out by itself, sees all.
     """
     family, recipe = family_of(checkpoint), cast(RotatedRecipe, job.recipe)
+    clips, _ = divided(every)
     facts: dict[str, Any] = {
         "method": "rotated",
         "widths": {
@@ -300,7 +303,7 @@ def _prune_rotated(
     elif job.goal.kind == "max_drop":
         costs = parameters
         search = search_sparsity(
-            family, checkpoint, clips, costs, recipe, job.goal.value,
+            family, checkpoint, every, costs, recipe, job.goal.value,
             made_from=made_from, state=state / "search", clips_at_once=clips_at_once, report=report,
         )  # fmt: skip
         budget = (1 - search.sparsity) * costs.dense
