@@ -270,18 +270,18 @@ model, data, out = sys.argv[1:]
 with processes():
     for name, goal in (("half", ["--sparsity", "0.5"]), ("shots", ["--sparsity", "0.8", "--shots", "2"]),
                        ("search", ["--max-drop", "60"])):
-        flags = ["--out", f"{out}/{name}", "--calibration-clips", "40", *goal]
+        flags = ["--out", f"{out}/{name}", "--calibration-clips", "60", *goal]
         status = run(["prune", model, "--data", data, *flags])
         assert status == 0, (name, status)
 """
 
 
 def test_two_processes_write_the_plan_of_one_to_the_byte(tmp_path, tiny_folder):
-    """Forty clips are three chunks, so that one process has two of them and the other one."""
+    """Of sixty clips 48 are scored: three chunks, so that one process has two of them and the other one."""
     data = tmp_path / "data"
     for label, frequency_hz in (("yes", 500), ("up", 1500), ("left", 2500), ("down", 3500)):
         (data / label).mkdir(parents=True)
-        for number in range(20):
+        for number in range(30):
             noise = np.random.default_rng(number).normal(size=6400)
             clip = tone(frequency_hz + 20 * number) + 0.02 * number * noise
             soundfile.write(data / label / f"{number}.wav", clip.clip(-1, 1), 16000)
