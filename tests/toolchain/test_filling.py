@@ -34,9 +34,7 @@ from toolchain.scoring import Scores, score_widths
 from toolchain.widths import RotatedRecipe, choose_widths, cut
 
 HEADS, WIDTH = 2, 48
-ONE_WIDTH = RotatedRecipe(
-    losses="infinitesimal", multiples=(16, 16), one_width_per_head=True, pools="by-kind", chunk=4
-)
+ONE_WIDTH = RotatedRecipe(losses="infinitesimal", multiples=(16, 16), one_width_per_head=True, pools="by-kind", chunk=4)
 TWO_WIDTHS = RotatedRecipe(multiples=(16, 16), chunk=4)
 DRAWN = np.random.default_rng(5).choice([16, 32, 48], (40, 3))
 

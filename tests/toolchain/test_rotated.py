@@ -158,7 +158,8 @@ def test_every_chunk_and_seed_has_signs_of_its_own(tiny_ast):
     assert len(first.unique()) > 1
     assert np.array_equal(found[0].losses[name], found[1].losses[name])
     removals, of_derivatives = (
-        losses[name][:, 0, 0] for losses in (found[0].losses, infinitesimal_losses(ast.attention_sites(tiny_ast), found[0].bases, 1))
+        losses[name][:, 0, 0]
+        for losses in (found[0].losses, infinitesimal_losses(ast.attention_sites(tiny_ast), found[0].bases, 1))
     )
     assert not np.allclose(removals, of_derivatives, rtol=1e-3), "the second pass draws signs of its own"
     assert not np.allclose(removals, found[2].losses[name][:, 0, 0], rtol=1e-3)
