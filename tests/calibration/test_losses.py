@@ -222,7 +222,7 @@ def as_trained(model, inputs, targets) -> SiteBasis:
 
 
 def narrowed(model: LooksAhead, basis: SiteBasis, k: int, v: int, inputs: torch.Tensor) -> torch.Tensor:
-    """The logits of the model with all but k query/key and v value channels deleted, the mean in place of the latter."""
+    """The model's logits with all but k query/key and v value channels deleted, the mean in place of the latter."""
     mean = basis.context_mean[0]
 
     def deleted(_module, given):

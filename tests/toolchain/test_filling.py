@@ -46,7 +46,7 @@ def group_macs(request, monkeypatch) -> int:
 
 
 def prepared(family) -> tuple[Any, Scores, int, float]:
-    """A tiny dense model, its scores, what a head of K and V has of parameters, and the targets of a clip on average."""
+    """A tiny dense model, its scores, what a head of K and V has of parameters, and how many targets a clip has."""
     if family is whisper:
         dense, given = make_whisper(head_width=WIDTH, heads=HEADS), whisper_pruning.clips(8)
         per_width = 2 * (2 * WIDTH * HEADS) + 2  # no key bias

@@ -199,13 +199,18 @@ def test_one_labels_clips_are_of_one_label_and_the_few_of_all(bench, monkeypatch
 
 def test_what_is_shared_is_computed_once_and_its_time_is_counted_every_time(bench, monkeypatch):
     calls = []
-    for name in ("score_widths", "_statistics"):
 
-        def watched(*arguments, name=name, original=getattr(module, name), **options):
+    def watch(name):
+        original = getattr(module, name)
+
+        def watched(*arguments, **options):
             calls.append(name)
             return original(*arguments, **options)
 
         monkeypatch.setattr(module, name, watched)
+
+    watch("score_widths")
+    watch("_statistics")
     make(bench, DEFAULT, 0.5)
     assert bench.reused_s == 0.0
     make(bench, DEFAULT, 0.7)

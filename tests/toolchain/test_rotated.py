@@ -209,7 +209,7 @@ def test_the_basis_is_made_from_the_first_clips_and_the_losses_from_all(tiny_ast
     calls = counted(monkeypatch)
     few = dataclasses.replace(SMALL, basis_clips=6).scoring
     found = score_widths(ast, tiny_ast, clips(), few, made_from={})
-    assert calls == [4, 2] + [4, 4, 4]
+    assert calls == [4, 2, 4, 4, 4]
     first = score_widths(ast, tiny_ast, clips()[:6], few, made_from={})
     for name, basis in found.bases.items():
         assert torch.equal(basis.query, first.bases[name].query)
