@@ -83,6 +83,8 @@ def test_of_three_rounds_at_most_the_best_one_stays(monkeypatch, measured, best)
     assert (found.best, found.model, found.round.measured) == (best, best, measured[best])
     assert found.allocation.cost == found.round.cost == 100 - best
     assert [each.estimated for each in found.rounds] == [0.01, 0.02, 0.03]
+    ratios = [after / before for before, after in zip((0.01, 0.02, 0.03), measured, strict=True)]
+    assert found.corrections.blocks["a"] == pytest.approx(np.prod(ratios[: best + 1])), "those of its own round"
 
 
 def test_a_blocks_estimate_is_multiplied_by_what_it_was_wrong_by(monkeypatch):
@@ -95,6 +97,14 @@ def test_a_blocks_estimate_is_multiplied_by_what_it_was_wrong_by(monkeypatch):
     assert found.best == 1
     assert found.corrections.blocks["a"] == pytest.approx(3.0)
     assert found.corrections.together == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("measured", "block"), [(0.5, (0.1, 0.1)), (0.1, (0.1, 0.3))], ids=["the whole is wrong", "a block is wrong"]
+)
+def test_whole_and_blocks_must_agree(monkeypatch, measured, block):
+    found, _ = scripted(monkeypatch, [0.1, 0.1], [measured, 0.1], blocks=[block, (0.1, 0.1)])
+    assert len(found.rounds) == 2
 
 
 def test_a_block_that_loses_nothing_is_not_for_free(monkeypatch):
