@@ -106,7 +106,8 @@ def _clip_changes(
     key = rotated(heads(block.keys, qk, answering), basis.key)
     value = rotated(heads(block.values, vo, answering), basis.value)
     context = rotated(context, basis.value)
-    query, gradient, context = _telling_rows(query, gradient, context)
+    if not site.causal:  # there a query's place says which keys it sees
+        query, gradient, context = _telling_rows(query, gradient, context)
     kept = _attention_changes(query, key, value, context, gradient, grid, site.causal)
     kept_sums = nn.functional.pad(kept.cumsum(dim=-1), (1, 0))
     dropped_sums = nn.functional.pad(dropped.flip(-1).cumsum(dim=-1).flip(-1), (0, 1))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from calibration import shards
@@ -189,8 +190,12 @@ def measure_blocks(
 
 
 def block_loss(losses: Losses, site: AttentionSite, widths: Sequence[tuple[int, int]]) -> float:
-    """The summed estimates of a block's heads at these widths, nats per target."""
-    return float(sum(losses[site.name][head, k, v] for head, (k, v) in enumerate(widths)))
+    """The summed estimates of a block's heads at these widths, nats per target.
+
+    A query/key width to which a target fills heads up may not have been tried: the next narrower one stands for it.
+    """
+    tried = (losses[site.name][head, : k + 1, v] for head, (k, v) in enumerate(widths))
+    return float(sum(column[np.isfinite(column)][-1] for column in tried))
 
 
 @contextlib.contextmanager

@@ -196,11 +196,15 @@ def table_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[st
                 f"{point['macs'] / document['macs_dense']:.3f}×",
                 *((f"{point['latency_ms']:.2f}",) if timed else ()),
                 nats(point["loss"]),
-                "" if measured is None else nats(measured["divergence"] or 0.0),
+                "" if measured is None else _divergence(measured),
                 "" if measured is None else _rates(measured, rate),
             )
         )
     return header, rows
+
+
+def _divergence(measured: dict[str, Any]) -> str:
+    return "not a number" if measured["divergence"] is None else nats(measured["divergence"])
 
 
 def _rates(measured: dict[str, Any], rate: str) -> str:
@@ -221,9 +225,9 @@ def _page(document: dict[str, Any]) -> Report:
     header, rows = table_rows(document)
     curve = [{"sparsity": point["sparsity"], "loss": point["loss"]} for point in document["points"]]
     measured = [
-        (point["sparsity"], point["measured"]["divergence"] or 0.0)
+        (point["sparsity"], point["measured"]["divergence"])
         for point in document["points"]
-        if point["measured"] is not None
+        if point["measured"] is not None and point["measured"]["divergence"] is not None
     ]
     blocks: list[Block] = [Table("", header, tuple(rows))]
     if curve and measured:

@@ -63,10 +63,13 @@ def loss_warning(pruning: Mapping[str, Any] | None) -> str | None:
         return f"{said}."
     if begins <= 0:
         return f"{said}. By the corrected estimates no share is free of that."
-    better = "fit it again with --recovery full" if not pruning.get("recovery") else "keep more of the model"
+    fitted = "" if pruning.get("recovery") else ", or fit it again with --recovery full"
+    if begins >= pruning["sparsity"]:
+        return f"{said}. The corrected estimates did not tell: keep more of the model{fitted}."
+    better = fitted or ", or keep more of the model"
     return (
         f"{said}. By the corrected estimates such a loss begins at about {100 * begins:.0f} %: stay below"
-        f" --sparsity {begins:.2f}, or {better}."
+        f" --sparsity {begins:.2f}{better}."
     )
 
 

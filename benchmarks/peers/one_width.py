@@ -33,7 +33,7 @@ from toolchain.filling import held_blocks, unfilled_blocks, without_filled
 from toolchain.macs import head_macs, model_macs
 from toolchain.narration import Narrator
 from toolchain.quality import Answers, judge_answers, predict
-from toolchain.scoring import rotate
+from toolchain.scoring import score_widths
 from toolchain.target import Target, read_target
 from toolchain.tasks import SPEECH_TASK, task_of
 from toolchain.widths import RotatedRecipe, choose_widths, cut
@@ -56,7 +56,7 @@ class Row:
 
 
 class Judge:
-    """A dense model, its bases, and clips to judge by."""
+    """A dense model, its scores, and clips to judge by."""
 
     def __init__(self, model: str, target: Target, clips: int, judges: int, narrator: Narrator) -> None:
         source = checkpoint_folder(model)
@@ -75,7 +75,8 @@ class Judge:
         self.recipe = RotatedRecipe(multiples=(step, step), calibration_clips=clips)
         calibration, self.judged = read[0][read[0].balanced_order(0, clips)], read[1]
         with narrator.step(f"scoring {len(calibration)} clips") as report:
-            self.bases = rotate(self.family, self.model, calibration, self.recipe, made_from={}, report=report)
+            scoring = self.recipe.scoring
+            self.scores = score_widths(self.family, self.model, calibration, scoring, made_from={}, report=report)
         self.sites = self.family.attention_sites(self.model)
         form, plan = target.graph_form, self.family.dense_plan(self.model)
         self.held = held_blocks(self.family, self.model, form)
@@ -93,7 +94,7 @@ class Judge:
         return self._choose(self.unfilled, share, dataclasses.replace(self.recipe, one_width_per_head=True))
 
     def _choose(self, costs: Costs, share: float, recipe: RotatedRecipe) -> Allocation:
-        return choose_widths(self.sites, self.bases, costs, share * costs.dense, recipe)
+        return choose_widths(self.sites, self.scores.losses, costs, share * costs.dense, recipe)
 
     def as_small(self, way: Callable[[float], Allocation], built: float) -> Allocation:
         """The allocation of least estimated damage whose graph has no more parameters than `built`."""
@@ -107,7 +108,7 @@ class Judge:
 
     def row(self, name: str, allocation: Allocation, with_engines: bool) -> Row:
         """All of an allocation's figures."""
-        slim, _ = cut(self.family, self.model, self.bases, allocation)
+        slim, _ = cut(self.family, self.model, self.scores.bases, allocation)
         logits = predict(slim, self.judged.inputs, self.family.logits)
         mistakes = self.family.mistakes(self.checkpoint, slim, self.judged, logits)
         kept = [tuple(pair for pair in widths if pair != (0, 0)) for widths in allocation.widths]

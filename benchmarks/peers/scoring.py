@@ -1,14 +1,15 @@
-"""Times the scoring of calibration clips: per-clip statistics in one backward pass, against what it is measured by.
+"""Times the scoring of calibration clips, both of its passes, against what it is measured by.
 
     python -m benchmarks.peers.scoring --clips 512 --rounds 3
 
 - floor: one forward pass and one backward pass to queries and contexts, nothing computed with the gradients;
-- ours: the same with all statistics of `collect_statistics`, a squared gradient for every clip;
+- ours: `score_widths`, a pass for the bases and one for the losses, a squared gradient for every clip and head; and
+  without the pass for the losses, `losses="infinitesimal"`;
 - reference, per clip: the way of arXiv 2509.26207's code, one backward pass to the weights per step and their gradients
   squared, in steps of one clip, so that it too has a squared gradient for every clip;
 - reference, per step: the same in steps of `--step` clips: one squared gradient of the step's mean loss for all.
 
-The four take turns, on clips of the demo model (repeated if there are fewer than asked for) or, with --model and
+They take turns, on clips of the demo model (repeated if there are fewer than asked for) or, with --model and
 --data, of another. This runs on the workstation alone.
 """
 
@@ -23,11 +24,13 @@ import time
 import torch
 
 from calibration.curvature import collect_curvature
-from calibration.statistics import collect_statistics
 from toolchain.checkpoint import checkpoint_folder, load_checkpoint
 from toolchain.dataset import read_examples_as_clips, read_splits
 from toolchain.evaluation import data_folder
+from toolchain.examples import LabelledInputs
 from toolchain.families import ast
+from toolchain.scoring import score_widths
+from toolchain.widths import LossKind, RotatedRecipe
 
 
 def read_inputs(model: str, data: str | None, count: int):
@@ -58,10 +61,10 @@ def floor(model, sites, inputs, batch: int) -> None:
             hook.remove()
 
 
-def ours(model, sites, inputs, label_ids, batch: int) -> None:
-    """All statistics of every clip."""
-    for part, labels in zip(inputs.split(batch), label_ids.split(batch), strict=True):
-        collect_statistics(model, sites, part, labels, ast.logits, generator=torch.Generator().manual_seed(0))
+def ours(model, inputs, label_ids, batch: int, losses: LossKind) -> None:
+    """All scores of every clip, as `leanear prune` computes them."""
+    recipe = RotatedRecipe(losses=losses, chunk=batch)
+    score_widths(ast, model, LabelledInputs(inputs, label_ids), recipe.scoring, made_from={})
 
 
 def main() -> int:
@@ -84,7 +87,11 @@ def main() -> int:
         collect_curvature(model, sites, inputs[:clips], label_ids[:clips], ast.batch_loss, batch_size=step)
 
     ways = {
-        "ours": (options.clips, lambda: ours(model, sites, inputs, label_ids, options.batch)),
+        "ours": (options.clips, lambda: ours(model, inputs, label_ids, options.batch, "finite")),
+        "ours, by derivatives alone": (
+            options.clips,
+            lambda: ours(model, inputs, label_ids, options.batch, "infinitesimal"),
+        ),
         "floor": (options.clips, lambda: floor(model, sites, inputs, options.batch)),
         "reference, per clip": (few, lambda: reference(1, few)),
         f"reference, steps of {options.step}": (few, lambda: reference(options.step, few)),

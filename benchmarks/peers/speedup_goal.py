@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers.speedup_goal --model path --data clips --target cpu --speedup 1.2 --speedup 1.3
 
-The three ways have the same bases, the same estimated damages and the same budget in milliseconds of the latency table:
+The three ways have the same bases, the same estimated losses and the same budget in milliseconds of the latency table:
 any widths (the default), the same width in all heads, and entire heads. Damage is the mean KL(dense || slim) on clips
 that took no part in the pruning. This runs on the workstation alone.
 """
@@ -30,7 +30,7 @@ from toolchain.evaluation import data_folder
 from toolchain.families import ast
 from toolchain.latency_table import latency_table, time_in_turn
 from toolchain.narration import Narrator
-from toolchain.scoring import rotate
+from toolchain.scoring import score_widths
 from toolchain.target import read_target
 from toolchain.widths import RotatedRecipe, Sharing, choose_widths, cut
 
@@ -87,7 +87,7 @@ def main() -> int:
     parser.add_argument("--speedup", type=float, action="append")
     parser.add_argument("--clips", type=int, default=8, help="to calibrate on")
     parser.add_argument("--judges", type=int, default=8, help="clips that damage is measured on")
-    parser.add_argument("--state", type=Path, help="folder for the bases, to be used again")
+    parser.add_argument("--state", type=Path, help="folder for the scores, to be used again")
     parser.add_argument("--share", type=float, default=60.0, help="seconds of timing per process")
     options = parser.parse_args()
     target, narrator = read_target(options.target), Narrator()
@@ -102,8 +102,8 @@ def main() -> int:
     recipe = RotatedRecipe(multiples=(target.query_key_multiple, target.value_output_multiple))
     with narrator.step("scoring") as report:
         made_from = {"checkpoint": checkpoint_sha256(source), "clips": str(len(read))}
-        bases = rotate(
-            ast, checkpoint.model, clips, recipe, made_from=made_from, state=options.state,
+        scores = score_widths(
+            ast, checkpoint.model, clips, recipe.scoring, made_from=made_from, state=options.state,
             clips_at_once=1 if judge_inputs.shape[1] > LONG_FRAMES else None, report=report,
         )  # fmt: skip
     with narrator.step("latency table") as report:
@@ -125,8 +125,8 @@ def main() -> int:
             for sharing in get_args(Sharing):
                 report(f"{speedup} {sharing}", None)
                 chosen = RotatedRecipe(multiples=recipe.multiples, sharing=sharing)
-                allocation = choose_widths(sites, bases, costs, costs.dense / speedup, chosen)
-                slim, _ = cut(ast, checkpoint.model, bases, allocation)
+                allocation = choose_widths(sites, scores.losses, costs, costs.dense / speedup, chosen)
+                slim, _ = cut(ast, checkpoint.model, scores.bases, allocation)
                 kept = sum(sum(pair) for widths in allocation.widths for pair in widths) / full
                 widths = [[pair for pair in site if pair != (0, 0)] for site in allocation.widths]
                 answers = log_probabilities(slim, judge_inputs)

@@ -48,10 +48,11 @@ class Work:
 
         self.asked.clear()
         self.told.clear()
-        parts = gather(
-            len(CHUNKS), self.compute, lambda number: statistics_tensors(empty_statistics((self.site,), len(CHUNKS[number]))),
-            folder=folder, made_from=made_from, progress=progress,
-        )  # fmt: skip
+
+        def empty(number: int):
+            return statistics_tensors(empty_statistics((self.site,), len(CHUNKS[number])))
+
+        parts = gather(len(CHUNKS), self.compute, empty, folder=folder, made_from=made_from, progress=progress)
         return merge_statistics(*map(statistics_from_tensors, parts))
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,11 +30,11 @@ from toolchain.families import ast, whisper
 from toolchain.filling import unfilled_blocks, without_filled
 from toolchain.macs import head_macs, model_macs
 from toolchain.pruning_notes import pruning_notes
-from toolchain.scoring import rotate
+from toolchain.scoring import Scores, score_widths
 from toolchain.widths import RotatedRecipe, choose_widths, cut
 
 HEADS, WIDTH = 2, 48
-ONE_WIDTH = RotatedRecipe(multiples=(16, 16), one_width_per_head=True, chunk=4)
+ONE_WIDTH = RotatedRecipe(losses="infinitesimal", multiples=(16, 16), one_width_per_head=True, pools="by-kind", chunk=4)
 TWO_WIDTHS = RotatedRecipe(multiples=(16, 16), chunk=4)
 DRAWN = np.random.default_rng(5).choice([16, 32, 48], (40, 3))
 
@@ -44,15 +45,16 @@ def group_macs(request, monkeypatch) -> int:
     return request.param
 
 
-def prepared(family):
-    """A tiny dense model, its clips' bases, and what a head of K and V has of parameters."""
+def prepared(family) -> tuple[Any, Scores, int, float]:
+    """A tiny dense model, its scores, what a head of K and V has of parameters, and how many targets a clip has."""
     if family is whisper:
         dense, given = make_whisper(head_width=WIDTH, heads=HEADS), whisper_pruning.clips(8)
         per_width = 2 * (2 * WIDTH * HEADS) + 2  # no key bias
+        targets = int((given.targets >= 0).sum()) / 8
     else:
         dense, given = make_tiny_ast(WIDTH, HEADS, 3), clips(8)
-        per_width = 2 * (2 * WIDTH * HEADS) + 3
-    return dense, rotate(family, dense, given, ONE_WIDTH, made_from={}), per_width
+        per_width, targets = 2 * (2 * WIDTH * HEADS) + 3, 1
+    return dense, score_widths(family, dense, given, ONE_WIDTH.scoring, made_from={}), per_width, targets
 
 
 def held_costs(family, dense, costs: Costs | None = None) -> Costs:
@@ -87,7 +89,7 @@ def best_by_enumeration(sites, bases, per_width: int, budget: float, may_differ)
 
 @pytest.mark.parametrize("family", [ast, whisper], ids=["ast", "whisper"])
 def test_the_best_of_all_allocations_with_one_width_per_head(family, group_macs):
-    dense, bases, per_width = prepared(family)
+    dense, scores, per_width, targets = prepared(family)
     sites = family.attention_sites(dense)
 
     def may_differ(site) -> bool:
@@ -97,12 +99,12 @@ def test_the_best_of_all_allocations_with_one_width_per_head(family, group_macs)
     kinds = {site.kind for site in sites}
     for share in (0.25, 0.4, 0.5, 0.6, 0.8):
         costs = held_costs(family, dense)
-        found = choose_widths(sites, bases, costs, share * costs.dense, ONE_WIDTH)
+        found = choose_widths(sites, scores.losses, costs, share * costs.dense, ONE_WIDTH)
         expected = 0.0
         for kind in kinds:
             of_kind = [site for site in sites if site.kind == kind]
             budget = share * per_width * WIDTH * HEADS * len(of_kind)
-            expected += best_by_enumeration(of_kind, bases, per_width, budget, may_differ)
+            expected += best_by_enumeration(of_kind, scores.bases, per_width, budget, may_differ) / targets
         assert found.damage == pytest.approx(expected, rel=1e-5)
         assert found.cost == per_width * sum(k for widths in found.widths for k, _ in widths) <= share * costs.dense
         assert all(k == v and k in (0, 16, 32, 48) for widths in found.widths for k, v in widths)
@@ -130,16 +132,17 @@ def exported_values(family, slim, extractor, folder: Path) -> int:
 
 @pytest.mark.parametrize("family", [ast, whisper], ids=["ast", "whisper"])
 def test_the_graph_of_a_plan_with_one_width_per_head_has_no_padding(family, group_macs, tmp_path, tiny_extractor):
-    dense, bases, _ = prepared(family)
+    dense, scores, *_ = prepared(family)
     sites = family.attention_sites(dense)
     costs = held_costs(family, dense)
     for share in (0.35, 0.5, 0.6):
-        allocation = choose_widths(sites, bases, costs, share * costs.dense, ONE_WIDTH)
-        slim, plan = cut(family, dense, bases, allocation)
+        allocation = choose_widths(sites, scores.losses, costs, share * costs.dense, ONE_WIDTH)
+        slim, plan = cut(family, dense, scores.bases, allocation)
         kept = 2 * WIDTH * HEADS * sum(sum(s.query_key_widths) + sum(s.value_output_widths) for s in plan)
         assert exported_values(family, slim, tiny_extractor, tmp_path) == kept
-    allocation = choose_widths(sites, bases, parameter_costs(family.dense_plan(dense)), 0.5 * costs.dense, TWO_WIDTHS)
-    slim, plan = cut(family, dense, bases, allocation)
+    uneven = parameter_costs(family.dense_plan(dense))
+    allocation = choose_widths(sites, scores.losses, uneven, 0.5 * costs.dense, TWO_WIDTHS)
+    slim, plan = cut(family, dense, scores.bases, allocation)
     kept = 2 * WIDTH * HEADS * sum(sum(s.query_key_widths) + sum(s.value_output_widths) for s in plan)
     assert exported_values(family, slim, tiny_extractor, tmp_path) > kept, "two widths per head are filled up"
 
@@ -186,12 +189,12 @@ def _keeping(name, widths):
 
 
 def test_multiply_accumulates_are_those_of_the_graph(group_macs, tiny_extractor, tmp_path):
-    dense, bases, _ = prepared(ast)
+    dense, scores, *_ = prepared(ast)
     sites = ast.attention_sites(dense)
     macs = mac_costs(ast.dense_plan(dense), head_macs(ast, dense, "tensorrt"), model_macs(ast, dense, "tensorrt"))
     costs = held_costs(ast, dense, macs)
-    allocation = choose_widths(sites, bases, costs, 0.8 * costs.dense, ONE_WIDTH)
-    slim, _ = cut(ast, dense, bases, allocation)
+    allocation = choose_widths(sites, scores.losses, costs, 0.8 * costs.dense, ONE_WIDTH)
+    slim, _ = cut(ast, dense, scores.bases, allocation)
     path = export_ast(slim, tiny_extractor, tmp_path / "model.onnx", "tensorrt").path
     counted = graph_macs(path) - read_front_end(tiny_extractor).macs
     assert counted == allocation.cost == model_macs(ast, slim, "tensorrt") <= 0.8 * costs.dense
@@ -265,7 +268,7 @@ def test_a_target_for_tensorrt_is_counted_as_its_graph_holds_it(capsys, tiny_fol
     found = prune(capsys, tiny_folder, data, tmp_path / "slim", "--target", "rtx", "--sparsity", "0.4")
     assert found["pruning"]["widths"] == {"multiples": [16, 16], "one_per_head": True, "not_filled_up_by": "tensorrt"}
     assert json.loads((tmp_path / "slim" / "plan.json").read_text())["recipe"]["not_filled_up_by"] == "tensorrt"
-    (note,) = (said for said in pruning_notes(found["pruning"], {}) if "width" in said)
+    (note,) = (said for said in pruning_notes(found["pruning"], {}) if "width of a head" in said)
     assert "fills no head up" in note
 
 

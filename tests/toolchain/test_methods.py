@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.basis import width_damages
 from runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, make_tiny_ast
 from toolchain import methods as module
@@ -65,7 +64,7 @@ def test_the_list_has_what_is_claimed_and_no_name_twice():
     assert len(set(names)) == len(names)
     assert names[0] == DENSE
     assert sum(method.group == "reference" for method in methods()) == 8
-    assert sum(method.group == "control" for method in methods()) == 4
+    assert sum(method.group == "control" for method in methods()) == 5
     assert {DEFAULT, CLOVER, ACTIVATIONS_EQUAL, "random channels", "with compensation", "three shots"} <= set(names)
 
 
@@ -166,28 +165,25 @@ def test_wrong_scale_is_one_over_the_root_of_the_kept_width(bench):
 
 def test_shuffled_scores_choose_widths_that_the_true_scores_call_worse(bench):
     sites = ast.attention_sites(bench.checkpoint.model)
-    bases = module._bases(bench, "fisher", "projected", "fisher")
-    true = choose_widths(sites, bases, bench.costs, 0.4 * bench.costs.dense, RotatedRecipe())
+    losses = module._scores(bench, RotatedRecipe()).losses
+    true = choose_widths(sites, losses, bench.costs, 0.4 * bench.costs.dense, RotatedRecipe())
     made = make(bench, "scores of other heads", 0.6)
     damage = 0.0
     for site, plan in zip(sites, made.plan.sites, strict=True):
         widths = {head.head: (len(head.query_key), len(head.value_output)) for head in plan.heads}
-        basis = bases[site.name]
-        for head in range(HEADS):
-            damages = width_damages(basis.query_key[:, head].numpy(), basis.value_output[:, head].numpy())
-            damage += damages[widths.get(head, (0, 0))]
+        damage += sum(losses[site.name][(head, *widths.get(head, (0, 0)))] for head in range(HEADS))
     assert damage > 1.1 * true.damage
 
 
 def test_one_labels_clips_are_of_one_label_and_the_few_of_all(bench, monkeypatch):
     seen = []
-    original = module.collect_statistics
+    original = module.score_widths
 
-    def watched(model, sites, inputs, label_ids, *arguments, **options):
-        seen.append(label_ids)
-        return original(model, sites, inputs, label_ids, *arguments, **options)
+    def watched(family, model, clips, *arguments, **options):
+        seen.append(clips.targets)
+        return original(family, model, clips, *arguments, **options)
 
-    monkeypatch.setattr(module, "collect_statistics", watched)
+    monkeypatch.setattr(module, "score_widths", watched)
     make(bench, "one label's clips", 0.5)
     assert len(torch.cat(seen).unique()) == 1
     count = len(torch.cat(seen))
@@ -203,18 +199,34 @@ def test_one_labels_clips_are_of_one_label_and_the_few_of_all(bench, monkeypatch
 
 def test_what_is_shared_is_computed_once_and_its_time_is_counted_every_time(bench, monkeypatch):
     calls = []
-    original = module._statistics
-    monkeypatch.setattr(module, "_statistics", lambda *arguments: calls.append(1) or original(*arguments))
+
+    def watch(name):
+        original = getattr(module, name)
+
+        def watched(*arguments, **options):
+            calls.append(name)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch("score_widths")
+    watch("_statistics")
     make(bench, DEFAULT, 0.5)
     assert bench.reused_s == 0.0
     make(bench, DEFAULT, 0.7)
     once = bench.reused_s
     assert once > 0.0
-    make(bench, "activation basis, any widths", 0.5)
-    assert bench.reused_s > once, "other bases, the same statistics"
-    assert len(calls) == 1
+    make(bench, "scores of other heads", 0.5)
+    assert bench.reused_s > once, "other widths, the same scores"
+    assert calls == ["score_widths"]
     make(bench, "observed labels", 0.5)
-    assert len(calls) == 2
+    assert calls == ["score_widths"] * 2
+    twice = bench.reused_s
+    make(bench, ACTIVATIONS_EQUAL, 0.5)
+    assert bench.reused_s == twice
+    make(bench, "Fisher basis, equal widths", 0.5)
+    assert bench.reused_s > twice, "other bases, the same statistics"
+    assert calls == ["score_widths"] * 2 + ["_statistics"]
 
 
 def test_what_is_out_of_reach_is_said(bench):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolchain.pruning_notes import pruning_notes
+from toolchain.pruning_notes import loss_sentence, loss_warning, pruning_notes
 
 
 def trial(sparsity, drop, expected, error):
@@ -55,3 +55,74 @@ def test_recovery_is_judged_by_its_best_epoch():
     assert "from 0.5000 to 0.2000 nats" in note
     assert pruning_notes({**ROTATED, "recovery": {**recovery, "held_out_kls": []}}, {}) == []
     assert pruning_notes({**ROTATED, "recovery": None}, {}) == []
+
+
+# What was lost
+
+
+def with_loss(divergence=0.25, matters=True, begins=0.41, metric="accuracy", rounds=None, sparsity=0.5, **more):
+    finished = {
+        "clips": 50, "divergence": divergence, "dense_mistakes": 5.0, "slim_mistakes": 20.0, "counted": 100.0,
+        "standard_error_points": 1.25, "points": 15.0, "matters": matters,
+    }  # fmt: skip
+    loss = {"finished": finished, "begins_at": begins}
+    if rounds is not None:
+        loss |= {"rounds": rounds, "best": len(rounds) - 1}
+    return {**ROTATED, "metric": metric, "sparsity": sparsity, "loss": loss, **more}
+
+
+def test_damage_is_said_in_plain_words_with_a_way_out():
+    assert loss_warning(with_loss()) == (
+        "Removing 50 % of the attention does damage here: on 50 held-out calibration clips accuracy went from 95.0 to"
+        " 80.0 %, and the model's answers diverge from the dense model's by 0.25 nats. By the corrected estimates such"
+        " a loss begins at about 41 %: stay below --sparsity 0.41, or fit it again with --recovery full."
+    )
+
+
+def test_words_are_counted_wrong_not_right():
+    assert "the word error rate went from 5.0 to 20.0 %" in loss_warning(with_loss(metric="word error rate"))
+
+
+def test_what_has_been_fitted_is_not_told_to_fit():
+    said = loss_warning(with_loss(recovery={"updates": 1}))
+    assert said.endswith("stay below --sparsity 0.41, or keep more of the model.")
+
+
+@pytest.mark.parametrize(
+    ("pruning", "end"),
+    [
+        (with_loss(begins=0.0), "By the corrected estimates no share is free of that."),
+        (with_loss(begins=None), "from the dense model's by 0.25 nats."),
+        (with_loss(begins=0.6), "did not tell: keep more of the model, or fit it again with --recovery full."),
+        (with_loss(begins=0.5, recovery={"updates": 1}), "did not tell: keep more of the model."),
+        (with_loss(divergence=None), "the pruned model's answers are not numbers. Do not use it."),
+    ],
+)
+def test_no_advice_is_given_that_would_not_help(pruning, end):
+    assert loss_warning(pruning).endswith(end)
+
+
+@pytest.mark.parametrize("pruning", [None, ROTATED, {**ROTATED, "loss": {}}, with_loss(matters=False)])
+def test_nobody_is_warned_of_nothing(pruning):
+    assert loss_warning(pruning) is None
+
+
+def test_estimate_and_measurement_are_told_side_by_side():
+    rounds = [{"estimated": 0.01, "measured": 0.5}, {"estimated": 0.2, "measured": 0.3}]
+    expected = (
+        "Measured on 50 held-out calibration clips: 0.25 nats from the dense model's answers; accuracy went from 95.0"
+        " to 80.0 % (standard error 1.25 points). The plan's estimate was 0.2 nats, and 0.3 were measured. It is round"
+        " 2 of 2: the first plan, estimated at 0.01, measured 0.5, so blocks were measured one by one and widths"
+        " chosen again."
+    )
+    assert loss_sentence(with_loss(rounds=rounds)) == expected
+    assert pruning_notes(with_loss(rounds=rounds), {}) == [expected]
+    assert "It is round" not in loss_sentence(with_loss(rounds=rounds[:1]))
+    assert "estimate" not in loss_sentence(with_loss())
+    assert loss_sentence(with_loss(divergence=None)) is None
+    assert loss_sentence(ROTATED) is None
+
+
+def test_the_reference_has_its_loss_measured_too():
+    (note,) = pruning_notes({**with_loss(), "method": "reference"}, {})
+    assert note.startswith("Measured on 50 held-out calibration clips")

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 
 from calibration.basis import BASIS_KINDS
+from calibration.kept import kept_tensors
 from runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, tone
 from toolchain.costs import Costs, parameter_costs
@@ -25,7 +26,7 @@ from toolchain.examples import LabelledInputs
 from toolchain.families import ast
 from toolchain.plan import read_plan
 from toolchain.rotated import prune_rotated
-from toolchain.scoring import BASES_FILE, CHUNKS_FOLDER, read_bases, rotate
+from toolchain.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE, Scores, infinitesimal_losses, score_widths
 from toolchain.widths import SHARINGS, RotatedRecipe, choose_widths, cut
 
 ROOT = Path(__file__).parents[2]
@@ -101,13 +102,13 @@ def test_shots_take_equal_shares_and_add_up_in_one_plan(tiny_ast):
     found = pruned(
         tiny_ast, 0.75, dataclasses.replace(SMALL, shots=2), report=lambda text, _share=None: told.append(text)
     )
-    assert told[0].startswith("shot 1 of 2, scored")
+    assert told[0].startswith("shot 1 of 2, basis from")
     assert told[-1].startswith("shot 2 of 2, scored")
     first = pruned(tiny_ast, 0.5).model
     costs = costs_of(tiny_ast)
-    bases = rotate(ast, first, clips(), SMALL, made_from={})
-    allocation = choose_widths(ast.attention_sites(first), bases, costs, 0.25 * costs.dense, SMALL)
-    by_hand, kept = cut(ast, first, bases, allocation)
+    scores = score_widths(ast, first, clips(), SMALL.scoring, made_from={})
+    allocation = choose_widths(ast.attention_sites(first), scores.losses, costs, 0.25 * costs.dense, SMALL)
+    by_hand, kept = cut(ast, first, scores.bases, allocation)
     assert same_weights(found.model, by_hand)
     assert found.cost == found.plan.attention_parameters_kept <= 0.25 * costs.dense
     for site, here, model_site in zip(found.plan.sites, kept, ast.attention_sites(found.model), strict=True):
@@ -133,6 +134,8 @@ def test_a_budget_below_the_smallest_model_is_refused(tiny_ast):
         ({"basis": "diagonal"}, "basis is 'diagonal'; it must be one of trained"),
         ({"labels": "none"}, "labels is 'none'"),
         ({"sharing": "fair"}, "sharing is 'fair'"),
+        ({"losses": "exact"}, "losses is 'exact'; it must be one of finite, infinitesimal"),
+        ({"basis_clips": 0}, "basis_clips is 0"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(settings, message):
@@ -145,13 +148,21 @@ def test_every_chunk_and_seed_has_signs_of_its_own(tiny_ast):
     one = LabelledInputs(clips(1).inputs.expand(4, -1, -1), torch.zeros(4, dtype=torch.int64))
     recipe = dataclasses.replace(SMALL, chunk=1, basis="trained")
     found = [
-        rotate(ast, tiny_ast, one, dataclasses.replace(recipe, seed=seed), made_from={})["layers.0.attention"]
+        score_widths(ast, tiny_ast, one, dataclasses.replace(recipe, seed=seed).scoring, made_from={})
         for seed in (0, 0, 1)
     ]
-    first, again, other = (torch.sort(basis.query_key.abs().sum(dim=(1, 2))).values for basis in found)
+    name = "layers.0.attention"
+    first, again, other = (torch.sort(each.bases[name].query_key.abs().sum(dim=(1, 2))).values for each in found)
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, rtol=1e-3)
     assert len(first.unique()) > 1
+    assert np.array_equal(found[0].losses[name], found[1].losses[name])
+    removals, of_derivatives = (
+        losses[name][:, 0, 0]
+        for losses in (found[0].losses, infinitesimal_losses(ast.attention_sites(tiny_ast), found[0].bases, 1))
+    )
+    assert not np.allclose(removals, of_derivatives, rtol=1e-3), "the second pass draws signs of its own"
+    assert not np.allclose(removals, found[2].losses[name][:, 0, 0], rtol=1e-3)
 
 
 # State
@@ -165,30 +176,44 @@ def counted(monkeypatch) -> list[int]:
     return calls
 
 
-def test_interrupted_scoring_goes_on_to_the_same_bytes(tiny_ast, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("at", "statistics", "losses"), [("basis from", 2, 0), ("scored", 3, 2)])
+def test_interrupted_scoring_goes_on_to_the_same_bytes(tiny_ast, tmp_path, monkeypatch, at, statistics, losses):
+    """Two passes of three chunks, interrupted in either one after two of its chunks."""
+
     def interrupt(text, _share=None):
-        if text == "scored 8/12 clips":
+        if text == f"{at} 8/12 clips":
             raise KeyboardInterrupt
 
     calls = counted(monkeypatch)
     whole, state = tmp_path / "whole", tmp_path / "state"
     expected = pruned(tiny_ast, 0.6, state=whole, made_from=MADE_FROM, clips_at_once=3)
-    assert calls == [3, 1] * 3
-    calls.clear()
+    assert calls == [3, 1] * 3 + [3, 1] * 3
     with pytest.raises(KeyboardInterrupt):
         pruned(tiny_ast, 0.6, state=state, made_from=MADE_FROM, clips_at_once=3, report=interrupt)
-    assert len(list((state / CHUNKS_FOLDER).iterdir())) == 2
-    assert not (state / BASES_FILE).exists()
+    assert len(list(state.glob(f"{BASIS_FOLDER}/*"))) == statistics
+    assert len(list(state.glob(f"{LOSSES_FOLDER}/*"))) == losses
+    assert not (state / SCORES_FILE).exists()
     calls.clear()
     found = pruned(tiny_ast, 0.6, state=state, made_from=MADE_FROM, clips_at_once=3)
-    assert calls == [3, 1], "the last chunk alone"
-    assert (state / BASES_FILE).read_bytes() == (whole / BASES_FILE).read_bytes()
+    assert calls == [3, 1] * (6 - statistics - losses), "what is missing alone"
+    assert (state / SCORES_FILE).read_bytes() == (whole / SCORES_FILE).read_bytes()
     assert same_weights(found.model, expected.model)
-    assert not list((state / CHUNKS_FOLDER).iterdir()), "no longer wanted"
+    assert not list(state.glob("*/*")), "no longer wanted"
     calls.clear()
     other = pruned(tiny_ast, 0.8, state=state, made_from=MADE_FROM, clips_at_once=3)
     assert calls == [], "another budget needs no scoring"
     assert same_weights(other.model, pruned(tiny_ast, 0.8, clips_at_once=3).model)
+
+
+def test_the_basis_is_made_from_the_first_clips_and_the_losses_from_all(tiny_ast, monkeypatch):
+    calls = counted(monkeypatch)
+    few = dataclasses.replace(SMALL, basis_clips=6).scoring
+    found = score_widths(ast, tiny_ast, clips(), few, made_from={})
+    assert calls == [4, 2, 4, 4, 4]
+    first = score_widths(ast, tiny_ast, clips()[:6], few, made_from={})
+    for name, basis in found.bases.items():
+        assert torch.equal(basis.query, first.bases[name].query)
+        assert not np.array_equal(found.losses[name], first.losses[name])
 
 
 @pytest.mark.parametrize(
@@ -198,6 +223,8 @@ def test_interrupted_scoring_goes_on_to_the_same_bytes(tiny_ast, tmp_path, monke
         {"recipe": dataclasses.replace(SMALL, seed=1)},
         {"recipe": dataclasses.replace(SMALL, labels="observed")},
         {"recipe": dataclasses.replace(SMALL, basis="activations")},
+        {"recipe": dataclasses.replace(SMALL, basis_clips=8)},
+        {"recipe": dataclasses.replace(SMALL, losses="infinitesimal")},
     ],
 )
 def test_state_of_other_inputs_is_not_used(tiny_ast, tmp_path, monkeypatch, change):
@@ -205,7 +232,8 @@ def test_state_of_other_inputs_is_not_used(tiny_ast, tmp_path, monkeypatch, chan
     options = {"recipe": SMALL, "made_from": MADE_FROM, **change}
     calls = counted(monkeypatch)
     found = pruned(tiny_ast, 0.6, state=tmp_path, **options)
-    assert sum(calls) == 12
+    recipe = options["recipe"]
+    assert sum(calls) == (12 if recipe.losses == "infinitesimal" else min(12, recipe.basis_clips) + 12)
     assert same_weights(found.model, pruned(tiny_ast, 0.6, **options).model)
 
 
@@ -217,14 +245,15 @@ def one_bit_off(path):
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"no"), lambda path: path.write_bytes(
     path.read_bytes()[:-100]), one_bit_off])  # fmt: skip
-def test_damaged_bases_are_made_again(tiny_ast, tmp_path, damage):
+def test_damaged_scores_are_made_again(tiny_ast, tmp_path, damage):
     expected = pruned(tiny_ast, 0.6, state=tmp_path, made_from=MADE_FROM)
-    damage(tmp_path / BASES_FILE)
-    assert read_bases(tmp_path / BASES_FILE, MADE_FROM) is None
-    assert same_weights(pruned(tiny_ast, 0.6, state=tmp_path, made_from=MADE_FROM).model, expected.model)
-    with safe_open(tmp_path / BASES_FILE, framework="pt") as stream:
+    with safe_open(tmp_path / SCORES_FILE, framework="pt") as stream:
         made_from = json.loads(stream.metadata()["leanear"])["made_from"]
-    assert read_bases(tmp_path / BASES_FILE, made_from) is not None
+    assert kept_tensors(tmp_path / SCORES_FILE, made_from) is not None
+    damage(tmp_path / SCORES_FILE)
+    assert kept_tensors(tmp_path / SCORES_FILE, made_from) is None
+    assert same_weights(pruned(tiny_ast, 0.6, state=tmp_path, made_from=MADE_FROM).model, expected.model)
+    assert kept_tensors(tmp_path / SCORES_FILE, made_from) is not None
 
 
 def test_state_without_what_it_was_made_from_is_refused(tiny_ast, tmp_path):
@@ -242,18 +271,18 @@ model, data, out = sys.argv[1:]
 with processes():
     for name, goal in (("half", ["--sparsity", "0.5"]), ("shots", ["--sparsity", "0.8", "--shots", "2"]),
                        ("search", ["--max-drop", "60"])):
-        flags = ["--out", f"{out}/{name}", "--calibration-clips", "40", *goal]
+        flags = ["--out", f"{out}/{name}", "--calibration-clips", "60", *goal]
         status = run(["prune", model, "--data", data, *flags])
         assert status == 0, (name, status)
 """
 
 
 def test_two_processes_write_the_plan_of_one_to_the_byte(tmp_path, tiny_folder):
-    """Forty clips are three chunks, so that one process has two of them and the other one."""
+    """Of sixty clips 48 are scored: three chunks, so that one process has two of them and the other one."""
     data = tmp_path / "data"
     for label, frequency_hz in (("yes", 500), ("up", 1500), ("left", 2500), ("down", 3500)):
         (data / label).mkdir(parents=True)
-        for number in range(20):
+        for number in range(30):
             noise = np.random.default_rng(number).normal(size=6400)
             clip = tone(frequency_hz + 20 * number) + 0.02 * number * noise
             soundfile.write(data / label / f"{number}.wav", clip.clip(-1, 1), 16000)
@@ -300,14 +329,15 @@ class Demo:
         audio = read_examples_as_clips(tuple(examples), self.checkpoint.labels, 16000)
         return ast.labelled_inputs(self.checkpoint, audio)
 
-    def bases(self, clips):
-        return rotate(ast, self.checkpoint.model, clips, RotatedRecipe(), made_from={})
+    def scores(self, clips) -> Scores:
+        return score_widths(ast, self.checkpoint.model, clips, RotatedRecipe().scoring, made_from={})
 
-    def cut(self, bases, sparsity: float, allocated_by=None):
+    def cut(self, scores: Scores, sparsity: float, losses=None):
+        """A model of the scores' bases; losses: by which its widths are chosen, the scores' own if not given."""
         model, costs = self.checkpoint.model, costs_of(self.checkpoint.model)
         budget = (1 - sparsity) * costs.dense
-        chosen = choose_widths(ast.attention_sites(model), allocated_by or bases, costs, budget, RotatedRecipe())
-        return cut(ast, model, bases, chosen)[0]
+        chosen = choose_widths(ast.attention_sites(model), losses or scores.losses, costs, budget, RotatedRecipe())
+        return cut(ast, model, scores.bases, chosen)[0]
 
     def divergence(self, model) -> float:
         """Mean KL(dense || model) in nats, by its definition."""
@@ -326,13 +356,13 @@ def demo() -> Demo:
 
 
 @pytest.fixture(scope="module")
-def bases(demo):
-    return demo.bases(demo.features(demo.calibration[:64]))
+def scores(demo) -> Scores:
+    return demo.scores(demo.features(demo.calibration[:64]))
 
 
-def test_the_scale_of_the_kept_width_hurts(demo, bases):
+def test_the_scale_of_the_kept_width_hurts(demo, scores):
     """1 / sqrt of the width that is left, in place of the trained model's constant; 3.9 times the loss as measured."""
-    slim = demo.cut(bases, 0.8)
+    slim = demo.cut(scores, 0.8)
     right = demo.divergence(slim)
     for site in ast.attention_sites(slim):
         factors = torch.cat([torch.full((width,), (64 / width) ** 0.5) for width in site.query_key_widths])
@@ -341,18 +371,20 @@ def test_the_scale_of_the_kept_width_hurts(demo, bases):
     assert demo.divergence(slim) > 2 * right
 
 
-def test_derivatives_of_the_other_kind_hurt(demo, bases):
+def test_derivatives_of_the_other_kind_hurt(demo, scores):
     """Queries and keys judged by contexts' derivatives, and the reverse: 3.7 times the loss as measured."""
     swapped = {
         name: dataclasses.replace(basis, query_key=basis.value_output, value_output=basis.query_key)
-        for name, basis in bases.items()
+        for name, basis in scores.bases.items()
     }
-    assert demo.divergence(demo.cut(bases, 0.9, swapped)) > 2 * demo.divergence(demo.cut(bases, 0.9))
+    sites = ast.attention_sites(demo.checkpoint.model)
+    right, wrong = (infinitesimal_losses(sites, bases, 1.0) for bases in (scores.bases, swapped))
+    assert demo.divergence(demo.cut(scores, 0.9, wrong)) > 2 * demo.divergence(demo.cut(scores, 0.9, right))
 
 
-def test_derivatives_of_other_heads_hurt_where_little_is_left(demo, bases):
+def test_losses_of_other_heads_hurt_where_little_is_left(demo, scores):
     """At 95 %, where some heads must go: 1.7 times the loss on average, as measured. Up to 90 % it hardly matters."""
-    names = list(bases)
+    names = list(scores.losses)
     places = [(name, head) for name in names for head in range(4)]
     divergences = []
     for seed in range(4):
@@ -361,11 +393,9 @@ def test_derivatives_of_other_heads_hurt_where_little_is_left(demo, bases):
         shuffled = {}
         for name in names:
             taken = [next(other) for _ in range(4)]
-            query_key = torch.stack([bases[n].query_key[:, head] for n, head in taken], dim=1)
-            value_output = torch.stack([bases[n].value_output[:, head] for n, head in taken], dim=1)
-            shuffled[name] = dataclasses.replace(bases[name], query_key=query_key, value_output=value_output)
-        divergences.append(demo.divergence(demo.cut(bases, 0.95, shuffled)))
-    assert np.mean(divergences) > 1.25 * demo.divergence(demo.cut(bases, 0.95))
+            shuffled[name] = np.stack([scores.losses[n][head] for n, head in taken])
+        divergences.append(demo.divergence(demo.cut(scores, 0.95, shuffled)))
+    assert np.mean(divergences) > 1.25 * demo.divergence(demo.cut(scores, 0.95))
 
 
 def test_calibration_on_one_class_hurts(demo):
@@ -375,9 +405,9 @@ def test_calibration_on_one_class_hurts(demo):
         words.setdefault(example.label, []).append(example)
     divergences = []
     for word in ("seven", "yes"):
-        found = demo.bases(demo.features(words[word]))
+        found = demo.scores(demo.features(words[word]))
         divergences.append(demo.divergence(demo.cut(found, 0.8)))
-    mixed = demo.bases(demo.features(demo.calibration[: len(words["yes"])]))
+    mixed = demo.scores(demo.features(demo.calibration[: len(words["yes"])]))
     assert np.mean(divergences) > 1.3 * demo.divergence(demo.cut(mixed, 0.8))
 
 

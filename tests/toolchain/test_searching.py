@@ -32,12 +32,12 @@ def known(monkeypatch, drop_at, sure: float = 20.0, least: float = 0.0):
     """
     scored = []
 
-    def rotate(_family, _model, clips, _recipe, **_options):
+    def score_widths(_family, _model, clips, _scoring, **_options):
         scored.append(clips.inputs[:, 0].long().tolist())
-        return len(scored) - 1
+        return SimpleNamespace(bases=len(scored) - 1, losses=len(scored) - 1)
 
-    def choose_widths(_sites, basis, costs, budget, _recipe):
-        assert basis in range(3)
+    def choose_widths(_sites, losses, costs, budget, _recipe):
+        assert losses in range(3)
         if budget < least * costs.dense:
             raise BadInput("below the least possible cost")
         return budget
@@ -51,7 +51,7 @@ def known(monkeypatch, drop_at, sure: float = 20.0, least: float = 0.0):
         lost = numbers < (0 if sparsity == "dense" else round(drop_at(sparsity)))
         return sure * torch.nn.functional.one_hot((right + lost) % CLASSES, CLASSES).float()
 
-    for name, function in (("rotate", rotate), ("choose_widths", choose_widths), ("cut", cut)):
+    for name, function in (("score_widths", score_widths), ("choose_widths", choose_widths), ("cut", cut)):
         monkeypatch.setattr(searching, name, function)
     family = SimpleNamespace(attention_sites=lambda _model: (), logits=logits, mistakes=ast.mistakes)
     numbers = torch.arange(CLIPS)
@@ -153,7 +153,9 @@ def test_no_sparsity_within_the_drop(monkeypatch):
 def test_too_few_clips(monkeypatch):
     family, clips, _ = known(monkeypatch, lambda _share: 0)
     few = clips[:5]
-    with pytest.raises(BadInput, match="^the search needs at least 6 calibration clips; there are 5"):
+    with pytest.raises(
+        BadInput, match="^the search needs at least 6 calibration clips that are not held out; there are 5"
+    ):
         search(family, few, 0.5)
 
 

@@ -235,7 +235,7 @@ def test_every_method_for_speech_makes_a_model():
     dense = checkpoint(heads=4, head_width=8)
     bench = Bench(whisper, dense, clips(10), clips=8, seed=0)
     names = [method.name for method in methods(SPEECH_MODEL)]
-    assert "one budget for all kinds" in names
+    assert "a budget for each kind" in names
     assert "self-attention alone" in names
     assert "one label's clips" not in names
     for method in methods(SPEECH_MODEL)[1:]:

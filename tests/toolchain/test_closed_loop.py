@@ -1,0 +1,259 @@
+"""Plans are measured; where an estimate is wrong it is found, block by block, and widths are chosen again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import make_tiny_ast
+from toolchain import closed_loop
+from toolchain.allocate import Allocation
+from toolchain.closed_loop import BlockLoss, Corrections, block_loss, choose_measured, measure_blocks
+from toolchain.costs import parameter_costs
+from toolchain.examples import LabelledInputs
+from toolchain.families import ast
+from toolchain.held_out import HeldOut
+from toolchain.rotated import prune_rotated
+from toolchain.scoring import Scores, score_widths
+from toolchain.widths import RotatedRecipe, cut
+
+SMALL = RotatedRecipe(multiples=(2, 2), chunk=8)
+WRONG = "layers.1.attention"
+
+# A script of what is estimated and measured
+
+
+def scripted(monkeypatch, estimated, measured, blocks=None):
+    """The loop where round n chooses the model "n" of these estimates; what it gave the choice, and its result."""
+    corrections_seen = []
+    numbers = iter(range(len(estimated)))
+
+    def choose_widths(_sites, losses, _costs, budget, _recipe):
+        corrections_seen.append(float(losses["a"][0]))
+        number = next(numbers)
+        return Allocation(((number,),), budget - number, estimated[number])
+
+    def measure(_family, _model, _scores, _corrections, allocation, _slim, few):
+        assert len(few) <= 16
+        number = allocation.widths[0][0]
+        return (BlockLoss("a", *(blocks or [(e, m) for e, m in zip(estimated, measured, strict=True)])[number]),)
+
+    monkeypatch.setattr(closed_loop, "choose_widths", choose_widths)
+    monkeypatch.setattr(closed_loop, "cut", lambda _family, _model, _bases, allocation: (allocation.widths[0][0], ()))
+    monkeypatch.setattr(closed_loop, "measure_blocks", measure)
+
+    class Judges:
+        def __len__(self):
+            return 40
+
+        def first(self, clips):
+            return range(clips)
+
+        def kl(self, slim):
+            return measured[slim]
+
+    family = SimpleNamespace(attention_sites=lambda _model: ())
+    scores = SimpleNamespace(bases={}, losses={"a": np.ones(1)})
+    found = choose_measured(family, None, scores, None, 100.0, SMALL, Judges())
+    return found, corrections_seen
+
+
+@pytest.mark.parametrize("measured", [0.16, 0.1, 0.2, 0.05])
+def test_within_a_factor_of_two_one_round_is_enough(monkeypatch, measured):
+    found, _ = scripted(monkeypatch, [0.1], [measured])
+    assert (len(found.rounds), found.best, found.model) == (1, 0, 0)
+    assert found.round.agrees
+
+
+def test_of_losses_that_are_nothing_no_ratio_matters(monkeypatch):
+    assert len(scripted(monkeypatch, [1e-9], [9e-5])[0].rounds) == 1
+    found, _ = scripted(monkeypatch, [1e-9, 1e-4, 1e-4], [2.1e-4, 1e-4, 1e-4])
+    assert len(found.rounds) == 2
+
+
+@pytest.mark.parametrize(("measured", "best"), [((0.5, 0.2, 0.3), 1), ((0.5, 0.6, 0.7), 0), ((0.5, 0.4, 0.3), 2)])
+def test_of_three_rounds_at_most_the_best_one_stays(monkeypatch, measured, best):
+    found, _ = scripted(monkeypatch, [0.01, 0.02, 0.03], measured)
+    assert len(found.rounds) == 3
+    assert (found.best, found.model, found.round.measured) == (best, best, measured[best])
+    assert found.allocation.cost == found.round.cost == 100 - best
+    assert [each.estimated for each in found.rounds] == [0.01, 0.02, 0.03]
+    ratios = [after / before for before, after in zip((0.01, 0.02, 0.03), measured, strict=True)]
+    assert found.corrections.blocks["a"] == pytest.approx(np.prod(ratios[: best + 1])), "those of its own round"
+
+
+def test_a_blocks_estimate_is_multiplied_by_what_it_was_wrong_by(monkeypatch):
+    """0.3 for 0.1 is 3 times; the whole loses 0.6, twice the block alone: together 6, then 6 again of what it was."""
+    found, seen = scripted(
+        monkeypatch, [0.1, 0.55, 0.5], [0.6, 0.5, 0.5], blocks=[(0.1, 0.3), (0.25, 0.25), (0.1, 0.1)]
+    )
+    assert seen == [1.0, pytest.approx(6.0)]
+    assert len(found.rounds) == 2
+    assert found.best == 1
+    assert found.corrections.blocks["a"] == pytest.approx(3.0)
+    assert found.corrections.together == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("measured", "block"), [(0.5, (0.1, 0.1)), (0.1, (0.1, 0.3))], ids=["the whole is wrong", "a block is wrong"]
+)
+def test_whole_and_blocks_must_agree(monkeypatch, measured, block):
+    found, _ = scripted(monkeypatch, [0.1, 0.1], [measured, 0.1], blocks=[block, (0.1, 0.1)])
+    assert len(found.rounds) == 2
+
+
+def test_a_block_that_loses_nothing_is_not_for_free(monkeypatch):
+    _, seen = scripted(monkeypatch, [0.5, 0.4, 0.3], [0.1, 0.1, 0.1], blocks=[(0.5, 0.0), (0.4, 0.2), (0.3, 0.2)])
+    assert seen[1] == pytest.approx(1e-4), "at most ten thousand times less"
+
+
+# A real model
+
+
+@dataclasses.dataclass
+class Case:
+    model: torch.nn.Module
+    costs: object
+    scores: Scores
+    held_out: HeldOut
+
+    def choose(self, scores=None, sparsity=0.4, **options):
+        budget = (1 - sparsity) * self.costs.dense
+        given = scores or self.scores
+        return choose_measured(ast, self.model, given, self.costs, budget, SMALL, self.held_out, **options)
+
+
+def clips(count: int, seed: int) -> LabelledInputs:
+    inputs = torch.randn(count, 46, 128, generator=torch.Generator().manual_seed(seed))
+    return LabelledInputs(inputs, torch.arange(count) % 5)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    model = make_tiny_ast(layers=4)
+    scores = score_widths(ast, model, clips(32, 1), SMALL.scoring, made_from={})
+    return Case(model, parameter_costs(ast.dense_plan(model)), scores, HeldOut(model, clips(24, 2), ast.logits, 7))
+
+
+def falsified(scores: Scores) -> Scores:
+    """One block is said to lose a three-hundredth of what it does."""
+    return Scores(scores.bases, {**scores.losses, WRONG: scores.losses[WRONG] / 300})
+
+
+def divergence(dense, slim, given: LabelledInputs) -> float:
+    """Mean KL(dense || slim) by its definition, float64."""
+    with torch.no_grad():
+        p, q = (model(given.inputs).logits.double().softmax(1) for model in (dense, slim))
+    return float((p * (p.log() - q.log())).sum(dim=1).mean())
+
+
+def channels(allocation: Allocation) -> list[int]:
+    return [sum(k + v for k, v in widths) for widths in allocation.widths]
+
+
+def test_a_block_whose_estimate_is_wrong_is_found_and_spared(case):
+    wrong = falsified(case.scores)
+    told = []
+    found = case.choose(wrong, report=lambda text, _share=None: told.append(text))
+    place = list(wrong.losses).index(WRONG)
+    assert 1 < len(found.rounds) <= 3
+    assert found.best > 0
+    assert found.round.measured < 0.8 * found.rounds[0].measured
+    first = {block.name: block for block in found.rounds[0].blocks}
+    ratios = {name: block.measured / block.estimated for name, block in first.items() if block.estimated > 0}
+    assert max(ratios, key=ratios.get) == WRONG
+    assert ratios[WRONG] > 30 * max(ratio for name, ratio in ratios.items() if name != WRONG)
+    by_estimate = prune_rotated_widths(case, wrong)
+    assert channels(found.allocation)[place] > by_estimate[place], "more of it is kept than the estimate alone would"
+    assert found.allocation.cost <= 0.6 * case.costs.dense
+    assert found.round.measured == pytest.approx(divergence(case.model, found.model, case.held_out.clips), rel=1e-4)
+    assert told[0].startswith("round 1: measured")
+    assert told[-1].startswith(f"measured {found.round.measured:.4f} nats on 24 held-out clips")
+
+
+def prune_rotated_widths(case: Case, scores: Scores) -> list[int]:
+    sites = ast.attention_sites(case.model)
+    return channels(closed_loop.choose_widths(sites, scores.losses, case.costs, 0.6 * case.costs.dense, SMALL))
+
+
+def test_nothing_is_changed_but_by_choosing(case):
+    """The dense model, weights and blocks, stays as it was; the slim one is just what its widths make."""
+    before, modules = copy.deepcopy(case.model.state_dict()), [id(module) for module in case.model.modules()]
+    found = case.choose(falsified(case.scores))
+    assert [id(module) for module in case.model.modules()] == modules
+    assert all(torch.equal(value, before[name]) for name, value in case.model.state_dict().items())
+    again, kept = cut(ast, case.model, case.scores.bases, found.allocation)
+    assert kept == found.kept
+    pairs = zip(again.state_dict().items(), found.model.state_dict().items(), strict=True)
+    assert all(one == other and torch.equal(a, b) for (one, a), (other, b) in pairs)
+    assert not found.model.training
+
+
+def test_each_block_is_measured_alone(case):
+    """Against models that are cut in this block alone, which share nothing."""
+    found = case.choose(sparsity=0.5)
+    sites = ast.attention_sites(case.model)
+    dense_widths = tuple(((16, 16), (16, 16)) for _ in sites)
+    states = {name: value.clone() for name, value in found.model.state_dict().items()}
+    blocks = measure_blocks(ast, case.model, case.scores, Corrections(), found.allocation, found.model, case.held_out)
+    assert all(torch.equal(value, states[name]) for name, value in found.model.state_dict().items())
+    for index, (site, block) in enumerate(zip(sites, blocks, strict=True)):
+        widths = tuple(found.allocation.widths[i] if i == index else w for i, w in enumerate(dense_widths))
+        alone, _ = cut(ast, case.model, case.scores.bases, Allocation(widths, 0.0, 0.0))
+        assert block.measured == pytest.approx(divergence(case.model, alone, case.held_out.clips), rel=1e-3, abs=1e-6)
+        table = case.scores.losses[site.name]
+        expected = sum(table[head, k, v] for head, (k, v) in enumerate(widths[index]))
+        assert block.estimated == pytest.approx(expected)
+        assert block_loss(case.scores.losses, site, widths[index]) == pytest.approx(expected)
+
+
+def test_a_block_that_stays_whole_is_not_measured(case):
+    sites = ast.attention_sites(case.model)
+    widths = (((16, 16), (16, 16)), ((4, 4), (4, 4)), ((16, 16), (16, 16)), ((16, 16), (0, 0)))
+    allocation = Allocation(widths, 0.0, 0.0)
+    slim, _ = cut(ast, case.model, case.scores.bases, allocation)
+    blocks = measure_blocks(ast, case.model, case.scores, Corrections(), allocation, slim, case.held_out)
+    assert [block.name for block in blocks] == [site.name for site in sites]
+    assert (blocks[0].measured, blocks[2].estimated) == (0.0, 0.0)
+    assert blocks[1].measured > 0 < blocks[3].measured
+
+
+def test_of_a_width_that_was_not_tried_the_next_narrower_one_stands(case):
+    """A target may fill queries and keys up to widths off the grid."""
+    site = ast.attention_sites(case.model)[0]
+    losses = case.scores.losses[site.name]
+    assert np.isinf(losses[0, 5, 4])
+    found = block_loss(case.scores.losses, site, ((5, 4), (0, 0)))
+    assert found == pytest.approx(losses[0, 4, 4] + losses[1, 0, 0])
+
+
+def test_what_was_learned_makes_the_estimate_the_measurement(case):
+    """Of the model's own widths; and another call with it begins where the first one ended."""
+    wrong = falsified(case.scores)
+    found = case.choose(wrong)
+    corrected = found.corrections.applied(wrong.losses)
+    widths = zip(ast.attention_sites(case.model), found.allocation.widths, strict=True)
+    estimated = sum(block_loss(corrected, site, each) for site, each in widths)
+    assert estimated == pytest.approx(found.round.measured, rel=1e-6)
+    again = case.choose(wrong, corrections=found.corrections)
+    assert again.rounds[0].estimated <= found.round.measured * (1 + 1e-6)
+    assert again.rounds[0].measured < found.rounds[0].measured
+
+
+def test_prune_rotated_measures_where_there_are_held_out_clips(case):
+    budget = 0.5 * case.costs.dense
+    given = (ast, case.model, clips(32, 1), case.costs, budget, SMALL)
+    found = prune_rotated(*given, held_out=case.held_out)
+    chosen = case.choose(sparsity=0.5)
+    assert found.rounds == chosen.rounds
+    assert (found.best, found.damage) == (chosen.best, chosen.allocation.damage)
+    assert found.corrections == chosen.corrections
+    plain = prune_rotated(*given)
+    assert (plain.rounds, plain.scores, plain.corrections) == ((), None, None)
+    shots = prune_rotated(*given[:-1], dataclasses.replace(SMALL, shots=2), held_out=case.held_out)
+    assert shots.rounds == (), "there is no scoring of the dense model for both shots"

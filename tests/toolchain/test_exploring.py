@@ -1,0 +1,250 @@
+"""`leanear explore` from folder to folder, what it keeps, and what `leanear prune` says of a model that it hurt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from tests.conftest import make_tiny_ast, tone
+from tests.toolchain.whisper_pruning import write_audio
+from tests.whisper_models import write_whisper
+from toolchain import exploring, scoring
+from toolchain.cli import run
+from toolchain.exploring import summary, table_rows
+
+FILES = {"explore.json", "explore.md", "explore.html", ".scores"}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> tuple[Path, Path]:
+    """A tiny AST's folder, and its clips'."""
+    from transformers import ASTFeatureExtractor
+
+    folder = tmp_path_factory.mktemp("classifier")
+    make_tiny_ast().save_pretrained(folder / "model")
+    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "model")
+    for label, frequency_hz in (("yes", 500), ("up", 1500)):
+        (folder / "data" / label).mkdir(parents=True)
+        for number in range(12):
+            soundfile.write(folder / "data" / label / f"{number}.wav", tone(frequency_hz + 20 * number), 16000)
+    return folder / "model", folder / "data"
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory) -> tuple[Path, Path]:
+    """A tiny Whisper's folder, and its clips'."""
+    folder = tmp_path_factory.mktemp("speaker")
+    write_audio(folder / "data" / "train", 10)
+    write_audio(folder / "data" / "test", 3, seed=1)
+    return write_whisper(folder / "model"), folder / "data"
+
+
+def explored(capsys, given, out: Path, *flags: str) -> dict:
+    arguments = ["explore", str(given[0]), "--data", str(given[1]), "--out", str(out), "--json", *flags]
+    assert run(arguments) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def passes(monkeypatch) -> list[str]:
+    """The names of both passes, each time that a batch goes through one."""
+    seen: list[str] = []
+
+    def watch(name):
+        original = getattr(scoring, name)
+
+        def watched(*arguments, **options):
+            seen.append(name)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(scoring, name, watched)
+
+    watch("collect_statistics")
+    watch("collect_squares")
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["classifier", "speaker"])
+def test_the_curve_of_a_folder(capsys, request, tmp_path, monkeypatch, kind):
+    given, out, seen = request.getfixturevalue(kind), tmp_path / "out", passes(monkeypatch)
+    found = explored(capsys, given, out)
+    assert {path.name for path in out.iterdir()} == FILES
+    assert json.loads((out / "explore.json").read_text()) == found
+    assert (found["schema"], found["metric"]) == (
+        "leanear-explore-1",
+        "accuracy" if kind == "classifier" else "word error rate",
+    )
+    sparsities = [point["sparsity"] for point in found["points"]]
+    assert sparsities == [tenth / 10 for tenth in range(1, len(sparsities) + 1)]
+    assert len(sparsities) >= 6
+    losses = [point["loss"] for point in found["points"]]
+    assert losses == sorted(losses), "what may keep more is estimated to lose no more"
+    for key in ("parameters", "macs"):
+        sizes = [found[f"{key}_dense"], *(point[key] for point in found["points"])]
+        assert sizes == sorted(sizes, reverse=True)
+        assert len(set(sizes)) == len(sizes)
+    measured = {point["sparsity"]: point["measured"] for point in found["points"] if point["measured"] is not None}
+    assert list(measured) == [share for share in (0.3, 0.5, 0.7, 0.9) if share in sparsities]
+    assert all(each["divergence"] > 0 and each["clips"] == found["held_out_clips"] for each in measured.values())
+    assert found["latency_ms_dense"] is None
+    assert all(point["latency_ms"] is None for point in found["points"])
+    markdown = (out / "explore.md").read_text()
+    assert summary(found) in markdown
+    assert found["command"] in markdown
+    assert seen, "scored once"
+    seen.clear()
+    assert explored(capsys, given, out) == found
+    assert seen == [], "the second time the scores are taken from the folder"
+
+
+def test_a_point_is_the_model_that_prune_makes(capsys, classifier, tmp_path):
+    found = explored(capsys, classifier, tmp_path / "out")
+    arguments = ["prune", *found["command"].split()[2:-1], str(tmp_path / "slim"), "--json"]
+    assert run(arguments) == 0
+    pruned = json.loads(capsys.readouterr().out)
+    sparsity = float(arguments[arguments.index("--sparsity") + 1])
+    point = next(point for point in found["points"] if point["sparsity"] == sparsity)
+    assert pruned["parameters"] == pytest.approx(point["parameters"], rel=0.01)
+    assert pruned["parameters_dense"] == found["parameters_dense"]
+    curve = pruned["pruning"]["loss"]["curve"]
+    assert [each["sparsity"] for each in curve] == [each["sparsity"] for each in found["points"]]
+
+
+def test_what_is_printed_is_the_table(capsys, classifier, tmp_path):
+    model, data = classifier
+    assert run(["explore", str(model), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    document = json.loads((tmp_path / "out" / "explore.json").read_text())
+    header, rows = table_rows(document)
+    assert header == ("removed", "parameters", "MACs", "estimated", "measured, nats", "accuracy, %")
+    for row in rows:
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"{row[0]} "))
+        assert line.split() == " ".join(row).split()
+    assert f"next:    {document['command']}" in printed
+    assert summary(document) in " ".join(printed.split())
+    knees = [row for row in rows if "(knee)" in row[0]]
+    assert len(knees) == (document["knee"] is not None)
+
+
+@pytest.mark.parametrize("where", ["in the first pass", "in the second pass", "after the scores"])
+def test_an_interrupted_run_goes_on(capsys, classifier, tmp_path, monkeypatch, where):
+    model, data = classifier
+    out, seen = tmp_path / "out", passes(monkeypatch)
+    expected = explored(capsys, classifier, tmp_path / "whole")
+    every = list(seen)
+    assert set(every) == {"collect_statistics", "collect_squares"}
+    seen.clear()
+
+    def interrupt(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        place = {
+            "in the first pass": (scoring, "merge_statistics"),
+            "in the second pass": (scoring, "collect_squares"),
+            "after the scores": (exploring, "choose_measured"),
+        }[where]
+        patch.setattr(*place, interrupt)
+        assert run(["explore", str(model), "--data", str(data), "--out", str(out)]) == 130
+    assert not (out / "explore.json").exists()
+    seen.clear()
+    assert explored(capsys, classifier, out) == expected
+    if where == "in the second pass":
+        assert set(seen) == {"collect_squares"}
+    if where == "after the scores":
+        assert seen == []
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(capsys, classifier, tmp_path):
+    (tmp_path / "letters.txt").write_text("dear all")
+    model, data = classifier
+    assert run(["explore", str(model), "--data", str(data), "--out", str(tmp_path)]) == 2
+    assert "it is left alone" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_milliseconds_of_a_speech_model_are_not_to_be_had(capsys, speaker, tmp_path):
+    model, data = speaker
+    arguments = ["explore", str(model), "--data", str(data), "--target", "cpu", "--out", str(tmp_path / "out")]
+    assert run(arguments) == 2
+    assert "no block of a speech model is timed alone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_other_clips_are_not_used(capsys, classifier, tmp_path, monkeypatch):
+    other = shutil.copytree(classifier[1], tmp_path / "other")
+    soundfile.write(other / "yes" / "0.wav", tone(4321), 16000)
+    for number in range(12):
+        soundfile.write(other / "up" / f"{number}.wav", tone(2000 + number), 16000)
+    explored(capsys, classifier, tmp_path / "out")
+    seen = passes(monkeypatch)
+    found = explored(capsys, (classifier[0], other), tmp_path / "out")
+    assert seen
+    assert found == explored(capsys, (classifier[0], other), tmp_path / "anew")
+
+
+def document(**changes) -> dict:
+    measured = {
+        "clips": 10, "divergence": 0.5, "dense_mistakes": 1.0, "slim_mistakes": 4.0, "counted": 20.0,
+        "standard_error_points": 1.0, "points": 15.0, "matters": True,
+    }  # fmt: skip
+    point = {"sparsity": 0.5, "loss": 0.04, "parameters": 50, "macs": 250, "latency_ms": 1.5, "measured": measured}
+    facts = {
+        "metric": "accuracy", "matters_nats": 0.05, "knee": 0.5, "begins_at": 0.42, "parameters_dense": 100,
+        "macs_dense": 1000, "latency_ms_dense": 2.0, "points": [point, {**point, "sparsity": 0.6, "measured": None}],
+    }  # fmt: skip
+    return {**facts, **changes}
+
+
+def test_rows_by_hand():
+    header, rows = table_rows(document())
+    assert header == ("removed", "parameters", "MACs", "ms", "estimated", "measured, nats", "accuracy, %")
+    assert rows[0] == ("50 % (knee)", "0.500×", "0.250×", "1.50", "0.04", "0.5", "95.0 → 80.0")
+    assert rows[1] == ("60 %", "0.500×", "0.250×", "1.50", "0.04", "", "")
+    header, rows = table_rows(document(latency_ms_dense=None, metric="word error rate", knee=None))
+    assert header[-1] == "WER, %"
+    assert rows[0] == ("50 %", "0.500×", "0.250×", "0.04", "0.5", "5.0 → 20.0")
+
+
+def test_answers_that_are_not_numbers_are_not_called_nothing():
+    broken = document()
+    broken["points"][0]["measured"]["divergence"] = None
+    assert table_rows(broken)[1][0][5] == "not a number"
+
+
+def test_the_curve_in_words():
+    assert summary(document()) == "A loss that matters (0.05 nats and more) begins at about 42 %; the knee is at 50 %."
+    assert summary(document(knee=None, begins_at=0.0)) == "Every size loses more than 0.05 nats."
+
+
+# Pruning says what it did
+
+
+def test_a_model_that_was_hurt_comes_with_a_warning(capsys, speaker, tmp_path):
+    model, data = speaker
+    arguments = ["prune", str(model), "--data", str(data), "--out"]
+    assert run([*arguments, str(tmp_path / "narrow"), "--sparsity", "0.75"]) == 0
+    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: "))
+    pruning = json.loads((tmp_path / "narrow" / "pruning.json").read_text())
+    finished = pruning["loss"]["finished"]
+    assert finished["matters"]
+    assert finished["divergence"] >= 0.05
+    assert "does damage here" in warning
+    assert f"by {finished['divergence']:.3g} nats" in warning
+    assert run([*arguments, str(tmp_path / "wide"), "--sparsity", "0.01"]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    assert not json.loads((tmp_path / "wide" / "pruning.json").read_text())["loss"]["finished"]["matters"]
+
+
+def test_the_plan_tells_what_was_estimated_and_what_was_measured(capsys, classifier, tmp_path):
+    model, data = classifier
+    assert run(["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim"), "--sparsity", "0.5"]) == 0
+    told = json.loads((tmp_path / "slim" / "plan.json").read_text())["recipe"]["loss_nats_per_target"]
+    loss = json.loads((tmp_path / "slim" / "pruning.json").read_text())["loss"]
+    assert told == {"estimated": loss["estimated"], "measured": loss["finished"]["divergence"]}
+    assert loss["estimated"] == loss["rounds"][loss["best"]]["estimated"]
+    assert loss["finished"]["divergence"] == pytest.approx(loss["rounds"][loss["best"]]["measured"], rel=1e-3)
+    assert 0 <= loss["begins_at"] < 1
