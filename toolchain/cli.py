@@ -221,7 +221,10 @@ recipe_options = _options(
         help="Whisper: prune all attention, or leave cross-attention alone, as the reference does.  [default: all]",
     ),
     click.option(
-        "--compensate", is_flag=True, help="rotated: fit the output projections where that helps held-out clips."
+        "--compensate/--no-compensate",
+        default=None,
+        help="rotated: fit the output projections by least squares where that helps held-out clips.  [default:"
+        " compensate]",
     ),
     click.option(
         "--scheme",
@@ -436,7 +439,8 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
         raise BadInput("--recovery-minutes is of no use without --recovery full or lora")
     seconds = 60 * (RECOVERY_MINUTES if minutes is None else minutes)
     recovery = None if flags["recovery"] == "none" else Distillation(method=flags["recovery"], seconds=seconds)
-    return PruneJob(goal, RotatedRecipe(multiples=multiples, **given), device, flags["compensate"], recovery)
+    compensation = flags["compensate"] is not False
+    return PruneJob(goal, RotatedRecipe(multiples=multiples, **given), device, compensation, recovery)
 
 
 def _check_speech_flags(model: str, flags: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """Choose widths, measure what they lose on held-out clips, and choose again where the estimate was wrong.
 
-Estimates add the losses of single heads; what is measured is KL(dense || slim) of the finished model. Where the two
-differ by more than a factor of two, every block is measured alone: pruned as planned while the rest of the model is
-whole. Its estimates are then multiplied by measured over estimated, all of them together by what the whole loses beyond
-the sum of its blocks, and widths are chosen again. Of the plans that were measured the best one stays.
+Estimates add the losses of single heads; what is measured is KL(dense || slim) of the finished model, and of every
+block alone: pruned as planned while the rest of the model is whole. Where an estimate of the whole or of a block is off
+by more than a factor of two, every block's estimates are multiplied by measured over estimated, all of them together by
+what the whole loses beyond the sum of its blocks, and widths are chosen again. Losses are cliffs: a block that turned
+out dear is given more width, turns out cheap, and would be cut again. So a later round takes a root of its ratios, and
+of the plans that were measured the best one stays.
 """
 
 from __future__ import annotations
@@ -132,11 +134,11 @@ def choose_measured(
             best = (number, slim, kept, allocation)
         if rounds[-1].agrees and all(_close(block.estimated, block.measured) for block in blocks):
             break
-        corrections = _corrected(corrections, rounds[-1])
+        corrections = _corrected(corrections, rounds[-1], 1 / len(rounds))
     assert best is not None
     number, slim, kept, allocation = best
     report(f"measured {rounds[number].measured:.4f} nats on {len(held_out)} held-out clips", 1.0)
-    return Chosen(slim, kept, allocation, tuple(rounds), number, _corrected(in_force[number], rounds[number]))
+    return Chosen(slim, kept, allocation, tuple(rounds), number, _corrected(in_force[number], rounds[number], 1.0))
 
 
 def _close(estimated: float, measured: float) -> bool:
@@ -145,14 +147,14 @@ def _close(estimated: float, measured: float) -> bool:
     return max(estimated, measured) <= FACTOR * max(min(estimated, measured), NOTHING_NATS / FACTOR)
 
 
-def _corrected(before: Corrections, found: Round) -> Corrections:
-    """Corrections by which this round's estimates would have been its measurements."""
+def _corrected(before: Corrections, found: Round, power: float) -> Corrections:
+    """Corrections by which this round's estimates would have been its measurements, or, below 1, are nearer to them."""
     factors = dict(before.blocks)
     for block in found.blocks:
-        if block.estimated > 0:
+        if max(block.estimated, block.measured) > NOTHING_NATS and block.estimated > 0:
             ratio = max(block.measured, 0.0) / block.estimated
             ratio = min(max(ratio, 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
-            factors[block.name] = factors.get(block.name, 1.0) * ratio
+            factors[block.name] = factors.get(block.name, 1.0) * ratio**power
     alone = sum(max(block.measured, 0.0) for block in found.blocks)
     return Corrections(factors, found.measured / alone if alone > 0 else before.together)
 

@@ -54,10 +54,10 @@ DENSE = "dense"
 DEFAULT = "default"
 DEFAULT_RECIPE = RotatedRecipe()
 DEFAULT_AS_SMALL = "default, as small as equal widths"
-DEFAULTS = (DEFAULT, DEFAULT_AS_SMALL)
 CLOVER = "CLOVER, equal widths"
 ACTIVATIONS_EQUAL = "activation basis, equal widths"
-OPEN_LOOP = "without the closed loop"
+OPEN_LOOP = "without closed loop and compensation"
+UNCOMPENSATED = "without compensation"
 MASK_FISHER = "per-sample mask Fisher"
 ENTIRE_HEADS = "Fisher basis, entire heads"
 
@@ -179,9 +179,9 @@ class RandomChannels:
 
 @dataclass(frozen=True)
 class Compensated:
-    """The recipe, after which output projections are fitted to the dense model's branch outputs."""
+    """The reference's recipe, after which output projections are fitted to the dense model's branch outputs."""
 
-    recipe: PruneRecipe | RotatedRecipe
+    recipe: PruneRecipe
 
 
 @dataclass(frozen=True)
@@ -193,15 +193,8 @@ class Recovered:
 
 
 def methods(there: Collection[Needs] = CLASSIFIER) -> tuple[Method, ...]:
-    """All methods that are compared of a model that has what is `there`, the dense model first.
-
-    A part that is the default itself is left out.
-    """
-    return tuple(
-        method
-        for method in _all_methods()
-        if method.needs in there and (method.recipe != DEFAULT_RECIPE or method.name in (*DEFAULTS, OPEN_LOOP))
-    )
+    """All methods that are compared of a model that has what is `there`, the dense model first."""
+    return tuple(method for method in _all_methods() if method.needs in there)
 
 
 def _all_methods() -> tuple[Method, ...]:
@@ -247,7 +240,6 @@ def _all_methods() -> tuple[Method, ...]:
         _rotated("weight basis, any widths", RotatedRecipe(basis="weights"), "CLOVER's basis, one budget"),
         _rotated("activation basis, any widths", RotatedRecipe(basis="activations"), "balanced basis, one budget"),
         _rotated("attention basis, any widths", RotatedRecipe(basis="attention"), "keys as they are attended to"),
-        _rotated("Fisher basis, any widths", RotatedRecipe(basis="fisher"), "basis of the per-clip derivatives"),
         _rotated(ENTIRE_HEADS, RotatedRecipe(sharing="entire heads"), "heads stay whole or go"),
         _rotated("observed labels", RotatedRecipe(labels="observed"), "scores from the clips' own labels"),
         _rotated("sampled labels", RotatedRecipe(labels="sampled"), "scores from labels drawn from the prediction"),
@@ -279,8 +271,8 @@ def _all_methods() -> tuple[Method, ...]:
             "a third of the way at a time, with new statistics, without training",
         ),
         Method(
-            "with compensation", "parts", _compensated, Compensated(DEFAULT_RECIPE),
-            "the default's shot, then output projections by least squares",
+            UNCOMPENSATED, "parts", _measured, DEFAULT_RECIPE,
+            "the default with its output projections as they were",
         ),
         Method(
             "reference, compensated", "parts", _compensated,
@@ -440,7 +432,7 @@ def _scheduled(bench: Bench, sparsity: float, recipe: PruneRecipe) -> Made:
 
 def _by_recipe(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     sites = bench.family.attention_sites(bench.checkpoint.model)
-    scores = _scores(bench, recipe, bench.pool[bench.order])
+    scores = _scores(bench, recipe)
     budget = (1 - sparsity) * bench.costs.dense
     return _cut(bench, scores.bases, choose_widths(sites, scores.losses, bench.costs, budget, recipe), recipe.basis)
 
@@ -451,11 +443,18 @@ def _cut(bench: Bench, bases: Mapping[str, SiteBasis], allocation: Allocation, b
 
 
 def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
-    """As `leanear prune`: what most of the clips chose is measured on the last fifth, and chosen again."""
+    """As `leanear prune`: the measured plan, compensated."""
+    made = _measured(bench, sparsity, recipe)
+    _compensate_(bench, made.model)
+    return made
+
+
+def _measured(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
+    """What most of the clips chose is measured on the last fifth, and chosen again."""
     family, dense = bench.family, bench.checkpoint.model
-    scored, held_out = divided(bench.pool[bench.order])
+    _, held_out = divided(bench.pool[bench.order])
     chosen = choose_measured(
-        family, dense, _scores(bench, recipe, scored), bench.costs, (1 - sparsity) * bench.costs.dense, recipe,
+        family, dense, _scores(bench, recipe), bench.costs, (1 - sparsity) * bench.costs.dense, recipe,
         bench.shared("held out", lambda: HeldOut(dense, held_out, family.logits)), report=bench.report,
     )  # fmt: skip
     return Made(chosen.model, dataclasses.replace(bench.plan, sites=chosen.kept, basis=ROTATED + recipe.basis))
@@ -514,17 +513,18 @@ def widest_equal_widths(sites: Any, costs: Costs, sparsity: float) -> Allocation
 
 
 def _compensated(bench: Bench, sparsity: float, recipe: Compensated) -> Made:
-    if isinstance(recipe.recipe, PruneRecipe):
-        made = _reference(bench, sparsity, recipe.recipe)
-    else:
-        made = _by_recipe(bench, sparsity, recipe.recipe)
-    family, dense, clips = bench.family, bench.checkpoint.model, bench.pool[bench.order]
-    fitted = round(0.8 * len(clips))
-    compensate_(
-        made.model, dense, family.attention_sites(made.model), family.attention_sites(dense), clips[:fitted],
-        clips[fitted:], family.logits, batch_size=bench.clips_at_once or 16, report=bench.report,
-    )  # fmt: skip
+    made = _reference(bench, sparsity, recipe.recipe)
+    _compensate_(bench, made.model)
     return made
+
+
+def _compensate_(bench: Bench, model: nn.Module) -> None:
+    family, dense = bench.family, bench.checkpoint.model
+    fitted, held_out = divided(bench.pool[bench.order])
+    compensate_(
+        model, dense, family.attention_sites(model), family.attention_sites(dense), fitted, held_out, family.logits,
+        batch_size=bench.clips_at_once or 16, report=bench.report,
+    )  # fmt: skip
 
 
 # Negative controls
@@ -571,7 +571,7 @@ def _other_clips(bench: Bench, sparsity: float, recipe: Control) -> Made:
 
 def _shuffled_heads(bench: Bench, sparsity: float, recipe: Control) -> Made:
     sites = bench.family.attention_sites(bench.checkpoint.model)
-    scores = _scores(bench, recipe.recipe, bench.pool[bench.order])
+    scores = _scores(bench, recipe.recipe)
     heads = [(site.name, head) for site in sites for head in range(len(site.query_key_widths))]
     shuffled = iter(np.random.default_rng(bench.seed).permutation(len(heads)))
     wrong = {
@@ -587,10 +587,12 @@ def _shuffled_heads(bench: Bench, sparsity: float, recipe: Control) -> Made:
 # What is shared
 
 
-def _scores(bench: Bench, recipe: RotatedRecipe, clips: LabelledInputs) -> Scores:
+def _scores(bench: Bench, recipe: RotatedRecipe) -> Scores:
+    """Of the clips that `leanear prune` scores."""
+    clips, _ = divided(bench.pool[bench.order])
     scoring = dataclasses.replace(recipe.scoring, seed=bench.seed)
     return bench.shared(
-        f"scores {scoring} {len(clips)}",
+        f"scores {scoring}",
         lambda: score_widths(
             bench.family, bench.checkpoint.model, clips, scoring, made_from={},
             clips_at_once=bench.clips_at_once, report=bench.report,

@@ -88,9 +88,7 @@ def search_sparsity(
         BadInput: too few clips to hold any out, or no sparsity is within the drop.
     """
     if len(clips) < 2 * FOLDS:
-        raise BadInput(
-            f"the search needs at least {2 * FOLDS} calibration clips that are not held out; there are {len(clips)}"
-        )
+        raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips)}")
     folds = [torch.arange(fold, len(clips), FOLDS) for fold in range(FOLDS)]
     model = checkpoint.model
     dense = _answers(family, checkpoint, model, clips)

@@ -84,7 +84,9 @@ def test_of_three_rounds_at_most_the_best_one_stays(monkeypatch, measured, best)
     assert found.allocation.cost == found.round.cost == 100 - best
     assert [each.estimated for each in found.rounds] == [0.01, 0.02, 0.03]
     ratios = [after / before for before, after in zip((0.01, 0.02, 0.03), measured, strict=True)]
-    assert found.corrections.blocks["a"] == pytest.approx(np.prod(ratios[: best + 1])), "those of its own round"
+    powers = [1 / (number + 1) for number in range(best)] + [1.0]
+    expected = np.prod([ratio**power for ratio, power in zip(ratios, powers)])
+    assert found.corrections.blocks["a"] == pytest.approx(expected), "those of its own round, roots before it"
 
 
 def test_a_blocks_estimate_is_multiplied_by_what_it_was_wrong_by(monkeypatch):

@@ -12,10 +12,12 @@ import torch
 from runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, make_tiny_ast
 from toolchain import methods as module
+from toolchain.compensation import compensate_
 from toolchain.costs import parameter_costs
 from toolchain.distillation import Distillation
 from toolchain.examples import LabelledInputs
 from toolchain.families import ast
+from toolchain.held_out import HeldOut, divided
 from toolchain.methods import (
     ACTIVATIONS_EQUAL,
     CLOVER,
@@ -65,7 +67,7 @@ def test_the_list_has_what_is_claimed_and_no_name_twice():
     assert names[0] == DENSE
     assert sum(method.group == "reference" for method in methods()) == 8
     assert sum(method.group == "control" for method in methods()) == 5
-    assert {DEFAULT, CLOVER, ACTIVATIONS_EQUAL, "random channels", "with compensation", "three shots"} <= set(names)
+    assert {DEFAULT, CLOVER, ACTIVATIONS_EQUAL, "random channels", "without compensation", "three shots"} <= set(names)
 
 
 def test_every_method_removes_what_was_asked_and_computes_something_else(bench):
@@ -81,11 +83,14 @@ def test_every_method_removes_what_was_asked_and_computes_something_else(bench):
 
 def test_the_default_is_what_pruning_does_by_default(bench):
     recipe = dataclasses.replace(RotatedRecipe(), seed=3, calibration_clips=20)
-    chosen = bench.order
+    dense = bench.checkpoint.model
+    scored, held_out = divided(bench.pool[bench.order])
     expected = prune_rotated(
-        ast, bench.checkpoint.model, bench.pool[chosen],
-        parameter_costs(bench.plan), 0.4 * bench.plan.attention_parameters_dense, recipe,
+        ast, dense, scored, parameter_costs(bench.plan), 0.4 * bench.plan.attention_parameters_dense, recipe,
+        held_out=HeldOut(dense, held_out, ast.logits),
     )  # fmt: skip
+    slim = expected.model
+    compensate_(slim, dense, ast.attention_sites(slim), ast.attention_sites(dense), scored, held_out, ast.logits)
     made = make(bench, DEFAULT, 0.6)
     assert made.plan.sites == expected.plan.sites
     assert torch.equal(logits(made.model), logits(expected.model))
@@ -154,7 +159,7 @@ def test_the_default_as_small_as_equal_widths_is_as_small(bench):
 def test_wrong_scale_is_one_over_the_root_of_the_kept_width(bench):
     """Where all heads keep the same width the fault is one number per block."""
     recipe = RotatedRecipe(sharing="equal widths")
-    right = module._by_recipe(bench, 0.5, recipe)
+    right = module._default(bench, 0.5, recipe)
     wrong = module._wrong_scale(bench, 0.5, Control("wrong scale", recipe))
     assert not torch.allclose(logits(wrong.model), logits(right.model), atol=1e-4)
     for site in ast.attention_sites(right.model):
@@ -166,8 +171,8 @@ def test_wrong_scale_is_one_over_the_root_of_the_kept_width(bench):
 def test_shuffled_scores_choose_widths_that_the_true_scores_call_worse(bench):
     sites = ast.attention_sites(bench.checkpoint.model)
     losses = module._scores(bench, RotatedRecipe()).losses
-    true = choose_widths(sites, losses, bench.costs, 0.4 * bench.costs.dense, RotatedRecipe())
-    made = make(bench, "scores of other heads", 0.6)
+    true = choose_widths(sites, losses, bench.costs, 0.6 * bench.costs.dense, RotatedRecipe())
+    made = make(bench, "scores of other heads", 0.4)
     damage = 0.0
     for site, plan in zip(sites, made.plan.sites, strict=True):
         widths = {head.head: (len(head.query_key), len(head.value_output)) for head in plan.heads}
@@ -187,7 +192,7 @@ def test_one_labels_clips_are_of_one_label_and_the_few_of_all(bench, monkeypatch
     make(bench, "one label's clips", 0.5)
     assert len(torch.cat(seen).unique()) == 1
     count = len(torch.cat(seen))
-    assert count == 6, "all of the pool's clips with that label"
+    assert count == 5, "all of the pool's clips with that label but the one that is held out"
     seen.clear()
     make(bench, "as few clips, all labels", 0.5)
     assert len(torch.cat(seen)) == count
