@@ -878,7 +878,7 @@ def transcribe(
 ) -> None:
     """The words of AUDIO with their times, as they are found.
 
-    AUDIO is WAV, FLAC or OGG of any length and sample rate, mono or stereo.
+    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo.
 
     \b
     Examples:

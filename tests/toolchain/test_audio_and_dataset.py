@@ -66,7 +66,7 @@ def damage(tmp_path, kind):
         ("text", "not readable as audio"),
         ("zero samples", "zero samples"),
         ("nan", "NaN"),
-        ("truncated flac", "not readable as audio|truncated"),
+        ("truncated flac", "damaged|truncated"),
         ("truncated wav", "truncated"),
         ("missing", "no such file"),
     ],
