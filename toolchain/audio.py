@@ -17,7 +17,8 @@ from runtimes.wav_layout import wav_layout
 from toolchain.file_part import FilePart, ogg_links
 
 SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
+    ".w64", ".rf64", ".mp2", ".sph", ".nist", ".voc",
 )  # fmt: skip
 UNREAD_SUFFIXES = (
     ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".amr", ".3gp", ".ape", ".wv",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -9,8 +10,9 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -23,6 +25,9 @@ from runtimes.errors import BadInput, GateMissed, LeanearError
 from toolchain.checkpoint import DEMO_MODEL
 from toolchain.cli_compare import compare
 from toolchain.narration import Narrator
+
+if TYPE_CHECKING:
+    from toolchain.dataset import Data
 
 INTERRUPTED, TERMINATED = 130, 143
 MOST_THREADS = 1024
@@ -122,13 +127,48 @@ def _options(*options: Any) -> Any:
     return decorate
 
 
-data_option = click.option(
-    "--data",
-    metavar="DATA",
-    callback=_not_empty,
-    help="Folder of audio: for a classifier class sub-folders, or metadata.csv with file_name,label; for Whisper"
-    " metadata.csv with file_name,text.",
-)
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--data with the flags that belong to it, of which the command gets one argument, `data`."""
+
+    @functools.wraps(command)
+    def with_data(
+        *arguments: Any, data: str | None, text_column: str | None, label_column: str | None, **options: Any
+    ) -> Any:
+        return command(*arguments, data=_data(data, text_column, label_column), **options)
+
+    return _options(
+        click.option(
+            "--data",
+            metavar="DATA",
+            callback=_not_empty,
+            help="Folder of audio: for a classifier class sub-folders, or metadata.csv (or .jsonl) with"
+            " file_name,label; for Whisper metadata.csv (or .jsonl) with file_name,text.",
+        ),
+        click.option(
+            "--text-column",
+            metavar="NAME",
+            callback=_not_empty,
+            help="Whisper: the transcripts' column.  [default: text, or else transcription, sentence or transcript]",
+        ),
+        click.option(
+            "--label-column",
+            metavar="NAME",
+            callback=_not_empty,
+            help="Classifier: the labels' column.  [default: label]",
+        ),
+    )(with_data)
+
+
+def _data(data: str | None, text_column: str | None, label_column: str | None) -> Data | None:
+    from toolchain.dataset import DataFolder
+
+    if data is not None:
+        return DataFolder(Path(data), text_column, label_column)
+    if text_column is not None or label_column is not None:
+        raise BadInput(f"--{'label' if text_column is None else 'text'}-column is for --data, which is missing")
+    return None
+
+
 task_option = click.option(
     "--task",
     type=click.Choice(("transcribe", "translate")),
@@ -325,7 +365,7 @@ recipe_options = _options(
     help="Where leanear keeps things on the devices.",
 )
 @seed_option
-def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s: float, **flags: Any) -> None:
+def deploy(model: str, target: str, data: Data | None, out: Path | None, budget_s: float, **flags: Any) -> None:
     """Prune MODEL, export it dense and slim, measure both here or on devices, and write the report.
 
     MODEL is a checkpoint folder or a Hub id of an Audio Spectrogram Transformer or a Whisper, or demo-ast (the default)
@@ -475,7 +515,7 @@ def _print_report(paths: ReportPaths) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, **flags: Any) -> None:
+def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, **flags: Any) -> None:
     """Prune the attention of MODEL to a smaller checkpoint that transformers opens.
 
     Started by torchrun, the processes share the scoring and the training, to the same plan.
@@ -528,7 +568,7 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def explore(
-    model: str, data: str | None, target: str | None, calibration_clips: int, out: Path, seed: int, as_json: bool
+    model: str, data: Data | None, target: str | None, calibration_clips: int, out: Path, seed: int, as_json: bool
 ) -> None:
     """Show what pruning the attention of MODEL to any size would lose, before anything is pruned.
 
@@ -596,7 +636,7 @@ def export(
     out: Path,
     form: str,
     precision: str,
-    data: str | None,
+    data: Data | None,
     seed: int,
     task: str | None,
     language: str | None,
@@ -666,7 +706,7 @@ def bench(
     threads: int,
     budget_s: float,
     sustained_s: float,
-    data: str | None,
+    data: Data | None,
     out: Path,
     seed: int,
 ) -> None:
@@ -754,7 +794,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 )
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def evaluate(model_or_artifact: str, data: str | None, as_json: bool, **options: Any) -> None:
+def evaluate(model_or_artifact: str, data: Data | None, as_json: bool, **options: Any) -> None:
     """Accuracy, or word error rate, of a checkpoint (in torch) or an artifact (on its runtime) on clips of DATA.
 
     Speech is decoded greedily, without fallback, and compared after Whisper's own text normaliser.
@@ -998,7 +1038,7 @@ def doctor(as_json: bool) -> None:
 )
 @seed_option
 def compare_methods(
-    model: str, data: str | None, sparsities: str, recovery_sparsities: str, out: Path, **options: Any
+    model: str, data: Data | None, sparsities: str, recovery_sparsities: str, out: Path, **options: Any
 ) -> None:
     """Prune MODEL by every method side by side and tabulate what each costs, with intervals and pictures.
 

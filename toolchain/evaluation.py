@@ -21,7 +21,10 @@ from toolchain.audio import check_audio_file, read_waveform
 from toolchain.checkpoint import DEMO_MODEL, DEMO_MODELS, checkpoint_folder, load_checkpoint
 from toolchain.dataset import (
     SPEECH_TASK,
+    Data,
+    DataFolder,
     Example,
+    as_folder,
     column_for,
     read_examples_as_clips,
     read_examples_as_transcribed_clips,
@@ -105,23 +108,23 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
     return Listener("checkpoint", "torch", checkpoint.labels, rate_hz, window, logits_of, lambda: None)
 
 
-def data_folder(model: str, data: str | None) -> Path:
+def data_folder(model: str, data: Data | None) -> DataFolder:
     """DATA, or a demo's own clips where there is no DATA and nothing but that demo is asked for.
 
     Raises:
         BadInput: no DATA was given for a model that brings none.
     """
     if data is not None:
-        return Path(data)
+        return as_folder(data)
     if model in DEMO_MODELS:
-        return demo_clips_folder(model)
+        return DataFolder(demo_clips_folder(model))
     raise BadInput(f"--data is missing: {model} brings no audio of its own ({' and '.join(DEMO_MODELS)} do)")
 
 
 def evaluate(
     model_or_artifact: str,
     *,
-    data: str | None,
+    data: Data | None,
     split: str,
     runtime: str,
     precision: str | None,
@@ -175,7 +178,7 @@ def evaluate(
 
 
 def _answer(
-    asked: dict[str, str], task: str, kind: str, runtime: str, audio: Path, clips: int, measured: dict[str, Any]
+    asked: dict[str, str], task: str, kind: str, runtime: str, audio: DataFolder, clips: int, measured: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "schema": EVALUATION_SCHEMA,
@@ -189,25 +192,25 @@ def _answer(
     }
 
 
-def _examples(folder: Path, split: str, calibration_clips: int, seed: int, task: str) -> tuple[Example, ...]:
+def _examples(folder: DataFolder, split: str, calibration_clips: int, seed: int, task: str) -> tuple[Example, ...]:
     splits = read_splits(folder, calibration_clips, seed, column_for(task))
     return splits.evaluation if split == "evaluation" else splits.calibration
 
 
-def _speech_folder(model_or_artifact: str, data: str | None) -> Path:
+def _speech_folder(model_or_artifact: str, data: Data | None) -> DataFolder:
     """DATA; without it the demo's clips, for an artifact that was made of the demo."""
     folder = Path(model_or_artifact)
     if data is None and is_artifact(folder):
         source = str(read_artifact(folder).manifest["model"].get("source"))
         if source in DEMO_MODELS:
-            return demo_clips_folder(source)
+            return DataFolder(demo_clips_folder(source))
     return data_folder(model_or_artifact, data)
 
 
-def _evaluation_folder(model_or_artifact: str, listener: Listener, data: str | None) -> Path:
+def _evaluation_folder(model_or_artifact: str, listener: Listener, data: Data | None) -> DataFolder:
     """DATA; without it the demo's clips, for anything that has the demo's labels."""
     if data is None and listener.labels == _demo_labels():
-        return demo_clips_folder()
+        return DataFolder(demo_clips_folder())
     return data_folder(model_or_artifact, data)
 
 
