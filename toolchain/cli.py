@@ -22,6 +22,7 @@ from benchmarks.headline import headline_rows
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results
 from runtimes.errors import BadInput, GateMissed, LeanearError
+from runtimes.pipes import leave_closed_pipe
 from toolchain.checkpoint import DEMO_MODEL
 from toolchain.cli_compare import compare
 from toolchain.narration import Narrator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from toolchain.dataset import Data
 
 INTERRUPTED, TERMINATED = 130, 143
+GO_ON = ("deploy", "prune", "explore", "bench", "compare-methods")
 MOST_THREADS = 1024
 SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
 METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
@@ -63,8 +65,10 @@ def run(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="At least one mel filter")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    stdout = sys.stdout
     try:
         cli.main(args=arguments, prog_name="leanear", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -76,12 +80,15 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _complain(f"interrupted{_what_is_kept(arguments)}")
         return INTERRUPTED
-    except SystemExit as stop:
+    except Terminated:
         _complain(f"terminated{_what_is_kept(arguments)}")
-        return int(stop.code or 0)
+        return TERMINATED
+    except (
+        SystemExit
+    ) as stop:  # click's own: shell completion, and a closed pipe, for which it puts a stdout of its own
+        return int(stop.code or 0) if sys.stdout is stdout else leave_closed_pipe()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return leave_closed_pipe()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")
@@ -90,16 +97,18 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _what_is_kept(arguments: list[str] | None) -> str:
-    """What an interrupted command says of its work: those that answer at once have nothing to keep."""
+    """What an interrupted command says of its work, where it goes on with what it had finished."""
     command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    if command in ("transcribe", "classify", "eval", "targets", "doctor", "compare"):
-        return ""
-    return "; what was finished is kept, and the same command goes on from there"
+    return "; what was finished is kept, and the same command goes on from there" if command in GO_ON else ""
+
+
+class Terminated(SystemExit):
+    """The end that SIGTERM asks for."""
 
 
 def _terminate(_number: int, _frame: object) -> None:
     """SIGTERM unwinds the stack as ctrl-C does, so that temporary files and measuring processes go with us."""
-    raise SystemExit(TERMINATED)
+    raise Terminated(TERMINATED)
 
 
 def _complain(text: str) -> None:
