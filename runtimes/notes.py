@@ -18,6 +18,11 @@ def note(text: str) -> None:
     LOGGER.warning("note: %s", " ".join(text.split()))
 
 
+def say_no_notes() -> None:
+    """From now on; for all but one of several processes that read the same."""
+    LOGGER.setLevel(logging.ERROR)
+
+
 def note_first(texts: Sequence[str], of: str) -> None:
     """Say the first few of many lines, and how many more there are; of: what each line is about, in the plural."""
     for text in texts[:MOST_OF_ONE_KIND]:

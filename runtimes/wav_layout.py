@@ -74,7 +74,7 @@ def _held(stream: BinaryIO, path: Path, begin: int, promised: int, end: int) -> 
     behind = there - promised
     if behind <= 1 or _are_chunks(stream, begin + promised, end):
         return promised, None
-    if promised == 0:
+    if promised == 0 or is_placeholder(promised):
         return there, None
     if _chunk(stream, begin + promised)[0] == b"RIFF":
         return promised, f"{path}: another WAV file follows in it, which is not read ({behind:,} bytes)"

@@ -14,7 +14,7 @@ from runtimes.errors import BadInput
 from runtimes.notes import Note, note
 from runtimes.signal_watch import SignalWatch
 from runtimes.wav_layout import wav_layout
-from toolchain.file_part import FilePart, ogg_links
+from toolchain.file_part import FilePart, ogg_links, wav_part
 
 SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
@@ -26,7 +26,6 @@ UNREAD_SUFFIXES = (
 BLOCK_FRAMES = 2**16
 UNKNOWN_FRAMES = 2**62  # libsndfile's count where a FLAC does not say, and more
 COUNTED_ELSEWHERE = ("WAV", "WAVEX", "MP3")  # formats whose frame count is no promise, or is kept by wav_layout
-LARGEST_SIZE = 2**32 - 1
 
 
 class _Sequential(soundfile.SoundFile):
@@ -93,10 +92,7 @@ class AudioFile:
         layout = wav_layout(self._stream, self.path)
         if layout.note is not None:
             self._say(layout.note)
-        end = layout.data_from + layout.data_bytes
-        sizes = {4: end - 8, layout.size_at: layout.data_bytes}
-        mended = {place: min(size, LARGEST_SIZE).to_bytes(4, "little") for place, size in sizes.items()}
-        return [FilePart(self._stream, 0, end, mended)]
+        return [wav_part(self._stream, layout)]
 
     def _open_next(self) -> _Sequential:
         self._frames_read = 0

@@ -22,6 +22,7 @@ from benchmarks.headline import headline_rows
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results
 from runtimes.errors import BadInput, GateMissed, LeanearError
+from runtimes.notes import say_no_notes
 from runtimes.pipes import leave_closed_pipe
 from toolchain.checkpoint import DEMO_MODEL
 from toolchain.cli_compare import compare
@@ -543,6 +544,8 @@ def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, 
         raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
     with processes() as rank:
         narrator = Narrator() if rank == 0 else Narrator(silent=True)
+        if rank != 0:
+            say_no_notes()
         result = prune_checkpoint(model, data=data, job=_job(model, target, flags), out=out, narrator=narrator)
     if rank != 0:
         return

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import struct
 from typing import BinaryIO
 
+from runtimes.wav_layout import WavLayout
+
+LARGEST_SIZE = 2**32 - 1
+NOT_HERE = b"\xff\xff\xff\xff"  # in place of a size that an RF64 file has in its chunk "ds64"
 OGG_HEADER_BYTES, OGG_SEGMENTS_AT = 27, 26
 OGG_BEGINS = 2  # the flag of a stream's first page
 
 
 class FilePart:
-    """Bytes [start, stop) of a stream that can seek, from 0 on; patches: bytes that read as others, by their place."""
+    """A head of one's own, and behind it the bytes [start, stop) of a stream that can seek."""
 
-    def __init__(self, stream: BinaryIO, start: int, stop: int, patches: Mapping[int, bytes] | None = None) -> None:
-        self._stream, self._start, self._length = stream, start, stop - start
-        self._patches = dict(patches or {})
+    def __init__(self, stream: BinaryIO, start: int, stop: int, head: bytes = b"") -> None:
+        self._stream, self._start, self._head = stream, start, head
+        self._length = len(head) + stop - start
         self._place = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -31,14 +35,26 @@ class FilePart:
     def read(self, count: int = -1) -> bytes:
         """So many bytes, fewer where the part ends; all that are left of it for -1."""
         left = max(self._length - self._place, 0)
-        self._stream.seek(self._start + self._place)
-        data = bytearray(self._stream.read(left if count < 0 else min(count, left)))
-        for place, patch in self._patches.items():
-            for offset, value in enumerate(patch, place - self._place):
-                if 0 <= offset < len(data):
-                    data[offset] = value
+        wanted = left if count < 0 else min(count, left)
+        data = self._head[self._place : self._place + wanted]
+        if len(data) < wanted:
+            self._stream.seek(self._start + self._place + len(data) - len(self._head))
+            data += self._stream.read(wanted - len(data))
         self._place += len(data)
-        return bytes(data)
+        return data
+
+
+def wav_part(stream: BinaryIO, layout: WavLayout) -> FilePart:
+    """A WAV file with a header that is true of its audio, and nothing behind it; above 4 GB it is an RF64 file."""
+    stream.seek(0)
+    head = stream.read(layout.data_from)
+    before, riff_bytes = head[12 : layout.size_at], layout.data_from - 8 + layout.data_bytes
+    if riff_bytes <= LARGEST_SIZE:
+        head = b"RIFF" + struct.pack("<I", riff_bytes) + b"WAVE" + before + struct.pack("<I", layout.data_bytes)
+    else:
+        sizes = struct.pack("<4sIQQQI", b"ds64", 28, riff_bytes + 36, layout.data_bytes, 0, 0)
+        head = b"RF64" + NOT_HERE + b"WAVE" + sizes + before + NOT_HERE
+    return FilePart(stream, layout.data_from, layout.data_from + layout.data_bytes, head)
 
 
 def ogg_links(stream: BinaryIO) -> list[tuple[int, int]]:

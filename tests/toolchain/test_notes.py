@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.classify import classify_files
 from runtimes.notes import note_first
+from runtimes.sessions import SessionOptions
 from tests.conftest import tone
+from tests.runtimes.tiny_artifact import loudness_weights, write_tiny_artifact
 from tests.wav_bytes import wav_bytes
 from toolchain.cli import run
 
@@ -51,6 +54,16 @@ def test_clips_of_a_folder_that_are_heard_in_part_are_counted(tiny_folder, tmp_p
     assert caplog.messages == [
         f"note: {tmp_path / 'data'}: the model hears only the first 0.47 s of 3 of 6 clips, which are longer"
     ]
+
+
+def test_a_device_says_so_too(tmp_path, caplog):
+    matrix = loudness_weights()
+    write_tiny_artifact(tmp_path / "artifact", matrix)
+    for name, seconds in (("short.wav", 0.05), ("long.wav", 1.0)):
+        soundfile.write(tmp_path / name, tone(300, seconds), 16_000)
+    paths = [tmp_path / "short.wav", tmp_path / "long.wav"]
+    classify_files(tmp_path / "artifact", paths, "null", SessionOptions(threads=1), 1)
+    assert caplog.messages == [f"note: {paths[1]}: the model hears the first 0.01 s of 1.00 s"]
 
 
 def test_many_notes_of_one_kind_are_counted(caplog):

@@ -10,10 +10,12 @@ import pytest
 import soundfile
 
 from runtimes.errors import BadInput
-from runtimes.recordings import read_recording
+from runtimes.recordings import Recording, read_recording
+from runtimes.wav_layout import wav_layout
 from tests.wav_bytes import RATE_HZ, pcm, wav_bytes
 from toolchain.audio import read_waveform
 from toolchain.audio_stream import AudioStream
+from toolchain.file_part import wav_part
 
 
 def streamed(path, rate_hz, say):
@@ -124,6 +126,27 @@ def test_what_is_behind_the_audio_and_no_chunk_is_noted(tmp_path, behind, note):
 def test_the_part_of_a_sample_that_a_pipe_ends_with_is_left(tmp_path):
     content = wav_bytes(DATA[:-1], data_size=0xFFFFFFFF)
     assert len(heard(tmp_path / "clip.wav", content)[0]) == len(SOUND) - 1
+
+
+@pytest.mark.parametrize("data_size", [2**28, 0xFFFFFFFF, 0x7FFFF000])
+def test_more_than_a_header_can_say_is_read_to_its_end(tmp_path, data_size):
+    """A sparse file of 4.25 GB, its size modulo 2**32 or never filled in: sound at its end alone."""
+    path, promised = tmp_path / "long.wav", 2**32 + 2**28
+    path.write_bytes(wav_bytes(b"", data_size=data_size))
+    with open(path, "r+b") as stream:
+        stream.truncate(44 + promised - SIZE)
+        stream.seek(0, io.SEEK_END)
+        stream.write(DATA)
+    said = []
+    with Recording(path, RATE_HZ, said.append) as recording:
+        assert recording.samples == promised // 2
+        heard_by_device = recording[promised // 2 - len(SOUND) : promised // 2]
+    with open(path, "rb") as stream, soundfile.SoundFile(wav_part(stream, wav_layout(stream, path))) as audio:
+        assert audio.frames == promised // 2
+        audio.seek(audio.frames - len(SOUND))
+        np.testing.assert_array_equal(audio.read(dtype="float32"), heard_by_device)
+    np.testing.assert_array_equal(heard_by_device, SOUND / np.float32(32768))
+    assert len(said) == (data_size == 2**28)
 
 
 @pytest.mark.parametrize("reader", READERS)
