@@ -374,7 +374,7 @@ def read_examples_as_clips(
             known = ", ".join(list(labels)[:8]) + (", ..." if len(labels) > 8 else "")
             raise BadInput(
                 f"{example.path}: label {example.label!r} is unknown to the model, which knows {known}"
-                f"{_not_split(example.label)}"
+                f"{_meant(example.label, labels)}"
             )
         waveforms.append(read_waveform(example.path, sample_rate_hz, odd.append))
         label_ids.append(index[example.label])
@@ -395,11 +395,17 @@ def longest_calibrated(feature_extractor: Any) -> int | None:
     return getattr(feature_extractor, "n_samples", None)
 
 
-def _not_split(label: str | None) -> str:
-    """What more is said of an unknown label that may have been meant as a split."""
-    if label is None or not is_split(label):
-        return ""
-    return "; as a split it is known only where another split is beside it, one to calibrate and one to evaluate on"
+def _meant(label: str | None, labels: Sequence[str]) -> str:
+    """What more is said of an unknown label: which one it may stand for, or that it was meant as a split."""
+    label = label or ""
+    alike = [known for known in labels if known.casefold() == label.strip().casefold()]
+    if alike:
+        return f"; there is {alike[0]!r}"
+    if label.isdecimal() and int(label) < len(labels):
+        return f"; names are wanted, not numbers: {label} is {labels[int(label)]!r}"
+    if is_split(label):
+        return "; as a split it is known only where another split is beside it, one to calibrate and one to evaluate on"
+    return ""
 
 
 def read_examples_for(

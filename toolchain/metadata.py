@@ -56,6 +56,8 @@ def read_rows(metadata: Path, column: Column, named: str | None, say: Note) -> l
     for name in ("file_name", chosen):
         if columns.count(name) > 1:
             raise BadInput(f"{metadata}: column {name!r} is there {columns.count(name)} times")
+    if "split" in columns:
+        say(f"{metadata}: its column 'split' is not used; splits are told by folders")
     rows = [_row(metadata, number, cells, column, chosen) for number, cells in lines]
     if not rows:
         raise BadInput(f"{metadata}: it lists no clips")

@@ -234,6 +234,24 @@ def test_columns_that_cannot_be_told_apart_are_refused(tmp_path):
         splits_of(tmp_path)
 
 
+def test_a_column_of_splits_is_said_to_be_unused(tmp_path):
+    put(tmp_path, "a.wav", "b.wav")
+    table(tmp_path, "file_name,label,split", "a.wav,yes,train", "b.wav,yes,test")
+    assert splits_of(tmp_path)[1] == [
+        f"{tmp_path / 'metadata.csv'}: its column 'split' is not used; splits are told by folders"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"), [("Cat", "there is 'cat'"), ("cat ", "there is 'cat'"), ("1", "not numbers: 1 is 'cat'")]
+)
+def test_a_label_that_is_nearly_known(tmp_path, label, hint):
+    put(tmp_path, "a.wav", "b.wav")
+    table(tmp_path, "file_name,label", f"a.wav,{label}", f"b.wav,{label}")
+    with pytest.raises(BadInput, match=rf"label '{label}' is unknown to the model, which knows bird, cat; .*{hint}"):
+        read_examples_for("audio-classification", splits_of(tmp_path)[0].evaluation, ("bird", "cat"), 16_000)
+
+
 def test_silent_clips_are_evaluated_and_never_calibrated_on(tmp_path):
     put(tmp_path, *(f"{number}.wav" for number in range(8)))
     table(tmp_path, "file_name,text", *(f"{number}.wav,{'' if number < 3 else 'one'}" for number in range(8)))
