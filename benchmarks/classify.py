@@ -10,6 +10,7 @@ import numpy as np
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.errors import BadInput
+from runtimes.notes import note_cut
 from runtimes.recordings import read_recording
 from runtimes.sessions import SessionOptions
 
@@ -29,6 +30,8 @@ def classify_files(
     if top < 1:
         raise BadInput(f"top: {top} is less than 1")
     waveforms = [read_recording(path, artifact.sample_rate_hz) for path in audio]
+    for path, waveform in zip(audio, waveforms):
+        note_cut(path, len(waveform), artifact.manifest["input"]["window_samples"], artifact.sample_rate_hz)
     session = require_runtime(runtime, options).load(artifact, options)
     answers = []
     for path, waveform in zip(audio, waveforms):

@@ -24,25 +24,31 @@ from runtimes.choose import MODULES, choose_runtime
 from runtimes.clips import read_clips
 from runtimes.decoding import TASKS, DecodeOptions
 from runtimes.errors import BadInput, LeanearError
+from runtimes.pipes import leave_closed_pipe
 from runtimes.sessions import PRECISIONS, SessionOptions
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status of one command: 0, or the error's own after its one line on stderr."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given)
     try:
         options.command(options)
+        sys.stdout.flush()
     except LeanearError as error:
         _end_line()
         print(f"leanear: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:
+        return leave_closed_pipe()
     except OSError as error:
         _end_line()
         print(f"leanear: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return BadInput.exit_status
     except KeyboardInterrupt:
         _end_line()
-        print("leanear: interrupted; the same command continues where it stopped", file=sys.stderr)
+        goes_on = "; the same command continues where it stopped" if given[0] == "bench" else ""
+        print(f"leanear: interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0
 

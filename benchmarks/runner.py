@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from benchmarks.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document
 from benchmarks.doctor import LIBRARIES, lacks, lines, report
 from runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
+from runtimes.pipes import leave_closed_pipe
 
 if TYPE_CHECKING:
     from runtimes.sessions import SessionOptions
@@ -34,14 +35,17 @@ def main(arguments: list[str] | None = None) -> int:
             return _pass_on(given[0], given[1:])
         options = _parser().parse_args(given)
         options.command(options)
+        sys.stdout.flush()
     except LeanearError as error:
         print(f"leanear: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:
+        return leave_closed_pipe()
     except OSError as error:
         print(f"leanear: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return BadInput.exit_status
     except KeyboardInterrupt:
-        print("leanear: interrupted; the same command continues where it stopped", file=sys.stderr)
+        print("leanear: interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
 

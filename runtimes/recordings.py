@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
+from runtimes.audio_formats import format_name, wav_codec_name
 from runtimes.errors import BadInput
+from runtimes.notes import Note, note
+from runtimes.signal_watch import SignalWatch
+from runtimes.wav_layout import wav_layout
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
-UNKNOWN_LENGTH = (0, 0xFFFFFFFF)  # what programs write that stream and do not know yet
 ZERO_CROSSINGS = 32
 KAISER_BETA = 12.0
 BAND = 0.945  # of the lower rate's half that is kept
 PIECE_S = 4  # read at a time
 
 
-def read_recording(path: Path, sample_rate_hz: int) -> np.ndarray:
+def read_recording(path: Path, sample_rate_hz: int, say: Note = note) -> np.ndarray:
     """The WAV file in `path`, float32 (samples,): channels averaged, resampled if its rate differs.
 
     PCM of 8, 16, 24 or 32 bits and floats of 32 or 64.
@@ -26,7 +28,7 @@ def read_recording(path: Path, sample_rate_hz: int) -> np.ndarray:
     Raises:
         BadInput: the file is missing, is not such a file, is truncated or empty, or holds NaN or infinite samples.
     """
-    with Recording(path, sample_rate_hz) as recording:
+    with Recording(path, sample_rate_hz, say) as recording:
         if recording.samples == 0:
             raise BadInput(f"{path}: no audio in it (zero samples)")
         return recording[0 : recording.samples]
@@ -35,15 +37,17 @@ def read_recording(path: Path, sample_rate_hz: int) -> np.ndarray:
 class Recording:
     """A WAV file that is read, and resampled, piece by piece: `recording[start:stop]` is float32 (samples,).
 
-    samples: how many there are at the sample rate asked for. Channels are averaged.
+    samples: how many there are at the sample rate asked for. Channels are averaged. How long the audio is, and what is
+    noted of it, `runtimes.wav_layout` and `runtimes.signal_watch` say.
 
     Raises:
         BadInput: the file is missing, is not such a file, or is truncated; or, when a slice is read, that part of it
             holds NaN or infinite samples.
     """
 
-    def __init__(self, path: Path, sample_rate_hz: int) -> None:
+    def __init__(self, path: Path, sample_rate_hz: int, say: Note = note) -> None:
         self._path = Path(path)
+        self._say, self._watch, self._watched = say, SignalWatch(), False
         try:
             self._stream = open(self._path, "rb")  # noqa: SIM115
         except FileNotFoundError:
@@ -66,14 +70,16 @@ class Recording:
     def _read_header(self, sample_rate_hz: int) -> None:
         opening = self._stream.read(12)
         if opening[:4] != b"RIFF" or opening[8:12] != b"WAVE":
-            advice = f"convert it with: ffmpeg -i FILE -ac 1 -ar {sample_rate_hz} clip.wav"
-            raise BadInput(f"{self._path}: not a WAV file; {advice}")
-        header, self._data_from, size = _chunks(self._stream, self._path)
-        self._kind, self._channels, self._rate_hz, self._bits = _format(header, self._path)
+            name = format_name(opening)
+            said = f"{name}, which needs an audio library; a device reads WAV" if name else "not a WAV file"
+            raise BadInput(f"{self._path}: {said}; {_advice(sample_rate_hz)}")
+        layout = wav_layout(self._stream, self._path)
+        self._kind, self._channels, self._rate_hz, self._bits = _format(layout.format, self._path, sample_rate_hz)
+        if layout.note is not None:
+            self._say(layout.note)
+        self._data_from = layout.data_from
         self._frame_bytes = self._channels * self._bits // 8
-        if size % self._frame_bytes:
-            raise BadInput(f"{self._path}: truncated: its audio ends within a sample")
-        self._frames = size // self._frame_bytes
+        self._frames = layout.data_bytes // self._frame_bytes  # the part of a sample that a pipe may end with is left
 
     def __enter__(self) -> Recording:
         return self
@@ -108,11 +114,27 @@ class Recording:
         data = self._stream.read((stop - start) * self._frame_bytes)
         if len(data) < (stop - start) * self._frame_bytes:
             raise BadInput(f"{self._path}: truncated: the file became shorter while it was read")
-        mono = _decoded(data, self._kind, self._channels, self._bits)
-        if not np.isfinite(mono).all():
+        samples = _decoded(data, self._kind, self._channels, self._bits)
+        if not np.isfinite(samples).all():
             raise BadInput(f"{self._path}: holds NaN or infinite samples")
+        mono = samples.mean(axis=1).astype(np.float32)
+        self._watch_until_the_end(samples, mono, stop)
         after = last - stop if self._context else 0
         return np.pad(mono, (start - first, after)) if start > first or after else mono
+
+    def _watch_until_the_end(self, samples: np.ndarray, mono: np.ndarray, stop: int) -> None:
+        """Note, once the last sample was read, what is plainly wrong with them."""
+        if self._watched:
+            return
+        self._watch.hear(samples, mono)
+        self._watched = stop == self._frames
+        if self._watched:
+            for finding in self._watch.findings():
+                self._say(f"{self._path}: {finding}")
+
+
+def _advice(sample_rate_hz: int) -> str:
+    return f"convert it with: ffmpeg -i FILE -ac 1 -ar {sample_rate_hz} clip.wav"
 
 
 def _multiple(number: int, of: int) -> int:
@@ -120,30 +142,7 @@ def _multiple(number: int, of: int) -> int:
     return max(-(-number // of), 1) * of
 
 
-def _chunks(stream: BinaryIO, path: Path) -> tuple[bytes, int, int]:
-    """The contents of the chunk "fmt ", and where the chunk "data" begins and how many bytes it has."""
-    header = None
-    place, end = stream.tell(), stream.seek(0, 2)
-    while place + 8 <= end:
-        stream.seek(place)
-        head = stream.read(8)
-        name, size = head[:4], int.from_bytes(head[4:], "little")
-        place += 8
-        if name == b"data" and size in UNKNOWN_LENGTH:
-            size = end - place
-        if place + size > end:
-            raise BadInput(f"{path}: truncated: the file ends before the audio that its header promises")
-        if name == b"fmt " and header is None:
-            header = stream.read(size)
-        if name == b"data":
-            if header is None:
-                break
-            return header, place, size
-        place += size + size % 2
-    raise BadInput(f"{path}: a WAV file without a format or without audio")
-
-
-def _format(header: bytes, path: Path) -> tuple[int, int, int, int]:
+def _format(header: bytes, path: Path, sample_rate_hz: int) -> tuple[int, int, int, int]:
     """Kind of samples, channels, sample rate, and bits of one sample."""
     if len(header) < 16:
         raise BadInput(f"{path}: its WAV format is cut short")
@@ -152,14 +151,16 @@ def _format(header: bytes, path: Path) -> tuple[int, int, int, int]:
     if kind == EXTENSIBLE and len(header) >= 26:
         kind = int.from_bytes(header[24:26], "little")
     if (kind, bits) not in ((PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)):
-        raise BadInput(f"{path}: WAV of format {kind} with {bits} bits is not read; PCM and floats are")
+        codec = f"{bits}-bit {'PCM' if kind == PCM else 'floats'}" if kind in (PCM, FLOAT) else wav_codec_name(kind)
+        known = "PCM of 8 to 32 bits and floats of 32 or 64 are"
+        raise BadInput(f"{path}: WAV of {codec} is not read, {known}; {_advice(sample_rate_hz)}")
     if channels < 1 or rate_hz < 1:
         raise BadInput(f"{path}: {channels} channels at {rate_hz} Hz cannot be")
     return kind, channels, rate_hz, bits
 
 
 def _decoded(data: bytes, kind: int, channels: int, bits: int) -> np.ndarray:
-    """float32 (samples,), the mean over channels, full scale at 1."""
+    """float64 (frames, channels), full scale at 1."""
     if kind == FLOAT:
         samples = np.frombuffer(data, f"<f{bits // 8}").astype(np.float64)
     elif bits == 8:
@@ -169,7 +170,7 @@ def _decoded(data: bytes, kind: int, channels: int, bits: int) -> np.ndarray:
         samples = ((parts[:, 0] << 8 | parts[:, 1] << 16 | parts[:, 2] << 24) >> 8) / float(1 << 23)
     else:
         samples = np.frombuffer(data, f"<i{bits // 8}") / float(1 << (bits - 1))
-    return samples.reshape(-1, channels).mean(axis=1).astype(np.float32)
+    return samples.reshape(-1, channels)
 
 
 def _half_width(up: int, down: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -9,8 +10,9 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -20,11 +22,17 @@ from benchmarks.headline import headline_rows
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results
 from runtimes.errors import BadInput, GateMissed, LeanearError
+from runtimes.notes import say_no_notes
+from runtimes.pipes import leave_closed_pipe
 from toolchain.checkpoint import DEMO_MODEL
 from toolchain.cli_compare import compare
 from toolchain.narration import Narrator
 
+if TYPE_CHECKING:
+    from toolchain.dataset import Data
+
 INTERRUPTED, TERMINATED = 130, 143
+GO_ON = ("deploy", "prune", "explore", "bench", "compare-methods")
 MOST_THREADS = 1024
 SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
 METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
@@ -59,8 +67,10 @@ def run(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="At least one mel filter")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    stdout = sys.stdout
     try:
         cli.main(args=arguments, prog_name="leanear", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -72,12 +82,15 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _complain(f"interrupted{_what_is_kept(arguments)}")
         return INTERRUPTED
-    except SystemExit as stop:
+    except Terminated:
         _complain(f"terminated{_what_is_kept(arguments)}")
-        return int(stop.code or 0)
+        return TERMINATED
+    except (
+        SystemExit
+    ) as stop:  # click's own: shell completion, and a closed pipe, for which it puts a stdout of its own
+        return int(stop.code or 0) if sys.stdout is stdout else leave_closed_pipe()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return leave_closed_pipe()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")
@@ -86,16 +99,18 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _what_is_kept(arguments: list[str] | None) -> str:
-    """What an interrupted command says of its work: those that answer at once have nothing to keep."""
+    """What an interrupted command says of its work, where it goes on with what it had finished."""
     command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    if command in ("transcribe", "classify", "eval", "targets", "doctor", "compare"):
-        return ""
-    return "; what was finished is kept, and the same command goes on from there"
+    return "; what was finished is kept, and the same command goes on from there" if command in GO_ON else ""
+
+
+class Terminated(SystemExit):
+    """The end that SIGTERM asks for."""
 
 
 def _terminate(_number: int, _frame: object) -> None:
     """SIGTERM unwinds the stack as ctrl-C does, so that temporary files and measuring processes go with us."""
-    raise SystemExit(TERMINATED)
+    raise Terminated(TERMINATED)
 
 
 def _complain(text: str) -> None:
@@ -123,13 +138,48 @@ def _options(*options: Any) -> Any:
     return decorate
 
 
-data_option = click.option(
-    "--data",
-    metavar="DATA",
-    callback=_not_empty,
-    help="Folder of audio: for a classifier class sub-folders, or metadata.csv with file_name,label; for Whisper"
-    " metadata.csv with file_name,text.",
-)
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--data with the flags that belong to it, of which the command gets one argument, `data`."""
+
+    @functools.wraps(command)
+    def with_data(
+        *arguments: Any, data: str | None, text_column: str | None, label_column: str | None, **options: Any
+    ) -> Any:
+        return command(*arguments, data=_data(data, text_column, label_column), **options)
+
+    return _options(
+        click.option(
+            "--data",
+            metavar="DATA",
+            callback=_not_empty,
+            help="Folder of audio: for a classifier class sub-folders, or metadata.csv (or .jsonl) with"
+            " file_name,label; for Whisper metadata.csv (or .jsonl) with file_name,text.",
+        ),
+        click.option(
+            "--text-column",
+            metavar="NAME",
+            callback=_not_empty,
+            help="Whisper: the transcripts' column.  [default: text, or else transcription, sentence or transcript]",
+        ),
+        click.option(
+            "--label-column",
+            metavar="NAME",
+            callback=_not_empty,
+            help="Classifier: the labels' column.  [default: label]",
+        ),
+    )(with_data)
+
+
+def _data(data: str | None, text_column: str | None, label_column: str | None) -> Data | None:
+    from toolchain.dataset import DataFolder
+
+    if data is not None:
+        return DataFolder(Path(data), text_column, label_column)
+    if text_column is not None or label_column is not None:
+        raise BadInput(f"--{'label' if text_column is None else 'text'}-column is for --data, which is missing")
+    return None
+
+
 task_option = click.option(
     "--task",
     type=click.Choice(("transcribe", "translate")),
@@ -335,7 +385,7 @@ recipe_options = _options(
     help="Where leanear keeps things on the devices.",
 )
 @seed_option
-def deploy(model: str, target: str, data: str | None, out: Path | None, budget_s: float, **flags: Any) -> None:
+def deploy(model: str, target: str, data: Data | None, out: Path | None, budget_s: float, **flags: Any) -> None:
     """Prune MODEL, export it dense and slim, measure both here or on devices, and write the report.
 
     MODEL is a checkpoint folder or a Hub id of an Audio Spectrogram Transformer or a Whisper, or demo-ast (the default)
@@ -492,7 +542,7 @@ def _print_report(paths: ReportPaths) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, **flags: Any) -> None:
+def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, **flags: Any) -> None:
     """Prune the attention of MODEL to a smaller checkpoint that transformers opens.
 
     Started by torchrun, the processes share the scoring and the training, to the same plan.
@@ -511,6 +561,8 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
         raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
     with processes() as rank:
         narrator = Narrator() if rank == 0 else Narrator(silent=True)
+        if rank != 0:
+            say_no_notes()
         result = prune_checkpoint(model, data=data, job=_job(model, target, flags), out=out, narrator=narrator)
     if rank != 0:
         return
@@ -545,7 +597,7 @@ def prune(model: str, data: str | None, target: str, out: Path, as_json: bool, *
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def explore(
-    model: str, data: str | None, target: str | None, calibration_clips: int, out: Path, seed: int, as_json: bool
+    model: str, data: Data | None, target: str | None, calibration_clips: int, out: Path, seed: int, as_json: bool
 ) -> None:
     """Show what pruning the attention of MODEL to any size would lose, before anything is pruned.
 
@@ -613,7 +665,7 @@ def export(
     out: Path,
     form: str,
     precision: str,
-    data: str | None,
+    data: Data | None,
     seed: int,
     task: str | None,
     language: str | None,
@@ -683,7 +735,7 @@ def bench(
     threads: int,
     budget_s: float,
     sustained_s: float,
-    data: str | None,
+    data: Data | None,
     out: Path,
     seed: int,
 ) -> None:
@@ -771,7 +823,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 )
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def evaluate(model_or_artifact: str, data: str | None, as_json: bool, **options: Any) -> None:
+def evaluate(model_or_artifact: str, data: Data | None, as_json: bool, **options: Any) -> None:
     """Accuracy, or word error rate, of a checkpoint (in torch) or an artifact (on its runtime) on clips of DATA.
 
     Speech is decoded greedily, without fallback, and compared after Whisper's own text normaliser.
@@ -895,7 +947,7 @@ def transcribe(
 ) -> None:
     """The words of AUDIO with their times, as they are found.
 
-    AUDIO is WAV, FLAC or OGG of any length and sample rate, mono or stereo.
+    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo.
 
     \b
     Examples:
@@ -1015,7 +1067,7 @@ def doctor(as_json: bool) -> None:
 )
 @seed_option
 def compare_methods(
-    model: str, data: str | None, sparsities: str, recovery_sparsities: str, out: Path, **options: Any
+    model: str, data: Data | None, sparsities: str, recovery_sparsities: str, out: Path, **options: Any
 ) -> None:
     """Prune MODEL by every method side by side and tabulate what each costs, with intervals and pictures.
 

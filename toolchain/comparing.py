@@ -29,7 +29,15 @@ from toolchain.comparison import (
     finished_rows,
     table_json,
 )
-from toolchain.dataset import SPEECH_TASK, Example, column_for, read_examples_for, read_splits
+from toolchain.dataset import (
+    SPEECH_TASK,
+    Data,
+    Example,
+    column_for,
+    longest_calibrated,
+    read_examples_for,
+    read_splits,
+)
 from toolchain.distillation import Distillation
 from toolchain.evaluation import data_folder
 from toolchain.examples import LabelledInputs
@@ -93,7 +101,7 @@ class ComparisonPaths:
 
 
 def compare_methods(
-    model: str, *, data: str | None, request: ComparisonRequest, out: Path, command: Sequence[str], narrator: Narrator
+    model: str, *, data: Data | None, request: ComparisonRequest, out: Path, command: Sequence[str], narrator: Narrator
 ) -> ComparisonPaths:
     """The paths of comparison.json, .md and .html in `out`; rows that are there, of the same inputs, are taken over.
 
@@ -116,7 +124,9 @@ def compare_methods(
         family, labels = family_of(checkpoint), () if task == SPEECH_TASK else checkpoint.labels
 
         def read(examples: tuple[Example, ...]) -> tuple[Clips, LabelledInputs]:
-            clips = read_examples_for(task, examples, labels, checkpoint.feature_extractor.sampling_rate)
+            extractor = checkpoint.feature_extractor
+            window = longest_calibrated(extractor)
+            clips = read_examples_for(task, examples, labels, extractor.sampling_rate, window_samples=window)
             return clips, family.labelled_inputs(checkpoint, clips, report)
 
         calibration_audio, pool = read(splits.calibration)

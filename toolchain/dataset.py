@@ -1,29 +1,68 @@
 """Audio folders in the Hub's audiofolder convention, split into calibration and evaluation clips.
 
 folder/<label>/clip.wav                    labels by folder, for a classifier
-folder/metadata.csv                        columns file_name,label, or file_name,text (transcripts) for a speech model
-folder/{train,test}/...                    any of these inside split folders
+folder/metadata.csv, or metadata.jsonl     columns file_name,label, or file_name,text (transcripts) for a speech model
+folder/{train,test}/...                    any of these inside split folders, or one table that names files in them
 """
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from runtimes.clips import Clips
 from runtimes.errors import BadInput
-from toolchain.audio import SUFFIXES, read_waveform
+from runtimes.notes import Note, note, note_first
+from toolchain.audio import SUFFIXES, UNREAD_SUFFIXES, read_waveform
+from toolchain.metadata import Column, ListedFiles, Row, metadata_file, read_rows
+from toolchain.split_names import SPLIT_KEYWORDS, VALIDATION, is_split, split_of, uses
 
-CALIBRATION_SPLITS = ("calibration", "train", "validation", "valid", "dev")
-EVALUATION_SPLITS = ("evaluation", "eval", "test")
 SPEECH_TASK = "automatic-speech-recognition"
+MOST_NAMED = 3
 
-Column = Literal["label", "text"]
+
+@dataclass(frozen=True)
+class DataFolder:
+    """DATA: a folder, and the names of the columns of transcripts and of labels in its tables, where not as usual."""
+
+    path: Path
+    text_column: str | None = None
+    label_column: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def flags(self) -> str:
+        """As a command line has it."""
+        columns = (("text", self.text_column), ("label", self.label_column))
+        return f"--data {self.path}" + "".join(f" --{kind}-column {name}" for kind, name in columns if name)
+
+    def column_name(self, column: Column) -> str | None:
+        """The name that the user gave the column, None where it has its usual one.
+
+        Raises:
+            BadInput: another was named, which a model of this kind has no use for.
+        """
+        if column == "text" and self.label_column is not None:
+            raise BadInput("--label-column is for classifiers; a speech model has --text-column")
+        if column == "label" and self.text_column is not None:
+            raise BadInput("--text-column is for speech models; a classifier has --label-column")
+        return self.text_column if column == "text" else self.label_column
+
+
+Data: TypeAlias = DataFolder | str
+"""DATA as commands take it: with the columns that were named, or the folder alone."""
+
+
+def as_folder(data: Data) -> DataFolder:
+    """DATA with its columns."""
+    return data if isinstance(data, DataFolder) else DataFolder(Path(data))
 
 
 @dataclass(frozen=True)
@@ -50,124 +89,224 @@ def column_for(task: str) -> Column:
     return "text" if task == SPEECH_TASK else "label"
 
 
-def read_splits(folder: Path, calibration_clips: int, seed: int, column: Column = "label") -> Splits:
+def read_splits(
+    data: Path | DataFolder, calibration_clips: int, seed: int, column: Column = "label", say: Note = note
+) -> Splits:
     """The folder's calibration and evaluation examples, at most `calibration_clips` of the former.
 
-    Split folders are obeyed where there are any; otherwise the examples are divided at random, label by label, and at
-    least half of each label's are kept for evaluation. Calibration examples are shuffled and balanced over the labels.
-    Transcribed clips have no label, so all of them are drawn from alike. column: what every clip must have.
+    Splits are obeyed where there are any, as folders or in the names of a table's files; otherwise the examples are
+    divided at random, label by label, and at least half of each label's are kept for evaluation. Calibration examples
+    are shuffled and balanced over the labels. Transcribed clips have no label, so all of them are drawn from alike;
+    those whose transcript is empty are evaluated alone. column: what every clip must have; say: takes what a user
+    should know of the folder, such as audio that is not used.
 
     Raises:
-        BadInput: no such folder, no audio in it, a listed file that is missing, too few clips to divide, labels where
-            transcripts are wanted or the other way round, an empty transcript, or audio without one.
+        BadInput: no such folder, no audio in it, a listed file that is missing, too few clips to divide, folders that
+            may be splits or classes, labels where transcripts are wanted or the other way round, or audio without one.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such data folder")
-    split_folders = _split_folders(folder)
-    if split_folders:
-        calibration = [
-            example
-            for name in CALIBRATION_SPLITS
-            if name in split_folders
-            for example in _read_examples(folder, folder / name, column)
-        ]
-        evaluation = [
-            example
-            for name in EVALUATION_SPLITS
-            if name in split_folders
-            for example in _read_examples(folder, folder / name, column)
-        ]
-        if not calibration or not evaluation:
-            lacking, wanted = ("evaluation", EVALUATION_SPLITS) if calibration else ("calibration", CALIBRATION_SPLITS)
-            raise BadInput(
-                f"{folder}: no {lacking} clips: it has split folders {sorted(split_folders)} but none of "
-                f"{list(wanted)} with clips in it"
-            )
-        origin = f"split folders {', '.join(sorted(split_folders))}"
-        return Splits(_balanced(calibration, calibration_clips, seed), tuple(evaluation), origin)
-    examples = _read_examples(folder, folder, column)
+    reader = _Reader(data if isinstance(data, DataFolder) else DataFolder(data), column, say)
+    root = reader.root
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such data folder")
+    table = metadata_file(root)
+    names = [] if table is not None else _split_folders(root)
+    if names:
+        by_split = {name: reader.examples(root / name) for name in names}
+        reader.note_loose(root, "split folders")
+    else:
+        examples = reader.examples(root)
+        by_split = {} if table is None else _listed_splits(table, examples)
+    if by_split:
+        return _of_splits(root, by_split, calibration_clips, seed, say)
     if not examples:
         where = "in class sub-folders and no metadata.csv" if column == "label" else "and no metadata.csv"
-        raise BadInput(f"{folder}: no {', '.join(SUFFIXES)} files {where}")
-    return _divide(folder, examples, calibration_clips, seed)
+        raise BadInput(f"{root}: no {', '.join(SUFFIXES)} files {where}{reader.unread(root)}")
+    return _divide(root, examples, calibration_clips, seed, say)
 
 
-def _split_folders(folder: Path) -> set[str]:
-    if (folder / "metadata.csv").is_file():
-        return set()
-    names = {child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
-    known = set(CALIBRATION_SPLITS + EVALUATION_SPLITS)
-    return names if names and names <= known else set()
+def _split_folders(root: Path) -> list[str]:
+    """Names of the folders that are splits, none where the folders with clips are classes.
+
+    Raises:
+        BadInput: splits to calibrate and to evaluate on are there, and other folders with clips beside them.
+    """
+    names = sorted(child.name for child in _folders(root) if _audio_files(child) or metadata_file(child))
+    splits = [name for name in names if is_split(name)]
+    strays = [name for name in names if not is_split(name)]
+    if not strays:
+        return splits
+    if all(uses(splits)):
+        raise BadInput(
+            f"{root}: split folders {', '.join(splits)} and, beside them, folders with audio that are none: "
+            f"{_named(strays)}; move these away, or into a split"
+        )
+    return []
 
 
-def _read_examples(root: Path, folder: Path, column: Column) -> list[Example]:
-    metadata = folder / "metadata.csv"
-    if column == "label":
-        return _read_metadata(root, metadata, column) if metadata.is_file() else _read_class_folders(root, folder)
-    examples = _read_metadata(root, metadata, column) if metadata.is_file() else []
-    _check_all_transcribed(folder, examples)
-    return examples
+def _listed_splits(table: Path, examples: Sequence[Example]) -> dict[str, list[Example]]:
+    """A table's examples by the split folder that their files are in; none where these do not make splits.
+
+    Raises:
+        BadInput: some of the files are in splits and some in none.
+    """
+    by_split: dict[str, list[Example]] = {}
+    for example in examples:
+        split = None if Path(example.name).is_absolute() else split_of(example.name)
+        by_split.setdefault(split or "", []).append(example)
+    outside = by_split.pop("", [])
+    if not all(uses(by_split)):
+        return {}
+    if outside:
+        raise BadInput(
+            f"{table}: it names files in split folders ({', '.join(sorted(by_split))}) and files in none: "
+            f"{_named([example.name for example in outside])}"
+        )
+    return by_split
 
 
-def _check_all_transcribed(folder: Path, examples: Sequence[Example]) -> None:
-    listed = {example.path.resolve() for example in examples}
-    strangers = [path for path in _audio_files(folder) if path.resolve() not in listed]
+def _of_splits(root: Path, by_split: dict[str, list[Example]], calibration_clips: int, seed: int, say: Note) -> Splits:
+    names = sorted(by_split)
+    for_calibration, for_evaluation = uses(names)
+    calibration = [example for name in for_calibration for example in by_split[name]]
+    evaluation = [example for name in for_evaluation for example in by_split[name]]
+    if not calibration or not evaluation:
+        lacking = "evaluation" if calibration else "calibration"
+        raise BadInput(
+            f"{root}: no {lacking} clips: it has split folders {names} but none with clips for that; known are "
+            f"{', '.join(SPLIT_KEYWORDS)}"
+        )
+    origin = f"split folders {', '.join(names)}"
+    if all(name.lower() in VALIDATION for name in for_evaluation):
+        origin += f" ({', '.join(for_evaluation)} to evaluate on)"
+    spoken = _with_words(root, calibration, evaluation, say)
+    return Splits(_balanced(spoken, calibration_clips, seed), tuple(evaluation), origin)
+
+
+def _with_words(root: Path, calibration: Sequence[Example], evaluation: Sequence[Example], say: Note) -> list[Example]:
+    """The calibration examples that are not silence, after a word on those that are."""
+    spoken = [example for example in calibration if example.text != ""]
+    if not spoken:
+        raise BadInput(f"{root}: the transcripts of all clips to calibrate on are empty")
+    if len(spoken) < len(calibration):
+        say(f"{root}: clips with an empty transcript, not calibrated on: {len(calibration) - len(spoken)}")
+    silent = sum(example.text == "" for example in evaluation)
+    if silent:
+        say(f"{root}: clips with an empty transcript, in which each word heard counts as put in: {silent}")
+    return spoken
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the examples of one folder of DATA; whatever audio it does not use, it says."""
+
+    data: DataFolder
+    column: Column
+    say: Note
+
+    @property
+    def root(self) -> Path:
+        return self.data.path
+
+    def examples(self, folder: Path) -> list[Example]:
+        table = metadata_file(folder)
+        examples = self._listed(table) if table is not None else []
+        if self.column == "text":
+            _check_all_transcribed(folder, table, examples)
+        elif table is None:
+            examples = self._of_class_folders(folder)
+            self._note_unread(folder, examples)
+            self.note_loose(folder, "class folders")
+        else:
+            self._note_unlisted(folder, table, examples)
+        return examples
+
+    def _listed(self, table: Path) -> list[Example]:
+        files, examples = ListedFiles(table.parent), dict[Path, Example]()
+        for row in read_rows(table, self.column, self.data.column_name(self.column), self.say):
+            example = self._example(table, files, row)
+            if examples.setdefault(example.path, example) != example:
+                raise BadInput(f"{table}: line {row.line} gives {example.name!r} a second {self.column}")
+        return list(examples.values())
+
+    def _example(self, table: Path, files: ListedFiles, row: Row) -> Example:
+        path = files.find(row.file_name)
+        if not _stays_inside(self.root, path or table.parent / row.file_name):
+            raise BadInput(
+                f"{table}: line {row.line} names {row.file_name!r}, which is outside the data folder {self.root}"
+            )
+        if path is None:
+            without = "transcript without audio: " if self.column == "text" else ""
+            nearest = files.nearest(row.file_name)
+            shown = ascii(row.file_name) if nearest else repr(row.file_name)
+            raise BadInput(f"{table}: {without}line {row.line} names {shown}, which does not exist{nearest}")
+        name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        return Example(path, name, text=row.said) if self.column == "text" else Example(path, name, row.said)
+
+    def _of_class_folders(self, folder: Path) -> list[Example]:
+        return [
+            Example(path, path.relative_to(self.root).as_posix(), class_folder.name)
+            for class_folder in _folders(folder)
+            for path in _audio_files(class_folder, SUFFIXES)
+        ]
+
+    def note_loose(self, folder: Path, beside: str) -> None:
+        """Say which audio lies in a folder itself, beside the folders that are read."""
+        loose = [path.name for path in _audio_files(folder) if path.parent == folder]
+        if loose:
+            self.say(f"{folder}: audio beside the {beside} is not used: {_counted(loose)}")
+
+    def _note_unlisted(self, folder: Path, table: Path, examples: Sequence[Example]) -> None:
+        left = _unlisted(folder, examples)
+        if left:
+            names = _counted(_relative(left, folder))
+            self.say(f"{folder}: audio that {table.name} does not list is not used: {names}")
+
+    def _note_unread(self, folder: Path, examples: Sequence[Example]) -> None:
+        unread = self.unread(folder)
+        if unread and examples:
+            self.say(f"{folder}: not all audio is used{unread}")
+
+    def unread(self, folder: Path) -> str:
+        """What is said of files whose format is not read; nothing where there are none."""
+        paths = [path for path in _audio_files(folder, UNREAD_SUFFIXES) if path.parent != folder]
+        if not paths:
+            return ""
+        formats = " and ".join(sorted({path.suffix[1:].upper() for path in paths}))
+        return f"; {formats} is not read, convert it with ffmpeg: {_counted(_relative(paths, folder))}"
+
+
+def _check_all_transcribed(folder: Path, table: Path | None, examples: Sequence[Example]) -> None:
+    strangers = _unlisted(folder, examples)
     if strangers:
-        more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
-        why = "metadata.csv does not list them" if examples else "there is no metadata.csv with file_name,text"
-        raise BadInput(f"{folder}: audio without transcripts: {strangers[0].relative_to(folder)}{more}; {why}")
+        why = "there is no metadata.csv with file_name,text" if table is None else f"{table.name} does not list them"
+        raise BadInput(f"{folder}: audio without transcripts: {_named(_relative(strangers, folder), 1)}; {why}")
 
 
-def _audio_files(folder: Path) -> list[Path]:
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+def _unlisted(folder: Path, examples: Sequence[Example]) -> list[Path]:
+    listed = {example.path.resolve() for example in examples}
+    return [path for path in _audio_files(folder) if path.resolve() not in listed]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _audio_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES + UNREAD_SUFFIXES) -> list[Path]:
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
-def _read_metadata(root: Path, metadata: Path, column: Column) -> list[Example]:
-    examples: dict[Path, Example] = {}
-    try:
-        with open(metadata, newline="", encoding="utf-8-sig") as stream:
-            lines = csv.reader(stream)
-            columns = [name.strip() for name in next(lines, [])]
-            _check_columns(metadata, columns, column)
-            for cells in lines:
-                if cells:
-                    row = dict(zip(columns, cells, strict=False))
-                    example = _example(root, metadata, lines.line_num, row, column)
-                    if examples.setdefault(example.path, example) != example:
-                        raise BadInput(f"{metadata}: line {lines.line_num} gives {example.name!r} a second {column}")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{metadata}: not a CSV file in UTF-8 ({error})") from None
-    if not examples:
-        raise BadInput(f"{metadata}: it lists no clips")
-    return list(examples.values())
+def _relative(paths: Sequence[Path], folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def _check_columns(metadata: Path, columns: Sequence[str], column: Column) -> None:
-    if "file_name" not in columns:
-        raise BadInput(f"{metadata}: no column 'file_name' in its first line")
-    if column in columns:
-        return
-    other, its_kind = ("label", "a speech model") if column == "text" else ("text", "a classifier")
-    hint = f"; it has {other!r}, but MODEL is {its_kind}" if other in columns else ""
-    raise BadInput(f"{metadata}: no column {column!r} in its first line{hint}")
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} file{'s' if len(names) > 1 else ''} ({_named(names)})"
 
 
-def _example(root: Path, metadata: Path, line: int, row: dict[str, str], column: Column) -> Example:
-    said = row.get(column, "").strip() if column == "text" else row.get(column, "")
-    if row.get("file_name") and not said and column == "text":
-        raise BadInput(f"{metadata}: line {line}: the transcript of {row['file_name']!r} is empty")
-    if not row.get("file_name") or not said:
-        raise BadInput(f"{metadata}: line {line} lacks a file_name or a {column}")
-    path = metadata.parent / row["file_name"]
-    if not _stays_inside(root, path):
-        raise BadInput(f"{metadata}: line {line} names {row['file_name']!r}, which is outside the data folder {root}")
-    if not path.is_file():
-        without = "transcript without audio: " if column == "text" else ""
-        raise BadInput(f"{metadata}: {without}line {line} names {row['file_name']!r}, which does not exist")
-    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-    return Example(path, name, text=said) if column == "text" else Example(path, name, said)
+def _named(names: Sequence[str], most: int = MOST_NAMED) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _stays_inside(root: Path, path: Path) -> bool:
@@ -178,19 +317,10 @@ def _stays_inside(root: Path, path: Path) -> bool:
     return path.resolve().is_relative_to(home)
 
 
-def _read_class_folders(root: Path, folder: Path) -> list[Example]:
-    examples = []
-    for class_folder in sorted(
-        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
-    ):
-        for path in sorted(class_folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                examples.append(Example(path, path.relative_to(root).as_posix(), class_folder.name))
-    return examples
-
-
-def _divide(folder: Path, examples: list[Example], calibration_clips: int, seed: int) -> Splits:
-    by_label = _shuffled_by_label(examples, seed)
+def _divide(folder: Path, examples: list[Example], calibration_clips: int, seed: int, say: Note) -> Splits:
+    silent = [example for example in examples if example.text == ""]
+    spoken = _with_words(folder, [example for example in examples if example.text != ""], silent, say)
+    by_label = _shuffled_by_label(spoken, seed)
     share = -(-calibration_clips // len(by_label))
     calibration, evaluation = [], []
     for label, members in by_label.items():
@@ -200,6 +330,7 @@ def _divide(folder: Path, examples: list[Example], calibration_clips: int, seed:
         cut = min(share, len(members) // 2)
         calibration += members[:cut]
         evaluation += members[cut:]
+    evaluation += silent
     evaluation.sort(key=lambda example: example.name)
     how = "at random" if None in by_label else "at random by label"
     origin = f"divided {how}, seed {seed}: no split folders were given"
@@ -231,21 +362,25 @@ def read_examples_as_clips(
     sample_rate_hz: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Clips:
-    """The examples' audio, mono and resampled, with label ids that index `labels`.
+    """The examples' audio, mono and resampled, with label ids that index `labels`; what is odd of a file is noted.
 
     Raises:
         BadInput: a file is not usable audio, or a label is none of `labels`.
     """
     index: dict[str | None, int] = {label: number for number, label in enumerate(labels)}
-    waveforms, label_ids = [], []
+    waveforms, label_ids, odd = [], [], list[str]()
     for number, example in enumerate(examples):
         if example.label not in index:
             known = ", ".join(list(labels)[:8]) + (", ..." if len(labels) > 8 else "")
-            raise BadInput(f"{example.path}: label {example.label!r} is unknown to the model, which knows {known}")
-        waveforms.append(read_waveform(example.path, sample_rate_hz))
+            raise BadInput(
+                f"{example.path}: label {example.label!r} is unknown to the model, which knows {known}"
+                f"{_meant(example.label, labels)}"
+            )
+        waveforms.append(read_waveform(example.path, sample_rate_hz, odd.append))
         label_ids.append(index[example.label])
         if progress is not None:
             progress(number + 1, len(examples))
+    note_first(odd, "clips")
     return Clips(
         waveforms=tuple(waveforms),
         label_ids=np.array(label_ids, dtype=np.int64),
@@ -255,21 +390,64 @@ def read_examples_as_clips(
     )
 
 
+def longest_calibrated(feature_extractor: Any) -> int | None:
+    """The samples of a speech model's window; None of a classifier, which hears the first part of longer clips."""
+    return getattr(feature_extractor, "n_samples", None)
+
+
+def _meant(label: str | None, labels: Sequence[str]) -> str:
+    """What more is said of an unknown label: which one it may stand for, or that it was meant as a split."""
+    label = label or ""
+    alike = [known for known in labels if known.casefold() == label.strip().casefold()]
+    if alike:
+        return f"; there is {alike[0]!r}"
+    if label.isdecimal() and int(label) < len(labels):
+        return f"; names are wanted, not numbers: {label} is {labels[int(label)]!r}"
+    if is_split(label):
+        return "; as a split it is known only where another split is beside it, one to calibrate and one to evaluate on"
+    return ""
+
+
 def read_examples_for(
     task: str,
     examples: Sequence[Example],
     labels: Sequence[str],
     sample_rate_hz: int,
     progress: Callable[[int, int], None] | None = None,
+    window_samples: int | None = None,
 ) -> Clips:
     """The examples as clips of this task: transcribed for speech recognition, else with ids that index `labels`.
 
+    window_samples: of a speech model, which can be calibrated on nothing longer; such clips are left out, and counted
+    in one line.
+
     Raises:
-        BadInput: as the function for that kind of clips.
+        BadInput: as the function for that kind of clips; or no clip is left.
     """
-    if column_for(task) == "text":
-        return read_examples_as_transcribed_clips(examples, sample_rate_hz, progress)
-    return read_examples_as_clips(examples, labels, sample_rate_hz, progress)
+    if column_for(task) == "label":
+        return read_examples_as_clips(examples, labels, sample_rate_hz, progress)
+    clips = read_examples_as_transcribed_clips(examples, sample_rate_hz, progress)
+    return clips if window_samples is None else _within(clips, window_samples)
+
+
+def _within(clips: Clips, window_samples: int) -> Clips:
+    """The transcribed clips that are no longer than a window."""
+    kept = [number for number, waveform in enumerate(clips.waveforms) if len(waveform) <= window_samples]
+    if len(kept) == len(clips):
+        return clips
+    window_s, left_out = window_samples / clips.sample_rate_hz, len(clips) - len(kept)
+    longer = f"longer than the model's window of {window_s:g} s"
+    if not kept:
+        raise BadInput(f"{clips.names[0]}: no clip is left to calibrate on, all {left_out} are {longer}")
+    first = next(name for number, name in enumerate(clips.names) if number not in kept)
+    note(f"{left_out} of {len(clips)} clips, {first} the first, are not calibrated on: {longer}")
+    texts = clips.texts or ()
+    return dataclasses.replace(
+        clips,
+        waveforms=tuple(clips.waveforms[number] for number in kept),
+        names=tuple(clips.names[number] for number in kept),
+        texts=tuple(texts[number] for number in kept),
+    )
 
 
 def read_examples_as_transcribed_clips(
@@ -280,14 +458,15 @@ def read_examples_as_transcribed_clips(
     Raises:
         BadInput: a file is not usable audio, or an example has no transcript.
     """
-    waveforms, texts = [], []
+    waveforms, texts, odd = [], [], list[str]()
     for number, example in enumerate(examples):
         if example.text is None:
             raise BadInput(f"{example.path}: audio without a transcript")
-        waveforms.append(read_waveform(example.path, sample_rate_hz))
+        waveforms.append(read_waveform(example.path, sample_rate_hz, odd.append))
         texts.append(example.text)
         if progress is not None:
             progress(number + 1, len(examples))
+    note_first(odd, "clips")
     return Clips(
         waveforms=tuple(waveforms),
         label_ids=np.zeros(0, dtype=np.int64),

@@ -14,7 +14,7 @@ from runtimes.clips import read_clips, write_clips
 from runtimes.files import sha256_file, sha256_json
 from runtimes.sessions import SessionOptions, graph_precision
 from toolchain.checkpoint import checkpoint_sha256, load_checkpoint
-from toolchain.dataset import SPEECH_TASK, Example, Splits, read_examples_for
+from toolchain.dataset import SPEECH_TASK, Example, Splits, longest_calibrated, read_examples_for
 from toolchain.narration import Narrator
 from toolchain.precision_gate import quantiser_clips
 from toolchain.speech_evaluation import count_results_word_errors
@@ -44,10 +44,16 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
         with narrator.step(
             f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips"
         ) as report:
-            labels, rate_hz = _labels_and_rate(source, task)
-            for file, examples in zip(files, (splits.calibration, splits.evaluation), strict=True):
+            labels, rate_hz, window = _labels_rate_and_window(source, task)
+            parts = ((splits.calibration, window), (splits.evaluation, None))
+            for file, (examples, longest) in zip(files, parts, strict=True):
                 clips = read_examples_for(
-                    task, examples, labels, rate_hz, lambda done, total: report(f"{done} of {total}", done / total)
+                    task,
+                    examples,
+                    labels,
+                    rate_hz,
+                    lambda done, total: report(f"{done} of {total}", done / total),
+                    longest,
                 )
                 write_clips(file, clips)
 
@@ -148,9 +154,10 @@ def bench_stage(
     return results, sha256_file(out) != before
 
 
-def _labels_and_rate(source: Path, task: str) -> tuple[tuple[str, ...], int]:
+def _labels_rate_and_window(source: Path, task: str) -> tuple[tuple[str, ...], int, int | None]:
     checkpoint: Any = load_checkpoint(source)
-    return () if task == SPEECH_TASK else checkpoint.labels, checkpoint.feature_extractor.sampling_rate
+    extractor = checkpoint.feature_extractor
+    return () if task == SPEECH_TASK else checkpoint.labels, extractor.sampling_rate, longest_calibrated(extractor)
 
 
 def _examples_identity(examples: Sequence[Example]) -> str:

@@ -15,12 +15,16 @@ from benchmarks.summary import wilson_interval
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.errors import BadInput, MeasurementFailed
+from runtimes.notes import is_cut, note, note_cut
 from runtimes.sessions import SessionOptions, own_precision
 from toolchain.audio import check_audio_file, read_waveform
 from toolchain.checkpoint import DEMO_MODEL, DEMO_MODELS, checkpoint_folder, load_checkpoint
 from toolchain.dataset import (
     SPEECH_TASK,
+    Data,
+    DataFolder,
     Example,
+    as_folder,
     column_for,
     read_examples_as_clips,
     read_examples_as_transcribed_clips,
@@ -37,12 +41,16 @@ BATCH_CLIPS = 16
 
 @dataclass(frozen=True)
 class Listener:
-    """Something that turns waveforms, float32 (samples,) each, into logits, float32 (B, labels)."""
+    """Something that turns waveforms, float32 (samples,) each, into logits, float32 (B, labels).
+
+    window_samples: how much of a waveform, at most, it looks at.
+    """
 
     kind: str
     runtime: str
     labels: tuple[str, ...]
     sample_rate_hz: int
+    window_samples: int
     logits: Callable[[Sequence[np.ndarray]], np.ndarray]
     close: Callable[[], None]
 
@@ -67,7 +75,8 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
         def logits(waveforms: Sequence[np.ndarray]) -> np.ndarray:
             return np.stack([session.run(waveform) for waveform in waveforms])
 
-        return Listener("artifact", runtime, artifact.labels, artifact.sample_rate_hz, logits, session.close)
+        window = int(artifact.manifest["input"]["window_samples"])
+        return Listener("artifact", runtime, artifact.labels, artifact.sample_rate_hz, window, logits, session.close)
     if precision not in (None, "fp32"):
         raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
     return _torch_listener(checkpoint_folder(model_or_artifact), threads)
@@ -76,6 +85,7 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
 def _torch_listener(folder: Path, threads: int) -> Listener:
     import torch
 
+    from export.front_end import read_front_end
     from toolchain.families import ast
 
     if task_of(folder) == SPEECH_TASK:
@@ -94,26 +104,27 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
         return logits
 
     rate_hz = checkpoint.feature_extractor.sampling_rate
-    return Listener("checkpoint", "torch", checkpoint.labels, rate_hz, logits_of, lambda: None)
+    window = read_front_end(checkpoint.feature_extractor).window_samples
+    return Listener("checkpoint", "torch", checkpoint.labels, rate_hz, window, logits_of, lambda: None)
 
 
-def data_folder(model: str, data: str | None) -> Path:
+def data_folder(model: str, data: Data | None) -> DataFolder:
     """DATA, or a demo's own clips where there is no DATA and nothing but that demo is asked for.
 
     Raises:
         BadInput: no DATA was given for a model that brings none.
     """
     if data is not None:
-        return Path(data)
+        return as_folder(data)
     if model in DEMO_MODELS:
-        return demo_clips_folder(model)
+        return DataFolder(demo_clips_folder(model))
     raise BadInput(f"--data is missing: {model} brings no audio of its own ({' and '.join(DEMO_MODELS)} do)")
 
 
 def evaluate(
     model_or_artifact: str,
     *,
-    data: str | None,
+    data: Data | None,
     split: str,
     runtime: str,
     precision: str | None,
@@ -152,6 +163,7 @@ def evaluate(
     examples = _examples(audio, split, calibration_clips, seed, CLASSIFICATION_TASK)
     with narrator.step(f"evaluating {len(examples)} clips") as report:
         clips = read_examples_as_clips(examples, listener.labels, listener.sample_rate_hz)
+        _note_cut_clips(audio, listener, clips.waveforms)
         logits = _all_logits(listener, clips.waveforms, report)
     listener.close()
     right = int((logits.argmax(axis=1) == clips.label_ids).sum())
@@ -166,7 +178,7 @@ def evaluate(
 
 
 def _answer(
-    asked: dict[str, str], task: str, kind: str, runtime: str, audio: Path, clips: int, measured: dict[str, Any]
+    asked: dict[str, str], task: str, kind: str, runtime: str, audio: DataFolder, clips: int, measured: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "schema": EVALUATION_SCHEMA,
@@ -180,25 +192,25 @@ def _answer(
     }
 
 
-def _examples(folder: Path, split: str, calibration_clips: int, seed: int, task: str) -> tuple[Example, ...]:
+def _examples(folder: DataFolder, split: str, calibration_clips: int, seed: int, task: str) -> tuple[Example, ...]:
     splits = read_splits(folder, calibration_clips, seed, column_for(task))
     return splits.evaluation if split == "evaluation" else splits.calibration
 
 
-def _speech_folder(model_or_artifact: str, data: str | None) -> Path:
+def _speech_folder(model_or_artifact: str, data: Data | None) -> DataFolder:
     """DATA; without it the demo's clips, for an artifact that was made of the demo."""
     folder = Path(model_or_artifact)
     if data is None and is_artifact(folder):
         source = str(read_artifact(folder).manifest["model"].get("source"))
         if source in DEMO_MODELS:
-            return demo_clips_folder(source)
+            return DataFolder(demo_clips_folder(source))
     return data_folder(model_or_artifact, data)
 
 
-def _evaluation_folder(model_or_artifact: str, listener: Listener, data: str | None) -> Path:
+def _evaluation_folder(model_or_artifact: str, listener: Listener, data: Data | None) -> DataFolder:
     """DATA; without it the demo's clips, for anything that has the demo's labels."""
     if data is None and listener.labels == _demo_labels():
-        return demo_clips_folder()
+        return DataFolder(demo_clips_folder())
     return data_folder(model_or_artifact, data)
 
 
@@ -216,6 +228,14 @@ def _all_logits(listener: Listener, waveforms: Sequence[np.ndarray], report: Cal
     return np.concatenate(rows)
 
 
+def _note_cut_clips(folder: object, listener: Listener, waveforms: Sequence[np.ndarray]) -> None:
+    rate_hz, window = listener.sample_rate_hz, listener.window_samples
+    cut = sum(is_cut(len(waveform), window, rate_hz) for waveform in waveforms)
+    if cut:
+        of_them = f"{cut} of {len(waveforms)} clips"
+        note(f"{folder}: the model hears only the first {window / rate_hz:.2f} s of {of_them}, which are longer")
+
+
 def classify(clip: Path, model: str, *, top: int, runtime: str, threads: int = 1) -> list[tuple[str, float]]:
     """The `top` likeliest labels of an audio file with their probabilities (softmax), the likeliest first.
 
@@ -224,7 +244,9 @@ def classify(clip: Path, model: str, *, top: int, runtime: str, threads: int = 1
     """
     check_audio_file(clip)
     listener = open_listener(model, runtime, None, threads)
-    probabilities = np.exp(log_probabilities(listener.logits([read_waveform(clip, listener.sample_rate_hz)])[0]))
+    waveform = read_waveform(clip, listener.sample_rate_hz)
+    note_cut(clip, len(waveform), listener.window_samples, listener.sample_rate_hz)
+    probabilities = np.exp(log_probabilities(listener.logits([waveform])[0]))
     listener.close()
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [(listener.labels[index], float(probabilities[index])) for index in order]

@@ -18,7 +18,15 @@ from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of
 from toolchain.closed_loop import choose_measured
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
 from toolchain.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at
-from toolchain.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
+from toolchain.dataset import (
+    SPEECH_TASK,
+    Data,
+    DataFolder,
+    column_for,
+    longest_calibrated,
+    read_examples_for,
+    read_splits,
+)
 from toolchain.evaluation import data_folder
 from toolchain.held_out import HeldOut, divided
 from toolchain.latency_table import latency_table
@@ -60,7 +68,7 @@ class Point:
 def explore(
     model: str,
     *,
-    data: str | None,
+    data: Data | None,
     recipe: RotatedRecipe,
     target: Target,
     milliseconds: bool,
@@ -86,7 +94,9 @@ def explore(
         if milliseconds and not family.LATENCY_TABLES:
             raise BadInput("--target: no block of a speech model is timed alone in this version; leave the flag out")
         labels = () if task == SPEECH_TASK else checkpoint.labels
-        audio = read_examples_for(task, splits.calibration, labels, checkpoint.feature_extractor.sampling_rate)
+        extractor = checkpoint.feature_extractor
+        window = longest_calibrated(extractor)
+        audio = read_examples_for(task, splits.calibration, labels, extractor.sampling_rate, window_samples=window)
     points, facts = _points(checkpoint, family, source, audio, recipe, target, milliseconds, out, narrator)
     chosen = facts["knee"] or facts["begins_at"] or 0.5
     document = {
@@ -175,8 +185,8 @@ def _point(
     )
 
 
-def _command(model: str, data: str | None, sparsity: float) -> str:
-    given = f" --data {data}" if data is not None else ""
+def _command(model: str, data: Data | None, sparsity: float) -> str:
+    given = f" {data.flags}" if isinstance(data, DataFolder) else f" --data {data}" if data is not None else ""
     return f"leanear prune {model}{given} --sparsity {sparsity:g} --out slim/"
 
 

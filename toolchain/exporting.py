@@ -15,7 +15,7 @@ from runtimes.errors import BadInput, ParityFailed
 from runtimes.files import replaced_folder
 from toolchain.audio import read_waveform
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
-from toolchain.dataset import column_for, read_splits
+from toolchain.dataset import Data, column_for, read_splits
 from toolchain.evaluation import data_folder
 from toolchain.families.ast import AstCheckpoint
 from toolchain.families.whisper import WhisperCheckpoint, set_defaults
@@ -33,7 +33,7 @@ def export_checkpoint(
     *,
     out: Path,
     form: str,
-    data: str | None,
+    data: Data | None,
     seed: int,
     narrator: Narrator,
     precision: str = "fp32",
@@ -50,7 +50,7 @@ def export_checkpoint(
     """
     check_replaceable(out, "manifest.json")
     if precision == "int8":
-        data = str(data_folder(model, data))
+        data = data_folder(model, data)
     wanted = QUANTISER_CLIPS if precision == "int8" else GOLDEN_CLIPS
     source = checkpoint_folder(model)
     with narrator.step("reading the checkpoint"):

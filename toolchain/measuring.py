@@ -20,7 +20,7 @@ from runtimes.errors import BadInput
 from runtimes.files import read_json
 from runtimes.sessions import SessionOptions, graph_precision, own_precision
 from toolchain.ahead import engine_sections
-from toolchain.dataset import column_for, read_examples_for, read_splits
+from toolchain.dataset import Data, as_folder, column_for, read_examples_for, read_splits
 from toolchain.narration import Narrator
 from toolchain.pruning_notes import PRUNING_SCHEMA, loss_warning, pruning_notes
 from toolchain.speech_evaluation import count_results_word_errors
@@ -40,7 +40,7 @@ def bench_artifacts(
     threads: int,
     budget_s: float,
     sustained_s: float = 0.0,
-    data: str | None,
+    data: Data | None,
     out: Path,
     seed: int,
     command: Sequence[str],
@@ -61,7 +61,7 @@ def bench_artifacts(
     with tempfile.TemporaryDirectory(prefix="leanear-clips-") as name:
         clips_path = None
         if data is not None:
-            splits = read_splits(Path(data), CALIBRATION_CLIPS, seed, column_for(read.task))
+            splits = read_splits(as_folder(data), CALIBRATION_CLIPS, seed, column_for(read.task))
             clips_path = Path(name) / "evaluation.npz"
             with narrator.step(f"reading {len(splits.evaluation)} evaluation clips"):
                 clips = read_examples_for(read.task, splits.evaluation, read.labels, read.sample_rate_hz)

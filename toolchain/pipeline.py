@@ -19,7 +19,7 @@ from runtimes.sessions import SessionOptions
 from toolchain.ahead import ENGINES_FILE, engines_stage, say_engines
 from toolchain.bundle import RunSettings
 from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256
-from toolchain.dataset import SPEECH_TASK, column_for, read_splits
+from toolchain.dataset import SPEECH_TASK, Data, column_for, read_splits
 from toolchain.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from toolchain.deployment_stages import (
     VERSION,
@@ -71,7 +71,7 @@ class Deployment:
 def deploy(
     model: str,
     *,
-    data: str | None,
+    data: Data | None,
     job: PruneJob,
     out: Path | None,
     max_drop: float | None,
@@ -115,7 +115,7 @@ def deploy(
         _refuse_latency(job)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task))
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
-    check_deployment_folder(folder, [source, audio])
+    check_deployment_folder(folder, [source, audio.path])
     ahead = bool(device.compute_capabilities)
     not_here = ""
     if ahead:

@@ -23,7 +23,7 @@ from toolchain.closed_loop import Corrections
 from toolchain.compensation import compensate_
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
 from toolchain.curve import estimated_curve, loss_begins_at
-from toolchain.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
+from toolchain.dataset import SPEECH_TASK, Data, column_for, longest_calibrated, read_examples_for, read_splits
 from toolchain.distillation import Distillation, distill_
 from toolchain.evaluation import data_folder
 from toolchain.examples import LabelledInputs
@@ -107,7 +107,7 @@ class PruneJob:
         return json.loads(json.dumps(facts))
 
 
-def prune_checkpoint(model: str, *, data: str | None, job: PruneJob, out: Path, narrator: Narrator) -> dict[str, Any]:
+def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path, narrator: Narrator) -> dict[str, Any]:
     """Prune MODEL on the calibration clips of DATA and write the slim checkpoint to `out`; the numbers, by stable keys.
 
     Under `torchrun` the processes share the scoring and the training; the first one writes.
@@ -124,7 +124,9 @@ def prune_checkpoint(model: str, *, data: str | None, job: PruneJob, out: Path, 
         check_goal(family_of(checkpoint), job.goal)
         check_reachable(checkpoint, job)
         labels = () if task == SPEECH_TASK else checkpoint.labels
-        clips = read_examples_for(task, splits.calibration, labels, checkpoint.feature_extractor.sampling_rate)
+        extractor = checkpoint.feature_extractor
+        window = longest_calibrated(extractor)
+        clips = read_examples_for(task, splits.calibration, labels, extractor.sampling_rate, window_samples=window)
     made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
     with narrator.step(f"pruning: {job.goal.text}") as report:
         state = out.parent / f".{out.name}.state"

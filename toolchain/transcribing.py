@@ -22,7 +22,7 @@ from toolchain.tasks import is_artifact, task_of
 def transcribe_file(
     audio: Path, model: str, options: DecodeOptions, *, runtime: str, precision: str | None, threads: int
 ) -> Iterator[Segment]:
-    """The segments of an audio file (WAV, FLAC or OGG; any sample rate, length and number of channels).
+    """The segments of an audio file (WAV, FLAC, OGG, MP3, AIFF; any sample rate, length and number of channels).
 
     model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
     `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.

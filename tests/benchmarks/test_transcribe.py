@@ -89,7 +89,7 @@ def test_what_is_no_recording_is_one_line(capsys, artifact, tmp_path):
     (tmp_path / "clip.flac").write_bytes(b"fLaC and so on")
     status, _, err = transcribe(capsys, artifact, tmp_path / "clip.flac")
     assert (status, err.count("\n")) == (2, 1)
-    assert "clip.flac: not a WAV file; convert it with: ffmpeg" in err
+    assert "clip.flac: FLAC, which needs an audio library; a device reads WAV; convert it with: ffmpeg" in err
     assert transcribe(capsys, artifact, tmp_path / "missing.wav")[0] == 2
 
 

@@ -52,9 +52,10 @@ def test_what_is_above_half_the_rate_is_gone():
     ("change", "word"),
     [
         (lambda data: data[:-100], "truncated"),
-        (lambda data: b"FORM" + data[4:], "not a WAV file"),
+        (lambda data: b"FORM" + data[4:], "AIFF"),
+        (lambda data: b"text" + data[4:], "not a WAV file"),
         (lambda data: data[:30], "truncated"),
-        (lambda data: data[:20] + b"\x02\x00" + data[22:], "format 2"),
+        (lambda data: data[:20] + b"\x02\x00" + data[22:], "Microsoft ADPCM is not read"),
         (lambda data: data[:40] + b"\0\0\0\0" + data[44:44], "zero samples"),
         (lambda data: data[:12], "without a format"),
     ],

@@ -66,7 +66,7 @@ def damage(tmp_path, kind):
         ("text", "not readable as audio"),
         ("zero samples", "zero samples"),
         ("nan", "NaN"),
-        ("truncated flac", "not readable as audio|truncated"),
+        ("truncated flac", "damaged|truncated"),
         ("truncated wav", "truncated"),
         ("missing", "no such file"),
     ],
@@ -260,7 +260,7 @@ def test_transcripts_in_split_folders(tmp_path):
     [
         ({"a.wav": "", "b.wav": "", "c.wav": ""}, {"b.wav": "yes"}, r"audio without transcripts: a\.wav and 1 more"),
         ({"a.wav": ""}, {"a.wav": "yes", "z.wav": "no"}, r"transcript without audio: line 3 names 'z\.wav'"),
-        ({"a.wav": ""}, {"a.wav": "  "}, r"line 2: the transcript of 'a\.wav' is empty"),
+        ({"a.wav": ""}, {"a.wav": "  "}, "the transcripts of all clips to calibrate on are empty"),
         ({"a.wav": "yes"}, None, "there is one clip; two are needed"),
         ({}, {}, "lists no clips"),
     ],

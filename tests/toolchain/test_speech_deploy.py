@@ -144,11 +144,50 @@ def test_kinds_of_attention_are_pruned_as_told(model, data, tmp_path, capsys, fl
         assert max(shares.values()) - min(shares.values()) < 0.15
 
 
+@pytest.mark.parametrize("command", ["prune", "explore"])
+def test_a_clip_longer_than_the_window_is_left_out_of_calibration_alone(model, data, tmp_path, caplog, command):
+    """One clip of 3 s does not stop what the others are enough for."""
+    import soundfile
+
+    from tests.toolchain.speech_folder import RATE_HZ, sound
+
+    folder = Path(shutil.copytree(data, tmp_path / "data" / "train"))
+    soundfile.write(folder / "3.flac", sound(3, 3.0), RATE_HZ)
+    shutil.copytree(folder, tmp_path / "data" / "test")
+    arguments = [str(model), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "slim")]
+    assert run([command, *arguments]) == 0
+    left_out = "1 of 10 clips, train/3.flac the first, are not calibrated on: longer than the model's window of 2 s"
+    assert caplog.messages.count(f"note: {left_out}") == 1
+
+
+def test_deploying_with_a_long_and_a_silent_clip(model, data, target, tmp_path, caplog):
+    """Both are evaluated and neither is calibrated on."""
+    import soundfile
+
+    from runtimes.clips import read_clips
+    from tests.toolchain.speech_folder import RATE_HZ, sound
+
+    train = Path(shutil.copytree(data, tmp_path / "data" / "train"))
+    soundfile.write(train / "3.flac", sound(3, 3.0), RATE_HZ)
+    metadata = train / "metadata.csv"
+    metadata.write_text(metadata.read_text().replace(TEXTS[5], ""))
+    shutil.copytree(train, tmp_path / "data" / "test")
+    arguments = deploy_arguments(model, tmp_path / "data", target, tmp_path / "out")
+    assert run([*arguments, "--calibration-clips", "10"]) == 0
+    clips = {part: read_clips(tmp_path / "out" / "clips" / f"{part}.npz") for part in ("calibration", "evaluation")}
+    assert {"train/3.flac", "train/5.flac"} & set(clips["calibration"].names) == set()
+    assert len(clips["calibration"]) == 8
+    assert len(clips["evaluation"]) == 10
+    assert clips["evaluation"].texts[5] == ""
+    assert len([message for message in caplog.messages if "window of 2 s" in message]) == 1
+    assert len([message for message in caplog.messages if "an empty transcript" in message]) == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         ("long", "its transcript takes"),
-        ("empty", "the transcript of '3.flac' is empty"),
+        ("empty", "the transcripts of all clips to calibrate on are empty"),
         ("stranger", "audio without transcripts: stranger.flac; metadata.csv does not list"),
         ("gone", "transcript without audio: line 5 names '3.flac'"),
         ("labels", "no column 'text' in its first line; it has 'label'"),
@@ -165,7 +204,8 @@ def test_unusable_transcripts(model, data, tmp_path, capsys, kind, message):
     if kind == "long":
         rows = rows.replace("the colour", "the colour " + "of the many things that one might say " * 9)
     if kind == "empty":
-        rows = rows.replace("the colour of number 3", "")
+        for text in TEXTS:
+            rows = rows.replace(text, "")
     if kind == "stranger":
         shutil.copy(folder / "0.flac", folder / "stranger.flac")
     if kind == "gone":

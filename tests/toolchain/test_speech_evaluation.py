@@ -81,6 +81,32 @@ def test_whose_normaliser_is_meant(default, heard, language):
     assert spoken_language(default, heard) == language
 
 
+def test_words_heard_in_a_clip_that_has_none_count_as_put_in(checkpoint, tmp_path, capsys):
+    """A silent clip beside others adds what is heard in it to the insertions, and nothing to anything else."""
+    counted = {}
+    for kind, texts in (("spoken", ["one two", "three"]), ("with a silent one", ["one two", "three", ""])):
+        folder = tmp_path / kind
+        write_speech_folder(folder / "train", ["one", "two"])
+        write_speech_folder(folder / "test", texts)
+        assert run(["eval", str(checkpoint), "--data", str(folder), "--json"]) == 0
+        counted[kind] = json.loads(capsys.readouterr().out)
+    write_speech_folder(tmp_path / "silent" / "train", ["one", "two"])
+    write_speech_folder(tmp_path / "silent" / "test", ["a", "b", "heard"])
+    for number in range(2):
+        (tmp_path / "silent" / "test" / f"{number}.flac").unlink()
+    (tmp_path / "silent" / "test" / "metadata.csv").write_text("file_name,text\n2.flac,qqq\n")
+    assert run(["eval", str(checkpoint), "--data", str(tmp_path / "silent"), "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    heard = alone["substitutions"] + alone["insertions"]  # of one reference word, which the model cannot say
+    assert alone["reference_words"] == 1
+    assert heard > 0
+    before, after = counted["spoken"], counted["with a silent one"]
+    assert after["clips"] == before["clips"] + 1
+    assert after["insertions"] == before["insertions"] + heard
+    for key in ("reference_words", "substitutions", "deletions"):
+        assert after[key] == before[key]
+
+
 def test_labels_and_transcripts_are_not_mixed_up(checkpoint, tiny_folder, tmp_path, capsys):
     data = write_speech_folder(tmp_path / "data", ["a b", "c d"])
     labelled = tmp_path / "labelled"

@@ -1,0 +1,43 @@
+"""Notes: what a user should know of an input that is used all the same, one line each on standard error."""
+
+from __future__ import annotations
+
+import logging
+from typing import Callable, Sequence
+
+Note = Callable[[str], None]
+"""Takes one line that names the file or the folder."""
+
+LOGGER = logging.getLogger("leanear")  # with no handler set, Python writes its warnings to standard error as they are
+MOST_OF_ONE_KIND = 3
+UNHEARD_S = 0.1  # behind a model's window, that is not worth a word
+
+
+def note(text: str) -> None:
+    """Say one line; standard output holds results alone, so it does not go there."""
+    LOGGER.warning("note: %s", " ".join(text.split()))
+
+
+def say_no_notes() -> None:
+    """From now on; for all but one of several processes that read the same."""
+    LOGGER.setLevel(logging.ERROR)
+
+
+def note_first(texts: Sequence[str], of: str) -> None:
+    """Say the first few of many lines, and how many more there are; of: what each line is about, in the plural."""
+    for text in texts[:MOST_OF_ONE_KIND]:
+        note(text)
+    if len(texts) > MOST_OF_ONE_KIND:
+        note(f"and so of {len(texts) - MOST_OF_ONE_KIND} more {of}")
+
+
+def is_cut(samples: int, window_samples: int, sample_rate_hz: int) -> bool:
+    """Whether a clip goes on for a while behind the model's window, where it is not heard."""
+    return samples - window_samples >= UNHEARD_S * sample_rate_hz
+
+
+def note_cut(path: object, samples: int, window_samples: int, sample_rate_hz: int) -> None:
+    """Say of a clip that is longer than the model's window how much of it is heard."""
+    if is_cut(samples, window_samples, sample_rate_hz):
+        heard_s, lasts_s = window_samples / sample_rate_hz, samples / sample_rate_hz
+        note(f"{path}: the model hears the first {heard_s:.2f} s of {lasts_s:.2f} s")
