@@ -305,7 +305,7 @@ def test_too_few_clips_to_hold_any_out(capsys, model, data, tmp_path):
     [
         ((), "rotated", "rotated by fisher"),
         (("--basis", "activations", "--labels", "observed", "--shots", "2"), "rotated", "rotated by activations"),
-        (("--compensate",), "rotated", "rotated by fisher"),
+        (("--no-compensate",), "rotated", "rotated by fisher"),
         (("--macs", "0.9"), "rotated", "rotated by fisher"),
         (("--max-drop", "100"), "rotated", "rotated by fisher"),
         (("--method", "reference", "--score", "magnitude"), "reference", "channels as trained"),
@@ -323,7 +323,7 @@ def test_each_method_prunes_and_says_how(capsys, model, data, tmp_path, flags, m
     if not {"--macs", "--max-drop"} & set(flags):
         assert pruned["sparsity"] >= 0.5
     assert ("search" in pruned["pruning"]) == ("--max-drop" in flags)
-    assert ("compensation" in pruned["pruning"]) == ("--compensate" in flags)
+    assert ("compensation" in pruned["pruning"]) == (method == "rotated" and "--no-compensate" not in flags)
     assert json.loads((tmp_path / "slim" / "pruning.json").read_text()) == pruned["pruning"]
 
 
