@@ -29,7 +29,8 @@ Logits = Callable[[nn.Module, Any], torch.Tensor]
 LayersOf = Callable[[nn.Module], Sequence[nn.Module]]
 Method = Literal["lora", "full"]
 METHODS: tuple[Method, ...] = ("lora", "full")
-LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 2e-4}
+LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 3e-5}
+RATE_AFTER_FAILURE = 0.3  # of the learning rate, after an epoch that made nothing better
 FEWEST_EPOCHS, FEWEST_UPDATES = 10, 100  # that are planned where no number of epochs is given
 
 STATE_FILE = "distillation.safetensors"
@@ -50,7 +51,9 @@ DIVERGED = "the loss is not finite any more"
 class Distillation:
     """How a slim model is trained to answer as the dense one.
 
-    The defaults of method, rate, temperature and masks are what measured best on the demo's held-out clips.
+    The defaults come from short runs on Whisper tiny.en and on a real AST, see docs/real-models.md. What suits one
+    model destroys another: after an epoch that does not lower the held-out KL, training goes back to the best state
+    and on at 0.3 of the rate.
 
     method: "full" trains every parameter, "lora" updates alpha/rank * B A of every linear layer's weight, which are
     merged; learning_rate: None takes the method's own; epochs: passes over the training clips, at most; None takes as
@@ -71,10 +74,10 @@ class Distillation:
     alpha: float = 16.0
     learning_rate: float | None = None
     epochs: int | None = None
-    batch_size: int = 16
-    temperature: float = 4.0
+    batch_size: int = 4
+    temperature: float = 2.0
     label_weight: float = 0.0
-    hidden_weight: float = 0.0
+    hidden_weight: float = 1.0
     patience: int = 3
     warm_up: float = 0.05
     frequency_mask_bins: int = 0
@@ -324,11 +327,30 @@ def _distill(work: _Work, trained: dict[str, nn.Parameter], state_path: Path | N
                 done = dataclasses.replace(done, stopped=OUT_OF_TIME)
             if done.best_epoch == len(done.training_losses):
                 best = {name: parameter.detach().clone() for name, parameter in trained.items()}
+            else:
+                _begin_again_(trained, best, optimizer)
             if state_path is not None and work.accelerator.is_main_process:
                 _write_state(state_path, identity, done, seconds, trained, best, optimizer)
     _copy_into(trained, best)
     work.accelerator.wait_for_everyone()
     return done
+
+
+def _begin_again_(
+    trained: Mapping[str, nn.Parameter], best: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Go back to the best state, and forget what the optimizer knows of the way that led away from it."""
+    _copy_into(trained, best)
+    for parameter in trained.values():
+        for moment in MOMENTS:
+            if moment in optimizer.state[parameter]:
+                optimizer.state[parameter][moment].zero_()
+
+
+def _failures(done: Distilled) -> int:
+    """How many epochs did not lower the held-out KL below all before."""
+    kls = done.held_out_kls
+    return sum(not kls[epoch] < min(kls[:epoch]) for epoch in range(1, len(kls)))
 
 
 def _longest(accelerator: Any, seconds: float) -> float:
@@ -354,9 +376,10 @@ def _train_epoch(
     updates, loss_sum, clips = done.updates, 0.0, 0
     so_far = f"held-out KL {done.held_out_kls[-1]:.4f} nats"
     batches = torch.randperm(len(work.training), generator=draws).split(options.batch_size)
+    peak = options.peak_learning_rate * RATE_AFTER_FAILURE ** _failures(done)
     for rows in batches[: work.updates_planned - updates]:
         blanked = masked(work.training.inputs[rows], options.frequency_mask_bins, options.time_mask_frames, draws)
-        optimizer.param_groups[0]["lr"] = options.peak_learning_rate * _rate_share(work, updates)
+        optimizer.param_groups[0]["lr"] = peak * _rate_share(work, updates)
         loss = _mean_loss_gradients(work, trained, rows, blanked, training_logits)
         torch.nn.utils.clip_grad_norm_(trained.values(), LARGEST_GRADIENT_NORM)
         if math.isfinite(loss):

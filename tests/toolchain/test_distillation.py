@@ -74,7 +74,12 @@ def divergence(student, teacher, inputs):
 
 def plain(**options):
     """Options with which so small a model learns in a few updates."""
-    return Distillation(**{"learning_rate": 3e-3, "temperature": 2.0, "epochs": 10, **options})
+    return by_logits(**{"learning_rate": 3e-3, "temperature": 2.0, "epochs": 10, **options})
+
+
+def by_logits(**options):
+    """Options with which only answers are compared, in batches of 16 unless told otherwise."""
+    return Distillation(**{"batch_size": 16, "temperature": 4.0, "hidden_weight": 0.0, **options})
 
 
 def everything_same(one, other) -> bool:
@@ -267,7 +272,7 @@ def test_hidden_states_come_closer_and_both_models_hear_a_batch_once(tiny_ast, m
 
     students = [damaged(tiny_ast) for _ in range(2)]
     for student, weight in zip(students, (0.0, 1.0), strict=True):
-        options = plain(method=method, epochs=12, patience=12, hidden_weight=weight, learning_rate=1e-2)
+        options = plain(method=method, epochs=12, patience=12, hidden_weight=weight, learning_rate=3e-2)
         passes.clear()
         distill_(student, tiny_ast, training, held_out, watched, options, layers=ast.encoder_layers)
         assert not any(module._forward_hooks for model in (student, tiny_ast) for module in model.modules())
@@ -355,7 +360,7 @@ def test_few_clips_are_heard_often_enough(tiny_ast):
     assert Distillation(batch_size=4).updates_planned(80) == FEWEST_EPOCHS * 20
     assert Distillation(batch_size=16, epochs=3).updates_planned(80) == 3 * 5
     assert Distillation(batch_size=16, max_steps=33).updates_planned(80) == 33
-    options = Distillation(learning_rate=1e-5, batch_size=8, patience=100)
+    options = by_logits(learning_rate=1e-5, batch_size=8, patience=100)
     distilled = distill_(damaged(tiny_ast), tiny_ast, *parts(22, held_out=6), ast.logits, options)
     assert (distilled.updates, len(distilled.training_losses), distilled.stopped) == (100, 50, ALL_EPOCHS)
 
@@ -365,7 +370,7 @@ def test_model_is_left_without_a_trace(tiny_ast, method):
     student = damaged(tiny_ast).train()
     student.classifier.dense.bias.requires_grad_(False)
     keys, random_state = list(student.state_dict()), torch.get_rng_state()
-    distill_(student, tiny_ast.train(), *parts(), ast.logits, Distillation(method=method, epochs=1))
+    distill_(student, tiny_ast.train(), *parts(), ast.logits, by_logits(method=method, epochs=1))
     assert torch.equal(torch.get_rng_state(), random_state)
     assert list(student.state_dict()) == keys
     assert all(type(module).__module__.split(".")[0] != "peft" for module in student.modules())
@@ -419,7 +424,7 @@ def test_masked_clips_are_heard_alike_by_both_models(tiny_ast):
             heard[model is student].append(batch.clone())
         return ast.logits(model, batch)
 
-    options = Distillation(epochs=1, batch_size=17, frequency_mask_bins=30, time_mask_frames=10)
+    options = by_logits(epochs=1, batch_size=17, frequency_mask_bins=30, time_mask_frames=10)
     distill_(student, tiny_ast, training, held_out, watched, options)
     assert len(heard[True]) == 2
     for slim, dense in zip(heard[True], heard[False], strict=True):
@@ -458,7 +463,7 @@ def interrupted_at(update: int):
 @pytest.mark.parametrize("hidden_weight", [0.0, 1.0])
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_an_interrupted_run_ends_with_the_same_bytes(tiny_ast, tmp_path, method, hidden_weight):
-    options = Distillation(
+    options = by_logits(
         method=method, epochs=4, learning_rate=3e-3, hidden_weight=hidden_weight,
         frequency_mask_bins=24, time_mask_frames=16,
     )  # fmt: skip
@@ -524,7 +529,7 @@ def test_finished_state_is_not_trained_again_and_other_or_damaged_state_is(tiny_
 def test_same_seed_same_weights(tiny_ast):
     students = [damaged(tiny_ast) for _ in range(3)]
     for student, seed in zip(students, (1, 1, 2), strict=True):
-        distill_(student, tiny_ast, *parts(), ast.logits, Distillation(epochs=1), seed=seed)
+        distill_(student, tiny_ast, *parts(), ast.logits, by_logits(epochs=1), seed=seed)
     weights = [student.classifier.dense.weight for student in students]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -643,5 +648,17 @@ def test_too_few_clips_are_refused(tiny_ast):
     for training, held_out in ((2, 0), (0, 2)):
         with pytest.raises(BadInput, match="held out"):
             distill_(
-                damaged(tiny_ast), tiny_ast, clips(2)[:training], clips(2)[:held_out], ast.logits, Distillation()
+                damaged(tiny_ast), tiny_ast, clips(2)[:training], clips(2)[:held_out], ast.logits, by_logits()
             )  # fmt: skip
+
+
+def test_after_an_epoch_that_makes_it_worse_training_begins_again_with_a_lower_rate(tiny_ast, monkeypatch):
+    """A rate that destroys the model, and then none to speak of: the second epoch ends where the first began."""
+    monkeypatch.setattr("toolchain.distillation.RATE_AFTER_FAILURE", 1e-12)
+    student = damaged(tiny_ast)
+    options = plain(learning_rate=1e2, epochs=3, patience=3, warm_up=0.0)
+    training, held_out = parts()
+    done = distill_(student, tiny_ast, training, held_out, ast.logits, options)
+    before, first, second, _ = done.held_out_kls
+    assert first > 10 * before
+    assert second == pytest.approx(before, rel=1e-3)

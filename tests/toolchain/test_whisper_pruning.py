@@ -111,7 +111,9 @@ def test_distillation_lowers_the_divergence_on_clips_that_it_was_not_given(metho
     dense, given = checkpoint().model, clips(40)
     slim, judges = halved(dense), clips(12, seed=7)
     before = divergence(dense, slim, judges)
-    options = Distillation(method=method, epochs=4, batch_size=8, learning_rate=3e-3, temperature=1.0, patience=4)
+    options = Distillation(
+        method=method, epochs=4, batch_size=8, learning_rate=3e-3, temperature=1.0, hidden_weight=0.0, patience=4
+    )
     done = distill_(slim, dense, given[6:], given[:6], whisper.logits, options)
     assert done.best_epoch > 0
     assert done.held_out_kls[done.best_epoch] < done.held_out_kls[0]
@@ -122,7 +124,7 @@ def test_distillation_lowers_the_divergence_on_clips_that_it_was_not_given(metho
 def test_answers_too_large_to_keep_are_asked_for_again(monkeypatch):
     """Batch by batch instead of once: the same training."""
     dense, given = checkpoint().model, clips(16)
-    options = Distillation(epochs=2, batch_size=8, temperature=1.0)
+    options = Distillation(epochs=2, batch_size=8, temperature=1.0, hidden_weight=0.0)
     one, two = halved(dense), halved(dense)
     kept = distill_(one, dense, given[2:], given[:2], whisper.logits, options)
     monkeypatch.setattr("toolchain.distillation.MOST_KEPT_BYTES", 0)
@@ -134,7 +136,7 @@ def test_answers_too_large_to_keep_are_asked_for_again(monkeypatch):
 def test_the_held_out_divergence_is_the_mean_over_target_tokens():
     dense, given = checkpoint().model, clips(20)
     slim = halved(dense)
-    options = Distillation(epochs=1, batch_size=8, learning_rate=1e-9)
+    options = Distillation(epochs=1, batch_size=8, learning_rate=1e-9, hidden_weight=0.0)
     done = distill_(slim, dense, given[:10], given[10:], whisper.logits, options)
     assert done.held_out_kls[0] == pytest.approx(divergence(dense, halved(dense), given[10:]), rel=1e-3)
 
