@@ -208,7 +208,9 @@ def write_slim_checkpoint(
             raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
     report("measuring the finished model on held-out clips", None)
     facts["loss"]["finished"] = judge.loss(model).as_json()
-    told = {"estimated": facts["loss"].get("estimated"), "measured": facts["loss"]["finished"]["divergence"]}
+    loss = facts["loss"]
+    measured = loss["rounds"][loss["best"]]["measured"] if loss.get("rounds") else None  # before anything was fitted
+    told = {"estimated": loss.get("estimated"), "measured": measured, "finished": loss["finished"]["divergence"]}
     plan = dataclasses.replace(plan, recipe={**job.as_json(), "loss_nats_per_target": told})
     if shards.rank() == 0:
         facts = {

@@ -129,12 +129,12 @@ def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsy
 
     prove_8_bits(monkeypatch, refuse)
     out = tmp_path / "out"
-    assert deploy(model, data, "cpu", out, "--precision", "int8", "--no-fallback") == 6
+    assert deploy(model, data, "cpu", out, "--precision", "int8", "--no-compensate", "--no-fallback") == 6
     line = complaint(capsys)
     assert "precision gate: int8 failed before its gate" in line
     assert "products in 8 bits" in line
     assert not (out / "slim").exists()
-    assert deploy(model, data, "cpu", out, "--precision", "int8") == 0
+    assert deploy(model, data, "cpu", out, "--precision", "int8", "--no-compensate") == 0
     said = capsys.readouterr()
     assert "fp32 ships in place of int8" in said.err
     assert "median" not in said.out
@@ -144,7 +144,7 @@ def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsy
     assert report.split("\n")[4].startswith("**Removing 50 % of the attention does damage here"), "of random weights"
     assert report.split("\n")[6].startswith("The slim model ships in fp32, not in int8 as it was asked for")
     assert "| precision | fp32 (int8 was asked for) |" in report
-    assert deploy(model, data, "cpu", out, "--precision", "int8") == 0
+    assert deploy(model, data, "cpu", out, "--precision", "int8", "--no-compensate") == 0
     assert "nothing to do" in capsys.readouterr().err
 
 
