@@ -98,7 +98,9 @@ def score_widths(
     shards.broadcast([found])  # what the first process has need not be there for the others
     empty = _empty_tensors(sites, grids, len(clips), scoring)
     if not found:
-        kept = _scored(family, model, sites, grids, clips, scoring, made_from, state, clips_at_once, report)
+        total = len(clips) + (min(len(clips), scoring.basis_clips) if scoring.finite else 0)
+        work = _Work(family, model, sites, grids, scoring, made_from, state, clips_at_once, report, total)
+        kept = _scored(work, clips)
     tensors = kept if kept is not None else empty
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
     if state is not None and shards.rank() == 0:
@@ -132,84 +134,107 @@ def infinitesimal_losses(
     return losses
 
 
-def _scored(
-    family: ModuleType,
-    model: nn.Module,
-    sites: Sequence[AttentionSite],
-    grids: Mapping[str, Sequence[int]],
-    clips: LabelledInputs,
-    scoring: Scoring,
-    made_from: Mapping[str, str],
-    state: Path | None,
-    clips_at_once: int | None,
-    report: Report,
-) -> dict[str, torch.Tensor] | None:
+@dataclass(frozen=True)
+class _Work:
+    """What stays the same over both passes; see `score_widths`. total: clips of both."""
+
+    family: ModuleType
+    model: nn.Module
+    sites: Sequence[AttentionSite]
+    grids: Mapping[str, Sequence[int]]
+    scoring: Scoring
+    made_from: Mapping[str, str]
+    state: Path | None
+    clips_at_once: int | None
+    report: Report
+    total: int
+
+
+Collect = Callable[[LabelledInputs, torch.Generator], shards.Tensors]
+
+
+def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | None:
     """The bases' tensors and the sums of squares, by name; None on processes other than the first."""
+    scoring, sites = work.scoring, work.sites
     based = clips[: scoring.basis_clips] if scoring.finite else clips
-    total = len(based) + (len(clips) if scoring.finite else 0)
-
-    def over(
-        part: LabelledInputs, before: int, text: str, collect: Callable[..., shards.Tensors], folder: str, key: str
-    ) -> list[shards.Tensors]:
-        chunks = torch.arange(len(part)).split(scoring.chunk)
-
-        def progress(done: int, _all: int) -> None:
-            clips_done = min(done * scoring.chunk, len(part))
-            report(f"{text} {clips_done}/{len(part)} clips", (before + clips_done) / total)
-
-        def compute(number: int) -> shards.Tensors:
-            seed = 1_000_003 * scoring.seed + number + (OTHER_SIGNS if folder == LOSSES_FOLDER else 0)
-            generator = torch.Generator().manual_seed(seed)
-            rows = chunks[number].split(clips_at_once or scoring.chunk)
-            return collect([part[row] for row in rows], generator)
-
-        return shards.gather(
-            len(chunks), compute, lambda number: collect([], None, len(chunks[number])),
-            folder=None if state is None else state / folder, made_from={**made_from, "sums": key}, progress=progress,
-        )  # fmt: skip
-
-    def statistics(
-        batches: Sequence[LabelledInputs], generator: torch.Generator | None, empty: int = 0
-    ) -> shards.Tensors:
-        if not batches:
-            return statistics_tensors(empty_statistics(sites, empty))
-        parts = [
-            collect_statistics(
-                model, sites, batch.inputs, batch.targets, family.logits, labels=scoring.labels,
-                attended_keys=scoring.basis in ("attention", "fisher"), generator=generator,
-            )
-            for batch in batches
-        ]  # fmt: skip
-        return statistics_tensors(merge_statistics(*parts))
-
-    gathered = over(based, 0, "basis from", statistics, BASIS_FOLDER, "statistics")
-    bases: Mapping[str, SiteBasis] = _bases(_empty_tensors(sites, grids, len(clips), scoring))
+    gathered = _gathered(
+        work, based, "basis from", BASIS_FOLDER, 0, lambda batch, generator: _statistics(work, batch, generator),
+        lambda clips_in_chunk: statistics_tensors(empty_statistics(sites, clips_in_chunk)), _merged,
+    )  # fmt: skip
+    tensors = _basis_tensors(_empty_bases(sites, len(based)))
     if shards.rank() == 0:
-        merged: Statistics = merge_statistics(*(statistics_from_tensors(tensors) for tensors in gathered))
-        bases = choose_bases(sites, merged, scoring.basis)
-    tensors = _basis_tensors(bases)
+        merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered))
+        tensors = _basis_tensors(choose_bases(sites, merged, scoring.basis))
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
-    if not scoring.finite:
-        return tensors if shards.rank() == 0 else None
-    bases = _bases(tensors)
-
-    def squares(
-        batches: Sequence[LabelledInputs], generator: torch.Generator | None, _clips: int = 0
-    ) -> shards.Tensors:
-        sums = empty_squares(sites, grids)
-        for batch in batches:
-            found = collect_squares(
-                model, sites, bases, grids, batch.inputs, batch.targets, family.logits,
-                labels=scoring.labels, generator=generator,
-            )  # fmt: skip
-            sums = {name: total + found[name] for name, total in sums.items()}
-        return sums
-
-    gathered = over(clips, len(based), "scored", squares, LOSSES_FOLDER, sha256_json(grids))
+    if scoring.finite:
+        bases = _bases(tensors)
+        gathered = _gathered(
+            work, clips, "scored", LOSSES_FOLDER, len(based),
+            lambda batch, generator: _squares(work, bases, batch, generator),
+            lambda _clips_in_chunk: empty_squares(sites, work.grids), _added,
+        )  # fmt: skip
     if shards.rank() != 0:
         return None
-    sums = {f"squares/{s.name}": torch.stack([part[s.name] for part in gathered]).sum(dim=0) for s in sites}
-    return {**tensors, **sums}
+    if scoring.finite:
+        tensors |= {
+            f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0) for site in sites
+        }
+    return tensors
+
+
+def _gathered(
+    work: _Work,
+    clips: LabelledInputs,
+    text: str,
+    folder: str,
+    before: int,
+    collect: Collect,
+    empty: Callable[[int], shards.Tensors],
+    join: Callable[[Sequence[shards.Tensors]], shards.Tensors],
+) -> list[shards.Tensors]:
+    """One pass, chunk by chunk; before: clips of the other pass that are done."""
+    scoring = work.scoring
+    chunks = torch.arange(len(clips)).split(scoring.chunk)
+
+    def progress(done: int, _all: int) -> None:
+        clips_done = min(done * scoring.chunk, len(clips))
+        work.report(f"{text} {clips_done}/{len(clips)} clips", (before + clips_done) / work.total)
+
+    def compute(number: int) -> shards.Tensors:
+        seed = 1_000_003 * scoring.seed + number + (OTHER_SIGNS if folder == LOSSES_FOLDER else 0)
+        generator = torch.Generator().manual_seed(seed)
+        rows = chunks[number].split(work.clips_at_once or scoring.chunk)
+        return join([collect(clips[row], generator) for row in rows])
+
+    return shards.gather(
+        len(chunks), compute, lambda number: empty(len(chunks[number])),
+        folder=None if work.state is None else work.state / folder, made_from=work.made_from, progress=progress,
+    )  # fmt: skip
+
+
+def _statistics(work: _Work, batch: LabelledInputs, generator: torch.Generator) -> shards.Tensors:
+    found = collect_statistics(
+        work.model, work.sites, batch.inputs, batch.targets, work.family.logits, labels=work.scoring.labels,
+        attended_keys=work.scoring.basis in ("attention", "fisher"), generator=generator,
+    )  # fmt: skip
+    return statistics_tensors(found)
+
+
+def _squares(
+    work: _Work, bases: Mapping[str, SiteBasis], batch: LabelledInputs, generator: torch.Generator
+) -> shards.Tensors:
+    return collect_squares(
+        work.model, work.sites, bases, work.grids, batch.inputs, batch.targets, work.family.logits,
+        labels=work.scoring.labels, generator=generator,
+    )  # fmt: skip
+
+
+def _merged(parts: Sequence[shards.Tensors]) -> shards.Tensors:
+    return statistics_tensors(merge_statistics(*map(statistics_from_tensors, parts)))
+
+
+def _added(parts: Sequence[shards.Tensors]) -> shards.Tensors:
+    return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}
 
 
 def _basis_tensors(bases: Mapping[str, SiteBasis]) -> dict[str, torch.Tensor]:
@@ -226,15 +251,20 @@ def _bases(tensors: Mapping[str, torch.Tensor]) -> dict[str, SiteBasis]:
     return {name: SiteBasis(**{field: tensors[f"{field}/{name}"] for field in fields}) for name in names}
 
 
+def _empty_bases(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteBasis]:
+    """Zeros in the shapes of the bases of so many clips."""
+    empty = {}
+    for site in sites:
+        heads, qk, vo = len(site.query_key_widths), max(site.query_key_widths), max(site.value_output_widths)
+        shapes = [(heads, qk, qk)] * 2 + [(heads, vo, vo)] * 2 + [(heads, vo), (clips, heads, qk), (clips, heads, vo)]
+        empty[site.name] = SiteBasis(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+    return empty
+
+
 def _empty_tensors(
     sites: Sequence[AttentionSite], grids: Mapping[str, Sequence[int]], clips: int, scoring: Scoring
 ) -> dict[str, torch.Tensor]:
     """Zeros in the shapes of what scoring gives."""
-    based = min(clips, scoring.basis_clips) if scoring.finite else clips
-    bases = {}
-    for site in sites:
-        heads, qk, vo = len(site.query_key_widths), max(site.query_key_widths), max(site.value_output_widths)
-        shapes = [(heads, qk, qk)] * 2 + [(heads, vo, vo)] * 2 + [(heads, vo), (based, heads, qk), (based, heads, vo)]
-        bases[site.name] = SiteBasis(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+    bases = _basis_tensors(_empty_bases(sites, min(clips, scoring.basis_clips) if scoring.finite else clips))
     squares = {f"squares/{name}": sums for name, sums in empty_squares(sites, grids).items()}
-    return {**_basis_tensors(bases), **(squares if scoring.finite else {})}
+    return {**bases, **(squares if scoring.finite else {})}
