@@ -17,8 +17,9 @@ def loss_section(pruning: Mapping[str, Any]) -> Section | None:
     blocks: list[Block] = [
         Paragraph(
             "A loss is the Kullback-Leibler divergence of the slim model's answers from the dense model's, in nats per"
-            " target (a label, or a token of a transcript), on calibration clips that nothing was chosen on. Estimates"
-            " add up single heads; a block is measured by pruning it alone. Nothing was trained or fitted yet."
+            " target (a label, or a token of a transcript), on calibration clips that were neither scored nor fitted"
+            " on; the best round, and what was kept of compensation and recovery, were chosen on them. Estimates add up"
+            " single heads; a block is measured by pruning it alone. Nothing was trained or fitted yet."
         ),
         Table("Rounds", ("", "estimated", "measured", ""), tuple(_round_rows(rounds, loss["best"]))),
     ]

@@ -566,16 +566,16 @@ def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, 
         result = prune_checkpoint(model, data=data, job=_job(model, target, flags), out=out, narrator=narrator)
     if rank != 0:
         return
+    warning = loss_warning(result["pruning"])
+    if warning is not None:
+        click.echo(f"WARNING: {warning}", err=as_json)
     if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
+        click.echo(json.dumps({**result, "warning": warning}, allow_nan=False))
         return
     removed = f"{100 * result['sparsity']:.1f} % of the attention parameters removed"
     click.echo(
         f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all"
     )
-    warning = loss_warning(result["pruning"])
-    if warning is not None:
-        click.echo(f"WARNING: {warning}")
     checks = (result["pruning"] or {}).get("latency_checks")
     medians = {"dense": checks[-1]["measured_dense_ms"], "slim": checks[-1]["measured_ms"]} if checks else {}
     for note in pruning_notes(result["pruning"], medians):

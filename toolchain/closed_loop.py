@@ -130,7 +130,7 @@ def choose_measured(
         blocks = measure_blocks(family, model, scores, corrections, allocation, slim, few)
         rounds.append(Round(allocation.damage, measured, allocation.cost, blocks))
         in_force.append(corrections)
-        if best is None or measured < rounds[best[0]].measured:
+        if best is None or not measured >= rounds[best[0]].measured:  # a first one may be no number
             best = (number, slim, kept, allocation)
         if rounds[-1].agrees and all(_close(block.estimated, block.measured) for block in blocks):
             break
@@ -155,7 +155,9 @@ def _corrected(before: Corrections, found: Round, power: float) -> Corrections:
             ratio = max(block.measured, 0.0) / block.estimated
             ratio = min(max(ratio, 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
             factors[block.name] = factors.get(block.name, 1.0) * ratio**power
-    alone = sum(max(block.measured, 0.0) for block in found.blocks)
+    alone = sum(
+        block.estimated * factors.get(block.name, 1.0) / before.blocks.get(block.name, 1.0) for block in found.blocks
+    )
     return Corrections(factors, found.measured / alone if alone > 0 else before.together)
 
 

@@ -8,6 +8,7 @@ folder/{train,test}/...                    any of these inside split folders, or
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ class DataFolder:
     def flags(self) -> str:
         """As a command line has it."""
         columns = (("text", self.text_column), ("label", self.label_column))
-        return f"--data {self.path}" + "".join(f" --{kind}-column {name}" for kind, name in columns if name)
+        named = [word for kind, name in columns if name for word in (f"--{kind}-column", name)]
+        return shlex.join(["--data", str(self.path), *named])
 
     def column_name(self, column: Column) -> str | None:
         """The name that the user gave the column, None where it has its usual one.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,7 +100,7 @@ def explore(
         window = longest_calibrated(extractor)
         audio = read_examples_for(task, splits.calibration, labels, extractor.sampling_rate, window_samples=window)
     points, facts = _points(checkpoint, family, source, audio, recipe, target, milliseconds, out, narrator)
-    chosen = facts["knee"] or facts["begins_at"] or 0.5
+    chosen = min((share for share in (facts["knee"], facts["begins_at"]) if share), default=0.5)
     document = {
         "schema": EXPLORE_SCHEMA,
         "model": model,
@@ -159,7 +161,7 @@ def _points(
                 report(f"{100 * each.sparsity:.0f} %: {measured.divergence:.3g} nats", number / len(estimates))
             points.append(_point(each, dense, costs, macs, table, measured))
     facts = {
-        "begins_at": loss_begins_at(*curve),
+        "begins_at": _begins_at(loss_begins_at(*curve), points),
         "knee": knee(estimates),
         "held_out_clips": len(held_out),
         "parameters_dense": sum(parameter.numel() for parameter in dense.parameters()),
@@ -167,6 +169,15 @@ def _points(
         "latency_ms_dense": table.dense if table is not None else None,
     }
     return points, facts
+
+
+def _begins_at(estimated: float, points: Sequence[Point]) -> float:
+    """Where losses begin to matter: as estimated, but never at or beyond a size that was measured to lose too much."""
+    bad = [point.sparsity for point in points if point.measured is not None and point.measured.matters]
+    if not bad or estimated < min(bad):
+        return estimated
+    good = [point.sparsity for point in points if point.measured is not None and point.sparsity < min(bad)]
+    return max(good, default=0.0)
 
 
 def _point(
@@ -186,8 +197,11 @@ def _point(
 
 
 def _command(model: str, data: Data | None, sparsity: float) -> str:
-    given = f" {data.flags}" if isinstance(data, DataFolder) else f" --data {data}" if data is not None else ""
-    return f"leanear prune {model}{given} --sparsity {sparsity:g} --out slim/"
+    folder = data if isinstance(data, DataFolder) else None
+    given = folder.flags if folder is not None else shlex.join(["--data", str(data)]) if data is not None else ""
+    return " ".join(
+        filter(None, (f"leanear prune {shlex.quote(model)}", given, f"--sparsity {sparsity:g} --out slim/"))
+    )
 
 
 def table_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -228,7 +242,11 @@ def summary(document: dict[str, Any]) -> str:
     said = f"A loss that matters ({document['matters_nats']:g} nats and more) begins at about {100 * begins:.0f} %"
     if begins <= 0:
         said = f"Every size loses more than {document['matters_nats']:g} nats"
-    return said + (f"; the knee is at {100 * knee_at:.0f} %." if knee_at is not None else ".")
+    said += f"; the knee is at {100 * knee_at:.0f} %." if knee_at is not None else "."
+    clips = document["held_out_clips"]
+    return (
+        f"{said} Measured on {clips} held-out clip{'s' if clips != 1 else ''}, before compensation and further rounds."
+    )
 
 
 def _page(document: dict[str, Any]) -> Report:

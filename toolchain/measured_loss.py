@@ -20,6 +20,7 @@ from toolchain.held_out import HeldOut, evaluated
 # A divergence of this size changed the word error rate of Whisper tiny.en by about a point (real speech, 60 clips).
 MATTERS_NATS = 0.05
 MATTERS_POINTS = 1.0
+FEWEST_CLIPS = 5  # of which a standard error says anything
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class MeasuredLoss:
     """A slim model beside its dense self on held-out clips.
 
     clips: how many; divergence: mean KL(dense || slim), nats per target; dense_mistakes, slim_mistakes, counted: wrong
-    labels or words, and out of how many; standard_error_points: of the change of their rate, over clips.
+    labels or words, and out of how many; standard_error_points: of the change of their rate, over clips, None where
+    they are too few to tell.
     """
 
     clips: int
@@ -35,7 +37,7 @@ class MeasuredLoss:
     dense_mistakes: float
     slim_mistakes: float
     counted: float
-    standard_error_points: float
+    standard_error_points: float | None
 
     @property
     def points(self) -> float:
@@ -45,7 +47,8 @@ class MeasuredLoss:
     @property
     def matters(self) -> bool:
         """Whether a user would notice: by the divergence, or by mistakes beyond twice their standard error."""
-        more = self.points >= MATTERS_POINTS and self.points > 2 * self.standard_error_points
+        error = self.standard_error_points
+        more = error is not None and self.points >= MATTERS_POINTS and self.points > 2 * error
         return more or not self.divergence < MATTERS_NATS
 
     def as_json(self) -> dict[str, Any]:
@@ -70,7 +73,9 @@ class Judge:
         more = slim.errors - dense.errors
         error = 100 * float(np.std(more)) * math.sqrt(len(more)) / counted
         numbers = (self.held_out.kl(model), float(dense.errors.sum()), float(slim.errors.sum()), counted, error)
-        return MeasuredLoss(len(self.held_out), *(shards.same(number) for number in numbers))
+        divergence, before, after, out_of, error = (shards.same(number) for number in numbers)
+        clips = len(self.held_out)
+        return MeasuredLoss(clips, divergence, before, after, out_of, error if clips >= FEWEST_CLIPS else None)
 
     @functools.cached_property
     def _dense(self) -> Mistakes:

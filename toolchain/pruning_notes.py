@@ -55,12 +55,14 @@ def loss_warning(pruning: Mapping[str, Any] | None) -> str | None:
     if finished["divergence"] is None:
         return f"{removed}: the pruned model's answers are not numbers. Do not use it."
     said = (
-        f"{removed}: on {finished['clips']} held-out calibration clips {_rate_moved(pruning, before, after)},"
+        f"{removed}: on {_clips(finished)} {_rate_moved(pruning, before, after)},"
         f" and the model's answers diverge from the dense model's by {finished['divergence']:.3g} nats"
     )
     begins = loss.get("begins_at")
     if begins is None:
         return f"{said}."
+    if finished["standard_error_points"] is None:
+        return f"{said}. So few clips cannot tell where that begins: give more."
     if begins <= 0:
         return f"{said}. By the corrected estimates no share is free of that."
     fitted = "" if pruning.get("recovery") else ", or fit it again with --recovery full"
@@ -81,21 +83,32 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
         return None
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
     said = (
-        f"Measured on {finished['clips']} held-out calibration clips: {finished['divergence']:.2g} nats from the dense"
-        f" model's answers; {_rate_moved(pruning, before, after)} (standard error"
-        f" {finished['standard_error_points']:.2f} points)."
+        f"Measured on {_clips(finished)}: {finished['divergence']:.2g} nats from the dense model's answers;"
+        f" {_rate_moved(pruning, before, after)}{_uncertain(finished)}."
     )
     rounds = loss.get("rounds")
     if not rounds:
         return said
     chosen, first = rounds[loss["best"]], rounds[0]
     said += f" The plan's estimate was {chosen['estimated']:.2g} nats, and {chosen['measured']:.2g} were measured."
-    if len(rounds) > 1:
+    if len(rounds) > 1 and not loss["best"]:
+        said += f" Widths were chosen again {len(rounds) - 1}\u00d7, which made nothing better."
+    elif len(rounds) > 1:
         said += (
             f" It is round {loss['best'] + 1} of {len(rounds)}: the first plan, estimated at {first['estimated']:.2g},"
             f" measured {first['measured']:.2g}, so blocks were measured one by one and widths chosen again."
         )
     return said
+
+
+def _clips(finished: Mapping[str, Any]) -> str:
+    count = finished["clips"]
+    return f"{count} held-out calibration clip{'s' if count != 1 else ''}"
+
+
+def _uncertain(finished: Mapping[str, Any]) -> str:
+    error = finished["standard_error_points"]
+    return "; so few clips decide nothing, give more" if error is None else f" (standard error {error:.2f} points)"
 
 
 def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:

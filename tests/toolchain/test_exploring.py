@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -14,7 +15,7 @@ from tests.toolchain.whisper_pruning import write_audio
 from tests.whisper_models import write_whisper
 from toolchain import exploring, scoring
 from toolchain.cli import run
-from toolchain.exploring import summary, table_rows
+from toolchain.exploring import Point, _begins_at, summary, table_rows
 
 FILES = {"explore.json", "explore.md", "explore.html", ".scores"}
 
@@ -194,7 +195,8 @@ def document(**changes) -> dict:
     point = {"sparsity": 0.5, "loss": 0.04, "parameters": 50, "macs": 250, "latency_ms": 1.5, "measured": measured}
     facts = {
         "metric": "accuracy", "matters_nats": 0.05, "knee": 0.5, "begins_at": 0.42, "parameters_dense": 100,
-        "macs_dense": 1000, "latency_ms_dense": 2.0, "points": [point, {**point, "sparsity": 0.6, "measured": None}],
+        "macs_dense": 1000, "latency_ms_dense": 2.0, "held_out_clips": 10,
+        "points": [point, {**point, "sparsity": 0.6, "measured": None}],
     }  # fmt: skip
     return {**facts, **changes}
 
@@ -216,8 +218,30 @@ def test_answers_that_are_not_numbers_are_not_called_nothing():
 
 
 def test_the_curve_in_words():
-    assert summary(document()) == "A loss that matters (0.05 nats and more) begins at about 42 %; the knee is at 50 %."
-    assert summary(document(knee=None, begins_at=0.0)) == "Every size loses more than 0.05 nats."
+    measured = "Measured on {}, before compensation and further rounds."
+    assert summary(document()) == (
+        "A loss that matters (0.05 nats and more) begins at about 42 %; the knee is at 50 %. "
+        + measured.format("10 held-out clips")
+    )
+    assert summary(document(knee=None, begins_at=0.0, held_out_clips=1)) == (
+        "Every size loses more than 0.05 nats. " + measured.format("1 held-out clip")
+    )
+
+
+@pytest.mark.parametrize(
+    ("estimated", "measured", "begins"),
+    [
+        (0.78, {0.3: False, 0.5: False, 0.7: True, 0.9: True}, 0.5),
+        (0.62, {0.3: False, 0.5: False, 0.7: True}, 0.62),
+        (0.92, {0.3: False, 0.9: False}, 0.92),
+        (0.4, {0.3: True}, 0.0),
+    ],
+)
+def test_what_was_measured_to_matter_belies_the_estimate(estimated, measured, begins):
+    points = [
+        Point(sparsity, 0.0, 1, 1.0, None, SimpleNamespace(matters=matters)) for sparsity, matters in measured.items()
+    ]
+    assert _begins_at(estimated, [*points, Point(0.6, 0.0, 1, 1.0, None, None)]) == begins
 
 
 # Pruning says what it did

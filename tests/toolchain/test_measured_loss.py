@@ -95,6 +95,10 @@ def test_mistakes_are_counted_and_their_standard_error_is_over_clips(monkeypatch
     family = SimpleNamespace(mistakes=lambda _checkpoint, model, _clips, _answers: before if model == "d" else after)
     judge = Judge(family, SimpleNamespace(model="d"), HeldOutOf(3, 0.02))
     monkeypatch.setattr("toolchain.measured_loss.evaluated", lambda _model: torch.no_grad())
+    few = judge.loss("s")
+    assert few.standard_error_points is None, "of three clips it says nothing"
+    assert not few.matters, "by mistakes; its divergence is small"
+    monkeypatch.setattr("toolchain.measured_loss.FEWEST_CLIPS", 3)
     found = judge.loss("s")
     assert (found.clips, found.divergence, found.counted) == (3, 0.02, 10.0)
     assert (found.dense_mistakes, found.slim_mistakes) == (2.0, 5.0)
