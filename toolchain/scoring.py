@@ -104,7 +104,8 @@ def score_widths(
     tensors = kept if kept is not None else empty
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
     if state is not None and shards.rank() == 0:
-        keep_tensors(state / SCORES_FILE, tensors, made_from)
+        if not found:
+            keep_tensors(state / SCORES_FILE, tensors, made_from)
         for folder in (BASIS_FOLDER, LOSSES_FOLDER):
             for chunk in (state / folder).glob("chunk-*.safetensors"):
                 chunk.unlink()
