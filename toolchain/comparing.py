@@ -16,6 +16,7 @@ from runtimes.clips import Clips
 from runtimes.errors import BadInput
 from runtimes.files import write_json, write_text
 from runtimes.sessions import SessionOptions
+from toolchain.accelerator import on_accelerator
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.choose import SCHEMES
 from toolchain.comparison import (
@@ -147,7 +148,7 @@ def compare_methods(
         return Bench(family, checkpoint, pool, drawn_clips, own_seed, clips_at_once)
 
     def rows_of(title: str, jobs: Sequence[Job]) -> tuple[Outcome, ...]:
-        with narrator.step(f"{title}: {len(jobs)} rows") as told:
+        with narrator.step(f"{title}: {len(jobs)} rows") as told, on_accelerator(checkpoint.model):
             return compute_rows(
                 jobs, bench_of, evaluation, out, made_from, batch_size=4 if spare_memory else 32, report=told
             )

@@ -16,6 +16,7 @@ from benchmarks.report import write_page
 from runtimes.clips import Clips as Audio
 from runtimes.errors import BadInput
 from runtimes.files import write_json
+from toolchain.accelerator import on_accelerator
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.closed_loop import choose_measured
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
@@ -130,7 +131,7 @@ def _points(
     plan = family.dense_plan(dense)
     costs = parameter_costs(plan)
     macs = mac_costs(plan, head_macs(family, dense, target.graph_form), model_macs(family, dense, target.graph_form))
-    with narrator.step("scoring") as report:
+    with narrator.step("scoring") as report, on_accelerator(dense):
         labelled = family.labelled_inputs(checkpoint, audio, report)
         at_once = 1 if family.activation_bytes(dense, labelled.inputs) > RECOMPUTE_ABOVE_BYTES else None
         scored, held_out = divided(labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)])
@@ -140,7 +141,7 @@ def _points(
             state=out / SCORES, clips_at_once=at_once, report=report,
         )  # fmt: skip
     judge = Judge(family, checkpoint, HeldOut(dense, held_out, family.logits))
-    with narrator.step("measuring half, to correct the estimates") as report:
+    with narrator.step("measuring half, to correct the estimates") as report, on_accelerator(dense):
         budget = costs.dense / 2
         corrections = choose_measured(
             family, dense, scores, costs, budget, recipe, judge.held_out, report=report
@@ -151,7 +152,7 @@ def _points(
         with narrator.step("timing the target") as report:
             table = latency_costs(latency_table(checkpoint, target, report=report))
     points = []
-    with narrator.step("measuring points of the curve") as report:
+    with narrator.step("measuring points of the curve") as report, on_accelerator(dense):
         estimates = estimated_curve(*curve, TENTHS)
         for number, each in enumerate(estimates):
             measured = None

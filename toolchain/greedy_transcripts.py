@@ -46,10 +46,11 @@ def greedy_tokens(
     """
     settings, config = model.generation_config, model.config
     never, not_first = (list(tokens or ()) for tokens in (settings.suppress_tokens, settings.begin_suppress_tokens))
-    states = model.model.encoder(features).last_hidden_state
+    states = model.model.encoder(features.to(model.device)).last_hidden_state
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    fed, said = prompt.expand(len(features), -1), torch.empty(len(features), 0, dtype=torch.int64)
-    ended = torch.zeros(len(features), dtype=torch.bool)
+    fed = prompt.to(model.device).expand(len(features), -1)
+    said = torch.empty(len(features), 0, dtype=torch.int64, device=model.device)
+    ended = torch.zeros(len(features), dtype=torch.bool, device=model.device)
     while prompt.shape[1] + said.shape[1] < config.max_target_positions and not ended.all():
         answer = model(encoder_outputs=(states,), decoder_input_ids=fed, past_key_values=cache, use_cache=True)
         logits = answer.logits[:, -1].clone()

@@ -64,7 +64,8 @@ class HeldOut:
         for number, rows in enumerate(torch.arange(len(self.clips)).split(self.batch_size)):
             batch = self.clips[rows]
             found, targets = self._answers(model, batch)
-            total += float(kl_divergences(self._dense_answers(number, batch), found, targets).double().sum())
+            dense = self._dense_answers(number, batch).to(found.device)
+            total += float(kl_divergences(dense, found, targets).double().sum())
         return total / positions(self.clips.targets)
 
     def _dense_answers(self, number: int, batch: LabelledInputs) -> torch.Tensor:

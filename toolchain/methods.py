@@ -549,6 +549,7 @@ def _scale_by_width_(bench: Bench, model: Any) -> None:
         factors = [1 / (math.sqrt(width) * site.scaling) for width in site.query_key_widths]
         rows = torch.repeat_interleave(torch.tensor(factors), torch.tensor(site.query_key_widths))
         with torch.no_grad():
+            rows = rows.to(site.query.weight)
             site.query.weight.mul_(rows[:, None])
             if site.query.bias is not None:
                 site.query.bias.mul_(rows)

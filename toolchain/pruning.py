@@ -18,6 +18,7 @@ from calibration import shards
 from runtimes.clips import Clips as Audio
 from runtimes.errors import BadInput
 from runtimes.files import read_json, sha256_json
+from toolchain.accelerator import on_accelerator
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.closed_loop import Corrections
 from toolchain.compensation import compensate_
@@ -207,7 +208,8 @@ def write_slim_checkpoint(
         except BadInput as error:
             raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
     report("measuring the finished model on held-out clips", None)
-    facts["loss"]["finished"] = judge.loss(model).as_json()
+    with on_accelerator(model, checkpoint.model):
+        facts["loss"]["finished"] = judge.loss(model).as_json()
     loss = facts["loss"]
     measured = loss["rounds"][loss["best"]]["measured"] if loss.get("rounds") else None  # before anything was fitted
     told = {"estimated": loss.get("estimated"), "measured": measured, "finished": loss["finished"]["divergence"]}
@@ -283,11 +285,13 @@ def _prune_rotated(
     learned: list[Corrections] = []  # by earlier calls: of the same scores for another budget
 
     def prune_to(costs: Costs, budget: float) -> Rotated:
-        pruned = prune_rotated(
-            family, checkpoint.model, clips, costs, budget, recipe, held_out=judge.held_out,
-            corrections=learned[-1] if learned else None,
-            made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
-        )  # fmt: skip
+        with on_accelerator(checkpoint.model):
+            pruned = prune_rotated(
+                family, checkpoint.model, clips, costs, budget, recipe, held_out=judge.held_out,
+                corrections=learned[-1] if learned else None,
+                made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
+            )  # fmt: skip
+        pruned.model.to("cpu")
         if pruned.corrections is not None:
             learned.append(pruned.corrections)
         return pruned
@@ -325,10 +329,11 @@ def _prune_rotated(
         facts["loss"]["begins_at"] = loss_begins_at(*curve)
     slim = pruned.model
     if job.compensation:
-        compensated = compensate_(
-            slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
-            clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
-        )  # fmt: skip
+        with on_accelerator(slim, checkpoint.model):
+            compensated = compensate_(
+                slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
+                clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
+            )  # fmt: skip
         facts["compensation"] = dataclasses.asdict(compensated)
     if job.recovery is not None:
         made = {**made_from, "job": sha256_json(job.as_json()), "plan": plan_sha256(pruned.plan)}

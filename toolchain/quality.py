@@ -53,10 +53,11 @@ def judge_answers(
     """The figures of logits on clips of these targets, as in `calibration.targets`, computed in float64."""
     (own, wanted), (dense, _) = answered(logits, targets), answered(dense_logits, targets)
     log_shares, dense_log_shares = own.double().log_softmax(dim=1), dense.double().log_softmax(dim=1)
+    wanted = wanted.to(own.device)
     divergence = (dense_log_shares.exp() * (dense_log_shares - log_shares)).sum(dim=1)
     return Answers(
-        kl_divergence=of_clips(divergence, targets).numpy(),
-        cross_entropy=of_clips(-log_shares.gather(1, wanted[:, None])[:, 0], targets).numpy(),
+        kl_divergence=of_clips(divergence.cpu(), targets).numpy(),
+        cross_entropy=of_clips(-log_shares.gather(1, wanted[:, None])[:, 0].cpu(), targets).numpy(),
         errors=mistakes.errors,
         counted=mistakes.counted,
     )

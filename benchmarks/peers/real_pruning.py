@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.summary import word_error_change
 from runtimes.files import write_json
+from toolchain.accelerator import on_accelerator
 from toolchain.checkpoint import checkpoint_folder, family_of, load_checkpoint
 from toolchain.cli import run
 from toolchain.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
@@ -62,7 +63,8 @@ def main() -> int:
     family = family_of(dense)
     clips = judging_clips(folder, options.data, dense, options.calibration_clips)
     held_out = HeldOut(dense.model, clips, family.logits)
-    before = mistakes(family, dense, dense.model, clips)
+    with on_accelerator(dense.model):
+        before = mistakes(family, dense, dense.model, clips)
     rate = 100 * before.errors.sum() / before.counted.sum()
     print(f"dense: {rate:.2f} % of {before.counted.sum():.0f} wrong, {len(clips)} clips", flush=True)
     print("| removed | seed | estimated | measured, held out | KL, judged | errors, % | change, points (95 %) | s |")
@@ -79,15 +81,16 @@ def main() -> int:
                 write_json(options.state / f"{sparsity}-{seed}.json", {"seconds": time.perf_counter() - started})
             seconds = json.loads((options.state / f"{sparsity}-{seed}.json").read_text())["seconds"]
             slim = load_checkpoint(out).model
+            with on_accelerator(dense.model, slim):
+                kl, after = held_out.kl(slim), mistakes(family, dense, slim, clips)
             loss = json.loads((out / "pruning.json").read_text())["loss"]
-            after = mistakes(family, dense, slim, clips)
             counts = [[int(n) for n in each] for each in (before.errors, after.errors, before.counted)]
             change = word_error_change(*counts).change
             wrong = 100 * after.errors.sum() / after.counted.sum()
             estimated = loss["rounds"][loss["best"]]["estimated"] if loss.get("rounds") else np.nan
             print(
                 f"| {sparsity} | {seed} | {estimated:.4f} | {loss['finished']['divergence']:.4f}"
-                f" | {held_out.kl(slim):.4f} | {wrong:.2f} | {100 * change.estimate:+.2f} ({100 * change.low:+.2f} to"
+                f" | {kl:.4f} | {wrong:.2f} | {100 * change.estimate:+.2f} ({100 * change.low:+.2f} to"
                 f" {100 * change.high:+.2f}) | {seconds:.0f} |",
                 flush=True,
             )

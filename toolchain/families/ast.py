@@ -177,13 +177,14 @@ def features(feature_extractor: ASTFeatureExtractor, waveforms: Sequence[np.ndar
 
 
 def logits(model: AstModel, inputs: torch.Tensor) -> torch.Tensor:
-    """Logits (B, labels) of a batch of features (B, frames, mels)."""
-    return model(inputs).logits
+    """Logits (B, labels) of a batch of features (B, frames, mels), on the model's device."""
+    return model(inputs.to(model.device)).logits
 
 
 def batch_loss(model: AstModel, inputs: torch.Tensor, label_ids: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy over a batch of features (B, frames, mels) and label ids (B,)."""
-    return functional.cross_entropy(model(inputs).logits, label_ids)
+    found = logits(model, inputs)
+    return functional.cross_entropy(found, label_ids.to(found.device))
 
 
 def labelled_inputs(checkpoint: AstCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
@@ -206,7 +207,7 @@ def activation_bytes(model: AstModel, inputs: torch.Tensor) -> int:
 def mistakes(checkpoint: AstCheckpoint, model: AstModel, clips: LabelledInputs, answers: torch.Tensor) -> Mistakes:
     """Which clips' labels are not the first in the model's logits, answers (N, labels)."""
     del checkpoint, model
-    wrong = (answers.argmax(dim=1) != clips.targets).numpy().astype(np.float64)
+    wrong = (answers.argmax(dim=1).cpu() != clips.targets).numpy().astype(np.float64)
     return Mistakes(wrong, np.ones_like(wrong))
 
 
@@ -235,7 +236,7 @@ def slim_model(
             attention[f"audio_spectrogram_transformer.{site.name}.{projections[projection]}.{parameter}"] = tensor
     rest = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in attention}
     slim.load_state_dict({**rest, **attention}, strict=True, assign=True)
-    return slim.eval()
+    return slim.eval().to(model.device)
 
 
 def _slim_config(config: ASTConfig, sites: tuple[SitePlan, ...], scaling: float) -> SlimASTConfig:

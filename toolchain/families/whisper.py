@@ -331,7 +331,8 @@ def features(feature_extractor: WhisperFeatureExtractor, waveforms: Sequence[np.
 
 
 def logits(model: WhisperModel, inputs: SpeechInputs) -> torch.Tensor:
-    """Logits (B, L, vocabulary) of the token after each of `inputs.tokens`."""
+    """Logits (B, L, vocabulary) of the token after each of `inputs.tokens`, on the model's device."""
+    inputs = inputs.to(model.device)
     if inputs.encoded:
         states = (inputs.features,)
         return model(encoder_outputs=states, decoder_input_ids=inputs.tokens, use_cache=False).logits
@@ -348,9 +349,8 @@ def encoded(model: WhisperModel, inputs: SpeechInputs, batch_size: int) -> Speec
 
 def batch_loss(model: WhisperModel, inputs: SpeechInputs, target_ids: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy over the tokens of a batch that are to be learned; target_ids: (B, L), -100 elsewhere."""
-    return functional.cross_entropy(
-        logits(model, inputs).flatten(0, 1), target_ids.flatten(), ignore_index=NOT_A_TARGET
-    )
+    found = logits(model, inputs).flatten(0, 1)
+    return functional.cross_entropy(found, target_ids.flatten().to(found.device), ignore_index=NOT_A_TARGET)
 
 
 def prompt_language(checkpoint: WhisperCheckpoint, language: str | None = None) -> str | None:
@@ -536,7 +536,7 @@ def slim_model(
     slim.tie_weights()
     slim.generation_config = copy.deepcopy(model.generation_config)
     _set_alignment_heads(slim.generation_config, alignment_heads(model.generation_config, sites))
-    return slim.eval()
+    return slim.eval().to(model.device)
 
 
 def alignment_heads(settings: GenerationConfig, sites: tuple[SitePlan, ...]) -> AlignmentHeads:

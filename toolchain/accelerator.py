@@ -1,0 +1,31 @@
+"""The workstation's GPU, where torch finds one: scoring, measuring and training run there, all else on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+def accelerator() -> torch.device:
+    """The device of this process: under `torchrun` each its own GPU, the CPU where there is none."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
+        return torch.device("cpu")
+    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count())
+
+
+@contextlib.contextmanager
+def on_accelerator(*models: nn.Module) -> Iterator[None]:
+    """The models on the accelerator within the block, and on the CPU after it."""
+    device = accelerator()
+    try:
+        for model in models:
+            model.to(device)
+        yield
+    finally:
+        for model in models:
+            model.to("cpu")
