@@ -19,6 +19,7 @@ from benchmarks.report import render_markdown
 from benchmarks.results import ROLES, Results
 from benchmarks.summary import accuracy_change, speed_up, summarise_latency, wilson_interval
 from benchmarks.transcribe import print_segments, transcribe_recording
+from benchmarks.wording import between, signed_points
 from runtimes.artifact import read_artifact
 from runtimes.choose import MODULES, choose_runtime
 from runtimes.clips import read_clips
@@ -206,8 +207,7 @@ def _print_summary(results: Results) -> None:
         if accuracy["status"] == "ok" and not results.is_speech:
             ids = [accuracy["roles"][role]["predicted_ids"] for role in ("dense", "slim")]
             change = accuracy_change(ids[0], ids[1], accuracy["label_ids"]).change
-            estimate, low, high = (100 * share for share in (change.estimate, change.low, change.high))
-            print(f"accuracy change {estimate:+.2f} points (95% {low:+.2f} to {high:+.2f})")
+            print(f"accuracy change {signed_points(change.estimate)} ({between(change)})")
     print(results.path)
 
 

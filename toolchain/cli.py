@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -21,11 +22,13 @@ from rich.table import Table
 from benchmarks.headline import headline_rows
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results
+from benchmarks.wording import NO_RATE_INTERVAL
 from runtimes.errors import BadInput, GateMissed, LeanearError
-from runtimes.notes import say_no_notes
+from runtimes.notes import no_notes
 from runtimes.pipes import leave_closed_pipe
 from toolchain.checkpoint import DEMO_MODEL
 from toolchain.cli_compare import compare
+from toolchain.cli_voice import narrated
 from toolchain.narration import Narrator
 
 if TYPE_CHECKING:
@@ -385,7 +388,17 @@ recipe_options = _options(
     help="Where leanear keeps things on the devices.",
 )
 @seed_option
-def deploy(model: str, target: str, data: Data | None, out: Path | None, budget_s: float, **flags: Any) -> None:
+@narrated
+@click.pass_obj
+def deploy(
+    narrator: Narrator,
+    model: str,
+    target: str,
+    data: Data | None,
+    out: Path | None,
+    budget_s: float,
+    **flags: Any,
+) -> None:
     """Prune MODEL, export it dense and slim, measure both here or on devices, and write the report.
 
     MODEL is a checkpoint folder or a Hub id of an Audio Spectrogram Transformer or a Whisper, or demo-ast (the default)
@@ -418,7 +431,7 @@ def deploy(model: str, target: str, data: Data | None, out: Path | None, budget_
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         command=_command(),
-        narrator=Narrator(),
+        narrator=narrator,
     )
     warning = loss_warning(read_pruning(deployment.folder / "checkpoint"))
     if warning is not None:
@@ -542,7 +555,11 @@ def _print_report(paths: ReportPaths) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, **flags: Any) -> None:
+@narrated
+@click.pass_obj
+def prune(
+    narrator: Narrator, model: str, data: Data | None, target: str, out: Path, as_json: bool, **flags: Any
+) -> None:
     """Prune the attention of MODEL to a smaller checkpoint that transformers opens.
 
     Started by torchrun, the processes share the scoring and the training, to the same plan.
@@ -559,10 +576,9 @@ def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, 
 
     if flags["max_drop"] is not None and any(flags[kind] is not None for kind in GOALS if kind != "max_drop"):
         raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
-    with processes() as rank:
-        narrator = Narrator() if rank == 0 else Narrator(silent=True)
+    with processes() as rank, no_notes() if rank != 0 else contextlib.nullcontext():
         if rank != 0:
-            say_no_notes()
+            narrator.hush()
         result = prune_checkpoint(model, data=data, job=_job(model, target, flags), out=out, narrator=narrator)
     if rank != 0:
         return
@@ -596,7 +612,10 @@ def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, 
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the curve and the scores.")
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@narrated
+@click.pass_obj
 def explore(
+    narrator: Narrator,
     model: str, data: Data | None, target: str | None, calibration_clips: int, out: Path, seed: int, as_json: bool
 ) -> None:
     """Show what pruning the attention of MODEL to any size would lose, before anything is pruned.
@@ -621,7 +640,7 @@ def explore(
         seed=seed,
     )
     document = exploring.explore(
-        model, data=data, recipe=recipe, target=device, milliseconds=target is not None, out=out, narrator=Narrator()
+        model, data=data, recipe=recipe, target=device, milliseconds=target is not None, out=out, narrator=narrator
     )
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))
@@ -660,7 +679,10 @@ def explore(
 @task_option
 @language_option
 @seed_option
+@narrated
+@click.pass_obj
 def export(
+    narrator: Narrator,
     model: str,
     out: Path,
     form: str,
@@ -689,7 +711,7 @@ def export(
         form=form,
         data=data,
         seed=seed,
-        narrator=Narrator(),
+        narrator=narrator,
         precision=precision,
         task=task,
         language=language,
@@ -727,7 +749,10 @@ def export(
     "--out", type=click.Path(path_type=Path), default=Path("results.json"), show_default=True, help="Results file."
 )
 @seed_option
+@narrated
+@click.pass_obj
 def bench(
+    narrator: Narrator,
     artifact: Path,
     against: Path | None,
     runtime: str,
@@ -761,7 +786,7 @@ def bench(
         out=out,
         seed=seed,
         command=_command(),
-        narrator=Narrator(),
+        narrator=narrator,
     )
     _print_headline(results)
     click.echo(f"results: {out}")
@@ -784,6 +809,7 @@ def bench(
     type=click.Path(path_type=Path),
     help="A comparison.json of `leanear compare-methods`, to be shown in the report too.",
 )
+@narrated
 def report(results: Path, out: Path | None, max_drop: float | None, comparison: Path | None) -> None:
     """Write the report of a deployment folder or a results file again.
 
@@ -823,7 +849,9 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 )
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def evaluate(model_or_artifact: str, data: Data | None, as_json: bool, **options: Any) -> None:
+@narrated
+@click.pass_obj
+def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_json: bool, **options: Any) -> None:
     """Accuracy, or word error rate, of a checkpoint (in torch) or an artifact (on its runtime) on clips of DATA.
 
     Speech is decoded greedily, without fallback, and compared after Whisper's own text normaliser.
@@ -836,19 +864,22 @@ def evaluate(model_or_artifact: str, data: Data | None, as_json: bool, **options
     """
     from toolchain.evaluation import evaluate as evaluate_model
 
-    result = evaluate_model(model_or_artifact, data=data, narrator=Narrator(), **options)
+    result = evaluate_model(model_or_artifact, data=data, narrator=narrator, **options)
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
         return
     if "word_error_rate" in result:
-        low, high = result["word_error_rate_interval_95"]
+        interval = result["word_error_rate_interval_95"]
+        spread = NO_RATE_INTERVAL
+        if interval is not None:
+            spread = f"95 % interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f}"
         kinds = ", ".join(
             f"{result[key]:,} {said}"
             for key, said in (("substitutions", "replaced"), ("deletions", "left out"), ("insertions", "put in"))
         )
         click.echo(
             f"word error rate {100 * result['word_error_rate']:.2f} % of {result['reference_words']:,} words in "
-            f"{result['clips']} clips (95 % interval {100 * low:.2f} to {100 * high:.2f}): {kinds}"
+            f"{result['clips']} clips ({spread}): {kinds}"
         )
         click.echo(f"metric: {result['metric']}")
         return
@@ -877,6 +908,7 @@ def evaluate(model_or_artifact: str, data: Data | None, as_json: bool, **options
     help="For an artifact.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the labels as JSON.")
+@narrated
 def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> None:
     """The labels that a model gives CLIP, the likeliest first.
 
@@ -929,7 +961,10 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
 @seed_option
+@narrated
+@click.pass_obj
 def transcribe(
+    narrator: Narrator,
     audio: Path,
     model: str,
     no_timestamps: bool,
@@ -981,6 +1016,7 @@ def _temperatures(text: str) -> tuple[float, ...]:
 @cli.command()
 @click.argument("names", nargs=-1, metavar="[TARGET]...")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+@narrated
 def targets(names: tuple[str, ...], as_json: bool) -> None:
     """The targets that `deploy` knows, or those named, and what this machine can do for each.
 
@@ -1005,6 +1041,7 @@ def targets(names: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@narrated
 def doctor(as_json: bool) -> None:
     """What this machine has for leanear, what it lacks, and the command that would install it.
 
@@ -1066,7 +1103,10 @@ def doctor(as_json: bool) -> None:
     help="Clips that every seed draws, at most.",
 )
 @seed_option
+@narrated
+@click.pass_obj
 def compare_methods(
+    narrator: Narrator,
     model: str, data: Data | None, sparsities: str, recovery_sparsities: str, out: Path, **options: Any
 ) -> None:
     """Prune MODEL by every method side by side and tabulate what each costs, with intervals and pictures.
@@ -1086,7 +1126,7 @@ def compare_methods(
         recovery_sparsities=_numbers("--recovery", recovery_sparsities),
         **options,
     )
-    paths = compare(model, data=data, request=request, out=out, command=_command(), narrator=Narrator())
+    paths = compare(model, data=data, request=request, out=out, command=_command(), narrator=narrator)
     click.echo(paths.markdown.read_text(encoding="utf-8"))
     click.echo(f"comparison: {paths.html}")
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.summary import word_error_change
+from benchmarks.wording import between, signed
 from runtimes.files import write_json
 from toolchain.accelerator import on_accelerator
 from toolchain.checkpoint import checkpoint_folder, family_of, load_checkpoint
@@ -90,8 +91,7 @@ def main() -> int:
             estimated = loss["rounds"][loss["best"]]["estimated"] if loss.get("rounds") else np.nan
             print(
                 f"| {sparsity} | {seed} | {estimated:.4f} | {loss['finished']['divergence']:.4f}"
-                f" | {kl:.4f} | {wrong:.2f} | {100 * change.estimate:+.2f} ({100 * change.low:+.2f} to"
-                f" {100 * change.high:+.2f}) | {seconds:.0f} |",
+                f" | {kl:.4f} | {wrong:.2f} | {signed(change.estimate)} ({between(change)}) | {seconds:.0f} |",
                 flush=True,
             )
     return 0
