@@ -9,10 +9,17 @@ import sys
 def main() -> int:
     """The exit status of one command, which imports nothing from the current folder."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from runtimes.interrupts import run_interruptibly
     from runtimes.isolation import leave_current_folder
+    from runtimes.streams import take_any_text
 
     sys.path.pop(0)
     leave_current_folder()
+    take_any_text()
+    return run_interruptibly(_run)
+
+
+def _run() -> int:
     from benchmarks.commands import main as run_command
 
     return run_command()

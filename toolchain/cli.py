@@ -24,6 +24,8 @@ from benchmarks.report import ReportPaths
 from benchmarks.results import Results
 from benchmarks.wording import NO_RATE_INTERVAL
 from runtimes.errors import BadInput, GateMissed, LeanearError
+from runtimes.interrupts import INTERRUPTED, was_interrupted
+from runtimes.kept_work import forget_kept, what_is_kept
 from runtimes.notes import no_notes
 from runtimes.pipes import leave_closed_pipe
 from toolchain.checkpoint import DEMO_MODEL
@@ -34,8 +36,7 @@ from toolchain.narration import Narrator
 if TYPE_CHECKING:
     from toolchain.dataset import Data
 
-INTERRUPTED, TERMINATED = 130, 143
-GO_ON = ("deploy", "prune", "explore", "bench", "compare-methods")
+TERMINATED = 143
 MOST_THREADS = 1024
 SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
 METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
@@ -70,41 +71,43 @@ def run(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="At least one mel filter")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    forget_kept()
     stdout = sys.stdout
     try:
         cli.main(args=arguments, prog_name="leanear", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        _complain(error.format_message())
-        return 2
-    except LeanearError as error:
-        _complain(str(error))
-        return error.exit_status
-    except (KeyboardInterrupt, click.Abort):
-        _complain(f"interrupted{_what_is_kept(arguments)}")
-        return INTERRUPTED
-    except Terminated:
-        _complain(f"terminated{_what_is_kept(arguments)}")
-        return TERMINATED
-    except (
-        SystemExit
-    ) as stop:  # click's own: shell completion, and a closed pipe, for which it puts a stdout of its own
-        return int(stop.code or 0) if sys.stdout is stdout else leave_closed_pipe()
-    except BrokenPipeError:
-        return leave_closed_pipe()
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}")
-        return 1
+    except BaseException as error:  # noqa: BLE001 (what is no end of ours is raised again)
+        if was_interrupted():
+            error = KeyboardInterrupt()
+        return _status_of(error, sys.stdout is stdout)
     return 0
 
 
-def _what_is_kept(arguments: list[str] | None) -> str:
-    """What an interrupted command says of its work, where it goes on with what it had finished."""
-    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    return "; what was finished is kept, and the same command goes on from there" if command in GO_ON else ""
+def _status_of(error: BaseException, own_stdout: bool) -> int:
+    """The exit status that an end has, after its one line; own_stdout: click did not put another one in its place."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        _complain(error.format_message())
+        return 2
+    if isinstance(error, LeanearError):
+        _complain(str(error))
+        return error.exit_status
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        _complain(f"interrupted{what_is_kept()}")
+        return INTERRUPTED
+    if isinstance(error, Terminated):
+        _complain(f"terminated{what_is_kept()}")
+        return TERMINATED
+    if isinstance(error, SystemExit):  # click's own: shell completion, and a closed pipe
+        return int(error.code or 0) if own_stdout else leave_closed_pipe()
+    if isinstance(error, BrokenPipeError):
+        return leave_closed_pipe()
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        return 1
+    raise error
 
 
 class Terminated(SystemExit):
@@ -1002,8 +1005,11 @@ def transcribe(
         temperatures=_temperatures(temperatures),
         **flags,
     )
-    segments = transcribe_file(audio, model, options, runtime=runtime, precision=precision, threads=threads)
-    write_segments(segments, writers[0] if writers else "plain", out)
+    with narrator.whole(f"transcribing {audio.name}") as report:
+        segments = transcribe_file(
+            audio, model, options, runtime=runtime, precision=precision, threads=threads, report=report
+        )
+        write_segments(segments, writers[0] if writers else "plain", out)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

@@ -95,7 +95,7 @@ def compare(
     if out is not None:
         write_text(out, RENDERERS[out.suffix](comparison_page(comparison, strict)))
     if as_json:
-        click.echo(json.dumps(document_of(comparison, strict), indent=1, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(document_of(comparison, strict), indent=1, allow_nan=False))
     else:
         _print(comparison, strict)
     failure = comparison.failure(strict)

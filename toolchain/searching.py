@@ -135,14 +135,17 @@ def search_sparsity(
 
     trials: dict[int, Trial] = {}
     good, bad = 0, LARGEST_STEP + 1
+    most, tried = math.ceil(math.log2(LARGEST_STEP + 1)), 0
     while bad - good > 1:
         step = (good + bad) // 2
+        report(f"trial {tried + 1} of at most {most}: {100 * step / STEPS:g} %", tried / most)
+        tried += 1
         try:
             trials[step] = attempt(step)
         except BadInput:  # narrower than the narrowest model
             bad = step
             continue
-        report(f"{100 * step / STEPS:g} %: {_drop_text(trials[step])} on held-out clips", None)
+        report(f"{100 * step / STEPS:g} %: {_drop_text(trials[step])} on held-out clips", tried / most)
         good, bad = (step, bad) if trials[step].within else (good, step)
     if good == 0:
         raise BadInput(
