@@ -244,7 +244,9 @@ def _eval(options: argparse.Namespace) -> None:
 
 def _eval_speech(options: argparse.Namespace, session: SessionOptions) -> None:
     """Transcripts beside references; the word error rate is the workstation's, for it needs Whisper's normaliser."""
-    transcripts = evaluate_transcripts(options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating"))
+    transcripts = evaluate_transcripts(
+        options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating")
+    )
     clips = read_clips(options.clips)
     _end_line()
     if not options.json:

@@ -60,7 +60,7 @@ class Judgement:
 
     @property
     def is_sure(self) -> bool | None:
-        """Whether the whole interval is on the same side of the limit as the change; None where there is no interval."""
+        """Whether the whole interval is on the change's side of the limit; None where there is no interval."""
         low, high, change = self.row.low, self.row.high, self.row.change
         if low is None or high is None or change is None:
             return None

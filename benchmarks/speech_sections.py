@@ -174,9 +174,7 @@ def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
         ),
         (
             "the same, relative to dense",
-            "dense makes no errors"
-            if relative is None
-            else f"{signed(relative.estimate)}%{_relative_span(relative)}",
+            "dense makes no errors" if relative is None else f"{signed(relative.estimate)}%{_relative_span(relative)}",
         ),
         ("clips on which dense has fewer errors", f"{change.only_dense_better:,}"),
         ("clips on which slim has fewer errors", f"{change.only_slim_better:,}"),

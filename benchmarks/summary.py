@@ -233,9 +233,7 @@ def _boundary(rejected: Callable[[float], bool], low: float, high: float) -> flo
     return high
 
 
-def accuracy_change(
-    dense_ids: Sequence[int], slim_ids: Sequence[int], label_ids: Sequence[int]
-) -> AccuracyChange:
+def accuracy_change(dense_ids: Sequence[int], slim_ids: Sequence[int], label_ids: Sequence[int]) -> AccuracyChange:
     """The paired difference of two classifiers' accuracy, from their top labels on the same clips."""
     dense, slim, truth = (np.asarray(ids) for ids in (dense_ids, slim_ids, label_ids))
     if not dense.shape == slim.shape == truth.shape or not truth.size:

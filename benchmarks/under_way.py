@@ -1,4 +1,4 @@
-"""Work that is under way, for who has no bar to look at: what is being done, how far, and how long it may still take."""
+"""Work that is under way, for who has no bar to look at: what is done, how far it is, how long it may still take."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Work:
         if self.fraction is None:
             return ""
         done, grown = f"{100 * self.fraction:.0f} %", self.fraction - self.part_from
-        if not 0 < grown or self.fraction >= 1:
+        if not grown > 0 or self.fraction >= 1:
             return f" ({done})"
         left_s = (1 - self.fraction) * (now - self.part_started) / grown
         return f" ({done}, about {duration(left_s)} to go)"

@@ -77,9 +77,7 @@ def run(arguments: list[str] | None = None) -> int:
         cli.main(args=arguments, prog_name="leanear", standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 (what is no end of ours is raised again)
-        if was_interrupted():
-            error = KeyboardInterrupt()
-        return _status_of(error, sys.stdout is stdout)
+        return _status_of(KeyboardInterrupt() if was_interrupted() else error, sys.stdout is stdout)
     return 0
 
 
@@ -619,7 +617,13 @@ def prune(
 @click.pass_obj
 def explore(
     narrator: Narrator,
-    model: str, data: Data | None, target: str | None, calibration_clips: int, out: Path, seed: int, as_json: bool
+    model: str,
+    data: Data | None,
+    target: str | None,
+    calibration_clips: int,
+    out: Path,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Show what pruning the attention of MODEL to any size would lose, before anything is pruned.
 
@@ -1113,7 +1117,12 @@ def doctor(as_json: bool) -> None:
 @click.pass_obj
 def compare_methods(
     narrator: Narrator,
-    model: str, data: Data | None, sparsities: str, recovery_sparsities: str, out: Path, **options: Any
+    model: str,
+    data: Data | None,
+    sparsities: str,
+    recovery_sparsities: str,
+    out: Path,
+    **options: Any,
 ) -> None:
     """Prune MODEL by every method side by side and tabulate what each costs, with intervals and pictures.
 

@@ -79,9 +79,16 @@ class Judge:
         numbers = (self.held_out.kl(model), float(dense.errors.sum()), float(slim.errors.sum()), counted, *ends, error)
         divergence, before, after, out_of, low, high, error = (shards.same(number) for number in numbers)
         clips = len(self.held_out)
-        known = (None, None) if math.isnan(low) else (low, high)
-        told = error if clips >= FEWEST_CLIPS else None
-        return MeasuredLoss(clips, divergence, before, after, out_of, *known, told)
+        return MeasuredLoss(
+            clips=clips,
+            divergence=divergence,
+            dense_mistakes=before,
+            slim_mistakes=after,
+            counted=out_of,
+            low_points=None if math.isnan(low) else low,
+            high_points=None if math.isnan(high) else high,
+            standard_error_points=error if clips >= FEWEST_CLIPS else None,
+        )
 
     @functools.cached_property
     def _dense(self) -> Mistakes:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.under_way import SILENCE_S, Work
+from runtimes.pipes import leave_closed_error
 
 Report = Callable[[str, float | None], None]
 """Takes what is being done and how much of it is done, 0 to 1, or None where that is not known."""
@@ -33,11 +34,23 @@ def counted(report: Report, text: str = "") -> Callable[[int, int], None]:
     return lambda done, total: report(f"{text}{done} of {total}", done / total)
 
 
+class StandardError(Console):
+    """A console on standard error, which falls silent when nobody reads it any more: results still have a reader."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(stderr=True, highlight=False, quiet=quiet)
+
+    def on_broken_pipe(self) -> None:
+        """Go on without a word, where rich would end the process."""
+        self.quiet = True
+        leave_closed_error()
+
+
 class Narrator:
     """Speaks on standard error, so that standard output holds results alone; or not at all."""
 
     def __init__(self, voice: Voice = "normal") -> None:
-        self.console = Console(stderr=True, highlight=False, quiet=voice == "quiet")
+        self.console: Console = StandardError(quiet=voice == "quiet")
         self._verbose = voice == "verbose"
         self._under_way: list[Work] = []
         self._last_said, self._ended = time.monotonic(), threading.Event()
@@ -72,7 +85,9 @@ class Narrator:
             self.say(f"  {title}: done in {time.monotonic() - work.started:.1f} s")
 
     @contextlib.contextmanager
-    def side_by_side(self, titles: Sequence[str]) -> Iterator[tuple[Callable[[str], Report], Callable[[str, str], None]]]:
+    def side_by_side(
+        self, titles: Sequence[str]
+    ) -> Iterator[tuple[Callable[[str], Report], Callable[[str, str], None]]]:
         """A bar for each of several works at once; gives the Report of a title, and what to call with a title and a
         line when that work is done.
 
@@ -109,8 +124,12 @@ class Narrator:
     def whole(self, title: str) -> Iterator[Report]:
         """All that a command does: spoken of where it has no step under way, without a bar and without an end."""
         work = Work(title, as_a_whole=True)
+
+        def report(text: str, fraction: float | None = None) -> None:
+            self._take(work, text, fraction)
+
         with self._working(work):
-            yield lambda text, fraction=None: self._take(work, text, fraction)
+            yield report
 
     def hush(self) -> None:
         """Say nothing from now on; for all but one of several processes that do the same."""
@@ -161,6 +180,5 @@ class Narrator:
             if now - self._last_said < SILENCE_S:
                 continue
             steps = [work for work in self._under_way if not work.as_a_whole]
-            with contextlib.suppress(OSError, ValueError):  # whoever read is gone; the main thread finds out, too
-                for work in steps or self._under_way[-1:]:
-                    self.say(f"  {work.line(now)}")
+            for work in steps or self._under_way[-1:]:
+                self.say(f"  {work.line(now)}")

@@ -150,9 +150,7 @@ def check_sparsity(family: ModuleType, model: nn.Module, recipe: PruneRecipe) ->
     """
     plan = family.dense_plan(model)
     scores = score_magnitude(family.attention_sites(model))
-    choose_sparsity(
-        plan, scores, recipe.scheme, recipe.threshold, recipe.sparsity, untouched(plan.sites, recipe.sites)
-    )
+    choose_sparsity(plan, scores, recipe.scheme, recipe.threshold, recipe.sparsity, untouched(plan.sites, recipe.sites))
 
 
 def calibration_order(calibration: LabelledInputs, recipe: PruneRecipe) -> torch.Tensor:

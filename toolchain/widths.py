@@ -152,7 +152,7 @@ def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedReci
 
 
 def narrowest_model(family: ModuleType, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
-    """The smallest model that there is to prune to, its weights some of the dense one's: to be timed, not to be used."""
+    """The smallest model that there is to prune to, with some of the dense one's weights: to be timed, not used."""
     sites = family.attention_sites(model)
     whole = untouched(sites, recipe.sites)
     return family.slim_model(model, tuple(_narrowest(site, site.name in whole, recipe) for site in sites))

@@ -55,7 +55,9 @@ def inverted(lost: int, won: int, clips: int) -> tuple[float, float]:
     return low, high
 
 
-@pytest.mark.parametrize(("lost", "won", "clips"), [(0, 0, 21), (0, 0, 1000), (1, 0, 21), (7, 1, 21), (3, 9, 60), (20, 18, 840)])
+@pytest.mark.parametrize(
+    ("lost", "won", "clips"), [(0, 0, 21), (0, 0, 1000), (1, 0, 21), (7, 1, 21), (3, 9, 60), (20, 18, 840)]
+)
 def test_the_interval_is_the_inverted_score_test(lost, won, clips):
     interval = paired_change(lost, won, clips)
     assert (interval.low, interval.high) == pytest.approx(inverted(lost, won, clips), abs=1e-6)
@@ -101,7 +103,9 @@ def test_report_precision_gate_compare_and_search_say_the_same(deployments, tmp_
 
     report = analyse(read_results(b)).change.change
     compared = next(row for row in compare(a, b).rows if row.what.key == "accuracy")
-    clips = Clips(tuple(np.zeros(9, np.float32) for _ in TRUTH), np.array(TRUTH), tuple(map(str, TRUTH)), LABELS, 16_000)
+    clips = Clips(
+        tuple(np.zeros(9, np.float32) for _ in TRUTH), np.array(TRUTH), tuple(map(str, TRUTH)), LABELS, 16_000
+    )
     gate = read_change(compare_answers(clips, before, after, None, None))
     wrong = [np.array([float(x != y) for x, y in zip(given, TRUTH, strict=True)]) for given in (before, after)]
     logits = torch.eye(len(LABELS))[TRUTH]
@@ -129,9 +133,14 @@ def test_21_clips_without_a_discordant_pair_in_words(deployments, tmp_path):
     comparison = compare(a, b)
     row = next(row for row in comparison.rows if row.what.key == "accuracy")
     assert row_cells(row, comparison)[4] == "−15.46 to +15.46"
-    assert any(line.startswith("bound: accuracy 0.00 points") and line.endswith("kept, by the point alone") for line in said_of(comparison))
+    assert any(
+        line.startswith("bound: accuracy 0.00 points") and line.endswith("kept, by the point alone")
+        for line in said_of(comparison)
+    )
 
-    clips = Clips(tuple(np.zeros(9, np.float32) for _ in TRUTH), np.array(TRUTH), tuple(map(str, TRUTH)), LABELS, 16_000)
+    clips = Clips(
+        tuple(np.zeros(9, np.float32) for _ in TRUTH), np.array(TRUTH), tuple(map(str, TRUTH)), LABELS, 16_000
+    )
     trial = {"precision": "int8", "verdict": "PASS", "reason": "", **compare_answers(clips, *answers(0, 0), None, None)}
     document = {"metric": "accuracy", "drop_points": 1.0, "gate": {"clips": CLIPS}}
     sentence = trial_sentence(document, trial)
@@ -158,7 +167,12 @@ def test_a_search_says_how_surely_it_is_within_its_goal():
     [
         (Interval(-0.002, -0.004, 0.0), 1.0, "PASS", "the whole 95% interval, 0.00 to 0.40, is within it"),
         (Interval(-0.005, -0.025, 0.015), 1.0, "PASS", "only the point is within it: the 95% interval reaches 2.50"),
-        (Interval(-0.011, -0.02, 0.0), 1.0, "FAIL", "only the point is beyond it: the 95% interval reaches down to 0.00"),
+        (
+            Interval(-0.011, -0.02, 0.0),
+            1.0,
+            "FAIL",
+            "only the point is beyond it: the 95% interval reaches down to 0.00",
+        ),
         (Interval(-0.03, -0.04, -0.02), 1.0, "FAIL", "the whole 95% interval, 2.00 to 4.00, is beyond it"),
         (Interval(0.02, 0.01, 0.03), 0.0, "PASS", "the whole 95% interval, -3.00 to -1.00, is within it"),
     ],

@@ -1,4 +1,4 @@
-"""Ctrl-C is one line and 130 whatever it hits: our code, a library's import that turns it into another error, a hook."""
+"""Ctrl-C is one line and 130 whatever it hits: our code, an import that turns it into another error, a destructor."""
 
 from __future__ import annotations
 

@@ -8,7 +8,14 @@ import sys
 
 import pytest
 
-SAY = "from runtimes.streams import take_any_text; take_any_text(); print({text!r}); import sys; print({text!r}, file=sys.stderr)"
+SAY = """
+import sys
+from runtimes.streams import take_any_text
+
+take_any_text()
+print({text!r})
+print({text!r}, file=sys.stderr)
+"""
 
 
 def said(text: str, encoding: str) -> tuple[bytes, bytes]:

@@ -31,7 +31,7 @@ def session(request, artifact):
 
 def pcm(samples: int = WINDOW_SAMPLES) -> np.ndarray:
     values = np.random.default_rng(0).integers(-32768, 32768, samples).astype(np.int16)
-    values[:3] = (-32768, 32767, 0)
+    values[:2] = (-32768, 32767)[:samples]
     return values
 
 
@@ -65,7 +65,9 @@ def test_pcm_gives_numpys_logits(artifact, name):
     session.close()
 
 
-@pytest.mark.parametrize("kind", ["int8", "uint8", "uint16", "int32", "int64", "bool", "complex64", "complex128", "O", "U1"])
+@pytest.mark.parametrize(
+    "kind", ["int8", "uint8", "uint16", "int32", "int64", "bool", "complex64", "complex128", "O", "U1"]
+)
 def test_other_types_are_refused_in_one_line(session, kind):
     with pytest.raises(BadInput) as caught:
         session.run(np.zeros(4).astype(kind))

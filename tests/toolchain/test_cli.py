@@ -292,7 +292,10 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
         assert "--speedup 1.2: 5 ms are out of reach: the narrowest model" in one_line(capsys)
         monkeypatch.setattr(latency_goal, "kept_table", lambda checkpoint, target: table(checkpoint, target, 0, 0))
         assert run([*arguments, "--latency-ms", "4.9"]) == 2
-        assert "--latency-ms 4.9: 4.9 ms are out of reach: the narrowest model, one head per block, takes 5.44" in one_line(capsys)
+        assert (
+            "--latency-ms 4.9: 4.9 ms are out of reach: the narrowest model, one head per block, takes 5.44"
+            in one_line(capsys)
+        )
         monkeypatch.setattr(latency_goal, "kept_table", lambda *_: None)
     assert not (tmp_path / "slim").exists()
     assert pruning.read_examples_for is read_examples_for

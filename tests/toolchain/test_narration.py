@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -68,7 +70,9 @@ def test_a_line_says_what_how_far_and_how_long_to_go():
             time.sleep(0.6 * SILENCE_S)
     told = [line for line in stream.lines if "so far" in line]
     assert told
-    assert all(re.fullmatch(r"  scoring: clip \d of 8 \(\d+ %, about \d+ s to go\), \d+ s so far", line) for line in told)
+    assert all(
+        re.fullmatch(r"  scoring: clip \d of 8 \(\d+ %, about \d+ s to go\), \d+ s so far", line) for line in told
+    )
 
 
 def test_nothing_comes_while_lines_come_anyway():
@@ -88,7 +92,7 @@ def test_silence_is_no_fault_once_the_work_is_done():
     said = list(stream.lines)
     time.sleep(2.5 * SILENCE_S)
     assert stream.lines == said
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_of_a_command_without_a_step_under_way_the_whole_is_spoken_of():
@@ -130,7 +134,7 @@ def test_of_works_side_by_side_each_that_goes_on_is_spoken_of():
         ([(0.0, "a", 0.0), (30.0, "b", 0.25)], 30.0, "work: b (25 %, about 1 min 30 s to go), 30 s so far"),
         ([(0.0, "a", 0.0), (30.0, "b", 0.25)], 60.0, "work: b (25 %, about 3 min 0 s to go), 1 min 0 s so far"),
         ([(40.0, "a", 0.5), (50.0, "b", 0.75)], 50.0, "work: b (75 %, about 10 s to go), 50 s so far"),
-        ([(0.0, "a", 0.9), (40.0, "b", 0.0), (60.0, "b", 0.5)], 60.0, "work: b (50 %, about 20 s to go), 1 min 0 s so far"),
+        ([(0.0, "a", 0.9), (40.0, "b", 0.0), (50.0, "b", 0.5)], 50.0, "work: b (50 %, about 10 s to go), 50 s so far"),
         ([(0.0, "a", 0.0), (40.0, "b", None), (50.0, "b", 0.5)], 70.0, "work: b (50 %), 1 min 10 s so far"),
         ([(0.0, "a", 0.0), (40.0, "b", 1.0)], 70.0, "work: b (100 %), 1 min 10 s so far"),
     ],
@@ -166,15 +170,17 @@ def test_quiet_says_nothing_and_verbose_every_report():
             assert stream.lines[:3] == ["  a step ...", "  a step: one (50 %)", "  a step: two"]
 
 
-def test_a_reader_that_is_gone_ends_no_work():
-    class Gone(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError
-
-    narrator, _ = listened()
-    with narrator.whole("a command"):
-        narrator.console = Console(file=Gone())
-        time.sleep(2.5 * SILENCE_S)
+def test_a_reader_of_standard_error_that_is_gone_ends_no_work_and_loses_no_result():
+    code = (
+        "import time; from toolchain import narration; narration.SILENCE_S = 0.05; narrator = narration.Narrator()\n"
+        "with narrator.step('a step'): print('begun', flush=True); time.sleep(1)\n"
+        "narrator.say('more'); print('result')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"begun\n"
+    process.stderr.close()
+    assert process.stdout.read() == b"result\n"
+    assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
@@ -193,6 +199,7 @@ def test_quiet_and_verbose_are_opposites(capsys):
 def test_a_quiet_command_gives_its_result_alone(capfd, caplog, tiny_folder, tmp_path):
     soundfile.write(tmp_path / "long.wav", tone(300, 2.0), 16_000)  # of which the model hears a part: a note
     printed = {}
+    capfd.readouterr()
     for flag in ("-q", "-v"):
         caplog.clear()
         assert run(["classify", str(tmp_path / "long.wav"), "--model", str(tiny_folder), "--json", flag]) == 0

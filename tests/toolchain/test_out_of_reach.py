@@ -1,4 +1,4 @@
-"""Goals that no model meets are refused before a clip is read: by arithmetic, by the latency table, or by one timing."""
+"""Goals that no model meets are refused before a clip is read: by arithmetic, the latency table, or one timing."""
 
 from __future__ import annotations
 
