@@ -39,16 +39,16 @@ def nothing_is_read(monkeypatch):
         monkeypatch.setattr(module, "read_examples_for", lambda *_, **__: pytest.fail("a clip was read"))
 
 
-@pytest.mark.parametrize("command", ["prune", "deploy"])
 @pytest.mark.parametrize(
-    "goal",
+    ("command", "goal"),
     [
-        "--macs 0.1",
-        "--sparsity 0.999",
-        "--speedup 40",
-        "--latency-ms 0.0001",
-        "--method reference --sparsity 0.999",
-        "--method reference --scheme heads --sparsity 0.9",
+        ("prune", "--macs 0.1"),
+        ("deploy", "--macs 0.1"),
+        ("prune", "--sparsity 0.999"),
+        ("deploy", "--speedup 40"),
+        ("prune", "--latency-ms 0.0001"),
+        ("deploy", "--method reference --sparsity 0.999"),
+        ("prune", "--method reference --scheme heads --sparsity 0.9"),
     ],
 )
 def test_no_clip_is_read_for_a_goal_out_of_reach(
