@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.wording import duration
 
-SILENCE_S = 15.0  # until a line comes: 20 s are promised, and a busy machine may be late
+SILENCE_S = 12.0  # until a line comes: 20 s are promised, and a busy machine may be late
 
 
 @dataclass

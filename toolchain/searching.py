@@ -94,6 +94,7 @@ def search_sparsity(
         raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips)}")
     folds = [torch.arange(fold, len(clips), FOLDS) for fold in range(FOLDS)]
     model = checkpoint.model
+    report("answers of the dense model", None)
     dense = _answers(family, checkpoint, model, clips)
     sites = family.attention_sites(model)
     folds_scores: list[Scores | LabelledInputs] = []
@@ -101,7 +102,7 @@ def search_sparsity(
         others = torch.tensor([clip for clip in range(len(clips)) if clip % FOLDS != number])
 
         def told(text: str, fraction: float | None = None, number: int = number) -> None:
-            report(f"fold {number + 1} of {FOLDS}, {text}", fraction)
+            report(f"fold {number + 1} of {FOLDS}, {text}", None if fraction is None else (number + fraction) / FOLDS)
 
         scored = clips[others]
         if recipe.shots == 1:
