@@ -148,7 +148,7 @@ def _search_sentence(pruning: Mapping[str, Any]) -> str:
     moved = "fell" if metric == "accuracy" else "rose"
     sign = -1 if metric == "accuracy" else 1
     tried = "; ".join(
-        f"{100 * trial['sparsity']:.0f} %: {sign * trial['drop_points']:+.2f}, expected"
+        f"{100 * trial['sparsity']:.0f} %: {sign * trial['drop_points'] + 0.0:+.2f}, expected"
         f" {sign * trial['expected_drop_points']:+.2f}"
         f" ± {trial['standard_error_points']:.2f}"
         for trial in trials
