@@ -9,7 +9,7 @@ from benchmarks.blocks import gate_paragraph, unmeasured
 from benchmarks.page import Block, Section, Table
 from benchmarks.pictures import picture_intervals
 from benchmarks.summary import Gate, Interval, wilson_interval
-from benchmarks.wording import runtime_text, signed, signed_points
+from benchmarks.wording import between, runtime_text, signed_points
 
 WORST_LABELS = 6
 
@@ -67,7 +67,7 @@ def _change_table(analysis: Analysis) -> Table:
     rows = [
         (
             "accuracy, slim minus dense",
-            f"{signed_points(difference.estimate)} (95% {signed(difference.low)} to {signed(difference.high)})",
+            f"{signed_points(difference.estimate)} ({between(difference)})",
         ),
         ("clips that only dense gets right", f"{change.only_dense_right:,}"),
         ("clips that only slim gets right", f"{change.only_slim_right:,}"),
@@ -75,7 +75,7 @@ def _change_table(analysis: Analysis) -> Table:
         ("clips with the same answer", f"{change.agreement:.2%}"),
         ("mean KL(dense ‖ slim)", "not measured" if kl is None else f"{float(np.mean(kl)):.4f} nats"),
     ]
-    return Table("Slim against dense, clip by clip", ("", ""), tuple(rows))
+    return Table("Slim against dense, clip by clip (Tango's score interval)", ("", ""), tuple(rows))
 
 
 def _label_table(analysis: Analysis) -> Table | None:

@@ -30,12 +30,13 @@ def classify_files(
     if top < 1:
         raise BadInput(f"top: {top} is less than 1")
     waveforms = [read_recording(path, artifact.sample_rate_hz) for path in audio]
+    window = int(artifact.manifest["input"]["window_samples"])
     for path, waveform in zip(audio, waveforms):
-        note_cut(path, len(waveform), artifact.manifest["input"]["window_samples"], artifact.sample_rate_hz)
+        note_cut(path, len(waveform), window, artifact.sample_rate_hz)
     session = require_runtime(runtime, options).load(artifact, options)
     answers = []
     for path, waveform in zip(audio, waveforms):
-        logits = session.run(waveform).astype(np.float64)
+        logits = session.run(waveform[:window]).astype(np.float64)
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         order = np.argsort(-shares, kind="stable")[:top]

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.compare import Bounds, compare, document_of
@@ -14,16 +15,20 @@ from benchmarks.device import device_facts, device_name
 from benchmarks.doctor import lines, report
 from benchmarks.inference import SPEECH_TASK
 from benchmarks.measure import BUDGET_S, benchmark, evaluate, evaluate_transcripts
-from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE
+from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from benchmarks.report import render_markdown
 from benchmarks.results import ROLES, Results
 from benchmarks.summary import accuracy_change, speed_up, summarise_latency, wilson_interval
 from benchmarks.transcribe import print_segments, transcribe_recording
+from benchmarks.under_way import SILENCE_S, Work
+from benchmarks.wording import between, signed_points
 from runtimes.artifact import read_artifact
 from runtimes.choose import MODULES, choose_runtime
 from runtimes.clips import read_clips
 from runtimes.decoding import TASKS, DecodeOptions
 from runtimes.errors import BadInput, LeanearError
+from runtimes.interrupts import INTERRUPTED
+from runtimes.kept_work import forget_kept, what_is_kept
 from runtimes.pipes import leave_closed_pipe
 from runtimes.sessions import PRECISIONS, SessionOptions
 
@@ -32,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit status of one command: 0, or the error's own after its one line on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
+    forget_kept()
     try:
         options.command(options)
         sys.stdout.flush()
@@ -47,9 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         return BadInput.exit_status
     except KeyboardInterrupt:
         _end_line()
-        goes_on = "; the same command continues where it stopped" if given[0] == "bench" else ""
-        print(f"leanear: interrupted{goes_on}", file=sys.stderr)
-        return 130
+        print(f"leanear: interrupted{what_is_kept()}", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -176,7 +181,7 @@ def _bench(options: argparse.Namespace) -> None:
         budget_s=options.budget,
         sustained_s=options.sustained,
         command=["python", "-m", "benchmarks", *sys.argv[1:]],
-        progress=_show,
+        progress=_teller("measuring"),
         fresh=options.fresh,
     )
     _end_line()
@@ -206,8 +211,7 @@ def _print_summary(results: Results) -> None:
         if accuracy["status"] == "ok" and not results.is_speech:
             ids = [accuracy["roles"][role]["predicted_ids"] for role in ("dense", "slim")]
             change = accuracy_change(ids[0], ids[1], accuracy["label_ids"]).change
-            estimate, low, high = (100 * share for share in (change.estimate, change.low, change.high))
-            print(f"accuracy change {estimate:+.2f} points (95% {low:+.2f} to {high:+.2f})")
+            print(f"accuracy change {signed_points(change.estimate)} ({between(change)})")
     print(results.path)
 
 
@@ -216,7 +220,7 @@ def _eval(options: argparse.Namespace) -> None:
     if read_artifact(options.artifact).task == SPEECH_TASK:
         _eval_speech(options, session)
         return
-    evaluation = evaluate(options.artifact, options.clips, options.runtime, session, progress=_show)
+    evaluation = evaluate(options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating"))
     _end_line()
     if options.json:
         answer = {
@@ -240,7 +244,9 @@ def _eval(options: argparse.Namespace) -> None:
 
 def _eval_speech(options: argparse.Namespace, session: SessionOptions) -> None:
     """Transcripts beside references; the word error rate is the workstation's, for it needs Whisper's normaliser."""
-    transcripts = evaluate_transcripts(options.artifact, options.clips, options.runtime, session, progress=_show)
+    transcripts = evaluate_transcripts(
+        options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating")
+    )
     clips = read_clips(options.clips)
     _end_line()
     if not options.json:
@@ -279,7 +285,7 @@ def _compare(options: argparse.Namespace) -> None:
     bounds = Bounds(options.max_slowdown, options.max_drop, options.max_memory, options.over_dense)
     comparison = compare(options.a, options.b, options.side, bounds)
     if options.json:
-        print(json.dumps(document_of(comparison, options.strict), indent=1, ensure_ascii=False))
+        print(json.dumps(document_of(comparison, options.strict), indent=1))
     else:
         print(render_markdown(comparison_page(comparison, options.strict)), end="")
     failure = comparison.failure(options.strict)
@@ -287,11 +293,23 @@ def _compare(options: argparse.Namespace) -> None:
         raise failure
 
 
-def _show(text: str, fraction: float) -> None:
-    if os.environ.get(PROGRESS_VARIABLE):
-        print(f"{PROGRESS_MARK} {fraction:.4f} {text}", flush=True)
-    elif sys.stderr.isatty():
-        print(f"\r\033[K{fraction:4.0%} {text}", end="", file=sys.stderr, flush=True)
+def _teller(title: str) -> Progress:
+    """A progress for who reads our standard output, for a terminal, or, line by line, for a log."""
+    work, last_said = Work(title), time.monotonic()
+
+    def tell(text: str, fraction: float) -> None:
+        nonlocal last_said
+        work.report(text, fraction)
+        now = time.monotonic()
+        if os.environ.get(PROGRESS_VARIABLE):
+            print(f"{PROGRESS_MARK} {fraction:.4f} {text}", flush=True)
+        elif sys.stderr.isatty():
+            print(f"\r\033[K{fraction:4.0%} {text}", end="", file=sys.stderr, flush=True)
+        elif now - last_said >= SILENCE_S:
+            print(work.line(now), file=sys.stderr, flush=True)
+            last_said = now
+
+    return tell
 
 
 def _end_line() -> None:

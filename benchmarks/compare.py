@@ -58,6 +58,14 @@ class Judgement:
     limit: float
     state: str
 
+    @property
+    def is_sure(self) -> bool | None:
+        """Whether the whole interval is on the change's side of the limit; None where there is no interval."""
+        low, high, change = self.row.low, self.row.high, self.row.change
+        if low is None or high is None or change is None:
+            return None
+        return len({_is_beyond(self.row, end, self.limit) for end in (low, change, high)}) == 1
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -168,7 +176,7 @@ def judgement_sentence(judgement: Judgement) -> str:
         between = "" if row.low is None else f" (95% {row.low:.3f} to {row.high:.3f})"
     else:
         change = f"{signed(row.change)} points"
-        between = f" (95% {signed(row.low or 0.0)} to {signed(row.high or 0.0)})"
+        between = "" if row.low is None or row.high is None else f" (95% {signed(row.low)} to {signed(row.high)})"
         allowed = f"at {'most' if row.what.lower_is_better else 'least'} {signed(limit)}"
     return f"{row.what.name} {change}{between}, {allowed} allowed"
 
@@ -229,7 +237,9 @@ def _row_json(row: Row, judgement: Judgement | None, comparison: Comparison) -> 
         "trusted": comparison.trusts(row),
         "note": row.note,
         "by_process": None if row.by_process is None else dict(zip("ab", map(list, row.by_process))),
-        "bound": None if judgement is None else {"limit": judgement.limit, "state": judgement.state},
+        "bound": None
+        if judgement is None
+        else {"limit": judgement.limit, "state": judgement.state, "whole_interval": judgement.is_sure},
     }
 
 
@@ -314,8 +324,11 @@ def _judgements(rows: Sequence[Row], bounds: Bounds) -> list[Judgement]:
 def _state(row: Row, limit: float, whole_interval: bool) -> str:
     if row.change is None:
         return NOT_MEASURED
-    beyond = row.change > limit + SLACK if row.what.lower_is_better else row.change < limit - SLACK
-    if not beyond:
+    if not _is_beyond(row, row.change, limit):
         return KEPT
     sure = row.verdict == WORSE and not (whole_interval and row.low is not None and row.low <= limit)
     return EXCEEDED if sure else UNCERTAIN
+
+
+def _is_beyond(row: Row, change: float, limit: float) -> bool:
+    return change > limit + SLACK if row.what.lower_is_better else change < limit - SLACK

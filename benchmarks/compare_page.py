@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from benchmarks.compare import EXCEEDED, UNCERTAIN, Comparison, judgement_sentence
+from benchmarks.compare import EXCEEDED, KEPT, UNCERTAIN, Comparison, Judgement, judgement_sentence
 from benchmarks.compare_circumstances import Circumstance
 from benchmarks.compare_rows import BETTER, NOT_MEASURED, WORSE, Row, Side
 from benchmarks.page import Block, Card, Paragraph, Report, Section, Table
@@ -13,7 +13,8 @@ from benchmarks.wording import count, fact_name, fact_text, megabytes, milliseco
 HEADER = ("", "A", "B", "change", "95% interval", "verdict")
 SHORT_HASH = 12
 MAIN = ("device", "runtime", "precision", "threads", "leanear", "model", "evaluation clips")
-STATES = {EXCEEDED: "exceeded", UNCERTAIN: "beyond it, but that may be chance", "kept": "kept"}
+STATES = {EXCEEDED: "exceeded", UNCERTAIN: "beyond it, but that may be chance", KEPT: "kept"}
+SURELY = {True: ", by the whole interval", False: ", by the point alone", None: ""}
 
 
 def row_cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
@@ -43,11 +44,18 @@ def said_of(comparison: Comparison) -> list[str]:
         said.append(f"the same: {', '.join(same)}")
     said += [f"not measured: {row.what.name}: {row.note}" for row in comparison.rows if row.verdict == NOT_MEASURED]
     said += [
-        f"bound: {judgement_sentence(judgement)}: {STATES[judgement.state]}"
+        f"bound: {judgement_sentence(judgement)}: {_state_text(judgement)}"
         for judgement in comparison.judgements
         if judgement.state != NOT_MEASURED
     ]
     return said
+
+
+def _state_text(judgement: Judgement) -> str:
+    """Whether a bound is kept, and whether by the whole interval; of what may be chance nothing more needs saying."""
+    if judgement.state not in (KEPT, EXCEEDED):
+        return STATES.get(judgement.state, judgement.state)
+    return STATES[judgement.state] + SURELY[judgement.is_sure]
 
 
 def verdict_sentence(comparison: Comparison, strict: bool) -> str:
@@ -68,7 +76,7 @@ def comparison_page(comparison: Comparison, strict: bool) -> Report:
     table = Table("", HEADER, tuple(row_cells(row, comparison) for row in comparison.rows))
     notes = Table("How it was compared", ("", ""), tuple((row.what.name, row.note) for row in comparison.rows))
     bounds = tuple(
-        (judgement.row.what.name, judgement_sentence(judgement), STATES.get(judgement.state, judgement.state))
+        (judgement.row.what.name, judgement_sentence(judgement), _state_text(judgement))
         for judgement in comparison.judgements
     )
     blocks: list[Block] = [*doubts, table, *_process_table(comparison), notes]

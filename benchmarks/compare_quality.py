@@ -24,11 +24,12 @@ from benchmarks.summary import (
     NO_CHANGE,
     Interval,
     mcnemar_p_value,
+    paired_change,
     wilson_interval,
     word_error_change,
     word_error_rate,
 )
-from benchmarks.two_runs import paired_change, ratio_of_sums, unpaired_change
+from benchmarks.two_runs import ratio_of_sums, unpaired_change
 
 SIGNIFICANT = 0.05
 ACCURACY = Quantity("accuracy", "accuracy", "share", lower_is_better=False)

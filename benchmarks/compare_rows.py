@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Sequence, Tuple
 
 from benchmarks.results import Results
-from benchmarks.summary import Interval
+from benchmarks.summary import Interval, no_interval
 
 BETTER, WORSE, NOISE, SAME, NOT_MEASURED = "better", "worse", "noise", "same", "not measured"
 COUNT_FLOOR = 0.001  # counted, not measured: what differs by less is the same
@@ -61,7 +61,7 @@ class Figure:
 class Row:
     """One quantity on both sides; a, b and change are None where they are unknown.
 
-    low, high: the change's 95% interval, None where there is one measurement on each side or it is counted; verdict:
+    low, high: the change's 95% interval, None where there is none, as of one measurement on each side; verdict:
     "better", "worse", "noise", "same" (counted), or "not measured"; floor: the relative change below which it is noise
     whatever the interval says; note: how it was compared, or why not; by_process: of a median, each process's own.
     """
@@ -106,7 +106,10 @@ def counted_row(what: Quantity, values: Sequence[Figure]) -> Row:
 
 def share_row(what: Quantity, values: Sequence[Figure], change: Interval, verdict: str, note: str) -> Row:
     """Of a difference of two shares."""
-    return Row(what, values[0].value, values[1].value, change.estimate, change.low, change.high, verdict, note=note)
+    a, b = values[0].value, values[1].value
+    if not change.has_spread:
+        return Row(what, a, b, change.estimate, None, None, verdict, note=f"{note}; {no_interval(change.estimate)}")
+    return Row(what, a, b, change.estimate, change.low, change.high, verdict, note=note)
 
 
 def missing_row(what: Quantity, values: Sequence[Figure], why: str = "") -> Row:

@@ -9,7 +9,17 @@ from benchmarks.page import Card
 from benchmarks.results import Results
 from benchmarks.speech_analysis import SpeechAnalysis, cache_bytes
 from benchmarks.summary import Gate, Interval
-from benchmarks.wording import count, factor, kilobytes, megabytes, milliseconds, signed, signed_points
+from benchmarks.wording import (
+    between,
+    count,
+    factor,
+    kilobytes,
+    megabytes,
+    milliseconds,
+    rate_between,
+    signed,
+    signed_points,
+)
 
 
 def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
@@ -99,13 +109,13 @@ def summary_sentences(analysis: Analysis) -> list[str]:
         said.append(f"The slim model's file is {abs(1 - 1 / smaller):.1%} {word} than the dense one's.")
     if analysis.speed is not None:
         ratio = analysis.speed.ratio
-        between = f"(95% between {ratio.low:.2f}× and {ratio.high:.2f}×)"
+        span = f"(95% between {ratio.low:.2f}× and {ratio.high:.2f}×)"
         said.append(
             {
-                "faster": f"It answers {ratio.estimate:.2f}× as fast {between}.",
-                "slower": f"It is slower: {ratio.estimate:.2f}× the dense model's speed {between}.",
+                "faster": f"It answers {ratio.estimate:.2f}× as fast {span}.",
+                "slower": f"It is slower: {ratio.estimate:.2f}× the dense model's speed {span}.",
                 "no change": f"There is no speed-up: {ratio.estimate:.3f}× is within 2% of the dense model's speed.",
-                "not distinguishable": f"No speed-up can be told from the noise: {ratio.estimate:.2f}× {between}.",
+                "not distinguishable": f"No speed-up can be told from the noise: {ratio.estimate:.2f}× {span}.",
             }[analysis.speed.verdict]
         )
     if analysis.change is not None:
@@ -113,7 +123,7 @@ def summary_sentences(analysis: Analysis) -> list[str]:
         clips = len(analysis.document["accuracy"]["label_ids"])
         said.append(
             f"It is right on {slim.estimate:.2%} of {clips:,} clips, the dense model on {dense.estimate:.2%}: "
-            f"{signed_points(change.estimate)} (95% between {signed(change.low)} and {signed(change.high)})."
+            f"{signed_points(change.estimate)} ({between(change)})."
         )
     if analysis.speech is not None and analysis.speech.change is not None:
         said.append(_word_sentence(analysis, analysis.speech))
@@ -133,8 +143,7 @@ def _word_sentence(analysis: Analysis, speech: SpeechAnalysis) -> str:
     more = "" if relative is None else f", which is {signed(relative.estimate)}% of the dense model's rate"
     return (
         f"It gets {speech.rates['slim'].estimate:.2%} of the words of {clips:,} clips wrong, the dense model "
-        f"{speech.rates['dense'].estimate:.2%}: {signed_points(points.estimate)} (95% between {signed(points.low)} and "
-        f"{signed(points.high)}){more}."
+        f"{speech.rates['dense'].estimate:.2%}: {signed_points(points.estimate)} ({between(points)}){more}."
     )
 
 
@@ -172,8 +181,7 @@ def _comparison_cards(analysis: Analysis, gate: Gate | None) -> list[Card]:
         cards.append(Card("not measured", "accuracy change", reason, "flat"))
     else:
         change, dense, slim = analysis.change.change, analysis.accuracy["dense"], analysis.accuracy["slim"]
-        between = f"95% between {signed(change.low)} and {signed(change.high)} points"
-        detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between}"
+        detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between(change)}"
         cards.append(Card(signed(change.estimate), "points of accuracy", detail, _change_tone(change, gate)))
     return cards
 
@@ -184,8 +192,7 @@ def _word_card(analysis: Analysis, speech: SpeechAnalysis, gate: Gate | None) ->
         return Card("not measured", "change of the word error rate", reason, "flat")
     change, dense, slim = speech.change.change, speech.rates["dense"], speech.rates["slim"]
     gain = Interval(-change.estimate, -change.high, -change.low)
-    between = f"95% between {signed(change.low)} and {signed(change.high)} points"
-    detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between}"
+    detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between(change)}"
     return Card(signed(change.estimate), "points of word error rate", detail, _change_tone(gain, gate))
 
 
@@ -236,4 +243,4 @@ def _single_word_card(analysis: Analysis, speech: SpeechAnalysis) -> Card:
         reason = analysis.document["accuracy"]["reason"] or "word errors were not counted"
         return Card("not measured", "word error rate", reason, "flat")
     rate = speech.rates["slim"]
-    return Card(f"{rate.estimate:.1%}", "word error rate", f"95% between {rate.low:.1%} and {rate.high:.1%}")
+    return Card(f"{rate.estimate:.1%}", "word error rate", rate_between(rate))

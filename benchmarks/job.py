@@ -17,6 +17,7 @@ from runtimes.choose import require_runtime
 from runtimes.clips import Clips, read_clips
 from runtimes.errors import BadInput
 from runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
+from runtimes.kept_work import remember_kept
 from runtimes.sessions import SessionOptions
 from runtimes.windows import window_tokens
 
@@ -119,17 +120,24 @@ def _check_comparable(dense: Artifact, slim: Artifact) -> None:
 
 def kept_part(job: Job, name: str) -> dict[str, Any] | None:
     """The part called `name` that an interrupted run finished for the same inputs."""
+    path = _part_path(job, name)
     try:
-        part = read_json(job.parts / f"{name}-{job.inputs_sha256[:16]}.json", PART_SCHEMA, ("part",))
+        part = read_json(path, PART_SCHEMA, ("part",))
     except BadInput:
         return None
+    remember_kept(path)
     return part["part"]
 
 
 def keep_part(job: Job, name: str, part: dict[str, Any]) -> None:
     """Keep a part that did not fail, for a run that is interrupted."""
     if part["status"] == "ok":
-        write_json(job.parts / f"{name}-{job.inputs_sha256[:16]}.json", {"schema": PART_SCHEMA, "part": part})
+        write_json(_part_path(job, name), {"schema": PART_SCHEMA, "part": part})
+        remember_kept(_part_path(job, name))
+
+
+def _part_path(job: Job, name: str) -> Path:
+    return job.parts / f"{name}-{job.inputs_sha256[:16]}.json"
 
 
 def benchmark_waveform(job: Job) -> tuple[np.ndarray, str]:

@@ -69,7 +69,7 @@ def method_section(analysis: Analysis, gate: Gate | None) -> Section:
         "within them. A difference under 2% is called no change.",
         _quality_method(analysis),
         f"The gate compares the measured {loss} itself with the limit: PASS at or under it, FAIL above it, "
-        "INCONCLUSIVE where it was not measured. The interval is shown beside it."
+        "INCONCLUSIVE where it was not measured. Beside it stands whether the whole interval is on that side."
         if gate is not None
         else "No gate was set.",
     )
@@ -80,7 +80,7 @@ def _quality_method(analysis: Analysis) -> str:
     if analysis.speech is None:
         return (
             "Accuracy: every evaluation clip goes through the very artifact that ships, on its runtime. One model's "
-            "interval is Wilson's; the difference of two is a bootstrap over clips."
+            "interval is Wilson's; the paired difference of two has Tango's score interval."
         )
     return (
         "Word errors: every evaluation clip is transcribed by the very artifact that ships, on its runtime; transcript "

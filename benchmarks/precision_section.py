@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.page import Block, Card, Paragraph, Section, Table
-from benchmarks.wording import runtime_text, signed, threads_text
+from benchmarks.summary import Interval, how_surely
+from benchmarks.wording import between, runtime_text, signed, threads_text
 from runtimes.files import read_json
 
 PRECISION_SCHEMA = "leanear-precision-1"
@@ -45,14 +46,27 @@ def trial_sentence(document: dict[str, Any], trial: dict[str, Any]) -> str:
     differing = trial["differing"]
     answers = f"the answer is another one on {differing:,} of them" if differing else "no answer is another one"
     measured = f"{change_text(document, trial)} on {clips}, where {_limit(document)}"
-    return f"{precision} {passed} its gate: {measured}; {answers}."
+    surely = how_surely(loss_of(read_change(trial), document["metric"]), document["drop_points"])
+    return f"{precision} {passed} its gate: {measured}; {surely}; {answers}."
 
 
 def change_text(document: dict[str, Any], trial: dict[str, Any]) -> str:
     """The change of the metric from float32, with its paired interval."""
+    change = read_change(trial)
+    return f"{signed(change.estimate)} points of {document['metric']} against fp32 ({between(change)})"
+
+
+def read_change(trial: dict[str, Any]) -> Interval:
+    """A trial's change of the metric, a share; without an interval where the file has none."""
     change = trial["change"]
-    between = f"95% between {signed(change['low'])} and {signed(change['high'])}"
-    return f"{signed(change['estimate'])} points of {document['metric']} against fp32 ({between})"
+    estimate = change["estimate"]
+    low, high = (estimate if change[end] is None else change[end] for end in ("low", "high"))
+    return Interval(estimate, low, high)
+
+
+def loss_of(change: Interval, metric: str) -> Interval:
+    """What a change of the metric loses: of accuracy its fall, of the word error rate its rise."""
+    return change if metric != "accuracy" else Interval(-change.estimate, -change.high, -change.low)
 
 
 def precision_card(document: dict[str, Any]) -> Card:
@@ -97,7 +111,7 @@ def _trial_row(trial: dict[str, Any]) -> tuple[str, ...]:
     change = trial["change"]
     if change is None:
         return (trial["precision"], *("not measured",) * 4, trial["verdict"])
-    moved = f"{signed(change['estimate'])} ({signed(change['low'])} to {signed(change['high'])})"
+    moved = f"{signed(change['estimate'])} ({between(read_change(trial))})"
     shares = (f"{trial['reference']:.2%}", f"{trial['measured']:.2%}")
     return (trial["precision"], *shares, moved, f"{trial['differing']:,}", trial["verdict"])
 
@@ -109,8 +123,14 @@ def _gate_text(document: dict[str, Any]) -> str:
     return (
         f"The gate runs the slim model in each precision and in fp32 ({where}) on {gate['clips']:,} calibration clips, "
         f"of which none is among the {gate['quantiser_clips']:,} that products in 8 bits may be calibrated on, nor "
-        f"among the evaluation clips. The point estimate decides: {_limit(document)}.{note}"
+        f"among the evaluation clips. The point estimate decides: {_limit(document)}. {_interval_text(document)}{note}"
     )
+
+
+def _interval_text(document: dict[str, Any]) -> str:
+    if document["metric"] == "accuracy":
+        return "The interval is Tango's score interval of paired shares."
+    return "The interval is a bootstrap over clips."
 
 
 def _limit(document: dict[str, Any]) -> str:

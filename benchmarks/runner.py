@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from benchmarks.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document
 from benchmarks.doctor import LIBRARIES, lacks, lines, report
 from runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
+from runtimes.interrupts import INTERRUPTED
+from runtimes.kept_work import forget_kept, what_is_kept
 from runtimes.pipes import leave_closed_pipe
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 PROGRAM = "python3 leanear.pyz"
 ON_A_BUNDLE = ("bench", "eval")
 PASSED_ON = (*ON_A_BUNDLE, "transcribe", "compare")
-INTERRUPTED, TERMINATED = 130, 143
+TERMINATED = 143
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    forget_kept()
     try:
         if given and given[0] in PASSED_ON and not {"-h", "--help"} & set(given):
             return _pass_on(given[0], given[1:])
@@ -45,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"leanear: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return BadInput.exit_status
     except KeyboardInterrupt:
-        print("leanear: interrupted", file=sys.stderr)
+        print(f"leanear: interrupted{what_is_kept()}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -140,7 +143,7 @@ def _classify(options: argparse.Namespace) -> None:
     artifact = options.artifact or bundle.artifacts["slim"]
     answers = classify_files(artifact, options.audio, bundle.runtime, _session_options(bundle), options.top)
     if options.json:
-        print(json.dumps(answers, indent=1, ensure_ascii=False))
+        print(json.dumps(answers, indent=1))
         return
     for answer in answers:
         print(answer["file"])

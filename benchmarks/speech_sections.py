@@ -12,7 +12,16 @@ from benchmarks.page import Block, Paragraph, Section, Table
 from benchmarks.pictures import picture_intervals, picture_stacks
 from benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, clip_errors
 from benchmarks.summary import Gate, Interval
-from benchmarks.wording import factor, milliseconds, per_second, runtime_text, signed, signed_points
+from benchmarks.wording import (
+    NO_RATE_INTERVAL,
+    between,
+    factor,
+    milliseconds,
+    per_second,
+    runtime_text,
+    signed,
+    signed_points,
+)
 from runtimes.windows import FEWEST_TOKENS, TOKENS_PER_MINUTE
 
 WORST_CLIPS = 8
@@ -132,7 +141,7 @@ def _rate_table(rates: list[tuple[str, str, Interval]], speech: SpeechAnalysis, 
                 name,
                 f"{counts.errors:,} of {counts.reference_words:,}",
                 f"{rate.estimate:.2%}",
-                f"{rate.low:.2%} to {rate.high:.2%}",
+                f"{rate.low:.2%} to {rate.high:.2%}" if rate.has_spread else NO_RATE_INTERVAL,
                 f"{counts.substitutions:,}",
                 f"{counts.deletions:,}",
                 f"{counts.insertions:,}",
@@ -161,13 +170,11 @@ def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
     rows = (
         (
             "word error rate, slim minus dense",
-            f"{signed_points(points.estimate)} (95% {signed(points.low)} to {signed(points.high)})",
+            f"{signed_points(points.estimate)} ({between(points)})",
         ),
         (
             "the same, relative to dense",
-            "dense makes no errors"
-            if relative is None
-            else f"{signed(relative.estimate)}% (95% {signed(relative.low)} to {_signed_or_more(relative.high)})",
+            "dense makes no errors" if relative is None else f"{signed(relative.estimate)}%{_relative_span(relative)}",
         ),
         ("clips on which dense has fewer errors", f"{change.only_dense_better:,}"),
         ("clips on which slim has fewer errors", f"{change.only_slim_better:,}"),
@@ -176,8 +183,11 @@ def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
     return Table("Slim against dense, clip by clip (paired bootstrap over clips)", ("", ""), rows)
 
 
-def _signed_or_more(share: float) -> str:
-    return "any rise" if math.isinf(share) else signed(share)
+def _relative_span(relative: Interval) -> str:
+    if not relative.has_spread:
+        return ""
+    high = "any rise" if math.isinf(relative.high) else signed(relative.high)
+    return f" (95% between {signed(relative.low)} and {high})"
 
 
 def _astray_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:

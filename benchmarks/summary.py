@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -13,9 +13,11 @@ import numpy as np
 SAMPLES_NEEDED = {50: 11, 90: 64, 95: 130, 99: 662}
 NO_CHANGE = 0.02
 NO_REASON = "no reason was recorded"
+ROUNDING = 1e-9  # points: 100 * 0.01 is not 1 in all arithmetic
 RESAMPLES = 1000
 WORD_RESAMPLES = 10_000
 Z_95 = 1.959963984540054
+BISECTIONS = 60
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,20 @@ class LatencySummary:
 
 @dataclass(frozen=True)
 class Interval:
-    """A point estimate and its 95% confidence interval."""
+    """A point estimate and its 95% confidence interval.
+
+    Where clips are resampled and all say the same, every resample gives the estimate again: low and high are equal to
+    it, which is no interval, and is never shown as one.
+    """
 
     estimate: float
     low: float
     high: float
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether there is an interval at all."""
+        return self.low < self.high
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,8 @@ class SpeedUp:
 class AccuracyChange:
     """Slim against dense on the same clips.
 
-    change: slim's accuracy minus dense's, a share, with its paired interval; agreement: share of clips with the same
-    top label; p_value: exact McNemar.
+    change: slim's accuracy minus dense's, a share, with its interval as in `paired_change`; agreement: share of clips
+    with the same top label; p_value: exact McNemar.
     """
 
     change: Interval
@@ -182,25 +193,55 @@ def mcnemar_p_value(only_dense_right: int, only_slim_right: int) -> float:
     return min(1.0, 2 * tail / 2**differing)
 
 
-def accuracy_change(
-    dense_ids: Sequence[int], slim_ids: Sequence[int], label_ids: Sequence[int], seed: int = 0
-) -> AccuracyChange:
-    """The paired difference of two classifiers' accuracy, from their top labels on the same clips.
+def paired_change(only_before: int, only_after: int, clips: int) -> Interval:
+    """The share of clips that are right after, less that of those right before, with Tango's 95% score interval.
 
-    The interval is a bootstrap over clips. Clips matter only by who was right, so resampling them is one multinomial.
+    only_before, only_after: clips on which one alone is right. T. Tango, Statistics in Medicine 17 (1998) 891: for
+    paired shares what Wilson's is for one; it does not shrink to nothing where the two never differ.
     """
+    if clips < 1 or min(only_before, only_after) < 0 or only_before + only_after > clips:
+        raise ValueError(f"{only_before} and {only_after} of {clips} clips")
+    estimate = (only_after - only_before) / clips
+    low = _score_limit(only_before, only_after, clips)
+    return Interval(estimate, low, -_score_limit(only_after, only_before, clips))
+
+
+def _score_limit(lost: int, won: int, clips: int) -> float:
+    """The least difference that the score test does not reject."""
+
+    def rejected(change: float) -> bool:
+        return won - lost - clips * change > Z_95 * math.sqrt(clips * _variance(lost, won, clips, change))
+
+    return _boundary(rejected, -1.0, (won - lost) / clips)
+
+
+def _variance(lost: int, won: int, clips: int, change: float) -> float:
+    """Of one clip's difference, with the shares that are likeliest if the true difference is `change`."""
+    linear = (2 * clips - won + lost) * change - (won + lost)
+    constant = -lost * change * (1 - change)
+    share_lost = (math.sqrt(max(linear**2 - 8 * clips * constant, 0.0)) - linear) / (4 * clips)
+    return max(2 * share_lost + change * (1 - change), 0.0)
+
+
+def _boundary(rejected: Callable[[float], bool], low: float, high: float) -> float:
+    """Where `rejected` turns from true, at `low`, to false, at `high`."""
+    if not rejected(low):
+        return low
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rejected(middle) else (low, middle)
+    return high
+
+
+def accuracy_change(dense_ids: Sequence[int], slim_ids: Sequence[int], label_ids: Sequence[int]) -> AccuracyChange:
+    """The paired difference of two classifiers' accuracy, from their top labels on the same clips."""
     dense, slim, truth = (np.asarray(ids) for ids in (dense_ids, slim_ids, label_ids))
     if not dense.shape == slim.shape == truth.shape or not truth.size:
         raise ValueError(f"{dense.size} dense, {slim.size} slim and {truth.size} true labels")
     dense_right, slim_right = dense == truth, slim == truth
     lost, won = int((dense_right & ~slim_right).sum()), int((slim_right & ~dense_right).sum())
-    clips = truth.size
-    counts = np.random.default_rng(seed).multinomial(
-        clips, [lost / clips, won / clips, (clips - lost - won) / clips], size=10_000
-    )
-    low, high = np.percentile((counts[:, 1] - counts[:, 0]) / clips, (2.5, 97.5))
     return AccuracyChange(
-        change=Interval((won - lost) / clips, float(low), float(high)),
+        change=paired_change(lost, won, truth.size),
         only_dense_right=lost,
         only_slim_right=won,
         agreement=float((dense == slim).mean()),
@@ -263,47 +304,63 @@ def _resampled_sums(counts: np.ndarray, seed: int) -> np.ndarray:
 def judge_gate(change: Interval | None, max_drop_points: float, why_unknown: str = "") -> Gate:
     """PASS when the measured drop is at most `max_drop_points`, FAIL when it is more, INCONCLUSIVE if unmeasured.
 
-    The point estimate decides; the interval is shown beside it, because it says how far that estimate can be trusted.
+    The point estimate decides; the sentence says whether the whole interval is on its side, or the point alone.
     change: of accuracy as a share, negative when accuracy was lost.
     """
     if change is None:
         return Gate("INCONCLUSIVE", f"the accuracy change was not measured ({why_unknown or NO_REASON})")
-    drop, worst, least = -100 * change.estimate, -100 * change.low, -100 * change.high
+    drop = -100 * change.estimate
     measured = (
         f"a drop of {_points(drop)}" if drop > 0 else f"a gain of {_points(-drop)}" if drop < 0 else "a drop of 0.00"
     )
-    return _verdict(
-        f"{measured} points, where at most {_points(max_drop_points)} may be lost", drop, worst, least, max_drop_points
-    )
+    said = f"{measured} points, where at most {_points(max_drop_points)} may be lost"
+    return _verdict(said, Interval(-change.estimate, -change.high, -change.low), max_drop_points)
 
 
 def judge_word_gate(change: WordErrorChange | None, max_rise_points: float, why_unknown: str = "") -> Gate:
     """The same of a word error rate, which may rise by at most `max_rise_points`; the relative change is stated too."""
     if change is None:
         return Gate("INCONCLUSIVE", f"the change of the word error rate was not measured ({why_unknown or NO_REASON})")
-    rise, worst, least = 100 * change.change.estimate, 100 * change.change.high, 100 * change.change.low
+    rise = 100 * change.change.estimate
     measured = (
         f"a rise of {_points(rise)}" if rise > 0 else f"a fall of {_points(-rise)}" if rise < 0 else "a rise of 0.00"
     )
     relative = "" if change.relative is None else f" ({100 * change.relative.estimate:+.1f}% of dense's rate)"
     said = f"{measured} points of word error rate{relative}, where at most {_points(max_rise_points)} may be added"
-    return _verdict(said, rise, worst, least, max_rise_points)
+    return _verdict(said, change.change, max_rise_points)
 
 
-def _verdict(said: str, loss: float, worst: float, least: float, limit: float) -> Gate:
-    """PASS or FAIL by a loss in points; worst, least: the ends of its interval."""
-    passed = loss <= limit + 1e-9
-    if passed and worst > limit:
-        return Gate(
-            "PASS",
-            f"{said}; the 95% interval reaches {_points(worst)}, so more clips would be needed to rule out a miss",
-        )
-    if not passed and least <= limit:
-        return Gate(
-            "FAIL",
-            f"{said}; the 95% interval reaches down to {_points(least)}, so more clips might change the verdict",
-        )
-    return Gate("PASS" if passed else "FAIL", said)
+def _verdict(said: str, loss: Interval, limit_points: float) -> Gate:
+    verdict = "PASS" if is_within(loss, limit_points) else "FAIL"
+    return Gate(verdict, f"{said}; {how_surely(loss, limit_points)}")
+
+
+def is_within(loss: Interval, limit_points: float) -> bool:
+    """Whether a loss, as a share, is at most so many points; its point estimate decides."""
+    return 100 * loss.estimate <= limit_points + ROUNDING
+
+
+def how_surely(loss: Interval, limit_points: float) -> str:
+    """Whether the whole 95% interval of a loss, as a share, is on the point's side of so many points, in words."""
+    within = is_within(loss, limit_points)
+    if not loss.has_spread:
+        return f"that is the point alone: {no_interval(loss.estimate)}"
+    least, worst = 100 * loss.low, 100 * loss.high
+    if within and worst > limit_points + ROUNDING:
+        more = "so more clips would be needed to rule out a miss"
+        return f"only the point is within it: the 95% interval reaches {_points(worst)}, {more}"
+    if not within and least <= limit_points + ROUNDING:
+        more = "so more clips might change the verdict"
+        return f"only the point is beyond it: the 95% interval reaches down to {_points(least)}, {more}"
+    side = "within" if within else "beyond"
+    return f"the whole 95% interval, {_points(least)} to {_points(worst)}, is {side} it"
+
+
+def no_interval(change: float) -> str:
+    """Why resampled clips give no interval of a change."""
+    if change == 0:
+        return "no clip differs, so resampling the clips gives no interval"
+    return "every resample of the clips gives the same, which is no interval"
 
 
 def _points(value: float) -> str:

@@ -7,15 +7,14 @@ everywhere in a report, and every draw of the one is set against every draw of t
 from __future__ import annotations
 
 import math
-from typing import Callable, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import numpy as np
 
-from benchmarks.summary import Z_95, Interval, resampled_medians, resampled_speed_ups
+from benchmarks.summary import Interval, resampled_medians, resampled_speed_ups
 
 CLIP_RESAMPLES = 10_000
 CLIPS_AT_ONCE = 100
-BISECTIONS = 60
 
 Processes = Sequence[Sequence[float]]
 DenseAndSlim = Tuple[Processes, Processes]
@@ -55,19 +54,6 @@ def ratio_of_sums(before: Sequence[float], after: Sequence[float]) -> Interval:
     return Interval(float(sides[1].sum() / sides[0].sum()), float(low), float(high))
 
 
-def paired_change(only_before: int, only_after: int, clips: int) -> Interval:
-    """The share of clips that are right after, less that of those right before, with Tango's 95% score interval.
-
-    only_before, only_after: clips on which one alone is right. T. Tango, Statistics in Medicine 17 (1998) 891: for
-    paired shares what Wilson's is for one; it does not shrink to nothing where the two never differ.
-    """
-    if clips < 1 or min(only_before, only_after) < 0 or only_before + only_after > clips:
-        raise ValueError(f"{only_before} and {only_after} of {clips} clips")
-    estimate = (only_after - only_before) / clips
-    low = _score_limit(only_before, only_after, clips)
-    return Interval(estimate, low, -_score_limit(only_after, only_before, clips))
-
-
 def unpaired_change(before: Interval, after: Interval) -> Interval:
     """`after` less `before` of two independent estimates, from their own intervals, squared and added.
 
@@ -83,30 +69,3 @@ def _quotient(estimate: float, before: np.ndarray, after: np.ndarray) -> Interva
     """Every draw of `after` divided by every draw of `before`; taken as logarithms, so that the inverse mirrors."""
     low, high = np.exp(np.percentile(np.log(after)[:, None] - np.log(before)[None, :], (2.5, 97.5)))
     return Interval(estimate, float(low), float(high))
-
-
-def _score_limit(lost: int, won: int, clips: int) -> float:
-    """The least difference that the score test does not reject."""
-
-    def rejected(change: float) -> bool:
-        return won - lost - clips * change > Z_95 * math.sqrt(clips * _variance(lost, won, clips, change))
-
-    return _boundary(rejected, -1.0, (won - lost) / clips)
-
-
-def _variance(lost: int, won: int, clips: int, change: float) -> float:
-    """Of one clip's difference, with the shares that are likeliest if the true difference is `change`."""
-    linear = (2 * clips - won + lost) * change - (won + lost)
-    constant = -lost * change * (1 - change)
-    share_lost = (math.sqrt(max(linear**2 - 8 * clips * constant, 0.0)) - linear) / (4 * clips)
-    return max(2 * share_lost + change * (1 - change), 0.0)
-
-
-def _boundary(rejected: Callable[[float], bool], low: float, high: float) -> float:
-    """Where `rejected` turns from true, at `low`, to false, at `high`."""
-    if not rejected(low):
-        return low
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rejected(middle) else (low, middle)
-    return high

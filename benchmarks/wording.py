@@ -7,9 +7,10 @@ from typing import Any, Sequence
 import numpy as np
 
 from benchmarks.device import is_measured
-from benchmarks.summary import LatencySummary
+from benchmarks.summary import Interval, LatencySummary, no_interval
 
 MEGA = 1e6
+NO_RATE_INTERVAL = "every resample of the clips has this rate, which is no interval"
 
 
 def percentile(summary: LatencySummary, percent: int) -> str:
@@ -66,6 +67,31 @@ def signed(share: float) -> str:
 def signed_points(share: float) -> str:
     """A change of a share in points, with its sign and unit."""
     return f"{signed(share)} points"
+
+
+def between(change: Interval) -> str:
+    """The interval of a change of a share in points, or why there is none."""
+    if not change.has_spread:
+        return no_interval(change.estimate)
+    return f"95% between {signed(change.low)} and {signed(change.high)}"
+
+
+def rate_between(rate: Interval, digits: int = 1) -> str:
+    """The interval of a share in per cent, or why there is none."""
+    if not rate.has_spread:
+        return NO_RATE_INTERVAL
+    return f"95% between {rate.low:.{digits}%} and {rate.high:.{digits}%}"
+
+
+def duration(seconds: float) -> str:
+    """A stretch of time in its two largest units."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, left_s = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {left_s} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def threads_text(threads: int) -> str:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from runtimes.files import replaced_file
+from runtimes.kept_work import remember_kept
 
 METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
 
@@ -26,6 +27,7 @@ def keep_tensors(path: Path, tensors: Mapping[str, torch.Tensor], made_from: Map
             save_file(whole, part, metadata={METADATA_KEY: described})
         except SafetensorError as error:  # it has no errno of its own: a full disk, most often
             raise OSError(0, str(error), str(path)) from None
+    remember_kept(path)
 
 
 def kept_tensors(path: Path, made_from: Mapping[str, str]) -> dict[str, torch.Tensor] | None:
@@ -39,7 +41,10 @@ def kept_tensors(path: Path, made_from: Mapping[str, str]) -> dict[str, torch.Te
             tensors = {name: stream.get_tensor(name) for name in names}
     except (OSError, SafetensorError, json.JSONDecodeError):
         return None
-    return tensors if _sha256(tensors) == described.get("sha256") else None
+    if _sha256(tensors) != described.get("sha256"):
+        return None
+    remember_kept(path)
+    return tensors
 
 
 def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -16,8 +16,9 @@ from runtimes.cuda_memory import ALIGNMENT_BYTES, Buffer, Cuda, Pinned, Stopwatc
 from runtimes.embedding import Embedding
 from runtimes.engines import MOST_ROWS, BuiltEngine
 from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from runtimes.sessions import SessionOptions, checked_logits, checked_tokens, checked_waveform
+from runtimes.sessions import SessionOptions, checked_logits, checked_tokens
 from runtimes.speech_cache import ROOMS
+from runtimes.waveforms import WaveformInput
 
 MASKED = np.float32(-3e4)  # nothing is left of it after softmax, and a fused kernel may hold it in float16
 STEP_INPUTS = ("embedded", "positions", "bias")
@@ -171,6 +172,7 @@ class GpuSession:
         self._context = Context(self._engine)
         self._labels = len(artifact.labels)
         self._window = int(artifact.manifest["input"]["window_samples"])
+        self._checked = WaveformInput(artifact)
         self._waveform = Pinned(gpu.cuda, (1, self._window))
         self._logits = Pinned(gpu.cuda, (1, self._labels))
         self._input, self._output = Buffer(gpu.cuda, 4 * self._window), Buffer(gpu.cuda, 4 * self._labels)
@@ -178,8 +180,8 @@ class GpuSession:
         self._context.bind("logits", self._output.pointer)
 
     def run(self, waveform: np.ndarray) -> np.ndarray:
-        """Logits, float32 (labels,), of one waveform, float32 (samples,), of which the window is looked at."""
-        waveform, cuda = checked_waveform(waveform)[:, : self._window], self._gpu.cuda
+        """Logits, float32 (labels,), of one waveform (samples,), floats within -1 to 1 or int16 PCM."""
+        waveform, cuda = self._checked(waveform)[:, : self._window], self._gpu.cuda
         samples = waveform.shape[1]
         if samples != self._samples:
             self._context.forget_graphs()
@@ -222,6 +224,7 @@ class GpuSpeechSession:
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])
         self._window = int(artifact.manifest["input"]["window_samples"])
+        self._checked = WaveformInput(artifact)
         self._encoder, self._decoder = LoadedEngine(gpu, built["encoder"]), LoadedEngine(gpu, built["decoder"])
         self._encoding, self._single, self._several = (
             Context(engine) for engine in (self._encoder, self._decoder, self._decoder)
@@ -244,7 +247,7 @@ class GpuSpeechSession:
 
     def encode(self, waveform: np.ndarray) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
-        waveform, cuda = checked_waveform(waveform)[:, : self._window], self._gpu.cuda
+        waveform, cuda = self._checked(waveform)[:, : self._window], self._gpu.cuda
         self._waveform.array[...] = 0.0
         self._waveform.array[:, : waveform.shape[1]] = waveform
         cuda.to_device(self._input.pointer, self._waveform.array)

@@ -17,9 +17,9 @@ from runtimes.sessions import (
     check_precision,
     checked_logits,
     checked_tokens,
-    checked_waveform,
 )
 from runtimes.speech_cache import SpeechCache, aligned_zeros
+from runtimes.waveforms import WaveformInput
 
 NAME = "openvino"
 INSTALL = "pip install openvino"
@@ -128,10 +128,11 @@ class IntelCpuSession:
         self._compiled = _compile_graph(artifact.graphs["classifier"], options)
         self._request = self._compiled.create_infer_request()
         self._labels = len(artifact.labels)
+        self._checked = WaveformInput(artifact)
 
     def run(self, waveform: np.ndarray) -> np.ndarray:
-        """Logits, float32 (labels,), of one waveform, float32 (samples,)."""
-        outputs = self._request.infer([checked_waveform(waveform)], share_inputs=True, share_outputs=True)
+        """Logits, float32 (labels,), of one waveform (samples,), floats within -1 to 1 or int16 PCM."""
+        outputs = self._request.infer([self._checked(waveform)], share_inputs=True, share_outputs=True)
         return checked_logits(outputs[0], self._labels)
 
     def facts(self) -> dict[str, Any]:
@@ -155,6 +156,7 @@ class IntelSpeechSession:
         self._encoder = _compile_graph(artifact.graphs["encoder"], options)
         self._decoder = _compile_graph(artifact.graphs["decoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
+        self._checked = WaveformInput(artifact)
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])
         self._crossed = {
@@ -178,7 +180,7 @@ class IntelSpeechSession:
 
     def encode(self, waveform: np.ndarray) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
-        waveform = checked_waveform(waveform)
+        waveform = self._checked(waveform)
         self._encoding.set_tensor("waveform", _shared(waveform))
         self._encoding.infer()
         self._encoded = True

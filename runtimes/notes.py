@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 Note = Callable[[str], None]
 """Takes one line that names the file or the folder."""
@@ -18,9 +19,15 @@ def note(text: str) -> None:
     LOGGER.warning("note: %s", " ".join(text.split()))
 
 
-def say_no_notes() -> None:
-    """From now on; for all but one of several processes that read the same."""
+@contextlib.contextmanager
+def no_notes() -> Iterator[None]:
+    """Say none within the block; also for all but one of several processes that read the same."""
+    before = LOGGER.level
     LOGGER.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(before)
 
 
 def note_first(texts: Sequence[str], of: str) -> None:

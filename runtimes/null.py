@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from runtimes.artifact import Artifact
-from runtimes.sessions import PRECISIONS, SessionOptions, checked_tokens, checked_waveform
+from runtimes.sessions import PRECISIONS, SessionOptions, checked_tokens
+from runtimes.waveforms import WaveformInput
 
 NAME = "null"
 INFERENCE_S = 0.001
@@ -42,12 +43,13 @@ class NullSession:
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         self._labels = len(artifact.labels)
+        self._checked = WaveformInput(artifact)
         self._options = options
 
     def run(self, waveform: np.ndarray) -> np.ndarray:
         """Logits, float32 (labels,): the mean magnitude of each of `labels` equal stretches of the waveform."""
         time.sleep(INFERENCE_S)
-        stretches = np.array_split(checked_waveform(waveform)[0], self._labels)
+        stretches = np.array_split(self._checked(waveform)[0], self._labels)
         return np.array([np.abs(stretch).mean() if stretch.size else 0.0 for stretch in stretches], dtype=np.float32)
 
     def facts(self) -> dict[str, Any]:
@@ -81,6 +83,7 @@ class NullSpeechSession:
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         self._artifact, self._options = artifact, options
+        self._checked = WaveformInput(artifact)
         self._decoding = artifact.manifest["decoding"]
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._said: list[int] = []
@@ -89,7 +92,7 @@ class NullSpeechSession:
     def encode(self, waveform: np.ndarray) -> None:
         """Listen to one window."""
         time.sleep(INFERENCE_S)
-        self._said = said_tokens(self._artifact, checked_waveform(waveform)[0])
+        self._said = said_tokens(self._artifact, self._checked(waveform)[0])
         self._rows = []
 
     def start(self, rows: int = 1) -> None:

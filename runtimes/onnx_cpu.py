@@ -16,9 +16,9 @@ from runtimes.sessions import (
     check_precision,
     checked_logits,
     checked_tokens,
-    checked_waveform,
 )
 from runtimes.speech_cache import SpeechCache, aligned_zeros
+from runtimes.waveforms import WaveformInput
 
 NAME = "onnxruntime"
 INSTALL = "pip install onnxruntime"
@@ -123,13 +123,14 @@ class OnnxCpuSession:
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         self._session = _load_graph(artifact.graphs["classifier"], options)
         self._labels = len(artifact.labels)
+        self._checked = WaveformInput(artifact)
         self._input = self._session.get_inputs()[0].name
         self._outputs = [self._session.get_outputs()[0].name]
         self._precision = options.precision
 
     def run(self, waveform: np.ndarray) -> np.ndarray:
-        """Logits, float32 (labels,), of one waveform, float32 (samples,)."""
-        (logits,) = self._session.run(self._outputs, {self._input: checked_waveform(waveform)})
+        """Logits, float32 (labels,), of one waveform (samples,), floats within -1 to 1 or int16 PCM."""
+        (logits,) = self._session.run(self._outputs, {self._input: self._checked(waveform)})
         return checked_logits(logits, self._labels)
 
     def facts(self) -> dict[str, Any]:
@@ -153,6 +154,7 @@ class OnnxSpeechSession:
         self._decoder = _load_graph(artifact.graphs["decoder"], options, keep_memory=False)
         # An encoder's threads that spin when it has ended would take the cores from the decoder's.
         self._encoder = _load_graph(artifact.graphs["encoder"], options, keep_memory=False, force_spinning_stop="1")
+        self._checked = WaveformInput(artifact)
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])
         self._precision = options.precision
@@ -171,7 +173,7 @@ class OnnxSpeechSession:
 
     def encode(self, waveform: np.ndarray) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
-        waveform = checked_waveform(waveform)
+        waveform = self._checked(waveform)
         binding = self._encoder.io_binding()
         _bind(binding.bind_input, "waveform", waveform)
         for name, buffer in self._crossed.items():

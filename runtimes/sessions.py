@@ -53,7 +53,14 @@ class Session(Protocol):
     """A loaded graph that classifies one waveform at a time."""
 
     def run(self, waveform: np.ndarray) -> np.ndarray:
-        """Logits, float32 (labels,), of one waveform, float32 (samples,)."""
+        """Logits, float32 (labels,), of one waveform (samples,), floats within -1 to 1 or int16 PCM.
+
+        Of a waveform that is longer than the model's window the rest is not heard; see `runtimes.waveforms`.
+
+        Raises:
+            BadInput: the waveform is of another shape or type, or has a NaN or infinite sample.
+            MeasurementFailed: the graph gave logits of another shape, or not finite.
+        """
 
     def facts(self) -> dict[str, Any]:
         """What the runtime says that it really uses: version, threads, precision, providers or devices."""
@@ -70,7 +77,10 @@ class SpeechSession(Protocol):
     """
 
     def encode(self, waveform: np.ndarray) -> None:
-        """Keys and values of one window, kept inside: float32 (samples,), padded with silence or cut to the window."""
+        """Keys and values of one window, kept inside; waveforms are taken, and refused, as `Session.run` does.
+
+        They are (samples,), padded with silence or cut to the window.
+        """
 
     def start(self, rows: int = 1) -> None:
         """Forget all tokens; `rows` hypotheses about the encoded window follow."""
@@ -109,20 +119,6 @@ class Runtime(Protocol):
 
     def load(self, artifact: Artifact, options: SessionOptions) -> Any:
         """A session that is ready to run: a `Session` or, of a Whisper artifact, a `SpeechSession`."""
-
-
-def checked_waveform(waveform: np.ndarray) -> np.ndarray:
-    """`waveform` as a float32 (1, samples) view or copy, the shape that exported graphs take.
-
-    Raises:
-        BadInput: it is not one-dimensional, is empty, or has a NaN or infinite sample.
-    """
-    waveform = np.ascontiguousarray(waveform, dtype=np.float32)
-    if waveform.ndim != 1 or waveform.size == 0:
-        raise BadInput(f"waveform: expected a non-empty array of shape (samples,), got shape {waveform.shape}")
-    if not np.isfinite(waveform).all():
-        raise BadInput("waveform: it has NaN or infinite samples")
-    return waveform[np.newaxis]
 
 
 def checked_tokens(

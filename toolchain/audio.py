@@ -70,6 +70,11 @@ class AudioFile:
         self._sound.close()
         self._stream.close()
 
+    @property
+    def share_read(self) -> float:
+        """How much of the file's bytes was read so far, 0 to 1."""
+        return self._stream.tell() / max(self.path.stat().st_size, 1)
+
     def read(self, frames: int) -> np.ndarray:
         """The next frames, channels averaged."""
         blocks, wanted = [np.zeros(0, np.float32)], frames

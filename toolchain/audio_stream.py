@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -18,14 +19,21 @@ class AudioStream:
     """The clip in `path`, as `runtimes.long_audio.Waveform`: a slice is float32 (samples,) at `sample_rate_hz`.
 
     Channels are averaged; the rate is changed by soxr, high quality, as `toolchain.audio.read_waveform` does. No slice
-    may start before an earlier one did: what is behind is let go.
+    may start before an earlier one did: what is behind is let go. progress: called with the seconds of audio before a
+    slice, and with what share of all of it that is, by the bytes that were read.
 
     Raises:
         BadInput: as `toolchain.audio.AudioFile`, whose notes are these, too.
     """
 
-    def __init__(self, path: Path, sample_rate_hz: int, say: Note = note) -> None:
-        self._file = AudioFile(path, say)
+    def __init__(
+        self,
+        path: Path,
+        sample_rate_hz: int,
+        say: Note = note,
+        progress: Callable[[float, float], None] | None = None,
+    ) -> None:
+        self._file, self._progress, self._out_rate_hz = AudioFile(path, say), progress, sample_rate_hz
         rate_hz = self._file.sample_rate_hz
         self._block = max(round(BLOCK_S * rate_hz), 1)
         self._resampler = None
@@ -51,6 +59,8 @@ class AudioStream:
             held += len(parts[-1])
         self._kept = np.concatenate(parts)[span.start - self._kept_from :]
         self._kept_from = span.start
+        if self._progress is not None and held:
+            self._progress(span.start / self._out_rate_hz, self._file.share_read * span.start / held)
         return self._kept[: span.stop - span.start]
 
     def _read_block(self) -> np.ndarray:

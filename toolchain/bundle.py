@@ -32,9 +32,19 @@ if sys.version_info < (3, 9):
     )
     sys.exit(4)
 
+from runtimes.interrupts import run_interruptibly
 from runtimes.isolation import leave_current_folder
+from runtimes.streams import take_any_text
 
 leave_current_folder()
+take_any_text()
+
+
+def run():
+    from benchmarks.runner import main
+
+    return main()
+
 
 if sys.argv[1:2] == ["--worker"]:
     import runpy
@@ -43,9 +53,7 @@ if sys.argv[1:2] == ["--worker"]:
     del sys.argv[1:3]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 else:
-    from benchmarks.runner import main
-
-    sys.exit(main())
+    sys.exit(run_interruptibly(run))
 """
 
 

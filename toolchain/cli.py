@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -21,18 +22,21 @@ from rich.table import Table
 from benchmarks.headline import headline_rows
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results
+from benchmarks.wording import NO_RATE_INTERVAL
 from runtimes.errors import BadInput, GateMissed, LeanearError
-from runtimes.notes import say_no_notes
+from runtimes.interrupts import INTERRUPTED, was_interrupted
+from runtimes.kept_work import forget_kept, what_is_kept
+from runtimes.notes import no_notes
 from runtimes.pipes import leave_closed_pipe
 from toolchain.checkpoint import DEMO_MODEL
 from toolchain.cli_compare import compare
+from toolchain.cli_voice import narrated
 from toolchain.narration import Narrator
 
 if TYPE_CHECKING:
     from toolchain.dataset import Data
 
-INTERRUPTED, TERMINATED = 130, 143
-GO_ON = ("deploy", "prune", "explore", "bench", "compare-methods")
+TERMINATED = 143
 MOST_THREADS = 1024
 SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
 METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
@@ -67,41 +71,41 @@ def run(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="At least one mel filter")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    forget_kept()
     stdout = sys.stdout
     try:
         cli.main(args=arguments, prog_name="leanear", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        _complain(error.format_message())
-        return 2
-    except LeanearError as error:
-        _complain(str(error))
-        return error.exit_status
-    except (KeyboardInterrupt, click.Abort):
-        _complain(f"interrupted{_what_is_kept(arguments)}")
-        return INTERRUPTED
-    except Terminated:
-        _complain(f"terminated{_what_is_kept(arguments)}")
-        return TERMINATED
-    except (
-        SystemExit
-    ) as stop:  # click's own: shell completion, and a closed pipe, for which it puts a stdout of its own
-        return int(stop.code or 0) if sys.stdout is stdout else leave_closed_pipe()
-    except BrokenPipeError:
-        return leave_closed_pipe()
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}")
-        return 1
+    except BaseException as error:  # noqa: BLE001 (what is no end of ours is raised again)
+        return _status_of(KeyboardInterrupt() if was_interrupted() else error, sys.stdout is stdout)
     return 0
 
 
-def _what_is_kept(arguments: list[str] | None) -> str:
-    """What an interrupted command says of its work, where it goes on with what it had finished."""
-    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    return "; what was finished is kept, and the same command goes on from there" if command in GO_ON else ""
+def _status_of(error: BaseException, own_stdout: bool) -> int:
+    """The exit status that an end has, after its one line; own_stdout: click did not put another one in its place."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        _complain(error.format_message())
+        return 2
+    if isinstance(error, LeanearError):
+        _complain(str(error))
+        return error.exit_status
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        _complain(f"interrupted{what_is_kept()}")
+        return INTERRUPTED
+    if isinstance(error, Terminated):
+        _complain(f"terminated{what_is_kept()}")
+        return TERMINATED
+    if isinstance(error, SystemExit):  # click's own: shell completion, and a closed pipe
+        return int(error.code or 0) if own_stdout else leave_closed_pipe()
+    if isinstance(error, BrokenPipeError):
+        return leave_closed_pipe()
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        return 1
+    raise error
 
 
 class Terminated(SystemExit):
@@ -385,7 +389,17 @@ recipe_options = _options(
     help="Where leanear keeps things on the devices.",
 )
 @seed_option
-def deploy(model: str, target: str, data: Data | None, out: Path | None, budget_s: float, **flags: Any) -> None:
+@narrated
+@click.pass_obj
+def deploy(
+    narrator: Narrator,
+    model: str,
+    target: str,
+    data: Data | None,
+    out: Path | None,
+    budget_s: float,
+    **flags: Any,
+) -> None:
     """Prune MODEL, export it dense and slim, measure both here or on devices, and write the report.
 
     MODEL is a checkpoint folder or a Hub id of an Audio Spectrogram Transformer or a Whisper, or demo-ast (the default)
@@ -418,7 +432,7 @@ def deploy(model: str, target: str, data: Data | None, out: Path | None, budget_
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         command=_command(),
-        narrator=Narrator(),
+        narrator=narrator,
     )
     warning = loss_warning(read_pruning(deployment.folder / "checkpoint"))
     if warning is not None:
@@ -542,7 +556,11 @@ def _print_report(paths: ReportPaths) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, **flags: Any) -> None:
+@narrated
+@click.pass_obj
+def prune(
+    narrator: Narrator, model: str, data: Data | None, target: str, out: Path, as_json: bool, **flags: Any
+) -> None:
     """Prune the attention of MODEL to a smaller checkpoint that transformers opens.
 
     Started by torchrun, the processes share the scoring and the training, to the same plan.
@@ -559,10 +577,9 @@ def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, 
 
     if flags["max_drop"] is not None and any(flags[kind] is not None for kind in GOALS if kind != "max_drop"):
         raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
-    with processes() as rank:
-        narrator = Narrator() if rank == 0 else Narrator(silent=True)
+    with processes() as rank, no_notes() if rank != 0 else contextlib.nullcontext():
         if rank != 0:
-            say_no_notes()
+            narrator.hush()
         result = prune_checkpoint(model, data=data, job=_job(model, target, flags), out=out, narrator=narrator)
     if rank != 0:
         return
@@ -596,8 +613,17 @@ def prune(model: str, data: Data | None, target: str, out: Path, as_json: bool, 
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the curve and the scores.")
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@narrated
+@click.pass_obj
 def explore(
-    model: str, data: Data | None, target: str | None, calibration_clips: int, out: Path, seed: int, as_json: bool
+    narrator: Narrator,
+    model: str,
+    data: Data | None,
+    target: str | None,
+    calibration_clips: int,
+    out: Path,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Show what pruning the attention of MODEL to any size would lose, before anything is pruned.
 
@@ -621,7 +647,7 @@ def explore(
         seed=seed,
     )
     document = exploring.explore(
-        model, data=data, recipe=recipe, target=device, milliseconds=target is not None, out=out, narrator=Narrator()
+        model, data=data, recipe=recipe, target=device, milliseconds=target is not None, out=out, narrator=narrator
     )
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))
@@ -660,7 +686,10 @@ def explore(
 @task_option
 @language_option
 @seed_option
+@narrated
+@click.pass_obj
 def export(
+    narrator: Narrator,
     model: str,
     out: Path,
     form: str,
@@ -689,7 +718,7 @@ def export(
         form=form,
         data=data,
         seed=seed,
-        narrator=Narrator(),
+        narrator=narrator,
         precision=precision,
         task=task,
         language=language,
@@ -727,7 +756,10 @@ def export(
     "--out", type=click.Path(path_type=Path), default=Path("results.json"), show_default=True, help="Results file."
 )
 @seed_option
+@narrated
+@click.pass_obj
 def bench(
+    narrator: Narrator,
     artifact: Path,
     against: Path | None,
     runtime: str,
@@ -761,7 +793,7 @@ def bench(
         out=out,
         seed=seed,
         command=_command(),
-        narrator=Narrator(),
+        narrator=narrator,
     )
     _print_headline(results)
     click.echo(f"results: {out}")
@@ -784,6 +816,7 @@ def bench(
     type=click.Path(path_type=Path),
     help="A comparison.json of `leanear compare-methods`, to be shown in the report too.",
 )
+@narrated
 def report(results: Path, out: Path | None, max_drop: float | None, comparison: Path | None) -> None:
     """Write the report of a deployment folder or a results file again.
 
@@ -823,7 +856,9 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 )
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def evaluate(model_or_artifact: str, data: Data | None, as_json: bool, **options: Any) -> None:
+@narrated
+@click.pass_obj
+def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_json: bool, **options: Any) -> None:
     """Accuracy, or word error rate, of a checkpoint (in torch) or an artifact (on its runtime) on clips of DATA.
 
     Speech is decoded greedily, without fallback, and compared after Whisper's own text normaliser.
@@ -836,19 +871,22 @@ def evaluate(model_or_artifact: str, data: Data | None, as_json: bool, **options
     """
     from toolchain.evaluation import evaluate as evaluate_model
 
-    result = evaluate_model(model_or_artifact, data=data, narrator=Narrator(), **options)
+    result = evaluate_model(model_or_artifact, data=data, narrator=narrator, **options)
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
         return
     if "word_error_rate" in result:
-        low, high = result["word_error_rate_interval_95"]
+        interval = result["word_error_rate_interval_95"]
+        spread = NO_RATE_INTERVAL
+        if interval is not None:
+            spread = f"95 % interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f}"
         kinds = ", ".join(
             f"{result[key]:,} {said}"
             for key, said in (("substitutions", "replaced"), ("deletions", "left out"), ("insertions", "put in"))
         )
         click.echo(
             f"word error rate {100 * result['word_error_rate']:.2f} % of {result['reference_words']:,} words in "
-            f"{result['clips']} clips (95 % interval {100 * low:.2f} to {100 * high:.2f}): {kinds}"
+            f"{result['clips']} clips ({spread}): {kinds}"
         )
         click.echo(f"metric: {result['metric']}")
         return
@@ -877,6 +915,7 @@ def evaluate(model_or_artifact: str, data: Data | None, as_json: bool, **options
     help="For an artifact.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the labels as JSON.")
+@narrated
 def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> None:
     """The labels that a model gives CLIP, the likeliest first.
 
@@ -929,7 +968,10 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
 @seed_option
+@narrated
+@click.pass_obj
 def transcribe(
+    narrator: Narrator,
     audio: Path,
     model: str,
     no_timestamps: bool,
@@ -967,8 +1009,11 @@ def transcribe(
         temperatures=_temperatures(temperatures),
         **flags,
     )
-    segments = transcribe_file(audio, model, options, runtime=runtime, precision=precision, threads=threads)
-    write_segments(segments, writers[0] if writers else "plain", out)
+    with narrator.whole(f"transcribing {audio.name}") as report:
+        segments = transcribe_file(
+            audio, model, options, runtime=runtime, precision=precision, threads=threads, report=report
+        )
+        write_segments(segments, writers[0] if writers else "plain", out)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:
@@ -981,6 +1026,7 @@ def _temperatures(text: str) -> tuple[float, ...]:
 @cli.command()
 @click.argument("names", nargs=-1, metavar="[TARGET]...")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+@narrated
 def targets(names: tuple[str, ...], as_json: bool) -> None:
     """The targets that `deploy` knows, or those named, and what this machine can do for each.
 
@@ -1005,6 +1051,7 @@ def targets(names: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@narrated
 def doctor(as_json: bool) -> None:
     """What this machine has for leanear, what it lacks, and the command that would install it.
 
@@ -1066,8 +1113,16 @@ def doctor(as_json: bool) -> None:
     help="Clips that every seed draws, at most.",
 )
 @seed_option
+@narrated
+@click.pass_obj
 def compare_methods(
-    model: str, data: Data | None, sparsities: str, recovery_sparsities: str, out: Path, **options: Any
+    narrator: Narrator,
+    model: str,
+    data: Data | None,
+    sparsities: str,
+    recovery_sparsities: str,
+    out: Path,
+    **options: Any,
 ) -> None:
     """Prune MODEL by every method side by side and tabulate what each costs, with intervals and pictures.
 
@@ -1086,7 +1141,7 @@ def compare_methods(
         recovery_sparsities=_numbers("--recovery", recovery_sparsities),
         **options,
     )
-    paths = compare(model, data=data, request=request, out=out, command=_command(), narrator=Narrator())
+    paths = compare(model, data=data, request=request, out=out, command=_command(), narrator=narrator)
     click.echo(paths.markdown.read_text(encoding="utf-8"))
     click.echo(f"comparison: {paths.html}")
 

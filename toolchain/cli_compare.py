@@ -18,6 +18,7 @@ from benchmarks.report import render_html, render_markdown
 from benchmarks.results import ROLES
 from runtimes.errors import BadInput
 from runtimes.files import write_text
+from toolchain.cli_voice import narrated
 
 RENDERERS = {".md": render_markdown, ".html": render_html}
 
@@ -61,6 +62,7 @@ def _bound(flag: str, default: float, text: str) -> Any:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write a page as well: FILE.md or FILE.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+@narrated
 def compare(
     a: Path,
     b: Path,
@@ -93,7 +95,7 @@ def compare(
     if out is not None:
         write_text(out, RENDERERS[out.suffix](comparison_page(comparison, strict)))
     if as_json:
-        click.echo(json.dumps(document_of(comparison, strict), indent=1, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(document_of(comparison, strict), indent=1, allow_nan=False))
     else:
         _print(comparison, strict)
     failure = comparison.failure(strict)

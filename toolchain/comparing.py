@@ -61,7 +61,7 @@ from toolchain.methods import (
     recovered,
     ten_steps,
 )
-from toolchain.narration import Narrator
+from toolchain.narration import Narrator, counted
 from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan
 from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
@@ -127,7 +127,8 @@ def compare_methods(
         def read(examples: tuple[Example, ...]) -> tuple[Clips, LabelledInputs]:
             extractor = checkpoint.feature_extractor
             window = longest_calibrated(extractor)
-            clips = read_examples_for(task, examples, labels, extractor.sampling_rate, window_samples=window)
+            told = counted(report, "reading ")
+            clips = read_examples_for(task, examples, labels, extractor.sampling_rate, told, window_samples=window)
             return clips, family.labelled_inputs(checkpoint, clips, report)
 
         calibration_audio, pool = read(splits.calibration)

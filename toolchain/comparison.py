@@ -17,6 +17,7 @@ import torch
 from benchmarks.summary import Interval, wilson_interval
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file, sha256_json, write_text
+from runtimes.kept_work import remember_kept
 from toolchain.examples import LabelledInputs
 from toolchain.macs import model_macs
 from toolchain.methods import DEFAULT, DENSE, Bench, Method
@@ -201,6 +202,7 @@ def _write_row(folder: Path, key: str, kept: Mapping[str, Outcome]) -> None:
             np.savez(stream, **dataclasses.asdict(found.answers))
     lines = [json.dumps({"identity": name, **_line(outcome)}) for name, outcome in kept.items()]
     write_text(folder / ROWS_FILE, "".join(line + "\n" for line in lines))
+    remember_kept(folder / ROWS_FILE)
 
 
 def _line(outcome: Outcome) -> dict[str, Any]:
@@ -222,6 +224,7 @@ def read_rows(folder: Path | None) -> dict[str, Outcome]:
             with np.load(_answers_path(folder, key), allow_pickle=False) as arrays:
                 answers = Answers(**{field.name: arrays[field.name] for field in dataclasses.fields(Answers)})
             found[key] = Finished(Row(**value), answers)
+            remember_kept(folder / ROWS_FILE)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError, OSError, ValueError, BadZipFile):
             continue  # cut short, or of another version: the row is computed again
     return found

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from benchmarks.devices_report import DeviceEntry, write_devices_report
 from benchmarks.report import ReportPaths
@@ -20,7 +16,7 @@ from toolchain.ahead import engine_sections
 from toolchain.bundle import RunSettings, by_hand, write_bundle
 from toolchain.hosts import deliver_to_all, host_folder_name
 from toolchain.measuring import DEVICES_FILE, precision_sections, pruning_sections, write_folder_report
-from toolchain.narration import Narrator, Report
+from toolchain.narration import Narrator
 from toolchain.remote import RemoteOptions, RemoteOutcome
 
 BUNDLE_FOLDER = "bundle"
@@ -124,11 +120,10 @@ def require_all(outcomes: Sequence[RemoteOutcome]) -> None:
 def _deliver(bundle: Path, results: Path, devices: Devices, narrator: Narrator) -> tuple[RemoteOutcome, ...]:
     if not devices.hosts:
         return ()
-    with _bars(devices.hosts, narrator) as report_of:
+    with narrator.side_by_side(devices.hosts) as (report_of, said):
 
         def done(outcome: RemoteOutcome) -> None:
-            said = "measured" if outcome.ok else f"{outcome.status}: {outcome.reason}"
-            narrator.say(f"  {outcome.host}: {said}")
+            said(outcome.host, "measured" if outcome.ok else f"{outcome.status}: {outcome.reason}")
             for note in outcome.notes:
                 narrator.say(f"  {outcome.host}: {note}")
 
@@ -167,36 +162,3 @@ def _entry(folder: Path, outcome: dict[str, Any], max_drop: float | None) -> Dev
         report=report,
         gate=gate,
     )
-
-
-@contextlib.contextmanager
-def _bars(hosts: Sequence[str], narrator: Narrator) -> Iterator[Callable[[str], Report]]:
-    """A Report for each host, each with a bar of its own; none is drawn while ssh may be asking for a password."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-    )
-    bars = Progress(*columns, console=narrator.console, transient=True, disable=not narrator.console.is_terminal)
-    tasks: dict[str, TaskID] = {host: bars.add_task(host, total=1.0) for host in hosts}
-    drawing = threading.Lock()
-    drawn = False
-
-    def report_of(host: str) -> Report:
-        def report(text: str, fraction: float | None = None) -> None:
-            nonlocal drawn
-            with drawing:
-                if not drawn and (len(hosts) > 1 or text != "connecting"):
-                    bars.start()
-                    drawn = True
-            bars.update(tasks[host], description=f"{host}: {text}", completed=fraction or 0.0)
-
-        return report
-
-    for host in hosts:
-        narrator.say(f"  {host} ...")
-    try:
-        yield report_of
-    finally:
-        bars.stop()

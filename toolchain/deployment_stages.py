@@ -15,10 +15,10 @@ from runtimes.files import sha256_file, sha256_json
 from runtimes.sessions import SessionOptions, graph_precision
 from toolchain.checkpoint import checkpoint_sha256, load_checkpoint
 from toolchain.dataset import SPEECH_TASK, Example, Splits, longest_calibrated, read_examples_for
-from toolchain.narration import Narrator
+from toolchain.narration import Narrator, counted
 from toolchain.precision_gate import quantiser_clips
 from toolchain.speech_evaluation import count_results_word_errors
-from toolchain.stages import run_stage
+from toolchain.stages import recorded_inputs, run_stage
 from toolchain.target import Target
 from toolchain.tasks import read_spellings
 
@@ -47,15 +47,7 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
             labels, rate_hz, window = _labels_rate_and_window(source, task)
             parts = ((splits.calibration, window), (splits.evaluation, None))
             for file, (examples, longest) in zip(files, parts, strict=True):
-                clips = read_examples_for(
-                    task,
-                    examples,
-                    labels,
-                    rate_hz,
-                    lambda done, total: report(f"{done} of {total}", done / total),
-                    longest,
-                )
-                write_clips(file, clips)
+                write_clips(file, read_examples_for(task, examples, labels, rate_hz, counted(report), longest))
 
     return run_stage(folder, "clips", made_from, lambda: files, work)
 
@@ -78,6 +70,12 @@ def prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -
     return run_stage(
         folder, "checkpoint", record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work
     )
+
+
+def was_pruned(folder: Path, source: Path, job: PruneJob) -> bool:
+    """Whether a deployment folder's slim model came of the same checkpoint and job, whatever the clips."""
+    made_from = recorded_inputs(folder, "checkpoint")
+    return (made_from.get("checkpoint"), made_from.get("job")) == (checkpoint_sha256(source), job.as_json())
 
 
 def export_stage(

@@ -21,6 +21,7 @@ from torch.nn import functional
 from calibration.targets import answered, before_the_end, positions
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file, sha256_json
+from runtimes.kept_work import remember_kept
 from toolchain.examples import Inputs, LabelledInputs
 from toolchain.narration import Report, quiet
 from toolchain.recovery import masked, with_lora
@@ -612,6 +613,7 @@ def _write_state(
             )
         except SafetensorError as error:  # it has no errno of its own: a full disk, most often
             raise OSError(0, str(error), str(path)) from None
+    remember_kept(path)
 
 
 def _read_state(
@@ -637,6 +639,7 @@ def _read_state(
     whole = tensors.keys() == kinds and all(tensors[kind].keys() == expected.keys() for kind in kinds)
     if not whole or any(tensors["best"][name].shape != value.shape for name, value in expected.items()):
         return None
+    remember_kept(path)
     return _Kept(done, description["seconds"], tensors)
 
 

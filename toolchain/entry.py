@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its status; nothing is imported from the current folder."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ctrl-C just ends it until there is who says so
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from runtimes.interrupts import run_interruptibly
     from runtimes.isolation import leave_current_folder
+    from runtimes.streams import take_any_text
 
     sys.path.pop(0)
     leave_current_folder()
+    take_any_text()
+    sys.exit(run_interruptibly(_run))
+
+
+def _run() -> int:
+    from runtimes.interrupts import was_interrupted
+
     try:
         import click  # noqa: F401
         import rich  # noqa: F401
     except ImportError as error:
+        if was_interrupted():
+            raise
         print(
             f"leanear: {error.name} is not installed; on a workstation: pip install 'leanear[host]'; "
             "on a device: python -m benchmarks --help",
             file=sys.stderr,
         )
-        sys.exit(2)
+        return 2
     from toolchain.cli import run
 
-    sys.exit(run())
+    return run()
 
 
 if __name__ == "__main__":

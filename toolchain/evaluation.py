@@ -31,7 +31,7 @@ from toolchain.dataset import (
     read_splits,
 )
 from toolchain.demo import demo_clips_folder
-from toolchain.narration import Narrator
+from toolchain.narration import Narrator, counted
 from toolchain.speech_evaluation import evaluate_clips, open_transcriber
 from toolchain.tasks import CLASSIFICATION_TASK, is_artifact, task_of
 
@@ -72,10 +72,11 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
         options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
 
-        def logits(waveforms: Sequence[np.ndarray]) -> np.ndarray:
-            return np.stack([session.run(waveform) for waveform in waveforms])
-
         window = int(artifact.manifest["input"]["window_samples"])
+
+        def logits(waveforms: Sequence[np.ndarray]) -> np.ndarray:
+            return np.stack([session.run(waveform[:window]) for waveform in waveforms])
+
         return Listener("artifact", runtime, artifact.labels, artifact.sample_rate_hz, window, logits, session.close)
     if precision not in (None, "fp32"):
         raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
@@ -152,7 +153,8 @@ def evaluate(
         audio = _speech_folder(model_or_artifact, data)
         examples = _examples(audio, split, calibration_clips, seed, SPEECH_TASK)
         with narrator.step(f"transcribing {len(examples)} clips") as report:
-            clips = read_examples_as_transcribed_clips(examples, transcriber.model.sample_rate_hz)
+            told = counted(report, "reading ")
+            clips = read_examples_as_transcribed_clips(examples, transcriber.model.sample_rate_hz, told)
             measured = evaluate_clips(transcriber, clips, report, task, language)
         transcriber.session.close()
         return _answer(asked, SPEECH_TASK, transcriber.kind, transcriber.runtime, audio, len(clips), measured)
@@ -162,7 +164,8 @@ def evaluate(
     audio = _evaluation_folder(model_or_artifact, listener, data)
     examples = _examples(audio, split, calibration_clips, seed, CLASSIFICATION_TASK)
     with narrator.step(f"evaluating {len(examples)} clips") as report:
-        clips = read_examples_as_clips(examples, listener.labels, listener.sample_rate_hz)
+        told = counted(report, "reading ")
+        clips = read_examples_as_clips(examples, listener.labels, listener.sample_rate_hz, told)
         _note_cut_clips(audio, listener, clips.waveforms)
         logits = _all_logits(listener, clips.waveforms, report)
     listener.close()

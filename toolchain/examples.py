@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from benchmarks.summary import Interval, paired_change, word_error_change
 from calibration.order import stratified_order
 from calibration.targets import strata
 
@@ -74,3 +75,13 @@ class Mistakes:
 
     errors: np.ndarray
     counted: np.ndarray
+
+    def rise_over(self, before: Mistakes) -> Interval:
+        """By how much the share of mistakes rose from `before`, of the same clips, with its paired 95% interval.
+
+        Tango's score interval where each clip is one answer, right or wrong; else a bootstrap over clips.
+        """
+        if (self.counted == 1).all() and max(self.errors.max(), before.errors.max()) <= 1:
+            lost, won = (self.errors > before.errors).sum(), (self.errors < before.errors).sum()
+            return paired_change(int(won), int(lost), len(self.errors))
+        return word_error_change(before.errors.tolist(), self.errors.tolist(), self.counted.tolist()).change

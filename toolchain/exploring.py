@@ -36,7 +36,7 @@ from toolchain.held_out import HeldOut, divided
 from toolchain.latency_table import latency_table
 from toolchain.macs import head_macs, model_macs
 from toolchain.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
-from toolchain.narration import Narrator
+from toolchain.narration import Narrator, counted
 from toolchain.outputs import check_replaceable
 from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from toolchain.scoring import score_widths
@@ -92,7 +92,7 @@ def explore(
     source, folder = checkpoint_folder(model), data_folder(model, data)
     task = task_of(source)
     splits = read_splits(folder, recipe.calibration_clips, recipe.seed, column_for(task))
-    with narrator.step("reading the checkpoint and the calibration clips"):
+    with narrator.step("reading the checkpoint and the calibration clips") as report:
         checkpoint: Any = load_checkpoint(source)
         family = family_of(checkpoint)
         if milliseconds and not family.LATENCY_TABLES:
@@ -100,7 +100,9 @@ def explore(
         labels = () if task == SPEECH_TASK else checkpoint.labels
         extractor = checkpoint.feature_extractor
         window = longest_calibrated(extractor)
-        audio = read_examples_for(task, splits.calibration, labels, extractor.sampling_rate, window_samples=window)
+        audio = read_examples_for(
+            task, splits.calibration, labels, extractor.sampling_rate, counted(report), window_samples=window
+        )
     points, facts = _points(checkpoint, family, source, audio, recipe, target, milliseconds, out, narrator)
     chosen = min((share for share in (facts["knee"], facts["begins_at"]) if share), default=0.5)
     document = {

@@ -18,18 +18,25 @@ import torch
 from benchmarks.processes import absolute
 from calibration import shards
 from export.ast_graph import export_ast
-from toolchain.costs import Costs
+from runtimes.choose import require_runtime
+from runtimes.errors import BadInput
+from runtimes.sessions import SessionOptions
+from toolchain.costs import Costs, latency_costs
+from toolchain.families import ast
 from toolchain.families.ast import AstCheckpoint
 from toolchain.goal import Goal
-from toolchain.latency_table import time_in_turn
+from toolchain.latency_table import kept_table, time_in_turn
 from toolchain.narration import Report, quiet
 from toolchain.rotated import Rotated
 from toolchain.target import Target
+from toolchain.widths import RotatedRecipe, least_cost, narrowest_model
 
 MOST_CHECKS = 4
 ALLOWANCE = 0.005  # a goal that is missed by less is met: timings of the same model differ by more
 MARGIN = 0.005  # by which a correction aims below the goal
 CHECK_SHARE_S = 25.0
+BOUND_SHARE_S = 4.0
+BOUND_MARGIN = 0.1  # short timings on a machine that may be busy
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,58 @@ class LatencyCheck:
     measured_dense_ms: float
     goal_ms: float
     met: bool
+
+
+@dataclass(frozen=True)
+class LatencyBound:
+    """Milliseconds of the dense model and of the narrowest one that it can be pruned to.
+
+    margin: the share by which the two may err: none by the latency table, which is what widths are chosen by.
+    """
+
+    dense_ms: float
+    narrowest_ms: float
+    margin: float
+
+
+def refuse_out_of_reach(
+    checkpoint: AstCheckpoint, goal: Goal, target: Target, recipe: RotatedRecipe, report: Report = quiet
+) -> None:
+    """See that the narrowest model meets a goal of milliseconds: by the latency table where it is there, else timed.
+
+    Under `torchrun` the first process finds out, and tells the others.
+
+    Raises:
+        BadInput: it does not.
+        RuntimeUnavailable, MeasurementFailed: the target's runtime does not work here.
+    """
+    told = torch.zeros(3, dtype=torch.float64)
+    if shards.rank() == 0:
+        bound = latency_bound(checkpoint, target, recipe, report)
+        told = torch.tensor([bound.dense_ms, bound.narrowest_ms, bound.margin], dtype=torch.float64)
+    shards.broadcast([told])
+    dense_ms, narrowest_ms, margin = told.tolist()
+    wanted_ms = goal.value if goal.kind == "latency_ms" else dense_ms / goal.value
+    if wanted_ms < narrowest_ms * (1 - margin):
+        raise BadInput(
+            f"{goal.flag} {goal.value:g}: {wanted_ms:.4g} ms are out of reach: the narrowest model, one head per block,"
+            f" takes {narrowest_ms:.4g} ms on {target.name}, {dense_ms / narrowest_ms:.3g} times as fast as the dense"
+            f" one with {dense_ms:.4g} ms"
+        )
+
+
+def latency_bound(
+    checkpoint: AstCheckpoint, target: Target, recipe: RotatedRecipe, report: Report = quiet
+) -> LatencyBound:
+    """What the latency table says of both, or one timing of them in turn."""
+    table = kept_table(checkpoint, target)
+    if table is not None:
+        costs = latency_costs(table)
+        return LatencyBound(costs.dense, least_cost(ast.attention_sites(checkpoint.model), costs, recipe), 0.0)
+    require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
+    narrowest = narrowest_model(ast, checkpoint.model, recipe)
+    dense_ms, narrowest_ms = time_dense_and_slim(checkpoint, narrowest, target, report, BOUND_SHARE_S)
+    return LatencyBound(dense_ms, narrowest_ms, BOUND_MARGIN)
 
 
 def prune_to_latency(
@@ -91,7 +150,11 @@ def _shrinking(slim_ms: float, goal_ms: float, rest_ms: float) -> float:
 
 
 def time_dense_and_slim(
-    checkpoint: AstCheckpoint, slim: torch.nn.Module, target: Target, report: Report = quiet
+    checkpoint: AstCheckpoint,
+    slim: torch.nn.Module,
+    target: Target,
+    report: Report = quiet,
+    share_s: float = CHECK_SHARE_S,
 ) -> tuple[float, float]:
     """Median milliseconds of dense and slim, exported for the target, in turn, in fresh processes."""
     extractor = checkpoint.feature_extractor
@@ -102,5 +165,5 @@ def time_dense_and_slim(
             path = Path(folder, f"{name}.onnx")
             export_ast(model, extractor, path, target.graph_form)
             graphs.append({"file": absolute(path), "labels": len(checkpoint.labels), "samples": samples})
-        dense_ms, slim_ms = time_in_turn(graphs, target, report, share_s=CHECK_SHARE_S)[0]
+        dense_ms, slim_ms = time_in_turn(graphs, target, report, share_s=share_s)[0]
     return float(np.median(dense_ms)), float(np.median(slim_ms))

@@ -30,6 +30,7 @@ from export.blocks import EXPORTER, KINDS, export_blocks, exported_groups
 from runtimes.choose import require_runtime
 from runtimes.errors import BadInput, MeasurementFailed
 from runtimes.files import read_json, sha256_json, write_json
+from runtimes.kept_work import remember_kept
 from runtimes.sessions import SessionOptions
 from toolchain.families.ast import AstCheckpoint
 from toolchain.narration import Report, quiet
@@ -295,7 +296,7 @@ def latency_table(
     """
     geometry = read_geometry(checkpoint)
     key = table_key(geometry, target)
-    path = (cache or cache_folder()) / f"{target.runtime}-{sha256_json(key)[:20]}.json"
+    path = _table_path(key, cache)
     if not fresh and path.is_file():
         try:
             return read_table(path, key)
@@ -306,7 +307,21 @@ def latency_table(
         report(f"other programs used {table.others_share:.0%} of the CPU meanwhile", 1.0)
     if keep_busy or table.others_share <= BUSY_SHARE:
         write_json(path, table_to_json(table))
+        remember_kept(path)
     return table
+
+
+def kept_table(checkpoint: AstCheckpoint, target: Target, cache: Path | None = None) -> LatencyTable | None:
+    """The table that `latency_table` would take from the cache, or None where it would have to time."""
+    key = table_key(read_geometry(checkpoint), target)
+    try:
+        return read_table(_table_path(key, cache), key)
+    except BadInput:
+        return None
+
+
+def _table_path(key: dict[str, Any], cache: Path | None) -> Path:
+    return (cache or cache_folder()) / f"{key['runtime']}-{sha256_json(key)[:20]}.json"
 
 
 def table_key(geometry: Geometry, target: Target) -> dict[str, Any]:

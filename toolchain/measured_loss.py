@@ -28,8 +28,8 @@ class MeasuredLoss:
     """A slim model beside its dense self on held-out clips.
 
     clips: how many; divergence: mean KL(dense || slim), nats per target; dense_mistakes, slim_mistakes, counted: wrong
-    labels or words, and out of how many; standard_error_points: of the change of their rate, over clips, None where
-    they are too few to tell.
+    labels or words, and out of how many; low_points, high_points: the paired 95 % interval of `points`, None where
+    there is none; standard_error_points: of the same, over clips, None where they are too few to tell.
     """
 
     clips: int
@@ -37,6 +37,8 @@ class MeasuredLoss:
     dense_mistakes: float
     slim_mistakes: float
     counted: float
+    low_points: float | None
+    high_points: float | None
     standard_error_points: float | None
 
     @property
@@ -72,10 +74,21 @@ class Judge:
         counted = float(dense.counted.sum())
         more = slim.errors - dense.errors
         error = 100 * float(np.std(more)) * math.sqrt(len(more)) / counted
-        numbers = (self.held_out.kl(model), float(dense.errors.sum()), float(slim.errors.sum()), counted, error)
-        divergence, before, after, out_of, error = (shards.same(number) for number in numbers)
+        rise = slim.rise_over(dense)
+        ends = (100 * rise.low, 100 * rise.high) if rise.has_spread else (math.nan, math.nan)
+        numbers = (self.held_out.kl(model), float(dense.errors.sum()), float(slim.errors.sum()), counted, *ends, error)
+        divergence, before, after, out_of, low, high, error = (shards.same(number) for number in numbers)
         clips = len(self.held_out)
-        return MeasuredLoss(clips, divergence, before, after, out_of, error if clips >= FEWEST_CLIPS else None)
+        return MeasuredLoss(
+            clips=clips,
+            divergence=divergence,
+            dense_mistakes=before,
+            slim_mistakes=after,
+            counted=out_of,
+            low_points=None if math.isnan(low) else low,
+            high_points=None if math.isnan(high) else high,
+            standard_error_points=error if clips >= FEWEST_CLIPS else None,
+        )
 
     @functools.cached_property
     def _dense(self) -> Mistakes:

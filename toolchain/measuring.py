@@ -21,7 +21,7 @@ from runtimes.files import read_json
 from runtimes.sessions import SessionOptions, graph_precision, own_precision
 from toolchain.ahead import engine_sections
 from toolchain.dataset import Data, as_folder, column_for, read_examples_for, read_splits
-from toolchain.narration import Narrator
+from toolchain.narration import Narrator, counted
 from toolchain.pruning_notes import PRUNING_SCHEMA, loss_warning, pruning_notes
 from toolchain.speech_evaluation import count_results_word_errors
 from toolchain.tasks import read_spellings
@@ -63,8 +63,9 @@ def bench_artifacts(
         if data is not None:
             splits = read_splits(as_folder(data), CALIBRATION_CLIPS, seed, column_for(read.task))
             clips_path = Path(name) / "evaluation.npz"
-            with narrator.step(f"reading {len(splits.evaluation)} evaluation clips"):
-                clips = read_examples_for(read.task, splits.evaluation, read.labels, read.sample_rate_hz)
+            with narrator.step(f"reading {len(splits.evaluation)} evaluation clips") as report:
+                told = counted(report)
+                clips = read_examples_for(read.task, splits.evaluation, read.labels, read.sample_rate_hz, told)
                 write_clips(clips_path, clips)
         with narrator.step(f"measuring on {runtime}, {said}, {threads} threads") as report:
             benchmark(

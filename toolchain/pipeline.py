@@ -28,6 +28,7 @@ from toolchain.deployment_stages import (
     export_stage,
     precision_text,
     prune_stage,
+    was_pruned,
 )
 from toolchain.evaluation import data_folder
 from toolchain.measuring import ABOUT_FILE, ABOUT_SCHEMA, DEVICES_FILE, PRECISION_FILE, write_folder_report
@@ -125,6 +126,8 @@ def deploy(
             devices = Devices()  # what is built here is for another machine
     if devices is None:
         require_runtime(device.runtime, SessionOptions(threads=device.threads, precision=device.precision))
+    if not was_pruned(folder, source, job):
+        _refuse_out_of_reach(source, job, narrator)
     folder.mkdir(parents=True, exist_ok=True)
     narrator.say(f"{checkpoint_name(model)} for {device.name} ({device.description}), in {folder}")
     with only_here(folder, OWN_NAMES):
@@ -187,6 +190,12 @@ def _deliver(
     outcomes = delivery.outcomes
     path = outcomes[0].results_path if len(outcomes) == 1 and outcomes[0].ok else None
     return Deployment(folder, None if path is None else read_results(path), delivery.report, delivery.bundle, outcomes)
+
+
+def _refuse_out_of_reach(source: Path, job: PruneJob, narrator: Narrator) -> None:
+    from toolchain.pruning import open_reachable
+
+    open_reachable(source, job, narrator)
 
 
 def _refuse_latency(job: PruneJob) -> None:

@@ -23,10 +23,12 @@ from benchmarks.precision_section import (
     NOT_GATED,
     PASSED,
     PRECISION_SCHEMA,
+    loss_of,
+    read_change,
     read_precision,
     trial_sentence,
 )
-from benchmarks.summary import Interval, accuracy_change, word_error_change
+from benchmarks.summary import Interval, accuracy_change, is_within, word_error_change
 from benchmarks.transcripts import Transcript
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.choose import choose_runtime
@@ -187,7 +189,7 @@ def _judge_all(candidate: Candidate, gate: PrecisionGate, narrator: Narrator) ->
         "asked": target.precision,
         "ships": PLAIN,
         "drop_points": gate.drop_points,
-        "metric": "accuracy" if clips.texts is None else "word error rate",
+        "metric": metric_of(clips),
         "gate": {
             "runtime": runtime,
             "threads": target.threads,
@@ -271,7 +273,8 @@ class _Court:
         except NO_ANSWERS as error:
             return {**trial, "verdict": FAILED, "reason": str(error)}
         compared = compare_answers(self._clips, reference, answers, read_artifact(plain), self._candidate.spellings)
-        return {**trial, **compared, "verdict": PASSED if is_within(self._clips, compared, drop_points) else FAILED}
+        loss = loss_of(read_change(compared), metric_of(self._clips))
+        return {**trial, **compared, "verdict": PASSED if is_within(loss, drop_points) else FAILED}
 
     def _why_not(self, precision: str) -> str:
         """Why a precision cannot be gated on this machine, "" where it can."""
@@ -305,11 +308,9 @@ class _Court:
             return evaluate_transcripts(artifact, self._path, self._runtime, options, store=store, progress=report)
 
 
-def is_within(clips: Clips, compared: dict[str, Any], drop_points: float) -> bool:
-    """Whether a change, as `compare_answers` gives it, is a loss of at most so many points."""
-    change = compared["change"]["estimate"]
-    loss = -change if clips.texts is None else change
-    return bool(100 * loss <= drop_points + 1e-9)
+def metric_of(clips: Clips) -> str:
+    """What the gate is judged by."""
+    return "accuracy" if clips.texts is None else "word error rate"
 
 
 def compare_answers(
@@ -317,6 +318,7 @@ def compare_answers(
 ) -> dict[str, Any]:
     """The metric of two sets of answers to `clips`, its change with a paired interval, and how many of them differ.
 
+    The change's ends are None where no interval could be resampled.
     reference, answers: label ids, or the Transcripts of transcribed clips; artifact: says what language is spoken.
     """
     if clips.texts is None:
@@ -337,9 +339,10 @@ def compare_answers(
 
 
 def _compared(reference: float, measured: float, change: Interval, differing: int) -> dict[str, Any]:
+    low, high = (change.low, change.high) if change.has_spread else (None, None)
     return {
         "reference": reference,
         "measured": measured,
-        "change": {"estimate": change.estimate, "low": change.low, "high": change.high},
+        "change": {"estimate": change.estimate, "low": low, "high": high},
         "differing": differing,
     }

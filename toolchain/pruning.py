@@ -32,16 +32,16 @@ from toolchain.families.checkpoint_files import PRUNING_FILE
 from toolchain.filling import unfilled_blocks, without_filled
 from toolchain.goal import Goal
 from toolchain.held_out import HeldOut, divided
-from toolchain.latency_goal import prune_to_latency
+from toolchain.latency_goal import prune_to_latency, refuse_out_of_reach
 from toolchain.latency_table import BUSY_SHARE, LatencyTable, latency_table
 from toolchain.macs import head_macs, model_macs
 from toolchain.measured_loss import Judge
-from toolchain.narration import Narrator, Report
+from toolchain.narration import Narrator, Report, counted
 from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan, plan_sha256
 from toolchain.pruning_notes import PRUNING_SCHEMA
 from toolchain.rotated import Rotated, best_compensated, prune_rotated
-from toolchain.schedule import PruneRecipe, prune
+from toolchain.schedule import PruneRecipe, check_sparsity, prune
 from toolchain.searching import search_sparsity
 from toolchain.target import FORM_COLUMNS, Target, check_one_width
 from toolchain.tasks import task_of
@@ -120,14 +120,14 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
     source, audio = checkpoint_folder(model), data_folder(model, data)
     task = task_of(source)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task))
-    with narrator.step("reading the checkpoint and the calibration clips"):
-        checkpoint: Any = load_checkpoint(source)
-        check_goal(family_of(checkpoint), job.goal)
-        check_reachable(checkpoint, job)
+    checkpoint = open_reachable(source, job, narrator)
+    with narrator.step(f"reading {len(splits.calibration)} calibration clips") as report:
         labels = () if task == SPEECH_TASK else checkpoint.labels
         extractor = checkpoint.feature_extractor
         window = longest_calibrated(extractor)
-        clips = read_examples_for(task, splits.calibration, labels, extractor.sampling_rate, window_samples=window)
+        clips = read_examples_for(
+            task, splits.calibration, labels, extractor.sampling_rate, counted(report), window_samples=window
+        )
     made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
     with narrator.step(f"pruning: {job.goal.text}") as report:
         state = out.parent / f".{out.name}.state"
@@ -149,6 +149,22 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
         "checkpoint_sha256": checkpoint_sha256(out),
         "pruning": read_pruning(out),
     }
+
+
+def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
+    """The checkpoint in `source`, of which some model meets the job's goal as far as arithmetic or one timing tell.
+
+    Raises:
+        LeanearError: the checkpoint is not usable, the goal is none for its family, or no model meets it.
+    """
+    with narrator.step("reading the checkpoint"):
+        checkpoint: Any = load_checkpoint(source)
+    check_goal(family_of(checkpoint), job.goal)
+    check_reachable(checkpoint, job)
+    if job.goal.needs_latency:
+        with narrator.step(f"whether {job.goal.text} can be reached", if_reported=True) as report:
+            refuse_out_of_reach(checkpoint, job.goal, job.target, cast(RotatedRecipe, job.recipe), report)
+    return checkpoint
 
 
 def read_pruning(folder: Path) -> dict[str, Any] | None:
@@ -247,9 +263,12 @@ def check_reachable(checkpoint: Any, job: PruneJob) -> None:
     Raises:
         BadInput: none does.
     """
-    if not isinstance(job.recipe, RotatedRecipe) or job.goal.kind not in ("sparsity", "macs"):
-        return
     family = family_of(checkpoint)
+    if isinstance(job.recipe, PruneRecipe):
+        check_sparsity(family, checkpoint.model, job.recipe)
+        return
+    if job.goal.kind not in ("sparsity", "macs"):
+        return
     costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
     try:
         check_budget(family.attention_sites(checkpoint.model), costs, budget, job.recipe)

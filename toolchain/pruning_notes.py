@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from benchmarks.summary import Interval, how_surely, no_interval
 
 PRUNING_SCHEMA = "leanear-pruning-1"
 
@@ -110,8 +112,14 @@ def _clips(finished: Mapping[str, Any]) -> str:
 
 
 def _uncertain(finished: Mapping[str, Any]) -> str:
-    error = finished["standard_error_points"]
-    return "; so few clips decide nothing, give more" if error is None else f" (standard error {error:.2f} points)"
+    if finished["standard_error_points"] is None:
+        return "; so few clips decide nothing, give more"
+    if "low_points" not in finished:  # of a file from before there was an interval
+        return f" (standard error {finished['standard_error_points']:.2f} points)"
+    low, high = finished["low_points"], finished["high_points"]
+    if low is None:
+        return f"; {no_interval(finished['points'])}"
+    return f" (95 % between {low:.2f} and {high:.2f} points more mistakes)"
 
 
 def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:
@@ -143,7 +151,7 @@ def _search_sentence(pruning: Mapping[str, Any]) -> str:
     moved = "fell" if metric == "accuracy" else "rose"
     sign = -1 if metric == "accuracy" else 1
     tried = "; ".join(
-        f"{100 * trial['sparsity']:.0f} %: {sign * trial['drop_points']:+.2f}, expected"
+        f"{100 * trial['sparsity']:.0f} %: {sign * trial['drop_points'] + 0.0:+.2f}, expected"
         f" {sign * trial['expected_drop_points']:+.2f}"
         f" ± {trial['standard_error_points']:.2f}"
         for trial in trials
@@ -151,8 +159,19 @@ def _search_sentence(pruning: Mapping[str, Any]) -> str:
     return (
         f"The sparsity of {100 * pruning['sparsity']:.1f} % is the largest tried whose {metric} on {trials[0]['clips']}"
         f" held-out calibration clips {moved} by at most {pruning['goal']['value']:g} points, as counted and as"
-        f" expected (sparsity: change in points: {tried})."
+        f" expected (sparsity: change in points: {tried}).{_chosen_sentence(pruning, trials)}"
     )
+
+
+def _chosen_sentence(pruning: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
+    """How surely the drop of the sparsity that was chosen is within the goal, as counted."""
+    chosen = [trial for trial in trials if trial["within"] and "low_points" in trial]
+    if not chosen:
+        return ""
+    ends = (chosen[-1][key] for key in ("drop_points", "low_points", "high_points"))
+    estimate, low, high = (chosen[-1]["drop_points"] if end is None else end for end in ends)
+    surely = how_surely(Interval(estimate / 100, low / 100, high / 100), pruning["goal"]["value"])
+    return f" As counted at {100 * chosen[-1]['sparsity']:.0f} %, {surely}."
 
 
 def _latency_sentence(cost: Mapping[str, Any], medians_ms: Mapping[str, float | None]) -> str:

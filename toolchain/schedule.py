@@ -19,6 +19,7 @@ from calibration.scores import SiteScores, score_fisher, score_magnitude
 from calibration.sites import AttentionSite
 from runtimes.errors import BadInput
 from runtimes.files import sha256_json
+from runtimes.kept_work import remember_kept
 from toolchain.choose import ROUNDING, SCHEMES, THRESHOLDS, Scheme, Threshold, choose_share, choose_sparsity
 from toolchain.examples import LabelledInputs
 from toolchain.narration import Report, quiet
@@ -115,11 +116,7 @@ def prune(
         recipe=_recipe_json(recipe),
         made_from=dict(made_from or {}),
     )
-    # what no scores can reach is refused before the long work of scoring
-    choose_sparsity(
-        plan, score_magnitude(family.attention_sites(model)), recipe.scheme, recipe.threshold, recipe.sparsity,
-        untouched(plan.sites, recipe.sites),
-    )  # fmt: skip
+    check_sparsity(family, model, recipe)
     step, resumed = _last_finished_step(family, state, plan)
     if resumed is not None:
         model, plan = resumed.model, resumed.plan
@@ -143,6 +140,17 @@ def prune(
         if state is not None and recipe.schedule == "iterative":
             _write_step(family, state, step, model, checkpoint, plan)
     return Pruned(model, plan)
+
+
+def check_sparsity(family: ModuleType, model: nn.Module, recipe: PruneRecipe) -> None:
+    """See that the sparsity can be reached by this scheme, whatever the scores: before the long work of scoring.
+
+    Raises:
+        BadInput: the model is slim already, or one channel per head, or one head per block, is more than it leaves.
+    """
+    plan = family.dense_plan(model)
+    scores = score_magnitude(family.attention_sites(model))
+    choose_sparsity(plan, scores, recipe.scheme, recipe.threshold, recipe.sparsity, untouched(plan.sites, recipe.sites))
 
 
 def calibration_order(calibration: LabelledInputs, recipe: PruneRecipe) -> torch.Tensor:
@@ -192,6 +200,7 @@ def score(
     )
     if curvature_path is not None:
         write_curvature(curvature_path, curvature)
+        remember_kept(curvature_path)
     return score_fisher(sites, curvature)
 
 
@@ -203,7 +212,10 @@ def _kept_curvature(path: Path | None, made_from: Mapping[str, str]) -> Curvatur
         curvature = read_curvature(path)
     except BadInput:
         return None
-    return curvature if curvature.made_from == made_from else None
+    if curvature.made_from != made_from:
+        return None
+    remember_kept(path)
+    return curvature
 
 
 def choose_step(plan: Plan, scores: Sequence[SiteScores], recipe: PruneRecipe, step: int) -> tuple[SitePlan, ...]:
@@ -243,6 +255,7 @@ def _step_folder(state: Path, step: int) -> Path:
 def _write_step(family: ModuleType, state: Path, step: int, model: nn.Module, checkpoint: Any, plan: Plan) -> None:
     """Keep the step as a slim checkpoint; the step before it is not needed any more."""
     family.save_slim_checkpoint(model, checkpoint, plan, _step_folder(state, step))
+    remember_kept(_step_folder(state, step))
     if _step_folder(state, step - 1).is_dir():
         shutil.rmtree(_step_folder(state, step - 1))
 
@@ -254,6 +267,7 @@ def _last_finished_step(family: ModuleType, state: Path | None, plan: Plan) -> t
         try:
             finished = read_plan(folder / "plan.json")
             if (finished.recipe, finished.made_from) == (plan.recipe, plan.made_from):
+                remember_kept(folder)
                 return int(folder.name.removeprefix("step-")), Pruned(family.load_checkpoint(folder).model, finished)
         except BadInput:
             continue  # not a step of ours, or damaged: the step is done again

@@ -197,15 +197,20 @@ def _gathered(
     scoring = work.scoring
     chunks = torch.arange(len(clips)).split(scoring.chunk)
 
-    def progress(done: int, _all: int) -> None:
-        clips_done = min(done * scoring.chunk, len(clips))
+    def say(clips_done: int) -> None:
         work.report(f"{text} {clips_done}/{len(clips)} clips", (before + clips_done) / work.total)
+
+    def progress(done: int, _all: int) -> None:
+        say(min(done * scoring.chunk, len(clips)))
 
     def compute(number: int) -> shards.Tensors:
         seed = 1_000_003 * scoring.seed + number + (OTHER_SIGNS if folder == LOSSES_FOLDER else 0)
         generator = torch.Generator().manual_seed(seed)
-        rows = chunks[number].split(work.clips_at_once or scoring.chunk)
-        return join([collect(clips[row], generator) for row in rows])
+        parts = []
+        for row in chunks[number].split(work.clips_at_once or scoring.chunk):
+            say(int(row[0]))
+            parts.append(collect(clips[row], generator))
+        return join(parts)
 
     return shards.gather(
         len(chunks), compute, lambda number: empty(len(chunks[number])),

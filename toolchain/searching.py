@@ -39,7 +39,8 @@ class Trial:
     lost, won: mistakes that the slim model makes beyond the dense one's, clip by clip, and that it does not make any
     more: wrong labels, or wrong words of a transcript; drop_points: what that makes, in per cent of what is counted,
     labels or words; expected_drop_points, standard_error_points: by how much the probabilities of the right answers
-    fall, the drop that is expected where the model's probabilities are right, and its standard error. Of a transcript
+    fall, the drop that is expected where the model's probabilities are right, and its standard error; low_points,
+    high_points: of the drop as counted, its paired 95 % interval, None where there is none. Of a transcript
     the answers are its tokens, each of which may cost a word; one wrong word can bring others, so that the standard
     error is the larger of that of the fall and that of the counted drop. kl_divergence: mean KL(dense || slim) in nats;
     within: the larger of the two drops, and the standard error on top, is not above the goal.
@@ -50,6 +51,8 @@ class Trial:
     lost: int
     won: int
     drop_points: float
+    low_points: float | None
+    high_points: float | None
     expected_drop_points: float
     standard_error_points: float
     kl_divergence: float
@@ -91,6 +94,7 @@ def search_sparsity(
         raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips)}")
     folds = [torch.arange(fold, len(clips), FOLDS) for fold in range(FOLDS)]
     model = checkpoint.model
+    report("answers of the dense model", None)
     dense = _answers(family, checkpoint, model, clips)
     sites = family.attention_sites(model)
     folds_scores: list[Scores | LabelledInputs] = []
@@ -98,7 +102,7 @@ def search_sparsity(
         others = torch.tensor([clip for clip in range(len(clips)) if clip % FOLDS != number])
 
         def told(text: str, fraction: float | None = None, number: int = number) -> None:
-            report(f"fold {number + 1} of {FOLDS}, {text}", fraction)
+            report(f"fold {number + 1} of {FOLDS}, {text}", None if fraction is None else (number + fraction) / FOLDS)
 
         scored = clips[others]
         if recipe.shots == 1:
@@ -132,14 +136,17 @@ def search_sparsity(
 
     trials: dict[int, Trial] = {}
     good, bad = 0, LARGEST_STEP + 1
+    most, tried = math.ceil(math.log2(LARGEST_STEP + 1)), 0
     while bad - good > 1:
         step = (good + bad) // 2
+        report(f"trial {tried + 1} of at most {most}: {100 * step / STEPS:g} %", tried / most)
+        tried += 1
         try:
             trials[step] = attempt(step)
         except BadInput:  # narrower than the narrowest model
             bad = step
             continue
-        report(f"{100 * step / STEPS:g} %: {trials[step].drop_points:.2f} points lost on held-out clips", None)
+        report(f"{100 * step / STEPS:g} %: {_drop_text(trials[step])} on held-out clips", tried / most)
         good, bad = (step, bad) if trials[step].within else (good, step)
     if good == 0:
         raise BadInput(
@@ -174,6 +181,8 @@ def _trial(
     lost, won = int(more.clip(min=0).sum()), int((-more).clip(min=0).sum())
     clips, counted = len(targets), float(dense.mistakes.counted.sum())
     drop = 100 * (lost - won) / counted
+    rise = Mistakes(slim_errors, dense.mistakes.counted).rise_over(dense.mistakes)
+    low, high = (100 * rise.low, 100 * rise.high) if rise.has_spread else (None, None)
     (old, wanted), (new, _) = answered(dense.logits, targets), answered(slim_logits, targets)
     reference = old.log_softmax(dim=1)
     falls = 100 * (old.softmax(dim=1) - new.softmax(dim=1)).gather(1, wanted[:, None])[:, 0]
@@ -183,4 +192,10 @@ def _trial(
         error = max(error, 100 * float(np.std(more, ddof=1)) * math.sqrt(clips) / counted)
     kl = float((reference.exp() * (reference - new.log_softmax(dim=1))).sum(dim=1).mean())
     within = max(drop, expected) + error <= max_drop
-    return Trial(sparsity, clips, lost, won, drop, expected, error, kl, within)
+    return Trial(sparsity, clips, lost, won, drop, low, high, expected, error, kl, within)
+
+
+def _drop_text(trial: Trial) -> str:
+    if trial.low_points is None or trial.high_points is None:
+        return f"{trial.drop_points:.2f} points lost (no clip differs)"
+    return f"{trial.drop_points:.2f} points lost (95 % between {trial.low_points:.2f} and {trial.high_points:.2f})"

@@ -70,6 +70,7 @@ def evaluate_clips(
 ) -> dict[str, Any]:
     """The word error rate on transcribed clips with its bootstrap interval, and what it was counted from; stable keys.
 
+    The interval is None where every resample of the clips has the same rate, as where there is no error at all.
     task, language: None: the model's own.
 
     Raises:
@@ -90,7 +91,7 @@ def evaluate_clips(
     rate = word_error_rate(counted.errors, counted.reference_words)
     return {
         "word_error_rate": rate.estimate,
-        "word_error_rate_interval_95": [rate.low, rate.high],
+        "word_error_rate_interval_95": [rate.low, rate.high] if rate.has_spread else None,
         "metric": counted.metric,
         "reference_words": sum(counted.reference_words),
         "substitutions": sum(counted.substitutions),

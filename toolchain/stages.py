@@ -8,6 +8,7 @@ from typing import Any
 
 from runtimes.errors import BadInput
 from runtimes.files import read_json, sha256_file, write_json
+from runtimes.kept_work import remember_kept
 
 STAGE_SCHEMA = "leanear-stage-1"
 
@@ -24,6 +25,14 @@ def stage_is_done(folder: Path, name: str, made_from: dict[str, Any]) -> bool:
     return all(path.is_file() and sha256_file(path) == sha256 for path, sha256 in outputs.items())
 
 
+def recorded_inputs(folder: Path, name: str) -> dict[str, Any]:
+    """What stage `name` was last made from, {} where it was never completed."""
+    try:
+        return dict(read_json(_record(folder, name), STAGE_SCHEMA, ("made_from", "outputs"))["made_from"])
+    except BadInput:
+        return {}
+
+
 def run_stage(
     folder: Path, name: str, made_from: dict[str, Any], outputs: Callable[[], Sequence[Path]], work: Callable[[], None]
 ) -> bool:
@@ -33,11 +42,13 @@ def run_stage(
     wrote and that later stages read.
     """
     if stage_is_done(folder, name, made_from):
+        remember_kept(_record(folder, name))
         return False
     _record(folder, name).unlink(missing_ok=True)
     work()
     written = {path.relative_to(folder).as_posix(): sha256_file(path) for path in outputs()}
     write_json(_record(folder, name), {"schema": STAGE_SCHEMA, "made_from": made_from, "outputs": written})
+    remember_kept(_record(folder, name))
     return True
 
 

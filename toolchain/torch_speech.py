@@ -9,9 +9,10 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
 from runtimes.long_audio import SpeechModel
-from runtimes.sessions import checked_tokens, checked_waveform
+from runtimes.sessions import checked_tokens
 from runtimes.token_rules import speech_tokens
 from runtimes.vocabulary import make_vocabulary
+from runtimes.waveforms import checked_waveform
 from toolchain.families import whisper
 from toolchain.families.whisper import WhisperCheckpoint
 

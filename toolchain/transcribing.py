@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from benchmarks.wording import duration
 from runtimes.decoding import DecodeOptions
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file
@@ -15,12 +16,20 @@ from toolchain.audio import check_audio_file
 from toolchain.audio_stream import AudioStream
 from toolchain.checkpoint import checkpoint_folder
 from toolchain.dataset import SPEECH_TASK
+from toolchain.narration import Report, quiet
 from toolchain.speech_evaluation import open_transcriber
 from toolchain.tasks import is_artifact, task_of
 
 
 def transcribe_file(
-    audio: Path, model: str, options: DecodeOptions, *, runtime: str, precision: str | None, threads: int
+    audio: Path,
+    model: str,
+    options: DecodeOptions,
+    *,
+    runtime: str,
+    precision: str | None,
+    threads: int,
+    report: Report = quiet,
 ) -> Iterator[Segment]:
     """The segments of an audio file (WAV, FLAC, OGG, MP3, AIFF; any sample rate, length and number of channels).
 
@@ -35,8 +44,12 @@ def transcribe_file(
         raise BadInput(f"{model}: a model that classifies; `leanear classify` is for those")
     check_audio_file(audio)
     transcriber = open_transcriber(model, runtime, precision, threads)
+
+    def heard(seconds: float, share: float) -> None:
+        report(f"{duration(seconds)} of audio", share)
+
     try:
-        with AudioStream(audio, transcriber.model.sample_rate_hz) as stream:
+        with AudioStream(audio, transcriber.model.sample_rate_hz, progress=heard) as stream:
             yield from transcribe(transcriber.session, transcriber.model, stream, options)
     finally:
         transcriber.session.close()

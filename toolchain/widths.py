@@ -130,6 +130,17 @@ def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, re
     Raises:
         BadInput: the budget is below what the smallest model costs, which the text states.
     """
+    least = least_cost(sites, costs, recipe)
+    if budget < least * (1 - 1e-9):
+        fewer = 100 * (1 - least / costs.dense)
+        raise BadInput(
+            f"{budget:.6g} {costs.unit} are out of reach: the narrowest model, one head per block, has {least:.6g},"
+            f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
+        )
+
+
+def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedRecipe) -> float:
+    """What the narrowest model costs: one head in every block that is pruned."""
     whole, least = untouched(sites, recipe.sites), costs.fixed
     for index, site in enumerate(sites):
         dense = tuple(zip(site.query_key_widths, site.value_output_widths, strict=True))
@@ -137,12 +148,21 @@ def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, re
             least += costs.block(index, dense)
         else:
             least += min(costs.block(index, (_width_pairs(*pair, recipe)[0],)) for pair in dense)
-    if budget < least * (1 - 1e-9):
-        fewer = 100 * (1 - least / costs.dense)
-        raise BadInput(
-            f"{budget:.6g} {costs.unit} are out of reach: the narrowest model, one head per block, has {least:.6g},"
-            f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
-        )
+    return least
+
+
+def narrowest_model(family: ModuleType, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
+    """The smallest model that there is to prune to, with some of the dense one's weights: to be timed, not used."""
+    sites = family.attention_sites(model)
+    whole = untouched(sites, recipe.sites)
+    return family.slim_model(model, tuple(_narrowest(site, site.name in whole, recipe) for site in sites))
+
+
+def _narrowest(site: AttentionSite, whole: bool, recipe: RotatedRecipe) -> SitePlan:
+    pairs = list(zip(site.query_key_widths, site.value_output_widths, strict=True))
+    kept = pairs if whole else [_width_pairs(*pairs[0], recipe)[0]]
+    heads = tuple(HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(kept))
+    return SitePlan(name=site.name, kind=site.kind, dense_heads=len(pairs), heads=heads)
 
 
 def _pools(sites: Sequence[AttentionSite], kept_whole: Sequence[int], pools: Pools) -> list[list[int]]:

@@ -27,7 +27,9 @@ from benchmarks.device import device_facts, device_name
 from benchmarks.inference import SPEECH_TASK
 from benchmarks.measure import evaluate, evaluate_transcripts
 from benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
-from benchmarks.wording import runtime_text, signed
+from benchmarks.precision_section import loss_of, read_change
+from benchmarks.summary import is_within
+from benchmarks.wording import between, runtime_text, signed
 from runtimes.artifact import Artifact, read_artifact, read_golden
 from runtimes.choose import choose_runtime
 from runtimes.clips import Clips, read_clips, write_clips
@@ -42,7 +44,7 @@ from toolchain.evaluation import data_folder
 from toolchain.exporting import made_up_sounds, write_unproved_artifact
 from toolchain.goal import choose_goal
 from toolchain.narration import Narrator
-from toolchain.precision_gate import PLAIN, compare_answers, is_within
+from toolchain.precision_gate import PLAIN, compare_answers, metric_of
 from toolchain.pruning import PruneJob
 from toolchain.target import read_target
 from toolchain.tasks import read_spellings, task_of
@@ -239,8 +241,8 @@ def answer_rows(rows: list[Row], options: argparse.Namespace, state: Path, sourc
         answers.setdefault((row.role, row.runtime), found)
         reference = answers[row.role, row.runtime]
         row.compared = compare_answers(clips, reference, found, read_artifact(row.artifact), read_spellings(source))
-        row.within = is_within(clips, row.compared, options.precision_drop)
-    return "accuracy" if clips.texts is None else "word error rate"
+        row.within = is_within(loss_of(read_change(row.compared), metric_of(clips)), options.precision_drop)
+    return metric_of(clips)
 
 
 def _answers(row: Row, clips: Clips, path: Path, options: SessionOptions, state: Path, narrator: Narrator) -> Any:
@@ -302,8 +304,8 @@ def _ratio_text(found: tuple[float, float, float] | None) -> str:
 def _answer_cells(row: Row) -> list[str]:
     if row.compared is None:
         return ["-"] * 4
-    change = row.compared["change"]
-    moved = f"{signed(change['estimate'])} ({signed(change['low'])} to {signed(change['high'])})"
+    change = read_change(row.compared)
+    moved = f"{signed(change.estimate)} ({between(change)})"
     within = "" if row.precision == PLAIN else "yes" if row.within else "no"
     return [f"{100 * row.compared['measured']:.2f}", moved, str(row.compared["differing"]), within]
 

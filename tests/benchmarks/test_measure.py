@@ -273,7 +273,7 @@ def test_the_device_command_measures_and_evaluates(dense_folder, slim_folder, cl
     status = main(["bench", *inputs, "--out", str(out), "--budget", "0.2", *session])
     said = capsys.readouterr().out
     assert status == 0
-    assert "accuracy change +0.00 points" in said
+    assert "accuracy change 0.00 points (95% between −8.76 and +8.76)" in said
     assert str(out) in said
     assert main(["eval", str(slim_folder), "--clips", str(clips_path), "--json", *session]) == 0
     assert json.loads(capsys.readouterr().out)["correct"] == 30

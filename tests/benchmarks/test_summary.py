@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, norm
 
 from benchmarks.summary import (
     SAMPLES_NEEDED,
@@ -124,13 +124,15 @@ def test_accuracy_change_counts_and_brackets_the_difference():
         clips = generator.integers(735, size=735)
         resampled.append((slim[clips] == truth[clips]).mean() - (dense[clips] == truth[clips]).mean())
     low, high = np.percentile(resampled, (2.5, 97.5))
-    assert change.change.low == pytest.approx(low, abs=0.003)
-    assert change.change.high == pytest.approx(high, abs=0.003)
+    assert change.change.low == pytest.approx(low, abs=0.004)
+    assert change.change.high == pytest.approx(high, abs=0.004)
 
 
-def test_identical_answers_change_nothing():
+def test_identical_answers_of_few_clips_are_no_proof_of_no_change():
     change = accuracy_change([1, 2, 3], [1, 2, 3], [1, 2, 0])
-    assert change.change == Interval(0.0, 0.0, 0.0)
+    most = norm.ppf(0.975) ** 2 / (3 + norm.ppf(0.975) ** 2)
+    assert change.change.estimate == 0.0
+    assert (change.change.low, change.change.high) == pytest.approx((-most, most))
     assert change.p_value == 1.0
 
 
@@ -152,7 +154,5 @@ def test_the_gate_compares_the_point_estimate(change, limit, verdict):
     assert judge_gate(change, limit).verdict == verdict
 
 
-def test_the_gate_says_when_the_interval_disagrees():
-    assert "2.50" in judge_gate(Interval(-0.005, -0.025, 0.015), 1.0).sentence
-    assert "interval" not in judge_gate(Interval(-0.002, -0.004, 0.0), 1.0).sentence
+def test_a_gate_of_what_was_not_measured_says_why():
     assert "no clips" in judge_gate(None, 1.0, "no clips").sentence

@@ -10,9 +10,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, multinomial
 
-from benchmarks.summary import Interval, wilson_interval
+from benchmarks.summary import Interval, paired_change, wilson_interval
 from benchmarks.two_runs import (
-    paired_change,
     ratio_of_medians,
     ratio_of_slim_to_dense,
     ratio_of_sums,

@@ -8,7 +8,8 @@ import pytest
 from runtimes.artifact import read_artifact
 from runtimes.choose import MODULES, choose_runtime, require_runtime
 from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from runtimes.sessions import SessionOptions, checked_logits, checked_waveform, graph_precision
+from runtimes.sessions import SessionOptions, checked_logits, graph_precision
+from runtimes.waveforms import checked_waveform
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, expected_logits, weights, write_tiny_artifact
 
 REAL_RUNTIMES = ("onnxruntime", "openvino")

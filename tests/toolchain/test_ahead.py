@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def narrator() -> Narrator:
-    return Narrator(silent=True)
+    return Narrator("quiet")
 
 
 @pytest.fixture

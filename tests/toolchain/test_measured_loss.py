@@ -138,7 +138,7 @@ class HeldOutOf:
     ],
 )
 def test_what_matters(divergence, mistakes, error, matters):
-    loss = MeasuredLoss(20, divergence, 100, 100 + mistakes, 1000, error)
+    loss = MeasuredLoss(20, divergence, 100, 100 + mistakes, 1000, None, None, error)
     assert loss.matters is matters
     told = loss.as_json()
     assert told["divergence"] == (divergence if math.isfinite(divergence) else None)

@@ -1,4 +1,4 @@
-"""Commands whose reader goes away, and what interrupted ones say that they keep."""
+"""Commands whose reader goes away, or that are told to end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-from toolchain.cli import _what_is_kept, cli
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -66,9 +64,3 @@ def test_only_sigterm_is_called_terminated():
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert errors.decode().strip().splitlines()[-1] == "leanear: terminated"
-
-
-def test_what_is_kept_is_said_of_commands_that_go_on_alone():
-    go_on = {name for name in cli.commands if _what_is_kept([name])}
-    assert go_on == {"deploy", "prune", "explore", "bench", "compare-methods"}
-    assert _what_is_kept([]) == _what_is_kept(["--help"]) == ""

@@ -123,7 +123,8 @@ def test_8_bits_that_are_too_coarse_fall_back_and_it_is_said(folder, narrator):
     assert trial["differing"] == sum(answers != clips.label_ids)
     for text in (said(narrator), " ".join(precision_sentences(document))):
         assert "int8 missed its gate: −75.00 points of accuracy against fp32" in text
-        assert "on 40 calibration clips, where at most 1 point may be lost; the answer is another one on 30" in text
+        assert "on 40 calibration clips, where at most 1 point may be lost; the whole 95% interval" in text
+        assert "is beyond it; the answer is another one on 30" in text
     assert "fp32 ships in place of int8" in said(narrator)
     assert precision_sentences(document)[0] == (
         "The slim model ships in fp32, not in int8 as it was asked for, because of the precision gate."

@@ -1,0 +1,209 @@
+"""What is said while work goes on: never silence, how far and how long to go, and nothing or everything where asked."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import soundfile
+from rich.console import Console
+
+from benchmarks.under_way import Work
+from benchmarks.wording import duration
+from tests.conftest import tone
+from toolchain import narration
+from toolchain.cli import cli, run
+from toolchain.narration import Narrator, counted
+
+SILENCE_S = 0.1
+
+
+@pytest.fixture(autouse=True)
+def short_silence(monkeypatch):
+    monkeypatch.setattr(narration, "SILENCE_S", SILENCE_S)
+
+
+class Timed(io.StringIO):
+    """A stream that remembers when each line was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at: list[float] = []
+
+    def write(self, text: str) -> int:
+        self.at += [time.monotonic()] * text.count("\n")
+        return super().write(text)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.getvalue().splitlines()
+
+
+def listened(voice="normal") -> tuple[Narrator, Timed]:
+    narrator, stream = Narrator(voice), Timed()
+    narrator.console = Console(file=stream, width=400, quiet=voice == "quiet")
+    return narrator, stream
+
+
+def test_work_that_reports_nothing_is_spoken_of_again_and_again():
+    narrator, stream = listened()
+    with narrator.step("reading"):
+        time.sleep(5 * SILENCE_S)
+    assert stream.lines[0] == "  reading ..."
+    assert stream.lines[-1].startswith("  reading: done in 0.")
+    assert len(stream.lines) >= 5
+    assert all(re.fullmatch(r"  reading, \d+ s so far", line) for line in stream.lines[1:-1])
+    gaps = [later - earlier for earlier, later in zip(stream.at, stream.at[1:])]
+    assert max(gaps) < 2 * SILENCE_S
+
+
+def test_a_line_says_what_how_far_and_how_long_to_go():
+    narrator, stream = listened()
+    with narrator.step("scoring") as report:
+        for done in range(1, 5):
+            counted(report, "clip ")(done, 8)
+            time.sleep(0.6 * SILENCE_S)
+    told = [line for line in stream.lines if "so far" in line]
+    assert told
+    assert all(
+        re.fullmatch(r"  scoring: clip \d of 8 \(\d+ %, about \d+ s to go\), \d+ s so far", line) for line in told
+    )
+
+
+def test_nothing_comes_while_lines_come_anyway():
+    narrator, stream = listened()
+    with narrator.step("a step"):
+        for number in range(8):
+            narrator.say(f"line {number}")
+            time.sleep(0.3 * SILENCE_S)
+    assert not any("so far" in line for line in stream.lines)
+
+
+def test_silence_is_no_fault_once_the_work_is_done():
+    narrator, stream = listened()
+    before = threading.active_count()
+    with narrator.whole("leanear eval"), narrator.step("a step"):
+        pass
+    said = list(stream.lines)
+    time.sleep(2.5 * SILENCE_S)
+    assert stream.lines == said
+    assert threading.active_count() <= before
+
+
+def test_of_a_command_without_a_step_under_way_the_whole_is_spoken_of():
+    narrator, stream = listened()
+    with narrator.whole("leanear eval") as whole:
+        whole("5 s of audio", 0.5)
+        time.sleep(1.5 * SILENCE_S)
+        with narrator.step("a step"):
+            time.sleep(1.5 * SILENCE_S)
+    told = [line.partition(",")[0] for line in stream.lines if "so far" in line]
+    assert told[0] == "  leanear eval: 5 s of audio (50 %)"
+    assert "  a step" in told
+    assert told.index("  a step") == len(told) - told.count("  a step")
+
+
+def test_of_works_side_by_side_each_that_goes_on_is_spoken_of():
+    narrator, stream = listened()
+    with narrator.whole("leanear deploy"), narrator.side_by_side(["one", "two"]) as (report_of, done):
+        report_of("one")("measuring", 0.25)
+        report_of("two")("connecting", 0.0)
+        time.sleep(1.5 * SILENCE_S)
+        done("two", "unreachable")
+        at = len(stream.lines)
+        time.sleep(1.5 * SILENCE_S)
+    first, second = stream.lines[:at], stream.lines[at:]
+    assert first[:2] == ["  one ...", "  two ..."]
+    assert any(line.startswith("  one: measuring (25 %)") for line in first)
+    assert any(line.startswith("  two: connecting") for line in first)
+    assert first[-1] == "  two: unreachable"
+    assert second
+    assert all(line.startswith("  one: measuring") for line in second)
+
+
+@pytest.mark.parametrize(
+    ("reports", "now", "line"),
+    [
+        ([], 50.0, "work, 50 s so far"),
+        ([(10.0, "a", None)], 50.0, "work: a, 50 s so far"),
+        ([(0.0, "a", 0.0), (30.0, "b", 0.25)], 30.0, "work: b (25 %, about 1 min 30 s to go), 30 s so far"),
+        ([(0.0, "a", 0.0), (30.0, "b", 0.25)], 60.0, "work: b (25 %, about 3 min 0 s to go), 1 min 0 s so far"),
+        ([(40.0, "a", 0.5), (50.0, "b", 0.75)], 50.0, "work: b (75 %, about 10 s to go), 50 s so far"),
+        ([(0.0, "a", 0.9), (40.0, "b", 0.0), (50.0, "b", 0.5)], 50.0, "work: b (50 %, about 10 s to go), 50 s so far"),
+        ([(0.0, "a", 0.0), (40.0, "b", None), (50.0, "b", 0.5)], 70.0, "work: b (50 %), 1 min 10 s so far"),
+        ([(0.0, "a", 0.0), (40.0, "b", 1.0)], 70.0, "work: b (100 %), 1 min 10 s so far"),
+    ],
+)  # fmt: skip
+def test_the_time_to_go_is_that_of_the_part_under_way(monkeypatch, reports, now, line):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    work = Work("work")
+    work.started = 0.0
+    for clock[0], text, fraction in reports:
+        work.report(text, fraction)
+    assert work.line(now) == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (7384, "2 h 3 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_quiet_says_nothing_and_verbose_every_report():
+    for voice in ("quiet", "verbose"):
+        narrator, stream = listened(voice)
+        with narrator.step("a step") as report:
+            report("one", 0.5)
+            report("one", 0.5)
+            report("two", None)
+            time.sleep(1.5 * SILENCE_S)
+        if voice == "quiet":
+            assert stream.lines == []
+        else:
+            assert stream.lines[:3] == ["  a step ...", "  a step: one (50 %)", "  a step: two"]
+
+
+def test_a_reader_of_standard_error_that_is_gone_ends_no_work_and_loses_no_result():
+    code = (
+        "import time; from toolchain import narration; narration.SILENCE_S = 0.05; narrator = narration.Narrator()\n"
+        "with narrator.step('a step'): print('begun', flush=True); time.sleep(1)\n"
+        "narrator.say('more'); print('result')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"begun\n"
+    process.stderr.close()
+    assert process.stdout.read() == b"result\n"
+    assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_can_be_quiet_and_verbose(name, capsys):
+    assert run([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"-q, --quiet +Say results and errors alone\.", shown)
+    assert re.search(r"-v, --verbose +Say every report of the work as a line\.", shown)
+
+
+def test_quiet_and_verbose_are_opposites(capsys):
+    assert run(["targets", "-q", "-v"]) == 2
+    assert capsys.readouterr().err == "leanear: --quiet and --verbose are opposites; choose one\n"
+
+
+def test_a_quiet_command_gives_its_result_alone(capfd, caplog, tiny_folder, tmp_path):
+    soundfile.write(tmp_path / "long.wav", tone(300, 2.0), 16_000)  # of which the model hears a part: a note
+    printed = {}
+    capfd.readouterr()
+    for flag in ("-q", "-v"):
+        caplog.clear()
+        assert run(["classify", str(tmp_path / "long.wav"), "--model", str(tiny_folder), "--json", flag]) == 0
+        printed[flag] = capfd.readouterr()
+        assert len(caplog.messages) == (0 if flag == "-q" else 1)
+    assert printed["-q"].out == printed["-v"].out
+    assert printed["-q"].err == ""

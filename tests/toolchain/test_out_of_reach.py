@@ -1,0 +1,112 @@
+"""Goals that no model meets are refused before a clip is read: by arithmetic, the latency table, or one timing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import soundfile
+import torch
+
+from runtimes.errors import BadInput
+from tests.conftest import make_tiny_ast, tone
+from tests.whisper_models import make_whisper
+from toolchain import deployment_stages, latency_goal, pruning
+from toolchain.checkpoint import load_checkpoint
+from toolchain.cli import run
+from toolchain.costs import parameter_costs
+from toolchain.families import ast, whisper
+from toolchain.goal import Goal
+from toolchain.latency_goal import LatencyBound, latency_bound, refuse_out_of_reach
+from toolchain.target import read_target
+from toolchain.widths import RotatedRecipe, least_cost, narrowest_model
+
+CPU = read_target("cpu")
+
+
+@pytest.fixture
+def data(tmp_path):
+    for label in ("yes", "up"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(4):
+            soundfile.write(tmp_path / "data" / label / f"{number}.wav", tone(300 + 50 * number), 16_000)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def nothing_is_read(monkeypatch):
+    for module in (pruning, deployment_stages):
+        monkeypatch.setattr(module, "read_examples_for", lambda *_, **__: pytest.fail("a clip was read"))
+
+
+@pytest.mark.parametrize(
+    ("command", "goal"),
+    [
+        ("prune", "--macs 0.1"),
+        ("deploy", "--macs 0.1"),
+        ("prune", "--sparsity 0.999"),
+        ("deploy", "--speedup 40"),
+        ("prune", "--latency-ms 0.0001"),
+        ("deploy", "--method reference --sparsity 0.999"),
+        ("prune", "--method reference --scheme heads --sparsity 0.9"),
+    ],
+)
+def test_no_clip_is_read_for_a_goal_out_of_reach(
+    capsys, monkeypatch, tiny_folder, data, tmp_path, nothing_is_read, command, goal
+):
+    monkeypatch.setenv("LEANEAR_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    assert run([command, str(tiny_folder), "--data", str(data), "--out", str(out), *goal.split()]) == 2
+    (complaint,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("leanear: "))
+    assert "out of reach" in complaint
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("recipe", [RotatedRecipe(), RotatedRecipe(multiples=(8, 8), one_width_per_head=True)])
+def test_the_narrowest_model_is_the_one_of_least_cost(recipe):
+    model = make_tiny_ast()
+    narrowest = narrowest_model(ast, model, recipe)
+    costs = parameter_costs(ast.dense_plan(model))
+    removed = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in narrowest.parameters())
+    assert costs.dense - removed == least_cost(ast.attention_sites(model), costs, recipe)
+    step = recipe.multiples[0]
+    for site in ast.attention_sites(narrowest):
+        assert (site.query_key_widths, site.value_output_widths) == ((step,), (step,))
+    assert torch.isfinite(ast.logits(narrowest, torch.zeros(1, 46, 128))).all()
+
+
+def test_blocks_that_are_left_alone_stay_whole_in_the_narrowest_model():
+    model = make_whisper()
+    narrowest = narrowest_model(whisper, model, RotatedRecipe(sites="self-attention"))
+    pairs = zip(whisper.attention_sites(model), whisper.attention_sites(narrowest), strict=True)
+    for site, narrow in pairs:
+        if site.kind == "cross":
+            assert narrow.query_key_widths == site.query_key_widths
+        else:
+            assert narrow.query_key_widths == (4,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "refused"),
+    [
+        ("latency_ms", 9.1, False),
+        ("latency_ms", 8.9, True),
+        ("speedup", 2.19, False),
+        ("speedup", 2.23, True),
+    ],
+)
+def test_a_timing_may_err_by_a_tenth(monkeypatch, kind, value, refused):
+    monkeypatch.setattr(latency_goal, "latency_bound", lambda *_: LatencyBound(20.0, 10.0, 0.1))
+    if not refused:
+        refuse_out_of_reach(None, Goal(kind, value), CPU, RotatedRecipe())
+        return
+    with pytest.raises(BadInput, match="takes 10 ms on cpu, 2 times as fast as the dense one with 20 ms"):
+        refuse_out_of_reach(None, Goal(kind, value), CPU, RotatedRecipe())
+
+
+def test_the_bound_is_a_real_timing_of_both(monkeypatch, tiny_folder, tmp_path):
+    monkeypatch.setenv("LEANEAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(latency_goal, "BOUND_SHARE_S", 0.1)
+    bound = latency_bound(load_checkpoint(tiny_folder), dataclasses.replace(CPU, threads=1), RotatedRecipe())
+    assert 0 < bound.narrowest_ms < 20 * bound.dense_ms
+    assert bound.margin == latency_goal.BOUND_MARGIN
