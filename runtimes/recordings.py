@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtimes.audio_formats import format_name, wav_codec_name
+from runtimes.audio_formats import check_sample_rate, format_name, wav_codec_name
 from runtimes.errors import BadInput
 from runtimes.notes import Note, note
 from runtimes.signal_watch import SignalWatch
@@ -154,8 +154,9 @@ def _format(header: bytes, path: Path, sample_rate_hz: int) -> tuple[int, int, i
         codec = f"{bits}-bit {'PCM' if kind == PCM else 'floats'}" if kind in (PCM, FLOAT) else wav_codec_name(kind)
         known = "PCM of 8 to 32 bits and floats of 32 or 64 are"
         raise BadInput(f"{path}: WAV of {codec} is not read, {known}; {_advice(sample_rate_hz)}")
-    if channels < 1 or rate_hz < 1:
-        raise BadInput(f"{path}: {channels} channels at {rate_hz} Hz cannot be")
+    if channels < 1:
+        raise BadInput(f"{path}: {channels} channels cannot be")
+    check_sample_rate(path, rate_hz)
     return kind, channels, rate_hz, bits
 
 

@@ -89,7 +89,7 @@ def _json_lines(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 cells = json.loads(text)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # an endless number is a ValueError of its own
                 raise BadInput(f"{metadata}: line {number} is not JSON ({error})") from None
             if not isinstance(cells, dict):
                 raise BadInput(f"{metadata}: line {number} is no JSON object")

@@ -20,6 +20,7 @@ from toolchain.families import modeling_slim_ast
 from toolchain.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
     SizeSigns,
+    check_front_end,
     first_line,
     load_config,
     load_weights,
@@ -111,6 +112,7 @@ def _load_feature_extractor(folder: Path) -> ASTFeatureExtractor:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         raise BadInput(f"{path}: no such file; the audio front end's settings are needed")
+    check_front_end(path)
     try:
         return ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
     except UNUSABLE_SETTINGS as error:
