@@ -155,7 +155,7 @@ class ListedFiles:
     def find(self, name: str) -> Path | None:
         """The file of that name, None where there is none, or where several might be meant."""
         exact = self.folder / name
-        if exact.is_file():
+        if _is_file(exact):
             return exact
         found = self._by_key.get(_key(name), [])
         return found[0] if len(found) == 1 else None
@@ -174,6 +174,13 @@ class ListedFiles:
             if path.is_file():
                 files.setdefault(_key(path.relative_to(self.folder).as_posix()), []).append(path)
         return files
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a longer name than a file can have
+        return False
 
 
 def _key(name: str) -> str:

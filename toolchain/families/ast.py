@@ -25,6 +25,7 @@ from toolchain.families.checkpoint_files import (
     load_config,
     load_weights,
     read_model_type,
+    require_features,
     slim_settings,
     write_slim_folder,
 )
@@ -80,6 +81,11 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{folder}/config.json: no model can be built from it ({first_line(error)})") from None
     _check_head(folder, config, labels)
+    require_features(
+        f"{folder}/preprocessor_config.json",
+        lambda: features(feature_extractor, [np.zeros(feature_extractor.sampling_rate // 10, np.float32)]),
+        (feature_extractor.max_length, feature_extractor.num_mel_bins),
+    )
     if config.num_hidden_layers < 1:
         raise BadInput(f"{folder}/config.json: num_hidden_layers is 0; there is no attention to prune")
     model = load_weights(model_class, folder)

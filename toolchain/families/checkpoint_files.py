@@ -45,6 +45,7 @@ UNUSABLE_SETTINGS = (
     AttributeError,
     ZeroDivisionError,
     RuntimeError,
+    AssertionError,
     StrictDataclassError,
 )
 
@@ -68,6 +69,24 @@ def check_front_end(path: Path) -> None:
             raise BadInput(f"{path}: {key} is {value!r}; a whole number from 1 to {most:,} is wanted")
         if key in NUMBERS_OF_FRONT_END and not (type(value) in (int, float) and math.isfinite(value)):
             raise BadInput(f"{path}: {key} is {value!r}; a number is wanted")
+
+
+def require_features(path: str, make: Callable[[], torch.Tensor], shape: tuple[int, int]) -> None:
+    """Nothing, where a front end makes features of this shape of a moment of silence.
+
+    path: its settings; make: features (1, ...), by it.
+
+    Raises:
+        BadInput: it fails, or makes others, or numbers that are none.
+    """
+    try:
+        found = make()
+    except UNUSABLE_SETTINGS as error:
+        raise BadInput(f"{path}: no features can be made by it ({first_line(error)})") from None
+    if tuple(found.shape[1:]) != shape:
+        raise BadInput(f"{path}: it makes features of {tuple(found.shape[1:])}, and the model takes {shape}")
+    if not torch.isfinite(found).all():
+        raise BadInput(f"{path}: it makes features of silence that are NaN or infinite")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from toolchain.families.checkpoint_files import (
     load_config,
     load_weights,
     read_model_type,
+    require_features,
     slim_settings,
     write_slim_folder,
 )
@@ -137,6 +138,11 @@ def load_checkpoint(folder: Path) -> WhisperCheckpoint:
     config = load_config(SlimWhisperConfig if slim else WhisperConfig, model_class, folder, SIZE_SIGNS)
     _check_geometry(folder, config)
     _check_window(folder, config, feature_extractor)
+    require_features(
+        f"{folder}/preprocessor_config.json",
+        lambda: features(feature_extractor, [np.zeros(feature_extractor.sampling_rate // 10, np.float32)]),
+        (config.num_mel_bins, config.max_source_positions * FRAMES_PER_POSITION),
+    )
     _check_vocabulary(folder, config, tokenizer)
     generation_config = _load_generation_config(folder, config, tokenizer)
     model = load_weights(model_class, folder)
