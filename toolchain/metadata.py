@@ -131,6 +131,8 @@ def _row(metadata: Path, number: int, cells: Mapping[str, Any], column: Column, 
         said = said.strip()
     if not file_name or said is None or (column == "label" and not said):
         raise BadInput(f"{metadata}: line {number} lacks a file_name or a {chosen}")
+    if "\0" in file_name:
+        raise BadInput(f"{metadata}: line {number} names {file_name!r}, which is no file name")
     return Row(number, file_name, said)
 
 

@@ -41,7 +41,7 @@ UNUSABLE_SETTINGS = (
     OSError,
     ValueError,
     TypeError,
-    KeyError,
+    LookupError,
     AttributeError,
     ZeroDivisionError,
     RuntimeError,
