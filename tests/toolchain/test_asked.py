@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 from transformers import GenerationConfig
 
 from benchmarks.measure import benchmark
 from runtimes.artifact import read_artifact, read_golden
+from runtimes.clips import Clips
 from runtimes.errors import BadInput
 from runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import loudness_weights, write_tiny_artifact
-from tests.toolchain.speech_folder import write_speech_folder
+from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import make_tokenizer, write_whisper
 from toolchain.asked import Asked
 from toolchain.checkpoint import load_checkpoint
@@ -86,6 +88,19 @@ def test_what_is_asked_for_comes_before_what_is_the_models_own(field, tmp_path, 
     path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
     decoding = whisper.decoding_settings(load_checkpoint(tmp_path / "model", asked))
     assert (decoding["default_language"], decoding["default_task"]) == (language, task)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_clips_are_calibrated_on_under_that_prompt(field, tmp_path, own):
+    shutil.copytree(field / "model", tmp_path / "model")
+    if own:
+        path = tmp_path / "model" / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "task": "translate", "language": "de"}))
+    checkpoint = load_checkpoint(tmp_path / "model", Asked() if own else Asked("translate", "de"))
+    clips = Clips((sound(0), sound(1)), np.zeros(0, np.int64), ("a", "b"), (), 16_000, ("the", "on and on"))
+    tokens = whisper.labelled_inputs(checkpoint, clips).inputs.tokens
+    prompt = [KNOWN["<|startoftranscript|>"], DE, TRANSLATE, KNOWN["<|notimestamps|>"]]
+    assert tokens[:, :4].tolist() == [prompt, prompt]
 
 
 def test_auto_is_no_language_to_refuse_of_a_model_of_one(tmp_path):
