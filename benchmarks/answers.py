@@ -112,8 +112,8 @@ def _answers_key(job: Job, role: str) -> str:
     """Names one artifact's answers by what they depend on, so that they outlive a change of anything else."""
     options = job.options[role]
     inputs = [job.artifacts[role].identity, sha256_file(job.clips_path) if job.clips_path else "", job.runtime]
-    inputs += [job.asked] if job.asked else []
-    return sha256_json([*inputs, options.threads, options.precision, device_facts()["libraries"]])[:16]
+    asked = [job.asked] if job.asked else []
+    return sha256_json([*inputs, *asked, options.threads, options.precision, device_facts()["libraries"]])[:16]
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -64,7 +64,8 @@ def options_for(artifact: Artifact, clips: Clips, asked: dict[str, str]) -> Deco
     """
     decoding = artifact.manifest["decoding"]
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
-    options = dataclasses.replace(evaluation_options(longest_s, float(decoding["window_s"])), **asked)
+    options = evaluation_options(longest_s, float(decoding["window_s"]))
+    options = dataclasses.replace(options, task=asked.get("task"), language=asked.get("language"))
     check_options(speech_tokens(decoding), options)
     return options
 

@@ -510,8 +510,8 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
             raise BadInput("--recovery full and --compensate belong to --method rotated")
         if flags["recovery_minutes"] is not None:
             raise BadInput("--recovery-minutes belongs to --method rotated")
-        recipe = PruneRecipe(sparsity=goal.value, recovery=flags["recovery"], **given)
-        return PruneJob(goal, recipe, device, asked=flags["asked"])
+        by_reference = PruneRecipe(sparsity=goal.value, recovery=flags["recovery"], **given)
+        return PruneJob(goal, by_reference, device, asked=flags["asked"])
     given = {"one_width_per_head": device.one_width_per_head, **given}
     multiples = (device.query_key_multiple, device.value_output_multiple)
     minutes = flags["recovery_minutes"]
@@ -1007,7 +1007,8 @@ def transcribe(
         timestamps=not no_timestamps,
         condition_on_previous=condition,
         temperatures=_temperatures(temperatures),
-        **asked.as_json(),
+        task=asked.task,
+        language=asked.language,
         **flags,
     )
     segments = transcribe_file(audio, model, options, runtime=runtime, precision=precision, threads=threads)

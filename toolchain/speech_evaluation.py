@@ -78,7 +78,7 @@ def evaluate_clips(
         raise BadInput("the clips have labels and no transcripts")
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
     options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
-    options = replace(options, **asked.as_json())
+    options = replace(options, task=asked.task, language=asked.language)
     transcripts: list[Transcript] = []
     for waveform in clips.waveforms:
         transcripts.append(transcribe_clip(transcriber.session, transcriber.model, waveform, options))

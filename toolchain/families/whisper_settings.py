@@ -89,7 +89,7 @@ def _check_kinds(path: Path, own: dict[str, Any]) -> None:
     """Raises BadInput where a setting is not of its kind; transformers does not look."""
     for key, (kind, said) in KINDS.items():
         value = own.get(key)
-        if value is not None and (type(value) is not kind or (kind is int and value < 0)):
+        if value is not None and (type(value) is not kind or (isinstance(value, int) and value < 0)):
             raise BadInput(f"{path}: {key} is {value!r}; {said} is wanted")
 
 
