@@ -80,12 +80,13 @@ def _transcription(job: Job, progress: Progress) -> dict[str, Any]:
         names=list(job.clips.names),
         references=list(job.clips.texts),
         audio_s=[round(len(waveform) / job.clips.sample_rate_hz, 4) for waveform in job.clips.waveforms],
-        decoding=_as_json(options_for(job.artifacts["slim"], job.clips)),
+        decoding=_as_json(options_for(job.artifacts["slim"], job.clips, job.asked)),
     )
     for place, role in enumerate(job.artifacts):
         share = 1 / len(job.artifacts)
         store = job.parts / f"transcripts-{_answers_key(job, role)}.json"
-        request = {**job.request(role), "clips": absolute(job.clips_path), "transcripts": absolute(store)}
+        kept = {"clips": absolute(job.clips_path), "transcripts": absolute(store)}
+        request = {**job.request(role), **kept, "asked": job.asked}
         outcome = run_fresh(
             "benchmarks.transcripts", request, part_of(progress, place * share, (place + 1) * share, f"{role}, ")
         )
@@ -111,7 +112,8 @@ def _answers_key(job: Job, role: str) -> str:
     """Names one artifact's answers by what they depend on, so that they outlive a change of anything else."""
     options = job.options[role]
     inputs = [job.artifacts[role].identity, sha256_file(job.clips_path) if job.clips_path else "", job.runtime]
-    return sha256_json([*inputs, options.threads, options.precision, device_facts()["libraries"]])[:16]
+    asked = [job.asked] if job.asked else []
+    return sha256_json([*inputs, *asked, options.threads, options.precision, device_facts()["libraries"]])[:16]
 
 
 def _rounded(values: np.ndarray) -> list[float]:

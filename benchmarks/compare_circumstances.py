@@ -108,5 +108,6 @@ def _own_circumstances(side: Side) -> dict[str, Any]:
     if side.results.is_speech:
         counted = document["accuracy"]["word_errors"]
         found["word error metric"] = counted and counted["metric"]
+        found["decoding of the model"] = artifact["decoding"]
         found["decoding of the clips"] = document["accuracy"]["decoding"]
     return found

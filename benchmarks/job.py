@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from benchmarks.accuracy import check_clips
 from benchmarks.device import device_facts, device_name
 from benchmarks.inference import SPEECH_TASK
 from benchmarks.processes import absolute
+from benchmarks.transcripts import options_for
 from runtimes.artifact import Artifact, read_artifact, read_golden
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips, read_clips
@@ -26,7 +27,10 @@ PART_SCHEMA = "leanear-results-part-2"
 
 @dataclass(frozen=True)
 class Job:
-    """What is measured, checked and named: artifacts by role, clips if any, runtime, and each role's options."""
+    """What is measured, checked and named: artifacts by role, clips if any, runtime, and each role's options.
+
+    asked: "task" and "language" of the transcripts, where not the artifacts' own.
+    """
 
     artifacts: dict[str, Artifact]
     clips_path: Path | None
@@ -35,6 +39,7 @@ class Job:
     options: dict[str, SessionOptions]
     parts: Path
     inputs_sha256: str
+    asked: Dict[str, str]
 
     @property
     def is_speech(self) -> bool:
@@ -64,10 +69,12 @@ def check_job(
     options: dict[str, SessionOptions],
     out: Path,
     settings: tuple[float, int, int, float],
+    asked: dict[str, str],
 ) -> Job:
     """The job, its artifacts and clips read and found to belong together.
 
-    options: of "slim" and, where there is one, of "dense"; settings: budget_s, samples, repeats, sustained_s.
+    options: of "slim" and, where there is one, of "dense"; settings: budget_s, samples, repeats, sustained_s; asked: as
+    a Job's.
 
     Raises:
         BadInput: they do not.
@@ -84,6 +91,8 @@ def check_job(
         clips = read_clips(Path(clips_path))
         for artifact in artifacts.values():
             check_clips(artifact, clips, Path(clips_path))
+    if asked:
+        _check_asked(artifacts["slim"], clips, asked)
     facts = device_facts()
     inputs = {
         "artifacts": {role: sha256_file(artifact.folder / "manifest.json") for role, artifact in artifacts.items()},
@@ -93,6 +102,7 @@ def check_job(
         "settings": settings,
         "device": device_name(facts),
         "libraries": facts["libraries"],
+        **({"asked": asked} if asked else {}),
     }
     return Job(
         artifacts=artifacts,
@@ -102,7 +112,18 @@ def check_job(
         options=options,
         parts=Path(out).with_name(f".{Path(out).stem}.parts"),
         inputs_sha256=sha256_json(inputs),
+        asked=asked,
     )
+
+
+def _check_asked(artifact: Artifact, clips: Clips | None, asked: dict[str, str]) -> None:
+    """Raises BadInput where there is nothing to transcribe in another task or language, or the model has it not."""
+    flags = " and ".join(f"--{name}" for name in asked)
+    if artifact.task != SPEECH_TASK:
+        raise BadInput(f"{flags}: for Whisper; {artifact.folder} is a classifier")
+    if clips is None:
+        raise BadInput(f"{flags}: for the transcripts of clips, and none were given")
+    options_for(artifact, clips, asked)
 
 
 def _check_comparable(dense: Artifact, slim: Artifact) -> None:

@@ -37,7 +37,7 @@ LATENCY_END, MEMORY_END, SUSTAINED_START = 0.55, 0.65, 0.8
 LASTING_S = 600.0
 SUSTAINED_SPEED, OTHER_DEVICES, GPU_MEMORY = "sustained speed", "GPU or NPU", "GPU memory"
 ON_GPUS = ("tensorrt", "tensorrt_rtx")  # runtimes
-DECODING_FACTS = ("window_s", "positions", "multilingual", "default_language")
+DECODING_FACTS = ("window_s", "positions", "multilingual", "default_language", "default_task")
 
 NOT_MEASURED = {
     SUSTAINED_SPEED: "no run of ten minutes or more was made, so throttling under lasting heat is unknown",
@@ -63,6 +63,7 @@ def benchmark(
     command: Sequence[str] = (),
     progress: Progress = free_of_noise,
     fresh: bool = False,
+    asked: dict[str, str] | None = None,
 ) -> Results:
     """Results of `slim`, and of `dense` beside it where there is one, written to `out`.
 
@@ -73,7 +74,7 @@ def benchmark(
     compared with a dense one in float32. budget_s: time for warm-up and steady state, all processes together; fewer
     than `samples` per artifact are taken where it does not suffice. sustained_s: how long each artifact works without
     a pause at the end; 0: only for as long as its energy takes, where a sensor shows power. progress: called with a
-    text and the share that is done.
+    text and the share that is done. asked: "task" and "language" of the transcripts, where not the artifacts' own.
 
     Raises:
         BadInput: an artifact or the clips are not what they should be, or do not belong together.
@@ -86,7 +87,7 @@ def benchmark(
         raise BadInput(f"sustained: {sustained_s:g} s is not a time to work")
     by_role = {} if dense is None else {"dense": replace(options, precision=dense_precision or options.precision)}
     by_role["slim"] = options
-    job = check_job(dense, slim, clips, runtime, by_role, out, (budget_s, samples, repeats, sustained_s))
+    job = check_job(dense, slim, clips, runtime, by_role, out, (budget_s, samples, repeats, sustained_s), asked or {})
     if fresh:
         shutil.rmtree(job.parts, ignore_errors=True)
     else:
@@ -373,7 +374,7 @@ def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
         "task": manifest["task"],
         "labels": len(artifact.labels),
         "vocabulary": manifest["output"]["shape"][1] if speech else None,
-        "decoding": {key: manifest["decoding"][key] for key in DECODING_FACTS} if speech else None,
+        "decoding": {key: manifest["decoding"].get(key) for key in DECODING_FACTS} if speech else None,
         "cache": manifest["cache"] if speech else None,
         "graphs": manifest["graphs"],
         "input": manifest["input"],

@@ -154,8 +154,9 @@ def _rate_table(rates: list[tuple[str, str, Interval]], speech: SpeechAnalysis, 
 def _decoding_sentence(decoding: dict[str, Any]) -> str:
     how = "greedily" if decoding["beams"] == 1 else f"with {decoding['beams']} beams"
     stamps = "with" if decoding["timestamps"] else "without"
+    asked = "".join(f", {name} {decoding[name]}" for name in ("task", "language") if decoding.get(name))
     return (
-        f"Decoded {how}, {stamps} timestamps, at temperature "
+        f"Decoded {how}, {stamps} timestamps{asked}, at temperature "
         f"{', '.join(f'{temperature:g}' for temperature in decoding['temperatures'])}, with no fallback, no test for "
         "silence and no protection from loops, so that the rate is the model's own."
     )

@@ -15,12 +15,13 @@ from benchmarks.processes import Progress, answer_request
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips, read_clips
-from runtimes.decoding import DecodeOptions
+from runtimes.decoding import DecodeOptions, check_options
 from runtimes.errors import BadInput
 from runtimes.files import read_json, write_json
 from runtimes.long_audio import SpeechModel, read_speech_model, transcribe
 from runtimes.repeats import compression_ratio
 from runtimes.sessions import SessionOptions, SpeechSession
+from runtimes.token_rules import speech_tokens
 
 TRANSCRIPTS_SCHEMA = "leanear-transcripts-1"
 
@@ -55,10 +56,18 @@ def evaluation_options(longest_s: float, window_s: float) -> DecodeOptions:
     )
 
 
-def options_for(artifact: Artifact, clips: Clips) -> DecodeOptions:
-    """`evaluation_options` of these clips."""
+def options_for(artifact: Artifact, clips: Clips, asked: dict[str, str]) -> DecodeOptions:
+    """`evaluation_options` of these clips; asked: "task" and "language", where not the artifact's own.
+
+    Raises:
+        BadInput: the artifact does not have them.
+    """
+    decoding = artifact.manifest["decoding"]
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
-    return evaluation_options(longest_s, float(artifact.manifest["decoding"]["window_s"]))
+    options = evaluation_options(longest_s, float(decoding["window_s"]))
+    options = dataclasses.replace(options, task=asked.get("task"), language=asked.get("language"))
+    check_options(speech_tokens(decoding), options)
+    return options
 
 
 def transcribe_clip(
@@ -81,12 +90,13 @@ def transcribe_clip(
 def measure_transcripts(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """How many clips have their transcripts in the file `request["transcripts"]`: all of them.
 
-    request: artifact (folder), runtime, threads, precision, clips (.npz), transcripts (.json; what it holds is kept).
+    request: artifact (folder), runtime, threads, precision, clips (.npz), transcripts (.json; what it holds is kept),
+    asked (as for `options_for`; may be missing).
     """
     artifact = read_artifact(Path(request["artifact"]))
     clips = read_clips(Path(request["clips"]))
     check_clips(artifact, clips, Path(request["clips"]))
-    options = options_for(artifact, clips)
+    options = options_for(artifact, clips, request.get("asked", {}))
     store = Path(request["transcripts"])
     done = list(read_transcripts(store))
     if len(done) < len(clips):

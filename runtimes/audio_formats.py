@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from runtimes.errors import BadInput
+
+SLOWEST_HZ, FASTEST_HZ = 1_000, 1_000_000  # below is no sound, and above no recorder
 OPENINGS = (
     (b"RF64", "RF64, the WAV of more than 4 GB"),
     (b"BW64", "BW64, the WAV of more than 4 GB"),
@@ -43,6 +46,16 @@ def format_name(opening: bytes) -> str | None:
     if len(opening) >= 2 and opening[0] == 0xFF and opening[1] & 0xE0 == 0xE0:
         return "AAC" if opening[1] & 0xF6 == 0xF0 else "MP3"
     return None
+
+
+def check_sample_rate(path: object, rate_hz: int) -> None:
+    """Nothing, where audio may be of that rate: from a damaged header, resampling could take hours.
+
+    Raises:
+        BadInput: no audio is.
+    """
+    if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
+        raise BadInput(f"{path}: {rate_hz:,} Hz is no sample rate of audio; {SLOWEST_HZ:,} to {FASTEST_HZ:,} Hz are")
 
 
 def wav_codec_name(code: int) -> str:

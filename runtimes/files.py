@@ -106,20 +106,36 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        BadInput: the file is missing, or is not JSON, or not an object.
+    """
+    value = _read_value(path)
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: not an object")
+    return value
+
+
+def _read_value(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # bytes that are no text, text that is no JSON, an endless number
+        raise BadInput(f"{path}: not JSON ({error})") from None
+
+
 def read_json(path: Path, schema: str, required: Iterable[str] = ()) -> dict[str, Any]:
     """The JSON object in `path`, whose key "schema" is `schema` and which has all of `required`.
 
     Raises:
         BadInput: the file is missing, is not JSON, is of another schema, or lacks a key.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
+    value = _read_value(path)
     if not isinstance(value, dict) or value.get("schema") != schema:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise BadInput(f"{path}: expected schema {schema!r}, found {found!r}")

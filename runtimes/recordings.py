@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from runtimes.audio_formats import format_name, wav_codec_name
+from runtimes.audio_formats import check_sample_rate, format_name, wav_codec_name
 from runtimes.errors import BadInput
 from runtimes.notes import Note, note
 from runtimes.signal_watch import SignalWatch
 from runtimes.wav_layout import wav_layout
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
+EXTENDS = bytes.fromhex("000000001000800000aa00389b71")  # behind the kind, in the extended form of a format
 ZERO_CROSSINGS = 32
 KAISER_BETA = 12.0
 BAND = 0.945  # of the lower rate's half that is kept
@@ -148,14 +149,15 @@ def _format(header: bytes, path: Path, sample_rate_hz: int) -> tuple[int, int, i
         raise BadInput(f"{path}: its WAV format is cut short")
     kind, channels = int.from_bytes(header[:2], "little"), int.from_bytes(header[2:4], "little")
     rate_hz, bits = int.from_bytes(header[4:8], "little"), int.from_bytes(header[14:16], "little")
-    if kind == EXTENSIBLE and len(header) >= 26:
+    if kind == EXTENSIBLE and header[26:40] == EXTENDS:
         kind = int.from_bytes(header[24:26], "little")
     if (kind, bits) not in ((PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)):
         codec = f"{bits}-bit {'PCM' if kind == PCM else 'floats'}" if kind in (PCM, FLOAT) else wav_codec_name(kind)
         known = "PCM of 8 to 32 bits and floats of 32 or 64 are"
         raise BadInput(f"{path}: WAV of {codec} is not read, {known}; {_advice(sample_rate_hz)}")
-    if channels < 1 or rate_hz < 1:
-        raise BadInput(f"{path}: {channels} channels at {rate_hz} Hz cannot be")
+    if channels < 1:
+        raise BadInput(f"{path}: {channels} channels cannot be")
+    check_sample_rate(path, rate_hz)
     return kind, channels, rate_hz, bits
 
 

@@ -21,12 +21,11 @@ CHUNK_HEADER_BYTES = 8
 class WavLayout:
     """A WAV file's format and its audio.
 
-    format: contents of the chunk "fmt "; size_at: where the size of the chunk "data" is written; data_from, data_bytes:
-    where the audio begins and how much of it is there; note: what a user should know of it, or None.
+    format: contents of the chunk "fmt "; data_from, data_bytes: where the audio begins and how much of it is there;
+    note: what a user should know of it, or None.
     """
 
     format: bytes
-    size_at: int
     data_from: int
     data_bytes: int
     note: str | None
@@ -47,7 +46,7 @@ def wav_layout(stream: BinaryIO, path: Path) -> WavLayout:
             if header is None:
                 break
             held, note = _held(stream, path, begin, size, end)
-            return WavLayout(header, place + 4, begin, held, note)
+            return WavLayout(header, begin, held, note)
         if begin + size > end:
             raise _truncated(path)
         if name == b"fmt " and header is None:

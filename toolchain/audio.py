@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from runtimes.audio_formats import format_name
+from runtimes.audio_formats import check_sample_rate, format_name
 from runtimes.errors import BadInput
 from runtimes.notes import Note, note
 from runtimes.signal_watch import SignalWatch
@@ -54,10 +54,11 @@ class AudioFile:
         try:
             self._parts = self._divided()
             self._sound = self._open_next()
+            self.sample_rate_hz = int(self._sound.samplerate)
+            check_sample_rate(self.path, self.sample_rate_hz)
         except BadInput:
             self._stream.close()
             raise
-        self.sample_rate_hz = int(self._sound.samplerate)
 
     def __enter__(self) -> AudioFile:
         return self
@@ -170,7 +171,7 @@ def read_waveform(path: Path, sample_rate_hz: int, say: Note = note) -> np.ndarr
         while len(blocks[-1]) == BLOCK_FRAMES:
             blocks.append(audio.read(BLOCK_FRAMES))
     mono = np.concatenate(blocks)
-    if rate_hz <= 0 or len(mono) == 0:
+    if len(mono) == 0:
         raise BadInput(f"{path}: no audio in it (zero samples)")
     if rate_hz != sample_rate_hz:
         mono = soxr.resample(mono, rate_hz, sample_rate_hz)

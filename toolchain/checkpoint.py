@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,7 +10,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from runtimes.errors import BadInput
-from runtimes.files import sha256_file, sha256_json
+from runtimes.files import read_object, sha256_file, sha256_json
+from toolchain.asked import Asked
 from toolchain.demo import demo_model_folder
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
 
+NOTHING_ASKED = Asked()
 DEMO_MODEL = "demo-ast"  # where none is named
 DEMO_MODELS = (DEMO_MODEL, "demo-whisper")
 CHECKPOINT_FILES = (
@@ -96,26 +97,27 @@ def checkpoint_sha256(folder: Path) -> str:
     return sha256_json({path.name: sha256_file(path) for path in files})
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> Checkpoint:
     """The checkpoint in `folder`, by the family that its config.json names.
 
+    asked: becomes a Whisper's own task and language, in memory.
+
     Raises:
-        BadInput: config.json is unreadable or names a family that leanear does not have.
+        BadInput: config.json is unreadable or names a family that leanear does not have, or the model does not have
+            what is asked for.
     """
     from toolchain.families import ast, whisper  # torch: seconds to import, so only where a model is really loaded
 
     require_no_adapter(folder)
     path = folder / "config.json"
-    try:
-        model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise BadInput(f"{path}: not a model configuration ({error})") from None
+    model_type = read_object(path).get("model_type")
     if model_type in (ast.DENSE_MODEL_TYPE, ast.SLIM_MODEL_TYPE):
+        asked.refuse_for(folder)
         return ast.load_checkpoint(folder)
     if model_type in (whisper.DENSE_MODEL_TYPE, whisper.SLIM_MODEL_TYPE):
-        return whisper.load_checkpoint(folder)
+        checkpoint = whisper.load_checkpoint(folder)
+        whisper.set_defaults(checkpoint, asked)
+        return checkpoint
     raise BadInput(
         f"{path}: model_type is {model_type!r}; leanear takes Audio Spectrogram Transformers ({ast.DENSE_MODEL_TYPE}) "
         f"and Whisper ({whisper.DENSE_MODEL_TYPE})"

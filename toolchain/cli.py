@@ -23,11 +23,13 @@ from benchmarks.headline import headline_rows
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results
 from benchmarks.wording import NO_RATE_INTERVAL
+from runtimes.decoding import TASKS
 from runtimes.errors import BadInput, GateMissed, LeanearError
 from runtimes.interrupts import INTERRUPTED, was_interrupted
 from runtimes.kept_work import forget_kept, what_is_kept
 from runtimes.notes import no_notes
 from runtimes.pipes import leave_closed_pipe
+from toolchain.asked import Asked
 from toolchain.checkpoint import DEMO_MODEL
 from toolchain.cli_compare import compare
 from toolchain.cli_voice import narrated
@@ -46,6 +48,7 @@ POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
 ROTATED_FLAGS = ("basis", "labels", "shots", "one_width_per_head", "pools")
 REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
+DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")
 SPEECH_FLAGS = ("pools", "sites")  # of models with more than one kind of attention
 RECOVERY_MINUTES = 20.0
 GOALS = ("sparsity", "macs", "latency_ms", "speedup", "max_drop")
@@ -146,10 +149,9 @@ def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--data with the flags that belong to it, of which the command gets one argument, `data`."""
 
     @functools.wraps(command)
-    def with_data(
-        *arguments: Any, data: str | None, text_column: str | None, label_column: str | None, **options: Any
-    ) -> Any:
-        return command(*arguments, data=_data(data, text_column, label_column), **options)
+    def with_data(*arguments: Any, data: str | None, **options: Any) -> Any:
+        read_as = {name: options.pop(name) for name in DATA_FLAGS}
+        return command(*arguments, data=_data(data, read_as), **options)
 
     return _options(
         click.option(
@@ -171,27 +173,53 @@ def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
             callback=_not_empty,
             help="Classifier: the labels' column.  [default: label]",
         ),
+        click.option(
+            "--label-map",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Classifier: the model's names of the data's labels: CSV of the columns data,model, or a JSON object.",
+        ),
+        click.option(
+            "--ignore-unknown-labels",
+            is_flag=True,
+            help="Classifier: leave out, and count, clips of labels that the model does not have.",
+        ),
     )(with_data)
 
 
-def _data(data: str | None, text_column: str | None, label_column: str | None) -> Data | None:
+def _data(data: str | None, read_as: dict[str, Any]) -> Data | None:
     from toolchain.dataset import DataFolder
 
     if data is not None:
-        return DataFolder(Path(data), text_column, label_column)
-    if text_column is not None or label_column is not None:
-        raise BadInput(f"--{'label' if text_column is None else 'text'}-column is for --data, which is missing")
+        return DataFolder(Path(data), **read_as)
+    given = next((name for name, value in read_as.items() if value not in (None, False)), None)
+    if given is not None:
+        raise BadInput(f"--{given.replace('_', '-')} is for --data, which is missing")
     return None
 
 
-task_option = click.option(
-    "--task",
-    type=click.Choice(("transcribe", "translate")),
-    help="Whisper: write down what is said, or translate it to English.  [default: the model's own]",
-)
-language_option = click.option(
-    "--language", callback=_not_empty, help="Whisper: a code such as en.  [default: the model's own, or detected]"
-)
+def asked_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--task and --language, of which the command gets one argument, `asked`."""
+
+    @functools.wraps(command)
+    def with_asked(*arguments: Any, task: str | None, language: str | None, **options: Any) -> Any:
+        return command(*arguments, asked=Asked(task, language), **options)
+
+    return _options(
+        click.option(
+            "--task",
+            type=click.Choice(TASKS),
+            help="Whisper: write down what is said, or translate it to English.  [default: the model's own]",
+        ),
+        click.option(
+            "--language",
+            callback=_not_empty,
+            metavar="CODE",
+            help="Whisper: a code such as en, or auto for what is heard.  [default: the model's own, or auto]",
+        ),
+    )(with_asked)
+
+
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of every random choice."
 )
@@ -355,6 +383,7 @@ recipe_options = _options(
     help="Fail where the gate is missed, in place of the next slower precision.",
 )
 @data_option
+@asked_option
 @goal_options
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Deployment folder.  [default: deployments/MODEL/TARGET]")
@@ -495,7 +524,8 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
             raise BadInput("--recovery full and --compensate belong to --method rotated")
         if flags["recovery_minutes"] is not None:
             raise BadInput("--recovery-minutes belongs to --method rotated")
-        return PruneJob(goal, PruneRecipe(sparsity=goal.value, recovery=flags["recovery"], **given), device)
+        by_reference = PruneRecipe(sparsity=goal.value, recovery=flags["recovery"], **given)
+        return PruneJob(goal, by_reference, device, asked=flags["asked"])
     given = {"one_width_per_head": device.one_width_per_head, **given}
     multiples = (device.query_key_multiple, device.value_output_multiple)
     minutes = flags["recovery_minutes"]
@@ -504,7 +534,8 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
     seconds = 60 * (RECOVERY_MINUTES if minutes is None else minutes)
     recovery = None if flags["recovery"] == "none" else Distillation(method=flags["recovery"], seconds=seconds)
     compensation = flags["compensate"] is not False
-    return PruneJob(goal, RotatedRecipe(multiples=multiples, **given), device, compensation, recovery)
+    recipe = RotatedRecipe(multiples=multiples, **given)
+    return PruneJob(goal, recipe, device, compensation, recovery, flags["asked"])
 
 
 def _check_speech_flags(model: str, flags: dict[str, Any]) -> None:
@@ -545,6 +576,7 @@ def _print_report(paths: ReportPaths) -> None:
 @cli.command()
 @click.argument("model", callback=_not_empty)
 @data_option
+@asked_option
 @goal_options
 @recipe_options
 @click.option(
@@ -602,6 +634,7 @@ def prune(
 @cli.command()
 @click.argument("model", callback=_not_empty)
 @data_option
+@asked_option
 @click.option("--target", help="Predict milliseconds too, from this target's blocks, timed here.")
 @click.option(
     "--calibration-clips",
@@ -619,6 +652,7 @@ def explore(
     narrator: Narrator,
     model: str,
     data: Data | None,
+    asked: Asked,
     target: str | None,
     calibration_clips: int,
     out: Path,
@@ -647,7 +681,14 @@ def explore(
         seed=seed,
     )
     document = exploring.explore(
-        model, data=data, recipe=recipe, target=device, milliseconds=target is not None, out=out, narrator=narrator
+        model,
+        data=data,
+        asked=asked,
+        recipe=recipe,
+        target=device,
+        milliseconds=target is not None,
+        out=out,
+        narrator=narrator,
     )
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))
@@ -683,8 +724,7 @@ def explore(
     "tensorrt, products in half precision.",
 )
 @data_option
-@task_option
-@language_option
+@asked_option
 @seed_option
 @narrated
 @click.pass_obj
@@ -695,9 +735,8 @@ def export(
     form: str,
     precision: str,
     data: Data | None,
+    asked: Asked,
     seed: int,
-    task: str | None,
-    language: str | None,
 ) -> None:
     """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
 
@@ -720,8 +759,7 @@ def export(
         seed=seed,
         narrator=narrator,
         precision=precision,
-        task=task,
-        language=language,
+        asked=asked,
     )
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
@@ -752,6 +790,7 @@ def export(
 )
 @sustained_option
 @data_option
+@asked_option
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("results.json"), show_default=True, help="Results file."
 )
@@ -768,6 +807,7 @@ def bench(
     budget_s: float,
     sustained_s: float,
     data: Data | None,
+    asked: Asked,
     out: Path,
     seed: int,
 ) -> None:
@@ -790,6 +830,7 @@ def bench(
         budget_s=budget_s,
         sustained_s=sustained_s,
         data=data,
+        asked=asked,
         out=out,
         seed=seed,
         command=_command(),
@@ -835,8 +876,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 @cli.command(name="eval")
 @click.argument("model_or_artifact", callback=_not_empty)
 @data_option
-@task_option
-@language_option
+@asked_option
 @click.option("--split", type=click.Choice(("evaluation", "calibration")), default="evaluation", show_default=True)
 @click.option(
     "--runtime",
@@ -943,12 +983,7 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
     callback=_not_empty,
     help="A checkpoint folder, a Hub id, or an artifact folder.",
 )
-@click.option("--language", callback=_not_empty, help="A code such as en, or auto.  [default: the model's, or auto]")
-@click.option(
-    "--task",
-    type=click.Choice(("transcribe", "translate")),
-    help="Write down what is said, or translate it to English.  [default: the model's own]",
-)
+@asked_option
 @click.option("--no-timestamps", is_flag=True, help="Decode without timestamps: windows, not sentences, have times.")
 @click.option("--beams", type=click.IntRange(1, 100), default=1, show_default=True, help="1 is greedy.")
 @click.option("--best-of", type=click.IntRange(1, 100), default=5, show_default=True, help="Samples of a second try.")
@@ -974,6 +1009,7 @@ def transcribe(
     narrator: Narrator,
     audio: Path,
     model: str,
+    asked: Asked,
     no_timestamps: bool,
     condition: bool,
     temperatures: str,
@@ -999,14 +1035,16 @@ def transcribe(
     from runtimes.decoding import DecodeOptions
     from toolchain.transcribing import transcribe_file, write_segments
 
-    asked = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
-    writers = [name for name, wanted in asked.items() if wanted]
+    forms = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
+    writers = [name for name, wanted in forms.items() if wanted]
     if len(writers) > 1:
         raise BadInput(f"--{writers[0]} and --{writers[1]} are two forms of the same; choose one")
     options = DecodeOptions(
         timestamps=not no_timestamps,
         condition_on_previous=condition,
         temperatures=_temperatures(temperatures),
+        task=asked.task,
+        language=asked.language,
         **flags,
     )
     with narrator.whole(f"transcribing {audio.name}") as report:
@@ -1074,6 +1112,7 @@ def doctor(as_json: bool) -> None:
 @cli.command(name="compare-methods")
 @click.argument("model", default=DEMO_MODEL, callback=_not_empty)
 @data_option
+@asked_option
 @click.option(
     "--sparsity",
     "sparsities",

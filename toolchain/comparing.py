@@ -17,7 +17,8 @@ from runtimes.errors import BadInput
 from runtimes.files import write_json, write_text
 from runtimes.sessions import SessionOptions
 from toolchain.accelerator import on_accelerator
-from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from toolchain.asked import Asked
+from toolchain.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.choose import SCHEMES
 from toolchain.comparison import (
     ANY_SEED,
@@ -66,7 +67,7 @@ from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan
 from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from toolchain.target import read_target, require_timed_precision
-from toolchain.tasks import task_of
+from toolchain.tasks import labels_of, task_of
 from toolchain.timing_methods import time_methods
 
 COMPARISON_FILE = "comparison.json"
@@ -80,7 +81,7 @@ class ComparisonRequest:
 
     seeds: how many calibration seeds the claim's methods (the default, the reference's variants, CLOVER, the activation
     basis) have; all others have the first alone; claim_only: leave the others out; recovery_sparsities: where models
-    are trained as well, empty for nowhere; target: whose latency is measured, None for none.
+    are trained as well, empty for nowhere; target: whose latency is measured, None for none; asked: of a Whisper.
     """
 
     sparsities: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9)
@@ -90,6 +91,7 @@ class ComparisonRequest:
     target: str | None = None
     calibration_clips: int = 256
     seed: int = 0
+    asked: Asked = NOTHING_ASKED
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,10 @@ def compare_methods(
     if target is not None and task == SPEECH_TASK:
         raise BadInput("--target: the latency of methods is measured of audio classifiers alone in this version")
     pool_clips = round(POOL_SHARE * request.calibration_clips)
-    splits = read_splits(data_folder(model, data), pool_clips, request.seed, column_for(task))
+    audio = data_folder(model, data)
+    splits = read_splits(audio, pool_clips, request.seed, column_for(task), labels=labels_of(source))
     with narrator.step("reading the checkpoint and the clips") as report:
-        checkpoint: Any = load_checkpoint(source)
+        checkpoint: Any = load_checkpoint(source, request.asked)
         family, labels = family_of(checkpoint), () if task == SPEECH_TASK else checkpoint.labels
 
         def read(examples: tuple[Example, ...]) -> tuple[Clips, LabelledInputs]:
@@ -139,6 +142,7 @@ def compare_methods(
         "checkpoint": checkpoint_sha256(source),
         "calibration": clips_sha256(calibration_audio),
         "evaluation": clips_sha256(evaluation_audio),
+        **request.asked.as_json(),
     }
     spare_memory = family.activation_bytes(checkpoint.model, pool.inputs) > RECOMPUTE_ABOVE_BYTES
     clips_at_once = 1 if spare_memory else None

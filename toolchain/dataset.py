@@ -20,6 +20,7 @@ from runtimes.clips import Clips
 from runtimes.errors import BadInput
 from runtimes.notes import Note, note, note_first
 from toolchain.audio import SUFFIXES, UNREAD_SUFFIXES, read_waveform
+from toolchain.label_map import LabelNames, label_names
 from toolchain.metadata import Column, ListedFiles, Row, metadata_file, read_rows
 from toolchain.split_names import SPLIT_KEYWORDS, VALIDATION, is_split, split_of, uses
 
@@ -29,11 +30,17 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True)
 class DataFolder:
-    """DATA: a folder, and the names of the columns of transcripts and of labels in its tables, where not as usual."""
+    """DATA: a folder, and how to read it where not as usual.
+
+    text_column, label_column: of transcripts and of labels in its tables; label_map: a file with the model's names of
+    labels; ignore_unknown_labels: clips of labels that the model does not have are left out.
+    """
 
     path: Path
     text_column: str | None = None
     label_column: str | None = None
+    label_map: Path | None = None
+    ignore_unknown_labels: bool = False
 
     def __str__(self) -> str:
         return str(self.path)
@@ -43,7 +50,9 @@ class DataFolder:
         """As a command line has it."""
         columns = (("text", self.text_column), ("label", self.label_column))
         named = [word for kind, name in columns if name for word in (f"--{kind}-column", name)]
-        return shlex.join(["--data", str(self.path), *named])
+        mapped = ["--label-map", str(self.label_map)] if self.label_map is not None else []
+        ignoring = ["--ignore-unknown-labels"] if self.ignore_unknown_labels else []
+        return shlex.join(["--data", str(self.path), *named, *mapped, *ignoring])
 
     def column_name(self, column: Column) -> str | None:
         """The name that the user gave the column, None where it has its usual one.
@@ -56,6 +65,16 @@ class DataFolder:
         if column == "label" and self.text_column is not None:
             raise BadInput("--text-column is for speech models; a classifier has --label-column")
         return self.text_column if column == "text" else self.label_column
+
+    def label_names(self, column: Column, labels: Sequence[str]) -> LabelNames:
+        """How labels of the data become labels of a model that has these.
+
+        Raises:
+            BadInput: flags for labels were given for a speech model, or the map is not usable.
+        """
+        if column == "text" and (self.label_map is not None or self.ignore_unknown_labels):
+            raise BadInput("--label-map and --ignore-unknown-labels are for classifiers; a speech model has no labels")
+        return label_names(self.label_map, self.ignore_unknown_labels, labels)
 
 
 Data: TypeAlias = DataFolder | str
@@ -92,7 +111,12 @@ def column_for(task: str) -> Column:
 
 
 def read_splits(
-    data: Path | DataFolder, calibration_clips: int, seed: int, column: Column = "label", say: Note = note
+    data: Path | DataFolder,
+    calibration_clips: int,
+    seed: int,
+    column: Column = "label",
+    say: Note = note,
+    labels: Sequence[str] = (),
 ) -> Splits:
     """The folder's calibration and evaluation examples, at most `calibration_clips` of the former.
 
@@ -100,7 +124,7 @@ def read_splits(
     divided at random, label by label, and at least half of each label's are kept for evaluation. Calibration examples
     are shuffled and balanced over the labels. Transcribed clips have no label, so all of them are drawn from alike;
     those whose transcript is empty are evaluated alone. column: what every clip must have; say: takes what a user
-    should know of the folder, such as audio that is not used.
+    should know of the folder, such as audio that is not used; labels: the model's, which a map of labels leads to.
 
     Raises:
         BadInput: no such folder, no audio in it, a listed file that is missing, too few clips to divide, folders that
@@ -110,20 +134,23 @@ def read_splits(
     root = reader.root
     if not root.is_dir():
         raise BadInput(f"{root}: no such data folder")
+    naming = reader.data.label_names(column, labels)
     table = metadata_file(root)
     names = [] if table is not None else _split_folders(root)
     if names:
-        by_split = {name: reader.examples(root / name) for name in names}
+        by_split = naming.applied({name: reader.examples(root / name) for name in names}, say)
         reader.note_loose(root, "split folders")
     else:
-        examples = reader.examples(root)
+        examples = naming.applied({"": reader.examples(root)}, say)[""]
         by_split = {} if table is None else _listed_splits(table, examples)
     if by_split:
-        return _of_splits(root, by_split, calibration_clips, seed, say)
-    if not examples:
+        splits = _of_splits(root, by_split, calibration_clips, seed, say)
+    elif examples:
+        splits = _divide(root, examples, calibration_clips, seed, say)
+    else:
         where = "in class sub-folders and no metadata.csv" if column == "label" else "and no metadata.csv"
         raise BadInput(f"{root}: no {', '.join(SUFFIXES)} files {where}{reader.unread(root)}")
-    return _divide(root, examples, calibration_clips, seed, say)
+    return dataclasses.replace(splits, origin=splits.origin + naming.told)
 
 
 def _split_folders(root: Path) -> list[str]:

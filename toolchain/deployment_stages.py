@@ -13,7 +13,8 @@ from runtimes.artifact import read_artifact
 from runtimes.clips import read_clips, write_clips
 from runtimes.files import sha256_file, sha256_json
 from runtimes.sessions import SessionOptions, graph_precision
-from toolchain.checkpoint import checkpoint_sha256, load_checkpoint
+from toolchain.asked import Asked
+from toolchain.checkpoint import NOTHING_ASKED, checkpoint_sha256, load_checkpoint
 from toolchain.dataset import SPEECH_TASK, Example, Splits, longest_calibrated, read_examples_for
 from toolchain.narration import Narrator, counted
 from toolchain.precision_gate import quantiser_clips
@@ -56,15 +57,18 @@ def prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -
     """checkpoint/: the slim model, which transformers opens."""
     out = folder / "checkpoint"
     calibration = folder / "clips" / "calibration.npz"
-    made_from = {"checkpoint": checkpoint_sha256(source), "calibration": sha256_file(calibration)}
+    made_from = {
+        "checkpoint": checkpoint_sha256(source),
+        "calibration": sha256_file(calibration),
+        **job.asked.as_json(),
+    }
 
     def work() -> None:
         from toolchain.pruning import write_slim_checkpoint
 
         with narrator.step(f"pruning: {job.goal.text}") as report:
-            write_slim_checkpoint(
-                load_checkpoint(source), read_clips(calibration), job, made_from, out, folder / "calibration", report
-            )
+            checkpoint, clips = load_checkpoint(source, job.asked), read_clips(calibration)
+            write_slim_checkpoint(checkpoint, clips, job, made_from, out, folder / "calibration", report)
 
     record = {"leanear": VERSION, **made_from, "job": job.as_json()}
     return run_stage(
@@ -88,13 +92,19 @@ def export_stage(
     precision: str,
     narrator: Narrator,
     dense: Path | None = None,
+    asked: Asked = NOTHING_ASKED,
 ) -> bool:
     """The proved ONNX artifact of the checkpoint in `source` at `out`, in the graph precision of `precision`.
 
-    dense: an artifact; if its graphs are of the same precision, those of this one have to be smaller.
+    dense: an artifact; if its graphs are of the same precision, those of this one have to be smaller; asked: of a
+    Whisper, what the artifact does by default.
     """
     calibration, graphs = folder / "clips" / "calibration.npz", graph_precision(precision)
-    made_from = {"checkpoint": checkpoint_sha256(source), "golden clips": sha256_file(calibration)}
+    made_from = {
+        "checkpoint": checkpoint_sha256(source),
+        "golden clips": sha256_file(calibration),
+        **asked.as_json(),
+    }
 
     def work() -> None:
         from toolchain.exporting import write_proved_artifact
@@ -103,9 +113,8 @@ def export_stage(
             clips = read_clips(calibration).waveforms
             clips = clips[: quantiser_clips(len(clips))]
             dense_bytes = None if dense is None else _graph_bytes(dense, graphs)
-            write_proved_artifact(
-                load_checkpoint(source), clips, out, form, model, made_from, dense_bytes, report, graphs
-            )
+            checkpoint = load_checkpoint(source, asked)
+            write_proved_artifact(checkpoint, clips, out, form, model, made_from, dense_bytes, report, graphs)
 
     record = {"leanear": VERSION, **made_from, "form": form, "precision": graphs}
     stage = "-".join(out.relative_to(folder).parts)

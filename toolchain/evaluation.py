@@ -17,8 +17,9 @@ from runtimes.choose import require_runtime
 from runtimes.errors import BadInput, MeasurementFailed
 from runtimes.notes import is_cut, note, note_cut
 from runtimes.sessions import SessionOptions, own_precision
+from toolchain.asked import Asked
 from toolchain.audio import check_audio_file, read_waveform
-from toolchain.checkpoint import DEMO_MODEL, DEMO_MODELS, checkpoint_folder, load_checkpoint
+from toolchain.checkpoint import DEMO_MODEL, DEMO_MODELS, NOTHING_ASKED, checkpoint_folder, load_checkpoint
 from toolchain.dataset import (
     SPEECH_TASK,
     Data,
@@ -133,13 +134,12 @@ def evaluate(
     calibration_clips: int,
     seed: int,
     narrator: Narrator,
-    task: str | None = None,
-    language: str | None = None,
+    asked: Asked = NOTHING_ASKED,
 ) -> dict[str, Any]:
     """How well a model does on the clips of DATA's `split`; keys are stable.
 
-    precision: None: what the artifact's graphs are of; task, language: of speech, None: the model's own. A classifier's
-    accuracy has Wilson's 95 % interval, a speech model's word error rate that of a bootstrap over clips.
+    precision: None: what the artifact's graphs are of; asked: of a Whisper. A classifier's accuracy has
+    Wilson's 95 % interval, a speech model's word error rate that of a bootstrap over clips.
 
     Raises:
         LeanearError: the model, the runtime or the data is not usable.
@@ -147,7 +147,7 @@ def evaluate(
     folder = Path(model_or_artifact)
     if precision is None:
         precision = own_precision(read_artifact(folder), runtime) if is_artifact(folder) else "fp32"
-    asked = {"model": model_or_artifact, "precision": precision, "split": split}
+    request = {"model": model_or_artifact, "precision": precision, "split": split}
     if task_of(folder if is_artifact(folder) else checkpoint_folder(model_or_artifact)) == SPEECH_TASK:
         transcriber = open_transcriber(model_or_artifact, runtime, precision, threads)
         audio = _speech_folder(model_or_artifact, data)
@@ -155,14 +155,13 @@ def evaluate(
         with narrator.step(f"transcribing {len(examples)} clips") as report:
             told = counted(report, "reading ")
             clips = read_examples_as_transcribed_clips(examples, transcriber.model.sample_rate_hz, told)
-            measured = evaluate_clips(transcriber, clips, report, task, language)
+            measured = evaluate_clips(transcriber, clips, report, asked)
         transcriber.session.close()
-        return _answer(asked, SPEECH_TASK, transcriber.kind, transcriber.runtime, audio, len(clips), measured)
-    if (task, language) != (None, None):
-        raise BadInput(f"--task and --language are for Whisper; {model_or_artifact} is a classifier")
+        return _answer(request, SPEECH_TASK, transcriber.kind, transcriber.runtime, audio, len(clips), measured)
+    asked.refuse_for(model_or_artifact)
     listener = open_listener(model_or_artifact, runtime, precision, threads)
     audio = _evaluation_folder(model_or_artifact, listener, data)
-    examples = _examples(audio, split, calibration_clips, seed, CLASSIFICATION_TASK)
+    examples = _examples(audio, split, calibration_clips, seed, CLASSIFICATION_TASK, listener.labels)
     with narrator.step(f"evaluating {len(examples)} clips") as report:
         told = counted(report, "reading ")
         clips = read_examples_as_clips(examples, listener.labels, listener.sample_rate_hz, told)
@@ -177,15 +176,15 @@ def evaluate(
         "accuracy_interval_95": [accuracy.low, accuracy.high],
         "cross_entropy": float(cross_entropy_nats(logits, clips.label_ids).mean()),
     }
-    return _answer(asked, CLASSIFICATION_TASK, listener.kind, listener.runtime, audio, len(clips), measured)
+    return _answer(request, CLASSIFICATION_TASK, listener.kind, listener.runtime, audio, len(clips), measured)
 
 
 def _answer(
-    asked: dict[str, str], task: str, kind: str, runtime: str, audio: DataFolder, clips: int, measured: dict[str, Any]
+    request: dict[str, str], task: str, kind: str, runtime: str, audio: DataFolder, clips: int, measured: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "schema": EVALUATION_SCHEMA,
-        **asked,
+        **request,
         "task": task,
         "kind": kind,
         "runtime": runtime,
@@ -195,8 +194,10 @@ def _answer(
     }
 
 
-def _examples(folder: DataFolder, split: str, calibration_clips: int, seed: int, task: str) -> tuple[Example, ...]:
-    splits = read_splits(folder, calibration_clips, seed, column_for(task))
+def _examples(
+    folder: DataFolder, split: str, calibration_clips: int, seed: int, task: str, labels: Sequence[str] = ()
+) -> tuple[Example, ...]:
+    splits = read_splits(folder, calibration_clips, seed, column_for(task), labels=labels)
     return splits.evaluation if split == "evaluation" else splits.calibration
 
 

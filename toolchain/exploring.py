@@ -18,7 +18,8 @@ from runtimes.clips import Clips as Audio
 from runtimes.errors import BadInput
 from runtimes.files import write_json
 from toolchain.accelerator import on_accelerator
-from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from toolchain.asked import Asked
+from toolchain.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.closed_loop import choose_measured
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
 from toolchain.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
@@ -41,7 +42,7 @@ from toolchain.outputs import check_replaceable
 from toolchain.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from toolchain.scoring import score_widths
 from toolchain.target import Target
-from toolchain.tasks import task_of
+from toolchain.tasks import labels_of, task_of
 from toolchain.widths import RotatedRecipe, cut
 
 EXPLORE_SCHEMA = "leanear-explore-1"
@@ -78,11 +79,12 @@ def explore(
     milliseconds: bool,
     out: Path,
     narrator: Narrator,
+    asked: Asked = NOTHING_ASKED,
 ) -> dict[str, Any]:
     """The curve of MODEL, written to `out` as explore.json, explore.md and explore.html; what explore.json holds.
 
-    milliseconds: whether the target's latency table is wanted, for which its blocks are timed here. The scores stay in
-    the folder: another call with the same inputs takes them from there.
+    milliseconds: whether the target's latency table is wanted, for which its blocks are timed here; asked: of a
+    Whisper. The scores stay in the folder: another call with the same inputs takes them from there.
 
     Raises:
         LeanearError: the model or the data is not usable, or `out` holds something else.
@@ -91,9 +93,9 @@ def explore(
         check_replaceable(out, "explore.json")
     source, folder = checkpoint_folder(model), data_folder(model, data)
     task = task_of(source)
-    splits = read_splits(folder, recipe.calibration_clips, recipe.seed, column_for(task))
+    splits = read_splits(folder, recipe.calibration_clips, recipe.seed, column_for(task), labels=labels_of(source))
     with narrator.step("reading the checkpoint and the calibration clips") as report:
-        checkpoint: Any = load_checkpoint(source)
+        checkpoint: Any = load_checkpoint(source, asked)
         family = family_of(checkpoint)
         if milliseconds and not family.LATENCY_TABLES:
             raise BadInput("--target: no block of a speech model is timed alone in this version; leave the flag out")
@@ -103,7 +105,12 @@ def explore(
         audio = read_examples_for(
             task, splits.calibration, labels, extractor.sampling_rate, counted(report), window_samples=window
         )
-    points, facts = _points(checkpoint, family, source, audio, recipe, target, milliseconds, out, narrator)
+    made_from = {
+        "checkpoint": checkpoint_sha256(source),
+        "calibration": clips_sha256(audio),
+        **asked.as_json(),
+    }
+    points, facts = _points(checkpoint, family, made_from, audio, recipe, target, milliseconds, out, narrator)
     chosen = min((share for share in (facts["knee"], facts["begins_at"]) if share), default=0.5)
     document = {
         "schema": EXPLORE_SCHEMA,
@@ -112,7 +119,7 @@ def explore(
         "matters_nats": MATTERS_NATS,
         **facts,
         "points": [point.as_json() for point in points],
-        "command": _command(model, data, chosen),
+        "command": _command(model, data, asked, chosen),
     }
     write_json(out / "explore.json", document)
     write_page(_page(document), out, "explore")
@@ -122,7 +129,7 @@ def explore(
 def _points(
     checkpoint: Any,
     family: ModuleType,
-    source: Path,
+    made_from: dict[str, str],
     audio: Audio,
     recipe: RotatedRecipe,
     target: Target,
@@ -140,7 +147,7 @@ def _points(
         scored, held_out = divided(labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)])
         scores = score_widths(
             family, dense, scored, recipe.scoring,
-            made_from={"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(audio)},
+            made_from=made_from,
             state=out / SCORES, clips_at_once=at_once, report=report,
         )  # fmt: skip
     judge = Judge(family, checkpoint, HeldOut(dense, held_out, family.logits))
@@ -207,12 +214,11 @@ def _point(
     )
 
 
-def _command(model: str, data: Data | None, sparsity: float) -> str:
+def _command(model: str, data: Data | None, asked: Asked, sparsity: float) -> str:
     folder = data if isinstance(data, DataFolder) else None
     given = folder.flags if folder is not None else shlex.join(["--data", str(data)]) if data is not None else ""
-    return " ".join(
-        filter(None, (f"leanear prune {shlex.quote(model)}", given, f"--sparsity {sparsity:g} --out slim/"))
-    )
+    parts = (f"leanear prune {shlex.quote(model)}", given, shlex.join(asked.flags), f"--sparsity {sparsity:g}")
+    return " ".join(filter(None, (*parts, "--out slim/")))
 
 
 def table_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -11,17 +11,19 @@ import numpy as np
 from export.artifact import export_artifact
 from export.parity import Parity, prove_parity
 from export.whisper_artifact import Speech
-from runtimes.errors import BadInput, ParityFailed
+from runtimes.errors import ParityFailed
 from runtimes.files import replaced_folder
+from toolchain.asked import Asked
 from toolchain.audio import read_waveform
-from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from toolchain.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.dataset import Data, column_for, read_splits
 from toolchain.evaluation import data_folder
 from toolchain.families.ast import AstCheckpoint
-from toolchain.families.whisper import WhisperCheckpoint, set_defaults
+from toolchain.families.whisper import WhisperCheckpoint
 from toolchain.narration import Narrator, Report
 from toolchain.outputs import check_replaceable
 from toolchain.plan import read_plan
+from toolchain.tasks import labels_of
 
 GOLDEN_CLIPS = 6
 QUANTISER_CLIPS = 64
@@ -37,13 +39,12 @@ def export_checkpoint(
     seed: int,
     narrator: Narrator,
     precision: str = "fp32",
-    task: str | None = None,
-    language: str | None = None,
+    asked: Asked = NOTHING_ASKED,
 ) -> Parity:
     """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
 
     The golden clips are taken from DATA, or are made up where there is none; the ranges of integers need DATA, or a
-    demo's own clips. task, language: what the artifact does by default; None: as the model, which has to be a Whisper.
+    demo's own clips. asked: of a Whisper, what the artifact does by default.
 
     Raises:
         LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
@@ -54,25 +55,16 @@ def export_checkpoint(
     wanted = QUANTISER_CLIPS if precision == "int8" else GOLDEN_CLIPS
     source = checkpoint_folder(model)
     with narrator.step("reading the checkpoint"):
-        checkpoint: Checkpoint = load_checkpoint(source)
-        if (task, language) != (None, None):
-            set_defaults(_whisper(checkpoint), task, language)
+        checkpoint: Checkpoint = load_checkpoint(source, asked)
         rate_hz = checkpoint.feature_extractor.sampling_rate
         clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
         if data is not None:
-            column = column_for(family_of(checkpoint).TASK)
-            examples = read_splits(data_folder(model, data), wanted, seed, column).calibration[:wanted]
-            clips = [read_waveform(example.path, rate_hz) for example in examples]
+            column, labels = column_for(family_of(checkpoint).TASK), labels_of(source)
+            splits = read_splits(data_folder(model, data), wanted, seed, column, labels=labels)
+            clips = [read_waveform(example.path, rate_hz) for example in splits.calibration[:wanted]]
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
-        asked = {key: value for key, value in (("task", task), ("language", language)) if value is not None}
-        made_from = {"checkpoint": checkpoint_sha256(source), **asked}
+        made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}
         return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report, precision)
-
-
-def _whisper(checkpoint: Checkpoint) -> WhisperCheckpoint:
-    if not isinstance(checkpoint, WhisperCheckpoint):
-        raise BadInput(f"--task and --language are for Whisper; {checkpoint.folder} is a classifier")
-    return checkpoint
 
 
 def write_proved_artifact(

@@ -45,15 +45,16 @@ class FilePart:
 
 
 def wav_part(stream: BinaryIO, layout: WavLayout) -> FilePart:
-    """A WAV file with a header that is true of its audio, and nothing behind it; above 4 GB it is an RF64 file."""
-    stream.seek(0)
-    head = stream.read(layout.data_from)
-    before, riff_bytes = head[12 : layout.size_at], layout.data_from - 8 + layout.data_bytes
+    """A WAV file of format and audio alone, with sizes that are true of them; above 4 GB it is an RF64 file."""
+    size = len(layout.format)
+    format_chunk = b"fmt " + struct.pack("<I", size) + layout.format + bytes(size % 2)
+    riff_bytes = 4 + len(format_chunk) + 8 + layout.data_bytes
     if riff_bytes <= LARGEST_SIZE:
-        head = b"RIFF" + struct.pack("<I", riff_bytes) + b"WAVE" + before + struct.pack("<I", layout.data_bytes)
+        head = b"RIFF" + struct.pack("<I", riff_bytes) + b"WAVE" + format_chunk
+        head += b"data" + struct.pack("<I", layout.data_bytes)
     else:
         sizes = struct.pack("<4sIQQQI", b"ds64", 28, riff_bytes + 36, layout.data_bytes, 0, 0)
-        head = b"RF64" + NOT_HERE + b"WAVE" + sizes + before + NOT_HERE
+        head = b"RF64" + NOT_HERE + b"WAVE" + sizes + format_chunk + b"data" + NOT_HERE
     return FilePart(stream, layout.data_from, layout.data_from + layout.data_bytes, head)
 
 

@@ -20,6 +20,8 @@ from runtimes.errors import BadInput
 from runtimes.files import read_json
 from runtimes.sessions import SessionOptions, graph_precision, own_precision
 from toolchain.ahead import engine_sections
+from toolchain.asked import Asked
+from toolchain.checkpoint import NOTHING_ASKED
 from toolchain.dataset import Data, as_folder, column_for, read_examples_for, read_splits
 from toolchain.narration import Narrator, counted
 from toolchain.pruning_notes import PRUNING_SCHEMA, loss_warning, pruning_notes
@@ -45,11 +47,13 @@ def bench_artifacts(
     seed: int,
     command: Sequence[str],
     narrator: Narrator,
+    asked: Asked = NOTHING_ASKED,
 ) -> Results:
     """Results of `artifact`, in turn with `against` where it is given, written to `out`; accuracy only with DATA.
 
     precision: of `artifact`, and of `against` where its graphs are of it; None, or where they are not: what the graphs
-    of each are of. Of speech, transcripts with their word errors stand for the accuracy.
+    of each are of. Of speech, transcripts with their word errors stand for the accuracy. asked: of a Whisper, where
+    its clips are to be transcribed otherwise than by itself.
 
     Raises:
         LeanearError: an artifact, the data or the runtime is not usable, or a measurement failed.
@@ -61,7 +65,8 @@ def bench_artifacts(
     with tempfile.TemporaryDirectory(prefix="leanear-clips-") as name:
         clips_path = None
         if data is not None:
-            splits = read_splits(as_folder(data), CALIBRATION_CLIPS, seed, column_for(read.task))
+            folder = as_folder(data)
+            splits = read_splits(folder, CALIBRATION_CLIPS, seed, column_for(read.task), labels=read.labels)
             clips_path = Path(name) / "evaluation.npz"
             with narrator.step(f"reading {len(splits.evaluation)} evaluation clips") as report:
                 told = counted(report)
@@ -80,6 +85,7 @@ def bench_artifacts(
                 sustained_s=sustained_s,
                 command=command,
                 progress=report,
+                asked=asked.as_json(),
             )
     return count_results_word_errors(out, read_spellings(artifact))
 

@@ -89,7 +89,7 @@ def _json_lines(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 cells = json.loads(text)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # an endless number is a ValueError of its own
                 raise BadInput(f"{metadata}: line {number} is not JSON ({error})") from None
             if not isinstance(cells, dict):
                 raise BadInput(f"{metadata}: line {number} is no JSON object")
@@ -131,6 +131,8 @@ def _row(metadata: Path, number: int, cells: Mapping[str, Any], column: Column, 
         said = said.strip()
     if not file_name or said is None or (column == "label" and not said):
         raise BadInput(f"{metadata}: line {number} lacks a file_name or a {chosen}")
+    if "\0" in file_name:
+        raise BadInput(f"{metadata}: line {number} names {file_name!r}, which is no file name")
     return Row(number, file_name, said)
 
 
@@ -155,7 +157,7 @@ class ListedFiles:
     def find(self, name: str) -> Path | None:
         """The file of that name, None where there is none, or where several might be meant."""
         exact = self.folder / name
-        if exact.is_file():
+        if _is_file(exact):
             return exact
         found = self._by_key.get(_key(name), [])
         return found[0] if len(found) == 1 else None
@@ -174,6 +176,13 @@ class ListedFiles:
             if path.is_file():
                 files.setdefault(_key(path.relative_to(self.folder).as_posix()), []).append(path)
         return files
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a longer name than a file can have
+        return False
 
 
 def _key(name: str) -> str:

@@ -17,8 +17,9 @@ from runtimes.errors import BadInput
 from runtimes.files import write_json
 from runtimes.sessions import SessionOptions
 from toolchain.ahead import ENGINES_FILE, engines_stage, say_engines
+from toolchain.asked import Asked
 from toolchain.bundle import RunSettings
-from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256
+from toolchain.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
 from toolchain.dataset import SPEECH_TASK, Data, column_for, read_splits
 from toolchain.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from toolchain.deployment_stages import (
@@ -45,7 +46,7 @@ from toolchain.precision_gate import (
 )
 from toolchain.remote import RemoteOutcome
 from toolchain.target import Target
-from toolchain.tasks import read_spellings, task_of
+from toolchain.tasks import labels_of, read_spellings, task_of
 
 if TYPE_CHECKING:
     from toolchain.pruning import PruneJob
@@ -114,7 +115,9 @@ def deploy(
     task = task_of(source)
     if task == SPEECH_TASK and job.goal.needs_latency:
         _refuse_latency(job)
-    splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task))
+    if job.asked.as_json():
+        load_checkpoint(source, job.asked)  # what it does not have is refused before any work
+    splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio.path])
     ahead = bool(device.compute_capabilities)
@@ -135,7 +138,8 @@ def deploy(
             clips_stage(folder, source, splits, task, narrator),
             prune_stage(folder, source, job, narrator),
         ]
-        ships, exported = _artifact_stages(folder, source, model, device, gate or PrecisionGate(), narrator)
+        gate = gate or PrecisionGate()
+        ships, exported = _artifact_stages(folder, source, model, job.asked, device, gate, narrator)
         asked, device = device.precision, dataclasses.replace(device, precision=ships)
         plain = plain_precision(device.runtime, ships)
         ran.append(exported)
@@ -152,6 +156,7 @@ def deploy(
                 "precision": precision_text(asked, ships, plain),
                 "audio": str(audio),
                 "clips used": f"{used}; {splits.origin}",
+                **job.asked.as_json(),
             },
         }
         write_json(folder / ABOUT_FILE, about)
@@ -206,7 +211,13 @@ def _refuse_latency(job: PruneJob) -> None:
 
 
 def _artifact_stages(
-    folder: Path, source: Path, model: str, device: Target, gate: PrecisionGate, narrator: Narrator
+    folder: Path,
+    source: Path,
+    model: str,
+    asked: Asked,
+    device: Target,
+    gate: PrecisionGate,
+    narrator: Narrator,
 ) -> tuple[str, bool]:
     """dense/ and slim/; the precision that the slim one ships in, and whether anything had to be done.
 
@@ -224,7 +235,7 @@ def _artifact_stages(
 
     def export_dense(ships: str) -> bool:
         precision = plain_precision(device.runtime, ships)
-        return export_stage(folder, dense, "dense", source, model, form, precision, narrator)
+        return export_stage(folder, dense, "dense", source, model, form, precision, narrator, asked=asked)
 
     ran = export_dense(ships_by_record(candidate, gate) or device.precision)
     if device.precision == PLAIN:

@@ -36,10 +36,11 @@ from runtimes.clips import Clips, read_clips, write_clips
 from runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed, RuntimeUnavailable
 from runtimes.files import replaced_folder, sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions, graph_precision
+from toolchain.checkpoint import NOTHING_ASKED
 from toolchain.exporting import GOLDEN_CLIPS, QUANTISER_CLIPS
 from toolchain.measuring import PRECISION_FILE
 from toolchain.narration import Narrator
-from toolchain.speech_evaluation import spoken_language
+from toolchain.speech_evaluation import written_language
 from toolchain.stages import run_stage, stage_is_done
 from toolchain.target import ENGINE_RUNTIMES, RUNTIME_PRECISIONS, Target
 from toolchain.word_errors import choose_normaliser, count_word_errors
@@ -326,9 +327,8 @@ def compare_answers(
         change = accuracy_change(reference, answers, truth).change
         right = [float((np.asarray(ids) == np.asarray(truth)).mean()) for ids in (reference, answers)]
         return _compared(right[0], right[1], change, sum(a != b for a, b in zip(reference, answers, strict=True)))
-    decoding = artifact.manifest["decoding"]
-    default = decoding["default_language"] if decoding["multilingual"] else "en"
-    normaliser = choose_normaliser(spoken_language(default, [each.language for each in reference]), spellings)
+    heard = [each.language for each in reference]
+    normaliser = choose_normaliser(written_language(artifact.manifest["decoding"], NOTHING_ASKED, heard), spellings)
     texts = [[each.text for each in transcripts] for transcripts in (reference, answers)]
     counted = [count_word_errors(clips.texts, each, normaliser) for each in texts]
     words = counted[0].reference_words

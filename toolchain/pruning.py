@@ -19,7 +19,8 @@ from runtimes.clips import Clips as Audio
 from runtimes.errors import BadInput
 from runtimes.files import read_json, sha256_json
 from toolchain.accelerator import on_accelerator
-from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from toolchain.asked import Asked
+from toolchain.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.closed_loop import Corrections
 from toolchain.compensation import Compensated, compensate_
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
@@ -44,7 +45,7 @@ from toolchain.rotated import Rotated, best_compensated, prune_rotated
 from toolchain.schedule import PruneRecipe, check_sparsity, prune
 from toolchain.searching import search_sparsity
 from toolchain.target import FORM_COLUMNS, Target, check_one_width
-from toolchain.tasks import task_of
+from toolchain.tasks import labels_of, task_of
 from toolchain.widths import RotatedRecipe, check_budget
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
@@ -55,8 +56,9 @@ class PruneJob:
     """All that says how a checkpoint is pruned: the goal, the recipe of either method, and what follows.
 
     compensation: fit the output projections to the dense model's, where held-out clips say that it helps; recovery:
-    train by distillation at the end; target: for whose device milliseconds are meant. The reference's recipe holds its
-    own recovery, and its only goal is a sparsity.
+    train by distillation at the end; target: for whose device milliseconds are meant; asked: of a Whisper, what it is
+    calibrated for and does by itself from then on. The reference's recipe holds its own recovery, and its only goal is
+    a sparsity.
     """
 
     goal: Goal
@@ -64,6 +66,7 @@ class PruneJob:
     target: Target
     compensation: bool = False
     recovery: Distillation | None = None
+    asked: Asked = NOTHING_ASKED
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, PruneRecipe) and (
@@ -96,6 +99,7 @@ class PruneJob:
             **dataclasses.asdict(self.recipe),
             "compensation": self.compensation,
             "distillation": self.recovery is not None,
+            **self.asked.as_json(),
         }
         if self.filled_by is not None:
             facts["not_filled_up_by"] = self.filled_by
@@ -119,7 +123,7 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
     check_replaceable(out, "plan.json")
     source, audio = checkpoint_folder(model), data_folder(model, data)
     task = task_of(source)
-    splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task))
+    splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
     checkpoint = open_reachable(source, job, narrator)
     with narrator.step(f"reading {len(splits.calibration)} calibration clips") as report:
         labels = () if task == SPEECH_TASK else checkpoint.labels
@@ -128,7 +132,11 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
         clips = read_examples_for(
             task, splits.calibration, labels, extractor.sampling_rate, counted(report), window_samples=window
         )
-    made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
+    made_from = {
+        "checkpoint": checkpoint_sha256(source),
+        "calibration": clips_sha256(clips),
+        **job.asked.as_json(),
+    }
     with narrator.step(f"pruning: {job.goal.text}") as report:
         state = out.parent / f".{out.name}.state"
         plan = write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
@@ -158,7 +166,7 @@ def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
         LeanearError: the checkpoint is not usable, the goal is none for its family, or no model meets it.
     """
     with narrator.step("reading the checkpoint"):
-        checkpoint: Any = load_checkpoint(source)
+        checkpoint: Any = load_checkpoint(source, job.asked)
     check_goal(family_of(checkpoint), job.goal)
     check_reachable(checkpoint, job)
     if job.goal.needs_latency:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from benchmarks.transcripts import Transcript, evaluation_options, transcribe_cl
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips
-from runtimes.decoding import DETECT, DecodeOptions
+from runtimes.decoding import DETECT
 from runtimes.errors import BadInput
 from runtimes.long_audio import SpeechModel, read_speech_model
 from runtimes.sessions import SessionOptions, SpeechSession, own_precision
-from toolchain.checkpoint import checkpoint_folder, load_checkpoint
+from toolchain.asked import Asked
+from toolchain.checkpoint import NOTHING_ASKED, checkpoint_folder, load_checkpoint
 from toolchain.narration import Report
 from toolchain.tasks import is_artifact, read_spellings
 from toolchain.word_errors import choose_normaliser, count_word_errors
@@ -66,12 +67,11 @@ def open_transcriber(model_or_artifact: str, runtime: str, precision: str | None
 
 
 def evaluate_clips(
-    transcriber: Transcriber, clips: Clips, report: Report, task: str | None = None, language: str | None = None
+    transcriber: Transcriber, clips: Clips, report: Report, asked: Asked = NOTHING_ASKED
 ) -> dict[str, Any]:
     """The word error rate on transcribed clips with its bootstrap interval, and what it was counted from; stable keys.
 
     The interval is None where every resample of the clips has the same rate, as where there is no error at all.
-    task, language: None: the model's own.
 
     Raises:
         BadInput: the clips have no transcripts, or no word in them, or the model has no such task or language.
@@ -80,13 +80,13 @@ def evaluate_clips(
         raise BadInput("the clips have labels and no transcripts")
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
     options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
-    options = replace(options, task=task, language=language)
+    options = replace(options, task=asked.task, language=asked.language)
     transcripts: list[Transcript] = []
     for waveform in clips.waveforms:
         transcripts.append(transcribe_clip(transcriber.session, transcriber.model, waveform, options))
         report(f"{len(transcripts)} of {len(clips)}", len(transcripts) / len(clips))
-    language = spoken_language(_default_language(transcriber.model, options), [each.language for each in transcripts])
-    normaliser = choose_normaliser(language, transcriber.spellings)
+    written = written_language(vars(transcriber.model.tokens), asked, [each.language for each in transcripts])
+    normaliser = choose_normaliser(written, transcriber.spellings)
     counted = count_word_errors(clips.texts, [each.text for each in transcripts], normaliser)
     rate = word_error_rate(counted.errors, counted.reference_words)
     return {
@@ -99,24 +99,23 @@ def evaluate_clips(
         "insertions": sum(counted.insertions),
         "loops": sum(each.compression_ratio > LOOP_COMPRESSION_RATIO for each in transcripts),
         "audio_s": sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz,
+        "asked": asked.as_json(),
     }
 
 
-def spoken_language(default: str | None, heard: Sequence[str | None]) -> str | None:
-    """The language whose normaliser is meant: the model's own, or the one that it heard in most clips."""
-    if default is not None:
-        return default
+def written_language(decoding: Mapping[str, Any], asked: Asked, heard: Sequence[str | None]) -> str | None:
+    """The language of transcripts, whose normaliser is meant; None where no clip was heard to be in any.
+
+    Translations are in English; otherwise it is the language that is asked for, or the model's own, or the one that it
+    heard in most clips. decoding: as in a manifest; heard: by clip.
+    """
+    if not decoding["multilingual"] or (asked.task or decoding.get("default_task")) == "translate":
+        return "en"
+    told = asked.language or decoding["default_language"]
+    if told not in (None, DETECT):
+        return str(told)
     counted = Counter(code for code in heard if code is not None)
     return counted.most_common(1)[0][0] if counted else None
-
-
-def _default_language(model: SpeechModel, options: DecodeOptions) -> str | None:
-    """The language of the transcripts, where it is known: translations are English."""
-    if (options.task or model.tokens.default_task) == "translate":
-        return "en"
-    if options.language not in (None, DETECT):
-        return options.language
-    return model.tokens.default_language if model.tokens.multilingual else "en"
 
 
 def count_results_word_errors(path: Path, spellings: dict[str, str] | None) -> Results:
@@ -129,11 +128,10 @@ def count_results_word_errors(path: Path, spellings: dict[str, str] | None) -> R
     accuracy = results.document["accuracy"]
     if not results.is_speech or accuracy["status"] != "ok" or accuracy["word_errors"] is not None:
         return results
-    decoding = results.document["artifacts"]["slim"]["decoding"]
-    is_english = not decoding["multilingual"] or decoding.get("default_task") == "translate"
-    default = "en" if is_english else decoding["default_language"]
+    asked = Asked(accuracy["decoding"].get("task"), accuracy["decoding"].get("language"))
     heard = [language for answers in accuracy["roles"].values() for language in answers["languages"]]
-    normaliser = choose_normaliser(spoken_language(default, heard), spellings)
+    written = written_language(results.document["artifacts"]["slim"]["decoding"], asked, heard)
+    normaliser = choose_normaliser(written, spellings)
     counted = {
         role: count_word_errors(accuracy["references"], answers["texts"], normaliser)
         for role, answers in accuracy["roles"].items()

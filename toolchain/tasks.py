@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from runtimes.artifact import read_artifact
 from runtimes.errors import BadInput
+from runtimes.files import read_object
 from toolchain.dataset import SPEECH_TASK
 
 CLASSIFICATION_TASK = "audio-classification"
@@ -28,8 +27,22 @@ def task_of(folder: Path) -> str:
     """
     if is_artifact(folder):
         return read_artifact(folder).task
-    model_type = _read_json(folder / "config.json").get("model_type")
+    model_type = read_object(folder / "config.json").get("model_type")
     return SPEECH_TASK if model_type in SPEECH_MODEL_TYPES else CLASSIFICATION_TASK
+
+
+def labels_of(folder: Path) -> tuple[str, ...]:
+    """The labels of the artifact or the checkpoint in `folder`; none of a speech model, or where it names none.
+
+    Raises:
+        BadInput: as `task_of`.
+    """
+    if is_artifact(folder):
+        return read_artifact(folder).labels
+    names = read_object(folder / "config.json").get("id2label")
+    if task_of(folder) == SPEECH_TASK or not isinstance(names, dict):
+        return ()
+    return tuple(str(name) for name in names.values())
 
 
 def read_spellings(folder: Path) -> dict[str, str] | None:
@@ -48,19 +61,7 @@ def read_spellings(folder: Path) -> dict[str, str] | None:
 
 
 def _spellings(path: Path) -> dict[str, str]:
-    spellings = _read_json(path)
+    spellings = read_object(path)
     if not all(isinstance(word, str) for word in spellings.values()):
         raise BadInput(f"{path}: not a map of spellings")
     return spellings
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"{path}: not an object")
-    return value

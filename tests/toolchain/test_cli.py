@@ -173,7 +173,11 @@ def test_deploy_does_not_replace_what_it_reads(capsys, model, data, tmp_path, in
         ("config.json", '"id2label": ["a"]', "config.json: no model can be built"),
         ("config.json", '"num_hidden_layers": 0', "num_hidden_layers is 0"),
         ("config.json", '"intermediate_size": 64', "has another shape in the weights"),
-        ("preprocessor_config.json", '"sampling_rate": 0', "preprocessor_config.json: not the settings"),
+        (
+            "preprocessor_config.json",
+            '"sampling_rate": 0',
+            "preprocessor_config.json: sampling_rate is 0; a whole number",
+        ),
         ("preprocessor_config.json", '"max_length": 99', "max_length is 99, but config.json says 46"),
     ],
 )

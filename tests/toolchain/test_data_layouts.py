@@ -160,6 +160,23 @@ def test_a_table_of_labels_says_what_it_leaves_out(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("suffix", ["mp3", "m4a", "opus"])
+def test_audio_of_any_format_without_a_transcript_is_refused(tmp_path, suffix):
+    put(tmp_path, "a.wav", "b.wav")
+    (tmp_path / f"c.{suffix}").write_bytes(b"\0" * 100)
+    table(tmp_path, "file_name,text", "a.wav,one", "b.wav,two")
+    with pytest.raises(BadInput, match=rf"audio without transcripts: c\.{suffix}; metadata\.csv does not list them"):
+        splits_of(tmp_path, "text")
+
+
+@pytest.mark.parametrize(("name", "said"), [("x" * 9000, "which does not exist"), ("a\0.wav", "which is no file name")])
+def test_names_that_no_file_can_have(tmp_path, name, said):
+    put(tmp_path, "a.wav")
+    lines_of(tmp_path, {"file_name": "a.wav", "label": "yes"}, {"file_name": name, "label": "yes"})
+    with pytest.raises(BadInput, match=rf"metadata\.jsonl: line 2 names .*{said}"):
+        splits_of(tmp_path)
+
+
 def test_json_lines_overrule_the_names_of_folders(tmp_path):
     put(tmp_path, "no/a.wav", "no/b.wav", "no/c.wav")
     rows = [{"file_name": f"no/{name}.wav", "label": "yes", "speaker": {"id": 3}} for name in "abc"]

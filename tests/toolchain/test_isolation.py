@@ -1,6 +1,7 @@
 """No code in a checkpoint's folder, or in the folder that the user stands in, is ever run.
 
-Modules named after all that leanear imports lie in both; each leaves its name behind when it is executed.
+Modules named after all that leanear imports lie in both; each leaves its name behind when it is executed. Every command
+is run there, from the source tree and as pip installs it, and every verb of a device's zip file.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +17,13 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from benchmarks.runner import _parser
 from runtimes.isolation import PACKAGE_ROOT, code_command, isolated_environment, leave_current_folder, module_command
 from tests.conftest import TINY_LABELS, make_tiny_ast, tone
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import write_whisper
 from toolchain.bundle import RUNNER_FILE
+from toolchain.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("toolchain", "calibration", "export", "runtimes", "benchmarks")
@@ -29,6 +33,7 @@ HOSTILE = "with open({mark!r}, 'a') as stream:\n    stream.write(__name__ + ' of
 LAUNCHER = """
 import json, sys
 from toolchain.entry import main
+print("toolchain is in", sys.modules["toolchain"].__path__[0], file=sys.stderr)
 status = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["leanear", *arguments]
@@ -39,6 +44,50 @@ for arguments in json.loads(sys.argv[1]):
         status.append(stop.code or 0)
 sys.exit(any(status))
 """
+FEW = "--calibration-clips 4"
+DEPLOYED = "--calibration-clips 8 --budget 1 --sparsity 0.3 --precision-drop 100"
+CLASSIFIER = (
+    "export . --out ../artifact",
+    "bench ../artifact --threads 1 --budget 1 --data ../data --out ../results.json",
+    "report ../results.json --out ../report",
+    "compare ../results.json ../results.json",
+    "eval . --data ../data --threads 1",
+    "eval ../artifact --data ../data --threads 1",
+    "classify ../sound.wav --model .",
+    "classify ../sound.wav --model ../artifact",
+    f"prune . --data ../data --out ../slim {FEW}",
+    f"explore . --data ../data --out ../explored {FEW}",
+    f"compare-methods . --data ../data --out ../compared --claim-only --seeds 1 --sparsity 0.5 {FEW}",
+    "targets",
+)
+WHISPER = (
+    "export ../whisper --data ../speech --out ../speech-artifact",
+    "bench ../speech-artifact --data ../speech --threads 1 --budget 1 --out ../speech.json",
+    "transcribe ../sound.wav --model ../whisper --temperatures 0 --threads 1",
+    "transcribe ../sound.wav --model ../speech-artifact --temperatures 0 --threads 1",
+    "eval ../whisper --data ../speech --threads 1",
+    "eval ../speech-artifact --data ../speech --threads 1",
+    "prune ../whisper --data ../speech --out ../slim-whisper --calibration-clips 2",
+)
+DEVICE = f"--target raspberrypi --host device --device-python {sys.executable} --device-folder ../device"
+DEPLOYMENTS = (
+    f"deploy . --target cpu --out ../deployment --data ../data {DEPLOYED}",
+    f"deploy . {DEVICE} --out ../delivery --data ../data {DEPLOYED}",
+    f"deploy ../whisper --target raspberrypi --out ../speech-delivery --data ../speech {DEPLOYED}",
+    "report ../deployment",
+    "doctor",
+)
+OPENVINO = (
+    "export . --form openvino --out ../openvino",
+    "eval ../openvino --data ../data --threads 1 --runtime openvino",
+)
+VERBS = {
+    "delivery": (
+        ("doctor",), ("verify",), ("compile",), ("classify", "../sound.wav"), ("eval",),
+        ("bench", "--out", "../a.json"), ("compare", "../a.json", "../a.json"),
+    ),
+    "speech-delivery": (("transcribe", "../sound.wav"), ("eval",)),
+}  # fmt: skip
 SSH = (
     '#!/bin/sh\nfor last; do :; done\ncd "{folder}" || exit 1\ncase "$*" in *" -G "*) exit;; esac\nexec sh -c "$last"\n'
 )
@@ -68,8 +117,23 @@ def plant(folder: Path, mark: Path) -> None:
             (folder / package / f"{name}.py").write_text(text)
 
 
+@pytest.fixture(scope="module", params=["editable", pytest.param("installed", marks=pytest.mark.slow)])
+def home(request, tmp_path_factory):
+    """Where the packages are: the source tree, or a folder into which pip has installed them."""
+    if request.param == "editable":
+        return ROOT
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, source / name)
+    for name in PACKAGES:  # a build leaves files beside what it builds
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*install, "--target", str(folder), str(source)], check=True, timeout=300)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def field(tmp_path_factory):
+def field(home, tmp_path_factory):
     """Checkpoints `ast` and `whisper` with hostile modules in them, data, a launcher and a stand-in for ssh."""
     folder = tmp_path_factory.mktemp("field")
     from transformers import ASTFeatureExtractor
@@ -95,78 +159,67 @@ def field(tmp_path_factory):
     return folder
 
 
-def ended(command: list[str], field: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def ended(command: list[str], field: Path, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command that was run in the hostile folder, which has to end well and to have executed none of its modules."""
     done = subprocess.run(
         command,
         cwd=field / "ast",
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HOME": str(field), **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home), "HOME": str(field), **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert not (field / "mark").exists(), (field / "mark").read_text()
     assert done.returncode == 0, done.stderr
     return done
 
 
-def leanear(field: Path, *commands: str) -> None:
+def leanear(field: Path, home: Path, *commands: str) -> None:
     split = [command.split() for command in commands]
     ssh = str(field / "bin" / "ssh")
-    ended([sys.executable, str(field / "bin" / "leanear"), json.dumps(split)], field, LEANEAR_SSH=ssh)
+    done = ended([sys.executable, str(field / "bin" / "leanear"), json.dumps(split)], field, home, LEANEAR_SSH=ssh)
+    assert f"toolchain is in {home}/toolchain" in done.stderr
 
 
-def test_hostile_modules_are_executed_where_python_is_started_as_usual(field, tmp_path):
+def test_hostile_modules_are_executed_where_python_is_started_as_usual(tmp_path):
     """The check sees what it is to see."""
     plant(tmp_path, tmp_path / "mark")
     subprocess.run([sys.executable, "-c", "import onnxruntime"], cwd=tmp_path, check=True)
     assert "onnxruntime" in (tmp_path / "mark").read_text()
 
 
-def test_commands_on_a_classifier(field):
-    leanear(
-        field,
-        "export . --out ../artifact",
-        "bench ../artifact --threads 1 --budget 1 --data ../data --out ../results.json",
-        "report ../results.json --out ../report",
-        "compare ../results.json ../results.json",
-        "eval . --data ../data --threads 1",
-        "eval ../artifact --data ../data --threads 1",
-        "classify ../sound.wav --model .",
-        "classify ../sound.wav --model ../artifact",
-        "prune . --data ../data --out ../slim --calibration-clips 4",
-        "targets",
-    )
+def test_every_command_and_every_verb_is_run_here():
+    commands = {line.split()[0] for line in (*CLASSIFIER, *WHISPER, *DEPLOYMENTS, *OPENVINO)}
+    assert commands == set(cli.commands)
+    (subparsers,) = (action for action in _parser()._actions if isinstance(action.choices, dict))
+    assert {verb for verbs in VERBS.values() for verb, *_ in verbs} == set(subparsers.choices)
 
 
-def test_commands_on_a_whisper(field):
-    leanear(
-        field,
-        "export ../whisper --data ../speech --out ../speech-artifact",
-        "transcribe ../sound.wav --model ../whisper --temperatures 0 --threads 1",
-        "transcribe ../sound.wav --model ../speech-artifact --temperatures 0 --threads 1",
-        "eval ../whisper --data ../speech --threads 1",
-        "prune ../whisper --data ../speech --out ../slim-whisper --calibration-clips 2",
-    )
+def test_commands_on_a_classifier(field, home):
+    leanear(field, home, *CLASSIFIER)
 
 
-def test_a_deployment_here_and_on_a_device(field):
-    flags = "--data ../data --calibration-clips 8 --budget 1 --sparsity 0.3 --precision-drop 100"
-    device = f"--target raspberrypi --host device --device-python {sys.executable} --device-folder {field}/device"
-    leanear(
-        field,
-        f"deploy . --target cpu --out ../deployment {flags}",
-        f"deploy . {device} --out ../delivery {flags}",
-        "report ../deployment",
-    )
-    runner = str(field / "delivery" / "bundle" / RUNNER_FILE)
-    for verb in (("doctor",), ("verify",), ("classify", "../sound.wav"), ("bench", "--out", "../device.json")):
-        ended([sys.executable, runner, *verb], field)
+def test_commands_on_a_whisper(field, home):
+    leanear(field, home, *WHISPER)
 
 
-def test_openvino_and_the_doctor(field):
-    leanear(field, "export . --form openvino --out ../openvino", "doctor")
-    leanear(field, "eval ../openvino --data ../data --threads 1 --runtime openvino")
+def test_deployments_here_and_on_a_device(field, home):
+    leanear(field, home, *(line.replace("../device", f"{field}/device") for line in DEPLOYMENTS))
+    for delivery, verbs in VERBS.items():
+        for verb in verbs:
+            ended([sys.executable, str(field / delivery / "bundle" / RUNNER_FILE), *verb], field, home)
+
+
+def test_openvino(field, home):
+    leanear(field, home, *OPENVINO)
+
+
+@pytest.mark.slow
+def test_the_script_that_pip_writes(field, home):
+    if home == ROOT:
+        pytest.skip("of an editable install it is the launcher above")
+    done = ended([str(home / "bin" / "leanear"), "classify", "../sound.wav", "--model", "."], field, home)
+    assert any(label in done.stdout for label in TINY_LABELS)
 
 
 def test_the_devices_own_command(tmp_path):

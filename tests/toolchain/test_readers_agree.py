@@ -123,6 +123,49 @@ def test_what_is_behind_the_audio_and_no_chunk_is_noted(tmp_path, behind, note):
     assert note in notes[0]
 
 
+@pytest.mark.parametrize("name", [b"PEAK", b"fac\xf4", b"\0\0\0\0"])
+@pytest.mark.parametrize("content", [b"", b"odd", b"\xff" * 40])
+def test_chunks_between_format_and_audio_are_no_matter(tmp_path, name, content):
+    whole = wav_bytes(DATA)
+    chunk = name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+    at = whole.index(b"data")
+    samples, notes = heard(tmp_path / "clip.wav", whole[:at] + chunk + whole[at:])
+    np.testing.assert_array_equal(samples, SOUND / np.float32(32768))
+    assert notes == []
+
+
+def test_an_extended_format_of_no_known_kind_is_refused(tmp_path):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, SOUND, RATE_HZ, format="WAVEX", subtype="PCM_16")
+    np.testing.assert_array_equal(heard(path)[0], SOUND / np.float32(32768))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"fmt ") + 8 + 35] ^= 1
+    path.write_bytes(content)
+    for reader in READERS:
+        with pytest.raises(BadInput, match=r"clip\.wav: "):
+            reader(path, RATE_HZ, [].append)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("rate_hz", [0, 1, 999, 1_000_001, 2**32 - 1])
+def test_rates_that_are_none_of_audio_are_refused(tmp_path, reader, rate_hz):
+    content = bytearray(wav_bytes(DATA))
+    content[24:28] = struct.pack("<I", rate_hz)
+    (tmp_path / "clip.wav").write_bytes(content)
+    with pytest.raises(BadInput, match=rf"clip\.wav: ({rate_hz:,} Hz is no sample rate of audio|not readable)"):
+        reader(tmp_path / "clip.wav", RATE_HZ, [].append)
+
+
+@pytest.mark.parametrize("rate_hz", [1_000, 384_000, 1_000_000])
+def test_rates_of_slow_and_fast_recorders_are_read(tmp_path, rate_hz):
+    content = bytearray(wav_bytes(DATA))
+    content[24:28] = struct.pack("<I", rate_hz)
+    (tmp_path / "clip.wav").write_bytes(content)
+    for reader in READERS:
+        wanted = len(SOUND) * RATE_HZ / rate_hz
+        assert abs(len(reader(tmp_path / "clip.wav", RATE_HZ, [].append)) - wanted) <= 1
+
+
 def test_the_part_of_a_sample_that_a_pipe_ends_with_is_left(tmp_path):
     content = wav_bytes(DATA[:-1], data_size=0xFFFFFFFF)
     assert len(heard(tmp_path / "clip.wav", content)[0]) == len(SOUND) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -52,6 +53,41 @@ def test_layers_are_counted_in_shards(tiny_ast, tiny_folder, tmp_path):
 def test_no_model_is_built_that_the_weights_cannot_fill(tiny_folder, key, value, said):
     change_config(tiny_folder, **{key: value})
     with pytest.raises(BadInput, match=said):
+        load_checkpoint(tiny_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "said"),
+    [
+        ("preprocessor_config.json", "sampling_rate", 10**9, "sampling_rate is 1000000000; a whole number from 1 to"),
+        ("preprocessor_config.json", "hop_length", "160", "hop_length is '160'; a whole number from 1 to 65,536"),
+        ("preprocessor_config.json", "hop_length", 161, "preprocessor_config.json: "),
+        ("preprocessor_config.json", "n_fft", 10**12, "n_fft is 1000000000000; a whole number"),
+        ("preprocessor_config.json", "padding_value", "x", "padding_value is 'x'; a number is wanted"),
+        ("preprocessor_config.json", "padding_side", "up", "no features can be made by it"),
+        ("config.json", "pad_token_id", 10**6, "config.json: no model can be built from it"),
+        ("generation_config.json", "language", 5, "language is 5; a name is wanted"),
+        ("generation_config.json", "task", ["translate"], "task is ['translate']; a name is wanted"),
+        ("generation_config.json", "is_multilingual", "no", "is_multilingual is 'no'; true or false is wanted"),
+        ("generation_config.json", "alignment_heads", 7, "alignment_heads is 7; a list is wanted"),
+        ("generation_config.json", "max_initial_timestamp_index", -1, "max_initial_timestamp_index is -1; a number"),
+        ("generation_config.json", "lang_to_id", [1], "lang_to_id is [1]; a table is wanted"),
+    ],
+)
+def test_settings_of_a_whisper_that_cannot_be_meant(tmp_path, name, key, value, said):
+    folder = write_whisper(tmp_path / "whisper")
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(BadInput, match=re.escape(said)) as refused:
+        load_checkpoint(folder)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ['{"a":' * 100_000, '{"a": ' + "1" * 5000 + "}", "[]", "\ufeff{}"])
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_what_is_no_settings_at_all(tiny_folder, name, text):
+    (tiny_folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match=rf"{name}: not (JSON|an object)"):
         load_checkpoint(tiny_folder)
 
 

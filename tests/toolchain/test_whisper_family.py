@@ -699,7 +699,7 @@ FAULTS = {
     ),
     "front end damaged": (
         lambda folder: (folder / "preprocessor_config.json").write_text("{"),
-        r"preprocessor_config\.json: not the settings of a WhisperFeatureExtractor",
+        r"preprocessor_config\.json: not JSON",
     ),
     "window too long": (
         lambda folder: edit(folder / "preprocessor_config.json", chunk_length=30),

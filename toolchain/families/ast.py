@@ -20,10 +20,12 @@ from toolchain.families import modeling_slim_ast
 from toolchain.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
     SizeSigns,
+    check_front_end,
     first_line,
     load_config,
     load_weights,
     read_model_type,
+    require_features,
     slim_settings,
     write_slim_folder,
 )
@@ -79,6 +81,11 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{folder}/config.json: no model can be built from it ({first_line(error)})") from None
     _check_head(folder, config, labels)
+    require_features(
+        f"{folder}/preprocessor_config.json",
+        lambda: features(feature_extractor, [np.zeros(feature_extractor.sampling_rate // 10, np.float32)]),
+        (feature_extractor.max_length, feature_extractor.num_mel_bins),
+    )
     if config.num_hidden_layers < 1:
         raise BadInput(f"{folder}/config.json: num_hidden_layers is 0; there is no attention to prune")
     model = load_weights(model_class, folder)
@@ -111,6 +118,7 @@ def _load_feature_extractor(folder: Path) -> ASTFeatureExtractor:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         raise BadInput(f"{path}: no such file; the audio front end's settings are needed")
+    check_front_end(path)
     try:
         return ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
     except UNUSABLE_SETTINGS as error:

@@ -19,11 +19,21 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from runtimes.errors import BadInput
-from runtimes.files import replaced_folder, write_json
+from runtimes.files import read_object, replaced_folder, write_json
 from toolchain.plan import Plan, write_plan
 
 PRUNING_FILE = "pruning.json"
 MOST_OF_STORED = 2  # times as many parameters as the weights hold: no model is built that is larger
+MOST_OF_FRONT_END = {  # whole numbers of a front end's settings: more than these is no front end, and would take hours
+    "sampling_rate": 1_000_000,
+    "feature_size": 4096,
+    "num_mel_bins": 4096,
+    "n_fft": 2**16,
+    "hop_length": 2**16,
+    "chunk_length": 3600,
+    "max_length": 10**6,
+}
+NUMBERS_OF_FRONT_END = ("padding_value", "dither", "mean", "std")
 SLIM_SETTINGS = ("query_key_widths", "value_output_widths", "attention_scaling")
 
 # What transformers raises on settings that make no sense, none of it by a name of its own.
@@ -31,17 +41,52 @@ UNUSABLE_SETTINGS = (
     OSError,
     ValueError,
     TypeError,
-    KeyError,
+    LookupError,
     AttributeError,
     ZeroDivisionError,
     RuntimeError,
+    AssertionError,
     StrictDataclassError,
 )
 
 
 def read_model_type(folder: Path) -> str | None:
     """`model_type` of the folder's config.json."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    return read_object(folder / "config.json").get("model_type")
+
+
+def check_front_end(path: Path) -> None:
+    """Nothing, where the numbers of a front end's settings may be meant; transformers does not look at them.
+
+    Raises:
+        BadInput: one is no number, or of another size.
+    """
+    settings = read_object(path)
+    inner = settings.get("feature_extractor")  # of a processor's settings
+    for key, value in (inner if isinstance(inner, dict) else settings).items():
+        most = MOST_OF_FRONT_END.get(key)
+        if most is not None and not (type(value) is int and 0 < value <= most):
+            raise BadInput(f"{path}: {key} is {value!r}; a whole number from 1 to {most:,} is wanted")
+        if key in NUMBERS_OF_FRONT_END and not (type(value) in (int, float) and math.isfinite(value)):
+            raise BadInput(f"{path}: {key} is {value!r}; a number is wanted")
+
+
+def require_features(path: str, make: Callable[[], torch.Tensor], shape: tuple[int, int]) -> None:
+    """Nothing, where a front end makes features of this shape of a moment of silence.
+
+    path: its settings; make: features (1, ...), by it.
+
+    Raises:
+        BadInput: it fails, or makes others, or numbers that are none.
+    """
+    try:
+        found = make()
+    except UNUSABLE_SETTINGS as error:
+        raise BadInput(f"{path}: no features can be made by it ({first_line(error)})") from None
+    if tuple(found.shape[1:]) != shape:
+        raise BadInput(f"{path}: it makes features of {tuple(found.shape[1:])}, and the model takes {shape}")
+    if not torch.isfinite(found).all():
+        raise BadInput(f"{path}: it makes features of silence that are NaN or infinite")
 
 
 @dataclass(frozen=True)
@@ -112,7 +157,7 @@ def _shards(folder: Path) -> list[Path]:
 
 def _check_sizes(folder: Path, signs: SizeSigns, stored: Mapping[str, tuple[int, ...]]) -> None:
     """Raises BadInput where a number in config.json is not the one that the weights show."""
-    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    said = read_object(folder / "config.json")
     shown = {}
     for key, pattern in signs.layers.items():
         shown[key] = len({found[1] for name in stored if (found := re.search(pattern, name))})

@@ -25,17 +25,21 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from calibration.sites import AttentionKind, AttentionSite
 from calibration.targets import NO_TARGET as NOT_A_TARGET
 from runtimes.clips import Clips
+from runtimes.decoding import DETECT
 from runtimes.errors import BadInput
 from runtimes.files import write_json
+from toolchain.asked import Asked
 from toolchain.examples import LabelledInputs, Mistakes, SpeechInputs
 from toolchain.families import modeling_slim_whisper
 from toolchain.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
     SizeSigns,
+    check_front_end,
     first_line,
     load_config,
     load_weights,
     read_model_type,
+    require_features,
     slim_settings,
     write_slim_folder,
 )
@@ -134,6 +138,11 @@ def load_checkpoint(folder: Path) -> WhisperCheckpoint:
     config = load_config(SlimWhisperConfig if slim else WhisperConfig, model_class, folder, SIZE_SIGNS)
     _check_geometry(folder, config)
     _check_window(folder, config, feature_extractor)
+    require_features(
+        f"{folder}/preprocessor_config.json",
+        lambda: features(feature_extractor, [np.zeros(feature_extractor.sampling_rate // 10, np.float32)]),
+        (config.num_mel_bins, config.max_source_positions * FRAMES_PER_POSITION),
+    )
     _check_vocabulary(folder, config, tokenizer)
     generation_config = _load_generation_config(folder, config, tokenizer)
     model = load_weights(model_class, folder)
@@ -147,6 +156,7 @@ def _load_feature_extractor(folder: Path) -> WhisperFeatureExtractor:
         path = folder / "processor_config.json"  # where transformers 5 puts the front end's settings
     if not path.is_file():
         raise BadInput(f"{path}: no such file; the audio front end's settings are needed")
+    check_front_end(path)
     try:
         return WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
     except UNUSABLE_SETTINGS as error:
@@ -378,19 +388,20 @@ def prompt_language(checkpoint: WhisperCheckpoint, language: str | None = None) 
     return known[0] if code is None and len(known) == 1 else code
 
 
-def set_defaults(checkpoint: WhisperCheckpoint, task: str | None, language: str | None) -> None:
-    """Make a task and a language the model's own, in memory; None leaves what it has.
+def set_defaults(checkpoint: WhisperCheckpoint, asked: Asked) -> None:
+    """Make the task and the language that are asked for the model's own, in memory.
 
     Raises:
         BadInput: the model does not have them.
     """
-    settings = checkpoint.model.generation_config
-    code = prompt_language(checkpoint, language) if language is not None else None
+    settings, task, language = checkpoint.model.generation_config, asked.task, asked.language
     if task is not None and task not in (settings.task_to_id if checkpoint.is_multilingual else ("transcribe",)):
         raise BadInput(f"{checkpoint.folder}: the model cannot {task}")
-    if checkpoint.is_multilingual:
-        settings.task = task or checkpoint.task
-        settings.language = code or getattr(settings, "language", None)
+    code = None if language in (None, DETECT) else prompt_language(checkpoint, language)
+    if checkpoint.is_multilingual and task is not None:
+        settings.task = task
+    if checkpoint.is_multilingual and language is not None:
+        settings.language = code
 
 
 def detected_language(checkpoint: WhisperCheckpoint, waveform_features: torch.Tensor) -> str | None:

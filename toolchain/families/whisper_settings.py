@@ -6,7 +6,6 @@ where neither a task nor a language is set, as in transformers' `generate`), the
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,26 @@ from transformers import GenerationConfig, WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from runtimes.errors import BadInput
+from runtimes.files import read_object
 
 END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
 TRANSCRIBE, TRANSLATE = "<|transcribe|>", "<|translate|>"
 TASK_TOKENS = {"transcribe": TRANSCRIBE, "translate": TRANSLATE}
 ENGLISH_ONLY_END, MULTILINGUAL_END = 50256, 50257  # the first token behind the text, of openai's two vocabularies
 NO_TOKEN = -1  # in openai's lists of suppressed tokens; transformers suppresses nothing for it
+KINDS: dict[str, tuple[type, str]] = {  # of what generation_config.json says of these
+    "language": (str, "a name"),
+    "task": (str, "a name"),
+    "is_multilingual": (bool, "true or false"),
+    "lang_to_id": (dict, "a table"),
+    "task_to_id": (dict, "a table"),
+    "alignment_heads": (list, "a list"),
+    "suppress_tokens": (list, "a list"),
+    "begin_suppress_tokens": (list, "a list"),
+    "forced_decoder_ids": (list, "a list"),
+    "no_timestamps_token_id": (int, "a token"),
+    "max_initial_timestamp_index": (int, "a number"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,9 @@ def complete_settings(folder: Path, settings: GenerationConfig, tokenizer: Whisp
     Raises:
         BadInput: something cannot be derived, or makes no sense.
     """
-    path, config = folder / "generation_config.json", _read_object(folder / "config.json")
-    known, own = tokenizer.get_vocab(), _read_object(folder / "generation_config.json")
+    path, config = folder / "generation_config.json", read_object(folder / "config.json")
+    known, own = tokenizer.get_vocab(), read_object(path)
+    _check_kinds(path, own)
     forced = Forced()
     if getattr(settings, "task", None) is None and getattr(settings, "language", None) is None:
         forced = _forced(path, settings, config, tokenizer)
@@ -69,6 +83,14 @@ def complete_settings(folder: Path, settings: GenerationConfig, tokenizer: Whisp
     for key in ("suppress_tokens", "begin_suppress_tokens"):
         listed = own[key] if key in own else config.get(key)
         setattr(settings, key, _without_no_token(path, key, listed))
+
+
+def _check_kinds(path: Path, own: dict[str, Any]) -> None:
+    """Raises BadInput where a setting is not of its kind; transformers does not look."""
+    for key, (kind, said) in KINDS.items():
+        value = own.get(key)
+        if value is not None and (type(value) is not kind or (isinstance(value, int) and value < 0)):
+            raise BadInput(f"{path}: {key} is {value!r}; {said} is wanted")
 
 
 def _forced(path: Path, settings: GenerationConfig, config: dict[str, Any], tokenizer: WhisperTokenizer) -> Forced:
@@ -129,13 +151,3 @@ def _without_no_token(path: Path, key: str, listed: Any) -> list[int] | None:
     if not isinstance(listed, list) or not all(isinstance(token, int) for token in listed):
         raise BadInput(f"{path}: {key} is not a list of tokens")
     return [token for token in listed if token != NO_TOKEN]
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"{path}: not an object")
-    return value
