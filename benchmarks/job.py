@@ -15,6 +15,7 @@ from benchmarks.processes import absolute
 from runtimes.artifact import Artifact, read_artifact, read_golden
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips, read_clips
+from runtimes.encoder_windows import EncoderWindows, artifact_windows
 from runtimes.errors import BadInput
 from runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
 from runtimes.sessions import SessionOptions
@@ -25,13 +26,18 @@ PART_SCHEMA = "leanear-results-part-2"
 
 @dataclass(frozen=True)
 class Job:
-    """What is measured, checked and named: artifacts by role, clips if any, runtime, and each role's options."""
+    """What is measured, checked and named: artifacts by role, clips if any, runtime, and each role's options.
+
+    windows: of speech, which each role's encoder is given; asked_windows: which were asked for, None: the artifact's own.
+    """
 
     artifacts: dict[str, Artifact]
     clips_path: Path | None
     clips: Clips | None
     runtime: str
     options: dict[str, SessionOptions]
+    windows: dict[str, EncoderWindows]
+    asked_windows: dict[str, str | None]
     parts: Path
     inputs_sha256: str
 
@@ -43,7 +49,18 @@ class Job:
     @property
     def tokens(self) -> int | None:
         """How many tokens a measured window of speech generates; None for classifiers."""
-        return window_tokens(self.artifacts["slim"].manifest["decoding"]) if self.is_speech else None
+        if not self.is_speech:
+            return None
+        decoding = self.artifacts["slim"].manifest["decoding"]
+        if self.hears_short:
+            seconds = len(benchmark_waveform(self)[0]) / self.artifacts["slim"].sample_rate_hz
+            decoding = {**decoding, "window_s": seconds}
+        return window_tokens(decoding)
+
+    @property
+    def hears_short(self) -> bool:
+        """Whether some role's encoder is given windows shorter than the full one, so that clips are not filled up."""
+        return any(len(windows.lengths) > 1 for windows in self.windows.values())
 
     def request(self, role: str) -> dict[str, Any]:
         """What every worker needs to load the artifact of `role`."""
@@ -52,6 +69,7 @@ class Job:
             "runtime": self.runtime,
             "threads": self.options[role].threads,
             "precision": self.options[role].precision,
+            "window": self.asked_windows[role],
         }
 
 
@@ -63,10 +81,12 @@ def check_job(
     options: dict[str, SessionOptions],
     out: Path,
     settings: tuple[float, int, int, float],
+    window: str | None = None,
 ) -> Job:
     """The job, its artifacts and clips read and found to belong together.
 
-    options: of "slim" and, where there is one, of "dense"; settings: budget_s, samples, repeats, sustained_s.
+    options: of "slim" and, where there is one, of "dense"; settings: budget_s, samples, repeats, sustained_s;
+    window: of slim, None: the artifact's own, as dense's always is.
 
     Raises:
         BadInput: they do not.
@@ -83,13 +103,17 @@ def check_job(
         clips = read_clips(Path(clips_path))
         for artifact in artifacts.values():
             check_clips(artifact, clips, Path(clips_path))
+    asked = {role: window if role == "slim" else None for role in artifacts}
+    is_speech = artifacts["slim"].task == SPEECH_TASK
+    if window is not None and not is_speech:
+        raise BadInput(f"--window {window}: it is for Whisper; {slim} is a classifier")
     facts = device_facts()
     inputs = {
         "artifacts": {role: sha256_file(artifact.folder / "manifest.json") for role, artifact in artifacts.items()},
         "clips": None if clips_path is None else sha256_file(Path(clips_path)),
         "runtime": runtime,
         "options": {role: [options[role].threads, options[role].precision] for role in artifacts},
-        "settings": settings,
+        "settings": [*settings, window],
         "device": device_name(facts),
         "libraries": facts["libraries"],
     }
@@ -99,6 +123,8 @@ def check_job(
         clips=clips,
         runtime=runtime,
         options=options,
+        windows={role: artifact_windows(each, asked[role]) for role, each in artifacts.items()} if is_speech else {},
+        asked_windows=asked,
         parts=Path(out).with_name(f".{Path(out).stem}.parts"),
         inputs_sha256=sha256_json(inputs),
     )
@@ -113,7 +139,11 @@ def _check_comparable(dense: Artifact, slim: Artifact) -> None:
         raise BadInput(f"{both}: their labels differ, so they cannot be compared")
     if slim.task == SPEECH_TASK:
         for key, what in (("vocabulary", "vocabularies"), ("decoding", "decoding settings"), ("input", "inputs")):
-            if dense.manifest[key] != slim.manifest[key]:
+            found = [
+                {name: value for name, value in each.manifest[key].items() if name != "windows"}
+                for each in (dense, slim)
+            ]
+            if found[0] != found[1]:
                 raise BadInput(f"{both}: their {what} differ, so they cannot be compared")
 
 
@@ -133,7 +163,12 @@ def keep_part(job: Job, name: str, part: dict[str, Any]) -> None:
 
 
 def benchmark_waveform(job: Job) -> tuple[np.ndarray, str]:
-    """One fixed window of real audio: a clip cut, or padded with silence, to what the model looks at."""
+    """One fixed window of real audio: a clip cut, or padded with silence, to what the model looks at.
+
+    Where windows shorter than the full one are heard, it is the clip of median length, as long as it is.
+    """
+    if job.hears_short:
+        return _median_clip(job)
     if job.clips is not None:
         waveform, source = job.clips.waveforms[0], f"clip {job.clips.names[0]}"
     else:
@@ -142,6 +177,17 @@ def benchmark_waveform(job: Job) -> tuple[np.ndarray, str]:
     padded = np.zeros(window, np.float32)
     padded[: min(window, len(waveform))] = waveform[:window]
     return padded, f"{source}, cut or padded to the model's window"
+
+
+def _median_clip(job: Job) -> tuple[np.ndarray, str]:
+    if job.clips is not None:
+        named = list(zip(job.clips.waveforms, (f"clip {name}" for name in job.clips.names)))
+    else:
+        golden = read_golden(job.artifacts["slim"]).waveforms
+        named = [(waveform, f"golden clip {number} of the artifact") for number, waveform in enumerate(golden)]
+    waveform, source = sorted(named, key=lambda pair: len(pair[0]))[(len(named) - 1) // 2]
+    window = int(job.artifacts["slim"].manifest["input"]["window_samples"])
+    return np.ascontiguousarray(waveform[:window], np.float32), f"{source}, that of median length"
 
 
 def store_waveform(job: Job, waveform: np.ndarray) -> Path:

@@ -13,6 +13,7 @@ from benchmarks.pictures import picture_intervals, picture_stacks
 from benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, clip_errors
 from benchmarks.summary import Gate, Interval
 from benchmarks.wording import factor, milliseconds, per_second, runtime_text, signed, signed_points
+from runtimes.encoder_windows import FULL
 from runtimes.windows import FEWEST_TOKENS, TOKENS_PER_MINUTE
 
 WORST_CLIPS = 8
@@ -45,7 +46,8 @@ def stages_section(analysis: Analysis) -> Section:
     ]
     blocks: list[Block] = [
         Paragraph(
-            f"A window is {audio_s:g} s of audio and {tokens} generated tokens, the likeliest text token each time "
+            f"A window is {audio_s:g} s of audio{_windows_clause(analysis)} and {tokens} generated tokens, the likeliest "
+            "text token each time "
             "(1 beam); the end is not listened to, so that every model does the same work. That is "
             f"{TOKENS_PER_MINUTE:g} tokens per minute of audio, at least {FEWEST_TOKENS}, and no more than the model "
             "has positions for."
@@ -59,6 +61,14 @@ def stages_section(analysis: Analysis) -> Section:
         Paragraph(_front_end_sentence(speech)),
     ]
     return Section(title, tuple(blocks))
+
+
+def _windows_clause(analysis: Analysis) -> str:
+    """In which windows it was heard, where that is not the same of all models, or not the full one."""
+    windows = analysis.document["options"].get("windows", {})
+    if all(text.startswith(FULL) for text in windows.values()):
+        return ""
+    return f" (heard by {', by '.join(f'{analysis.name(role)} in: {text}' for role, text in windows.items())})"
 
 
 def _front_end_sentence(speech: SpeechAnalysis) -> str:
@@ -115,6 +125,8 @@ def words_section(analysis: Analysis, gate: Gate | None) -> Section:
     ]
     if speech.change is not None:
         blocks.append(_change_table(analysis, speech))
+    if any("second_tries" in answers for answers in accuracy["roles"].values()):
+        blocks.append(_windows_table(analysis))
     blocks.append(_astray_table(analysis, speech))
     if speech.change is not None:
         worst = _worst_clips(analysis)
@@ -178,6 +190,23 @@ def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
 
 def _signed_or_more(share: float) -> str:
     return "any rise" if math.isinf(share) else signed(share)
+
+
+def _windows_table(analysis: Analysis) -> Table:
+    rows = tuple(
+        (
+            analysis.name(role),
+            analysis.document["options"]["windows"][role],
+            f"{sum(answers['windows']):,}",
+            f"{sum(answers['second_tries']):,}",
+        )
+        for role, answers in analysis.document["accuracy"]["roles"].items()
+    )
+    caption = (
+        "The encoder's window: a clip is heard in the shortest one that holds it and a tail of silence, and a second time "
+        "in full where its text has too many or too few tokens for so much audio, or repeats itself"
+    )
+    return Table(caption, ("", "windows", "heard", "second tries"), rows)
 
 
 def _astray_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:

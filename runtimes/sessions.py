@@ -69,8 +69,11 @@ class SpeechSession(Protocol):
     none. Only after `start` is there something to add to.
     """
 
-    def encode(self, waveform: np.ndarray) -> None:
-        """Keys and values of one window, kept inside: float32 (samples,), padded with silence or cut to the window."""
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
+        """Keys and values of one window, kept inside: float32 (samples,), padded with silence or cut to the window.
+
+        window: samples of it, one of the artifact's windows; None: the full one.
+        """
 
     def start(self, rows: int = 1) -> None:
         """Forget all tokens; `rows` hypotheses about the encoded window follow."""
@@ -123,6 +126,15 @@ def checked_waveform(waveform: np.ndarray) -> np.ndarray:
     if not np.isfinite(waveform).all():
         raise BadInput("waveform: it has NaN or infinite samples")
     return waveform[np.newaxis]
+
+
+def filled_up(waveform: np.ndarray, window: int) -> np.ndarray:
+    """A waveform (1, samples) filled up with zeros, or cut, to (1, window)."""
+    if waveform.shape[1] >= window:
+        return np.ascontiguousarray(waveform[:, :window])
+    filled = np.zeros((1, window), np.float32)
+    filled[:, : waveform.shape[1]] = waveform
+    return filled
 
 
 def checked_tokens(

@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks.headline import headline_rows
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results
+from runtimes.encoder_windows import DEFAULT_WINDOW, check_window_choice
 from runtimes.errors import BadInput, GateMissed, LeanearError
 from runtimes.notes import say_no_notes
 from runtimes.pipes import leave_closed_pipe
@@ -188,6 +189,23 @@ task_option = click.option(
 language_option = click.option(
     "--language", callback=_not_empty, help="Whisper: a code such as en.  [default: the model's own, or detected]"
 )
+
+
+def _window(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else check_window_choice(value)
+
+
+def window_option(default: str) -> Callable[..., Any]:
+    """--window, whose help says what it is by default."""
+    return click.option(
+        "--window",
+        metavar="full|auto|SECONDS",
+        callback=_window,
+        help="Whisper: audio is heard in the model's full window, in the shortest of several that holds it (auto), or in"
+        f" SECONDS; what a short window is not trusted with is heard again in full.  [default: {default}]",
+    )
+
+
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of every random choice."
 )
@@ -350,6 +368,7 @@ recipe_options = _options(
     default=True,
     help="Fail where the gate is missed, in place of the next slower precision.",
 )
+@window_option(f"{DEFAULT_WINDOW}; the dense model beside it, and all that is for TensorRT, has the full window")
 @data_option
 @goal_options
 @recipe_options
@@ -417,6 +436,7 @@ def deploy(model: str, target: str, data: Data | None, out: Path | None, budget_
         devices=_devices(job.target, flags),
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
+        window=flags["window"],
         command=_command(),
         narrator=Narrator(),
     )
@@ -656,6 +676,7 @@ def explore(
     help="int8: products in 8 bits, in ranges taken from --data, with a proof of their noise; fp16: for --form "
     "tensorrt, products in half precision.",
 )
+@window_option(f"{DEFAULT_WINDOW}; full for --form tensorrt")
 @data_option
 @task_option
 @language_option
@@ -669,6 +690,7 @@ def export(
     seed: int,
     task: str | None,
     language: str | None,
+    window: str | None,
 ) -> None:
     """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
 
@@ -693,6 +715,7 @@ def export(
         precision=precision,
         task=task,
         language=language,
+        window=window,
     )
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
@@ -711,6 +734,7 @@ def export(
     help="bf16 is offered by OpenVINO alone, int8 is for graphs of 8-bit products; --against is measured in it too if"
     " its graphs are of it.  [default: what the graphs are of]",
 )
+@window_option("ARTIFACT's own; --against is always heard in its own")
 @threads_option
 @click.option(
     "--budget",
@@ -732,6 +756,7 @@ def bench(
     against: Path | None,
     runtime: str,
     precision: str | None,
+    window: str | None,
     threads: int,
     budget_s: float,
     sustained_s: float,
@@ -757,6 +782,7 @@ def bench(
         threads=threads,
         budget_s=budget_s,
         sustained_s=sustained_s,
+        window=window,
         data=data,
         out=out,
         seed=seed,
@@ -920,6 +946,7 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
     help="Tried in turn until a window is neither repetitive nor unlikely.",
 )
 @click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
+@window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
 @click.option("--srt", is_flag=True, help="SubRip subtitles.")
 @click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
@@ -934,6 +961,7 @@ def transcribe(
     model: str,
     no_timestamps: bool,
     condition: bool,
+    window: str | None,
     temperatures: str,
     as_json: bool,
     srt: bool,
@@ -955,6 +983,7 @@ def transcribe(
       leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
     """
     from runtimes.decoding import DecodeOptions
+    from runtimes.long_audio import Tally
     from toolchain.transcribing import transcribe_file, write_segments
 
     asked = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
@@ -967,8 +996,21 @@ def transcribe(
         temperatures=_temperatures(temperatures),
         **flags,
     )
-    segments = transcribe_file(audio, model, options, runtime=runtime, precision=precision, threads=threads)
-    write_segments(segments, writers[0] if writers else "plain", out)
+    tally = Tally()
+    segments = transcribe_file(
+        audio,
+        model,
+        options,
+        runtime=runtime,
+        precision=precision,
+        threads=threads,
+        window=window,
+        tally=tally,
+    )
+    write_segments(segments, writers[0] if writers else "plain", out, tally)
+    if tally.heard_again:
+        again = f"{tally.heard_again} of {tally.short} short windows were heard again in full"
+        click.echo(f"{again} ({', '.join(f'{count} {why}' for why, count in tally.second_tries.items())})", err=True)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

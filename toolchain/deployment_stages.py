@@ -11,6 +11,7 @@ from benchmarks.measure import benchmark
 from benchmarks.results import Results
 from runtimes.artifact import read_artifact
 from runtimes.clips import read_clips, write_clips
+from runtimes.encoder_windows import FULL
 from runtimes.files import sha256_file, sha256_json
 from runtimes.sessions import SessionOptions, graph_precision
 from toolchain.checkpoint import checkpoint_sha256, load_checkpoint
@@ -90,10 +91,12 @@ def export_stage(
     precision: str,
     narrator: Narrator,
     dense: Path | None = None,
+    window: str = FULL,
 ) -> bool:
     """The proved ONNX artifact of the checkpoint in `source` at `out`, in the graph precision of `precision`.
 
-    dense: an artifact; if its graphs are of the same precision, those of this one have to be smaller.
+    dense: an artifact; if its graphs are of the same precision, those of this one have to be smaller. window: which
+    windows a Whisper's encoder takes.
     """
     calibration, graphs = folder / "clips" / "calibration.npz", graph_precision(precision)
     made_from = {"checkpoint": checkpoint_sha256(source), "golden clips": sha256_file(calibration)}
@@ -106,10 +109,11 @@ def export_stage(
             clips = clips[: quantiser_clips(len(clips))]
             dense_bytes = None if dense is None else _graph_bytes(dense, graphs)
             write_proved_artifact(
-                load_checkpoint(source), clips, out, form, model, made_from, dense_bytes, report, graphs
-            )
+                load_checkpoint(source), clips, out, form, model, made_from, dense_bytes, report, graphs,
+                window,
+            )  # fmt: skip
 
-    record = {"leanear": VERSION, **made_from, "form": form, "precision": graphs}
+    record = {"leanear": VERSION, **made_from, "form": form, "precision": graphs, "window": window}
     stage = "-".join(out.relative_to(folder).parts)
     return run_stage(folder, stage, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
 

@@ -40,6 +40,7 @@ def bench_artifacts(
     threads: int,
     budget_s: float,
     sustained_s: float = 0.0,
+    window: str | None = None,
     data: Data | None,
     out: Path,
     seed: int,
@@ -49,7 +50,8 @@ def bench_artifacts(
     """Results of `artifact`, in turn with `against` where it is given, written to `out`; accuracy only with DATA.
 
     precision: of `artifact`, and of `against` where its graphs are of it; None, or where they are not: what the graphs
-    of each are of. Of speech, transcripts with their word errors stand for the accuracy.
+    of each are of. window: of `artifact`, "full", "auto" or seconds, None: its own, as `against` has. Of speech,
+    transcripts with their word errors stand for the accuracy.
 
     Raises:
         LeanearError: an artifact, the data or the runtime is not usable, or a measurement failed.
@@ -77,6 +79,7 @@ def bench_artifacts(
                 dense_precision=dense,
                 budget_s=budget_s,
                 sustained_s=sustained_s,
+                window=window,
                 command=command,
                 progress=report,
             )
