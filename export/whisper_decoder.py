@@ -45,9 +45,7 @@ class _Step:
     bias: str  # (N, C + N)
 
 
-def add_decoder(
-    graph: Graph, model: Any, form: str, any_window: bool = False
-) -> tuple[list[Tensor], list[Tensor]]:
+def add_decoder(graph: Graph, model: Any, form: str, any_window: bool = False) -> tuple[list[Tensor], list[Tensor]]:
     """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has.
 
     Inputs: `embedded` (R, N, D), the new tokens' rows of EMBEDDING; `positions` int64 (N,), where they stand; `bias`

@@ -6,7 +6,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -71,7 +71,9 @@ def add_encoder(
         parts = -(-layer.fc1.out_features // MLP_COLUMNS) if form == "onnxruntime" else 1
         hidden = add_mlp(graph, hidden, layer, name, parts)
     states = add_layernorm(graph, hidden, encoder.layer_norm, "encoder.layer_norm")
-    return _add_cross_keys_and_values(graph, states, model.model.decoder.layers, POSITIONS if any_window else positions, form)
+    return _add_cross_keys_and_values(
+        graph, states, model.model.decoder.layers, POSITIONS if any_window else positions, form
+    )
 
 
 def add_mlp(graph: Graph, hidden: str, layer: Any, name: str, parts: int = 1) -> str:
@@ -153,21 +155,44 @@ def _add_cross_keys_and_values(
     graph: Graph, states: str, layers: Sequence[Any], positions: int | str, form: str
 ) -> list[tuple[str, list[int | str]]]:
     outputs: list[tuple[str, list[int | str]]] = []
-    columns = graph.node("Transpose", [states], "encoder.columns", perm=[1, 0])
+    # OpenVINO does not multiply a tensor of any length with one of more dimensions: all heads are one product then.
+    flat = positions == POSITIONS and form != "onnxruntime"
+    columns = "" if flat else graph.node("Transpose", [states], "encoder.columns", perm=[1, 0])
     for number, layer in enumerate(layers):
         attention, group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
-        key_weight, value_weight = _cross_weights(graph, attention, group, f"decoder.layers.{number}.encoder_attn")
+        name = f"decoder.layers.{number}.encoder_attn"
+        if flat:
+            key, value = _add_flat_keys_and_values(graph, states, attention, group, number)
+        else:
+            key_weight, value_weight = _cross_weights(graph, attention, group, name)
+            key = graph.node("MatMul", [key_weight, columns], f"cross_key.{number}")
+            value = graph.node("MatMul", [states, value_weight], f"cross_value.{number}")
         outputs += [
-            (
-                graph.node("MatMul", [key_weight, columns], f"cross_key.{number}"),
-                [len(group.heads), group.query_key_width, positions],
-            ),
-            (
-                graph.node("MatMul", [states, value_weight], f"cross_value.{number}"),
-                [len(group.heads), positions, group.value_output_width],
-            ),
+            (key, [len(group.heads), group.query_key_width, positions]),
+            (value, [len(group.heads), positions, group.value_output_width]),
         ]
     return outputs
+
+
+def _add_flat_keys_and_values(
+    graph: Graph, states: str, attention: Attention, group: HeadGroup, number: int
+) -> tuple[str, str]:
+    """Keys (H, K, T) and values (H, T, V) by products of two dimensions."""
+    name, heads = f"decoder.layers.{number}.encoder_attn", len(group.heads)
+    made = []
+    for part, width, order, rows in (
+        ("key", group.query_key_width, [1, 2, 0], lambda: query_key_rows(attention.key_weight, attention, [group])),
+        ("value", group.value_output_width, [1, 0, 2], lambda: value_output_rows(attention.value_weight, attention, [group])),
+    ):
+        weight = graph.weight(f"{name}.{part}.weight", (attention.model_width, heads * width), _transposed(rows))
+        product = graph.node("MatMul", [states, weight], f"{name}.{part}")
+        split = graph.reshape(product, (-1, heads, width), f"{name}.{part}.split")
+        made.append(graph.node("Transpose", [split], f"cross_{part}.{number}", perm=order))
+    return made[0], made[1]
+
+
+def _transposed(rows: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    return lambda: rows().T
 
 
 def _cross_weights(graph: Graph, attention: Attention, group: HeadGroup, name: str) -> tuple[str, str]:

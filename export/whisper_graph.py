@@ -24,6 +24,7 @@ from runtimes.errors import BadInput
 from runtimes.files import replaced_file
 
 CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
+KEPT = ("front_end.", "decoder.")  # how nodes of an encoder are named whose products stay in float32
 FRAMES_PER_POSITION = 2  # the stride of the second convolution
 
 
@@ -85,7 +86,7 @@ def export_whisper(
     half = {name for name, _ in produced} if is_half else set()
     inputs, outputs = add_decoder(decoder, model, form, any_window)
     if observed is not None:
-        add_static_products(encoder, observed, form, lambda name: name.startswith("front_end."))
+        add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
         if form == "onnxruntime":
             add_block_products(decoder)
         elif form != "tensorrt":

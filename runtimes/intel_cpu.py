@@ -180,6 +180,10 @@ class IntelSpeechSession:
     def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
         waveform = checked_waveform(waveform)
+        if not self._takes_any and window not in (None, self._window):
+            raise BadInput(
+                f"encode: a window of {window} samples; the encoder's graph has that of {self._window} alone"
+            )
         if self._takes_any:
             waveform = filled_up(waveform, window or self._window)
             if self._crossed.arrange(waveform.shape[1] // self._step):

@@ -177,6 +177,10 @@ class OnnxSpeechSession:
     def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
         waveform = checked_waveform(waveform)
+        if not self._takes_any and window not in (None, self._window):
+            raise BadInput(
+                f"encode: a window of {window} samples; the encoder's graph has that of {self._window} alone"
+            )
         if self._takes_any:
             waveform = filled_up(waveform, window or self._window)
             if self._crossed.arrange(waveform.shape[1] // self._step):
@@ -219,7 +223,9 @@ class OnnxSpeechSession:
         return bound.logits
 
     def _bound(self, new: int) -> _BoundStep:
-        return _BoundStep(self._decoder, self._cache, self._crossed.arrays, new, self._embedding.width, self._vocabulary)
+        return _BoundStep(
+            self._decoder, self._cache, self._crossed.arrays, new, self._embedding.width, self._vocabulary
+        )
 
     def facts(self) -> dict[str, Any]:
         """Version, providers, threads and memory settings as the decoder's session reports them."""

@@ -12,8 +12,8 @@ from benchmarks.bundled import ALL_THREADS
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results, read_results
 from runtimes.choose import choose_runtime, require_runtime
-from runtimes.engines import import_library
 from runtimes.encoder_windows import DEFAULT_WINDOW, FULL
+from runtimes.engines import import_library
 from runtimes.errors import BadInput
 from runtimes.files import write_json
 from runtimes.sessions import SessionOptions
@@ -137,9 +137,7 @@ def deploy(
             clips_stage(folder, source, splits, task, narrator),
             prune_stage(folder, source, job, narrator),
         ]
-        ships, exported = _artifact_stages(
-            folder, source, model, device, gate or PrecisionGate(), window, narrator
-        )
+        ships, exported = _artifact_stages(folder, source, model, device, gate or PrecisionGate(), window, narrator)
         asked, device = device.precision, dataclasses.replace(device, precision=ships)
         plain = plain_precision(device.runtime, ships)
         ran.append(exported)
@@ -232,7 +230,12 @@ def _artifact_stages(
         export_stage(folder, out, f"slim in {precision}", checkpoint, model, form, precision, narrator, dense, window)
         return out
 
-    made_from = {"leanear": VERSION, "checkpoint": checkpoint_sha256(checkpoint), "form": device.graph_form, "window": window}
+    made_from = {
+        "leanear": VERSION,
+        "checkpoint": checkpoint_sha256(checkpoint),
+        "form": device.graph_form,
+        "window": window,
+    }
     candidate = Candidate(folder, device, made_from, export_trial, read_spellings(source))
 
     def export_dense(ships: str) -> bool:

@@ -175,11 +175,15 @@ def report(heard: dict[str, dict[str, Heard]], ears: list[Ear], clips: Clips, op
     normaliser = choose_normaliser("en", read_spellings(checkpoint_folder(options.model)))
     texts = {**dict(zip(clips.names, clips.texts)), JOINED: " ".join(clips.texts)}
     print(f"{options.model}, {options.runtime} {options.precision}, {options.threads} threads, {len(clips)} clips,")
-    print(f"{sum(len(each) for each in clips.waveforms) / RATE_HZ:.0f} s of audio; load average {os.getloadavg()[0]:.2f}")
+    print(
+        f"{sum(len(each) for each in clips.waveforms) / RATE_HZ:.0f} s of audio; load average {os.getloadavg()[0]:.2f}"
+    )
     failed = False
     for title, names in (("clips one by one", list(clips.names)), (JOINED, [JOINED])):
         print(f"\n### {title}\n")
-        print("| window | RTF | time over the first | WER, % | S / D / I | change, points (95 %) | second tries | ran away |")
+        print(
+            "| window | RTF | time over the first | WER, % | S / D / I | change, points (95 %) | second tries | ran away |"
+        )
         print("|---|---:|---:|---:|---:|---:|---|---:|")
         base: tuple[list[Heard], WordErrors] | None = None
         for ear in ears:
@@ -189,7 +193,9 @@ def report(heard: dict[str, dict[str, Heard]], ears: list[Ear], clips: Clips, op
             failed |= _print_row(ear, rows, counted, base)
     _print_encoders(ears, clips, options)
     verdict = "missed" if failed else "kept"
-    print(f"\nbound of {BOUND_POINTS} points, and no text of more than {FAST_TOKENS_PER_S:g} tokens per second: {verdict}")
+    print(
+        f"\nbound of {BOUND_POINTS} points, and no text of more than {FAST_TOKENS_PER_S:g} tokens per second: {verdict}"
+    )
     return int(failed)
 
 

@@ -11,7 +11,6 @@ import openvino
 import pytest
 import torch
 
-from export.artifact import export_artifact
 from export.parity import prove_parity_here
 from export.whisper_graph import export_whisper
 from export.window_states import window_states
@@ -122,7 +121,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_checkpoint(write_whisper(tmp_path_factory.mktemp("long") / "whisper", model))
 
 
-@pytest.fixture(scope="module", params=[(form, precision) for form in FORMS for precision in ("fp32", "int8")], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(form, precision) for form in FORMS for precision in ("fp32", "int8")], ids="-".join
+)
 def exported(request: pytest.FixtureRequest, checkpoint: Any, tmp_path_factory: pytest.TempPathFactory):
     form, precision = request.param
     folder = tmp_path_factory.mktemp("artifacts") / f"{form}-{precision}"
@@ -183,9 +184,9 @@ def test_an_artifact_can_be_heard_in_other_windows_than_its_own(exported, tmp_pa
     assert read_speech_model(artifact, "full").encoder_windows.lengths == (96_000,)
     assert read_speech_model(artifact, "4").encoder_windows.lengths == (64_000, 96_000)
     options = DecodeOptions(temperatures=(0.0,), timestamps=False, max_tokens=5)
-    session = choose_runtime("onnxruntime" if artifact.manifest["graphs"]["encoder"]["form"] != "openvino" else "openvino").load(
-        artifact, SessionOptions(threads=1)
-    )
+    session = choose_runtime(
+        "onnxruntime" if artifact.manifest["graphs"]["encoder"]["form"] != "openvino" else "openvino"
+    ).load(artifact, SessionOptions(threads=1))
     for choice in ("full", "4", None):
         assert list(transcribe(session, read_speech_model(artifact, choice), CLIPS[0], options))
     session.close()

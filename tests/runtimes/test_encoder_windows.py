@@ -28,7 +28,18 @@ def chosen(choice: str, full: int = FULL) -> EncoderWindows:
 
 @pytest.mark.parametrize(
     ("audio_s", "window_s"),
-    [(0.1, 10), (8.0, 10), (8.001, 15), (13.0, 15), (13.1, 20), (18.0, 20), (22.9, 25), (23.1, 30), (28.5, 30), (30, 30)],
+    [
+        (0.1, 10),
+        (8.0, 10),
+        (8.001, 15),
+        (13.0, 15),
+        (13.1, 20),
+        (18.0, 20),
+        (22.9, 25),
+        (23.1, 30),
+        (28.5, 30),
+        (30, 30),
+    ],
 )
 def test_the_shortest_window_that_holds_the_audio_and_two_seconds(audio_s, window_s):
     assert chosen("auto").holding(round(audio_s * RATE_HZ)) == window_s * RATE_HZ

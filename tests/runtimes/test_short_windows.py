@@ -14,7 +14,11 @@ from runtimes.short_windows import audible_s, most_tokens, why_heard_again
 from tests.runtimes.speech_sessions import MODEL, RATE_HZ, TOKENS, WINDOW, FakeSession, at_time, scripted
 
 PLAIN = DecodeOptions(
-    temperatures=(0.0,), timestamps=False, compression_ratio_limit=None, log_probability_limit=None, no_speech_limit=None
+    temperatures=(0.0,),
+    timestamps=False,
+    compression_ratio_limit=None,
+    log_probability_limit=None,
+    no_speech_limit=None,
 )
 SHORT = 400  # samples: 0.4 s of the made-up model's one second
 TAIL = 100
@@ -41,7 +45,7 @@ def test_a_text_that_was_cut_off_at_the_cap_is_not_trusted():
     many = [0, 3, 1, 4, 9, 2, 5, 8, 7, 6, 0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
     assert why(many, loud(1.0), ended=False) == "cap"
     assert why(many, loud(1.0)) == "", "it ended by itself"
-    assert why(many, loud(1.1), ended=False) == "", "of so much audio there may be more"
+    assert why(many, loud(1.2), ended=False) == "", "of so much audio there may be more"
 
 
 def test_a_loop_is_not_trusted_however_it_ended():
