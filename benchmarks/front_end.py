@@ -20,7 +20,8 @@ FRONT_END_NODES = "front_end."
 def measure_front_end(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """The share, between 0 and 1, or null where the runtime does not tell.
 
-    request: artifact (folder), runtime, threads, precision, window (a choice, null: the artifact's own), waveform (.npy).
+    request: artifact (folder), runtime, threads, precision, window (a choice, null: the artifact's own), waveform
+    (.npy).
     """
     artifact = read_artifact(Path(request["artifact"]))
     waveform = np.load(request["waveform"], allow_pickle=False)

@@ -28,7 +28,8 @@ PART_SCHEMA = "leanear-results-part-2"
 class Job:
     """What is measured, checked and named: artifacts by role, clips if any, runtime, and each role's options.
 
-    windows: of speech, which each role's encoder is given; asked_windows: which were asked for, None: the artifact's own.
+    windows: of speech, which each role's encoder is given; asked_windows: which were asked for, None: the artifact's
+    own.
     """
 
     artifacts: dict[str, Artifact]

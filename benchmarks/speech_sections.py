@@ -46,9 +46,8 @@ def stages_section(analysis: Analysis) -> Section:
     ]
     blocks: list[Block] = [
         Paragraph(
-            f"A window is {audio_s:g} s of audio{_windows_clause(analysis)} and {tokens} generated tokens, the likeliest "
-            "text token each time "
-            "(1 beam); the end is not listened to, so that every model does the same work. That is "
+            f"A window is {audio_s:g} s of audio{_windows_clause(analysis)} and {tokens} generated tokens, the "
+            "likeliest text token each time (1 beam); the end is not listened to, so that every model does the same work. That is "
             f"{TOKENS_PER_MINUTE:g} tokens per minute of audio, at least {FEWEST_TOKENS}, and no more than the model "
             "has positions for."
         ),
@@ -203,8 +202,8 @@ def _windows_table(analysis: Analysis) -> Table:
         for role, answers in analysis.document["accuracy"]["roles"].items()
     )
     caption = (
-        "The encoder's window: a clip is heard in the shortest one that holds it and a tail of silence, and a second time "
-        "in full where its text has too many or too few tokens for so much audio, or repeats itself"
+        "The encoder's window: a clip is heard in the shortest one that holds it and a tail of silence, and a second "
+        "time in full where its text has too many or too few tokens for so much audio, or repeats itself"
     )
     return Table(caption, ("", "windows", "heard", "second tries"), rows)
 

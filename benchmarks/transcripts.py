@@ -87,7 +87,8 @@ def transcribe_clip(
 def measure_transcripts(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """How many clips have their transcripts in the file `request["transcripts"]`: all of them.
 
-    request: artifact (folder), runtime, threads, precision, window (a choice, null: the artifact's own), clips (.npz), transcripts (.json; what it holds is kept).
+    request: artifact (folder), runtime, threads, precision, window (a choice, null: the artifact's own), clips (.npz),
+    transcripts (.json; what it holds is kept).
     """
     artifact = read_artifact(Path(request["artifact"]))
     clips = read_clips(Path(request["clips"]))

@@ -43,7 +43,8 @@ def export_artifact(
     model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
     inputs by name. speech: of a Whisper, which is exported as encoder and decoder; precision: of the
     products, "fp32", "fp16" or "int8"; quantiser_waveforms: real clips that the ranges of integers are taken from, like
-    the golden ones; window: of a Whisper, which windows its encoder takes (`runtimes.encoder_windows`). The manifest's "parity" is null until `export.parity.prove_parity` has proved it.
+    the golden ones; window: of a Whisper, which windows its encoder takes (`runtimes.encoder_windows`). The manifest's
+    "parity" is null until `export.parity.prove_parity` has proved it.
 
     Raises:
         BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.

@@ -167,8 +167,9 @@ def add_attention(
 ) -> str:
     """Add the whole block, output projection included: (T, D) in, (T, D) out.
 
-    any_count: there may be fewer tokens than `token_count`, by which the heads are grouped all the same. observed: of queries, keys and values, whose products between tokens then are of 8-bit integers as far as the form
-    goes; None: they are of float32.
+    observed: of queries, keys and values, whose products between tokens then are of 8-bit integers as far as the form
+    goes; None: they are of float32. any_count: there may be fewer tokens than `token_count`, by which the heads are
+    grouped all the same.
     """
     widths = attention.query_key_widths, attention.value_output_widths
     if form == "tensorrt":

@@ -37,8 +37,8 @@ def collect_golden_speech(
 ) -> Golden:
     """The clips, what the checkpoint says of them in torch when the likeliest token is taken, and its logits.
 
-    Each clip is heard in the shortest of the windows that holds it. No cache is used. Suppressed tokens are not taken. The end of the text is, and decoding goes on after it, so that
-    more steps are proved.
+    Each clip is heard in the shortest of the windows that holds it. No cache is used. Suppressed tokens are not taken.
+    The end of the text is, and decoding goes on after it, so that more steps are proved.
     """
     import torch
 

@@ -182,7 +182,12 @@ def _add_flat_keys_and_values(
     made = []
     for part, width, order, rows in (
         ("key", group.query_key_width, [1, 2, 0], lambda: query_key_rows(attention.key_weight, attention, [group])),
-        ("value", group.value_output_width, [1, 0, 2], lambda: value_output_rows(attention.value_weight, attention, [group])),
+        (
+            "value",
+            group.value_output_width,
+            [1, 0, 2],
+            lambda: value_output_rows(attention.value_weight, attention, [group]),
+        ),
     ):
         weight = graph.weight(f"{name}.{part}.weight", (attention.model_width, heads * width), _transposed(rows))
         product = graph.node("MatMul", [states, weight], f"{name}.{part}")

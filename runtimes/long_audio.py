@@ -19,8 +19,8 @@ and why:
   whole window is taken. So it is with a shorter loop where no temperature passes the compression test. Where a window
   moved on by less than a tenth and the next one says just the same, that is left out and the whole window is taken.
   Earlier text is forgotten, too, after a window that says just what the one before said.
-- Audio that is short enough is heard in a window shorter than the trained one (`runtimes.encoder_windows`), at the first
-  temperature. What fails a test there, or is not to be trusted (`runtimes.short_windows`), is heard again in the full
+- Audio that is short enough is heard in a window shorter than the trained one (`runtimes.encoder_windows`), at the
+  first temperature. What fails a test there, or is not to be trusted (`runtimes.short_windows`), is heard again in the full
   window, from the first temperature on; how often that was, the tally says.
 """
 
@@ -63,7 +63,10 @@ class Waveform(Protocol):
 
 @dataclass(frozen=True)
 class SpeechModel:
-    """What decoding needs to know of a model beside its session. windows: which it hears audio in, None: the full one."""
+    """What decoding needs to know of a model beside its session.
+
+    windows: which it hears audio in, None: the full one.
+    """
 
     vocabulary: Vocabulary
     tokens: SpeechTokens

@@ -201,8 +201,8 @@ def window_option(default: str) -> Callable[..., Any]:
         "--window",
         metavar="full|auto|SECONDS",
         callback=_window,
-        help="Whisper: audio is heard in the model's full window, in the shortest of several that holds it (auto), or in"
-        f" SECONDS; what a short window is not trusted with is heard again in full.  [default: {default}]",
+        help="Whisper: audio is heard in the model's full window, in the shortest of several that holds it (auto), or"
+        f" in SECONDS; what a short window is not trusted with is heard again in full.  [default: {default}]",
     )
 
 

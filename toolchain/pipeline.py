@@ -220,8 +220,8 @@ def _artifact_stages(
 ) -> tuple[str, bool]:
     """dense/ and slim/; the precision that the slim one ships in, and whether anything had to be done.
 
-    The dense artifact is of the plain precision that goes with what ships, which only the gate can say, and has the full
-    window.
+    The dense artifact is of the plain precision that goes with what ships, which only the gate can say, and has the
+    full window.
     """
     checkpoint, dense, form = folder / "checkpoint", folder / "dense", device.graph_form
 

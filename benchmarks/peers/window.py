@@ -2,8 +2,8 @@
 
     python -m benchmarks.peers.window MODEL --data DATA --state DIR [--runtime openvino] [--windows full,auto,10]
 
-DATA has test/ to judge on, and train/ for the ranges of --precision int8. Artifacts, and what was heard in every clip, are
-kept in DIR, and a later run goes on from there (--fresh: not). The first of --windows is what the others are held
+DATA has test/ to judge on, and train/ for the ranges of --precision int8. Artifacts, and what was heard in every clip,
+are kept in DIR, and a later run goes on from there (--fresh: not). The first of --windows is what the others are held
 against; "full" is a graph of fixed shapes, the others share one graph that takes any window, so the encoder's own table
 says what a length that is not fixed costs. All test clips joined are heard as one long recording. Where other programs
 use the machine, read the ratios, not the times: both sides of a ratio were taken one after the other.
@@ -181,9 +181,8 @@ def report(heard: dict[str, dict[str, Heard]], ears: list[Ear], clips: Clips, op
     failed = False
     for title, names in (("clips one by one", list(clips.names)), (JOINED, [JOINED])):
         print(f"\n### {title}\n")
-        print(
-            "| window | RTF | time over the first | WER, % | S / D / I | change, points (95 %) | second tries | ran away |"
-        )
+        columns = ("window", "RTF", "time over the first", "WER, %", "S / D / I", "change, points (95 %)")
+        print(f"| {' | '.join(columns)} | second tries | ran away |")
         print("|---|---:|---:|---:|---:|---:|---|---:|")
         base: tuple[list[Heard], WordErrors] | None = None
         for ear in ears:

@@ -57,7 +57,8 @@ def test_a_loop_is_not_trusted_however_it_ended():
 
 def test_too_little_of_audible_audio_is_not_trusted():
     assert why([1], loud(2.5)) == why([], loud(2.5)) == "short"
-    assert why([1, 2, 3], loud(2.5)) == ""
+    assert why([1, 2, 3], loud(2.5)) == "short"
+    assert why([1, 2, 3, 4], loud(2.5)) == ""
     assert why([], loud(1.5)) == "", "a short noise need not be a word"
     quiet = np.concatenate([loud(1.0), 0.001 * loud(6.0)])
     assert why([1], quiet) == "", "what is 50 dB quieter is not audible"
