@@ -74,9 +74,9 @@ def benchmark(
     dense_precision: what `dense` is measured in, that of `options` where it is None: a slim artifact in 8 bits is so
     compared with a dense one in float32. window: of speech, "full", "auto" or seconds: which windows the slim
     artifact's encoder is given, None: its own, as the dense one is. budget_s: time for warm-up and steady state, all
-    processes together; fewer than `samples` per artifact are taken where it does not suffice. sustained_s: how long each artifact works without
-    a pause at the end; 0: only for as long as its energy takes, where a sensor shows power. progress: called with a
-    text and the share that is done.
+    processes together; fewer than `samples` per artifact are taken where it does not suffice. sustained_s: how long
+    each artifact works without a pause at the end; 0: only for as long as its energy takes, where a sensor shows power.
+    progress: called with a text and the share that is done.
 
     Raises:
         BadInput: an artifact or the clips are not what they should be, or do not belong together.

@@ -20,8 +20,8 @@ and why:
   moved on by less than a tenth and the next one says just the same, that is left out and the whole window is taken.
   Earlier text is forgotten, too, after a window that says just what the one before said.
 - Audio that is short enough is heard in a window shorter than the trained one (`runtimes.encoder_windows`), at the
-  first temperature. What fails a test there, or is not to be trusted (`runtimes.short_windows`), is heard again in the full
-  window, from the first temperature on; how often that was, the tally says.
+  first temperature. What fails a test there, or is not to be trusted (`runtimes.short_windows`), is heard again in the
+  full window, from the first temperature on; how often that was, the tally says.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import soundfile
 from benchmarks.results import read_results
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.toolchain.test_speech_deploy import TARGET, TEXTS, deploy_arguments, only_complaint
-from tests.whisper_models import write_whisper
+from tests.whisper_models import make_whisper, write_whisper
 from toolchain.cli import run
 
 RATE_HZ = 16_000
@@ -19,7 +19,10 @@ RATE_HZ = 16_000
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return write_whisper(tmp_path_factory.mktemp("model") / "six-seconds", window_s=6, positions=48, seed=3)
+    whisper = make_whisper(window_s=6, positions=48, seed=3)
+    for name, weight in whisper.named_parameters():  # attention so sharp that rounding moves it fails the proof
+        weight.data *= 0.3 if "q_proj" in name or "k_proj" in name else 1.0
+    return write_whisper(tmp_path_factory.mktemp("model") / "six-seconds", whisper)
 
 
 @pytest.fixture(scope="module")
