@@ -283,6 +283,8 @@ def _transcribe(options: argparse.Namespace) -> None:
     audio, tally = (options.artifact, options.audio), Tally()
     segments = transcribe_recording(*audio, options.runtime, session, decoding, options.window, tally)
     print_segments(segments, options.writer, tally)
+    if tally.sentence:
+        print(tally.sentence, file=sys.stderr)
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -48,8 +48,8 @@ def stages_section(analysis: Analysis) -> Section:
         Paragraph(
             f"A window is {audio_s:g} s of audio{_windows_clause(analysis)} and {tokens} generated tokens, the "
             "likeliest text token each time (1 beam); the end is not listened to, so that every model does the same "
-            f"work. That is {TOKENS_PER_MINUTE:g} tokens per minute of audio, at least {FEWEST_TOKENS}, and no more than the model "
-            "has positions for."
+            f"work. That is {TOKENS_PER_MINUTE:g} tokens per minute of audio, at least {FEWEST_TOKENS}, and no more "
+            "than the model has positions for."
         ),
         *_stack_picture(analysis, speech),
         comparison_table(analysis, "Medians over all samples", rows),

@@ -103,6 +103,14 @@ class Tally:
         """Second tries for any reason."""
         return sum(self.second_tries.values())
 
+    @property
+    def sentence(self) -> str:
+        """How many second tries there were, and why; "" of none."""
+        if not self.second_tries:
+            return ""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
+        return f"{self.heard_again} of {self.short} short windows were heard again in full ({reasons})"
+
 
 @dataclass(frozen=True)
 class Segment:

@@ -1008,9 +1008,8 @@ def transcribe(
         tally=tally,
     )
     write_segments(segments, writers[0] if writers else "plain", out, tally)
-    if tally.heard_again:
-        again = f"{tally.heard_again} of {tally.short} short windows were heard again in full"
-        click.echo(f"{again} ({', '.join(f'{count} {why}' for why, count in tally.second_tries.items())})", err=True)
+    if tally.sentence:
+        click.echo(tally.sentence, err=True)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:
