@@ -16,7 +16,10 @@ from runtimes.errors import BadInput
 
 FULL, AUTO = "full", "auto"
 DEFAULT_WINDOW = AUTO  # of `transcribe`, and of what is exported for a runtime that takes windows of several lengths
-AUTO_S = (10.0, 15.0, 20.0, 25.0)  # below the full window
+AUTO_FROM_S, AUTO_STEP_S = (
+    10,
+    1,
+)  # a new length costs a runtime milliseconds once, a second of silence costs them always
 TAIL_S = 2.0  # of silence behind the audio
 
 
@@ -65,22 +68,23 @@ def choose_windows(choice: str, window_samples: int, sample_rate_hz: int, step_s
         return full_window(window_samples)
     tail, full_s = round(TAIL_S * sample_rate_hz), window_samples / sample_rate_hz
     if choice == AUTO:
-        shorter = [_whole_steps(seconds, sample_rate_hz, step_samples) for seconds in AUTO_S]
+        seconds = range(AUTO_FROM_S, math.ceil(full_s), AUTO_STEP_S)
+        shorter = [_whole_steps(each, sample_rate_hz, step_samples) for each in seconds]
         shorter = [length for length in shorter if length < window_samples]
         return EncoderWindows(AUTO, (*shorter, window_samples), tail if shorter else 0)
     try:
-        seconds = float(choice)
+        wanted = float(choice)
     except ValueError:
         raise BadInput(f"--window {choice}: expected full, auto, or seconds") from None
-    if not TAIL_S < seconds <= full_s:
+    if not TAIL_S < wanted <= full_s:
         raise BadInput(
             f"--window {choice}: expected full, auto, or seconds over {TAIL_S:g} (a tail of silence that is part of"
             f" every short window) and up to the model's own {full_s:g}"
         )
-    length = _whole_steps(seconds, sample_rate_hz, step_samples)
+    length = _whole_steps(wanted, sample_rate_hz, step_samples)
     if length >= window_samples:
         return full_window(window_samples)
-    return EncoderWindows(f"{seconds:g}", (length, window_samples), tail)
+    return EncoderWindows(f"{wanted:g}", (length, window_samples), tail)
 
 
 def artifact_windows(artifact: Artifact, choice: str | None = None) -> EncoderWindows:
@@ -132,11 +136,10 @@ def windows_facts(windows: EncoderWindows) -> dict[str, Any]:
 
 def windows_text(windows: EncoderWindows, sample_rate_hz: int) -> str:
     """The windows in words."""
-    said = [f"{length / sample_rate_hz:g}" for length in windows.lengths]
-    if len(said) == 1:
-        return f"full ({said[0]} s)"
-    choice = windows.choice if windows.choice == AUTO else f"{windows.choice} s"
-    return f"{choice} ({', '.join(said[:-1])} and {said[-1]} s)"
+    shortest, full = (f"{length / sample_rate_hz:g}" for length in (windows.lengths[0], windows.full))
+    if len(windows.lengths) == 1:
+        return f"full ({full} s)"
+    return f"auto ({shortest} to {full} s)" if windows.choice == AUTO else f"{windows.choice} s (else {full} s)"
 
 
 def _whole_steps(seconds: float, sample_rate_hz: int, step_samples: int) -> int:

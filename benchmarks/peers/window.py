@@ -134,13 +134,14 @@ def hear_all(ears: list[Ear], clips: Clips, options: argparse.Namespace) -> dict
     """What was heard by choice and clip; those that take turns start each clip in another order."""
     named = [*zip(clips.names, clips.waveforms), (JOINED, np.concatenate(clips.waveforms))]
     facts = [options.runtime, options.precision, options.threads, checkpoint_sha256(checkpoint_folder(options.model))]
-    kept = options.state / f"heard-{sha256_json([*facts, list(clips.names)])[:16]}.jsonl"
+    facts += [list(clips.names), [[ear.choice, list(ear.model.encoder_windows.lengths)] for ear in ears]]
+    kept = options.state / f"heard-{sha256_json(facts)[:16]}.jsonl"
     if options.fresh:
         kept.unlink(missing_ok=True)
     found: dict[str, dict[str, Heard]] = {ear.choice: {} for ear in ears}
     for line in kept.read_text().splitlines() if kept.is_file() else []:
         row = json.loads(line)
-        found.setdefault(row.pop("choice"), {})[row.pop("clip")] = Heard(**row)
+        found[row.pop("choice")][row.pop("clip")] = Heard(**row)
     for place, (name, waveform) in enumerate(named):
         turns = ears if place % 2 == 0 else ears[::-1]
         if all(name in found[ear.choice] for ear in ears):
@@ -233,7 +234,7 @@ def _print_encoders(ears: list[Ear], clips: Clips, options: argparse.Namespace) 
     if fixed is None or free is None or options.encoder_rounds < 1:
         return
     waveform = np.concatenate(clips.waveforms)
-    lengths = sorted({length for ear in ears for length in ear.model.encoder_windows.lengths})
+    lengths = [length for length in free.model.encoder_windows.lengths if length % (5 * RATE_HZ) == 0]
     full = fixed.model.window_samples
     times: dict[int, list[float]] = {length: [] for length in lengths}
     base: dict[int, list[float]] = {length: [] for length in lengths}
