@@ -112,7 +112,11 @@ def _as_json(options: DecodeOptions) -> dict[str, Any]:
 def _answers_key(job: Job, role: str) -> str:
     """Names one artifact's answers by what they depend on, so that they outlive a change of anything else."""
     options = job.options[role]
-    inputs = [job.artifacts[role].identity, sha256_file(job.clips_path) if job.clips_path else "", job.runtime]
+    inputs: list[Any] = [
+        job.artifacts[role].identity,
+        sha256_file(job.clips_path) if job.clips_path else "",
+        job.runtime,
+    ]
     inputs += [list(job.windows[role].lengths)] if job.is_speech else []
     return sha256_json([*inputs, options.threads, options.precision, device_facts()["libraries"]])[:16]
 
