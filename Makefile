@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What a user passes reaches the shell as environment, never as text of a command: the values may hold anything.
-USER_VARIABLES := TARGET MODEL DATA SPARSITY SPEEDUP LATENCY_MS MACS MAX_DROP METHOD SCHEDULE RECOVERY OUT SUSTAINED PRECISION
+USER_VARIABLES := TARGET MODEL DATA SPARSITY SPEEDUP LATENCY_MS MACS MAX_DROP METHOD SCHEDULE RECOVERY OUT SUSTAINED PRECISION WINDOW
 DEVICE_VARIABLES := HOST HOSTS DEVICE_PYTHON
 USER_VARIABLES += $(DEVICE_VARIABLES)
 # Some shells export HOST as the name of this machine; only what is said to make itself names a device.
@@ -52,6 +52,7 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|ra
 	[ -z "$$RECOVERY" ] || set -- "$$@" --recovery "$$RECOVERY"; \
 	[ -z "$$SUSTAINED" ] || set -- "$$@" --sustained "$$SUSTAINED"; \
 	[ -z "$$PRECISION" ] || set -- "$$@" --precision "$$PRECISION"; \
+	[ -z "$$WINDOW" ] || set -- "$$@" --window "$$WINDOW"; \
 	[ -z "$$HOST" ] || set -- "$$@" --host "$$HOST"; \
 	[ -z "$$HOSTS" ] || set -- "$$@" --hosts "$$HOSTS"; \
 	[ -z "$$DEVICE_PYTHON" ] || set -- "$$@" --device-python "$$DEVICE_PYTHON"; \

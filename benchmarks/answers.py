@@ -100,6 +100,8 @@ def _transcription(job: Job, progress: Progress) -> dict[str, Any]:
             "tokens": [transcript.tokens for transcript in transcripts],
             "compression_ratios": [transcript.compression_ratio for transcript in transcripts],
             "seconds": [transcript.seconds for transcript in transcripts],
+            "windows": [transcript.windows for transcript in transcripts],
+            "second_tries": [transcript.second_tries for transcript in transcripts],
         }
     return part
 
@@ -111,9 +113,14 @@ def _as_json(options: DecodeOptions) -> dict[str, Any]:
 def _answers_key(job: Job, role: str) -> str:
     """Names one artifact's answers by what they depend on, so that they outlive a change of anything else."""
     options = job.options[role]
-    inputs = [job.artifacts[role].identity, sha256_file(job.clips_path) if job.clips_path else "", job.runtime]
-    asked = [job.asked] if job.asked else []
-    return sha256_json([*inputs, *asked, options.threads, options.precision, device_facts()["libraries"]])[:16]
+    inputs: list[Any] = [
+        job.artifacts[role].identity,
+        sha256_file(job.clips_path) if job.clips_path else "",
+        job.runtime,
+    ]
+    inputs += [list(job.windows[role].lengths)] if job.is_speech else []
+    inputs += [job.asked] if job.asked else []
+    return sha256_json([*inputs, options.threads, options.precision, device_facts()["libraries"]])[:16]
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -29,6 +29,7 @@ from runtimes.decoding import TASKS, DecodeOptions
 from runtimes.errors import BadInput, LeanearError
 from runtimes.interrupts import INTERRUPTED
 from runtimes.kept_work import forget_kept, what_is_kept
+from runtimes.long_audio import Tally
 from runtimes.pipes import leave_closed_pipe
 from runtimes.sessions import PRECISIONS, SessionOptions
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--sustained", type=float, default=0.0, metavar="SECONDS", help="then work that long without a pause"
     )
+    _add_window_flag(bench, "ARTIFACT's own; --dense is always heard in its own")
     bench.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     _add_session_flags(bench)
     bench.set_defaults(command=_bench)
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
     transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
+    _add_window_flag(transcribing, "the artifact's own")
     for writer in ("json", "srt", "vtt", "words"):
         transcribing.add_argument(f"--{writer}", dest="writer", action="store_const", const=writer, default="plain")
     _add_session_flags(transcribing)
@@ -141,6 +144,11 @@ def _at_least_0(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
     return value
+
+
+def _add_window_flag(parser: argparse.ArgumentParser, default: str) -> None:
+    text = f"Whisper: full, auto, or seconds that audio is heard in (default: {default})"
+    parser.add_argument("--window", metavar="full|auto|SECONDS", help=text)
 
 
 def _add_session_flags(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +186,7 @@ def _bench(options: argparse.Namespace) -> None:
         session,
         out,
         dense_precision=options.dense_precision,
+        window=options.window,
         budget_s=options.budget,
         sustained_s=options.sustained,
         command=["python", "-m", "benchmarks", *sys.argv[1:]],
@@ -277,8 +286,11 @@ def _transcribe(options: argparse.Namespace) -> None:
         condition_on_previous=options.condition,
     )
     session = SessionOptions(threads=options.threads, precision=options.precision)
-    segments = transcribe_recording(options.artifact, options.audio, options.runtime, session, decoding)
-    print_segments(segments, options.writer)
+    audio, tally = (options.artifact, options.audio), Tally()
+    segments = transcribe_recording(*audio, options.runtime, session, decoding, options.window, tally)
+    print_segments(segments, options.writer, tally)
+    if tally.sentence:
+        print(tally.sentence, file=sys.stderr)
 
 
 def _compare(options: argparse.Namespace) -> None:

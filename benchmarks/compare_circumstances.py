@@ -110,4 +110,7 @@ def _own_circumstances(side: Side) -> dict[str, Any]:
         found["word error metric"] = counted and counted["metric"]
         found["decoding of the model"] = artifact["decoding"]
         found["decoding of the clips"] = document["accuracy"]["decoding"]
+        found["encoder's window"] = side.results.windows.get(side.role)
+        tries = document["accuracy"]["roles"].get(side.role, {}).get("second_tries")
+        found["clips heard again in the full window"] = tries and sum(tries)
     return found

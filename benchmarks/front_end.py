@@ -10,7 +10,8 @@ import numpy as np
 from benchmarks.processes import Progress, answer_request
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
-from runtimes.sessions import SessionOptions
+from runtimes.encoder_windows import artifact_windows
+from runtimes.sessions import SessionOptions, filled_up
 from runtimes.shares import share_of_nodes
 
 FRONT_END_NODES = "front_end."
@@ -19,14 +20,17 @@ FRONT_END_NODES = "front_end."
 def measure_front_end(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """The share, between 0 and 1, or null where the runtime does not tell.
 
-    request: artifact (folder), runtime, threads, precision, waveform (.npy).
+    request: artifact (folder), runtime, threads, precision, window (a choice, null: the artifact's own), waveform
+    (.npy).
     """
     artifact = read_artifact(Path(request["artifact"]))
     waveform = np.load(request["waveform"], allow_pickle=False)
     options = SessionOptions(threads=request["threads"], precision=request["precision"])
     require_runtime(request["runtime"], options)
     progress("front end", 0.1)
-    share = share_of_nodes(request["runtime"], artifact.graphs["encoder"], options, waveform, FRONT_END_NODES)
+    window = artifact_windows(artifact, request["window"]).holding(len(waveform))
+    filled = filled_up(waveform[np.newaxis], window)[0]
+    share = share_of_nodes(request["runtime"], artifact.graphs["encoder"], options, filled, FRONT_END_NODES)
     return {"share": None if share is None else round(share, 6)}
 
 

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict
 import numpy as np
 
 from runtimes.artifact import Artifact
+from runtimes.encoder_windows import artifact_windows
 from runtimes.sessions import SpeechSession
 from runtimes.windows import transcribe_prompt
 
@@ -17,12 +18,15 @@ STAGES = ("encoder", "first_token", "later_tokens")
 Inference = Callable[[], Dict[str, float]]
 
 
-def one_inference(session: Any, artifact: Artifact, waveform: np.ndarray, tokens: int | None) -> Inference:
+def one_inference(
+    session: Any, artifact: Artifact, waveform: np.ndarray, tokens: int | None, choice: str | None = None
+) -> Inference:
     """A function that makes one inference and gives the time of its stages in ms.
 
     A classifier's is one call, which has no stages. Of speech it is a window: the encoder (front end and the keys and
     values of cross-attention included), the first token (the prompt goes through the decoder), and the other ones up to
-    `tokens`: always the likeliest text token, for the end is not listened to, so that all models do the same work.
+    `tokens`: always the likeliest text token, for the end is not listened to, so that all models do the same work. The
+    encoder is given the shortest window of `choice` (of the artifact's own, if None) that holds the waveform.
     """
     if tokens is None:
 
@@ -34,20 +38,20 @@ def one_inference(session: Any, artifact: Artifact, waveform: np.ndarray, tokens
     decoding = artifact.manifest["decoding"]
     prompt = np.array([transcribe_prompt(decoding)], dtype=np.int64)
     text_tokens = min(decoding["start"], decoding["end"])
-    wanted = tokens
+    wanted, window = tokens, artifact_windows(artifact, choice).holding(len(waveform))
 
     def transcribe() -> dict[str, float]:
-        return timed_window(session, waveform, prompt, wanted, text_tokens)
+        return timed_window(session, waveform, prompt, wanted, text_tokens, window)
 
     return transcribe
 
 
 def timed_window(
-    session: SpeechSession, waveform: np.ndarray, prompt: np.ndarray, tokens: int, text_tokens: int
+    session: SpeechSession, waveform: np.ndarray, prompt: np.ndarray, tokens: int, text_tokens: int, window: int
 ) -> dict[str, float]:
     """Milliseconds of each of STAGES, for one window and `tokens` tokens, each below `text_tokens`."""
     start = time.perf_counter_ns()
-    session.encode(waveform)
+    session.encode(waveform, window)
     encoded = time.perf_counter_ns()
     session.start(1)
     said = _likeliest(session.step(prompt), text_tokens)

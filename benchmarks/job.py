@@ -16,6 +16,7 @@ from benchmarks.transcripts import options_for
 from runtimes.artifact import Artifact, read_artifact, read_golden
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips, read_clips
+from runtimes.encoder_windows import EncoderWindows, artifact_windows
 from runtimes.errors import BadInput
 from runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
 from runtimes.kept_work import remember_kept
@@ -29,7 +30,8 @@ PART_SCHEMA = "leanear-results-part-2"
 class Job:
     """What is measured, checked and named: artifacts by role, clips if any, runtime, and each role's options.
 
-    asked: "task" and "language" of the transcripts, where not the artifacts' own.
+    windows: of speech, which each role's encoder is given; asked_windows: which were asked for, None: the artifact's
+    own; asked: "task" and "language" of the transcripts, where not the artifacts' own.
     """
 
     artifacts: dict[str, Artifact]
@@ -37,6 +39,8 @@ class Job:
     clips: Clips | None
     runtime: str
     options: dict[str, SessionOptions]
+    windows: dict[str, EncoderWindows]
+    asked_windows: dict[str, str | None]
     parts: Path
     inputs_sha256: str
     asked: Dict[str, str]
@@ -49,7 +53,18 @@ class Job:
     @property
     def tokens(self) -> int | None:
         """How many tokens a measured window of speech generates; None for classifiers."""
-        return window_tokens(self.artifacts["slim"].manifest["decoding"]) if self.is_speech else None
+        if not self.is_speech:
+            return None
+        decoding = self.artifacts["slim"].manifest["decoding"]
+        if self.hears_short:
+            seconds = len(benchmark_waveform(self)[0]) / self.artifacts["slim"].sample_rate_hz
+            decoding = {**decoding, "window_s": seconds}
+        return window_tokens(decoding)
+
+    @property
+    def hears_short(self) -> bool:
+        """Whether some role's encoder is given windows shorter than the full one, so that clips are not filled up."""
+        return any(len(windows.lengths) > 1 for windows in self.windows.values())
 
     def request(self, role: str) -> dict[str, Any]:
         """What every worker needs to load the artifact of `role`."""
@@ -58,6 +73,7 @@ class Job:
             "runtime": self.runtime,
             "threads": self.options[role].threads,
             "precision": self.options[role].precision,
+            "window": self.asked_windows[role],
         }
 
 
@@ -70,11 +86,12 @@ def check_job(
     out: Path,
     settings: tuple[float, int, int, float],
     asked: dict[str, str],
+    window: str | None = None,
 ) -> Job:
     """The job, its artifacts and clips read and found to belong together.
 
     options: of "slim" and, where there is one, of "dense"; settings: budget_s, samples, repeats, sustained_s; asked: as
-    a Job's.
+    a Job's; window: of slim, None: the artifact's own, as dense's always is.
 
     Raises:
         BadInput: they do not.
@@ -93,13 +110,17 @@ def check_job(
             check_clips(artifact, clips, Path(clips_path))
     if asked:
         _check_asked(artifacts["slim"], clips, asked)
+    asked_windows = {role: window if role == "slim" else None for role in artifacts}
+    is_speech = artifacts["slim"].task == SPEECH_TASK
+    if window is not None and not is_speech:
+        raise BadInput(f"--window {window}: it is for Whisper; {slim} is a classifier")
     facts = device_facts()
     inputs = {
         "artifacts": {role: sha256_file(artifact.folder / "manifest.json") for role, artifact in artifacts.items()},
         "clips": None if clips_path is None else sha256_file(Path(clips_path)),
         "runtime": runtime,
         "options": {role: [options[role].threads, options[role].precision] for role in artifacts},
-        "settings": settings,
+        "settings": [*settings, window],
         "device": device_name(facts),
         "libraries": facts["libraries"],
         **({"asked": asked} if asked else {}),
@@ -110,6 +131,10 @@ def check_job(
         clips=clips,
         runtime=runtime,
         options=options,
+        windows={role: artifact_windows(each, asked_windows[role]) for role, each in artifacts.items()}
+        if is_speech
+        else {},
+        asked_windows=asked_windows,
         parts=Path(out).with_name(f".{Path(out).stem}.parts"),
         inputs_sha256=sha256_json(inputs),
         asked=asked,
@@ -135,7 +160,11 @@ def _check_comparable(dense: Artifact, slim: Artifact) -> None:
         raise BadInput(f"{both}: their labels differ, so they cannot be compared")
     if slim.task == SPEECH_TASK:
         for key, what in (("vocabulary", "vocabularies"), ("decoding", "decoding settings"), ("input", "inputs")):
-            if dense.manifest[key] != slim.manifest[key]:
+            found = [
+                {name: value for name, value in each.manifest[key].items() if name != "windows"}
+                for each in (dense, slim)
+            ]
+            if found[0] != found[1]:
                 raise BadInput(f"{both}: their {what} differ, so they cannot be compared")
 
 
@@ -162,7 +191,12 @@ def _part_path(job: Job, name: str) -> Path:
 
 
 def benchmark_waveform(job: Job) -> tuple[np.ndarray, str]:
-    """One fixed window of real audio: a clip cut, or padded with silence, to what the model looks at."""
+    """One fixed window of real audio: a clip cut, or padded with silence, to what the model looks at.
+
+    Where windows shorter than the full one are heard, it is the clip of median length, as long as it is.
+    """
+    if job.hears_short:
+        return _median_clip(job)
     if job.clips is not None:
         waveform, source = job.clips.waveforms[0], f"clip {job.clips.names[0]}"
     else:
@@ -171,6 +205,17 @@ def benchmark_waveform(job: Job) -> tuple[np.ndarray, str]:
     padded = np.zeros(window, np.float32)
     padded[: min(window, len(waveform))] = waveform[:window]
     return padded, f"{source}, cut or padded to the model's window"
+
+
+def _median_clip(job: Job) -> tuple[np.ndarray, str]:
+    if job.clips is not None:
+        named = list(zip(job.clips.waveforms, (f"clip {name}" for name in job.clips.names)))
+    else:
+        golden = read_golden(job.artifacts["slim"]).waveforms
+        named = [(waveform, f"golden clip {number} of the artifact") for number, waveform in enumerate(golden)]
+    waveform, source = sorted(named, key=lambda pair: len(pair[0]))[(len(named) - 1) // 2]
+    window = int(job.artifacts["slim"].manifest["input"]["window_samples"])
+    return np.ascontiguousarray(waveform[:window], np.float32), f"{source}, that of median length"
 
 
 def store_waveform(job: Job, waveform: np.ndarray) -> Path:

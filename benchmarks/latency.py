@@ -40,7 +40,7 @@ def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, An
     imported = time.perf_counter_ns()
     session = runtime.load(artifact, options)
     loaded = time.perf_counter_ns()
-    inference = one_inference(session, artifact, waveform, request["tokens"])
+    inference = one_inference(session, artifact, waveform, request["tokens"], request["window"])
     inference()
     answered = time.perf_counter_ns()
     deadline = time.perf_counter() + request["share_s"]

@@ -25,6 +25,7 @@ from benchmarks.transcripts import Transcript, read_transcripts
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips, read_clips
+from runtimes.encoder_windows import windows_text
 from runtimes.errors import BadInput, MeasurementFailed
 from runtimes.files import sha256_file
 from runtimes.sessions import SessionOptions
@@ -56,6 +57,7 @@ def benchmark(
     out: Path,
     *,
     dense_precision: str | None = None,
+    window: str | None = None,
     budget_s: float = BUDGET_S,
     sustained_s: float = 0.0,
     samples: int = SAMPLES_WANTED,
@@ -71,10 +73,12 @@ def benchmark(
     that an interrupted run finished are taken from the folder beside `out`; `fresh` measures everything again.
 
     dense_precision: what `dense` is measured in, that of `options` where it is None: a slim artifact in 8 bits is so
-    compared with a dense one in float32. budget_s: time for warm-up and steady state, all processes together; fewer
-    than `samples` per artifact are taken where it does not suffice. sustained_s: how long each artifact works without
-    a pause at the end; 0: only for as long as its energy takes, where a sensor shows power. progress: called with a
-    text and the share that is done. asked: "task" and "language" of the transcripts, where not the artifacts' own.
+    compared with a dense one in float32. window: of speech, "full", "auto" or seconds: which windows the slim
+    artifact's encoder is given, None: its own, as the dense one is. budget_s: time for warm-up and steady state, all
+    processes together; fewer than `samples` per artifact are taken where it does not suffice. sustained_s: how long
+    each artifact works without a pause at the end; 0: only for as long as its energy takes, where a sensor shows power.
+    progress: called with a text and the share that is done. asked: "task" and "language" of the transcripts, where not
+    the artifacts' own.
 
     Raises:
         BadInput: an artifact or the clips are not what they should be, or do not belong together.
@@ -87,7 +91,8 @@ def benchmark(
         raise BadInput(f"sustained: {sustained_s:g} s is not a time to work")
     by_role = {} if dense is None else {"dense": replace(options, precision=dense_precision or options.precision)}
     by_role["slim"] = options
-    job = check_job(dense, slim, clips, runtime, by_role, out, (budget_s, samples, repeats, sustained_s), asked or {})
+    settings = (budget_s, samples, repeats, sustained_s)
+    job = check_job(dense, slim, clips, runtime, by_role, out, settings, asked or {}, window)
     if fresh:
         shutil.rmtree(job.parts, ignore_errors=True)
     else:
@@ -113,6 +118,9 @@ def benchmark(
         "options": {
             "threads": options.threads,
             "precisions": {role: each.precision for role, each in by_role.items()},
+            "windows": {
+                role: windows_text(each, job.artifacts[role].sample_rate_hz) for role, each in job.windows.items()
+            },
         },
         "artifacts": {role: _artifact_facts(artifact) for role, artifact in job.artifacts.items()},
         "clips": clips_facts(job),
@@ -243,6 +251,7 @@ def _answer_clips(
         "runtime": runtime,
         "threads": options.threads,
         "precision": options.precision,
+        "window": None,
         "clips": absolute(clips),
         **kept,
     }

@@ -41,7 +41,7 @@ def measure_memory(request: dict[str, Any], progress: Progress) -> dict[str, Any
     progress("load", 0.2)
     session = runtime.load(artifact, options)
     loaded = resident_bytes()
-    inference = one_inference(session, artifact, waveform, request["tokens"])
+    inference = one_inference(session, artifact, waveform, request["tokens"], request["window"])
     progress("runs", 0.5)
     least = LEAST_RUNS if request["tokens"] is None else LEAST_WINDOWS
     runs = _run_many(inference, request["share_s"], least)

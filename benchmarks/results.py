@@ -122,6 +122,8 @@ TRANSCRIPTS_ROLE = {
     "tokens": [int],
     "compression_ratios": [NUMBER],
     "seconds": [NUMBER],
+    "windows": [int],
+    "second_tries": [int],
 }
 WORD_ERRORS_ROLE = {"substitutions": [int], "deletions": [int], "insertions": [int]}
 WORD_ERRORS = {"metric": str, "reference_words": [int], "roles": {"roles": WORD_ERRORS_ROLE}}
@@ -153,7 +155,7 @@ DOCUMENT = {
     "inputs_sha256": str,
     "task": str,
     "runtime": str,
-    "options": {"threads": int, "precisions": {"roles": str}},
+    "options": {"threads": int, "precisions": {"roles": str}, "windows": {"roles": str}},
     "artifacts": {"roles": ARTIFACT},
     "clips": (CLIPS, type(None)),
     "device_name": str,
@@ -167,6 +169,7 @@ DOCUMENT = {
     "not_measured": {str: str},
 }
 SPEECH_DOCUMENT = {**DOCUMENT, "accuracy": TRANSCRIPTS}
+LATER_KEYS = {"windows", "second_tries"}  # which files from before there were short windows lack
 ONLY_WHEN_OK = {"import_ms", "load_ms", "first_inference_ms", "warm_up", "samples_ms", "stages_ms", "gpu_ms"}
 
 
@@ -191,6 +194,11 @@ class Results:
     def precisions(self) -> dict[str, str]:
         """What each role was measured in, as in `runtimes.sessions.PRECISIONS`."""
         return {role: self.document["options"]["precisions"][role] for role in self.roles}
+
+    @property
+    def windows(self) -> dict[str, str]:
+        """The windows that each role's encoder was given, in words; none of classifiers, or where the file is older."""
+        return dict(self.document["options"].get("windows", {}))
 
     def samples_ms(self, role: str) -> list[list[float]]:
         """Steady-state samples of each process that measured `role`, in the order of the repeats."""
@@ -284,7 +292,7 @@ def _check_dict(value: Any, expected: dict[Any, Any], where: str) -> None:
         expected = dict.fromkeys(value, expected[str])
     elif "roles" in expected and len(expected) == 1:
         expected = {role: expected["roles"] for role in ROLES if role in value}
-    optional = ONLY_WHEN_OK if expected is REPEAT and value.get("status") != "ok" else set()
+    optional = ONLY_WHEN_OK if expected is REPEAT and value.get("status") != "ok" else LATER_KEYS
     for key in expected:
         if key not in value and key not in optional:
             raise BadInput(f"{where}: missing key {key!r}")

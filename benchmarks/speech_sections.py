@@ -22,6 +22,7 @@ from benchmarks.wording import (
     signed,
     signed_points,
 )
+from runtimes.encoder_windows import FULL
 from runtimes.windows import FEWEST_TOKENS, TOKENS_PER_MINUTE
 
 WORST_CLIPS = 8
@@ -54,10 +55,10 @@ def stages_section(analysis: Analysis) -> Section:
     ]
     blocks: list[Block] = [
         Paragraph(
-            f"A window is {audio_s:g} s of audio and {tokens} generated tokens, the likeliest text token each time "
-            "(1 beam); the end is not listened to, so that every model does the same work. That is "
-            f"{TOKENS_PER_MINUTE:g} tokens per minute of audio, at least {FEWEST_TOKENS}, and no more than the model "
-            "has positions for."
+            f"A window is {audio_s:g} s of audio{_windows_clause(analysis)} and {tokens} generated tokens, the "
+            "likeliest text token each time (1 beam); the end is not listened to, so that every model does the same "
+            f"work. That is {TOKENS_PER_MINUTE:g} tokens per minute of audio, at least {FEWEST_TOKENS}, and no more "
+            "than the model has positions for."
         ),
         *_stack_picture(analysis, speech),
         comparison_table(analysis, "Medians over all samples", rows),
@@ -68,6 +69,14 @@ def stages_section(analysis: Analysis) -> Section:
         Paragraph(_front_end_sentence(speech)),
     ]
     return Section(title, tuple(blocks))
+
+
+def _windows_clause(analysis: Analysis) -> str:
+    """In which windows it was heard, where that is not the same of all models, or not the full one."""
+    windows = analysis.document["options"].get("windows", {})
+    if all(text.startswith(FULL) for text in windows.values()):
+        return ""
+    return f" (heard by {', by '.join(f'{analysis.name(role)} in: {text}' for role, text in windows.items())})"
 
 
 def _front_end_sentence(speech: SpeechAnalysis) -> str:
@@ -124,6 +133,8 @@ def words_section(analysis: Analysis, gate: Gate | None) -> Section:
     ]
     if speech.change is not None:
         blocks.append(_change_table(analysis, speech))
+    if any("second_tries" in answers for answers in accuracy["roles"].values()):
+        blocks.append(_windows_table(analysis))
     blocks.append(_astray_table(analysis, speech))
     if speech.change is not None:
         worst = _worst_clips(analysis)
@@ -189,6 +200,23 @@ def _relative_span(relative: Interval) -> str:
         return ""
     high = "any rise" if math.isinf(relative.high) else signed(relative.high)
     return f" (95% between {signed(relative.low)} and {high})"
+
+
+def _windows_table(analysis: Analysis) -> Table:
+    rows = tuple(
+        (
+            analysis.name(role),
+            analysis.document["options"]["windows"][role],
+            f"{sum(answers['windows']):,}",
+            f"{sum(answers['second_tries']):,}",
+        )
+        for role, answers in analysis.document["accuracy"]["roles"].items()
+    )
+    caption = (
+        "The encoder's window: a clip is heard in the shortest one that holds it and a tail of silence, and a second "
+        "time in full where its text has too many or too few tokens for so much audio, or repeats itself"
+    )
+    return Table(caption, ("", "windows", "heard", "second tries"), rows)
 
 
 def _astray_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:

@@ -40,7 +40,7 @@ def measure_sustained(request: dict[str, Any], progress: Progress) -> dict[str, 
     waveform = np.load(request["waveform"], allow_pickle=False)
     options = SessionOptions(threads=request["threads"], precision=request["precision"])
     session = require_runtime(request["runtime"], options).load(artifact, options)
-    inference = one_inference(session, artifact, waveform, request["tokens"])
+    inference = one_inference(session, artifact, waveform, request["tokens"], request["window"])
     deadline = time.monotonic() + min(WARM_UP_S, request["seconds"] / 4)
     inference()
     while time.monotonic() < deadline:

@@ -9,33 +9,41 @@ from typing import Iterator
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.decoding import DecodeOptions
-from runtimes.long_audio import Segment, read_speech_model, transcribe
+from runtimes.long_audio import Segment, Tally, read_speech_model, transcribe
 from runtimes.recordings import Recording
 from runtimes.sessions import SessionOptions
 from runtimes.subtitles import WRITERS
 
 
 def transcribe_recording(
-    folder: Path, audio: Path, runtime: str, session_options: SessionOptions, options: DecodeOptions
+    folder: Path,
+    audio: Path,
+    runtime: str,
+    session_options: SessionOptions,
+    options: DecodeOptions,
+    window: str | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[Segment]:
     """The segments of a WAV file of any length, each as soon as its window is decoded.
+
+    window: "full", "auto" or seconds, None: the artifact's own; tally: is added to.
 
     Raises:
         BadInput: the file or the artifact is not usable, or the model cannot do what the options say.
         RuntimeUnavailable: the runtime is missing.
     """
     artifact = read_artifact(folder)
-    model = read_speech_model(artifact)
+    model = read_speech_model(artifact, window)
     with Recording(audio, artifact.sample_rate_hz) as recording:
         session = require_runtime(runtime, session_options).load(artifact, session_options)
         try:
-            yield from transcribe(session, model, recording, options)
+            yield from transcribe(session, model, recording, options, tally)
         finally:
             session.close()
 
 
-def print_segments(segments: Iterator[Segment], writer: str) -> None:
+def print_segments(segments: Iterator[Segment], writer: str, tally: Tally) -> None:
     """Print segments as one of `runtimes.subtitles.WRITERS` does, piece by piece."""
-    for piece in WRITERS[writer](segments):
+    for piece in WRITERS[writer](segments, tally):
         sys.stdout.write(piece)
         sys.stdout.flush()

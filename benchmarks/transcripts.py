@@ -18,7 +18,7 @@ from runtimes.clips import Clips, read_clips
 from runtimes.decoding import DecodeOptions, check_options
 from runtimes.errors import BadInput
 from runtimes.files import read_json, write_json
-from runtimes.long_audio import SpeechModel, read_speech_model, transcribe
+from runtimes.long_audio import SpeechModel, Tally, read_speech_model, transcribe
 from runtimes.repeats import compression_ratio
 from runtimes.sessions import SessionOptions, SpeechSession
 from runtimes.token_rules import speech_tokens
@@ -31,7 +31,8 @@ class Transcript:
     """What one clip was heard to say.
 
     language: in which, as a code; None of silence, or where the model knows but one. tokens: how many were decoded;
-    seconds: how long that took, encoder included.
+    seconds: how long that took, encoder included. windows: how many were decoded; second_tries: how many of them were
+    heard again in the full window.
     """
 
     text: str
@@ -39,6 +40,8 @@ class Transcript:
     tokens: int
     compression_ratio: float
     seconds: float
+    windows: int = 0
+    second_tries: int = 0
 
 
 def evaluation_options(longest_s: float, window_s: float) -> DecodeOptions:
@@ -75,7 +78,8 @@ def transcribe_clip(
 ) -> Transcript:
     """The transcript of one clip of any length."""
     start = time.perf_counter()
-    segments = list(transcribe(session, model, waveform, options))
+    tally = Tally()
+    segments = list(transcribe(session, model, waveform, options, tally))
     seconds = time.perf_counter() - start
     text = "".join(segment.text for segment in segments).strip()
     return Transcript(
@@ -84,14 +88,16 @@ def transcribe_clip(
         tokens=sum(len(segment.tokens) for segment in segments),
         compression_ratio=round(compression_ratio(text), 4),
         seconds=round(seconds, 6),
+        windows=tally.windows,
+        second_tries=tally.heard_again,
     )
 
 
 def measure_transcripts(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """How many clips have their transcripts in the file `request["transcripts"]`: all of them.
 
-    request: artifact (folder), runtime, threads, precision, clips (.npz), transcripts (.json; what it holds is kept),
-    asked (as for `options_for`; may be missing).
+    request: artifact (folder), runtime, threads, precision, window (a choice, null: the artifact's own), clips (.npz),
+    transcripts (.json; what it holds is kept), asked (as for `options_for`; may be missing).
     """
     artifact = read_artifact(Path(request["artifact"]))
     clips = read_clips(Path(request["clips"]))
@@ -101,7 +107,7 @@ def measure_transcripts(request: dict[str, Any], progress: Progress) -> dict[str
     done = list(read_transcripts(store))
     if len(done) < len(clips):
         session_options = SessionOptions(threads=request["threads"], precision=request["precision"])
-        model = read_speech_model(artifact)
+        model = read_speech_model(artifact, request["window"])
         session = require_runtime(request["runtime"], session_options).load(artifact, session_options)
         said = saved = time.perf_counter()
         for waveform in clips.waveforms[len(done) :]:

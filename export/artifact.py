@@ -14,6 +14,7 @@ from export.graph import ExportedGraph, graph_facts
 from export.macs import count_macs
 from export.whisper_artifact import Speech, write_whisper_artifact
 from runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
+from runtimes.encoder_windows import FULL
 from runtimes.errors import BadInput
 from runtimes.files import replaced_folder, sha256_file, write_json
 
@@ -34,6 +35,7 @@ def export_artifact(
     speech: Speech | None = None,
     precision: str = "fp32",
     quantiser_waveforms: Sequence[np.ndarray] = (),
+    window: str = FULL,
 ) -> Path:
     """The artifact folder `out`, written whole or not at all; the same arguments give the same bytes.
 
@@ -41,7 +43,8 @@ def export_artifact(
     model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
     inputs by name. speech: of a Whisper, which is exported as encoder and decoder; precision: of the
     products, "fp32", "fp16" or "int8"; quantiser_waveforms: real clips that the ranges of integers are taken from, like
-    the golden ones. The manifest's "parity" is null until `export.parity.prove_parity` has proved it.
+    the golden ones; window: of a Whisper, which windows its encoder takes (`runtimes.encoder_windows`). The manifest's
+    "parity" is null until `export.parity.prove_parity` has proved it.
 
     Raises:
         BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.
@@ -53,7 +56,7 @@ def export_artifact(
         with replaced_folder(out) as part:
             write_whisper_artifact(
                 model, feature_extractor, golden_waveforms, part, form, precision, quantiser_waveforms, speech, source,
-                made_from,
+                made_from, window,
             )  # fmt: skip
         return out
     golden = collect_golden(model, feature_extractor, golden_waveforms)

@@ -163,11 +163,13 @@ def add_attention(
     token_count: int,
     name: str,
     observed: Mapping[str, Observed] | None = None,
+    any_count: bool = False,
 ) -> str:
     """Add the whole block, output projection included: (T, D) in, (T, D) out.
 
     observed: of queries, keys and values, whose products between tokens then are of 8-bit integers as far as the form
-    goes; None: they are of float32.
+    goes; None: they are of float32. any_count: there may be fewer tokens than `token_count`, by which the heads are
+    grouped all the same.
     """
     widths = attention.query_key_widths, attention.value_output_widths
     if form == "tensorrt":
@@ -184,18 +186,18 @@ def add_attention(
         "openvino": _add_openvino_group,
         "tensorrt": _add_plain_group,
     }
-    contexts = []
+    contexts, rows = [], -1 if any_count else token_count
     for number, group in enumerate(groups):
         here = name if len(groups) == 1 else f"{name}.group{number}"
         parts = query[number], key[number], value[number]
         if observed is not None and form == "onnxruntime":
             sizes = len(group.heads), group.query_key_width, group.value_output_width
-            contexts.append(add_eight_bit_group(graph, *parts, sizes, token_count, observed, here))
+            contexts.append(add_eight_bit_group(graph, *parts, sizes, token_count, observed, here, any_count))
             continue
         if observed is not None and form == "openvino":
             scores = [add_pair(graph, part, signed_scale(observed[part]), np.int8(0)) for part in parts[:2]]
             parts = scores[0], scores[1], parts[2]
-        contexts.append(add_group[form](graph, *parts, group, token_count, here))
+        contexts.append(add_group[form](graph, *parts, group, rows, here))
     context = contexts[0] if len(contexts) == 1 else graph.node("Concat", contexts, f"{name}.context", axis=1)
     return _add_output(graph, context, attention, groups, name)
 

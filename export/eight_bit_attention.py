@@ -35,29 +35,32 @@ def add_eight_bit_group(
     token_count: int,
     observed: Mapping[str, Observed],
     name: str,
+    any_count: bool = False,
 ) -> str:
     """Context of heads of the same two widths, one after the other: (T, H K), (T, H K), (T, H V) in, (T, H V) out.
 
-    sizes: H, K, V.
+    sizes: H, K, V. any_count: T may be less than `token_count`, and queries are taken in as many parts all the same.
     """
     heads, width, value_width = sizes
-    query, query_numbers = _add_integers(graph, query, heads, width, token_count, observed, [0, 2, 1, 3], signed=False)
-    key, key_numbers = _add_integers(graph, key, heads, width, token_count, observed, [0, 2, 3, 1])
-    value, value_numbers = _add_integers(graph, value, heads, value_width, token_count, observed, [0, 2, 1, 3])
+    tokens = -1 if any_count else token_count
+    query, query_numbers = _add_integers(graph, query, heads, width, tokens, observed, [0, 2, 1, 3], signed=False)
+    key, key_numbers = _add_integers(graph, key, heads, width, tokens, observed, [0, 2, 3, 1])
+    value, value_numbers = _add_integers(graph, value, heads, value_width, tokens, observed, [0, 2, 1, 3])
     step = rows_at_a_time(heads, token_count)
     lengths = [min(step, token_count - begin) for begin in range(0, token_count, step)]
-    queries = [query]
+    queries, names = [query], [f"{name}.query.rows{number}" for number in range(len(lengths))]
     if len(lengths) > 1:
-        queries = graph.split(query, lengths, 2, [f"{name}.query.rows{number}" for number in range(len(lengths))])
+        queries = graph.split_evenly(query, 2, names) if any_count else graph.split(query, lengths, 2, names)
     parts = []
     for number, (rows, part) in enumerate(zip(lengths, queries, strict=True)):
         here = f"{name}.rows{number}"
         scores = _product(graph, part, key, query_numbers, key_numbers, f"{here}.scores")
         weights = graph.node("Softmax", [scores], f"{here}.weights", axis=-1)
-        parts.append(_add_weighted(graph, weights, value, value_numbers, (heads, rows, token_count), here))
+        shape = (heads, -1 if any_count else rows, tokens)
+        parts.append(_add_weighted(graph, weights, value, value_numbers, shape, here))
     context = parts[0] if len(parts) == 1 else graph.node("Concat", parts, f"{name}.rows", axis=2)
     context = graph.node("Transpose", [context], f"{name}.tokens", perm=[0, 2, 1, 3])
-    return graph.reshape(context, (token_count, heads * value_width), f"{name}.joined")
+    return graph.reshape(context, (tokens, heads * value_width), f"{name}.joined")
 
 
 def _add_integers(
@@ -86,16 +89,16 @@ def _add_weighted(
     graph: Graph, weights: str, value: str, value_numbers: list[str], shape: tuple[int, int, int], name: str
 ) -> str:
     """Means of values by attention weights (1, H, R, T), each row in units of its largest: (1, H, R, V)."""
-    heads, rows, token_count = shape
+    heads, rows, _ = shape
     last = graph.constant("number.1", np.array([1], np.int64))
     step = graph.constant("weights.255th", np.array(1 / STEPS, np.float32))
     none = graph.constant("weights.zero", np.array(0, np.uint8))
-    zeros = graph.constant(f"weights.zeros.{heads * rows}", np.zeros(heads * rows, np.uint8))
-    by_row = graph.reshape(weights, (heads * rows, token_count), f"{name}.by_row")
+    by_row = graph.node("Flatten", [weights], f"{name}.by_row", axis=3)  # (H R, T)
     largest = graph.node("ReduceMax", [by_row, last], f"{name}.largest", keepdims=0)
     units = graph.node("Mul", [largest, step], f"{name}.units")
-    integers = graph.node("QuantizeLinear", [by_row, units, zeros], f"{name}.by_row.integers", axis=0)
-    integers = graph.reshape(integers, (1, heads, rows, token_count), f"{name}.integers")
+    integers = graph.node("QuantizeLinear", [by_row, units], f"{name}.by_row.integers", axis=0)  # unsigned around 0
+    shape_of_weights = graph.node("Shape", [weights], f"{name}.weights.shape")
+    integers = graph.node("Reshape", [integers, shape_of_weights], f"{name}.integers")
     product = _product(graph, integers, value, [step, none], value_numbers, f"{name}.product")
     largest = graph.reshape(largest, (1, heads, rows, 1), f"{name}.largest.column")
     return graph.node("Mul", [product, largest], f"{name}.attended")

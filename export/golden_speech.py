@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from export.window_states import window_states
 from runtimes.artifact import Golden, GoldenSpeech
+from runtimes.encoder_windows import EncoderWindows
 from runtimes.errors import BadInput
 
 GOLDEN_TOKENS = 24
@@ -27,12 +29,16 @@ def golden_prompt(decoding: dict[str, Any]) -> np.ndarray:
 
 
 def collect_golden_speech(
-    model: Any, feature_extractor: Any, waveforms: Sequence[np.ndarray], decoding: dict[str, Any]
+    model: Any,
+    feature_extractor: Any,
+    waveforms: Sequence[np.ndarray],
+    decoding: dict[str, Any],
+    windows: EncoderWindows,
 ) -> Golden:
     """The clips, what the checkpoint says of them in torch when the likeliest token is taken, and its logits.
 
-    No cache is used. Suppressed tokens are not taken. The end of the text is, and decoding goes on after it, so that
-    more steps are proved.
+    Each clip is heard in the shortest of the windows that holds it. No cache is used. Suppressed tokens are not taken.
+    The end of the text is, and decoding goes on after it, so that more steps are proved.
     """
     import torch
 
@@ -50,7 +56,9 @@ def collect_golden_speech(
             if clip.ndim != 1 or len(clip) < 1:
                 raise BadInput(f"golden clip {number}: shape {clip.shape}; at least one sample, mono")
             features = feature_extractor(clip, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
-            states = model.model.encoder(features["input_features"].to(torch.float32)).last_hidden_state
+            frames = windows.holding(len(clip)) // feature_extractor.hop_length
+            heard = features["input_features"].to(torch.float32)[..., :frames]
+            states = window_states(model.model.encoder, heard)
             fed, rows = list(prompt), []
             for step in range(steps):
                 decoded = model.model.decoder(

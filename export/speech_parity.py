@@ -16,6 +16,7 @@ import numpy as np
 from export.golden_speech import log_sums
 from runtimes import onnx_cpu
 from runtimes.artifact import Artifact, Golden, GoldenSpeech
+from runtimes.encoder_windows import artifact_windows
 from runtimes.errors import MeasurementFailed, ParityFailed, RuntimeUnavailable
 from runtimes.sessions import SessionOptions, SpeechSession
 
@@ -56,12 +57,13 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
     reason = onnx_cpu.available()
     if reason is not None:
         raise RuntimeUnavailable(f"parity needs ONNX Runtime: {reason}")
+    windows = artifact_windows(artifact)
     session = onnx_cpu.load(artifact, SessionOptions(threads=threads, precision="fp32" if exact else precision))
     assert isinstance(session, onnx_cpu.OnnxSpeechSession)
     difference, same, noises = 0.0, [], []
     for clip, waveform in enumerate(golden.waveforms):
         where = f"{name}: golden clip {clip}"
-        logits, at_once = _run(session, waveform, speech, clip, where)
+        logits, at_once = _run(session, waveform, windows.holding(len(waveform)), speech, clip, where)
         apart = np.abs(golden.logits[clip].astype(np.float64) - logits[:, speech.columns])
         difference = max(difference, float(apart.max()))
         if exact:
@@ -104,12 +106,12 @@ def _scale(golden: Golden, name: str) -> float:
 
 
 def _run(
-    session: SpeechSession, waveform: np.ndarray, speech: GoldenSpeech, clip: int, where: str
+    session: SpeechSession, waveform: np.ndarray, window: int, speech: GoldenSpeech, clip: int, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits after the prompt's first token, after the prompt, and after each token but the last; and those at once."""
     prompt, tokens = speech.prompt, speech.tokens[clip]
     try:
-        session.encode(waveform)
+        session.encode(waveform, window)
         session.start()
         logits = [session.step(fed[None])[0].copy() for fed in (prompt[:1], prompt[1:], *tokens[:-1, None])]
         session.start()

@@ -13,8 +13,9 @@ from export.golden_speech import collect_golden_speech
 from export.graph import graph_facts
 from export.log_mel import LogMel, read_log_mel
 from export.macs import count_whisper_macs
-from export.whisper_graph import cache_sizes, export_whisper, observe_encoder
+from export.whisper_graph import FRAMES_PER_POSITION, cache_sizes, export_whisper, observe_encoder
 from runtimes.artifact import MANIFEST_SCHEMA, write_golden
+from runtimes.encoder_windows import FULL, choose_windows, windows_facts
 from runtimes.errors import BadInput
 from runtimes.files import sha256_file, write_json
 from runtimes.windows import window_tokens
@@ -49,6 +50,7 @@ def write_whisper_artifact(
     speech: Speech,
     source: dict[str, Any],
     made_from: dict[str, Any],
+    window: str = FULL,
 ) -> None:
     """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
 
@@ -58,11 +60,14 @@ def write_whisper_artifact(
     size = model.config.vocab_size
     if len(speech.vocabulary) != size:
         raise BadInput(f"tokenizer: {len(speech.vocabulary)} tokens, but the model's vocabulary has {size}")
-    golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding)
+    log_mel = read_log_mel(feature_extractor)
+    step = FRAMES_PER_POSITION * log_mel.hop_samples
+    windows = choose_windows(window, log_mel.window_samples, log_mel.sample_rate_hz, step)
+    golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding, windows)
     observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
-    exported = export_whisper(
-        model, feature_extractor, folder / ENCODER_FILE, folder / DECODER_FILE, form, precision, observed
-    )
+    files = folder / ENCODER_FILE, folder / DECODER_FILE
+    any_window = len(windows.lengths) > 1
+    exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window)
     write_golden(folder / GOLDEN_FILE, golden)
     document = {
         "schema": VOCABULARY_SCHEMA,
@@ -71,7 +76,6 @@ def write_whisper_artifact(
         "words": list(speech.words),
     }
     write_json(folder / VOCABULARY_FILE, document)
-    log_mel = read_log_mel(feature_extractor)
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "family": "whisper",
@@ -87,6 +91,7 @@ def write_whisper_artifact(
             "shape": [1, "samples"],
             "sample_rate_hz": log_mel.sample_rate_hz,
             "window_samples": log_mel.window_samples,
+            "windows": windows_facts(windows),
         },
         "output": {"name": "logits", "dtype": "float32", "shape": ["rows", size]},
         "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},

@@ -21,7 +21,7 @@ import numpy as np
 from export.attention import Attention, HeadGroup, output_bias, query_key_rows, read_attention, value_output_rows
 from export.graph import Graph
 from export.layers import add_layernorm, array
-from export.whisper_encoder import add_mlp, cache_group
+from export.whisper_encoder import POSITIONS, add_mlp, cache_group
 
 Shape = list[int | str]
 EMBEDDING = "decoder.embedding"
@@ -45,8 +45,8 @@ class _Step:
     bias: str  # (N, C + N)
 
 
-def add_decoder(graph: Graph, model: Any, form: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Add the whole decoder; its inputs and outputs are returned.
+def add_decoder(graph: Graph, model: Any, form: str, any_window: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+    """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has.
 
     Inputs: `embedded` (R, N, D), the new tokens' rows of EMBEDDING; `positions` int64 (N,), where they stand; `bias`
     (N, C + N), added to all scores: 0 where a token may look, a large negative number where not; per layer `self_key.I`
@@ -79,7 +79,8 @@ def add_decoder(graph: Graph, model: Any, form: str) -> tuple[list[Tensor], list
         hidden = add_mlp(graph, hidden, layer, name)
 
         heads, key, value = len(group.heads), group.query_key_width, group.value_output_width
-        cross_heads, positions = len(cross_group.heads), config.max_source_positions
+        cross_heads = len(cross_group.heads)
+        positions: int | str = POSITIONS if any_window else config.max_source_positions
         inputs += [
             Tensor(f"self_key.{number}", ["rows", heads, key, "room"]),
             Tensor(f"self_value.{number}", ["rows", heads, "room", value]),

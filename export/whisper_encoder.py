@@ -6,7 +6,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -24,10 +24,11 @@ from export.attention import (
 )
 from export.graph import Graph
 from export.layers import add_layernorm, add_linear, array
-from export.log_mel import LogMel, add_log_mel
+from export.log_mel import LogMel, add_log_mel, span
 from export.observed import Observed
 
 MLP_COLUMNS = 1024  # of an encoder's MLP that are in memory at a time
+POSITIONS = "positions"  # an encoder's, where they are as many as the window has
 ROW_COLUMNS = 4  # ONNX Runtime's matrix product is slow where rows do not end on a 16-byte boundary
 
 
@@ -49,26 +50,30 @@ def add_encoder(
     log_mel: LogMel,
     form: str,
     observed: Mapping[str, Observed] | None = None,
-) -> list[tuple[str, list[int]]]:
+    any_window: bool = False,
+) -> list[tuple[str, list[int | str]]]:
     """Add everything from the waveform (1, samples) to the outputs, whose names and shapes are returned.
 
     The outputs are, per decoder layer, `cross_key.N` (H, K, T) and `cross_value.N` (H, T, V): what a decoder step
-    multiplies with, as it multiplies with it.
+    multiplies with, as it multiplies with it. any_window: the waveform is the window, of any number of positions up to
+    the model's, the first of which they are, and T is called POSITIONS; otherwise it is filled up to the model's.
     """
     encoder = model.model.encoder
-    features = add_log_mel(graph, waveform, log_mel)
-    hidden = _add_convolutions(graph, features, encoder, log_mel.frames)
+    features = add_log_mel(graph, waveform, log_mel, any_window)
+    hidden = _add_convolutions(graph, features, encoder, log_mel.frames, any_window)
     positions = model.config.max_source_positions
     for number, layer in enumerate(encoder.layers):
         name = f"encoder.layers.{number}"
         normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
         attention = read_attention(layer.self_attn)
-        attended = add_attention(graph, normed, attention, form, positions, f"{name}.self_attn", observed)
+        attended = add_attention(graph, normed, attention, form, positions, f"{name}.self_attn", observed, any_window)
         hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
         parts = -(-layer.fc1.out_features // MLP_COLUMNS) if form == "onnxruntime" else 1
         hidden = add_mlp(graph, hidden, layer, name, parts)
     states = add_layernorm(graph, hidden, encoder.layer_norm, "encoder.layer_norm")
-    return _add_cross_keys_and_values(graph, states, model.model.decoder.layers, positions, form)
+    return _add_cross_keys_and_values(
+        graph, states, model.model.decoder.layers, POSITIONS if any_window else positions, form
+    )
 
 
 def add_mlp(graph: Graph, hidden: str, layer: Any, name: str, parts: int = 1) -> str:
@@ -105,13 +110,14 @@ def _part_of_mlp(graph: Graph, layer: Any, begin: int, end: int, name: str) -> t
     return first, second, graph.weight(f"{name}.fc1.bias", (end - begin,), lambda: array(layer.fc1.bias)[begin:end])
 
 
-def _add_convolutions(graph: Graph, features: str, encoder: Any, frames: int) -> str:
+def _add_convolutions(graph: Graph, features: str, encoder: Any, frames: int, any_window: bool) -> str:
     """Both convolutions over three neighbours as matrix products, and the positions: (frames, mel bins) to (T, D)."""
     width = encoder.conv1.out_channels
     around = graph.constant("encoder.around", np.array([1, 0, 1, 0], dtype=np.int64))
     padded = graph.node("Pad", [features, around], "encoder.conv1.padded")
     neighbours = [
-        graph.slice(padded, place, place + frames, 0, f"encoder.conv1.neighbour{place}") for place in range(3)
+        graph.slice(padded, *span(place, 2, frames, any_window), 0, f"encoder.conv1.neighbour{place}")
+        for place in range(3)
     ]
     joined = graph.node("Concat", neighbours, "encoder.conv1.joined", axis=1)
     first = _add_kernel(graph, joined, encoder.conv1, "encoder.conv1")
@@ -119,13 +125,17 @@ def _add_convolutions(graph: Graph, features: str, encoder: Any, frames: int) ->
     # The second one moves by two rows: its three neighbours are a pair of rows and the first row of the next pair.
     tokens = frames // 2
     padded = graph.node("Pad", [first, around], "encoder.conv2.padded")
-    pairs = graph.reshape(padded, (tokens + 1, 2 * width), "encoder.conv2.pairs")
-    pair = graph.slice(pairs, 0, tokens, 0, "encoder.conv2.pair")
-    following = graph.slice(pairs, 1, tokens + 1, 0, "encoder.conv2.following")
+    pairs = graph.reshape(padded, (-1 if any_window else tokens + 1, 2 * width), "encoder.conv2.pairs")
+    pair = graph.slice(pairs, *span(0, 1, tokens, any_window), 0, "encoder.conv2.pair")
+    following = graph.slice(pairs, *span(1, 1, tokens, any_window), 0, "encoder.conv2.following")
     third = graph.slice(following, 0, width, 1, "encoder.conv2.third")
     joined = graph.node("Concat", [pair, third], "encoder.conv2.joined", axis=1)
     second = _add_kernel(graph, joined, encoder.conv2, "encoder.conv2")
     places = graph.weight("encoder.positions", (tokens, width), lambda: array(encoder.embed_positions.weight))
+    if any_window:
+        zero = graph.constant("number.0", np.array([0], np.int64))
+        end = graph.node("Shape", [second], "encoder.places.end", start=0, end=1)
+        places = graph.node("Slice", [places, zero, end, zero], "encoder.places")
     return graph.node("Add", [second, places], "encoder.embeddings")
 
 
@@ -142,24 +152,52 @@ def _add_kernel(graph: Graph, neighbours: str, convolution: Any, name: str) -> s
 
 
 def _add_cross_keys_and_values(
-    graph: Graph, states: str, layers: Sequence[Any], positions: int, form: str
-) -> list[tuple[str, list[int]]]:
-    outputs = []
-    columns = graph.node("Transpose", [states], "encoder.columns", perm=[1, 0])
+    graph: Graph, states: str, layers: Sequence[Any], positions: int | str, form: str
+) -> list[tuple[str, list[int | str]]]:
+    outputs: list[tuple[str, list[int | str]]] = []
+    # OpenVINO does not multiply a tensor of any length with one of more dimensions: all heads are one product then.
+    flat = positions == POSITIONS and form != "onnxruntime"
+    columns = "" if flat else graph.node("Transpose", [states], "encoder.columns", perm=[1, 0])
     for number, layer in enumerate(layers):
         attention, group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
-        key_weight, value_weight = _cross_weights(graph, attention, group, f"decoder.layers.{number}.encoder_attn")
+        name = f"decoder.layers.{number}.encoder_attn"
+        if flat:
+            key, value = _add_flat_keys_and_values(graph, states, attention, group, number)
+        else:
+            key_weight, value_weight = _cross_weights(graph, attention, group, name)
+            key = graph.node("MatMul", [key_weight, columns], f"cross_key.{number}")
+            value = graph.node("MatMul", [states, value_weight], f"cross_value.{number}")
         outputs += [
-            (
-                graph.node("MatMul", [key_weight, columns], f"cross_key.{number}"),
-                [len(group.heads), group.query_key_width, positions],
-            ),
-            (
-                graph.node("MatMul", [states, value_weight], f"cross_value.{number}"),
-                [len(group.heads), positions, group.value_output_width],
-            ),
+            (key, [len(group.heads), group.query_key_width, positions]),
+            (value, [len(group.heads), positions, group.value_output_width]),
         ]
     return outputs
+
+
+def _add_flat_keys_and_values(
+    graph: Graph, states: str, attention: Attention, group: HeadGroup, number: int
+) -> tuple[str, str]:
+    """Keys (H, K, T) and values (H, T, V) by products of two dimensions."""
+    name, heads = f"decoder.layers.{number}.encoder_attn", len(group.heads)
+    made = []
+    for part, width, order, rows in (
+        ("key", group.query_key_width, [1, 2, 0], lambda: query_key_rows(attention.key_weight, attention, [group])),
+        (
+            "value",
+            group.value_output_width,
+            [1, 0, 2],
+            lambda: value_output_rows(attention.value_weight, attention, [group]),
+        ),
+    ):
+        weight = graph.weight(f"{name}.{part}.weight", (attention.model_width, heads * width), _transposed(rows))
+        product = graph.node("MatMul", [states, weight], f"{name}.{part}")
+        split = graph.reshape(product, (-1, heads, width), f"{name}.{part}.split")
+        made.append(graph.node("Transpose", [split], f"cross_{part}.{number}", perm=order))
+    return made[0], made[1]
+
+
+def _transposed(rows: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    return lambda: rows().T
 
 
 def _cross_weights(graph: Graph, attention: Attention, group: HeadGroup, name: str) -> tuple[str, str]:

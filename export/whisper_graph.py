@@ -24,6 +24,7 @@ from runtimes.errors import BadInput
 from runtimes.files import replaced_file
 
 CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
+KEPT = ("front_end.", "decoder.")  # how nodes of an encoder are named whose products stay in float32
 FRAMES_PER_POSITION = 2  # the stride of the second convolution
 
 
@@ -48,17 +49,19 @@ def export_whisper(
     form: str = "portable",
     precision: str = "fp32",
     observed: Mapping[str, Observed] | None = None,
+    any_window: bool = False,
 ) -> ExportedWhisper:
     """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
 
     Beside each comes a file of the same name with the ending .bin, which has its large weights.
 
-    The encoder takes "waveform", float32 (1, samples) of any length, filled up or cut to the model's window; inputs and
-    outputs of the decoder are those of `export.whisper_decoder.add_decoder`. Form "portable" has plain ONNX operators
-    alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster, "openvino" has plain operators
-    arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones. Precision "fp16", of form "tensorrt"
-    alone, has products, keys and values in float16. Precision "int8" has 8-bit
-    integers in the encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
+    The encoder takes "waveform", float32 (1, samples) of any length, filled up or cut to the model's window; with
+    `any_window`, which the form "tensorrt" has not, it takes a window of any whole number of positions up to the
+    model's. Inputs and outputs of the decoder are those of `export.whisper_decoder.add_decoder`. Form "portable" has
+    plain ONNX operators alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster, "openvino" has
+    plain operators arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones. Precision "fp16", of
+    form "tensorrt" alone, has products, keys and values in float16. Precision "int8" has 8-bit integers in the
+    encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
     decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
     weights is in float16.
 
@@ -72,16 +75,18 @@ def export_whisper(
     if (precision == "int8") != (observed is not None):
         raise ValueError("products in 8 bits need what was observed, and nothing else does")
     check_half(precision, form)
+    if any_window and form == "tensorrt":
+        raise BadInput("--window: an engine is built for one window, so the form 'tensorrt' has the full one alone")
     log_mel = read_log_mel(feature_extractor)
     _check(model, log_mel)
     encoder, decoder = Graph(), Graph()
-    produced = add_encoder(encoder, "waveform", model, log_mel, form, observed)
+    produced = add_encoder(encoder, "waveform", model, log_mel, form, observed, any_window)
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
     is_half = has_half_precision(precision, form)
     half = {name for name, _ in produced} if is_half else set()
-    inputs, outputs = add_decoder(decoder, model, form)
+    inputs, outputs = add_decoder(decoder, model, form, any_window)
     if observed is not None:
-        add_static_products(encoder, observed, form, lambda name: name.startswith("front_end."))
+        add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
         if form == "onnxruntime":
             add_block_products(decoder)
         elif form != "tensorrt":

@@ -187,6 +187,8 @@ def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
             raise BadInput(f"{path}: input.{key} is {number!r}, not a positive whole number")
     if family == "ast":
         _check_labels(manifest, path)
+    elif "windows" in manifest["input"]:
+        _check_windows(manifest["input"]["windows"], manifest["input"]["window_samples"], path)
 
 
 def _check_labels(manifest: dict[str, Any], path: Path) -> None:
@@ -247,6 +249,17 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     for key in ("bytes_per_token", "cross_bytes", "padded_bytes_per_token", "padded_cross_bytes"):
         if not _is_count(manifest["cache"].get(key), 0):
             raise BadInput(f"{path}: cache.{key} is {manifest['cache'].get(key)!r}, not a number of bytes")
+
+
+def _check_windows(windows: Any, full: int, path: Path) -> None:
+    """Of an encoder's windows, which artifacts from before there were several do not have."""
+    _check_keys(windows, {"choice": str, "lengths": list, "tail": int}, path, "input.windows")
+    lengths = windows["lengths"]
+    known = all(_is_count(length) for length in lengths) and lengths == sorted(set(lengths))
+    if not known or not lengths or lengths[-1] != full:
+        raise BadInput(f"{path}: input.windows.lengths is {lengths!r}, not ascending lengths up to {full} samples")
+    if not _is_count(windows["tail"], 0):
+        raise BadInput(f"{path}: input.windows.tail is {windows['tail']!r}, not a number of samples")
 
 
 def _check_later_keys(decoding: dict[str, Any], size: int, path: Path) -> None:

@@ -245,8 +245,10 @@ class GpuSpeechSession:
         self._steps: dict[bool, _StepMemory] = {}  # by whether they are of one token
         self._logits = np.zeros((0, self._vocabulary), np.float32)
 
-    def encode(self, waveform: np.ndarray) -> None:
-        """Keys and values of one window, written to where the decoder reads them."""
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
+        """Keys and values of one window, written to where the decoder reads them; the engine has the full one alone."""
+        if window not in (None, self._window):
+            raise BadInput(f"encode: a window of {window} samples; the engine was built for {self._window}")
         waveform, cuda = self._checked(waveform)[:, : self._window], self._gpu.cuda
         self._waveform.array[...] = 0.0
         self._waveform.array[:, : waveform.shape[1]] = waveform

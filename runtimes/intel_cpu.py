@@ -11,14 +11,16 @@ import numpy as np
 
 from runtimes.artifact import Artifact
 from runtimes.embedding import Embedding
+from runtimes.encoder_windows import step_samples
 from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from runtimes.sessions import (
     SessionOptions,
     check_precision,
     checked_logits,
     checked_tokens,
+    filled_up,
 )
-from runtimes.speech_cache import SpeechCache, aligned_zeros
+from runtimes.speech_cache import CrossMemory, SpeechCache, aligned_zeros
 from runtimes.waveforms import WaveformInput
 
 NAME = "openvino"
@@ -159,12 +161,11 @@ class IntelSpeechSession:
         self._checked = WaveformInput(artifact)
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])
-        self._crossed = {
-            output.get_any_name(): aligned_zeros(tuple(output.get_shape())) for output in self._encoder.outputs
-        }
-        for name, buffer in self._crossed.items():
-            self._encoding.set_tensor(name, _shared(buffer))
-            self._decoding.set_tensor(name, _shared(buffer))
+        crossed = {output.get_any_name(): _sizes(output.get_partial_shape()) for output in self._encoder.outputs}
+        self._takes_any = any(None in shape for shape in crossed.values())
+        self._window, self._step = int(artifact.manifest["input"]["window_samples"]), step_samples(artifact)
+        self._crossed = CrossMemory(crossed, self._window // self._step)
+        self._share_crossed()
         shapes = {port.get_any_name(): port.get_partial_shape() for port in self._decoder.inputs}
         self._cache = SpeechCache(
             {name: _fixed(shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
@@ -178,12 +179,26 @@ class IntelSpeechSession:
         self._embedded = self._places = self._bias = self._logits = np.zeros(0)
         self._added: dict[str, np.ndarray] = {}
 
-    def encode(self, waveform: np.ndarray) -> None:
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
         waveform = self._checked(waveform)
+        if not self._takes_any and window not in (None, self._window):
+            raise BadInput(
+                f"encode: a window of {window} samples; the encoder's graph has that of {self._window} alone"
+            )
+        if self._takes_any:
+            waveform = filled_up(waveform, window or self._window)
+            if self._crossed.arrange(waveform.shape[1] // self._step):
+                self._share_crossed()
         self._encoding.set_tensor("waveform", _shared(waveform))
         self._encoding.infer()
         self._encoded = True
+
+    def _share_crossed(self) -> None:
+        """Let the encoder write to, and the decoder read from, the session's memory for the window's length."""
+        for name, buffer in self._crossed.arrays.items():
+            self._encoding.set_tensor(name, _shared(buffer))
+            self._decoding.set_tensor(name, _shared(buffer))
 
     def start(self, rows: int = 1) -> None:
         """Forget all tokens; `rows` hypotheses about the encoded window follow."""
@@ -245,6 +260,11 @@ def _shared(buffer: np.ndarray) -> Any:
     import openvino
 
     return openvino.Tensor(buffer, shared_memory=True)
+
+
+def _sizes(shape: Any) -> list[int | None]:
+    """A tensor's shape, None for a size that is not fixed."""
+    return [int(size.get_length()) if size.is_static else None for size in shape]
 
 
 def _fixed(heads: Any, width: Any) -> tuple[int, int]:

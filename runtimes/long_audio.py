@@ -19,19 +19,24 @@ and why:
   whole window is taken. So it is with a shorter loop where no temperature passes the compression test. Where a window
   moved on by less than a tenth and the next one says just the same, that is left out and the whole window is taken.
   Earlier text is forgotten, too, after a window that says just what the one before said.
+- Audio that is short enough is heard in a window shorter than the trained one (`runtimes.encoder_windows`), at the
+  first temperature. What fails a test there, or is not to be trusted (`runtimes.short_windows`), is heard again in the
+  full window, from the first temperature on; how often that was, the tally says.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Iterator, Protocol, Sequence
 
 import numpy as np
 
 from runtimes.artifact import Artifact
 from runtimes.decoding import Decoded, DecodeOptions, check_options, chosen_language, decode_window
+from runtimes.encoder_windows import EncoderWindows, artifact_windows, full_window
 from runtimes.errors import BadInput
 from runtimes.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
+from runtimes.short_windows import most_tokens, why_heard_again
 from runtimes.token_rules import SpeechTokens, speech_tokens
 from runtimes.vocabulary import Vocabulary, read_vocabulary
 
@@ -58,17 +63,53 @@ class Waveform(Protocol):
 
 @dataclass(frozen=True)
 class SpeechModel:
-    """What decoding needs to know of a model beside its session."""
+    """What decoding needs to know of a model beside its session.
+
+    windows: which it hears audio in, None: the full one.
+    """
 
     vocabulary: Vocabulary
     tokens: SpeechTokens
     sample_rate_hz: int
     window_samples: int
+    windows: EncoderWindows | None = None
 
     @property
     def step_samples(self) -> int:
         """Samples of one timestamp step."""
         return round(self.tokens.timestamp_step_s * self.sample_rate_hz)
+
+    @property
+    def encoder_windows(self) -> EncoderWindows:
+        """The windows that audio is heard in."""
+        return self.windows or full_window(self.window_samples)
+
+
+@dataclass
+class Tally:
+    """What transcribing took, counted as it goes on.
+
+    windows: that were decoded; short: of them, in a window shorter than the full one; second_tries: how many of those
+    were heard again in full, by the reason ("cap", "loop", "short": see `runtimes.short_windows`; "unlikely": the
+    tokens were).
+    """
+
+    windows: int = 0
+    short: int = 0
+    second_tries: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def heard_again(self) -> int:
+        """Second tries for any reason."""
+        return sum(self.second_tries.values())
+
+    @property
+    def sentence(self) -> str:
+        """How many second tries there were, and why; "" of none."""
+        if not self.second_tries:
+            return ""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
+        return f"{self.heard_again} of {self.short} short windows were heard again in full ({reasons})"
 
 
 @dataclass(frozen=True)
@@ -101,11 +142,14 @@ class Window:
     segments: tuple[Segment, ...]
 
 
-def read_speech_model(artifact: Artifact) -> SpeechModel:
-    """The vocabulary and the tokens of a Whisper artifact.
+def read_speech_model(artifact: Artifact, window: str | None = None) -> SpeechModel:
+    """The vocabulary, the tokens and the windows of a Whisper artifact.
+
+    window: "full", "auto" or seconds; None: as the artifact says.
 
     Raises:
-        BadInput: the artifact is of another family, or its vocabulary is not usable or of another size.
+        BadInput: the artifact is of another family, its vocabulary is not usable or of another size, or its encoder
+            does not take such a window.
     """
     manifest = artifact.manifest
     if "decoding" not in manifest:
@@ -116,33 +160,42 @@ def read_speech_model(artifact: Artifact) -> SpeechModel:
     if len(vocabulary) != size:
         raise BadInput(f"{path}: {len(vocabulary)} tokens, but the decoder knows {size}")
     tokens = speech_tokens(manifest["decoding"])
-    window = int(manifest["input"]["window_samples"])
-    return SpeechModel(vocabulary, tokens, artifact.sample_rate_hz, window)
+    windows = artifact_windows(artifact, window)
+    return SpeechModel(vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows)
 
 
 def transcribe(
-    session: SpeechSession, model: SpeechModel | Artifact, waveform: Waveform, options: DecodeOptions
+    session: SpeechSession,
+    model: SpeechModel | Artifact,
+    waveform: Waveform,
+    options: DecodeOptions,
+    tally: Tally | None = None,
 ) -> Iterator[Segment]:
-    """The segments of `waveform` that have text, each as soon as its window is decoded.
+    """The segments of `waveform` that have text, each as soon as its window is decoded. tally: is added to.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
     model = read_speech_model(model) if isinstance(model, Artifact) else model
     check_options(model.tokens, options)
-    for window in transcribe_windows(session, model, waveform, options):
+    for window in transcribe_windows(session, model, waveform, options, tally):
         yield from (segment for segment in window.segments if segment.text.strip())
 
 
 def transcribe_windows(
-    session: SpeechSession, model: SpeechModel, waveform: Waveform, options: DecodeOptions
+    session: SpeechSession,
+    model: SpeechModel,
+    waveform: Waveform,
+    options: DecodeOptions,
+    tally: Tally | None = None,
 ) -> Iterator[Window]:
-    """The windows of `waveform`, in order; the next always starts later.
+    """The windows of `waveform`, in order; the next always starts later. tally: is added to.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
-    tokens = model.tokens
+    tokens, most = model.tokens, model.encoder_windows.longest_piece
+    tally = Tally() if tally is None else tally
     language = chosen_language(tokens, options)
     generator = np.random.default_rng(options.seed)
     frame_samples = max(model.step_samples // FRAMES_PER_STEP, 1)
@@ -150,11 +203,11 @@ def transcribe_windows(
     last: Window | None = None
     start = 0
     while True:
-        ahead = np.asarray(waveform[start : start + model.window_samples + frame_samples], dtype=np.float32)
+        ahead = np.asarray(waveform[start : start + most + frame_samples], dtype=np.float32)
         if len(ahead) < frame_samples:
             return
-        samples = ahead[: model.window_samples]
-        more_follows = len(ahead) == model.window_samples + frame_samples
+        samples = ahead[:most]
+        more_follows = len(ahead) == most + frame_samples
         if options.quiet_cuts and more_follows:
             samples = samples[: _quietest_moment(samples, model.sample_rate_hz)]
         if not more_follows:  # a rest of less than a frame is nobody's
@@ -162,8 +215,7 @@ def transcribe_windows(
         if np.abs(samples).max() < SILENT_PEAK:
             window = Window(start, len(samples), len(samples), None, ())
         else:
-            session.encode(samples)
-            decoded = _decode_with_fallback(session, model, options, language, before, generator)
+            decoded = _decode_samples(session, model, samples, options, language, before, generator, tally)
             window = _taken(model, options, decoded, start, len(samples))
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
                 window = Window(start, len(samples), len(samples), decoded, ())
@@ -172,6 +224,67 @@ def transcribe_windows(
             before = _said_before(before, window, last, options, tokens)
         yield window
         start, last = start + window.advance, window
+
+
+def _decode_samples(
+    session: SpeechSession,
+    model: SpeechModel,
+    samples: np.ndarray,
+    options: DecodeOptions,
+    language: str | None,
+    previous: Sequence[int],
+    generator: np.random.Generator,
+    tally: Tally,
+) -> Decoded:
+    """What is heard in `samples`: in the shortest window that holds them and, where that is not trusted, in full."""
+    windows = model.encoder_windows
+    length = windows.holding(len(samples))
+    tally.windows += 1
+    if length < windows.full:
+        tally.short += 1
+        session.encode(samples, length)
+        decoded = _decode_short(session, model, samples, options, language, previous, generator)
+        reason = _why_again(decoded, model, samples, options)
+        if not reason:
+            return decoded
+        tally.second_tries[reason] = tally.second_tries.get(reason, 0) + 1
+    session.encode(samples)
+    return _decode_with_fallback(session, model, options, language, previous, generator)
+
+
+def _decode_short(
+    session: SpeechSession,
+    model: SpeechModel,
+    samples: np.ndarray,
+    options: DecodeOptions,
+    language: str | None,
+    previous: Sequence[int],
+    generator: np.random.Generator,
+) -> Decoded:
+    """The short window that `session` holds at the first temperature, with no more tokens than so much audio has."""
+    cap = most_tokens(len(samples), model.sample_rate_hz)
+    return decode_window(
+        session,
+        model.tokens,
+        replace(options, max_tokens=cap if options.max_tokens is None else min(cap, options.max_tokens)),
+        language=language,
+        previous=previous,
+        temperature=options.temperatures[0],
+        generator=generator,
+        no_speech=options.no_speech_limit is not None,
+    )
+
+
+def _why_again(decoded: Decoded, model: SpeechModel, samples: np.ndarray, options: DecodeOptions) -> str:
+    """Why a short window is heard again, "" where it is not: what was asked to pass has to pass too."""
+    if _holds_no_speech(decoded, options):
+        return ""
+    reason = why_heard_again(decoded, model.tokens, model.vocabulary, samples, model.sample_rate_hz)
+    if reason:
+        return reason
+    if _repeats(decoded, model.vocabulary, options):
+        return "loop"
+    return "unlikely" if _is_unlikely(decoded, options) else ""
 
 
 def _decode_with_fallback(

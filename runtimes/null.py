@@ -89,8 +89,8 @@ class NullSpeechSession:
         self._said: list[int] = []
         self._rows: list[list[int]] = []
 
-    def encode(self, waveform: np.ndarray) -> None:
-        """Listen to one window."""
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:  # noqa: ARG002
+        """Listen to one window; what is heard of the audio does not depend on what it is filled up to."""
         time.sleep(INFERENCE_S)
         self._said = said_tokens(self._artifact, self._checked(waveform)[0])
         self._rows = []

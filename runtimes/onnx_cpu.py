@@ -10,14 +10,16 @@ import numpy as np
 
 from runtimes.artifact import Artifact
 from runtimes.embedding import Embedding
+from runtimes.encoder_windows import step_samples
 from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from runtimes.sessions import (
     SessionOptions,
     check_precision,
     checked_logits,
     checked_tokens,
+    filled_up,
 )
-from runtimes.speech_cache import SpeechCache, aligned_zeros
+from runtimes.speech_cache import CrossMemory, SpeechCache, aligned_zeros
 from runtimes.waveforms import WaveformInput
 
 NAME = "onnxruntime"
@@ -159,7 +161,10 @@ class OnnxSpeechSession:
         self._positions = int(artifact.manifest["decoding"]["positions"])
         self._precision = options.precision
         kept = np.float16 if self._encoder.get_outputs()[0].type == "tensor(float16)" else np.float32
-        self._crossed = {output.name: aligned_zeros(output.shape, kept) for output in self._encoder.get_outputs()}
+        crossed = {output.name: _sizes(output.shape) for output in self._encoder.get_outputs()}
+        self._takes_any = any(None in shape for shape in crossed.values())
+        self._window, self._step = int(artifact.manifest["input"]["window_samples"]), step_samples(artifact)
+        self._crossed = CrossMemory(crossed, self._window // self._step, kept)
         shapes = {tensor.name: tensor.shape for tensor in self._decoder.get_inputs()}
         self._cache = SpeechCache(
             {name: (shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
@@ -171,12 +176,20 @@ class OnnxSpeechSession:
         self._encoded = False
         self._single: _BoundStep | None = None
 
-    def encode(self, waveform: np.ndarray) -> None:
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
         waveform = self._checked(waveform)
+        if not self._takes_any and window not in (None, self._window):
+            raise BadInput(
+                f"encode: a window of {window} samples; the encoder's graph has that of {self._window} alone"
+            )
+        if self._takes_any:
+            waveform = filled_up(waveform, window or self._window)
+            if self._crossed.arrange(waveform.shape[1] // self._step):
+                self._single = None
         binding = self._encoder.io_binding()
         _bind(binding.bind_input, "waveform", waveform)
-        for name, buffer in self._crossed.items():
+        for name, buffer in self._crossed.arrays.items():
             _bind(binding.bind_output, name, buffer)
         self._encoder.run_with_iobinding(binding)
         self._encoded = True
@@ -212,7 +225,9 @@ class OnnxSpeechSession:
         return bound.logits
 
     def _bound(self, new: int) -> _BoundStep:
-        return _BoundStep(self._decoder, self._cache, self._crossed, new, self._embedding.width, self._vocabulary)
+        return _BoundStep(
+            self._decoder, self._cache, self._crossed.arrays, new, self._embedding.width, self._vocabulary
+        )
 
     def facts(self) -> dict[str, Any]:
         """Version, providers, threads and memory settings as the decoder's session reports them."""
@@ -246,6 +261,11 @@ class _BoundStep:
         _bind(self.binding.bind_output, "logits", self.logits)
         for name, buffer in self.added.items():
             _bind(self.binding.bind_output, name.replace("self_", "new_"), buffer)
+
+
+def _sizes(shape: list[Any]) -> list[int | None]:
+    """A tensor's shape, None for a size that is not fixed."""
+    return [size if isinstance(size, int) else None for size in shape]
 
 
 def _bind(bind: Any, name: str, buffer: np.ndarray) -> None:

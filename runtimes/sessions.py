@@ -76,10 +76,11 @@ class SpeechSession(Protocol):
     none. Only after `start` is there something to add to.
     """
 
-    def encode(self, waveform: np.ndarray) -> None:
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, kept inside; waveforms are taken, and refused, as `Session.run` does.
 
-        They are (samples,), padded with silence or cut to the window.
+        They are (samples,), padded with silence or cut to the window. window: samples of it, one of the artifact's
+        windows; None: the full one.
         """
 
     def start(self, rows: int = 1) -> None:
@@ -119,6 +120,15 @@ class Runtime(Protocol):
 
     def load(self, artifact: Artifact, options: SessionOptions) -> Any:
         """A session that is ready to run: a `Session` or, of a Whisper artifact, a `SpeechSession`."""
+
+
+def filled_up(waveform: np.ndarray, window: int) -> np.ndarray:
+    """A waveform (1, samples) filled up with zeros, or cut, to (1, window)."""
+    if waveform.shape[1] >= window:
+        return np.ascontiguousarray(waveform[:, :window])
+    filled = np.zeros((1, window), np.float32)
+    filled[:, : waveform.shape[1]] = waveform
+    return filled
 
 
 def checked_tokens(

@@ -23,6 +23,35 @@ def aligned_zeros(shape: Sequence[int], dtype: type = np.float32) -> np.ndarray:
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
+class CrossMemory:
+    """The keys (H, K, T) and values (H, T, V) of an encoded window, T being as many positions as the window has.
+
+    shapes: of each by its name, None for T; positions: of the full window. Arrays of every length are the beginning of
+    the same memory, which is there once.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int | None]], positions: int, kept: type = np.float32) -> None:
+        self._shapes, self._full = {name: tuple(shape) for name, shape in shapes.items()}, positions
+        self._memory = {name: aligned_zeros(self._shape(name, positions), kept) for name in self._shapes}
+        self.positions = positions
+        self.arrays = dict(self._memory)
+
+    def arrange(self, positions: int) -> bool:
+        """Let the arrays be of so many positions; whether they are other ones than before."""
+        changed = positions != self.positions
+        if changed:
+            self.positions = positions
+            shapes = {name: self._shape(name, positions) for name in self._memory}
+            self.arrays = {
+                name: memory.reshape(-1)[: int(np.prod(shapes[name]))].reshape(shapes[name])
+                for name, memory in self._memory.items()
+            }
+        return changed
+
+    def _shape(self, name: str, positions: int) -> tuple[int, ...]:
+        return tuple(positions if size is None else size for size in self._shapes[name])
+
+
 class SpeechCache:
     """Buffers of one decoder: keys (R, H, K, C) and values (R, H, C, V) by the names of the graph's inputs.
 

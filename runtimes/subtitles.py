@@ -1,4 +1,7 @@
-"""Segments as text, JSON, SRT or WebVTT, piece by piece: what is known of a talk can be read before it has ended."""
+"""Segments as text, JSON, SRT or WebVTT, piece by piece: what is known of a talk can be read before it has ended.
+
+A writer takes the segments and, where there is one, the tally that is added to as they come, which JSON ends with.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,27 @@ from dataclasses import asdict
 from itertools import chain, islice
 from typing import Callable, Iterable, Iterator, Mapping
 
-from runtimes.long_audio import Segment
+from runtimes.long_audio import Segment, Tally
 
 TRANSCRIPT_SCHEMA = "leanear-transcript-1"
 SHORTEST_CUE_S = 0.001  # players refuse a cue that ends when it begins
 
 
-def plain(segments: Iterable[Segment]) -> Iterator[str]:
+def plain(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
     """One line per segment: its times and its text."""
     for segment in segments:
         times = f"[{_clock(segment.start_s, '.', short=True)} --> {_clock(segment.end_s, '.', short=True)}]"
         yield f"{times}  {_one_line(segment.text)}\n"
 
 
-def words_alone(segments: Iterable[Segment]) -> Iterator[str]:
+def words_alone(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
     """One line per segment: its text."""
     for segment in segments:
         yield f"{_one_line(segment.text)}\n"
 
 
-def as_json(segments: Iterable[Segment]) -> Iterator[str]:
-    """One JSON object: schema, the segments (one a line), the language, and the whole text."""
+def as_json(segments: Iterable[Segment], tally: Tally | None = None) -> Iterator[str]:
+    """One JSON object: schema, the segments (one a line), the language, what the tally counted, and the whole text."""
     texts: list[str] = []
     language = None
     segments = _begun(segments)
@@ -36,17 +39,17 @@ def as_json(segments: Iterable[Segment]) -> Iterator[str]:
         texts.append(segment.text)
         language = language or segment.language
         yield ("," if number else "") + "\n" + json.dumps(asdict(segment), ensure_ascii=False, allow_nan=False)
-    closing = {"language": language, "text": "".join(texts).strip()}
+    closing = {"language": language, **({} if tally is None else _counted(tally)), "text": "".join(texts).strip()}
     yield "],\n" + json.dumps(closing, ensure_ascii=False)[1:] + "\n"
 
 
-def srt(segments: Iterable[Segment]) -> Iterator[str]:
+def srt(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
     """SubRip: numbered cues; an arrow within the text becomes `->`, because it would be read as times."""
     for number, segment in enumerate(segments, start=1):
         yield f"{number}\n{_cue_times(segment, ',')}\n{_one_line(segment.text).replace('-->', '->')}\n\n"
 
 
-def vtt(segments: Iterable[Segment]) -> Iterator[str]:
+def vtt(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
     """WebVTT; `&`, `<` and `>` are escaped, as its text is markup."""
     segments = _begun(segments)
     yield "WEBVTT\n\n"
@@ -55,13 +58,18 @@ def vtt(segments: Iterable[Segment]) -> Iterator[str]:
         yield f"{_cue_times(segment, '.')}\n{text}\n\n"
 
 
-WRITERS: Mapping[str, Callable[[Iterable[Segment]], Iterator[str]]] = {
+WRITERS: Mapping[str, Callable[..., Iterator[str]]] = {
     "plain": plain,
     "words": words_alone,
     "json": as_json,
     "srt": srt,
     "vtt": vtt,
 }
+
+
+def _counted(tally: Tally) -> dict[str, object]:
+    counted = {"decoded": tally.windows, "short": tally.short, "second_tries": tally.heard_again}
+    return {"windows": {**counted, "second_tries_because": tally.second_tries}}
 
 
 def _begun(segments: Iterable[Segment]) -> Iterable[Segment]:

@@ -24,6 +24,7 @@ from benchmarks.report import ReportPaths
 from benchmarks.results import Results
 from benchmarks.wording import NO_RATE_INTERVAL
 from runtimes.decoding import TASKS
+from runtimes.encoder_windows import DEFAULT_WINDOW, check_window_choice
 from runtimes.errors import BadInput, GateMissed, LeanearError
 from runtimes.interrupts import INTERRUPTED, was_interrupted
 from runtimes.kept_work import forget_kept, what_is_kept
@@ -220,6 +221,21 @@ def asked_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(with_asked)
 
 
+def _window(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else check_window_choice(value)
+
+
+def window_option(default: str) -> Callable[..., Any]:
+    """--window, whose help says what it is by default."""
+    return click.option(
+        "--window",
+        metavar="full|auto|SECONDS",
+        callback=_window,
+        help="Whisper: audio is heard in the model's full window, in the shortest of several that holds it (auto), or"
+        f" in SECONDS; what a short window is not trusted with is heard again in full.  [default: {default}]",
+    )
+
+
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of every random choice."
 )
@@ -382,6 +398,7 @@ recipe_options = _options(
     default=True,
     help="Fail where the gate is missed, in place of the next slower precision.",
 )
+@window_option(f"{DEFAULT_WINDOW}; the dense model beside it, and all that is for TensorRT, has the full window")
 @data_option
 @asked_option
 @goal_options
@@ -460,6 +477,7 @@ def deploy(
         devices=_devices(job.target, flags),
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
+        window=flags["window"],
         command=_command(),
         narrator=narrator,
     )
@@ -723,6 +741,7 @@ def explore(
     help="int8: products in 8 bits, in ranges taken from --data, with a proof of their noise; fp16: for --form "
     "tensorrt, products in half precision.",
 )
+@window_option(f"{DEFAULT_WINDOW}; full for --form tensorrt")
 @data_option
 @asked_option
 @seed_option
@@ -737,6 +756,7 @@ def export(
     data: Data | None,
     asked: Asked,
     seed: int,
+    window: str | None,
 ) -> None:
     """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
 
@@ -760,6 +780,7 @@ def export(
         narrator=narrator,
         precision=precision,
         asked=asked,
+        window=window,
     )
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
@@ -778,6 +799,7 @@ def export(
     help="bf16 is offered by OpenVINO alone, int8 is for graphs of 8-bit products; --against is measured in it too if"
     " its graphs are of it.  [default: what the graphs are of]",
 )
+@window_option("ARTIFACT's own; --against is always heard in its own")
 @threads_option
 @click.option(
     "--budget",
@@ -803,6 +825,7 @@ def bench(
     against: Path | None,
     runtime: str,
     precision: str | None,
+    window: str | None,
     threads: int,
     budget_s: float,
     sustained_s: float,
@@ -829,6 +852,7 @@ def bench(
         threads=threads,
         budget_s=budget_s,
         sustained_s=sustained_s,
+        window=window,
         data=data,
         asked=asked,
         out=out,
@@ -994,6 +1018,7 @@ def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> N
     help="Tried in turn until a window is neither repetitive nor unlikely.",
 )
 @click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
+@window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
 @click.option("--srt", is_flag=True, help="SubRip subtitles.")
 @click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
@@ -1012,6 +1037,7 @@ def transcribe(
     asked: Asked,
     no_timestamps: bool,
     condition: bool,
+    window: str | None,
     temperatures: str,
     as_json: bool,
     srt: bool,
@@ -1033,6 +1059,7 @@ def transcribe(
       leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
     """
     from runtimes.decoding import DecodeOptions
+    from runtimes.long_audio import Tally
     from toolchain.transcribing import transcribe_file, write_segments
 
     forms = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
@@ -1047,11 +1074,22 @@ def transcribe(
         language=asked.language,
         **flags,
     )
+    tally = Tally()
     with narrator.whole(f"transcribing {audio.name}") as report:
         segments = transcribe_file(
-            audio, model, options, runtime=runtime, precision=precision, threads=threads, report=report
+            audio,
+            model,
+            options,
+            runtime=runtime,
+            precision=precision,
+            threads=threads,
+            window=window,
+            tally=tally,
+            report=report,
         )
-        write_segments(segments, writers[0] if writers else "plain", out)
+        write_segments(segments, writers[0] if writers else "plain", out, tally)
+    if tally.sentence:
+        click.echo(tally.sentence, err=True)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

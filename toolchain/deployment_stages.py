@@ -11,6 +11,7 @@ from benchmarks.measure import benchmark
 from benchmarks.results import Results
 from runtimes.artifact import read_artifact
 from runtimes.clips import read_clips, write_clips
+from runtimes.encoder_windows import FULL
 from runtimes.files import sha256_file, sha256_json
 from runtimes.sessions import SessionOptions, graph_precision
 from toolchain.asked import Asked
@@ -93,11 +94,12 @@ def export_stage(
     narrator: Narrator,
     dense: Path | None = None,
     asked: Asked = NOTHING_ASKED,
+    window: str = FULL,
 ) -> bool:
     """The proved ONNX artifact of the checkpoint in `source` at `out`, in the graph precision of `precision`.
 
     dense: an artifact; if its graphs are of the same precision, those of this one have to be smaller; asked: of a
-    Whisper, what the artifact does by default.
+    Whisper, what the artifact does by default; window: which windows its encoder takes.
     """
     calibration, graphs = folder / "clips" / "calibration.npz", graph_precision(precision)
     made_from = {
@@ -114,9 +116,9 @@ def export_stage(
             clips = clips[: quantiser_clips(len(clips))]
             dense_bytes = None if dense is None else _graph_bytes(dense, graphs)
             checkpoint = load_checkpoint(source, asked)
-            write_proved_artifact(checkpoint, clips, out, form, model, made_from, dense_bytes, report, graphs)
+            write_proved_artifact(checkpoint, clips, out, form, model, made_from, dense_bytes, report, graphs, window)
 
-    record = {"leanear": VERSION, **made_from, "form": form, "precision": graphs}
+    record = {"leanear": VERSION, **made_from, "form": form, "precision": graphs, "window": window}
     stage = "-".join(out.relative_to(folder).parts)
     return run_stage(folder, stage, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
 

@@ -11,7 +11,8 @@ import numpy as np
 from export.artifact import export_artifact
 from export.parity import Parity, prove_parity
 from export.whisper_artifact import Speech
-from runtimes.errors import ParityFailed
+from runtimes.encoder_windows import DEFAULT_WINDOW, FULL
+from runtimes.errors import BadInput, ParityFailed
 from runtimes.files import replaced_folder
 from toolchain.asked import Asked
 from toolchain.audio import read_waveform
@@ -40,11 +41,13 @@ def export_checkpoint(
     narrator: Narrator,
     precision: str = "fp32",
     asked: Asked = NOTHING_ASKED,
+    window: str | None = None,
 ) -> Parity:
     """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
 
     The golden clips are taken from DATA, or are made up where there is none; the ranges of integers need DATA, or a
-    demo's own clips. asked: of a Whisper, what the artifact does by default.
+    demo's own clips. asked: of a Whisper, what the artifact does by default; window: which windows its encoder takes,
+    None: as `chosen_window` says.
 
     Raises:
         LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
@@ -62,9 +65,24 @@ def export_checkpoint(
             column, labels = column_for(family_of(checkpoint).TASK), labels_of(source)
             splits = read_splits(data_folder(model, data), wanted, seed, column, labels=labels)
             clips = [read_waveform(example.path, rate_hz) for example in splits.calibration[:wanted]]
+    window = chosen_window(window, form, checkpoint)
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}
-        return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report, precision)
+        return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report, precision, window)
+
+
+def chosen_window(window: str | None, form: str, checkpoint: Checkpoint) -> str:
+    """The windows that an encoder is exported with, where `window` was asked for.
+
+    None: DEFAULT_WINDOW, but the full one for the form "tensorrt", whose engines are built for one window.
+
+    Raises:
+        BadInput: the model is a classifier.
+    """
+    is_speech = isinstance(checkpoint, WhisperCheckpoint)
+    if window is not None and not is_speech:
+        raise BadInput(f"--window {window}: it is for Whisper; {checkpoint.folder} is a classifier")
+    return window or (DEFAULT_WINDOW if is_speech and form != "tensorrt" else FULL)
 
 
 def write_proved_artifact(
@@ -77,14 +95,16 @@ def write_proved_artifact(
     dense_graph_bytes: int | None,
     report: Report,
     precision: str = "fp32",
+    window: str = FULL,
 ) -> Parity:
     """Export, prove, and only then put the artifact at `out`; the figures of the proof, which the manifest holds too.
 
-    clips: what golden clips are made of, float32 (samples,) each; source: MODEL as the user named it.
+    clips: what golden clips are made of, float32 (samples,) each; source: MODEL as the user named it; window: which
+    windows a Whisper's encoder takes.
     """
     with replaced_folder(out) as folder:
         report("building the graph", 0.2)
-        write_unproved_artifact(checkpoint, clips, folder, form, source, made_from, precision)
+        write_unproved_artifact(checkpoint, clips, folder, form, source, made_from, precision, window)
         report("running the golden clips through it", 0.7)
         try:
             return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
@@ -100,6 +120,7 @@ def write_unproved_artifact(
     source: str,
     made_from: dict[str, str],
     precision: str,
+    window: str = FULL,
 ) -> None:
     """The artifact at `out`, whole or not at all, its parity null; arguments as of `write_proved_artifact`.
 
@@ -116,6 +137,7 @@ def write_unproved_artifact(
         speech=_speech(checkpoint),
         precision=precision,
         quantiser_waveforms=clips if precision == "int8" else (),
+        window=window,
     )
 
 

@@ -42,6 +42,7 @@ def bench_artifacts(
     threads: int,
     budget_s: float,
     sustained_s: float = 0.0,
+    window: str | None = None,
     data: Data | None,
     out: Path,
     seed: int,
@@ -53,7 +54,8 @@ def bench_artifacts(
 
     precision: of `artifact`, and of `against` where its graphs are of it; None, or where they are not: what the graphs
     of each are of. Of speech, transcripts with their word errors stand for the accuracy. asked: of a Whisper, where
-    its clips are to be transcribed otherwise than by itself.
+    its clips are to be transcribed otherwise than by itself; window: of `artifact`, "full", "auto" or seconds, None:
+    its own, as `against` has.
 
     Raises:
         LeanearError: an artifact, the data or the runtime is not usable, or a measurement failed.
@@ -83,6 +85,7 @@ def bench_artifacts(
                 dense_precision=dense,
                 budget_s=budget_s,
                 sustained_s=sustained_s,
+                window=window,
                 command=command,
                 progress=report,
                 asked=asked.as_json(),

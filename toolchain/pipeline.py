@@ -12,6 +12,7 @@ from benchmarks.bundled import ALL_THREADS
 from benchmarks.report import ReportPaths
 from benchmarks.results import Results, read_results
 from runtimes.choose import choose_runtime, require_runtime
+from runtimes.encoder_windows import DEFAULT_WINDOW, FULL
 from runtimes.engines import import_library
 from runtimes.errors import BadInput
 from runtimes.files import write_json
@@ -83,6 +84,7 @@ def deploy(
     devices: Devices | None = None,
     sustained_s: float = 0.0,
     gate: PrecisionGate | None = None,
+    window: str | None = None,
 ) -> Deployment:
     """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
 
@@ -93,7 +95,9 @@ def deploy(
     which target; out: the deployment folder; max_drop: points of accuracy that may be lost, or of the word error rate
     that may be added; budget_s: seconds for latency samples; devices: where both are measured, None for this machine;
     sustained_s: seconds of work without a pause.
-    gate: what the target's precision may cost, one point by default.
+    gate: what the target's precision may cost, one point by default. window: which windows the slim Whisper's encoder
+    takes, "full", "auto" or seconds; None: DEFAULT_WINDOW where the target's graphs take several; the dense one has the
+    full window.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
@@ -117,6 +121,7 @@ def deploy(
         _refuse_latency(job)
     if job.asked.as_json():
         load_checkpoint(source, job.asked)  # what it does not have is refused before any work
+    window = _window(window, device, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio.path])
@@ -139,7 +144,7 @@ def deploy(
             prune_stage(folder, source, job, narrator),
         ]
         gate = gate or PrecisionGate()
-        ships, exported = _artifact_stages(folder, source, model, job.asked, device, gate, narrator)
+        ships, exported = _artifact_stages(folder, source, model, job.asked, device, gate, window, narrator)
         asked, device = device.precision, dataclasses.replace(device, precision=ships)
         plain = plain_precision(device.runtime, ships)
         ran.append(exported)
@@ -210,6 +215,20 @@ def _refuse_latency(job: PruneJob) -> None:
     check_goal(whisper, job.goal)
 
 
+def _window(window: str | None, device: Target, task: str, model: str) -> str:
+    """Which windows the slim model's encoder takes.
+
+    Raises:
+        BadInput: some were asked for, and the model is a classifier or the target's graphs take the full one alone.
+    """
+    if window is not None and task != SPEECH_TASK:
+        raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
+    one_alone = device.graph_form == "tensorrt"
+    if one_alone and window not in (None, FULL):
+        raise BadInput(f"--window {window}: engines are built for one window, so {device.name} has the full one alone")
+    return window or (FULL if one_alone or task != SPEECH_TASK else DEFAULT_WINDOW)
+
+
 def _artifact_stages(
     folder: Path,
     source: Path,
@@ -217,20 +236,27 @@ def _artifact_stages(
     asked: Asked,
     device: Target,
     gate: PrecisionGate,
+    window: str,
     narrator: Narrator,
 ) -> tuple[str, bool]:
     """dense/ and slim/; the precision that the slim one ships in, and whether anything had to be done.
 
-    The dense artifact is of the plain precision that goes with what ships, which only the gate can say.
+    The dense artifact is of the plain precision that goes with what ships, which only the gate can say, and has the
+    full window.
     """
     checkpoint, dense, form = folder / "checkpoint", folder / "dense", device.graph_form
 
     def export_trial(precision: str) -> Path:
         out = folder / TRIALS_FOLDER / precision
-        export_stage(folder, out, f"slim in {precision}", checkpoint, model, form, precision, narrator, dense)
+        export_stage(folder, out, f"slim in {precision}", checkpoint, model, form, precision, narrator, dense, window)
         return out
 
-    made_from = {"leanear": VERSION, "checkpoint": checkpoint_sha256(checkpoint), "form": device.graph_form}
+    made_from = {
+        "leanear": VERSION,
+        "checkpoint": checkpoint_sha256(checkpoint),
+        "form": device.graph_form,
+        "window": window,
+    }
     candidate = Candidate(folder, device, made_from, export_trial, read_spellings(source))
 
     def export_dense(ships: str) -> bool:
@@ -240,7 +266,8 @@ def _artifact_stages(
     ran = export_dense(ships_by_record(candidate, gate) or device.precision)
     if device.precision == PLAIN:
         (folder / PRECISION_FILE).unlink(missing_ok=True)
-        slim = export_stage(folder, folder / "slim", "slim", checkpoint, model, form, PLAIN, narrator, dense)
+        out = folder / "slim"
+        slim = export_stage(folder, out, "slim", checkpoint, model, form, PLAIN, narrator, dense, window)
         return PLAIN, ran or slim
     ships, judged = precision_stage(candidate, gate, narrator)
     again = export_dense(ships)

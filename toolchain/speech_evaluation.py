@@ -16,6 +16,7 @@ from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
 from runtimes.clips import Clips
 from runtimes.decoding import DETECT
+from runtimes.encoder_windows import FULL
 from runtimes.errors import BadInput
 from runtimes.long_audio import SpeechModel, read_speech_model
 from runtimes.sessions import SessionOptions, SpeechSession, own_precision
@@ -37,10 +38,13 @@ class Transcriber:
     spellings: dict[str, str] | None
 
 
-def open_transcriber(model_or_artifact: str, runtime: str, precision: str | None, threads: int) -> Transcriber:
+def open_transcriber(
+    model_or_artifact: str, runtime: str, precision: str | None, threads: int, window: str | None = None
+) -> Transcriber:
     """A transcriber for a speech artifact, on `runtime`, or for a checkpoint, in torch.
 
-    precision: None: what the artifact's graphs are of.
+    precision: None: what the artifact's graphs are of. window: "full", "auto" or seconds; None: the artifact's own, or
+    of a checkpoint the full one.
 
     Raises:
         BadInput: it is neither.
@@ -51,7 +55,7 @@ def open_transcriber(model_or_artifact: str, runtime: str, precision: str | None
         artifact = read_artifact(folder)
         options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
-        return Transcriber("artifact", runtime, session, read_speech_model(artifact), read_spellings(folder))
+        return Transcriber("artifact", runtime, session, read_speech_model(artifact, window), read_spellings(folder))
     if precision not in (None, "fp32"):
         raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
     import torch
@@ -61,9 +65,8 @@ def open_transcriber(model_or_artifact: str, runtime: str, precision: str | None
     folder = checkpoint_folder(model_or_artifact)
     checkpoint: Any = load_checkpoint(folder)
     torch.set_num_threads(threads)
-    return Transcriber(
-        "checkpoint", "torch", TorchSpeechSession(checkpoint), speech_model(checkpoint), read_spellings(folder)
-    )
+    model = speech_model(checkpoint, window or FULL)
+    return Transcriber("checkpoint", "torch", TorchSpeechSession(checkpoint), model, read_spellings(folder))
 
 
 def evaluate_clips(
@@ -97,6 +100,8 @@ def evaluate_clips(
         "substitutions": sum(counted.substitutions),
         "deletions": sum(counted.deletions),
         "insertions": sum(counted.insertions),
+        "windows": sum(each.windows for each in transcripts),
+        "second_tries": sum(each.second_tries for each in transcripts),
         "loops": sum(each.compression_ratio > LOOP_COMPRESSION_RATIO for each in transcripts),
         "audio_s": sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz,
         "asked": asked.as_json(),

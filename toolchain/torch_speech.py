@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
+from export.window_states import window_states
+from runtimes.encoder_windows import FULL, choose_windows
 from runtimes.long_audio import SpeechModel
 from runtimes.sessions import checked_tokens
 from runtimes.token_rules import speech_tokens
@@ -27,15 +29,17 @@ class TorchSpeechSession:
         self._rows = 0
         self._cache: EncoderDecoderCache | None = None
 
-    def encode(self, waveform: np.ndarray) -> None:
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Encoder states of one window."""
-        window = checked_waveform(waveform)[0][: self._feature_extractor.n_samples]
-        self.encode_features(whisper.features(self._feature_extractor, [window]))
+        extractor = self._feature_extractor
+        window = window or extractor.n_samples
+        features = whisper.features(extractor, [checked_waveform(waveform)[0][:window]])
+        self.encode_features(features[..., : window // extractor.hop_length])
 
     @torch.inference_mode()
     def encode_features(self, features: torch.Tensor) -> None:
-        """Encoder states of log-mel features (1, mels, frames)."""
-        self._states = self._model.model.encoder(features).last_hidden_state
+        """Encoder states of log-mel features (1, mels, frames), as many frames as the window has."""
+        self._states = window_states(self._model.model.encoder, features)
         self._rows = 0
 
     def start(self, rows: int = 1) -> None:
@@ -77,14 +81,22 @@ class TorchSpeechSession:
         self._states, self._cache, self._rows = None, None, 0
 
 
-def speech_model(checkpoint: WhisperCheckpoint) -> SpeechModel:
-    """What decoding needs to know of a checkpoint, from its tokenizer and its generation settings."""
+def speech_model(checkpoint: WhisperCheckpoint, window: str = FULL) -> SpeechModel:
+    """What decoding needs to know of a checkpoint, from its tokenizer and its generation settings.
+
+    window: "full", "auto" or seconds.
+
+    Raises:
+        BadInput: the model has no such window.
+    """
     tokens = speech_tokens(whisper.decoding_settings(checkpoint))
     texts, special_from = whisper.vocabulary_tokens(checkpoint), min(tokens.start, tokens.end)
     extractor, words = checkpoint.feature_extractor, whisper.added_words(checkpoint)
+    step = whisper.FRAMES_PER_POSITION * extractor.hop_length
     return SpeechModel(
         vocabulary=make_vocabulary(texts, special_from, f"{checkpoint.folder}/tokenizer.json", words),
         tokens=tokens,
         sample_rate_hz=extractor.sampling_rate,
         window_samples=extractor.n_samples,
+        windows=choose_windows(window, extractor.n_samples, extractor.sampling_rate, step),
     )

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from benchmarks.wording import duration
 from runtimes.decoding import DecodeOptions
+from runtimes.encoder_windows import DEFAULT_WINDOW
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file
-from runtimes.long_audio import Segment, transcribe
+from runtimes.long_audio import Segment, Tally, transcribe
 from runtimes.subtitles import WRITERS
 from toolchain.audio import check_audio_file
 from toolchain.audio_stream import AudioStream
@@ -29,35 +30,40 @@ def transcribe_file(
     runtime: str,
     precision: str | None,
     threads: int,
+    window: str | None = None,
+    tally: Tally | None = None,
     report: Report = quiet,
 ) -> Iterator[Segment]:
     """The segments of an audio file (WAV, FLAC, OGG, MP3, AIFF; any sample rate, length and number of channels).
 
     model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
     `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.
+    window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; tally: is added to.
 
     Raises:
         LeanearError: the audio, the model or the runtime is not usable, or the model cannot do what the options say.
     """
-    folder = Path(model) if is_artifact(Path(model)) else checkpoint_folder(model)
+    own = is_artifact(Path(model))
+    folder = Path(model) if own else checkpoint_folder(model)
+    window = window or (None if own else DEFAULT_WINDOW)
     if task_of(folder) != SPEECH_TASK:
         raise BadInput(f"{model}: a model that classifies; `leanear classify` is for those")
     check_audio_file(audio)
-    transcriber = open_transcriber(model, runtime, precision, threads)
+    transcriber = open_transcriber(model, runtime, precision, threads, window)
 
     def heard(seconds: float, share: float) -> None:
         report(f"{duration(seconds)} of audio", share)
 
     try:
         with AudioStream(audio, transcriber.model.sample_rate_hz, progress=heard) as stream:
-            yield from transcribe(transcriber.session, transcriber.model, stream, options)
+            yield from transcribe(transcriber.session, transcriber.model, stream, options, tally)
     finally:
         transcriber.session.close()
 
 
-def write_segments(segments: Iterable[Segment], writer: str, out: Path | None) -> None:
+def write_segments(segments: Iterable[Segment], writer: str, out: Path | None, tally: Tally) -> None:
     """Write segments as one of `runtimes.subtitles.WRITERS` does: to standard output as they come, or to `out`."""
-    pieces = WRITERS[writer](segments)
+    pieces = WRITERS[writer](segments, tally)
     if out is None:
         for piece in pieces:
             sys.stdout.write(piece)

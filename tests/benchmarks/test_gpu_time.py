@@ -86,7 +86,7 @@ def speech_answer(library, tmp_path):
     small_artifact(tmp_path / "speech", "ragged", "tensorrt", [noise(20_000)])
     np.save(tmp_path / "waveform.npy", noise(WINDOW_SAMPLES))
     request = {
-        "artifact": str(tmp_path / "speech"), "runtime": "tensorrt", "threads": 1, "precision": "fp32",
+        "artifact": str(tmp_path / "speech"), "runtime": "tensorrt", "threads": 1, "precision": "fp32", "window": None,
         "waveform": str(tmp_path / "waveform.npy"), "samples": 4, "share_s": 1.0, "tokens": 7,
     }  # fmt: skip
     return measure_latency(request, lambda *_: None)

@@ -149,6 +149,7 @@ def test_a_run_on_a_device_with_sensors_is_read_back_and_shown(null_results, sli
         "runtime": "null",
         "threads": 1,
         "precision": "fp32",
+        "window": None,
         "waveform": str(tmp_path / "waveform.npy"),
         "tokens": None,
         "seconds": 1.0,

@@ -20,6 +20,7 @@ def request_of(slim_folder, tmp_path):
             "runtime": runtime,
             "threads": 1,
             "precision": "fp32",
+            "window": None,
             "waveform": str(tmp_path / "waveform.npy"),
             "tokens": None,
             "seconds": seconds,

@@ -64,11 +64,13 @@ class FakeSession:
         self._size = size
         self.rows: list[list[int]] = []
         self.windows: list[np.ndarray] = []
+        self.lengths: list[int | None] = []
         self.steps = 0
         self.longest = 0
 
-    def encode(self, waveform: np.ndarray) -> None:
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         assert waveform.dtype == np.float32
+        self.lengths.append(window)
         assert waveform.ndim == 1
         assert waveform.size > 0
         self._window = waveform

@@ -98,7 +98,7 @@ def test_a_step_copies_no_cache(runtime, artifacts):
     cache = session._cache
     before = {name: buffer.ctypes.data for name, buffer in cache.buffers.items()}
     kept = {name: buffer.copy() for name, buffer in cache.buffers.items()}
-    crossed = {name: (buffer.ctypes.data, buffer.copy()) for name, buffer in session._crossed.items()}
+    crossed = {name: (buffer.ctypes.data, buffer.copy()) for name, buffer in session._crossed.arrays.items()}
     for place in range(3, 12):
         session.step(_tokens(2, 1, place))
         assert {name: buffer.ctypes.data for name, buffer in cache.buffers.items()} == before
@@ -110,12 +110,12 @@ def test_a_step_copies_no_cache(runtime, artifacts):
         assert np.abs(new).min(axis=position_axis).max() > 0
         assert not np.take(buffer, range(12, buffer.shape[position_axis]), axis=position_axis).any()
     for name, (place, values) in crossed.items():
-        assert session._crossed[name].ctypes.data == place
-        np.testing.assert_array_equal(session._crossed[name], values)
+        assert session._crossed.arrays[name].ctypes.data == place
+        np.testing.assert_array_equal(session._crossed.arrays[name], values)
     # The encoder writes another window's keys and values to the same memory, where the decoder reads them.
     session.encode(noise(31_000))
-    assert all(session._crossed[name].ctypes.data == place for name, (place, _) in crossed.items())
-    assert any((session._crossed[name] != values).any() for name, (_, values) in crossed.items())
+    assert all(session._crossed.arrays[name].ctypes.data == place for name, (place, _) in crossed.items())
+    assert any((session._crossed.arrays[name] != values).any() for name, (_, values) in crossed.items())
     session.close()
 
 
@@ -159,7 +159,7 @@ def test_nothing_starts_before_a_window_and_nan_is_a_failed_measurement(runtime,
         session.encode(np.array([np.nan], np.float32))
     session.encode(CLIP)
     session.start()
-    session._crossed["cross_value.0"][...] = np.nan
+    session._crossed.arrays["cross_value.0"][...] = np.nan
     with pytest.raises(MeasurementFailed, match="NaN"):
         session.step(_tokens(1, 1))
     session.close()
@@ -222,7 +222,7 @@ def test_buffers_begin_on_a_cache_line(artifacts):
     session = choose_runtime("onnxruntime").load(artifacts["ragged"], SessionOptions(threads=1))
     session.encode(CLIP)
     session.start(3)
-    buffers = [*session._crossed.values(), *session._cache.buffers.values()]
+    buffers = [*session._crossed.arrays.values(), *session._cache.buffers.values()]
     assert all(buffer.ctypes.data % 64 == 0 for buffer in buffers)
     session.close()
 

@@ -1,0 +1,192 @@
+"""Graphs that take windows of any length, against transformers' own encoder with as many positions, on two runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from export.parity import prove_parity_here
+from export.whisper_graph import export_whisper
+from export.window_states import window_states
+from runtimes.artifact import read_artifact
+from runtimes.choose import choose_runtime
+from runtimes.decoding import DecodeOptions
+from runtimes.encoder_windows import artifact_windows
+from runtimes.errors import BadInput, ParityFailed
+from runtimes.files import write_json
+from runtimes.long_audio import read_speech_model, transcribe
+from runtimes.sessions import SessionOptions
+from tests.export.whisper_cases import KINDS, noise, small_whisper
+from tests.whisper_models import make_extractor, make_whisper, write_whisper
+from toolchain.checkpoint import load_checkpoint
+from toolchain.exporting import write_proved_artifact, write_unproved_artifact
+
+FULL_S = 2
+FORMS = ("portable", "onnxruntime", "openvino")
+CLIP = noise(9_000)
+WINDOWS = (12_800, 16_000, 20_480, 32_000)
+
+
+def shorter_whisper(model: Any, positions: int) -> Any:
+    """The same model with the first rows of its positions alone, built anew by its own class."""
+    config = type(model.config).from_dict({**model.config.to_dict(), "max_source_positions": positions})
+    weights = dict(model.state_dict())
+    name = "model.encoder.embed_positions.weight"
+    weights[name] = weights[name][:positions]
+    other = type(model)(config).eval()
+    other.load_state_dict(weights)
+    return other
+
+
+def short_features(clip: np.ndarray, samples: int) -> torch.Tensor:
+    """The first frames of the features that transformers gives of the clip in the full window."""
+    features = make_extractor(FULL_S)(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    return features[..., : samples // 160]
+
+
+def filled(clip: np.ndarray, samples: int) -> np.ndarray:
+    window = np.zeros((1, samples), np.float32)
+    window[0, : len(clip)] = clip
+    return window
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def stock_encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    files = folder / "encoder.onnx", folder / "decoder.onnx"
+    export_whisper(small_whisper("stock"), make_extractor(), *files, request.param, any_window=True)
+    return request.param, files[0]
+
+
+@pytest.mark.parametrize("samples", WINDOWS)
+def test_keys_and_values_are_those_of_an_encoder_with_as_many_positions(stock_encoder, samples: int) -> None:
+    form, path = stock_encoder
+    model = small_whisper("stock")
+    with torch.inference_mode():
+        shorter = shorter_whisper(model, samples // 320)
+        states = shorter.model.encoder(short_features(CLIP, samples)).last_hidden_state[0]
+        expected = {}
+        for number, layer in enumerate(model.model.decoder.layers):
+            heads = (len(states), 2, 16)
+            expected[f"cross_key.{number}"] = layer.encoder_attn.k_proj(states).reshape(heads).permute(1, 2, 0).numpy()
+            values = torch.nn.functional.linear(states, layer.encoder_attn.v_proj.weight)  # its bias is in the output's
+            expected[f"cross_value.{number}"] = values.reshape(heads).permute(1, 0, 2).numpy()
+    waveform = filled(CLIP, samples)
+    if form == "openvino":
+        compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found = {port.get_any_name(): value for port, value in compiled({"waveform": waveform}).items()}
+    else:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        found = dict(zip(names, session.run(names, {"waveform": waveform}), strict=True))
+    assert set(found) == set(expected)
+    for name, wanted in expected.items():
+        np.testing.assert_allclose(found[name], wanted, rtol=0, atol=1e-4 * np.abs(wanted).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("samples", [16_000, 32_000])
+def test_torchs_window_states_are_those_of_a_model_built_with_as_many_positions(kind: str, samples: int) -> None:
+    model = small_whisper(kind)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    features = short_features(CLIP, samples)
+    with torch.inference_mode():
+        found = window_states(model.model.encoder, features)
+        expected = shorter_whisper(model, samples // 320).model.encoder(features).last_hidden_state
+    torch.testing.assert_close(found, expected)
+    assert model.config.max_source_positions == 100
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_the_form_for_engines_has_the_full_window_alone(tmp_path: Path) -> None:
+    files = tmp_path / "encoder.onnx", tmp_path / "decoder.onnx"
+    with pytest.raises(BadInput, match="an engine is built for one window"):
+        export_whisper(small_whisper("stock"), make_extractor(), *files, "tensorrt", any_window=True)
+
+
+# A window of 6 s, so that there is a shorter one with a tail of 2 s: 3.5 s holds 1.5 s of audio.
+LONG_S = 6
+CLIPS = [noise(20_000), noise(24_000), noise(60_000)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    model = make_whisper(window_s=LONG_S, seed=3, positions=48)
+    return load_checkpoint(write_whisper(tmp_path_factory.mktemp("long") / "whisper", model))
+
+
+@pytest.fixture(
+    scope="module", params=[(form, precision) for form in FORMS for precision in ("fp32", "int8")], ids="-".join
+)
+def exported(request: pytest.FixtureRequest, checkpoint: Any, tmp_path_factory: pytest.TempPathFactory):
+    form, precision = request.param
+    folder = tmp_path_factory.mktemp("artifacts") / f"{form}-{precision}"
+    if precision == "fp32":
+        parity = write_proved_artifact(
+            checkpoint, CLIPS, folder, form, "long", {}, None, lambda *_: None, precision, "3.5"
+        )
+        assert parity.relative_difference <= 1e-4
+    else:  # the noise of 8 bits in random weights proves nothing, but the graphs have to run
+        write_unproved_artifact(checkpoint, CLIPS, folder, form, "long", {}, precision, "3.5")
+    return form, precision, read_artifact(folder)
+
+
+def test_sessions_hear_in_windows_of_several_lengths_in_turn(exported, checkpoint: Any) -> None:
+    form, precision, artifact = exported
+    windows = artifact_windows(artifact)
+    assert windows.lengths == (56_000, 96_000)
+    assert artifact.manifest["input"]["windows"]["choice"] == "3.5"
+    runtime = "openvino" if form == "openvino" else "onnxruntime"
+    session = choose_runtime(runtime).load(artifact, SessionOptions(threads=1, precision=precision))
+    tokens = np.random.default_rng(0).integers(0, 200, (2, 5))
+    extractor = make_extractor(LONG_S)
+    for clip, window in ((CLIPS[0], 56_000), (CLIPS[2], None), (CLIPS[1], 56_000), (CLIPS[0], 96_000)):
+        samples = window or 96_000
+        features = extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"][..., : samples // 160]
+        with torch.inference_mode():
+            states = shorter_whisper(checkpoint.model, samples // 320).model.encoder(features).last_hidden_state
+            decoded = checkpoint.model.model.decoder(
+                input_ids=torch.tensor(tokens), encoder_hidden_states=states.expand(2, -1, -1), use_cache=False
+            )
+            expected = checkpoint.model.proj_out(decoded.last_hidden_state).numpy()
+        session.encode(clip, window)
+        session.start(2)
+        logits = np.stack([session.step(tokens[:, place : place + 1]).copy() for place in range(5)], axis=1)
+        if precision == "fp32":
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        else:
+            noise_share = np.sqrt(((logits - expected) ** 2).mean()) / expected.std()
+            assert noise_share < 0.5
+    session.close()
+
+
+def test_a_proof_hears_golden_clips_in_short_windows(checkpoint: Any, tmp_path: Path) -> None:
+    """A faulty short window, here one with other positions, is found by the proof."""
+    folder = tmp_path / "artifact"
+    write_proved_artifact(checkpoint, CLIPS, folder, "portable", "long", {}, None, lambda *_: None, "fp32", "3.5")
+    manifest = read_artifact(folder).manifest
+    manifest["input"]["windows"] = {"choice": "4", "lengths": [64_000, 96_000], "tail": 32_000}
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(ParityFailed):
+        prove_parity_here(folder)
+
+
+def test_an_artifact_can_be_heard_in_other_windows_than_its_own(exported, tmp_path: Path) -> None:
+    _, precision, artifact = exported
+    if precision != "fp32":
+        pytest.skip("of integers it is the same graph")
+    assert read_speech_model(artifact, "full").encoder_windows.lengths == (96_000,)
+    assert read_speech_model(artifact, "4").encoder_windows.lengths == (64_000, 96_000)
+    options = DecodeOptions(temperatures=(0.0,), timestamps=False, max_tokens=5)
+    session = choose_runtime(
+        "onnxruntime" if artifact.manifest["graphs"]["encoder"]["form"] != "openvino" else "openvino"
+    ).load(artifact, SessionOptions(threads=1))
+    for choice in ("full", "4", None):
+        assert list(transcribe(session, read_speech_model(artifact, choice), CLIPS[0], options))
+    session.close()

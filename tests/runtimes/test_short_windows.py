@@ -1,0 +1,139 @@
+"""When a short window is heard again in full: on made-up tokens, and over made-up sessions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from runtimes.decoding import Decoded, DecodeOptions
+from runtimes.encoder_windows import EncoderWindows
+from runtimes.long_audio import Tally, transcribe, transcribe_windows
+from runtimes.short_windows import audible_s, most_tokens, why_heard_again
+from tests.runtimes.speech_sessions import MODEL, RATE_HZ, TOKENS, WINDOW, FakeSession, at_time, scripted
+
+PLAIN = DecodeOptions(
+    temperatures=(0.0,),
+    timestamps=False,
+    compression_ratio_limit=None,
+    log_probability_limit=None,
+    no_speech_limit=None,
+)
+SHORT = 400  # samples: 0.4 s of the made-up model's one second
+TAIL = 100
+TWO_WINDOWS = replace(MODEL, windows=EncoderWindows("auto", (SHORT, WINDOW), TAIL))
+
+
+def loud(seconds: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * RATE_HZ)).astype(np.float32)
+
+
+def decoded(tokens: list[int], ended: bool = True) -> Decoded:
+    return Decoded(tuple(tokens), ended, False, 0.0, -0.1, None, "en")
+
+
+def why(tokens: list[int], samples: np.ndarray, ended: bool = True) -> str:
+    return why_heard_again(decoded(tokens, ended), TOKENS, MODEL.vocabulary, samples, RATE_HZ)
+
+
+def test_the_most_tokens_are_eight_a_second_and_twelve():
+    assert [most_tokens(round(seconds * 16_000), 16_000) for seconds in (0.0, 1.0, 7.99, 28.0)] == [12, 20, 75, 236]
+
+
+def test_a_text_that_was_cut_off_at_the_cap_is_not_trusted():
+    many = [0, 3, 1, 4, 9, 2, 5, 8, 7, 6, 0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
+    assert why(many, loud(1.0), ended=False) == "cap"
+    assert why(many, loud(1.0)) == "", "it ended by itself"
+    assert why(many, loud(1.2), ended=False) == "", "of so much audio there may be more"
+
+
+def test_a_loop_is_not_trusted_however_it_ended():
+    assert why([1, 0, 2, *[3, 4] * 4], loud(4.0)) == "loop"
+    assert why([1, 0, 2, *[3, 4] * 3], loud(4.0)) == ""
+    assert why([at_time(0.0), *[3, 4, at_time(0.1), at_time(0.1)] * 5], loud(4.0)) == "loop", "times do not break it"
+    assert why([*[5, 6, 7] * 12, 1], loud(9.0)) == "loop", "it compresses too well"
+
+
+def test_too_little_of_audible_audio_is_not_trusted():
+    assert why([1], loud(2.5)) == why([], loud(2.5)) == "short"
+    assert why([1, 2, 3], loud(2.5)) == "short"
+    assert why([1, 2, 3, 4], loud(2.5)) == ""
+    assert why([], loud(1.5)) == "", "a short noise need not be a word"
+    quiet = np.concatenate([loud(1.0), 0.001 * loud(6.0)])
+    assert why([1], quiet) == "", "what is 50 dB quieter is not audible"
+
+
+def test_audible_is_what_is_within_30_dB_of_the_loudest():
+    parts = [loud(1.0), 0.1 * loud(1.0, 1), 0.01 * loud(1.0, 2), np.zeros(500, np.float32)]
+    assert audible_s(np.concatenate(parts), RATE_HZ) == pytest.approx(2.0)
+    assert audible_s(np.zeros(300, np.float32), RATE_HZ) == 0.0
+    assert audible_s(np.zeros(3, np.float32), RATE_HZ) == 0.0
+
+
+def heard(session: FakeSession, audio: np.ndarray, model=TWO_WINDOWS, options=PLAIN) -> tuple[str, Tally]:
+    tally = Tally()
+    segments = list(transcribe(session, model, audio, options, tally))
+    return "".join(segment.text for segment in segments), tally
+
+
+def test_a_trusted_short_window_is_heard_once():
+    session = scripted([0, 1, 2])
+    assert heard(session, loud(0.3)) == (" yes no one", Tally(windows=1, short=1))
+    assert session.lengths == [SHORT]
+
+
+def test_audio_that_leaves_no_tail_is_heard_in_full():
+    session = scripted([0, 1, 2])
+    assert heard(session, loud(0.31))[1] == Tally(windows=1)
+    assert session.lengths == [None]
+
+
+def test_a_window_that_does_not_end_is_heard_again_in_full():
+    runaway = [number % 10 for number in (0, 3, 1, 4, 9, 2, 5, 8, 7, 6) * 6]
+    session = scripted(runaway, [5, 6])
+    assert heard(session, loud(0.3)) == (" four five", Tally(windows=1, short=1, second_tries={"cap": 1}))
+    assert session.lengths == [SHORT, None]
+    assert session.longest <= 4 + most_tokens(300, RATE_HZ), "the short one was stopped at the cap"
+
+
+def test_a_loop_is_heard_again_although_nothing_protects_the_full_window():
+    session = scripted([1, *[3, 4] * 5], [*[3, 4] * 6, 7])
+    text, tally = heard(session, loud(0.3), options=replace(PLAIN, stop_repeats=False))
+    assert tally.second_tries == {"loop": 1}
+    assert text == 6 * " two three" + " six"
+
+
+def test_what_fails_the_users_own_test_is_heard_again():
+    def unsure(fed, _window):
+        return np.zeros(MODEL.tokens.timestamp_begin + 51, np.float32)
+
+    session = FakeSession(unsure)
+    _, tally = heard(session, loud(0.3), options=replace(PLAIN, log_probability_limit=-1.0, max_tokens=3))
+    assert tally.second_tries == {"unlikely": 1}
+
+
+def test_a_loud_window_of_which_nothing_was_heard_is_heard_again():
+    long = replace(MODEL, windows=EncoderWindows("auto", (3 * WINDOW, 4 * WINDOW), TAIL), window_samples=4 * WINDOW)
+    session = scripted([7], [0, 1, 2])
+    assert heard(session, loud(2.5), long) == (" yes no one", Tally(windows=1, short=1, second_tries={"short": 1}))
+    assert session.lengths == [3 * WINDOW, None]
+
+
+def test_long_audio_is_cut_as_ever_and_its_rest_is_heard_in_a_short_window():
+    session = scripted([0, 1], [2, 3])
+    windows = list(transcribe_windows(session, TWO_WINDOWS, loud(1.25), replace(PLAIN, quiet_cuts=False)))
+    assert [window.samples for window in windows] == [WINDOW, 250]
+    assert session.lengths == [None, SHORT]
+
+
+def test_seconds_cut_long_audio_into_pieces_that_fit():
+    model = replace(MODEL, windows=EncoderWindows("0.4", (SHORT, WINDOW), TAIL))
+    session, tally = scripted([0, 1]), Tally()
+    audio = loud(1.25)
+    audio[190:230] = audio[480:520] = 0.0  # the quiet moments
+    windows = list(transcribe_windows(session, model, audio, PLAIN, tally))
+    assert sum(window.samples for window in windows) == len(audio) // 10 * 10
+    assert max(window.samples for window in windows) <= SHORT - TAIL
+    assert tally == Tally(windows=len(windows), short=len(windows))
+    assert set(session.lengths) == {SHORT}
