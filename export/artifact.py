@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def export_artifact(
     speech: Speech | None = None,
     precision: str = "fp32",
     quantiser_waveforms: Sequence[np.ndarray] = (),
+    left_in_float32: Collection[str] = (),
 ) -> Path:
     """The artifact folder `out`, written whole or not at all; the same arguments give the same bytes.
 
@@ -41,7 +42,8 @@ def export_artifact(
     model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
     inputs by name. speech: of a Whisper, which is exported as encoder and decoder; precision: of the
     products, "fp32", "fp16" or "int8"; quantiser_waveforms: real clips that the ranges of integers are taken from, like
-    the golden ones. The manifest's "parity" is null until `export.parity.prove_parity` has proved it.
+    the golden ones; left_in_float32: tensors of a Whisper's encoder that stay so. The manifest's "parity" is null until
+    `export.parity.prove_parity` has proved it.
 
     Raises:
         BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.
@@ -53,7 +55,7 @@ def export_artifact(
         with replaced_folder(out) as part:
             write_whisper_artifact(
                 model, feature_extractor, golden_waveforms, part, form, precision, quantiser_waveforms, speech, source,
-                made_from,
+                made_from, left_in_float32,
             )  # fmt: skip
         return out
     golden = collect_golden(model, feature_extractor, golden_waveforms)

@@ -40,6 +40,7 @@ class Parity:
     how many tokens a Whisper decoded and how many of them are the same, null of a classifier. Of products in 8 bits
     alone, and null of others: noise, of a classifier (see `compare_logits`); divergence in nats per token, words and
     how many of them changed, of a Whisper (see `export.speech_parity`). `bound` then limits noise or divergence.
+    left_in_float32: tensors of its encoder that are not in 8 bits although they could be, because that cost too much.
     """
 
     runtime: str
@@ -60,19 +61,21 @@ class Parity:
     divergence: float | None = None
     words: int | None = None
     changed_words: int | None = None
+    left_in_float32: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
         """What was proved, in a line."""
         if self.noise is not None:
             return (
-                f"products in 8 bits move the logits by {self.noise:.1e} of their spread (bound {self.bound:g}), and the"
-                f" first label of {self.same_top1} of {self.clips} clips is the checkpoint's"
+                f"products in 8 bits move the logits by {self.noise:.1e} of their spread (bound {self.bound:g}), and"
+                f" the first label of {self.same_top1} of {self.clips} clips is the checkpoint's"
             )
         if self.divergence is not None:
             return (
                 f"8 bits cost {self.divergence:.1e} nats a token (bound {self.bound:g}) and change"
                 f" {self.changed_words} of {self.words} words of {self.clips} clips, on {self.runtime}"
+                + (f"; left in float32: {', '.join(self.left_in_float32)}" if self.left_in_float32 else "")
             )
         what = "first label" if self.tokens is None else "tokens"
         return (
@@ -84,8 +87,9 @@ class Parity:
 def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
     """The figures of an artifact that passed, which are written into its manifest.
 
-    Every golden clip runs through the graph on ONNX Runtime's CPU provider in float32; graphs in 8 bits of the form for
-    OpenVINO run there, where it is. That happens in a process of its own, so that the checkpoint and two copies of the graph's weights are never in one process's memory.
+    Every golden clip runs through the graph on ONNX Runtime's CPU provider in float32; a Whisper's graphs in 8 bits for
+    OpenVINO run there, where it is. That happens in a process of its own, so that the checkpoint and two copies of the
+    graph's weights are never in one process's memory.
 
     Raises:
         ParityFailed: a logit is not finite or too far away, a first label differs, or the graph's file is not smaller
@@ -233,6 +237,7 @@ def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | 
         threads=THREADS,
         graph_bytes=artifact.graph_bytes,
         dense_graph_bytes=dense_graph_bytes,
+        left_in_float32=tuple(artifact.manifest.get("left_in_float32", ())),
         **asdict(figures),
     )
 

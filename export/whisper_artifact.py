@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def write_whisper_artifact(
     speech: Speech,
     source: dict[str, Any],
     made_from: dict[str, Any],
+    left_in_float32: Collection[str] = (),
 ) -> None:
     """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
 
@@ -59,7 +60,10 @@ def write_whisper_artifact(
     if len(speech.vocabulary) != size:
         raise BadInput(f"tokenizer: {len(speech.vocabulary)} tokens, but the model's vocabulary has {size}")
     golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding)
-    observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
+    observed = None
+    if precision == "int8":
+        observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms)
+        observed = {name: seen for name, seen in observed.items() if name not in left_in_float32}
     exported = export_whisper(
         model, feature_extractor, folder / ENCODER_FILE, folder / DECODER_FILE, form, precision, observed
     )
@@ -99,6 +103,7 @@ def write_whisper_artifact(
             "clips": len(golden.waveforms),
         },
         "parity": None,
+        "left_in_float32": sorted(left_in_float32),
         "made_from": made_from,
     }
     write_json(folder / "manifest.json", manifest)

@@ -144,7 +144,7 @@ def test_proved_with_the_noise_in_the_manifest(kind: str, form: str, tmp_path: P
     assert parity.runtime == ("openvino" if form == "openvino" else "onnxruntime")
     assert parity.words is not None
     assert parity.changed_words is not None
-    assert 0 <= parity.changed_words <= 0.1 * parity.words
+    assert 0 <= parity.changed_words <= 0.2 * parity.words
     assert (parity.tokens, parity.clips) == (48, 2)
     assert "nats a token (bound 0.03) and change" in parity.sentence
     artifact = read_artifact(folder)
