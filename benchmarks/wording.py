@@ -127,7 +127,7 @@ def parity_text(parity: dict[str, Any] | None) -> str:
         return (
             f"8 bits cost {parity['divergence']:.2g} nats a token (bound {parity['bound']:g}) and change"
             f" {parity['changed_words']} of {parity['words']} words of {clips} golden clips"
-            + (f"; left in float32: {', '.join(parity['left_in_float32'])}" if parity["left_in_float32"] else "")
+            + (f"; left in float32: {', '.join(parity['left_in_float32'])}" if parity.get("left_in_float32") else "")
         )
     if parity.get("tokens") is not None:
         return (

@@ -110,7 +110,8 @@ def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parit
     if ended.returncode != 0:
         how = f"{folder}: the process that ran the graph ended with status {ended.returncode}"
         raise ParityFailed(f"{how}; it said: {' | '.join(said) or 'nothing'}")
-    return Parity(**read_artifact(Path(folder)).manifest["parity"])
+    figures = read_artifact(Path(folder)).manifest["parity"]
+    return Parity(**{**figures, "left_in_float32": tuple(figures["left_in_float32"])})
 
 
 def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
