@@ -149,6 +149,12 @@ def parity_text(parity: dict[str, Any] | None) -> str:
     if parity.get("noise") is not None:
         close = f"8 bits move the logits by {parity['noise']:.2g} of their spread (bound {parity['bound']:g})"
     clips = parity.get("clips", "?")
+    if parity.get("divergence") is not None:
+        return (
+            f"8 bits cost {parity['divergence']:.2g} nats a token (bound {parity['bound']:g}) and change"
+            f" {parity['changed_words']} of {parity['words']} words of {clips} golden clips"
+            + (f"; left in float32: {', '.join(parity['left_in_float32'])}" if parity.get("left_in_float32") else "")
+        )
     if parity.get("tokens") is not None:
         return (
             f"{close}, {parity.get('same_tokens', '?')} of {parity['tokens']} tokens the same on {clips} golden clips"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def export_artifact(
     precision: str = "fp32",
     quantiser_waveforms: Sequence[np.ndarray] = (),
     window: str = FULL,
+    left_in_float32: Collection[str] = (),
 ) -> Path:
     """The artifact folder `out`, written whole or not at all; the same arguments give the same bytes.
 
@@ -43,8 +44,9 @@ def export_artifact(
     model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
     inputs by name. speech: of a Whisper, which is exported as encoder and decoder; precision: of the
     products, "fp32", "fp16" or "int8"; quantiser_waveforms: real clips that the ranges of integers are taken from, like
-    the golden ones; window: of a Whisper, which windows its encoder takes (`runtimes.encoder_windows`). The manifest's
-    "parity" is null until `export.parity.prove_parity` has proved it.
+    the golden ones; window: of a Whisper, which windows its encoder takes (`runtimes.encoder_windows`);
+    left_in_float32: tensors of its encoder that stay so. The manifest's "parity" is null until
+    `export.parity.prove_parity` has proved it.
 
     Raises:
         BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.
@@ -56,7 +58,7 @@ def export_artifact(
         with replaced_folder(out) as part:
             write_whisper_artifact(
                 model, feature_extractor, golden_waveforms, part, form, precision, quantiser_waveforms, speech, source,
-                made_from, window,
+                made_from, window, left_in_float32,
             )  # fmt: skip
         return out
     golden = collect_golden(model, feature_extractor, golden_waveforms)

@@ -168,8 +168,8 @@ def add_attention(
     """Add the whole block, output projection included: (T, D) in, (T, D) out.
 
     observed: of queries, keys and values, whose products between tokens then are of 8-bit integers as far as the form
-    goes; None: they are of float32. any_count: there may be fewer tokens than `token_count`, by which the heads are
-    grouped all the same.
+    goes; None, or where these are not among them: they are of float32. any_count: there may be fewer tokens than
+    `token_count`, by which the heads are grouped all the same.
     """
     widths = attention.query_key_widths, attention.value_output_widths
     if form == "tensorrt":
@@ -190,11 +190,12 @@ def add_attention(
     for number, group in enumerate(groups):
         here = name if len(groups) == 1 else f"{name}.group{number}"
         parts = query[number], key[number], value[number]
-        if observed is not None and form == "onnxruntime":
+        is_eight_bit = observed is not None and all(part in observed for part in parts)
+        if observed is not None and is_eight_bit and form == "onnxruntime":
             sizes = len(group.heads), group.query_key_width, group.value_output_width
             contexts.append(add_eight_bit_group(graph, *parts, sizes, token_count, observed, here, any_count))
             continue
-        if observed is not None and form == "openvino":
+        if observed is not None and is_eight_bit and form == "openvino":
             scores = [add_pair(graph, part, signed_scale(observed[part]), np.int8(0)) for part in parts[:2]]
             parts = scores[0], scores[1], parts[2]
         contexts.append(add_group[form](graph, *parts, group, rows, here))

@@ -14,6 +14,7 @@ from runtimes.errors import BadInput
 
 GOLDEN_TOKENS = 24
 GOLDEN_COLUMNS = 8192  # so that golden logits of a large vocabulary stay a few MB
+LIKELY = 1e-3  # tokens that are as likely as this after any step are kept, whatever their number
 
 
 def golden_prompt(decoding: dict[str, Any]) -> np.ndarray:
@@ -74,13 +75,15 @@ def collect_golden_speech(
             logits.append(np.stack(rows))
     model.train(training)
     said = np.array(tokens, dtype=np.int64)
-    columns = _kept_columns(model.config.vocab_size, np.concatenate([prompt, said.ravel()]))
     stacked = np.stack(logits).astype(np.float32)
-    return Golden(clips, stacked[..., columns], GoldenSpeech(prompt, said, columns, log_sums(stacked)))
+    sums = log_sums(stacked)
+    likely = np.flatnonzero((stacked - sums[..., None] >= np.log(LIKELY)).any(axis=(0, 1)))
+    columns = _kept_columns(model.config.vocab_size, np.concatenate([prompt, said.ravel(), likely]))
+    return Golden(clips, stacked[..., columns], GoldenSpeech(prompt, said, columns, sums))
 
 
 def _kept_columns(size: int, tokens: np.ndarray) -> np.ndarray:
-    """All tokens, or evenly spaced ones and those that were said."""
+    """All tokens, or evenly spaced ones and those given."""
     stride = -(-size // GOLDEN_COLUMNS)
     return np.unique(np.concatenate([np.arange(0, size, stride), tokens])).astype(np.int64)
 

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from export.speech_parity import NOISE_BOUND, compare_speech
+from export.speech_parity import compare_speech
 from runtimes.artifact import Artifact, Golden, read_artifact, read_golden
 from runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
 from runtimes.files import write_json
 from runtimes.isolation import PACKAGE_ROOT, isolated_environment, module_command
 
 BOUND = 1e-4
+NOISE_BOUND = 0.1  # of a classifier's products in 8 bits
 HALF_BOUND = 1e-2  # of graphs in float16, whose every product is rounded to 11 bits
 THREADS = 2
 LOG_TAIL_LINES = 3  # of the process that fails without a line of its own
@@ -36,8 +37,10 @@ class Parity:
     their quotient, which `bound` limits; clips: how many golden clips; same_top1: on how many of them the first label,
     or every decoded token, is the same, those whose logits differ by less than the bound counting as the same;
     graph_bytes, dense_graph_bytes: sizes of the graph files, the latter null if it was not given; tokens, same_tokens:
-    how many tokens a Whisper decoded and how many of them are the same, null of a classifier; noise: of products in 8
-    bits, which `bound` then limits (see `export.speech_parity`), null of others.
+    how many tokens a Whisper decoded and how many of them are the same, null of a classifier. Of products in 8 bits
+    alone, and null of others: noise, of a classifier (see `compare_logits`); divergence in nats per token, words and
+    how many of them changed, of a Whisper (see `export.speech_parity`). `bound` then limits noise or divergence.
+    left_in_float32: tensors of its encoder that are not in 8 bits although they could be, because that cost too much.
     """
 
     runtime: str
@@ -55,17 +58,24 @@ class Parity:
     tokens: int | None = None
     same_tokens: int | None = None
     noise: float | None = None
+    divergence: float | None = None
+    words: int | None = None
+    changed_words: int | None = None
+    left_in_float32: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
         """What was proved, in a line."""
         if self.noise is not None:
-            same = f"the first label of {self.same_top1} of {self.clips} clips is"
-            if self.tokens is not None:
-                same = f"{self.same_tokens} of {self.tokens} tokens of {self.clips} clips are"
             return (
                 f"products in 8 bits move the logits by {self.noise:.1e} of their spread (bound {self.bound:g}), and"
-                f" {same} the checkpoint's"
+                f" the first label of {self.same_top1} of {self.clips} clips is the checkpoint's"
+            )
+        if self.divergence is not None:
+            return (
+                f"8 bits cost {self.divergence:.1e} nats a token (bound {self.bound:g}) and change"
+                f" {self.changed_words} of {self.words} words of {self.clips} clips, on {self.runtime}"
+                + (f"; left in float32: {', '.join(self.left_in_float32)}" if self.left_in_float32 else "")
             )
         what = "first label" if self.tokens is None else "tokens"
         return (
@@ -77,8 +87,9 @@ class Parity:
 def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
     """The figures of an artifact that passed, which are written into its manifest.
 
-    Every golden clip runs through the graph on ONNX Runtime's CPU provider in float32. That happens in a process of its
-    own, so that the checkpoint and two copies of the graph's weights are never in one process's memory.
+    Every golden clip runs through the graph on ONNX Runtime's CPU provider in float32; a Whisper's graphs in 8 bits for
+    OpenVINO run there, where it is. That happens in a process of its own, so that the checkpoint and two copies of the
+    graph's weights are never in one process's memory.
 
     Raises:
         ParityFailed: a logit is not finite or too far away, a first label differs, or the graph's file is not smaller
@@ -99,7 +110,8 @@ def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parit
     if ended.returncode != 0:
         how = f"{folder}: the process that ran the graph ended with status {ended.returncode}"
         raise ParityFailed(f"{how}; it said: {' | '.join(said) or 'nothing'}")
-    return Parity(**read_artifact(Path(folder)).manifest["parity"])
+    figures = read_artifact(Path(folder)).manifest["parity"]
+    return Parity(**{**figures, "left_in_float32": tuple(figures["left_in_float32"])})
 
 
 def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
@@ -222,11 +234,11 @@ def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | 
     figures = compare_speech(artifact, golden, _bound(artifact), THREADS)
     _require_smaller(artifact.graph_bytes, dense_graph_bytes, str(artifact.folder))
     return Parity(
-        runtime="onnxruntime",
         clips=len(golden.waveforms),
         threads=THREADS,
         graph_bytes=artifact.graph_bytes,
         dense_graph_bytes=dense_graph_bytes,
+        left_in_float32=tuple(artifact.manifest.get("left_in_float32", ())),
         **asdict(figures),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def write_whisper_artifact(
     source: dict[str, Any],
     made_from: dict[str, Any],
     window: str = FULL,
+    left_in_float32: Collection[str] = (),
 ) -> None:
     """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
 
@@ -64,7 +65,10 @@ def write_whisper_artifact(
     step = FRAMES_PER_POSITION * log_mel.hop_samples
     windows = choose_windows(window, log_mel.window_samples, log_mel.sample_rate_hz, step)
     golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding, windows)
-    observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
+    observed = None
+    if precision == "int8":
+        observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms)
+        observed = {name: seen for name, seen in observed.items() if name not in left_in_float32}
     files = folder / ENCODER_FILE, folder / DECODER_FILE
     any_window = len(windows.lengths) > 1
     exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window)
@@ -104,6 +108,7 @@ def write_whisper_artifact(
             "clips": len(golden.waveforms),
         },
         "parity": None,
+        "left_in_float32": sorted(left_in_float32),
         "made_from": made_from,
     }
     write_json(folder / "manifest.json", manifest)

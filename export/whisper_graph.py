@@ -111,6 +111,19 @@ def export_whisper(
     )
 
 
+def write_eight_bit_encoder(
+    model: Any, feature_extractor: Any, out: Path, form: str, observed: Mapping[str, Observed], any_window: bool = False
+) -> None:
+    """Write the encoder alone, the observed tensors' products in 8 bits and all else in float32."""
+    encoder = Graph()
+    produced = add_encoder(encoder, "waveform", model, read_log_mel(feature_extractor), form, observed, any_window)
+    add_static_products(encoder, observed, form, lambda name: name.startswith("front_end."))
+    inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in produced]
+    with replaced_file(Path(out)) as part:
+        encoder.write(part, inputs, outputs, "whisper_encoder", f"{Path(out).stem}.bin")
+
+
 def observe_encoder(
     model: Any, feature_extractor: Any, form: str, waveforms: Sequence[np.ndarray]
 ) -> dict[str, Observed]:

@@ -738,7 +738,7 @@ def explore(
     type=click.Choice(("fp32", "fp16", "int8")),
     default="fp32",
     show_default=True,
-    help="int8: products in 8 bits, in ranges taken from --data, with a proof of their noise; fp16: for --form "
+    help="int8: products in 8 bits, in ranges taken from --data, proved on golden clips of it; fp16: for --form "
     "tensorrt, products in half precision.",
 )
 @window_option(f"{DEFAULT_WINDOW}; full for --form tensorrt")

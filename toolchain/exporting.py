@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from export.artifact import export_artifact
+from export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
 from export.parity import Parity, prove_parity
 from export.whisper_artifact import Speech
+from runtimes.artifact import read_artifact
 from runtimes.encoder_windows import DEFAULT_WINDOW, FULL
 from runtimes.errors import BadInput, ParityFailed
 from runtimes.files import replaced_folder
@@ -100,16 +102,32 @@ def write_proved_artifact(
     """Export, prove, and only then put the artifact at `out`; the figures of the proof, which the manifest holds too.
 
     clips: what golden clips are made of, float32 (samples,) each; source: MODEL as the user named it; window: which
-    windows a Whisper's encoder takes.
+    windows a Whisper's encoder takes. Where a Whisper's 8 bits fail their proof, the tensors that cost most are left in
+    float32 and it is proved again; what was left, or what costs most where it is refused, is said.
     """
     with replaced_folder(out) as folder:
+        arguments = (checkpoint, clips, folder, form, source, made_from, precision, window)
         report("building the graph", 0.2)
-        write_unproved_artifact(checkpoint, clips, folder, form, source, made_from, precision, window)
+        write_unproved_artifact(*arguments)
         report("running the golden clips through it", 0.7)
         try:
             return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
         except ParityFailed as error:  # it names the temporary folder, which is about to go
-            raise ParityFailed(str(error).replace(str(folder), str(out))) from None
+            said = str(error).replace(str(folder), str(out))
+        if precision != "int8" or not isinstance(checkpoint, WhisperCheckpoint):
+            raise ParityFailed(said)
+        report("measuring what 8 bits cost each tensor", 0.8)
+        costs = tensor_costs(read_artifact(folder), checkpoint.model, checkpoint.feature_extractor, clips)
+        left = tensors_to_leave(costs)
+        if not left:
+            raise ParityFailed(f"{said}; {dearest(costs)}")
+        report(f"building the graph without {len(left)} tensors in 8 bits", 0.9)
+        write_unproved_artifact(*arguments, left_in_float32=left)
+        try:
+            return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
+        except ParityFailed as error:
+            again = str(error).replace(str(folder), str(out))
+            raise ParityFailed(f"{again}, even with {', '.join(left)} in float32; {dearest(costs)}") from None
 
 
 def write_unproved_artifact(
@@ -121,10 +139,12 @@ def write_unproved_artifact(
     made_from: dict[str, str],
     precision: str,
     window: str = FULL,
+    left_in_float32: Collection[str] = (),
 ) -> None:
     """The artifact at `out`, whole or not at all, its parity null; arguments as of `write_proved_artifact`.
 
-    Of all clips the quantiser takes its ranges, golden clips are made of the first.
+    Of all clips the quantiser takes its ranges, golden clips are made of the first. left_in_float32: tensors of a
+    Whisper's encoder that stay so.
     """
     export_artifact(
         checkpoint.model,
@@ -138,6 +158,7 @@ def write_unproved_artifact(
         precision=precision,
         quantiser_waveforms=clips if precision == "int8" else (),
         window=window,
+        left_in_float32=left_in_float32,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import scipy.special
 import torch
 from onnx import TensorProto, helper
 
@@ -23,6 +24,7 @@ from export.eight_bit_weights import (
 from export.graph import FORMS, Graph
 from export.observed import Observed
 from export.parity import prove_parity, prove_parity_here
+from export.speech_parity import DIVERGENCE_BOUND, changed_words, divergences
 from export.static_eight_bit import add_static_products, column_integers, column_scales
 from runtimes.artifact import read_artifact
 from runtimes.choose import choose_runtime
@@ -136,28 +138,64 @@ def test_proved_with_the_noise_in_the_manifest(kind: str, form: str, tmp_path: P
     folder = _export(tmp_path / "artifact", _calm(kind), form=form)
     parity = prove_parity(folder)
     assert parity.precision == "int8"
-    assert parity.noise is not None
-    assert 1e-4 < parity.noise <= parity.bound == 0.1
-    assert parity.tokens is not None
-    assert parity.same_tokens is not None
-    assert 0.9 * parity.tokens <= parity.same_tokens <= parity.tokens == 48
+    assert parity.noise is None
+    assert parity.divergence is not None
+    assert 1e-6 < parity.divergence <= parity.bound == DIVERGENCE_BOUND
+    assert parity.runtime == ("openvino" if form == "openvino" else "onnxruntime")
+    assert parity.words is not None
+    assert parity.changed_words is not None
+    assert 0 <= parity.changed_words <= 0.2 * parity.words
+    assert (parity.tokens, parity.clips) == (48, 2)
+    assert "nats a token (bound 0.03) and change" in parity.sentence
     artifact = read_artifact(folder)
-    assert artifact.manifest["parity"]["noise"] == parity.noise
+    assert artifact.manifest["parity"]["divergence"] == parity.divergence
     precisions = {role: graph["precision"] for role, graph in artifact.manifest["graphs"].items()}
     assert precisions == {"encoder": "int8", "decoder": "fp16" if form == "tensorrt" else "int8"}
 
 
 @pytest.mark.usefixtures("_all_products")
-def test_noise_over_the_bound_and_too_few_tokens_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_divergence_and_words_over_their_bounds_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _export(tmp_path / "artifact", _calm("stock"))
-    monkeypatch.setattr("export.speech_parity.NOISE_BOUND", 1e-4)
-    with pytest.raises(ParityFailed, match=r"products in 8 bits move the logits by .* the bound is 0.0001"):
+    monkeypatch.setattr("export.speech_parity.DIVERGENCE_BOUND", 1e-7)
+    with pytest.raises(ParityFailed, match=r"8 bits cost .* nats a token on golden clips; the bound is 1e-07"):
         prove_parity_here(folder)
-    monkeypatch.setattr("export.speech_parity.NOISE_BOUND", 1.0)
-    monkeypatch.setattr("export.speech_parity.SAME_TOKENS_SHARE", 1.01)
-    with pytest.raises(ParityFailed, match="of 48 tokens as the checkpoint does"):
+    monkeypatch.setattr("export.speech_parity.DIVERGENCE_BOUND", 1.0)
+    monkeypatch.setattr("export.speech_parity.CHANGED_WORDS_SHARE", -1.0)
+    with pytest.raises(ParityFailed, match=r"8 bits change \d+ of \d+ words of golden clips"):
         prove_parity_here(folder)
     assert read_artifact(folder).manifest["parity"] is None
+
+
+def test_divergences_are_those_of_scipy_with_the_tokens_left_out_as_one() -> None:
+    generator = np.random.default_rng(3)
+    expected, found = (2 * generator.standard_normal((5, 40)).astype(np.float32) for _ in range(2))
+    columns = np.array([0, 3, 4, 17, 38])
+    sums = np.log(np.exp(expected.astype(np.float64)).sum(axis=1)).astype(np.float32)
+
+    def lumped(logits: np.ndarray) -> np.ndarray:
+        shares = scipy.special.softmax(logits.astype(np.float64), axis=1)
+        return np.concatenate([shares[:, columns], 1 - shares[:, columns].sum(axis=1, keepdims=True)], axis=1)
+
+    wanted = scipy.special.rel_entr(lumped(expected), lumped(found)).sum(axis=1)
+    np.testing.assert_allclose(divergences(expected[:, columns], sums, found, columns), wanted, rtol=1e-4)
+    whole = divergences(expected, sums, found, np.arange(40))
+    shares = [scipy.special.softmax(logits.astype(np.float64), axis=1) for logits in (expected, found)]
+    np.testing.assert_allclose(whole, scipy.special.rel_entr(*shares).sum(axis=1), rtol=1e-4)
+    assert (wanted <= whole + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "counts"),
+    [
+        ("The cat sat.", " the  CAT sat.", (0, 3)),
+        ("the cat sat", "the dog sat down", (2, 3)),
+        ("the cat sat", "", (3, 3)),
+        ("", "hello you", (2, 0)),
+        ("こんにちは", "こんばんは", (2, 5)),
+    ],
+)
+def test_words_are_counted_by_hand(expected: str, found: str, counts: tuple[int, int]) -> None:
+    assert changed_words(expected, found) == counts
 
 
 @pytest.mark.usefixtures("_all_products")

@@ -1,0 +1,125 @@
+"""What each tensor of a Whisper's encoder costs in 8 bits alone, in nats per token of golden clips.
+
+Asked when 8 bits cost too much together: a refusal names what hurts, and the worst few may stay in float32.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.speech_parity import DIVERGENCE_BOUND, clip_divergences, until_end
+from export.whisper_graph import export_whisper, observe_encoder, write_eight_bit_encoder
+from runtimes import onnx_cpu
+from runtimes.artifact import Artifact, Golden, read_golden
+from runtimes.encoder_windows import EncoderWindows, artifact_windows
+from runtimes.errors import MeasurementFailed
+from runtimes.sessions import SessionOptions, SpeechSession
+
+BETWEEN_TOKENS = re.compile(r"(.*)\.(query|key|value)(\.group\d+)?")
+DECODER = "the decoder's weights"
+MOST_CLIPS = 4  # golden ones, the first
+MOST_LEFT = 1 / 3  # of the tensors that may stay in float32
+REST_SHARE = 0.5  # of the bound that what stays in 8 bits may cost by the sum of its costs
+NAMED = 3
+THREADS = 2
+Costs = Mapping[tuple[str, ...], float]
+
+
+def tensor_costs(
+    artifact: Artifact, model: Any, feature_extractor: Any, waveforms: Sequence[np.ndarray]
+) -> dict[tuple[str, ...], float]:
+    """Nats per token of golden clips that tensors cost in 8 bits while all else is in float32, the dearest first.
+
+    artifact: in 8 bits, made of that model with those quantiser's waveforms. Queries, keys and values of a block are
+    one entry, as is DECODER. Integers are those of the graph's form, run by ONNX Runtime.
+    """
+    golden, form = read_golden(artifact), str(artifact.manifest["graphs"]["encoder"]["form"])
+    observed = observe_encoder(model, feature_extractor, form, waveforms)
+    any_window = len(artifact_windows(artifact).lengths) > 1
+    with tempfile.TemporaryDirectory(prefix="leanear-costs-") as name:
+        plain = _plain_artifact(artifact, model, feature_extractor, form, any_window, Path(name))
+        costs, path = {}, Path(name) / "only" / "encoder.onnx"
+        for tensors in _together(observed):
+            alone = {each: observed[each] for each in tensors}
+            write_eight_bit_encoder(model, feature_extractor, path, form, alone, any_window)
+            costs[tensors] = _divergence(replace(plain, graphs={**plain.graphs, "encoder": path}), golden)
+        if artifact.manifest["graphs"]["decoder"]["precision"] == "int8":
+            decoder = replace(artifact, graphs={**artifact.graphs, "encoder": plain.graphs["encoder"]})
+            costs[DECODER,] = _divergence(decoder, golden)
+    return dict(sorted(costs.items(), key=lambda item: -item[1]))
+
+
+def tensors_to_leave(costs: Costs) -> tuple[str, ...]:
+    """The fewest of the dearest tensors without which the others' costs together are well within the proof's bound.
+
+    None where that would be too many of them, or the decoder alone is too dear.
+    """
+    rest, left = sum(costs.values()), []
+    of_encoder = [(tensors, cost) for tensors, cost in costs.items() if tensors != (DECODER,)]
+    for tensors, cost in sorted(of_encoder, key=lambda item: -item[1]):
+        if rest <= REST_SHARE * DIVERGENCE_BOUND:
+            break
+        rest, left = rest - cost, [*left, *tensors]
+    too_many = len(left) > MOST_LEFT * sum(len(tensors) for tensors, _ in of_encoder)
+    return () if too_many or rest > REST_SHARE * DIVERGENCE_BOUND else tuple(left)
+
+
+def dearest(costs: Costs) -> str:
+    """The tensors that cost most, in words."""
+    worst = sorted(costs.items(), key=lambda item: -item[1])[:NAMED]
+    return "alone in 8 bits cost most: " + "; ".join(f"{', '.join(names)} {cost:.2g} nats" for names, cost in worst)
+
+
+def _together(observed: Collection[str]) -> list[tuple[str, ...]]:
+    """The names one by one, but those of a block's queries, keys and values as one."""
+    entries: dict[str, list[str]] = {}
+    for name in observed:
+        found = BETWEEN_TOKENS.fullmatch(name)
+        entries.setdefault(f"{found[1]} between tokens" if found else name, []).append(name)
+    return [tuple(names) for names in entries.values()]
+
+
+def _plain_artifact(
+    artifact: Artifact, model: Any, feature_extractor: Any, form: str, any_window: bool, folder: Path
+) -> Artifact:
+    """The same model in float32 in `folder`, as much of an artifact as a session needs."""
+    graphs = {"encoder": folder / "encoder.onnx", "decoder": folder / "decoder.onnx"}
+    exported = export_whisper(
+        model, feature_extractor, graphs["encoder"], graphs["decoder"], form, any_window=any_window
+    )
+    return replace(
+        artifact, folder=folder, graphs=graphs, manifest={**artifact.manifest, "embedding": exported.embedding}
+    )
+
+
+def _divergence(artifact: Artifact, golden: Golden) -> float:
+    """Nats per token of the first golden clips; infinite where the graph gives no numbers."""
+    session = onnx_cpu.OnnxSpeechSession(artifact, SessionOptions(threads=THREADS))
+    decoding, windows, found = artifact.manifest["decoding"], artifact_windows(artifact), []
+    try:
+        for clip in range(min(MOST_CLIPS, len(golden.waveforms))):
+            logits = _steps(session, windows, golden, clip, decoding)
+            found.append(clip_divergences(golden, clip, logits, decoding))
+    except MeasurementFailed:
+        return float("inf")
+    finally:
+        session.close()
+    return float(np.concatenate(found).mean())
+
+
+def _steps(session: SpeechSession, windows: EncoderWindows, golden: Golden, clip: int, decoding: Any) -> np.ndarray:
+    """Logits after the prompt's first token, after the prompt, and after each golden token up to the end."""
+    speech = golden.speech
+    assert speech is not None
+    said = np.array(until_end(speech.tokens[clip].tolist(), decoding["end"]), dtype=np.int64)
+    session.encode(golden.waveforms[clip], windows.holding(len(golden.waveforms[clip])))
+    session.start()
+    fed = (speech.prompt[:1], speech.prompt[1:], *said[:-1, None])
+    return np.stack([session.step(tokens[None])[0].copy() for tokens in fed])
