@@ -61,7 +61,8 @@ def tensors_to_leave(costs: Costs) -> tuple[str, ...]:
 
     None where that would be too many of them, or the decoder alone is too dear.
     """
-    rest, left = sum(costs.values()), []
+    rest = sum(costs.values())
+    left: list[str] = []
     of_encoder = [(tensors, cost) for tensors, cost in costs.items() if tensors != (DECODER,)]
     for tensors, cost in sorted(of_encoder, key=lambda item: -item[1]):
         if rest <= REST_SHARE * DIVERGENCE_BOUND:

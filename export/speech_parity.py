@@ -181,8 +181,7 @@ def changed_words(expected: str, found: str) -> tuple[int, int]:
     both = [" ".join(text.split()).lower() for text in (expected, found)]
     if not both[0]:
         return len(both[1].split()), 0
-    measure = jiwer.process_words if " " in both[0] else jiwer.process_characters
-    aligned = measure(*both)
+    aligned = jiwer.process_words(*both) if " " in both[0] else jiwer.process_characters(*both)
     changed = aligned.substitutions + aligned.deletions + aligned.insertions
     return changed, aligned.hits + aligned.substitutions + aligned.deletions
 

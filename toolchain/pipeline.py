@@ -248,7 +248,8 @@ def _artifact_stages(
 
     def export_trial(precision: str) -> Path:
         out = folder / TRIALS_FOLDER / precision
-        export_stage(folder, out, f"slim in {precision}", checkpoint, model, form, precision, narrator, dense, window)
+        what = f"slim in {precision}"
+        export_stage(folder, out, what, checkpoint, model, form, precision, narrator, dense, window=window)
         return out
 
     made_from = {
@@ -267,7 +268,7 @@ def _artifact_stages(
     if device.precision == PLAIN:
         (folder / PRECISION_FILE).unlink(missing_ok=True)
         out = folder / "slim"
-        slim = export_stage(folder, out, "slim", checkpoint, model, form, PLAIN, narrator, dense, window)
+        slim = export_stage(folder, out, "slim", checkpoint, model, form, PLAIN, narrator, dense, window=window)
         return PLAIN, ran or slim
     ships, judged = precision_stage(candidate, gate, narrator)
     again = export_dense(ships)
