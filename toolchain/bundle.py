@@ -32,11 +32,13 @@ if sys.version_info < (3, 9):
     )
     sys.exit(4)
 
-from runtimes.interrupts import run_interruptibly
 from runtimes.isolation import leave_current_folder
-from runtimes.streams import take_any_text
 
 leave_current_folder()
+
+from runtimes.interrupts import run_interruptibly
+from runtimes.streams import take_any_text
+
 take_any_text()
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its status; nothing is imported from the current folder."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ctrl-C just ends it until there is who says so
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from runtimes.interrupts import run_interruptibly
     from runtimes.isolation import leave_current_folder
-    from runtimes.streams import take_any_text
 
     sys.path.pop(0)
     leave_current_folder()
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ctrl-C just ends it until there is who says so
+    from runtimes.interrupts import run_interruptibly
+    from runtimes.streams import take_any_text
+
     take_any_text()
     sys.exit(run_interruptibly(_run))
 
