@@ -15,7 +15,7 @@ from tests.whisper_models import write_whisper
 from toolchain.checkpoint import load_checkpoint
 from toolchain.cli import run
 from toolchain.dataset import read_splits
-from toolchain.speech_evaluation import count_results_word_errors, spoken_language
+from toolchain.speech_evaluation import count_results_word_errors
 from toolchain.tasks import read_spellings, task_of
 from toolchain.word_errors import choose_normaliser, count_word_errors
 
@@ -71,14 +71,6 @@ def test_checkpoint_and_artifact_make_the_same_errors(checkpoint, tmp_path, caps
     printed = capsys.readouterr().out
     assert "word error rate" in printed
     assert "metric: word error rate by jiwer" in printed
-
-
-@pytest.mark.parametrize(
-    ("default", "heard", "language"),
-    [("en", ["de", "de"], "en"), (None, ["de", None, "en", "de"], "de"), (None, [None, None], None), (None, [], None)],
-)
-def test_whose_normaliser_is_meant(default, heard, language):
-    assert spoken_language(default, heard) == language
 
 
 def test_words_heard_in_a_clip_that_has_none_count_as_put_in(checkpoint, tmp_path, capsys):
