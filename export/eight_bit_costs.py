@@ -61,15 +61,13 @@ def tensors_to_leave(costs: Costs) -> tuple[str, ...]:
 
     None where that would be too many of them, or the decoder alone is too dear.
     """
-    rest = sum(costs.values())
-    left: list[str] = []
-    of_encoder = [(tensors, cost) for tensors, cost in costs.items() if tensors != (DECODER,)]
-    for tensors, cost in sorted(of_encoder, key=lambda item: -item[1]):
+    of_encoder = sorted((item for item in costs.items() if item[0] != (DECODER,)), key=lambda item: -item[1])
+    for number in range(len(of_encoder)):
+        rest = costs.get((DECODER,), 0.0) + sum(cost for _, cost in of_encoder[number:])
         if rest <= REST_SHARE * DIVERGENCE_BOUND:
-            break
-        rest, left = rest - cost, [*left, *tensors]
-    too_many = len(left) > MOST_LEFT * sum(len(tensors) for tensors, _ in of_encoder)
-    return () if too_many or rest > REST_SHARE * DIVERGENCE_BOUND else tuple(left)
+            left = tuple(name for tensors, _ in of_encoder[:number] for name in tensors)
+            return left if len(left) <= MOST_LEFT * sum(len(tensors) for tensors, _ in of_encoder) else ()
+    return ()
 
 
 def dearest(costs: Costs) -> str:

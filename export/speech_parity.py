@@ -178,11 +178,10 @@ def changed_words(expected: str, found: str) -> tuple[int, int]:
     """How many words have to be replaced, left out or put in, and how many are expected; letters of a single word."""
     import jiwer
 
-    expected, found = (" ".join(text.split()).lower() for text in (expected, found))
-    if not expected:
-        return len(found.split()), 0
-    measure = jiwer.process_words if " " in expected else jiwer.process_characters
-    aligned = measure(expected, found)
+    wanted, said = (" ".join(text.split()).lower() for text in (expected, found))
+    if not wanted:
+        return len(said.split()), 0
+    aligned = jiwer.process_words(wanted, said) if " " in wanted else jiwer.process_characters(wanted, said)
     changed = aligned.substitutions + aligned.deletions + aligned.insertions
     return changed, aligned.hits + aligned.substitutions + aligned.deletions
 
