@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.page import Block, Card, Paragraph, Section, Table
-from benchmarks.wording import runtime_text, signed, threads_text
+from benchmarks.wording import WORD_ERROR_RATE, runtime_text, signed, threads_text
 from runtimes.files import read_json
 
 PRECISION_SCHEMA = "leanear-precision-1"
@@ -115,5 +115,5 @@ def _gate_text(document: dict[str, Any]) -> str:
 
 def _limit(document: dict[str, Any]) -> str:
     points = "point" if document["drop_points"] == 1 else "points"
-    moved = "lost" if document["metric"] == "accuracy" else "added"
+    moved = "added" if document["metric"] == WORD_ERROR_RATE else "lost"
     return f"at most {document['drop_points']:g} {points} may be {moved}"

@@ -10,6 +10,7 @@ from benchmarks.device import is_measured
 from benchmarks.summary import LatencySummary
 
 MEGA = 1e6
+WORD_ERROR_RATE = "word error rate"  # the metric that rises where something is lost
 
 
 def percentile(summary: LatencySummary, percent: int) -> str:
