@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
+from benchmarks.tagging import tag_change
 from calibration.order import stratified_order
 from calibration.targets import strata
 
@@ -46,7 +48,7 @@ Inputs: TypeAlias = torch.Tensor | SpeechInputs
 class LabelledInputs:
     """Clips as a model takes them, and what it is to answer, indexed like a tensor.
 
-    inputs: (N, ...); targets: int64, a label each, (N,), or a token at every position, (N, L), as in
+    inputs: (N, ...); targets: a label each, (N,), tags, (N, C), or a token at every position, (N, L), as in
     `calibration.targets`; texts: what is said in each clip, where that is what the model is judged by.
     """
 
@@ -70,7 +72,21 @@ class LabelledInputs:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """What a model got wrong: errors, and out of how many, both float64 (N,): labels, or words of a transcript."""
+    """What a model got wrong: errors, and out of how many, both float64 (N,): labels, or words of a transcript.
+
+    Of clips with several labels, what each costs of the mean average precision, and what it could add to it; the sum of
+    the former over that of the latter is 1 - mAP. scores, truth: what that is of, (N, C) each, None of other clips.
+    """
 
     errors: np.ndarray
     counted: np.ndarray
+    scores: np.ndarray | None = None
+    truth: np.ndarray | None = None
+
+
+def standard_error_points(dense: Mistakes, slim: Mistakes) -> float:
+    """Of the change of the rate of mistakes from `dense` to `slim` on the same clips, over clips, in points."""
+    if dense.scores is not None and slim.scores is not None and slim.truth is not None:
+        return 100 * tag_change(dense.scores, slim.scores, slim.truth).standard_error
+    more = slim.errors - dense.errors
+    return 100 * float(np.std(more)) * math.sqrt(len(more)) / float(dense.counted.sum())

@@ -22,6 +22,7 @@ from toolchain.families.whisper import WhisperCheckpoint, set_defaults
 from toolchain.narration import Narrator, Report
 from toolchain.outputs import check_replaceable
 from toolchain.plan import read_plan
+from toolchain.tasks import task_of
 
 GOLDEN_CLIPS = 6
 QUANTISER_CLIPS = 64
@@ -60,7 +61,7 @@ def export_checkpoint(
         rate_hz = checkpoint.feature_extractor.sampling_rate
         clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
         if data is not None:
-            column = column_for(family_of(checkpoint).TASK)
+            column = column_for(task_of(source))
             examples = read_splits(data_folder(model, data), wanted, seed, column).calibration[:wanted]
             clips = [read_waveform(example.path, rate_hz) for example in examples]
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:

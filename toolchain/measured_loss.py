@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from calibration import shards
-from toolchain.examples import Mistakes
+from calibration.targets import kind_of
+from toolchain.examples import Mistakes, standard_error_points
 from toolchain.held_out import HeldOut, evaluated
 
 # A divergence of this size changed the word error rate of Whisper tiny.en by about a point (real speech, 60 clips).
@@ -28,8 +28,8 @@ class MeasuredLoss:
     """A slim model beside its dense self on held-out clips.
 
     clips: how many; divergence: mean KL(dense || slim), nats per target; dense_mistakes, slim_mistakes, counted: wrong
-    labels or words, and out of how many; standard_error_points: of the change of their rate, over clips, None where
-    they are too few to tell.
+    labels or words, and out of how many, or what is lacking in the mean average precision, and 1;
+    standard_error_points: of the change of their rate, over clips, None where they are too few to tell.
     """
 
     clips: int
@@ -70,8 +70,7 @@ class Judge:
         """The loss of a slim model; on all processes the first one's."""
         dense, slim = self._dense, self._mistakes(model)
         counted = float(dense.counted.sum())
-        more = slim.errors - dense.errors
-        error = 100 * float(np.std(more)) * math.sqrt(len(more)) / counted
+        error = standard_error_points(dense, slim)
         numbers = (self.held_out.kl(model), float(dense.errors.sum()), float(slim.errors.sum()), counted, error)
         divergence, before, after, out_of, error = (shards.same(number) for number in numbers)
         clips = len(self.held_out)
@@ -86,7 +85,7 @@ class Judge:
         clips = self.held_out.clips
         answers = torch.empty(0)
         with evaluated(model):
-            if clips.targets.ndim == 1:  # transcripts are made anew, word by word
+            if kind_of(clips.targets) != "sequence":  # transcripts are made anew, word by word
                 parts = torch.arange(len(clips)).split(self.held_out.batch_size)
                 answers = torch.cat([self.family.logits(model, clips.inputs[part]) for part in parts])
             return self.family.mistakes(self.checkpoint, model, clips, answers)

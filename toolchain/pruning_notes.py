@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.wording import WORD_ERROR_RATE
+
 PRUNING_SCHEMA = "leanear-pruning-1"
 
 
@@ -112,9 +114,10 @@ def _uncertain(finished: Mapping[str, Any]) -> str:
 
 
 def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:
-    if pruning.get("metric", "accuracy") == "accuracy":
-        return f"accuracy went from {100 - before:.1f} to {100 - after:.1f} %"
-    return f"the word error rate went from {before:.1f} to {after:.1f} %"
+    metric = pruning.get("metric", "accuracy")
+    if metric == WORD_ERROR_RATE:
+        return f"the word error rate went from {before:.1f} to {after:.1f} %"
+    return f"{metric} went from {100 - before:.1f} to {100 - after:.1f} %"
 
 
 def _kinds_sentence(by_kind: Mapping[str, float]) -> str:
@@ -137,8 +140,7 @@ def _one_width_sentence(widths: Mapping[str, Any]) -> str:
 def _search_sentence(pruning: Mapping[str, Any]) -> str:
     trials = sorted(pruning["search"], key=lambda trial: trial["sparsity"])
     metric = pruning.get("metric", "accuracy")
-    moved = "fell" if metric == "accuracy" else "rose"
-    sign = -1 if metric == "accuracy" else 1
+    moved, sign = ("rose", 1) if metric == WORD_ERROR_RATE else ("fell", -1)
     tried = "; ".join(
         f"{100 * trial['sparsity']:.0f} %: {sign * trial['drop_points']:+.2f}, expected"
         f" {sign * trial['expected_drop_points']:+.2f}"

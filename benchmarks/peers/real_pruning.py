@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.summary import word_error_change
+from calibration.targets import kind_of
 from runtimes.files import write_json
 from toolchain.accelerator import on_accelerator
 from toolchain.checkpoint import checkpoint_folder, family_of, load_checkpoint
@@ -43,7 +44,7 @@ def mistakes(family, checkpoint, model, clips):
     """Errors and counts (N,) of either kind of model."""
     answers = torch.empty(0)
     with torch.no_grad():
-        if clips.targets.ndim == 1:
+        if kind_of(clips.targets) != "sequence":
             answers = torch.cat([family.logits(model, clips.inputs[p]) for p in torch.arange(len(clips)).split(8)])
         return family.mistakes(checkpoint, model, clips, answers)
 
