@@ -26,7 +26,10 @@ def tags_section(analysis: Analysis, tags: TagAnalysis, gate: Gate | None) -> Se
     blocks: list[Block] = [] if gate is None else [gate_paragraph(gate)]
     runtime = runtime_text(analysis.document["runtime"])
     found = [(f"{analysis.name(role)} artifact, {runtime}", role, quality) for role, quality in tags.quality.items()]
-    shares = [(name, role, *(100 * end for end in _ends(quality.mean_ap))) for name, role, quality in found]
+    shares = [
+        (name, role, 100 * share.estimate, 100 * share.low, 100 * share.high)
+        for name, role, share in ((name, role, quality.mean_ap) for name, role, quality in found)
+    ]
     header = ("", MEAN_AP, "95% interval", "mean area under ROC", "95% interval", "d'", "95% interval", "entropy, nats")
     rows = tuple((name, *_figures(quality), _entropy(analysis, role)) for name, role, quality in found)
     blocks += [
@@ -36,6 +39,9 @@ def tags_section(analysis: Analysis, tags: TagAnalysis, gate: Gate | None) -> Se
     ]
     if tags.change is not None:
         blocks.append(_change_table(analysis, tags, tags.change))
+        if tags.change.low == tags.change.high:
+            said = "Every draw of these clips gives the same change, so that its interval says nothing of other clips."
+            blocks.append(Paragraph(said, "warning"))
         worst = _label_table(analysis, tags)
         if worst is not None:
             blocks.append(worst)

@@ -51,7 +51,7 @@ def write_clips(path: Path, clips: Clips) -> None:
     """Write clips as an uncompressed .npz of plain arrays, whole or not at all."""
     offsets = np.cumsum([0] + [len(waveform) for waveform in clips.waveforms]).astype(np.int64)
     samples = np.concatenate(clips.waveforms) if clips.waveforms else np.zeros(0)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "samples": samples.astype(np.float32),
         "offsets": offsets,
         "label_ids": clips.label_ids.astype(np.int64),

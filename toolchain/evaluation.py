@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy import cross_entropy_nats
-from benchmarks.classify import label_probabilities
+from benchmarks.classify import clips_in, label_probabilities
 from benchmarks.summary import wilson_interval
 from benchmarks.tagging import tag_entropies, tag_quality
 from runtimes.artifact import read_artifact
@@ -263,7 +263,7 @@ def classify(
     Raises:
         LeanearError: a clip or the model is not usable, or a folder holds no audio.
     """
-    clips = [clip for path in paths for clip in _clips_in(path)]
+    clips = [clip for path in paths for clip in clips_in(path, SUFFIXES)]
     for clip in clips:
         check_audio_file(clip)
     listener = open_listener(model, runtime, None, threads)
@@ -276,15 +276,3 @@ def classify(
         answers.append((clip, [(listener.labels[index], float(shares[index])) for index in order]))
     listener.close()
     return answers
-
-
-def _clips_in(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    clips = [file for file in files if file.suffix.lower() in SUFFIXES]
-    if not clips:
-        raise BadInput(f"{path}: no {', '.join(SUFFIXES)} files in it")
-    if len(clips) < len(files):
-        note(f"{path}: files that are no audio, by their names, are passed over: {len(files) - len(clips)}")
-    return clips

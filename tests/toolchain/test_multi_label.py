@@ -11,12 +11,14 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import AutoModelForAudioClassification
 
+from benchmarks.classify import classify_files
 from benchmarks.precision_section import read_precision
 from benchmarks.results import read_results
 from benchmarks.tag_analysis import analyse_tags
 from runtimes.artifact import read_artifact
 from runtimes.clips import read_clips
 from runtimes.errors import BadInput
+from runtimes.sessions import SessionOptions
 from tests.toolchain.tagged_folder import TAGS, write_tagged_folder, write_tagger
 from toolchain.cli import run
 from toolchain.dataset import read_examples_for, read_splits
@@ -311,6 +313,11 @@ def test_classify_gives_sigmoids_of_files_and_folders(model, deployed, data, cap
         if "002.wav" in clips:
             expected = torch.from_numpy(scores[clips.index("002.wav")]).sigmoid()
             np.testing.assert_allclose([shares[name] for name in TAGS], expected, atol=1e-3)
+    on_device = classify_files(deployed / "dense", [folder, data / "002.wav"], "onnxruntime", SessionOptions(1), 5)
+    for one, other in zip(on_device, answers, strict=True):
+        assert one["file"] == other["file"]
+        ours, theirs = ({each["label"]: each["probability"] for each in answer["labels"]} for answer in (one, other))
+        assert ours == pytest.approx(theirs, abs=1e-6)
     assert run(["classify", str(folder), "--model", str(model)]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(".wav")] == [
         str(folder / "000.wav"),
