@@ -82,7 +82,8 @@ def _quality_method(analysis: Analysis) -> str:
             "mAP: every evaluation clip goes through the very artifact that ships, on its runtime. A label's average "
             "precision is the mean, over the clips that have it, of the share of clips scoring as high or higher that "
             "have it too; the mean over labels leaves out those that no clip has. Intervals are a bootstrap over clips,"
-            " the same draws for both models where two are compared."
+            " the same draws for both models where two are compared; that of one model is moved by what draws are "
+            "better than the clips themselves."
         )
     if analysis.speech is None:
         return (
