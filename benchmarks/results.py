@@ -177,7 +177,7 @@ ONLY_WHEN_OK = {"import_ms", "load_ms", "first_inference_ms", "warm_up", "sample
 
 @dataclass(frozen=True)
 class Results:
-    """A checked results file. document: the whole of it, as README's schema says; path: where it lies."""
+    """A checked results file. document: the whole of it; path: where it lies."""
 
     path: Path
     document: dict[str, Any]

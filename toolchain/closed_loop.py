@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -118,6 +119,7 @@ def choose_measured(
     sites = family.attention_sites(model)
     corrections = corrections or Corrections()
     few = held_out if len(held_out) <= BLOCK_CLIPS else held_out.first(BLOCK_CLIPS)
+    alone = SingleBlocks(family, model, scores, few)
     rounds: list[Round] = []
     in_force: list[Corrections] = []
     best: tuple[int, nn.Module, tuple[SitePlan, ...], Allocation] | None = None
@@ -127,7 +129,7 @@ def choose_measured(
         measured = shards.same(held_out.kl(slim))
         told = f"measured {measured:.4f} nats, estimated {allocation.damage:.4f}"
         report(f"round {number + 1}: {told}; block by block", number / MOST_ROUNDS)
-        blocks = measure_blocks(family, model, scores, corrections, allocation, slim, few)
+        blocks = alone.measure(corrections, allocation, slim)
         rounds.append(Round(allocation.damage, measured, allocation.cost, blocks))
         in_force.append(corrections)
         if best is None or not measured >= rounds[best[0]].measured:  # a first one may be no number
@@ -161,36 +163,42 @@ def _corrected(before: Corrections, found: Round, power: float) -> Corrections:
     return Corrections(factors, found.measured / alone if alone > 0 else before.together)
 
 
-def measure_blocks(
-    family: ModuleType,
-    model: nn.Module,
-    scores: Scores,
-    corrections: Corrections,
-    allocation: Allocation,
-    slim: nn.Module,
-    held_out: HeldOut,
-) -> tuple[BlockLoss, ...]:
-    """Every block's estimated loss, without what blocks lose together, and its measured loss with the others whole."""
-    sites = family.attention_sites(model)
-    dense_widths = tuple(tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in sites)
-    whole, _ = cut(family, model, scores.bases, Allocation(dense_widths, 0.0, 0.0))
-    nothing = shards.same(held_out.kl(whole))  # rounding alone
-    heard = held_out
-    if any(site.kind != "encoder" for site in sites):
-        with evaluated(whole):
-            heard = held_out.of(family.encoded(whole, held_out.clips.inputs, held_out.batch_size))
-    losses = []
-    pairs = zip(sites, family.attention_sites(slim), family.attention_sites(whole), strict=True)
-    for index, (site, narrow, wide) in enumerate(pairs):
-        widths = allocation.widths[index]
-        if widths == dense_widths[index]:
-            losses.append(BlockLoss(site.name, 0.0, 0.0))
-            continue
-        estimated = corrections.blocks.get(site.name, 1.0) * block_loss(scores.losses, site, widths)
-        with _in_place_of(whole, wide.module, narrow.module):
-            measured = shards.same((held_out if site.kind == "encoder" else heard).kl(whole)) - nothing
-        losses.append(BlockLoss(site.name, estimated, max(measured, 0.0)))
-    return tuple(losses)
+class SingleBlocks:
+    """Measures one block at a time, pruned while the rest of the model is whole, on held-out clips."""
+
+    def __init__(self, family: ModuleType, model: nn.Module, scores: Scores, held_out: HeldOut) -> None:
+        self._family, self._losses, self._held_out = family, scores.losses, held_out
+        self._sites: Sequence[AttentionSite] = family.attention_sites(model)
+        self._dense = [tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in self._sites]
+        self._whole, _ = cut(family, model, scores.bases, Allocation(tuple(self._dense), 0.0, 0.0))
+
+    def measure(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> tuple[BlockLoss, ...]:
+        """Every block's loss, as estimated without what blocks lose together, and as measured; slim: as allocated."""
+        pairs = zip(self._sites, allocation.widths, self._dense, strict=True)
+        modules = zip(self._family.attention_sites(self._whole), self._family.attention_sites(slim), strict=True)
+        nothing, losses = self._nothing, []
+        for (site, widths, dense), (wide, narrow) in zip(pairs, modules, strict=True):
+            if widths == dense:
+                losses.append(BlockLoss(site.name, 0.0, 0.0))
+                continue
+            estimated = corrections.blocks.get(site.name, 1.0) * block_loss(self._losses, site, widths)
+            clips = self._held_out if site.kind == "encoder" else self._encoded
+            with _in_place_of(self._whole, wide.module, narrow.module):
+                measured = shards.same(clips.kl(self._whole)) - nothing
+            losses.append(BlockLoss(site.name, estimated, max(measured, 0.0)))
+        return tuple(losses)
+
+    @functools.cached_property
+    def _nothing(self) -> float:
+        """What the whole model in the new basis measures: rounding alone."""
+        return shards.same(self._held_out.kl(self._whole))
+
+    @functools.cached_property
+    def _encoded(self) -> HeldOut:
+        """The clips as the encoder leaves them, where only a decoder's block changes."""
+        with evaluated(self._whole):
+            inputs = self._family.encoded(self._whole, self._held_out.clips.inputs, self._held_out.batch_size)
+        return self._held_out.of(inputs)
 
 
 def block_loss(losses: Losses, site: AttentionSite, widths: Sequence[tuple[int, int]]) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from runtimes.errors import BadInput
 from toolchain.allocate import Allocation
-from toolchain.closed_loop import Corrections
+from toolchain.closed_loop import NOTHING_NATS, Corrections
 from toolchain.costs import Costs
 from toolchain.measured_loss import MATTERS_NATS
 from toolchain.scoring import Scores
@@ -19,6 +20,8 @@ from toolchain.widths import RotatedRecipe, choose_widths
 
 TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 STEP = 0.01
+
+Ratio = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,34 @@ def estimated_curve(
 
 
 def loss_begins_at(
-    family: ModuleType, model: Any, scores: Scores, corrections: Corrections, costs: Costs, recipe: RotatedRecipe
+    family: ModuleType,
+    model: Any,
+    scores: Scores,
+    corrections: Corrections,
+    costs: Costs,
+    recipe: RotatedRecipe,
+    ratio: Ratio | None = None,
 ) -> float:
-    """The largest sparsity, in whole per cent, whose estimate is a loss that does not matter; 0 if there is none."""
+    """The largest sparsity, in whole per cent, whose estimate, times its ratio, does not matter; 0 if there is none."""
     low, high = 0, round(1 / STEP)
     while high - low > 1:
         middle = (low + high) // 2
         found = estimated_curve(family, model, scores, corrections, costs, recipe, (middle * STEP,))
-        low, high = (middle, high) if found and found[0].loss < MATTERS_NATS else (low, middle)
+        factor = 1.0 if ratio is None else ratio(middle * STEP)
+        low, high = (middle, high) if found and found[0].loss * factor < MATTERS_NATS else (low, middle)
     return low * STEP
+
+
+def measured_ratio(points: Sequence[tuple[float, float, float]]) -> Ratio:
+    """By how much losses are above their estimates at any sparsity, from points (sparsity, estimated, measured).
+
+    Between two points the ratio goes from the one's to the other's evenly in its logarithm, and beyond them it stays.
+    Points where next to nothing is lost say nothing and are left out.
+    """
+    finite = [point for point in sorted(points) if math.isfinite(point[2])]
+    telling = [(place, math.log(found / said)) for place, said, found in finite if min(said, found) > NOTHING_NATS]
+    places, logarithms = zip(*telling or [(0.0, 0.0)], strict=True)
+    return lambda sparsity: math.exp(np.interp(sparsity, places, logarithms))
 
 
 def knee(estimates: Sequence[Estimate]) -> float | None:

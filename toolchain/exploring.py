@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from toolchain.accelerator import on_accelerator
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.closed_loop import choose_measured
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
-from toolchain.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at
+from toolchain.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
 from toolchain.dataset import (
     SPEECH_TASK,
     Data,
@@ -53,8 +54,8 @@ SCORES = ".scores"
 class Point:
     """One size: what is removed of the attention, and what the whole model then has and loses.
 
-    loss: estimated, nats per target; latency_ms: predicted by the target's table, None without one; measured: on
-    held-out clips, of some points alone.
+    loss: estimated, nats per target, as the measured points have it; latency_ms: predicted by the target's table, None
+    without one; measured: on held-out clips, of some points alone.
     """
 
     sparsity: float
@@ -152,18 +153,25 @@ def _points(
     if milliseconds:
         with narrator.step("timing the target") as report:
             table = latency_costs(latency_table(checkpoint, target, report=report))
-    points = []
+    measured: dict[float, MeasuredLoss] = {}
     with narrator.step("measuring points of the curve") as report, on_accelerator(dense):
         estimates = estimated_curve(*curve, TENTHS)
         for number, each in enumerate(estimates):
-            measured = None
             if each.sparsity in MEASURED:
                 slim, _ = cut(family, dense, scores.bases, each.allocation)
-                measured = judge.loss(slim)
-                report(f"{100 * each.sparsity:.0f} %: {measured.divergence:.3g} nats", number / len(estimates))
-            points.append(_point(each, dense, costs, macs, table, measured))
+                found = measured[each.sparsity] = judge.loss(slim)
+                report(f"{100 * each.sparsity:.0f} %: {found.divergence:.3g} nats", number / len(estimates))
+    known = [
+        (each.sparsity, each.loss, measured[each.sparsity].divergence)
+        for each in estimates
+        if each.sparsity in measured
+    ]
+    ratio = measured_ratio(known)
+    losses = itertools.accumulate((each.loss * ratio(each.sparsity) for each in estimates), max)
+    estimates = tuple(dataclasses.replace(each, loss=loss) for each, loss in zip(estimates, losses, strict=True))
+    points = [_point(each, dense, costs, macs, table, measured.get(each.sparsity)) for each in estimates]
     facts = {
-        "begins_at": _begins_at(loss_begins_at(*curve), points),
+        "begins_at": _begins_at(loss_begins_at(*curve, ratio), points),
         "knee": knee(estimates),
         "held_out_clips": len(held_out),
         "parameters_dense": sum(parameter.numel() for parameter in dense.parameters()),
@@ -247,7 +255,8 @@ def summary(document: dict[str, Any]) -> str:
     said += f"; the knee is at {100 * knee_at:.0f} %." if knee_at is not None else "."
     clips = document["held_out_clips"]
     return (
-        f"{said} Measured on {clips} held-out clip{'s' if clips != 1 else ''}, before compensation and further rounds."
+        f"{said} Measured on {clips} held-out clip{'s' if clips != 1 else ''}, before compensation and further rounds;"
+        " estimates follow what was measured."
     )
 
 

@@ -146,7 +146,7 @@ def ratio_interval(of: np.ndarray, to: np.ndarray) -> tuple[float, float, float]
 
 
 def as_markdown(rows: list[Row]) -> str:
-    """The table of the README; rows come in pairs, two widths before one."""
+    """The table of docs/targets.md; rows come in pairs, two widths before one."""
     lines = [
         "| | plan, % | graph, % | MACs, % | graph, MB | engines, MB | KL, nats | ratio (95 %) | errors, % |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",

@@ -13,7 +13,7 @@ import torch
 from tests.conftest import make_tiny_ast
 from toolchain import closed_loop
 from toolchain.allocate import Allocation
-from toolchain.closed_loop import BlockLoss, Corrections, block_loss, choose_measured, measure_blocks
+from toolchain.closed_loop import BlockLoss, Corrections, SingleBlocks, block_loss, choose_measured
 from toolchain.costs import parameter_costs
 from toolchain.examples import LabelledInputs
 from toolchain.families import ast
@@ -38,14 +38,17 @@ def scripted(monkeypatch, estimated, measured, blocks=None):
         number = next(numbers)
         return Allocation(((number,),), budget - number, estimated[number])
 
-    def measure(_family, _model, _scores, _corrections, allocation, _slim, few):
-        assert len(few) <= 16
-        number = allocation.widths[0][0]
-        return (BlockLoss("a", *(blocks or [(e, m) for e, m in zip(estimated, measured, strict=True)])[number]),)
+    class Scripted:
+        def __init__(self, _family, _model, _scores, few):
+            assert len(few) <= 16
+
+        def measure(self, _corrections, allocation, _slim):
+            number = allocation.widths[0][0]
+            return (BlockLoss("a", *(blocks or [(e, m) for e, m in zip(estimated, measured, strict=True)])[number]),)
 
     monkeypatch.setattr(closed_loop, "choose_widths", choose_widths)
     monkeypatch.setattr(closed_loop, "cut", lambda _family, _model, _bases, allocation: (allocation.widths[0][0], ()))
-    monkeypatch.setattr(closed_loop, "measure_blocks", measure)
+    monkeypatch.setattr(closed_loop, "SingleBlocks", Scripted)
 
     class Judges:
         def __len__(self):
@@ -202,7 +205,9 @@ def test_each_block_is_measured_alone(case):
     sites = ast.attention_sites(case.model)
     dense_widths = tuple(((16, 16), (16, 16)) for _ in sites)
     states = {name: value.clone() for name, value in found.model.state_dict().items()}
-    blocks = measure_blocks(ast, case.model, case.scores, Corrections(), found.allocation, found.model, case.held_out)
+    blocks = SingleBlocks(ast, case.model, case.scores, case.held_out).measure(
+        Corrections(), found.allocation, found.model
+    )
     assert all(torch.equal(value, states[name]) for name, value in found.model.state_dict().items())
     for index, (site, block) in enumerate(zip(sites, blocks, strict=True)):
         widths = tuple(found.allocation.widths[i] if i == index else w for i, w in enumerate(dense_widths))
@@ -219,7 +224,7 @@ def test_a_block_that_stays_whole_is_not_measured(case):
     widths = (((16, 16), (16, 16)), ((4, 4), (4, 4)), ((16, 16), (16, 16)), ((16, 16), (0, 0)))
     allocation = Allocation(widths, 0.0, 0.0)
     slim, _ = cut(ast, case.model, case.scores.bases, allocation)
-    blocks = measure_blocks(ast, case.model, case.scores, Corrections(), allocation, slim, case.held_out)
+    blocks = SingleBlocks(ast, case.model, case.scores, case.held_out).measure(Corrections(), allocation, slim)
     assert [block.name for block in blocks] == [site.name for site in sites]
     assert (blocks[0].measured, blocks[2].estimated) == (0.0, 0.0)
     assert blocks[1].measured > 0 < blocks[3].measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from tests.toolchain.whisper_pruning import write_audio
 from tests.whisper_models import write_whisper
 from toolchain import exploring, scoring
 from toolchain.cli import run
+from toolchain.curve import measured_ratio
 from toolchain.exploring import Point, _begins_at, summary, table_rows
 
 FILES = {"explore.json", "explore.md", "explore.html", ".scores"}
@@ -218,7 +220,7 @@ def test_answers_that_are_not_numbers_are_not_called_nothing():
 
 
 def test_the_curve_in_words():
-    measured = "Measured on {}, before compensation and further rounds."
+    measured = "Measured on {}, before compensation and further rounds; estimates follow what was measured."
     assert summary(document()) == (
         "A loss that matters (0.05 nats and more) begins at about 42 %; the knee is at 50 %. "
         + measured.format("10 held-out clips")
@@ -226,6 +228,12 @@ def test_the_curve_in_words():
     assert summary(document(knee=None, begins_at=0.0, held_out_clips=1)) == (
         "Every size loses more than 0.05 nats. " + measured.format("1 held-out clip")
     )
+
+
+def test_between_measured_points_losses_follow_them():
+    ratio = measured_ratio([(0.7, 0.1, 0.4), (0.3, 0.01, 0.01), (0.9, 1.0, math.nan), (0.1, 1e-9, 1e-6)])
+    assert [ratio(place) for place in (0.05, 0.3, 0.5, 0.7, 0.9)] == pytest.approx([1, 1, 2, 4, 4])
+    assert measured_ratio([])(0.5) == 1.0
 
 
 @pytest.mark.parametrize(
