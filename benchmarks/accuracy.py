@@ -17,6 +17,7 @@ from runtimes.clips import Clips, read_clips
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file
 from runtimes.sessions import SessionOptions
+from runtimes.tasks import TAGGING_TASK
 
 SAVE_EVERY_S = 10.0
 SAY_EVERY_S = 0.2
@@ -47,6 +48,16 @@ def check_clips(artifact: Artifact, clips: Clips, path: Path) -> None:
             f"{path}: its {len(clips.labels)} labels are not the {len(artifact.labels)} labels of {artifact.folder}, "
             "in the same order"
         )
+    if (clips.tags is not None) != (artifact.task == TAGGING_TASK):
+        counts = {True: "any number of labels", False: "one label each"}
+        raise BadInput(
+            f"{path}: its clips have {counts[clips.tags is not None]}, but those of {artifact.folder} have"
+            f" {counts[clips.tags is None]}"
+        )
+    if clips.tags is not None:
+        if clips.tags.shape != (len(clips), len(clips.labels)) or not clips.tags.any():
+            raise BadInput(f"{path}: its clips have no labels")
+        return
     if clips.label_ids.min() < 0 or clips.label_ids.max() >= len(clips.labels):
         raise BadInput(f"{path}: a label id lies outside 0..{len(clips.labels) - 1}")
 

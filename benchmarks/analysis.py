@@ -19,6 +19,9 @@ from benchmarks.summary import (
     summarise_latency,
     wilson_interval,
 )
+from benchmarks.tag_analysis import TagAnalysis, analyse_tags
+from benchmarks.tagging import MEAN_AP
+from benchmarks.wording import WORD_ERROR_RATE
 
 NOISY_CV = 0.15
 NOISY_BUSY_SHARE = 0.1
@@ -28,7 +31,8 @@ NOISY_BUSY_SHARE = 0.1
 class Analysis:
     """The statistics of a results file, each computed once; None where it was not measured.
 
-    accuracy, change: of labels; speech: what there is instead of them where transcripts were measured.
+    accuracy, change: of labels; speech, tags: what there is instead of them where transcripts were measured, or where
+    clips may have several labels.
     """
 
     results: Results
@@ -37,6 +41,30 @@ class Analysis:
     accuracy: dict[str, Interval]
     change: AccuracyChange | None
     speech: SpeechAnalysis | None = None
+    tags: TagAnalysis | None = None
+
+    @property
+    def metric(self) -> str:
+        """What is told of the answers."""
+        if self.speech is not None:
+            return WORD_ERROR_RATE
+        return "accuracy" if self.tags is None else MEAN_AP
+
+    @property
+    def qualities(self) -> dict[str, Interval]:
+        """The metric of each role's answers, a share."""
+        if self.speech is not None:
+            return dict(self.speech.rates)
+        return dict(self.accuracy) if self.tags is None else {role: q.mean_ap for role, q in self.tags.quality.items()}
+
+    @property
+    def quality_change(self) -> Interval | None:
+        """The metric's change from dense to slim, a share, paired by clip."""
+        if self.speech is not None:
+            return None if self.speech.change is None else self.speech.change.change
+        if self.tags is not None:
+            return self.tags.change
+        return None if self.change is None else self.change.change
 
     @property
     def noisy(self) -> str:
@@ -73,6 +101,8 @@ def analyse(results: Results) -> Analysis:
     speed = speed_up(samples["dense"], samples["slim"]) if latency_ok and "dense" in results.roles else None
     if results.is_speech:
         return Analysis(results, latency, speed, {}, None, analyse_speech(results))
+    if results.is_tagging:
+        return Analysis(results, latency, speed, {}, None, tags=analyse_tags(results))
     accuracy = document["accuracy"]
     answers = {role: accuracy["roles"][role]["predicted_ids"] for role in results.roles if role in accuracy["roles"]}
     truth = accuracy["label_ids"]

@@ -1,4 +1,4 @@
-"""What the artifacts answered on every evaluation clip: labels with their logits, or transcripts."""
+"""What the artifacts answered on every evaluation clip: labels, the logits of all labels, or transcripts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from benchmarks.accuracy import cross_entropy_nats, kl_divergence_nats, read_log
 from benchmarks.device import device_facts
 from benchmarks.job import Job
 from benchmarks.processes import Progress, absolute, part_of, run_fresh
+from benchmarks.tagging import packed, tag_divergences, tag_entropies
 from benchmarks.transcripts import options_for, read_transcripts
 from runtimes.decoding import DecodeOptions
 from runtimes.files import sha256_file, sha256_json
@@ -36,9 +37,9 @@ def _classification(job: Job, progress: Progress) -> dict[str, Any]:
     if job.clips is None or job.clips_path is None:
         part.update(status="not measured", reason=NO_CLIPS)
         return part
-    part.update(
-        labels=list(job.clips.labels), names=list(job.clips.names), label_ids=[int(k) for k in job.clips.label_ids]
-    )
+    tags = job.clips.tags
+    truth = [int(k) for k in job.clips.label_ids] if tags is None else [np.flatnonzero(row).tolist() for row in tags]
+    part.update(labels=list(job.clips.labels), names=list(job.clips.names), label_ids=truth)
     logits = {}
     for place, role in enumerate(job.artifacts):
         share = 1 / len(job.artifacts)
@@ -51,12 +52,17 @@ def _classification(job: Job, progress: Progress) -> dict[str, Any]:
             part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
             continue
         logits[role] = read_logits(store, len(job.clips.labels))
-        part["roles"][role] = {
-            "predicted_ids": [int(label) for label in logits[role].argmax(axis=1)],
-            "cross_entropy_nats": _rounded(cross_entropy_nats(logits[role], job.clips.label_ids)),
-        }
+        if tags is None:
+            part["roles"][role] = {
+                "predicted_ids": [int(label) for label in logits[role].argmax(axis=1)],
+                "cross_entropy_nats": _rounded(cross_entropy_nats(logits[role], job.clips.label_ids)),
+            }
+        else:
+            entropies = _rounded(tag_entropies(logits[role], tags))
+            part["roles"][role] = {"logits_float32": packed(logits[role]), "cross_entropy_nats": entropies}
     if len(logits) == 2:
-        part["kl_dense_slim_nats"] = _rounded(kl_divergence_nats(logits["dense"], logits["slim"]))
+        divergences = kl_divergence_nats if tags is None else tag_divergences
+        part["kl_dense_slim_nats"] = _rounded(divergences(logits["dense"], logits["slim"]))
     return part
 
 

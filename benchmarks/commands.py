@@ -14,14 +14,16 @@ from benchmarks.compare_page import comparison_page
 from benchmarks.device import device_facts, device_name
 from benchmarks.doctor import lines, report
 from benchmarks.inference import SPEECH_TASK
-from benchmarks.measure import BUDGET_S, benchmark, evaluate, evaluate_transcripts
+from benchmarks.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
 from benchmarks.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from benchmarks.report import render_markdown
 from benchmarks.results import ROLES, Results
-from benchmarks.summary import accuracy_change, speed_up, summarise_latency, wilson_interval
+from benchmarks.summary import Interval, accuracy_change, speed_up, summarise_latency, wilson_interval
+from benchmarks.tag_analysis import logits_of, truth_of
+from benchmarks.tagging import MEAN_AP, TagQuality, tag_change, tag_quality
 from benchmarks.transcribe import print_segments, transcribe_recording
 from benchmarks.under_way import SILENCE_S, Work
-from benchmarks.wording import between, signed_points
+from benchmarks.wording import between, rate_between, signed_points
 from runtimes.artifact import read_artifact
 from runtimes.choose import MODULES, choose_runtime
 from runtimes.clips import read_clips
@@ -32,6 +34,7 @@ from runtimes.kept_work import forget_kept, what_is_kept
 from runtimes.long_audio import Tally
 from runtimes.pipes import leave_closed_pipe
 from runtimes.sessions import PRECISIONS, SessionOptions
+from runtimes.tasks import TAGGING_TASK
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluation = commands.add_parser(
         "eval",
-        help="the accuracy of an artifact on labelled clips, or its transcripts of transcribed ones",
+        help="the accuracy, or the mAP, of an artifact on labelled clips, or its transcripts of transcribed ones",
         epilog="example: python -m benchmarks eval slim --clips clips.npz --json",
     )
     evaluation.add_argument("artifact", type=Path, help="artifact folder")
@@ -128,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     bounds = Bounds()
     for flag, default, text in (
         ("--max-slowdown", bounds.max_slowdown_percent, "per cent of latency"),
-        ("--max-drop", bounds.max_drop, "points of accuracy or of word error rate"),
+        ("--max-drop", bounds.max_drop, "points of accuracy, of mAP or of word error rate"),
         ("--max-memory", bounds.max_memory_percent, "per cent of peak memory"),
     ):
         comparing.add_argument(flag, type=_at_least_0, default=default, help=f"{text} (default: {default:g})")
@@ -207,6 +210,8 @@ def _print_summary(results: Results) -> None:
             line += f", peak memory {results.document['memory']['roles'][role]['peak_rss_bytes'] / 1e6:.0f} MB"
         if role in accuracy["roles"] and results.is_speech:
             line += f", {len(accuracy['roles'][role]['texts'])} transcripts"
+        elif role in accuracy["roles"] and results.is_tagging:
+            line += f", {_tags_text(tag_quality(logits_of(results, role), truth_of(results)))}"
         elif role in accuracy["roles"]:
             predicted = accuracy["roles"][role]["predicted_ids"]
             correct = sum(a == b for a, b in zip(predicted, accuracy["label_ids"]))
@@ -218,16 +223,34 @@ def _print_summary(results: Results) -> None:
         ratio = faster.ratio
         print(f"speed-up {ratio.estimate:.3f} (95% {ratio.low:.3f} to {ratio.high:.3f}): {faster.verdict}")
         if accuracy["status"] == "ok" and not results.is_speech:
-            ids = [accuracy["roles"][role]["predicted_ids"] for role in ("dense", "slim")]
-            change = accuracy_change(ids[0], ids[1], accuracy["label_ids"]).change
-            print(f"accuracy change {signed_points(change.estimate)} ({between(change)})")
+            change = _change(results)
+            metric = MEAN_AP if results.is_tagging else "accuracy"
+            print(f"{metric} change {signed_points(change.estimate)} ({between(change)})")
     print(results.path)
+
+
+def _change(results: Results) -> Interval:
+    """From dense to slim, a share."""
+    if results.is_tagging:
+        return tag_change(logits_of(results, "dense"), logits_of(results, "slim"), truth_of(results)).interval
+    accuracy = results.document["accuracy"]
+    ids = [accuracy["roles"][role]["predicted_ids"] for role in ("dense", "slim")]
+    return accuracy_change(ids[0], ids[1], accuracy["label_ids"]).change
+
+
+def _tags_text(quality: TagQuality) -> str:
+    share = quality.mean_ap
+    return f"{MEAN_AP} {share.estimate:.2%} ({rate_between(share, 2)}) over {quality.labels} labels"
 
 
 def _eval(options: argparse.Namespace) -> None:
     session = SessionOptions(threads=options.threads, precision=options.precision)
-    if read_artifact(options.artifact).task == SPEECH_TASK:
+    task = read_artifact(options.artifact).task
+    if task == SPEECH_TASK:
         _eval_speech(options, session)
+        return
+    if task == TAGGING_TASK:
+        _eval_tags(options, session)
         return
     evaluation = evaluate(options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating"))
     _end_line()
@@ -248,6 +271,23 @@ def _eval(options: argparse.Namespace) -> None:
     print(
         f"accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%}), "
         f"{evaluation.correct} of {evaluation.clips} clips, cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
+    )
+
+
+def _eval_tags(options: argparse.Namespace, session: SessionOptions) -> None:
+    evaluation = evaluate_tags(
+        options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating")
+    )
+    quality = evaluation.quality
+    _end_line()
+    if options.json:
+        answer = {"clips": quality.clips, **quality.as_json(), "cross_entropy_nats": evaluation.cross_entropy_nats}
+        print(json.dumps({**answer, "runtime": options.runtime, "precision": options.precision}, indent=1))
+        return
+    print(
+        f"{_tags_text(quality)}, {quality.skipped} without a clip; mean area {quality.mean_auc.estimate:.4f}, "
+        f"d' {quality.d_prime.estimate:.3f}; {quality.clips} clips, "
+        f"cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
     )
 
 

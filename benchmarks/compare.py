@@ -313,6 +313,7 @@ def _judgements(rows: Sequence[Row], bounds: Bounds) -> list[Judgement]:
             judged: 1 + bounds.max_slowdown_percent / 100,
             "peak_memory": 1 + bounds.max_memory_percent / 100,
             "accuracy": drop,
+            "mean_average_precision": drop,
             "word_error_rate": drop,
         }
         if row.what.key in limits:

@@ -1,4 +1,4 @@
-"""The rows on answers of a comparison of two results files: accuracy, word errors, and what transcripts took."""
+"""The rows on answers of a comparison of two results files: accuracy, mAP, word errors, and what transcripts took."""
 
 from __future__ import annotations
 
@@ -29,24 +29,27 @@ from benchmarks.summary import (
     word_error_change,
     word_error_rate,
 )
+from benchmarks.tag_analysis import logits_of, truth_of
+from benchmarks.tagging import MEAN_AP, tag_change, tag_quality
 from benchmarks.two_runs import ratio_of_sums, unpaired_change
 
 SIGNIFICANT = 0.05
 ACCURACY = Quantity("accuracy", "accuracy", "share", lower_is_better=False)
+MEAN_AVERAGE_PRECISION = Quantity("mean_average_precision", MEAN_AP, "share", lower_is_better=False)
 WORD_ERROR_RATE = Quantity("word_error_rate", "word error rate", "share")
 TRANSCRIBING = Quantity("transcribing", "transcribing, s per s of audio", "ratio", timed=True)
 OTHER_CLIPS = "not comparable: the evaluation clips are others"
 
 
 def quality_rows(sides: Sides) -> list[Row]:
-    """Accuracy of a classifier; word errors and time of transcripts. Paired where the evaluation clips are the same.
+    """Accuracy of a classifier, or its mAP; word errors and time of transcripts. Paired where the clips are the same.
 
     Raises:
         BadInput: a time in one of the files is no time.
     """
     if sides[0].results.is_speech:
         return [_transcribing_row(sides), _word_row(sides)]
-    return [_accuracy_row(sides)]
+    return [_tags_row(sides) if sides[0].results.is_tagging else _accuracy_row(sides)]
 
 
 def same_clips(sides: Sides) -> bool:
@@ -90,6 +93,30 @@ def _right_interval(side: Side) -> Interval:
     accuracy = side.document["accuracy"]
     truth = accuracy["label_ids"]
     return wilson_interval(correct_answers(accuracy["roles"][side.role]["predicted_ids"], truth), len(truth))
+
+
+def _tags_row(sides: Sides) -> Row:
+    values = [_mean_ap(side) for side in sides]
+    if not both_known(values):
+        return missing_row(MEAN_AVERAGE_PRECISION, values)
+    a, b = (side.document["accuracy"] for side in sides)
+    if a["labels"] != b["labels"]:
+        return missing_row(MEAN_AVERAGE_PRECISION, values, "not comparable: the models know other labels")
+    logits, truths = [logits_of(side.results, side.role) for side in sides], [truth_of(side.results) for side in sides]
+    if same_clips(sides):
+        change = tag_change(logits[0], logits[1], truths[0]).interval
+        note = f"paired by clip, {len(truths[0]):,} clips; over {int(truths[0].any(axis=0).sum()):,} labels"
+    else:
+        change = unpaired_change(*(tag_quality(*pair).mean_ap for pair in zip(logits, truths)))
+        note = _unpaired_note(sides)
+    return share_row(MEAN_AVERAGE_PRECISION, values, change, _verdict(change, lower_is_better=False), note)
+
+
+def _mean_ap(side: Side) -> Figure:
+    reason = _no_answers(side)
+    if reason:
+        return Figure(None, reason)
+    return Figure(tag_quality(logits_of(side.results, side.role), truth_of(side.results)).mean_ap.estimate)
 
 
 def _word_row(sides: Sides) -> Row:

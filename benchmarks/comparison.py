@@ -7,7 +7,8 @@ from typing import Any, Sequence
 
 from benchmarks.page import Block, Card, Paragraph, Report, Section, Table
 from benchmarks.pictures import Curve, picture_curves
-from benchmarks.wording import count
+from benchmarks.tagging import MEAN_AP
+from benchmarks.wording import WORD_ERROR_RATE, count
 from runtimes.errors import BadInput
 from runtimes.files import read_json
 
@@ -31,10 +32,13 @@ COMPARISON_KEYS = (
 DENSE = "dense"
 MEASURES = {"kl_divergence": "KL", "cross_entropy_change": "cross-entropy change", "excess_error": "excess error"}
 NOT_MEASURABLE = "not measurable"
-ACCURACY = "accuracy"  # the metric that is better when higher; others are rates of errors
+ACCURACY = "accuracy"
 INTERVALS = {
-    True: "Accuracy has Wilson's 95% interval",
-    False: "Word errors are those of greedy transcripts; their rate has a 95% interval by bootstrap over clips",
+    ACCURACY: "Accuracy has Wilson's 95% interval",
+    MEAN_AP: "mAP has a 95% interval by bootstrap over what each clip adds to it",
+    WORD_ERROR_RATE: (
+        "Word errors are those of greedy transcripts; their rate has a 95% interval by bootstrap over clips"
+    ),
 }
 
 
@@ -96,7 +100,7 @@ def _summary(document: dict[str, Any]) -> str:
         rows = [row for row in document["one_shot"]["rows"] if row["asked"] == asked]
         own = [row for row in rows if row["method"] == document["default"]]
         if own:
-            keeps = "keeps" if metric == ACCURACY else "has"
+            keeps = "has" if metric == WORD_ERROR_RATE else "keeps"
             said.append(f"With {asked:.0%} of the attention removed the default {keeps} {_score(document, own):.1f}%.")
     return " ".join(said)
 
@@ -163,7 +167,7 @@ def _overview(document: dict[str, Any]) -> Section:
             [Curve(name, _score_points(document, name)) for name in names],
             "attention parameters removed, %",
             f"{metric}, %",
-            f"{metric.capitalize()} against sparsity",
+            f"{metric[:1].upper()}{metric[1:]} against sparsity",
             level=(DENSE, _score(document, [_dense(document)])),
         )
     )
@@ -233,7 +237,7 @@ def _latency_section(document: dict[str, Any]) -> Section:
                 kl_curves, "median latency, ms", "KL, nats", "Divergence from the dense model against latency", log=True
             ),
             picture_curves(
-                score_curves, "median latency, ms", f"{metric}, %", f"{metric.capitalize()} against latency",
+                score_curves, "median latency, ms", f"{metric}, %", f"{metric[:1].upper()}{metric[1:]} against latency",
                 level=(DENSE, _score(document, [_dense(document)])),
             ),
         ),
@@ -295,7 +299,7 @@ def _methods_section(document: dict[str, Any]) -> Section:
     provenance = tuple((f"sha256 of {name}", value) for name, value in document["made_from"].items())
     provenance += (("calibration clips", document["calibration"]["split"]), ("command", " ".join(document["command"])))
     said = (
-        f"{INTERVALS[document['metric'] == ACCURACY]}, of the mean over seeds. MACs are of one inference after the "
+        f"{INTERVALS[document['metric']]}, of the mean over seeds. MACs are of one inference after the "
         "audio front end. Seconds are those of pruning alone, on a machine that others may have used."
     )
     return Section(
@@ -332,15 +336,15 @@ def _kinds(document: dict[str, Any]) -> list[str]:
 
 
 def _score(document: dict[str, Any], rows: Sequence[dict[str, Any]]) -> float:
-    """Accuracy, or the rate of errors, in per cent."""
+    """Accuracy, mAP, or the rate of errors, in per cent."""
     rate = 100 * _mean(rows, "errors") / rows[0]["counted"]
-    return 100 - rate if document["metric"] == ACCURACY else rate
+    return rate if document["metric"] == WORD_ERROR_RATE else 100 - rate
 
 
 def _percentages(document: dict[str, Any], rate: dict[str, float]) -> tuple[float, float]:
     """The interval of an error rate as one of the metric."""
     low, high = 100 * rate["low"], 100 * rate["high"]
-    return (100 - high, 100 - low) if document["metric"] == ACCURACY else (low, high)
+    return (low, high) if document["metric"] == WORD_ERROR_RATE else (100 - high, 100 - low)
 
 
 def _of(table: dict[str, Any], name: str, asked: float) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from benchmarks.page import Block, Card, Log, Paragraph, Report, Section, Table
 from benchmarks.pictures import Curve, picture_curves
 from benchmarks.report import ReportPaths, write_page
 from benchmarks.results import Results
-from benchmarks.summary import Gate, Interval
+from benchmarks.summary import Gate
 from benchmarks.wording import megabytes, milliseconds, signed_points
 
 FACTS = (
@@ -119,8 +119,8 @@ def _sentences(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) ->
             said.append(f"{entry.host}: {_median(analysis, 'slim')} at the median.")
         else:
             ratio = analysis.speed.ratio
-            change = _quality_change(analysis)
-            quality = "" if change is None else f", {signed_points(change)} of {_quality_name(analysis)}"
+            change = analysis.quality_change
+            quality = "" if change is None else f", {signed_points(change.estimate)} of {analysis.metric}"
             said.append(
                 f"{entry.host}: slim is {ratio.estimate:.2f} times as fast as dense "
                 f"(95% {ratio.low:.2f} to {ratio.high:.2f}){_emulated(analysis)}{quality}."
@@ -154,7 +154,7 @@ def _emulated(analysis: Analysis) -> str:
 def _devices_section(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> Section | None:
     if not entries:
         return None
-    quality = " or ".join(sorted({_quality_name(analysis) for analysis in measured.values()})) or "quality"
+    quality = " or ".join(sorted({analysis.metric for analysis in measured.values()})) or "quality"
     header = (
         "device",
         "status",
@@ -170,7 +170,7 @@ def _devices_section(entries: Sequence[DeviceEntry], measured: dict[str, Analysi
         if analysis is None:
             rows.append((entry.host, entry.status, *("not measured",) * 6))
             continue
-        medians, qualities = medians_ms(analysis), _qualities(analysis)
+        medians, qualities = medians_ms(analysis), analysis.qualities
         ratio = quotient(medians.get("slim"), medians.get("dense"))
         rows.append(
             (
@@ -205,12 +205,12 @@ def _picture(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> l
         analysis = measured.get(entry.host)
         if analysis is None:
             continue
-        medians, qualities = medians_ms(analysis), _qualities(analysis)
+        medians, qualities = medians_ms(analysis), analysis.qualities
         known = [(role, median) for role in qualities if (median := medians.get(role)) is not None]
         if known:
             points = tuple((median, 100 * qualities[role].estimate) for role, median in known)
             curves.append(Curve(entry.host + _emulated(analysis), points, tuple(role for role, _ in known)))
-            names.add(_quality_name(analysis))
+            names.add(analysis.metric)
     if not curves:
         return []
     (name, *others) = sorted(names)
@@ -220,21 +220,6 @@ def _picture(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> l
     every = [median for curve in curves for median, _ in curve.points]
     far_apart = max(every) > FAR_APART * min(every) > 0
     return [picture_curves(curves, "median latency, ms", f"{name}, %", title, log_x=far_apart)]
-
-
-def _qualities(analysis: Analysis) -> dict[str, Interval]:
-    """Accuracy, or word error rate of speech, by role."""
-    return dict(analysis.speech.rates) if analysis.speech is not None else dict(analysis.accuracy)
-
-
-def _quality_name(analysis: Analysis) -> str:
-    return "word error rate" if analysis.speech is not None else "accuracy"
-
-
-def _quality_change(analysis: Analysis) -> float | None:
-    if analysis.speech is not None:
-        return analysis.speech.change.change.estimate if analysis.speech.change else None
-    return analysis.change.change.estimate if analysis.change else None
 
 
 def _troubles_section(entries: Sequence[DeviceEntry]) -> Section | None:

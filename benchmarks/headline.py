@@ -9,6 +9,8 @@ from benchmarks.page import Card
 from benchmarks.results import Results
 from benchmarks.speech_analysis import SpeechAnalysis, cache_bytes
 from benchmarks.summary import Gate, Interval
+from benchmarks.tag_analysis import TagAnalysis
+from benchmarks.tagging import MEAN_AP
 from benchmarks.wording import (
     between,
     count,
@@ -27,11 +29,9 @@ def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
     analysis = analyse(results)
     if analysis.speech is not None:
         return _speech_rows(analysis, analysis.speech)
-    change = f"{signed(analysis.change.change.estimate)} points" if analysis.change else "-"
-    dense, slim = (
-        f"{analysis.accuracy[role].estimate:.2%}" if role in analysis.accuracy else "not measured"
-        for role in ("dense", "slim")
-    )
+    moved, shares = analysis.quality_change, analysis.qualities
+    change = f"{signed(moved.estimate)} points" if moved is not None else "-"
+    dense, slim = (f"{shares[role].estimate:.2%}" if role in shares else "not measured" for role in ("dense", "slim"))
     return (
         *_precision_row(analysis),
         comparison_row("parameters", model_numbers(analysis, "parameters"), count),
@@ -39,7 +39,7 @@ def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
         comparison_row("graph file", graph_bytes(analysis), megabytes),
         comparison_row(_timed("median latency", analysis), medians_ms(analysis), milliseconds),
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
-        ("accuracy", dense, slim, change),
+        (analysis.metric, dense, slim, change),
     )
 
 
@@ -127,6 +127,8 @@ def summary_sentences(analysis: Analysis) -> list[str]:
         )
     if analysis.speech is not None and analysis.speech.change is not None:
         said.append(_word_sentence(analysis, analysis.speech))
+    if analysis.tags is not None and analysis.tags.change is not None:
+        said.append(_tags_sentence(analysis.tags, analysis.tags.change))
     if analysis.emulated:
         said.append(f"The device is emulated: {analysis.emulated}.")
     if analysis.noisy:
@@ -147,6 +149,14 @@ def _word_sentence(analysis: Analysis, speech: SpeechAnalysis) -> str:
     )
 
 
+def _tags_sentence(tags: TagAnalysis, change: Interval) -> str:
+    dense, slim = tags.quality["dense"], tags.quality["slim"]
+    return (
+        f"Its {MEAN_AP} over {slim.labels:,} labels is {slim.mean_ap.estimate:.2%} on {slim.clips:,} clips, the dense "
+        f"model's {dense.mean_ap.estimate:.2%}: {signed_points(change.estimate)} ({between(change)})."
+    )
+
+
 def headline_cards(analysis: Analysis, gate: Gate | None) -> tuple[Card, ...]:
     """The headline: size, speed, accuracy and the gate's verdict."""
     cards = _comparison_cards(analysis, gate) if analysis.paired else _single_cards(analysis)
@@ -154,13 +164,13 @@ def headline_cards(analysis: Analysis, gate: Gate | None) -> tuple[Card, ...]:
         tone = {"PASS": "good", "FAIL": "bad"}.get(gate.verdict, "flat")
         cards.append(Card(gate.verdict, _gate_name(analysis), gate.sentence, tone))
     else:
-        loss = "the accuracy drop" if analysis.speech is None else "the rise of the word error rate"
+        loss = f"the {analysis.metric} drop" if analysis.speech is None else "the rise of the word error rate"
         cards.append(Card("none", _gate_name(analysis), f"no limit was set for {loss}", ""))
     return tuple(cards)
 
 
 def _gate_name(analysis: Analysis) -> str:
-    return "accuracy gate" if analysis.speech is None else "word error gate"
+    return f"{analysis.metric} gate" if analysis.speech is None else "word error gate"
 
 
 def _comparison_cards(analysis: Analysis, gate: Gate | None) -> list[Card]:
@@ -176,13 +186,13 @@ def _comparison_cards(analysis: Analysis, gate: Gate | None) -> list[Card]:
     cards.append(_speed_card(analysis))
     if analysis.speech is not None:
         cards.append(_word_card(analysis, analysis.speech, gate))
-    elif analysis.change is None:
+    elif analysis.quality_change is None:
         reason = analysis.document["accuracy"]["reason"]
-        cards.append(Card("not measured", "accuracy change", reason, "flat"))
+        cards.append(Card("not measured", f"{analysis.metric} change", reason, "flat"))
     else:
-        change, dense, slim = analysis.change.change, analysis.accuracy["dense"], analysis.accuracy["slim"]
-        detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between(change)}"
-        cards.append(Card(signed(change.estimate), "points of accuracy", detail, _change_tone(change, gate)))
+        change, shares = analysis.quality_change, analysis.qualities
+        detail = f"{shares['dense'].estimate:.1%} → {shares['slim'].estimate:.1%}, {between(change)}"
+        cards.append(Card(signed(change.estimate), f"points of {analysis.metric}", detail, _change_tone(change, gate)))
     return cards
 
 
@@ -230,11 +240,11 @@ def _single_cards(analysis: Analysis) -> list[Card]:
         cards.append(Card("not measured", "latency", analysis.document["latency"]["reason"], "flat"))
     if analysis.speech is not None:
         cards.append(_single_word_card(analysis, analysis.speech))
-    elif "slim" in analysis.accuracy:
-        share = analysis.accuracy["slim"]
-        cards.append(Card(f"{share.estimate:.1%}", "accuracy", f"95% between {share.low:.1%} and {share.high:.1%}"))
+    elif "slim" in analysis.qualities:
+        share = analysis.qualities["slim"]
+        cards.append(Card(f"{share.estimate:.1%}", analysis.metric, rate_between(share)))
     else:
-        cards.append(Card("not measured", "accuracy", analysis.document["accuracy"]["reason"], "flat"))
+        cards.append(Card("not measured", analysis.metric, analysis.document["accuracy"]["reason"], "flat"))
     return cards
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Sequence
 
+import numpy as np
+
 from benchmarks.accuracy import check_clips, cross_entropy_nats, read_logits
 from benchmarks.answers import measure_answers
 from benchmarks.device import device_facts, device_name, device_state, load_average
@@ -21,6 +23,7 @@ from benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_resu
 from benchmarks.sensor_records import throttling
 from benchmarks.summary import Interval, wilson_interval
 from benchmarks.sustained import measure_lasting_work
+from benchmarks.tagging import TagQuality, tag_entropies, tag_quality
 from benchmarks.transcripts import Transcript, read_transcripts
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.choose import require_runtime
@@ -29,6 +32,7 @@ from runtimes.encoder_windows import windows_text
 from runtimes.errors import BadInput, MeasurementFailed
 from runtimes.files import sha256_file
 from runtimes.sessions import SessionOptions
+from runtimes.tasks import TAGGING_TASK
 
 REPEATS = 4
 SAMPLES_WANTED = 664  # p99 needs 662; a multiple of the repeats
@@ -153,6 +157,15 @@ def _not_measured(runtime: str, sustained_s: float) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class TagEvaluation:
+    """One artifact's answers on clips that may have several labels. logits: float32 (clips, labels)."""
+
+    quality: TagQuality
+    cross_entropy_nats: float
+    logits: np.ndarray
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One artifact's answers on labelled clips. accuracy: a share with Wilson's interval; cross_entropy_nats: mean."""
 
@@ -175,7 +188,7 @@ def evaluate(
     store: Path | None = None,
     progress: Progress = free_of_noise,
 ) -> Evaluation:
-    """The accuracy of one classifier on its runtime, in a fresh process.
+    """The accuracy of one classifier of single labels on its runtime, in a fresh process.
 
     store: a file that keeps the answers, so that interrupted work goes on; it has to be of just these arguments.
 
@@ -183,12 +196,9 @@ def evaluate(
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
     """
     checked, labelled = _check_evaluation(artifact, clips, runtime, options)
-    if checked.task == SPEECH_TASK:
-        raise BadInput(f"{artifact}: it writes down speech; its transcripts have no accuracy")
-    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
-        store = store or Path(folder) / "logits.npz"
-        _answer_clips(checked, clips, runtime, options, "benchmarks.accuracy", {"logits": absolute(store)}, progress)
-        logits = read_logits(store, len(labelled.labels))
+    if checked.task in (SPEECH_TASK, TAGGING_TASK):
+        raise BadInput(f"{artifact}: it is for {checked.task}; its answers have no accuracy")
+    logits = _logits(checked, labelled, clips, runtime, options, store, progress)
     predicted = logits.argmax(axis=1)
     correct = int((predicted == labelled.label_ids).sum())
     return Evaluation(
@@ -201,6 +211,45 @@ def evaluate(
         predicted_ids=tuple(int(label) for label in predicted),
         labels=labelled.labels,
     )
+
+
+def evaluate_tags(
+    artifact: Path,
+    clips: Path,
+    runtime: str,
+    options: SessionOptions,
+    *,
+    store: Path | None = None,
+    progress: Progress = free_of_noise,
+) -> TagEvaluation:
+    """How well one artifact whose clips may have several labels ranks them on its runtime, in a fresh process.
+
+    store: as for `evaluate`.
+
+    Raises:
+        BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
+    """
+    checked, tagged = _check_evaluation(artifact, clips, runtime, options)
+    if checked.task != TAGGING_TASK or tagged.tags is None:
+        raise BadInput(f"{artifact}: it is for {checked.task}; its clips do not have several labels")
+    logits = _logits(checked, tagged, clips, runtime, options, store, progress)
+    return TagEvaluation(tag_quality(logits, tagged.tags), float(tag_entropies(logits, tagged.tags).mean()), logits)
+
+
+def _logits(
+    artifact: Artifact,
+    labelled: Clips,
+    clips: Path,
+    runtime: str,
+    options: SessionOptions,
+    store: Path | None,
+    progress: Progress,
+) -> np.ndarray:
+    """float32 (clips, labels); store: as for `evaluate`."""
+    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
+        store = store or Path(folder) / "logits.npz"
+        _answer_clips(artifact, clips, runtime, options, "benchmarks.accuracy", {"logits": absolute(store)}, progress)
+        return read_logits(store, len(labelled.labels))
 
 
 def evaluate_transcripts(

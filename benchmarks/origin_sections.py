@@ -53,7 +53,7 @@ def method_section(analysis: Analysis, gate: Gate | None) -> Section:
     latency = analysis.document["latency"]
     settings, order = latency["settings"], latency["order"]
     needed = ", ".join(f"p{percent} from {count}" for percent, count in SAMPLES_NEEDED.items())
-    loss = "drop of accuracy" if analysis.speech is None else "rise of the word error rate"
+    loss = f"drop of {analysis.metric}" if analysis.speech is None else "rise of the word error rate"
     turns = ", so that a slow drift of the machine falls on both alike" if analysis.paired else ""
     said = (
         f"Every measurement has a fresh process. Latency took {len(order)}, in the order {', '.join(order)}{turns}.",
@@ -77,6 +77,14 @@ def method_section(analysis: Analysis, gate: Gate | None) -> Section:
 
 
 def _quality_method(analysis: Analysis) -> str:
+    if analysis.tags is not None:
+        return (
+            "mAP: every evaluation clip goes through the very artifact that ships, on its runtime. A label's average "
+            "precision is the mean, over the clips that have it, of the share of clips scoring as high or higher that "
+            "have it too; the mean over labels leaves out those that no clip has. Intervals are a bootstrap over clips,"
+            " the same draws for both models where two are compared; that of one model is moved by what draws are "
+            "better than the clips themselves."
+        )
     if analysis.speech is None:
         return (
             "Accuracy: every evaluation clip goes through the very artifact that ships, on its runtime. One model's "

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.page import Block, Card, Paragraph, Section, Table
 from benchmarks.summary import Interval, how_surely
-from benchmarks.wording import between, runtime_text, signed, threads_text
+from benchmarks.wording import WORD_ERROR_RATE, between, runtime_text, signed, threads_text
 from runtimes.files import read_json
 
 PRECISION_SCHEMA = "leanear-precision-1"
@@ -65,8 +65,8 @@ def read_change(trial: dict[str, Any]) -> Interval:
 
 
 def loss_of(change: Interval, metric: str) -> Interval:
-    """What a change of the metric loses: of accuracy its fall, of the word error rate its rise."""
-    return change if metric != "accuracy" else Interval(-change.estimate, -change.high, -change.low)
+    """What a change of the metric loses: of accuracy or mAP its fall, of the word error rate its rise."""
+    return change if metric == WORD_ERROR_RATE else Interval(-change.estimate, -change.high, -change.low)
 
 
 def precision_card(document: dict[str, Any]) -> Card:
@@ -135,5 +135,5 @@ def _interval_text(document: dict[str, Any]) -> str:
 
 def _limit(document: dict[str, Any]) -> str:
     points = "point" if document["drop_points"] == 1 else "points"
-    moved = "lost" if document["metric"] == "accuracy" else "added"
+    moved = "added" if document["metric"] == WORD_ERROR_RATE else "lost"
     return f"at most {document['drop_points']:g} {points} may be {moved}"

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.inference import SPEECH_TASK
+from benchmarks.tagging import unpacked
 from runtimes.errors import BadInput
 from runtimes.files import read_json, write_json
+from runtimes.tasks import CLASSIFICATION_TASK, TAGGING_TASK
 
 RESULTS_SCHEMA = "leanear-results-3"
 ROLES = ("dense", "slim")
 STATUSES = ("ok", "not measured", "failed")
 
-TASKS = ("audio-classification", SPEECH_TASK)
+TASKS = (CLASSIFICATION_TASK, TAGGING_TASK, SPEECH_TASK)
 
 # Every key of the file, with the type of its value; a dict in braces has exactly these keys, {str: x} any keys.
 # "roles" stands for {"dense": x, "slim": x}, from which "dense" may be missing.
@@ -116,6 +118,8 @@ ACCURACY = {
     "roles": {"roles": ACCURACY_ROLE},
     "kl_dense_slim_nats": ([NUMBER], type(None)),
 }
+TAGS_ROLE = {"logits_float32": str, "cross_entropy_nats": [NUMBER]}
+TAGS = {**ACCURACY, "label_ids": [[int]], "roles": {"roles": TAGS_ROLE}}
 TRANSCRIPTS_ROLE = {
     "texts": [str],
     "languages": [OPTIONAL_TEXT],
@@ -169,6 +173,7 @@ DOCUMENT = {
     "not_measured": {str: str},
 }
 SPEECH_DOCUMENT = {**DOCUMENT, "accuracy": TRANSCRIPTS}
+TAGGING_DOCUMENT = {**DOCUMENT, "accuracy": TAGS}
 LATER_KEYS = {"windows", "second_tries"}  # which files from before there were short windows lack
 ONLY_WHEN_OK = {"import_ms", "load_ms", "first_inference_ms", "warm_up", "samples_ms", "stages_ms", "gpu_ms"}
 
@@ -184,6 +189,11 @@ class Results:
     def is_speech(self) -> bool:
         """Whether transcripts were measured, not labels."""
         return bool(self.document["task"] == SPEECH_TASK)
+
+    @property
+    def is_tagging(self) -> bool:
+        """Whether clips may have several labels, so that the logits of all were kept."""
+        return bool(self.document["task"] == TAGGING_TASK)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -263,7 +273,7 @@ def _schema(document: dict[str, Any], path: Path) -> dict[str, Any]:
     task = document.get("task")
     if task is not None and task not in TASKS:
         raise BadInput(f"{path}: task: expected one of {', '.join(TASKS)}, found {task!r}")
-    return SPEECH_DOCUMENT if task == SPEECH_TASK else DOCUMENT
+    return {SPEECH_TASK: SPEECH_DOCUMENT, TAGGING_TASK: TAGGING_DOCUMENT}.get(str(task), DOCUMENT)
 
 
 def _check(value: Any, expected: Any, where: str) -> None:
@@ -337,6 +347,8 @@ def _check_consistency(document: dict[str, Any], path: Path) -> None:
                 where = f"{path}: latency.repeats[{index}].gpu_ms.{stage}"
                 raise BadInput(f"{where}: {len(gpu)} for {len(repeat['samples_ms'])} samples")
     _check_answers(document["accuracy"], document["task"] == SPEECH_TASK, path)
+    if document["task"] == TAGGING_TASK:
+        _check_tags(document["accuracy"], path)
 
 
 def _check_record(record: dict[str, Any], where: str) -> None:
@@ -355,7 +367,10 @@ def _check_answers(accuracy: dict[str, Any], speech: bool, path: Path) -> None:
     """Raises BadInput where a list of the accuracy part is not as long as there are clips."""
     clips = len(accuracy["references"] if speech else accuracy["label_ids"])
     lists = {
-        f"roles.{role}.{key}": values for role, answers in accuracy["roles"].items() for key, values in answers.items()
+        f"roles.{role}.{key}": values
+        for role, answers in accuracy["roles"].items()
+        for key, values in answers.items()
+        if isinstance(values, list)
     }
     if speech and accuracy["word_errors"] is not None:
         errors = accuracy["word_errors"]
@@ -367,3 +382,16 @@ def _check_answers(accuracy: dict[str, Any], speech: bool, path: Path) -> None:
     for name, values in lists.items():
         if len(values) != clips:
             raise BadInput(f"{path}: accuracy.{name}: {len(values)} for {clips} clips")
+
+
+def _check_tags(accuracy: dict[str, Any], path: Path) -> None:
+    """Raises BadInput where a clip has a label that is none, or the logits are not those of all clips and labels."""
+    labels = len(accuracy["labels"])
+    for clip, numbers in enumerate(accuracy["label_ids"]):
+        if any(not 0 <= number < labels for number in numbers):
+            raise BadInput(f"{path}: accuracy.label_ids[{clip}]: a label lies outside 0..{labels - 1}")
+    for role, answers in accuracy["roles"].items():
+        try:
+            unpacked(answers["logits_float32"], len(accuracy["label_ids"]), labels)
+        except ValueError as error:
+            raise BadInput(f"{path}: accuracy.roles.{role}.logits_float32: {error}") from None

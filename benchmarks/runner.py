@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     compiling.set_defaults(command=_compile)
 
     classify = commands.add_parser("classify", help="the likeliest labels of WAV files")
-    classify.add_argument("audio", type=Path, nargs="+", help="WAV files")
+    classify.add_argument("audio", type=Path, nargs="+", help="WAV files, or folders of them")
     classify.add_argument("--artifact", type=Path, help="artifact folder (default: the bundle's slim one)")
     classify.add_argument("--top", type=int, default=3, help="how many labels (default: 3)")
     classify.add_argument("--json", action="store_true", help="print JSON")

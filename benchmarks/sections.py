@@ -17,6 +17,7 @@ from benchmarks.size_sections import memory_section, size_section, widths_sectio
 from benchmarks.speech_sections import stages_section, words_section
 from benchmarks.state_section import state_section
 from benchmarks.summary import Gate, judge_gate, judge_word_gate
+from benchmarks.tags_section import tags_section
 from benchmarks.wording import precisions_text, runtime_text, threads_text
 
 
@@ -45,8 +46,8 @@ def compose_report(
 ) -> Report:
     """The report of a results file.
 
-    plan, precision: the content of plan.json and of precision.json; max_drop: the gate in points of accuracy or of word
-    error rate.
+    plan, precision: the content of plan.json and of precision.json; max_drop: the gate in points of accuracy, of mAP or
+    of word error rate.
     """
     analysis = analyse(results)
     gate = None if max_drop is None else _judge(analysis, max_drop)
@@ -56,9 +57,7 @@ def compose_report(
         lambda: stages_section(analysis) if analysis.speech else None,
         lambda: None if plan is None else widths_section(plan),
         lambda: size_section(analysis),
-        lambda: (
-            words_section(analysis, gate) if analysis.speech else accuracy_section(analysis, extra.torch_accuracy, gate)
-        ),
+        lambda: _quality_section(analysis, extra, gate),
         lambda: memory_section(analysis),
         lambda: state_section(analysis.document),
         lambda: environment_section(analysis),
@@ -85,10 +84,18 @@ def compose_report(
     )
 
 
+def _quality_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Section:
+    if analysis.speech is not None:
+        return words_section(analysis, gate)
+    if analysis.tags is not None:
+        return tags_section(analysis, analysis.tags, gate)
+    return accuracy_section(analysis, extra.torch_accuracy, gate)
+
+
 def _judge(analysis: Analysis, max_drop: float) -> Gate:
     reason = analysis.document["accuracy"]["reason"]
     if not analysis.paired:
         reason = "there is no dense artifact to compare with"
     if analysis.speech is not None:
         return judge_word_gate(analysis.speech.change, max_drop, reason or "word errors were not counted")
-    return judge_gate(analysis.change.change if analysis.change else None, max_drop, reason)
+    return judge_gate(analysis.quality_change, max_drop, reason, analysis.metric)

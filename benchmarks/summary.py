@@ -301,19 +301,22 @@ def _resampled_sums(counts: np.ndarray, seed: int) -> np.ndarray:
     return sums[:, sums[-1] > 0]
 
 
-def judge_gate(change: Interval | None, max_drop_points: float, why_unknown: str = "") -> Gate:
+def judge_gate(
+    change: Interval | None, max_drop_points: float, why_unknown: str = "", metric: str = "accuracy"
+) -> Gate:
     """PASS when the measured drop is at most `max_drop_points`, FAIL when it is more, INCONCLUSIVE if unmeasured.
 
     The point estimate decides; the sentence says whether the whole interval is on its side, or the point alone.
-    change: of accuracy as a share, negative when accuracy was lost.
+    change: of the metric as a share, negative when some was lost.
     """
     if change is None:
-        return Gate("INCONCLUSIVE", f"the accuracy change was not measured ({why_unknown or NO_REASON})")
+        return Gate("INCONCLUSIVE", f"the {metric} change was not measured ({why_unknown or NO_REASON})")
     drop = -100 * change.estimate
     measured = (
         f"a drop of {_points(drop)}" if drop > 0 else f"a gain of {_points(-drop)}" if drop < 0 else "a drop of 0.00"
     )
-    said = f"{measured} points, where at most {_points(max_drop_points)} may be lost"
+    points = "points" if metric == "accuracy" else f"points of {metric}"
+    said = f"{measured} {points}, where at most {_points(max_drop_points)} may be lost"
     return _verdict(said, Interval(-change.estimate, -change.high, -change.low), max_drop_points)
 
 

@@ -11,6 +11,7 @@ from benchmarks.summary import Interval, LatencySummary, no_interval
 
 MEGA = 1e6
 NO_RATE_INTERVAL = "every resample of the clips has this rate, which is no interval"
+WORD_ERROR_RATE = "word error rate"  # the metric that rises where something is lost
 
 
 def percentile(summary: LatencySummary, percent: int) -> str:

@@ -80,7 +80,7 @@ def collect_curvature(
 ) -> Curvature:
     """Sums of squared batch gradients over as many whole batches as the clips make.
 
-    inputs: (N, ...) as the model takes them; targets: (N,), or (N, L) as in `calibration.targets`; batch_loss(model,
+    inputs: (N, ...) as the model takes them; targets: as in `calibration.targets`; batch_loss(model,
     inputs, targets): the mean loss over all positions that have a target.
     order: which clips and in which order, int64; all of them as they come if None. batch_size: clips whose mean loss is
     differentiated and squared, or all if there are fewer; clips_at_once: how many of them are in

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from calibration.sites import AttentionSite
-from calibration.targets import answered
+from calibration.targets import answered, kind_of
 
 Labels = Literal["projected", "sampled", "observed"]
 LABELS: tuple[Labels, ...] = ("projected", "sampled", "observed")
@@ -53,7 +53,7 @@ def pass_through(
 ) -> list[BlockPass]:
     """One forward pass and one backward pass of a batch, block by block in the order of `sites`.
 
-    inputs: (B, ...) as the model takes them; targets: (B,), or (B, L) as in `calibration.targets`;
+    inputs: (B, ...) as the model takes them; targets: (B,), (B, C) or (B, L) as in `calibration.targets`;
     logits(model, inputs): (B, C), or (B, L, C).
     labels: what the objective of a clip is; of a sequence, of every position that has a target, summed.
       "observed": the negative log-likelihood of its label; its squared gradient is the empirical Fisher information.
@@ -61,6 +61,7 @@ def pass_through(
       "projected": sum_c w_c logit_c with w = sqrt(p) z - p (sqrt(p) . z), z random signs. E[w w^T] is the softmax's
       diag(p) - p p^T, so the expected squared gradient is the same Fisher information, but a clip of which the model is
       sure adds its share each time instead of a large one once in a blue moon.
+    Of tags every label is a yes or no by itself: w = sqrt(p (1 - p)) z, so that E[w w^T] is diag(p (1 - p)).
     The model is left as it was: weights, training mode and requires_grad.
     """
     with _evaluated_without_weight_gradients(model), _captured(sites) as captured, torch.enable_grad():
@@ -84,6 +85,8 @@ def _objective(
     logits: torch.Tensor, targets: torch.Tensor, labels: Labels, generator: torch.Generator | None
 ) -> torch.Tensor:
     """The sum over positions of what `labels` says: clips do not mix in the model, nor do their gradients."""
+    if kind_of(targets) == "tags":
+        return _objective_of_tags(logits, targets, labels, generator)
     probabilities = logits.detach().softmax(-1)
     if labels == "projected":
         signs = torch.randint(0, 2, probabilities.shape, generator=generator).to(probabilities) * 2 - 1
@@ -92,6 +95,20 @@ def _objective(
     if labels == "sampled":
         targets = torch.multinomial(probabilities.cpu(), 1, generator=generator)[:, 0]
     return nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum")
+
+
+def _objective_of_tags(
+    logits: torch.Tensor, targets: torch.Tensor, labels: Labels, generator: torch.Generator | None
+) -> torch.Tensor:
+    """The same of logits (B, C) that are one sigmoid each."""
+    probabilities = logits.detach().sigmoid()
+    if labels == "projected":
+        signs = torch.randint(0, 2, probabilities.shape, generator=generator).to(probabilities) * 2 - 1
+        return (logits * (probabilities * (1 - probabilities)).sqrt() * signs).sum()
+    if labels == "sampled":
+        targets = torch.bernoulli(probabilities.cpu(), generator=generator)
+    targets = targets.to(logits.device, logits.dtype)
+    return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
 
 
 @dataclass

@@ -1,20 +1,35 @@
-"""What a model is asked to answer: one label per clip, or one token at every position of a clip's sequence.
+"""What a model is asked to answer: one label per clip, any number of labels, or one token at every position.
 
-Targets are int64: (N,), or (N, L) with NO_TARGET where a position is not asked for anything: at the start, where the
-prompt stands, and at the end, where a shorter sequence is filled up. Dimension letters: N clips, L positions, P
-positions that have a target, C classes.
+Targets tell their kind by themselves. "label": int64 (N,). "tags": float32 (N, C), 1 where a clip has a label and 0
+where it lacks it, for a model with a sigmoid per label. "sequence": int64 (N, L) with NO_TARGET where a position is not
+asked for anything: at the start, where the prompt stands, and at the end, where a shorter sequence is filled up.
+Dimension letters: N clips, L positions, P positions that have a target (each clip is one, but in a sequence), C labels.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+
+Kind = Literal["label", "tags", "sequence"]
 
 NO_TARGET = -100  # torch's own default for a label that counts for nothing
 
 
+def kind_of(targets: torch.Tensor) -> Kind:
+    """Which kind these targets are of."""
+    if targets.is_floating_point():
+        return "tags"
+    return "label" if targets.ndim == 1 else "sequence"
+
+
 def answered(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (P, C) and targets (P,) of the positions that have one, clip by clip, from logits (N, C) or (N, L, C)."""
-    if targets.ndim == 1:
+    """Logits (P, C) and targets (P,), or (P, C) of tags, of the positions that have one, clip by clip.
+
+    logits: (N, C), or (N, L, C) of sequences.
+    """
+    if kind_of(targets) != "sequence":
         return logits, targets
     asked = targets != NO_TARGET
     return logits[asked.to(logits.device)], targets[asked]
@@ -22,26 +37,37 @@ def answered(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor,
 
 def clip_numbers(targets: torch.Tensor) -> torch.Tensor:
     """Of which clip each of the P positions is, int64 (P,)."""
-    if targets.ndim == 1:
+    if kind_of(targets) != "sequence":
         return torch.arange(len(targets), device=targets.device)
     return torch.nonzero(targets != NO_TARGET)[:, 0]
 
 
 def positions(targets: torch.Tensor) -> int:
     """P, how many positions have a target."""
-    return len(targets) if targets.ndim == 1 else int((targets != NO_TARGET).sum())
+    return len(targets) if kind_of(targets) != "sequence" else int((targets != NO_TARGET).sum())
 
 
 def before_the_end(targets: torch.Tensor) -> torch.Tensor | None:
-    """(N, L), whether a position is not after its clip's last target, or None where every clip has one label.
+    """(N, L), whether a position is not after its clip's last target, or None where clips are no sequences.
 
     What follows is there to fill up: a causal decoder computes it and nothing that is asked for depends on it.
     """
-    if targets.ndim == 1:
+    if kind_of(targets) != "sequence":
         return None
     return (targets != NO_TARGET).flip(1).cumsum(1).flip(1) > 0
 
 
 def strata(targets: torch.Tensor) -> torch.Tensor:
-    """What clips are balanced over, int64 (N,): their label, or how many positions have a target."""
-    return targets if targets.ndim == 1 else (targets != NO_TARGET).sum(dim=1)
+    """What clips are balanced over, int64 (N,): their label, the rarest of their labels, or their number of targets.
+
+    Clips without any label are a stratum of their own.
+    """
+    kind = kind_of(targets)
+    if kind == "label":
+        return targets
+    if kind == "sequence":
+        return (targets != NO_TARGET).sum(dim=1)
+    has, labels = targets > 0, targets.shape[1]
+    counts = has.sum(dim=0).expand(len(targets), labels)
+    rarest = torch.where(has, counts, len(targets) + 1).argmin(dim=1)
+    return torch.where(has.any(dim=1), rarest, labels)

@@ -17,6 +17,7 @@ from runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
 from runtimes.encoder_windows import FULL
 from runtimes.errors import BadInput
 from runtimes.files import replaced_folder, sha256_file, write_json
+from runtimes.tasks import classifier_task
 
 GRAPH_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -102,7 +103,7 @@ def _manifest(model: Any, front_end: FrontEnd, exported: ExportedGraph, folder: 
     return {
         "schema": MANIFEST_SCHEMA,
         "family": "ast",
-        "task": "audio-classification",
+        "task": classifier_task(config.problem_type, config.num_labels),
         "model": {
             "parameters": sum(parameter.numel() for parameter in parameters),
             "attention_parameters": sum(parameter.numel() for parameter in attention),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ class Clips:
 
     waveforms: float32 (samples,) each, in [-1, 1]; label_ids: index into `labels` per clip; names: file names;
     labels: the model's label names in the order of its logits; texts: what is said in each clip, or None where clips
-    are labelled. Transcribed clips have no label_ids and no labels.
+    are labelled; tags: bool (clips, labels), which labels each clip has, where it may have any number of them, else
+    None. Only clips of one label each have label_ids, and transcribed clips have no labels either.
     """
 
     waveforms: tuple[np.ndarray, ...]
@@ -29,16 +30,28 @@ class Clips:
     labels: tuple[str, ...]
     sample_rate_hz: int
     texts: tuple[str, ...] | None = None
+    tags: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.waveforms)
+
+    def __getitem__(self, part: slice) -> Clips:
+        """Some of the clips, one after another."""
+        return replace(
+            self,
+            waveforms=self.waveforms[part],
+            label_ids=self.label_ids[part],
+            names=self.names[part],
+            texts=None if self.texts is None else self.texts[part],
+            tags=None if self.tags is None else self.tags[part],
+        )
 
 
 def write_clips(path: Path, clips: Clips) -> None:
     """Write clips as an uncompressed .npz of plain arrays, whole or not at all."""
     offsets = np.cumsum([0] + [len(waveform) for waveform in clips.waveforms]).astype(np.int64)
     samples = np.concatenate(clips.waveforms) if clips.waveforms else np.zeros(0)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "samples": samples.astype(np.float32),
         "offsets": offsets,
         "label_ids": clips.label_ids.astype(np.int64),
@@ -48,6 +61,8 @@ def write_clips(path: Path, clips: Clips) -> None:
     }
     if clips.texts is not None:
         arrays["texts"] = np.array(clips.texts, dtype=np.str_)
+    if clips.tags is not None:
+        arrays["tags"] = np.asarray(clips.tags, dtype=np.bool_)
     with replaced_file(Path(path)) as part, open(part, "wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 
@@ -63,6 +78,7 @@ def read_clips(path: Path) -> Clips:
         with np.load(path, allow_pickle=False) as arrays:
             samples, offsets, label_ids, names, labels, rate = (arrays[key] for key in ARRAYS)
             texts = tuple(str(text) for text in arrays["texts"]) if "texts" in arrays else None
+            tags = np.asarray(arrays["tags"], np.bool_) if "tags" in arrays else None
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -74,4 +90,5 @@ def read_clips(path: Path) -> Clips:
         labels=tuple(str(label) for label in labels),
         sample_rate_hz=int(rate),
         texts=texts,
+        tags=tags,
     )

@@ -172,7 +172,7 @@ def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
             "--label-column",
             metavar="NAME",
             callback=_not_empty,
-            help="Classifier: the labels' column.  [default: label]",
+            help="Classifier: the labels' column.  [default: label, or labels where clips may have several]",
         ),
         click.option(
             "--label-map",
@@ -280,7 +280,8 @@ goal_options = _options(
         callback=_finite,
         default=None,
         help="Goal where it is the only one: as small as possible while held-out calibration clips lose at most so many"
-        " points of accuracy (Whisper: gain so many of word error rate), found by search. In a report: the gate.",
+        " points of accuracy, or of mAP where clips have several labels (Whisper: gain so many of word error rate),"
+        " found by search. In a report: the gate.",
     ),
 )
 recipe_options = _options(
@@ -388,8 +389,8 @@ recipe_options = _options(
     default=1.0,
     show_default=True,
     metavar="POINTS",
-    help="The precision gate: points of accuracy (Whisper: of word error rate) that the slim model may lose to itself"
-    " in fp32, on calibration clips of the gate's own.",
+    help="The precision gate: points of accuracy or mAP (Whisper: of word error rate) that the slim model may lose to"
+    " itself in fp32, on calibration clips of the gate's own.",
 )
 @click.option(
     "--no-fallback",
@@ -559,10 +560,11 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
 def _check_speech_flags(model: str, flags: dict[str, Any]) -> None:
     """Raises BadInput where flags for several kinds of attention meet a model that has one."""
     from toolchain.checkpoint import checkpoint_folder
-    from toolchain.tasks import CLASSIFICATION_TASK, task_of
+    from toolchain.dataset import SPEECH_TASK
+    from toolchain.tasks import task_of
 
     given = [f"--{name}" for name in SPEECH_FLAGS if flags[name] is not None]
-    if given and task_of(checkpoint_folder(model)) == CLASSIFICATION_TASK:
+    if given and task_of(checkpoint_folder(model)) != SPEECH_TASK:
         raise BadInput(f"{given[0]} is for models with several kinds of attention, such as Whisper; {model} has one")
 
 
@@ -874,7 +876,7 @@ def bench(
     type=click.FloatRange(min=0.0),
     callback=_finite,
     default=None,
-    help="Gate: points of accuracy that the pruned model may lose, or of word error rate that it may add.",
+    help="Gate: points of accuracy, or mAP, that the pruned model may lose, or of word error rate that it may add.",
 )
 @click.option(
     "--comparison",
@@ -923,7 +925,9 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 @narrated
 @click.pass_obj
 def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_json: bool, **options: Any) -> None:
-    """Accuracy, or word error rate, of a checkpoint (in torch) or an artifact (on its runtime) on clips of DATA.
+    """Accuracy, mAP, or word error rate of a checkpoint (in torch) or an artifact (on its runtime) on clips of DATA.
+
+    mAP, with the mean area under the ROC curve and d', is what a model gets whose clips may have several labels.
 
     Speech is decoded greedily, without fallback, and compared after Whisper's own text normaliser.
 
@@ -954,6 +958,9 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
         )
         click.echo(f"metric: {result['metric']}")
         return
+    if "mean_ap" in result:
+        click.echo(_ranking_text(result))
+        return
     low, high = result["accuracy_interval_95"]
     click.echo(
         f"{100 * result['accuracy']:.2f} % of {result['clips']} clips right "
@@ -961,8 +968,31 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
     )
 
 
+def _ranking_text(result: dict[str, Any]) -> str:
+    """What `eval` prints of a model whose clips may have several labels."""
+    figures = []
+    for key, name, scale, unit in (
+        ("mean_ap", "mAP", 100, " %"),
+        ("mean_auc", "mean area under ROC", 100, " %"),
+        ("d_prime", "d'", 1, ""),
+    ):
+        ends = result[f"{key}_interval_95"]
+        if result[key] is None:
+            figures.append(f"{name} not finite")
+            continue
+        low, high = ("not finite" if end is None else f"{scale * end:.2f}" for end in ends)
+        spread = NO_RATE_INTERVAL if ends == [None, None] else f"95 % interval {low} to {high}"
+        figures.append(f"{name} {scale * result[key]:.2f}{unit} ({spread})")
+    skipped = result["labels_skipped"]
+    left_out = f" ({skipped} more that no clip has are left out)" if skipped else ""
+    return (
+        f"{', '.join(figures)}; means over {result['labels']} labels{left_out} on {result['clips']} clips,"
+        f" cross-entropy {result['cross_entropy']:.4f} nats"
+    )
+
+
 @cli.command()
-@click.argument("clip", type=click.Path(path_type=Path))
+@click.argument("clips", nargs=-1, required=True, metavar="CLIP...", type=click.Path(path_type=Path))
 @click.option(
     "--model",
     "model",
@@ -980,22 +1010,32 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the labels as JSON.")
 @narrated
-def classify(clip: Path, model: str, top: int, runtime: str, as_json: bool) -> None:
-    """The labels that a model gives CLIP, the likeliest first.
+def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_json: bool) -> None:
+    """The labels that a model gives each CLIP, the likeliest first; CLIP is an audio file, or a folder of them.
+
+    Of a model whose clips may have several labels, each label has a probability of its own: they need not add up to 1.
 
     \b
     Examples:
       leanear classify clip.wav
-      leanear classify clip.wav --model deployments/demo-ast/cpu/slim
+      leanear classify recordings/ clip.wav --model deployments/demo-ast/cpu/slim --json
     """
-    from toolchain.evaluation import classify as classify_clip
+    from toolchain.evaluation import classify as classify_clips
 
-    ranked = classify_clip(clip, model, top=top, runtime=runtime)
+    answers = classify_clips(clips, model, top=top, runtime=runtime)
+    one = len(clips) == 1 and not clips[0].is_dir()
     if as_json:
-        click.echo(json.dumps([{"label": label, "probability": probability} for label, probability in ranked]))
+        told = [
+            [{"label": label, "probability": probability} for label, probability in ranked] for _, ranked in answers
+        ]
+        files = [{"file": str(clip), "labels": labels} for (clip, _), labels in zip(answers, told, strict=True)]
+        click.echo(json.dumps(told[0] if one else files))
         return
-    for label, probability in ranked:
-        click.echo(f"{100 * probability:6.2f} %  {label}")
+    for clip, ranked in answers:
+        if not one:
+            click.echo(str(clip))
+        for label, probability in ranked:
+            click.echo(f"{100 * probability:6.2f} %  {label}")
 
 
 @cli.command()

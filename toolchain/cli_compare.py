@@ -45,7 +45,7 @@ def _bound(flag: str, default: float, text: str) -> Any:
 @_bound(
     "--max-drop",
     0.5,
-    "Points of accuracy lost, or of word error rate added; exceeded where the change is beyond it and is no noise.",
+    "Points of accuracy or mAP lost, or of word error rate added; exceeded where the change is beyond it and no noise.",
 )
 @_bound("--max-memory", 10.0, "Per cent of peak memory, of which there is one measurement on each side.")
 @click.option(

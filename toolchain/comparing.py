@@ -172,7 +172,7 @@ def compare_methods(
         "command": list(command),
         "calibration": {"pool": len(pool), "clips": drawn_clips, "seed": request.seed, "split": splits.origin},
         "evaluation": {"clips": len(evaluation)},
-        "metric": family.METRIC,
+        "metric": checkpoint.metric,
         "bundle_sparsity": bundle_sparsity(dense_plan),
         "default": DEFAULT,
         "published": [method.name for method in known if is_published(method)],

@@ -44,8 +44,8 @@ class Row:
 
     asked: the sparsity that was asked for; sparsity: what was removed of the attention parameters; parameters, macs: of
     the whole model, MACs of one inference as `toolchain.macs` counts them; by_kind: the share that was removed of the
-    attention of every kind; errors: of `counted` labels or words; cross_entropy, kl_divergence: means in nats;
-    updates: of training; seconds: of pruning alone, with all that it needs.
+    attention of every kind; errors: of `counted` labels or words, or what lacks of a mean average precision of 1;
+    cross_entropy, kl_divergence: means in nats; updates: of training; seconds: of pruning alone, all that it needs.
     """
 
     method: str
@@ -57,8 +57,8 @@ class Row:
     macs: int
     by_kind: dict[str, float]
     clips: int
-    counted: int
-    errors: int
+    counted: float
+    errors: float
     cross_entropy: float
     kl_divergence: float
     updates: int
@@ -177,8 +177,8 @@ def _compute(
         macs=model_macs(bench.family, made.model),
         by_kind={kind: share.sparsity for kind, share in made.plan.shares.items()},
         clips=len(evaluation),
-        counted=int(answers.counted.sum()),
-        errors=int(answers.errors.sum()),
+        counted=float(answers.counted.sum()),
+        errors=float(answers.errors.sum()),
         cross_entropy=float(answers.cross_entropy.mean()),
         kl_divergence=float(answers.kl_divergence.mean()),
         updates=made.updates,

@@ -1,7 +1,8 @@
 """Audio folders in the Hub's audiofolder convention, split into calibration and evaluation clips.
 
 folder/<label>/clip.wav                    labels by folder, for a classifier
-folder/metadata.csv, or metadata.jsonl     columns file_name,label, or file_name,text (transcripts) for a speech model
+folder/metadata.csv, or metadata.jsonl     columns file_name,label, or file_name,text (transcripts) for a speech model,
+                                           or file_name,labels for a classifier whose clips may have several
 folder/{train,test}/...                    any of these inside split folders, or one table that names files in them
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from benchmarks.tagging import multi_hot
 from runtimes.clips import Clips
 from runtimes.errors import BadInput
 from runtimes.notes import Note, note, note_first
+from runtimes.tasks import TAGGING_TASK
 from toolchain.audio import SUFFIXES, UNREAD_SUFFIXES, read_waveform
 from toolchain.label_map import LabelNames, label_names
-from toolchain.metadata import Column, ListedFiles, Row, metadata_file, read_rows
+from toolchain.metadata import SEPARATOR, Column, ListedFiles, Row, metadata_file, read_rows
 from toolchain.split_names import SPLIT_KEYWORDS, VALIDATION, is_split, split_of, uses
 
 SPEECH_TASK = "automatic-speech-recognition"
@@ -62,7 +66,7 @@ class DataFolder:
         """
         if column == "text" and self.label_column is not None:
             raise BadInput("--label-column is for classifiers; a speech model has --text-column")
-        if column == "label" and self.text_column is not None:
+        if column != "text" and self.text_column is not None:
             raise BadInput("--text-column is for speech models; a classifier has --label-column")
         return self.text_column if column == "text" else self.label_column
 
@@ -88,12 +92,13 @@ def as_folder(data: Data) -> DataFolder:
 
 @dataclass(frozen=True)
 class Example:
-    """One file with its label or its transcript; name is its path within the data folder."""
+    """One file with its label, its labels or its transcript; name is its path within the data folder."""
 
     path: Path
     name: str
     label: str | None = None
     text: str | None = None
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,8 @@ class Splits:
 
 
 def column_for(task: str) -> Column:
-    """What a model of this task is told of every clip: "text" for speech recognition, "label" for classification."""
-    return "text" if task == SPEECH_TASK else "label"
+    """What a model of this task is told of every clip: a transcript, one label, or any number of labels."""
+    return "text" if task == SPEECH_TASK else "labels" if task == TAGGING_TASK else "label"
 
 
 def read_splits(
@@ -122,9 +127,10 @@ def read_splits(
 
     Splits are obeyed where there are any, as folders or in the names of a table's files; otherwise the examples are
     divided at random, label by label, and at least half of each label's are kept for evaluation. Calibration examples
-    are shuffled and balanced over the labels. Transcribed clips have no label, so all of them are drawn from alike;
-    those whose transcript is empty are evaluated alone. column: what every clip must have; say: takes what a user
-    should know of the folder, such as audio that is not used; labels: the model's, which a map of labels leads to.
+    are shuffled and balanced over the labels; a clip of several counts as one of its rarest. Transcribed clips have no
+    label, so all of them are drawn from alike; those whose transcript is empty are evaluated alone. column: what every
+    clip must have; say: takes what a user should know of the folder, such as audio that is not used; labels: the
+    model's, which a map of labels leads to.
 
     Raises:
         BadInput: no such folder, no audio in it, a listed file that is missing, too few clips to divide, folders that
@@ -148,7 +154,7 @@ def read_splits(
     elif examples:
         splits = _divide(root, examples, calibration_clips, seed, say)
     else:
-        where = "in class sub-folders and no metadata.csv" if column == "label" else "and no metadata.csv"
+        where = "and no metadata.csv" if column == "text" else "in class sub-folders and no metadata.csv"
         raise BadInput(f"{root}: no {', '.join(SUFFIXES)} files {where}{reader.unread(root)}")
     return dataclasses.replace(splits, origin=splits.origin + naming.told)
 
@@ -208,6 +214,7 @@ def _of_splits(root: Path, by_split: dict[str, list[Example]], calibration_clips
     if all(name.lower() in VALIDATION for name in for_evaluation):
         origin += f" ({', '.join(for_evaluation)} to evaluate on)"
     spoken = _with_words(root, calibration, evaluation, say)
+    _note_unlabelled(root, [*calibration, *evaluation], say)
     return Splits(_balanced(spoken, calibration_clips, seed), tuple(evaluation), origin)
 
 
@@ -222,6 +229,19 @@ def _with_words(root: Path, calibration: Sequence[Example], evaluation: Sequence
     if silent:
         say(f"{root}: clips with an empty transcript, in which each word heard counts as put in: {silent}")
     return spoken
+
+
+def _note_unlabelled(root: Path, examples: Sequence[Example], say: Note) -> None:
+    """Say how many of clips that may have several labels have none; they count against every label.
+
+    Raises:
+        BadInput: all of them.
+    """
+    without = sum(example.labels == () for example in examples)
+    if without and without == len(examples):
+        raise BadInput(f"{root}: none of the {without} clips has a label")
+    if without:
+        say(f"{root}: clips without any label, which lack all of them: {without} of {len(examples)}")
 
 
 @dataclass(frozen=True)
@@ -254,7 +274,8 @@ class _Reader:
         for row in read_rows(table, self.column, self.data.column_name(self.column), self.say):
             example = self._example(table, files, row)
             if examples.setdefault(example.path, example) != example:
-                raise BadInput(f"{table}: line {row.line} gives {example.name!r} a second {self.column}")
+                other = "other labels than before" if self.column == "labels" else f"a second {self.column}"
+                raise BadInput(f"{table}: line {row.line} gives {example.name!r} {other}")
         return list(examples.values())
 
     def _example(self, table: Path, files: ListedFiles, row: Row) -> Example:
@@ -269,11 +290,19 @@ class _Reader:
             shown = ascii(row.file_name) if nearest else repr(row.file_name)
             raise BadInput(f"{table}: {without}line {row.line} names {shown}, which does not exist{nearest}")
         name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        if self.column == "labels":
+            return Example(path, name, labels=row.labels)
         return Example(path, name, text=row.said) if self.column == "text" else Example(path, name, row.said)
 
     def _of_class_folders(self, folder: Path) -> list[Example]:
+        several = self.column == "labels"
         return [
-            Example(path, path.relative_to(self.root).as_posix(), class_folder.name)
+            Example(
+                path,
+                path.relative_to(self.root).as_posix(),
+                label=None if several else class_folder.name,
+                labels=(class_folder.name,) if several else None,
+            )
             for class_folder in _folders(folder)
             for path in _audio_files(class_folder, SUFFIXES)
         ]
@@ -349,21 +378,26 @@ def _stays_inside(root: Path, path: Path) -> bool:
 def _divide(folder: Path, examples: list[Example], calibration_clips: int, seed: int, say: Note) -> Splits:
     silent = [example for example in examples if example.text == ""]
     spoken = _with_words(folder, [example for example in examples if example.text != ""], silent, say)
+    _note_unlabelled(folder, spoken, say)
     by_label = _shuffled_by_label(spoken, seed)
     share = -(-calibration_clips // len(by_label))
     calibration, evaluation = [], []
     for label, members in by_label.items():
-        if len(members) < 2:
+        if len(members) < 2 and members[0].labels is None:
             which = "there is one clip" if label is None else f"label {label!r} has one clip"
             raise BadInput(f"{folder}: {which}; two are needed, to calibrate on and to evaluate on")
         cut = min(share, len(members) // 2)
         calibration += members[:cut]
         evaluation += members[cut:]
-    evaluation += silent
+    if not calibration:
+        raise BadInput(f"{folder}: there are too few clips to calibrate on some and to evaluate on others; give more")
+    drawn = _balanced(calibration, calibration_clips, seed)
+    chosen = set(drawn)
+    evaluation += [*silent, *(example for example in calibration if example not in chosen)]
     evaluation.sort(key=lambda example: example.name)
     how = "at random" if None in by_label else "at random by label"
     origin = f"divided {how}, seed {seed}: no split folders were given"
-    return Splits(_balanced(calibration, calibration_clips, seed), tuple(evaluation), origin)
+    return Splits(drawn, tuple(evaluation), origin)
 
 
 def _balanced(examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
@@ -375,9 +409,14 @@ def _balanced(examples: Sequence[Example], count: int, seed: int) -> tuple[Examp
 
 def _shuffled_by_label(examples: Sequence[Example], seed: int) -> dict[str | None, list[Example]]:
     generator = np.random.default_rng(seed)
+    counts = Counter(label for example in examples for label in example.labels or ())
     by_label: dict[str | None, list[Example]] = {}
     for example in sorted(examples, key=lambda example: example.name):
-        by_label.setdefault(example.label, []).append(example)
+        rarest = min(example.labels or (), key=lambda label: (counts[label], label), default=example.label)
+        by_label.setdefault(rarest, []).append(example)
+    alone = [label for label, members in by_label.items() if len(members) == 1 and members[0].labels is not None]
+    if len(alone) > 1:  # of many labels most are rare: together they can be divided
+        by_label[", ".join(map(str, alone))] = [member for label in alone for member in by_label.pop(label)]
     labels = list(by_label)
     generator.shuffle(labels)
     return {
@@ -391,31 +430,35 @@ def read_examples_as_clips(
     sample_rate_hz: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Clips:
-    """The examples' audio, mono and resampled, with label ids that index `labels`; what is odd of a file is noted.
+    """The examples' audio, mono and resampled, with label ids or tags of `labels`; what is odd of a file is noted.
 
     Raises:
         BadInput: a file is not usable audio, or a label is none of `labels`.
     """
     index: dict[str | None, int] = {label: number for number, label in enumerate(labels)}
-    waveforms, label_ids, odd = [], [], list[str]()
+    several = any(example.labels is not None for example in examples)
+    waveforms, label_ids, odd = list[np.ndarray](), list[list[int]](), list[str]()
     for number, example in enumerate(examples):
-        if example.label not in index:
+        own = (example.label,) if example.labels is None else example.labels
+        unknown = next((label for label in own if label not in index), None)
+        if unknown is not None or own == (None,):
             known = ", ".join(list(labels)[:8]) + (", ..." if len(labels) > 8 else "")
             raise BadInput(
-                f"{example.path}: label {example.label!r} is unknown to the model, which knows {known}"
-                f"{_meant(example.label, labels)}"
+                f"{example.path}: label {unknown!r} is unknown to the model, which knows {known}"
+                f"{_meant(unknown, labels)}"
             )
         waveforms.append(read_waveform(example.path, sample_rate_hz, odd.append))
-        label_ids.append(index[example.label])
+        label_ids.append([index[label] for label in own])
         if progress is not None:
             progress(number + 1, len(examples))
     note_first(odd, "clips")
     return Clips(
         waveforms=tuple(waveforms),
-        label_ids=np.array(label_ids, dtype=np.int64),
+        label_ids=np.array([] if several else [number for (number,) in label_ids], dtype=np.int64),
         names=tuple(example.name for example in examples),
         labels=tuple(labels),
         sample_rate_hz=sample_rate_hz,
+        tags=multi_hot(label_ids, len(labels)) if several else None,
     )
 
 
@@ -432,6 +475,9 @@ def _meant(label: str | None, labels: Sequence[str]) -> str:
         return f"; there is {alike[0]!r}"
     if label.isdecimal() and int(label) < len(labels):
         return f"; names are wanted, not numbers: {label} is {labels[int(label)]!r}"
+    parts = label.split(",")
+    if len(parts) > 1 and all(part.strip() in labels for part in parts):
+        return f"; several labels are separated by {SEPARATOR!r}, not by ','"
     if is_split(label):
         return "; as a split it is known only where another split is beside it, one to calibrate and one to evaluate on"
     return ""
@@ -445,7 +491,7 @@ def read_examples_for(
     progress: Callable[[int, int], None] | None = None,
     window_samples: int | None = None,
 ) -> Clips:
-    """The examples as clips of this task: transcribed for speech recognition, else with ids that index `labels`.
+    """The examples as clips of this task: transcribed for speech recognition, else with ids or tags of `labels`.
 
     window_samples: of a speech model, which can be calibrated on nothing longer; such clips are left out, and counted
     in one line.
@@ -453,7 +499,7 @@ def read_examples_for(
     Raises:
         BadInput: as the function for that kind of clips; or no clip is left.
     """
-    if column_for(task) == "label":
+    if column_for(task) != "text":
         return read_examples_as_clips(examples, labels, sample_rate_hz, progress)
     clips = read_examples_as_transcribed_clips(examples, sample_rate_hz, progress)
     return clips if window_samples is None else _within(clips, window_samples)

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from calibration.targets import answered, before_the_end, positions
+from calibration.likelihood import kl_divergences, negative_log_likelihoods
+from calibration.targets import before_the_end, kind_of, positions
 from runtimes.errors import BadInput
 from runtimes.files import replaced_file, sha256_json
 from runtimes.kept_work import remember_kept
@@ -458,7 +459,7 @@ def _loss_sum(
     softened = temperature**2 * divergences.sum()
     if not options.label_weight:
         return softened
-    labelled = functional.cross_entropy(*answered(slim_logits, targets), reduction="sum")
+    labelled = negative_log_likelihoods(slim_logits, targets).sum()
     return options.label_weight * labelled + (1 - options.label_weight) * softened
 
 
@@ -509,12 +510,6 @@ def hidden_differences(dense: torch.Tensor, slim: torch.Tensor, used: torch.Tens
     return differences.sum(dim=1) / squares.sum(dim=1).clamp_min(torch.finfo(squares.dtype).tiny)
 
 
-def kl_divergences(dense_logits: torch.Tensor, slim_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """KL(dense || slim) at every target in nats, (P,), from logits (B, C), or (B, L, C) with targets (B, L)."""
-    dense, slim = (functional.log_softmax(answered(each, targets)[0], dim=1) for each in (dense_logits, slim_logits))
-    return functional.kl_div(slim, dense, log_target=True, reduction="none").sum(dim=1)
-
-
 def _share(accelerator: Any, clips: torch.Tensor) -> torch.Tensor:
     """This process's part of the clips: in one piece, and as large as the others' give or take one."""
     return torch.tensor_split(clips, accelerator.num_processes)[accelerator.process_index]
@@ -523,8 +518,8 @@ def _share(accelerator: Any, clips: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _bytes_of_logits(work: _Work, clips: LabelledInputs) -> int:
     """What the logits of all these clips take."""
-    if clips.targets.ndim == 1:
-        return 0  # a label each: never much
+    if kind_of(clips.targets) != "sequence":
+        return 0  # one row each: never much
     work.teacher.eval()
     one = work.logits(work.teacher, clips.inputs[:1].to(work.accelerator.device))
     return len(clips) * one.numel() * one.element_size()
@@ -535,7 +530,8 @@ def _logits_of(work: _Work, model: nn.Module, clips: LabelledInputs) -> torch.Te
     model.eval()
     batches = torch.arange(len(clips)).split(work.options.batch_size)
     parts = [work.logits(model, clips.inputs[rows].to(work.accelerator.device)) for rows in batches if len(rows)]
-    return torch.cat(parts) if parts else torch.zeros(0, *[1] * clips.targets.ndim, device=work.accelerator.device)
+    shape = (0, 1, 1) if kind_of(clips.targets) == "sequence" else (0, 1)
+    return torch.cat(parts) if parts else torch.zeros(shape, device=work.accelerator.device)
 
 
 def _all_logits(work: _Work, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Accuracy, labels and word error rates, by a checkpoint in torch or by an artifact on its runtime."""
+"""Accuracy, mAP, labels and word error rates, by a checkpoint in torch or by an artifact on its runtime."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy import cross_entropy_nats, log_probabilities
+from benchmarks.accuracy import cross_entropy_nats
+from benchmarks.classify import clips_in, label_probabilities
 from benchmarks.summary import wilson_interval
+from benchmarks.tagging import tag_entropies, tag_quality
 from runtimes.artifact import read_artifact
 from runtimes.choose import require_runtime
+from runtimes.clips import Clips
 from runtimes.errors import BadInput, MeasurementFailed
 from runtimes.notes import is_cut, note, note_cut
 from runtimes.sessions import SessionOptions, own_precision
 from toolchain.asked import Asked
-from toolchain.audio import check_audio_file, read_waveform
+from toolchain.audio import SUFFIXES, check_audio_file, read_waveform
 from toolchain.checkpoint import DEMO_MODEL, DEMO_MODELS, NOTHING_ASKED, checkpoint_folder, load_checkpoint
 from toolchain.dataset import (
     SPEECH_TASK,
@@ -34,7 +37,7 @@ from toolchain.dataset import (
 from toolchain.demo import demo_clips_folder
 from toolchain.narration import Narrator, counted
 from toolchain.speech_evaluation import evaluate_clips, open_transcriber
-from toolchain.tasks import CLASSIFICATION_TASK, is_artifact, task_of
+from toolchain.tasks import is_artifact, task_of
 
 EVALUATION_SCHEMA = "leanear-evaluation-1"
 BATCH_CLIPS = 16
@@ -44,9 +47,11 @@ BATCH_CLIPS = 16
 class Listener:
     """Something that turns waveforms, float32 (samples,) each, into logits, float32 (B, labels).
 
-    window_samples: how much of a waveform, at most, it looks at.
+    task: whether a clip has one of the labels or several, as in `runtimes.tasks`; window_samples: how much of a
+    waveform, at most, it looks at.
     """
 
+    task: str
     kind: str
     runtime: str
     labels: tuple[str, ...]
@@ -68,7 +73,7 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
     folder = Path(model_or_artifact)
     if is_artifact(folder):
         artifact = read_artifact(folder)
-        if artifact.task != CLASSIFICATION_TASK:
+        if artifact.task == SPEECH_TASK:
             raise BadInput(f"{folder}: it writes down speech and has no labels")
         options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
@@ -78,7 +83,8 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
         def logits(waveforms: Sequence[np.ndarray]) -> np.ndarray:
             return np.stack([session.run(waveform[:window]) for waveform in waveforms])
 
-        return Listener("artifact", runtime, artifact.labels, artifact.sample_rate_hz, window, logits, session.close)
+        known = (artifact.labels, artifact.sample_rate_hz, window)
+        return Listener(artifact.task, "artifact", runtime, *known, logits, session.close)
     if precision not in (None, "fp32"):
         raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
     return _torch_listener(checkpoint_folder(model_or_artifact), threads)
@@ -107,7 +113,8 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
 
     rate_hz = checkpoint.feature_extractor.sampling_rate
     window = read_front_end(checkpoint.feature_extractor).window_samples
-    return Listener("checkpoint", "torch", checkpoint.labels, rate_hz, window, logits_of, lambda: None)
+    known = (checkpoint.labels, rate_hz, window)
+    return Listener(checkpoint.task, "checkpoint", "torch", *known, logits_of, lambda: None)
 
 
 def data_folder(model: str, data: Data | None) -> DataFolder:
@@ -139,7 +146,8 @@ def evaluate(
     """How well a model does on the clips of DATA's `split`; keys are stable.
 
     precision: None: what the artifact's graphs are of; asked: of a Whisper. A classifier's accuracy has
-    Wilson's 95 % interval, a speech model's word error rate that of a bootstrap over clips.
+    Wilson's 95 % interval, its mAP, where clips may have several labels, and a speech model's word error rate that of a
+    bootstrap over clips.
 
     Raises:
         LeanearError: the model, the runtime or the data is not usable.
@@ -161,22 +169,30 @@ def evaluate(
     asked.refuse_for(model_or_artifact)
     listener = open_listener(model_or_artifact, runtime, precision, threads)
     audio = _evaluation_folder(model_or_artifact, listener, data)
-    examples = _examples(audio, split, calibration_clips, seed, CLASSIFICATION_TASK, listener.labels)
+    examples = _examples(audio, split, calibration_clips, seed, listener.task, listener.labels)
     with narrator.step(f"evaluating {len(examples)} clips") as report:
         told = counted(report, "reading ")
         clips = read_examples_as_clips(examples, listener.labels, listener.sample_rate_hz, told)
         _note_cut_clips(audio, listener, clips.waveforms)
         logits = _all_logits(listener, clips.waveforms, report)
     listener.close()
+    measured = _accuracy(logits, clips) if clips.tags is None else _ranking(logits, clips.tags)
+    return _answer(request, listener.task, listener.kind, listener.runtime, audio, len(clips), measured)
+
+
+def _accuracy(logits: np.ndarray, clips: Clips) -> dict[str, Any]:
     right = int((logits.argmax(axis=1) == clips.label_ids).sum())
     accuracy = wilson_interval(right, len(clips))
-    measured = {
+    return {
         "correct": right,
         "accuracy": accuracy.estimate,
         "accuracy_interval_95": [accuracy.low, accuracy.high],
         "cross_entropy": float(cross_entropy_nats(logits, clips.label_ids).mean()),
     }
-    return _answer(request, CLASSIFICATION_TASK, listener.kind, listener.runtime, audio, len(clips), measured)
+
+
+def _ranking(logits: np.ndarray, tags: np.ndarray) -> dict[str, Any]:
+    return {**tag_quality(logits, tags).as_json(), "cross_entropy": float(tag_entropies(logits, tags).mean())}
 
 
 def _answer(
@@ -240,17 +256,27 @@ def _note_cut_clips(folder: object, listener: Listener, waveforms: Sequence[np.n
         note(f"{folder}: the model hears only the first {window / rate_hz:.2f} s of {of_them}, which are longer")
 
 
-def classify(clip: Path, model: str, *, top: int, runtime: str, threads: int = 1) -> list[tuple[str, float]]:
-    """The `top` likeliest labels of an audio file with their probabilities (softmax), the likeliest first.
+def classify(
+    paths: Sequence[Path], model: str, *, top: int, runtime: str, threads: int = 1
+) -> list[tuple[Path, list[tuple[str, float]]]]:
+    """The `top` likeliest labels of every audio file with their probabilities, the likeliest first.
+
+    Probabilities are a softmax, or sigmoids where a clip may have several labels. paths: files, and folders, whose
+    audio files are taken in the order of their names.
 
     Raises:
-        LeanearError: the clip or the model is not usable.
+        LeanearError: a clip or the model is not usable, or a folder holds no audio.
     """
-    check_audio_file(clip)
+    clips = [clip for path in paths for clip in clips_in(path, SUFFIXES)]
+    for clip in clips:
+        check_audio_file(clip)
     listener = open_listener(model, runtime, None, threads)
-    waveform = read_waveform(clip, listener.sample_rate_hz)
-    note_cut(clip, len(waveform), listener.window_samples, listener.sample_rate_hz)
-    probabilities = np.exp(log_probabilities(listener.logits([waveform])[0]))
+    answers = []
+    for clip in clips:
+        waveform = read_waveform(clip, listener.sample_rate_hz)
+        note_cut(clip, len(waveform), listener.window_samples, listener.sample_rate_hz)
+        shares = label_probabilities(listener.logits([waveform])[0], listener.task)
+        order = np.argsort(-shares, kind="stable")[:top]
+        answers.append((clip, [(listener.labels[index], float(shares[index])) for index in order]))
     listener.close()
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    return [(listener.labels[index], float(probabilities[index])) for index in order]
+    return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.summary import Interval, paired_change, word_error_change
+from benchmarks.tagging import tag_change
 from calibration.order import stratified_order
 from calibration.targets import strata
 
@@ -47,7 +49,7 @@ Inputs: TypeAlias = torch.Tensor | SpeechInputs
 class LabelledInputs:
     """Clips as a model takes them, and what it is to answer, indexed like a tensor.
 
-    inputs: (N, ...); targets: int64, a label each, (N,), or a token at every position, (N, L), as in
+    inputs: (N, ...); targets: a label each, (N,), tags, (N, C), or a token at every position, (N, L), as in
     `calibration.targets`; texts: what is said in each clip, where that is what the model is judged by.
     """
 
@@ -71,17 +73,30 @@ class LabelledInputs:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """What a model got wrong: errors, and out of how many, both float64 (N,): labels, or words of a transcript."""
+    """What a model got wrong: errors, and out of how many, both float64 (N,): labels, or words of a transcript.
+
+    Of clips with several labels, what each costs of the mean average precision, and what it could add to it; the sum of
+    the former over that of the latter is 1 - mAP. scores, truth: what that is of, (N, C) each, None of other clips.
+    """
 
     errors: np.ndarray
     counted: np.ndarray
+    scores: np.ndarray | None = None
+    truth: np.ndarray | None = None
 
-    def rise_over(self, before: Mistakes) -> Interval:
-        """By how much the share of mistakes rose from `before`, of the same clips, with its paired 95% interval.
+    def rise_over(self, before: Mistakes) -> tuple[Interval, float]:
+        """By how much the share of mistakes rose from `before`, of the same clips, and its standard error over clips.
 
-        Tango's score interval where each clip is one answer, right or wrong; else a bootstrap over clips.
+        With its paired 95% interval: Tango's score interval where each clip is one answer, right or wrong; else a
+        bootstrap over clips.
         """
+        if before.scores is not None and self.scores is not None and self.truth is not None:
+            change = tag_change(before.scores, self.scores, self.truth)
+            gain = change.interval
+            return Interval(-gain.estimate, -gain.high, -gain.low), change.standard_error
+        more = self.errors - before.errors
+        error = float(np.std(more)) * math.sqrt(len(more)) / float(before.counted.sum())
         if (self.counted == 1).all() and max(self.errors.max(), before.errors.max()) <= 1:
-            lost, won = (self.errors > before.errors).sum(), (self.errors < before.errors).sum()
-            return paired_change(int(won), int(lost), len(self.errors))
-        return word_error_change(before.errors.tolist(), self.errors.tolist(), self.counted.tolist()).change
+            lost, won = (more > 0).sum(), (more < 0).sum()
+            return paired_change(int(won), int(lost), len(more)), error
+        return word_error_change(before.errors.tolist(), self.errors.tolist(), self.counted.tolist()).change, error

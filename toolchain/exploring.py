@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.loss_section import curve_picture, nats
 from benchmarks.page import Block, Paragraph, Report, Section, Table
 from benchmarks.report import write_page
+from benchmarks.wording import WORD_ERROR_RATE
 from runtimes.clips import Clips as Audio
 from runtimes.errors import BadInput
 from runtimes.files import write_json
@@ -115,7 +116,7 @@ def explore(
     document = {
         "schema": EXPLORE_SCHEMA,
         "model": model,
-        "metric": family.METRIC,
+        "metric": checkpoint.metric,
         "matters_nats": MATTERS_NATS,
         **facts,
         "points": [point.as_json() for point in points],
@@ -224,7 +225,7 @@ def _command(model: str, data: Data | None, asked: Asked, sparsity: float) -> st
 def table_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows of the curve, as terminal and page show it."""
     timed = document["latency_ms_dense"] is not None
-    rate = "accuracy" if document["metric"] == "accuracy" else "WER"
+    rate = "WER" if document["metric"] == WORD_ERROR_RATE else document["metric"]
     header = ("removed", "parameters", "MACs", *(("ms",) if timed else ()), "estimated", "measured, nats", f"{rate}, %")
     rows = []
     for point in document["points"]:
@@ -250,7 +251,7 @@ def _divergence(measured: dict[str, Any]) -> str:
 
 def _rates(measured: dict[str, Any], rate: str) -> str:
     dense, slim = (100 * measured[key] / measured["counted"] for key in ("dense_mistakes", "slim_mistakes"))
-    return f"{100 - dense:.1f} → {100 - slim:.1f}" if rate == "accuracy" else f"{dense:.1f} → {slim:.1f}"
+    return f"{dense:.1f} → {slim:.1f}" if rate == "WER" else f"{100 - dense:.1f} → {100 - slim:.1f}"
 
 
 def summary(document: dict[str, Any]) -> str:

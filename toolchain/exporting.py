@@ -26,7 +26,7 @@ from toolchain.families.whisper import WhisperCheckpoint
 from toolchain.narration import Narrator, Report
 from toolchain.outputs import check_replaceable
 from toolchain.plan import read_plan
-from toolchain.tasks import labels_of
+from toolchain.tasks import labels_of, task_of
 
 GOLDEN_CLIPS = 6
 QUANTISER_CLIPS = 64
@@ -64,7 +64,7 @@ def export_checkpoint(
         rate_hz = checkpoint.feature_extractor.sampling_rate
         clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
         if data is not None:
-            column, labels = column_for(family_of(checkpoint).TASK), labels_of(source)
+            column, labels = column_for(task_of(source)), labels_of(source)
             splits = read_splits(data_folder(model, data), wanted, seed, column, labels=labels)
             clips = [read_waveform(example.path, rate_hz) for example in splits.calibration[:wanted]]
     window = chosen_window(window, form, checkpoint)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from calibration.likelihood import kl_divergences
 from calibration.passes import Logits
 from calibration.targets import answered, positions
-from toolchain.distillation import kl_divergences
 from toolchain.examples import Inputs, LabelledInputs
 
 HELD_OUT_SHARE = 0.2

@@ -36,29 +36,53 @@ class LabelNames:
     def applied(self, groups: Mapping[str, Sequence[Example]], say: Note) -> dict[str, list[Example]]:
         """Groups of examples under the model's names, without those that are left out, which are counted in one line.
 
+        A clip that may have several labels is left out where it has labels and the model none of them; where the model
+        has some, the clip keeps these.
+
         Raises:
             BadInput: none is left.
         """
-        found = {_label(example) for examples in groups.values() for example in examples}
+        found = {name for examples in groups.values() for example in examples for name in _labels(example)}
         unused = [name for name in self.by_name if name not in found]
         if unused:
             say(f"{self.path}: names that no clip has: {_listed(unused)}")
         renamed = {group: [self._renamed(example) for example in examples] for group, examples in groups.items()}
         if not self.ignore_unknown:
             return renamed
-        known = set(self.labels)
-        kept = {group: [each for each in examples if _label(each) in known] for group, examples in renamed.items()}
-        left_out = [_label(each) for examples in renamed.values() for each in examples if _label(each) not in known]
+        kept = {
+            group: [self._known(each) for each in examples if self._stays(each)] for group, examples in renamed.items()
+        }
+        every = [each for examples in renamed.values() for each in examples]
+        left_out = [each for each in every if not self._stays(each)]
         if left_out:
-            clips = f"{len(left_out)} clip{'s' if len(left_out) > 1 else ''}"
-            said = f"{clips} of labels that the model does not have: {_listed(sorted(set(left_out)))}"
+            said = f"{_clips(len(left_out))} of labels that the model does not have: {self._unknown(left_out)}"
             if not any(kept.values()):
                 raise BadInput(f"--ignore-unknown-labels: no clip is left, all are {said}")
             say(f"--ignore-unknown-labels leaves out {said}")
+        partly = [each for each in every if self._stays(each) and self._known(each) != each]
+        if partly:
+            said = f"labels that the model does not have, of {_clips(len(partly))} of others too"
+            say(f"--ignore-unknown-labels leaves out {said}: {self._unknown(partly)}")
         return kept
 
     def _renamed(self, example: Example) -> Example:
-        return dataclasses.replace(example, label=self.by_name.get(_label(example), example.label))
+        if example.labels is None:
+            return dataclasses.replace(example, label=self.by_name.get(example.label or "", example.label))
+        names = dict.fromkeys(self.by_name.get(name, name) for name in example.labels)
+        return dataclasses.replace(example, labels=tuple(names))
+
+    def _stays(self, example: Example) -> bool:
+        return example.labels == () or any(name in self.labels for name in _labels(example))
+
+    def _known(self, example: Example) -> Example:
+        """The same clip, which stays, with those of its labels that the model has."""
+        if example.labels is None:
+            return example
+        return dataclasses.replace(example, labels=tuple(name for name in example.labels if name in self.labels))
+
+    def _unknown(self, examples: Sequence[Example]) -> str:
+        names = {name for example in examples for name in _labels(example) if name not in self.labels}
+        return _listed(sorted(names))
 
     @property
     def told(self) -> str:
@@ -67,8 +91,12 @@ class LabelNames:
         return said + ("; labels unknown to the model left out" if self.ignore_unknown else "")
 
 
-def _label(example: Example) -> str:
-    return example.label or ""
+def _labels(example: Example) -> tuple[str, ...]:
+    return (example.label or "",) if example.labels is None else example.labels
+
+
+def _clips(count: int) -> str:
+    return f"{count} clip{'s' if count > 1 else ''}"
 
 
 def label_names(path: Path | None, ignore_unknown: bool, labels: Sequence[str]) -> LabelNames:

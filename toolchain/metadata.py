@@ -17,18 +17,20 @@ from runtimes.notes import Note
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 TEXT_COLUMNS = ("transcription", "sentence", "transcript")  # other names of "text" in data sets on the Hub
+SEPARATOR = "|"  # of a clip's labels in one cell; names of AudioSet's labels have commas in them
 ALIKE = 0.8  # of 1, for a file name to be offered in place of one that is not there
 
-Column = Literal["label", "text"]
+Column = Literal["label", "labels", "text"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: the file it names, and its label or transcript."""
+    """One line of a table: the file it names, and its label, its transcript, or all of its labels."""
 
     line: int
     file_name: str
-    said: str
+    said: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def metadata_file(folder: Path) -> Path | None:
@@ -102,18 +104,34 @@ def _chosen_column(metadata: Path, columns: Sequence[str], column: Column, named
         return wanted
     if named is not None:
         where = _in_first_line(metadata)
-        raise BadInput(f"{metadata}: no column {named!r}, as --{column}-column says, {where}{_found(columns)}")
+        raise BadInput(f"{metadata}: no column {named!r}, as {_flag(column)} says, {where}{_found(columns)}")
     others = [name for name in TEXT_COLUMNS if name in columns] if column == "text" else []
     if len(others) > 1:
         raise BadInput(f"{metadata}: the transcripts may be {' or '.join(map(repr, others))}; say with --text-column")
     if others:
         say(f"{metadata}: column {others[0]!r} is taken for the transcripts, there is no 'text'")
         return others[0]
-    other, its_kind = ("label", "a speech model") if column == "text" else ("text", "a classifier")
-    hint = f"; it has {other!r}, but MODEL is {its_kind}" if other in columns else _found(columns)
+    if column == "labels" and "label" in columns:
+        say(f"{metadata}: column 'label' is taken for the clips' labels, there is no 'labels'")
+        return "label"
     raise BadInput(
-        f"{metadata}: no column {column!r} {_in_first_line(metadata)}{hint}; --{column}-column names another"
+        f"{metadata}: no column {column!r} {_in_first_line(metadata)}{_hint(columns, column)};"
+        f" {_flag(column)} names another"
     )
+
+
+def _flag(column: Column) -> str:
+    return "--text-column" if column == "text" else "--label-column"
+
+
+def _hint(columns: Sequence[str], column: Column) -> str:
+    """What the table has in place of a column."""
+    its_kind = {"text": "a speech model", "label": "a classifier", "labels": "a classifier"}[column]
+    if column == "label" and "labels" in columns:
+        its_kind = "a classifier of one label for every clip (its config.json has another problem_type)"
+    meant = {"text": ("label", "labels"), "label": ("labels", "text"), "labels": ("text",)}[column]
+    other = next((name for name in meant if name in columns), None)
+    return f"; it has {other!r}, but MODEL is {its_kind}" if other is not None else _found(columns)
 
 
 def _in_first_line(metadata: Path) -> str:
@@ -126,7 +144,13 @@ def _found(columns: Sequence[str]) -> str:
 
 
 def _row(metadata: Path, number: int, cells: Mapping[str, Any], column: Column, chosen: str) -> Row:
-    file_name, said = (_text(metadata, number, name, cells.get(name)) for name in ("file_name", chosen))
+    file_name = _text(metadata, number, "file_name", cells.get("file_name"))
+    if column == "labels":
+        labels = _labels(metadata, number, chosen, cells.get(chosen))
+        if not file_name or labels is None:
+            raise BadInput(f"{metadata}: line {number} lacks a file_name or {chosen}")
+        return Row(number, file_name, labels=labels)
+    said = _text(metadata, number, chosen, cells.get(chosen))
     if column == "text" and said is not None:
         said = said.strip()
     if not file_name or said is None or (column == "label" and not said):
@@ -134,6 +158,19 @@ def _row(metadata: Path, number: int, cells: Mapping[str, Any], column: Column, 
     if "\0" in file_name:
         raise BadInput(f"{metadata}: line {number} names {file_name!r}, which is no file name")
     return Row(number, file_name, said)
+
+
+def _labels(metadata: Path, number: int, name: str, value: Any) -> tuple[str, ...] | None:
+    """All labels in a cell, each once: of a list as they are, of a text what SEPARATOR divides; an empty one has none.
+
+    None where there is no cell.
+    """
+    if isinstance(value, list) and all(isinstance(label, str) for label in value):
+        return tuple(dict.fromkeys(value))
+    said = _text(metadata, number, name, value)
+    if said is None:
+        return None
+    return tuple(dict.fromkeys(label for part in said.split(SEPARATOR) if (label := part.strip())))
 
 
 def _text(metadata: Path, number: int, name: str, value: Any) -> str | None:

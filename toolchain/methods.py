@@ -27,6 +27,7 @@ from calibration.statistics import (
     empty_statistics,
     merge_statistics,
 )
+from calibration.targets import strata
 from toolchain.allocate import ROUNDING, Allocation
 from toolchain.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
 from toolchain.closed_form import principal_basis, ridge_basis
@@ -561,8 +562,9 @@ def _scale_by_width_(bench: Bench, model: Any) -> None:
 
 
 def _other_clips(bench: Bench, sparsity: float, recipe: Control) -> Made:
-    labels = bench.pool.targets[bench.order].unique()
-    of_one = torch.nonzero(bench.pool.targets == labels[bench.seed % len(labels)]).flatten()
+    own = strata(bench.pool.targets)
+    labels = own[bench.order].unique()
+    of_one = torch.nonzero(own == labels[bench.seed % len(labels)]).flatten()
     chosen = of_one if recipe.fault == "one label" else bench.order[: len(of_one)]
     kept = bench.pool[chosen]
     other = bench.shared(

@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from benchmarks.device import device_facts, device_name
-from benchmarks.measure import evaluate, evaluate_transcripts
+from benchmarks.measure import evaluate, evaluate_tags, evaluate_transcripts
 from benchmarks.precision_section import (
     FAILED,
     NOT_GATED,
@@ -29,7 +29,9 @@ from benchmarks.precision_section import (
     trial_sentence,
 )
 from benchmarks.summary import Interval, accuracy_change, is_within, word_error_change
+from benchmarks.tagging import MEAN_AP, average_precisions, differing_answers, tag_change
 from benchmarks.transcripts import Transcript
+from benchmarks.wording import WORD_ERROR_RATE
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.choose import choose_runtime
 from runtimes.clips import Clips, read_clips, write_clips
@@ -39,7 +41,7 @@ from runtimes.sessions import SessionOptions, graph_precision
 from toolchain.checkpoint import NOTHING_ASKED
 from toolchain.exporting import GOLDEN_CLIPS, QUANTISER_CLIPS
 from toolchain.measuring import PRECISION_FILE
-from toolchain.narration import Narrator
+from toolchain.narration import Narrator, Report
 from toolchain.speech_evaluation import written_language
 from toolchain.stages import run_stage, stage_is_done
 from toolchain.target import ENGINE_RUNTIMES, RUNTIME_PRECISIONS, Target
@@ -52,6 +54,7 @@ QUANTISER_SHARE = 1 / 3  # of the calibration clips, where they are few
 TRIALS_FOLDER = "trials"
 STAGE = "precision"
 NO_ANSWERS = (BadInput, RuntimeUnavailable, MeasurementFailed)  # the runtime refuses the graph, or gives no numbers
+ClipAnswers: TypeAlias = "Sequence[int] | Sequence[Transcript] | np.ndarray"
 IMITATED = "ONNX Runtime, which imitates float16, stands for engines that cannot be run on this machine."
 
 
@@ -59,8 +62,8 @@ IMITATED = "ONNX Runtime, which imitates float16, stands for engines that cannot
 class PrecisionGate:
     """What a precision may cost.
 
-    drop_points: of accuracy that the slim model may lose against itself in float32, or of word error rate that it may
-    add; fallback: whether the next slower precision is tried where it loses more.
+    drop_points: of accuracy or of mAP that the slim model may lose against itself in float32, or of word error rate
+    that it may add; fallback: whether the next slower precision is tried where it loses more.
     """
 
     drop_points: float = 1.0
@@ -110,14 +113,14 @@ def quantiser_clips(clips: int) -> int:
 def gate_clips(clips: Clips) -> Clips:
     """The calibration clips that the gate is judged on."""
     start = quantiser_clips(len(clips))
-    chosen = slice(start, start + MOST_GATE_CLIPS)
-    return replace(
-        clips,
-        waveforms=clips.waveforms[chosen],
-        label_ids=clips.label_ids[chosen],
-        names=clips.names[chosen],
-        texts=None if clips.texts is None else clips.texts[chosen],
-    )
+    return clips[start : start + MOST_GATE_CLIPS]
+
+
+def metric_of(clips: Clips) -> str:
+    """What the gate is judged by, and what is told of answers to such clips."""
+    if clips.texts is not None:
+        return WORD_ERROR_RATE
+    return "accuracy" if clips.tags is None else MEAN_AP
 
 
 def ships_by_record(candidate: Candidate, gate: PrecisionGate) -> str | None:
@@ -248,7 +251,7 @@ class _Court:
         self._candidate, self._clips, self._runtime, self._narrator = candidate, clips, runtime, narrator
         self._not_here = not_here
         self._path = candidate.folder / TRIALS_FOLDER / "clips.npz"
-        self._reference: Sequence[int] | Sequence[Transcript] | None = None
+        self._reference: ClipAnswers | None = None
 
     def judge(self, precision: str, drop_points: float) -> dict[str, Any]:
         """The trial of one precision."""
@@ -264,7 +267,8 @@ class _Court:
         write_clips(self._path, self._clips)
         plain = self._candidate.export(PLAIN)
         try:
-            reference = self._reference = self._reference or self._answers(plain, PLAIN)
+            if self._reference is None:
+                self._reference = self._answers(plain, PLAIN)
         except NO_ANSWERS as error:
             if self._runtime == self._candidate.target.runtime:
                 raise
@@ -273,7 +277,9 @@ class _Court:
             answers = self._answers(artifact, precision)
         except NO_ANSWERS as error:
             return {**trial, "verdict": FAILED, "reason": str(error)}
-        compared = compare_answers(self._clips, reference, answers, read_artifact(plain), self._candidate.spellings)
+        compared = compare_answers(
+            self._clips, self._reference, answers, read_artifact(plain), self._candidate.spellings
+        )
         loss = loss_of(read_change(compared), metric_of(self._clips))
         return {**trial, **compared, "verdict": PASSED if is_within(loss, drop_points) else FAILED}
 
@@ -283,6 +289,8 @@ class _Court:
             return self._not_here
         if not len(self._clips):
             return "all calibration clips calibrate the quantiser; the gate needs some of its own"
+        if self._clips.tags is not None and not self._clips.tags.any():
+            return "none of the gate's clips has a label"
         if self._clips.texts is not None and not any(text.strip() for text in self._clips.texts):
             return "the gate's clips have no words"
         if self._runtime != self._candidate.target.runtime:
@@ -290,8 +298,8 @@ class _Court:
         offered = choose_runtime(self._runtime).precisions()
         return "" if precision in offered else f"{self._runtime} does not compute in {precision} on this machine"
 
-    def _answers(self, artifact: Path, precision: str) -> Sequence[int] | Sequence[Transcript]:
-        """Label ids or transcripts of the gate's clips."""
+    def _answers(self, artifact: Path, precision: str) -> ClipAnswers:
+        """Label ids, logits of all labels, or transcripts of the gate's clips."""
         target = self._candidate.target
         imitated = self._runtime != target.runtime and precision == "fp16"
         options = SessionOptions(threads=target.threads, precision=PLAIN if imitated else precision)
@@ -300,18 +308,19 @@ class _Court:
         name = f"answers-{precision}-{sha256_json([*key, device_facts()['libraries']])[:16]}"
         place = self._candidate.folder / TRIALS_FOLDER / name
         with self._narrator.step(f"precision gate: {precision} on {len(self._clips)} calibration clips") as report:
-            if self._clips.texts is None:
-                store = place.with_suffix(".npz")
-                return evaluate(
-                    artifact, self._path, self._runtime, options, store=store, progress=report
-                ).predicted_ids
-            store = place.with_suffix(".json")
-            return evaluate_transcripts(artifact, self._path, self._runtime, options, store=store, progress=report)
+            store = place.with_suffix(".npz" if self._clips.texts is None else ".json")
+            return clip_answers(self._clips, artifact, self._path, self._runtime, options, store, report)
 
 
-def metric_of(clips: Clips) -> str:
-    """What the gate is judged by."""
-    return "accuracy" if clips.texts is None else "word error rate"
+def clip_answers(
+    clips: Clips, artifact: Path, path: Path, runtime: str, options: SessionOptions, store: Path, progress: Report
+) -> ClipAnswers:
+    """What an artifact answers to `clips`, which are in `path`: label ids, logits of all labels, or transcripts."""
+    if clips.texts is not None:
+        return evaluate_transcripts(artifact, path, runtime, options, store=store, progress=progress)
+    if clips.tags is not None:
+        return evaluate_tags(artifact, path, runtime, options, store=store, progress=progress).logits
+    return evaluate(artifact, path, runtime, options, store=store, progress=progress).predicted_ids
 
 
 def compare_answers(
@@ -320,8 +329,12 @@ def compare_answers(
     """The metric of two sets of answers to `clips`, its change with a paired interval, and how many of them differ.
 
     The change's ends are None where no interval could be resampled.
-    reference, answers: label ids, or the Transcripts of transcribed clips; artifact: says what language is spoken.
+    reference, answers: as `clip_answers` gives them; artifact: says what language is spoken.
     """
+    if clips.tags is not None:
+        shares = [float(np.nanmean(average_precisions(scores, clips.tags))) for scores in (reference, answers)]
+        change = tag_change(reference, answers, clips.tags).interval
+        return _compared(shares[0], shares[1], change, differing_answers(reference, answers))
     if clips.texts is None:
         truth = [int(label) for label in clips.label_ids]
         change = accuracy_change(reference, answers, truth).change

@@ -190,6 +190,8 @@ def clips_sha256(clips: Audio) -> str:
     answers: list[Any] = [clips.label_ids.tolist(), list(clips.labels)]
     if clips.texts is not None:
         answers.append(list(clips.texts))
+    if clips.tags is not None:
+        answers.append(hashlib.sha256(np.packbits(clips.tags).tobytes()).hexdigest())
     return sha256_json([samples.hexdigest(), lengths, *answers])
 
 
@@ -241,7 +243,7 @@ def write_slim_checkpoint(
     if shards.rank() == 0:
         facts = {
             "schema": PRUNING_SCHEMA,
-            "metric": family.METRIC,
+            "metric": checkpoint.metric,
             "goal": dataclasses.asdict(job.goal),
             "sparsity": plan.sparsity,
             "by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.summary import Interval, how_surely, no_interval
+from benchmarks.tagging import MEAN_AP
+from benchmarks.wording import WORD_ERROR_RATE
 
 PRUNING_SCHEMA = "leanear-pruning-1"
 
@@ -86,7 +88,7 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
     said = (
         f"Measured on {_clips(finished)}: {finished['divergence']:.2g} nats from the dense model's answers;"
-        f" {_rate_moved(pruning, before, after)}{_uncertain(finished)}."
+        f" {_rate_moved(pruning, before, after)}{_uncertain(pruning, finished)}."
     )
     rounds = loss.get("rounds")
     if not rounds:
@@ -111,7 +113,7 @@ def _clips(finished: Mapping[str, Any]) -> str:
     return f"{count} held-out calibration clip{'s' if count != 1 else ''}"
 
 
-def _uncertain(finished: Mapping[str, Any]) -> str:
+def _uncertain(pruning: Mapping[str, Any], finished: Mapping[str, Any]) -> str:
     if finished["standard_error_points"] is None:
         return "; so few clips decide nothing, give more"
     if "low_points" not in finished:  # of a file from before there was an interval
@@ -119,13 +121,15 @@ def _uncertain(finished: Mapping[str, Any]) -> str:
     low, high = finished["low_points"], finished["high_points"]
     if low is None:
         return f"; {no_interval(finished['points'])}"
-    return f" (95 % between {low:.2f} and {high:.2f} points more mistakes)"
+    moved = "lost" if pruning.get("metric") == MEAN_AP else "more mistakes"
+    return f" (95 % between {low:.2f} and {high:.2f} points {moved})"
 
 
 def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:
-    if pruning.get("metric", "accuracy") == "accuracy":
-        return f"accuracy went from {100 - before:.1f} to {100 - after:.1f} %"
-    return f"the word error rate went from {before:.1f} to {after:.1f} %"
+    metric = pruning.get("metric", "accuracy")
+    if metric == WORD_ERROR_RATE:
+        return f"the word error rate went from {before:.1f} to {after:.1f} %"
+    return f"{metric} went from {100 - before:.1f} to {100 - after:.1f} %"
 
 
 def _kinds_sentence(by_kind: Mapping[str, float]) -> str:
@@ -148,8 +152,7 @@ def _one_width_sentence(widths: Mapping[str, Any]) -> str:
 def _search_sentence(pruning: Mapping[str, Any]) -> str:
     trials = sorted(pruning["search"], key=lambda trial: trial["sparsity"])
     metric = pruning.get("metric", "accuracy")
-    moved = "fell" if metric == "accuracy" else "rose"
-    sign = -1 if metric == "accuracy" else 1
+    moved, sign = ("rose", 1) if metric == WORD_ERROR_RATE else ("fell", -1)
     tried = "; ".join(
         f"{100 * trial['sparsity']:.0f} %: {sign * trial['drop_points'] + 0.0:+.2f}, expected"
         f" {sign * trial['expected_drop_points']:+.2f}"

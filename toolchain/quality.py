@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from calibration.targets import answered, clip_numbers, positions
+from calibration.likelihood import kl_divergences, negative_log_likelihoods
+from calibration.targets import clip_numbers, kind_of, positions
 from toolchain.distillation import Logits
 from toolchain.examples import Inputs, Mistakes
 from toolchain.narration import Report, quiet
@@ -20,7 +21,7 @@ class Answers:
 
     kl_divergence: KL(dense || this model), and cross_entropy, in nats, so scaled where a clip has several targets that
     the mean over clips is the mean over all targets; errors, counted: mistakes, and of how many answers: one label, or
-    the words of a transcript.
+    the words of a transcript; or what it costs of the mean average precision, and what it could add, as in `Mistakes`.
     """
 
     kl_divergence: np.ndarray
@@ -30,7 +31,7 @@ class Answers:
 
     @property
     def error_rate(self) -> float:
-        """Errors of all clips over what was counted: 1 - accuracy, or the word error rate."""
+        """Errors of all clips over what was counted: 1 - accuracy, 1 - mAP, or the word error rate."""
         return float(self.errors.sum() / self.counted.sum())
 
 
@@ -51,13 +52,10 @@ def judge_answers(
     logits: torch.Tensor, dense_logits: torch.Tensor, targets: torch.Tensor, mistakes: Mistakes
 ) -> Answers:
     """The figures of logits on clips of these targets, as in `calibration.targets`, computed in float64."""
-    (own, wanted), (dense, _) = answered(logits, targets), answered(dense_logits, targets)
-    log_shares, dense_log_shares = own.double().log_softmax(dim=1), dense.double().log_softmax(dim=1)
-    wanted = wanted.to(own.device)
-    divergence = (dense_log_shares.exp() * (dense_log_shares - log_shares)).sum(dim=1)
+    own, dense = logits.double(), dense_logits.double()
     return Answers(
-        kl_divergence=of_clips(divergence.cpu(), targets).numpy(),
-        cross_entropy=of_clips(-log_shares.gather(1, wanted[:, None])[:, 0].cpu(), targets).numpy(),
+        kl_divergence=of_clips(kl_divergences(dense, own, targets).cpu(), targets).numpy(),
+        cross_entropy=of_clips(negative_log_likelihoods(own, targets).cpu(), targets).numpy(),
         errors=mistakes.errors,
         counted=mistakes.counted,
     )
@@ -65,7 +63,7 @@ def judge_answers(
 
 def of_clips(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Every clip's share (N,) of values at the targets (P,), so scaled that their mean is the mean of the values."""
-    if targets.ndim == 1:
+    if kind_of(targets) != "sequence":
         return values
     sums = torch.zeros(len(targets), dtype=values.dtype).index_add_(0, clip_numbers(targets), values)
     return sums * (len(targets) / positions(targets))

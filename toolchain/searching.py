@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from calibration.targets import answered, positions
+from benchmarks.summary import Interval
+from calibration.likelihood import kl_divergences
+from calibration.targets import answered, kind_of, positions
 from runtimes.errors import BadInput
 from toolchain.costs import Costs
 from toolchain.examples import LabelledInputs, Mistakes
@@ -42,8 +44,9 @@ class Trial:
     fall, the drop that is expected where the model's probabilities are right, and its standard error; low_points,
     high_points: of the drop as counted, its paired 95 % interval, None where there is none. Of a transcript
     the answers are its tokens, each of which may cost a word; one wrong word can bring others, so that the standard
-    error is the larger of that of the fall and that of the counted drop. kl_divergence: mean KL(dense || slim) in nats;
-    within: the larger of the two drops, and the standard error on top, is not above the goal.
+    error is the larger of that of the fall and that of the counted drop. Of clips with several labels, lost and won are
+    clips that add less and more to the mean average precision, whose fall is both drops. kl_divergence: mean
+    KL(dense || slim) in nats; within: the larger of the drops, and the standard error on top, is not above the goal.
     """
 
     sparsity: float
@@ -94,8 +97,10 @@ def search_sparsity(
         raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips)}")
     folds = [torch.arange(fold, len(clips), FOLDS) for fold in range(FOLDS)]
     model = checkpoint.model
+    ranked = kind_of(clips.targets) == "tags"
     report("answers of the dense model", None)
-    dense = _answers(family, checkpoint, model, clips)
+    dense_logits = _logits(family, model, clips)
+    dense = _Answers(dense_logits, family.mistakes(checkpoint, model, clips, dense_logits))
     sites = family.attention_sites(model)
     folds_scores: list[Scores | LabelledInputs] = []
     for number in range(FOLDS):
@@ -118,7 +123,8 @@ def search_sparsity(
 
     def attempt(step: int) -> Trial:
         sparsity = step / STEPS
-        slim = []
+        parts: list[torch.Tensor] = []
+        errors: list[np.ndarray] = []
         for fold, scores in zip(folds, folds_scores, strict=True):
             budget = (1 - sparsity) * costs.dense
             if isinstance(scores, LabelledInputs):
@@ -128,11 +134,15 @@ def search_sparsity(
             else:
                 allocation = choose_widths(sites, scores.losses, costs, budget, recipe)
                 cut_model, _ = cut(family, model, scores.bases, allocation)
-            slim.append(_answers(family, checkpoint, cut_model, clips[fold]))
+            parts.append(_logits(family, cut_model, clips[fold]))
+            if not ranked:
+                errors.append(family.mistakes(checkpoint, cut_model, clips[fold], parts[-1]).errors)
         back = torch.cat(folds).argsort()
-        logits = torch.cat([answers.logits for answers in slim])[back]
-        errors = np.concatenate([answers.mistakes.errors for answers in slim])[back.numpy()]
-        return _trial(sparsity, dense, logits, errors, clips.targets, max_drop)
+        logits = torch.cat(parts)[back]
+        if ranked:  # each clip among all, not among those of its fold
+            found = family.mistakes(checkpoint, model, clips, logits)
+            return _ranking_trial(sparsity, dense, _Answers(logits, found), clips.targets, max_drop)
+        return _trial(sparsity, dense, logits, np.concatenate(errors)[back.numpy()], clips.targets, max_drop)
 
     trials: dict[int, Trial] = {}
     good, bad = 0, LARGEST_STEP + 1
@@ -163,10 +173,21 @@ class _Answers:
 
 
 @torch.no_grad()
-def _answers(family: ModuleType, checkpoint: Any, model: nn.Module, clips: LabelledInputs) -> _Answers:
+def _logits(family: ModuleType, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
     parts = [family.logits(model, clips.inputs[part]) for part in torch.arange(len(clips)).split(16)]
-    logits = torch.cat(parts).double()
-    return _Answers(logits, family.mistakes(checkpoint, model, clips, logits))
+    return torch.cat(parts).double()
+
+
+def _ranking_trial(sparsity: float, dense: _Answers, slim: _Answers, targets: torch.Tensor, max_drop: float) -> Trial:
+    more = slim.mistakes.errors - dense.mistakes.errors
+    rise, error = slim.mistakes.rise_over(dense.mistakes)
+    drop, error_points = 100 * float(more.sum()), 100 * error
+    low, high = _ends(rise)
+    kl = float(kl_divergences(dense.logits, slim.logits, targets).mean())
+    lost, won = int((more > 0).sum()), int((more < 0).sum())
+    return Trial(
+        sparsity, len(targets), lost, won, drop, low, high, drop, error_points, kl, drop + error_points <= max_drop
+    )
 
 
 def _trial(
@@ -181,18 +202,22 @@ def _trial(
     lost, won = int(more.clip(min=0).sum()), int((-more).clip(min=0).sum())
     clips, counted = len(targets), float(dense.mistakes.counted.sum())
     drop = 100 * (lost - won) / counted
-    rise = Mistakes(slim_errors, dense.mistakes.counted).rise_over(dense.mistakes)
-    low, high = (100 * rise.low, 100 * rise.high) if rise.has_spread else (None, None)
+    rise, _ = Mistakes(slim_errors, dense.mistakes.counted).rise_over(dense.mistakes)
+    low, high = _ends(rise)
     (old, wanted), (new, _) = answered(dense.logits, targets), answered(slim_logits, targets)
-    reference = old.log_softmax(dim=1)
     falls = 100 * (old.softmax(dim=1) - new.softmax(dim=1)).gather(1, wanted[:, None])[:, 0]
     falls = of_clips(falls, targets) * (positions(targets) / counted)
     expected, error = float(falls.mean()), float(falls.std()) / math.sqrt(clips)
-    if targets.ndim > 1:
+    if kind_of(targets) == "sequence":
         error = max(error, 100 * float(np.std(more, ddof=1)) * math.sqrt(clips) / counted)
-    kl = float((reference.exp() * (reference - new.log_softmax(dim=1))).sum(dim=1).mean())
+    kl = float(kl_divergences(dense.logits, slim_logits, targets).mean())
     within = max(drop, expected) + error <= max_drop
     return Trial(sparsity, clips, lost, won, drop, low, high, expected, error, kl, within)
+
+
+def _ends(rise: Interval) -> tuple[float | None, float | None]:
+    """Of its interval in points, None where there is none."""
+    return (100 * rise.low, 100 * rise.high) if rise.has_spread else (None, None)
 
 
 def _drop_text(trial: Trial) -> str:

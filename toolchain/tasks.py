@@ -7,9 +7,9 @@ from pathlib import Path
 from runtimes.artifact import read_artifact
 from runtimes.errors import BadInput
 from runtimes.files import read_object
+from runtimes.tasks import classifier_task
 from toolchain.dataset import SPEECH_TASK
 
-CLASSIFICATION_TASK = "audio-classification"
 SPEECH_MODEL_TYPES = ("whisper", "slim-whisper")
 SPELLINGS_FILE = "normalizer.json"
 
@@ -22,13 +22,18 @@ def is_artifact(folder: Path) -> bool:
 def task_of(folder: Path) -> str:
     """The task of the artifact or the checkpoint in `folder`; that of a model that leanear does not know is a guess.
 
+    A classifier's is that of its `problem_type` and number of labels, as in `runtimes.tasks`.
+
     Raises:
         BadInput: the artifact is damaged, or config.json is not readable.
     """
     if is_artifact(folder):
         return read_artifact(folder).task
-    model_type = read_object(folder / "config.json").get("model_type")
-    return SPEECH_TASK if model_type in SPEECH_MODEL_TYPES else CLASSIFICATION_TASK
+    config = read_object(folder / "config.json")
+    if config.get("model_type") in SPEECH_MODEL_TYPES:
+        return SPEECH_TASK
+    names = config.get("id2label")
+    return classifier_task(config.get("problem_type"), len(names) if isinstance(names, dict) else 2)
 
 
 def labels_of(folder: Path) -> tuple[str, ...]:

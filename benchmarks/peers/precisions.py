@@ -25,7 +25,6 @@ from rich.table import Table
 
 from benchmarks.device import device_facts, device_name
 from benchmarks.inference import SPEECH_TASK
-from benchmarks.measure import evaluate, evaluate_transcripts
 from benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
 from benchmarks.precision_section import loss_of, read_change
 from benchmarks.summary import is_within
@@ -44,7 +43,7 @@ from toolchain.evaluation import data_folder
 from toolchain.exporting import made_up_sounds, write_unproved_artifact
 from toolchain.goal import choose_goal
 from toolchain.narration import Narrator
-from toolchain.precision_gate import PLAIN, compare_answers, metric_of
+from toolchain.precision_gate import PLAIN, clip_answers, compare_answers, metric_of
 from toolchain.pruning import PruneJob
 from toolchain.target import read_target
 from toolchain.tasks import read_spellings, task_of
@@ -226,7 +225,7 @@ def _write_waveform(artifact: Artifact, path: Path) -> int | None:
 def answer_rows(rows: list[Row], options: argparse.Namespace, state: Path, source: Path, narrator: Narrator) -> str:
     """Compare every row's answers to the evaluation clips with the same model's in fp32; the metric's name."""
     clips, path = read_clips(state / "clips" / "evaluation.npz"), state / "clips" / "judged.npz"
-    clips = _first(clips, options.clips or len(clips))
+    clips = clips[: options.clips or len(clips)]
     write_clips(path, clips)
     answers: dict[tuple[str, str], Any] = {}
     for row in rows:
@@ -251,23 +250,8 @@ def _answers(row: Row, clips: Clips, path: Path, options: SessionOptions, state:
         f"answers-{sha256_json([*key, row.runtime, row.precision, options.threads, device_facts()['libraries']])[:16]}"
     )
     with narrator.step(f"answers of {row.name}") as report:
-        if clips.texts is None:
-            store = state / f"{name}.npz"
-            return evaluate(row.artifact, path, row.runtime, options, store=store, progress=report).predicted_ids
-        store = state / f"{name}.json"
-        return evaluate_transcripts(row.artifact, path, row.runtime, options, store=store, progress=report)
-
-
-def _first(clips: Clips, number: int) -> Clips:
-    texts = None if clips.texts is None else clips.texts[:number]
-    return Clips(
-        clips.waveforms[:number],
-        clips.label_ids[:number],
-        clips.names[:number],
-        clips.labels,
-        clips.sample_rate_hz,
-        texts,
-    )
+        store = state / f"{name}{'.npz' if clips.texts is None else '.json'}"
+        return clip_answers(clips, row.artifact, path, row.runtime, options, store, report)
 
 
 def ratios(row: Row, reference: Row) -> tuple[float, float, float] | None:

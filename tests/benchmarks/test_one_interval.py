@@ -202,7 +202,7 @@ def test_word_errors_that_differ_on_no_clip_have_no_interval_and_that_is_said():
 def test_mistakes_that_are_counted_by_the_word_are_resampled():
     before, after = (np.array(errors, float) for errors in ([0, 1, 2, 0] * 5, [1, 1, 2, 0] * 5))
     words = np.full(20, 4.0)
-    rise = Mistakes(after, words).rise_over(Mistakes(before, words))
+    rise, _ = Mistakes(after, words).rise_over(Mistakes(before, words))
     expected = word_error_change(before.tolist(), after.tolist(), words.tolist()).change
     assert rise == expected
     assert rise.estimate == pytest.approx(5 / 80)

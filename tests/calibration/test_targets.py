@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from calibration.targets import NO_TARGET, answered, before_the_end, clip_numbers, positions, strata
+from calibration.targets import NO_TARGET, answered, before_the_end, clip_numbers, kind_of, positions, strata
 
 N = NO_TARGET
 SEQUENCES = torch.tensor([[N, N, 7, 3], [N, 5, N, N], [2, N, 4, N]])
@@ -33,3 +33,16 @@ def test_sequences_are_asked_where_they_have_a_target():
 
 def test_only_what_follows_the_last_target_fills_up():
     assert before_the_end(SEQUENCES).int().tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]
+
+
+def test_tags_are_told_by_their_type():
+    tags = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    logits = torch.randn(4, 3)
+    found, wanted = answered(logits, tags)
+    assert found is logits
+    assert wanted is tags
+    assert [kind_of(targets) for targets in (tags, torch.tensor([3, 0]), SEQUENCES)] == ["tags", "label", "sequence"]
+    assert positions(tags) == 4
+    assert clip_numbers(tags).tolist() == [0, 1, 2, 3]
+    assert before_the_end(tags) is None
+    assert strata(tags).tolist() == [2, 3, 1, 0], "the rarest of their labels; those without any are a stratum"

@@ -9,12 +9,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch.nn import functional
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
+from benchmarks.tagging import MEAN_AP, clip_shares
+from calibration.likelihood import negative_log_likelihoods
 from calibration.sites import AttentionSite
+from calibration.targets import kind_of
 from runtimes.clips import Clips
 from runtimes.errors import BadInput
+from runtimes.tasks import MULTI_LABEL, TAGGING_TASK, classifier_task
 from toolchain.examples import LabelledInputs, Mistakes
 from toolchain.families import modeling_slim_ast
 from toolchain.families.checkpoint_files import (
@@ -35,10 +38,8 @@ from toolchain.plan import Plan, SitePlan, full_plan
 from toolchain.surgery import kept_attention_state
 
 FAMILY = "ast"
-TASK = "audio-classification"
 DENSE_MODEL_TYPE = "audio-spectrogram-transformer"
 SLIM_MODEL_TYPE = SlimASTConfig.model_type
-METRIC = "accuracy"
 LATENCY_TABLES = True  # a device can be timed for it
 SHORTEST_SAMPLES = 240  # the fewest of which transformers' extractor makes features, and no frame
 SIZE_SIGNS = SizeSigns(
@@ -52,7 +53,10 @@ AstModel: TypeAlias = "ASTForAudioClassification | SlimASTForAudioClassification
 
 @dataclass(frozen=True)
 class AstCheckpoint:
-    """A checkpoint in memory, in eval mode: the model, its feature extractor, and one label name per logit."""
+    """A checkpoint in memory, in eval mode: the model, its feature extractor, and one label name per logit.
+
+    Its logits are one softmax, or, where clips may have several labels, one sigmoid each; `task` says which.
+    """
 
     folder: Path
     model: AstModel
@@ -63,6 +67,16 @@ class AstCheckpoint:
     def is_slim(self) -> bool:
         """Whether the heads have widths of their own."""
         return isinstance(self.model, SlimASTForAudioClassification)
+
+    @property
+    def task(self) -> str:
+        """What it is for, as in `runtimes.tasks`."""
+        return classifier_task(self.model.config.problem_type, len(self.labels))
+
+    @property
+    def metric(self) -> str:
+        """What the share of its mistakes is told of."""
+        return MEAN_AP if self.task == TAGGING_TASK else "accuracy"
 
 
 def load_checkpoint(folder: Path) -> AstCheckpoint:
@@ -99,14 +113,12 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
 
 
 def _check_head(folder: Path, config: ASTConfig, labels: Sequence[str]) -> None:
-    """Raises BadInput where the logits are not those of classes of which a clip has exactly one."""
-    path, wanted = f"{folder}/config.json", "leanear takes classifiers whose clips have one label of several each"
-    if config.problem_type not in (None, "single_label_classification"):
-        raise BadInput(f"{path}: problem_type is {config.problem_type!r}; {wanted}")
-    if len(labels) < 2:
+    """Raises BadInput where the logits are not those of classes, or two of these cannot be told apart."""
+    path = f"{folder}/config.json"
+    if config.problem_type not in (None, "single_label_classification", MULTI_LABEL):
         raise BadInput(
-            f"{path}: the model has {len(labels)} logit; {wanted} (write a yes-or-no head of one logit z as one of two:"
-            " 0 and z)"
+            f"{path}: problem_type is {config.problem_type!r}; leanear takes classifiers: single_label_classification"
+            f" or {MULTI_LABEL}"
         )
     twice = next((label for place, label in enumerate(labels) if label in labels[:place]), None)
     if twice is not None:
@@ -190,18 +202,18 @@ def logits(model: AstModel, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def batch_loss(model: AstModel, inputs: torch.Tensor, label_ids: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over a batch of features (B, frames, mels) and label ids (B,)."""
-    found = logits(model, inputs)
-    return functional.cross_entropy(found, label_ids.to(found.device))
+    """Mean cross-entropy over a batch of features (B, frames, mels) and label ids (B,), or tags (B, labels)."""
+    return negative_log_likelihoods(logits(model, inputs), label_ids).mean()
 
 
 def labelled_inputs(checkpoint: AstCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """Features (N, frames, mels) and labels of the clips, by transformers' own extractor."""
+    """Features (N, frames, mels) and labels, or tags, of the clips, by transformers' own extractor."""
     arrays = []
     for number, waveform in enumerate(clips.waveforms):
         arrays.append(features(checkpoint.feature_extractor, [waveform]))
         report(f"front end of clip {number + 1} of {len(clips)}", (number + 1) / len(clips))
-    return LabelledInputs(torch.cat(arrays), torch.from_numpy(clips.label_ids))
+    truth = clips.label_ids if clips.tags is None else clips.tags.astype(np.float32)
+    return LabelledInputs(torch.cat(arrays), torch.from_numpy(truth))
 
 
 def activation_bytes(model: AstModel, inputs: torch.Tensor) -> int:
@@ -213,10 +225,25 @@ def activation_bytes(model: AstModel, inputs: torch.Tensor) -> int:
 
 
 def mistakes(checkpoint: AstCheckpoint, model: AstModel, clips: LabelledInputs, answers: torch.Tensor) -> Mistakes:
-    """Which clips' labels are not the first in the model's logits, answers (N, labels)."""
+    """Which clips' labels are not the first in the model's logits, answers (N, labels); what clips cost of the mAP.
+
+    Raises:
+        BadInput: clips may have several labels, and none has any.
+    """
     del checkpoint, model
+    if kind_of(clips.targets) == "tags":
+        return _ranking_mistakes(answers, clips.targets)
     wrong = (answers.argmax(dim=1).cpu() != clips.targets).numpy().astype(np.float64)
     return Mistakes(wrong, np.ones_like(wrong))
+
+
+def _ranking_mistakes(answers: torch.Tensor, tags: torch.Tensor) -> Mistakes:
+    truth, scores = tags.numpy() > 0, answers.float().cpu().numpy()
+    if not truth.any():
+        raise BadInput(
+            f"none of {len(truth)} held-out clips has a label to be ranked by; give more clips that have some"
+        )
+    return Mistakes(*clip_shares(scores, truth), scores, truth)
 
 
 def slim_model(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -59,7 +59,6 @@ from toolchain.plan import Plan, SitePlan, full_plan
 from toolchain.surgery import kept_attention_state
 
 FAMILY = "whisper"
-TASK = "automatic-speech-recognition"
 DENSE_MODEL_TYPE = WhisperConfig.model_type
 SLIM_MODEL_TYPE = SlimWhisperConfig.model_type
 SIZE_SIGNS = SizeSigns(
@@ -72,7 +71,6 @@ SIZE_SIGNS = SizeSigns(
 MODELLING_FILE = Path(modeling_slim_whisper.__file__)
 FRAMES_PER_POSITION = 2  # the stride of the encoder's second convolution
 HEARD_FOR_LANGUAGE = 16  # clips
-METRIC = "word error rate"
 LATENCY_TABLES = False  # no block of it has been timed alone: milliseconds cannot be predicted
 
 PREVIOUS = "<|startofprev|>"
@@ -83,7 +81,12 @@ WhisperModel: TypeAlias = WhisperForConditionalGeneration  # of which the slim o
 
 @dataclass(frozen=True)
 class WhisperCheckpoint:
-    """A checkpoint in memory, in eval mode: the model with its generation settings, front end and tokenizer."""
+    """A checkpoint in memory, in eval mode: the model with its generation settings, front end and tokenizer.
+
+    metric: what the share of its mistakes is told of.
+    """
+
+    metric: ClassVar[str] = "word error rate"
 
     folder: Path
     model: WhisperModel

@@ -1,0 +1,12 @@
+"""What a classifier is for, by its settings: one of its labels for every clip, or any number of them."""
+
+from __future__ import annotations
+
+CLASSIFICATION_TASK = "audio-classification"
+TAGGING_TASK = "audio-tagging"  # the Hub calls this classification too
+MULTI_LABEL = "multi_label_classification"
+
+
+def classifier_task(problem_type: object, labels: int) -> str:
+    """Of a model with this `problem_type` in config.json and so many logits, of which a single one is a yes or no."""
+    return TAGGING_TASK if problem_type == MULTI_LABEL or labels == 1 else CLASSIFICATION_TASK
