@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # built in, so that no file signal.py in the current folder stands for it
+import _signal  # type: ignore[import-not-found]  # built in: no signal.py in the current folder stands for it
 import os
 import sys
 
