@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # built in: no signal.py in the current folder stands for it
 import os
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its status; nothing is imported from the current folder."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ctrl-C just ends it until there is who says so
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from runtimes.isolation import leave_current_folder
 
     sys.path.pop(0)
     leave_current_folder()
-    import signal
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ctrl-C just ends it until there is who says so
     from runtimes.interrupts import run_interruptibly
     from runtimes.streams import take_any_text
 
