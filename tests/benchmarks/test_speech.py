@@ -117,6 +117,7 @@ def test_the_identity_and_the_cache_are_recorded(speech_results, dense_speech):
         "positions": POSITIONS,
         "multilingual": True,
         "default_language": "en",
+        "default_task": None,
     }
     assert facts["vocabulary"] == read_artifact(dense_speech).manifest["output"]["shape"][1]
 

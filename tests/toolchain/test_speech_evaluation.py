@@ -12,10 +12,10 @@ from runtimes.errors import BadInput
 from runtimes.files import write_json
 from tests.toolchain.speech_folder import RATE_HZ, sound, write_speech_folder
 from tests.whisper_models import write_whisper
-from toolchain.checkpoint import load_checkpoint
+from toolchain.checkpoint import NOTHING_ASKED, load_checkpoint
 from toolchain.cli import run
 from toolchain.dataset import read_splits
-from toolchain.speech_evaluation import count_results_word_errors, spoken_language
+from toolchain.speech_evaluation import count_results_word_errors, written_language
 from toolchain.tasks import read_spellings, task_of
 from toolchain.word_errors import choose_normaliser, count_word_errors
 
@@ -78,7 +78,8 @@ def test_checkpoint_and_artifact_make_the_same_errors(checkpoint, tmp_path, caps
     [("en", ["de", "de"], "en"), (None, ["de", None, "en", "de"], "de"), (None, [None, None], None), (None, [], None)],
 )
 def test_whose_normaliser_is_meant(default, heard, language):
-    assert spoken_language(default, heard) == language
+    decoding = {"multilingual": True, "default_language": default}
+    assert written_language(decoding, NOTHING_ASKED, heard) == language
 
 
 def test_words_heard_in_a_clip_that_has_none_count_as_put_in(checkpoint, tmp_path, capsys):
