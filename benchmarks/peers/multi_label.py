@@ -25,6 +25,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import AutoModelForAudioClassification
 
 from benchmarks.tagging import tag_change
+from benchmarks.wording import NO_RATE_INTERVAL, between, signed
 from calibration.likelihood import negative_log_likelihoods
 from runtimes.clips import Clips
 from runtimes.files import replaced_folder
@@ -155,14 +156,15 @@ def main() -> int:
         first = first if sparsity else shares
         moved = tag_change(first, shares, truth).interval
         low, high = found["mean_ap_interval_95"]
+        span = NO_RATE_INTERVAL if low is None else f"{100 * low:.2f} to {100 * high:.2f}"
         cells = (
             f"{sparsity} removed" if sparsity else "dense",
-            f"{100 * found['mean_ap']:.2f} ({100 * low:.2f} to {100 * high:.2f})",
+            f"{100 * found['mean_ap']:.2f} ({span})",
             f"{100 * average_precision_score(truth, shares, average='macro'):.2f}",
             f"{100 * found['mean_auc']:.2f}",
             f"{100 * roc_auc_score(truth, shares, average='macro'):.2f}",
             f"{found['d_prime']:.3f}",
-            f"{100 * moved.estimate:+.2f} ({100 * moved.low:+.2f} to {100 * moved.high:+.2f})" if sparsity else "",
+            f"{signed(moved.estimate)} ({between(moved)})" if sparsity else "",
         )
         print(f"| {' | '.join(cells)} |", flush=True)
     return 0

@@ -17,10 +17,11 @@ from scipy.stats import norm
 from benchmarks.analysis import analyse
 from benchmarks.compare import compare
 from benchmarks.compare_page import row_cells, said_of
-from benchmarks.precision_section import read_change, trial_sentence
+from benchmarks.precision_section import loss_of, read_change, trial_sentence
 from benchmarks.report import write_report
 from benchmarks.results import read_results
 from benchmarks.summary import Interval, judge_gate, judge_word_gate, paired_change, word_error_change
+from benchmarks.tagging import MEAN_AP, clip_shares, tag_change, tag_quality
 from runtimes.clips import Clips
 from toolchain.examples import Mistakes
 from toolchain.precision_gate import compare_answers
@@ -206,3 +207,33 @@ def test_mistakes_that_are_counted_by_the_word_are_resampled():
     expected = word_error_change(before.tolist(), after.tolist(), words.tolist()).change
     assert rise == expected
     assert rise.estimate == pytest.approx(5 / 80)
+
+
+def test_a_fall_of_the_mean_average_precision_is_a_rise_of_what_it_lacks():
+    generator = np.random.default_rng(0)
+    truth = generator.random((60, 4)) < 0.3
+    before = generator.normal(size=(60, 4)) + 2 * truth
+    after = before + generator.normal(size=(60, 4))
+    dense, slim = (Mistakes(*clip_shares(scores, truth), scores, truth) for scores in (before, after))
+    rise, error = slim.rise_over(dense)
+    change = tag_change(before, after, truth)
+    assert rise.estimate == pytest.approx(slim.errors.sum() - dense.errors.sum(), abs=1e-9)
+    assert rise == loss_of(change.interval, MEAN_AP)
+    assert rise.low < rise.estimate < rise.high
+    assert error == change.standard_error
+    gate = judge_gate(change.interval, 0.0, metric=MEAN_AP)
+    assert gate.verdict == "FAIL"
+    assert "points of mAP, where at most 0.00 may be lost; the whole 95% interval" in gate.sentence
+
+
+def test_a_ranking_that_never_differs_has_no_interval():
+    truth = np.tile(np.eye(3, dtype=bool), (8, 1))
+    scores = truth.astype(np.float32)
+    rise, error = Mistakes(*clip_shares(scores, truth), scores, truth).rise_over(
+        Mistakes(*clip_shares(scores, truth), scores, truth)
+    )
+    assert (rise.has_spread, error) == (False, 0.0)
+    told = tag_quality(scores, truth).as_json()
+    assert (told["mean_ap"], told["mean_ap_interval_95"]) == (1.0, [None, None])
+    gate = judge_gate(tag_change(scores, scores, truth).interval, 1.0, metric=MEAN_AP)
+    assert (gate.verdict, "that is the point alone" in gate.sentence) == ("PASS", True)

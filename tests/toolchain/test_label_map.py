@@ -94,6 +94,23 @@ def test_both_together(tmp_path, mapped):
     ]
 
 
+def test_clips_of_several_labels_keep_those_that_the_model_has(tmp_path, mapped):
+    rows = ["file_name,labels", "a/0.wav,hoch|oben", "a/1.wav,left|noise", "a/2.wav,", "a/3.wav,noise|speech"]
+    for part in ("train", "test"):
+        put(tmp_path / part, a=4)
+        (tmp_path / part / "metadata.csv").write_text("\n".join(rows) + "\n")
+    said, read_as = [], {"label_map": mapped("data,model\nhoch,up\noben,up\n"), "ignore_unknown_labels": True}
+    splits = read_splits(DataFolder(tmp_path, **read_as), 100, 0, "labels", said.append, LABELS)
+    assert [example.labels for example in splits.evaluation] == [("up",), ("left",), ()]
+    assert sorted(example.labels for example in splits.calibration) == [(), ("left",), ("up",)]
+    assert said[:2] == [
+        "--ignore-unknown-labels leaves out 2 clips of labels that the model does not have: 'noise', 'speech'",
+        "--ignore-unknown-labels leaves out labels that the model does not have, of 2 clips of others too: 'noise'",
+    ]
+    clips = read_examples_as_clips(splits.evaluation, LABELS, 16_000)
+    assert clips.tags.tolist() == [[False, False, True], [False, True, False], [False, False, False]]
+
+
 def test_nothing_left_is_refused(tmp_path):
     put(tmp_path, a=2, b=2)
     with pytest.raises(BadInput, match="no clip is left, all are 4 clips of labels that the model .*: 'a', 'b'"):

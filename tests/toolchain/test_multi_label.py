@@ -241,7 +241,7 @@ def test_compare_pairs_the_clips(deployed, capsys):
     path = str(next((deployed / "results").glob("*.json")))
     assert run(["compare", path, path, "--json"]) == 0
     (row,) = [row for row in json.loads(capsys.readouterr().out)["rows"] if row["key"] == "mean_average_precision"]
-    assert row["change"] == {"is": "b-a", "estimate": 0.0, "low": 0.0, "high": 0.0}
+    assert row["change"] == {"is": "b-a", "estimate": 0.0, "low": None, "high": None}
     assert row["verdict"] == "noise"
     assert "paired by clip" in row["note"]
 
