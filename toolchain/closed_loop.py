@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -81,7 +82,8 @@ class Corrections:
 class Chosen:
     """The slim model in eval mode, what it keeps, its widths, the rounds, and which of them it is.
 
-    corrections: those by which the estimates of its round would have been its measurements.
+    corrections: those by which the estimates of its round would have been its measurements; others: the models of the
+    other rounds, by their measured loss.
     """
 
     model: nn.Module
@@ -90,6 +92,7 @@ class Chosen:
     rounds: tuple[Round, ...]
     best: int
     corrections: Corrections
+    others: tuple[Chosen, ...] = ()
 
     @property
     def round(self) -> Round:
@@ -122,7 +125,7 @@ def choose_measured(
     alone = SingleBlocks(family, model, scores, few)
     rounds: list[Round] = []
     in_force: list[Corrections] = []
-    best: tuple[int, nn.Module, tuple[SitePlan, ...], Allocation] | None = None
+    made: list[tuple[nn.Module, tuple[SitePlan, ...], Allocation]] = []
     for number in range(MOST_ROUNDS):
         allocation = choose_widths(sites, corrections.applied(scores.losses), costs, budget, recipe)
         slim, kept = cut(family, model, scores.bases, allocation)
@@ -132,18 +135,27 @@ def choose_measured(
         blocks = alone.measure(corrections, allocation, slim)
         rounds.append(Round(allocation.damage, measured, allocation.cost, blocks))
         in_force.append(corrections)
-        if best is None or not measured >= rounds[best[0]].measured:  # a first one may be no number
-            best = (number, slim, kept, allocation)
+        made.append((slim, kept, allocation))
         if rounds[-1].agrees and all(_close(block.estimated, block.measured) for block in blocks):
             break
         corrections = _corrected(corrections, rounds[-1], 1 / len(rounds))
-    assert best is not None
-    number, slim, kept, allocation = best
-    report(f"measured {rounds[number].measured:.4f} nats on {len(held_out)} held-out clips", 1.0)
-    return Chosen(slim, kept, allocation, tuple(rounds), number, _corrected(in_force[number], rounds[number], 1.0))
+    order = sorted(range(len(rounds)), key=lambda number: losing(rounds[number].measured))
+    found = [
+        Chosen(*made[number], tuple(rounds), number, _corrected(in_force[number], rounds[number], 1.0))
+        for number in order
+    ]
+    report(f"measured {found[0].round.measured:.4f} nats on {len(held_out)} held-out clips", 1.0)
+    return dataclasses.replace(found[0], others=tuple(found[1:]))
+
+
+def losing(divergence: float) -> float:
+    """The divergence, to sort by: what is no number loses the most."""
+    return math.inf if math.isnan(divergence) else divergence
 
 
 def _close(estimated: float, measured: float) -> bool:
+    if not math.isfinite(measured):
+        return False
     if max(estimated, measured) <= NOTHING_NATS:
         return True
     return max(estimated, measured) <= FACTOR * max(min(estimated, measured), NOTHING_NATS / FACTOR)

@@ -7,6 +7,7 @@ several ways or sparsities need of the same clips (scores, statistics, bases) th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -30,7 +31,7 @@ from calibration.targets import strata
 from toolchain.allocate import ROUNDING, Allocation
 from toolchain.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
 from toolchain.closed_form import principal_basis, ridge_basis
-from toolchain.closed_loop import choose_measured
+from toolchain.compensation import Compensated as Compensation
 from toolchain.compensation import compensate_
 from toolchain.costs import Costs, parameter_costs
 from toolchain.distillation import Distillation, distill_
@@ -39,7 +40,7 @@ from toolchain.held_out import HeldOut, divided
 from toolchain.narration import Report, quiet
 from toolchain.plan import ROTATED, Plan, SitePlan, compose, untouched
 from toolchain.recovery import LoraRecovery
-from toolchain.rotated import prune_rotated
+from toolchain.rotated import Rotated, best_compensated, prune_measured, prune_rotated
 from toolchain.schedule import SCORES, PruneRecipe, Score, calibration_order, prune, score
 from toolchain.scoring import Scores, score_widths
 from toolchain.widths import RotatedRecipe, choose_widths, cut
@@ -445,20 +446,24 @@ def _cut(bench: Bench, bases: Mapping[str, SiteBasis], allocation: Allocation, b
 
 def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """As `leanear prune`: the measured plan, compensated."""
-    made = _measured(bench, sparsity, recipe)
-    _compensate_(bench, made.model)
-    return made
+    pruned, _ = best_compensated(_pruned(bench, sparsity, recipe), functools.partial(_compensate_, bench))
+    return Made(pruned.model, pruned.plan)
 
 
 def _measured(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """What most of the clips chose is measured on the last fifth, and chosen again."""
+    pruned = _pruned(bench, sparsity, recipe)
+    return Made(pruned.model, pruned.plan)
+
+
+def _pruned(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Rotated:
     family, dense = bench.family, bench.checkpoint.model
     _, held_out = divided(bench.pool[bench.order])
-    chosen = choose_measured(
-        family, dense, _scores(bench, recipe), bench.costs, (1 - sparsity) * bench.costs.dense, recipe,
+    plan = dataclasses.replace(bench.plan, basis=ROTATED + recipe.basis)
+    return prune_measured(
+        family, dense, plan, _scores(bench, recipe), bench.costs, (1 - sparsity) * bench.costs.dense, recipe,
         bench.shared("held out", lambda: HeldOut(dense, held_out, family.logits)), report=bench.report,
     )  # fmt: skip
-    return Made(chosen.model, dataclasses.replace(bench.plan, sites=chosen.kept, basis=ROTATED + recipe.basis))
 
 
 def _default_as_small(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
@@ -519,10 +524,10 @@ def _compensated(bench: Bench, sparsity: float, recipe: Compensated) -> Made:
     return made
 
 
-def _compensate_(bench: Bench, model: nn.Module) -> None:
+def _compensate_(bench: Bench, model: nn.Module) -> Compensation:
     family, dense = bench.family, bench.checkpoint.model
     fitted, held_out = divided(bench.pool[bench.order])
-    compensate_(
+    return compensate_(
         model, dense, family.attention_sites(model), family.attention_sites(dense), fitted, held_out, family.logits,
         batch_size=bench.clips_at_once or 16, report=bench.report,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from runtimes.files import read_json, sha256_json
 from toolchain.accelerator import on_accelerator
 from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from toolchain.closed_loop import Corrections
-from toolchain.compensation import compensate_
+from toolchain.compensation import Compensated, compensate_
 from toolchain.costs import Costs, latency_costs, mac_costs, parameter_costs
 from toolchain.curve import estimated_curve, loss_begins_at
 from toolchain.dataset import SPEECH_TASK, Data, column_for, longest_calibrated, read_examples_for, read_splits
@@ -40,7 +40,7 @@ from toolchain.narration import Narrator, Report
 from toolchain.outputs import check_replaceable
 from toolchain.plan import Plan, plan_sha256
 from toolchain.pruning_notes import PRUNING_SCHEMA
-from toolchain.rotated import Rotated, prune_rotated
+from toolchain.rotated import Rotated, best_compensated, prune_rotated
 from toolchain.schedule import PruneRecipe, prune
 from toolchain.searching import search_sparsity
 from toolchain.target import FORM_COLUMNS, Target, check_one_width
@@ -293,7 +293,8 @@ def _prune_rotated(
                 corrections=learned[-1] if learned else None,
                 made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
             )  # fmt: skip
-        pruned.model.to("cpu")
+        for each in (pruned, *pruned.others):
+            each.model.to("cpu")
         if pruned.corrections is not None:
             learned.append(pruned.corrections)
         return pruned
@@ -308,6 +309,7 @@ def _prune_rotated(
             )
         except BadInput as error:
             raise BadInput(f"{error}{_doubts(table)}") from None
+        pruned = dataclasses.replace(pruned, others=())  # what was timed is the model
         budget = checks[-1].budget_ms
         facts["latency_checks"] = [dataclasses.asdict(check) for check in checks]
     elif job.goal.kind == "max_drop":
@@ -323,6 +325,17 @@ def _prune_rotated(
         costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
         costs = _as_held(costs, family, checkpoint.model, job)
         pruned = prune_to(costs, budget)
+
+    def compensate(slim: torch.nn.Module) -> Compensated:
+        with on_accelerator(slim, checkpoint.model):
+            return compensate_(
+                slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
+                clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
+            )  # fmt: skip
+
+    if job.compensation:
+        pruned, compensated = best_compensated(pruned, compensate)
+        facts["compensation"] = dataclasses.asdict(compensated)
     facts["cost"] = {"unit": costs.unit, "dense": costs.dense, "budget": budget, "slim": pruned.cost}
     facts["loss"] = {"estimated": pruned.damage, **_rounds_told(pruned)}
     if pruned.scores is not None and pruned.corrections is not None:
@@ -330,13 +343,6 @@ def _prune_rotated(
         facts["loss"]["curve"] = [estimate.as_json() for estimate in estimated_curve(*curve)]
         facts["loss"]["begins_at"] = loss_begins_at(*curve)
     slim = pruned.model
-    if job.compensation:
-        with on_accelerator(slim, checkpoint.model):
-            compensated = compensate_(
-                slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
-                clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
-            )  # fmt: skip
-        facts["compensation"] = dataclasses.asdict(compensated)
     if job.recovery is not None:
         made = {**made_from, "job": sha256_json(job.as_json()), "plan": plan_sha256(pruned.plan)}
         distilled = distill_(

@@ -93,7 +93,10 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
         return said
     chosen, first = rounds[loss["best"]], rounds[0]
     said += f" The plan's estimate was {chosen['estimated']:.2g} nats, and {chosen['measured']:.2g} were measured."
-    if len(rounds) > 1 and not loss["best"]:
+    least = min(round["measured"] for round in rounds)
+    if len(rounds) > 1 and chosen["measured"] > least:
+        said += f" Round {loss['best'] + 1} of {len(rounds)}: compensated, it loses less than the others."
+    elif len(rounds) > 1 and not loss["best"]:
         said += f" Widths were chosen again {len(rounds) - 1}\u00d7, which made nothing better."
     elif len(rounds) > 1:
         said += (

@@ -7,17 +7,19 @@ between.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
-from toolchain.closed_loop import Corrections, Round, choose_measured
+from toolchain.closed_loop import Corrections, Round, choose_measured, losing
+from toolchain.compensation import Compensated
 from toolchain.costs import Costs
 from toolchain.examples import LabelledInputs
 from toolchain.held_out import HeldOut
+from toolchain.measured_loss import MATTERS_NATS
 from toolchain.narration import Report, quiet
 from toolchain.plan import ROTATED, Plan, compose
 from toolchain.scoring import Scores, score_widths
@@ -30,6 +32,7 @@ class Rotated:
 
     rounds: what was chosen and measured on held-out clips, of which `best` is the model; none without such clips, or
     with several shots. scores, corrections: of the dense model, from which other budgets are served; None likewise.
+    others: the same of the other rounds.
     """
 
     model: nn.Module
@@ -40,6 +43,18 @@ class Rotated:
     best: int = 0
     scores: Scores | None = None
     corrections: Corrections | None = None
+    others: tuple[Rotated, ...] = ()
+
+    @property
+    def candidates(self) -> tuple[Rotated, ...]:
+        """What is worth being compensated: where the loss matters, every round, as their order may change then."""
+        return (self, *self.others) if self.rounds and not self.rounds[self.best].measured < MATTERS_NATS else (self,)
+
+
+def best_compensated(pruned: Rotated, compensate: Callable[[nn.Module], Compensated]) -> tuple[Rotated, Compensated]:
+    """Of the candidates, each compensated in place, the one that loses the least then, and what was done to it."""
+    found = [(each, compensate(each.model)) for each in pruned.candidates]
+    return min(found, key=lambda pair: losing(pair[1].held_out_kl_after))
 
 
 def prune_rotated(
@@ -80,20 +95,42 @@ def prune_rotated(
             clips_at_once=clips_at_once, report=told,
         )  # fmt: skip
         if held_out is not None and recipe.shots == 1:
-            chosen = choose_measured(
-                family, model, scores, costs, budget, recipe, held_out, corrections=corrections, report=report
+            return prune_measured(
+                family, model, plan, scores, costs, budget, recipe, held_out, corrections=corrections, report=report
             )
-            plan = dataclasses.replace(plan, sites=compose(plan.sites, chosen.kept))
-            return Rotated(
-                chosen.model, plan, chosen.allocation.damage, chosen.allocation.cost, chosen.rounds, chosen.best,
-                scores, chosen.corrections,
-            )  # fmt: skip
         part = costs.dense * (budget / costs.dense) ** (shot / recipe.shots)
         allocation = choose_widths(family.attention_sites(model), scores.losses, costs, part, recipe)
         model, kept = cut(family, model, scores.bases, allocation)
         plan = dataclasses.replace(plan, sites=compose(plan.sites, kept))
         damage, cost = damage + allocation.damage, allocation.cost
     return Rotated(model, plan, damage, cost)
+
+
+def prune_measured(
+    family: ModuleType,
+    model: nn.Module,
+    plan: Plan,
+    scores: Scores,
+    costs: Costs,
+    budget: float,
+    recipe: RotatedRecipe,
+    held_out: HeldOut,
+    *,
+    corrections: Corrections | None = None,
+    report: Report = quiet,
+) -> Rotated:
+    """The model by `choose_measured`, from scores that are there; plan: of `model`, before anything is cut."""
+    chosen = choose_measured(
+        family, model, scores, costs, budget, recipe, held_out, corrections=corrections, report=report
+    )
+    every = [
+        Rotated(
+            each.model, dataclasses.replace(plan, sites=compose(plan.sites, each.kept)), each.allocation.damage,
+            each.allocation.cost, each.rounds, each.best, scores, each.corrections,
+        )
+        for each in (chosen, *chosen.others)
+    ]  # fmt: skip
+    return dataclasses.replace(every[0], others=tuple(every[1:]))
 
 
 def _about_shot(report: Report, shot: int, shots: int) -> Report:
