@@ -1,7 +1,8 @@
-"""Ctrl-C at any moment ends a command with one line, also in the midst of an import.
+"""Ctrl-C or SIGTERM at any moment ends a command with one line, also in the midst of an import.
 
-Python raises KeyboardInterrupt wherever it happens to be. In a library's start-up code that may come back as another
-error, such as an ImportError, or be printed as "ignored" and lost; so it is remembered that it was ctrl-C.
+Python raises KeyboardInterrupt, or what a handler raises, wherever it happens to be. In a library's start-up code that
+may come back as another error, such as an ImportError, or be printed as "ignored" and lost; so it is remembered what
+was asked for.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import sys
 import threading
 from typing import Any, Callable
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 AGAIN_S = 0.05
 
-_asked = threading.Event()
+_asked, _told = threading.Event(), threading.Event()
+
+
+class Terminated(SystemExit):
+    """The end that SIGTERM asks for."""
 
 
 def run_interruptibly(work: Callable[[], int]) -> int:
@@ -37,11 +42,28 @@ def was_interrupted() -> bool:
     return _asked.is_set()
 
 
+def end_by_sigterm() -> None:
+    """From now on SIGTERM unwinds the stack as ctrl-C does, so that temporary files and child processes go with us."""
+    _told.clear()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def was_terminated() -> bool:
+    """Whether SIGTERM came, whatever became of it."""
+    return _told.is_set()
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    _told.set()
+    raise Terminated(TERMINATED)
+
+
 def _watch() -> None:
     _asked.clear()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as shells start what runs in the background
         signal.signal(signal.SIGINT, _interrupt)
-        sys.unraisablehook = _say_unraisable
+    sys.unraisablehook = _say_unraisable
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -50,8 +72,9 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def _say_unraisable(unraisable: Any) -> None:
-    """An interrupt that Python would print and forget comes again, a moment later, where it is heard."""
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
+    """A signal that Python would print and forget comes again, a moment later, where it is heard."""
+    if issubclass(unraisable.exc_type, (KeyboardInterrupt, Terminated)):
+        again = signal.SIGTERM if issubclass(unraisable.exc_type, Terminated) else signal.SIGINT
+        threading.Timer(AGAIN_S, os.kill, (os.getpid(), again)).start()
     else:
         sys.__unraisablehook__(unraisable)

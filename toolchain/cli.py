@@ -7,9 +7,7 @@ import functools
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,14 @@ from benchmarks.wording import NO_RATE_INTERVAL
 from runtimes.decoding import TASKS
 from runtimes.encoder_windows import DEFAULT_WINDOW, check_window_choice
 from runtimes.errors import BadInput, GateMissed, LeanearError
-from runtimes.interrupts import INTERRUPTED, was_interrupted
+from runtimes.interrupts import (
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    end_by_sigterm,
+    was_interrupted,
+    was_terminated,
+)
 from runtimes.kept_work import forget_kept, what_is_kept
 from runtimes.notes import no_notes
 from runtimes.pipes import leave_closed_pipe
@@ -39,7 +44,6 @@ from toolchain.narration import Narrator
 if TYPE_CHECKING:
     from toolchain.dataset import Data
 
-TERMINATED = 143
 MOST_THREADS = 1024
 SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
 METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
@@ -73,16 +77,23 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line; its exit status. Errors that a user can act on become one line on standard error."""
     # Real AST settings have mel filters so narrow that a few are empty; transformers says so each time.
     warnings.filterwarnings("ignore", message="At least one mel filter")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+    end_by_sigterm()
     forget_kept()
     stdout = sys.stdout
     try:
         cli.main(args=arguments, prog_name="leanear", standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 (what is no end of ours is raised again)
-        return _status_of(KeyboardInterrupt() if was_interrupted() else error, sys.stdout is stdout)
-    return 0
+        return _status_of(_asked_for() or error, sys.stdout is stdout)
+    ended = _asked_for()  # by a signal that a library swallowed
+    return 0 if ended is None else _status_of(ended, True)
+
+
+def _asked_for() -> BaseException | None:
+    """The end that a signal asked for, whatever error has come of it."""
+    if was_terminated():
+        return Terminated(TERMINATED)
+    return KeyboardInterrupt() if was_interrupted() else None
 
 
 def _status_of(error: BaseException, own_stdout: bool) -> int:
@@ -110,15 +121,6 @@ def _status_of(error: BaseException, own_stdout: bool) -> int:
         _complain(f"{where}{error.strerror or error}")
         return 1
     raise error
-
-
-class Terminated(SystemExit):
-    """The end that SIGTERM asks for."""
-
-
-def _terminate(_number: int, _frame: object) -> None:
-    """SIGTERM unwinds the stack as ctrl-C does, so that temporary files and measuring processes go with us."""
-    raise Terminated(TERMINATED)
 
 
 def _complain(text: str) -> None:
@@ -1128,7 +1130,7 @@ def transcribe(
             report=report,
         )
         write_segments(segments, writers[0] if writers else "plain", out, tally)
-    if tally.sentence:
+    if tally.sentence and not narrator.console.quiet:
         click.echo(tally.sentence, err=True)
 
 
