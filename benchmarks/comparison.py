@@ -8,7 +8,7 @@ from typing import Any, Sequence
 from benchmarks.page import Block, Card, Paragraph, Report, Section, Table
 from benchmarks.pictures import Curve, picture_curves
 from benchmarks.tagging import MEAN_AP
-from benchmarks.wording import WORD_ERROR_RATE, count
+from benchmarks.wording import NO_RATE_INTERVAL, WORD_ERROR_RATE, count
 from runtimes.errors import BadInput
 from runtimes.files import read_json
 
@@ -274,6 +274,7 @@ def _rows_table(document: dict[str, Any], table: dict[str, Any], caption: str, f
         rows = [row for row in table["rows"] if (row["method"], row["asked"]) == (name, asked)]
         change = _mean(rows, "cross_entropy") - _dense(document)["cross_entropy"]
         low, high = _percentages(document, intervals[name, asked])
+        spread = f"{low:.1f} to {high:.1f}" if low < high else NO_RATE_INTERVAL
         lines.append(
             (
                 name,
@@ -281,7 +282,7 @@ def _rows_table(document: dict[str, Any], table: dict[str, Any], caption: str, f
                 f"{100 * _mean(rows, 'sparsity'):.2f}",
                 f"{_mean(rows, 'kl_divergence'):.5f}",
                 f"{change:+.4f}",
-                f"{_score(document, rows):.1f} ({low:.1f} to {high:.1f})",
+                f"{_score(document, rows):.1f} ({spread})",
                 f"{_mean(rows, 'parameters'):,.0f}",
                 count(_mean(rows, "macs")),
                 f"{_mean(rows, 'updates'):.0f}",
