@@ -67,9 +67,17 @@ def load(artifact: Artifact, options: SessionOptions) -> IntelCpuSession | Intel
     if options.precision not in precisions():
         raise BadInput(f"precision: {NAME} does not compute in {options.precision} on this CPU")
     check_precision(artifact, options)
-    if artifact.family == "whisper":
-        return IntelSpeechSession(artifact, options)
-    return IntelCpuSession(artifact, options)
+    try:
+        if artifact.family == "whisper":
+            return IntelSpeechSession(artifact, options)
+        return IntelCpuSession(artifact, options)
+    except BadInput as error:
+        if any(graph["form"] == "onnxruntime" for graph in artifact.manifest["graphs"].values()):
+            raise RuntimeUnavailable(
+                f"{artifact.folder}: its graphs are of the form onnxruntime, and OpenVINO does not take all of their "
+                "operators; export it with --form openvino, or portable"
+            ) from error
+        raise
 
 
 def _compile_graph(path: Path, options: SessionOptions) -> Any:
