@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document
 from benchmarks.doctor import LIBRARIES, lacks, lines, report
 from runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
-from runtimes.interrupts import INTERRUPTED
+from runtimes.interrupts import INTERRUPTED, TERMINATED, end_by_sigterm, was_terminated
 from runtimes.kept_work import forget_kept, what_is_kept
 from runtimes.pipes import leave_closed_pipe
 
@@ -24,14 +22,12 @@ if TYPE_CHECKING:
 PROGRAM = "python3 leanear.pyz"
 ON_A_BUNDLE = ("bench", "eval")
 PASSED_ON = (*ON_A_BUNDLE, "transcribe", "compare")
-TERMINATED = 143
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status of one command: 0, or the error's own after its one line on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+    end_by_sigterm()
     forget_kept()
     try:
         if given and given[0] in PASSED_ON and not {"-h", "--help"} & set(given):
@@ -50,12 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"leanear: interrupted{what_is_kept()}", file=sys.stderr)
         return INTERRUPTED
-    return 0
-
-
-def _terminate(_number: int, _frame: object) -> None:
-    """SIGTERM unwinds the stack as ctrl-C does, so that temporary files and measuring processes go with us."""
-    raise SystemExit(TERMINATED)
+    return TERMINATED if was_terminated() else 0
 
 
 def bundle_folder() -> Path:

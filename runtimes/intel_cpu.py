@@ -18,7 +18,7 @@ from runtimes.sessions import (
     check_precision,
     checked_logits,
     checked_tokens,
-    filled_up,
+    in_window,
 )
 from runtimes.speech_cache import CrossMemory, SpeechCache, aligned_zeros
 from runtimes.waveforms import WaveformInput
@@ -189,15 +189,9 @@ class IntelSpeechSession:
 
     def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
-        waveform = self._checked(waveform)
-        if not self._takes_any and window not in (None, self._window):
-            raise BadInput(
-                f"encode: a window of {window} samples; the encoder's graph has that of {self._window} alone"
-            )
-        if self._takes_any:
-            waveform = filled_up(waveform, window or self._window)
-            if self._crossed.arrange(waveform.shape[1] // self._step):
-                self._share_crossed()
+        waveform = in_window(self._checked(waveform), window, self._window, self._takes_any)
+        if self._takes_any and self._crossed.arrange(waveform.shape[1] // self._step):
+            self._share_crossed()
         self._encoding.set_tensor("waveform", _shared(waveform))
         self._encoding.infer()
         self._encoded = True

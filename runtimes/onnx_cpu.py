@@ -17,7 +17,7 @@ from runtimes.sessions import (
     check_precision,
     checked_logits,
     checked_tokens,
-    filled_up,
+    in_window,
 )
 from runtimes.speech_cache import CrossMemory, SpeechCache, aligned_zeros
 from runtimes.waveforms import WaveformInput
@@ -178,15 +178,9 @@ class OnnxSpeechSession:
 
     def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
-        waveform = self._checked(waveform)
-        if not self._takes_any and window not in (None, self._window):
-            raise BadInput(
-                f"encode: a window of {window} samples; the encoder's graph has that of {self._window} alone"
-            )
-        if self._takes_any:
-            waveform = filled_up(waveform, window or self._window)
-            if self._crossed.arrange(waveform.shape[1] // self._step):
-                self._single = None
+        waveform = in_window(self._checked(waveform), window, self._window, self._takes_any)
+        if self._takes_any and self._crossed.arrange(waveform.shape[1] // self._step):
+            self._single = None
         binding = self._encoder.io_binding()
         _bind(binding.bind_input, "waveform", waveform)
         for name, buffer in self._crossed.arrays.items():

@@ -122,6 +122,21 @@ class Runtime(Protocol):
         """A session that is ready to run: a `Session` or, of a Whisper artifact, a `SpeechSession`."""
 
 
+def in_window(waveform: np.ndarray, window: int | None, full: int, takes_any: bool) -> np.ndarray:
+    """A waveform (1, samples) as an encoder's graph takes it, which has windows of any length, or the full one alone.
+
+    window: samples of it, None: the full one. A graph of the full one fills up and cuts by itself.
+
+    Raises:
+        BadInput: another window than the full one, for a graph that has no other.
+    """
+    if takes_any:
+        return filled_up(waveform, window or full)
+    if window not in (None, full):
+        raise BadInput(f"encode: a window of {window} samples; the encoder's graph has that of {full} alone")
+    return waveform
+
+
 def filled_up(waveform: np.ndarray, window: int) -> np.ndarray:
     """A waveform (1, samples) filled up with zeros, or cut, to (1, window)."""
     if waveform.shape[1] >= window:
