@@ -243,7 +243,7 @@ def _add_batch_(models: _Models, batch: LabelledInputs, sums: Sequence[BlockSums
             hooks.append(dense_site.output.register_forward_hook(functools.partial(keep, dense_site)))
             hooks.append(slim_site.output.register_forward_hook(functools.partial(add, slim_site, block)))
         for model in (models.dense, models.slim):
-            models.logits(model, batch.inputs.to(next(model.parameters()).device))
+            models.logits(model, batch.inputs)
     finally:
         for hook in hooks:
             hook.remove()

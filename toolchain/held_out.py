@@ -78,9 +78,8 @@ class HeldOut:
 
     def _answers(self, model: nn.Module, batch: LabelledInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (P, classes) in eval mode at the targets, and those, (P,)."""
-        inputs = batch.inputs.to(next(model.parameters()).device)
         with evaluated(model):
-            return answered(self.logits(model, inputs), batch.targets)
+            return answered(self.logits(model, batch.inputs), batch.targets)
 
 
 @contextlib.contextmanager
