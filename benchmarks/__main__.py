@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the door to `benchmarks.commands`, past what lies in the current folder."""
+"""`python -m leanear.benchmarks`: the door to `leanear.benchmarks.device.commands`, past what lies in the current folder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ def main() -> int:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ctrl-C just ends it until there is who says so
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from runtimes.isolation import leave_current_folder
+    from leanear.runtimes.process.isolation import leave_current_folder
 
     sys.path.pop(0)
     leave_current_folder()
-    from runtimes.interrupts import run_interruptibly
-    from runtimes.streams import take_any_text
+    from leanear.runtimes.process.interrupts import run_interruptibly
+    from leanear.runtimes.process.streams import take_any_text
 
     take_any_text()
     return run_interruptibly(_run)
 
 
 def _run() -> int:
-    from benchmarks.commands import main as run_command
+    from leanear.benchmarks.device.commands import main as run_command
 
     return run_command()
 

@@ -7,9 +7,10 @@ from typing import Any, Iterable, Sequence
 
 import numpy as np
 
-from benchmarks.results import Results
-from benchmarks.speech_analysis import SpeechAnalysis, analyse_speech
-from benchmarks.summary import (
+from leanear.benchmarks.formatting import WORD_ERROR_RATE
+from leanear.benchmarks.results import Results
+from leanear.benchmarks.speech_analysis import SpeechAnalysis, analyse_speech
+from leanear.benchmarks.summary import (
     AccuracyChange,
     Interval,
     LatencySummary,
@@ -19,9 +20,8 @@ from benchmarks.summary import (
     summarise_latency,
     wilson_interval,
 )
-from benchmarks.tag_analysis import TagAnalysis, analyse_tags
-from benchmarks.tagging import MEAN_AP
-from benchmarks.wording import WORD_ERROR_RATE
+from leanear.benchmarks.tag_analysis import TagAnalysis, analyse_tags
+from leanear.benchmarks.tagging import MEAN_AP
 
 NOISY_CV = 0.15
 NOISY_BUSY_SHARE = 0.1

@@ -7,10 +7,10 @@ from typing import Any, Callable, Dict
 
 import numpy as np
 
-from runtimes.artifact import Artifact
-from runtimes.encoder_windows import artifact_windows
-from runtimes.sessions import SpeechSession
-from runtimes.windows import transcribe_prompt
+from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.sessions import SpeechSession
+from leanear.runtimes.speech.encoder_windows import artifact_windows
+from leanear.runtimes.windows import transcribe_prompt
 
 SPEECH_TASK = "automatic-speech-recognition"
 STAGES = ("encoder", "first_token", "later_tokens")

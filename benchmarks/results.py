@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.inference import SPEECH_TASK
-from benchmarks.tagging import unpacked
-from runtimes.errors import BadInput
-from runtimes.files import read_json, write_json
-from runtimes.tasks import CLASSIFICATION_TASK, TAGGING_TASK
+from leanear.benchmarks.inference import SPEECH_TASK
+from leanear.benchmarks.tagging import unpacked
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.tasks import CLASSIFICATION_TASK, TAGGING_TASK
 
 RESULTS_SCHEMA = "leanear-results-3"
 ROLES = ("dense", "slim")
@@ -202,7 +202,7 @@ class Results:
 
     @property
     def precisions(self) -> dict[str, str]:
-        """What each role was measured in, as in `runtimes.sessions.PRECISIONS`."""
+        """What each role was measured in, as in `leanear.runtimes.sessions.PRECISIONS`."""
         return {role: self.document["options"]["precisions"][role] for role in self.roles}
 
     @property

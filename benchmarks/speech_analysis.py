@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.inference import STAGES
-from benchmarks.results import Results
-from benchmarks.summary import Interval, WordErrorChange, summarise_latency, word_error_change, word_error_rate
+from leanear.benchmarks.inference import STAGES
+from leanear.benchmarks.results import Results
+from leanear.benchmarks.summary import Interval, WordErrorChange, summarise_latency, word_error_change, word_error_rate
 
 LOOP_COMPRESSION_RATIO = 2.4  # Whisper's own limit, over which a text repeats itself
 

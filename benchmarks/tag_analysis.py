@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.results import Results
-from benchmarks.summary import Interval
-from benchmarks.tagging import TagQuality, average_precisions, multi_hot, tag_change, tag_quality, unpacked
+from leanear.benchmarks.results import Results
+from leanear.benchmarks.summary import Interval
+from leanear.benchmarks.tagging import TagQuality, average_precisions, multi_hot, tag_change, tag_quality, unpacked
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any, Iterable, Sequence
 
 import numpy as np
 
-from benchmarks.summary import Interval
-from runtimes.errors import BadInput
+from leanear.benchmarks.summary import Interval
+from leanear.runtimes.errors import BadInput
 
 MEAN_AP = "mAP"
 MOST_DRAWS, FEWEST_DRAWS = 1000, 200

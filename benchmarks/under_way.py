@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from benchmarks.wording import duration
+from leanear.benchmarks.formatting import duration
 
 SILENCE_S = 12.0  # until a line comes: 20 s are promised, and a busy machine may be late
 

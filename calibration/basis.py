@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from calibration.sites import AttentionSite
-from calibration.statistics import SiteStatistics, Statistics
-from runtimes.errors import BadInput
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.statistics import SiteStatistics, Statistics
+from leanear.runtimes.errors import BadInput
 
 BasisKind = Literal["trained", "weights", "activations", "attention", "fisher"]
 BASIS_KINDS: tuple[BasisKind, ...] = ("trained", "weights", "activations", "attention", "fisher")

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from calibration.sites import AttentionSite
-from calibration.targets import positions
-from runtimes.errors import BadInput
-from runtimes.files import replaced_file
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.targets import positions
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import replaced_file
 
 CURVATURE_SCHEMA = "leanear-curvature-1"
 METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
@@ -80,7 +80,7 @@ def collect_curvature(
 ) -> Curvature:
     """Sums of squared batch gradients over as many whole batches as the clips make.
 
-    inputs: (N, ...) as the model takes them; targets: as in `calibration.targets`; batch_loss(model,
+    inputs: (N, ...) as the model takes them; targets: as in `leanear.calibration.targets`; batch_loss(model,
     inputs, targets): the mean loss over all positions that have a target.
     order: which clips and in which order, int64; all of them as they come if None. batch_size: clips whose mean loss is
     differentiated and squared, or all if there are fewer; clips_at_once: how many of them are in

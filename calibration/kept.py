@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from runtimes.files import replaced_file
-from runtimes.kept_work import remember_kept
+from leanear.runtimes.files import replaced_file
+from leanear.runtimes.process.kept_work import remember_kept
 
 METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
 

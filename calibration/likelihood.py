@@ -1,6 +1,6 @@
 """How likely a model finds answers: its logits are one softmax at every position, or of tags one sigmoid per label.
 
-Logits (N, C), or (N, L, C) of sequences, and targets as in `calibration.targets`, which say which of the two it is. A
+Logits (N, C), or (N, L, C) of sequences, and targets as in `leanear.calibration.targets`, which say which of the two it is. A
 clip's labels are independent given their sigmoids, so that its log-likelihood, and the divergence of two models, is
 the sum over all labels.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from calibration.targets import answered, kind_of
+from leanear.calibration.targets import answered, kind_of
 
 
 def negative_log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

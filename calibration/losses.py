@@ -8,7 +8,7 @@ keep the first v channels, dropped contexts standing at their mean, the objectiv
     sum_i g_i . (P_v (u'_i - u_i) - (1 - P_v) (u_i - mean u))
 
 and half the mean of its square over clips is the loss, the objective being such that squares are Fisher information.
-A derivative by a mask on a query/key channel (`width_damages` in `calibration.basis`) agrees where little is cut. Where
+A derivative by a mask on a query/key channel (`width_damages` in `leanear.calibration.basis`) agrees where little is cut. Where
 a softmax is saturated it is all but zero for every channel, and the loss of cutting enough of them is not.
 
 Dimension letters: B batch, T tokens, R rows, H heads, K query/key width, V value/output width, G widths on the grid.
@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from calibration.basis import SiteBasis
-from calibration.passes import BlockPass, Labels, Logits, by_head, pass_through
-from calibration.sites import AttentionSite
-from calibration.targets import before_the_end
+from leanear.calibration.basis import SiteBasis
+from leanear.calibration.passes import BlockPass, Labels, Logits, by_head, pass_through
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.targets import before_the_end
 
 # Queries whose gradient is small say next to nothing: of Whisper tiny.en's 1,500 frames the quarter with the largest
 # gradients holds 97 % of their squares (speech in windows of 30 s), and the attention of all the others is left out.

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from calibration.sites import AttentionSite
-from calibration.targets import answered, kind_of
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.targets import answered, kind_of
 
 Labels = Literal["projected", "sampled", "observed"]
 LABELS: tuple[Labels, ...] = ("projected", "sampled", "observed")
@@ -53,7 +53,7 @@ def pass_through(
 ) -> list[BlockPass]:
     """One forward pass and one backward pass of a batch, block by block in the order of `sites`.
 
-    inputs: (B, ...) as the model takes them; targets: (B,), (B, C) or (B, L) as in `calibration.targets`;
+    inputs: (B, ...) as the model takes them; targets: (B,), (B, C) or (B, L) as in `leanear.calibration.targets`;
     logits(model, inputs): (B, C), or (B, L, C).
     labels: what the objective of a clip is; of a sequence, of every position that has a target, summed.
       "observed": the negative log-likelihood of its label; its squared gradient is the empirical Fisher information.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from calibration.curvature import Curvature
-from calibration.sites import AttentionSite
-from runtimes.errors import BadInput
+from leanear.calibration.curvature import Curvature
+from leanear.calibration.sites import AttentionSite
+from leanear.runtimes.errors import BadInput
 
 FISHER_DAMPING = 1e-6  # per weight; the source's constant. It shifts all channels alike, so it ranks nothing.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from calibration.kept import keep_tensors, kept_tensors
+from leanear.calibration.kept import keep_tensors, kept_tensors
 
 Tensors = Mapping[str, torch.Tensor]
 Progress = Callable[[int, int], None]

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from calibration.passes import BlockPass, Labels, Logits, by_head, pass_through
-from calibration.sites import AttentionSite
-from calibration.targets import before_the_end
-from runtimes.errors import BadInput
+from leanear.calibration.passes import BlockPass, Labels, Logits, by_head, pass_through
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.targets import before_the_end
+from leanear.runtimes.errors import BadInput
 
 SUMS = ("tokens", "query_gram", "key_gram", "attended_key_gram", "context_gram", "context_sum")
 PER_CLIP = ("query_key", "value_output", "context_gradient")

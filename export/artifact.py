@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from export.ast_graph import export_ast, observe_ast
-from export.front_end import FrontEnd, read_front_end
-from export.graph import ExportedGraph, graph_facts
-from export.macs import count_macs
-from export.whisper_artifact import Speech, write_whisper_artifact
-from runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
-from runtimes.encoder_windows import FULL
-from runtimes.errors import BadInput
-from runtimes.files import replaced_folder, sha256_file, write_json
-from runtimes.tasks import classifier_task
+from leanear.export.ast.front_end import FrontEnd, read_front_end
+from leanear.export.ast.graph import export_ast, observe_ast
+from leanear.export.macs import count_macs
+from leanear.export.onnx.graph import ExportedGraph, graph_facts
+from leanear.export.whisper_artifact import Speech, write_whisper_artifact
+from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import replaced_folder, sha256_file, write_json
+from leanear.runtimes.speech.encoder_windows import FULL
+from leanear.runtimes.tasks import classifier_task
 
 GRAPH_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -45,9 +45,9 @@ def export_artifact(
     model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
     inputs by name. speech: of a Whisper, which is exported as encoder and decoder; precision: of the
     products, "fp32", "fp16" or "int8"; quantiser_waveforms: real clips that the ranges of integers are taken from, like
-    the golden ones; window: of a Whisper, which windows its encoder takes (`runtimes.encoder_windows`);
+    the golden ones; window: of a Whisper, which windows its encoder takes (`leanear.runtimes.speech.encoder_windows`);
     left_in_float32: tensors of its encoder that stay so. The manifest's "parity" is null until
-    `export.parity.prove_parity` has proved it.
+    `leanear.export.parity.prove_parity` has proved it.
 
     Raises:
         BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.

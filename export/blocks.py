@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
-from export.ast_graph import READ_TOKENS, WHOLE_LAST_ATTENTION
-from export.attention import (
+from leanear.export.ast.graph import READ_TOKENS, WHOLE_LAST_ATTENTION
+from leanear.export.onnx.attention import (
     GROUP_MACS,
     VECTOR_COLUMNS,
     Attention,
@@ -25,13 +25,13 @@ from export.attention import (
     fused_width,
     group_heads,
 )
-from export.graph import Graph
-from runtimes.files import replaced_file
+from leanear.export.onnx.graph import Graph
+from leanear.runtimes.files import replaced_file
 
 KINDS = ("ordinary", "last")
 EXPORTER = {"version": 1, "group_macs": GROUP_MACS, "vector_columns": VECTOR_COLUMNS}
 """What changes when the exporter writes other blocks for the same widths: timings of other blocks are then stale.
-The version is raised by hand when export/attention.py changes what a block is made of."""
+The version is raised by hand when export/onnx/attention.py changes what a block is made of."""
 ROW_COLUMNS = 4  # the form for ONNX Runtime fills value widths up to rows of whole 16 bytes
 EPSILON = 1e-12
 WEIGHT_SPREAD = 0.02

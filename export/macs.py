@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from export.ast_graph import READ_TOKENS, WHOLE_LAST_ATTENTION, patch_size, token_count
-from export.attention import read_widths
-from export.front_end import FrontEnd
-from export.log_mel import LogMel
+from leanear.export.ast.front_end import FrontEnd
+from leanear.export.ast.graph import READ_TOKENS, WHOLE_LAST_ATTENTION, patch_size, token_count
+from leanear.export.onnx.attention import read_widths
+from leanear.export.whisper.log_mel import LogMel
 
 MACS_TOKENS = 100  # decoded tokens of a window, for which a Whisper's MACs are stated
 

@@ -1,6 +1,6 @@
 """Proof that an artifact's graphs compute what their checkpoint computes: a step of its own, which can fail.
 
-python -m export.parity FOLDER [--dense-graph-bytes N]
+python -m leanear.export.parity FOLDER [--dense-graph-bytes N]
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from export.speech_parity import compare_speech
-from runtimes.artifact import Artifact, Golden, read_artifact, read_golden
-from runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
-from runtimes.files import write_json
-from runtimes.isolation import PACKAGE_ROOT, isolated_environment, module_command
+from leanear.export.whisper.speech_parity import compare_speech
+from leanear.runtimes.artifact import Artifact, Golden, read_artifact, read_golden
+from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
+from leanear.runtimes.files import write_json
+from leanear.runtimes.process.isolation import PACKAGE_ROOT, isolated_environment, module_command
 
 BOUND = 1e-4
 NOISE_BOUND = 0.1  # of a classifier's products in 8 bits
@@ -39,7 +39,7 @@ class Parity:
     graph_bytes, dense_graph_bytes: sizes of the graph files, the latter null if it was not given; tokens, same_tokens:
     how many tokens a Whisper decoded and how many of them are the same, null of a classifier. Of products in 8 bits
     alone, and null of others: noise, of a classifier (see `compare_logits`); divergence in nats per token, words and
-    how many of them changed, of a Whisper (see `export.speech_parity`). `bound` then limits noise or divergence.
+    how many of them changed, of a Whisper (see `leanear.export.whisper.speech_parity`). `bound` then limits noise or divergence.
     left_in_float32: tensors of its encoder that are not in 8 bits although they could be, because that cost too much.
     """
 
@@ -96,7 +96,7 @@ def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parit
             than `dense_graph_bytes`; the manifest is left as it was.
         BadInput: the folder is not an artifact, or a file in it is not the one that the manifest names.
     """
-    command = module_command("export.parity")
+    command = module_command("leanear.export.parity")
     if dense_graph_bytes is not None:
         command += ["--dense-graph-bytes", str(dense_graph_bytes)]
     command += ["--", os.path.abspath(folder)]
@@ -276,7 +276,7 @@ def _run(artifact: Artifact, waveforms: Sequence[np.ndarray]) -> tuple[str, np.n
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status of the program: 0 proved, otherwise that of the error, whose one line goes to stderr."""
-    parser = argparse.ArgumentParser(prog="python -m export.parity", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m leanear.export.parity", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="artifact folder")
     parser.add_argument("--dense-graph-bytes", type=int, help="the graph's file has to be smaller than this")
     options = parser.parse_args(arguments)

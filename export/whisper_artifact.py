@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from export.golden_speech import collect_golden_speech
-from export.graph import graph_facts
-from export.log_mel import LogMel, read_log_mel
-from export.macs import count_whisper_macs
-from export.whisper_graph import FRAMES_PER_POSITION, cache_sizes, export_whisper, observe_encoder
-from runtimes.artifact import MANIFEST_SCHEMA, write_golden
-from runtimes.encoder_windows import FULL, choose_windows, windows_facts
-from runtimes.errors import BadInput
-from runtimes.files import sha256_file, write_json
-from runtimes.windows import window_tokens
+from leanear.export.macs import count_whisper_macs
+from leanear.export.onnx.graph import graph_facts
+from leanear.export.whisper.golden_speech import collect_golden_speech
+from leanear.export.whisper.graph import FRAMES_PER_POSITION, cache_sizes, export_whisper, observe_encoder
+from leanear.export.whisper.log_mel import LogMel, read_log_mel
+from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.speech.encoder_windows import FULL, choose_windows, windows_facts
+from leanear.runtimes.windows import window_tokens
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 VOCABULARY_FILE, GOLDEN_FILE = "vocabulary.json", "golden.npz"
@@ -53,7 +53,7 @@ def write_whisper_artifact(
     window: str = FULL,
     left_in_float32: Collection[str] = (),
 ) -> None:
-    """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
+    """Write all files of the artifact into `folder`; the arguments are those of `leanear.export.artifact.export_artifact`.
 
     Raises:
         BadInput: no golden clip, an empty one, a vocabulary of another size, or a model that cannot be exported.

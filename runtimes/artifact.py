@@ -9,8 +9,8 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from runtimes.errors import BadInput
-from runtimes.files import read_json, sha256_file, sha256_json
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json, sha256_file, sha256_json
 
 MANIFEST_SCHEMA = "leanear-artifact-2"
 REQUIRED_KEYS = ("family", "task", "model", "graphs", "input", "output", "golden", "parity", "made_from")

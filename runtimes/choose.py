@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import cast
 
-from runtimes.errors import BadInput, RuntimeUnavailable
-from runtimes.sessions import Runtime, SessionOptions
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.runtimes.sessions import Runtime, SessionOptions
 
 MODULES = {
-    "onnxruntime": "runtimes.onnx_cpu",
-    "openvino": "runtimes.intel_cpu",
-    "tensorrt": "runtimes.nvidia_gpu",
-    "tensorrt_rtx": "runtimes.rtx_gpu",
-    "null": "runtimes.null",
+    "onnxruntime": "leanear.runtimes.backends.onnx_cpu",
+    "openvino": "leanear.runtimes.backends.openvino_cpu",
+    "tensorrt": "leanear.runtimes.backends.tensorrt_gpu",
+    "tensorrt_rtx": "leanear.runtimes.backends.rtx_gpu",
+    "null": "leanear.runtimes.backends.null",
 }
 
 

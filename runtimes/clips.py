@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtimes.errors import BadInput
-from runtimes.files import replaced_file
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import replaced_file
 
 ARRAYS = ("samples", "offsets", "label_ids", "names", "labels", "sample_rate_hz")
 

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
-from runtimes.errors import BadInput
+from leanear.runtimes.errors import BadInput
 
 
 def sha256_file(path: Path) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from runtimes.artifact import Artifact
-from runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.errors import BadInput, MeasurementFailed
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
 HALF_RUNTIMES = ("tensorrt", "tensorrt_rtx")
@@ -55,7 +55,7 @@ class Session(Protocol):
     def run(self, waveform: np.ndarray) -> np.ndarray:
         """Logits, float32 (labels,), of one waveform (samples,), floats within -1 to 1 or int16 PCM.
 
-        Of a waveform that is longer than the model's window the rest is not heard; see `runtimes.waveforms`.
+        Of a waveform that is longer than the model's window the rest is not heard; see `leanear.runtimes.audio.waveforms`.
 
         Raises:
             BadInput: the waveform is of another shape or type, or has a NaN or infinite sample.

@@ -14,7 +14,7 @@ from typing import Dict, Iterable, List, Tuple
 
 import numpy as np
 
-from runtimes.sessions import SessionOptions
+from leanear.runtimes.sessions import SessionOptions
 
 RUNS = 8
 

@@ -42,4 +42,4 @@ def test_imports_point_downwards(folder):
 
 
 def test_the_check_sees_an_arrow_that_points_up():
-    assert imported_folders("def f():\n    from toolchain.plan import Plan\n") == {"toolchain"}
+    assert imported_folders("def f():\n    from leanear.plan import Plan\n") == {"toolchain"}

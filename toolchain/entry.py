@@ -12,19 +12,19 @@ def main() -> None:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ctrl-C just ends it until there is who says so
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from runtimes.isolation import leave_current_folder
+    from leanear.runtimes.process.isolation import leave_current_folder
 
     sys.path.pop(0)
     leave_current_folder()
-    from runtimes.interrupts import run_interruptibly
-    from runtimes.streams import take_any_text
+    from leanear.runtimes.process.interrupts import run_interruptibly
+    from leanear.runtimes.process.streams import take_any_text
 
     take_any_text()
     sys.exit(run_interruptibly(_run))
 
 
 def _run() -> int:
-    from runtimes.interrupts import was_interrupted
+    from leanear.runtimes.process.interrupts import was_interrupted
 
     try:
         import click  # noqa: F401
@@ -34,11 +34,11 @@ def _run() -> int:
             raise
         print(
             f"leanear: {error.name} is not installed; on a workstation: pip install 'leanear[host]'; "
-            "on a device: python -m benchmarks --help",
+            "on a device: python -m leanear.benchmarks --help",
             file=sys.stderr,
         )
         return 2
-    from toolchain.cli import run
+    from leanear.cli.commands import run
 
     return run()
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runtimes.errors import BadInput
+from leanear.runtimes.errors import BadInput
 
 LOCK_FILE = ".leanear-lock"
 

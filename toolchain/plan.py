@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from calibration.sites import AttentionKind, AttentionSite
-from runtimes.errors import BadInput
-from runtimes.files import read_json, sha256_json, write_json
+from leanear.calibration.sites import AttentionKind, AttentionSite
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json, sha256_json, write_json
 
 PLAN_SCHEMA = "leanear-plan-1"
 PLAN_KEYS = (

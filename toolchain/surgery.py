@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from calibration.basis import SiteBasis, head_weights
-from calibration.sites import AttentionSite
-from toolchain.plan import SitePlan
+from leanear.calibration.basis import SiteBasis, head_weights
+from leanear.calibration.sites import AttentionSite
+from leanear.plan import SitePlan
 
 
 def kept_rows(site_plan: SitePlan, widths: tuple[int, ...], kind: str) -> torch.Tensor:

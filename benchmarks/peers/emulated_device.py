@@ -7,7 +7,7 @@ device computes. How long it takes says nothing about any device.
 
 Run as a program it makes the device and prints its Python:
 
-    python -m benchmarks.peers.emulated_device FOLDER
+    python -m leanear.benchmarks.peers.emulated_device FOLDER
 """
 
 from __future__ import annotations

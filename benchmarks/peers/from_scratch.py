@@ -1,8 +1,8 @@
 """Trains the demo AST from nothing at a plan's widths: does pruning beat starting small?
 
-    python -m benchmarks.peers.from_scratch --work build/demo-ast/work --plan plan.json --extra-steps 600 --out DIR
+    python -m leanear.benchmarks.peers.from_scratch --work build/demo-ast/work --plan plan.json --extra-steps 600 --out DIR
 
-WORK is what `python -m toolchain.demo.make` leaves behind: the speech, the extractor and the dense model's schedule.
+WORK is what `python -m leanear.studies.demo.make` leaves behind: the speech, the extractor and the dense model's schedule.
 The slim model gets that schedule, stretched to the dense model's steps plus the extra ones (what recovery takes), and
 the same clips, optimisers, patch dropping and averaging. Nothing is written to WORK. PLAN is a plan.json, or
 {"query_key_widths": [[...] per layer], "value_output_widths": [[...] per layer]} with one width per kept head.
@@ -30,17 +30,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 from transformers import ASTFeatureExtractor
 
-from benchmarks.accuracy import cross_entropy_nats, kl_divergence_nats
-from benchmarks.summary import mcnemar_p_value, wilson_interval
-from runtimes.errors import BadInput, LeanearError
-from runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
-from toolchain.demo import demo_clips_folder, demo_model_folder
-from toolchain.demo.make import Job, _dev_clips, _extractor, _scene
-from toolchain.demo.packaging import read_clips
-from toolchain.demo.training import Schedule, initialise, new_config, new_model, train
-from toolchain.families.ast import AstModel, attention_sites, features, load_checkpoint
-from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from toolchain.plan import PLAN_SCHEMA, read_plan
+from leanear.benchmarks.measure.accuracy import cross_entropy_nats, kl_divergence_nats
+from leanear.benchmarks.summary import mcnemar_p_value, wilson_interval
+from leanear.demo import demo_clips_folder, demo_model_folder
+from leanear.families.ast import AstModel, attention_sites, features, load_checkpoint
+from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
+from leanear.plan import PLAN_SCHEMA, read_plan
+from leanear.runtimes.errors import BadInput, LeanearError
+from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
+from leanear.studies.demo.make import Job, _dev_clips, _extractor, _scene
+from leanear.studies.demo.packaging import read_clips
+from leanear.studies.demo.training import Schedule, initialise, new_config, new_model, train
 
 CLAIM_SCHEMA = "leanear-from-scratch-claim-1"
 RESULT_SCHEMA = "leanear-from-scratch-1"
@@ -284,9 +284,11 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The exit status of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers.from_scratch", description=__doc__.splitlines()[0]
+        prog="python -m leanear.benchmarks.peers.from_scratch", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--work", type=Path, required=True, help="the folder work/ of `python -m toolchain.demo.make`")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="the folder work/ of `python -m leanear.studies.demo.make`"
+    )
     parser.add_argument("--plan", type=Path, required=True, help="plan.json, or JSON with the two lists of widths")
     parser.add_argument("--extra-steps", type=int, default=0, help="steps beyond the dense model's own; default: 0")
     parser.add_argument("--steps", type=int, help="all steps, in place of the dense model's and the extra ones")
@@ -298,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         missing = [name for name in WORK_FILES if not (options.work / name).is_file()]
         if missing:
-            raise BadInput(f"{options.work}: {missing[0]} is missing; `python -m toolchain.demo.make` makes it")
+            raise BadInput(f"{options.work}: {missing[0]} is missing; `python -m leanear.studies.demo.make` makes it")
         schedule = read_schedule(options.work, options.extra_steps, options.steps)
         result = run(Job(options.out, options.work, schedule, options.threads), options.plan, console)
     except LeanearError as error:

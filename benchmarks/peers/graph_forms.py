@@ -1,6 +1,6 @@
 """Times exported graphs of AST-base size, slim against dense, and sets the ratios beside the ratios of their MACs.
 
-    python -m benchmarks.peers.graph_forms --runtime onnxruntime --form onnxruntime --plan 12x32/32 --rounds 10
+    python -m leanear.benchmarks.peers.graph_forms --runtime onnxruntime --form onnxruntime --plan 12x32/32 --rounds 10
 
 Weights are random and the front end is left out; the two graphs run in turn, and the ratio is the median of the rounds'
 ratios. This runs on the workstation alone: unlike the rest of this folder's parent it needs torch and the exporter.
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
-from export.ast_graph import export_ast
-from export.macs import count_macs
-from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
+from leanear.export.ast.graph import export_ast
+from leanear.export.macs import count_macs
+from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 
 HEADS, LAYERS, LABELS = 12, 12, 527
 

@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any, Callable, Mapping, Sequence
 
-from runtimes.isolation import isolated_environment, module_command
+from leanear.runtimes.process.isolation import isolated_environment, module_command
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_ANSWER_S = 900.0

@@ -1,6 +1,6 @@
 """Predicts the latency of slim models of AST-base size by the latency table, then times them, and prints the errors.
 
-    python -m benchmarks.peers.latency_prediction --target cpu
+    python -m leanear.benchmarks.peers.latency_prediction --target cpu
 
 Weights are random. Dense and slim graphs, front end included, take turns in fresh processes; a plan's measured ratio is
 the median of slim over the median of dense of the same processes. The plans "speedup 1.2" and "speedup 1.3" are ragged
@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
-from benchmarks.processes import absolute
-from export.ast_graph import export_ast
-from toolchain.families.ast import AstCheckpoint
-from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from toolchain.latency_table import LatencyTable, latency_table, model_sites, site_kind, tie_widths, time_in_turn
-from toolchain.narration import Narrator
-from toolchain.target import Target, read_target
+from leanear.benchmarks.measure.processes import absolute
+from leanear.export.ast.graph import export_ast
+from leanear.families.ast import AstCheckpoint
+from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
+from leanear.progress import Narrator
+from leanear.prune.latency_table import LatencyTable, latency_table, model_sites, site_kind, tie_widths, time_in_turn
+from leanear.targets.target import Target, read_target
 
 LABELS, PLANS_AT_A_TIME, SHARE_S = 527, 5, 60.0
 

@@ -1,6 +1,6 @@
 """A real AST of single labels turned into one of several, pruned, and ranked as scikit-learn does it.
 
-    python -m benchmarks.peers.multi_label MODEL --data DATA --state DIR --sparsity 0.3,0.5 [-- FLAGS]
+    python -m leanear.benchmarks.peers.multi_label MODEL --data DATA --state DIR --sparsity 0.3,0.5 [-- FLAGS]
 
 DATA has train/ and test/ with clips of one label each. Mixtures are sums of two clips of different labels, each as loud
 as the other, from one part alone. MODEL learns on those of train/ for a few epochs of binary cross-entropy, all of its
@@ -24,20 +24,20 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import AutoModelForAudioClassification
 
-from benchmarks.tagging import tag_change
-from benchmarks.wording import NO_RATE_INTERVAL, between, signed
-from calibration.likelihood import negative_log_likelihoods
-from runtimes.clips import Clips
-from runtimes.files import replaced_folder
-from runtimes.tasks import CLASSIFICATION_TASK, MULTI_LABEL, TAGGING_TASK
-from toolchain.checkpoint import checkpoint_folder, load_checkpoint
-from toolchain.cli import run
-from toolchain.dataset import Example, read_examples_for, read_splits
-from toolchain.evaluation import evaluate
-from toolchain.families import ast
-from toolchain.metadata import SEPARATOR
-from toolchain.narration import Narrator
-from toolchain.recovery import masked
+from leanear.benchmarks.formatting import NO_RATE_INTERVAL, between, signed
+from leanear.benchmarks.tagging import tag_change
+from leanear.calibration.likelihood import negative_log_likelihoods
+from leanear.cli.commands import run
+from leanear.data.dataset import Example, read_examples_for, read_splits
+from leanear.data.metadata import SEPARATOR
+from leanear.evaluate.evaluation import evaluate
+from leanear.families import ast
+from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.progress import Narrator
+from leanear.recover.lora import masked
+from leanear.runtimes.clips import Clips
+from leanear.runtimes.files import replaced_folder
+from leanear.runtimes.tasks import CLASSIFICATION_TASK, MULTI_LABEL, TAGGING_TASK
 
 LOUDNESS = 0.05  # root mean square of each part of a mixture
 LARGEST_SAMPLE = 0.99

@@ -1,6 +1,6 @@
 """One width per head against two, at the size that the graph for TensorRT really has, on one of the demo models.
 
-    python -m benchmarks.peers.one_width --model demo-whisper --engines
+    python -m leanear.benchmarks.peers.one_width --model demo-whisper --engines
 
 That graph fills both widths of a head up to one, and heads that are computed together to the widest. An allocation that
 does not know of it is smaller in the plan than in the graph. Each way gets the same share of the attention, then the
@@ -20,23 +20,23 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.artifact import Artifact, read_artifact
-from runtimes.engines import ahead_of_time, build_engines
-from runtimes.sessions import SessionOptions
-from toolchain.allocate import Allocation
-from toolchain.checkpoint import checkpoint_folder, family_of, load_checkpoint
-from toolchain.costs import Costs, mac_costs, parameter_costs
-from toolchain.dataset import column_for, read_examples_for, read_splits
-from toolchain.evaluation import data_folder
-from toolchain.exporting import made_up_sounds, write_unproved_artifact
-from toolchain.filling import held_blocks, unfilled_blocks, without_filled
-from toolchain.macs import head_macs, model_macs
-from toolchain.narration import Narrator
-from toolchain.quality import Answers, judge_answers, predict
-from toolchain.scoring import score_widths
-from toolchain.target import Target, read_target
-from toolchain.tasks import SPEECH_TASK, task_of
-from toolchain.widths import RotatedRecipe, choose_widths, cut
+from leanear.data.dataset import column_for, read_examples_for, read_splits
+from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
+from leanear.evaluate.evaluation import data_folder
+from leanear.evaluate.quality import Answers, judge_answers, predict
+from leanear.families.checkpoint import checkpoint_folder, family_of, load_checkpoint
+from leanear.families.tasks import SPEECH_TASK, task_of
+from leanear.progress import Narrator
+from leanear.prune.allocate import Allocation
+from leanear.prune.costs import Costs, mac_costs, parameter_costs
+from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.padding import held_blocks, unfilled_blocks, without_filled
+from leanear.prune.scoring import score_widths
+from leanear.prune.widths import RotatedRecipe, choose_widths, cut
+from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.backends.engines import ahead_of_time, build_engines
+from leanear.runtimes.sessions import SessionOptions
+from leanear.targets.target import Target, read_target
 
 RESAMPLES = 10_000
 SHARES = np.linspace(0.2, 0.8, 241)  # of the attention parameters that an allocation may keep, to be tried

@@ -1,6 +1,6 @@
 """Times our dense graph against the one that `optimum-cli export onnx` makes of the same checkpoint.
 
-    python -m benchmarks.peers.optimum_ast
+    python -m leanear.benchmarks.peers.optimum_ast
 
 The command builds the peer's environment (.venv-peers, from requirements-optimum.txt) if it is not there, writes a
 checkpoint of AST-base size with random weights, exports it both ways, checks that the graphs agree and runs them in
@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
-from benchmarks.peers.graph_forms import CLOCKS, build, describe, onnxruntime_runner, time_pairwise
-from export.ast_graph import export_ast
+from leanear.benchmarks.peers.graph_forms import CLOCKS, build, describe, onnxruntime_runner, time_pairwise
+from leanear.export.ast.graph import export_ast
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv-peers"

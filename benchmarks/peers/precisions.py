@@ -1,8 +1,8 @@
 """Dense and slim in every precision of both runtimes: latency, answers and bytes in one table.
 
-    python -m benchmarks.peers.precisions demo-ast --state precisions/demo-ast
-    python -m benchmarks.peers.precisions demo-whisper --state precisions/demo-whisper --runtime onnxruntime
-    python -m benchmarks.peers.precisions ast-base --rounds 9
+    python -m leanear.benchmarks.peers.precisions demo-ast --state precisions/demo-ast
+    python -m leanear.benchmarks.peers.precisions demo-whisper --state precisions/demo-whisper --runtime onnxruntime
+    python -m leanear.benchmarks.peers.precisions ast-base --rounds 9
 
 Every row is a process of its own, and all of them take turns, so that what slows the machine down slows all: a ratio is
 the median of the rounds' ratios. Answers are those of the evaluation clips, each row's compared clip by clip with the
@@ -23,34 +23,34 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.device import device_facts, device_name
-from benchmarks.inference import SPEECH_TASK
-from benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
-from benchmarks.precision_section import loss_of, read_change
-from benchmarks.summary import is_within
-from benchmarks.wording import between, runtime_text, signed
-from runtimes.artifact import Artifact, read_artifact, read_golden
-from runtimes.choose import choose_runtime
-from runtimes.clips import Clips, read_clips, write_clips
-from runtimes.errors import BadInput, LeanearError, MeasurementFailed, ParityFailed
-from runtimes.files import sha256_file, sha256_json, write_json
-from runtimes.sessions import PRECISIONS, SessionOptions, graph_precision
-from runtimes.windows import window_tokens
-from toolchain.checkpoint import checkpoint_folder, load_checkpoint
-from toolchain.dataset import column_for, read_splits
-from toolchain.deployment_stages import clips_stage, export_stage, prune_stage
-from toolchain.evaluation import data_folder
-from toolchain.exporting import made_up_sounds, write_unproved_artifact
-from toolchain.goal import choose_goal
-from toolchain.narration import Narrator
-from toolchain.precision_gate import PLAIN, clip_answers, compare_answers, metric_of
-from toolchain.pruning import PruneJob
-from toolchain.target import read_target
-from toolchain.tasks import read_spellings, task_of
-from toolchain.widths import RotatedRecipe
+from leanear.benchmarks.formatting import between, runtime_text, signed
+from leanear.benchmarks.inference import SPEECH_TASK
+from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
+from leanear.benchmarks.report.precision_section import loss_of, read_change
+from leanear.benchmarks.sensors.device import device_facts, device_name
+from leanear.benchmarks.summary import is_within
+from leanear.data.dataset import column_for, read_splits
+from leanear.deploy.deployment_stages import clips_stage, export_stage, prune_stage
+from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
+from leanear.deploy.precision_gate import PLAIN, clip_answers, compare_answers, metric_of
+from leanear.evaluate.evaluation import data_folder
+from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.families.tasks import read_spellings, task_of
+from leanear.progress import Narrator
+from leanear.prune.goal import choose_goal
+from leanear.prune.job import PruneJob
+from leanear.prune.widths import RotatedRecipe
+from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.clips import Clips, read_clips, write_clips
+from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, ParityFailed
+from leanear.runtimes.files import sha256_file, sha256_json, write_json
+from leanear.runtimes.sessions import PRECISIONS, SessionOptions, graph_precision
+from leanear.runtimes.windows import window_tokens
+from leanear.targets.target import read_target
 
 SCHEMA = "leanear-precisions-1"
-WORKER = "benchmarks.peers.precisions_worker"
+WORKER = "leanear.benchmarks.peers.precisions_worker"
 TARGETS = {"onnxruntime": "cpu", "openvino": "openvino"}
 ROLES = ("dense", "slim")
 MADE_UP = "ast-base"
@@ -98,7 +98,7 @@ def write_made_up(state: Path) -> dict[str, Path]:
     import torch
     from transformers import ASTFeatureExtractor
 
-    from benchmarks.peers.graph_forms import build
+    from leanear.benchmarks.peers.graph_forms import build
 
     folders = {role: state / f"{role}-checkpoint" for role in ROLES}
     for role, plan in zip(ROLES, ("dense", MADE_UP_PLAN)):

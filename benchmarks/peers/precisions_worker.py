@@ -10,11 +10,11 @@ from typing import Any, Dict
 
 import numpy as np
 
-from benchmarks.inference import Inference, one_inference
-from benchmarks.peers.lasting_worker import answer_requests
-from runtimes.artifact import read_artifact
-from runtimes.choose import require_runtime
-from runtimes.sessions import SessionOptions
+from leanear.benchmarks.inference import Inference, one_inference
+from leanear.benchmarks.peers.lasting_worker import answer_requests
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.sessions import SessionOptions
 
 SHORT_MS, TURN_MS, MOST_RUNS = 60.0, 25.0, 5  # a fast model runs several times in a turn, the first to wake its threads
 TICK_S = 0.01  # in which Linux counts

@@ -1,6 +1,6 @@
 """Counts on how many clips an exported Whisper says, token for token, what transformers' own `generate` says in torch.
 
-    python -m benchmarks.peers.same_tokens CHECKPOINT ARTIFACT CLIPS.npz [--runtime openvino]
+    python -m leanear.benchmarks.peers.same_tokens CHECKPOINT ARTIFACT CLIPS.npz [--runtime openvino]
 
 Of a deployment folder: `checkpoint` (or the dense model), `slim` (or `dense`) and `clips/evaluation.npz`. Greedy, one
 window a clip, with and without timestamps. This runs on the workstation alone; the exit status is 1 if a clip differs.
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
-from runtimes.clips import read_clips
-from runtimes.decoding import DecodeOptions, decode_window
-from runtimes.long_audio import read_speech_model
-from runtimes.sessions import SessionOptions
-from toolchain.families import whisper
+from leanear.families import whisper
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.clips import read_clips
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
+from leanear.runtimes.speech.long_audio import read_speech_model
 
 BATCH_CLIPS = 40
 ROOM = 6  # positions for the prompt

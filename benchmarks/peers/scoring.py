@@ -1,6 +1,6 @@
 """Times the scoring of calibration clips, both of its passes, against what it is measured by.
 
-    python -m benchmarks.peers.scoring --clips 512 --rounds 3
+    python -m leanear.benchmarks.peers.scoring --clips 512 --rounds 3
 
 - floor: one forward pass and one backward pass to queries and contexts, nothing computed with the gradients;
 - ours: `score_widths`, a pass for the bases and one for the losses, a squared gradient for every clip and head; and
@@ -23,14 +23,14 @@ import time
 
 import torch
 
-from calibration.curvature import collect_curvature
-from toolchain.checkpoint import checkpoint_folder, load_checkpoint
-from toolchain.dataset import read_examples_as_clips, read_splits
-from toolchain.evaluation import data_folder
-from toolchain.examples import LabelledInputs
-from toolchain.families import ast
-from toolchain.scoring import score_widths
-from toolchain.widths import LossKind, RotatedRecipe
+from leanear.calibration.curvature import collect_curvature
+from leanear.data.dataset import read_examples_as_clips, read_splits
+from leanear.data.examples import LabelledInputs
+from leanear.evaluate.evaluation import data_folder
+from leanear.families import ast
+from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.prune.scoring import score_widths
+from leanear.prune.widths import LossKind, RotatedRecipe
 
 
 def read_inputs(model: str, data: str | None, count: int):

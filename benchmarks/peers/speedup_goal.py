@@ -1,6 +1,6 @@
 """Prunes a model to speed-up goals in three ways, times all of them in turn, and prints prediction, latency and damage.
 
-    python -m benchmarks.peers.speedup_goal --model path --data clips --target cpu --speedup 1.2 --speedup 1.3
+    python -m leanear.benchmarks.peers.speedup_goal --model path --data clips --target cpu --speedup 1.2 --speedup 1.3
 
 The three ways have the same bases, the same estimated losses and the same budget in milliseconds of the latency table:
 any widths (the default), the same width in all heads, and entire heads. Damage is the mean KL(dense || slim) on clips
@@ -21,18 +21,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.processes import absolute
-from export.ast_graph import export_ast
-from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
-from toolchain.costs import latency_costs
-from toolchain.dataset import read_examples_as_clips, read_splits
-from toolchain.evaluation import data_folder
-from toolchain.families import ast
-from toolchain.latency_table import latency_table, time_in_turn
-from toolchain.narration import Narrator
-from toolchain.scoring import score_widths
-from toolchain.target import read_target
-from toolchain.widths import RotatedRecipe, Sharing, choose_widths, cut
+from leanear.benchmarks.measure.processes import absolute
+from leanear.data.dataset import read_examples_as_clips, read_splits
+from leanear.evaluate.evaluation import data_folder
+from leanear.export.ast.graph import export_ast
+from leanear.families import ast
+from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.progress import Narrator
+from leanear.prune.costs import latency_costs
+from leanear.prune.latency_table import latency_table, time_in_turn
+from leanear.prune.scoring import score_widths
+from leanear.prune.widths import RotatedRecipe, Sharing, choose_widths, cut
+from leanear.targets.target import read_target
 
 LONG_FRAMES = 500  # of inputs that are run one by one, for memory's sake
 

@@ -1,7 +1,7 @@
 """A real Whisper in 8 bits beside itself in float32, on both runtimes: proofs, words, seconds, and what costs what.
 
-    python -m benchmarks.peers.whisper_int8 CHECKPOINT --data DATA --state DIR
-    python -m benchmarks.peers.whisper_int8 CHECKPOINT --data DATA --state DIR --rounds 0 --tensors
+    python -m leanear.benchmarks.peers.whisper_int8 CHECKPOINT --data DATA --state DIR
+    python -m leanear.benchmarks.peers.whisper_int8 CHECKPOINT --data DATA --state DIR --rounds 0 --tensors
 
 Evaluation clips are transcribed one file after another, greedily; every row has its turn at a round's clips before the
 next round begins, and a ratio is the median of the rounds' ratios. Words are compared clip by clip with the same
@@ -23,27 +23,27 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import evaluate_transcripts
-from benchmarks.summary import word_error_change
-from benchmarks.wording import runtime_text, signed
-from export.eight_bit_costs import tensor_costs
-from export.observed import Observed
-from export.whisper_graph import observe_encoder
-from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
-from runtimes.clips import Clips, read_clips
-from runtimes.decoding import DecodeOptions
-from runtimes.errors import LeanearError
-from runtimes.long_audio import read_speech_model, transcribe
-from runtimes.sessions import SessionOptions, graph_precision
-from toolchain.checkpoint import checkpoint_folder, load_checkpoint
-from toolchain.dataset import column_for, read_splits
-from toolchain.deployment_stages import clips_stage, export_stage
-from toolchain.evaluation import data_folder
-from toolchain.narration import Narrator
-from toolchain.precision_gate import PLAIN
-from toolchain.tasks import read_spellings, task_of
-from toolchain.word_errors import WordErrors, choose_normaliser, count_word_errors
+from leanear.benchmarks.formatting import runtime_text, signed
+from leanear.benchmarks.measure.measure import evaluate_transcripts
+from leanear.benchmarks.summary import word_error_change
+from leanear.data.dataset import column_for, read_splits
+from leanear.data.word_errors import WordErrors, choose_normaliser, count_word_errors
+from leanear.deploy.deployment_stages import clips_stage, export_stage
+from leanear.deploy.precision_gate import PLAIN
+from leanear.evaluate.evaluation import data_folder
+from leanear.export.eight_bit_costs import tensor_costs
+from leanear.export.onnx.observed import Observed
+from leanear.export.whisper.graph import observe_encoder
+from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.families.tasks import read_spellings, task_of
+from leanear.progress import Narrator
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.clips import Clips, read_clips
+from leanear.runtimes.errors import LeanearError
+from leanear.runtimes.sessions import SessionOptions, graph_precision
+from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.long_audio import read_speech_model, transcribe
 
 RUNTIMES = ("onnxruntime", "openvino")
 PRECISIONS = (PLAIN, "int8", "int8-bf16")

@@ -1,7 +1,7 @@
 """Times our Whisper against the same weights in CTranslate2 (faster-whisper's engine) and in optimum's pipeline.
 
-    python -m benchmarks.peers.whisper_speed                    speed, on a machine that does nothing else
-    python -m benchmarks.peers.whisper_speed --memory           and 30 minutes of audio through ours
+    python -m leanear.benchmarks.peers.whisper_speed                    speed, on a machine that does nothing else
+    python -m leanear.benchmarks.peers.whisper_speed --memory           and 30 minutes of audio through ours
 
 One window of 30 s, greedy, a set number of tokens (the end token and timestamps are forbidden to everyone), batch 1.
 Weights are random and of Whisper-tiny's size. The peers live in an environment of their own (.venv-whisper beside this
@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.peers.lasting_worker import ROOT, LastingWorker, WorkerFailed
-from benchmarks.peers.whisper_results import (
+from leanear.benchmarks.peers.lasting_worker import ROOT, LastingWorker, WorkerFailed
+from leanear.benchmarks.peers.whisper_results import (
     Turn,
     agreement,
     bytes_per_token,
@@ -42,14 +42,14 @@ from benchmarks.peers.whisper_results import (
     show_ratios,
     show_speed,
 )
-from runtimes.errors import LeanearError
-from runtimes.files import write_json
+from leanear.runtimes.errors import LeanearError
+from leanear.runtimes.files import write_json
 
 ENVIRONMENT = Path(__file__).with_name(".venv-whisper")
 REQUIREMENTS = Path(__file__).with_name("requirements-whisper.txt")
 SHARED = ROOT.parent / "shared" / "data"
 SCHEMA = "leanear-peers-whisper-1"
-WORKER = "benchmarks.peers.whisper_worker"
+WORKER = "leanear.benchmarks.peers.whisper_worker"
 RATE_HZ, WINDOW_S = 16000, 30
 REST_S = 0.3  # until the threads of the engine before have stopped waiting for more work
 LEAST_KEPT, MOST_KEPT, STEP = 8, 56, 4  # of a head's 64 channels, in the pruned model
@@ -107,8 +107,8 @@ def build_environment() -> Path:
 
 def clip() -> tuple[np.ndarray, str]:
     """Mono speech at 16 kHz and what it is: a recording where there is one, else made up."""
-    from toolchain.audio import read_waveform
-    from toolchain.exporting import made_up_sounds
+    from leanear.data.audio import read_waveform
+    from leanear.deploy.exporting import made_up_sounds
 
     path = SHARED / "jfk.flac"
     if path.is_file():
@@ -127,7 +127,7 @@ def write_dense(folder: Path) -> None:
     """The checkpoint of Whisper-tiny's size with random weights, in which nothing but text can be said."""
     from transformers import WhisperFeatureExtractor
 
-    from benchmarks.peers import whisper_tiny_size as tiny
+    from leanear.benchmarks.peers import whisper_tiny_size as tiny
 
     model = tiny.tiny_size_model()
     settings = model.generation_config
@@ -141,7 +141,7 @@ def write_dense(folder: Path) -> None:
 
 def half_pruned(checkpoint: Any, seed: int = 0) -> Any:
     """The checkpoint with half of all heads' channels, every head's widths drawn at random as pruning makes them."""
-    from toolchain.families import whisper
+    from leanear.families import whisper
 
     generator = np.random.default_rng(seed)
     plan = whisper.dense_plan(checkpoint.model)
@@ -195,8 +195,8 @@ class Run:
 
     def prepare(self, waveform: np.ndarray) -> None:
         """Write the window and every engine's model."""
-        from benchmarks.peers.whisper_worker import peers_checkpoint
-        from toolchain.families import whisper
+        from leanear.benchmarks.peers.whisper_worker import peers_checkpoint
+        from leanear.families import whisper
 
         np.save(self.folder / "window.npy", window_of(waveform))
         np.save(self.folder / "clip.npy", waveform)
@@ -305,9 +305,9 @@ class Run:
 
 def export_ours(checkpoint: Any, engine: Engine, waveform: np.ndarray, out: Path) -> None:
     """Our artifact of a checkpoint in the form of a runtime."""
-    from export.artifact import export_artifact
-    from export.whisper_artifact import Speech
-    from toolchain.families import whisper
+    from leanear.export.artifact import export_artifact
+    from leanear.export.whisper_artifact import Speech
+    from leanear.families import whisper
 
     decoding = whisper.decoding_settings(checkpoint)
     speech = Speech(whisper.vocabulary_tokens(checkpoint), decoding["end"], decoding)

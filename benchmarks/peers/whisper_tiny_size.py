@@ -2,7 +2,7 @@
 
 Whisper's real vocabulary is needed (`whisper-multilingual.tiktoken`, 50,257 ranks), its weights are not:
 
-    python -m benchmarks.peers.whisper_tiny_size RANKS OUT
+    python -m leanear.benchmarks.peers.whisper_tiny_size RANKS OUT
 """
 
 from __future__ import annotations

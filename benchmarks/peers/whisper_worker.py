@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.lasting_worker import answer_requests
+from leanear.benchmarks.peers.lasting_worker import answer_requests
 
 TICK_S = 0.01  # in which Linux counts
 RATE_HZ = 16000
@@ -136,10 +136,10 @@ class Ours:
     """leanear's artifact on one of its runtimes, decoded by its own loop; the front end is in the encoder's graph."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        from runtimes.artifact import read_artifact
-        from runtimes.choose import require_runtime
-        from runtimes.long_audio import read_speech_model
-        from runtimes.sessions import SessionOptions
+        from leanear.runtimes.artifact import read_artifact
+        from leanear.runtimes.choose import require_runtime
+        from leanear.runtimes.sessions import SessionOptions
+        from leanear.runtimes.speech.long_audio import read_speech_model
 
         artifact = read_artifact(Path(request["model"]))
         options = SessionOptions(threads=request["threads"], precision=request["precision"])
@@ -153,7 +153,7 @@ class Ours:
         return {"total_s": time.perf_counter() - start}
 
     def transcribe(self, waveform: np.ndarray, count: int) -> tuple[dict[str, float], list[int]]:
-        from runtimes.decoding import decode_window
+        from leanear.runtimes.speech.decoding import decode_window
 
         options = self.options(count)
         start = time.perf_counter()
@@ -163,7 +163,7 @@ class Ours:
 
     def options(self, count: int, temperatures: tuple[float, ...] = (0.0,)) -> Any:
         """Greedy, as the peers are: a random model repeats itself, and nothing may stop it."""
-        from runtimes.decoding import DecodeOptions
+        from leanear.runtimes.speech.decoding import DecodeOptions
 
         return DecodeOptions(
             language=self.language, timestamps=False, temperatures=temperatures, max_tokens=count, stop_repeats=False
@@ -171,7 +171,7 @@ class Ours:
 
     def listen(self, clip: np.ndarray, seconds: float, count: int, fallback: bool) -> list[int]:
         """Resident bytes after each window of `clip` repeated for `seconds`, by the path that long audio takes."""
-        from runtimes.long_audio import transcribe_windows
+        from leanear.runtimes.speech.long_audio import transcribe_windows
 
         options = self.options(count, FALLBACK if fallback else (0.0,))
         windows = transcribe_windows(self.session, self.model, Repeated(clip, round(seconds * RATE_HZ)), options)

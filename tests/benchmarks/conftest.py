@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.measure import benchmark
-from runtimes.clips import Clips, write_clips
-from runtimes.sessions import SessionOptions
+from leanear.benchmarks.measure.measure import benchmark
+from leanear.runtimes.clips import Clips, write_clips
+from leanear.runtimes.sessions import SessionOptions
 from tests.benchmarks.speech_artifact import CACHE_SLIM, say, write_speech_artifact
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, weights, write_tiny_artifact
 
@@ -66,7 +66,7 @@ def null_results(dense_folder, slim_folder, clips_path, tmp_path_factory):
 def short_look_at_other_processes():
     """Tests do not wait half a second to see how busy other processes are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.device.BUSY_WINDOW_S", 0.02)
+        patch.setattr("leanear.benchmarks.sensors.device.BUSY_WINDOW_S", 0.02)
         yield
 
 

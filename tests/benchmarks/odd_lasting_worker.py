@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from benchmarks.peers.lasting_worker import answer_requests
+from leanear.benchmarks.peers.lasting_worker import answer_requests
 
 if __name__ == "__main__":
     asked: list[str] = []

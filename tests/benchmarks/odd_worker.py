@@ -7,8 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from benchmarks.processes import answer_request
-from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
+from leanear.benchmarks.measure.processes import answer_request
+from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 
 
 def misbehave(request, progress):

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.artifact import MANIFEST_SCHEMA, Golden, GoldenSpeech, write_golden
-from runtimes.files import sha256_file, write_json
-from runtimes.null import STRETCHES
+from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, GoldenSpeech, write_golden
+from leanear.runtimes.backends.null import STRETCHES
+from leanear.runtimes.files import sha256_file, write_json
 
 WORDS = ("a", "the", "cat", "dog", "sat", "ran", "home", "seven", "lights", "on", "off", "down")
 TEXT_TOKENS = ["Ġum", *(f"Ġ{word}" for word in WORDS)]  # the null runtime hears token 0 nowhere

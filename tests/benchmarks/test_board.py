@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from benchmarks.board import board_facts
-from benchmarks.device import is_measured
+from leanear.benchmarks.sensors.board import board_facts
+from leanear.benchmarks.sensors.device import is_measured
 from tests.benchmarks.device_trees import JETSON, LAPTOP, PI, nobody, pi_programs, tree
 
 

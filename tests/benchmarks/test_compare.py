@@ -8,19 +8,19 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.compare import EXCEEDED, KEPT, UNCERTAIN, Bounds, compare, document_of
-from benchmarks.compare_page import comparison_page, said_of, verdict_sentence
-from benchmarks.compare_rows import BETTER, NOISE, NOT_MEASURED, SAME, WORSE
-from benchmarks.report import render_html, render_markdown
-from benchmarks.runner import main as runner
-from runtimes.errors import BadInput, MeasurementFailed, Regressed
+from leanear.benchmarks.compare.compare import EXCEEDED, KEPT, UNCERTAIN, Bounds, compare, document_of
+from leanear.benchmarks.compare.compare_page import comparison_page, said_of, verdict_sentence
+from leanear.benchmarks.compare.compare_rows import BETTER, NOISE, NOT_MEASURED, SAME, WORSE
+from leanear.benchmarks.device.runner import main as runner
+from leanear.benchmarks.report.report import render_html, render_markdown
+from leanear.runtimes.errors import BadInput, MeasurementFailed, Regressed
 
 MIRROR = {BETTER: WORSE, WORSE: BETTER, NOISE: NOISE, SAME: SAME, NOT_MEASURED: NOT_MEASURED}
 
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch):
-    monkeypatch.setattr("benchmarks.summary.RESAMPLES", 200)
+    monkeypatch.setattr("leanear.benchmarks.summary.RESAMPLES", 200)
 
 
 def timings(document: dict, role: str, median_ms: float, seed: int, spread: float = 0.004) -> None:

@@ -7,11 +7,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.comparison import COMPARISON_SCHEMA, comparison_sections, read_comparison
-from benchmarks.pictures import Curve, picture_curves
-from benchmarks.report import write_comparison, write_report
-from runtimes.errors import BadInput
-from runtimes.files import write_json
+from leanear.benchmarks.report.comparison import COMPARISON_SCHEMA, comparison_sections, read_comparison
+from leanear.benchmarks.report.pictures import Curve, picture_curves
+from leanear.benchmarks.report.report import write_comparison, write_report
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import write_json
 
 REFERENCE = "reference: channels, fisher, local"
 

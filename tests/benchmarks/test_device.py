@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 
-from benchmarks.device import device_facts, device_name, device_state, is_measured
+from leanear.benchmarks.sensors.device import device_facts, device_name, device_state, is_measured
 
 PI = {
     "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import pictures
-from benchmarks.devices_report import DeviceEntry, compose_devices_report, write_devices_report
-from benchmarks.page import Table
-from benchmarks.pictures import Picture
-from benchmarks.report import render_html, render_markdown
-from benchmarks.results import Results
-from benchmarks.summary import Gate
+from leanear.benchmarks.report import pictures
+from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report, write_devices_report
+from leanear.benchmarks.report.page import Table
+from leanear.benchmarks.report.pictures import Picture
+from leanear.benchmarks.report.report import render_html, render_markdown
+from leanear.benchmarks.results import Results
+from leanear.benchmarks.summary import Gate
 
 NASTY = "pi<script>alert(1)</script>|`x`"
 

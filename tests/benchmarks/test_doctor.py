@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks import doctor
-from runtimes.errors import BadInput
+from leanear.benchmarks.device import doctor
+from leanear.runtimes.errors import BadInput
 from tests.benchmarks.device_trees import JETSON, tree
 
 
@@ -79,7 +79,9 @@ def test_a_library_that_does_not_import_is_tried_and_told(tmp_path, monkeypatch,
 
 def test_a_runtime_whose_library_imports_may_still_say_no(tmp_path, monkeypatch):
     assert doctor._runtime("onnxruntime", tmp_path).ok
-    monkeypatch.setattr("runtimes.onnx_cpu.available", lambda: "no processor that it likes; pip install another")
+    monkeypatch.setattr(
+        "leanear.runtimes.backends.onnx_cpu.available", lambda: "no processor that it likes; pip install another"
+    )
     finding = doctor._runtime("onnxruntime", tmp_path)
     assert finding.ok is False
     assert finding.text == "no processor that it likes; pip install another"

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.analysis import analyse
-from benchmarks.devices_report import DeviceEntry, compose_devices_report
-from benchmarks.headline import headline_cards, headline_rows, summary_sentences
-from benchmarks.latency_section import latency_section
-from benchmarks.report import render_markdown
-from benchmarks.results import Results
+from leanear.benchmarks.analysis import analyse
+from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report
+from leanear.benchmarks.report.headline import headline_cards, headline_rows, summary_sentences
+from leanear.benchmarks.report.latency_section import latency_section
+from leanear.benchmarks.report.report import render_markdown
+from leanear.benchmarks.results import Results
 
 REASON = "aarch64 on an x86 processor, so no time that is measured here says anything of a real device"
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy.special import rel_entr, softmax
 
-from benchmarks.peers.from_scratch import Heard, describe, main, new_slim_model, read_schedule, read_widths
-from runtimes.errors import BadInput
-from toolchain.demo.training import new_model
-from toolchain.families.ast import attention_sites, dense_plan
-from toolchain.plan import write_plan
+from leanear.benchmarks.peers.from_scratch import Heard, describe, main, new_slim_model, read_schedule, read_widths
+from leanear.families.ast import attention_sites, dense_plan
+from leanear.plan import write_plan
+from leanear.runtimes.errors import BadInput
+from leanear.studies.demo.training import new_model
 
 LAYERS = 6
 
@@ -80,7 +80,7 @@ def test_quality_agrees_with_scipy():
 
 
 def test_a_work_folder_without_the_speech_is_refused_in_one_line(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("benchmarks.peers.from_scratch.signal.signal", lambda *_: None)
+    monkeypatch.setattr("leanear.benchmarks.peers.from_scratch.signal.signal", lambda *_: None)
     plan = bare(tmp_path / "bare.json", [[8]] * LAYERS, [[8]] * LAYERS)
     assert main(["--work", str(tmp_path), "--plan", str(plan), "--out", str(tmp_path / "out")]) != 0
     said = capsys.readouterr().err.strip().splitlines()

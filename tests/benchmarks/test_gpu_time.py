@@ -10,26 +10,26 @@ import sys
 import numpy as np
 import pytest
 
-import benchmarks.answers
-import benchmarks.measure
-import benchmarks.sustained
-from benchmarks.latency import measure_latency
-from benchmarks.measure import benchmark
-from benchmarks.processes import Outcome
-from benchmarks.report import write_report
-from benchmarks.results import read_results, write_results
-from runtimes.errors import BadInput
-from runtimes.sessions import SessionOptions
+import leanear.benchmarks.measure.answers
+import leanear.benchmarks.measure.measure
+import leanear.benchmarks.measure.sustained
+from leanear.benchmarks.measure.latency import measure_latency
+from leanear.benchmarks.measure.measure import benchmark
+from leanear.benchmarks.measure.processes import Outcome
+from leanear.benchmarks.report.report import write_report
+from leanear.benchmarks.results import read_results, write_results
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.sessions import SessionOptions
 from tests.export.whisper_cases import noise, small_artifact
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
 from tests.runtimes.tiny_artifact import WINDOW_SAMPLES
 
 RUN_MS = 1.25  # of every run, as the made-up events say
 WORKERS = {
-    "benchmarks.latency": "measure_latency",
-    "benchmarks.memory": "measure_memory",
-    "benchmarks.accuracy": "measure_logits",
-    "benchmarks.sustained": "measure_sustained",
+    "leanear.benchmarks.measure.latency": "measure_latency",
+    "leanear.benchmarks.measure.memory": "measure_memory",
+    "leanear.benchmarks.measure.accuracy": "measure_logits",
+    "leanear.benchmarks.measure.sustained": "measure_sustained",
 }
 
 
@@ -50,7 +50,11 @@ def in_this_process(module, request, progress, **_keywords) -> Outcome:
 
 @pytest.fixture
 def results(library, dense_folder, slim_folder, clips_path, tmp_path, monkeypatch):
-    for module in (benchmarks.measure, benchmarks.answers, benchmarks.sustained):
+    for module in (
+        leanear.benchmarks.measure.measure,
+        leanear.benchmarks.measure.answers,
+        leanear.benchmarks.measure.sustained,
+    ):
         monkeypatch.setattr(module, "run_fresh", in_this_process)
     options, quick = SessionOptions(threads=1), {"budget_s": 1.0, "samples": 12, "repeats": 2}
     return benchmark(dense_folder, slim_folder, clips_path, "tensorrt", options, tmp_path / "tensorrt.json", **quick)

@@ -6,13 +6,13 @@ import copy
 
 import pytest
 
-from benchmarks.loss_section import curve_picture, loss_section, nats
-from benchmarks.page import Paragraph, Section, Table
-from benchmarks.pictures import Picture
-from benchmarks.results import write_results
-from runtimes.files import write_json
+from leanear.benchmarks.report.loss_section import curve_picture, loss_section, nats
+from leanear.benchmarks.report.page import Paragraph, Section, Table
+from leanear.benchmarks.report.pictures import Picture
+from leanear.benchmarks.results import write_results
+from leanear.deploy.measuring import pruning_sections, write_folder_report
+from leanear.runtimes.files import write_json
 from tests.benchmarks.test_report import Page
-from toolchain.measuring import pruning_sections, write_folder_report
 
 FINISHED = {
     "clips": 40, "divergence": 0.31, "dense_mistakes": 2.0, "slim_mistakes": 10.0, "counted": 40.0,

@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 
-import benchmarks.answers
-import benchmarks.measure
-from benchmarks.commands import main
-from benchmarks.measure import benchmark, evaluate, interleaved
-from benchmarks.processes import Outcome, run_fresh
-from benchmarks.results import read_results
-from runtimes.clips import read_clips, write_clips
-from runtimes.errors import BadInput, MeasurementFailed
-from runtimes.sessions import SessionOptions
+import leanear.benchmarks.measure.answers
+import leanear.benchmarks.measure.measure
+from leanear.benchmarks.device.commands import main
+from leanear.benchmarks.measure.measure import benchmark, evaluate, interleaved
+from leanear.benchmarks.measure.processes import Outcome, run_fresh
+from leanear.benchmarks.results import read_results
+from leanear.runtimes.clips import read_clips, write_clips
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, weights, write_tiny_artifact
 
 OPTIONS = SessionOptions(threads=1)
@@ -42,7 +42,7 @@ def measured(dense_folder, slim_folder, clips_path, tmp_path_factory):
 
 
 def replace_run_fresh(monkeypatch, function):
-    for module in (benchmarks.measure, benchmarks.answers):
+    for module in (leanear.benchmarks.measure.measure, leanear.benchmarks.measure.answers):
         monkeypatch.setattr(module, "run_fresh", function)
 
 
@@ -99,7 +99,7 @@ def test_accuracy_is_that_of_the_matrix_by_hand(measured, clips_path):
 
 
 def test_identities_are_recorded(measured, slim_folder, clips_path):
-    from runtimes.files import sha256_file
+    from leanear.runtimes.files import sha256_file
 
     document = measured[0].document
     assert document["artifacts"]["slim"]["graphs"]["classifier"]["sha256"] == sha256_file(slim_folder / "model.onnx")
@@ -135,7 +135,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(slim_folder, clips_pa
     out = tmp_path / "r.json"
 
     def interrupted(module, *arguments, **keywords):
-        if module == "benchmarks.accuracy":
+        if module == "leanear.benchmarks.measure.accuracy":
             raise KeyboardInterrupt
         return run_fresh(module, *arguments, **keywords)
 
@@ -152,12 +152,12 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(slim_folder, clips_pa
 
     replace_run_fresh(monkeypatch, recorded)
     benchmark(None, slim_folder, clips_path, "null", OPTIONS, out, **QUICK)
-    assert started == ["benchmarks.accuracy"]
+    assert started == ["leanear.benchmarks.measure.accuracy"]
     assert list(tmp_path.iterdir()) == [out]
 
 
 def test_accuracy_goes_on_from_the_clips_that_were_done(slim_folder, clips_path, tmp_path):
-    from benchmarks.accuracy import measure_logits, read_logits
+    from leanear.benchmarks.measure.accuracy import measure_logits, read_logits
 
     store = tmp_path / "logits.npz"
     request = {
@@ -205,11 +205,11 @@ def test_a_precision_that_one_side_cannot_have_is_refused(dense_folder, slim_fol
 
 def test_a_worker_that_dies_leaves_a_reason_and_no_number(slim_folder, tmp_path, monkeypatch):
     def dying(module, *arguments, **keywords):
-        if module == "benchmarks.memory":
+        if module == "leanear.benchmarks.measure.memory":
             return Outcome(None, "the process was ended by SIGKILL", ("last words",))
         return run_fresh(module, *arguments, **keywords)
 
-    monkeypatch.setattr(benchmarks.measure, "run_fresh", dying)
+    monkeypatch.setattr(leanear.benchmarks.measure.measure, "run_fresh", dying)
     out = tmp_path / "r.json"
     with pytest.raises(MeasurementFailed, match="memory on null failed: slim: the process was ended by SIGKILL"):
         benchmark(None, slim_folder, None, "null", OPTIONS, out, **QUICK)
@@ -227,15 +227,19 @@ def test_a_latency_process_that_dies_stops_the_pass_and_not_the_others(slim_fold
 
     def dying(module, *arguments, **keywords):
         started.append(module)
-        if module == "benchmarks.latency" and len(started) == 2:
+        if module == "leanear.benchmarks.measure.latency" and len(started) == 2:
             return Outcome(None, "the process ended with status 1: MemoryError", ("MemoryError",))
         return run_fresh(module, *arguments, **keywords)
 
-    monkeypatch.setattr(benchmarks.measure, "run_fresh", dying)
+    monkeypatch.setattr(leanear.benchmarks.measure.measure, "run_fresh", dying)
     out = tmp_path / "r.json"
     with pytest.raises(MeasurementFailed, match="latency on null failed"):
         benchmark(None, slim_folder, None, "null", OPTIONS, out, **QUICK)
-    assert started == ["benchmarks.latency", "benchmarks.latency", "benchmarks.memory"]
+    assert started == [
+        "leanear.benchmarks.measure.latency",
+        "leanear.benchmarks.measure.latency",
+        "leanear.benchmarks.measure.memory",
+    ]
     results = read_results(out)
     assert [repeat["status"] for repeat in results.document["latency"]["repeats"]] == ["ok", "failed"]
     assert len(results.samples_ms("slim")) == 1

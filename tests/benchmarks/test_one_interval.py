@@ -14,19 +14,19 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 
-from benchmarks.analysis import analyse
-from benchmarks.compare import compare
-from benchmarks.compare_page import row_cells, said_of
-from benchmarks.precision_section import loss_of, read_change, trial_sentence
-from benchmarks.report import write_report
-from benchmarks.results import read_results
-from benchmarks.summary import Interval, judge_gate, judge_word_gate, paired_change, word_error_change
-from benchmarks.tagging import MEAN_AP, clip_shares, tag_change, tag_quality
-from runtimes.clips import Clips
-from toolchain.examples import Mistakes
-from toolchain.precision_gate import compare_answers
-from toolchain.pruning_notes import pruning_notes
-from toolchain.searching import _Answers, _trial
+from leanear.benchmarks.analysis import analyse
+from leanear.benchmarks.compare.compare import compare
+from leanear.benchmarks.compare.compare_page import row_cells, said_of
+from leanear.benchmarks.report.precision_section import loss_of, read_change, trial_sentence
+from leanear.benchmarks.report.report import write_report
+from leanear.benchmarks.results import read_results
+from leanear.benchmarks.summary import Interval, judge_gate, judge_word_gate, paired_change, word_error_change
+from leanear.benchmarks.tagging import MEAN_AP, clip_shares, tag_change, tag_quality
+from leanear.data.examples import Mistakes
+from leanear.deploy.precision_gate import compare_answers
+from leanear.prune.notes import pruning_notes
+from leanear.prune.search import _Answers, _trial
+from leanear.runtimes.clips import Clips
 
 CLIPS, LABELS = 21, ("bed", "cat", "dog", "owl")
 TRUTH = [place % len(LABELS) for place in range(CLIPS)]

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.analysis import analyse
-from benchmarks.origin_sections import environment_section, missing_section, provenance_section
-from benchmarks.page import Table
+from leanear.benchmarks.analysis import analyse
+from leanear.benchmarks.report.origin_sections import environment_section, missing_section, provenance_section
+from leanear.benchmarks.report.page import Table
 
 NO_CLOCK = {"status": "not measured", "reason": "the kernel shows no cpufreq"}
 NO_HEAT = {"status": "not measured", "reason": "the kernel shows no thermal zone"}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.peers import multi_label
-from runtimes.clips import Clips
+from leanear.benchmarks.peers import multi_label
+from leanear.families.ast import load_checkpoint
+from leanear.runtimes.clips import Clips
 from tests.conftest import TINY_LABELS, tone
-from toolchain.families.ast import load_checkpoint
 
 
 def test_both_parts_of_a_mixture_are_equally_loud():

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from benchmarks.peers import precisions
-from benchmarks.peers.precisions import Row, choose_rows, ratios, render
+from leanear.benchmarks.peers import precisions
+from leanear.benchmarks.peers.precisions import Row, choose_rows, ratios, render
 from tests.conftest import make_tiny_ast, tone
 
 
@@ -20,7 +20,9 @@ def row(role="slim", precision="int8", milliseconds=(), **facts):
 
 
 def test_a_row_for_every_precision_of_each_runtime(monkeypatch):
-    monkeypatch.setattr("runtimes.intel_cpu.precisions", lambda: ("fp32", "bf16", "int8", "int8-bf16"))
+    monkeypatch.setattr(
+        "leanear.runtimes.backends.openvino_cpu.precisions", lambda: ("fp32", "bf16", "int8", "int8-bf16")
+    )
     rows = choose_rows(Path("state"), ["onnxruntime", "openvino"])
     assert [each.name for each in rows] == [
         *(f"{role} ONNX Runtime {precision}" for role in ("dense", "slim") for precision in ("fp32", "int8")),
@@ -86,7 +88,7 @@ def test_the_whole_table_is_made_and_resumed(model, data, tmp_path, capsys, monk
     out = tmp_path / "table.json"
     flags = ["--data", data, "--state", tmp_path / "state", "--runtime", "openvino", "--rounds", "2", "--threads", "1"]
     flags += ["--calibration-clips", "8", "--json", out]
-    monkeypatch.setattr("runtimes.intel_cpu.precisions", lambda: ("fp32",))
+    monkeypatch.setattr("leanear.runtimes.backends.openvino_cpu.precisions", lambda: ("fp32",))
     monkeypatch.setattr("sys.argv", ["precisions", str(model), *map(str, flags)])
     assert precisions.main() == 0
     first = capsys.readouterr()

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
-from benchmarks.peers.whisper_results import (
+from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
+from leanear.benchmarks.peers.whisper_results import (
     GOALS,
     Goal,
     Ratio,
@@ -32,8 +32,14 @@ from benchmarks.peers.whisper_results import (
     show_speed,
     verdict,
 )
-from benchmarks.peers.whisper_speed import ENGINES, Engine, Run, check_tokens, ragged_widths, window_of
-from benchmarks.peers.whisper_worker import Disturbance, Repeated, measure_reading, peers_checkpoint, status_bytes
+from leanear.benchmarks.peers.whisper_speed import ENGINES, Engine, Run, check_tokens, ragged_widths, window_of
+from leanear.benchmarks.peers.whisper_worker import (
+    Disturbance,
+    Repeated,
+    measure_reading,
+    peers_checkpoint,
+    status_bytes,
+)
 
 WORKER = "tests.benchmarks.odd_lasting_worker"
 TINY = {
@@ -337,7 +343,7 @@ def test_the_tables_show_what_was_measured():
 
 
 def test_reading_is_measured(monkeypatch):
-    monkeypatch.setattr("benchmarks.peers.whisper_worker.MEASURE_S", 0.05)
+    monkeypatch.setattr("leanear.benchmarks.peers.whisper_worker.MEASURE_S", 0.05)
     found = measure_reading({"threads": 1, "bytes": 4_000_000})
     assert 0 < found["median"] <= found["best"]
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from benchmarks.processes import part_of, run_fresh
-from runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.benchmarks.measure.processes import part_of, run_fresh
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 
 WORKER = "tests.benchmarks.odd_worker"
 

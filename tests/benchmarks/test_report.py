@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from benchmarks.headline import headline_rows
-from benchmarks.measure import benchmark
-from benchmarks.report import write_report
-from benchmarks.results import read_results, write_results
-from runtimes.errors import BadInput, RuntimeUnavailable
-from runtimes.files import write_json
-from runtimes.sessions import SessionOptions
+from leanear.benchmarks.measure.measure import benchmark
+from leanear.benchmarks.report.headline import headline_rows
+from leanear.benchmarks.report.report import write_report
+from leanear.benchmarks.results import read_results, write_results
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.runtimes.files import write_json
+from leanear.runtimes.sessions import SessionOptions
 
 PLAN = {
     "schema": "leanear-plan-1",

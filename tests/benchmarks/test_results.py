@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from benchmarks.results import read_results, write_results
-from runtimes.errors import BadInput
+from leanear.benchmarks.results import read_results, write_results
+from leanear.runtimes.errors import BadInput
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.processes import free_of_noise, run_fresh
-from benchmarks.rounds import measure_rounds, quiet_samples
+from leanear.benchmarks.measure.processes import free_of_noise, run_fresh
+from leanear.benchmarks.measure.rounds import measure_rounds, quiet_samples
 
 
 def request(tmp_path, rounds):
@@ -27,7 +27,9 @@ def test_two_rounds_are_made_when_there_is_no_time(tmp_path):
 
 def test_in_a_fresh_process(tmp_path):
     seen = []
-    outcome = run_fresh("benchmarks.rounds", request(tmp_path, 2), lambda text, fraction: seen.append(fraction))
+    outcome = run_fresh(
+        "leanear.benchmarks.measure.rounds", request(tmp_path, 2), lambda text, fraction: seen.append(fraction)
+    )
     assert outcome.answer is not None, outcome.reason
     assert len(outcome.answer["samples_ms"]) == 2
     assert seen == sorted(seen)

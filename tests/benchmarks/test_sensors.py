@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from benchmarks.energy import energy
-from benchmarks.pi_firmware import parse_pmic
-from benchmarks.readings import run_program
-from benchmarks.recorder import Recorder
-from benchmarks.sensor_records import between, throttling
-from benchmarks.sensors import KINDS, find_sensors
-from benchmarks.tegrastats import parse_tegrastats
+from leanear.benchmarks.sensors.energy import energy
+from leanear.benchmarks.sensors.pi_firmware import parse_pmic
+from leanear.benchmarks.sensors.readings import run_program
+from leanear.benchmarks.sensors.recorder import Recorder
+from leanear.benchmarks.sensors.sensor_records import between, throttling
+from leanear.benchmarks.sensors.sensors import KINDS, find_sensors
+from leanear.benchmarks.sensors.tegrastats import parse_tegrastats
 from tests.benchmarks.device_trees import (
     JETSON,
     LAPTOP,

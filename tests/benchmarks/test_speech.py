@@ -10,18 +10,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.commands import main
-from benchmarks.inference import STAGES, one_inference
-from benchmarks.measure import benchmark, evaluate, evaluate_transcripts
-from benchmarks.results import read_results, write_results
-from benchmarks.transcripts import measure_transcripts, read_transcripts
-from runtimes.artifact import read_artifact
-from runtimes.clips import read_clips, write_clips
-from runtimes.errors import BadInput
-from runtimes.files import write_json
-from runtimes.sessions import SessionOptions
-from runtimes.shares import share_of_nodes
-from runtimes.windows import transcribe_prompt, window_tokens
+from leanear.benchmarks.device.commands import main
+from leanear.benchmarks.inference import STAGES, one_inference
+from leanear.benchmarks.measure.measure import benchmark, evaluate, evaluate_transcripts
+from leanear.benchmarks.measure.transcripts import measure_transcripts, read_transcripts
+from leanear.benchmarks.results import read_results, write_results
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.clips import read_clips, write_clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import write_json
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.shares import share_of_nodes
+from leanear.runtimes.windows import transcribe_prompt, window_tokens
 from tests.benchmarks.speech_artifact import POSITIONS, WINDOW_S, say, write_speech_artifact
 from tests.benchmarks.test_results import changed
 

@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks.headline import headline_rows
-from benchmarks.inference import STAGES
-from benchmarks.report import write_report
-from benchmarks.results import read_results, write_results
-from benchmarks.summary import judge_word_gate, word_error_change
-from runtimes.files import write_json
+from leanear.benchmarks.inference import STAGES
+from leanear.benchmarks.report.headline import headline_rows
+from leanear.benchmarks.report.report import write_report
+from leanear.benchmarks.results import read_results, write_results
+from leanear.benchmarks.summary import judge_word_gate, word_error_change
+from leanear.runtimes.files import write_json
 from tests.benchmarks.test_report import Page
 
 SENTENCES = 13

@@ -8,15 +8,15 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.page import Paragraph, Table
-from benchmarks.pictures import Picture
-from benchmarks.recorder import Recorder
-from benchmarks.report import write_report
-from benchmarks.results import write_results
-from benchmarks.sensor_records import throttling
-from benchmarks.state_section import state_missing, state_section
-from benchmarks.sustained import run_sustained
-from runtimes.errors import BadInput
+from leanear.benchmarks.measure.sustained import run_sustained
+from leanear.benchmarks.report.page import Paragraph, Table
+from leanear.benchmarks.report.pictures import Picture
+from leanear.benchmarks.report.report import write_report
+from leanear.benchmarks.report.state_section import state_missing, state_section
+from leanear.benchmarks.results import write_results
+from leanear.benchmarks.sensors.recorder import Recorder
+from leanear.benchmarks.sensors.sensor_records import throttling
+from leanear.runtimes.errors import BadInput
 from tests.benchmarks.device_trees import JETSON, nobody, tree
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, norm
 
-from benchmarks.summary import (
+from leanear.benchmarks.summary import (
     SAMPLES_NEEDED,
     Interval,
     accuracy_change,

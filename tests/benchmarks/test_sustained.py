@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.sustained import run_sustained, verdict, work
-from runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.benchmarks.measure.sustained import run_sustained, verdict, work
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from tests.benchmarks.device_trees import JETSON, tree
 
 
@@ -44,7 +44,7 @@ class Clock:
 
 def test_work_that_becomes_slower_is_seen(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("benchmarks.sustained.time", clock)
+    monkeypatch.setattr("leanear.benchmarks.measure.sustained.time", clock)
 
     def inference():
         clock.now += 0.02 if clock.now < 1300 else 0.06

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.tagging import (
+from leanear.benchmarks.tagging import (
     average_precisions,
     clip_shares,
     d_prime,
@@ -25,7 +25,7 @@ from benchmarks.tagging import (
     tag_quality,
     unpacked,
 )
-from runtimes.errors import BadInput
+from leanear.runtimes.errors import BadInput
 
 
 def answers(clips: int, labels: int, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +58,7 @@ def test_every_label_is_as_scikit_learn_has_it(clips, labels, ties):
 def test_blocks_of_comparisons_are_the_same_as_all_at_once(monkeypatch):
     scores, truth = answers(50, 4, ties=True)
     at_once = average_precisions(scores, truth), roc_areas(scores, truth)
-    monkeypatch.setattr("benchmarks.tagging.COMPARISONS_AT_ONCE", 60)
+    monkeypatch.setattr("leanear.benchmarks.tagging.COMPARISONS_AT_ONCE", 60)
     np.testing.assert_array_equal((average_precisions(scores, truth), roc_areas(scores, truth)), at_once)
 
 
@@ -84,7 +84,7 @@ def test_d_prime_is_the_distance_of_two_normal_scores():
 @pytest.mark.parametrize("ties", [False, True])
 def test_intervals_are_those_of_clips_drawn_with_replacement(ties, monkeypatch):
     """Each draw's copies of clips, written out, and given to scikit-learn."""
-    monkeypatch.setattr("benchmarks.tagging.MOST_DRAWS", 200)
+    monkeypatch.setattr("leanear.benchmarks.tagging.MOST_DRAWS", 200)
     scores, truth = answers(12, 4, ties=ties)
     quality = tag_quality(scores, truth, seed=3)
     copies = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=quality.draws)
@@ -110,7 +110,7 @@ def population(clips: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_intervals_hold_the_truth_nearly_as_often_as_they_say(monkeypatch):
     """Of 60 clips each; without the correction it is in 86 % of them, and in half of them where scores are noise."""
-    monkeypatch.setattr("benchmarks.tagging.MOST_DRAWS", 200)
+    monkeypatch.setattr("leanear.benchmarks.tagging.MOST_DRAWS", 200)
     true = macro(average_precision_score, *population(100_000, 0))
     found = [tag_quality(*population(60, seed)).mean_ap for seed in range(1, 121)]
     assert np.mean([interval.low <= true <= interval.high for interval in found]) > 0.88

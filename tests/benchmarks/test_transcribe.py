@@ -1,4 +1,4 @@
-"""`python -m benchmarks transcribe` over the null runtime, which hears foreseeable words."""
+"""`python -m leanear.benchmarks transcribe` over the null runtime, which hears foreseeable words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.commands import main
+from leanear.benchmarks.device.commands import main
 from tests.benchmarks.speech_artifact import SAMPLE_RATE_HZ, WINDOW_S, say, write_speech_artifact
 
 

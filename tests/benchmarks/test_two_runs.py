@@ -10,13 +10,13 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, multinomial
 
-from benchmarks.summary import Interval, paired_change, wilson_interval
-from benchmarks.two_runs import (
+from leanear.benchmarks.compare.two_runs import (
     ratio_of_medians,
     ratio_of_slim_to_dense,
     ratio_of_sums,
     unpaired_change,
 )
+from leanear.benchmarks.summary import Interval, paired_change, wilson_interval
 
 
 def run(seed: int, scale: float = 1.0, processes: int = 4, samples: int = 100, spread: float = 0.02) -> list:

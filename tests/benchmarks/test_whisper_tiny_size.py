@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import WhisperProcessor
 
-from benchmarks.peers.whisper_tiny_size import (
+from leanear.benchmarks.peers.whisper_tiny_size import (
     END,
     LANGUAGE_CODES,
     START,
@@ -19,7 +19,7 @@ from benchmarks.peers.whisper_tiny_size import (
     tiny_size_tokenizer,
     write_tiny_size_checkpoint,
 )
-from toolchain.families import whisper
+from leanear.families import whisper
 
 RANKS = Path(__file__).parents[3] / "shared" / "data" / "whisper-multilingual.tiktoken"
 needs_ranks = pytest.mark.skipif(not RANKS.is_file(), reason=f"{RANKS} is absent")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from calibration.sites import AttentionSite
+from leanear.calibration.sites import AttentionSite
 
 QUERY_KEY_WIDTHS, VALUE_OUTPUT_WIDTHS = (3, 2), (2, 4)
 WIDTH, CLASSES = 6, 3

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from calibration.sites import AttentionSite
-from calibration.targets import NO_TARGET
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.targets import NO_TARGET
 from tests.calibration.small_attention import QUERY_KEY_WIDTHS, VALUE_OUTPUT_WIDTHS, WIDTH, Attention
 
 CLASSES, HEARD, LENGTHS = 4, 5, (3, 6, 4)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from calibration import losses as module
-from calibration.basis import SiteBasis, choose_basis, width_damages
-from calibration.losses import collect_squares, empty_squares, width_grid, width_losses
-from calibration.sites import AttentionSite
-from calibration.statistics import collect_statistics
-from calibration.targets import NO_TARGET
+from leanear.calibration import losses as module
+from leanear.calibration.basis import SiteBasis, choose_basis, width_damages
+from leanear.calibration.losses import collect_squares, empty_squares, width_grid, width_losses
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.statistics import collect_statistics
+from leanear.calibration.targets import NO_TARGET
+from leanear.families import ast
 from tests.calibration import small_attention, small_decoder
 from tests.calibration.test_statistics import batch_of, ragged_slim
-from toolchain.families import ast
 
 # All widths by explicit loops
 

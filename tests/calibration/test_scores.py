@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from calibration.curvature import (
+from leanear.calibration.curvature import (
     collect_curvature,
     merge_curvatures,
     read_curvature,
     write_curvature,
 )
-from calibration.scores import score_fisher, score_magnitude
-from calibration.sites import AttentionSite
-from runtimes.errors import BadInput
+from leanear.calibration.scores import score_fisher, score_magnitude
+from leanear.calibration.sites import AttentionSite
+from leanear.families import ast
+from leanear.plan import HeadPlan, SitePlan
+from leanear.runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
-from toolchain.families import ast
-from toolchain.plan import HeadPlan, SitePlan
 
 PROJECTIONS = ("query", "key", "value", "output")
 

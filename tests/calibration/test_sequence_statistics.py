@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from calibration.basis import choose_basis
-from calibration.curvature import collect_curvature
-from calibration.statistics import PER_CLIP, SUMS, collect_statistics, merge_statistics, statistics_tensors
+from leanear.calibration.basis import choose_basis
+from leanear.calibration.curvature import collect_curvature
+from leanear.calibration.statistics import PER_CLIP, SUMS, collect_statistics, merge_statistics, statistics_tensors
 from tests.calibration.small_attention import QUERY_KEY_WIDTHS, VALUE_OUTPUT_WIDTHS
 from tests.calibration.small_decoder import CLASSES, HEARD, LENGTHS, Decoder, Inputs, clips, logits
 from tests.calibration.test_statistics import diagonal_blocks, heads_of, with_matrices
@@ -179,7 +179,7 @@ def test_random_signs_give_the_fisher_information_of_the_sequence(monkeypatch):
     total = {name: torch.zeros_like(value) for name, value in expected.items()}
     for each in signs:
         monkeypatch.setattr(
-            "calibration.statistics.torch.randint", lambda _low, _high, size, generator=None, each=each: each
+            "leanear.calibration.statistics.torch.randint", lambda _low, _high, size, generator=None, each=each: each
         )
         found = collect_statistics(model, model.sites(), inputs, targets, logits)
         for name in total:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calibration import kept, shards
-from calibration.shards import gather
-from calibration.statistics import (
+from leanear.calibration import kept, shards
+from leanear.calibration.shards import gather
+from leanear.calibration.statistics import (
     collect_statistics,
     empty_statistics,
     merge_statistics,

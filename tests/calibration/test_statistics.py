@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from calibration.sites import AttentionSite
-from calibration.statistics import (
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.statistics import (
     PER_CLIP,
     SUMS,
     collect_statistics,
@@ -20,11 +20,11 @@ from calibration.statistics import (
     statistics_from_tensors,
     statistics_tensors,
 )
-from runtimes.errors import BadInput
+from leanear.families import ast
+from leanear.plan import HeadPlan, SitePlan
+from leanear.runtimes.errors import BadInput
 from tests.calibration.small_attention import Attention, logits
 from tests.conftest import make_tiny_ast
-from toolchain.families import ast
-from toolchain.plan import HeadPlan, SitePlan
 
 
 def batch_of(clips: int = 3, labels: int = 5):
@@ -200,7 +200,7 @@ def every_sign(monkeypatch, classes: int) -> None:
         assert (low, high, tuple(size)) == (0, 2, tuple(signs.shape))
         return signs
 
-    monkeypatch.setattr("calibration.statistics.torch.randint", every)
+    monkeypatch.setattr("leanear.calibration.statistics.torch.randint", every)
 
 
 class Answer(nn.Module):

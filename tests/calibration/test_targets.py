@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from calibration.targets import NO_TARGET, answered, before_the_end, clip_numbers, kind_of, positions, strata
+from leanear.calibration.targets import NO_TARGET, answered, before_the_end, clip_numbers, kind_of, positions, strata
 
 N = NO_TARGET
 SEQUENCES = torch.tensor([[N, N, 7, 3], [N, 5, N, N], [2, N, 4, N]])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
-from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
+from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 
 FRAMES, MEL_BINS = 60, 32
 SETTINGS: dict[str, Any] = {

@@ -11,21 +11,21 @@ import openvino
 import pytest
 import torch
 
-from export.parity import prove_parity_here
-from export.whisper_graph import export_whisper
-from export.window_states import window_states
-from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
-from runtimes.decoding import DecodeOptions
-from runtimes.encoder_windows import artifact_windows
-from runtimes.errors import BadInput, ParityFailed
-from runtimes.files import write_json
-from runtimes.long_audio import read_speech_model, transcribe
-from runtimes.sessions import SessionOptions
+from leanear.deploy.exporting import write_proved_artifact, write_unproved_artifact
+from leanear.export.parity import prove_parity_here
+from leanear.export.whisper.graph import export_whisper
+from leanear.export.whisper.window_states import window_states
+from leanear.families.checkpoint import load_checkpoint
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.errors import BadInput, ParityFailed
+from leanear.runtimes.files import write_json
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.encoder_windows import artifact_windows
+from leanear.runtimes.speech.long_audio import read_speech_model, transcribe
 from tests.export.whisper_cases import KINDS, noise, small_whisper
 from tests.whisper_models import make_extractor, make_whisper, write_whisper
-from toolchain.checkpoint import load_checkpoint
-from toolchain.exporting import write_proved_artifact, write_unproved_artifact
 
 FULL_S = 2
 FORMS = ("portable", "onnxruntime", "openvino")

@@ -14,12 +14,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from export.artifact import export_artifact
-from export.parity import compare_logits, prove_parity
-from runtimes.artifact import read_artifact, read_golden
-from runtimes.errors import BadInput, ParityFailed
-from runtimes.files import sha256_file
-from runtimes.isolation import code_command
+from leanear.export.artifact import export_artifact
+from leanear.export.parity import compare_logits, prove_parity
+from leanear.runtimes.artifact import read_artifact, read_golden
+from leanear.runtimes.errors import BadInput, ParityFailed
+from leanear.runtimes.files import sha256_file
+from leanear.runtimes.process.isolation import code_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,7 +138,7 @@ def test_a_graph_that_is_not_smaller_fails(folder: Path) -> None:
 
 def test_a_process_that_dies_has_its_last_lines_in_the_error(folder: Path, monkeypatch) -> None:
     dying = code_command("import sys; sys.exit('Traceback of old\\nno room\\nin the graph\\nlast words')")
-    monkeypatch.setattr("export.parity.module_command", lambda module: dying)
+    monkeypatch.setattr("leanear.export.parity.module_command", lambda module: dying)
     with pytest.raises(ParityFailed, match=r"ended with status 1; it said: no room \| in the graph \| last words$"):
         prove_parity(folder)
 
@@ -164,7 +164,7 @@ def test_first_labels_have_to_agree_unless_they_tie() -> None:
 def test_program_says_so_and_exits_with_the_errors_status(folder: Path) -> None:
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "export.parity", str(folder)],
+            [sys.executable, "-m", "leanear.export.parity", str(folder)],
             capture_output=True,
             text=True,
             cwd=ROOT,

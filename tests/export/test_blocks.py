@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.ast_graph import export_ast
-from export.blocks import export_blocks, exported_groups, random_attention
+from leanear.export.ast.graph import export_ast
+from leanear.export.blocks import export_blocks, exported_groups, random_attention
 
 TOKENS, WIDTH = 40, 48
 RAGGED = [(3, 10), (7, 1), (16, 6)]

@@ -8,15 +8,15 @@ import onnx
 import pytest
 import torch
 
-from export.artifact import export_artifact
-from export.eight_bit_costs import DECODER, dearest, tensor_costs, tensors_to_leave
-from export.parity import Parity, prove_parity_here
-from runtimes.artifact import read_artifact
-from runtimes.errors import ParityFailed
+from leanear.deploy.exporting import write_proved_artifact
+from leanear.export.artifact import export_artifact
+from leanear.export.eight_bit_costs import DECODER, dearest, tensor_costs, tensors_to_leave
+from leanear.export.parity import Parity, prove_parity_here
+from leanear.families.whisper import WhisperCheckpoint
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.errors import ParityFailed
 from tests.export.whisper_cases import noise, small_speech, small_whisper
 from tests.whisper_models import make_extractor, make_tokenizer
-from toolchain.exporting import write_proved_artifact
-from toolchain.families.whisper import WhisperCheckpoint
 
 CLIPS = [noise(20_000), noise(40_000)]
 OUTLIER = 3000.0
@@ -26,7 +26,7 @@ HURT = ("encoder.layers.1.active",)
 @pytest.fixture(autouse=True)
 def _all_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' models are so small that all their weights would be kept."""
-    monkeypatch.setattr("export.eight_bit_weights.SMALLEST_WEIGHT", 1)
+    monkeypatch.setattr("leanear.export.onnx.eight_bit_weights.SMALLEST_WEIGHT", 1)
 
 
 def _with_outlier() -> torch.nn.Module:
@@ -67,17 +67,19 @@ def test_what_hurts_is_left_in_float32_and_said(tmp_path: Path, monkeypatch: pyt
     said: list[str] = []
 
     def prove(bound: float) -> tuple[Path, Parity]:
-        monkeypatch.setattr("export.speech_parity.DIVERGENCE_BOUND", bound)
-        monkeypatch.setattr("export.eight_bit_costs.DIVERGENCE_BOUND", bound)
-        monkeypatch.setattr("export.speech_parity.CHANGED_WORDS_SHARE", 1.0)  # random weights say what is all but a tie
-        monkeypatch.setattr("toolchain.exporting.prove_parity", prove_parity_here)
+        monkeypatch.setattr("leanear.export.whisper.speech_parity.DIVERGENCE_BOUND", bound)
+        monkeypatch.setattr("leanear.export.eight_bit_costs.DIVERGENCE_BOUND", bound)
+        monkeypatch.setattr(
+            "leanear.export.whisper.speech_parity.CHANGED_WORDS_SHARE", 1.0
+        )  # random weights say what is all but a tie
+        monkeypatch.setattr("leanear.deploy.exporting.prove_parity", prove_parity_here)
         out, form = tmp_path / "int8", "onnxruntime"
         report = lambda text, _share: said.append(text)  # noqa: E731
         return out, write_proved_artifact(checkpoint, CLIPS, out, form, "small", {}, None, report, "int8")
 
     (hurt,), costs = HURT, {}
     monkeypatch.setattr(
-        "toolchain.exporting.tensor_costs", lambda *arguments: costs.update(tensor_costs(*arguments)) or costs
+        "leanear.deploy.exporting.tensor_costs", lambda *arguments: costs.update(tensor_costs(*arguments)) or costs
     )
     with pytest.raises(ParityFailed, match=rf"nats a token .*; alone in 8 bits cost most: {hurt} .* nats"):
         prove(1e-9)

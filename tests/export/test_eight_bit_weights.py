@@ -12,8 +12,8 @@ import scipy.special
 import torch
 from onnx import TensorProto, helper
 
-from export.artifact import export_artifact
-from export.eight_bit_weights import (
+from leanear.export.artifact import export_artifact
+from leanear.export.onnx.eight_bit_weights import (
     BLOCK_ZERO,
     add_block_products,
     add_eight_bit_weights,
@@ -21,17 +21,17 @@ from export.eight_bit_weights import (
     block_length,
     block_scales,
 )
-from export.graph import FORMS, Graph
-from export.observed import Observed
-from export.parity import prove_parity, prove_parity_here
-from export.speech_parity import DIVERGENCE_BOUND, changed_words, divergences
-from export.static_eight_bit import add_static_products, column_integers, column_scales
-from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
-from runtimes.embedding import Embedding
-from runtimes.errors import BadInput, ParityFailed
-from runtimes.onnx_cpu import OnnxSpeechSession, load
-from runtimes.sessions import SessionOptions
+from leanear.export.onnx.graph import FORMS, Graph
+from leanear.export.onnx.observed import Observed
+from leanear.export.onnx.static_eight_bit import add_static_products, column_integers, column_scales
+from leanear.export.parity import prove_parity, prove_parity_here
+from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND, changed_words, divergences
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.backends.embedding import Embedding
+from leanear.runtimes.backends.onnx_cpu import OnnxSpeechSession, load
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.errors import BadInput, ParityFailed
+from leanear.runtimes.sessions import SessionOptions
 from tests.export.whisper_cases import noise, small_speech, small_whisper, torch_logits
 from tests.whisper_models import make_extractor
 
@@ -41,7 +41,7 @@ CLIPS = [noise(20_000), noise(40_000)]
 @pytest.fixture
 def _all_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' models are so small that all their weights would be kept."""
-    monkeypatch.setattr("export.eight_bit_weights.SMALLEST_WEIGHT", 1)
+    monkeypatch.setattr("leanear.export.onnx.eight_bit_weights.SMALLEST_WEIGHT", 1)
 
 
 def _calm(kind: str) -> torch.nn.Module:
@@ -156,11 +156,11 @@ def test_proved_with_the_noise_in_the_manifest(kind: str, form: str, tmp_path: P
 @pytest.mark.usefixtures("_all_products")
 def test_divergence_and_words_over_their_bounds_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _export(tmp_path / "artifact", _calm("stock"))
-    monkeypatch.setattr("export.speech_parity.DIVERGENCE_BOUND", 1e-7)
+    monkeypatch.setattr("leanear.export.whisper.speech_parity.DIVERGENCE_BOUND", 1e-7)
     with pytest.raises(ParityFailed, match=r"8 bits cost .* nats a token on golden clips; the bound is 1e-07"):
         prove_parity_here(folder)
-    monkeypatch.setattr("export.speech_parity.DIVERGENCE_BOUND", 1.0)
-    monkeypatch.setattr("export.speech_parity.CHANGED_WORDS_SHARE", -1.0)
+    monkeypatch.setattr("leanear.export.whisper.speech_parity.DIVERGENCE_BOUND", 1.0)
+    monkeypatch.setattr("leanear.export.whisper.speech_parity.CHANGED_WORDS_SHARE", -1.0)
     with pytest.raises(ParityFailed, match=r"8 bits change \d+ of \d+ words of golden clips"):
         prove_parity_here(folder)
     assert read_artifact(folder).manifest["parity"] is None
@@ -238,7 +238,7 @@ def test_rows_of_the_embedding_are_those_that_the_graph_multiplies_with(tmp_path
 
 
 def test_front_end_and_norms_stay_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.eight_bit_weights.SMALLEST_WEIGHT", 1)
+    monkeypatch.setattr("leanear.export.onnx.eight_bit_weights.SMALLEST_WEIGHT", 1)
     _export(tmp_path / "artifact", small_whisper("stock"))
     nodes = onnx.load(str(tmp_path / "artifact" / "encoder.onnx"), load_external_data=False).graph.node
     kinds = {node.name: node.op_type for node in nodes}

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 from transformers import ASTFeatureExtractor
 
-from export.front_end import FrontEnd, add_front_end, read_front_end
-from export.graph import Graph
+from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
+from leanear.export.onnx.graph import Graph
 
 FRAMES, MEL_BINS = 120, 128
 WINDOW = 400 + 160 * (FRAMES - 1)

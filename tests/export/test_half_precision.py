@@ -11,12 +11,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.ast_graph import export_ast
-from export.attention import fused_width
-from export.graph import Graph
-from export.half_precision import add_half_precision
-from export.whisper_graph import export_whisper
-from runtimes.errors import BadInput
+from leanear.export.ast.graph import export_ast
+from leanear.export.onnx.attention import fused_width
+from leanear.export.onnx.graph import Graph
+from leanear.export.onnx.half_precision import add_half_precision
+from leanear.export.whisper.graph import export_whisper
+from leanear.runtimes.errors import BadInput
 from tests.export.whisper_cases import make_extractor
 from tests.whisper_models import make_whisper
 

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 from transformers import WhisperFeatureExtractor
 
-from export.graph import Graph
-from export.log_mel import add_log_mel, read_log_mel
-from runtimes.errors import BadInput
+from leanear.export.onnx.graph import Graph
+from leanear.export.whisper.log_mel import add_log_mel, read_log_mel
+from leanear.runtimes.errors import BadInput
 
 WINDOW = 2 * 16000
 

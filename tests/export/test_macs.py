@@ -11,9 +11,9 @@ from onnx import shape_inference
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ASTConfig, ASTForAudioClassification
 
-from export.ast_graph import export_ast
-from export.front_end import read_front_end
-from export.macs import count_macs
+from leanear.export.ast.front_end import read_front_end
+from leanear.export.ast.graph import export_ast
+from leanear.export.macs import count_macs
 from tests.export.conftest import SETTINGS
 
 

@@ -12,24 +12,24 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.artifact import export_artifact
-from export.ast_graph import observe_ast
-from export.eight_bit_attention import add_eight_bit_group, rows_at_a_time
-from export.graph import FORMS, Graph
-from export.observed import Observed
-from export.parity import prove_parity, prove_parity_here
-from export.static_eight_bit import signed_scale, unsigned_range
-from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
-from runtimes.errors import BadInput, ParityFailed
-from runtimes.files import sha256_file, write_json
-from runtimes.sessions import SessionOptions
+from leanear.export.artifact import export_artifact
+from leanear.export.ast.graph import observe_ast
+from leanear.export.onnx.eight_bit_attention import add_eight_bit_group, rows_at_a_time
+from leanear.export.onnx.graph import FORMS, Graph
+from leanear.export.onnx.observed import Observed
+from leanear.export.onnx.static_eight_bit import signed_scale, unsigned_range
+from leanear.export.parity import prove_parity, prove_parity_here
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.errors import BadInput, ParityFailed
+from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.sessions import SessionOptions
 
 
 @pytest.fixture(autouse=True)
 def _all_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' models are so small that all their weights would be kept."""
-    monkeypatch.setattr("export.eight_bit_weights.SMALLEST_WEIGHT", 1)
+    monkeypatch.setattr("leanear.export.onnx.eight_bit_weights.SMALLEST_WEIGHT", 1)
 
 
 def _calm(model: torch.nn.Module) -> torch.nn.Module:
@@ -176,7 +176,7 @@ def test_attention_of_integers_is_near_that_of_floats(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Diffuse and sharp attention alike; the oracle is torch's scaled_dot_product_attention in float64."""
-    monkeypatch.setattr("export.eight_bit_attention.CACHED_BYTES", 32 * heads * tokens * 4)
+    monkeypatch.setattr("leanear.export.onnx.eight_bit_attention.CACHED_BYTES", 32 * heads * tokens * 4)
     generator = np.random.default_rng(tokens)
     sizes = {"query": width, "key": width, "value": value_width}
     feeds = {name: generator.standard_normal((tokens, heads * size)) for name, size in sizes.items()}

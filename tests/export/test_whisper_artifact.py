@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.artifact import export_artifact
-from export.golden_speech import golden_prompt
-from export.parity import main, prove_parity, prove_parity_here
-from runtimes.artifact import Artifact, read_artifact, read_golden
-from runtimes.errors import BadInput, ParityFailed
-from runtimes.files import sha256_file
+from leanear.export.artifact import export_artifact
+from leanear.export.parity import main, prove_parity, prove_parity_here
+from leanear.export.whisper.golden_speech import golden_prompt
+from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
+from leanear.runtimes.errors import BadInput, ParityFailed
+from leanear.runtimes.files import sha256_file
 from tests.export.whisper_cases import noise, small_artifact, small_speech, small_whisper, torch_logits
 from tests.whisper_models import make_extractor, make_whisper
 

@@ -14,10 +14,10 @@ import openvino
 import pytest
 import torch
 
-from export.graph import FORMS
-from export.macs import count_whisper_macs
-from export.whisper_graph import cache_sizes, export_whisper
-from runtimes.errors import BadInput
+from leanear.export.macs import count_whisper_macs
+from leanear.export.onnx.graph import FORMS
+from leanear.export.whisper.graph import cache_sizes, export_whisper
+from leanear.runtimes.errors import BadInput
 from tests.export.whisper_cases import KINDS, WINDOW_SAMPLES, noise, small_whisper, torch_logits
 from tests.whisper_models import make_extractor, make_whisper
 
@@ -132,7 +132,7 @@ def test_every_length_of_audio_is_one_window(samples: int, tmp_path: Path) -> No
 
 
 def test_an_mlp_in_parts_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.whisper_encoder.MLP_COLUMNS", 20)  # of 48
+    monkeypatch.setattr("leanear.export.whisper.encoder.MLP_COLUMNS", 20)  # of 48
     model, waveform = small_whisper("stock"), noise(9000)
     paths = _export(tmp_path, model, "onnxruntime")
     names = {node.name for node in onnx.load(str(paths[0])).graph.node}

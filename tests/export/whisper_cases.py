@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.artifact import export_artifact
-from export.whisper_artifact import Speech
-from runtimes.artifact import Artifact, read_artifact
+from leanear.export.artifact import export_artifact
+from leanear.export.whisper_artifact import Speech
+from leanear.families import whisper
+from leanear.families.checkpoint_files import slim_settings
+from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
+from leanear.runtimes.artifact import Artifact, read_artifact
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
-from toolchain.families import whisper
-from toolchain.families.checkpoint_files import slim_settings
-from toolchain.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
 
 KINDS = ("stock", "ragged", "fewer heads")
 WINDOW_SAMPLES = 32_000

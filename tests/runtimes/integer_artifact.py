@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from runtimes.files import sha256_file
+from leanear.runtimes.files import sha256_file
 from tests.runtimes.tiny_artifact import write_tiny_artifact
 
 

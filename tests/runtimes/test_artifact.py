@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from runtimes.artifact import read_artifact, read_golden
-from runtimes.errors import BadInput
-from runtimes.files import sha256_file
+from leanear.runtimes.artifact import read_artifact, read_golden
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import sha256_file
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from runtimes.decoding import Decoded, DecodeOptions, decode_window
-from runtimes.errors import BadInput, MeasurementFailed
-from runtimes.long_audio import SpeechModel
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, decode_window
+from leanear.runtimes.speech.long_audio import SpeechModel
 from tests.runtimes.speech_sessions import (
     DE,
     EN,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from runtimes.artifact import Artifact
-from runtimes.choose import choose_runtime
-from runtimes.decoding import DecodeOptions, decode_window
-from runtimes.long_audio import read_speech_model
-from runtimes.sessions import SessionOptions
+from leanear.families import whisper
+from leanear.families.whisper import WhisperModel
+from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
+from leanear.runtimes.speech.long_audio import read_speech_model
 from tests.export.whisper_cases import KINDS, noise, small_artifact, small_whisper
 from tests.whisper_models import make_extractor
-from toolchain.families import whisper
-from toolchain.families.whisper import WhisperModel
 
 CLIPS = tuple(noise(samples) for samples in (9_000, 21_000, 32_000))
 
@@ -25,7 +25,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(params=["onnxruntime", "openvino"])
 def session(request: pytest.FixtureRequest, exported, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("runtimes.speech_cache.ROOMS", (8, 32))  # so that the room grows while they speak
+    monkeypatch.setattr(
+        "leanear.runtimes.speech.speech_cache.ROOMS", (8, 32)
+    )  # so that the room grows while they speak
     loaded = choose_runtime(request.param).load(exported[0], SessionOptions(threads=1))
     yield loaded
     loaded.close()

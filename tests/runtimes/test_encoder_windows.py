@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from runtimes.artifact import read_artifact
-from runtimes.encoder_windows import (
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.encoder_windows import (
     EncoderWindows,
     artifact_windows,
     check_window_choice,
@@ -15,7 +16,6 @@ from runtimes.encoder_windows import (
     full_window,
     windows_text,
 )
-from runtimes.errors import BadInput
 from tests.export.whisper_cases import small_artifact
 
 RATE_HZ, STEP = 16_000, 320

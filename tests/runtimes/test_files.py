@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from runtimes.errors import BadInput
-from runtimes.files import read_json, replaced_file, replaced_folder, sha256_file, write_json
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json, replaced_file, replaced_folder, sha256_file, write_json
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):

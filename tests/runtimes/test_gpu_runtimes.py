@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.artifact import export_artifact
-from runtimes import engines, nvidia_gpu, onnx_cpu, rtx_gpu
-from runtimes.artifact import Artifact, read_artifact
-from runtimes.choose import choose_runtime, require_runtime
-from runtimes.engines import ahead_of_time, build_engines, input_spans, unsupported_nodes
-from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from runtimes.sessions import SessionOptions
+from leanear.export.artifact import export_artifact
+from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.backends import engines, onnx_cpu, rtx_gpu
+from leanear.runtimes.backends import tensorrt_gpu as nvidia_gpu
+from leanear.runtimes.backends.engines import ahead_of_time, build_engines, input_spans, unsupported_nodes
+from leanear.runtimes.choose import choose_runtime, require_runtime
+from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
+from leanear.runtimes.sessions import SessionOptions
 from tests.export.whisper_cases import make_extractor, noise, small_speech, small_whisper
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
 from tests.runtimes.tiny_artifact import WINDOW_SAMPLES, expected_logits, weights, write_tiny_artifact
@@ -84,8 +85,8 @@ def test_a_classifier_computes_on_device_buffers_whatever_the_length(library, cu
 
 
 def test_speech_is_that_of_the_other_runtime_through_rooms_rows_and_parents(library, cuda, speech, monkeypatch):
-    monkeypatch.setattr("runtimes.engine_sessions.ROOMS", (8, 32))
-    monkeypatch.setattr("runtimes.engines.ROOMS", (8, 32))
+    monkeypatch.setattr("leanear.runtimes.backends.engine_sessions.ROOMS", (8, 32))
+    monkeypatch.setattr("leanear.runtimes.backends.engines.ROOMS", (8, 32))
     ours, theirs = nvidia_gpu.load(speech, _options(speech)), onnx_cpu.load(speech, FP32)
     generator = np.random.default_rng(0)
     for session in (ours, theirs):
@@ -303,7 +304,7 @@ def test_the_real_parser_takes_every_node(tmp_path, tiny_ast, tiny_extractor):
     """TensorRT-RTX's own parser, where it is installed: it is the parser of TensorRT."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install 'leanear[rtx]'")
 
-    from export.ast_graph import export_ast
+    from leanear.export.ast.graph import export_ast
 
     graph = export_ast(tiny_ast, tiny_extractor, tmp_path / "model.onnx", "tensorrt", precision="fp16").path
     assert unsupported_nodes("tensorrt_rtx", graph) == []

@@ -10,7 +10,7 @@ import pytest
 
 START = """
 import os, signal, time
-from runtimes.interrupts import run_interruptibly, was_interrupted
+from leanear.runtimes.process.interrupts import run_interruptibly, was_interrupted
 
 def press():
     os.kill(os.getpid(), signal.SIGINT)

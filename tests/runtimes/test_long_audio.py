@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from runtimes.decoding import DecodeOptions
-from runtimes.errors import BadInput
-from runtimes.long_audio import (
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.long_audio import (
     SILENT_PEAK,
     Segment,
     split_by_timestamps,
     transcribe,
     transcribe_windows,
 )
-from runtimes.repeats import SUSPECT_LOOP_TOKENS, loop_start
+from leanear.runtimes.speech.repeats import SUSPECT_LOOP_TOKENS, loop_start
 from tests.runtimes.speech_sessions import (
     EN,
     END,

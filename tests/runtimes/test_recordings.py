@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import soxr
 
-from runtimes.errors import BadInput
-from runtimes.recordings import PIECE_S, Recording, read_recording, resampled
+from leanear.runtimes.audio.recordings import PIECE_S, Recording, read_recording, resampled
+from leanear.runtimes.errors import BadInput
 
 RATE_HZ = 16_000
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtimes.artifact import read_artifact
-from runtimes.choose import MODULES, choose_runtime, require_runtime
-from runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from runtimes.sessions import SessionOptions, checked_logits, graph_precision
-from runtimes.waveforms import checked_waveform
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.audio.waveforms import checked_waveform
+from leanear.runtimes.choose import MODULES, choose_runtime, require_runtime
+from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
+from leanear.runtimes.sessions import SessionOptions, checked_logits, graph_precision
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, expected_logits, weights, write_tiny_artifact
 
 REAL_RUNTIMES = ("onnxruntime", "openvino")
@@ -111,7 +111,7 @@ def test_what_a_graph_has_to_be_exported_in(precision, graph):
 
 @pytest.mark.parametrize("precision", ["int8", "int8-bf16"])
 def test_8_bits_are_not_found_in_a_graph_of_float32(artifact, precision):
-    from runtimes.sessions import check_precision
+    from leanear.runtimes.sessions import check_precision
 
     with pytest.raises(BadInput, match=f"{precision} was asked for, but the graphs of .* are fp32"):
         check_precision(artifact, SessionOptions(threads=1, precision=precision))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtimes.artifact import Artifact
-from runtimes.choose import choose_runtime
-from runtimes.errors import BadInput, MeasurementFailed
-from runtimes.null import said_tokens
-from runtimes.sessions import SessionOptions
-from runtimes.speech_cache import ROOMS, SpeechCache
+from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.backends.null import said_tokens
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.speech_cache import ROOMS, SpeechCache
 from tests.export.whisper_cases import WINDOW_SAMPLES, noise, small_artifact, small_whisper, torch_logits
 
 REAL_RUNTIMES = ("onnxruntime", "openvino")
@@ -27,7 +27,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 @pytest.fixture(params=[(runtime, kind) for runtime in REAL_RUNTIMES for kind in KINDS], ids="-".join)
 def loaded(request: pytest.FixtureRequest, artifacts, monkeypatch: pytest.MonkeyPatch):
     runtime, kind = request.param
-    monkeypatch.setattr("runtimes.speech_cache.ROOMS", (8, 32))
+    monkeypatch.setattr("leanear.runtimes.speech.speech_cache.ROOMS", (8, 32))
     session = choose_runtime(runtime).load(artifacts[kind], SessionOptions(threads=1))
     yield session, small_whisper(kind)
     session.close()

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from runtimes.long_audio import Segment
-from runtimes.subtitles import WRITERS, as_json, plain, srt, vtt, words_alone
+from leanear.runtimes.speech.long_audio import Segment
+from leanear.runtimes.speech.subtitles import WRITERS, as_json, plain, srt, vtt, words_alone
 
 
 def segment(start_s: float, end_s: float, text: str) -> Segment:

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.peers.whisper_speed import half_pruned
-from benchmarks.peers.whisper_tiny_size import write_tiny_size_checkpoint
-from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
-from runtimes.decoding import DecodeOptions, decode_window
-from runtimes.long_audio import read_speech_model
-from runtimes.sessions import SessionOptions
-from toolchain.audio import read_waveform
-from toolchain.exporting import write_proved_artifact
-from toolchain.families import whisper
-from toolchain.narration import quiet
-from toolchain.torch_speech import TorchSpeechSession, speech_model
+from leanear.benchmarks.peers.whisper_speed import half_pruned
+from leanear.benchmarks.peers.whisper_tiny_size import write_tiny_size_checkpoint
+from leanear.data.audio import read_waveform
+from leanear.deploy.exporting import write_proved_artifact
+from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
+from leanear.families import whisper
+from leanear.progress import quiet
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
+from leanear.runtimes.speech.long_audio import read_speech_model
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RANKS, SPEECH = SHARED / "whisper-multilingual.tiktoken", SHARED / "jfk.flac"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from runtimes.errors import BadInput
-from runtimes.vocabulary import TextDecoder, Vocabulary, byte_alphabet, make_vocabulary, read_vocabulary
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.vocabulary import TextDecoder, Vocabulary, byte_alphabet, make_vocabulary, read_vocabulary
 from tests.whisper_models import make_tokenizer
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "whisper-multilingual.tiktoken"

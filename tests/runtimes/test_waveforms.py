@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 import pytest
 
-from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
-from runtimes.errors import BadInput
-from runtimes.sessions import SessionOptions
-from runtimes.waveforms import checked_waveform
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.audio.waveforms import checked_waveform
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import WINDOW_SAMPLES, expected_logits, weights, write_tiny_artifact
 
 RUNTIMES = ("onnxruntime", "openvino", "null")

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import benchmarks.receiver
-from runtimes.clips import Clips, write_clips
+import leanear.benchmarks.device.receiver
+from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.remote import RemoteOptions, RemoteOutcome
+from leanear.devices.statuses import STATUSES
+from leanear.runtimes.clips import Clips, write_clips
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, write_tiny_artifact
 from tests.toolchain.ssh_server import require_sshd, start_server
-from toolchain.bundle import RunSettings, write_bundle
-from toolchain.remote import RemoteOptions, RemoteOutcome
-from toolchain.statuses import STATUSES
 
 NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>*\n-x \\ ../.. ü"
 QUICK = RunSettings("null", "fp32", 1, 0.5)
@@ -165,12 +165,12 @@ def programs(folder):
 PAUSED = """
 import sys
 from pathlib import Path
-import benchmarks.receiver
-import toolchain.channel
-from toolchain.remote import RemoteOptions, deliver
+import leanear.benchmarks.device.receiver
+import leanear.devices.channel
+from leanear.devices.remote import RemoteOptions, deliver
 host, bundle, results, python, folder, receiver = sys.argv[1:]
-benchmarks.receiver.__file__ = receiver
-toolchain.channel.LONGEST_STEP_S = 0.5
+leanear.benchmarks.device.receiver.__file__ = receiver
+leanear.devices.channel.LONGEST_STEP_S = 0.5
 options = RemoteOptions(python=python, folder=folder, batch=True, silence_limit_s=2.0)
 print(deliver(host, Path(bundle), Path(results), options, lambda text, share=None: print(text, flush=True)).status)
 """
@@ -178,9 +178,9 @@ print(deliver(host, Path(bundle), Path(results), options, lambda text, share=Non
 
 def with_receiver(change, folder, work):
     """What `work` returns while a changed receiver is sent in place of our own."""
-    text = Path(benchmarks.receiver.__file__).read_text()
+    text = Path(leanear.benchmarks.device.receiver.__file__).read_text()
     assert change(text) != text
     (folder / "changed_receiver.py").write_text(change(text))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmarks.receiver, "__file__", str(folder / "changed_receiver.py"))
+        patch.setattr(leanear.benchmarks.device.receiver, "__file__", str(folder / "changed_receiver.py"))
         return work()

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.measure import benchmark
-from runtimes.artifact import read_artifact
-from runtimes.engines import engines_ahead
-from runtimes.errors import BadInput, RuntimeUnavailable
-from runtimes.sessions import SessionOptions
+from leanear.benchmarks.measure.measure import benchmark
+from leanear.deploy.ahead import engine_sections, engines_stage, read_engines, say_engines
+from leanear.deploy.measuring import pruning_sections, write_folder_report
+from leanear.progress import Narrator
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.backends.engines import engines_ahead
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.runtimes.sessions import SessionOptions
+from leanear.targets.target import Target, read_target
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
-from toolchain.ahead import engine_sections, engines_stage, read_engines, say_engines
-from toolchain.measuring import pruning_sections, write_folder_report
-from toolchain.narration import Narrator
-from toolchain.target import Target, read_target
 
 REASON = "no NVIDIA GPU"
 

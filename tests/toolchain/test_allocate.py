@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from runtimes.errors import BadInput
-from toolchain import allocate as allocation_module
-from toolchain.allocate import (
+from leanear.prune import allocate as allocation_module
+from leanear.prune.allocate import (
     Allocation,
     HeadOptions,
     allocate,
     entire_heads_allocation,
     equal_widths_allocation,
 )
+from leanear.runtimes.errors import BadInput
 
 
 def random_head(generator: np.random.Generator, widths, whole: bool, removable: bool = True) -> HeadOptions:

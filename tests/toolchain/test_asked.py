@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from transformers import GenerationConfig
 
-from benchmarks.measure import benchmark
-from runtimes.artifact import read_artifact, read_golden
-from runtimes.clips import Clips
-from runtimes.errors import BadInput
-from runtimes.sessions import SessionOptions
+from leanear.benchmarks.measure.measure import benchmark
+from leanear.cli.commands import cli, run
+from leanear.evaluate.speech_evaluation import count_results_word_errors, written_language
+from leanear.families import whisper
+from leanear.families.asked import Asked
+from leanear.families.checkpoint import load_checkpoint
+from leanear.plan import read_plan
+from leanear.runtimes.artifact import read_artifact, read_golden
+from leanear.runtimes.clips import Clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import loudness_weights, write_tiny_artifact
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import make_tokenizer, write_whisper
-from toolchain.asked import Asked
-from toolchain.checkpoint import load_checkpoint
-from toolchain.cli import cli, run
-from toolchain.families import whisper
-from toolchain.plan import read_plan
-from toolchain.speech_evaluation import count_results_word_errors, written_language
 
 KNOWN = make_tokenizer().get_vocab()
 DE, TRANSLATE = KNOWN["<|de|>"], KNOWN["<|translate|>"]
@@ -200,10 +200,10 @@ def test_a_curve_and_a_comparison_say_what_was_asked_for(field, tmp_path, monkey
     curve, compared = tmp_path / "curve", tmp_path / "compared"
     assert run_in(field, "explore", "--out", str(curve), "--calibration-clips", "4", "--language", "de") == 0
     assert " --language de --sparsity " in json.loads((curve / "explore.json").read_text())["command"]
-    from toolchain.methods import SPEECH_MODEL, methods
+    from leanear.studies.methods import SPEECH_MODEL, methods
 
     chosen = tuple(method for method in methods(SPEECH_MODEL) if method.group in ("dense", "default"))[:2]
-    monkeypatch.setattr("toolchain.comparing.methods", lambda _there=None: chosen)
+    monkeypatch.setattr("leanear.studies.comparing.methods", lambda _there=None: chosen)
     flags = ["--out", str(compared), "--calibration-clips", "4", "--sparsity", "0.5", "--seeds", "1"]
     assert run_in(field, "compare-methods", *flags, "--task", "translate") == 0
     assert json.loads((compared / "comparison.json").read_text())["made_from"]["task"] == "translate"

@@ -11,11 +11,11 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from runtimes.clips import read_clips, write_clips
-from runtimes.errors import BadInput
+from leanear.data.audio import read_waveform
+from leanear.data.dataset import read_examples_as_clips, read_examples_as_transcribed_clips, read_splits
+from leanear.runtimes.clips import read_clips, write_clips
+from leanear.runtimes.errors import BadInput
 from tests.conftest import tone
-from toolchain.audio import read_waveform
-from toolchain.dataset import read_examples_as_clips, read_examples_as_transcribed_clips, read_splits
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])

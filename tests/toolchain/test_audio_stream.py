@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from runtimes.errors import BadInput
-from toolchain.audio import read_waveform
-from toolchain.audio_stream import AudioStream
+from leanear.data.audio import read_waveform
+from leanear.data.audio_stream import AudioStream
+from leanear.runtimes.errors import BadInput
 
 RATE_HZ = 16_000
 

@@ -11,12 +11,12 @@ import soundfile
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
-from benchmarks.results import read_results
-from benchmarks.tag_analysis import analyse_tags
-from runtimes.artifact import read_artifact
-from runtimes.clips import read_clips
+from leanear.benchmarks.results import read_results
+from leanear.benchmarks.tag_analysis import analyse_tags
+from leanear.cli.commands import run
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.clips import read_clips
 from tests.conftest import tone
-from toolchain.cli import run
 
 SECONDS, FRAMES, MEAN, DEVIATION = 10.24, 1024, -4.2677393, 4.5689974
 # Names as the ontology has them, and made-up ones for the others.

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.bundled import BUNDLE_FILE, RUNNER_FILE, is_bundle_path, read_bundle
-from benchmarks.results import read_results
-from runtimes.clips import Clips, write_clips
-from runtimes.errors import BadInput
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, RUNNER_FILE, is_bundle_path, read_bundle
+from leanear.benchmarks.results import read_results
+from leanear.devices.bundle import MAIN, RunSettings, by_hand, device_folder_name, write_bundle, write_runner
+from leanear.runtimes.clips import Clips, write_clips
+from leanear.runtimes.errors import BadInput
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, weights, write_tiny_artifact
-from toolchain.bundle import MAIN, RunSettings, by_hand, device_folder_name, write_bundle, write_runner
 
 RUN = RunSettings("null", "fp32", "all", 1.0)
 

@@ -8,10 +8,10 @@ import itertools
 import numpy as np
 import pytest
 
-from calibration.scores import SiteScores
-from runtimes.errors import BadInput
-from toolchain.choose import choose_share, choose_sparsity
-from toolchain.plan import HeadPlan, Plan, SitePlan, compose
+from leanear.calibration.scores import SiteScores
+from leanear.plan import HeadPlan, Plan, SitePlan, compose
+from leanear.reference.choose import choose_share, choose_sparsity
+from leanear.runtimes.errors import BadInput
 
 
 def random_scores(seed: int, sites: int = 3, heads: int = 2, width: int = 4) -> tuple[SiteScores, ...]:

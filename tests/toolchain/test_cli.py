@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from runtimes.errors import BadInput
+from leanear.cli.commands import cli, run
+from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, make_tiny_ast, tone
-from toolchain.cli import cli, run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -252,7 +252,7 @@ def test_goals_and_flags_that_do_not_go_together(capsys, model, data, tmp_path, 
 
 @pytest.mark.parametrize(("flags", "seconds"), [("", 1200.0), (" --recovery-minutes 0.5", 30.0)])
 def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, model, data, tmp_path, flags, seconds):
-    from toolchain import pruning
+    from leanear.prune import job as pruning
 
     jobs = []
 
@@ -268,9 +268,10 @@ def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, mo
 
 def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     """A table and measurements made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
-    from toolchain import latency_goal, pruning
-    from toolchain.dataset import read_examples_for
-    from toolchain.latency_table import LatencyTable, ModelTiming, Parts, read_geometry
+    from leanear.data.dataset import read_examples_for
+    from leanear.prune import job as pruning
+    from leanear.prune import latency_goal
+    from leanear.prune.latency_table import LatencyTable, ModelTiming, Parts, read_geometry
 
     parts = Parts(1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0)
 
@@ -354,7 +355,7 @@ def leanear(*arguments: str, file_limit_bytes: int | None = None) -> subprocess.
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
 
     return subprocess.Popen(
-        [sys.executable, "-m", "toolchain.entry", *arguments],
+        [sys.executable, "-m", "leanear.entry", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from leanear.cli.commands import run
 from tests.benchmarks.conftest import clips_path, dense_folder, null_results, slim_folder  # noqa: F401
 from tests.benchmarks.test_compare import changed, fewer_resamples, quiet, slower  # noqa: F401
-from toolchain.cli import run
 
 
 @pytest.fixture

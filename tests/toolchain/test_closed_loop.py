@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from leanear.data.examples import LabelledInputs
+from leanear.data.held_out import HeldOut
+from leanear.families import ast
+from leanear.prune import closed_loop
+from leanear.prune.allocate import Allocation
+from leanear.prune.closed_loop import BlockLoss, Corrections, Round, SingleBlocks, block_loss, choose_measured
+from leanear.prune.costs import parameter_costs
+from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
+from leanear.prune.scoring import Scores, score_widths
+from leanear.prune.widths import RotatedRecipe, cut
 from tests.conftest import make_tiny_ast
-from toolchain import closed_loop
-from toolchain.allocate import Allocation
-from toolchain.closed_loop import BlockLoss, Corrections, Round, SingleBlocks, block_loss, choose_measured
-from toolchain.costs import parameter_costs
-from toolchain.examples import LabelledInputs
-from toolchain.families import ast
-from toolchain.held_out import HeldOut
-from toolchain.rotated import Rotated, best_compensated, prune_rotated
-from toolchain.scoring import Scores, score_widths
-from toolchain.widths import RotatedRecipe, cut
 
 SMALL = RotatedRecipe(multiples=(2, 2), chunk=8)
 WRONG = "layers.1.attention"

@@ -12,11 +12,13 @@ import soundfile
 import torch
 from scipy.stats import bootstrap
 
-from tests.conftest import TINY_LABELS, make_tiny_ast, tone
-from toolchain import comparison
-from toolchain.cli import run
-from toolchain.comparing import ComparisonRequest, is_claimed, one_shot_jobs, recovery_methods
-from toolchain.comparison import (
+from leanear.cli.commands import run
+from leanear.data.examples import LabelledInputs, Mistakes
+from leanear.evaluate.quality import Answers, judge_answers, predict
+from leanear.families import ast
+from leanear.studies import comparison
+from leanear.studies.comparing import ComparisonRequest, is_claimed, one_shot_jobs, recovery_methods
+from leanear.studies.comparison import (
     ANY_SEED,
     Finished,
     Job,
@@ -28,10 +30,8 @@ from toolchain.comparison import (
     paired_ratio,
     read_rows,
 )
-from toolchain.examples import LabelledInputs, Mistakes
-from toolchain.families import ast
-from toolchain.methods import DEFAULT, DENSE, Bench, method_named, methods
-from toolchain.quality import Answers, judge_answers, predict
+from leanear.studies.methods import DEFAULT, DENSE, Bench, method_named, methods
+from tests.conftest import TINY_LABELS, make_tiny_ast, tone
 
 NAMES = (DENSE, "reference: channels, magnitude, local", "reference: heads, fisher, local", DEFAULT)
 

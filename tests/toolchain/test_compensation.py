@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from runtimes.errors import BadInput
+from leanear.data.examples import LabelledInputs
+from leanear.families import ast, whisper
+from leanear.plan import HeadPlan, SitePlan, full_plan
+from leanear.recover.compensation import BlockSums, compensate_, least_squares_change
+from leanear.runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
 from tests.toolchain.whisper_pruning import checkpoint, clips
-from toolchain.compensation import BlockSums, compensate_, least_squares_change
-from toolchain.examples import LabelledInputs
-from toolchain.families import ast, whisper
-from toolchain.plan import HeadPlan, SitePlan, full_plan
 
 CLIPS, HELD_OUT = 40, 8
 FITTED = CLIPS - HELD_OUT
@@ -375,7 +375,7 @@ def test_what_does_not_help_is_put_back_bitwise(tiny_ast, inputs):
 def test_every_clip_is_answered_once_per_pass_and_the_held_out_ones_a_few_times_more(
     inputs, passes, kept_bytes, monkeypatch
 ):
-    monkeypatch.setattr("toolchain.held_out.MOST_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr("leanear.data.held_out.MOST_KEPT_BYTES", kept_bytes)
     dense = make_tiny_ast(layers=6)
     slim = halved(dense)
     judge = everything_helps(slim, dense)

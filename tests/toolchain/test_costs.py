@@ -8,13 +8,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.macs import count_macs
+from leanear.export.macs import count_macs
+from leanear.families import ast
+from leanear.plan import HeadPlan, SitePlan
+from leanear.prune.costs import latency_costs, mac_costs, parameter_costs
+from leanear.prune.latency_table import Geometry, LatencyTable, ModelTiming, Parts, read_geometry
+from leanear.prune.macs import head_macs
 from tests.conftest import make_tiny_ast
-from toolchain.costs import latency_costs, mac_costs, parameter_costs
-from toolchain.families import ast
-from toolchain.latency_table import Geometry, LatencyTable, ModelTiming, Parts, read_geometry
-from toolchain.macs import head_macs
-from toolchain.plan import HeadPlan, SitePlan
 
 LAYERS, HEADS, WIDTH = 3, 2, 16
 ORDINARY = Parts(0.6, 0.25, 0.001, 0.33, 0.031, 0.019, 0.011)

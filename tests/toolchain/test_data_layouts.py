@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from runtimes.errors import BadInput
+from leanear.cli.commands import run
+from leanear.data.audio import read_waveform
+from leanear.data.dataset import SPEECH_TASK, DataFolder, read_examples_for, read_splits
+from leanear.runtimes.errors import BadInput
 from tests.conftest import tone
-from toolchain.audio import read_waveform
-from toolchain.cli import run
-from toolchain.dataset import SPEECH_TASK, DataFolder, read_examples_for, read_splits
 
 
 def put(root, *names):

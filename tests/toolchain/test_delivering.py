@@ -9,14 +9,14 @@ import sys
 import pytest
 from rich.console import Console
 
-from runtimes.errors import DeviceFailed
+from leanear.deploy.delivering import Devices, commands, deliver_deployment, require_all
+from leanear.deploy.measuring import write_deployment_report
+from leanear.devices.bundle import RunSettings
+from leanear.devices.remote import RemoteOptions, RemoteOutcome, deliver
+from leanear.progress import Narrator
+from leanear.runtimes.errors import DeviceFailed
 from tests.benchmarks.conftest import clips_path, dense_folder, null_results, slim_folder  # noqa: F401
 from tests.toolchain.ssh_server import free_port, start_server
-from toolchain.bundle import RunSettings
-from toolchain.delivering import Devices, commands, deliver_deployment, require_all
-from toolchain.measuring import write_deployment_report
-from toolchain.narration import Narrator
-from toolchain.remote import RemoteOptions, RemoteOutcome, deliver
 
 QUICK = RunSettings("null", "fp32", "all", 0.5)
 
@@ -80,7 +80,7 @@ def test_three_devices_one_dead_and_one_without_the_runtime(folder, narrator, tm
             there = dataclasses.replace(options, folder=str(tmp_path / f"device-{host}"), python=python)
             return deliver(host, bundle, results, there, progress)
 
-        monkeypatch.setattr("toolchain.hosts.deliver", elsewhere)
+        monkeypatch.setattr("leanear.devices.hosts.deliver", elsewhere)
         options = RemoteOptions(python=sys.executable, batch=True, connect_limit_s=20.0)
         delivery = deployment(folder, Devices(("one", "dead", "bare"), options), narrator)
     finally:

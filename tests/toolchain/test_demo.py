@@ -16,15 +16,21 @@ from scipy.signal import fftconvolve
 from scipy.stats import binomtest
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from toolchain.demo import demo_clips_folder, demo_model_folder
-from toolchain.demo.acoustics import NOISES, Ranges, make_noises, make_responses, make_scene, mix
-from toolchain.demo.make import main
-from toolchain.demo.packaging import choose_words, count_right, read_clips, wilson_interval, with_uniform_attention
-from toolchain.demo.spectrograms import log_mel, normalise
-from toolchain.demo.speech import plan_takes
-from toolchain.demo.training import Schedule, initialise, logits_of, new_config, new_model, tokens_of, train
-from toolchain.demo.words import ACCENTS, VOICES, WORDS
-from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
+from leanear.demo import demo_clips_folder, demo_model_folder
+from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
+from leanear.studies.demo.acoustics import NOISES, Ranges, make_noises, make_responses, make_scene, mix
+from leanear.studies.demo.make import main
+from leanear.studies.demo.packaging import (
+    choose_words,
+    count_right,
+    read_clips,
+    wilson_interval,
+    with_uniform_attention,
+)
+from leanear.studies.demo.spectrograms import log_mel, normalise
+from leanear.studies.demo.speech import plan_takes
+from leanear.studies.demo.training import Schedule, initialise, logits_of, new_config, new_model, tokens_of, train
+from leanear.studies.demo.words import ACCENTS, VOICES, WORDS
 
 SPLITS = {"calibration": 256, "evaluation": 700}
 

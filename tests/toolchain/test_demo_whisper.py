@@ -15,18 +15,18 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-from toolchain.demo import demo_clips_folder, demo_model_folder
-from toolchain.demo.acoustics import NOISES
-from toolchain.demo.alignment import _correlations, choose_alignment_heads
-from toolchain.demo.make_whisper import main
-from toolchain.demo.sentences import draw_sentences, split_of
-from toolchain.demo.spectrograms import whisper_log_mel
-from toolchain.demo.tokens import make_tokenizer, new_extractor, special_tokens, train_bpe, write_processor
-from toolchain.demo.transcribing import ErrorCounts, error_counts
-from toolchain.demo.utterances import Speech, Utterance, in_room, plan_utterances
-from toolchain.demo.whisper_model import initialise, new_config, new_generation_config, new_model
-from toolchain.demo.whisper_packaging import COLUMNS, read_clips, with_uniform_attention
-from toolchain.demo.whisper_training import (
+from leanear.demo import demo_clips_folder, demo_model_folder
+from leanear.studies.demo.acoustics import NOISES
+from leanear.studies.demo.alignment import _correlations, choose_alignment_heads
+from leanear.studies.demo.make_whisper import main
+from leanear.studies.demo.sentences import draw_sentences, split_of
+from leanear.studies.demo.spectrograms import whisper_log_mel
+from leanear.studies.demo.tokens import make_tokenizer, new_extractor, special_tokens, train_bpe, write_processor
+from leanear.studies.demo.transcribing import ErrorCounts, error_counts
+from leanear.studies.demo.utterances import Speech, Utterance, in_room, plan_utterances
+from leanear.studies.demo.whisper_model import initialise, new_config, new_generation_config, new_model
+from leanear.studies.demo.whisper_packaging import COLUMNS, read_clips, with_uniform_attention
+from leanear.studies.demo.whisper_training import (
     DevClips,
     Lesson,
     Schedule,
@@ -36,7 +36,7 @@ from toolchain.demo.whisper_training import (
     timelines_at,
     train,
 )
-from toolchain.demo.windows import (
+from leanear.studies.demo.windows import (
     IGNORED,
     POSITION_SAMPLES,
     WINDOW_SAMPLES,
@@ -50,7 +50,7 @@ from toolchain.demo.windows import (
     token_batch,
     tokens_of,
 )
-from toolchain.demo.words import VOICES
+from leanear.studies.demo.words import VOICES
 
 SPLITS = {"calibration": (100, ".ogg"), "evaluation": (240, ".flac")}
 LARGEST_BYTES = 25_000_000

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.bundled import read_bundle
-from benchmarks.results import read_results
+from leanear.benchmarks.device.bundled import read_bundle
+from leanear.benchmarks.results import read_results
+from leanear.cli.commands import run
 from tests.conftest import make_tiny_ast, tone
 from tests.toolchain.ssh_server import HOST, free_port, start_server
-from toolchain.cli import run
 
 NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>\n-x ü"
 

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from runtimes.errors import BadInput
-from tests.conftest import make_tiny_ast
-from tests.toolchain import whisper_pruning
-from toolchain import distillation
-from toolchain.distillation import (
+from leanear.data.examples import LabelledInputs, SpeechInputs
+from leanear.families import ast, whisper
+from leanear.plan import full_plan
+from leanear.recover import distillation
+from leanear.recover.distillation import (
     ALL_EPOCHS,
     ALL_STEPS,
     DIVERGED,
@@ -35,9 +35,9 @@ from toolchain.distillation import (
     hidden_differences,
     kl_divergences,
 )
-from toolchain.examples import LabelledInputs, SpeechInputs
-from toolchain.families import ast, whisper
-from toolchain.plan import full_plan
+from leanear.runtimes.errors import BadInput
+from tests.conftest import make_tiny_ast
+from tests.toolchain import whisper_pruning
 
 MADE_FROM = {"checkpoint": "0" * 64}
 ROOT = Path(__file__).parents[2]
@@ -543,7 +543,7 @@ torch.set_num_threads(1)
 from safetensors.torch import save_file
 from tests.conftest import make_tiny_ast
 from tests.toolchain.test_distillation import damaged, distill_hidden, parts
-from toolchain.distillation import Distillation
+from leanear.recover.distillation import Distillation
 
 rank, folder = sys.argv[1], Path(sys.argv[2])
 teacher = make_tiny_ast()
@@ -654,7 +654,7 @@ def test_too_few_clips_are_refused(tiny_ast):
 
 def test_after_an_epoch_that_makes_it_worse_training_begins_again_with_a_lower_rate(tiny_ast, monkeypatch):
     """A rate that destroys the model, and then none to speak of: the second epoch ends where the first began."""
-    monkeypatch.setattr("toolchain.distillation.RATE_AFTER_FAILURE", 1e-12)
+    monkeypatch.setattr("leanear.recover.distillation.RATE_AFTER_FAILURE", 1e-12)
     student = damaged(tiny_ast)
     options = plain(learning_rate=1e2, epochs=3, patience=3, warm_up=0.0)
     training, held_out = parts()

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import soundfile
 
+from leanear.cli.commands import run
+from leanear.prune import exploring, scoring
+from leanear.prune.curve import measured_ratio
+from leanear.prune.exploring import Point, _begins_at, summary, table_rows
 from tests.conftest import make_tiny_ast, tone
 from tests.toolchain.whisper_pruning import write_audio
 from tests.whisper_models import write_whisper
-from toolchain import exploring, scoring
-from toolchain.cli import run
-from toolchain.curve import measured_ratio
-from toolchain.exploring import Point, _begins_at, summary, table_rows
 
 FILES = {"explore.json", "explore.md", "explore.html", ".scores"}
 

@@ -14,24 +14,24 @@ import pytest
 import soundfile
 from transformers import ASTConfig
 
-import export.attention
-from export.ast_graph import export_ast
-from export.front_end import read_front_end
-from export.whisper_graph import export_whisper
-from runtimes.errors import BadInput
+import leanear.export.onnx.attention
+from leanear.cli.commands import run
+from leanear.export.ast.front_end import read_front_end
+from leanear.export.ast.graph import export_ast
+from leanear.export.whisper.graph import export_whisper
+from leanear.families import ast, whisper
+from leanear.prune.costs import Costs, mac_costs, parameter_costs
+from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.notes import pruning_notes
+from leanear.prune.padding import unfilled_blocks, without_filled
+from leanear.prune.scoring import Scores, score_widths
+from leanear.prune.widths import RotatedRecipe, choose_widths, cut
+from leanear.runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast, tone
 from tests.export.test_macs import _graph_macs as graph_macs
 from tests.toolchain import whisper_pruning
 from tests.toolchain.test_rotated import clips
 from tests.whisper_models import make_extractor, make_whisper
-from toolchain.cli import run
-from toolchain.costs import Costs, mac_costs, parameter_costs
-from toolchain.families import ast, whisper
-from toolchain.filling import unfilled_blocks, without_filled
-from toolchain.macs import head_macs, model_macs
-from toolchain.pruning_notes import pruning_notes
-from toolchain.scoring import Scores, score_widths
-from toolchain.widths import RotatedRecipe, choose_widths, cut
 
 HEADS, WIDTH = 2, 48
 ONE_WIDTH = RotatedRecipe(losses="infinitesimal", multiples=(16, 16), one_width_per_head=True, pools="by-kind", chunk=4)
@@ -41,7 +41,7 @@ DRAWN = np.random.default_rng(5).choice([16, 32, 48], (40, 3))
 
 @pytest.fixture(params=[0, 10**12], ids=["groups are free", "groups are dear"])
 def group_macs(request, monkeypatch) -> int:
-    monkeypatch.setattr(export.attention, "FUSED_GROUP_MACS", request.param)
+    monkeypatch.setattr(leanear.export.onnx.attention, "FUSED_GROUP_MACS", request.param)
     return request.param
 
 
@@ -149,7 +149,7 @@ def test_the_graph_of_a_plan_with_one_width_per_head_has_no_padding(family, grou
 
 @pytest.mark.parametrize("start", [0, 2_000_000, 10**12])
 def test_blocks_that_are_filled_up_are_those_whose_graph_is_larger(start, monkeypatch, tmp_path, tiny_extractor):
-    monkeypatch.setattr(export.attention, "FUSED_GROUP_MACS", start)
+    monkeypatch.setattr(leanear.export.onnx.attention, "FUSED_GROUP_MACS", start)
     dense = make_tiny_ast(48, 3, 2)
     site, found = ast.attention_sites(dense)[0], set()
     for drawn in DRAWN[:12].tolist():
@@ -182,7 +182,7 @@ def test_the_last_block_of_other_forms_is_filled_up_to_its_widest():
 
 
 def _keeping(name, widths):
-    from toolchain.plan import HeadPlan, SitePlan
+    from leanear.plan import HeadPlan, SitePlan
 
     heads = tuple(HeadPlan(h, tuple(range(k)), tuple(range(v))) for h, (k, v) in enumerate(widths))
     return SitePlan(name, len(widths), heads)
@@ -202,7 +202,7 @@ def test_multiply_accumulates_are_those_of_the_graph(group_macs, tiny_extractor,
 
 def test_many_heads_take_all_their_counts_into_account_in_moments():
     """Heads of Whisper large: 20 of 64, whose 10,626 blocks are all looked at."""
-    from toolchain.allocate import HeadOptions, allocate
+    from leanear.prune.allocate import HeadOptions, allocate
 
     generator = np.random.default_rng(0)
     widths = np.array([0, 16, 32, 48, 64])

@@ -16,15 +16,15 @@ import pytest
 import soundfile
 from transformers import ASTFeatureExtractor
 
-from runtimes.errors import BadInput
-from runtimes.recordings import read_recording
+from leanear.cli.commands import run
+from leanear.data.audio import AudioFile, read_waveform
+from leanear.runtimes.audio.recordings import read_recording
+from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, make_tiny_ast, tone
 from tests.toolchain.mutations import Mutator
 from tests.toolchain.speech_folder import sound
 from tests.toolchain.test_readers_agree import streamed
 from tests.whisper_models import write_whisper
-from toolchain.audio import AudioFile, read_waveform
-from toolchain.cli import run
 
 SHORT, LONG = 60, 2_000
 LONGEST_S, LONGEST_WAIT_S = 10, 120  # of work, and by the clock, which other processes share

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runtimes.errors import BadInput
-from toolchain.goal import Goal, choose_goal
+from leanear.prune.goal import Goal, choose_goal
+from leanear.runtimes.errors import BadInput
 
 NONE = dict.fromkeys(("sparsity", "macs", "latency_ms", "speedup", "max_drop"))
 

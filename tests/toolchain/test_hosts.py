@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from benchmarks.results import read_results
-from runtimes.errors import BadInput
+from leanear.benchmarks.results import read_results
+from leanear.devices.hosts import deliver_to_all, host_folder_name, read_hosts
+from leanear.devices.remote import deliver
+from leanear.runtimes.errors import BadInput
 from tests.toolchain.deliveries import at
 from tests.toolchain.ssh_server import free_port
-from toolchain.hosts import deliver_to_all, host_folder_name, read_hosts
-from toolchain.remote import deliver
 
 
 def test_several_devices_one_of_them_dead(small, options, tmp_path, server, monkeypatch):
@@ -30,7 +30,7 @@ def test_several_devices_one_of_them_dead(small, options, tmp_path, server, monk
     # One loopback machine stands for two: each is given a folder, and so a lock, of its own.
     folders = {"one": tmp_path / "1", "two": tmp_path / "2", "dead": tmp_path / "3"}
     monkeypatch.setattr(
-        "toolchain.hosts.deliver",
+        "leanear.devices.hosts.deliver",
         lambda host, bundle, results, options, progress, stop: deliver(
             host, bundle, results, dataclasses.replace(options, folder=str(folders[host])), progress
         ),
@@ -60,14 +60,14 @@ def test_an_interruption_ends_all_deliveries(small, options, tmp_path, server, m
         outcomes.append(deliver(host, bundle, results, there, progress, stop=stop))
         return outcomes[-1]
 
-    monkeypatch.setattr("toolchain.hosts.deliver", elsewhere)
+    monkeypatch.setattr("leanear.devices.hosts.deliver", elsewhere)
     at_work = threading.Event()
 
     def interrupted(futures):
         assert at_work.wait(60)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("toolchain.hosts.wait", interrupted)
+    monkeypatch.setattr("leanear.devices.hosts.wait", interrupted)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         deliver_to_all(names, small, tmp_path / "results", options, lambda host: at("process 1 of 4", at_work.set))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from runtimes.kept_work import GOES_ON, forget_kept, remember_kept, what_is_kept
+from leanear.runtimes.process.kept_work import GOES_ON, forget_kept, remember_kept, what_is_kept
 from tests.conftest import tone
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,7 +22,7 @@ INTERRUPTED, KEPT = "leanear: interrupted", f"leanear: interrupted; {GOES_ON}"
 MOMENTS_S = (0.0, 0.05, 0.2, 0.6, 1.5)
 
 
-def start(*arguments: str, module: str = "toolchain.entry", **environment: str) -> subprocess.Popen[str]:
+def start(*arguments: str, module: str = "leanear.entry", **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -52,15 +52,15 @@ def data(tmp_path):
 @pytest.mark.parametrize(
     ("module", "seconds"),
     [
-        *(("toolchain.entry", seconds) for seconds in MOMENTS_S),
-        ("benchmarks.__main__", 0.02),
-        ("benchmarks.__main__", 0.1),
+        *(("leanear.entry", seconds) for seconds in MOMENTS_S),
+        ("leanear.benchmarks.__main__", 0.02),
+        ("leanear.benchmarks.__main__", 0.1),
     ],
 )
 def test_while_it_is_importing(tiny_folder, data, tmp_path, module, seconds):
     """As pip writes commands; the first moments are too early even for a line, then the signal alone ends it."""
     out = ("--data", str(data), "--out", str(tmp_path / "out"))
-    arguments = ("prune", str(tiny_folder), *out) if module == "toolchain.entry" else ("doctor",)
+    arguments = ("prune", str(tiny_folder), *out) if module == "leanear.entry" else ("doctor",)
     code = f"from {module} import main; print('started', flush=True); main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -71,7 +71,7 @@ def test_while_it_is_importing(tiny_folder, data, tmp_path, module, seconds):
     _, errors = process.communicate(timeout=120)
     assert "Traceback" not in errors
     assert "KeyboardInterrupt" not in errors
-    if module == "toolchain.entry":
+    if module == "leanear.entry":
         assert process.returncode in (130, -signal.SIGINT)
     if process.returncode == 130:
         assert errors.strip().splitlines()[-1] == INTERRUPTED

@@ -17,13 +17,19 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from benchmarks.runner import _parser
-from runtimes.isolation import PACKAGE_ROOT, code_command, isolated_environment, leave_current_folder, module_command
+from leanear.benchmarks.device.runner import _parser
+from leanear.cli.commands import cli
+from leanear.devices.bundle import RUNNER_FILE
+from leanear.runtimes.process.isolation import (
+    PACKAGE_ROOT,
+    code_command,
+    isolated_environment,
+    leave_current_folder,
+    module_command,
+)
 from tests.conftest import TINY_LABELS, make_tiny_ast, tone
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import write_whisper
-from toolchain.bundle import RUNNER_FILE
-from toolchain.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("toolchain", "calibration", "export", "runtimes", "benchmarks")
@@ -32,7 +38,7 @@ HOSTILE = "with open({mark!r}, 'a') as stream:\n    stream.write(__name__ + ' of
 # As pip writes it, but that it runs several commands: most of a command's time goes to imports.
 LAUNCHER = """
 import json, sys
-from toolchain.entry import main
+from leanear.entry import main
 print("toolchain is in", sys.modules["toolchain"].__path__[0], file=sys.stderr)
 status = []
 for arguments in json.loads(sys.argv[1]):
@@ -239,7 +245,7 @@ def test_relative_entries_of_pythonpath_are_not_handed_on(monkeypatch, tmp_path)
     assert "PYTHONPATH" not in isolated_environment()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong one')")
-    for command in (code_command("import numpy"), module_command("benchmarks.doctor")):
+    for command in (code_command("import numpy"), module_command("leanear.benchmarks.device.doctor")):
         subprocess.run(command, check=True, env={"PYTHONPATH": ""}, timeout=60)
 
 

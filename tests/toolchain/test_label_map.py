@@ -7,10 +7,10 @@ import json
 import pytest
 import soundfile
 
-from runtimes.errors import BadInput
+from leanear.cli.commands import run
+from leanear.data.dataset import DataFolder, read_examples_as_clips, read_splits
+from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, tone
-from toolchain.cli import run
-from toolchain.dataset import DataFolder, read_examples_as_clips, read_splits
 
 LABELS = ("down", "left", "up")
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from toolchain.goal import Goal
-from toolchain.latency_goal import MOST_CHECKS, prune_to_latency
+from leanear.prune.goal import Goal
+from leanear.prune.latency_goal import MOST_CHECKS, prune_to_latency
 
 COSTS = SimpleNamespace(dense=20.0, fixed=8.0)
 FEWEST_MS = 8.5

@@ -8,15 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from export.attention import group_heads
-from export.blocks import export_blocks
-from runtimes.errors import BadInput, MeasurementFailed
-from runtimes.files import write_json
-from tests.conftest import make_tiny_ast
-from toolchain import latency_table as tables
-from toolchain.families.ast import AstCheckpoint, load_checkpoint
-from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from toolchain.latency_table import (
+from leanear.export.blocks import export_blocks
+from leanear.export.onnx.attention import group_heads
+from leanear.families.ast import AstCheckpoint, load_checkpoint
+from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
+from leanear.prune import latency_table as tables
+from leanear.prune.latency_table import (
     Geometry,
     LatencyTable,
     ModelTiming,
@@ -34,7 +31,10 @@ from toolchain.latency_table import (
     tie_widths,
     time_in_turn,
 )
-from toolchain.target import Target, read_target
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.files import write_json
+from leanear.targets.target import Target, read_target
+from tests.conftest import make_tiny_ast
 
 GEOMETRY = Geometry(
     tokens=1214,

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from runtimes.errors import BadInput
+from leanear.data.examples import LabelledInputs, Mistakes
+from leanear.data.held_out import HeldOut, divided
+from leanear.evaluate.measured_loss import Judge, MeasuredLoss
+from leanear.families import ast, whisper
+from leanear.prune import curve
+from leanear.prune.allocate import Allocation
+from leanear.prune.closed_loop import Corrections
+from leanear.prune.costs import parameter_costs
+from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at
+from leanear.prune.rotated import prune_rotated
+from leanear.prune.scoring import Scores, score_widths
+from leanear.prune.widths import RotatedRecipe
+from leanear.runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
 from tests.toolchain import whisper_pruning
-from toolchain import curve
-from toolchain.allocate import Allocation
-from toolchain.closed_loop import Corrections
-from toolchain.costs import parameter_costs
-from toolchain.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at
-from toolchain.examples import LabelledInputs, Mistakes
-from toolchain.families import ast, whisper
-from toolchain.held_out import HeldOut, divided
-from toolchain.measured_loss import Judge, MeasuredLoss
-from toolchain.rotated import prune_rotated
-from toolchain.scoring import Scores, score_widths
-from toolchain.widths import RotatedRecipe
 
 SMALL = RotatedRecipe(multiples=(2, 2), chunk=8)
 
@@ -61,7 +61,7 @@ def test_one_clip_is_both():
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_the_divergence_is_the_one_of_the_definition(monkeypatch, kept_bytes, batch_size):
     """Of labels and of tokens, however many answers of the dense model are kept, and the same when asked again."""
-    monkeypatch.setattr("toolchain.held_out.MOST_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr("leanear.data.held_out.MOST_KEPT_BYTES", kept_bytes)
     model = make_tiny_ast()
     slim, judged = halved(ast, model, clips(8)), clips(7, 2)
     held_out = HeldOut(model, judged, ast.logits, batch_size)
@@ -94,11 +94,11 @@ def test_mistakes_are_counted_and_their_standard_error_is_over_clips(monkeypatch
     before, after = (Mistakes(np.array(e), np.array([4.0, 3.0, 3.0])) for e in ((1.0, 0.0, 1.0), (1.0, 3.0, 1.0)))
     family = SimpleNamespace(mistakes=lambda _checkpoint, model, _clips, _answers: before if model == "d" else after)
     judge = Judge(family, SimpleNamespace(model="d"), HeldOutOf(3, 0.02))
-    monkeypatch.setattr("toolchain.measured_loss.evaluated", lambda _model: torch.no_grad())
+    monkeypatch.setattr("leanear.evaluate.measured_loss.evaluated", lambda _model: torch.no_grad())
     few = judge.loss("s")
     assert few.standard_error_points is None, "of three clips it says nothing"
     assert not few.matters, "by mistakes; its divergence is small"
-    monkeypatch.setattr("toolchain.measured_loss.FEWEST_CLIPS", 3)
+    monkeypatch.setattr("leanear.evaluate.measured_loss.FEWEST_CLIPS", 3)
     found = judge.loss("s")
     assert (found.clips, found.divergence, found.counted) == (3, 0.02, 10.0)
     assert (found.dense_mistakes, found.slim_mistakes) == (2.0, 5.0)

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from runtimes.errors import BadInput
-from tests.conftest import TINY_LABELS, make_tiny_ast
-from toolchain import methods as module
-from toolchain.compensation import compensate_
-from toolchain.costs import parameter_costs
-from toolchain.distillation import Distillation
-from toolchain.examples import LabelledInputs
-from toolchain.families import ast
-from toolchain.held_out import HeldOut, divided
-from toolchain.methods import (
+from leanear.data.examples import LabelledInputs
+from leanear.data.held_out import HeldOut, divided
+from leanear.families import ast
+from leanear.prune.costs import parameter_costs
+from leanear.prune.rotated import prune_rotated
+from leanear.prune.widths import RotatedRecipe, choose_widths
+from leanear.recover.compensation import compensate_
+from leanear.recover.distillation import Distillation
+from leanear.reference.schedule import calibration_order, prune
+from leanear.runtimes.errors import BadInput
+from leanear.studies import methods as module
+from leanear.studies.methods import (
     ACTIVATIONS_EQUAL,
     CLOVER,
     DEFAULT,
@@ -32,9 +34,7 @@ from toolchain.methods import (
     ten_steps,
     widest_equal_widths,
 )
-from toolchain.rotated import prune_rotated
-from toolchain.schedule import calibration_order, prune
-from toolchain.widths import RotatedRecipe, choose_widths
+from tests.conftest import TINY_LABELS, make_tiny_ast
 
 HEADS, WIDTH = 4, 8
 

@@ -11,20 +11,20 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import AutoModelForAudioClassification
 
-from benchmarks.classify import classify_files
-from benchmarks.precision_section import read_precision
-from benchmarks.results import read_results
-from benchmarks.tag_analysis import analyse_tags
-from runtimes.artifact import read_artifact
-from runtimes.clips import read_clips
-from runtimes.errors import BadInput
-from runtimes.sessions import SessionOptions
+from leanear.benchmarks.device.classify import classify_files
+from leanear.benchmarks.report.precision_section import read_precision
+from leanear.benchmarks.results import read_results
+from leanear.benchmarks.tag_analysis import analyse_tags
+from leanear.cli.commands import run
+from leanear.data.dataset import read_examples_for, read_splits
+from leanear.evaluate.evaluation import open_listener
+from leanear.families import ast
+from leanear.families.tasks import task_of
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.clips import read_clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.sessions import SessionOptions
 from tests.toolchain.tagged_folder import TAGS, write_tagged_folder, write_tagger
-from toolchain.cli import run
-from toolchain.dataset import read_examples_for, read_splits
-from toolchain.evaluation import open_listener
-from toolchain.families import ast
-from toolchain.tasks import task_of
 
 CLIPS = 48
 
@@ -95,7 +95,7 @@ def table(folder, *lines):
 
 
 def labels_in(folder, column=None):
-    from toolchain.dataset import DataFolder
+    from leanear.data.dataset import DataFolder
 
     said = []
     splits = read_splits(DataFolder(folder, label_column=column), 2, 0, "labels", said.append)
@@ -347,13 +347,13 @@ def test_one_logit_is_a_yes_or_no(tiny_ast, tiny_extractor, tmp_path, capsys):
 
 
 def test_devices_rank_with_numpy_alone(deployed):
-    """`python -m benchmarks eval` needs neither torch nor scikit-learn."""
+    """`python -m leanear.benchmarks eval` needs neither torch nor scikit-learn."""
     import subprocess
     import sys
 
     program = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'sklearn', 'scipy', 'transformers', 'soundfile')));"
-        "from benchmarks.commands import main; sys.exit(main(sys.argv[1:]))"
+        "from leanear.benchmarks.device.commands import main; sys.exit(main(sys.argv[1:]))"
     )
     clips = ["--clips", str(deployed / "clips" / "evaluation.npz"), "--threads", "1"]
     command = [sys.executable, "-c", program, "eval", str(deployed / "slim"), *clips, "--json"]

@@ -13,12 +13,12 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from benchmarks.under_way import Work
-from benchmarks.wording import duration
+from leanear import progress as narration
+from leanear.benchmarks.formatting import duration
+from leanear.benchmarks.under_way import Work
+from leanear.cli.commands import cli, run
+from leanear.progress import Narrator, counted
 from tests.conftest import tone
-from toolchain import narration
-from toolchain.cli import cli, run
-from toolchain.narration import Narrator, counted
 
 SILENCE_S = 0.1
 

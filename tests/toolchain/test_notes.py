@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.classify import classify_files
-from runtimes.notes import note_first
-from runtimes.sessions import SessionOptions
+from leanear.benchmarks.device.classify import classify_files
+from leanear.cli.commands import run
+from leanear.runtimes.process.notes import note_first
+from leanear.runtimes.sessions import SessionOptions
 from tests.conftest import tone
 from tests.runtimes.tiny_artifact import loudness_weights, write_tiny_artifact
 from tests.wav_bytes import wav_bytes
-from toolchain.cli import run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_notes_go_to_standard_error_and_results_to_standard_output(tiny_folder, tmp_path):
     stereo = np.stack([tone(300), -tone(300)], axis=1) * 32767
     (tmp_path / "odd.wav").write_bytes(wav_bytes(stereo.astype("<i2").tobytes(), channels=2, data_size=8_000))
-    command = [sys.executable, "-m", "toolchain.entry", "classify", "odd.wav", "--json", "--model", str(tiny_folder)]
+    command = [sys.executable, "-m", "leanear.entry", "classify", "odd.wav", "--json", "--model", str(tiny_folder)]
     ended = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )

@@ -8,18 +8,20 @@ import pytest
 import soundfile
 import torch
 
-from runtimes.errors import BadInput
+from leanear.cli.commands import run
+from leanear.deploy import deployment_stages
+from leanear.families import ast, whisper
+from leanear.families.checkpoint import load_checkpoint
+from leanear.prune import job as pruning
+from leanear.prune import latency_goal
+from leanear.prune.costs import parameter_costs
+from leanear.prune.goal import Goal
+from leanear.prune.latency_goal import LatencyBound, latency_bound, refuse_out_of_reach
+from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
+from leanear.runtimes.errors import BadInput
+from leanear.targets.target import read_target
 from tests.conftest import make_tiny_ast, tone
 from tests.whisper_models import make_whisper
-from toolchain import deployment_stages, latency_goal, pruning
-from toolchain.checkpoint import load_checkpoint
-from toolchain.cli import run
-from toolchain.costs import parameter_costs
-from toolchain.families import ast, whisper
-from toolchain.goal import Goal
-from toolchain.latency_goal import LatencyBound, latency_bound, refuse_out_of_reach
-from toolchain.target import read_target
-from toolchain.widths import RotatedRecipe, least_cost, narrowest_model
 
 CPU = read_target("cpu")
 

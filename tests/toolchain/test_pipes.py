@@ -27,9 +27,9 @@ def start(module, *arguments, **environment):
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
-        ("toolchain.entry", ["targets"]),
-        ("toolchain.entry", ["targets", "--json"]),
-        ("toolchain.entry", ["--help"]),
+        ("leanear.entry", ["targets"]),
+        ("leanear.entry", ["targets", "--json"]),
+        ("leanear.entry", ["--help"]),
         ("benchmarks", ["doctor"]),
         ("benchmarks", ["doctor", "--json"]),
     ],
@@ -43,7 +43,7 @@ def test_a_closed_pipe_is_no_error_and_nothing_to_say(module, arguments):
 
 def test_shell_completion_says_what_it_completes_and_nothing_else():
     words = {"_LEANEAR_COMPLETE": "bash_complete", "COMP_WORDS": "leanear pru", "COMP_CWORD": "1"}
-    printed, errors = start("toolchain.entry", **words).communicate(timeout=60)
+    printed, errors = start("leanear.entry", **words).communicate(timeout=60)
     assert printed.split() == [b"plain,prune"]
     assert errors == b""
 
@@ -56,7 +56,7 @@ def catches(pid, number):
 
 
 def test_only_sigterm_is_called_terminated():
-    process = start("toolchain.entry", "transcribe", "toolchain/demo/whisper/clips/evaluation/sentence_000.flac")
+    process = start("leanear.entry", "transcribe", "toolchain/demo/whisper/clips/evaluation/sentence_000.flac")
     while not catches(process.pid, signal.SIGTERM):
         assert process.poll() is None
         time.sleep(0.02)

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bundled import RUNNER_FILE, read_bundle
-from benchmarks.precision_section import read_precision
-from benchmarks.results import read_results
-from runtimes.artifact import read_artifact
-from runtimes.errors import BadInput, ParityFailed
+from leanear.benchmarks.device.bundled import RUNNER_FILE, read_bundle
+from leanear.benchmarks.report.precision_section import read_precision
+from leanear.benchmarks.results import read_results
+from leanear.cli.commands import run
+from leanear.deploy import exporting
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.errors import BadInput, ParityFailed
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
-from toolchain import exporting
-from toolchain.cli import run
 
 NOTHING = """description = "Nothing"
 runtime = "null"

@@ -11,21 +11,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.precision_section import precision_card, precision_section, precision_sentences, read_precision
-from benchmarks.report import write_report
-from benchmarks.results import write_results
-from benchmarks.transcripts import Transcript
-from runtimes.artifact import read_artifact
-from runtimes.choose import choose_runtime
-from runtimes.clips import Clips, read_clips, write_clips
-from runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed
-from runtimes.files import sha256_file
-from tests.benchmarks.conftest import clips_path, dense_folder, loud_clip, null_results, slim_folder  # noqa: F401
-from tests.runtimes.integer_artifact import rounded, set_precision, write_integer_artifact
-from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, write_tiny_artifact
-from toolchain import precision_gate
-from toolchain.narration import Narrator
-from toolchain.precision_gate import (
+from leanear.benchmarks.measure.transcripts import Transcript
+from leanear.benchmarks.report.precision_section import (
+    precision_card,
+    precision_section,
+    precision_sentences,
+    read_precision,
+)
+from leanear.benchmarks.report.report import write_report
+from leanear.benchmarks.results import write_results
+from leanear.deploy import precision_gate
+from leanear.deploy.precision_gate import (
     Candidate,
     PrecisionGate,
     gate_clips,
@@ -35,7 +31,16 @@ from toolchain.precision_gate import (
     quantiser_clips,
     ships_by_record,
 )
-from toolchain.target import Target, read_target, require_timed_precision, with_precision
+from leanear.progress import Narrator
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.clips import Clips, read_clips, write_clips
+from leanear.runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed
+from leanear.runtimes.files import sha256_file
+from leanear.targets.target import Target, read_target, require_timed_precision, with_precision
+from tests.benchmarks.conftest import clips_path, dense_folder, loud_clip, null_results, slim_folder  # noqa: F401
+from tests.runtimes.integer_artifact import rounded, set_precision, write_integer_artifact
+from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, write_tiny_artifact
 
 FINE = 1 / 40 / 100  # of the weights, which are 0 or 1/40
 COARSE = 0.06  # every weight is nearer to 0 than to this
@@ -268,21 +273,23 @@ def test_too_few_clips_are_no_gate_and_it_is_said(folder, narrator):
 
 
 def test_a_runtime_that_is_elsewhere_is_not_gated_and_it_is_said(folder, narrator, monkeypatch):
-    monkeypatch.setattr("runtimes.intel_cpu.available", lambda: "the package openvino does not import")
+    monkeypatch.setattr(
+        "leanear.runtimes.backends.openvino_cpu.available", lambda: "the package openvino does not import"
+    )
     asked = candidate(folder, "int8", Exporter(folder, COARSE), "openvino", on_device=True)
     assert precision_stage(asked, PrecisionGate(), narrator)[0] == "int8"
     assert "int8 was not gated: the package openvino does not import" in said(narrator)
 
 
 def test_a_precision_that_only_the_device_has_is_not_gated(folder, narrator, monkeypatch):
-    monkeypatch.setattr("runtimes.intel_cpu.precisions", lambda: ("fp32",))
+    monkeypatch.setattr("leanear.runtimes.backends.openvino_cpu.precisions", lambda: ("fp32",))
     asked = candidate(folder, "bf16", runtime="openvino", on_device=True)
     assert precision_stage(asked, PrecisionGate(), narrator)[0] == "bf16"
     assert "bf16 was not gated: openvino does not compute in bf16 on this machine" in said(narrator)
 
 
 def test_engines_are_stood_for_by_onnxruntime(folder, narrator, monkeypatch):
-    monkeypatch.setattr("runtimes.nvidia_gpu.available", lambda: "no GPU")
+    monkeypatch.setattr("leanear.runtimes.backends.tensorrt_gpu.available", lambda: "no GPU")
     asked = candidate(folder, "fp16", runtime="tensorrt", on_device=True)
     assert precision_stage(asked, PrecisionGate(), narrator)[0] == "fp16"
     document = read_precision(folder / "precision.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolchain.pruning_notes import loss_sentence, loss_warning, pruning_notes
+from leanear.prune.notes import loss_sentence, loss_warning, pruning_notes
 
 
 def trial(sparsity, drop, expected, error):

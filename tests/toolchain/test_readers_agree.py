@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from runtimes.errors import BadInput
-from runtimes.recordings import Recording, read_recording
-from runtimes.wav_layout import wav_layout
+from leanear.data.audio import read_waveform
+from leanear.data.audio_stream import AudioStream
+from leanear.data.file_part import wav_part
+from leanear.runtimes.audio.recordings import Recording, read_recording
+from leanear.runtimes.audio.wav_layout import wav_layout
+from leanear.runtimes.errors import BadInput
 from tests.wav_bytes import RATE_HZ, pcm, wav_bytes
-from toolchain.audio import read_waveform
-from toolchain.audio_stream import AudioStream
-from toolchain.file_part import wav_part
 
 
 def streamed(path, rate_hz, say):

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from runtimes import intel_cpu
+from leanear.cli.commands import run
+from leanear.runtimes.backends import openvino_cpu as intel_cpu
+from leanear.targets.readiness import readiness
+from leanear.targets.target import read_target, target_names
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
-from toolchain.cli import run
-from toolchain.readiness import readiness
-from toolchain.target import read_target, target_names
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from runtimes.errors import BadInput
-from toolchain.families import ast
-from toolchain.plan import full_plan
-from toolchain.recovery import LoraRecovery, masked, recover_
+from leanear.families import ast
+from leanear.plan import full_plan
+from leanear.recover.lora import LoraRecovery, masked, recover_
+from leanear.runtimes.errors import BadInput
 
 
 def learnable(clips: int = 40, seed: int = 0):

@@ -9,11 +9,11 @@ import time
 import pytest
 import torch
 
-from runtimes.errors import BadInput
+from leanear.cli.commands import run
+from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.tasks import task_of
+from leanear.runtimes.errors import BadInput
 from tests.whisper_models import write_whisper
-from toolchain.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
-from toolchain.cli import run
-from toolchain.tasks import task_of
 
 
 def change_config(folder, **changes):

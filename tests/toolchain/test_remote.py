@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.bundled import read_bundle
-from benchmarks.results import read_results
-from runtimes.errors import BadInput
+from leanear.benchmarks.device.bundled import read_bundle
+from leanear.benchmarks.results import read_results
+from leanear.devices.remote import deliver
+from leanear.devices.ssh import check_host, quoted_python
+from leanear.runtimes.errors import BadInput
 from tests.toolchain.deliveries import CLIP_BYTES, NASTY, Interruption, deployment, make_bundle, stop_at
 from tests.toolchain.ssh_server import HOST
-from toolchain.remote import deliver
-from toolchain.ssh import check_host, quoted_python
 
 
 def test_from_keys_to_results_and_again(small, options, tmp_path):

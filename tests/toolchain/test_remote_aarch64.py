@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.measure import benchmark
-from benchmarks.peers.emulated_device import make_device, missing
-from benchmarks.results import read_results
-from runtimes.clips import Clips, write_clips
-from runtimes.sessions import SessionOptions
+from leanear.benchmarks.measure.measure import benchmark
+from leanear.benchmarks.peers.emulated_device import make_device, missing
+from leanear.benchmarks.results import read_results
+from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.remote import RemoteOptions, deliver
+from leanear.runtimes.clips import Clips, write_clips
+from leanear.runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, weights, write_tiny_artifact
 from tests.toolchain.ssh_server import HOST, start_server
-from toolchain.bundle import RunSettings, write_bundle
-from toolchain.remote import RemoteOptions, deliver
 
 
 @pytest.mark.slow

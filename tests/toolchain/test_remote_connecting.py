@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from benchmarks.bundled import BUNDLE_FILE, read_bundle
-from runtimes.errors import BadInput
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, read_bundle
+from leanear.devices.bundle import RunSettings
+from leanear.devices.remote import deliver
+from leanear.runtimes.errors import BadInput
 from tests.toolchain.deliveries import Interruption, deployment, expect, make_bundle, stop_at
 from tests.toolchain.ssh_server import HOST, free_port, make_key, remote_python, start_server
-from toolchain.bundle import RunSettings
-from toolchain.remote import deliver
 
 
 def test_connection_refused(small, options, tmp_path, server, monkeypatch):

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import benchmarks.receiver
-from benchmarks.bundled import BUNDLE_FILE, read_bundle
-from benchmarks.results import read_results
+import leanear.benchmarks.device.receiver
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, read_bundle
+from leanear.benchmarks.results import read_results
+from leanear.devices.bundle import write_bundle
+from leanear.devices.remote import deliver
 from tests.toolchain.deliveries import (
     CLIP_BYTES,
     PAUSED,
@@ -35,8 +37,6 @@ from tests.toolchain.deliveries import (
     with_receiver,
 )
 from tests.toolchain.ssh_server import HOST, remote_python
-from toolchain.bundle import write_bundle
-from toolchain.remote import deliver
 
 
 def test_no_room_is_seen_before_anything_is_copied(large, options, tmp_path):
@@ -49,13 +49,13 @@ def test_no_room_is_seen_before_anything_is_copied(large, options, tmp_path):
 def test_a_disk_that_fills_up_under_way(large, options, tmp_path, monkeypatch):
     """The disk is full although there seemed to be room; what arrived whole is kept, and with room it goes on."""
     careless = tmp_path / "receiver.py"
-    text = Path(benchmarks.receiver.__file__).read_text()
+    text = Path(leanear.benchmarks.device.receiver.__file__).read_text()
     assert "    return facts.f_bavail * facts.f_frsize" in text
     careless.write_text(text.replace("    return facts.f_bavail * facts.f_frsize", "    return 1 << 60"))
     with small_disk(tmp_path / "disk", 8) as disk:
         there = dataclasses.replace(options, folder=str(disk / "leanear"))
         with monkeypatch.context() as patch:
-            patch.setattr(benchmarks.receiver, "__file__", str(careless))
+            patch.setattr(leanear.benchmarks.device.receiver, "__file__", str(careless))
             expect(deliver(HOST, large, tmp_path, there), "disk full", "No space left on device")
         assert not list(disk.rglob("*.part"))
         assert not list(disk.rglob(BUNDLE_FILE))
@@ -124,7 +124,14 @@ def test_a_restart_during_copy_leaves_the_old_bundle(small, parts, options, tmp_
 
 def test_a_workstation_that_dies_leaves_nothing_running(small, options, tmp_path, server):
     """SIGKILL on this side while the benchmark runs there; the next run goes on."""
-    arguments = [HOST, small, tmp_path / "results", options.python, options.folder, benchmarks.receiver.__file__]
+    arguments = [
+        HOST,
+        small,
+        tmp_path / "results",
+        options.python,
+        options.folder,
+        leanear.benchmarks.device.receiver.__file__,
+    ]
     command = [sys.executable, "-c", PAUSED, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as workstation:
         next(line for line in workstation.stdout if "process 1 of 4" in line)
@@ -206,7 +213,7 @@ def test_a_device_that_stops_talking(small, options, tmp_path, server):
 
 def test_a_pause_of_both_machines_is_no_silence(small, options, tmp_path, server):
     """Both are stopped for longer than the device may be silent, and this one goes on first."""
-    text = Path(benchmarks.receiver.__file__).read_text()
+    text = Path(leanear.benchmarks.device.receiver.__file__).read_text()
     assert "\nALIVE_EVERY_S = 4.0\n" in text
     receiver = tmp_path / "receiver.py"
     receiver.write_text(text.replace("\nALIVE_EVERY_S = 4.0\n", "\nALIVE_EVERY_S = 0.5\n"))
@@ -402,14 +409,14 @@ def test_a_device_that_lives_in_another_year(small, options, tmp_path):
 def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path, monkeypatch):
     """The process that measures memory dies: its reason and the other parts are here."""
     for package in ("runtimes", "benchmarks"):
-        source = Path(benchmarks.receiver.__file__).parents[1] / package
+        source = Path(leanear.benchmarks.device.receiver.__file__).parents[1] / package
         shutil.copytree(source, tmp_path / "source" / package, ignore=shutil.ignore_patterns("peers", "__pycache__"))
     with open(tmp_path / "source" / "benchmarks" / "memory.py", "a") as stream:
         stream.write("\nmeasure_memory = None\n")
     text = (tmp_path / "source" / "benchmarks" / "memory.py").read_text()
     dying = "import os\n\n    os.abort()\n"
     (tmp_path / "source" / "benchmarks" / "memory.py").write_text(text.replace("answer_request(measure_memory)", dying))
-    monkeypatch.setattr("toolchain.bundle.SOURCES", tmp_path / "source")
+    monkeypatch.setattr("leanear.devices.bundle.SOURCES", tmp_path / "source")
     bundle = make_bundle(parts, tmp_path / "dying").folder
     outcome = deliver(HOST, bundle, tmp_path / "results", options)
     assert outcome.status == "measurement failed", outcome

@@ -15,19 +15,19 @@ import soundfile
 import torch
 from safetensors import safe_open
 
-from calibration.basis import BASIS_KINDS
-from calibration.kept import kept_tensors
-from runtimes.errors import BadInput
+from leanear.calibration.basis import BASIS_KINDS
+from leanear.calibration.kept import kept_tensors
+from leanear.data.dataset import read_examples_as_clips, read_splits
+from leanear.data.examples import LabelledInputs
+from leanear.demo import demo_clips_folder, demo_model_folder
+from leanear.families import ast
+from leanear.plan import read_plan
+from leanear.prune.costs import Costs, parameter_costs
+from leanear.prune.rotated import prune_rotated
+from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE, Scores, infinitesimal_losses, score_widths
+from leanear.prune.widths import SHARINGS, RotatedRecipe, choose_widths, cut
+from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, tone
-from toolchain.costs import Costs, parameter_costs
-from toolchain.dataset import read_examples_as_clips, read_splits
-from toolchain.demo import demo_clips_folder, demo_model_folder
-from toolchain.examples import LabelledInputs
-from toolchain.families import ast
-from toolchain.plan import read_plan
-from toolchain.rotated import prune_rotated
-from toolchain.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE, Scores, infinitesimal_losses, score_widths
-from toolchain.widths import SHARINGS, RotatedRecipe, choose_widths, cut
 
 ROOT = Path(__file__).parents[2]
 MADE_FROM = {"checkpoint": "0" * 64}
@@ -265,8 +265,8 @@ def test_state_without_what_it_was_made_from_is_refused(tiny_ast, tmp_path):
 
 WORKER = """
 import sys
-from calibration.shards import processes
-from toolchain.cli import run
+from leanear.calibration.shards import processes
+from leanear.cli.commands import run
 model, data, out = sys.argv[1:]
 with processes():
     for name, goal in (("half", ["--sparsity", "0.5"]), ("shots", ["--sparsity", "0.8", "--shots", "2"]),

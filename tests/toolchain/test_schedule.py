@@ -8,13 +8,13 @@ import itertools
 import pytest
 import torch
 
-from runtimes.errors import BadInput
+from leanear.data.examples import LabelledInputs
+from leanear.families import ast
+from leanear.recover.lora import LoraRecovery
+from leanear.reference import schedule
+from leanear.reference.schedule import PruneRecipe, prune
+from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, make_tiny_ast
-from toolchain import schedule
-from toolchain.examples import LabelledInputs
-from toolchain.families import ast
-from toolchain.recovery import LoraRecovery
-from toolchain.schedule import PruneRecipe, prune
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from runtimes.errors import BadInput
+from leanear.data.examples import LabelledInputs
+from leanear.families import ast
+from leanear.prune import search as searching
+from leanear.prune.costs import parameter_costs
+from leanear.prune.rotated import prune_rotated
+from leanear.prune.search import search_sparsity
+from leanear.prune.widths import RotatedRecipe
+from leanear.runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
-from toolchain import searching
-from toolchain.costs import parameter_costs
-from toolchain.examples import LabelledInputs
-from toolchain.families import ast
-from toolchain.rotated import prune_rotated
-from toolchain.searching import search_sparsity
-from toolchain.widths import RotatedRecipe
 
 CLIPS, CLASSES = 100, 4
 COSTS = SimpleNamespace(dense=1000.0)

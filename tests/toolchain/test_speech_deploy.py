@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import read_results
+from leanear.benchmarks.results import read_results
+from leanear.cli.commands import run
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
-from toolchain.cli import run
 
 TARGET = """description = "Nothing"
 runtime = "null"
@@ -164,7 +164,7 @@ def test_deploying_with_a_long_and_a_silent_clip(model, data, target, tmp_path, 
     """Both are evaluated and neither is calibrated on."""
     import soundfile
 
-    from runtimes.clips import read_clips
+    from leanear.runtimes.clips import read_clips
     from tests.toolchain.speech_folder import RATE_HZ, sound
 
     train = Path(shutil.copytree(data, tmp_path / "data" / "train"))

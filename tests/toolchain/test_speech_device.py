@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from benchmarks.bundled import read_bundle
-from benchmarks.results import read_results
+from leanear.benchmarks.device.bundled import read_bundle
+from leanear.benchmarks.results import read_results
+from leanear.cli.commands import run
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.toolchain.ssh_server import HOST, start_server
 from tests.whisper_models import write_whisper
-from toolchain.cli import run
 
 TEXTS = [f"the colour of number {number}" for number in range(10)]
 EIGHT_BITS = """description = "A small computer, in 8 bits"

@@ -7,17 +7,17 @@ import json
 import pytest
 import torch
 
-from benchmarks.results import write_results
-from runtimes.errors import BadInput
-from runtimes.files import write_json
+from leanear.benchmarks.results import write_results
+from leanear.cli.commands import run
+from leanear.data.dataset import read_splits
+from leanear.data.word_errors import choose_normaliser, count_word_errors
+from leanear.evaluate.speech_evaluation import count_results_word_errors
+from leanear.families.checkpoint import load_checkpoint
+from leanear.families.tasks import read_spellings, task_of
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import write_json
 from tests.toolchain.speech_folder import RATE_HZ, sound, write_speech_folder
 from tests.whisper_models import write_whisper
-from toolchain.checkpoint import load_checkpoint
-from toolchain.cli import run
-from toolchain.dataset import read_splits
-from toolchain.speech_evaluation import count_results_word_errors
-from toolchain.tasks import read_spellings, task_of
-from toolchain.word_errors import choose_normaliser, count_word_errors
 
 CLIPS = 6
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolchain.stages import run_stage, stage_is_done
+from leanear.deploy.stages import run_stage, stage_is_done
 
 
 class Work:

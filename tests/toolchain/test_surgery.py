@@ -14,13 +14,13 @@ import pytest
 import torch
 from transformers import ASTForAudioClassification
 
-from calibration.basis import BASIS_KINDS, choose_bases
-from calibration.statistics import collect_statistics
-from runtimes.errors import BadInput
+from leanear.calibration.basis import BASIS_KINDS, choose_bases
+from leanear.calibration.statistics import collect_statistics
+from leanear.families import ast
+from leanear.plan import HeadPlan, Plan, SitePlan, compose, full_plan, plan_to_json, read_plan, write_plan
+from leanear.runtimes.errors import BadInput
+from leanear.surgery import rotated_attention_state, zero_dropped_channels_
 from tests.conftest import TINY_LABELS, make_tiny_ast
-from toolchain.families import ast
-from toolchain.plan import HeadPlan, Plan, SitePlan, compose, full_plan, plan_to_json, read_plan, write_plan
-from toolchain.surgery import rotated_attention_state, zero_dropped_channels_
 
 
 def random_sites(model, seed: int, *, ragged: bool, drop_head: bool) -> tuple[SitePlan, ...]:

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from runtimes.errors import BadInput
-from toolchain.target import read_target, target_names
+from leanear.runtimes.errors import BadInput
+from leanear.targets.target import read_target, target_names
 
 OWN = 'description = "mine"\nruntime = "openvino"\ngraph_form = "portable"\nprecision = "fp32"\nthreads = 1\n'
 OWN += "query_key_multiple = 8\nvalue_output_multiple = 16\n"

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from runtimes.decoding import DecodeOptions, decode_window
-from runtimes.long_audio import Window, transcribe_windows
+from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
+from leanear.families import whisper
+from leanear.families.whisper import WhisperCheckpoint
+from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
+from leanear.runtimes.speech.long_audio import Window, transcribe_windows
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
-from toolchain.families import whisper
-from toolchain.families.whisper import WhisperCheckpoint
-from toolchain.torch_speech import TorchSpeechSession, speech_model
 
 HOP = 160
 LANGUAGES = ("en", "zh", "de", "es")

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from export.artifact import export_artifact
-from runtimes.decoding import DecodeOptions
-from runtimes.files import sha256_file, write_json
-from runtimes.long_audio import transcribe
-from runtimes.repeats import compression_ratio, loop_start
+from leanear.cli.commands import run
+from leanear.data.audio_stream import AudioStream
+from leanear.evaluate.speech_evaluation import open_transcriber
+from leanear.evaluate.transcribing import transcribe_file
+from leanear.export.artifact import export_artifact
+from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.long_audio import transcribe
+from leanear.runtimes.speech.repeats import compression_ratio, loop_start
 from tests.export.whisper_cases import small_speech
 from tests.whisper_models import WINDOW_S, make_extractor, make_whisper, write_whisper
-from toolchain.audio_stream import AudioStream
-from toolchain.cli import run
-from toolchain.speech_evaluation import open_transcriber
-from toolchain.transcribing import transcribe_file
 
 RATE_HZ = 16_000
 

@@ -16,16 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from calibration.basis import SiteBasis
-from runtimes.errors import BadInput
+from leanear.calibration.basis import SiteBasis
+from leanear.data.examples import SpeechInputs
+from leanear.families import whisper
+from leanear.families.checkpoint import CHECKPOINT_FILES, checkpoint_sha256, load_checkpoint
+from leanear.families.whisper_settings import languages
+from leanear.plan import HeadPlan, SitePlan, compose, full_plan, read_plan
+from leanear.runtimes.errors import BadInput
+from leanear.surgery import rotated_attention_state, zero_dropped_channels_
 from tests.conftest import tone
 from tests.whisper_models import WINDOW_S, make_extractor, make_tokenizer, make_whisper, write_whisper
-from toolchain.checkpoint import CHECKPOINT_FILES, checkpoint_sha256, load_checkpoint
-from toolchain.examples import SpeechInputs
-from toolchain.families import whisper
-from toolchain.families.whisper_settings import languages
-from toolchain.plan import HeadPlan, SitePlan, compose, full_plan, read_plan
-from toolchain.surgery import rotated_attention_state, zero_dropped_channels_
 
 KINDS = ("encoder", "decoder", "cross")
 NAMES = (

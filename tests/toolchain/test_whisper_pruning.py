@@ -9,29 +9,29 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.scores import score_magnitude
-from runtimes.errors import BadInput
+from leanear.calibration.scores import score_magnitude
+from leanear.data.examples import LabelledInputs, Mistakes
+from leanear.evaluate.quality import judge_answers
+from leanear.families import whisper
+from leanear.families.checkpoint import load_checkpoint
+from leanear.plan import read_plan
+from leanear.progress import Narrator
+from leanear.prune.costs import parameter_costs
+from leanear.prune.goal import Goal
+from leanear.prune.job import PruneJob, prune_checkpoint
+from leanear.prune.search import search_sparsity
+from leanear.prune.widths import RotatedRecipe
+from leanear.recover.compensation import compensate_
+from leanear.recover.distillation import METHODS, Distillation, distill_
+from leanear.recover.lora import LoraRecovery, masked, with_lora
+from leanear.reference.choose import SCHEMES, THRESHOLDS, choose_share
+from leanear.reference.schedule import SCORES, PruneRecipe, prune
+from leanear.runtimes.errors import BadInput
+from leanear.studies.comparing import ComparisonRequest, compare_methods
+from leanear.studies.methods import SPEECH_MODEL, Bench, methods
+from leanear.targets.target import read_target
 from tests.toolchain.whisper_pruning import answers, checkpoint, clips, divergence, sentences, write_audio
 from tests.whisper_models import write_whisper
-from toolchain.checkpoint import load_checkpoint
-from toolchain.choose import SCHEMES, THRESHOLDS, choose_share
-from toolchain.comparing import ComparisonRequest, compare_methods
-from toolchain.compensation import compensate_
-from toolchain.costs import parameter_costs
-from toolchain.distillation import METHODS, Distillation, distill_
-from toolchain.examples import LabelledInputs, Mistakes
-from toolchain.families import whisper
-from toolchain.goal import Goal
-from toolchain.methods import SPEECH_MODEL, Bench, methods
-from toolchain.narration import Narrator
-from toolchain.plan import read_plan
-from toolchain.pruning import PruneJob, prune_checkpoint
-from toolchain.quality import judge_answers
-from toolchain.recovery import LoraRecovery, masked, with_lora
-from toolchain.schedule import SCORES, PruneRecipe, prune
-from toolchain.searching import search_sparsity
-from toolchain.target import read_target
-from toolchain.widths import RotatedRecipe
 
 SMALL = RotatedRecipe(multiples=(2, 2), chunk=4)
 
@@ -127,7 +127,7 @@ def test_answers_too_large_to_keep_are_asked_for_again(monkeypatch):
     options = Distillation(epochs=2, batch_size=8, temperature=1.0, hidden_weight=0.0)
     one, two = halved(dense), halved(dense)
     kept = distill_(one, dense, given[2:], given[:2], whisper.logits, options)
-    monkeypatch.setattr("toolchain.distillation.MOST_KEPT_BYTES", 0)
+    monkeypatch.setattr("leanear.recover.distillation.MOST_KEPT_BYTES", 0)
     again = distill_(two, dense, given[2:], given[:2], whisper.logits, options)
     assert again.held_out_kls == pytest.approx(kept.held_out_kls, rel=1e-3)
     assert again.training_losses == pytest.approx(kept.training_losses, rel=1e-3)
@@ -312,7 +312,7 @@ def test_a_transcript_that_is_too_long_is_named(folders):
 
 def test_the_comparison_states_words_and_kinds(folders, monkeypatch):
     chosen = [method for method in methods(SPEECH_MODEL) if method.group in ("dense", "default")][:2]
-    monkeypatch.setattr("toolchain.comparing.methods", lambda _there=None: tuple(chosen))
+    monkeypatch.setattr("leanear.studies.comparing.methods", lambda _there=None: tuple(chosen))
     request = ComparisonRequest(sparsities=(0.5,), seeds=2, calibration_clips=8)
     paths = compare_methods(
         str(folders / "model"), data=str(folders / "data"), request=request, out=folders / "compared",

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from calibration.scores import score_magnitude
-from calibration.statistics import collect_statistics, statistics_tensors
-from runtimes.errors import BadInput
+from leanear.calibration.scores import score_magnitude
+from leanear.calibration.statistics import collect_statistics, statistics_tensors
+from leanear.data.examples import SpeechInputs
+from leanear.families import whisper
+from leanear.plan import plan_sha256
+from leanear.prune.costs import mac_costs, parameter_costs
+from leanear.prune.macs import head_macs, model_macs, speech_length
+from leanear.prune.rotated import prune_rotated
+from leanear.prune.scoring import score_widths
+from leanear.prune.widths import POOLS, RotatedRecipe, choose_widths, cut
+from leanear.reference.choose import choose_share
+from leanear.runtimes.errors import BadInput
+from leanear.surgery import kept_attention_state, rotated_attention_state, zero_dropped_channels_
 from tests.toolchain.whisper_pruning import answers, checkpoint, clips, divergence
-from toolchain.choose import choose_share
-from toolchain.costs import mac_costs, parameter_costs
-from toolchain.examples import SpeechInputs
-from toolchain.families import whisper
-from toolchain.macs import head_macs, model_macs, speech_length
-from toolchain.plan import plan_sha256
-from toolchain.rotated import prune_rotated
-from toolchain.scoring import score_widths
-from toolchain.surgery import kept_attention_state, rotated_attention_state, zero_dropped_channels_
-from toolchain.widths import POOLS, RotatedRecipe, choose_widths, cut
 
 SMALL = RotatedRecipe(multiples=(2, 2), chunk=4)
 

@@ -9,16 +9,16 @@ import torch
 from tokenizers import AddedToken
 from transformers import WhisperForConditionalGeneration
 
-from runtimes.artifact import read_artifact, read_golden
-from runtimes.decoding import DecodeOptions, decode_window
-from runtimes.vocabulary import read_vocabulary
+from leanear.cli.commands import run
+from leanear.deploy.exporting import write_unproved_artifact
+from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
+from leanear.families import whisper
+from leanear.families.checkpoint import load_checkpoint
+from leanear.runtimes.artifact import read_artifact, read_golden
+from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
+from leanear.runtimes.speech.vocabulary import read_vocabulary
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import make_tokenizer, make_whisper, write_whisper
-from toolchain.checkpoint import load_checkpoint
-from toolchain.cli import run
-from toolchain.exporting import write_unproved_artifact
-from toolchain.families import whisper
-from toolchain.torch_speech import TorchSpeechSession, speech_model
 
 KNOWN = make_tokenizer().get_vocab()
 DE, EN = KNOWN["<|de|>"], KNOWN["<|en|>"]

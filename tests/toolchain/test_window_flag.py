@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.results import read_results
+from leanear.benchmarks.results import read_results
+from leanear.cli.commands import run
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.toolchain.test_speech_deploy import TARGET, TEXTS, deploy_arguments, only_complaint
 from tests.whisper_models import make_whisper, write_whisper
-from toolchain.cli import run
 
 RATE_HZ = 16_000
 

@@ -7,9 +7,9 @@ import importlib.metadata
 import numpy as np
 import pytest
 
-from benchmarks.summary import word_error_change, word_error_rate
-from runtimes.errors import BadInput
-from toolchain.word_errors import Normaliser, choose_normaliser, count_word_errors
+from leanear.benchmarks.summary import word_error_change, word_error_rate
+from leanear.data.word_errors import Normaliser, choose_normaliser, count_word_errors
+from leanear.runtimes.errors import BadInput
 
 AS_IT_IS = Normaliser("nothing", lambda text: text)
 

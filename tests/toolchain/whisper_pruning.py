@@ -9,10 +9,10 @@ import numpy as np
 import soundfile
 import torch
 
+from leanear.data.examples import LabelledInputs, SpeechInputs
+from leanear.families import whisper
+from leanear.families.whisper import WhisperCheckpoint
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
-from toolchain.examples import LabelledInputs, SpeechInputs
-from toolchain.families import whisper
-from toolchain.families.whisper import WhisperCheckpoint
 
 WORDS = ["the", "sun", "and", "the", "wind", "saw", "an", "owl", "on", "the", "other", "hand", "in", "water"]
 

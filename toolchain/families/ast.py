@@ -11,16 +11,13 @@ import numpy as np
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
-from benchmarks.tagging import MEAN_AP, clip_shares
-from calibration.likelihood import negative_log_likelihoods
-from calibration.sites import AttentionSite
-from calibration.targets import kind_of
-from runtimes.clips import Clips
-from runtimes.errors import BadInput
-from runtimes.tasks import MULTI_LABEL, TAGGING_TASK, classifier_task
-from toolchain.examples import LabelledInputs, Mistakes
-from toolchain.families import modeling_slim_ast
-from toolchain.families.checkpoint_files import (
+from leanear.benchmarks.tagging import MEAN_AP, clip_shares
+from leanear.calibration.likelihood import negative_log_likelihoods
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.targets import kind_of
+from leanear.data.examples import LabelledInputs, Mistakes
+from leanear.families import modeling_slim_ast
+from leanear.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
     SizeSigns,
     check_front_end,
@@ -32,10 +29,13 @@ from toolchain.families.checkpoint_files import (
     slim_settings,
     write_slim_folder,
 )
-from toolchain.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from toolchain.narration import Report, quiet
-from toolchain.plan import Plan, SitePlan, full_plan
-from toolchain.surgery import kept_attention_state
+from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
+from leanear.plan import Plan, SitePlan, full_plan
+from leanear.progress import Report, quiet
+from leanear.runtimes.clips import Clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.tasks import MULTI_LABEL, TAGGING_TASK, classifier_task
+from leanear.surgery import kept_attention_state
 
 FAMILY = "ast"
 DENSE_MODEL_TYPE = "audio-spectrogram-transformer"
@@ -70,7 +70,7 @@ class AstCheckpoint:
 
     @property
     def task(self) -> str:
-        """What it is for, as in `runtimes.tasks`."""
+        """What it is for, as in `leanear.runtimes.tasks`."""
         return classifier_task(self.model.config.problem_type, len(self.labels))
 
     @property

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from runtimes.errors import BadInput
-from runtimes.files import read_object, replaced_folder, write_json
-from toolchain.plan import Plan, write_plan
+from leanear.plan import Plan, write_plan
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_object, replaced_folder, write_json
 
 PRUNING_FILE = "pruning.json"
 MOST_OF_STORED = 2  # times as many parameters as the weights hold: no model is built that is larger

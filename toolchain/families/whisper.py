@@ -22,16 +22,12 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from calibration.sites import AttentionKind, AttentionSite
-from calibration.targets import NO_TARGET as NOT_A_TARGET
-from runtimes.clips import Clips
-from runtimes.decoding import DETECT
-from runtimes.errors import BadInput
-from runtimes.files import write_json
-from toolchain.asked import Asked
-from toolchain.examples import LabelledInputs, Mistakes, SpeechInputs
-from toolchain.families import modeling_slim_whisper
-from toolchain.families.checkpoint_files import (
+from leanear.calibration.sites import AttentionKind, AttentionSite
+from leanear.calibration.targets import NO_TARGET as NOT_A_TARGET
+from leanear.data.examples import LabelledInputs, Mistakes, SpeechInputs
+from leanear.families import modeling_slim_whisper
+from leanear.families.asked import Asked
+from leanear.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
     SizeSigns,
     check_front_end,
@@ -43,8 +39,9 @@ from toolchain.families.checkpoint_files import (
     slim_settings,
     write_slim_folder,
 )
-from toolchain.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
-from toolchain.families.whisper_settings import (
+from leanear.families.greedy_transcripts import word_mistakes
+from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
+from leanear.families.whisper_settings import (
     END,
     NO_TIMESTAMPS,
     START,
@@ -53,10 +50,13 @@ from toolchain.families.whisper_settings import (
     TRANSLATE,
     complete_settings,
 )
-from toolchain.greedy_transcripts import word_mistakes
-from toolchain.narration import Report, quiet
-from toolchain.plan import Plan, SitePlan, full_plan
-from toolchain.surgery import kept_attention_state
+from leanear.plan import Plan, SitePlan, full_plan
+from leanear.progress import Report, quiet
+from leanear.runtimes.clips import Clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import write_json
+from leanear.runtimes.speech.decoding import DETECT
+from leanear.surgery import kept_attention_state
 
 FAMILY = "whisper"
 DENSE_MODEL_TYPE = WhisperConfig.model_type

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import GenerationConfig, WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from runtimes.errors import BadInput
-from runtimes.files import read_object
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_object
 
 END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
 TRANSCRIBE, TRANSLATE = "<|transcribe|>", "<|translate|>"

@@ -1,0 +1,1 @@
+"""Two results files side by side."""

@@ -1,0 +1,198 @@
+"""`python3 leanear.pyz`: what a device does with the bundle that the file lies in, and a doctor for when it cannot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document
+from leanear.benchmarks.device.doctor import LIBRARIES, lacks, lines, report
+from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
+from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED, end_by_sigterm, was_terminated
+from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
+from leanear.runtimes.process.pipes import leave_closed_pipe
+
+if TYPE_CHECKING:
+    from leanear.runtimes.sessions import SessionOptions
+
+PROGRAM = "python3 leanear.pyz"
+ON_A_BUNDLE = ("bench", "eval")
+PASSED_ON = (*ON_A_BUNDLE, "transcribe", "compare")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status of one command: 0, or the error's own after its one line on stderr."""
+    given = sys.argv[1:] if arguments is None else arguments
+    end_by_sigterm()
+    forget_kept()
+    try:
+        if given and given[0] in PASSED_ON and not {"-h", "--help"} & set(given):
+            return _pass_on(given[0], given[1:])
+        options = _parser().parse_args(given)
+        options.command(options)
+        sys.stdout.flush()
+    except LeanearError as error:
+        print(f"leanear: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        return leave_closed_pipe()
+    except OSError as error:
+        print(f"leanear: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        return BadInput.exit_status
+    except KeyboardInterrupt:
+        print(f"leanear: interrupted{what_is_kept()}", file=sys.stderr)
+        return INTERRUPTED
+    return TERMINATED if was_terminated() else 0
+
+
+def bundle_folder() -> Path:
+    """Where the bundle is: the folder of leanear.pyz, or, started from a source tree, the current one."""
+    program = Path(__file__).resolve().parent.parent
+    return program.parent if program.is_file() else Path.cwd()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="say what this device is, what it lacks, and the command that mends it")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--runtime", choices=tuple(LIBRARIES), help="the runtime to look for (default: the bundle's)")
+    doctor.set_defaults(command=_doctor)
+
+    verify = commands.add_parser("verify", help="compare every file of the bundle with its sha256")
+    verify.set_defaults(command=_verify)
+
+    compiling = commands.add_parser("compile", help="do what the runtime can do ahead of time, and keep it")
+    compiling.set_defaults(command=_compile)
+
+    classify = commands.add_parser("classify", help="the likeliest labels of WAV files")
+    classify.add_argument("audio", type=Path, nargs="+", help="WAV files, or folders of them")
+    classify.add_argument("--artifact", type=Path, help="artifact folder (default: the bundle's slim one)")
+    classify.add_argument("--top", type=int, default=3, help="how many labels (default: 3)")
+    classify.add_argument("--json", action="store_true", help="print JSON")
+    classify.set_defaults(command=_classify)
+
+    for verb, text in (
+        ("bench", "measure the bundle's artifacts: latency, memory, accuracy"),
+        ("eval", "the accuracy of the bundle's slim artifact, or of another"),
+        ("transcribe", "the text of a recording"),
+        ("compare", "what changed from one results file to another, and whether it is worse"),
+    ):
+        passed = commands.add_parser(verb, help=text, add_help=False)
+        passed.add_argument("-h", "--help", action="store_true")
+        passed.set_defaults(command=lambda _options, verb=verb: _pass_on(verb, ["--help"]))
+    return parser
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    folder = bundle_folder()
+    runtime = options.runtime
+    if runtime is None and (folder / BUNDLE_FILE).is_file():
+        runtime = read_bundle_document(folder)["run"]["runtime"]
+    document = report(runtime, folder)
+    print(json.dumps(document, indent=1) if options.json else "\n".join(lines(document)))
+    if not document["ok"]:
+        raise RuntimeUnavailable("; ".join(lacks(document)))
+
+
+def _verify(_options: argparse.Namespace) -> None:
+    bundle = read_bundle(bundle_folder())
+    print(f"{len(bundle.document['files'])} files, each as {BUNDLE_FILE} says")
+
+
+def _compile(_options: argparse.Namespace) -> None:
+    _require_numpy()
+    from leanear.runtimes.artifact import read_artifact
+    from leanear.runtimes.choose import require_runtime
+
+    bundle = read_bundle(bundle_folder())
+    for role, folder in bundle.artifacts.items():
+        options = _session_options(bundle, role)
+        runtime = require_runtime(bundle.runtime, options)
+        artifact = read_artifact(folder)
+        out = compiled_folder() / artifact.identity[:16]
+        made = runtime.compile(artifact, options, out)
+        print(f"{role}: {made}" if made is not None else f"{role}: {bundle.runtime} has nothing to do ahead of time")
+
+
+def compiled_folder() -> Path:
+    """Where ahead-of-time work is kept, so that a new bundle of the same model finds it."""
+    cache = os.environ.get("LEANEAR_CACHE")
+    return (Path(cache) if cache else Path.home() / ".cache" / "leanear") / "compiled"
+
+
+def _classify(options: argparse.Namespace) -> None:
+    _require_numpy()
+    from leanear.benchmarks.device.classify import classify_files
+
+    bundle = read_bundle(bundle_folder())
+    artifact = options.artifact or bundle.artifacts["slim"]
+    answers = classify_files(artifact, options.audio, bundle.runtime, _session_options(bundle), options.top)
+    if options.json:
+        print(json.dumps(answers, indent=1))
+        return
+    for answer in answers:
+        print(answer["file"])
+        for guess in answer["labels"]:
+            print(f"  {guess['probability']:7.2%}  {guess['label']}")
+
+
+def _session_options(bundle: Bundle, role: str = "slim") -> SessionOptions:
+    from leanear.runtimes.sessions import SessionOptions
+
+    return SessionOptions(threads=bundle.threads, precision=bundle.precision_of(role))
+
+
+def _pass_on(verb: str, given: list[str]) -> int:
+    """The exit status of `python -m leanear.benchmarks VERB`, the bundle filled in where `given` does not say otherwise."""
+    _require_numpy()
+    from leanear.benchmarks.device.commands import main as benchmarks_main
+
+    if verb == "compare" or given == ["--help"] or not (bundle_folder() / BUNDLE_FILE).is_file():
+        return benchmarks_main([verb, *given])
+    bundle = read_bundle(bundle_folder())
+    filled = ["--runtime", bundle.runtime, "--precision", bundle.precision, "--threads", str(bundle.threads)]
+    if verb in ON_A_BUNDLE:
+        filled += _own_inputs(verb, bundle, given)
+    elif not _names_an_artifact(given):
+        filled.append(str(bundle.artifacts["slim"]))
+    return benchmarks_main([verb, *filled, *given])
+
+
+def _own_inputs(verb: str, bundle: Bundle, given: list[str]) -> list[str]:
+    """The bundle's artifacts, clips and budget, as flags that flags in `given` override."""
+    filled = ["--clips", str(bundle.clips)] if bundle.clips is not None else []
+    if verb == "bench":
+        filled += ["--budget", str(bundle.budget_s), "--sustained", str(bundle.sustained_s)]
+    if _names_an_artifact(given):
+        return filled
+    if verb == "bench" and "dense" in bundle.artifacts:
+        filled += ["--dense", str(bundle.artifacts["dense"]), "--dense-precision", bundle.precision_of("dense")]
+    return [*filled, str(bundle.artifacts["slim"])]
+
+
+def _names_an_artifact(given: list[str]) -> bool:
+    return any((Path(argument) / "manifest.json").is_file() for argument in given)
+
+
+def _require_numpy() -> None:
+    """Nothing where numpy can be imported.
+
+    Raises:
+        RuntimeUnavailable: it cannot; the text has the command that installs it.
+    """
+    try:
+        import numpy  # noqa: F401
+    except ImportError as error:
+        from leanear.benchmarks.device.doctor import remedy
+
+        raise RuntimeUnavailable(f"numpy: {error}; mend it with: {remedy('numpy')}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

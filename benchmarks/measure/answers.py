@@ -1,0 +1,137 @@
+"""What the artifacts answered on every evaluation clip: labels, the logits of all labels, or transcripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from leanear.benchmarks.measure.accuracy import cross_entropy_nats, kl_divergence_nats, read_logits
+from leanear.benchmarks.measure.job import Job
+from leanear.benchmarks.measure.processes import Progress, absolute, part_of, run_fresh
+from leanear.benchmarks.measure.transcripts import options_for, read_transcripts
+from leanear.benchmarks.sensors.device import device_facts
+from leanear.benchmarks.tagging import packed, tag_divergences, tag_entropies
+from leanear.runtimes.files import sha256_file, sha256_json
+from leanear.runtimes.speech.decoding import DecodeOptions
+
+NO_CLIPS = "no evaluation clips were given"
+
+
+def measure_answers(job: Job, progress: Progress) -> dict[str, Any]:
+    """The results' accuracy part, as far as a device can know it: word errors are counted on the workstation."""
+    return _transcription(job, progress) if job.is_speech else _classification(job, progress)
+
+
+def _classification(job: Job, progress: Progress) -> dict[str, Any]:
+    part: dict[str, Any] = {
+        "status": "ok",
+        "reason": "",
+        "log_tail": [],
+        "labels": [],
+        "names": [],
+        "label_ids": [],
+        "roles": {},
+        "kl_dense_slim_nats": None,
+    }
+    if job.clips is None or job.clips_path is None:
+        part.update(status="not measured", reason=NO_CLIPS)
+        return part
+    tags = job.clips.tags
+    truth = [int(k) for k in job.clips.label_ids] if tags is None else [np.flatnonzero(row).tolist() for row in tags]
+    part.update(labels=list(job.clips.labels), names=list(job.clips.names), label_ids=truth)
+    logits = {}
+    for place, role in enumerate(job.artifacts):
+        share = 1 / len(job.artifacts)
+        store = job.parts / f"logits-{_answers_key(job, role)}.npz"
+        request = {**job.request(role), "clips": absolute(job.clips_path), "logits": absolute(store)}
+        outcome = run_fresh(
+            "leanear.benchmarks.measure.accuracy",
+            request,
+            part_of(progress, place * share, (place + 1) * share, f"{role}, "),
+        )
+        if outcome.answer is None:
+            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            continue
+        logits[role] = read_logits(store, len(job.clips.labels))
+        if tags is None:
+            part["roles"][role] = {
+                "predicted_ids": [int(label) for label in logits[role].argmax(axis=1)],
+                "cross_entropy_nats": _rounded(cross_entropy_nats(logits[role], job.clips.label_ids)),
+            }
+        else:
+            entropies = _rounded(tag_entropies(logits[role], tags))
+            part["roles"][role] = {"logits_float32": packed(logits[role]), "cross_entropy_nats": entropies}
+    if len(logits) == 2:
+        divergences = kl_divergence_nats if tags is None else tag_divergences
+        part["kl_dense_slim_nats"] = _rounded(divergences(logits["dense"], logits["slim"]))
+    return part
+
+
+def _transcription(job: Job, progress: Progress) -> dict[str, Any]:
+    part: dict[str, Any] = {
+        "status": "ok",
+        "reason": "",
+        "log_tail": [],
+        "names": [],
+        "references": [],
+        "audio_s": [],
+        "decoding": {},
+        "roles": {},
+        "word_errors": None,
+    }
+    if job.clips is None or job.clips_path is None:
+        part.update(status="not measured", reason=NO_CLIPS)
+        return part
+    assert job.clips.texts is not None
+    part.update(
+        names=list(job.clips.names),
+        references=list(job.clips.texts),
+        audio_s=[round(len(waveform) / job.clips.sample_rate_hz, 4) for waveform in job.clips.waveforms],
+        decoding=_as_json(options_for(job.artifacts["slim"], job.clips, job.asked)),
+    )
+    for place, role in enumerate(job.artifacts):
+        share = 1 / len(job.artifacts)
+        store = job.parts / f"transcripts-{_answers_key(job, role)}.json"
+        kept = {"clips": absolute(job.clips_path), "transcripts": absolute(store)}
+        request = {**job.request(role), **kept, "asked": job.asked}
+        outcome = run_fresh(
+            "leanear.benchmarks.measure.transcripts",
+            request,
+            part_of(progress, place * share, (place + 1) * share, f"{role}, "),
+        )
+        if outcome.answer is None:
+            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            continue
+        transcripts = read_transcripts(store)
+        part["roles"][role] = {
+            "texts": [transcript.text for transcript in transcripts],
+            "languages": [transcript.language for transcript in transcripts],
+            "tokens": [transcript.tokens for transcript in transcripts],
+            "compression_ratios": [transcript.compression_ratio for transcript in transcripts],
+            "seconds": [transcript.seconds for transcript in transcripts],
+            "windows": [transcript.windows for transcript in transcripts],
+            "second_tries": [transcript.second_tries for transcript in transcripts],
+        }
+    return part
+
+
+def _as_json(options: DecodeOptions) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(options).items()}
+
+
+def _answers_key(job: Job, role: str) -> str:
+    """Names one artifact's answers by what they depend on, so that they outlive a change of anything else."""
+    options = job.options[role]
+    inputs: list[Any] = [
+        job.artifacts[role].identity,
+        sha256_file(job.clips_path) if job.clips_path else "",
+        job.runtime,
+    ]
+    inputs += [list(job.windows[role].lengths)] if job.is_speech else []
+    inputs += [job.asked] if job.asked else []
+    return sha256_json([*inputs, options.threads, options.precision, device_facts()["libraries"]])[:16]
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 6) for value in values]

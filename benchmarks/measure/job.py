@@ -1,0 +1,240 @@
+"""What a benchmark is asked for, checked and named, and the parts of it that are done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+
+from leanear.benchmarks.inference import SPEECH_TASK
+from leanear.benchmarks.measure.accuracy import check_clips
+from leanear.benchmarks.measure.processes import absolute
+from leanear.benchmarks.measure.transcripts import options_for
+from leanear.benchmarks.sensors.device import device_facts, device_name
+from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.clips import Clips, read_clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
+from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows
+from leanear.runtimes.windows import window_tokens
+
+PART_SCHEMA = "leanear-results-part-2"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured, checked and named: artifacts by role, clips if any, runtime, and each role's options.
+
+    windows: of speech, which each role's encoder is given; asked_windows: which were asked for, None: the artifact's
+    own; asked: "task" and "language" of the transcripts, where not the artifacts' own.
+    """
+
+    artifacts: dict[str, Artifact]
+    clips_path: Path | None
+    clips: Clips | None
+    runtime: str
+    options: dict[str, SessionOptions]
+    windows: dict[str, EncoderWindows]
+    asked_windows: dict[str, str | None]
+    parts: Path
+    inputs_sha256: str
+    asked: Dict[str, str]
+
+    @property
+    def is_speech(self) -> bool:
+        """Whether the artifacts write down speech."""
+        return self.artifacts["slim"].task == SPEECH_TASK
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens a measured window of speech generates; None for classifiers."""
+        if not self.is_speech:
+            return None
+        decoding = self.artifacts["slim"].manifest["decoding"]
+        if self.hears_short:
+            seconds = len(benchmark_waveform(self)[0]) / self.artifacts["slim"].sample_rate_hz
+            decoding = {**decoding, "window_s": seconds}
+        return window_tokens(decoding)
+
+    @property
+    def hears_short(self) -> bool:
+        """Whether some role's encoder is given windows shorter than the full one, so that clips are not filled up."""
+        return any(len(windows.lengths) > 1 for windows in self.windows.values())
+
+    def request(self, role: str) -> dict[str, Any]:
+        """What every worker needs to load the artifact of `role`."""
+        return {
+            "artifact": absolute(self.artifacts[role].folder),
+            "runtime": self.runtime,
+            "threads": self.options[role].threads,
+            "precision": self.options[role].precision,
+            "window": self.asked_windows[role],
+        }
+
+
+def check_job(
+    dense: Path | None,
+    slim: Path,
+    clips_path: Path | None,
+    runtime: str,
+    options: dict[str, SessionOptions],
+    out: Path,
+    settings: tuple[float, int, int, float],
+    asked: dict[str, str],
+    window: str | None = None,
+) -> Job:
+    """The job, its artifacts and clips read and found to belong together.
+
+    options: of "slim" and, where there is one, of "dense"; settings: budget_s, samples, repeats, sustained_s; asked: as
+    a Job's; window: of slim, None: the artifact's own, as dense's always is.
+
+    Raises:
+        BadInput: they do not.
+        RuntimeUnavailable: the runtime is missing, or computes in another precision than asked for.
+    """
+    for each in options.values():
+        require_runtime(runtime, each)
+    artifacts = {} if dense is None else {"dense": read_artifact(Path(dense))}
+    artifacts["slim"] = read_artifact(Path(slim))
+    if dense is not None:
+        _check_comparable(artifacts["dense"], artifacts["slim"])
+    clips = None
+    if clips_path is not None:
+        clips = read_clips(Path(clips_path))
+        for artifact in artifacts.values():
+            check_clips(artifact, clips, Path(clips_path))
+    if asked:
+        _check_asked(artifacts["slim"], clips, asked)
+    asked_windows = {role: window if role == "slim" else None for role in artifacts}
+    is_speech = artifacts["slim"].task == SPEECH_TASK
+    if window is not None and not is_speech:
+        raise BadInput(f"--window {window}: it is for Whisper; {slim} is a classifier")
+    facts = device_facts()
+    inputs = {
+        "artifacts": {role: sha256_file(artifact.folder / "manifest.json") for role, artifact in artifacts.items()},
+        "clips": None if clips_path is None else sha256_file(Path(clips_path)),
+        "runtime": runtime,
+        "options": {role: [options[role].threads, options[role].precision] for role in artifacts},
+        "settings": [*settings, window],
+        "device": device_name(facts),
+        "libraries": facts["libraries"],
+        **({"asked": asked} if asked else {}),
+    }
+    return Job(
+        artifacts=artifacts,
+        clips_path=None if clips_path is None else Path(clips_path),
+        clips=clips,
+        runtime=runtime,
+        options=options,
+        windows={role: artifact_windows(each, asked_windows[role]) for role, each in artifacts.items()}
+        if is_speech
+        else {},
+        asked_windows=asked_windows,
+        parts=Path(out).with_name(f".{Path(out).stem}.parts"),
+        inputs_sha256=sha256_json(inputs),
+        asked=asked,
+    )
+
+
+def _check_asked(artifact: Artifact, clips: Clips | None, asked: dict[str, str]) -> None:
+    """Raises BadInput where there is nothing to transcribe in another task or language, or the model has it not."""
+    flags = " and ".join(f"--{name}" for name in asked)
+    if artifact.task != SPEECH_TASK:
+        raise BadInput(f"{flags}: for Whisper; {artifact.folder} is a classifier")
+    if clips is None:
+        raise BadInput(f"{flags}: for the transcripts of clips, and none were given")
+    options_for(artifact, clips, asked)
+
+
+def _check_comparable(dense: Artifact, slim: Artifact) -> None:
+    """Raises BadInput where the two do not answer in the same terms."""
+    both = f"{dense.folder} and {slim.folder}"
+    if dense.task != slim.task:
+        raise BadInput(f"{both}: one is for {dense.task}, the other for {slim.task}")
+    if dense.labels != slim.labels:
+        raise BadInput(f"{both}: their labels differ, so they cannot be compared")
+    if slim.task == SPEECH_TASK:
+        for key, what in (("vocabulary", "vocabularies"), ("decoding", "decoding settings"), ("input", "inputs")):
+            found = [
+                {name: value for name, value in each.manifest[key].items() if name != "windows"}
+                for each in (dense, slim)
+            ]
+            if found[0] != found[1]:
+                raise BadInput(f"{both}: their {what} differ, so they cannot be compared")
+
+
+def kept_part(job: Job, name: str) -> dict[str, Any] | None:
+    """The part called `name` that an interrupted run finished for the same inputs."""
+    path = _part_path(job, name)
+    try:
+        part = read_json(path, PART_SCHEMA, ("part",))
+    except BadInput:
+        return None
+    remember_kept(path)
+    return part["part"]
+
+
+def keep_part(job: Job, name: str, part: dict[str, Any]) -> None:
+    """Keep a part that did not fail, for a run that is interrupted."""
+    if part["status"] == "ok":
+        write_json(_part_path(job, name), {"schema": PART_SCHEMA, "part": part})
+        remember_kept(_part_path(job, name))
+
+
+def _part_path(job: Job, name: str) -> Path:
+    return job.parts / f"{name}-{job.inputs_sha256[:16]}.json"
+
+
+def benchmark_waveform(job: Job) -> tuple[np.ndarray, str]:
+    """One fixed window of real audio: a clip cut, or padded with silence, to what the model looks at.
+
+    Where windows shorter than the full one are heard, it is the clip of median length, as long as it is.
+    """
+    if job.hears_short:
+        return _median_clip(job)
+    if job.clips is not None:
+        waveform, source = job.clips.waveforms[0], f"clip {job.clips.names[0]}"
+    else:
+        waveform, source = read_golden(job.artifacts["slim"]).waveforms[0], "the artifact's first golden clip"
+    window = int(job.artifacts["slim"].manifest["input"].get("window_samples") or len(waveform))
+    padded = np.zeros(window, np.float32)
+    padded[: min(window, len(waveform))] = waveform[:window]
+    return padded, f"{source}, cut or padded to the model's window"
+
+
+def _median_clip(job: Job) -> tuple[np.ndarray, str]:
+    if job.clips is not None:
+        named = list(zip(job.clips.waveforms, (f"clip {name}" for name in job.clips.names)))
+    else:
+        golden = read_golden(job.artifacts["slim"]).waveforms
+        named = [(waveform, f"golden clip {number} of the artifact") for number, waveform in enumerate(golden)]
+    waveform, source = sorted(named, key=lambda pair: len(pair[0]))[(len(named) - 1) // 2]
+    window = int(job.artifacts["slim"].manifest["input"]["window_samples"])
+    return np.ascontiguousarray(waveform[:window], np.float32), f"{source}, that of median length"
+
+
+def store_waveform(job: Job, waveform: np.ndarray) -> Path:
+    """The waveform in a file among the parts, for the processes that measure."""
+    path = job.parts / "waveform.npy"
+    with replaced_file(path) as part, open(part, "wb") as stream:
+        np.save(stream, waveform)
+    return path
+
+
+def clips_facts(job: Job) -> dict[str, Any] | None:
+    """What the results say of the evaluation clips, None where there are none."""
+    if job.clips is None or job.clips_path is None:
+        return None
+    samples = sum(len(waveform) for waveform in job.clips.waveforms)
+    return {
+        "file": job.clips_path.name,
+        "sha256": sha256_file(job.clips_path),
+        "clips": len(job.clips),
+        "sample_rate_hz": job.clips.sample_rate_hz,
+        "audio_s": round(samples / job.clips.sample_rate_hz, 3),
+    }

@@ -1,0 +1,141 @@
+"""Transcripts of every evaluation clip, by the very artifact on its runtime; interrupted work is continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+
+from leanear.benchmarks.measure.accuracy import SAVE_EVERY_S, SAY_EVERY_S, check_clips
+from leanear.benchmarks.measure.processes import Progress, answer_request
+from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.clips import Clips, read_clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.sessions import SessionOptions, SpeechSession
+from leanear.runtimes.speech.decoding import DecodeOptions, check_options
+from leanear.runtimes.speech.long_audio import SpeechModel, Tally, read_speech_model, transcribe
+from leanear.runtimes.speech.repeats import compression_ratio
+from leanear.runtimes.speech.token_rules import speech_tokens
+
+TRANSCRIPTS_SCHEMA = "leanear-transcripts-1"
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What one clip was heard to say.
+
+    language: in which, as a code; None of silence, or where the model knows but one. tokens: how many were decoded;
+    seconds: how long that took, encoder included. windows: how many were decoded; second_tries: how many of them were
+    heard again in the full window.
+    """
+
+    text: str
+    language: str | None
+    tokens: int
+    compression_ratio: float
+    seconds: float
+    windows: int = 0
+    second_tries: int = 0
+
+
+def evaluation_options(longest_s: float, window_s: float) -> DecodeOptions:
+    """Greedy decoding with no fallback, no test for silence and no protection from loops: what the model itself says.
+
+    Timestamps are asked for only where clips are longer than a window, for they say where the next window starts.
+    """
+    return DecodeOptions(
+        timestamps=longest_s > window_s,
+        temperatures=(0.0,),
+        compression_ratio_limit=None,
+        log_probability_limit=None,
+        no_speech_limit=None,
+        stop_repeats=False,
+    )
+
+
+def options_for(artifact: Artifact, clips: Clips, asked: dict[str, str]) -> DecodeOptions:
+    """`evaluation_options` of these clips; asked: "task" and "language", where not the artifact's own.
+
+    Raises:
+        BadInput: the artifact does not have them.
+    """
+    decoding = artifact.manifest["decoding"]
+    longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
+    options = evaluation_options(longest_s, float(decoding["window_s"]))
+    options = dataclasses.replace(options, task=asked.get("task"), language=asked.get("language"))
+    check_options(speech_tokens(decoding), options)
+    return options
+
+
+def transcribe_clip(
+    session: SpeechSession, model: SpeechModel, waveform: np.ndarray, options: DecodeOptions
+) -> Transcript:
+    """The transcript of one clip of any length."""
+    start = time.perf_counter()
+    tally = Tally()
+    segments = list(transcribe(session, model, waveform, options, tally))
+    seconds = time.perf_counter() - start
+    text = "".join(segment.text for segment in segments).strip()
+    return Transcript(
+        text=text,
+        language=segments[0].language if segments else None,
+        tokens=sum(len(segment.tokens) for segment in segments),
+        compression_ratio=round(compression_ratio(text), 4),
+        seconds=round(seconds, 6),
+        windows=tally.windows,
+        second_tries=tally.heard_again,
+    )
+
+
+def measure_transcripts(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """How many clips have their transcripts in the file `request["transcripts"]`: all of them.
+
+    request: artifact (folder), runtime, threads, precision, window (a choice, null: the artifact's own), clips (.npz),
+    transcripts (.json; what it holds is kept), asked (as for `options_for`; may be missing).
+    """
+    artifact = read_artifact(Path(request["artifact"]))
+    clips = read_clips(Path(request["clips"]))
+    check_clips(artifact, clips, Path(request["clips"]))
+    options = options_for(artifact, clips, request.get("asked", {}))
+    store = Path(request["transcripts"])
+    done = list(read_transcripts(store))
+    if len(done) < len(clips):
+        session_options = SessionOptions(threads=request["threads"], precision=request["precision"])
+        model = read_speech_model(artifact, request["window"])
+        session = require_runtime(request["runtime"], session_options).load(artifact, session_options)
+        said = saved = time.perf_counter()
+        for waveform in clips.waveforms[len(done) :]:
+            done.append(transcribe_clip(session, model, waveform, options))
+            now = time.perf_counter()
+            if now - said > SAY_EVERY_S:
+                progress(f"{len(done)} of {len(clips)} clips", len(done) / len(clips))
+                said = now
+            if now - saved > SAVE_EVERY_S:
+                _write_transcripts(store, done)
+                saved = now
+        session.close()
+        _write_transcripts(store, done)
+    return {"clips": len(done)}
+
+
+def read_transcripts(path: Path) -> tuple[Transcript, ...]:
+    """The transcripts in `path` so far; none if there is no whole file."""
+    try:
+        rows = read_json(path, TRANSCRIPTS_SCHEMA, ("rows",))["rows"]
+        return tuple(Transcript(**row) for row in rows)
+    except (BadInput, TypeError):
+        return ()
+
+
+def _write_transcripts(path: Path, done: Sequence[Transcript]) -> None:
+    write_json(path, {"schema": TRANSCRIPTS_SCHEMA, "rows": [dataclasses.asdict(row) for row in done]})
+
+
+if __name__ == "__main__":
+    answer_request(measure_transcripts)

@@ -1,0 +1,182 @@
+"""The report of a results file: Markdown, and one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Sequence
+
+from leanear.benchmarks.report.comparison import comparison_report, comparison_sections, read_comparison
+from leanear.benchmarks.report.page import Block, Log, Paragraph, Report, Section, Table
+from leanear.benchmarks.report.pictures import Picture
+from leanear.benchmarks.report.precision_section import read_precision
+from leanear.benchmarks.report.sections import Extra, compose_report
+from leanear.benchmarks.results import Results, read_results
+from leanear.benchmarks.summary import Gate
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.runtimes.files import read_json, write_text
+
+PLAN_SCHEMA = "leanear-plan-1"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+EXTRA_KEYS = ("title", "torch_accuracy", "provenance", "notes", "warning")
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where the report lies, and the verdict of its gate (None where no gate was set)."""
+
+    markdown: Path
+    html: Path
+    gate: Gate | None
+
+
+def write_report(
+    results_path: Path,
+    out_folder: Path,
+    *,
+    plan_path: Path | None = None,
+    precision_path: Path | None = None,
+    max_drop: float | None = None,
+    extra: dict[str, Any] | None = None,
+    comparison_path: Path | None = None,
+    more: Sequence[Section] = (),
+) -> ReportPaths:
+    """The paths of `report.md` and `report.html`, written into `out_folder` from a results file.
+
+    plan_path: the slim model's plan.json, for the picture of what was kept. precision_path: the deployment's
+    precision.json, which is left out where it is of another slim artifact. max_drop: the accuracy gate in points.
+    extra: "title": str; "torch_accuracy": {"dense" or "slim": [correct, clips]} of the checkpoints in PyTorch on the
+    same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]; "warning": what comes
+    first. comparison_path: a comparison.json whose sections come last, after those of `more`. The same files give the
+    same report, byte for byte.
+
+    Raises:
+        BadInput: a file is not what it should be, or `extra` has an unknown key.
+        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+    """
+    results = read_results(Path(results_path))
+    plan = None if plan_path is None else read_json(Path(plan_path), PLAN_SCHEMA, ("dense_head_width", "sites"))
+    precision = None if precision_path is None else _precision_of(results, Path(precision_path))
+    extra_read = _read_extra(extra or {})
+    report = compose_report(results, plan=plan, max_drop=max_drop, extra=extra_read, precision=precision)
+    report = dataclasses.replace(report, sections=(*report.sections, *more))
+    if comparison_path is not None:
+        compared = comparison_sections(read_comparison(Path(comparison_path)))
+        report = dataclasses.replace(report, sections=(*report.sections, *compared))
+    return ReportPaths(*write_page(report, Path(out_folder), "report"), report.gate)
+
+
+def _precision_of(results: Results, path: Path) -> dict[str, Any] | None:
+    """precision.json, if the slim artifact that it tells of is the one that was measured, in what ships."""
+    document = read_precision(path)
+    same = document["slim_manifest_sha256"] == results.document["artifacts"]["slim"]["manifest_sha256"]
+    return document if same and document["ships"] == results.precisions["slim"] else None
+
+
+def write_comparison(comparison_path: Path, out_folder: Path) -> tuple[Path, Path]:
+    """The paths of `comparison.md` and `comparison.html`, written into `out_folder` from a comparison.json.
+
+    Raises:
+        BadInput: the file is not what it should be.
+        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+    """
+    return write_page(comparison_report(read_comparison(Path(comparison_path))), Path(out_folder), "comparison")
+
+
+def write_page(report: Report, folder: Path, name: str) -> tuple[Path, Path]:
+    """The paths of a report's NAME.md and NAME.html in `folder`.
+
+    Raises:
+        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+    """
+    markdown, html = folder / f"{name}.md", folder / f"{name}.html"
+    page = render_html(report)
+    write_text(markdown, render_markdown(report))
+    write_text(html, page)
+    return markdown, html
+
+
+def _read_extra(extra: dict[str, Any]) -> Extra:
+    for key in extra:
+        if key not in EXTRA_KEYS:
+            raise BadInput(f"extra: unknown key {key!r}; known: {', '.join(EXTRA_KEYS)}")
+    accuracy = {}
+    for role, counts in extra.get("torch_accuracy", {}).items():
+        correct, clips = counts
+        accuracy[role] = (int(correct), int(clips))
+    return Extra(
+        title=str(extra.get("title", "")),
+        torch_accuracy=accuracy,
+        provenance={str(name): str(text) for name, text in extra.get("provenance", {}).items()},
+        notes=tuple(str(note) for note in extra.get("notes", ())),
+        warning=str(extra.get("warning", "")),
+    )
+
+
+def render_html(report: Report) -> str:
+    """The report as one HTML page: style and pictures inside, no script, nothing loaded from elsewhere.
+
+    Raises:
+        RuntimeUnavailable: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise RuntimeUnavailable(f"the HTML report needs jinja2 ({error}); try: pip install jinja2") from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE.name).render(report=report, kind=_kind)
+
+
+def _kind(block: Block) -> str:
+    return type(block).__name__.lower()
+
+
+def render_markdown(report: Report) -> str:
+    """The report as Markdown; pictures become the sentences that describe them."""
+    lines = [f"# {_plain(report.title)}", "", _plain(report.subtitle), ""]
+    lines += [f"**{_plain(report.warning)}**", ""] if report.warning else []
+    lines += [_plain(report.summary), ""]
+    cards = tuple((card.what, card.figure, card.detail) for card in report.cards)
+    lines += _markdown_table(Table("", ("", "figure", "detail"), cards))
+    for section in report.sections:
+        lines += [f"## {section.title}", ""]
+        for block in section.blocks:
+            lines += _markdown_block(block)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_block(block: Block) -> list[str]:
+    if isinstance(block, Paragraph):
+        return [("**" + _plain(block.text) + "**" if block.tone else _plain(block.text)), ""]
+    if isinstance(block, Table):
+        return _markdown_table(block)
+    if isinstance(block, Picture):
+        return [f"*{_plain(block.title)}: {_plain(block.description)}*", ""]
+    assert isinstance(block, Log)
+    return [*(f"    {line}" for line in block.text.splitlines()), ""]
+
+
+def _markdown_table(table: Table) -> list[str]:
+    lines = [f"{_plain(table.caption)}:", ""] if table.caption else []
+    lines.append(_markdown_row(table.header))
+    lines.append("|" + " --- |" * len(table.header))
+    lines += [_markdown_row(row) for row in table.rows]
+    return [*lines, ""]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """`text` as Markdown shows it literally: no character of it starts a tag, a cell, emphasis or code."""
+    for mark in "\\`*_<>[]|":
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(text.split())

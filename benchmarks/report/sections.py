@@ -1,0 +1,106 @@
+"""A report from results: its sections in the order in which they are read, whatever the page's format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+from leanear.benchmarks.analysis import Analysis, analyse
+from leanear.benchmarks.formatting import precisions_text, runtime_text, threads_text
+from leanear.benchmarks.report.accuracy_section import accuracy_section
+from leanear.benchmarks.report.headline import headline_cards, summary_sentences
+from leanear.benchmarks.report.latency_section import latency_section
+from leanear.benchmarks.report.origin_sections import (
+    environment_section,
+    method_section,
+    missing_section,
+    provenance_section,
+)
+from leanear.benchmarks.report.page import Report, Section
+from leanear.benchmarks.report.precision_section import precision_card, precision_section, precision_sentences
+from leanear.benchmarks.report.size_sections import memory_section, size_section, widths_section
+from leanear.benchmarks.report.speech_sections import stages_section, words_section
+from leanear.benchmarks.report.state_section import state_section
+from leanear.benchmarks.report.tags_section import tags_section
+from leanear.benchmarks.results import Results
+from leanear.benchmarks.summary import Gate, judge_gate, judge_word_gate
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a report may say beyond its results.
+
+    title: of the page; torch_accuracy: role to (correct, clips) of the checkpoints in PyTorch on the same clips;
+    provenance: name to text; notes: sentences that the reader should see first; warning: what must be read before all.
+    """
+
+    title: str = ""
+    torch_accuracy: dict[str, tuple[int, int]] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warning: str = ""
+
+
+def compose_report(
+    results: Results,
+    *,
+    plan: dict[str, Any] | None,
+    max_drop: float | None,
+    extra: Extra,
+    precision: dict[str, Any] | None = None,
+) -> Report:
+    """The report of a results file.
+
+    plan, precision: the content of plan.json and of precision.json; max_drop: the gate in points of accuracy, of mAP or
+    of word error rate.
+    """
+    analysis = analyse(results)
+    gate = None if max_drop is None else _judge(analysis, max_drop)
+    makers: list[Callable[[], Section | None]] = [
+        lambda: None if precision is None else precision_section(precision),
+        lambda: latency_section(analysis),
+        lambda: stages_section(analysis) if analysis.speech else None,
+        lambda: None if plan is None else widths_section(plan),
+        lambda: size_section(analysis),
+        lambda: _quality_section(analysis, extra, gate),
+        lambda: memory_section(analysis),
+        lambda: state_section(analysis.document),
+        lambda: environment_section(analysis),
+        lambda: method_section(analysis, gate),
+        lambda: missing_section(analysis),
+        lambda: provenance_section(analysis, plan, extra.provenance),
+    ]
+    document = results.document
+    chosen = [] if precision is None else precision_sentences(precision)
+    source = str(document["artifacts"]["slim"]["model"].get("source") or document["artifacts"]["slim"]["folder"])
+    cpu = document["device"].get("cpu")
+    machine = cpu if isinstance(cpu, str) else document["device_name"]
+    return Report(
+        title=extra.title or f"{source} on {runtime_text(document['runtime'])}",
+        subtitle=(
+            f"{machine}, {threads_text(document['options']['threads'])}, {precisions_text(results.precisions)}, "
+            f"measured {document['finished_utc'][:10]}"
+        ),
+        summary=" ".join((*chosen, *summary_sentences(analysis), *extra.notes)),
+        warning=extra.warning,
+        cards=(*headline_cards(analysis, gate), *(() if precision is None else (precision_card(precision),))),
+        gate=gate,
+        sections=tuple(section for section in (make() for make in makers) if section is not None),
+    )
+
+
+def _quality_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Section:
+    if analysis.speech is not None:
+        return words_section(analysis, gate)
+    if analysis.tags is not None:
+        return tags_section(analysis, analysis.tags, gate)
+    return accuracy_section(analysis, extra.torch_accuracy, gate)
+
+
+def _judge(analysis: Analysis, max_drop: float) -> Gate:
+    reason = analysis.document["accuracy"]["reason"]
+    if not analysis.paired:
+        reason = "there is no dense artifact to compare with"
+    if analysis.speech is not None:
+        return judge_word_gate(analysis.speech.change, max_drop, reason or "word errors were not counted")
+    return judge_gate(analysis.quality_change, max_drop, reason, analysis.metric)

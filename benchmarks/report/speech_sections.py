@@ -1,0 +1,260 @@
+"""The report's sections that only speech has: the stages of a window, and the words that were got wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable
+
+from leanear.benchmarks.analysis import Analysis
+from leanear.benchmarks.formatting import (
+    NO_RATE_INTERVAL,
+    between,
+    factor,
+    milliseconds,
+    per_second,
+    runtime_text,
+    signed,
+    signed_points,
+)
+from leanear.benchmarks.report.blocks import comparison_table, gate_paragraph, unmeasured
+from leanear.benchmarks.report.headline import comparison_row
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
+from leanear.benchmarks.report.pictures import picture_intervals, picture_stacks
+from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, clip_errors
+from leanear.benchmarks.summary import Gate, Interval
+from leanear.runtimes.speech.encoder_windows import FULL
+from leanear.runtimes.windows import FEWEST_TOKENS, TOKENS_PER_MINUTE
+
+WORST_CLIPS = 8
+NO_FRONT_END = "it is part of the encoder's graph, and the runtime does not tell its share"
+
+
+def stages_section(analysis: Analysis) -> Section:
+    """Where the time of a window of speech goes, and how that compares with the time of the speech."""
+    latency, speech = analysis.document["latency"], analysis.speech
+    assert speech is not None
+    title = "Stages of a window"
+    if latency["status"] != "ok":
+        return Section(title, unmeasured(latency))
+    tokens, audio_s = latency["settings"]["tokens"], latency["input"]["audio_s"]
+    speeds = {role: _inverse(times.real_time_factor) for role, times in speech.windows.items()}
+
+    def row(
+        name: str, pick: Callable[[WindowTimes], float | None], text: Callable[[float | None], str]
+    ) -> tuple[str, str, str, str]:
+        return comparison_row(name, {role: pick(times) for role, times in speech.windows.items()}, text)
+
+    rows = [
+        row("encoder (front end, and keys and values for the decoder)", lambda t: t.encoder_ms, milliseconds),
+        row("of it, front end", lambda t: t.front_end_ms, milliseconds),
+        row("first token (the prompt goes through the decoder)", lambda t: t.first_token_ms, milliseconds),
+        row("each later token", lambda t: t.per_token_ms, milliseconds),
+        row("tokens per second of decoder time", lambda t: t.tokens_per_second, per_second),
+        row("real-time factor", lambda t: t.real_time_factor, factor),
+        comparison_row("times as fast as the speech", speeds, per_second),
+    ]
+    blocks: list[Block] = [
+        Paragraph(
+            f"A window is {audio_s:g} s of audio{_windows_clause(analysis)} and {tokens} generated tokens, the "
+            "likeliest text token each time (1 beam); the end is not listened to, so that every model does the same "
+            f"work. That is {TOKENS_PER_MINUTE:g} tokens per minute of audio, at least {FEWEST_TOKENS}, and no more "
+            "than the model has positions for."
+        ),
+        *_stack_picture(analysis, speech),
+        comparison_table(analysis, "Medians over all samples", rows),
+        Paragraph(
+            "Real-time factor: seconds of compute for one whole window, front end to last token, per second of its "
+            "audio; below 1 is faster than the speech. The line below it is its inverse."
+        ),
+        Paragraph(_front_end_sentence(speech)),
+    ]
+    return Section(title, tuple(blocks))
+
+
+def _windows_clause(analysis: Analysis) -> str:
+    """In which windows it was heard, where that is not the same of all models, or not the full one."""
+    windows = analysis.document["options"].get("windows", {})
+    if all(text.startswith(FULL) for text in windows.values()):
+        return ""
+    return f" (heard by {', by '.join(f'{analysis.name(role)} in: {text}' for role, text in windows.items())})"
+
+
+def _front_end_sentence(speech: SpeechAnalysis) -> str:
+    if any(times.front_end_ms is None for times in speech.windows.values()):
+        return f"The front end by itself was not measured: {NO_FRONT_END}."
+    return (
+        "The front end is part of the encoder's graph. Its time is the encoder's, times the share that the runtime's "
+        "own profiler gives to the front end's nodes in a pass of its own."
+    )
+
+
+def _inverse(value: float | None) -> float | None:
+    return 1 / value if value else None
+
+
+def _stack_picture(analysis: Analysis, speech: SpeechAnalysis) -> list[Block]:
+    stacks = []
+    for role, times in speech.windows.items():
+        parts = (
+            ("encoder", times.encoder_ms),
+            ("first token", times.first_token_ms),
+            ("later tokens", times.later_tokens_ms),
+        )
+        if any(part is None for _, part in parts):
+            return []
+        stacks.append((analysis.name(role), [(name, float(part or 0.0)) for name, part in parts]))
+    return [picture_stacks(stacks, "ms", 1.0, "Median time of each stage of a window")]
+
+
+def words_section(analysis: Analysis, gate: Gate | None) -> Section:
+    """Word error rates with intervals, dense against slim, and signs of a decoder that went astray."""
+    accuracy, speech = analysis.document["accuracy"], analysis.speech
+    assert speech is not None
+    title = "Word errors"
+    if accuracy["status"] != "ok":
+        return Section(title, unmeasured(accuracy))
+    blocks: list[Block] = [] if gate is None else [gate_paragraph(gate)]
+    if accuracy["word_errors"] is None:
+        said = (
+            "The transcripts are in the results file, but their word errors were not counted: that takes Whisper's "
+            "text normaliser, which devices do not have. `leanear report` on a workstation counts them."
+        )
+        return Section(title, (*blocks, Paragraph(said, "warning")))
+    runtime = runtime_text(analysis.document["runtime"])
+    rates = [(f"{analysis.name(role)} artifact, {runtime}", role, rate) for role, rate in speech.rates.items()]
+    blocks += [
+        picture_intervals(
+            [(name, role, 100 * rate.estimate, 100 * rate.low, 100 * rate.high) for name, role, rate in rates],
+            "% of the reference words",
+            "Word error rate with 95% intervals",
+        ),
+        _rate_table(rates, speech, runtime),
+        Paragraph(f"Metric: {accuracy['word_errors']['metric']}. {_decoding_sentence(accuracy['decoding'])}"),
+    ]
+    if speech.change is not None:
+        blocks.append(_change_table(analysis, speech))
+    if any("second_tries" in answers for answers in accuracy["roles"].values()):
+        blocks.append(_windows_table(analysis))
+    blocks.append(_astray_table(analysis, speech))
+    if speech.change is not None:
+        worst = _worst_clips(analysis)
+        if worst is not None:
+            blocks.append(worst)
+    return Section(title, tuple(blocks))
+
+
+def _rate_table(rates: list[tuple[str, str, Interval]], speech: SpeechAnalysis, runtime: str) -> Table:
+    rows = []
+    for name, role, rate in rates:
+        counts = speech.counts[role]
+        rows.append(
+            (
+                name,
+                f"{counts.errors:,} of {counts.reference_words:,}",
+                f"{rate.estimate:.2%}",
+                f"{rate.low:.2%} to {rate.high:.2%}" if rate.has_spread else NO_RATE_INTERVAL,
+                f"{counts.substitutions:,}",
+                f"{counts.deletions:,}",
+                f"{counts.insertions:,}",
+            )
+        )
+    header = ("", "errors", "word error rate", "95% interval", "replaced", "left out", "put in")
+    return Table(f"The artifact that ships, on {runtime} (interval: bootstrap over clips)", header, tuple(rows))
+
+
+def _decoding_sentence(decoding: dict[str, Any]) -> str:
+    how = "greedily" if decoding["beams"] == 1 else f"with {decoding['beams']} beams"
+    stamps = "with" if decoding["timestamps"] else "without"
+    asked = "".join(f", {name} {decoding[name]}" for name in ("task", "language") if decoding.get(name))
+    return (
+        f"Decoded {how}, {stamps} timestamps{asked}, at temperature "
+        f"{', '.join(f'{temperature:g}' for temperature in decoding['temperatures'])}, with no fallback, no test for "
+        "silence and no protection from loops, so that the rate is the model's own."
+    )
+
+
+def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
+    change = speech.change
+    assert change is not None
+    texts = {role: analysis.document["accuracy"]["roles"][role]["texts"] for role in ("dense", "slim")}
+    same = sum(a == b for a, b in zip(texts["dense"], texts["slim"])) / len(texts["dense"])
+    points, relative = change.change, change.relative
+    rows = (
+        (
+            "word error rate, slim minus dense",
+            f"{signed_points(points.estimate)} ({between(points)})",
+        ),
+        (
+            "the same, relative to dense",
+            "dense makes no errors" if relative is None else f"{signed(relative.estimate)}%{_relative_span(relative)}",
+        ),
+        ("clips on which dense has fewer errors", f"{change.only_dense_better:,}"),
+        ("clips on which slim has fewer errors", f"{change.only_slim_better:,}"),
+        ("clips with the very same transcript", f"{same:.2%}"),
+    )
+    return Table("Slim against dense, clip by clip (paired bootstrap over clips)", ("", ""), rows)
+
+
+def _relative_span(relative: Interval) -> str:
+    if not relative.has_spread:
+        return ""
+    high = "any rise" if math.isinf(relative.high) else signed(relative.high)
+    return f" (95% between {signed(relative.low)} and {high})"
+
+
+def _windows_table(analysis: Analysis) -> Table:
+    rows = tuple(
+        (
+            analysis.name(role),
+            analysis.document["options"]["windows"][role],
+            f"{sum(answers['windows']):,}",
+            f"{sum(answers['second_tries']):,}",
+        )
+        for role, answers in analysis.document["accuracy"]["roles"].items()
+    )
+    caption = (
+        "The encoder's window: a clip is heard in the shortest one that holds it and a tail of silence, and a second "
+        "time in full where its text has too many or too few tokens for so much audio, or repeats itself"
+    )
+    return Table(caption, ("", "windows", "heard", "second tries"), rows)
+
+
+def _astray_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
+    clips = len(analysis.document["accuracy"]["names"])
+    rows = tuple(
+        (
+            analysis.name(role),
+            f"{counts.deletions / counts.reference_words:.2%}",
+            f"{counts.loops:,} ({counts.loops / clips:.2%})",
+            f"{counts.empty:,} ({counts.empty / clips:.2%})",
+            f"{counts.real_time_factor:.4f}",
+        )
+        for role, counts in speech.counts.items()
+    )
+    caption = (
+        f"Signs of a decoder gone astray, over {clips:,} clips (a loop: a text that compresses more than "
+        f"{LOOP_COMPRESSION_RATIO:g} times), and compute per second of audio over all of them, one after the other"
+    )
+    header = ("", "words left out", "loops", "nothing heard", "real-time factor")
+    return Table(caption, header, rows)
+
+
+def _worst_clips(analysis: Analysis) -> Table | None:
+    """The clips that lost the most, word for word, so that a rate hides nothing."""
+    accuracy = analysis.document["accuracy"]
+    dense, slim = clip_errors(accuracy, "dense"), clip_errors(accuracy, "slim")
+    order = sorted(range(len(dense)), key=lambda clip: (dense[clip] - slim[clip], clip))
+    rows = tuple(
+        (
+            accuracy["names"][clip],
+            accuracy["references"][clip],
+            accuracy["roles"]["dense"]["texts"][clip] or "(nothing)",
+            accuracy["roles"]["slim"]["texts"][clip] or "(nothing)",
+            f"{dense[clip]} → {slim[clip]}",
+        )
+        for clip in order[:WORST_CLIPS]
+        if slim[clip] > dense[clip]
+    )
+    if not rows:
+        return None
+    return Table("Clips that lost the most", ("clip", "said", "dense heard", "slim heard", "errors"), rows, folded=True)

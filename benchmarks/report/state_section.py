@@ -1,0 +1,162 @@
+"""The device's state while it was measured: heat, clocks, power, whether it was held back, what lasting work does."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
+from leanear.benchmarks.report.pictures import Curve, picture_curves
+from leanear.benchmarks.sensors.device import is_measured
+
+UNITS = {
+    "temperature_c": ("temperature", "°C", 1.0),
+    "clock_mhz": ("clock", "MHz", 1.0),
+    "power_w": ("power", "W", 1.0),
+    "memory_available_bytes": ("free memory", "MB", 1e-6),
+    "cooling_state": ("held back by the kernel", "", 1.0),
+    "throttle_count": ("times held back", "", 1.0),
+}
+DRAWN = ("temperature_c", "clock_mhz", "power_w")
+LEAST_DRAWN = 4
+MOST_CURVES = 8
+
+
+def state_section(document: dict[str, Any]) -> Section | None:
+    """What the sensors showed; None for results without anything of it."""
+    blocks: list[Block] = []
+    sensors = document["latency"].get("sensors")
+    if sensors:
+        blocks += _held_back(sensors["throttling"])
+        blocks += _sensor_table(sensors)
+        blocks += _pictures(sensors)
+    sustained = document.get("sustained")
+    if sustained and sustained["status"] == "ok":
+        blocks += _sustained(sustained)
+    return Section("Heat, clocks and power", tuple(blocks)) if blocks else None
+
+
+def state_missing(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """What of the state was not measured, and why."""
+    rows = []
+    sensors = document["latency"].get("sensors")
+    if sensors:
+        rows += [(UNITS[kind][0], sensors["not_measured"][kind]) for kind in DRAWN if kind in sensors["not_measured"]]
+        if sensors["throttling"]["verdict"] == "not measured":
+            rows.append(("throttling", "; ".join(sensors["throttling"]["reasons"])))
+    sustained = document.get("sustained")
+    if sustained:
+        if sustained["status"] != "ok":
+            what = "energy per inference" if sustained["status"] == "not measured" else "work without a pause"
+            rows.append((what, sustained["reason"]))
+        for role, part in sustained["roles"].items():
+            if not is_measured(part["energy_per_inference"]):
+                rows.append((f"energy per inference, {role}", part["energy_per_inference"]["reason"]))
+    return rows
+
+
+def _held_back(throttling: dict[str, Any]) -> list[Block]:
+    if throttling["verdict"] == "throttled":
+        said = "; ".join(throttling["reasons"])
+        return [Paragraph(f"The device was held back while latency was measured: {said}.", "warning")]
+    if throttling["verdict"] == "no sign of it":
+        looked_at = ", ".join(throttling["looked_at"])
+        return [
+            Paragraph(f"No sign that the device was held back while latency was measured (looked at: {looked_at}).")
+        ]
+    return []
+
+
+def _sensor_table(sensors: dict[str, Any]) -> list[Block]:
+    rows = []
+    for kind, readings in sensors["series"].items():
+        if kind not in UNITS:
+            continue
+        what, unit, factor = UNITS[kind]
+        for name, values in readings.items():
+            known = sorted(factor * value for value in values if value is not None)
+            if known:
+                figures = (_figure(known[0], unit), _figure(known[len(known) // 2], unit), _figure(known[-1], unit))
+                rows.append((f"{what}, {name}", *figures, sensors["sources"][kind][name]))
+    if not rows:
+        return []
+    cost = sensors["sampling_cpu_s"] / max(sensors["seconds"][-1], 1e-9) if sensors["seconds"] else 0.0
+    caption = (
+        f"Sensors while latency was measured, every {sensors['interval_s']:g} s ({len(sensors['seconds'])} readings; "
+        f"reading them took {cost:.2%} of one core)"
+    )
+    return [Table(caption, ("", "least", "median", "most", "read from"), tuple(rows))]
+
+
+def _figure(value: float, unit: str) -> str:
+    return f"{value:,.2f} {unit}".strip() if unit == "W" else f"{value:,.0f} {unit}".strip()
+
+
+def _pictures(sensors: dict[str, Any]) -> list[Block]:
+    blocks: list[Block] = []
+    for kind in DRAWN:
+        what, unit, factor = UNITS[kind]
+        curves = []
+        for name, values in sensors["series"].get(kind, {}).items():
+            points = [
+                (second, factor * value) for second, value in zip(sensors["seconds"], values) if value is not None
+            ]
+            if len(points) >= LEAST_DRAWN:
+                curves.append(Curve(name, tuple(points)))
+        if curves:
+            title = f"{what.capitalize()} while latency was measured"
+            blocks.append(picture_curves(curves[:MOST_CURVES], "seconds", unit, title))
+    return blocks
+
+
+def _sustained(sustained: dict[str, Any]) -> list[Block]:
+    rows = []
+    for role, part in sustained["roles"].items():
+        work = part["work"]
+        rows.append(
+            (
+                role,
+                f"{work['inferences']:,}",
+                f"{work['first']['median_ms']:.2f} ms",
+                f"{work['last']['median_ms']:.2f} ms",
+                part["verdict"]["text"],
+                part["throttling"]["verdict"],
+                _energy(part["energy_per_inference"]),
+            )
+        )
+    window = next(iter(sustained["roles"].values()))["work"]["window_s"]
+    length = f"{window:g} s"
+    header = ("", "inferences", f"median, first {length}", f"last {length}", "", "held back", "energy per inference")
+    blocks: list[Block] = [Table(f"Work without a pause for {sustained['seconds']:g} s", header, tuple(rows))]
+    sensors = sorted({str(s) for s in _sensor_names(sustained["roles"].values())})
+    if sensors:
+        blocks.append(
+            Paragraph(
+                f"Energy by {' and '.join(sensors)}: a sensor on the board, not an analyser. Above idle: less what the "
+                "device drew in the seconds before, at rest, for as long."
+            )
+        )
+    curves = [
+        Curve(
+            role, tuple((10.0 * (place + 1), median) for place, median in enumerate(part["work"]["median_ms_by_tenth"]))
+        )
+        for role, part in sustained["roles"].items()
+    ]
+    if all(len(curve.points) > 1 for curve in curves):
+        blocks.append(picture_curves(curves, "% of the work done", "ms", "Median latency as the work goes on"))
+    return blocks
+
+
+def _sensor_names(parts: Any) -> Sequence[str]:
+    return [part["energy_per_inference"]["sensor"] for part in parts if is_measured(part["energy_per_inference"])]
+
+
+def _energy(energy: dict[str, Any]) -> str:
+    if not is_measured(energy):
+        return "not measured"
+    above = energy["above_idle_joules"]
+    said = f"{_joules(energy['joules'])}"
+    return said + (f" ({_joules(above)} above idle)" if is_measured(above) else "")
+
+
+def _joules(value: float) -> str:
+    return f"{value:.3g} J" if abs(value) >= 1 else f"{1000 * value:.3g} mJ"

@@ -1,0 +1,126 @@
+"""What is known of an edge board beyond its CPU: SoC, L4T and JetPack, CUDA, TensorRT, power mode, clocks' limits.
+
+Read from files where files say it; what is not there is "not measured" with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from leanear.benchmarks.sensors.readings import Ask, run_program
+
+DEVICE_TREE = "proc/device-tree/compatible"
+DPKG_STATUS = "var/lib/dpkg/status"
+TENSORRT_PACKAGES = ("tensorrt", "libnvinfer11", "libnvinfer10", "libnvinfer8")
+CUDA_VERSION = "usr/local/cuda/version.json"
+
+
+def board_facts(root: Path = Path("/"), ask: Ask = run_program) -> dict[str, Any]:
+    """Facts of the board; root: in place of "/"; ask: what a program says.
+
+    L4T and JetPack are facts of a Jetson alone, CUDA and TensorRT of that and of a machine with NVIDIA's driver.
+    """
+    packages = _packages(root, ("nvidia-jetpack", "nvidia-l4t-core", *TENSORRT_PACKAGES))
+    jetson = (root / "etc/nv_tegra_release").exists() or "nvidia-l4t-core" in packages
+    facts: dict[str, Any] = {
+        "power_mode": _power_mode(root, ask, jetson),
+        "clock_limits": _clock_limits(root),
+        "firmware": _firmware(root, ask),
+    }
+    if (root / DEVICE_TREE).exists():
+        facts["soc"] = _soc(root)
+    if jetson:
+        facts["l4t"] = _l4t(root, packages)
+        facts["jetpack"] = packages.get("nvidia-jetpack") or _unknown("the package nvidia-jetpack is not installed")
+    driver = _driver(root)
+    if jetson or driver is not None:
+        facts["nvidia_driver"] = driver or _unknown("no NVIDIA driver is loaded")
+        facts["cuda"] = _cuda(root)
+        tensorrt = next((packages[name] for name in TENSORRT_PACKAGES if name in packages), None)
+        facts["tensorrt"] = tensorrt or _unknown("none of its packages is installed")
+    return facts
+
+
+def _unknown(reason: str) -> dict[str, str]:
+    return {"status": "not measured", "reason": reason}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
+    except OSError:
+        return ""
+
+
+def _packages(root: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Version by name of those of `names` that dpkg has installed."""
+    found = {}
+    for entry in _text(root / DPKG_STATUS).split("\n\n"):
+        name = re.match(r"Package: (\S+)", entry.lstrip("\n"))
+        if name and name.group(1) in names and re.search(r"^Status: .* installed$", entry, re.MULTILINE):
+            version = re.search(r"^Version: (\S+)", entry, re.MULTILINE)
+            if version:
+                found[name.group(1)] = version.group(1)
+    return found
+
+
+def _soc(root: Path) -> Any:
+    names = [name for name in _text(root / DEVICE_TREE).split("\0") if name]
+    return names[-1] if names else _unknown(f"/{DEVICE_TREE} is empty")
+
+
+def _l4t(root: Path, packages: dict[str, str]) -> Any:
+    found = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
+    if found:
+        return f"{found.group(1)}.{found.group(2)}"
+    return packages.get("nvidia-l4t-core") or _unknown("/etc/nv_tegra_release does not say")
+
+
+def _cuda(root: Path) -> Any:
+    try:
+        return str(json.loads(_text(root / CUDA_VERSION))["cuda"]["version"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    found = re.search(r"CUDA Version ([\d.]+)", _text(root / "usr/local/cuda/version.txt"))
+    return found.group(1) if found else _unknown("no /usr/local/cuda")
+
+
+def _driver(root: Path) -> str | None:
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", _text(root / "proc/driver/nvidia/version"))
+    return found.group(1) if found else None
+
+
+def _power_mode(root: Path, ask: Ask, jetson: bool) -> Any:
+    if jetson:
+        found = re.search(r"NV Power Mode: (\S+)\s+(\d+)", ask(["nvpmodel", "-q"]) or "")
+        if found:
+            return f"{found.group(1)} ({found.group(2)})"
+        number = re.search(r"pmode:0*(\d+)", _text(root / "var/lib/nvpmodel/status"))
+        if number:
+            return f"mode {number.group(1)}"
+        return _unknown("nvpmodel does not say")
+    profile = _text(root / "sys/firmware/acpi/platform_profile")
+    return profile or _unknown("neither nvpmodel nor an ACPI platform profile")
+
+
+def _clock_limits(root: Path) -> Any:
+    """Lowest and highest clock that each group of cores may have now; equal ones are locked."""
+    limits = {}
+    for policy in sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*")):
+        low, high = _text(policy / "scaling_min_freq"), _text(policy / "scaling_max_freq")
+        if low.isdigit() and high.isdigit():
+            limits[f"cpu {_text(policy / 'affected_cpus') or policy.name}"] = (
+                f"{int(low) // 1000} to {int(high) // 1000} MHz"
+            )
+    return limits or _unknown("the kernel shows no cpufreq")
+
+
+def _firmware(root: Path, ask: Ask) -> Any:
+    """The firmware of a Pi, or the BIOS."""
+    said = ask(["vcgencmd", "version"])
+    if said:
+        return " ".join(said.split())[:120]
+    return _text(root / "sys/class/dmi/id/bios_version") or _unknown("neither vcgencmd nor a DMI table")

@@ -1,0 +1,1 @@
+"""The AST's graph and front end."""

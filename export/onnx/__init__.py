@@ -1,0 +1,1 @@
+"""Operators: what every graph is made of."""

@@ -1,0 +1,160 @@
+"""A graph in half precision: the same operators on float16, as casts and float16 weights say in the graph itself.
+
+A strongly typed runtime computes in the types that the graph has, so the graph decides what is rounded:
+- products, convolutions, activations and residuals are in float16, and so are their weights;
+- norms, softmax and what is added to scores before it stay in float32: there large numbers meet small ones;
+- the front end stays in float32: powers of a spectrum leave the range of float16;
+- integers stay what they are, and their steps are in float16.
+Inputs and outputs keep their types unless `half` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from leanear.export.onnx.graph import Graph, Weight
+from leanear.runtimes.errors import BadInput
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+KEPT_OPERATORS = ("LayerNormalization", "Softmax")
+LARGEST_HALF = 65504.0
+
+
+def add_half_precision(
+    graph: Graph,
+    inputs: Iterable[str],
+    outputs: Iterable[str],
+    *,
+    half: Collection[str] = (),
+    kept_inputs: Collection[str] = (),
+    kept_prefix: str = "front_end.",
+) -> None:
+    """Change the nodes and weights of `graph` in place, which was built in float32.
+
+    inputs, outputs: names of the graph's float32 inputs and outputs; half: those of them that become float16;
+    kept_inputs: inputs that are only added in float32, and the sums with them are too; kept_prefix: nodes of such names
+    stay as they are.
+    """
+    _Halving(graph, set(inputs), set(outputs), set(half), set(kept_inputs), kept_prefix).run()
+
+
+def check_half(precision: str, form: str) -> None:
+    """Raises BadInput where a graph of `form` cannot be in `precision`, as far as float16 goes."""
+    if precision not in ("fp32", "fp16", "int8"):
+        raise BadInput(f"precision {precision!r}: expected one of fp32, fp16, int8")
+    if precision == "fp16" and form != "tensorrt":
+        raise BadInput(f"precision 'fp16': the form {form!r} is for runtimes that compute in float32; use 'tensorrt'")
+
+
+def has_half_precision(precision: str, form: str) -> bool:
+    """Whether what is left of a graph in that precision is of float16: TensorRT's 8 bits stand among it."""
+    return precision == "fp16" or (precision == "int8" and form == "tensorrt")
+
+
+class _Halving:
+    """The types of the tensors so far, and the nodes as they become."""
+
+    def __init__(
+        self, graph: Graph, inputs: set[str], outputs: set[str], half: set[str], kept_inputs: set[str], prefix: str
+    ) -> None:
+        self._graph, self._outputs, self._half, self._prefix = graph, outputs, half, prefix
+        self._kept_inputs = kept_inputs
+        self._types = {name: HALF if name in half else FLOAT for name in inputs}
+        self._nodes: list[onnx.NodeProto] = []
+        self._cast: dict[tuple[str, int], str] = {}
+        self._halved: set[str] = set()
+        self._kept: set[str] = set()
+
+    def run(self) -> None:
+        for node in self._graph.nodes:
+            self._add(node)
+        both = self._halved & self._kept
+        weights: dict[str, Weight] = {}
+        for name, weight in self._graph.weights.items():
+            if name in self._halved:
+                changed = _halved(weight, name if name not in both else f"{name}.half")
+                weights[changed.name] = changed
+            if name not in self._halved or name in both:
+                weights[name] = weight
+        if both:
+            for node in self._nodes:
+                if self._is_half(node):
+                    node.input[:] = [f"{name}.half" if name in both else name for name in node.input]
+        self._graph.nodes, self._graph.weights = self._nodes, weights
+
+    def _is_half(self, node: onnx.NodeProto) -> bool:
+        return any(self._types.get(name) == HALF for name in node.output) and node.op_type != "Cast"
+
+    def _add(self, node: onnx.NodeProto) -> None:
+        is_float = any(self._type_of(name) is not None for name in node.input) and node.op_type != "Shape"
+        if not is_float:
+            self._nodes.append(node)
+            return
+        kept = (
+            node.name.startswith(self._prefix)
+            or node.op_type in KEPT_OPERATORS
+            or any(name in self._kept_inputs for name in node.input)
+        )
+        wanted = FLOAT if kept else HALF
+        after = onnx.NodeProto()
+        after.CopyFrom(node)
+        after.input[:] = [self._as(name, wanted) for name in node.input]
+        names = list(node.output)
+        for place, name in enumerate(names):
+            if name in self._outputs and wanted != (HALF if name in self._half else FLOAT):
+                after.output[place] = f"{name}.{_ending(wanted)}"
+                self._types[after.output[place]] = wanted
+        self._nodes.append(after)
+        if node.op_type == "QuantizeLinear":
+            return
+        for before, name in zip(names, after.output, strict=True):
+            self._types[name] = wanted
+            if name != before:
+                target = FLOAT if wanted == HALF else HALF
+                self._nodes.append(helper.make_node("Cast", [name], [before], name=f"{before}.cast", to=target))
+                self._types[before] = target
+                self._cast[before, wanted] = name
+
+    def _type_of(self, name: str) -> int | None:
+        """FLOAT or HALF of a tensor, None of one that is neither."""
+        if name in self._types:
+            return self._types[name]
+        weight = self._graph.weights.get(name)
+        return FLOAT if weight is not None and weight.dtype == np.float32 else None
+
+    def _as(self, name: str, wanted: int) -> str:
+        """The name of the tensor in the wanted type, by a cast where it has another."""
+        found = self._type_of(name)
+        if found is None:
+            return name
+        if name not in self._types:
+            (self._halved if wanted == HALF else self._kept).add(name)
+            return name
+        if found == wanted:
+            return name
+        if (name, wanted) not in self._cast:
+            result = f"{name}.{_ending(wanted)}"
+            self._nodes.append(helper.make_node("Cast", [name], [result], name=result, to=wanted))
+            self._types[result] = wanted
+            self._cast[name, wanted] = result
+        return self._cast[name, wanted]
+
+
+def _ending(kind: int) -> str:
+    return "half" if kind == HALF else "float"
+
+
+def _halved(weight: Weight, name: str) -> Weight:
+    def make() -> np.ndarray:
+        values = weight.make()
+        largest = float(np.abs(values).max(initial=0.0))
+        if not largest <= LARGEST_HALF:
+            raise BadInput(f"precision 'fp16': {weight.name} has a weight of {largest:.3g}; float16 ends at 65504")
+        return values.astype(np.float16)
+
+    return replace(weight, name=name, dtype=np.dtype(np.float16), make=make)

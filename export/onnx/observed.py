@@ -1,0 +1,85 @@
+"""What tensors of a graph were seen to hold while real clips ran through it: the ranges that integers are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leanear.export.onnx.graph import Graph
+
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Of one tensor over all clips: its lowest and highest value, and the largest magnitude of each of its columns.
+
+    columns: float32 (last dimension,).
+    """
+
+    low: float
+    high: float
+    columns: np.ndarray
+
+    @property
+    def magnitude(self) -> float:
+        """The largest magnitude."""
+        return max(-self.low, self.high)
+
+
+BETWEEN_TOKENS = tuple(f".{part}.{shaped}" for part in ("query", "key", "value") for shaped in ("split", "batch"))
+
+
+def tensors_to_observe(graph: Graph) -> list[str]:
+    """What products multiply with weights, and queries, keys and values: names of tensors of a float32 graph."""
+    names: dict[str, None] = {}
+    for node in graph.nodes:
+        is_product = node.op_type in ("Gemm", "MatMul") and node.input[1] in graph.weights
+        if is_product or (node.op_type == "Reshape" and node.name.endswith(BETWEEN_TOKENS)):
+            names[node.input[0]] = None
+    return [name for name in names if name not in graph.weights]
+
+
+def observe(
+    path: Path,
+    names: Sequence[str],
+    feeds: Iterable[Mapping[str, np.ndarray]],
+) -> dict[str, Observed]:
+    """Run the ONNX file `path` on every feed, on ONNX Runtime's CPU provider, and look at the tensors called `names`.
+
+    Raises:
+        ValueError: there is no feed.
+    """
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(str(path))
+    kept = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in kept)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = THREADS, 1
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    del model
+    seen: dict[str, Observed] = {}
+    for feed in feeds:
+        for name, tensor in zip(names, session.run(list(names), dict(feed)), strict=True):
+            seen[name] = _joined(seen.get(name), _look(tensor))
+    if not seen and names:
+        raise ValueError("observe: no feed to look at")
+    return seen
+
+
+def _look(tensor: np.ndarray) -> Observed:
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    return Observed(float(low.min()), float(high.max()), np.maximum(np.abs(low), np.abs(high)).astype(np.float32))
+
+
+def _joined(before: Observed | None, now: Observed) -> Observed:
+    if before is None:
+        return now
+    return Observed(min(before.low, now.low), max(before.high, now.high), np.maximum(before.columns, now.columns))

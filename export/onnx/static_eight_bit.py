@@ -1,0 +1,168 @@
+"""Products with weights in 8 bits, in ranges fixed beforehand.
+
+A weight has a scale per column, what it is multiplied with one scale and one zero, fixed beforehand from what was
+observed on real clips.
+Norms, softmax, residuals, the front end and the classifier stay in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from leanear.export.onnx.eight_bit_weights import LARGEST, is_transposed, weight_of
+from leanear.export.onnx.graph import CONTRIB_DOMAIN, Graph, Weight
+from leanear.export.onnx.observed import Observed
+
+STEPS = 255  # from the smallest to the largest unsigned integer of 8 bits
+
+
+def unsigned_range(seen: Observed) -> tuple[np.float32, np.uint8]:
+    """Scale and zero of unsigned integers that hold everything seen, and 0 exactly."""
+    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    scale = np.float32((high - low) / STEPS) if high > low else np.float32(1.0)
+    return scale, np.uint8(np.clip(np.rint(-low / scale), 0, STEPS))
+
+
+def signed_scale(seen: Observed) -> np.float32:
+    """Scale of signed integers around 0 that hold everything seen."""
+    return np.float32(seen.magnitude / LARGEST) if seen.magnitude > 0 else np.float32(1.0)
+
+
+def add_static_products(graph: Graph, observed: Mapping[str, Observed], form: str, kept: Callable[[str], bool]) -> None:
+    """Replace the graph's products with weights by products of integers; `kept` says of a node's name that it stays.
+
+    Form "onnxruntime" has its operator of integer products; the others have QuantizeLinear and DequantizeLinear before
+    plain ones. Those of form "tensorrt" are of signed integers around 0, which TensorRT's kernels want, and what they
+    add stays as it is.
+    """
+    add = _add_integer_product if form == "onnxruntime" else _add_dequantised_product
+    before, graph.nodes = graph.nodes, []
+    quantised: dict[str, QuantisedTensor] = {}
+    for node in before:
+        weight = weight_of(graph, node)
+        if weight is None or kept(node.name) or node.input[0] not in observed:
+            graph.nodes.append(node)
+            continue
+        source = node.input[0]
+        if source not in quantised:
+            seen = observed[source]
+            scale, zero = (signed_scale(seen), np.int8(0)) if form == "tensorrt" else unsigned_range(seen)
+            quantised[source] = add_integers(graph, source, scale, zero)
+        add(graph, node, weight, quantised[source])
+
+
+@dataclass(frozen=True)
+class QuantisedTensor:
+    """Names of a tensor, of its integers, of their step and zero; the step itself; whether they are signed."""
+
+    source: str
+    integers: str
+    step: str
+    zero: str
+    scale: np.float32
+    is_signed: bool
+
+
+def add_integers(graph: Graph, source: str, scale: np.float32, zero: np.uint8 | np.int8) -> QuantisedTensor:
+    """Add QuantizeLinear of a whole tensor."""
+    step, none = graph.constant(f"{source}.step", np.array(scale)), graph.constant(f"{source}.zero", np.array(zero))
+    integers = graph.node("QuantizeLinear", [source, step, none], f"{source}.integers")
+    return QuantisedTensor(source, integers, step, none, scale, isinstance(zero, np.int8))
+
+
+def add_pair(graph: Graph, source: str, scale: np.float32, zero: np.uint8 | np.int8) -> str:
+    """Add QuantizeLinear and DequantizeLinear of a whole tensor and return the result's name."""
+    return _dequantised(graph, add_integers(graph, source, scale, zero))
+
+
+def _dequantised(graph: Graph, tensor: QuantisedTensor) -> str:
+    name = f"{tensor.source}.dequantised"
+    if graph.has(name):
+        return name
+    return graph.node("DequantizeLinear", [tensor.integers, tensor.step, tensor.zero], name)
+
+
+def _add_integer_product(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> None:
+    right = _add_weight_integers(graph, node, weight)
+    inputs = [source.integers, source.step, source.zero, *right]
+    added, result = node.input[2] if len(node.input) > 2 else "", node.output[0]
+    name = result
+    if added in graph.weights:
+        inputs.append(_add_bias_integers(graph, node, weight, source))
+    elif added:
+        name = f"{result}.product"
+    graph.node("QGemm", inputs, name, domain=CONTRIB_DOMAIN)
+    if name != result:
+        graph.node("Add", [name, added], result)
+
+
+def _add_dequantised_product(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> None:
+    right = _add_weight_integers(graph, node, weight)
+    inputs = [_dequantised(graph, source), graph.node("DequantizeLinear", right, weight.name, axis=1)]
+    if len(node.input) > 2:
+        bias = node.input[2]
+        if bias in graph.weights and not source.is_signed:
+            _add_dequantised_bias(graph, node, weight, source)
+        inputs.append(bias)
+    graph.nodes.append(helper.make_node(node.op_type, inputs, list(node.output), name=node.name))
+
+
+def _matrix(node: onnx.NodeProto, weight: Weight) -> np.ndarray:
+    return weight.make().T if is_transposed(node) else weight.make()
+
+
+def _add_weight_integers(graph: Graph, node: onnx.NodeProto, weight: Weight) -> list[str]:
+    """Names of a weight's integers (rows, columns), of their steps and of their zeros (columns,)."""
+    shape = weight.shape[::-1] if is_transposed(node) else weight.shape
+    columns, name = shape[1], weight.name
+    graph.weights.pop(name, None)
+    return [
+        graph.add(Weight(f"{name}.integers", shape, np.dtype(np.int8), lambda: column_integers(_matrix(node, weight)))),
+        graph.add(
+            Weight(f"{name}.steps", (columns,), np.dtype(np.float32), lambda: column_scales(_matrix(node, weight)))
+        ),
+        graph.add(Weight(f"{name}.zeros", (columns,), np.dtype(np.int8), lambda: np.zeros(columns, np.int8))),
+    ]
+
+
+def _bias_units(node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> np.ndarray:
+    """The product's own units, column by column, which its bias is counted in and added in."""
+    return (source.scale * column_scales(_matrix(node, weight))).astype(np.float32)
+
+
+def _add_bias_integers(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> str:
+    """Take the product's bias out of the graph, and add it as integers in the product's units."""
+    bias = graph.weights.pop(node.input[2])
+
+    def integers() -> np.ndarray:
+        units = _bias_units(node, weight, source)
+        return np.rint(bias.make().astype(np.float64) / units).clip(-(2**31), 2**31 - 1).astype(np.int32)
+
+    return graph.add(Weight(f"{bias.name}.integers", bias.shape, np.dtype(np.int32), integers))
+
+
+def _add_dequantised_bias(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> None:
+    """The bias as a DequantizeLinear of its integers, under the name that it had."""
+    name, shape = node.input[2], graph.weights[node.input[2]].shape
+    inputs = [
+        _add_bias_integers(graph, node, weight, source),
+        graph.add(Weight(f"{name}.units", shape, np.dtype(np.float32), lambda: _bias_units(node, weight, source))),
+        graph.add(Weight(f"{name}.zeros", shape, np.dtype(np.int32), lambda: np.zeros(shape, np.int32))),
+    ]
+    graph.node("DequantizeLinear", inputs, name, axis=0)
+
+
+def column_scales(matrix: np.ndarray) -> np.ndarray:
+    """What a column's integers are multiplied with, float32 (columns,)."""
+    largest = np.abs(matrix).max(axis=0).astype(np.float32)
+    return np.where(largest > 0, largest, 1.0).astype(np.float32) / np.float32(LARGEST)
+
+
+def column_integers(matrix: np.ndarray) -> np.ndarray:
+    """The matrix in units of its columns' scales: int8 (rows, columns)."""
+    return np.rint(matrix / column_scales(matrix)).astype(np.int8)

@@ -1,0 +1,1 @@
+"""Whisper's graphs, front end and proof."""

@@ -1,0 +1,278 @@
+"""Whisper's decoder as one ONNX graph for the first step and all later ones.
+
+A token's row of the embedding is an input: the graph multiplies with all of the embedding, which a runtime keeps in an
+arrangement of its own, and whoever runs it reads a row from the file where the embedding is stored once.
+
+The keys and values of tokens that were fed before are inputs whose shape has room for more; the graph gives those of
+the new tokens alone, and whoever runs it puts them into their place. So no step copies what is already there: scores
+over the room and over the new tokens are put side by side, keys and values never are.
+
+Dimension letters: R rows (hypotheses), N new tokens of each, C positions that there is room for, T encoder positions,
+D model width, H heads, K per-head query/key width, V per-head value/output width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from leanear.export.onnx.attention import (
+    Attention,
+    HeadGroup,
+    output_bias,
+    query_key_rows,
+    read_attention,
+    value_output_rows,
+)
+from leanear.export.onnx.graph import Graph
+from leanear.export.onnx.layers import add_layernorm, array
+from leanear.export.whisper.encoder import POSITIONS, add_mlp, cache_group
+
+Shape = list[int | str]
+EMBEDDING = "decoder.embedding"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of the graph: int64 positions, float32 all else."""
+
+    name: str
+    shape: Shape
+    is_integer: bool = False
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What all layers of a step read: sizes that are only known when it runs, and what may not be looked at."""
+
+    rows_and_tokens: str  # int64 (2,): R, N
+    room_and_tokens: str  # int64 (2,): C, N
+    bias: str  # (N, C + N)
+
+
+def add_decoder(graph: Graph, model: Any, form: str, any_window: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+    """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has.
+
+    Inputs: `embedded` (R, N, D), the new tokens' rows of EMBEDDING; `positions` int64 (N,), where they stand; `bias`
+    (N, C + N), added to all scores: 0 where a token may look, a large negative number where not; per layer `self_key.I`
+    (R, H, K, C), `self_value.I` (R, H, C, V), `cross_key.I` (H, K, T), `cross_value.I` (H, T, V).
+    Outputs: `logits` (R, vocabulary) after the last token; per layer `new_key.I` (R, H, K, N), `new_value.I`
+    (R, H, N, V).
+    """
+    config, decoder = model.config, model.model.decoder
+    inputs = [
+        Tensor("embedded", ["rows", "new", config.d_model]),
+        Tensor("positions", ["new"], is_integer=True),
+        Tensor("bias", ["new", "room_and_new"]),
+    ]
+    outputs = [Tensor("logits", ["rows", config.vocab_size])]
+    shape = graph.node("Shape", ["embedded"], "decoder.shape", start=0, end=2)
+    room = graph.node("Shape", ["self_key.0"], "decoder.room", start=3, end=4)
+    new = graph.node("Shape", ["positions"], "decoder.new")
+    step = _Step(shape, graph.node("Concat", [room, new], "decoder.parts", axis=0), "bias")
+    hidden = _add_embeddings(graph, model)
+    for number, layer in enumerate(decoder.layers):
+        name = f"decoder.layers.{number}"
+        normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
+        attention, group = read_attention(layer.self_attn), cache_group(layer.self_attn, form)
+        attended = _add_self_attention(graph, normed, attention, group, step, number, form)
+        hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
+        normed = add_layernorm(graph, hidden, layer.encoder_attn_layer_norm, f"{name}.encoder_attn_layer_norm")
+        cross, cross_group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
+        attended = _add_cross_attention(graph, normed, cross, cross_group, number, form)
+        hidden = graph.node("Add", [attended, hidden], f"{name}.encoder_attn.residual")
+        hidden = add_mlp(graph, hidden, layer, name)
+
+        heads, key, value = len(group.heads), group.query_key_width, group.value_output_width
+        cross_heads = len(cross_group.heads)
+        positions: int | str = POSITIONS if any_window else config.max_source_positions
+        inputs += [
+            Tensor(f"self_key.{number}", ["rows", heads, key, "room"]),
+            Tensor(f"self_value.{number}", ["rows", heads, "room", value]),
+            Tensor(f"cross_key.{number}", [cross_heads, cross_group.query_key_width, positions]),
+            Tensor(f"cross_value.{number}", [cross_heads, positions, cross_group.value_output_width]),
+        ]
+        outputs += [
+            Tensor(f"new_key.{number}", ["rows", heads, key, "new"]),
+            Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
+        ]
+    _add_logits(graph, hidden, model, step)
+    return inputs, outputs
+
+
+def _add_embeddings(graph: Graph, model: Any) -> str:
+    """Tokens and their positions: (R N, D)."""
+    config, decoder = model.config, model.model.decoder
+    embedding = decoder.embed_tokens.weight
+    graph.stored(EMBEDDING, tuple(embedding.shape), lambda: array(embedding), is_tied(model))
+    places = graph.weight(
+        "decoder.positions",
+        (config.max_target_positions, config.d_model),
+        lambda: array(decoder.embed_positions.weight),
+    )
+    placed = graph.node("Gather", [places, "positions"], "decoder.places", axis=0)
+    together = graph.node("Add", ["embedded", placed], "decoder.placed")
+    return graph.reshape(together, (-1, config.d_model), "decoder.hidden")
+
+
+def _add_self_attention(
+    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, step: _Step, number: int, form: str
+) -> str:
+    """Attention over the tokens fed before and the new ones: (R N, D) in and out."""
+    name = f"decoder.layers.{number}.self_attn"
+    heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
+    query, key, value = _add_fused_projections(graph, tokens, attention, group, name)
+    query = _add_heads(graph, query, step, heads, width, [0, 2, 1, 3], f"{name}.query.heads")
+    key = _add_heads(graph, key, step, heads, width, [0, 2, 3, 1], f"new_key.{number}")
+    value = _add_heads(graph, value, step, heads, value_width, [0, 2, 1, 3], f"new_value.{number}")
+    if form == "tensorrt":
+        attended = _add_fused_self_attention(graph, query, key, value, step, number)
+    else:
+        attended = _add_split_self_attention(graph, query, key, value, step, number)
+    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
+    context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
+    return _add_output(graph, context, attention, group, name)
+
+
+def _add_fused_self_attention(graph: Graph, query: str, key: str, value: str, step: _Step, number: int) -> str:
+    """What is attended to, (R, H, N, V), by the operators that TensorRT fuses: keys and values are put side by side."""
+    name = f"decoder.layers.{number}.self_attn"
+    keys = graph.node("Concat", [f"self_key.{number}", key], f"{name}.keys", axis=3)
+    values = graph.node("Concat", [f"self_value.{number}", value], f"{name}.values", axis=2)
+    scores = graph.node("MatMul", [query, keys], f"{name}.scores")
+    allowed = graph.node("Add", [scores, step.bias], f"{name}.scores.allowed")
+    weights = graph.node("Softmax", [allowed], f"{name}.weights", axis=-1)
+    return graph.node("MatMul", [weights, values], f"{name}.attended")
+
+
+def _add_split_self_attention(graph: Graph, query: str, key: str, value: str, step: _Step, number: int) -> str:
+    """What is attended to, (R, H, N, V), without a copy of what is there: the room and the new tokens one by one."""
+    name = f"decoder.layers.{number}.self_attn"
+    before = graph.node("MatMul", [query, f"self_key.{number}"], f"{name}.scores.before")
+    new = graph.node("MatMul", [query, key], f"{name}.scores.new")
+    scores = graph.node("Concat", [before, new], f"{name}.scores", axis=3)
+    allowed = graph.node("Add", [scores, step.bias], f"{name}.scores.allowed")
+    weights = graph.node("Softmax", [allowed], f"{name}.weights", axis=-1)
+    before, new = graph.split_by(weights, step.room_and_tokens, 3, [f"{name}.weights.before", f"{name}.weights.new"])
+    before = graph.node("MatMul", [before, f"self_value.{number}"], f"{name}.attended.before")
+    new = graph.node("MatMul", [new, value], f"{name}.attended.new")
+    return graph.node("Add", [before, new], f"{name}.attended")
+
+
+def _add_fused_projections(
+    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, name: str
+) -> tuple[str, str, str]:
+    """Query (scaled), key and value of the new tokens, (R N, H K), (R N, H K) and (R N, H V), by one product."""
+    scaling, groups = np.float32(attention.scaling), [group]
+    query_key, value_output = len(group.heads) * group.query_key_width, len(group.heads) * group.value_output_width
+    sizes = [query_key, query_key, value_output]
+
+    def weight() -> np.ndarray:
+        query = query_key_rows(attention.query_weight, attention, groups) * scaling
+        key = query_key_rows(attention.key_weight, attention, groups)
+        return np.concatenate([query, key, value_output_rows(attention.value_weight, attention, groups)]).T
+
+    def bias() -> np.ndarray:
+        query = query_key_rows(attention.query_bias, attention, groups) * scaling
+        return np.concatenate([query, np.zeros(query_key + value_output, dtype=np.float32)])
+
+    weights = graph.weight(f"{name}.query_key_value.weight", (attention.model_width, sum(sizes)), weight)
+    biases = graph.weight(f"{name}.query_key_value.bias", (sum(sizes),), bias)
+    fused = graph.node("Gemm", [tokens, weights, biases], f"{name}.query_key_value")
+    query, key, value = graph.split(fused, sizes, 1, [f"{name}.query", f"{name}.key", f"{name}.value"])
+    return query, key, value
+
+
+def _add_heads(graph: Graph, source: str, step: _Step, heads: int, width: int, order: list[int], name: str) -> str:
+    """(R N, H width) as (R, N, H, width), its dimensions in another order."""
+    sizes = graph.constant(f"heads.{heads}x{width}", np.array([heads, width], dtype=np.int64))
+    shape = f"shape.heads.{heads}x{width}"
+    if not graph.has(shape):
+        graph.node("Concat", [step.rows_and_tokens, sizes], shape, axis=0)
+    split = graph.node("Reshape", [source, shape], f"{name}.split")
+    return graph.node("Transpose", [split], name, perm=order)
+
+
+def _add_cross_attention(
+    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, number: int, form: str
+) -> str:
+    """Attention over the encoded window, all rows' tokens as one batch of queries: (R N, D) in and out."""
+    name = f"decoder.layers.{number}.encoder_attn"
+    heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
+    scaling = np.float32(attention.scaling)
+    weight = graph.weight(
+        f"{name}.query.weight",
+        (attention.model_width, heads * width),
+        lambda: query_key_rows(attention.query_weight, attention, [group]).T * scaling,
+    )
+    bias = graph.weight(
+        f"{name}.query.bias",
+        (heads * width,),
+        lambda: query_key_rows(attention.query_bias, attention, [group]) * scaling,
+    )
+    query = graph.node("Gemm", [tokens, weight, bias], f"{name}.query")
+    # TensorRT fuses what has four dimensions.
+    first = [1] if form == "tensorrt" else []
+    order = [0, 2, 1, 3] if first else [1, 0, 2]
+    key, value = f"cross_key.{number}", f"cross_value.{number}"
+    if first:
+        axis = graph.constant("decoder.batch.axis", np.array([0], dtype=np.int64))
+        key = graph.node("Unsqueeze", [key, axis], f"{name}.key.batch")
+        value = graph.node("Unsqueeze", [value, axis], f"{name}.value.batch")
+    query = graph.reshape(query, (*first, -1, heads, width), f"{name}.query.split")
+    query = graph.node("Transpose", [query], f"{name}.query.heads", perm=order)
+    scores = graph.node("MatMul", [query, key], f"{name}.scores")
+    if form == "openvino":
+        attended = _add_divided_attention(graph, scores, value, name)
+    else:
+        weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
+        attended = graph.node("MatMul", [weights, value], f"{name}.attended")
+    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=order)
+    context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
+    return _add_output(graph, context, attention, group, name)
+
+
+def _add_divided_attention(graph: Graph, scores: str, value: str, name: str) -> str:
+    """Softmax of the scores times the values, divided by the sum of exponentials only when they are weighted.
+
+    OpenVINO has one kernel for product, softmax and product, which is the slower way for a step of one token.
+    """
+    axis = graph.constant("scores.axis", np.array([-1], dtype=np.int64))
+    largest = graph.node("ReduceMax", [scores, axis], f"{name}.largest", keepdims=1)
+    exponentials = graph.node("Exp", [graph.node("Sub", [scores, largest], f"{name}.centred")], f"{name}.exponentials")
+    total = graph.node("ReduceSum", [exponentials, axis], f"{name}.total", keepdims=1)
+    weighted = graph.node("MatMul", [exponentials, value], f"{name}.weighted")
+    return graph.node("Div", [weighted, total], f"{name}.attended")
+
+
+def _add_output(graph: Graph, context: str, attention: Attention, group: HeadGroup, name: str) -> str:
+    weight = graph.weight(
+        f"{name}.output.weight",
+        (len(group.heads) * group.value_output_width, attention.model_width),
+        lambda: value_output_rows(attention.output_weight.T, attention, [group]),
+    )
+    bias = graph.weight(f"{name}.output.bias", (attention.model_width,), lambda: output_bias(attention))
+    return graph.node("Gemm", [context, weight, bias], f"{name}.output")
+
+
+def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step) -> None:
+    """Logits (R, vocabulary) of each row's last token, by the embedding itself where the model has it so."""
+    config, decoder = model.config, model.model.decoder
+    width = graph.constant("decoder.width", np.array([config.d_model], dtype=np.int64))
+    shape = graph.node("Concat", [step.rows_and_tokens, width], "decoder.rows.shape", axis=0)
+    rows = graph.node("Reshape", [hidden, shape], "decoder.rows")
+    last = graph.constant("decoder.last.index", np.array(-1, dtype=np.int64))
+    final = graph.node("Gather", [rows, last], "decoder.last", axis=1)
+    normed = add_layernorm(graph, final, decoder.layer_norm, "decoder.layer_norm")
+    table = EMBEDDING
+    if not is_tied(model):
+        table, shape_of_table = "decoder.output.weight", tuple(model.proj_out.weight.shape)
+        graph.weight(table, shape_of_table, lambda: array(model.proj_out.weight))
+    graph.node("Gemm", [normed, table], "logits", transB=1)
+
+
+def is_tied(model: Any) -> bool:
+    """Whether logits are products with the embedding itself."""
+    return model.proj_out.weight is model.model.decoder.embed_tokens.weight

@@ -1,0 +1,221 @@
+"""Whisper's encoder as an ONNX graph: a waveform in, the keys and values of all cross-attention out.
+
+Dimension letters: T encoder positions, D model width, H heads, K per-head query/key width, V per-head value/output
+width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from leanear.export.onnx.attention import (
+    Attention,
+    HeadGroup,
+    add_attention,
+    fused_width,
+    query_key_rows,
+    read_attention,
+    read_widths,
+    value_output_rows,
+)
+from leanear.export.onnx.graph import Graph
+from leanear.export.onnx.layers import add_layernorm, add_linear, array
+from leanear.export.onnx.observed import Observed
+from leanear.export.whisper.log_mel import LogMel, add_log_mel, span
+
+MLP_COLUMNS = 1024  # of an encoder's MLP that are in memory at a time
+POSITIONS = "positions"  # an encoder's, where they are as many as the window has
+ROW_COLUMNS = 4  # ONNX Runtime's matrix product is slow where rows do not end on a 16-byte boundary
+
+
+def cache_group(module: Any, form: str) -> HeadGroup:
+    """The heads of a decoder's attention block as the caches hold them: all filled up with zeros to the widest."""
+    query_key_widths, value_output_widths = read_widths(module)
+    query_key, value_output = max(query_key_widths), max(value_output_widths)
+    if form == "tensorrt":
+        query_key = value_output = fused_width(query_key, value_output)
+    if form == "onnxruntime":
+        value_output = -(-value_output // ROW_COLUMNS) * ROW_COLUMNS
+    return HeadGroup(tuple(range(len(query_key_widths))), query_key, value_output)
+
+
+def add_encoder(
+    graph: Graph,
+    waveform: str,
+    model: Any,
+    log_mel: LogMel,
+    form: str,
+    observed: Mapping[str, Observed] | None = None,
+    any_window: bool = False,
+) -> list[tuple[str, list[int | str]]]:
+    """Add everything from the waveform (1, samples) to the outputs, whose names and shapes are returned.
+
+    The outputs are, per decoder layer, `cross_key.N` (H, K, T) and `cross_value.N` (H, T, V): what a decoder step
+    multiplies with, as it multiplies with it. any_window: the waveform is the window, of any number of positions up to
+    the model's, the first of which they are, and T is called POSITIONS; otherwise it is filled up to the model's.
+    """
+    encoder = model.model.encoder
+    features = add_log_mel(graph, waveform, log_mel, any_window)
+    hidden = _add_convolutions(graph, features, encoder, log_mel.frames, any_window)
+    positions = model.config.max_source_positions
+    for number, layer in enumerate(encoder.layers):
+        name = f"encoder.layers.{number}"
+        normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
+        attention = read_attention(layer.self_attn)
+        attended = add_attention(graph, normed, attention, form, positions, f"{name}.self_attn", observed, any_window)
+        hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
+        parts = -(-layer.fc1.out_features // MLP_COLUMNS) if form == "onnxruntime" else 1
+        hidden = add_mlp(graph, hidden, layer, name, parts)
+    states = add_layernorm(graph, hidden, encoder.layer_norm, "encoder.layer_norm")
+    return _add_cross_keys_and_values(
+        graph, states, model.model.decoder.layers, POSITIONS if any_window else positions, form
+    )
+
+
+def add_mlp(graph: Graph, hidden: str, layer: Any, name: str, parts: int = 1) -> str:
+    """Add the two linear layers of an encoder's or decoder's layer, norm before and residual behind.
+
+    parts: into how many the columns between the two are cut. The second product of each part adds to that of the part
+    before, so nothing is computed twice, and only one part is in memory at a time.
+    """
+    normed = add_layernorm(graph, hidden, layer.final_layer_norm, f"{name}.final_layer_norm")
+    if parts == 1:
+        wide = add_linear(graph, normed, layer.fc1, f"{name}.fc1", f"{name}.wide")
+        active = graph.node("Gelu", [wide], f"{name}.active")
+        narrow = add_linear(graph, active, layer.fc2, f"{name}.fc2", f"{name}.narrow")
+        return graph.node("Add", [narrow, hidden], f"{name}.residual")
+    columns, width = layer.fc1.out_features, layer.fc2.out_features
+    total = graph.weight(f"{name}.fc2.bias", (width,), lambda: array(layer.fc2.bias))
+    edges = [columns * number // parts for number in range(parts + 1)]
+    for number, (begin, end) in enumerate(pairwise(edges)):
+        first, second, bias = _part_of_mlp(graph, layer, begin, end, f"{name}.part{number}")
+        wide = graph.node("Gemm", [normed, first, bias], f"{name}.part{number}.wide")
+        active = graph.node("Gelu", [wide], f"{name}.part{number}.active")
+        total = graph.node("Gemm", [active, second, total], f"{name}.part{number}.narrow")
+    return graph.node("Add", [total, hidden], f"{name}.residual")
+
+
+def _part_of_mlp(graph: Graph, layer: Any, begin: int, end: int, name: str) -> tuple[str, str, str]:
+    """Weights of both linear layers and the bias of the first, for the columns between them from `begin` to `end`."""
+    first = graph.weight(
+        f"{name}.fc1.weight", (layer.fc1.in_features, end - begin), lambda: array(layer.fc1.weight)[begin:end].T
+    )
+    second = graph.weight(
+        f"{name}.fc2.weight", (end - begin, layer.fc2.out_features), lambda: array(layer.fc2.weight)[:, begin:end].T
+    )
+    return first, second, graph.weight(f"{name}.fc1.bias", (end - begin,), lambda: array(layer.fc1.bias)[begin:end])
+
+
+def _add_convolutions(graph: Graph, features: str, encoder: Any, frames: int, any_window: bool) -> str:
+    """Both convolutions over three neighbours as matrix products, and the positions: (frames, mel bins) to (T, D)."""
+    width = encoder.conv1.out_channels
+    around = graph.constant("encoder.around", np.array([1, 0, 1, 0], dtype=np.int64))
+    padded = graph.node("Pad", [features, around], "encoder.conv1.padded")
+    neighbours = [
+        graph.slice(padded, *span(place, 2, frames, any_window), 0, f"encoder.conv1.neighbour{place}")
+        for place in range(3)
+    ]
+    joined = graph.node("Concat", neighbours, "encoder.conv1.joined", axis=1)
+    first = _add_kernel(graph, joined, encoder.conv1, "encoder.conv1")
+
+    # The second one moves by two rows: its three neighbours are a pair of rows and the first row of the next pair.
+    tokens = frames // 2
+    padded = graph.node("Pad", [first, around], "encoder.conv2.padded")
+    pairs = graph.reshape(padded, (-1 if any_window else tokens + 1, 2 * width), "encoder.conv2.pairs")
+    pair = graph.slice(pairs, *span(0, 1, tokens, any_window), 0, "encoder.conv2.pair")
+    following = graph.slice(pairs, *span(1, 1, tokens, any_window), 0, "encoder.conv2.following")
+    third = graph.slice(following, 0, width, 1, "encoder.conv2.third")
+    joined = graph.node("Concat", [pair, third], "encoder.conv2.joined", axis=1)
+    second = _add_kernel(graph, joined, encoder.conv2, "encoder.conv2")
+    places = graph.weight("encoder.positions", (tokens, width), lambda: array(encoder.embed_positions.weight))
+    if any_window:
+        zero = graph.constant("number.0", np.array([0], np.int64))
+        end = graph.node("Shape", [second], "encoder.places.end", start=0, end=1)
+        places = graph.node("Slice", [places, zero, end, zero], "encoder.places")
+    return graph.node("Add", [second, places], "encoder.embeddings")
+
+
+def _add_kernel(graph: Graph, neighbours: str, convolution: Any, name: str) -> str:
+    """The convolution's kernel as a matrix over three rows side by side, its bias and the activation."""
+    outputs, inputs, length = convolution.weight.shape
+    weight = graph.weight(
+        f"{name}.weight",
+        (length * inputs, outputs),
+        lambda: array(convolution.weight).transpose(2, 1, 0).reshape(length * inputs, outputs),
+    )
+    bias = graph.weight(f"{name}.bias", (outputs,), lambda: array(convolution.bias))
+    return graph.node("Gelu", [graph.node("Gemm", [neighbours, weight, bias], f"{name}.linear")], f"{name}.active")
+
+
+def _add_cross_keys_and_values(
+    graph: Graph, states: str, layers: Sequence[Any], positions: int | str, form: str
+) -> list[tuple[str, list[int | str]]]:
+    outputs: list[tuple[str, list[int | str]]] = []
+    # OpenVINO does not multiply a tensor of any length with one of more dimensions: all heads are one product then.
+    flat = positions == POSITIONS and form != "onnxruntime"
+    columns = "" if flat else graph.node("Transpose", [states], "encoder.columns", perm=[1, 0])
+    for number, layer in enumerate(layers):
+        attention, group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
+        name = f"decoder.layers.{number}.encoder_attn"
+        if flat:
+            key, value = _add_flat_keys_and_values(graph, states, attention, group, number)
+        else:
+            key_weight, value_weight = _cross_weights(graph, attention, group, name)
+            key = graph.node("MatMul", [key_weight, columns], f"cross_key.{number}")
+            value = graph.node("MatMul", [states, value_weight], f"cross_value.{number}")
+        outputs += [
+            (key, [len(group.heads), group.query_key_width, positions]),
+            (value, [len(group.heads), positions, group.value_output_width]),
+        ]
+    return outputs
+
+
+def _add_flat_keys_and_values(
+    graph: Graph, states: str, attention: Attention, group: HeadGroup, number: int
+) -> tuple[str, str]:
+    """Keys (H, K, T) and values (H, T, V) by products of two dimensions."""
+    name, heads = f"decoder.layers.{number}.encoder_attn", len(group.heads)
+    made = []
+    for part, width, order, rows in (
+        ("key", group.query_key_width, [1, 2, 0], lambda: query_key_rows(attention.key_weight, attention, [group])),
+        (
+            "value",
+            group.value_output_width,
+            [1, 0, 2],
+            lambda: value_output_rows(attention.value_weight, attention, [group]),
+        ),
+    ):
+        weight = graph.weight(f"{name}.{part}.weight", (attention.model_width, heads * width), _transposed(rows))
+        product = graph.node("MatMul", [states, weight], f"{name}.{part}")
+        split = graph.reshape(product, (-1, heads, width), f"{name}.{part}.split")
+        made.append(graph.node("Transpose", [split], f"cross_{part}.{number}", perm=order))
+    return made[0], made[1]
+
+
+def _transposed(rows: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    return lambda: rows().T
+
+
+def _cross_weights(graph: Graph, attention: Attention, group: HeadGroup, name: str) -> tuple[str, str]:
+    """Key weights (H, K, D) and value weights (H, D, V), which make keys (H, K, T) and values (H, T, V)."""
+    heads, width = len(group.heads), attention.model_width
+    key_width, value_width = group.query_key_width, group.value_output_width
+    key_weight = graph.weight(
+        f"{name}.key.weight",
+        (heads, key_width, width),
+        lambda: query_key_rows(attention.key_weight, attention, [group]).reshape(heads, key_width, width),
+    )
+    value_weight = graph.weight(
+        f"{name}.value.weight",
+        (heads, width, value_width),
+        lambda: (
+            value_output_rows(attention.value_weight, attention, [group])
+            .reshape(heads, value_width, width)
+            .transpose(0, 2, 1)
+        ),
+    )
+    return key_weight, value_weight

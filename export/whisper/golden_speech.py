@@ -1,0 +1,95 @@
+"""What a Whisper checkpoint says of golden clips in torch, with the logits of every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from leanear.export.whisper.window_states import window_states
+from leanear.runtimes.artifact import Golden, GoldenSpeech
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.encoder_windows import EncoderWindows
+
+GOLDEN_TOKENS = 24
+GOLDEN_COLUMNS = 8192  # so that golden logits of a large vocabulary stay a few MB
+LIKELY = 1e-3  # tokens that are as likely as this after any step are kept, whatever their number
+
+
+def golden_prompt(decoding: dict[str, Any]) -> np.ndarray:
+    """The tokens before a transcript without timestamps, in the model's own task, and its language or English."""
+    languages = decoding["languages"]
+    prompt = [decoding["start"]]
+    if languages:
+        prompt.append(languages.get(decoding["default_language"] or "en", next(iter(languages.values()))))
+    task = decoding[decoding.get("default_task", "transcribe")]
+    if decoding["multilingual"] and task is not None:
+        prompt.append(task)
+    return np.array([*prompt, decoding["no_timestamps"]], dtype=np.int64)
+
+
+def collect_golden_speech(
+    model: Any,
+    feature_extractor: Any,
+    waveforms: Sequence[np.ndarray],
+    decoding: dict[str, Any],
+    windows: EncoderWindows,
+) -> Golden:
+    """The clips, what the checkpoint says of them in torch when the likeliest token is taken, and its logits.
+
+    Each clip is heard in the shortest of the windows that holds it. No cache is used. Suppressed tokens are not taken.
+    The end of the text is, and decoding goes on after it, so that more steps are proved.
+    """
+    import torch
+
+    if not waveforms:
+        raise BadInput("golden clips: at least one is needed")
+    clips = tuple(np.ascontiguousarray(waveform, dtype=np.float32) for waveform in waveforms)
+    prompt, training = golden_prompt(decoding), model.training
+    steps = min(GOLDEN_TOKENS, model.config.max_target_positions - len(prompt))
+    if steps < 1:
+        raise BadInput(f"config.json: max_target_positions of {model.config.max_target_positions} hold no transcript")
+    tokens, logits = [], []
+    model.eval()
+    with torch.inference_mode():
+        for number, clip in enumerate(clips):
+            if clip.ndim != 1 or len(clip) < 1:
+                raise BadInput(f"golden clip {number}: shape {clip.shape}; at least one sample, mono")
+            features = feature_extractor(clip, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
+            frames = windows.holding(len(clip)) // feature_extractor.hop_length
+            heard = features["input_features"].to(torch.float32)[..., :frames]
+            states = window_states(model.model.encoder, heard)
+            fed, rows = list(prompt), []
+            for step in range(steps):
+                decoded = model.model.decoder(
+                    input_ids=torch.tensor([fed]), encoder_hidden_states=states, use_cache=False
+                )
+                # All logits of one pass: those after the prompt's first token as well as the last.
+                wanted = [0, -1] if step == 0 else [-1]
+                rows += list(model.proj_out(decoded.last_hidden_state[0, wanted]).numpy())
+                allowed = rows[-1].copy()
+                allowed[decoding["suppress"] + (decoding["begin_suppress"] if step == 0 else [])] = -np.inf
+                fed.append(int(allowed.argmax()))
+            tokens.append(fed[len(prompt) :])
+            logits.append(np.stack(rows))
+    model.train(training)
+    said = np.array(tokens, dtype=np.int64)
+    stacked = np.stack(logits).astype(np.float32)
+    sums = log_sums(stacked)
+    likely = np.flatnonzero((stacked - sums[..., None] >= np.log(LIKELY)).any(axis=(0, 1)))
+    columns = _kept_columns(model.config.vocab_size, np.concatenate([prompt, said.ravel(), likely]))
+    return Golden(clips, stacked[..., columns], GoldenSpeech(prompt, said, columns, sums))
+
+
+def _kept_columns(size: int, tokens: np.ndarray) -> np.ndarray:
+    """All tokens, or evenly spaced ones and those given."""
+    stride = -(-size // GOLDEN_COLUMNS)
+    return np.unique(np.concatenate([np.arange(0, size, stride), tokens])).astype(np.int64)
+
+
+def log_sums(logits: np.ndarray) -> np.ndarray:
+    """The logarithm of the summed exponentials over the last dimension, float32."""
+    largest = logits.max(axis=-1, keepdims=True).astype(np.float64)
+    sums = np.exp(logits - largest).sum(axis=-1)
+    return (np.log(sums) + largest[..., 0]).astype(np.float32)

@@ -1,0 +1,217 @@
+"""Whisper as two ONNX graphs, built from its weights: no tracing, every operator chosen."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from leanear.export.onnx.attention import read_widths
+from leanear.export.onnx.eight_bit_weights import add_block_products, add_eight_bit_weights
+from leanear.export.onnx.graph import FORMS, OPSET, PRECISIONS, ExportedGraph, Graph
+from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
+from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
+from leanear.export.onnx.static_eight_bit import add_static_products
+from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder
+from leanear.export.whisper.encoder import add_encoder, cache_group
+from leanear.export.whisper.log_mel import LogMel, read_log_mel
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import replaced_file
+
+CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
+KEPT = ("front_end.", "decoder.")  # how nodes of an encoder are named whose products stay in float32
+FRAMES_PER_POSITION = 2  # the stride of the second convolution
+
+
+@dataclass(frozen=True)
+class ExportedWhisper:
+    """The two graphs that were written.
+
+    embedding: where the embedding is, as the manifest says it: file, offset in bytes, shape, precision, and the blocks
+    of a row that have a scale each where it is in 8 bits.
+    """
+
+    encoder: ExportedGraph
+    decoder: ExportedGraph
+    embedding: dict[str, Any]
+
+
+def export_whisper(
+    model: Any,
+    feature_extractor: Any,
+    encoder_out: Path,
+    decoder_out: Path,
+    form: str = "portable",
+    precision: str = "fp32",
+    observed: Mapping[str, Observed] | None = None,
+    any_window: bool = False,
+) -> ExportedWhisper:
+    """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
+
+    Beside each comes a file of the same name with the ending .bin, which has its large weights.
+
+    The encoder takes "waveform", float32 (1, samples) of any length, filled up or cut to the model's window; with
+    `any_window`, which the form "tensorrt" has not, it takes a window of any whole number of positions up to the
+    model's. Inputs and outputs of the decoder are those of `leanear.export.whisper.decoder.add_decoder`. Form "portable" has
+    plain ONNX operators alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster, "openvino" has
+    plain operators arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones. Precision "fp16", of
+    form "tensorrt" alone, has products, keys and values in float16. Precision "int8" has 8-bit integers in the
+    encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
+    decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
+    weights is in float16.
+
+    Raises:
+        BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
+    """
+    if form not in FORMS:
+        raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
+    if precision not in PRECISIONS:
+        raise BadInput(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    if (precision == "int8") != (observed is not None):
+        raise ValueError("products in 8 bits need what was observed, and nothing else does")
+    check_half(precision, form)
+    if any_window and form == "tensorrt":
+        raise BadInput("--window: an engine is built for one window, so the form 'tensorrt' has the full one alone")
+    log_mel = read_log_mel(feature_extractor)
+    _check(model, log_mel)
+    encoder, decoder = Graph(), Graph()
+    produced = add_encoder(encoder, "waveform", model, log_mel, form, observed, any_window)
+    encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
+    is_half = has_half_precision(precision, form)
+    half = {name for name, _ in produced} if is_half else set()
+    inputs, outputs = add_decoder(decoder, model, form, any_window)
+    if observed is not None:
+        add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
+        if form == "onnxruntime":
+            add_block_products(decoder)
+        elif form != "tensorrt":
+            add_eight_bit_weights(decoder)
+    if is_half:
+        add_half_precision(encoder, ["waveform"], half, half=half)
+        half |= {t.name for t in (*inputs, *outputs) if t.name.startswith(CACHED)}
+        floats = [tensor.name for tensor in inputs if not tensor.is_integer]
+        add_half_precision(decoder, floats, [t.name for t in outputs], half=half, kept_inputs=["bias"])
+    encoder_outputs = [helper.make_tensor_value_info(name, _kind(name in half), shape) for name, shape in produced]
+    data_files = [f"{Path(out).stem}.bin" for out in (encoder_out, decoder_out)]
+    with replaced_file(Path(encoder_out)) as part:
+        encoder.write(part, encoder_inputs, encoder_outputs, "whisper_encoder", data_files[0])
+    decoder_tensors = [_value_info(i, half) for i in inputs], [_value_info(o, half) for o in outputs]
+    with replaced_file(Path(decoder_out)) as part:
+        offsets = decoder.write(part, *decoder_tensors, "whisper_decoder", data_files[1])
+    decoder_precision = "fp16" if is_half else precision
+    return ExportedWhisper(
+        ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes), precision, data_files[0]),
+        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), decoder_precision, data_files[1]),
+        _place_of_embedding(model, decoder, data_files[1], offsets),
+    )
+
+
+def write_eight_bit_encoder(
+    model: Any, feature_extractor: Any, out: Path, form: str, observed: Mapping[str, Observed], any_window: bool = False
+) -> None:
+    """Write the encoder alone, the observed tensors' products in 8 bits and all else in float32."""
+    encoder = Graph()
+    produced = add_encoder(encoder, "waveform", model, read_log_mel(feature_extractor), form, observed, any_window)
+    add_static_products(encoder, observed, form, lambda name: name.startswith("front_end."))
+    inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in produced]
+    with replaced_file(Path(out)) as part:
+        encoder.write(part, inputs, outputs, "whisper_encoder", f"{Path(out).stem}.bin")
+
+
+def observe_encoder(
+    model: Any, feature_extractor: Any, form: str, waveforms: Sequence[np.ndarray]
+) -> dict[str, Observed]:
+    """The ranges of what the products of an encoder's graph of that form are of, over real clips.
+
+    waveforms: float32 (samples,) each, at the model's rate.
+    """
+    graph = Graph()
+    add_encoder(graph, "waveform", model, read_log_mel(feature_extractor), form)
+    names = [name for name in tensors_to_observe(graph) if not name.startswith("front_end.")]
+    with tempfile.TemporaryDirectory(prefix="leanear-observe-") as folder:
+        encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
+        exported = export_whisper(model, feature_extractor, encoder, decoder, form)
+        return observe(exported.encoder.path, names, ({"waveform": clip[None]} for clip in waveforms))
+
+
+def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> dict[str, Any]:
+    weight = decoder.weights[EMBEDDING]
+    place = {"file": file, "offset": offsets[EMBEDDING], "shape": [model.config.vocab_size, model.config.d_model]}
+    if weight.dtype != np.uint8:
+        return {**place, "precision": "fp16" if weight.dtype == np.float16 else "fp32", "blocks": None}
+    blocks, length = weight.shape[1:] if len(weight.shape) == 3 else (1, weight.shape[1])
+    scales = offsets[f"{EMBEDDING}.scales"]
+    return {**place, "precision": "int8", "blocks": {"number": blocks, "length": length, "scales_offset": scales}}
+
+
+def _kind(is_half: bool) -> int:
+    return TensorProto.FLOAT16 if is_half else TensorProto.FLOAT
+
+
+def _value_info(tensor: Tensor, half: set[str]) -> Any:
+    kind = TensorProto.INT64 if tensor.is_integer else _kind(tensor.name in half)
+    return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
+
+
+def cache_sizes(model: Any, form: str = "portable", value_bytes: int = 4) -> dict[str, Any]:
+    """What the manifest says of keys and values: per decoder layer heads and widest width, and bytes.
+
+    value_bytes: of one key or value, 2 in float16; bytes_per_token, cross_bytes: of the widths that the model keeps;
+    padded_bytes_per_token, padded_cross_bytes: as the graphs of `form` hold them, where narrower heads are filled up.
+    """
+    positions, layers = model.config.max_source_positions, []
+    kept, padded, cross_kept, cross_padded = 0, 0, 0, 0
+    for layer in model.model.decoder.layers:
+        (key, value), (cross_key, cross_value) = read_widths(layer.self_attn), read_widths(layer.encoder_attn)
+        layers.append(
+            {
+                "self_key": [len(key), max(key)],
+                "self_value": [len(value), max(value)],
+                "cross_key": [len(cross_key), positions, max(cross_key)],
+                "cross_value": [len(cross_value), positions, max(cross_value)],
+            }
+        )
+        kept += sum(key) + sum(value)
+        cross_kept += positions * (sum(cross_key) + sum(cross_value))
+        for block, times in ((layer.self_attn, 1), (layer.encoder_attn, positions)):
+            group = cache_group(block, form)
+            columns = times * len(group.heads) * (group.query_key_width + group.value_output_width)
+            if block is layer.self_attn:
+                padded += columns
+            else:
+                cross_padded += columns
+    return {
+        "layers": layers,
+        "bytes_per_token": value_bytes * kept,
+        "cross_bytes": value_bytes * cross_kept,
+        "padded_bytes_per_token": value_bytes * padded,
+        "padded_cross_bytes": value_bytes * cross_padded,
+    }
+
+
+def _check(model: Any, log_mel: LogMel) -> None:
+    if not hasattr(model, "proj_out") or not hasattr(getattr(model, "model", None), "decoder"):
+        raise BadInput(f"{type(model).__name__}: not a Whisper that writes")
+    config = model.config
+    if config.activation_function != "gelu":
+        raise BadInput(
+            f"config.json: activation_function {config.activation_function!r} cannot be exported, only 'gelu'"
+        )
+    if log_mel.mel_bins != config.num_mel_bins:
+        raise BadInput(
+            f"preprocessor_config.json: {log_mel.mel_bins} mel bins are not the model's {config.num_mel_bins}"
+        )
+    if log_mel.frames != FRAMES_PER_POSITION * config.max_source_positions:
+        raise BadInput(
+            f"preprocessor_config.json: a window of {log_mel.frames} frames is not that of the model's"
+            f" {config.max_source_positions} positions"
+        )
+    unusual = sorted({str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"})
+    if unusual:
+        raise BadInput(f"the model's weights are {unusual[0]}; load it as torch.float32 to export it")

@@ -1,0 +1,258 @@
+"""A Whisper's graphs against what its checkpoint said of golden clips: the logits after every token, and the tokens.
+
+In float32 every logit has to be within a bound of the checkpoint's, and every token has to be the same.
+
+Products in 8 bits are not the checkpoint's, and by how much they move the logits says little: what is said depends on
+the likeliest few of 50,000. Two things are bounded instead, up to the end of each golden text:
+- the divergence of what the graphs say comes next from what the checkpoint says, KL(checkpoint || graphs) in nats per
+  token, after the same tokens;
+- the words that the graphs write by themselves, taking the likeliest token, and that are not the checkpoint's.
+Both are run on the runtime that the graphs are for, where it is here: integers are made in each its own way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from leanear.export.whisper.golden_speech import log_sums
+from leanear.runtimes.artifact import Artifact, Golden, GoldenSpeech
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.errors import MeasurementFailed, ParityFailed, RuntimeUnavailable
+from leanear.runtimes.sessions import SessionOptions, SpeechSession
+from leanear.runtimes.speech.encoder_windows import artifact_windows
+from leanear.runtimes.speech.vocabulary import read_vocabulary
+
+DIVERGENCE_BOUND = 0.03  # nats per token; docs/real-models.md has what so much costs in words
+CHANGED_WORDS_SHARE = 0.2  # of golden words: near ties fall either way, and texts that break off or loop are many more
+SMALLEST_SHARE = 1e-6  # of probability, below which float32 tells nothing apart
+
+
+@dataclass(frozen=True)
+class SpeechFigures:
+    """What was compared and how far apart it was, in the words of `leanear.export.parity.Parity`."""
+
+    runtime: str
+    runtime_version: str
+    precision: str
+    max_difference: float
+    scale: float
+    relative_difference: float
+    bound: float
+    same_top1: int
+    tokens: int
+    same_tokens: int
+    divergence: float | None
+    words: int | None
+    changed_words: int | None
+
+
+def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: int) -> SpeechFigures:
+    """The figures of graphs that agree with the checkpoint.
+
+    bound: how far apart logits may be in float32 or float16, as a share of the checkpoint's largest.
+
+    Raises:
+        ParityFailed: they do not agree; the text names the clip and the figure.
+    """
+    name, speech = str(artifact.folder), golden.speech
+    assert speech is not None  # of a Whisper's artifact it never is
+    scale = _scale(golden, name)
+    precisions = {str(graph["precision"]) for graph in artifact.manifest["graphs"].values()}
+    precision = "int8" if "int8" in precisions else precisions.pop()
+    exact = precision != "int8"
+    runtime = choose_runtime("onnxruntime" if exact else proving_runtime(artifact))
+    reason = runtime.available()
+    if reason is not None:
+        raise RuntimeUnavailable(f"parity needs {runtime.NAME}: {reason}")
+    windows, heard = artifact_windows(artifact), _Heard(artifact, golden)
+    session = runtime.load(artifact, SessionOptions(threads=threads, precision="fp32" if exact else precision))
+    difference, same = 0.0, []
+    for clip, waveform in enumerate(golden.waveforms):
+        where = f"{name}: golden clip {clip}"
+        logits, at_once = _run(session, waveform, windows.holding(len(waveform)), speech, clip, where)
+        apart = np.abs(golden.logits[clip].astype(np.float64) - logits[:, speech.columns])
+        difference = max(difference, float(apart.max()))
+        if exact:
+            sums_apart = np.abs(speech.log_sums[clip].astype(np.float64) - log_sums(logits))
+            _require_close(np.maximum(apart.max(axis=1), sums_apart), bound, scale, where)
+            _require_close(np.abs(at_once - logits[-1]).max(keepdims=True), bound, scale, f"{where}, at once")
+        else:
+            heard.listen(session, clip, logits)
+        tolerance = bound * scale if exact else 0.0
+        same.append(_same_tokens(logits[1:], speech.tokens[clip], artifact.manifest["decoding"], tolerance))
+    version = str(session.facts()["version"])
+    session.close()
+    if exact:
+        _require_all_tokens(same, speech, name)
+    else:
+        heard.require_little_change(name)
+    return SpeechFigures(
+        runtime=runtime.NAME,
+        runtime_version=version,
+        precision="float32" if precision == "fp32" else precision,
+        max_difference=difference,
+        scale=scale,
+        relative_difference=difference / scale,
+        bound=bound if exact else DIVERGENCE_BOUND,
+        same_top1=sum(bool(of_clip.all()) for of_clip in same),
+        tokens=int(speech.tokens.size),
+        same_tokens=int(sum(of_clip.sum() for of_clip in same)),
+        divergence=None if exact else heard.divergence,
+        words=None if exact else heard.words,
+        changed_words=None if exact else heard.changed_words,
+    )
+
+
+def proving_runtime(artifact: Artifact) -> str:
+    """OpenVINO for graphs of its form where it computes in 8 bits here, ONNX Runtime for all others."""
+    form = str(artifact.manifest["graphs"]["encoder"]["form"])
+    openvino = choose_runtime("openvino")
+    is_here = form == "openvino" and openvino.available() is None and "int8" in openvino.precisions()
+    return "openvino" if is_here else "onnxruntime"
+
+
+class _Heard:
+    """What graphs in 8 bits say of golden clips, beside the checkpoint: divergences and words so far."""
+
+    def __init__(self, artifact: Artifact, golden: Golden) -> None:
+        self._decoding, self._golden = artifact.manifest["decoding"], golden
+        self._vocabulary = read_vocabulary(artifact.folder / artifact.manifest["vocabulary"]["file"])
+        self._divergences: list[np.ndarray] = []
+        self.words = self.changed_words = 0
+
+    @property
+    def divergence(self) -> float:
+        """Nats per token."""
+        return float(np.concatenate(self._divergences).mean())
+
+    def listen(self, session: SpeechSession, clip: int, logits: np.ndarray) -> None:
+        """Take in the steps' logits of a clip, which is encoded, and let the session write it down by itself."""
+        speech = self._golden.speech
+        assert speech is not None
+        said = until_end(speech.tokens[clip].tolist(), self._decoding["end"])
+        self._divergences.append(clip_divergences(self._golden, clip, logits, self._decoding))
+        own = _written_down(session, speech.prompt, speech.tokens.shape[1], self._decoding)
+        changed, words = changed_words(self._vocabulary.text(said), self._vocabulary.text(own))
+        self.words, self.changed_words = self.words + words, self.changed_words + changed
+
+    def require_little_change(self, name: str) -> None:
+        """Raises ParityFailed where a figure is over its bound."""
+        if not self.divergence <= DIVERGENCE_BOUND:
+            raise ParityFailed(
+                f"{name}: 8 bits cost {self.divergence:.2g} nats a token on golden clips; the bound is"
+                f" {DIVERGENCE_BOUND:g}"
+            )
+        if self.changed_words > CHANGED_WORDS_SHARE * self.words:
+            raise ParityFailed(
+                f"{name}: 8 bits change {self.changed_words} of {self.words} words of golden clips; the bound is"
+                f" {CHANGED_WORDS_SHARE:.0%}"
+            )
+
+
+def clip_divergences(golden: Golden, clip: int, logits: np.ndarray, decoding: dict[str, Any]) -> np.ndarray:
+    """`divergences` of a golden clip's steps up to the end of its text; logits: of at least those steps."""
+    speech = golden.speech
+    assert speech is not None
+    said = until_end(speech.tokens[clip].tolist(), decoding["end"])
+    steps = slice(0 if decoding["multilingual"] else 1, 1 + len(said))  # what language it is counts
+    expected, sums = golden.logits[clip, steps], speech.log_sums[clip, steps]
+    return divergences(expected, sums, logits[steps], speech.columns)
+
+
+def divergences(expected: np.ndarray, sums: np.ndarray, logits: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """KL(expected || logits) of every step, in nats, (steps,): of the tokens in `columns`, all others being one.
+
+    expected: (steps, columns); sums: (steps,), logarithms of the summed exponentials of all expected logits; logits:
+    (steps, vocabulary). Lumping tokens together never makes it larger.
+    """
+    wanted = expected.astype(np.float64) - sums.astype(np.float64)[:, None]
+    found = (logits - log_sums(logits)[:, None]).astype(np.float64)[:, columns]
+    others = [np.maximum(1.0 - np.exp(of).sum(axis=1), SMALLEST_SHARE) for of in (wanted, found)]
+    return (np.exp(wanted) * (wanted - found)).sum(axis=1) + others[0] * np.log(others[0] / others[1])
+
+
+def changed_words(expected: str, found: str) -> tuple[int, int]:
+    """How many words have to be replaced, left out or put in, and how many are expected; letters of a single word."""
+    import jiwer
+
+    wanted, said = (" ".join(text.split()).lower() for text in (expected, found))
+    if not wanted:
+        return len(said.split()), 0
+    aligned = jiwer.process_words(wanted, said) if " " in wanted else jiwer.process_characters(wanted, said)
+    changed = aligned.substitutions + aligned.deletions + aligned.insertions
+    return changed, aligned.hits + aligned.substitutions + aligned.deletions
+
+
+def until_end(tokens: list[int], end: int) -> list[int]:
+    """The tokens up to the end of the text, which is the last one where it was reached."""
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
+def _written_down(session: SpeechSession, prompt: np.ndarray, most: int, decoding: dict[str, Any]) -> list[int]:
+    """The likeliest tokens of the encoded window, one by one, up to the end of the text or `most`."""
+    session.start()
+    logits = session.step(prompt[None])[0]
+    tokens: list[int] = []
+    while len(tokens) < most and decoding["end"] not in tokens[-1:]:
+        if tokens:
+            logits = session.step(np.array([tokens[-1:]], dtype=np.int64))[0]
+        allowed = logits.copy()
+        allowed[decoding["suppress"] + ([] if tokens else decoding["begin_suppress"])] = -np.inf
+        tokens.append(int(allowed.argmax()))
+    return tokens
+
+
+def _scale(golden: Golden, name: str) -> float:
+    for clip, logits in enumerate(golden.logits):
+        if not np.isfinite(logits).all():
+            raise ParityFailed(f"{name}: golden clip {clip}: the checkpoint's logits are not finite")
+    if not golden.logits.any():
+        raise ParityFailed(f"{name}: the checkpoint's golden logits are all zero, which proves nothing")
+    return float(np.abs(golden.logits).max())
+
+
+def _run(
+    session: SpeechSession, waveform: np.ndarray, window: int, speech: GoldenSpeech, clip: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits after the prompt's first token, after the prompt, and after each token but the last; and those at once."""
+    prompt, tokens = speech.prompt, speech.tokens[clip]
+    try:
+        session.encode(waveform, window)
+        session.start()
+        logits = [session.step(fed[None])[0].copy() for fed in (prompt[:1], prompt[1:], *tokens[:-1, None])]
+        session.start()
+        return np.stack(logits), session.step(np.concatenate([prompt, tokens[:-1]])[None])[0].copy()
+    except MeasurementFailed as error:
+        raise ParityFailed(f"{where}: {error}") from None
+
+
+def _require_close(differences: np.ndarray, bound: float, scale: float, where: str) -> None:
+    """Raises ParityFailed where one of the steps' differences is over the bound."""
+    difference = float(differences.max())
+    if not difference <= bound * scale:
+        raise ParityFailed(
+            f"{where}: logits differ by {difference:.3g} at step {int(differences.argmax())}, which is"
+            f" {difference / scale:.3g} of their scale {scale:.3g}; the bound is {bound:g}"
+        )
+
+
+def _same_tokens(logits: np.ndarray, tokens: np.ndarray, decoding: dict[str, Any], tolerance: float) -> np.ndarray:
+    """For each step whether the likeliest token that may be said is the given one, or within tolerance of it."""
+    allowed = logits.copy()
+    allowed[:, decoding["suppress"]] = -np.inf
+    allowed[0, decoding["begin_suppress"]] = -np.inf
+    shortfall = allowed.max(axis=1) - allowed[np.arange(len(tokens)), tokens]
+    return np.asarray(shortfall <= tolerance)
+
+
+def _require_all_tokens(same: list[np.ndarray], speech: GoldenSpeech, name: str) -> None:
+    for clip, of_clip in enumerate(same):
+        if not of_clip.all():
+            place = int(np.flatnonzero(~of_clip)[0])
+            raise ParityFailed(
+                f"{name}: golden clip {clip}: decoded token {place} is not the checkpoint's"
+                f" {speech.tokens[clip, place]}"
+            )

@@ -1,0 +1,63 @@
+"""Names of audio formats, by the first bytes of a file and by the codes in a WAV header."""
+
+from __future__ import annotations
+
+from leanear.runtimes.errors import BadInput
+
+SLOWEST_HZ, FASTEST_HZ = 1_000, 1_000_000  # below is no sound, and above no recorder
+OPENINGS = (
+    (b"RF64", "RF64, the WAV of more than 4 GB"),
+    (b"BW64", "BW64, the WAV of more than 4 GB"),
+    (b"RIFX", "RIFX, the big-endian WAV"),
+    (b"riff", "Wave64"),
+    (b"fLaC", "FLAC"),
+    (b"OggS", "OGG"),
+    (b"ID3", "MP3"),
+    (b"FORM", "AIFF"),
+    (b"caff", "CAF"),
+    (b".snd", "AU"),
+    (b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
+    (b"\x30\x26\xb2\x75", "WMA"),
+    (b"#!AMR", "AMR"),
+    (b"MAC ", "Monkey's Audio"),
+    (b"wvpk", "WavPack"),
+)
+WAV_CODECS = {
+    0x0002: "Microsoft ADPCM",
+    0x0006: "A-law",
+    0x0007: "mu-law",
+    0x0011: "IMA ADPCM",
+    0x0031: "GSM 6.10",
+    0x0038: "NMS ADPCM",
+    0x0040: "G.721 ADPCM",
+    0x0050: "MPEG audio",
+    0x0055: "MP3",
+    0x00FF: "AAC",
+}
+
+
+def format_name(opening: bytes) -> str | None:
+    """The format of a file that begins with these bytes, 12 or more; None where they are not known."""
+    if opening[4:8] == b"ftyp":
+        return "M4A or MP4"
+    for start, name in OPENINGS:
+        if opening.startswith(start):
+            return name
+    if len(opening) >= 2 and opening[0] == 0xFF and opening[1] & 0xE0 == 0xE0:
+        return "AAC" if opening[1] & 0xF6 == 0xF0 else "MP3"
+    return None
+
+
+def check_sample_rate(path: object, rate_hz: int) -> None:
+    """Nothing, where audio may be of that rate: from a damaged header, resampling could take hours.
+
+    Raises:
+        BadInput: no audio is.
+    """
+    if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
+        raise BadInput(f"{path}: {rate_hz:,} Hz is no sample rate of audio; {SLOWEST_HZ:,} to {FASTEST_HZ:,} Hz are")
+
+
+def wav_codec_name(code: int) -> str:
+    """The codec that a WAV header's code stands for."""
+    return WAV_CODECS.get(code, f"codec {code:#06x}")

@@ -1,0 +1,200 @@
+"""WAV files as mono waveforms, read and resampled with numpy alone: a device has no audio library."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from leanear.runtimes.audio.formats import check_sample_rate, format_name, wav_codec_name
+from leanear.runtimes.audio.wav_layout import wav_layout
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.notes import Note, note
+from leanear.runtimes.process.signal_watch import SignalWatch
+
+PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
+EXTENDS = bytes.fromhex("000000001000800000aa00389b71")  # behind the kind, in the extended form of a format
+ZERO_CROSSINGS = 32
+KAISER_BETA = 12.0
+BAND = 0.945  # of the lower rate's half that is kept
+PIECE_S = 4  # read at a time
+
+
+def read_recording(path: Path, sample_rate_hz: int, say: Note = note) -> np.ndarray:
+    """The WAV file in `path`, float32 (samples,): channels averaged, resampled if its rate differs.
+
+    PCM of 8, 16, 24 or 32 bits and floats of 32 or 64.
+
+    Raises:
+        BadInput: the file is missing, is not such a file, is truncated or empty, or holds NaN or infinite samples.
+    """
+    with Recording(path, sample_rate_hz, say) as recording:
+        if recording.samples == 0:
+            raise BadInput(f"{path}: no audio in it (zero samples)")
+        return recording[0 : recording.samples]
+
+
+class Recording:
+    """A WAV file that is read, and resampled, piece by piece: `recording[start:stop]` is float32 (samples,).
+
+    samples: how many there are at the sample rate asked for. Channels are averaged. How long the audio is, and what is
+    noted of it, `leanear.runtimes.audio.wav_layout` and `leanear.runtimes.process.signal_watch` say.
+
+    Raises:
+        BadInput: the file is missing, is not such a file, or is truncated; or, when a slice is read, that part of it
+            holds NaN or infinite samples.
+    """
+
+    def __init__(self, path: Path, sample_rate_hz: int, say: Note = note) -> None:
+        self._path = Path(path)
+        self._say, self._watch, self._watched = say, SignalWatch(), False
+        try:
+            self._stream = open(self._path, "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            raise BadInput(f"{path}: no such file") from None
+        except OSError as error:
+            raise BadInput(f"{path}: {error.strerror}") from None
+        try:
+            self._read_header(sample_rate_hz)
+        except BadInput:
+            self._stream.close()
+            raise
+        divisor = math.gcd(self._rate_hz, sample_rate_hz)
+        self._up, self._down = sample_rate_hz // divisor, self._rate_hz // divisor
+        self._wanted_hz = sample_rate_hz
+        # Pieces begin where an old and a new sample meet, and see as much on either side as the filter is long.
+        self._context = 0 if self._up == self._down else _multiple(_half_width(self._up, self._down) + 1, self._down)
+        self._piece = _multiple(round(PIECE_S * self._rate_hz), self._down)
+        self.samples = -(-self._frames * self._up // self._down)
+
+    def _read_header(self, sample_rate_hz: int) -> None:
+        opening = self._stream.read(12)
+        if opening[:4] != b"RIFF" or opening[8:12] != b"WAVE":
+            name = format_name(opening)
+            said = f"{name}, which needs an audio library; a device reads WAV" if name else "not a WAV file"
+            raise BadInput(f"{self._path}: {said}; {_advice(sample_rate_hz)}")
+        layout = wav_layout(self._stream, self._path)
+        self._kind, self._channels, self._rate_hz, self._bits = _format(layout.format, self._path, sample_rate_hz)
+        if layout.note is not None:
+            self._say(layout.note)
+        self._data_from = layout.data_from
+        self._frame_bytes = self._channels * self._bits // 8
+        self._frames = layout.data_bytes // self._frame_bytes  # the part of a sample that a pipe may end with is left
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stream.close()
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """Samples [start, stop), fewer where the recording ends."""
+        start, stop = span.start, min(span.stop, self.samples)
+        if stop <= start:
+            return np.zeros(0, np.float32)
+        per_piece = self._piece // self._down * self._up
+        pieces = range(start // per_piece, -(-stop // per_piece))
+        heard = np.concatenate([self._resampled_piece(piece) for piece in pieces])
+        first = pieces[0] * per_piece
+        return heard[start - first : stop - first]
+
+    def _resampled_piece(self, piece: int) -> np.ndarray:
+        first = piece * self._piece
+        if self._up == self._down:
+            return self._frames_between(first, first + self._piece)
+        around = self._frames_between(first - self._context, first + self._piece + self._context)
+        new = resampled(around, self._rate_hz, self._wanted_hz)
+        begin = self._context // self._down * self._up
+        return new[begin : begin + self._piece // self._down * self._up]
+
+    def _frames_between(self, first: int, last: int) -> np.ndarray:
+        """float32 (last - first,) at the file's own rate, silence where there is nothing; less after the end."""
+        start, stop = max(first, 0), min(last, self._frames)
+        self._stream.seek(self._data_from + start * self._frame_bytes)
+        data = self._stream.read((stop - start) * self._frame_bytes)
+        if len(data) < (stop - start) * self._frame_bytes:
+            raise BadInput(f"{self._path}: truncated: the file became shorter while it was read")
+        samples = _decoded(data, self._kind, self._channels, self._bits)
+        if not np.isfinite(samples).all():
+            raise BadInput(f"{self._path}: holds NaN or infinite samples")
+        mono = samples.mean(axis=1).astype(np.float32)
+        self._watch_until_the_end(samples, mono, stop)
+        after = last - stop if self._context else 0
+        return np.pad(mono, (start - first, after)) if start > first or after else mono
+
+    def _watch_until_the_end(self, samples: np.ndarray, mono: np.ndarray, stop: int) -> None:
+        """Note, once the last sample was read, what is plainly wrong with them."""
+        if self._watched:
+            return
+        self._watch.hear(samples, mono)
+        self._watched = stop == self._frames
+        if self._watched:
+            for finding in self._watch.findings():
+                self._say(f"{self._path}: {finding}")
+
+
+def _advice(sample_rate_hz: int) -> str:
+    return f"convert it with: ffmpeg -i FILE -ac 1 -ar {sample_rate_hz} clip.wav"
+
+
+def _multiple(number: int, of: int) -> int:
+    """The smallest positive multiple of `of` that is at least `number`."""
+    return max(-(-number // of), 1) * of
+
+
+def _format(header: bytes, path: Path, sample_rate_hz: int) -> tuple[int, int, int, int]:
+    """Kind of samples, channels, sample rate, and bits of one sample."""
+    if len(header) < 16:
+        raise BadInput(f"{path}: its WAV format is cut short")
+    kind, channels = int.from_bytes(header[:2], "little"), int.from_bytes(header[2:4], "little")
+    rate_hz, bits = int.from_bytes(header[4:8], "little"), int.from_bytes(header[14:16], "little")
+    if kind == EXTENSIBLE and header[26:40] == EXTENDS:
+        kind = int.from_bytes(header[24:26], "little")
+    if (kind, bits) not in ((PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)):
+        codec = f"{bits}-bit {'PCM' if kind == PCM else 'floats'}" if kind in (PCM, FLOAT) else wav_codec_name(kind)
+        known = "PCM of 8 to 32 bits and floats of 32 or 64 are"
+        raise BadInput(f"{path}: WAV of {codec} is not read, {known}; {_advice(sample_rate_hz)}")
+    if channels < 1:
+        raise BadInput(f"{path}: {channels} channels cannot be")
+    check_sample_rate(path, rate_hz)
+    return kind, channels, rate_hz, bits
+
+
+def _decoded(data: bytes, kind: int, channels: int, bits: int) -> np.ndarray:
+    """float64 (frames, channels), full scale at 1."""
+    if kind == FLOAT:
+        samples = np.frombuffer(data, f"<f{bits // 8}").astype(np.float64)
+    elif bits == 8:
+        samples = (np.frombuffer(data, np.uint8).astype(np.float64) - 128) / 128
+    elif bits == 24:
+        parts = np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32)
+        samples = ((parts[:, 0] << 8 | parts[:, 1] << 16 | parts[:, 2] << 24) >> 8) / float(1 << 23)
+    else:
+        samples = np.frombuffer(data, f"<i{bits // 8}") / float(1 << (bits - 1))
+    return samples.reshape(-1, channels)
+
+
+def _half_width(up: int, down: int) -> int:
+    """Input samples on either side that one output sample is made of."""
+    return math.ceil(ZERO_CROSSINGS / (BAND * min(1.0, up / down)))
+
+
+def resampled(waveform: np.ndarray, rate_hz: int, wanted_hz: int) -> np.ndarray:
+    """`waveform` at another sample rate, float32: a Kaiser-windowed sinc, evaluated phase by phase."""
+    if rate_hz == wanted_hz:
+        return waveform
+    divisor = math.gcd(rate_hz, wanted_hz)
+    up, down = wanted_hz // divisor, rate_hz // divisor
+    cutoff = BAND * min(1.0, up / down)
+    half = _half_width(up, down)
+    padded = np.pad(waveform.astype(np.float64), (half, half + 1))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    out = np.zeros(-(-len(waveform) * up // down))
+    for phase in range(min(up, len(out))):
+        moments = np.arange(phase, len(out), up) * down  # in 1 / up of an input sample
+        first, fraction = moments // up, (moments[0] % up) / up
+        distance = np.arange(-half, half + 1) - fraction
+        taper = np.i0(KAISER_BETA * np.sqrt(np.maximum(0.0, 1 - (distance / (half + 1)) ** 2))) / np.i0(KAISER_BETA)
+        out[phase::up] = windows[first] @ (cutoff * np.sinc(cutoff * distance) * taper)
+    return out.astype(np.float32)

@@ -1,0 +1,57 @@
+"""Waveforms as sessions take them, from what devices have: one channel of samples, as floats or as 16-bit PCM."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.notes import is_cut, note_cut
+
+PCM_FULL_SCALE = 32768.0
+
+
+def checked_waveform(waveform: np.ndarray) -> np.ndarray:
+    """`waveform` as a float32 (1, samples) view or copy, the shape that exported graphs take.
+
+    Floats of any width are converted; int16 is PCM as microphones and WAV files give it, and is scaled to [-1, 1).
+
+    Raises:
+        BadInput: it is not one-dimensional, is empty, is of another type, or has a NaN or infinite sample.
+    """
+    waveform = np.asarray(waveform)
+    is_pcm = waveform.dtype.kind == "i" and waveform.dtype.itemsize == 2
+    if not is_pcm and waveform.dtype.kind != "f":
+        raise BadInput(f"waveform: expected floats within -1 to 1 or int16 samples, got {waveform.dtype}")
+    if waveform.ndim != 1 or waveform.size == 0:
+        raise BadInput(f"waveform: expected a non-empty array of shape (samples,), got shape {waveform.shape}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        floats = np.ascontiguousarray(waveform, dtype=np.float32)
+    if is_pcm:
+        floats /= np.float32(PCM_FULL_SCALE)
+    elif not np.isfinite(floats).all():
+        raise BadInput("waveform: it has NaN or infinite samples")
+    return floats[np.newaxis]
+
+
+class WaveformInput:
+    """What every waveform of a session goes through.
+
+    One that is longer than the model's window is taken, and what lies behind the window is not heard: of the first
+    such waveform of a session a note says so (`leanear.runtimes.process.notes`), of later ones nothing does.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        window = artifact.manifest.get("input", {}).get("window_samples")  # a graph that is only timed has none
+        self._window_samples = None if window is None else int(window)
+        self._sample_rate_hz = artifact.sample_rate_hz
+        self._said = False
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """The waveform as a float32 (1, samples) array, whole; raises BadInput as `checked_waveform`."""
+        checked = checked_waveform(waveform)
+        if self._window_samples is not None and not self._said:
+            samples = checked.shape[1]
+            self._said = is_cut(samples, self._window_samples, self._sample_rate_hz)
+            note_cut("waveform", samples, self._window_samples, self._sample_rate_hz)
+        return checked

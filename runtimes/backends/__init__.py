@@ -1,0 +1,1 @@
+"""A runtime a file, and what those on GPUs share."""

@@ -1,0 +1,1 @@
+"""How our processes start, speak and end."""

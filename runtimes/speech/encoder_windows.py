@@ -1,0 +1,146 @@
+"""How long a stretch of audio a Whisper's encoder is given: its full window, or a shorter one that holds the audio.
+
+A short clip in the full window is mostly silence, and the encoder works on silence as long as on speech. So the clip is
+filled up with zeros only to the shortest window that holds it and a tail of silence, without which the end of the text
+is lost. The full window is always there: it hears what the shorter ones were not trusted with.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.errors import BadInput
+
+FULL, AUTO = "full", "auto"
+DEFAULT_WINDOW = AUTO  # of `transcribe`, and of what is exported for a runtime that takes windows of several lengths
+AUTO_FROM_S, AUTO_STEP_S = (
+    10,
+    1,
+)  # a new length costs a runtime milliseconds once, a second of silence costs them always
+TAIL_S = 2.0  # of silence behind the audio
+
+
+@dataclass(frozen=True)
+class EncoderWindows:
+    """The windows that audio is put in, in samples.
+
+    choice: "full", "auto", or seconds, as a user said it; lengths: ascending, the last one is the model's full window;
+    tail: samples of silence that a window shorter than the full one has to have behind the audio.
+    """
+
+    choice: str
+    lengths: tuple[int, ...]
+    tail: int
+
+    @property
+    def full(self) -> int:
+        """The window that the model was trained with."""
+        return self.lengths[-1]
+
+    @property
+    def longest_piece(self) -> int:
+        """Samples of longer audio that are taken at a time: seconds that a user said are meant for all pieces."""
+        return self.full if self.choice in (FULL, AUTO) else self.lengths[0] - self.tail
+
+    def holding(self, samples: int) -> int:
+        """The shortest window that holds so many samples and the tail, else the full one."""
+        return next((length for length in self.lengths if samples + self.tail <= length), self.full)
+
+
+def full_window(window_samples: int) -> EncoderWindows:
+    """The full window alone."""
+    return EncoderWindows(FULL, (window_samples,), 0)
+
+
+def choose_windows(choice: str, window_samples: int, sample_rate_hz: int, step_samples: int) -> EncoderWindows:
+    """The windows of `choice`, "full", "auto" or seconds, of a model whose full window and encoder step are given.
+
+    Lengths are rounded up to whole steps. Of a model whose full window is no longer than the shortest of "auto", that
+    is the full window alone.
+
+    Raises:
+        BadInput: it is none of the three, or a window that leaves no room for audio or is longer than the model's.
+    """
+    if choice == FULL:
+        return full_window(window_samples)
+    tail, full_s = round(TAIL_S * sample_rate_hz), window_samples / sample_rate_hz
+    if choice == AUTO:
+        seconds = range(AUTO_FROM_S, math.ceil(full_s), AUTO_STEP_S)
+        shorter = [_whole_steps(each, sample_rate_hz, step_samples) for each in seconds]
+        shorter = [length for length in shorter if length < window_samples]
+        return EncoderWindows(AUTO, (*shorter, window_samples), tail if shorter else 0)
+    try:
+        wanted = float(choice)
+    except ValueError:
+        raise BadInput(f"--window {choice}: expected full, auto, or seconds") from None
+    if not TAIL_S < wanted <= full_s:
+        raise BadInput(
+            f"--window {choice}: expected full, auto, or seconds over {TAIL_S:g} (a tail of silence that is part of"
+            f" every short window) and up to the model's own {full_s:g}"
+        )
+    length = _whole_steps(wanted, sample_rate_hz, step_samples)
+    if length >= window_samples:
+        return full_window(window_samples)
+    return EncoderWindows(f"{wanted:g}", (length, window_samples), tail)
+
+
+def artifact_windows(artifact: Artifact, choice: str | None = None) -> EncoderWindows:
+    """The windows that a Whisper artifact's encoder is given.
+
+    choice: "full", "auto" or seconds; None: as the artifact says.
+
+    Raises:
+        BadInput: there is no such window, or the artifact's encoder takes its full one alone.
+    """
+    made, full = artifact.manifest["input"].get("windows"), int(artifact.manifest["input"]["window_samples"])
+    own = full_window(full) if made is None else EncoderWindows(made["choice"], tuple(made["lengths"]), made["tail"])
+    if choice is None:
+        return own
+    chosen = choose_windows(choice, full, artifact.sample_rate_hz, step_samples(artifact))
+    if len(chosen.lengths) > 1 and len(own.lengths) == 1:
+        raise BadInput(
+            f"--window {choice}: the encoder of {artifact.folder} takes its full window alone; export it with"
+            f" --window {choice}"
+        )
+    return chosen
+
+
+def step_samples(artifact: Artifact) -> int:
+    """Samples of one position of a Whisper's encoder, which is a timestamp's step."""
+    return round(float(artifact.manifest["decoding"]["timestamp_step_s"]) * artifact.sample_rate_hz)
+
+
+def check_window_choice(choice: str) -> str:
+    """`choice` itself, where it could be one of some model.
+
+    Raises:
+        BadInput: it is neither "full" nor "auto" nor a number of seconds.
+    """
+    if choice not in (FULL, AUTO):
+        try:
+            known = math.isfinite(float(choice)) and float(choice) > TAIL_S
+        except ValueError:
+            known = False
+        if not known:
+            raise BadInput(f"--window {choice}: expected full, auto, or seconds over {TAIL_S:g}")
+    return choice
+
+
+def windows_facts(windows: EncoderWindows) -> dict[str, Any]:
+    """What a manifest's input says of them."""
+    return {"choice": windows.choice, "lengths": list(windows.lengths), "tail": windows.tail}
+
+
+def windows_text(windows: EncoderWindows, sample_rate_hz: int) -> str:
+    """The windows in words."""
+    shortest, full = (f"{length / sample_rate_hz:g}" for length in (windows.lengths[0], windows.full))
+    if len(windows.lengths) == 1:
+        return f"full ({full} s)"
+    return f"auto ({shortest} to {full} s)" if windows.choice == AUTO else f"{windows.choice} s (else {full} s)"
+
+
+def _whole_steps(seconds: float, sample_rate_hz: int, step_samples: int) -> int:
+    return math.ceil(round(seconds * sample_rate_hz, 6) / step_samples) * step_samples

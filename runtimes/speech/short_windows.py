@@ -1,0 +1,52 @@
+"""Whether a text that was heard in a window shorter than the trained one is to be trusted.
+
+The decoder was trained on full windows. In a shorter one it may not stop where the audio does, and say something over
+and over or make up what nobody said, or it may stop too early. All of that shows in the tokens, and such a window is
+heard again, in full.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from leanear.runtimes.speech.decoding import Decoded
+from leanear.runtimes.speech.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
+from leanear.runtimes.speech.token_rules import SpeechTokens
+from leanear.runtimes.speech.vocabulary import Vocabulary
+
+MOST_TOKENS_PER_S, MOST_TOKENS_MORE = 8.0, 12  # of audio; nobody speaks so fast
+LEAST_TOKENS_PER_S = 1.5  # of audible audio; of 100 clips of read speech none has fewer than 2.5
+LEAST_AUDIBLE_S = 2.0  # a shorter noise need not be a word
+REPETITIVE = 2.4  # compression ratio, openai's limit
+FRAME_S = 0.02
+AUDIBLE_SHARE = 10.0 ** (-30 / 20)  # of the loudest frame's amplitude: 30 dB under it
+
+
+def most_tokens(samples: int, sample_rate_hz: int) -> int:
+    """How many tokens so much audio may have."""
+    return int(MOST_TOKENS_PER_S * samples / sample_rate_hz) + MOST_TOKENS_MORE
+
+
+def why_heard_again(
+    decoded: Decoded, tokens: SpeechTokens, vocabulary: Vocabulary, samples: np.ndarray, sample_rate_hz: int
+) -> str:
+    """Why a short window's text is not to be trusted: "cap", "loop" or "short"; "" where it is.
+
+    samples: float32 (samples,), the audio in the window without what it was filled up with.
+    """
+    if not decoded.ended and len(decoded.tokens) >= most_tokens(len(samples), sample_rate_hz):
+        return "cap"
+    loops = without_loop(decoded.tokens, tokens.times, SUSPECT_LOOP_TOKENS) is not None
+    if decoded.looped or loops or compression_ratio(vocabulary.text(decoded.tokens)) > REPETITIVE:
+        return "loop"
+    said = sum(vocabulary.is_text(token) for token in decoded.tokens)
+    audible = audible_s(samples, sample_rate_hz)
+    return "short" if audible >= LEAST_AUDIBLE_S and said < LEAST_TOKENS_PER_S * audible else ""
+
+
+def audible_s(samples: np.ndarray, sample_rate_hz: int) -> float:
+    """Seconds of audio that is not much quieter than its loudest moment."""
+    frame = max(round(FRAME_S * sample_rate_hz), 1)
+    frames = samples[: len(samples) // frame * frame].astype(np.float64).reshape(-1, frame)
+    loudness = np.sqrt(np.square(frames).mean(axis=1))
+    return float((loudness > AUDIBLE_SHARE * loudness.max(initial=0.0)).sum() * frame / sample_rate_hz)

@@ -1,0 +1,98 @@
+"""Segments as text, JSON, SRT or WebVTT, piece by piece: what is known of a talk can be read before it has ended.
+
+A writer takes the segments and, where there is one, the tally that is added to as they come, which JSON ends with.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from itertools import chain, islice
+from typing import Callable, Iterable, Iterator, Mapping
+
+from leanear.runtimes.speech.long_audio import Segment, Tally
+
+TRANSCRIPT_SCHEMA = "leanear-transcript-1"
+SHORTEST_CUE_S = 0.001  # players refuse a cue that ends when it begins
+
+
+def plain(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
+    """One line per segment: its times and its text."""
+    for segment in segments:
+        times = f"[{_clock(segment.start_s, '.', short=True)} --> {_clock(segment.end_s, '.', short=True)}]"
+        yield f"{times}  {_one_line(segment.text)}\n"
+
+
+def words_alone(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
+    """One line per segment: its text."""
+    for segment in segments:
+        yield f"{_one_line(segment.text)}\n"
+
+
+def as_json(segments: Iterable[Segment], tally: Tally | None = None) -> Iterator[str]:
+    """One JSON object: schema, the segments (one a line), the language, what the tally counted, and the whole text."""
+    texts: list[str] = []
+    language = None
+    segments = _begun(segments)
+    yield f'{{"schema": {json.dumps(TRANSCRIPT_SCHEMA)}, "segments": ['
+    for number, segment in enumerate(segments):
+        texts.append(segment.text)
+        language = language or segment.language
+        yield ("," if number else "") + "\n" + json.dumps(asdict(segment), ensure_ascii=False, allow_nan=False)
+    closing = {"language": language, **({} if tally is None else _counted(tally)), "text": "".join(texts).strip()}
+    yield "],\n" + json.dumps(closing, ensure_ascii=False)[1:] + "\n"
+
+
+def srt(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
+    """SubRip: numbered cues; an arrow within the text becomes `->`, because it would be read as times."""
+    for number, segment in enumerate(segments, start=1):
+        yield f"{number}\n{_cue_times(segment, ',')}\n{_one_line(segment.text).replace('-->', '->')}\n\n"
+
+
+def vtt(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
+    """WebVTT; `&`, `<` and `>` are escaped, as its text is markup."""
+    segments = _begun(segments)
+    yield "WEBVTT\n\n"
+    for segment in segments:
+        text = _one_line(segment.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        yield f"{_cue_times(segment, '.')}\n{text}\n\n"
+
+
+WRITERS: Mapping[str, Callable[..., Iterator[str]]] = {
+    "plain": plain,
+    "words": words_alone,
+    "json": as_json,
+    "srt": srt,
+    "vtt": vtt,
+}
+
+
+def _counted(tally: Tally) -> dict[str, object]:
+    counted = {"decoded": tally.windows, "short": tally.short, "second_tries": tally.heard_again}
+    return {"windows": {**counted, "second_tries_because": tally.second_tries}}
+
+
+def _begun(segments: Iterable[Segment]) -> Iterable[Segment]:
+    """The same segments, the first one asked for already: where there can be none at all, no opening is written."""
+    rest = iter(segments)
+    return chain(list(islice(rest, 1)), rest)
+
+
+def _cue_times(segment: Segment, decimal: str) -> str:
+    end_s = max(segment.end_s, segment.start_s + SHORTEST_CUE_S)
+    return f"{_clock(segment.start_s, decimal)} --> {_clock(end_s, decimal)}"
+
+
+def _clock(seconds: float, decimal: str, short: bool = False) -> str:
+    """`seconds` as 01:02:03.456, rounded to milliseconds; short: hundredths, and hours only where there are any."""
+    units = 100 if short else 1000
+    whole, part = divmod(round(seconds * units), units)
+    minutes, whole = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{minutes:02d}:{whole:02d}{decimal}{part:0{2 if short else 3}d}"
+    return clock if short and hours == 0 else f"{hours:02d}:{clock}"
+
+
+def _one_line(text: str) -> str:
+    """`text` without line breaks and other runs of white space, which would end a cue, and without control letters."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable() or letter in "\u200c\u200d")

@@ -1,0 +1,126 @@
+"""Which tokens may come next: lists of tokens that are never said, and Whisper's rules about timestamps.
+
+The rules are those of openai's `ApplyTimestampRules`, as transformers applies them (`WhisperTimeStampLogitsProcessor`).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from leanear.runtimes.errors import MeasurementFailed
+
+FORBIDDEN = -np.inf
+
+
+@dataclass(frozen=True)
+class SpeechTokens:
+    """The ids that decoding knows by name, and what the model was made for.
+
+    start, end: around a transcript; previous: in front of earlier text; no_speech: said at `start` where nobody speaks;
+    no_timestamps: asks for none; timestamp_begin: 0.00 s, every next id `timestamp_step_s` later; languages: id by
+    code; suppress: never said; begin_suppress: not said first; max_initial_timestamp_index: the latest first timestamp,
+    in steps; positions: most tokens, prompt and transcript together; timestamp_end: the first id behind the timestamps,
+    where words begin that were added to the model's own, None: there are none; default_task: "transcribe" or
+    "translate", as the model does unless it is told otherwise. What a model does not have is None.
+    """
+
+    start: int
+    end: int
+    previous: int | None
+    no_speech: int | None
+    no_timestamps: int | None
+    timestamp_begin: int | None
+    transcribe: int | None
+    translate: int | None
+    languages: Mapping[str, int]
+    default_language: str | None
+    multilingual: bool
+    suppress: tuple[int, ...]
+    begin_suppress: tuple[int, ...]
+    max_initial_timestamp_index: int | None
+    positions: int
+    timestamp_step_s: float
+    window_s: float
+    timestamp_end: int | None = None
+    default_task: str = "transcribe"
+
+    @property
+    def times(self) -> range:
+        """The ids of timestamps."""
+        if self.timestamp_begin is None:
+            return range(0)
+        return range(self.timestamp_begin, sys.maxsize if self.timestamp_end is None else self.timestamp_end)
+
+
+def speech_tokens(decoding: Mapping[str, Any]) -> SpeechTokens:
+    """The `decoding` object of a manifest that `read_artifact` has checked."""
+    values = {name: decoding[name] for name in SpeechTokens.__dataclass_fields__ if name in decoding}
+    values["suppress"], values["begin_suppress"] = tuple(decoding["suppress"]), tuple(decoding["begin_suppress"])
+    return SpeechTokens(**values)
+
+
+class TokenRules:
+    """The rules of one window, applied to the scores of every step."""
+
+    def __init__(self, tokens: SpeechTokens, timestamps: bool) -> None:
+        self._tokens = tokens
+        self._timestamps = timestamps
+        never = set(tokens.suppress)
+        if timestamps and tokens.no_timestamps is not None:
+            never.add(tokens.no_timestamps)
+        self._never = np.array(sorted(never), dtype=np.int64)
+        self._not_first = np.array(sorted(set(tokens.begin_suppress)), dtype=np.int64)
+
+    def apply(self, scores: np.ndarray, said: Sequence[Sequence[int]]) -> None:
+        """Set to minus infinity, in place, what may not be said next.
+
+        scores: float32 (rows, vocabulary), logits of the next token; said: the tokens of each row since the prompt.
+        Where nothing at all may be said, the end may.
+
+        Raises:
+            MeasurementFailed: a score is NaN or infinite.
+        """
+        scores[:, self._never] = FORBIDDEN
+        for row, before in zip(scores, said):
+            if not before:
+                row[self._not_first] = FORBIDDEN
+            if self._timestamps:
+                self._apply_timestamp_rules(row, before)
+            highest = row.max()  # NaN where any score is
+            if not highest < np.inf:
+                raise MeasurementFailed("decoding: the decoder gave NaN or infinite logits")
+            if highest == FORBIDDEN:
+                row[self._tokens.end] = 0.0
+
+    def _apply_timestamp_rules(self, row: np.ndarray, before: Sequence[int]) -> None:
+        times, end = self._tokens.times, self._tokens.end
+        begin, behind = times.start, min(times.stop, len(row))
+        if not before:  # a transcript starts with a timestamp, and not with a late one
+            row[:begin] = row[behind:] = FORBIDDEN
+            if self._tokens.max_initial_timestamp_index is not None:
+                row[begin + self._tokens.max_initial_timestamp_index + 1 :] = FORBIDDEN
+            return
+        last_is_time = before[-1] in times
+        one_before_is_time = len(before) < 2 or before[-2] in times
+        if last_is_time and one_before_is_time:  # a segment has begun: text is next
+            row[begin:behind] = FORBIDDEN
+        elif last_is_time:  # a segment has ended: another one begins, or the transcript ends
+            row[:end] = row[behind:] = FORBIDDEN
+        latest = next((token for token in reversed(before) if token in times), None)
+        if latest is not None:  # time does not go back, and no segment is empty
+            row[begin : latest if last_is_time and not one_before_is_time else latest + 1] = FORBIDDEN
+        text = max(row[:begin].max(), row[behind:].max(initial=FORBIDDEN))
+        if _log_sum_exp(row[begin:behind]) > text:  # a timestamp is likelier than any one text token
+            row[:begin] = row[behind:] = FORBIDDEN
+
+
+def _log_sum_exp(scores: np.ndarray) -> float:
+    """The logarithm of the sum of exponentials, in float64; minus infinity of nothing but minus infinity."""
+    highest = scores.max(initial=FORBIDDEN)
+    if highest == FORBIDDEN:
+        return float(FORBIDDEN)
+    return float(highest + np.log(np.exp(scores - highest, dtype=np.float64).sum()))

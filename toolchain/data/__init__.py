@@ -1,0 +1,1 @@
+"""Audio folders, their labels and texts, and what is read of them."""

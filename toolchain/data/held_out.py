@@ -1,0 +1,93 @@
+"""Calibration clips that nothing was chosen on, and how far a model's answers to them are from the dense model's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from leanear.calibration.likelihood import kl_divergences
+from leanear.calibration.passes import Logits
+from leanear.calibration.targets import answered, positions
+from leanear.data.examples import Inputs, LabelledInputs
+
+HELD_OUT_SHARE = 0.2
+MOST_HELD_OUT = 64
+MOST_KEPT_BYTES = 1024**3  # of the dense model's answers; what is above, it answers anew for every model
+
+
+def divided(clips: LabelledInputs) -> tuple[LabelledInputs, LabelledInputs]:
+    """Clips to score, and clips that are held out: the last fifth, 64 at most, 1 at least; both the same if only one.
+
+    clips: in an order whose every run is balanced, see `LabelledInputs.balanced_order`.
+    """
+    if len(clips) < 2:
+        return clips, clips
+    scored = clips_to_score(len(clips))
+    return clips[:scored], clips[scored:]
+
+
+def clips_to_score(clips: int) -> int:
+    """How many of so many clips `divided` does not hold out."""
+    return clips if clips < 2 else clips - min(MOST_HELD_OUT, max(1, round(HELD_OUT_SHARE * clips)))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out clips, and the dense model's answers at their targets, kept as far as they fit."""
+
+    dense: nn.Module
+    clips: LabelledInputs
+    logits: Logits
+    batch_size: int = 8
+    answers: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def of(self, inputs: Inputs) -> HeldOut:
+        """The same clips as other inputs, to which the dense model's answers are the same."""
+        return dataclasses.replace(self, clips=dataclasses.replace(self.clips, inputs=inputs))
+
+    def first(self, clips: int) -> HeldOut:
+        """The first of the clips alone."""
+        return HeldOut(self.dense, self.clips[:clips], self.logits, self.batch_size)
+
+    @torch.no_grad()
+    def kl(self, model: nn.Module) -> float:
+        """The mean KL(dense || model) of a model on the dense one's device, nats per target."""
+        total = 0.0
+        for number, rows in enumerate(torch.arange(len(self.clips)).split(self.batch_size)):
+            batch = self.clips[rows]
+            found, targets = self._answers(model, batch)
+            dense = self._dense_answers(number, batch).to(found.device)
+            total += float(kl_divergences(dense, found, targets).double().sum())
+        return total / positions(self.clips.targets)
+
+    def _dense_answers(self, number: int, batch: LabelledInputs) -> torch.Tensor:
+        if number in self.answers:
+            return self.answers[number]
+        found, _ = self._answers(self.dense, batch)
+        if sum(each.nbytes for each in self.answers.values()) + found.nbytes <= MOST_KEPT_BYTES:
+            self.answers[number] = found
+        return found
+
+    def _answers(self, model: nn.Module, batch: LabelledInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (P, classes) in eval mode at the targets, and those, (P,)."""
+        with evaluated(model):
+            return answered(self.logits(model, batch.inputs), batch.targets)
+
+
+@contextlib.contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode within the block, and in its own after it."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,164 @@
+"""A deployment's last stages for targets that are elsewhere: the bundle, the devices, and one report of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from leanear.benchmarks.report.devices_report import DeviceEntry, write_devices_report
+from leanear.benchmarks.report.report import ReportPaths
+from leanear.benchmarks.results import read_results
+from leanear.deploy.ahead import engine_sections
+from leanear.deploy.measuring import DEVICES_FILE, precision_sections, pruning_sections, write_folder_report
+from leanear.devices.bundle import RunSettings, by_hand, write_bundle
+from leanear.devices.hosts import deliver_to_all, host_folder_name
+from leanear.devices.remote import RemoteOptions, RemoteOutcome
+from leanear.progress import Narrator
+from leanear.runtimes.errors import DeviceFailed
+from leanear.runtimes.files import read_json, write_json
+
+BUNDLE_FOLDER = "bundle"
+DEVICES_SCHEMA = "leanear-devices-1"
+DEVICES_FOLDER = "devices"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Which devices, and how they are reached; no host: the bundle is made and what to type is said."""
+
+    hosts: tuple[str, ...] = ()
+    options: RemoteOptions = field(default_factory=RemoteOptions)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What `deliver_deployment` leaves: the bundle, each device's outcome, and the report."""
+
+    bundle: Path
+    outcomes: tuple[RemoteOutcome, ...]
+    report: ReportPaths
+
+
+def deliver_deployment(
+    folder: Path,
+    *,
+    title: str,
+    target: str,
+    run: RunSettings,
+    devices: Devices,
+    provenance: dict[str, str],
+    max_drop: float | None,
+    narrator: Narrator,
+) -> Delivery:
+    """Bundle a deployment folder's artifacts and evaluation clips, measure them on each device, and report.
+
+    One device that was measured has the whole report; several, or one that was not, a report over all of them, and
+    each that was measured its own in `devices/`.
+
+    Raises:
+        BadInput: a host is not usable.
+    """
+    with narrator.step("bundling artifacts, clips and the runner"):
+        bundle = write_bundle(
+            folder / BUNDLE_FOLDER,
+            name=title,
+            target=target,
+            slim=folder / "slim",
+            dense=folder / "dense",
+            clips=folder / "clips" / "evaluation.npz",
+            run=run,
+        )
+    outcomes = _deliver(bundle.folder, folder / "results", devices, narrator)
+    document = {
+        "schema": DEVICES_SCHEMA,
+        "title": title,
+        "target": target,
+        "provenance": provenance,
+        "outcomes": [_outcome_json(folder, outcome) for outcome in outcomes],
+    }
+    write_json(folder / DEVICES_FILE, document)
+    return Delivery(bundle.folder, outcomes, write_delivery_report(folder, max_drop))
+
+
+def write_delivery_report(folder: Path, max_drop: float | None) -> ReportPaths:
+    """The report of the devices that `devices.json` of a deployment folder tells of.
+
+    Raises:
+        BadInput: that file or one that it names is not what it should be.
+    """
+    document = read_json(folder / DEVICES_FILE, DEVICES_SCHEMA, ("title", "target", "provenance", "outcomes"))
+    outcomes = document["outcomes"]
+    if len(outcomes) == 1 and outcomes[0]["status"] == "ok":
+        (outcome,) = outcomes
+        notes = [f"{outcome['host']}: {note}." for note in outcome["notes"]]
+        return write_folder_report(folder, folder / outcome["results"], folder, max_drop, notes=notes)
+    entries = [_entry(folder, outcome, max_drop) for outcome in outcomes]
+    said = {"target": document["target"], **document["provenance"]}
+    by_hand_commands = () if outcomes else commands(folder / BUNDLE_FOLDER)
+    more = (*pruning_sections(folder), *precision_sections(folder), *engine_sections(folder))
+    return write_devices_report(folder, document["title"], document["target"], entries, said, by_hand_commands, more)
+
+
+def commands(bundle: Path) -> tuple[str, ...]:
+    """How to bring the bundle to a device, and the three commands to type there."""
+    return (f"copy the folder {bundle} to the device, and there, in that folder:", *by_hand())
+
+
+def require_all(outcomes: Sequence[RemoteOutcome]) -> None:
+    """Nothing, when every device was measured.
+
+    Raises:
+        DeviceFailed: one was not; the text has each one's status and reason.
+    """
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    if failed:
+        raise DeviceFailed("; ".join(f"{outcome.host}: {outcome.status}: {outcome.reason}" for outcome in failed))
+
+
+def _deliver(bundle: Path, results: Path, devices: Devices, narrator: Narrator) -> tuple[RemoteOutcome, ...]:
+    if not devices.hosts:
+        return ()
+    with narrator.side_by_side(devices.hosts) as (report_of, said):
+
+        def done(outcome: RemoteOutcome) -> None:
+            said(outcome.host, "measured" if outcome.ok else f"{outcome.status}: {outcome.reason}")
+            for note in outcome.notes:
+                narrator.say(f"  {outcome.host}: {note}")
+
+        return deliver_to_all(devices.hosts, bundle, results, devices.options, report_of, done)
+
+
+def _outcome_json(folder: Path, outcome: RemoteOutcome) -> dict[str, Any]:
+    return {
+        "host": outcome.host,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "notes": list(outcome.notes),
+        "log_tail": list(outcome.log_tail),
+        "results": None if outcome.results_path is None else outcome.results_path.relative_to(folder).as_posix(),
+        "doctor": outcome.doctor,
+    }
+
+
+def _entry(folder: Path, outcome: dict[str, Any], max_drop: float | None) -> DeviceEntry:
+    """What the report over all says of one device; its own report is written too, where it has results."""
+    results, report, gate = None, "", None
+    if outcome["results"] is not None:
+        out = folder / DEVICES_FOLDER / host_folder_name(outcome["host"])
+        notes = [f"{note}." for note in outcome["notes"]]
+        paths = write_folder_report(folder, folder / outcome["results"], out, max_drop, notes=notes)
+        results = read_results(folder / outcome["results"])
+        report, gate = paths.html.relative_to(folder).as_posix(), paths.gate
+    return DeviceEntry(
+        host=outcome["host"],
+        status=outcome["status"],
+        reason=outcome["reason"],
+        notes=tuple(outcome["notes"]),
+        log_tail=tuple(outcome["log_tail"]),
+        results=results,
+        doctor=outcome["doctor"],
+        report=report,
+        gate=gate,
+    )

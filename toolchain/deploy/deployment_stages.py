@@ -1,0 +1,185 @@
+"""The stages of a deployment that write files: clips, slim checkpoint, artifacts, results; each is done once."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leanear.benchmarks.measure.measure import benchmark
+from leanear.benchmarks.results import Results
+from leanear.data.dataset import SPEECH_TASK, Example, Splits, longest_calibrated, read_examples_for
+from leanear.deploy.precision_gate import quantiser_clips
+from leanear.deploy.stages import recorded_inputs, run_stage
+from leanear.evaluate.speech_evaluation import count_results_word_errors
+from leanear.families.asked import Asked
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_sha256, load_checkpoint
+from leanear.families.tasks import read_spellings
+from leanear.progress import Narrator, counted
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.clips import read_clips, write_clips
+from leanear.runtimes.files import sha256_file, sha256_json
+from leanear.runtimes.sessions import SessionOptions, graph_precision
+from leanear.runtimes.speech.encoder_windows import FULL
+from leanear.targets.target import Target
+
+if TYPE_CHECKING:
+    from leanear.prune.job import PruneJob
+
+VERSION = importlib.metadata.version("leanear")
+
+
+def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator: Narrator) -> bool:
+    """clips/calibration.npz and clips/evaluation.npz: mono, at the model's rate, with its label ids or with texts."""
+    files = [folder / "clips" / "calibration.npz", folder / "clips" / "evaluation.npz"]
+    made_from = {
+        "leanear": VERSION,
+        "config": sha256_file(source / "config.json"),
+        "preprocessor": _sha256_if_there(source / "preprocessor_config.json"),
+        "calibration": _examples_identity(splits.calibration),
+        "evaluation": _examples_identity(splits.evaluation),
+        "origin": splits.origin,
+    }
+
+    def work() -> None:
+        with narrator.step(
+            f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips"
+        ) as report:
+            labels, rate_hz, window = _labels_rate_and_window(source, task)
+            parts = ((splits.calibration, window), (splits.evaluation, None))
+            for file, (examples, longest) in zip(files, parts, strict=True):
+                write_clips(file, read_examples_for(task, examples, labels, rate_hz, counted(report), longest))
+
+    return run_stage(folder, "clips", made_from, lambda: files, work)
+
+
+def prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -> bool:
+    """checkpoint/: the slim model, which transformers opens."""
+    out = folder / "checkpoint"
+    calibration = folder / "clips" / "calibration.npz"
+    made_from = {
+        "checkpoint": checkpoint_sha256(source),
+        "calibration": sha256_file(calibration),
+        **job.asked.as_json(),
+    }
+
+    def work() -> None:
+        from leanear.prune.job import write_slim_checkpoint
+
+        with narrator.step(f"pruning: {job.goal.text}") as report:
+            checkpoint, clips = load_checkpoint(source, job.asked), read_clips(calibration)
+            write_slim_checkpoint(checkpoint, clips, job, made_from, out, folder / "calibration", report)
+
+    record = {"leanear": VERSION, **made_from, "job": job.as_json()}
+    return run_stage(
+        folder, "checkpoint", record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work
+    )
+
+
+def was_pruned(folder: Path, source: Path, job: PruneJob) -> bool:
+    """Whether a deployment folder's slim model came of the same checkpoint and job, whatever the clips."""
+    made_from = recorded_inputs(folder, "checkpoint")
+    return (made_from.get("checkpoint"), made_from.get("job")) == (checkpoint_sha256(source), job.as_json())
+
+
+def export_stage(
+    folder: Path,
+    out: Path,
+    name: str,
+    source: Path,
+    model: str,
+    form: str,
+    precision: str,
+    narrator: Narrator,
+    dense: Path | None = None,
+    asked: Asked = NOTHING_ASKED,
+    window: str = FULL,
+) -> bool:
+    """The proved ONNX artifact of the checkpoint in `source` at `out`, in the graph precision of `precision`.
+
+    dense: an artifact; if its graphs are of the same precision, those of this one have to be smaller; asked: of a
+    Whisper, what the artifact does by default; window: which windows its encoder takes.
+    """
+    calibration, graphs = folder / "clips" / "calibration.npz", graph_precision(precision)
+    made_from = {
+        "checkpoint": checkpoint_sha256(source),
+        "golden clips": sha256_file(calibration),
+        **asked.as_json(),
+    }
+
+    def work() -> None:
+        from leanear.deploy.exporting import write_proved_artifact
+
+        with narrator.step(f"exporting {name} to ONNX and proving it") as report:
+            clips = read_clips(calibration).waveforms
+            clips = clips[: quantiser_clips(len(clips))]
+            dense_bytes = None if dense is None else _graph_bytes(dense, graphs)
+            checkpoint = load_checkpoint(source, asked)
+            write_proved_artifact(checkpoint, clips, out, form, model, made_from, dense_bytes, report, graphs, window)
+
+    record = {"leanear": VERSION, **made_from, "form": form, "precision": graphs, "window": window}
+    stage = "-".join(out.relative_to(folder).parts)
+    return run_stage(folder, stage, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
+
+
+def _graph_bytes(folder: Path, precision: str) -> int | None:
+    """Bytes of an artifact's graphs, None where they are of another precision."""
+    artifact = read_artifact(folder)
+    found = {graph["precision"] for graph in artifact.manifest["graphs"].values()}
+    return artifact.graph_bytes if found == {precision} else None
+
+
+def bench_stage(
+    folder: Path,
+    source: Path,
+    device: Target,
+    plain: str,
+    budget_s: float,
+    sustained_s: float,
+    command: Sequence[str],
+    narrator: Narrator,
+) -> tuple[Results, bool]:
+    """The results of dense, in `plain`, and slim on this machine, and whether they had to be measured now."""
+    out = folder / "results" / f"{device.runtime}-{device.precision}.json"
+    before = sha256_file(out) if out.is_file() else None
+    said = precision_text(device.precision, device.precision, plain)
+    title = f"measuring on {device.runtime}, {said}, {device.threads} threads"
+    with narrator.step(title, if_reported=True) as report:
+        benchmark(
+            folder / "dense",
+            folder / "slim",
+            folder / "clips" / "evaluation.npz",
+            device.runtime,
+            SessionOptions(threads=device.threads, precision=device.precision),
+            out,
+            dense_precision=plain,
+            budget_s=budget_s,
+            sustained_s=sustained_s,
+            command=command,
+            progress=report,
+        )
+    results = count_results_word_errors(out, read_spellings(source))
+    return results, sha256_file(out) != before
+
+
+def _labels_rate_and_window(source: Path, task: str) -> tuple[tuple[str, ...], int, int | None]:
+    checkpoint: Any = load_checkpoint(source)
+    extractor = checkpoint.feature_extractor
+    return () if task == SPEECH_TASK else checkpoint.labels, extractor.sampling_rate, longest_calibrated(extractor)
+
+
+def _examples_identity(examples: Sequence[Example]) -> str:
+    """Hash of what files these are, by name, label or text, size and time of change: they may be gigabytes."""
+    facts = [(example.path.stat(), example) for example in examples]
+    return sha256_json([[str(e.path.resolve()), e.label, e.text, stat.st_size, stat.st_mtime_ns] for stat, e in facts])
+
+
+def _sha256_if_there(path: Path) -> str | None:
+    return sha256_file(path) if path.is_file() else None
+
+
+def precision_text(asked: str, ships: str, plain: str) -> str:
+    """What is measured in what: the dense model in `plain`, the slim one in what ships, which may not be as asked."""
+    said = f"dense in {plain}, slim in {ships}" if plain != ships else ships
+    return said if asked == ships else f"{said} ({asked} was asked for)"

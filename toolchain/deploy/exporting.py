@@ -1,0 +1,206 @@
+"""From a checkpoint folder to a proved artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from leanear.data.audio import read_waveform
+from leanear.data.dataset import Data, column_for, read_splits
+from leanear.evaluate.evaluation import data_folder
+from leanear.export.artifact import export_artifact
+from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
+from leanear.export.parity import Parity, prove_parity
+from leanear.export.whisper_artifact import Speech
+from leanear.families.asked import Asked
+from leanear.families.ast import AstCheckpoint
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from leanear.families.tasks import labels_of, task_of
+from leanear.families.whisper import WhisperCheckpoint
+from leanear.outputs import check_replaceable
+from leanear.plan import read_plan
+from leanear.progress import Narrator, Report
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.errors import BadInput, ParityFailed
+from leanear.runtimes.files import replaced_folder
+from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
+
+GOLDEN_CLIPS = 6
+QUANTISER_CLIPS = 64
+Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
+
+
+def export_checkpoint(
+    model: str,
+    *,
+    out: Path,
+    form: str,
+    data: Data | None,
+    seed: int,
+    narrator: Narrator,
+    precision: str = "fp32",
+    asked: Asked = NOTHING_ASKED,
+    window: str | None = None,
+) -> Parity:
+    """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
+
+    The golden clips are taken from DATA, or are made up where there is none; the ranges of integers need DATA, or a
+    demo's own clips. asked: of a Whisper, what the artifact does by default; window: which windows its encoder takes,
+    None: as `chosen_window` says.
+
+    Raises:
+        LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
+    """
+    check_replaceable(out, "manifest.json")
+    if precision == "int8":
+        data = data_folder(model, data)
+    wanted = QUANTISER_CLIPS if precision == "int8" else GOLDEN_CLIPS
+    source = checkpoint_folder(model)
+    with narrator.step("reading the checkpoint"):
+        checkpoint: Checkpoint = load_checkpoint(source, asked)
+        rate_hz = checkpoint.feature_extractor.sampling_rate
+        clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
+        if data is not None:
+            column, labels = column_for(task_of(source)), labels_of(source)
+            splits = read_splits(data_folder(model, data), wanted, seed, column, labels=labels)
+            clips = [read_waveform(example.path, rate_hz) for example in splits.calibration[:wanted]]
+    window = chosen_window(window, form, checkpoint)
+    with narrator.step(f"exporting to {form} ONNX and proving it") as report:
+        made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}
+        return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report, precision, window)
+
+
+def chosen_window(window: str | None, form: str, checkpoint: Checkpoint) -> str:
+    """The windows that an encoder is exported with, where `window` was asked for.
+
+    None: DEFAULT_WINDOW, but the full one for the form "tensorrt", whose engines are built for one window.
+
+    Raises:
+        BadInput: the model is a classifier.
+    """
+    is_speech = isinstance(checkpoint, WhisperCheckpoint)
+    if window is not None and not is_speech:
+        raise BadInput(f"--window {window}: it is for Whisper; {checkpoint.folder} is a classifier")
+    return window or (DEFAULT_WINDOW if is_speech and form != "tensorrt" else FULL)
+
+
+def write_proved_artifact(
+    checkpoint: Checkpoint,
+    clips: Sequence[np.ndarray],
+    out: Path,
+    form: str,
+    source: str,
+    made_from: dict[str, str],
+    dense_graph_bytes: int | None,
+    report: Report,
+    precision: str = "fp32",
+    window: str = FULL,
+) -> Parity:
+    """Export, prove, and only then put the artifact at `out`; the figures of the proof, which the manifest holds too.
+
+    clips: what golden clips are made of, float32 (samples,) each; source: MODEL as the user named it; window: which
+    windows a Whisper's encoder takes. Where a Whisper's 8 bits fail their proof, the tensors that cost most are left in
+    float32 and it is proved again; what was left, or what costs most where it is refused, is said.
+    """
+    with replaced_folder(out) as folder:
+        arguments = (checkpoint, clips, folder, form, source, made_from, precision, window)
+        report("building the graph", 0.2)
+        write_unproved_artifact(*arguments)
+        report("running the golden clips through it", 0.7)
+        try:
+            return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
+        except ParityFailed as error:  # it names the temporary folder, which is about to go
+            said = str(error).replace(str(folder), str(out))
+        if precision != "int8" or not isinstance(checkpoint, WhisperCheckpoint):
+            raise ParityFailed(said)
+        report("measuring what 8 bits cost each tensor", 0.8)
+        costs = tensor_costs(read_artifact(folder), checkpoint.model, checkpoint.feature_extractor, clips)
+        left = tensors_to_leave(costs)
+        if not left:
+            raise ParityFailed(f"{said}; {dearest(costs)}")
+        report(f"building the graph without {len(left)} tensors in 8 bits", 0.9)
+        write_unproved_artifact(*arguments, left_in_float32=left)
+        try:
+            return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
+        except ParityFailed as error:
+            again = str(error).replace(str(folder), str(out))
+            raise ParityFailed(f"{again}, even with {', '.join(left)} in float32; {dearest(costs)}") from None
+
+
+def write_unproved_artifact(
+    checkpoint: Checkpoint,
+    clips: Sequence[np.ndarray],
+    out: Path,
+    form: str,
+    source: str,
+    made_from: dict[str, str],
+    precision: str,
+    window: str = FULL,
+    left_in_float32: Collection[str] = (),
+) -> None:
+    """The artifact at `out`, whole or not at all, its parity null; arguments as of `write_proved_artifact`.
+
+    Of all clips the quantiser takes its ranges, golden clips are made of the first. left_in_float32: tensors of a
+    Whisper's encoder that stay so.
+    """
+    export_artifact(
+        checkpoint.model,
+        checkpoint.feature_extractor,
+        golden_waveforms(clips, checkpoint),
+        out,
+        form=form,
+        source={"source": source, **_sparsity(checkpoint.folder)},
+        made_from=made_from,
+        speech=_speech(checkpoint),
+        precision=precision,
+        quantiser_waveforms=clips if precision == "int8" else (),
+        window=window,
+        left_in_float32=left_in_float32,
+    )
+
+
+def _sparsity(folder: Path) -> dict[str, Any]:
+    """What the manifest says of pruning: sparsity and plan hash of a slim checkpoint, nothing of a dense one."""
+    if not (folder / "plan.json").is_file():
+        return {"sparsity": 0.0}
+    plan = read_plan(folder / "plan.json")
+    return {"sparsity": round(plan.sparsity, 6), "recipe": plan.recipe}
+
+
+def _speech(checkpoint: Checkpoint) -> Speech | None:
+    """What a device needs to decode with a Whisper; None of a classifier."""
+    family = family_of(checkpoint)
+    if family.FAMILY != "whisper":
+        return None
+    decoding = family.decoding_settings(checkpoint)
+    special_from, words = min(decoding["start"], decoding["end"]), family.added_words(checkpoint)
+    return Speech(family.vocabulary_tokens(checkpoint), special_from, decoding, words)
+
+
+def golden_waveforms(clips: Sequence[np.ndarray], checkpoint: Checkpoint) -> list[np.ndarray]:
+    """The first clips as they are, one cut short, and one longer than the model's window."""
+    extractor = checkpoint.feature_extractor
+    chosen = list(clips[:GOLDEN_CLIPS])
+    hop_samples = extractor.sampling_rate // 100
+    is_speech = family_of(checkpoint).FAMILY == "whisper"
+    window_samples = extractor.n_samples if is_speech else extractor.max_length * hop_samples
+    longer = np.tile(chosen[0], -(-(window_samples + 5 * hop_samples) // len(chosen[0])))
+    shorter = chosen[-1][: max(4 * hop_samples, len(chosen[-1]) // 3)]
+    return [*chosen, shorter, longer]
+
+
+def made_up_sounds(sample_rate_hz: int, seed: int) -> list[np.ndarray]:
+    """Six seconds-long sounds with nothing recorded in them: sweeps and noises, float32 (samples,) within [-1, 1]."""
+    generator = np.random.default_rng(seed)
+    time_s = np.arange(sample_rate_hz) / sample_rate_hz
+    sweeps = [
+        np.sin(2 * np.pi * (low + (high - low) * time_s / 2) * time_s)
+        for low, high in ((80, 900), (300, 3000), (6000, 500))
+    ]
+    noises = [np.cumsum(generator.normal(size=sample_rate_hz)) * 0.01, generator.normal(size=sample_rate_hz) * 0.2]
+    bursts = generator.normal(size=sample_rate_hz) * (np.sin(2 * np.pi * 3 * time_s) > 0)
+    sounds = [*(0.4 * sweep for sweep in sweeps), *noises, 0.2 * bursts]
+    return [np.clip(sound, -1, 1).astype(np.float32) for sound in sounds]

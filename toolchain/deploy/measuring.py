@@ -1,0 +1,190 @@
+"""Benchmarks and reports of artifacts that are there already."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leanear.benchmarks.analysis import analyse, medians_ms
+from leanear.benchmarks.measure.measure import benchmark
+from leanear.benchmarks.report.loss_section import loss_section
+from leanear.benchmarks.report.page import Paragraph, Section
+from leanear.benchmarks.report.precision_section import precision_section, read_precision
+from leanear.benchmarks.report.report import ReportPaths, write_report
+from leanear.benchmarks.results import Results
+from leanear.data.dataset import Data, as_folder, column_for, read_examples_for, read_splits
+from leanear.deploy.ahead import engine_sections
+from leanear.evaluate.speech_evaluation import count_results_word_errors
+from leanear.families.asked import Asked
+from leanear.families.checkpoint import NOTHING_ASKED
+from leanear.families.tasks import read_spellings
+from leanear.progress import Narrator, counted
+from leanear.prune.notes import PRUNING_SCHEMA, loss_warning, pruning_notes
+from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.clips import write_clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json
+from leanear.runtimes.sessions import SessionOptions, graph_precision, own_precision
+
+ABOUT_FILE, ABOUT_SCHEMA = "deployment.json", "leanear-deployment-1"
+DEVICES_FILE, PRECISION_FILE = "devices.json", "precision.json"
+CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders
+
+
+def bench_artifacts(
+    artifact: Path,
+    *,
+    against: Path | None,
+    runtime: str,
+    precision: str | None,
+    threads: int,
+    budget_s: float,
+    sustained_s: float = 0.0,
+    window: str | None = None,
+    data: Data | None,
+    out: Path,
+    seed: int,
+    command: Sequence[str],
+    narrator: Narrator,
+    asked: Asked = NOTHING_ASKED,
+) -> Results:
+    """Results of `artifact`, in turn with `against` where it is given, written to `out`; accuracy only with DATA.
+
+    precision: of `artifact`, and of `against` where its graphs are of it; None, or where they are not: what the graphs
+    of each are of. Of speech, transcripts with their word errors stand for the accuracy. asked: of a Whisper, where
+    its clips are to be transcribed otherwise than by itself; window: of `artifact`, "full", "auto" or seconds, None:
+    its own, as `against` has.
+
+    Raises:
+        LeanearError: an artifact, the data or the runtime is not usable, or a measurement failed.
+    """
+    read = read_artifact(artifact)
+    chosen = precision or own_precision(read, runtime)
+    dense = None if against is None else _precision_beside(read_artifact(against), runtime, precision)
+    said = chosen if dense in (None, chosen) else f"{dense} against {chosen}"
+    with tempfile.TemporaryDirectory(prefix="leanear-clips-") as name:
+        clips_path = None
+        if data is not None:
+            folder = as_folder(data)
+            splits = read_splits(folder, CALIBRATION_CLIPS, seed, column_for(read.task), labels=read.labels)
+            clips_path = Path(name) / "evaluation.npz"
+            with narrator.step(f"reading {len(splits.evaluation)} evaluation clips") as report:
+                told = counted(report)
+                clips = read_examples_for(read.task, splits.evaluation, read.labels, read.sample_rate_hz, told)
+                write_clips(clips_path, clips)
+        with narrator.step(f"measuring on {runtime}, {said}, {threads} threads") as report:
+            benchmark(
+                against,
+                artifact,
+                clips_path,
+                runtime,
+                SessionOptions(threads=threads, precision=chosen),
+                out,
+                dense_precision=dense,
+                budget_s=budget_s,
+                sustained_s=sustained_s,
+                window=window,
+                command=command,
+                progress=report,
+                asked=asked.as_json(),
+            )
+    return count_results_word_errors(out, read_spellings(artifact))
+
+
+def _precision_beside(artifact: Artifact, runtime: str, asked: str | None) -> str:
+    """The precision that was asked for of another artifact, where this one's graphs are of it; else this one's own."""
+    found = {graph["precision"] for graph in artifact.manifest["graphs"].values()}
+    same = asked is not None and found == {graph_precision(asked)}
+    return asked if asked is not None and same else own_precision(artifact, runtime)
+
+
+def write_deployment_report(
+    results: Path, *, out: Path | None, max_drop: float | None, comparison: Path | None = None
+) -> ReportPaths:
+    """Write report.md and report.html of a results file, or of the newest one in a deployment folder.
+
+    Word errors of transcripts that came from a device are counted now, and kept in the results file.
+
+    comparison: a comparison.json, whose sections the report gets too.
+
+    Raises:
+        BadInput: there is no results file there, or it is not one.
+    """
+    if not results.is_dir():
+        count_results_word_errors(results, read_spellings(results.resolve().parent.parent))
+        return write_report(results, out or results.parent, max_drop=max_drop, comparison_path=comparison)
+    if (results / DEVICES_FILE).is_file() and out is None and comparison is None:
+        from leanear.deploy.delivering import write_delivery_report
+
+        return write_delivery_report(results, max_drop)
+    found = sorted(
+        [*(results / "results").glob("*.json"), *(results / "results").glob("[!.]*/*.json")],
+        key=lambda path: path.stat().st_mtime_ns,
+    )
+    if not found:
+        raise BadInput(f"{results}: no results/*.json in it; `leanear deploy` or `leanear bench` makes them")
+    return write_folder_report(results, found[-1], out or results, max_drop, comparison)
+
+
+def precision_sections(folder: Path) -> tuple[Section, ...]:
+    """What a report of a deployment folder says of the precision that ships, nothing where there was no gate."""
+    path = folder / PRECISION_FILE
+    return (precision_section(read_precision(path)),) if path.is_file() else ()
+
+
+def pruning_sections(folder: Path) -> tuple[Section, ...]:
+    """What a report of a deployment folder that has no results says of how the slim model came about."""
+    pruning = _read_pruning(folder)
+    if pruning is None:
+        return ()
+    removed = f"{100 * pruning['sparsity']:.1f} % of the attention parameters are removed."
+    warning = loss_warning(pruning)
+    said = (*([Paragraph(warning, "warning")] if warning else []), Paragraph(removed))
+    notes = (Paragraph(note) for note in pruning_notes(pruning, {}))
+    return (Section("Pruning", (*said, *notes)), *_loss_sections(pruning))
+
+
+def _loss_sections(pruning: Mapping[str, Any] | None) -> tuple[Section, ...]:
+    section = loss_section(pruning) if pruning is not None else None
+    return () if section is None else (section,)
+
+
+def _read_pruning(folder: Path) -> dict[str, Any] | None:
+    path = folder / "checkpoint" / "pruning.json"
+    return read_json(path, PRUNING_SCHEMA, ("goal", "method", "sparsity")) if path.is_file() else None
+
+
+def write_folder_report(
+    folder: Path,
+    results: Path,
+    out: Path,
+    max_drop: float | None,
+    comparison: Path | None = None,
+    notes: Sequence[str] = (),
+) -> ReportPaths:
+    """The report of one of a deployment folder's results, with its plan and what deployment.json says of its origin.
+
+    notes: sentences that come before those on pruning.
+    """
+    plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
+    precision_path = folder / PRECISION_FILE
+    pruning = _read_pruning(folder)
+    measured = count_results_word_errors(results, read_spellings(folder))
+    said = [*notes, *pruning_notes(pruning, medians_ms(analyse(measured)))]
+    about = read_json(about_path, ABOUT_SCHEMA, ("title", "provenance")) if about_path.is_file() else {}
+    return write_report(
+        results,
+        out,
+        plan_path=plan_path if plan_path.is_file() else None,
+        precision_path=precision_path if precision_path.is_file() else None,
+        max_drop=max_drop,
+        extra={
+            "notes": said,
+            "warning": loss_warning(pruning) or "",
+            **{key: about[key] for key in ("title", "provenance") if key in about},
+        },
+        comparison_path=comparison,
+        more=(*_loss_sections(pruning), *engine_sections(folder)),
+    )

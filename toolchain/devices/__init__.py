@@ -1,0 +1,1 @@
+"""A bundle, and the way to a device and back."""

@@ -1,0 +1,174 @@
+"""A bundle for a device: artifacts, evaluation clips, and one runner file that needs Python, numpy and a runtime."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from leanear.benchmarks.device.bundled import ALL_THREADS, BUNDLE_FILE, BUNDLE_SCHEMA, RUNNER_FILE, Bundle, read_bundle
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import replaced_file, replaced_folder, sha256_file, sha256_json, write_json
+
+SOURCES = Path(__file__).resolve().parent.parent
+DEVICE_PACKAGES = ("runtimes", "benchmarks")
+CLIPS_FILE = "clips.npz"
+FIRST_LINE = b"#!/usr/bin/env python3\n"
+EARLIEST = (1980, 1, 1, 0, 0, 0)
+PLAIN_FILE = 0o100644 << 16
+
+# Read by whatever Python the device has, so by old ones too: no f-string, no annotation, nothing of Python 3 alone.
+MAIN = """\
+import sys
+
+if sys.version_info < (3, 9):
+    sys.stderr.write(
+        "leanear: this is Python %d.%d; leanear.pyz needs Python 3.9 or later\\n" % tuple(sys.version_info[:2])
+    )
+    sys.exit(4)
+
+from leanear.runtimes.process.isolation import leave_current_folder
+
+leave_current_folder()
+
+from leanear.runtimes.process.interrupts import run_interruptibly
+from leanear.runtimes.process.streams import take_any_text
+
+take_any_text()
+
+
+def run():
+    from leanear.benchmarks.device.runner import main
+
+    return main()
+
+
+if sys.argv[1:2] == ["--worker"]:
+    import runpy
+
+    module = sys.argv[2]
+    del sys.argv[1:3]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+else:
+    sys.exit(run_interruptibly(run))
+"""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the device is to do.
+
+    precision: of the slim artifact, and of the dense one where dense_precision does not say another; threads: a number,
+    or "all" of the device's; budget_s: seconds for latency samples; sustained_s: of work without a pause.
+    """
+
+    runtime: str
+    precision: str
+    threads: int | str = ALL_THREADS
+    budget_s: float = 60.0
+    sustained_s: float = 0.0
+    dense_precision: str | None = None
+
+
+def write_bundle(
+    out: Path,
+    *,
+    name: str,
+    target: str,
+    slim: Path,
+    dense: Path | None,
+    clips: Path | None,
+    run: RunSettings,
+) -> Bundle:
+    """The bundle written to `out`, whole or not at all; the same inputs give the same bytes.
+
+    name, target: said to whoever reads the bundle; slim, dense: artifact folders; clips: a file of `write_clips`.
+
+    Raises:
+        BadInput: an artifact is not what its manifest says, or `out` holds something that is not a bundle.
+    """
+    if out.exists() and not (out / BUNDLE_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out}: there is something there that is not a bundle (no {BUNDLE_FILE}); it is left alone")
+    artifacts = {"slim": slim} if dense is None else {"dense": dense, "slim": slim}
+    with replaced_folder(out) as fresh:
+        for role, folder in artifacts.items():
+            read_artifact(folder)
+            for path in sorted(folder.iterdir()):
+                if path.is_file():
+                    _place(path, fresh / role / path.name)
+        if clips is not None:
+            _place(clips, fresh / CLIPS_FILE)
+        write_runner(fresh / RUNNER_FILE)
+        files = sorted(path for path in fresh.rglob("*") if path.is_file())
+        document = {
+            "schema": BUNDLE_SCHEMA,
+            "leanear": importlib.metadata.version("leanear"),
+            "name": name,
+            "target": target,
+            "run": {
+                "runtime": run.runtime,
+                "precision": run.precision,
+                "dense_precision": run.dense_precision or run.precision,
+                "threads": run.threads,
+                "budget_s": run.budget_s,
+                "sustained_s": run.sustained_s,
+            },
+            "artifacts": {role: role for role in artifacts},
+            "clips": None if clips is None else CLIPS_FILE,
+            "files": {
+                path.relative_to(fresh).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+                for path in files
+            },
+        }
+        write_json(fresh / BUNDLE_FILE, document)
+    return read_bundle(out)
+
+
+def write_runner(path: Path) -> None:
+    """Write `leanear.pyz`: the device's packages in one file that Python runs; the same sources give the same bytes.
+
+    Nothing in it is compressed: a device without zlib runs it too, and no version of zlib changes the bytes.
+    """
+    version = importlib.metadata.version("leanear")
+    entries = {"__main__.py": MAIN.encode()}
+    entries[f"leanear-{version}.dist-info/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: leanear\nVersion: {version}\n".encode()
+    )
+    for package in DEVICE_PACKAGES:
+        for source in sorted((SOURCES / package).glob("*.py")):
+            entries[f"{package}/{source.name}"] = source.read_bytes()
+    with replaced_file(path) as part:
+        with open(part, "wb") as stream:
+            stream.write(FIRST_LINE)
+            with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+                for name in sorted(entries):
+                    entry = zipfile.ZipInfo(name, EARLIEST)
+                    entry.create_system = 3
+                    entry.external_attr = PLAIN_FILE
+                    archive.writestr(entry, entries[name])
+        os.chmod(part, 0o755)  # noqa: S103, a program
+
+
+def device_folder_name(name: str) -> str:
+    """A folder name for the device: plain, whatever MODEL and TARGET are called, and another for every other name."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:48] or "model"
+    return f"{plain}-{sha256_json(name)[:8]}"
+
+
+def by_hand() -> tuple[str, ...]:
+    """The three commands to type on the device, in the folder that the bundle was copied to."""
+    return tuple(f"python3 {RUNNER_FILE} {verb}" for verb in ("doctor", "compile", "bench"))
+
+
+def _place(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,170 @@
+"""The system's own OpenSSH client: how it is started, what a HOST may look like, and what its failures mean.
+
+The user's configuration, keys, agent and jump hosts apply. Host keys are always checked. No text of a user's reaches
+the shell of a device except the path of a Python, quoted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+
+from leanear.runtimes.errors import BadInput
+
+SSH_VARIABLE = "LEANEAR_SSH"  # the command in place of "ssh", as a shell would split it: "ssh -F other-config"
+HOST = re.compile(
+    r"(?P<scheme>ssh://)?"
+    r"(?:(?P<user>[A-Za-z0-9_.][A-Za-z0-9_.+\\%-]*)@)?"
+    r"(?P<name>\[[0-9A-Za-z:.%]+\]|[A-Za-z0-9_.][A-Za-z0-9_.:%-]*?)"
+    r"(?(scheme)(?::(?P<port>[0-9]{1,5}))?/?)"
+)
+MOST_HOST_CHARACTERS = 512
+OWN_OPTIONS = (
+    "-T",
+    # What a user's file may ask for and what would be in the way of a program that speaks over the connection.
+    *("-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes", "-o", "ForwardAgent=no", "-o", "ForwardX11=no"),
+    # Without this the client says nothing of why it failed where a user's file has set it to QUIET.
+    *("-o", "LogLevel=INFO"),
+    # An open master connection of the user's is used; a new one would outlive us and keep our pipes open.
+    *("-o", "ControlMaster=no"),
+)
+FAILED = 255
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+CONFIG_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a connection did not come about: one of `leanear.devices.statuses.STATUSES`, and one line."""
+
+    status: str
+    reason: str
+
+
+def check_host(host: str) -> str:
+    """`host` as it was given: [user@]name, or ssh://[user@]name[:port].
+
+    Raises:
+        BadInput: it is anything else, or begins with "-", which a program would take for a flag.
+    """
+    found = HOST.fullmatch(host) if len(host) <= MOST_HOST_CHARACTERS else None
+    if found is None:
+        why = "it begins with '-'" if host.startswith("-") else "wanted is [user@]name or ssh://[user@]name:port"
+        raise BadInput(f"HOST {host[:80]!r}: not the name of a device; {why}")
+    return host
+
+
+def ssh_command(host: str, python: str, program: str, *, batch: bool) -> list[str]:
+    """The command that runs `python -c program` on `host`.
+
+    batch: nothing is asked on a terminal; whatever would have to be asked is a failure.
+
+    Raises:
+        BadInput: `host` is not usable, or the command in LEANEAR_SSH cannot be split.
+    """
+    check_host(host)
+    client = _client()
+    options = [*OWN_OPTIONS, "-o", f"BatchMode={'yes' if batch else 'no'}"]
+    if _keys_unchecked(client, host):
+        options += ["-o", "StrictHostKeyChecking=yes"]
+    return [*client, *options, "--", host, f"{quoted_python(python)} -I -c {shlex.quote(program)}"]
+
+
+def quoted_python(python: str) -> str:
+    """The path of a Python as one word of the device's shell; a leading "~/" is the home folder there."""
+    if not python or "\0" in python or "\n" in python or python.startswith("-"):
+        raise BadInput(f"the device's Python {python!r}: not a path or a name of a program")
+    if python.startswith("~/"):
+        return '"$HOME"/' + shlex.quote(python[2:])
+    return shlex.quote(python)
+
+
+def explain_failure(exit_status: int, said: str, python: str, batch: bool) -> Failure:
+    """Why ssh ended with `exit_status` before the device had said a word; said: what it wrote to standard error."""
+    lines = [" ".join(line.strip("@ \t\r").split()) for line in said.splitlines() if line.strip("@ \t\r")]
+    for status, pattern, text in FAILURES:
+        for line in lines:
+            if re.search(pattern, line):
+                return Failure(status, f"{text} ({line})" if text else line.removeprefix("leanear: "))
+    denied = next((line for line in lines if "Permission denied (" in line), None)
+    if denied is not None:
+        methods = denied.partition("Permission denied (")[2].partition(")")[0]
+        if batch and ("password" in methods or "keyboard-interactive" in methods):
+            text = "no key was accepted, and a password cannot be asked for here; use ssh-copy-id or an agent"
+            return Failure("asks for a password", f"{text} ({denied})")
+        return Failure("authentication failed", f"no key or password was accepted ({denied})")
+    last = lines[-1] if lines else "it said nothing"
+    if exit_status in (NOT_FOUND, NOT_EXECUTABLE):
+        return Failure("no python", f"{python}: the device cannot run it ({last})")
+    if exit_status == FAILED:
+        return Failure("connection failed", f"ssh: {last}")
+    return Failure("no python", f"{python} on the device ended with status {exit_status} ({last})")
+
+
+# Looked for in this order in what ssh says; its texts are the same in every language.
+FAILURES = (
+    (
+        "host key changed",
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "the device is not the one that was known by this name; if it was set up anew: ssh-keygen -R NAME",
+    ),
+    ("host key unknown", r"No \S+ host key is known for", "connect once by hand and compare its fingerprint: ssh HOST"),
+    (
+        "host key unknown",
+        r"Host key verification failed",
+        "its host key was not accepted; connect once by hand: ssh HOST",
+    ),
+    ("name unknown", r"Could not resolve hostname", "no device has this name"),
+    ("name unknown", r"hostname contains invalid characters", "no device has this name"),
+    ("connection refused", r"Connection refused", "nothing listens there: is the device on, and sshd running?"),
+    ("no answer", r"(Connection|Operation) timed out", "the device does not answer"),
+    ("unreachable", r"No route to host|Network is unreachable|Host is down", "there is no way to it"),
+    (
+        "authentication failed",
+        r"Too many authentication failures",
+        "too many keys were tried; name one with IdentityFile",
+    ),
+    ("ssh configuration", r"Bad configuration option|Bad owner or permissions|Can't open user config", ""),
+    ("ssh configuration", r"terminating, \d+ bad configuration options", ""),
+    ("python too old", r"needs Python 3\.9", ""),
+    ("python too old", r"Unknown option: -I", "that Python is older than 3.4; Python 3.9 or later is needed"),
+    (
+        "connection lost",
+        r"Connection (closed|reset) by|Broken pipe|closed by remote host",
+        "the device closed the connection",
+    ),
+)
+
+
+def _client() -> list[str]:
+    text = os.environ.get(SSH_VARIABLE, "ssh")
+    try:
+        client = shlex.split(text)
+    except ValueError as error:
+        raise BadInput(f"{SSH_VARIABLE}: {text!r} cannot be split ({error})") from None
+    if not client:
+        raise BadInput(f"{SSH_VARIABLE}: it is empty")
+    return client
+
+
+def _keys_unchecked(client: list[str], host: str) -> bool:
+    """Whether the user's configuration would accept any host key from `host`."""
+    try:
+        asked = subprocess.run(
+            [*client, "-G", "--", host],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=CONFIG_LIMIT_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise BadInput(f"{client[0]}: there is no such program; install an OpenSSH client") from None
+    except subprocess.TimeoutExpired:
+        return True
+    found = re.search(r"^stricthostkeychecking (\S+)$", asked.stdout, re.MULTILINE)
+    return found is not None and found.group(1) in ("no", "off", "false")

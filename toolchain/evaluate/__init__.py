@@ -1,0 +1,1 @@
+"""Accuracy and word errors of a checkpoint or an artifact."""

@@ -1,0 +1,157 @@
+"""Word error rates by a checkpoint in torch or an artifact on its runtime, through the device's own decoding."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from leanear.benchmarks.measure.transcripts import Transcript, evaluation_options, transcribe_clip
+from leanear.benchmarks.results import Results, read_results, write_results
+from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO
+from leanear.benchmarks.summary import word_error_rate
+from leanear.data.word_errors import choose_normaliser, count_word_errors
+from leanear.families.asked import Asked
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, load_checkpoint
+from leanear.families.tasks import is_artifact, read_spellings
+from leanear.progress import Report
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.clips import Clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
+from leanear.runtimes.speech.decoding import DETECT
+from leanear.runtimes.speech.encoder_windows import FULL
+from leanear.runtimes.speech.long_audio import SpeechModel, read_speech_model
+
+
+@dataclass(frozen=True)
+class Transcriber:
+    """Something that writes down speech. spellings: for Whisper's normaliser, or None where the model brings none."""
+
+    kind: str
+    runtime: str
+    session: SpeechSession
+    model: SpeechModel
+    spellings: dict[str, str] | None
+
+
+def open_transcriber(
+    model_or_artifact: str, runtime: str, precision: str | None, threads: int, window: str | None = None
+) -> Transcriber:
+    """A transcriber for a speech artifact, on `runtime`, or for a checkpoint, in torch.
+
+    precision: None: what the artifact's graphs are of. window: "full", "auto" or seconds; None: the artifact's own, or
+    of a checkpoint the full one.
+
+    Raises:
+        BadInput: it is neither.
+        RuntimeUnavailable: the runtime is not installed here.
+    """
+    folder = Path(model_or_artifact)
+    if is_artifact(folder):
+        artifact = read_artifact(folder)
+        options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
+        session = require_runtime(runtime, options).load(artifact, options)
+        return Transcriber("artifact", runtime, session, read_speech_model(artifact, window), read_spellings(folder))
+    if precision not in (None, "fp32"):
+        raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
+    import torch
+
+    from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
+
+    folder = checkpoint_folder(model_or_artifact)
+    checkpoint: Any = load_checkpoint(folder)
+    torch.set_num_threads(threads)
+    model = speech_model(checkpoint, window or FULL)
+    return Transcriber("checkpoint", "torch", TorchSpeechSession(checkpoint), model, read_spellings(folder))
+
+
+def evaluate_clips(
+    transcriber: Transcriber, clips: Clips, report: Report, asked: Asked = NOTHING_ASKED
+) -> dict[str, Any]:
+    """The word error rate on transcribed clips with its bootstrap interval, and what it was counted from; stable keys.
+
+    The interval is None where every resample of the clips has the same rate, as where there is no error at all.
+
+    Raises:
+        BadInput: the clips have no transcripts, or no word in them, or the model has no such task or language.
+    """
+    if clips.texts is None:
+        raise BadInput("the clips have labels and no transcripts")
+    longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
+    options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
+    options = replace(options, task=asked.task, language=asked.language)
+    transcripts: list[Transcript] = []
+    for waveform in clips.waveforms:
+        transcripts.append(transcribe_clip(transcriber.session, transcriber.model, waveform, options))
+        report(f"{len(transcripts)} of {len(clips)}", len(transcripts) / len(clips))
+    written = written_language(vars(transcriber.model.tokens), asked, [each.language for each in transcripts])
+    normaliser = choose_normaliser(written, transcriber.spellings)
+    counted = count_word_errors(clips.texts, [each.text for each in transcripts], normaliser)
+    rate = word_error_rate(counted.errors, counted.reference_words)
+    return {
+        "word_error_rate": rate.estimate,
+        "word_error_rate_interval_95": [rate.low, rate.high] if rate.has_spread else None,
+        "metric": counted.metric,
+        "reference_words": sum(counted.reference_words),
+        "substitutions": sum(counted.substitutions),
+        "deletions": sum(counted.deletions),
+        "insertions": sum(counted.insertions),
+        "windows": sum(each.windows for each in transcripts),
+        "second_tries": sum(each.second_tries for each in transcripts),
+        "loops": sum(each.compression_ratio > LOOP_COMPRESSION_RATIO for each in transcripts),
+        "audio_s": sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz,
+        "asked": asked.as_json(),
+    }
+
+
+def written_language(decoding: Mapping[str, Any], asked: Asked, heard: Sequence[str | None]) -> str | None:
+    """The language of transcripts, whose normaliser is meant; None where no clip was heard to be in any.
+
+    Translations are in English; otherwise it is the language that is asked for, or the model's own, or the one that it
+    heard in most clips. decoding: as in a manifest; heard: by clip.
+    """
+    if not decoding["multilingual"] or (asked.task or decoding.get("default_task")) == "translate":
+        return "en"
+    told = asked.language or decoding["default_language"]
+    if told not in (None, DETECT):
+        return str(told)
+    counted = Counter(code for code in heard if code is not None)
+    return counted.most_common(1)[0][0] if counted else None
+
+
+def count_results_word_errors(path: Path, spellings: dict[str, str] | None) -> Results:
+    """The results in `path`, with word errors added to the file where it has transcripts and no word errors yet.
+
+    Raises:
+        BadInput: it is no results file, or no reference has a word in it.
+    """
+    results = read_results(path)
+    accuracy = results.document["accuracy"]
+    if not results.is_speech or accuracy["status"] != "ok" or accuracy["word_errors"] is not None:
+        return results
+    asked = Asked(accuracy["decoding"].get("task"), accuracy["decoding"].get("language"))
+    heard = [language for answers in accuracy["roles"].values() for language in answers["languages"]]
+    written = written_language(results.document["artifacts"]["slim"]["decoding"], asked, heard)
+    normaliser = choose_normaliser(written, spellings)
+    counted = {
+        role: count_word_errors(accuracy["references"], answers["texts"], normaliser)
+        for role, answers in accuracy["roles"].items()
+    }
+    first = next(iter(counted.values()))
+    accuracy["word_errors"] = {
+        "metric": first.metric,
+        "reference_words": list(first.reference_words),
+        "roles": {
+            role: {
+                "substitutions": list(errors.substitutions),
+                "deletions": list(errors.deletions),
+                "insertions": list(errors.insertions),
+            }
+            for role, errors in counted.items()
+        },
+    }
+    return write_results(path, results.document)

@@ -1,0 +1,102 @@
+"""A Whisper checkpoint in torch as a session that decodes, so that the device's own decoding runs on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache, EncoderDecoderCache
+
+from leanear.export.whisper.window_states import window_states
+from leanear.families import whisper
+from leanear.families.whisper import WhisperCheckpoint
+from leanear.runtimes.audio.waveforms import checked_waveform
+from leanear.runtimes.sessions import checked_tokens
+from leanear.runtimes.speech.encoder_windows import FULL, choose_windows
+from leanear.runtimes.speech.long_audio import SpeechModel
+from leanear.runtimes.speech.token_rules import speech_tokens
+from leanear.runtimes.speech.vocabulary import make_vocabulary
+
+
+class TorchSpeechSession:
+    """A `leanear.runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, with transformers' own cache."""
+
+    def __init__(self, checkpoint: WhisperCheckpoint) -> None:
+        self._model = checkpoint.model
+        self._feature_extractor = checkpoint.feature_extractor
+        self._states: torch.Tensor | None = None
+        self._rows = 0
+        self._cache: EncoderDecoderCache | None = None
+
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
+        """Encoder states of one window."""
+        extractor = self._feature_extractor
+        window = window or extractor.n_samples
+        features = whisper.features(extractor, [checked_waveform(waveform)[0][:window]])
+        self.encode_features(features[..., : window // extractor.hop_length])
+
+    @torch.inference_mode()
+    def encode_features(self, features: torch.Tensor) -> None:
+        """Encoder states of log-mel features (1, mels, frames), as many frames as the window has."""
+        self._states = window_states(self._model.model.encoder, features)
+        self._rows = 0
+
+    def start(self, rows: int = 1) -> None:
+        """Forget all tokens; `rows` hypotheses follow."""
+        self._rows = rows if self._states is not None else 0
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    @torch.inference_mode()
+    def step(self, tokens: np.ndarray, parents: np.ndarray | None = None) -> np.ndarray:
+        """Logits after the last of `tokens`, float32 (rows, vocabulary)."""
+        config, cache = self._model.config, self._cache
+        filled = 0 if cache is None else int(cache.get_seq_length())
+        tokens, parents = checked_tokens(
+            tokens, parents, self._rows, filled, config.vocab_size, config.max_target_positions
+        )
+        assert cache is not None
+        assert self._states is not None
+        if parents is not None:
+            cache.self_attention_cache.reorder_cache(torch.from_numpy(parents))
+        output = self._model(
+            encoder_outputs=(self._states.expand(self._rows, -1, -1),),
+            decoder_input_ids=torch.from_numpy(tokens),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return np.asarray(output.logits[:, -1].float().numpy())
+
+    def facts(self) -> dict[str, Any]:
+        """Version and threads of torch."""
+        return {
+            "runtime": "torch",
+            "version": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "precision": "fp32",
+        }
+
+    def close(self) -> None:
+        """Let go of the window's states and of the cache."""
+        self._states, self._cache, self._rows = None, None, 0
+
+
+def speech_model(checkpoint: WhisperCheckpoint, window: str = FULL) -> SpeechModel:
+    """What decoding needs to know of a checkpoint, from its tokenizer and its generation settings.
+
+    window: "full", "auto" or seconds.
+
+    Raises:
+        BadInput: the model has no such window.
+    """
+    tokens = speech_tokens(whisper.decoding_settings(checkpoint))
+    texts, special_from = whisper.vocabulary_tokens(checkpoint), min(tokens.start, tokens.end)
+    extractor, words = checkpoint.feature_extractor, whisper.added_words(checkpoint)
+    step = whisper.FRAMES_PER_POSITION * extractor.hop_length
+    return SpeechModel(
+        vocabulary=make_vocabulary(texts, special_from, f"{checkpoint.folder}/tokenizer.json", words),
+        tokens=tokens,
+        sample_rate_hz=extractor.sampling_rate,
+        window_samples=extractor.n_samples,
+        windows=choose_windows(window, extractor.n_samples, extractor.sampling_rate, step),
+    )

@@ -1,0 +1,131 @@
+"""MODEL, as a user names it, to a checkpoint folder, its identity and its family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from leanear.demo import demo_model_folder
+from leanear.families.asked import Asked
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_object, sha256_file, sha256_json
+
+if TYPE_CHECKING:
+    from leanear.families.ast import AstCheckpoint
+    from leanear.families.whisper import WhisperCheckpoint
+
+    Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
+
+NOTHING_ASKED = Asked()
+DEMO_MODEL = "demo-ast"  # where none is named
+DEMO_MODELS = (DEMO_MODEL, "demo-whisper")
+CHECKPOINT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "normalizer.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "plan.json",
+    "adapter_config.json",  # read to be refused
+)
+_MODEL_IS = f"MODEL is a checkpoint folder, a Hub id, {' or '.join(DEMO_MODELS)}"
+
+
+def checkpoint_folder(model: str) -> Path:
+    """The folder of MODEL: a demo model, a folder, or a Hub id, which is downloaded (weights in safetensors alone).
+
+    Raises:
+        BadInput: it is none of these, or the Hub cannot be reached.
+    """
+    if model in DEMO_MODELS:
+        return demo_model_folder(model)
+    folder = Path(model)
+    if folder.is_dir():
+        require_no_adapter(folder)
+        if not (folder / "config.json").is_file():
+            raise BadInput(f"{folder}: no config.json in it; {_MODEL_IS}")
+        return folder
+    if folder.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise BadInput(f"{model}: no such model folder; {_MODEL_IS}")
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES)))
+    except HFValidationError:
+        raise BadInput(f"{model}: neither a folder nor a well-formed Hub id (owner/name)") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(f"{model}: no such folder here, and it could not be fetched from the Hub ({reason})") from None
+    require_no_adapter(folder)
+    return folder
+
+
+def require_no_adapter(folder: Path) -> None:
+    """Nothing, where the folder's weights are all of the model.
+
+    Raises:
+        BadInput: they are those of an adapter (LoRA), or one lies beside them, which torch would add and a graph not.
+    """
+    path = folder / "adapter_config.json"
+    if path.exists():
+        raise BadInput(
+            f"{path}: an adapter, not a whole model; merge it into its model first (peft's merge_and_unload), and save"
+            " that in a folder of its own"
+        )
+
+
+def checkpoint_name(model: str) -> str:
+    """A short name for MODEL, fit for a folder's name."""
+    name = Path(model).resolve().name if Path(model).exists() else model.replace("/", "--")
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip(".") or "model"
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """One hex sha256 over the names and contents of the checkpoint's files."""
+    files = sorted({path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern)})
+    return sha256_json({path.name: sha256_file(path) for path in files})
+
+
+def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> Checkpoint:
+    """The checkpoint in `folder`, by the family that its config.json names.
+
+    asked: becomes a Whisper's own task and language, in memory.
+
+    Raises:
+        BadInput: config.json is unreadable or names a family that leanear does not have, or the model does not have
+            what is asked for.
+    """
+    from leanear.families import ast, whisper  # torch: seconds to import, so only where a model is really loaded
+
+    require_no_adapter(folder)
+    path = folder / "config.json"
+    model_type = read_object(path).get("model_type")
+    if model_type in (ast.DENSE_MODEL_TYPE, ast.SLIM_MODEL_TYPE):
+        asked.refuse_for(folder)
+        return ast.load_checkpoint(folder)
+    if model_type in (whisper.DENSE_MODEL_TYPE, whisper.SLIM_MODEL_TYPE):
+        checkpoint = whisper.load_checkpoint(folder)
+        whisper.set_defaults(checkpoint, asked)
+        return checkpoint
+    raise BadInput(
+        f"{path}: model_type is {model_type!r}; leanear takes Audio Spectrogram Transformers ({ast.DENSE_MODEL_TYPE}) "
+        f"and Whisper ({whisper.DENSE_MODEL_TYPE})"
+    )
+
+
+def family_of(checkpoint: Any) -> ModuleType:
+    """The module of `leanear.families` that loaded this checkpoint."""
+    from leanear.families import ast, whisper
+
+    return whisper if isinstance(checkpoint, whisper.WhisperCheckpoint) else ast

@@ -1,0 +1,1 @@
+"""From a dense checkpoint and calibration clips to a slim one."""

@@ -1,0 +1,235 @@
+"""Choose widths, measure what they lose on held-out clips, and choose again where the estimate was wrong.
+
+Estimates add the losses of single heads; what is measured is KL(dense || slim) of the finished model, and of every
+block alone: pruned as planned while the rest of the model is whole. Where an estimate of the whole or of a block is off
+by more than a factor of two, every block's estimates are multiplied by measured over estimated, all of them together by
+what the whole loses beyond the sum of its blocks, and widths are chosen again. Losses are cliffs: a block that turned
+out dear is given more width, turns out cheap, and would be cut again. So a later round takes a root of its ratios, and
+of the plans that were measured the best one stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from leanear.calibration import shards
+from leanear.calibration.sites import AttentionSite
+from leanear.data.held_out import HeldOut, evaluated
+from leanear.plan import SitePlan
+from leanear.progress import Report, quiet
+from leanear.prune.allocate import Allocation
+from leanear.prune.costs import Costs
+from leanear.prune.scoring import Losses, Scores
+from leanear.prune.widths import RotatedRecipe, choose_widths, cut
+
+MOST_ROUNDS = 3
+FACTOR = 2.0
+NOTHING_NATS = 1e-4  # per target: below, a model is its dense self for every purpose, whatever the ratio
+BLOCK_CLIPS = 16  # held-out clips on which single blocks are measured, at most
+LARGEST_CORRECTION = 1e4
+
+
+@dataclass(frozen=True)
+class BlockLoss:
+    """One block's loss in nats per target: as it was estimated, and as measured with the rest of the model whole."""
+
+    name: str
+    estimated: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One choice of widths: its loss in nats per target, as estimated when it was chosen, and as measured.
+
+    cost: in the budget's unit; blocks: block by block.
+    """
+
+    estimated: float
+    measured: float
+    cost: float
+    blocks: tuple[BlockLoss, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether estimate and measurement are within a factor of two, or there is nothing to tell apart."""
+        return _close(self.estimated, self.measured)
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Factors on the estimates: of every block by name, and of what the blocks lose together beyond their sum."""
+
+    blocks: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    together: float = 1.0
+
+    def applied(self, losses: Losses) -> dict[str, Any]:
+        """The corrected losses."""
+        return {name: table * self.blocks.get(name, 1.0) * self.together for name, table in losses.items()}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The slim model in eval mode, what it keeps, its widths, the rounds, and which of them it is.
+
+    corrections: those by which the estimates of its round would have been its measurements; others: the models of the
+    other rounds, by their measured loss.
+    """
+
+    model: nn.Module
+    kept: tuple[SitePlan, ...]
+    allocation: Allocation
+    rounds: tuple[Round, ...]
+    best: int
+    corrections: Corrections
+    others: tuple[Chosen, ...] = ()
+
+    @property
+    def round(self) -> Round:
+        """The round of the model."""
+        return self.rounds[self.best]
+
+
+def choose_measured(
+    family: ModuleType,
+    model: nn.Module,
+    scores: Scores,
+    costs: Costs,
+    budget: float,
+    recipe: RotatedRecipe,
+    held_out: HeldOut,
+    *,
+    corrections: Corrections | None = None,
+    report: Report = quiet,
+) -> Chosen:
+    """The model within the budget whose measured loss is the least of at most three rounds.
+
+    held_out: clips that were not scored; corrections: what an earlier call learned of the same scores.
+
+    Raises:
+        BadInput: the budget cannot be met.
+    """
+    sites = family.attention_sites(model)
+    corrections = corrections or Corrections()
+    few = held_out if len(held_out) <= BLOCK_CLIPS else held_out.first(BLOCK_CLIPS)
+    alone = SingleBlocks(family, model, scores, few)
+    rounds: list[Round] = []
+    in_force: list[Corrections] = []
+    made: list[tuple[nn.Module, tuple[SitePlan, ...], Allocation]] = []
+    for number in range(MOST_ROUNDS):
+        allocation = choose_widths(sites, corrections.applied(scores.losses), costs, budget, recipe)
+        slim, kept = cut(family, model, scores.bases, allocation)
+        measured = shards.same(held_out.kl(slim))
+        told = f"measured {measured:.4f} nats, estimated {allocation.damage:.4f}"
+        report(f"round {number + 1}: {told}; block by block", number / MOST_ROUNDS)
+        blocks = alone.measure(corrections, allocation, slim)
+        rounds.append(Round(allocation.damage, measured, allocation.cost, blocks))
+        in_force.append(corrections)
+        made.append((slim, kept, allocation))
+        if rounds[-1].agrees and all(_close(block.estimated, block.measured) for block in blocks):
+            break
+        corrections = _corrected(corrections, rounds[-1], 1 / len(rounds))
+    order = sorted(range(len(rounds)), key=lambda number: losing(rounds[number].measured))
+    found = [
+        Chosen(*made[number], tuple(rounds), number, _corrected(in_force[number], rounds[number], 1.0))
+        for number in order
+    ]
+    report(f"measured {found[0].round.measured:.4f} nats on {len(held_out)} held-out clips", 1.0)
+    return dataclasses.replace(found[0], others=tuple(found[1:]))
+
+
+def losing(divergence: float) -> float:
+    """The divergence, to sort by: what is no number loses the most."""
+    return math.inf if math.isnan(divergence) else divergence
+
+
+def _close(estimated: float, measured: float) -> bool:
+    if not math.isfinite(measured):
+        return False
+    if max(estimated, measured) <= NOTHING_NATS:
+        return True
+    return max(estimated, measured) <= FACTOR * max(min(estimated, measured), NOTHING_NATS / FACTOR)
+
+
+def _corrected(before: Corrections, found: Round, power: float) -> Corrections:
+    """Corrections by which this round's estimates would have been its measurements, or, below 1, are nearer to them."""
+    factors = dict(before.blocks)
+    for block in found.blocks:
+        if max(block.estimated, block.measured) > NOTHING_NATS and block.estimated > 0:
+            ratio = max(block.measured, 0.0) / block.estimated
+            ratio = min(max(ratio, 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
+            factors[block.name] = factors.get(block.name, 1.0) * ratio**power
+    alone = sum(
+        block.estimated * factors.get(block.name, 1.0) / before.blocks.get(block.name, 1.0) for block in found.blocks
+    )
+    return Corrections(factors, found.measured / alone if alone > 0 else before.together)
+
+
+class SingleBlocks:
+    """Measures one block at a time, pruned while the rest of the model is whole, on held-out clips."""
+
+    def __init__(self, family: ModuleType, model: nn.Module, scores: Scores, held_out: HeldOut) -> None:
+        self._family, self._losses, self._held_out = family, scores.losses, held_out
+        self._sites: Sequence[AttentionSite] = family.attention_sites(model)
+        self._dense = [tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in self._sites]
+        self._whole, _ = cut(family, model, scores.bases, Allocation(tuple(self._dense), 0.0, 0.0))
+
+    def measure(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> tuple[BlockLoss, ...]:
+        """Every block's loss, as estimated without what blocks lose together, and as measured; slim: as allocated."""
+        pairs = zip(self._sites, allocation.widths, self._dense, strict=True)
+        modules = zip(self._family.attention_sites(self._whole), self._family.attention_sites(slim), strict=True)
+        nothing, losses = self._nothing, []
+        for (site, widths, dense), (wide, narrow) in zip(pairs, modules, strict=True):
+            if widths == dense:
+                losses.append(BlockLoss(site.name, 0.0, 0.0))
+                continue
+            estimated = corrections.blocks.get(site.name, 1.0) * block_loss(self._losses, site, widths)
+            clips = self._held_out if site.kind == "encoder" else self._encoded
+            with _in_place_of(self._whole, wide.module, narrow.module):
+                measured = shards.same(clips.kl(self._whole)) - nothing
+            losses.append(BlockLoss(site.name, estimated, max(measured, 0.0)))
+        return tuple(losses)
+
+    @functools.cached_property
+    def _nothing(self) -> float:
+        """What the whole model in the new basis measures: rounding alone."""
+        return shards.same(self._held_out.kl(self._whole))
+
+    @functools.cached_property
+    def _encoded(self) -> HeldOut:
+        """The clips as the encoder leaves them, where only a decoder's block changes."""
+        with evaluated(self._whole):
+            inputs = self._family.encoded(self._whole, self._held_out.clips.inputs, self._held_out.batch_size)
+        return self._held_out.of(inputs)
+
+
+def block_loss(losses: Losses, site: AttentionSite, widths: Sequence[tuple[int, int]]) -> float:
+    """The summed estimates of a block's heads at these widths, nats per target.
+
+    A query/key width to which a target fills heads up may not have been tried: the next narrower one stands for it.
+    """
+    tried = (losses[site.name][head, : k + 1, v] for head, (k, v) in enumerate(widths))
+    return float(sum(column[np.isfinite(column)][-1] for column in tried))
+
+
+@contextlib.contextmanager
+def _in_place_of(model: nn.Module, old: nn.Module, new: nn.Module) -> Iterator[None]:
+    """Within the block, `new` stands where `old` is in the model."""
+    name = next(name for name, module in model.named_modules() if module is old)
+    parent, _, attribute = name.rpartition(".")
+    holder = model.get_submodule(parent)
+    setattr(holder, attribute, new)
+    try:
+        yield
+    finally:
+        setattr(holder, attribute, old)

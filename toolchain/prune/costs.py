@@ -1,0 +1,88 @@
+"""What heads of some widths cost, in parameters, multiply-accumulates or measured milliseconds, for an allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from leanear.plan import Plan, head_parameters
+from leanear.prune.latency_table import LatencyTable, site_kind, tie_widths
+from leanear.prune.macs import HeadCost
+
+Widths = tuple[tuple[int, int], ...]
+"""(K, V) of every kept head of one block."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of a model's heads in one unit.
+
+    dense: of all that counts, at the dense widths; fixed: of what no head's width changes; heads: per block, the cost
+    of one head of widths (K, V). Where they do not add up over a block's heads: tied, per block, is the cost of H heads
+    of (K, V) and ragged that of any heads; widened, per block, are the widths that cost no more than those given.
+    """
+
+    unit: str
+    dense: float
+    fixed: float
+    heads: tuple[HeadCost, ...]
+    tied: tuple[Callable[[int, int, int], float], ...] | None = None
+    ragged: tuple[Callable[[Widths], float], ...] | None = None
+    widened: tuple[Callable[[Widths], Sequence[tuple[int, int]]], ...] | None = None
+
+    def block(self, index: int, widths: Widths) -> float:
+        """The cost of one block whose heads keep these widths."""
+        if self.ragged is not None:
+            return self.ragged[index](widths)
+        return sum(self.heads[index](*head) for head in widths)
+
+    def of(self, sites: Sequence[Widths]) -> float:
+        """The cost of the model whose blocks keep heads of these widths."""
+        return self.fixed + sum(self.block(index, widths) for index, widths in enumerate(sites))
+
+
+def parameter_costs(plan: Plan) -> Costs:
+    """The attention blocks' parameters, as the plan counts them for its sparsity."""
+
+    def head(query_key: int, value_output: int) -> float:
+        return float(head_parameters(query_key, value_output, plan))
+
+    return Costs("attention parameters", float(plan.attention_parameters_dense), 0.0, (head,) * len(plan.sites))
+
+
+def mac_costs(plan: Plan, heads: tuple[HeadCost, ...], dense_macs: int) -> Costs:
+    """The multiply-accumulates of one inference; heads: block by block of one head; dense_macs: of the dense model."""
+    width = plan.dense_head_width
+    dense_heads = sum(site.dense_heads * head(width, width) for site, head in zip(plan.sites, heads, strict=True))
+    return Costs("MACs", float(dense_macs), dense_macs - dense_heads, heads)
+
+
+def latency_costs(table: LatencyTable) -> Costs:
+    """Milliseconds of one inference, as the table of the target's device predicts them."""
+    geometry = table.geometry
+    kinds = [site_kind(layer, geometry.layers) for layer in range(geometry.layers)]
+
+    def head(kind: str) -> HeadCost:
+        return lambda query_key, value_output: (
+            table.head_ms(kind, query_key, value_output) if query_key and value_output else 0.0
+        )
+
+    def ragged(kind: str) -> Callable[[Widths], float]:
+        return lambda widths: table.site_ms(kind, list(widths)) - table.block_ms(kind)
+
+    def tied(kind: str) -> Callable[[int, int, int], float]:
+        return lambda heads, query_key, value_output: ragged(kind)(((query_key, value_output),) * heads)
+
+    def widened(kind: str) -> Callable[[Widths], Sequence[tuple[int, int]]]:
+        return lambda widths: tie_widths(table, kind, list(widths))
+
+    dense = [[(geometry.head_width, geometry.head_width)] * geometry.heads] * geometry.layers
+    return Costs(
+        unit="ms",
+        dense=table.model_ms(dense),
+        fixed=table.rest_ms + sum(table.block_ms(kind) for kind in kinds),
+        heads=tuple(head(kind) for kind in kinds),
+        tied=tuple(tied(kind) for kind in kinds),
+        ragged=tuple(ragged(kind) for kind in kinds),
+        widened=tuple(widened(kind) for kind in kinds),
+    )

@@ -1,0 +1,292 @@
+"""Size against loss before anything is written: a curve from one scoring, a few of its points measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from leanear.accelerator import on_accelerator
+from leanear.benchmarks.formatting import WORD_ERROR_RATE
+from leanear.benchmarks.report.loss_section import curve_picture, nats
+from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
+from leanear.benchmarks.report.report import write_page
+from leanear.data.dataset import (
+    SPEECH_TASK,
+    Data,
+    DataFolder,
+    column_for,
+    longest_calibrated,
+    read_examples_for,
+    read_splits,
+)
+from leanear.data.held_out import HeldOut, divided
+from leanear.evaluate.evaluation import data_folder
+from leanear.evaluate.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
+from leanear.families.asked import Asked
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from leanear.families.tasks import labels_of, task_of
+from leanear.outputs import check_replaceable
+from leanear.progress import Narrator, counted
+from leanear.prune.closed_loop import choose_measured
+from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
+from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
+from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
+from leanear.prune.latency_table import latency_table
+from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.scoring import score_widths
+from leanear.prune.widths import RotatedRecipe, cut
+from leanear.runtimes.clips import Clips as Audio
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import write_json
+from leanear.targets.target import Target
+
+EXPLORE_SCHEMA = "leanear-explore-1"
+MEASURED = (0.3, 0.5, 0.7, 0.9)
+SCORES = ".scores"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One size: what is removed of the attention, and what the whole model then has and loses.
+
+    loss: estimated, nats per target, as the measured points have it; latency_ms: predicted by the target's table, None
+    without one; measured: on held-out clips, of some points alone.
+    """
+
+    sparsity: float
+    loss: float
+    parameters: int
+    macs: float
+    latency_ms: float | None
+    measured: MeasuredLoss | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The point as explore.json holds it."""
+        return {**vars(self), "measured": None if self.measured is None else self.measured.as_json()}
+
+
+def explore(
+    model: str,
+    *,
+    data: Data | None,
+    recipe: RotatedRecipe,
+    target: Target,
+    milliseconds: bool,
+    out: Path,
+    narrator: Narrator,
+    asked: Asked = NOTHING_ASKED,
+) -> dict[str, Any]:
+    """The curve of MODEL, written to `out` as explore.json, explore.md and explore.html; what explore.json holds.
+
+    milliseconds: whether the target's latency table is wanted, for which its blocks are timed here; asked: of a
+    Whisper. The scores stay in the folder: another call with the same inputs takes them from there.
+
+    Raises:
+        LeanearError: the model or the data is not usable, or `out` holds something else.
+    """
+    if not (out / SCORES).is_dir():  # of a run that was interrupted, it is all there is
+        check_replaceable(out, "explore.json")
+    source, folder = checkpoint_folder(model), data_folder(model, data)
+    task = task_of(source)
+    splits = read_splits(folder, recipe.calibration_clips, recipe.seed, column_for(task), labels=labels_of(source))
+    with narrator.step("reading the checkpoint and the calibration clips") as report:
+        checkpoint: Any = load_checkpoint(source, asked)
+        family = family_of(checkpoint)
+        if milliseconds and not family.LATENCY_TABLES:
+            raise BadInput("--target: no block of a speech model is timed alone in this version; leave the flag out")
+        labels = () if task == SPEECH_TASK else checkpoint.labels
+        extractor = checkpoint.feature_extractor
+        window = longest_calibrated(extractor)
+        audio = read_examples_for(
+            task, splits.calibration, labels, extractor.sampling_rate, counted(report), window_samples=window
+        )
+    made_from = {
+        "checkpoint": checkpoint_sha256(source),
+        "calibration": clips_sha256(audio),
+        **asked.as_json(),
+    }
+    points, facts = _points(checkpoint, family, made_from, audio, recipe, target, milliseconds, out, narrator)
+    chosen = min((share for share in (facts["knee"], facts["begins_at"]) if share), default=0.5)
+    document = {
+        "schema": EXPLORE_SCHEMA,
+        "model": model,
+        "metric": checkpoint.metric,
+        "matters_nats": MATTERS_NATS,
+        **facts,
+        "points": [point.as_json() for point in points],
+        "command": _command(model, data, asked, chosen),
+    }
+    write_json(out / "explore.json", document)
+    write_page(_page(document), out, "explore")
+    return json.loads(json.dumps(document))
+
+
+def _points(
+    checkpoint: Any,
+    family: ModuleType,
+    made_from: dict[str, str],
+    audio: Audio,
+    recipe: RotatedRecipe,
+    target: Target,
+    milliseconds: bool,
+    out: Path,
+    narrator: Narrator,
+) -> tuple[list[Point], dict[str, Any]]:
+    dense = checkpoint.model
+    plan = family.dense_plan(dense)
+    costs = parameter_costs(plan)
+    macs = mac_costs(plan, head_macs(family, dense, target.graph_form), model_macs(family, dense, target.graph_form))
+    with narrator.step("scoring") as report, on_accelerator(dense):
+        labelled = family.labelled_inputs(checkpoint, audio, report)
+        at_once = 1 if family.activation_bytes(dense, labelled.inputs) > RECOMPUTE_ABOVE_BYTES else None
+        scored, held_out = divided(labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)])
+        scores = score_widths(
+            family, dense, scored, recipe.scoring,
+            made_from=made_from,
+            state=out / SCORES, clips_at_once=at_once, report=report,
+        )  # fmt: skip
+    judge = Judge(family, checkpoint, HeldOut(dense, held_out, family.logits))
+    with narrator.step("measuring half, to correct the estimates") as report, on_accelerator(dense):
+        budget = costs.dense / 2
+        corrections = choose_measured(
+            family, dense, scores, costs, budget, recipe, judge.held_out, report=report
+        ).corrections
+    curve = (family, dense, scores, corrections, costs, recipe)
+    table: Costs | None = None
+    if milliseconds:
+        with narrator.step("timing the target") as report:
+            table = latency_costs(latency_table(checkpoint, target, report=report))
+    measured: dict[float, MeasuredLoss] = {}
+    with narrator.step("measuring points of the curve") as report, on_accelerator(dense):
+        estimates = estimated_curve(*curve, TENTHS)
+        for number, each in enumerate(estimates):
+            if each.sparsity in MEASURED:
+                slim, _ = cut(family, dense, scores.bases, each.allocation)
+                found = measured[each.sparsity] = judge.loss(slim)
+                report(f"{100 * each.sparsity:.0f} %: {found.divergence:.3g} nats", number / len(estimates))
+    known = [
+        (each.sparsity, each.loss, measured[each.sparsity].divergence)
+        for each in estimates
+        if each.sparsity in measured
+    ]
+    ratio = measured_ratio(known)
+    losses = itertools.accumulate((each.loss * ratio(each.sparsity) for each in estimates), max)
+    estimates = tuple(dataclasses.replace(each, loss=loss) for each, loss in zip(estimates, losses, strict=True))
+    points = [_point(each, dense, costs, macs, table, measured.get(each.sparsity)) for each in estimates]
+    facts = {
+        "begins_at": _begins_at(loss_begins_at(*curve, ratio), points),
+        "knee": knee(estimates),
+        "held_out_clips": len(held_out),
+        "parameters_dense": sum(parameter.numel() for parameter in dense.parameters()),
+        "macs_dense": macs.dense,
+        "latency_ms_dense": table.dense if table is not None else None,
+    }
+    return points, facts
+
+
+def _begins_at(estimated: float, points: Sequence[Point]) -> float:
+    """Where losses begin to matter: as estimated, but never at or beyond a size that was measured to lose too much."""
+    bad = [point.sparsity for point in points if point.measured is not None and point.measured.matters]
+    if not bad or estimated < min(bad):
+        return estimated
+    good = [point.sparsity for point in points if point.measured is not None and point.sparsity < min(bad)]
+    return max(good, default=0.0)
+
+
+def _point(
+    estimate: Estimate, dense: Any, costs: Costs, macs: Costs, table: Costs | None, measured: MeasuredLoss | None
+) -> Point:
+    widths = estimate.allocation.widths
+    kept = [tuple(pair for pair in site if pair != (0, 0)) for site in widths]
+    removed = costs.dense - costs.of(kept)
+    return Point(
+        estimate.sparsity,
+        estimate.loss,
+        sum(parameter.numel() for parameter in dense.parameters()) - round(removed),
+        macs.of(kept),
+        None if table is None else table.of(kept),
+        measured,
+    )
+
+
+def _command(model: str, data: Data | None, asked: Asked, sparsity: float) -> str:
+    folder = data if isinstance(data, DataFolder) else None
+    given = folder.flags if folder is not None else shlex.join(["--data", str(data)]) if data is not None else ""
+    parts = (f"leanear prune {shlex.quote(model)}", given, shlex.join(asked.flags), f"--sparsity {sparsity:g}")
+    return " ".join(filter(None, (*parts, "--out slim/")))
+
+
+def table_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows of the curve, as terminal and page show it."""
+    timed = document["latency_ms_dense"] is not None
+    rate = "WER" if document["metric"] == WORD_ERROR_RATE else document["metric"]
+    header = ("removed", "parameters", "MACs", *(("ms",) if timed else ()), "estimated", "measured, nats", f"{rate}, %")
+    rows = []
+    for point in document["points"]:
+        measured = point["measured"]
+        mark = " (knee)" if point["sparsity"] == document["knee"] else ""
+        rows.append(
+            (
+                f"{100 * point['sparsity']:.0f} %{mark}",
+                f"{point['parameters'] / document['parameters_dense']:.3f}×",
+                f"{point['macs'] / document['macs_dense']:.3f}×",
+                *((f"{point['latency_ms']:.2f}",) if timed else ()),
+                nats(point["loss"]),
+                "" if measured is None else _divergence(measured),
+                "" if measured is None else _rates(measured, rate),
+            )
+        )
+    return header, rows
+
+
+def _divergence(measured: dict[str, Any]) -> str:
+    return "not a number" if measured["divergence"] is None else nats(measured["divergence"])
+
+
+def _rates(measured: dict[str, Any], rate: str) -> str:
+    dense, slim = (100 * measured[key] / measured["counted"] for key in ("dense_mistakes", "slim_mistakes"))
+    return f"{dense:.1f} → {slim:.1f}" if rate == "WER" else f"{100 - dense:.1f} → {100 - slim:.1f}"
+
+
+def summary(document: dict[str, Any]) -> str:
+    """What the curve says, in words."""
+    knee_at, begins = document["knee"], document["begins_at"]
+    said = f"A loss that matters ({document['matters_nats']:g} nats and more) begins at about {100 * begins:.0f} %"
+    if begins <= 0:
+        said = f"Every size loses more than {document['matters_nats']:g} nats"
+    said += f"; the knee is at {100 * knee_at:.0f} %." if knee_at is not None else "."
+    clips = document["held_out_clips"]
+    return (
+        f"{said} Measured on {clips} held-out clip{'s' if clips != 1 else ''}, before compensation and further rounds;"
+        " estimates follow what was measured."
+    )
+
+
+def _page(document: dict[str, Any]) -> Report:
+    header, rows = table_rows(document)
+    curve = [{"sparsity": point["sparsity"], "loss": point["loss"]} for point in document["points"]]
+    measured = [
+        (point["sparsity"], point["measured"]["divergence"])
+        for point in document["points"]
+        if point["measured"] is not None and point["measured"]["divergence"] is not None
+    ]
+    blocks: list[Block] = [Table("", header, tuple(rows))]
+    if curve and measured:
+        blocks.append(curve_picture(curve, measured))
+    blocks.append(Paragraph(f"For the marked size: {document['command']}"))
+    return Report(
+        title=f"Sizes of {document['model']}",
+        subtitle=f"measured on {document['held_out_clips']} held-out calibration clips",
+        summary=summary(document),
+        cards=(),
+        gate=None,
+        sections=(Section("Size against loss", tuple(blocks)),),
+        kind="Exploration",
+        origin="Written by leanear from explore.json beside it.",
+    )

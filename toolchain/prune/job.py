@@ -1,0 +1,419 @@
+"""From a dense checkpoint and calibration clips to a slim checkpoint folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from leanear.accelerator import on_accelerator
+from leanear.calibration import shards
+from leanear.data.dataset import SPEECH_TASK, Data, column_for, longest_calibrated, read_examples_for, read_splits
+from leanear.data.examples import LabelledInputs
+from leanear.data.held_out import HeldOut, divided
+from leanear.evaluate.evaluation import data_folder
+from leanear.evaluate.measured_loss import Judge
+from leanear.families.asked import Asked
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from leanear.families.checkpoint_files import PRUNING_FILE
+from leanear.families.tasks import labels_of, task_of
+from leanear.outputs import check_replaceable
+from leanear.plan import Plan, plan_sha256
+from leanear.progress import Narrator, Report, counted
+from leanear.prune.closed_loop import Corrections
+from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
+from leanear.prune.curve import estimated_curve, loss_begins_at
+from leanear.prune.goal import Goal
+from leanear.prune.latency_goal import prune_to_latency, refuse_out_of_reach
+from leanear.prune.latency_table import BUSY_SHARE, LatencyTable, latency_table
+from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.notes import PRUNING_SCHEMA
+from leanear.prune.padding import unfilled_blocks, without_filled
+from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
+from leanear.prune.search import search_sparsity
+from leanear.prune.widths import RotatedRecipe, check_budget
+from leanear.recover.compensation import Compensated, compensate_
+from leanear.recover.distillation import Distillation, distill_
+from leanear.reference.schedule import PruneRecipe, check_sparsity, prune
+from leanear.runtimes.clips import Clips as Audio
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json, sha256_json
+from leanear.targets.target import FORM_COLUMNS, Target, check_one_width
+
+RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True)
+class PruneJob:
+    """All that says how a checkpoint is pruned: the goal, the recipe of either method, and what follows.
+
+    compensation: fit the output projections to the dense model's, where held-out clips say that it helps; recovery:
+    train by distillation at the end; target: for whose device milliseconds are meant; asked: of a Whisper, what it is
+    calibrated for and does by itself from then on. The reference's recipe holds its own recovery, and its only goal is
+    a sparsity.
+    """
+
+    goal: Goal
+    recipe: RotatedRecipe | PruneRecipe
+    target: Target
+    compensation: bool = False
+    recovery: Distillation | None = None
+    asked: Asked = NOTHING_ASKED
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, PruneRecipe) and (
+            self.goal.kind != "sparsity" or self.compensation or self.recovery
+        ):
+            raise BadInput("--method reference knows --sparsity alone as its goal, and --recovery lora")
+        if self.one_width_per_head:
+            check_one_width(self.target, f"target {self.target.name}")
+
+    @property
+    def calibration_clips(self) -> int:
+        """Clips that are read to calibrate on, at most."""
+        return self.recipe.calibration_clips
+
+    @property
+    def one_width_per_head(self) -> bool:
+        """Whether query/key and value/output width of every head are one."""
+        return isinstance(self.recipe, RotatedRecipe) and self.recipe.one_width_per_head
+
+    @property
+    def filled_by(self) -> str | None:
+        """The form of the graph in which no head may be filled up to the width of others, None where any may."""
+        return self.target.graph_form if self.one_width_per_head and self.target.graph_form in FORM_COLUMNS else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The job as plan.json holds it, on one level; of the target only what the plan depends on."""
+        facts = {
+            "method": "reference" if isinstance(self.recipe, PruneRecipe) else "rotated",
+            "goal": self.goal.text,
+            **dataclasses.asdict(self.recipe),
+            "compensation": self.compensation,
+            "distillation": self.recovery is not None,
+            **self.asked.as_json(),
+        }
+        if self.filled_by is not None:
+            facts["not_filled_up_by"] = self.filled_by
+        if self.goal.kind == "macs":
+            facts["macs_of_form"] = self.target.graph_form
+        if self.recovery is not None:
+            facts |= {f"distillation_{key}": value for key, value in dataclasses.asdict(self.recovery).items()}
+        if self.goal.needs_latency:
+            facts |= {f"target_{key}": value for key, value in dataclasses.asdict(self.target).items()}
+        return json.loads(json.dumps(facts))
+
+
+def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path, narrator: Narrator) -> dict[str, Any]:
+    """Prune MODEL on the calibration clips of DATA and write the slim checkpoint to `out`; the numbers, by stable keys.
+
+    Under `torchrun` the processes share the scoring and the training; the first one writes.
+
+    Raises:
+        LeanearError: the model or the data is not usable, or `out` holds something that is no slim checkpoint.
+    """
+    check_replaceable(out, "plan.json")
+    source, audio = checkpoint_folder(model), data_folder(model, data)
+    task = task_of(source)
+    splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
+    checkpoint = open_reachable(source, job, narrator)
+    with narrator.step(f"reading {len(splits.calibration)} calibration clips") as report:
+        labels = () if task == SPEECH_TASK else checkpoint.labels
+        extractor = checkpoint.feature_extractor
+        window = longest_calibrated(extractor)
+        clips = read_examples_for(
+            task, splits.calibration, labels, extractor.sampling_rate, counted(report), window_samples=window
+        )
+    made_from = {
+        "checkpoint": checkpoint_sha256(source),
+        "calibration": clips_sha256(clips),
+        **job.asked.as_json(),
+    }
+    with narrator.step(f"pruning: {job.goal.text}") as report:
+        state = out.parent / f".{out.name}.state"
+        plan = write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
+        if shards.rank() == 0:
+            shutil.rmtree(state, ignore_errors=True)
+    dense = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+    return {
+        "schema": "leanear-prune-1",
+        "model": model,
+        "out": str(out),
+        "sparsity": plan.sparsity,
+        "sparsity_by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
+        "attention_parameters_dense": plan.attention_parameters_dense,
+        "attention_parameters": plan.attention_parameters_kept,
+        "parameters_dense": dense,
+        "parameters": dense - plan.attention_parameters_dense + plan.attention_parameters_kept,
+        "calibration_clips": len(clips),
+        "checkpoint_sha256": checkpoint_sha256(out),
+        "pruning": read_pruning(out),
+    }
+
+
+def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
+    """The checkpoint in `source`, of which some model meets the job's goal as far as arithmetic or one timing tell.
+
+    Raises:
+        LeanearError: the checkpoint is not usable, the goal is none for its family, or no model meets it.
+    """
+    with narrator.step("reading the checkpoint"):
+        checkpoint: Any = load_checkpoint(source, job.asked)
+    check_goal(family_of(checkpoint), job.goal)
+    check_reachable(checkpoint, job)
+    if job.goal.needs_latency:
+        with narrator.step(f"whether {job.goal.text} can be reached", if_reported=True) as report:
+            refuse_out_of_reach(checkpoint, job.goal, job.target, cast(RotatedRecipe, job.recipe), report)
+    return checkpoint
+
+
+def read_pruning(folder: Path) -> dict[str, Any] | None:
+    """What pruning.json in a slim checkpoint folder tells of goal, cost, search and recovery; None if there is none."""
+    path = folder / PRUNING_FILE
+    return read_json(path, PRUNING_SCHEMA, ("goal", "method")) if path.is_file() else None
+
+
+def clips_sha256(clips: Audio) -> str:
+    """Hex sha256 over the clips' samples and labels or transcripts."""
+    samples = hashlib.sha256()
+    for waveform in clips.waveforms:
+        samples.update(np.ascontiguousarray(waveform).tobytes())
+    lengths = [len(waveform) for waveform in clips.waveforms]
+    answers: list[Any] = [clips.label_ids.tolist(), list(clips.labels)]
+    if clips.texts is not None:
+        answers.append(list(clips.texts))
+    if clips.tags is not None:
+        answers.append(hashlib.sha256(np.packbits(clips.tags).tobytes()).hexdigest())
+    return sha256_json([samples.hexdigest(), lengths, *answers])
+
+
+def write_slim_checkpoint(
+    checkpoint: Any,
+    audio: Audio,
+    job: PruneJob,
+    made_from: dict[str, str],
+    out: Path,
+    state: Path,
+    report: Report,
+) -> Plan:
+    """Prune the checkpoint on `audio`, write the slim folder `out`, and give back its plan.
+
+    state: a folder for the dense model's bases or curvature and the last finished step, from which an interrupted run,
+    or a later one with another goal, goes on.
+
+    Raises:
+        BadInput: the clips do not suit the model, or the goal cannot be reached.
+    """
+    family = family_of(checkpoint)
+    check_goal(family, job.goal)
+    check_reachable(checkpoint, job)
+    labelled = family.labelled_inputs(checkpoint, audio, report)
+    spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
+    clips_at_once = 1 if spare_memory else None
+    every = labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)]
+    scored, held_out = divided(every)
+    judge = Judge(family, checkpoint, HeldOut(checkpoint.model, held_out, family.logits))
+    facts: dict[str, Any] = {"method": "reference", "loss": {}}
+    if isinstance(job.recipe, PruneRecipe):
+        pruned = prune(
+            family, checkpoint, scored, job.recipe, made_from=made_from, state=state,
+            clips_at_once=clips_at_once, recompute=spare_memory, report=report,
+        )  # fmt: skip
+        model, plan = pruned.model, pruned.plan
+    else:
+        try:
+            model, plan, facts = _prune_rotated(checkpoint, judge, every, job, made_from, state, clips_at_once, report)
+        except BadInput as error:
+            raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
+    report("measuring the finished model on held-out clips", None)
+    with on_accelerator(model, checkpoint.model):
+        facts["loss"]["finished"] = judge.loss(model).as_json()
+    loss = facts["loss"]
+    measured = loss["rounds"][loss["best"]]["measured"] if loss.get("rounds") else None  # before anything was fitted
+    told = {"estimated": loss.get("estimated"), "measured": measured, "finished": loss["finished"]["divergence"]}
+    plan = dataclasses.replace(plan, recipe={**job.as_json(), "loss_nats_per_target": told})
+    if shards.rank() == 0:
+        facts = {
+            "schema": PRUNING_SCHEMA,
+            "metric": checkpoint.metric,
+            "goal": dataclasses.asdict(job.goal),
+            "sparsity": plan.sparsity,
+            "by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
+            **facts,
+        }
+        family.save_slim_checkpoint(model, checkpoint, plan, out, facts)
+    shards.wait()
+    return plan
+
+
+def check_goal(family: ModuleType, goal: Goal) -> None:
+    """See that the goal is one for this family.
+
+    Raises:
+        BadInput: milliseconds are asked for of a family whose blocks no device is timed for.
+    """
+    if goal.needs_latency and not family.LATENCY_TABLES:
+        raise BadInput(
+            f"{goal.flag} {goal.value:g}: latency goals are for audio classifiers in this version; of a speech model"
+            " the goals are --sparsity, --macs and --max-drop"
+        )
+
+
+def check_reachable(checkpoint: Any, job: PruneJob) -> None:
+    """See that some model meets a goal of parameters or MACs, before any clip is read.
+
+    Raises:
+        BadInput: none does.
+    """
+    family = family_of(checkpoint)
+    if isinstance(job.recipe, PruneRecipe):
+        check_sparsity(family, checkpoint.model, job.recipe)
+        return
+    if job.goal.kind not in ("sparsity", "macs"):
+        return
+    costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
+    try:
+        check_budget(family.attention_sites(checkpoint.model), costs, budget, job.recipe)
+    except BadInput as error:
+        raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
+
+
+def _prune_rotated(
+    checkpoint: Any,
+    judge: Judge,
+    every: LabelledInputs,
+    job: PruneJob,
+    made_from: dict[str, str],
+    state: Path,
+    clips_at_once: int | None,
+    report: Report,
+) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
+    """The slim model, its plan, and what pruning.json tells of how they came about.
+
+    every: all clips, of which those of the judge are the last; they are kept out of scoring and of what is fitted. The
+    search alone, which holds clips out by itself, sees all.
+    """
+    family, recipe = family_of(checkpoint), cast(RotatedRecipe, job.recipe)
+    clips, _ = divided(every)
+    facts: dict[str, Any] = {
+        "method": "rotated",
+        "widths": {
+            "multiples": list(recipe.multiples),
+            "one_per_head": recipe.one_width_per_head,
+            "not_filled_up_by": job.filled_by,
+        },
+    }
+    learned: list[Corrections] = []  # by earlier calls: of the same scores for another budget
+
+    def prune_to(costs: Costs, budget: float) -> Rotated:
+        with on_accelerator(checkpoint.model):
+            pruned = prune_rotated(
+                family, checkpoint.model, clips, costs, budget, recipe, held_out=judge.held_out,
+                corrections=learned[-1] if learned else None,
+                made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
+            )  # fmt: skip
+        for each in (pruned, *pruned.others):
+            each.model.to("cpu")
+        if pruned.corrections is not None:
+            learned.append(pruned.corrections)
+        return pruned
+
+    parameters = _as_held(parameter_costs(family.dense_plan(checkpoint.model)), family, checkpoint.model, job)
+    if job.goal.needs_latency:
+        table = _shared_table(checkpoint, job.target, report)
+        costs = latency_costs(table)
+        try:
+            pruned, checks = prune_to_latency(
+                checkpoint, job.goal, job.target, costs, lambda ms: prune_to(costs, ms), report=report
+            )
+        except BadInput as error:
+            raise BadInput(f"{error}{_doubts(table)}") from None
+        pruned = dataclasses.replace(pruned, others=())  # what was timed is the model
+        budget = checks[-1].budget_ms
+        facts["latency_checks"] = [dataclasses.asdict(check) for check in checks]
+    elif job.goal.kind == "max_drop":
+        costs = parameters
+        search = search_sparsity(
+            family, checkpoint, every, costs, recipe, job.goal.value,
+            made_from=made_from, state=state / "search", clips_at_once=clips_at_once, report=report,
+        )  # fmt: skip
+        budget = (1 - search.sparsity) * costs.dense
+        facts["search"] = [dataclasses.asdict(trial) for trial in search.trials]
+        pruned = prune_to(costs, budget)
+    else:
+        costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
+        costs = _as_held(costs, family, checkpoint.model, job)
+        pruned = prune_to(costs, budget)
+
+    def compensate(slim: torch.nn.Module) -> Compensated:
+        with on_accelerator(slim, checkpoint.model):
+            return compensate_(
+                slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
+                clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
+            )  # fmt: skip
+
+    if job.compensation:
+        pruned, compensated = best_compensated(pruned, compensate)
+        facts["compensation"] = dataclasses.asdict(compensated)
+    facts["cost"] = {"unit": costs.unit, "dense": costs.dense, "budget": budget, "slim": pruned.cost}
+    facts["loss"] = {"estimated": pruned.damage, **_rounds_told(pruned)}
+    if pruned.scores is not None and pruned.corrections is not None:
+        curve = (family, checkpoint.model, pruned.scores, pruned.corrections, parameters, recipe)
+        facts["loss"]["curve"] = [estimate.as_json() for estimate in estimated_curve(*curve)]
+        facts["loss"]["begins_at"] = loss_begins_at(*curve)
+    slim = pruned.model
+    if job.recovery is not None:
+        made = {**made_from, "job": sha256_json(job.as_json()), "plan": plan_sha256(pruned.plan)}
+        distilled = distill_(
+            slim, checkpoint.model, clips, judge.held_out.clips, family.logits, job.recovery,
+            layers=family.encoder_layers, decoder_layers=family.decoder_layers, seed=recipe.seed,
+            state=state / "recovery", made_from=made, report=report,
+        )  # fmt: skip
+        facts["recovery"] = dataclasses.asdict(distilled)
+    return slim, pruned.plan, facts
+
+
+def _rounds_told(pruned: Rotated) -> dict[str, Any]:
+    """What was estimated and measured, whole and by block, round by round, before anything was fitted."""
+    if not pruned.rounds:
+        return {}
+    return {"rounds": [dataclasses.asdict(each) for each in pruned.rounds], "best": pruned.best}
+
+
+def _costs_and_budget(family: ModuleType, checkpoint: Any, goal: Goal, form: str) -> tuple[Costs, float]:
+    """Parameters, or MACs of the graph in `form`, and what the whole model may have of them."""
+    model, plan = checkpoint.model, family.dense_plan(checkpoint.model)
+    if goal.kind == "sparsity":
+        costs = parameter_costs(plan)
+        return costs, (1 - goal.value) * costs.dense
+    costs = mac_costs(plan, head_macs(family, model, form), model_macs(family, model, form))
+    return costs, goal.value * costs.dense
+
+
+def _as_held(costs: Costs, family: ModuleType, model: Any, job: PruneJob) -> Costs:
+    """The costs of blocks as the target's graph holds them: without those that it would fill up, if the job says so."""
+    return costs if job.filled_by is None else without_filled(costs, unfilled_blocks(family, model, job.filled_by))
+
+
+def _doubts(table: LatencyTable) -> str:
+    if table.others_share <= BUSY_SHARE:
+        return ""
+    return f"; but other programs used {table.others_share:.0%} of the CPU while it was timed: try on an idle machine"
+
+
+def _shared_table(checkpoint: Any, target: Target, report: Report) -> LatencyTable:
+    """The target's latency table; the first process times the device, and the others read what it has kept."""
+    if shards.rank() != 0:
+        shards.wait()
+    table = latency_table(checkpoint, target, keep_busy=shards.world_size() > 1, report=report)
+    if shards.rank() == 0:
+        shards.wait()
+    return table

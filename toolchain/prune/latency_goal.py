@@ -1,0 +1,169 @@
+"""Prune to a latency on the target: by the latency table, then checked and corrected on the finished model.
+
+The table adds up attention blocks that were timed alone. A whole model may be a few per cent off, so the pruned model
+is exported and timed in turn with the dense one; where it misses the goal, the budget is corrected by what was
+measured, and the widths are chosen again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from leanear.benchmarks.measure.processes import absolute
+from leanear.calibration import shards
+from leanear.export.ast.graph import export_ast
+from leanear.families import ast
+from leanear.families.ast import AstCheckpoint
+from leanear.progress import Report, quiet
+from leanear.prune.costs import Costs, latency_costs
+from leanear.prune.goal import Goal
+from leanear.prune.latency_table import kept_table, time_in_turn
+from leanear.prune.rotated import Rotated
+from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.sessions import SessionOptions
+from leanear.targets.target import Target
+
+MOST_CHECKS = 4
+ALLOWANCE = 0.005  # a goal that is missed by less is met: timings of the same model differ by more
+MARGIN = 0.005  # by which a correction aims below the goal
+CHECK_SHARE_S = 25.0
+BOUND_SHARE_S = 4.0
+BOUND_MARGIN = 0.1  # short timings on a machine that may be busy
+
+
+@dataclass(frozen=True)
+class LatencyCheck:
+    """One pruned model, milliseconds predicted by the table and measured in turn with the dense model, medians.
+
+    goal_ms: what it may take, of the dense model's measured time if the goal is a speed-up.
+    """
+
+    budget_ms: float
+    predicted_ms: float
+    predicted_dense_ms: float
+    measured_ms: float
+    measured_dense_ms: float
+    goal_ms: float
+    met: bool
+
+
+@dataclass(frozen=True)
+class LatencyBound:
+    """Milliseconds of the dense model and of the narrowest one that it can be pruned to.
+
+    margin: the share by which the two may err: none by the latency table, which is what widths are chosen by.
+    """
+
+    dense_ms: float
+    narrowest_ms: float
+    margin: float
+
+
+def refuse_out_of_reach(
+    checkpoint: AstCheckpoint, goal: Goal, target: Target, recipe: RotatedRecipe, report: Report = quiet
+) -> None:
+    """See that the narrowest model meets a goal of milliseconds: by the latency table where it is there, else timed.
+
+    Under `torchrun` the first process finds out, and tells the others.
+
+    Raises:
+        BadInput: it does not.
+        RuntimeUnavailable, MeasurementFailed: the target's runtime does not work here.
+    """
+    told = torch.zeros(3, dtype=torch.float64)
+    if shards.rank() == 0:
+        bound = latency_bound(checkpoint, target, recipe, report)
+        told = torch.tensor([bound.dense_ms, bound.narrowest_ms, bound.margin], dtype=torch.float64)
+    shards.broadcast([told])
+    dense_ms, narrowest_ms, margin = told.tolist()
+    wanted_ms = goal.value if goal.kind == "latency_ms" else dense_ms / goal.value
+    if wanted_ms < narrowest_ms * (1 - margin):
+        raise BadInput(
+            f"{goal.flag} {goal.value:g}: {wanted_ms:.4g} ms are out of reach: the narrowest model, one head per block,"
+            f" takes {narrowest_ms:.4g} ms on {target.name}, {dense_ms / narrowest_ms:.3g} times as fast as the dense"
+            f" one with {dense_ms:.4g} ms"
+        )
+
+
+def latency_bound(
+    checkpoint: AstCheckpoint, target: Target, recipe: RotatedRecipe, report: Report = quiet
+) -> LatencyBound:
+    """What the latency table says of both, or one timing of them in turn."""
+    table = kept_table(checkpoint, target)
+    if table is not None:
+        costs = latency_costs(table)
+        return LatencyBound(costs.dense, least_cost(ast.attention_sites(checkpoint.model), costs, recipe), 0.0)
+    require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
+    narrowest = narrowest_model(ast, checkpoint.model, recipe)
+    dense_ms, narrowest_ms = time_dense_and_slim(checkpoint, narrowest, target, report, BOUND_SHARE_S)
+    return LatencyBound(dense_ms, narrowest_ms, BOUND_MARGIN)
+
+
+def prune_to_latency(
+    checkpoint: AstCheckpoint,
+    goal: Goal,
+    target: Target,
+    costs: Costs,
+    prune: Callable[[float], Rotated],
+    *,
+    time_models: Callable[..., tuple[float, float]] | None = None,
+    report: Report = quiet,
+) -> tuple[Rotated, tuple[LatencyCheck, ...]]:
+    """The pruned model that meets the goal when timed here, or the last one tried, and all checks in order.
+
+    goal: latency_ms or speedup; costs: of the target's latency table; prune(budget_ms): the model of that predicted
+    latency. time_models(checkpoint, slim, target, report): measured milliseconds of dense and slim. Under `torchrun`
+    the first process measures and tells the others.
+    """
+    time_models = time_models or time_dense_and_slim
+    budget = goal.value if goal.kind == "latency_ms" else costs.dense / goal.value
+    checks: list[LatencyCheck] = []
+    while True:
+        pruned = prune(budget)
+        measured = torch.zeros(2, dtype=torch.float64)
+        if shards.rank() == 0:
+            report(f"timing what was pruned to {budget:.4g} ms", None)
+            measured = torch.tensor(time_models(checkpoint, pruned.model, target, report), dtype=torch.float64)
+        shards.broadcast([measured])
+        dense_ms, slim_ms = measured.tolist()
+        goal_ms = goal.value if goal.kind == "latency_ms" else dense_ms / goal.value
+        met = slim_ms <= goal_ms * (1 + ALLOWANCE)
+        checks.append(LatencyCheck(budget, pruned.cost, costs.dense, slim_ms, dense_ms, goal_ms, met))
+        if met or len(checks) == MOST_CHECKS:
+            return pruned, tuple(checks)
+        rest_ms = costs.fixed / costs.dense * dense_ms
+        budget = costs.fixed + (pruned.cost - costs.fixed) * _shrinking(slim_ms, goal_ms, rest_ms)
+
+
+def _shrinking(slim_ms: float, goal_ms: float, rest_ms: float) -> float:
+    """By what to multiply the attention blocks' share, which alone can shrink, so that the goal is met."""
+    blocks_ms, wanted_ms = slim_ms - rest_ms, goal_ms * (1 - MARGIN) - rest_ms
+    return min(0.98, max(0.5, wanted_ms / blocks_ms)) if blocks_ms > 0 else 0.9
+
+
+def time_dense_and_slim(
+    checkpoint: AstCheckpoint,
+    slim: torch.nn.Module,
+    target: Target,
+    report: Report = quiet,
+    share_s: float = CHECK_SHARE_S,
+) -> tuple[float, float]:
+    """Median milliseconds of dense and slim, exported for the target, in turn, in fresh processes."""
+    extractor = checkpoint.feature_extractor
+    samples = int(checkpoint.model.config.max_length) * (extractor.sampling_rate // 100)
+    with tempfile.TemporaryDirectory(prefix="leanear-check-") as folder:
+        graphs = []
+        for name, model in (("dense", checkpoint.model), ("slim", slim)):
+            path = Path(folder, f"{name}.onnx")
+            export_ast(model, extractor, path, target.graph_form)
+            graphs.append({"file": absolute(path), "labels": len(checkpoint.labels), "samples": samples})
+        dense_ms, slim_ms = time_in_turn(graphs, target, report, share_s=share_s)[0]
+    return float(np.median(dense_ms)), float(np.median(slim_ms))

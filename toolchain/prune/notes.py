@@ -1,0 +1,190 @@
+"""What a report says of how the slim model came about: goal, search, recovery, and prediction against measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leanear.benchmarks.formatting import WORD_ERROR_RATE
+from leanear.benchmarks.summary import Interval, how_surely, no_interval
+from leanear.benchmarks.tagging import MEAN_AP
+
+PRUNING_SCHEMA = "leanear-pruning-1"
+
+
+def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, float | None]) -> list[str]:
+    """Sentences from pruning.json; medians_ms: measured latency by "dense" and "slim", where it was measured."""
+    if pruning is None:
+        return []
+    notes = []
+    if len(pruning.get("by_kind", {})) > 1:
+        notes.append(_kinds_sentence(pruning["by_kind"]))
+    measured = loss_sentence(pruning)
+    if measured is not None:
+        notes.append(measured)
+    if pruning["method"] != "rotated":
+        return notes
+    widths = pruning.get("widths", {})
+    if widths.get("one_per_head"):
+        notes.append(_one_width_sentence(widths))
+    if pruning.get("search"):
+        notes.append(_search_sentence(pruning))
+    cost = pruning.get("cost", {})
+    if cost.get("unit") == "ms":
+        notes.append(_latency_sentence(cost, medians_ms))
+    recovery = pruning.get("recovery")
+    if recovery and recovery["held_out_kls"]:
+        before, after = recovery["held_out_kls"][0], recovery["held_out_kls"][recovery["best_epoch"]]
+        if recovery["best_epoch"] == 0:
+            notes.append(
+                f"Recovery made nothing better and was taken back: {recovery['updates']} updates did not bring"
+                f" the divergence from the dense model on held-out calibration clips below {before:.4f} nats."
+            )
+            return notes
+        notes.append(
+            f"Recovery took {recovery['updates']} updates; the divergence from the dense model on held-out calibration"
+            f" clips went from {before:.4f} to {after:.4f} nats."
+        )
+    return notes
+
+
+def loss_warning(pruning: Mapping[str, Any] | None) -> str | None:
+    """In plain words what the finished model has lost, where that matters; None where it does not."""
+    loss = (pruning or {}).get("loss", {})
+    finished = loss.get("finished")
+    if pruning is None or finished is None or not finished["matters"]:
+        return None
+    before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
+    removed = f"Removing {100 * pruning['sparsity']:.0f} % of the attention does damage here"
+    if finished["divergence"] is None:
+        return f"{removed}: the pruned model's answers are not numbers. Do not use it."
+    said = (
+        f"{removed}: on {_clips(finished)} {_rate_moved(pruning, before, after)},"
+        f" and the model's answers diverge from the dense model's by {finished['divergence']:.3g} nats"
+    )
+    begins = loss.get("begins_at")
+    if begins is None:
+        return f"{said}."
+    if finished["standard_error_points"] is None:
+        return f"{said}. So few clips cannot tell where that begins: give more."
+    if begins <= 0:
+        return f"{said}. By the corrected estimates no share is free of that."
+    fitted = "" if pruning.get("recovery") else ", or fit it again with --recovery full"
+    if begins >= pruning["sparsity"]:
+        return f"{said}. The corrected estimates did not tell: keep more of the model{fitted}."
+    better = fitted or ", or keep more of the model"
+    return (
+        f"{said}. By the corrected estimates such a loss begins at about {100 * begins:.0f} %: stay below"
+        f" --sparsity {begins:.2f}{better}."
+    )
+
+
+def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
+    """What was estimated and what was measured, and how the closed loop got there."""
+    loss = pruning.get("loss", {})
+    finished = loss.get("finished")
+    if finished is None or finished["divergence"] is None:
+        return None
+    before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
+    said = (
+        f"Measured on {_clips(finished)}: {finished['divergence']:.2g} nats from the dense model's answers;"
+        f" {_rate_moved(pruning, before, after)}{_uncertain(pruning, finished)}."
+    )
+    rounds = loss.get("rounds")
+    if not rounds:
+        return said
+    chosen, first = rounds[loss["best"]], rounds[0]
+    said += f" The plan's estimate was {chosen['estimated']:.2g} nats, and {chosen['measured']:.2g} were measured."
+    least = min(round["measured"] for round in rounds)
+    if len(rounds) > 1 and chosen["measured"] > least:
+        said += f" Round {loss['best'] + 1} of {len(rounds)}: compensated, it loses less than the others."
+    elif len(rounds) > 1 and not loss["best"]:
+        said += f" Widths were chosen again {len(rounds) - 1}\u00d7, which made nothing better."
+    elif len(rounds) > 1:
+        said += (
+            f" It is round {loss['best'] + 1} of {len(rounds)}: the first plan, estimated at {first['estimated']:.2g},"
+            f" measured {first['measured']:.2g}, so blocks were measured one by one and widths chosen again."
+        )
+    return said
+
+
+def _clips(finished: Mapping[str, Any]) -> str:
+    count = finished["clips"]
+    return f"{count} held-out calibration clip{'s' if count != 1 else ''}"
+
+
+def _uncertain(pruning: Mapping[str, Any], finished: Mapping[str, Any]) -> str:
+    if finished["standard_error_points"] is None:
+        return "; so few clips decide nothing, give more"
+    if "low_points" not in finished:  # of a file from before there was an interval
+        return f" (standard error {finished['standard_error_points']:.2f} points)"
+    low, high = finished["low_points"], finished["high_points"]
+    if low is None:
+        return f"; {no_interval(finished['points'])}"
+    moved = "lost" if pruning.get("metric") == MEAN_AP else "more mistakes"
+    return f" (95 % between {low:.2f} and {high:.2f} points {moved})"
+
+
+def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:
+    metric = pruning.get("metric", "accuracy")
+    if metric == WORD_ERROR_RATE:
+        return f"the word error rate went from {before:.1f} to {after:.1f} %"
+    return f"{metric} went from {100 - before:.1f} to {100 - after:.1f} %"
+
+
+def _kinds_sentence(by_kind: Mapping[str, float]) -> str:
+    names = {"encoder": "the encoder's self-attention", "decoder": "the decoder's", "cross": "cross-attention"}
+    said = ", ".join(f"{100 * share:.1f} % of {names[kind]}" for kind, share in by_kind.items())
+    return f"Removed are {said}."
+
+
+def _one_width_sentence(widths: Mapping[str, Any]) -> str:
+    said = f"Query/key and value/output width of a head are one, a multiple of {widths['multiples'][0]}"
+    form = widths.get("not_filled_up_by")
+    if form is None:
+        return f"{said}."
+    return (
+        f"{said}, and the graph of form {form} fills no head up, so that parameters and MACs are those that the target"
+        " has."
+    )
+
+
+def _search_sentence(pruning: Mapping[str, Any]) -> str:
+    trials = sorted(pruning["search"], key=lambda trial: trial["sparsity"])
+    metric = pruning.get("metric", "accuracy")
+    moved, sign = ("rose", 1) if metric == WORD_ERROR_RATE else ("fell", -1)
+    tried = "; ".join(
+        f"{100 * trial['sparsity']:.0f} %: {sign * trial['drop_points'] + 0.0:+.2f}, expected"
+        f" {sign * trial['expected_drop_points']:+.2f}"
+        f" ± {trial['standard_error_points']:.2f}"
+        for trial in trials
+    )
+    return (
+        f"The sparsity of {100 * pruning['sparsity']:.1f} % is the largest tried whose {metric} on {trials[0]['clips']}"
+        f" held-out calibration clips {moved} by at most {pruning['goal']['value']:g} points, as counted and as"
+        f" expected (sparsity: change in points: {tried}).{_chosen_sentence(pruning, trials)}"
+    )
+
+
+def _chosen_sentence(pruning: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
+    """How surely the drop of the sparsity that was chosen is within the goal, as counted."""
+    chosen = [trial for trial in trials if trial["within"] and "low_points" in trial]
+    if not chosen:
+        return ""
+    ends = (chosen[-1][key] for key in ("drop_points", "low_points", "high_points"))
+    estimate, low, high = (chosen[-1]["drop_points"] if end is None else end for end in ends)
+    surely = how_surely(Interval(estimate / 100, low / 100, high / 100), pruning["goal"]["value"])
+    return f" As counted at {100 * chosen[-1]['sparsity']:.0f} %, {surely}."
+
+
+def _latency_sentence(cost: Mapping[str, Any], medians_ms: Mapping[str, float | None]) -> str:
+    predicted = f"The latency table predicted {cost['dense']:.4g} ms dense and {cost['slim']:.4g} ms slim"
+    predicted += f", {cost['dense'] / cost['slim']:.3f}×"
+    dense, slim = medians_ms.get("dense"), medians_ms.get("slim")
+    if not dense or not slim:
+        return predicted + "; the latency was not measured."
+    off = 100 * ((dense / slim) / (cost["dense"] / cost["slim"]) - 1)
+    return (
+        predicted
+        + f"; measured were {dense:.4g} ms and {slim:.4g} ms, {dense / slim:.3f}× ({off:+.1f} % of the ratio)."
+    )

@@ -1,0 +1,77 @@
+"""What a target's graph makes of heads of some widths: which blocks it holds as they are, which it fills with zeros.
+
+Heads that are computed together are filled up to the widest of them, and so is every head of a Whisper's decoder, whose
+keys and values are kept together. Zeros take memory and time like other numbers, so what is allocated for a graph that
+is filled up is not what runs. With blocks left out that would be filled up, the plan and the graph are of one size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from leanear.export.ast.graph import token_count
+from leanear.export.blocks import exported_groups
+from leanear.prune.costs import Costs, Widths
+from leanear.prune.latency_table import site_kind
+
+Held = Callable[[Widths], Widths]
+Unfilled = Callable[[Widths], bool]
+
+
+def held_blocks(family: ModuleType, model: Any, form: str) -> tuple[Held, ...]:
+    """Block by block, the (K, V) that a graph of `form` gives to each of the block's heads of some (K, V)."""
+    if family.FAMILY == "whisper":
+        tokens, width = model.config.max_source_positions, model.config.d_model
+        kinds = ["ordinary" if site.kind == "encoder" else "cached" for site in family.attention_sites(model)]
+    else:
+        tokens, width = token_count(model.config), model.config.hidden_size
+        layers = model.config.num_hidden_layers
+        kinds = [site_kind(layer, layers) for layer in range(layers)]
+
+    def held(kind: str) -> Held:
+        def of_block(widths: Widths) -> Widths:
+            found = {}
+            for group in exported_groups(kind, widths, tokens, width, form):
+                found.update(dict.fromkeys(group.heads, (group.query_key_width, group.value_output_width)))
+            return tuple(found[head] for head in range(len(widths)))
+
+        return of_block
+
+    by_kind = {kind: held(kind) for kind in kinds}
+    return tuple(by_kind[kind] for kind in kinds)
+
+
+def unfilled_blocks(family: ModuleType, model: Any, form: str) -> tuple[Unfilled, ...]:
+    """Block by block, whether a graph of `form` holds heads of these (K, V), in whatever order, as it would each alone.
+
+    A head that is filled up even alone, because its widths are none that the form has, counts as held.
+    """
+
+    @functools.cache
+    def unfilled(held: Held) -> Unfilled:
+        @functools.cache
+        def as_alone(widths: Widths) -> bool:
+            alone = {pair: held((pair,))[0] for pair in set(widths)}
+            return held(widths) == tuple(alone[pair] for pair in widths)
+
+        return lambda widths: as_alone(tuple(sorted(widths)))
+
+    return tuple(unfilled(held) for held in held_blocks(family, model, form))
+
+
+def without_filled(costs: Costs, unfilled: Sequence[Unfilled]) -> Costs:
+    """`costs` where a block cannot be had that would be filled up."""
+
+    def ragged(index: int) -> Callable[[Widths], float]:
+        return lambda widths: costs.block(index, widths) if unfilled[index](widths) else math.inf
+
+    def tied(index: int) -> Callable[[int, int, int], float]:
+        return lambda heads, query_key, value_output: ragged(index)(((query_key, value_output),) * heads)
+
+    blocks = range(len(costs.heads))
+    return dataclasses.replace(costs, ragged=tuple(map(ragged, blocks)), tied=tuple(map(tied, blocks)))

@@ -1,0 +1,276 @@
+"""Two passes over the calibration clips: a new basis for every head, then what every width in it would lose.
+
+The first pass collects second-order statistics of some of the clips, from which each head gets a basis in which few
+channels do the work; the second, of all of them, the exact change of every head's attention at each width that may be
+chosen, in that basis. Both are summed chunk by chunk, on any number of processes, and resumed where they were
+interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import nn
+
+from leanear.calibration import shards
+from leanear.calibration.basis import BasisKind, SiteBasis, choose_bases, width_damages
+from leanear.calibration.kept import keep_tensors, kept_tensors
+from leanear.calibration.losses import collect_squares, empty_squares, width_grid, width_losses
+from leanear.calibration.passes import Labels
+from leanear.calibration.sites import AttentionSite
+from leanear.calibration.statistics import (
+    Statistics,
+    collect_statistics,
+    empty_statistics,
+    merge_statistics,
+    statistics_from_tensors,
+    statistics_tensors,
+)
+from leanear.calibration.targets import positions
+from leanear.data.examples import LabelledInputs
+from leanear.progress import Report, quiet
+from leanear.runtimes.files import sha256_json
+
+SCORES_FILE = "scores.safetensors"
+BASIS_FOLDER, LOSSES_FOLDER = "statistics", "losses"
+OTHER_SIGNS = 500_000_003  # so that no pass draws the signs of the other
+
+Losses = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How clips are scored.
+
+    basis, labels: as in `choose_basis` and `pass_through`; finite: whether query/key widths are judged by the exact
+    change of the attention, or by derivatives at the dense model; multiple: query/key widths are tried at its
+    multiples; basis_clips: how many of the clips, the first ones, the basis is made from; chunk: clips that are added
+    up at once; seed: of the random labels.
+    """
+
+    basis: BasisKind = "fisher"
+    labels: Labels = "projected"
+    finite: bool = True
+    multiple: int = 4
+    basis_clips: int = 64
+    chunk: int = 16
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every block's new basis, and the estimated losses of its heads, nats per target: (H, K + 1, V + 1) by name.
+
+    Entry [h, k, v] is of head h keeping its first k query/key and v value/output channels, [h, 0, 0] of its removal;
+    infinite where a pair of widths is not offered.
+    """
+
+    bases: Mapping[str, SiteBasis]
+    losses: Losses
+
+
+def score_widths(
+    family: ModuleType,
+    model: nn.Module,
+    clips: LabelledInputs,
+    scoring: Scoring,
+    *,
+    made_from: Mapping[str, str],
+    state: Path | None = None,
+    clips_at_once: int | None = None,
+    report: Report = quiet,
+) -> Scores:
+    """Bases and losses of all blocks; on all processes the same.
+
+    What is in `state` is used if it was made from the same inputs; when the scores are there, the chunks go.
+    """
+    sites: tuple[AttentionSite, ...] = family.attention_sites(model)
+    grids = {site.name: width_grid(site, scoring.multiple) for site in sites}
+    made_from = {**made_from, "scoring": sha256_json([dataclasses.asdict(scoring), len(clips)])}
+    kept = kept_tensors(state / SCORES_FILE, made_from) if state is not None and shards.rank() == 0 else None
+    found = torch.tensor([kept is not None])
+    shards.broadcast([found])  # what the first process has need not be there for the others
+    empty = _empty_tensors(sites, grids, len(clips), scoring)
+    if not found:
+        total = len(clips) + (min(len(clips), scoring.basis_clips) if scoring.finite else 0)
+        work = _Work(family, model, sites, grids, scoring, made_from, state, clips_at_once, report, total)
+        kept = _scored(work, clips)
+    tensors = kept if kept is not None else empty
+    shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
+    if state is not None and shards.rank() == 0:
+        if not found:
+            keep_tensors(state / SCORES_FILE, tensors, made_from)
+        for folder in (BASIS_FOLDER, LOSSES_FOLDER):
+            for chunk in (state / folder).glob("chunk-*.safetensors"):
+                chunk.unlink()
+    bases = _bases(tensors)
+    per_clip = positions(clips.targets) / len(clips)
+    if not scoring.finite:
+        return Scores(bases, infinitesimal_losses(sites, bases, per_clip))
+    squares = {site.name: tensors[f"squares/{site.name}"] for site in sites}
+    return Scores(
+        bases,
+        {s.name: width_losses(s, grids[s.name], squares[s.name], len(clips), per_clip) for s in sites},
+    )
+
+
+def infinitesimal_losses(
+    sites: Sequence[AttentionSite], bases: Mapping[str, SiteBasis], targets_per_clip: float
+) -> dict[str, np.ndarray]:
+    """Losses by derivatives at the dense model alone, as `Scores` holds them, of all widths."""
+    losses = {}
+    for site in sites:
+        basis = bases[site.name]
+        shape = (len(site.query_key_widths), max(site.query_key_widths) + 1, max(site.value_output_widths) + 1)
+        losses[site.name] = np.full(shape, np.inf)
+        for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths, strict=True)):
+            damages = width_damages(basis.query_key[:, head, :qk].numpy(), basis.value_output[:, head, :vo].numpy())
+            losses[site.name][head, : qk + 1, : vo + 1] = damages / targets_per_clip
+    return losses
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What stays the same over both passes; see `score_widths`. total: clips of both."""
+
+    family: ModuleType
+    model: nn.Module
+    sites: Sequence[AttentionSite]
+    grids: Mapping[str, Sequence[int]]
+    scoring: Scoring
+    made_from: Mapping[str, str]
+    state: Path | None
+    clips_at_once: int | None
+    report: Report
+    total: int
+
+
+Collect = Callable[[LabelledInputs, torch.Generator], shards.Tensors]
+
+
+def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | None:
+    """The bases' tensors and the sums of squares, by name; None on processes other than the first."""
+    scoring, sites = work.scoring, work.sites
+    based = clips[: scoring.basis_clips] if scoring.finite else clips
+    gathered = _gathered(
+        work, based, "basis from", BASIS_FOLDER, 0, lambda batch, generator: _statistics(work, batch, generator),
+        lambda clips_in_chunk: statistics_tensors(empty_statistics(sites, clips_in_chunk)), _merged,
+    )  # fmt: skip
+    tensors = _basis_tensors(_empty_bases(sites, len(based)))
+    if shards.rank() == 0:
+        merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered))
+        tensors = _basis_tensors(choose_bases(sites, merged, scoring.basis))
+    shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
+    if scoring.finite:
+        bases = _bases(tensors)
+        gathered = _gathered(
+            work, clips, "scored", LOSSES_FOLDER, len(based),
+            lambda batch, generator: _squares(work, bases, batch, generator),
+            lambda _clips_in_chunk: empty_squares(sites, work.grids), _added,
+        )  # fmt: skip
+    if shards.rank() != 0:
+        return None
+    if scoring.finite:
+        tensors |= {
+            f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0) for site in sites
+        }
+    return tensors
+
+
+def _gathered(
+    work: _Work,
+    clips: LabelledInputs,
+    text: str,
+    folder: str,
+    before: int,
+    collect: Collect,
+    empty: Callable[[int], shards.Tensors],
+    join: Callable[[Sequence[shards.Tensors]], shards.Tensors],
+) -> list[shards.Tensors]:
+    """One pass, chunk by chunk; before: clips of the other pass that are done."""
+    scoring = work.scoring
+    chunks = torch.arange(len(clips)).split(scoring.chunk)
+
+    def say(clips_done: int) -> None:
+        work.report(f"{text} {clips_done}/{len(clips)} clips", (before + clips_done) / work.total)
+
+    def progress(done: int, _all: int) -> None:
+        say(min(done * scoring.chunk, len(clips)))
+
+    def compute(number: int) -> shards.Tensors:
+        seed = 1_000_003 * scoring.seed + number + (OTHER_SIGNS if folder == LOSSES_FOLDER else 0)
+        generator = torch.Generator().manual_seed(seed)
+        parts = []
+        for row in chunks[number].split(work.clips_at_once or scoring.chunk):
+            say(int(row[0]))
+            parts.append(collect(clips[row], generator))
+        return join(parts)
+
+    return shards.gather(
+        len(chunks), compute, lambda number: empty(len(chunks[number])),
+        folder=None if work.state is None else work.state / folder, made_from=work.made_from, progress=progress,
+    )  # fmt: skip
+
+
+def _statistics(work: _Work, batch: LabelledInputs, generator: torch.Generator) -> shards.Tensors:
+    found = collect_statistics(
+        work.model, work.sites, batch.inputs, batch.targets, work.family.logits, labels=work.scoring.labels,
+        attended_keys=work.scoring.basis in ("attention", "fisher"), generator=generator,
+    )  # fmt: skip
+    return statistics_tensors(found)
+
+
+def _squares(
+    work: _Work, bases: Mapping[str, SiteBasis], batch: LabelledInputs, generator: torch.Generator
+) -> shards.Tensors:
+    return collect_squares(
+        work.model, work.sites, bases, work.grids, batch.inputs, batch.targets, work.family.logits,
+        labels=work.scoring.labels, generator=generator,
+    )  # fmt: skip
+
+
+def _merged(parts: Sequence[shards.Tensors]) -> shards.Tensors:
+    return statistics_tensors(merge_statistics(*map(statistics_from_tensors, parts)))
+
+
+def _added(parts: Sequence[shards.Tensors]) -> shards.Tensors:
+    return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}
+
+
+def _basis_tensors(bases: Mapping[str, SiteBasis]) -> dict[str, torch.Tensor]:
+    return {
+        f"{field.name}/{name}": getattr(basis, field.name)
+        for name, basis in bases.items()
+        for field in dataclasses.fields(SiteBasis)
+    }
+
+
+def _bases(tensors: Mapping[str, torch.Tensor]) -> dict[str, SiteBasis]:
+    fields = [field.name for field in dataclasses.fields(SiteBasis)]
+    names = sorted({key.partition("/")[2] for key in tensors if key.startswith("context_mean/")})
+    return {name: SiteBasis(**{field: tensors[f"{field}/{name}"] for field in fields}) for name in names}
+
+
+def _empty_bases(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteBasis]:
+    """Zeros in the shapes of the bases of so many clips."""
+    empty = {}
+    for site in sites:
+        heads, qk, vo = len(site.query_key_widths), max(site.query_key_widths), max(site.value_output_widths)
+        shapes = [(heads, qk, qk)] * 2 + [(heads, vo, vo)] * 2 + [(heads, vo), (clips, heads, qk), (clips, heads, vo)]
+        empty[site.name] = SiteBasis(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+    return empty
+
+
+def _empty_tensors(
+    sites: Sequence[AttentionSite], grids: Mapping[str, Sequence[int]], clips: int, scoring: Scoring
+) -> dict[str, torch.Tensor]:
+    """Zeros in the shapes of what scoring gives."""
+    bases = _basis_tensors(_empty_bases(sites, min(clips, scoring.basis_clips) if scoring.finite else clips))
+    squares = {f"squares/{name}": sums for name, sums in empty_squares(sites, grids).items()}
+    return {**bases, **(squares if scoring.finite else {})}

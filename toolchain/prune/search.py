@@ -1,0 +1,226 @@
+"""The smallest model that keeps the accuracy within a given drop, by bisection on held-out calibration clips.
+
+Every calibration clip is held out once: the clips are divided into folds, and a clip is judged by a model whose basis
+and widths were chosen on the other folds. So no clip that a choice was made on vouches for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from leanear.benchmarks.summary import Interval
+from leanear.calibration.likelihood import kl_divergences
+from leanear.calibration.targets import answered, kind_of, positions
+from leanear.data.examples import LabelledInputs, Mistakes
+from leanear.evaluate.quality import of_clips
+from leanear.progress import Report, quiet
+from leanear.prune.costs import Costs
+from leanear.prune.rotated import prune_rotated
+from leanear.prune.scoring import Scores, score_widths
+from leanear.prune.widths import RotatedRecipe, choose_widths, cut
+from leanear.runtimes.errors import BadInput
+
+FOLDS = 3
+STEPS = 50  # sparsities tried are multiples of 1/50
+LARGEST_STEP = 48
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One sparsity that was tried, on the held-out clips.
+
+    lost, won: mistakes that the slim model makes beyond the dense one's, clip by clip, and that it does not make any
+    more: wrong labels, or wrong words of a transcript; drop_points: what that makes, in per cent of what is counted,
+    labels or words; expected_drop_points, standard_error_points: by how much the probabilities of the right answers
+    fall, the drop that is expected where the model's probabilities are right, and its standard error; low_points,
+    high_points: of the drop as counted, its paired 95 % interval, None where there is none. Of a transcript
+    the answers are its tokens, each of which may cost a word; one wrong word can bring others, so that the standard
+    error is the larger of that of the fall and that of the counted drop. Of clips with several labels, lost and won are
+    clips that add less and more to the mean average precision, whose fall is both drops. kl_divergence: mean
+    KL(dense || slim) in nats; within: the larger of the drops, and the standard error on top, is not above the goal.
+    """
+
+    sparsity: float
+    clips: int
+    lost: int
+    won: int
+    drop_points: float
+    low_points: float | None
+    high_points: float | None
+    expected_drop_points: float
+    standard_error_points: float
+    kl_divergence: float
+    within: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """The sparsity that was found and all that were tried, in order."""
+
+    sparsity: float
+    trials: tuple[Trial, ...]
+
+
+def search_sparsity(
+    family: ModuleType,
+    checkpoint: Any,
+    clips: LabelledInputs,
+    costs: Costs,
+    recipe: RotatedRecipe,
+    max_drop: float,
+    *,
+    made_from: Mapping[str, str],
+    state: Path | None = None,
+    clips_at_once: int | None = None,
+    report: Report = quiet,
+) -> Search:
+    """The largest sparsity whose accuracy drop on held-out clips is at most `max_drop` points; see `Trial`.
+
+    Lost clips alone are a coarse measure, one clip in 256 being 0.4 points: the fall of the right label's probability
+    says more of each clip, and with its standard error few clips make the search more careful.
+    costs: of the attention blocks' parameters; state: a folder for the folds' bases, from which an interrupted search
+    goes on. The drop is taken to grow with sparsity.
+
+    Raises:
+        BadInput: too few clips to hold any out, or no sparsity is within the drop.
+    """
+    if len(clips) < 2 * FOLDS:
+        raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips)}")
+    folds = [torch.arange(fold, len(clips), FOLDS) for fold in range(FOLDS)]
+    model = checkpoint.model
+    ranked = kind_of(clips.targets) == "tags"
+    report("answers of the dense model", None)
+    dense_logits = _logits(family, model, clips)
+    dense = _Answers(dense_logits, family.mistakes(checkpoint, model, clips, dense_logits))
+    sites = family.attention_sites(model)
+    folds_scores: list[Scores | LabelledInputs] = []
+    for number in range(FOLDS):
+        others = torch.tensor([clip for clip in range(len(clips)) if clip % FOLDS != number])
+
+        def told(text: str, fraction: float | None = None, number: int = number) -> None:
+            report(f"fold {number + 1} of {FOLDS}, {text}", None if fraction is None else (number + fraction) / FOLDS)
+
+        scored = clips[others]
+        if recipe.shots == 1:
+            scores = score_widths(
+                family, model, scored, recipe.scoring,
+                made_from={**made_from, "fold": f"{number + 1} of {FOLDS}"},
+                state=None if state is None else state / f"fold-{number + 1}",
+                clips_at_once=clips_at_once, report=told,
+            )  # fmt: skip
+            folds_scores.append(scores)
+        else:
+            folds_scores.append(scored)
+
+    def attempt(step: int) -> Trial:
+        sparsity = step / STEPS
+        parts: list[torch.Tensor] = []
+        errors: list[np.ndarray] = []
+        for fold, scores in zip(folds, folds_scores, strict=True):
+            budget = (1 - sparsity) * costs.dense
+            if isinstance(scores, LabelledInputs):
+                cut_model = prune_rotated(
+                    family, model, scores, costs, budget, recipe, made_from=made_from, clips_at_once=clips_at_once
+                ).model
+            else:
+                allocation = choose_widths(sites, scores.losses, costs, budget, recipe)
+                cut_model, _ = cut(family, model, scores.bases, allocation)
+            parts.append(_logits(family, cut_model, clips[fold]))
+            if not ranked:
+                errors.append(family.mistakes(checkpoint, cut_model, clips[fold], parts[-1]).errors)
+        back = torch.cat(folds).argsort()
+        logits = torch.cat(parts)[back]
+        if ranked:  # each clip among all, not among those of its fold
+            found = family.mistakes(checkpoint, model, clips, logits)
+            return _ranking_trial(sparsity, dense, _Answers(logits, found), clips.targets, max_drop)
+        return _trial(sparsity, dense, logits, np.concatenate(errors)[back.numpy()], clips.targets, max_drop)
+
+    trials: dict[int, Trial] = {}
+    good, bad = 0, LARGEST_STEP + 1
+    most, tried = math.ceil(math.log2(LARGEST_STEP + 1)), 0
+    while bad - good > 1:
+        step = (good + bad) // 2
+        report(f"trial {tried + 1} of at most {most}: {100 * step / STEPS:g} %", tried / most)
+        tried += 1
+        try:
+            trials[step] = attempt(step)
+        except BadInput:  # narrower than the narrowest model
+            bad = step
+            continue
+        report(f"{100 * step / STEPS:g} %: {_drop_text(trials[step])} on held-out clips", tried / most)
+        good, bad = (step, bad) if trials[step].within else (good, step)
+    if good == 0:
+        raise BadInput(
+            f"not even {100 / STEPS:g} % of the attention can go within that drop, as far as"
+            f" {len(clips)} held-out clips tell"
+        )
+    return Search(good / STEPS, tuple(trials.values()))
+
+
+@dataclass(frozen=True)
+class _Answers:
+    logits: torch.Tensor
+    mistakes: Mistakes
+
+
+@torch.no_grad()
+def _logits(family: ModuleType, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
+    parts = [family.logits(model, clips.inputs[part]) for part in torch.arange(len(clips)).split(16)]
+    return torch.cat(parts).double()
+
+
+def _ranking_trial(sparsity: float, dense: _Answers, slim: _Answers, targets: torch.Tensor, max_drop: float) -> Trial:
+    more = slim.mistakes.errors - dense.mistakes.errors
+    rise, error = slim.mistakes.rise_over(dense.mistakes)
+    drop, error_points = 100 * float(more.sum()), 100 * error
+    low, high = _ends(rise)
+    kl = float(kl_divergences(dense.logits, slim.logits, targets).mean())
+    lost, won = int((more > 0).sum()), int((more < 0).sum())
+    return Trial(
+        sparsity, len(targets), lost, won, drop, low, high, drop, error_points, kl, drop + error_points <= max_drop
+    )
+
+
+def _trial(
+    sparsity: float,
+    dense: _Answers,
+    slim_logits: torch.Tensor,
+    slim_errors: np.ndarray,
+    targets: torch.Tensor,
+    max_drop: float,
+) -> Trial:
+    more = slim_errors - dense.mistakes.errors
+    lost, won = int(more.clip(min=0).sum()), int((-more).clip(min=0).sum())
+    clips, counted = len(targets), float(dense.mistakes.counted.sum())
+    drop = 100 * (lost - won) / counted
+    rise, _ = Mistakes(slim_errors, dense.mistakes.counted).rise_over(dense.mistakes)
+    low, high = _ends(rise)
+    (old, wanted), (new, _) = answered(dense.logits, targets), answered(slim_logits, targets)
+    falls = 100 * (old.softmax(dim=1) - new.softmax(dim=1)).gather(1, wanted[:, None])[:, 0]
+    falls = of_clips(falls, targets) * (positions(targets) / counted)
+    expected, error = float(falls.mean()), float(falls.std()) / math.sqrt(clips)
+    if kind_of(targets) == "sequence":
+        error = max(error, 100 * float(np.std(more, ddof=1)) * math.sqrt(clips) / counted)
+    kl = float(kl_divergences(dense.logits, slim_logits, targets).mean())
+    within = max(drop, expected) + error <= max_drop
+    return Trial(sparsity, clips, lost, won, drop, low, high, expected, error, kl, within)
+
+
+def _ends(rise: Interval) -> tuple[float | None, float | None]:
+    """Of its interval in points, None where there is none."""
+    return (100 * rise.low, 100 * rise.high) if rise.has_spread else (None, None)
+
+
+def _drop_text(trial: Trial) -> str:
+    if trial.low_points is None or trial.high_points is None:
+        return f"{trial.drop_points:.2f} points lost (no clip differs)"
+    return f"{trial.drop_points:.2f} points lost (95 % between {trial.low_points:.2f} and {trial.high_points:.2f})"

@@ -1,0 +1,266 @@
+"""What a model is pruned to: the recipe, the widths of least estimated loss within a budget, and the cut itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from leanear.calibration.basis import BASIS_KINDS, BasisKind, SiteBasis
+from leanear.calibration.passes import LABELS, Labels
+from leanear.calibration.sites import AttentionSite
+from leanear.plan import SITES_CHOICES, HeadPlan, SitePlan, SitesChoice, untouched
+from leanear.prune.allocate import (
+    Allocation,
+    HeadOptions,
+    allocate,
+    entire_heads_allocation,
+    equal_widths_allocation,
+)
+from leanear.prune.costs import Costs
+from leanear.prune.scoring import Losses, Scoring
+from leanear.runtimes.errors import BadInput
+from leanear.surgery import rotated_attention_state
+
+Sharing = Literal["any widths", "equal widths", "entire heads"]
+Pools = Literal["global", "by-kind"]
+SHARINGS: tuple[Sharing, ...] = ("any widths", "equal widths", "entire heads")
+POOLS: tuple[Pools, ...] = ("global", "by-kind")
+LossKind = Literal["finite", "infinitesimal"]
+LOSS_KINDS: tuple[LossKind, ...] = ("finite", "infinitesimal")
+
+DAMAGE_DIGITS = 9  # float sums in another order must not decide between equal choices
+
+
+@dataclass(frozen=True)
+class RotatedRecipe:
+    """How a model is pruned in a new basis; the defaults are what measured best.
+
+    basis, labels, basis_clips: as in `Scoring`.
+    losses: "finite", by the exact change of the attention at every width, or "infinitesimal", by derivatives at the
+        dense model alone, which a saturated softmax deceives.
+    sharing: "any widths" chooses both widths of every head and which heads stay; the others are what it is compared
+        with. multiples: widths (query/key, value/output) are multiples of these. one_width_per_head: the two widths of
+        a head are one.
+    pools: whether the blocks of every kind (encoder, decoder, cross-attention) have a budget of their own, the same
+        share of what they cost, or all blocks one. sites: which blocks are pruned, see `untouched`.
+    shots: in how many parts; calibration_clips: at most; chunk: clips that are added up at once; seed: of the clips'
+        order and of the random labels.
+    """
+
+    basis: BasisKind = "fisher"
+    labels: Labels = "projected"
+    losses: LossKind = "finite"
+    sharing: Sharing = "any widths"
+    multiples: tuple[int, int] = (4, 4)
+    one_width_per_head: bool = False
+    pools: Pools = "global"
+    sites: SitesChoice = "all"
+    shots: int = 1
+    calibration_clips: int = 256
+    basis_clips: int = 64
+    chunk: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("shots", "calibration_clips", "basis_clips", "chunk"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
+        choices: dict[str, Sequence[str]] = {
+            "basis": BASIS_KINDS, "labels": LABELS, "losses": LOSS_KINDS, "sharing": SHARINGS, "pools": POOLS,
+            "sites": SITES_CHOICES,
+        }  # fmt: skip
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        if self.one_width_per_head and len(set(self.multiples)) > 1:
+            step, other = self.multiples
+            raise BadInput(f"one width per head cannot be of multiples of {step} and of {other}")
+
+    @property
+    def scoring(self) -> Scoring:
+        """What of it says how clips are scored."""
+        return Scoring(
+            self.basis, self.labels, self.losses == "finite", self.multiples[0], self.basis_clips, self.chunk, self.seed
+        )
+
+
+def choose_widths(
+    sites: Sequence[AttentionSite],
+    losses: Losses,
+    costs: Costs,
+    budget: float,
+    recipe: RotatedRecipe,
+) -> Allocation:
+    """The widths of every head, (0, 0) where it goes, of least estimated loss within the budget of the whole model.
+
+    Raises:
+        BadInput: the budget is below what the smallest model costs.
+    """
+    check_budget(sites, costs, budget, recipe)
+    options = [
+        _site_options(site, losses[site.name], head_cost, recipe)
+        for site, head_cost in zip(sites, costs.heads, strict=True)
+    ]
+    dense = [tuple(zip(site.query_key_widths, site.value_output_widths, strict=True)) for site in sites]
+    whole = untouched(sites, recipe.sites)
+    kept_whole = [index for index, site in enumerate(sites) if site.name in whole]
+    fixed = costs.fixed + sum(costs.block(index, dense[index]) for index in kept_whole)
+    pools = _pools(sites, kept_whole, recipe.pools)
+    of_pools = [sum(costs.block(index, dense[index]) for index in pool) for pool in pools]
+    widths, cost, damage = list(dense), fixed, 0.0
+    for pool, dense_cost in zip(pools, of_pools, strict=True):
+        share = dense_cost / sum(of_pools)
+        chosen = _allocate_pool(pool, options, (budget - fixed) * share, costs, recipe)
+        for index, site_widths in zip(pool, chosen.widths, strict=True):
+            widths[index] = site_widths
+        cost, damage = cost + chosen.cost, damage + chosen.damage
+    allocation = Allocation(tuple(widths), cost, damage)
+    return _widened(sites, allocation, costs) if recipe.sharing == "any widths" else allocation
+
+
+def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, recipe: RotatedRecipe) -> None:
+    """Nothing, where some model is within the budget.
+
+    Raises:
+        BadInput: the budget is below what the smallest model costs, which the text states.
+    """
+    least = least_cost(sites, costs, recipe)
+    if budget < least * (1 - 1e-9):
+        fewer = 100 * (1 - least / costs.dense)
+        raise BadInput(
+            f"{budget:.6g} {costs.unit} are out of reach: the narrowest model, one head per block, has {least:.6g},"
+            f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
+        )
+
+
+def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedRecipe) -> float:
+    """What the narrowest model costs: one head in every block that is pruned."""
+    whole, least = untouched(sites, recipe.sites), costs.fixed
+    for index, site in enumerate(sites):
+        dense = tuple(zip(site.query_key_widths, site.value_output_widths, strict=True))
+        if site.name in whole:
+            least += costs.block(index, dense)
+        else:
+            least += min(costs.block(index, (_width_pairs(*pair, recipe)[0],)) for pair in dense)
+    return least
+
+
+def narrowest_model(family: ModuleType, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
+    """The smallest model that there is to prune to, with some of the dense one's weights: to be timed, not used."""
+    sites = family.attention_sites(model)
+    whole = untouched(sites, recipe.sites)
+    return family.slim_model(model, tuple(_narrowest(site, site.name in whole, recipe) for site in sites))
+
+
+def _narrowest(site: AttentionSite, whole: bool, recipe: RotatedRecipe) -> SitePlan:
+    pairs = list(zip(site.query_key_widths, site.value_output_widths, strict=True))
+    kept = pairs if whole else [_width_pairs(*pairs[0], recipe)[0]]
+    heads = tuple(HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(kept))
+    return SitePlan(name=site.name, kind=site.kind, dense_heads=len(pairs), heads=heads)
+
+
+def _pools(sites: Sequence[AttentionSite], kept_whole: Sequence[int], pools: Pools) -> list[list[int]]:
+    """The numbers of the blocks that share a budget, pool by pool; those that are kept whole are in none."""
+    prunable = [index for index in range(len(sites)) if index not in kept_whole]
+    if pools == "global":
+        return [prunable]
+    kinds = dict.fromkeys(sites[index].kind for index in prunable)
+    return [[index for index in prunable if sites[index].kind == kind] for kind in kinds]
+
+
+def _allocate_pool(
+    pool: Sequence[int], options: Sequence[Sequence[HeadOptions]], budget: float, costs: Costs, recipe: RotatedRecipe
+) -> Allocation:
+    """The widths of the heads of some blocks, by the recipe's way of sharing."""
+    ways = {"any widths": allocate, "equal widths": equal_widths_allocation, "entire heads": entire_heads_allocation}
+    return ways[recipe.sharing](
+        [options[index] for index in pool],
+        budget,
+        tied=None if costs.tied is None else [costs.tied[index] for index in pool],
+        ragged=None if costs.ragged is None else [costs.ragged[index] for index in pool],
+    )
+
+
+def _site_options(site: AttentionSite, losses: np.ndarray, cost: Any, recipe: RotatedRecipe) -> list[HeadOptions]:
+    heads = []
+    for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths, strict=True)):
+        pairs = _width_pairs(qk, vo, recipe)
+        widths = np.array([(0, 0), *pairs])
+        heads.append(
+            HeadOptions(
+                query_key_widths=widths[:, 0],
+                value_output_widths=widths[:, 1],
+                costs=np.array([0.0, *(cost(k, v) for k, v in pairs)]),
+                damages=_rounded(losses[head, widths[:, 0], widths[:, 1]]),
+            )
+        )
+    return heads
+
+
+def _width_pairs(query_key: int, value_output: int, recipe: RotatedRecipe) -> list[tuple[int, int]]:
+    """What a head of these widths may keep, the narrowest first."""
+    if recipe.one_width_per_head:
+        step = recipe.multiples[0]
+        return [
+            *((width, width) for width in range(step, min(query_key, value_output), step)),
+            (query_key, value_output),
+        ]
+    step, other = recipe.multiples
+    return [(k, v) for k in multiples(query_key, step) for v in multiples(value_output, other)]
+
+
+def multiples(width: int, multiple: int) -> list[int]:
+    """The multiples below the width, and the width itself."""
+    return [*range(multiple, width, multiple), width]
+
+
+def _rounded(damages: np.ndarray) -> np.ndarray:
+    """To the digits that mean something, relative to the largest: sums of floats differ by the order of adding."""
+    scale = 10.0 ** (DAMAGE_DIGITS - 1 - np.ceil(np.log10(max(float(np.abs(damages).max()), 1e-300))))
+    return np.round(damages * scale) / scale
+
+
+def _widened(sites: Sequence[AttentionSite], allocation: Allocation, costs: Costs) -> Allocation:
+    """With every width that costs nothing more in its block."""
+    if costs.widened is None:
+        return allocation
+    widths = []
+    for site, heads, widen in zip(sites, allocation.widths, costs.widened, strict=True):
+        kept = [index for index, pair in enumerate(heads) if pair != (0, 0)]
+        wider = dict(zip(kept, widen(tuple(heads[index] for index in kept)), strict=True))
+        most = list(zip(site.query_key_widths, site.value_output_widths, strict=True))
+        widths.append(
+            tuple(
+                (min(wider[index][0], most[index][0]), min(wider[index][1], most[index][1])) if index in wider else pair
+                for index, pair in enumerate(heads)
+            )
+        )
+    return dataclasses.replace(allocation, widths=tuple(widths))
+
+
+def cut(
+    family: ModuleType, model: nn.Module, bases: Mapping[str, SiteBasis], allocation: Allocation
+) -> tuple[nn.Module, tuple[SitePlan, ...]]:
+    """The model of these widths in the new bases, and what it keeps, counted within `model`."""
+    sites = family.attention_sites(model)
+    kept = tuple(
+        SitePlan(
+            name=site.name,
+            kind=site.kind,
+            dense_heads=len(site.query_key_widths),
+            heads=tuple(
+                HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(widths) if k and v
+            ),
+        )
+        for site, widths in zip(sites, allocation.widths, strict=True)
+    )
+    states = [
+        rotated_attention_state(site, bases[site.name], site_plan) for site, site_plan in zip(sites, kept, strict=True)
+    ]
+    return family.slim_model(model, kept, states), kept

@@ -1,0 +1,1 @@
+"""How the demos' audio and weights are made; not installed."""

@@ -1,0 +1,70 @@
+"""Latency of pruned models on a target, measured: exported to its form, and timed in turn with the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leanear.benchmarks.measure.processes import absolute
+from leanear.benchmarks.sensors.device import device_facts, device_name
+from leanear.export.ast.graph import export_ast
+from leanear.progress import Report
+from leanear.prune.latency_table import read_geometry, time_in_turn
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import replaced_folder
+from leanear.studies.methods import Bench, Method
+from leanear.targets.target import Target
+
+BUILDING = 0.3  # of the progress bar
+
+
+def time_methods(
+    points: Sequence[tuple[Method, float]], bench: Bench, target: Target, graphs: Path, report: Report
+) -> dict[str, Any]:
+    """Median latency and quartiles in ms of every method at its sparsity, as JSON values with the target and device.
+
+    others_share among them is the share of all cores that other programs used meanwhile.
+    graphs: a folder that the exported graphs are put in, and left in. What a method cannot reach has no row.
+
+    Raises:
+        MeasurementFailed: a timing process ended without an answer.
+    """
+    rows: list[dict[str, Any]] = []
+    with replaced_folder(graphs) as folder:
+        for number, (method, asked) in enumerate(points):
+            report(f"exporting {method.name} at {100 * asked:g} %", BUILDING * number / len(points))
+            try:
+                made = method.make(bench, asked, method.recipe)
+            except BadInput:
+                continue  # the comparison's rows say why
+            path = folder / f"{len(rows)}.onnx"
+            export_ast(made.model, bench.checkpoint.feature_extractor, path, target.graph_form)
+            rows.append({"method": method.name, "asked": asked, "seed": bench.seed, "sparsity": made.plan.sparsity})
+    geometry = read_geometry(bench.checkpoint)
+    requests = [
+        {"file": absolute(graphs / f"{n}.onnx"), "labels": geometry.labels, "samples": geometry.clip_samples}
+        for n in range(len(rows))
+    ]
+
+    def timing(text: str, done: float | None = None) -> None:
+        report(text, BUILDING + (1 - BUILDING) * (done or 0.0))
+
+    samples_ms, others_share = time_in_turn(requests, target, timing)
+    timed = [{**row, **_quartiles(samples_ms[number])} for number, row in enumerate(rows)]
+    return {
+        "target": target.name,
+        "runtime": target.runtime,
+        "precision": target.precision,
+        "threads": target.threads,
+        "others_share": others_share,
+        "device": device_name(device_facts()),
+        "rows": timed,
+    }
+
+
+def _quartiles(samples_ms: Sequence[float]) -> dict[str, float | int]:
+    low, middle, high = (float(value) for value in np.quantile(np.array(samples_ms), [0.25, 0.5, 0.75]))
+    return {"median_ms": middle, "lower_quartile_ms": low, "upper_quartile_ms": high, "samples": len(samples_ms)}

@@ -1,0 +1,1 @@
+"""The targets, and what this machine lacks for them."""
