@@ -9,7 +9,7 @@ interrupted.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,25 +20,36 @@ from torch import nn
 
 from leanear.calibration import shards
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_bases, width_damages
+from leanear.calibration.feed_forward import (
+    FeedForwardBasis,
+    empty_sums,
+    feed_forward_basis,
+    feed_forward_losses,
+    feed_forward_squares,
+    feed_forward_sums,
+)
 from leanear.calibration.kept import keep_tensors, kept_tensors
-from leanear.calibration.losses import collect_squares, empty_squares, width_grid, width_losses
-from leanear.calibration.passes import Labels
-from leanear.calibration.sites import AttentionSite
+from leanear.calibration.losses import collect_squares, empty_squares, squares_of, width_grid, width_losses
+from leanear.calibration.passes import Labels, pass_through_all
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import (
     Statistics,
     collect_statistics,
     empty_statistics,
     merge_statistics,
     statistics_from_tensors,
+    statistics_of,
     statistics_tensors,
 )
-from leanear.calibration.targets import positions
+from leanear.calibration.targets import before_the_end, positions
 from leanear.data.examples import LabelledInputs
+from leanear.plan import Prune
 from leanear.progress import Report, quiet
 from leanear.runtimes.files import sha256_json
 
 SCORES_FILE = "scores.safetensors"
 BASIS_FOLDER, LOSSES_FOLDER = "statistics", "losses"
+FEED_FORWARD_CLIPS = 64  # scored for feed-forward blocks, as far as they go those of which no basis is made
 OTHER_SIGNS = 500_000_003  # so that no pass draws the signs of the other
 
 Losses = Mapping[str, np.ndarray]
@@ -51,7 +62,7 @@ class Scoring:
     basis, labels: as in `choose_basis` and `pass_through`; finite: whether query/key widths are judged by the exact
     change of the attention, or by derivatives at the dense model; multiple: query/key widths are tried at its
     multiples; basis_clips: how many of the clips, the first ones, the basis is made from; chunk: clips that are added
-    up at once; seed: of the random labels.
+    up at once; seed: of the random labels; prune: which blocks are scored.
     """
 
     basis: BasisKind = "fisher"
@@ -61,18 +72,21 @@ class Scoring:
     basis_clips: int = 64
     chunk: int = 16
     seed: int = 0
+    prune: Prune = "attention"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Every block's new basis, and the estimated losses of its heads, nats per target: (H, K + 1, V + 1) by name.
+    """Every block's new basis, and estimated losses, nats per target, by name.
 
-    Entry [h, k, v] is of head h keeping its first k query/key and v value/output channels, [h, 0, 0] of its removal;
-    infinite where a pair of widths is not offered.
+    Of an attention block (H, K + 1, V + 1): entry [h, k, v] is of head h keeping its first k query/key and v value/output
+    channels, [h, 0, 0] of its removal; infinite where a pair of widths is not offered. Of a feed-forward block (C + 1,),
+    see `feed_forward_losses`. Blocks that are not to be pruned have neither basis nor losses.
     """
 
     bases: Mapping[str, SiteBasis]
     losses: Losses
+    feed_forward: Mapping[str, FeedForwardBasis] = dataclasses.field(default_factory=dict)
 
 
 def score_widths(
@@ -90,16 +104,17 @@ def score_widths(
 
     What is in `state` is used if it was made from the same inputs; when the scores are there, the chunks go.
     """
-    sites: tuple[AttentionSite, ...] = family.attention_sites(model)
+    sites: tuple[AttentionSite, ...] = family.attention_sites(model) if scoring.prune != "feed-forward" else ()
+    feed_forward: tuple[FeedForwardSite, ...] = family.feed_forward_sites(model) if scoring.prune != "attention" else ()
     grids = {site.name: width_grid(site, scoring.multiple) for site in sites}
     made_from = {**made_from, "scoring": sha256_json([dataclasses.asdict(scoring), len(clips)])}
     kept = kept_tensors(state / SCORES_FILE, made_from) if state is not None and shards.rank() == 0 else None
     found = torch.tensor([kept is not None])
     shards.broadcast([found])  # what the first process has need not be there for the others
-    empty = _empty_tensors(sites, grids, len(clips), scoring)
+    empty = _empty_tensors(sites, feed_forward, grids, len(clips), scoring)
     if not found:
         total = len(clips) + (min(len(clips), scoring.basis_clips) if scoring.finite else 0)
-        work = _Work(family, model, sites, grids, scoring, made_from, state, clips_at_once, report, total)
+        work = _Work(family, model, sites, feed_forward, grids, scoring, made_from, state, clips_at_once, report, total)
         kept = _scored(work, clips)
     tensors = kept if kept is not None else empty
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
@@ -113,11 +128,17 @@ def score_widths(
     per_clip = positions(clips.targets) / len(clips)
     if not scoring.finite:
         return Scores(bases, infinitesimal_losses(sites, bases, per_clip))
-    squares = {site.name: tensors[f"squares/{site.name}"] for site in sites}
-    return Scores(
-        bases,
-        {s.name: width_losses(s, grids[s.name], squares[s.name], len(clips), per_clip) for s in sites},
-    )
+    squares = {site.name: tensors[f"squares/{site.name}"] for site in (*sites, *feed_forward)}
+    losses = {s.name: width_losses(s, grids[s.name], squares[s.name], len(clips), per_clip) for s in sites}
+    judged = len(_feed_forward_rows(len(clips), scoring))
+    losses |= {s.name: feed_forward_losses(squares[s.name], judged, per_clip) for s in feed_forward}
+    return Scores(bases, losses, _feed_forward_bases(tensors, feed_forward))
+
+
+def _feed_forward_rows(clips: int, scoring: Scoring) -> range:
+    """The clips that feed-forward blocks are scored on, at least half of them others than the basis is made from."""
+    start = max(0, min(scoring.basis_clips, clips - FEED_FORWARD_CLIPS, clips // 2))
+    return range(start, min(start + FEED_FORWARD_CLIPS, clips))
 
 
 def infinitesimal_losses(
@@ -142,6 +163,7 @@ class _Work:
     family: ModuleType
     model: nn.Module
     sites: Sequence[AttentionSite]
+    feed_forward: Sequence[FeedForwardSite]
     grids: Mapping[str, Sequence[int]]
     scoring: Scoring
     made_from: Mapping[str, str]
@@ -151,36 +173,66 @@ class _Work:
     total: int
 
 
-Collect = Callable[[LabelledInputs, torch.Generator], shards.Tensors]
+Collect = Callable[[LabelledInputs, int, torch.Generator], shards.Tensors]  # clips, and the number of the first
 
 
 def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | None:
     """The bases' tensors and the sums of squares, by name; None on processes other than the first."""
     scoring, sites = work.scoring, work.sites
     based = clips[: scoring.basis_clips] if scoring.finite else clips
+    sums = _RunningSums(f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt"))
     gathered = _gathered(
-        work, based, "basis from", BASIS_FOLDER, 0, lambda batch, generator: _statistics(work, batch, generator),
-        lambda clips_in_chunk: statistics_tensors(empty_statistics(sites, clips_in_chunk)), _merged,
+        work, based, "basis from", BASIS_FOLDER, 0, lambda batch, _first, generator: _statistics(work, batch, generator),
+        lambda clips_in_chunk: {
+            **statistics_tensors(empty_statistics(sites, clips_in_chunk)), **empty_sums(work.feed_forward)
+        },
+        _merged, sums.take,
     )  # fmt: skip
-    tensors = _basis_tensors(_empty_bases(sites, len(based)))
+    tensors = _empty_basis_tensors(sites, work.feed_forward, len(based))
     if shards.rank() == 0:
-        merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered))
+        merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered)) if sites else {}
         tensors = _basis_tensors(choose_bases(sites, merged, scoring.basis))
+        for site in work.feed_forward:
+            work.report(f"order of the channels of {site.name}", len(based) / work.total)
+            found = feed_forward_basis(site, sums.pop(f"gram/{site.name}"), sums.pop(f"felt/{site.name}"))
+            tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
     if scoring.finite:
-        bases = _bases(tensors)
+        bases = (_bases(tensors), _feed_forward_bases(tensors, work.feed_forward))
+        rows = _feed_forward_rows(len(clips), scoring)
         gathered = _gathered(
             work, clips, "scored", LOSSES_FOLDER, len(based),
-            lambda batch, generator: _squares(work, bases, batch, generator),
-            lambda _clips_in_chunk: empty_squares(sites, work.grids), _added,
+            lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator),
+            lambda _clips_in_chunk: {**empty_squares(sites, work.grids), **_empty_feed_forward(work.feed_forward)},
+            _added,
         )  # fmt: skip
     if shards.rank() != 0:
         return None
     if scoring.finite:
         tensors |= {
-            f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0) for site in sites
+            f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0)
+            for site in (*sites, *work.feed_forward)
         }
     return tensors
+
+
+class _RunningSums:
+    """Sums of the tensors of these names over chunks, which do not stay in memory: they are large."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._sums: dict[str, torch.Tensor | None] = dict.fromkeys(names)
+
+    def take(self, tensors: shards.Tensors) -> shards.Tensors:
+        """Add what is to be added; the others."""
+        for name, so_far in self._sums.items():
+            self._sums[name] = tensors[name] if so_far is None else so_far.add_(tensors[name])
+        return {name: tensor for name, tensor in tensors.items() if name not in self._sums}
+
+    def pop(self, name: str) -> torch.Tensor:
+        """The sum, which is not kept any longer."""
+        found = self._sums.pop(name)
+        assert found is not None, name
+        return found
 
 
 def _gathered(
@@ -192,8 +244,9 @@ def _gathered(
     collect: Collect,
     empty: Callable[[int], shards.Tensors],
     join: Callable[[Sequence[shards.Tensors]], shards.Tensors],
+    taken: Callable[[shards.Tensors], shards.Tensors] = lambda tensors: tensors,
 ) -> list[shards.Tensors]:
-    """One pass, chunk by chunk; before: clips of the other pass that are done."""
+    """One pass, chunk by chunk; before: clips of the other pass that are done; taken: see `shards.gather`."""
     scoring = work.scoring
     chunks = torch.arange(len(clips)).split(scoring.chunk)
 
@@ -209,34 +262,81 @@ def _gathered(
         parts = []
         for row in chunks[number].split(work.clips_at_once or scoring.chunk):
             say(int(row[0]))
-            parts.append(collect(clips[row], generator))
+            parts.append(collect(clips[row], int(row[0]), generator))
         return join(parts)
 
     return shards.gather(
         len(chunks), compute, lambda number: empty(len(chunks[number])),
         folder=None if work.state is None else work.state / folder, made_from=work.made_from, progress=progress,
+        taken=taken,
     )  # fmt: skip
 
 
 def _statistics(work: _Work, batch: LabelledInputs, generator: torch.Generator) -> shards.Tensors:
-    found = collect_statistics(
-        work.model, work.sites, batch.inputs, batch.targets, work.family.logits, labels=work.scoring.labels,
-        attended_keys=work.scoring.basis in ("attention", "fisher"), generator=generator,
+    attended_keys = work.scoring.basis in ("attention", "fisher")
+    if not work.feed_forward:
+        found = collect_statistics(
+            work.model, work.sites, batch.inputs, batch.targets, work.family.logits, labels=work.scoring.labels,
+            attended_keys=attended_keys, generator=generator,
+        )  # fmt: skip
+        return statistics_tensors(found)
+    passed = pass_through_all(
+        work.model, work.sites, work.feed_forward, batch.inputs, batch.targets, work.family.logits,
+        labels=work.scoring.labels, generator=generator,
     )  # fmt: skip
-    return statistics_tensors(found)
+    found = statistics_of(passed.attention, work.sites, batch.targets, attended_keys)
+    sums = feed_forward_sums(work.feed_forward, passed.feed_forward, before_the_end(batch.targets))
+    return {**statistics_tensors(found), **sums}
 
 
 def _squares(
-    work: _Work, bases: Mapping[str, SiteBasis], batch: LabelledInputs, generator: torch.Generator
+    work: _Work,
+    bases: Mapping[str, SiteBasis],
+    feed_forward: Mapping[str, FeedForwardBasis],
+    batch: LabelledInputs,
+    first: int,
+    rows: range,
+    generator: torch.Generator,
 ) -> shards.Tensors:
-    return collect_squares(
-        work.model, work.sites, bases, work.grids, batch.inputs, batch.targets, work.family.logits,
-        labels=work.scoring.labels, generator=generator,
+    """Of every block; of feed-forward blocks zeros unless the batch's clips, from number `first` on, are among `rows`."""
+    judged = [number for number in range(len(batch)) if first + number in rows]
+    if not work.feed_forward or not judged:
+        if not work.sites:
+            return _empty_feed_forward(work.feed_forward)
+        found = collect_squares(
+            work.model, work.sites, bases, work.grids, batch.inputs, batch.targets, work.family.logits,
+            labels=work.scoring.labels, generator=generator,
+        )  # fmt: skip
+        return {**found, **_empty_feed_forward(work.feed_forward)}
+    passed = pass_through_all(
+        work.model, work.sites, work.feed_forward, batch.inputs, batch.targets, work.family.logits,
+        labels=work.scoring.labels, query_gradients=False, generator=generator,
     )  # fmt: skip
+    of_clips = [each.of_clips(judged) for each in passed.feed_forward]
+    return {
+        **squares_of(passed.attention, work.sites, bases, work.grids, batch.targets),
+        **feed_forward_squares(work.feed_forward, feed_forward, of_clips),
+    }
+
+
+def _empty_feed_forward(sites: Sequence[FeedForwardSite]) -> dict[str, torch.Tensor]:
+    return {site.name: torch.zeros(site.width + 1, dtype=torch.float64) for site in sites}
 
 
 def _merged(parts: Sequence[shards.Tensors]) -> shards.Tensors:
-    return statistics_tensors(merge_statistics(*map(statistics_from_tensors, parts)))
+    """The statistics of several batches as of one; sums of feed-forward blocks, which have other names, are added."""
+    sums = [name for name in parts[0] if name.startswith(("gram/", "felt/"))]
+    of_heads = [{name: part[name] for name in part if name not in sums} for part in parts]
+    merged = merge_statistics(*map(statistics_from_tensors, of_heads)) if of_heads[0] else {}
+    return {**statistics_tensors(merged), **{name: _sum([part[name] for part in parts]) for name in sums}}
+
+
+def _sum(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Their sum, added one by one: they are large."""
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total += tensor
+    return total
 
 
 def _added(parts: Sequence[shards.Tensors]) -> shards.Tensors:
@@ -267,10 +367,36 @@ def _empty_bases(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteBa
     return empty
 
 
+def _feed_forward_bases(
+    tensors: Mapping[str, torch.Tensor], sites: Sequence[FeedForwardSite]
+) -> dict[str, FeedForwardBasis]:
+    fields = [field.name for field in dataclasses.fields(FeedForwardBasis)]
+    return {s.name: FeedForwardBasis(**{field: tensors[f"{field}/{s.name}"] for field in fields}) for s in sites}
+
+
+def _empty_basis_tensors(
+    sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite], clips: int
+) -> dict[str, torch.Tensor]:
+    """Zeros in the shapes of all bases' tensors, from so many clips."""
+    tensors = _basis_tensors(_empty_bases(sites, clips))
+    for site in feed_forward:
+        found = FeedForwardBasis(
+            torch.zeros(site.width, dtype=torch.int64), torch.zeros(site.width, dtype=torch.float64),
+            torch.zeros(site.width, site.width), torch.zeros(site.second.out_features, site.width),
+        )  # fmt: skip
+        tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
+    return tensors
+
+
 def _empty_tensors(
-    sites: Sequence[AttentionSite], grids: Mapping[str, Sequence[int]], clips: int, scoring: Scoring
+    sites: Sequence[AttentionSite],
+    feed_forward: Sequence[FeedForwardSite],
+    grids: Mapping[str, Sequence[int]],
+    clips: int,
+    scoring: Scoring,
 ) -> dict[str, torch.Tensor]:
     """Zeros in the shapes of what scoring gives."""
-    bases = _basis_tensors(_empty_bases(sites, min(clips, scoring.basis_clips) if scoring.finite else clips))
-    squares = {f"squares/{name}": sums for name, sums in empty_squares(sites, grids).items()}
-    return {**bases, **(squares if scoring.finite else {})}
+    based = min(clips, scoring.basis_clips) if scoring.finite else clips
+    bases = _empty_basis_tensors(sites, feed_forward, based)
+    squares = {**empty_squares(sites, grids), **_empty_feed_forward(feed_forward)}
+    return {**bases, **({f"squares/{name}": sums for name, sums in squares.items()} if scoring.finite else {})}
