@@ -27,6 +27,9 @@ PLAN_KEYS = (
 CHANNELS_AS_TRAINED = "channels as trained"
 Prune = Literal["attention", "feed-forward", "all"]
 PRUNE_CHOICES: tuple[Prune, ...] = ("attention", "feed-forward", "all")
+PRUNED_PARTS: dict[Prune, str] = {
+    "attention": "attention", "feed-forward": "feed-forward", "all": "attention and feed-forward"
+}  # fmt: skip
 SitesChoice = Literal["all", "self-attention"]
 SITES_CHOICES: tuple[SitesChoice, ...] = ("all", "self-attention")
 ROTATED = "rotated by "  # followed by what the basis was made from: the channels are those of the new basis
@@ -236,6 +239,18 @@ def compose(outer: tuple[SitePlan, ...], inner: tuple[SitePlan, ...]) -> tuple[S
     return tuple(composed)
 
 
+def compose_feed_forward(
+    outer: tuple[FeedForwardPlan, ...], inner: tuple[FeedForwardPlan, ...]
+) -> tuple[FeedForwardPlan, ...]:
+    """What remains of the dense model when `inner` counts hidden channels of what `outer` kept."""
+    return tuple(
+        FeedForwardPlan(
+            first.name, first.dense_width, tuple(first.channels[channel] for channel in second.channels), first.kind
+        )
+        for first, second in zip(outer, inner, strict=True)
+    )
+
+
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """The plan as plan.json holds it."""
     return {
@@ -300,7 +315,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         BadInput: the file is missing, malformed, or names channels that a dense head does not have.
     """
-    value = read_json(path, (PLAN_SCHEMA, FIRST_PLAN_SCHEMA), PLAN_KEYS)
+    value = read_json(path, PLAN_SCHEMA, PLAN_KEYS, older=(FIRST_PLAN_SCHEMA,))
     if value.get("prune", "attention") not in PRUNE_CHOICES:
         raise BadInput(f"{path}: key 'prune' is {value['prune']!r}; it must be one of {', '.join(PRUNE_CHOICES)}")
     if value["basis"] != CHANNELS_AS_TRAINED and not str(value["basis"]).startswith(ROTATED):

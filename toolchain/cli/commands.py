@@ -50,8 +50,9 @@ METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
 BASES = ("trained", "weights", "activations", "attention", "fisher")
 LABELS = ("projected", "sampled", "observed")
 POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
+PRUNE = ("attention", "feed-forward", "all")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
-ROTATED_FLAGS = ("basis", "labels", "shots", "one_width_per_head", "pools")
+ROTATED_FLAGS = ("prune", "basis", "labels", "shots", "one_width_per_head", "pools")
 REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
 DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")
 SPEECH_FLAGS = ("pools", "sites")  # of models with more than one kind of attention
@@ -309,6 +310,12 @@ recipe_options = _options(
         default=None,
         help="rotated: the query/key and the value/output width of a head are one, or two.  [default: as the target"
         " says]",
+    ),
+    click.option(
+        "--prune",
+        type=click.Choice(PRUNE),
+        help="rotated: what becomes smaller, and what --sparsity is a share of: attention blocks, feed-forward blocks,"
+        " or both in one budget.  [default: attention]",
     ),
     click.option(
         "--pools",
@@ -626,6 +633,7 @@ def prune(
       .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
     """
     from leanear.calibration.shards import processes
+    from leanear.plan import PRUNED_PARTS
     from leanear.prune.job import prune_checkpoint
     from leanear.prune.notes import loss_warning, pruning_notes
 
@@ -643,7 +651,7 @@ def prune(
     if as_json:
         click.echo(json.dumps({**result, "warning": warning}, allow_nan=False))
         return
-    removed = f"{100 * result['sparsity']:.1f} % of the attention parameters removed"
+    removed = f"{100 * result['sparsity']:.1f} % of the {PRUNED_PARTS[result['prune']]} parameters removed"
     click.echo(
         f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all"
     )

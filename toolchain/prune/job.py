@@ -34,13 +34,13 @@ from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import prune_to_latency, refuse_out_of_reach
 from leanear.prune.latency_table import BUSY_SHARE, LatencyTable, latency_table
-from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.macs import feed_forward_macs, head_macs, model_macs
 from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
 from leanear.prune.search import search_sparsity
 from leanear.prune.widths import RotatedRecipe, check_budget
-from leanear.recover.compensation import Compensated, compensate_
+from leanear.recover.compensation import Compensated, Site, compensate_
 from leanear.recover.distillation import Distillation, distill_
 from leanear.reference.schedule import PruneRecipe, check_sparsity, prune
 from leanear.runtimes.clips import Clips as Audio
@@ -152,7 +152,10 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
         "attention_parameters_dense": plan.attention_parameters_dense,
         "attention_parameters": plan.attention_parameters_kept,
         "parameters_dense": dense,
-        "parameters": dense - plan.attention_parameters_dense + plan.attention_parameters_kept,
+        "feed_forward_parameters_dense": plan.feed_forward_parameters_dense,
+        "feed_forward_parameters": plan.feed_forward_parameters_kept,
+        "prune": plan.prune,
+        "parameters": dense - plan.parameters_removed,
         "calibration_clips": len(clips),
         "checkpoint_sha256": checkpoint_sha256(out),
         "pruning": read_pruning(out),
@@ -168,6 +171,7 @@ def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
     with narrator.step("reading the checkpoint"):
         checkpoint: Any = load_checkpoint(source, job.asked)
     check_goal(family_of(checkpoint), job.goal)
+    check_feed_forward(job)
     check_reachable(checkpoint, job)
     if job.goal.needs_latency:
         with narrator.step(f"whether {job.goal.text} can be reached", if_reported=True) as report:
@@ -267,6 +271,20 @@ def check_goal(family: ModuleType, goal: Goal) -> None:
         )
 
 
+def check_feed_forward(job: PruneJob) -> None:
+    """See that the goal is one for what is pruned.
+
+    Raises:
+        BadInput: milliseconds are asked for of feed-forward blocks, whose widths no device is timed at.
+    """
+    prune = job.recipe.prune if isinstance(job.recipe, RotatedRecipe) else "attention"
+    if job.goal.needs_latency and prune != "attention":
+        raise BadInput(
+            f"{job.goal.flag} {job.goal.value:g}: latency goals are for attention in this version; with --prune {prune}"
+            " the goals are --sparsity, --macs and --max-drop"
+        )
+
+
 def check_reachable(checkpoint: Any, job: PruneJob) -> None:
     """See that some model meets a goal of parameters or MACs, before any clip is read.
 
@@ -279,7 +297,7 @@ def check_reachable(checkpoint: Any, job: PruneJob) -> None:
         return
     if job.goal.kind not in ("sparsity", "macs"):
         return
-    costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
+    costs, budget = _costs_and_budget(family, checkpoint, job)
     try:
         check_budget(family.attention_sites(checkpoint.model), costs, budget, job.recipe)
     except BadInput as error:
@@ -326,7 +344,7 @@ def _prune_rotated(
             learned.append(pruned.corrections)
         return pruned
 
-    parameters = _as_held(parameter_costs(family.dense_plan(checkpoint.model)), family, checkpoint.model, job)
+    parameters = _as_held(parameter_costs(_dense_plan(family, checkpoint, job)), family, checkpoint.model, job)
     if job.goal.needs_latency:
         table = _shared_table(checkpoint, job.target, report)
         costs = latency_costs(table)
@@ -349,14 +367,14 @@ def _prune_rotated(
         facts["search"] = [dataclasses.asdict(trial) for trial in search.trials]
         pruned = prune_to(costs, budget)
     else:
-        costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
+        costs, budget = _costs_and_budget(family, checkpoint, job)
         costs = _as_held(costs, family, checkpoint.model, job)
         pruned = prune_to(costs, budget)
 
     def compensate(slim: torch.nn.Module) -> Compensated:
         with on_accelerator(slim, checkpoint.model):
             return compensate_(
-                slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
+                slim, checkpoint.model, *_fitted_sites(family, slim, checkpoint.model),
                 clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
             )  # fmt: skip
 
@@ -381,6 +399,16 @@ def _prune_rotated(
     return slim, pruned.plan, facts
 
 
+def _fitted_sites(family: ModuleType, slim: Any, dense: Any) -> tuple[list[Site], list[Site]]:
+    """The blocks of both models that compensation fits: attention, and feed-forward blocks that became narrower."""
+    pairs = zip(family.feed_forward_sites(slim), family.feed_forward_sites(dense), strict=True)
+    narrower = [(narrow, wide) for narrow, wide in pairs if 0 < narrow.width < wide.width]
+    return (
+        [*family.attention_sites(slim), *(narrow for narrow, _ in narrower)],
+        [*family.attention_sites(dense), *(wide for _, wide in narrower)],
+    )
+
+
 def _rounds_told(pruned: Rotated) -> dict[str, Any]:
     """What was estimated and measured, whole and by block, round by round, before anything was fitted."""
     if not pruned.rounds:
@@ -388,13 +416,19 @@ def _rounds_told(pruned: Rotated) -> dict[str, Any]:
     return {"rounds": [dataclasses.asdict(each) for each in pruned.rounds], "best": pruned.best}
 
 
-def _costs_and_budget(family: ModuleType, checkpoint: Any, goal: Goal, form: str) -> tuple[Costs, float]:
-    """Parameters, or MACs of the graph in `form`, and what the whole model may have of them."""
-    model, plan = checkpoint.model, family.dense_plan(checkpoint.model)
+def _dense_plan(family: ModuleType, checkpoint: Any, job: PruneJob) -> Plan:
+    """The plan that keeps everything, of what the job prunes."""
+    return dataclasses.replace(family.dense_plan(checkpoint.model), prune=cast(RotatedRecipe, job.recipe).prune)
+
+
+def _costs_and_budget(family: ModuleType, checkpoint: Any, job: PruneJob) -> tuple[Costs, float]:
+    """Parameters, or MACs of the target's form of graph, and what the whole model may have of them."""
+    model, plan, goal, form = checkpoint.model, _dense_plan(family, checkpoint, job), job.goal, job.target.graph_form
     if goal.kind == "sparsity":
         costs = parameter_costs(plan)
         return costs, (1 - goal.value) * costs.dense
-    costs = mac_costs(plan, head_macs(family, model, form), model_macs(family, model, form))
+    channels = feed_forward_macs(family, model)
+    costs = mac_costs(plan, head_macs(family, model, form), model_macs(family, model, form), channels)
     return costs, goal.value * costs.dense
 
 

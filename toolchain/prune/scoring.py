@@ -53,6 +53,7 @@ FEED_FORWARD_CLIPS = 64  # scored for feed-forward blocks, as far as they go tho
 OTHER_SIGNS = 500_000_003  # so that no pass draws the signs of the other
 
 Losses = Mapping[str, np.ndarray]
+Bases = Mapping[str, SiteBasis | FeedForwardBasis]
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,13 @@ class Scoring:
 class Scores:
     """Every block's new basis, and estimated losses, nats per target, by name.
 
-    Of an attention block (H, K + 1, V + 1): entry [h, k, v] is of head h keeping its first k query/key and v value/output
-    channels, [h, 0, 0] of its removal; infinite where a pair of widths is not offered. Of a feed-forward block (C + 1,),
-    see `feed_forward_losses`. Blocks that are not to be pruned have neither basis nor losses.
+    Of an attention block (H, K + 1, V + 1): entry [h, k, v] is of head h keeping its first k query/key and v
+    value/output channels, [h, 0, 0] of its removal; infinite where a pair of widths is not offered. Of a feed-forward
+    block (C + 1,), see `feed_forward_losses`. Blocks that are not to be pruned have neither basis nor losses.
     """
 
-    bases: Mapping[str, SiteBasis]
+    bases: Bases
     losses: Losses
-    feed_forward: Mapping[str, FeedForwardBasis] = dataclasses.field(default_factory=dict)
 
 
 def score_widths(
@@ -128,11 +128,17 @@ def score_widths(
     per_clip = positions(clips.targets) / len(clips)
     if not scoring.finite:
         return Scores(bases, infinitesimal_losses(sites, bases, per_clip))
-    squares = {site.name: tensors[f"squares/{site.name}"] for site in (*sites, *feed_forward)}
+    squares = {site.name: tensors[f"squares/{site.name}"] for site in _both(sites, feed_forward)}
     losses = {s.name: width_losses(s, grids[s.name], squares[s.name], len(clips), per_clip) for s in sites}
     judged = len(_feed_forward_rows(len(clips), scoring))
     losses |= {s.name: feed_forward_losses(squares[s.name], judged, per_clip) for s in feed_forward}
-    return Scores(bases, losses, _feed_forward_bases(tensors, feed_forward))
+    return Scores({**bases, **_feed_forward_bases(tensors, feed_forward)}, losses)
+
+
+def _both(
+    sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite]
+) -> list[AttentionSite | FeedForwardSite]:
+    return [*sites, *feed_forward]
 
 
 def _feed_forward_rows(clips: int, scoring: Scoring) -> range:
@@ -182,7 +188,8 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
     based = clips[: scoring.basis_clips] if scoring.finite else clips
     sums = _RunningSums(f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt"))
     gathered = _gathered(
-        work, based, "basis from", BASIS_FOLDER, 0, lambda batch, _first, generator: _statistics(work, batch, generator),
+        work, based, "basis from", BASIS_FOLDER, 0,
+        lambda batch, _first, generator: _statistics(work, batch, generator),
         lambda clips_in_chunk: {
             **statistics_tensors(empty_statistics(sites, clips_in_chunk)), **empty_sums(work.feed_forward)
         },
@@ -211,7 +218,7 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
     if scoring.finite:
         tensors |= {
             f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0)
-            for site in (*sites, *work.feed_forward)
+            for site in _both(sites, work.feed_forward)
         }
     return tensors
 
@@ -298,7 +305,7 @@ def _squares(
     rows: range,
     generator: torch.Generator,
 ) -> shards.Tensors:
-    """Of every block; of feed-forward blocks zeros unless the batch's clips, from number `first` on, are among `rows`."""
+    """Of every block; of feed-forward blocks from clips alone that are among `rows`; first: the batch's first clip."""
     judged = [number for number in range(len(batch)) if first + number in rows]
     if not work.feed_forward or not judged:
         if not work.sites:

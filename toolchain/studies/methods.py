@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from leanear.progress import Report, quiet
 from leanear.prune.allocate import ROUNDING, Allocation
 from leanear.prune.costs import Costs, parameter_costs
 from leanear.prune.rotated import Rotated, best_compensated, prune_measured, prune_rotated
-from leanear.prune.scoring import Scores, score_widths
+from leanear.prune.scoring import Bases, Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut
 from leanear.recover.compensation import Compensated as Compensation
 from leanear.recover.compensation import compensate_
@@ -439,7 +439,7 @@ def _by_recipe(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     return _cut(bench, scores.bases, choose_widths(sites, scores.losses, bench.costs, budget, recipe), recipe.basis)
 
 
-def _cut(bench: Bench, bases: Mapping[str, SiteBasis], allocation: Allocation, basis: str) -> Made:
+def _cut(bench: Bench, bases: Bases, allocation: Allocation, basis: str) -> Made:
     model, kept = cut(bench.family, bench.checkpoint.model, bases, allocation)
     return Made(model, dataclasses.replace(bench.plan, sites=kept, basis=ROTATED + basis))
 
