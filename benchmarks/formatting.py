@@ -11,6 +11,7 @@ from leanear.benchmarks.summary import Interval, LatencySummary, no_interval
 
 MEGA = 1e6
 NO_RATE_INTERVAL = "every resample of the clips has this rate, which is no interval"
+PRUNED_PARTS = {"attention": "attention", "feed-forward": "feed-forward", "all": "attention and feed-forward"}
 WORD_ERROR_RATE = "word error rate"  # the metric that rises where something is lost
 
 

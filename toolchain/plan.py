@@ -27,9 +27,6 @@ PLAN_KEYS = (
 CHANNELS_AS_TRAINED = "channels as trained"
 Prune = Literal["attention", "feed-forward", "all"]
 PRUNE_CHOICES: tuple[Prune, ...] = ("attention", "feed-forward", "all")
-PRUNED_PARTS: dict[Prune, str] = {
-    "attention": "attention", "feed-forward": "feed-forward", "all": "attention and feed-forward"
-}  # fmt: skip
 SitesChoice = Literal["all", "self-attention"]
 SITES_CHOICES: tuple[SitesChoice, ...] = ("all", "self-attention")
 ROTATED = "rotated by "  # followed by what the basis was made from: the channels are those of the new basis

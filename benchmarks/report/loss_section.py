@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
 from leanear.benchmarks.report.pictures import Curve, Picture, picture_curves
 
@@ -24,7 +25,13 @@ def loss_section(pruning: Mapping[str, Any]) -> Section | None:
         Table("Rounds", ("", "estimated", "measured", ""), tuple(_round_rows(rounds, loss["best"]))),
     ]
     if loss.get("curve"):
-        blocks.append(curve_picture(loss["curve"], [(pruning["sparsity"], rounds[loss["best"]]["measured"])]))
+        blocks.append(
+            curve_picture(
+                loss["curve"],
+                [(pruning["sparsity"], rounds[loss["best"]]["measured"])],
+                PRUNED_PARTS[pruning.get("prune", "attention")],
+            )
+        )
     chosen = rounds[loss["best"]]["blocks"]
     rows = tuple((block["name"], nats(block["estimated"]), nats(block["measured"])) for block in chosen)
     blocks.append(Table("Block by block", ("", "estimated", "measured"), rows, folded=True))
@@ -41,14 +48,16 @@ def loss_section(pruning: Mapping[str, Any]) -> Section | None:
     return Section("Loss", tuple(blocks))
 
 
-def curve_picture(curve: list[dict[str, float]], measured: list[tuple[float, float]]) -> Picture:
-    """Estimated loss by the share removed, and some models' measured losses."""
+def curve_picture(
+    curve: list[dict[str, float]], measured: list[tuple[float, float]], parts: str = "attention"
+) -> Picture:
+    """Estimated loss by the share removed of the parameters of these parts, and some models' measured losses."""
     estimated = tuple((100 * point["sparsity"], max(point["loss"], 1e-6)) for point in curve)
     points = tuple((100 * sparsity, max(nats, 1e-6)) for sparsity, nats in measured)
     names = "this model, as measured" if len(points) == 1 else "measured"
     return picture_curves(
         [Curve("estimated", estimated), Curve(names, points, joined=len(points) > 1)],
-        "% of the attention parameters removed", "nats", "Size against loss", log=True,
+        f"% of the {parts} parameters removed", "nats", "Size against loss", log=True,
     )  # fmt: skip
 
 

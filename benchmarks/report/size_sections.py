@@ -13,7 +13,8 @@ from leanear.benchmarks.analysis import (
     quotient,
     run_bytes,
 )
-from leanear.benchmarks.formatting import MEGA, count, kilobytes, megabytes
+from leanear.benchmarks.feed_forward_map import feed_forward_map
+from leanear.benchmarks.formatting import MEGA, PRUNED_PARTS, count, kilobytes, megabytes
 from leanear.benchmarks.report.blocks import comparison_table, unmeasured
 from leanear.benchmarks.report.headline import comparison_row, macs_name
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
@@ -49,7 +50,8 @@ def widths_section(plan: dict[str, Any]) -> Section:
     named = [(f"{title}, {name}" if title else name, cells) for title, layers in groups for name, cells in layers]
     removed = sum(site["dense_heads"] - len(site["heads"]) for site in sites)
     kept = sum(site["dense_heads"] for site in sites) - removed
-    sparsity = f"{plan['sparsity']:.1%} of the attention blocks' parameters are removed. " if "sparsity" in plan else ""
+    parts = PRUNED_PARTS[plan.get("prune", "attention")]
+    sparsity = f"{plan['sparsity']:.1%} of the {parts} blocks' parameters are removed. " if "sparsity" in plan else ""
     heads = f"All {kept} heads are kept" if not removed else f"{kept} heads are kept and {removed} are removed"
     rows = tuple(
         (
@@ -68,6 +70,7 @@ def widths_section(plan: dict[str, Any]) -> Section:
             picture_widths(groups, width),
             *_kinds_table(plan),
             Table("Channels kept in every head (– for a removed head)", header, rows, folded=True),
+            *feed_forward_map(plan),
         ),
     )
 

@@ -263,7 +263,7 @@ goal_options = _options(
         "--sparsity",
         type=float,
         callback=_finite,
-        help="Goal: share of the attention blocks' parameters to remove.  [default: 0.5]",
+        help="Goal: share to remove of the parameters of the blocks that --prune names.  [default: 0.5]",
     ),
     click.option(
         "--macs", type=float, callback=_finite, help="Goal: share of the model's multiply-accumulates to keep."
@@ -632,8 +632,8 @@ def prune(
       leanear prune demo-ast --max-drop 0.5 --recovery full --out slim/
       .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
     """
+    from leanear.benchmarks.formatting import PRUNED_PARTS
     from leanear.calibration.shards import processes
-    from leanear.plan import PRUNED_PARTS
     from leanear.prune.job import prune_checkpoint
     from leanear.prune.notes import loss_warning, pruning_notes
 

@@ -67,7 +67,7 @@ def prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -
     def work() -> None:
         from leanear.prune.job import write_slim_checkpoint
 
-        with narrator.step(f"pruning: {job.goal.text}") as report:
+        with narrator.step(f"pruning: {job.text}") as report:
             checkpoint, clips = load_checkpoint(source, job.asked), read_clips(calibration)
             write_slim_checkpoint(checkpoint, clips, job, made_from, out, folder / "calibration", report)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leanear.benchmarks.analysis import analyse, medians_ms
+from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.report.loss_section import loss_section
 from leanear.benchmarks.report.page import Paragraph, Section
@@ -139,7 +140,8 @@ def pruning_sections(folder: Path) -> tuple[Section, ...]:
     pruning = _read_pruning(folder)
     if pruning is None:
         return ()
-    removed = f"{100 * pruning['sparsity']:.1f} % of the attention parameters are removed."
+    parts = PRUNED_PARTS[pruning.get("prune", "attention")]
+    removed = f"{100 * pruning['sparsity']:.1f} % of the {parts} parameters are removed."
     warning = loss_warning(pruning)
     said = (*([Paragraph(warning, "warning")] if warning else []), Paragraph(removed))
     notes = (Paragraph(note) for note in pruning_notes(pruning, {}))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.calibration.sites import FeedForwardKind
-from leanear.plan import PRUNED_PARTS, Plan, feed_forward_parameters, head_parameters
+from leanear.plan import Plan, feed_forward_parameters, head_parameters
 from leanear.prune.latency_table import LatencyTable, site_kind, tie_widths
 from leanear.prune.macs import HeadCost
 

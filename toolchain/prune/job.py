@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from leanear.accelerator import on_accelerator
+from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.calibration import shards
 from leanear.data.dataset import SPEECH_TASK, Data, column_for, longest_calibrated, read_examples_for, read_splits
 from leanear.data.examples import LabelledInputs
@@ -26,7 +27,7 @@ from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkp
 from leanear.families.checkpoint_files import PRUNING_FILE
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
-from leanear.plan import Plan, plan_sha256
+from leanear.plan import Plan, Prune, plan_sha256
 from leanear.progress import Narrator, Report, counted
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
@@ -77,6 +78,21 @@ class PruneJob:
             check_one_width(self.target, f"target {self.target.name}")
 
     @property
+    def prune(self) -> Prune:
+        """What becomes smaller."""
+        return self.recipe.prune if isinstance(self.recipe, RotatedRecipe) else "attention"
+
+    @property
+    def text(self) -> str:
+        """The goal in a few words, with what becomes smaller where that is not attention alone."""
+        if self.prune == "attention":
+            return self.goal.text
+        parts = PRUNED_PARTS[self.prune]
+        if self.goal.kind == "sparsity":
+            return f"{100 * self.goal.value:g} % of the {parts} parameters removed"
+        return f"{self.goal.text}, {parts} pruned"
+
+    @property
     def calibration_clips(self) -> int:
         """Clips that are read to calibrate on, at most."""
         return self.recipe.calibration_clips
@@ -95,7 +111,7 @@ class PruneJob:
         """The job as plan.json holds it, on one level; of the target only what the plan depends on."""
         facts = {
             "method": "reference" if isinstance(self.recipe, PruneRecipe) else "rotated",
-            "goal": self.goal.text,
+            "goal": self.text,
             **dataclasses.asdict(self.recipe),
             "compensation": self.compensation,
             "distillation": self.recovery is not None,
@@ -137,7 +153,7 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
         "calibration": clips_sha256(clips),
         **job.asked.as_json(),
     }
-    with narrator.step(f"pruning: {job.goal.text}") as report:
+    with narrator.step(f"pruning: {job.text}") as report:
         state = out.parent / f".{out.name}.state"
         plan = write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
         if shards.rank() == 0:
@@ -249,8 +265,10 @@ def write_slim_checkpoint(
             "schema": PRUNING_SCHEMA,
             "metric": checkpoint.metric,
             "goal": dataclasses.asdict(job.goal),
+            "prune": plan.prune,
             "sparsity": plan.sparsity,
             "by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
+            **({"feed_forward_by_kind": _removed_of(plan)} if plan.prune != "attention" else {}),
             **facts,
         }
         family.save_slim_checkpoint(model, checkpoint, plan, out, facts)
@@ -277,11 +295,10 @@ def check_feed_forward(job: PruneJob) -> None:
     Raises:
         BadInput: milliseconds are asked for of feed-forward blocks, whose widths no device is timed at.
     """
-    prune = job.recipe.prune if isinstance(job.recipe, RotatedRecipe) else "attention"
-    if job.goal.needs_latency and prune != "attention":
+    if job.goal.needs_latency and job.prune != "attention":
         raise BadInput(
-            f"{job.goal.flag} {job.goal.value:g}: latency goals are for attention in this version; with --prune {prune}"
-            " the goals are --sparsity, --macs and --max-drop"
+            f"{job.goal.flag} {job.goal.value:g}: latency goals are for attention in this version; with --prune"
+            f" {job.prune} the goals are --sparsity, --macs and --max-drop"
         )
 
 
@@ -407,6 +424,15 @@ def _fitted_sites(family: ModuleType, slim: Any, dense: Any) -> tuple[list[Site]
         [*family.attention_sites(slim), *(narrow for narrow, _ in narrower)],
         [*family.attention_sites(dense), *(wide for _, wide in narrower)],
     )
+
+
+def _removed_of(plan: Plan) -> dict[str, float]:
+    """The share of the feed-forward channels that is gone, by kind of block."""
+    shares: dict[str, float] = {}
+    for kind in dict.fromkeys(block.kind for block in plan.feed_forward):
+        blocks = [block for block in plan.feed_forward if block.kind == kind]
+        shares[kind] = 1 - sum(len(b.channels) for b in blocks) / sum(b.dense_width for b in blocks)
+    return shares
 
 
 def _rounds_told(pruned: Rotated) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leanear.benchmarks.formatting import WORD_ERROR_RATE
+from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE
 from leanear.benchmarks.summary import Interval, how_surely, no_interval
 from leanear.benchmarks.tagging import MEAN_AP
 
@@ -19,6 +19,8 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
     notes = []
     if len(pruning.get("by_kind", {})) > 1:
         notes.append(_kinds_sentence(pruning["by_kind"]))
+    if pruning.get("feed_forward_by_kind"):
+        notes.append(_feed_forward_sentence(pruning))
     measured = loss_sentence(pruning)
     if measured is not None:
         notes.append(measured)
@@ -55,7 +57,8 @@ def loss_warning(pruning: Mapping[str, Any] | None) -> str | None:
     if pruning is None or finished is None or not finished["matters"]:
         return None
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
-    removed = f"Removing {100 * pruning['sparsity']:.0f} % of the attention does damage here"
+    parts = PRUNED_PARTS[pruning.get("prune", "attention")]
+    removed = f"Removing {100 * pruning['sparsity']:.0f} % of the {parts} does damage here"
     if finished["divergence"] is None:
         return f"{removed}: the pruned model's answers are not numbers. Do not use it."
     said = (
@@ -136,6 +139,16 @@ def _kinds_sentence(by_kind: Mapping[str, float]) -> str:
     names = {"encoder": "the encoder's self-attention", "decoder": "the decoder's", "cross": "cross-attention"}
     said = ", ".join(f"{100 * share:.1f} % of {names[kind]}" for kind, share in by_kind.items())
     return f"Removed are {said}."
+
+
+def _feed_forward_sentence(pruning: Mapping[str, Any]) -> str:
+    """Of which blocks how much went: of a model with one kind of attention, of attention too."""
+    names = {"encoder": "the encoder's feed-forward channels", "decoder": "the decoder's"}
+    shares, attention = pruning["feed_forward_by_kind"], pruning["by_kind"]
+    if len(shares) == 1:
+        (share,), (of_attention,) = shares.values(), attention.values()
+        return f"Removed are {100 * of_attention:.1f} % of attention and {100 * share:.1f} % of feed-forward channels."
+    return f"Removed are {', '.join(f'{100 * share:.1f} % of {names[kind]}' for kind, share in shares.items())}."
 
 
 def _one_width_sentence(widths: Mapping[str, Any]) -> str:
