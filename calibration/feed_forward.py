@@ -14,8 +14,8 @@ clip the objective changes, to first order from the block's output on, by minus 
 
     d_j = sum over tokens of (g^T W L)_j q_j = ((W L)^T G L^-T)_jj        G = sum over tokens of g (h - mean h)^T
 
-and half the mean of its square over clips is the loss, in the units of `leanear.calibration.losses`; k = 0 is the whole block,
-whose mean stays. Nothing is taken as linear up to the output: the activation's change is exact at every width.
+and half the mean of its square over clips is the loss, in the units of `calibration/losses.py`; k = 0 is the whole
+block, whose mean stays. Nothing is taken as linear up to the output: the activation's change is exact at every width.
 
 Dimension letters: B batch, T tokens, D model width, C hidden channels.
 """
