@@ -14,7 +14,7 @@ from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
 from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention, read_attention
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
-from leanear.export.onnx.layers import add_layernorm, add_linear, array
+from leanear.export.onnx.layers import add_bias_alone, add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.runtimes.errors import BadInput
@@ -187,6 +187,8 @@ def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -
 
 
 def _add_mlp(graph: Graph, hidden: str, layer: Any, form: str, name: str, is_eight_bit: bool) -> str:
+    if layer.mlp.fc1.out_features == 0:
+        return add_bias_alone(graph, hidden, layer.mlp.fc2, f"{name}.mlp")
     padding = _row_padding(layer.mlp.fc1.out_features) if form == "onnxruntime" and not is_eight_bit else 0
     normed = add_layernorm(graph, hidden, layer.layernorm_after, f"{name}.layernorm_after")
     wide = add_linear(graph, normed, layer.mlp.fc1, f"{name}.mlp.fc1", f"{name}.mlp.wide", more_outputs=padding)

@@ -23,7 +23,7 @@ from leanear.export.onnx.attention import (
     value_output_rows,
 )
 from leanear.export.onnx.graph import Graph
-from leanear.export.onnx.layers import add_layernorm, add_linear, array
+from leanear.export.onnx.layers import add_bias_alone, add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed
 from leanear.export.whisper.log_mel import LogMel, add_log_mel, span
 
@@ -82,6 +82,8 @@ def add_mlp(graph: Graph, hidden: str, layer: Any, name: str, parts: int = 1) ->
     parts: into how many the columns between the two are cut. The second product of each part adds to that of the part
     before, so nothing is computed twice, and only one part is in memory at a time.
     """
+    if layer.fc1.out_features == 0:
+        return add_bias_alone(graph, hidden, layer.fc2, name)
     normed = add_layernorm(graph, hidden, layer.final_layer_norm, f"{name}.final_layer_norm")
     if parts == 1:
         wide = add_linear(graph, normed, layer.fc1, f"{name}.fc1", f"{name}.wide")

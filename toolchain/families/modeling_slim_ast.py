@@ -10,6 +10,7 @@ Dimension letters: B batch, T tokens, D model width, H heads, K per-head query/k
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -110,8 +111,10 @@ class SlimMLP(nn.Module):
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer, also of no inputs or outputs, which torch does not initialise without a warning."""
-    return nn.Linear(inputs, outputs) if inputs and outputs else nn.utils.skip_init(nn.Linear, inputs, outputs)
+    """A linear layer; of one that has no inputs or outputs torch says that there is nothing to initialise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return nn.Linear(inputs, outputs)
 
 
 class SlimLayer(nn.Module):

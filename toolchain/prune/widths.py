@@ -135,7 +135,11 @@ def choose_widths(
         [] if site.name in whole else _site_options(site, losses[site.name], head_cost, recipe)
         for site, head_cost in zip(sites, costs.heads, strict=True)
     ]
-    blocks = {block.name: _block_options(block, losses[block.name], recipe) for block in costs.feed_forward}
+    blocks = {
+        block.name: _block_options(block, losses[block.name], recipe)
+        for block in costs.feed_forward
+        if block.name in losses  # a block that is gone has none
+    }
     fixed = costs.fixed + sum(costs.block(index, dense[index]) for index in kept_whole)
     pools = _pools(sites, kept_whole, costs, recipe.pools)
     of_pools = [_dense_cost(pool, dense, costs) for pool in pools]
@@ -143,7 +147,7 @@ def choose_widths(
     feed_forward: dict[str, int] = {}
     for pool, dense_cost in zip(pools, of_pools, strict=True):
         share = dense_cost / sum(of_pools)
-        of_pool = [blocks[name] for name in pool.feed_forward]
+        of_pool = [blocks[name] for name in pool.feed_forward if name in blocks]
         chosen = _allocate_pool(pool.attention, options, of_pool, (budget - fixed) * share, costs, recipe)
         for index, site_widths in zip(pool.attention, chosen.widths, strict=True):
             widths[index] = site_widths
@@ -249,7 +253,7 @@ def _allocate_pool(
 
 
 def _block_options(block: FeedForwardCost, losses: np.ndarray, recipe: RotatedRecipe) -> BlockOptions:
-    widths = np.array([0, *multiples(block.width, recipe.feed_forward_multiple)])
+    widths = np.array([0, *multiples(len(losses) - 1, recipe.feed_forward_multiple)])
     return BlockOptions(block.name, widths, widths * block.channel, _rounded(losses[widths]))
 
 
