@@ -105,7 +105,9 @@ def score_widths(
     What is in `state` is used if it was made from the same inputs; when the scores are there, the chunks go.
     """
     sites: tuple[AttentionSite, ...] = family.attention_sites(model) if scoring.prune != "feed-forward" else ()
-    feed_forward: tuple[FeedForwardSite, ...] = family.feed_forward_sites(model) if scoring.prune != "attention" else ()
+    feed_forward: tuple[FeedForwardSite, ...] = (
+        tuple(site for site in family.feed_forward_sites(model) if site.width) if scoring.prune != "attention" else ()
+    )
     grids = {site.name: width_grid(site, scoring.multiple) for site in sites}
     made_from = {**made_from, "scoring": sha256_json([dataclasses.asdict(scoring), len(clips)])}
     kept = kept_tensors(state / SCORES_FILE, made_from) if state is not None and shards.rank() == 0 else None
