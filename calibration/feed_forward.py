@@ -42,11 +42,12 @@ class FeedForwardBasis:
     """A block's channels in order, and what a block of the first so many of them is made from.
 
     order (C,) int64: the channels, the last to go first; mean (C,) float64: of the hidden channels, in that order;
-    innovations (C, C) float32: L^-1, lower triangular; output (D, C) float32: W L.
+    constant (D,) float64: W mean h; innovations (C, C) float32: L^-1, lower triangular; output (D, C) float32: W L.
     """
 
     order: torch.Tensor
     mean: torch.Tensor
+    constant: torch.Tensor
     innovations: torch.Tensor
     output: torch.Tensor
 
@@ -55,10 +56,8 @@ class FeedForwardBasis:
 
         bias (D,): of the dense block.
         """
-        output, innovations = self.output[:, :width].double(), self.innovations.double()
-        weight = output @ innovations[:width, :width]
-        every = self.output.double() @ (innovations @ self.mean)  # W mean h
-        return weight, bias.double().cpu() + every - weight @ self.mean[:width]
+        weight = self.output[:, :width].double() @ self.innovations[:width, :width].double()
+        return weight, bias.double().cpu() + self.constant - weight @ self.mean[:width]
 
 
 def feed_forward_sums(
@@ -107,7 +106,8 @@ def feed_forward_basis(site: FeedForwardSite, gram: torch.Tensor, felt: torch.Te
     lower = torch.linalg.cholesky(covariance[order][:, order])
     lower = lower / lower.diagonal()
     innovations = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
-    return FeedForwardBasis(order, mean[order], innovations.float(), (weight[:, order] @ lower).float())
+    output = (weight[:, order] @ lower).float()
+    return FeedForwardBasis(order, mean[order], weight @ mean, innovations.float(), output)
 
 
 def channel_covariance(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

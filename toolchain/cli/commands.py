@@ -615,20 +615,34 @@ def _print_report(paths: ReportPaths) -> None:
     help="For whose device: widths are multiples of what it likes, and milliseconds are its own.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
+@click.option(
+    "--keep-scores",
+    "scores",
+    type=click.Path(path_type=Path),
+    help="rotated: folder in which the clips' scores stay: another goal with it needs no new pass over the clips.",
+)
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @narrated
 @click.pass_obj
 def prune(
-    narrator: Narrator, model: str, data: Data | None, target: str, out: Path, as_json: bool, **flags: Any
+    narrator: Narrator,
+    model: str,
+    data: Data | None,
+    target: str,
+    out: Path,
+    scores: Path | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
-    """Prune the attention of MODEL to a smaller checkpoint that transformers opens.
+    """Prune MODEL to a smaller checkpoint that transformers opens: its attention, feed-forward blocks, or both.
 
     Started by torchrun, the processes share the scoring and the training, to the same plan.
 
     \b
     Examples:
       leanear prune demo-ast --sparsity 0.7 --out slim/
+      leanear prune demo-ast --prune all --macs 0.5 --keep-scores scores/ --out slim/
       leanear prune demo-ast --max-drop 0.5 --recovery full --out slim/
       .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
     """
@@ -642,7 +656,10 @@ def prune(
     with processes() as rank, no_notes() if rank != 0 else contextlib.nullcontext():
         if rank != 0:
             narrator.hush()
-        result = prune_checkpoint(model, data=data, job=_job(model, target, flags), out=out, narrator=narrator)
+        job = _job(model, target, flags)
+        if scores is not None and flags["method"] == "reference":
+            raise BadInput("--keep-scores belongs to --method rotated")
+        result = prune_checkpoint(model, data=data, job=job, out=out, narrator=narrator, scores=scores)
     if rank != 0:
         return
     warning = loss_warning(result["pruning"])
@@ -667,6 +684,13 @@ def prune(
 @asked_option
 @click.option("--target", help="Predict milliseconds too, from this target's blocks, timed here.")
 @click.option(
+    "--prune",
+    type=click.Choice(PRUNE),
+    default="attention",
+    show_default=True,
+    help="What would become smaller.",
+)
+@click.option(
     "--calibration-clips",
     type=click.IntRange(min=1),
     default=256,
@@ -684,12 +708,13 @@ def explore(
     data: Data | None,
     asked: Asked,
     target: str | None,
+    prune: Any,
     calibration_clips: int,
     out: Path,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Show what pruning the attention of MODEL to any size would lose, before anything is pruned.
+    """Show what pruning MODEL to any size would lose, before anything is pruned.
 
     The clips are scored once; losses are estimated from 10 to 90 % and measured at a few sizes on held-out clips.
 
@@ -707,6 +732,7 @@ def explore(
     recipe = RotatedRecipe(
         multiples=multiples,
         one_width_per_head=device.one_width_per_head,
+        prune=prune,
         calibration_clips=calibration_clips,
         seed=seed,
     )
@@ -1206,7 +1232,14 @@ def doctor(as_json: bool) -> None:
     "sparsities",
     default="0.3,0.5,0.7,0.8,0.9",
     show_default=True,
-    help="Shares of the attention blocks' parameters to remove, with commas between.",
+    help="Shares to remove of the parameters of what is pruned, with commas between.",
+)
+@click.option(
+    "--prune",
+    type=click.Choice(PRUNE),
+    default="attention",
+    show_default=True,
+    help="What becomes smaller; other methods that know more than attention are few.",
 )
 @click.option(
     "--seeds",

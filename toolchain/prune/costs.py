@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leanear.benchmarks.formatting import PRUNED_PARTS
@@ -50,10 +50,11 @@ class Costs:
             return self.ragged[index](widths)
         return sum(self.heads[index](*head) for head in widths)
 
-    def of(self, sites: Sequence[Widths]) -> float:
-        """The cost of the model whose blocks keep heads of these widths, its feed-forward blocks being whole."""
-        whole = sum(block.width * block.channel for block in self.feed_forward)
-        return self.fixed + whole + sum(self.block(index, widths) for index, widths in enumerate(sites))
+    def of(self, sites: Sequence[Widths], feed_forward: Mapping[str, int] | None = None) -> float:
+        """The cost of the model whose blocks keep heads and, by name, hidden channels of these widths, else all."""
+        kept = feed_forward or {}
+        channels = sum(kept.get(block.name, block.width) * block.channel for block in self.feed_forward)
+        return self.fixed + channels + sum(self.block(index, widths) for index, widths in enumerate(sites))
 
 
 def parameter_costs(plan: Plan) -> Costs:

@@ -39,9 +39,10 @@ from leanear.prune.macs import feed_forward_macs, head_macs, model_macs
 from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
+from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
 from leanear.prune.search import search_sparsity
 from leanear.prune.widths import RotatedRecipe, check_budget
-from leanear.recover.compensation import Compensated, Site, compensate_
+from leanear.recover.compensation import Compensated, compensate_, fitted_sites
 from leanear.recover.distillation import Distillation, distill_
 from leanear.reference.schedule import PruneRecipe, check_sparsity, prune
 from leanear.runtimes.clips import Clips as Audio
@@ -128,15 +129,20 @@ class PruneJob:
         return json.loads(json.dumps(facts))
 
 
-def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path, narrator: Narrator) -> dict[str, Any]:
+def prune_checkpoint(
+    model: str, *, data: Data | None, job: PruneJob, out: Path, narrator: Narrator, scores: Path | None = None
+) -> dict[str, Any]:
     """Prune MODEL on the calibration clips of DATA and write the slim checkpoint to `out`; the numbers, by stable keys.
 
+    scores: a folder in which the clips' scores stay, so that another goal takes them from there; by default they go.
     Under `torchrun` the processes share the scoring and the training; the first one writes.
 
     Raises:
         LeanearError: the model or the data is not usable, or `out` holds something that is no slim checkpoint.
     """
     check_replaceable(out, "plan.json")
+    if scores is not None:
+        check_scores_folder(scores, out)
     source, audio = checkpoint_folder(model), data_folder(model, data)
     task = task_of(source)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
@@ -154,9 +160,9 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
         **job.asked.as_json(),
     }
     with narrator.step(f"pruning: {job.text}") as report:
-        state = out.parent / f".{out.name}.state"
+        state = scores or out.parent / f".{out.name}.state"
         plan = write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
-        if shards.rank() == 0:
+        if shards.rank() == 0 and scores is None:
             shutil.rmtree(state, ignore_errors=True)
     dense = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     return {
@@ -176,6 +182,24 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
         "checkpoint_sha256": checkpoint_sha256(out),
         "pruning": read_pruning(out),
     }
+
+
+def check_scores_folder(scores: Path, out: Path) -> None:
+    """See that scores can be kept in `scores`: a folder of such, an empty one, or none yet.
+
+    Raises:
+        BadInput: it holds something else, or is where the checkpoint goes.
+    """
+    if scores.resolve() == out.resolve():
+        raise BadInput(f"--keep-scores {scores}: the checkpoint goes there; name another folder")
+    if scores.exists() and not scores.is_dir():
+        raise BadInput(f"--keep-scores {scores}: not a folder")
+    known = {SCORES_FILE, BASIS_FOLDER, LOSSES_FOLDER, "search", "recovery"}
+    strange = sorted(each.name for each in scores.iterdir() if each.name not in known) if scores.is_dir() else []
+    if strange:
+        raise BadInput(
+            f"--keep-scores {scores}: holds {strange[0]}, which is no part of kept scores; name another folder"
+        )
 
 
 def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
@@ -391,7 +415,7 @@ def _prune_rotated(
     def compensate(slim: torch.nn.Module) -> Compensated:
         with on_accelerator(slim, checkpoint.model):
             return compensate_(
-                slim, checkpoint.model, *_fitted_sites(family, slim, checkpoint.model),
+                slim, checkpoint.model, *fitted_sites(family, slim, checkpoint.model),
                 clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
             )  # fmt: skip
 
@@ -414,16 +438,6 @@ def _prune_rotated(
         )  # fmt: skip
         facts["recovery"] = dataclasses.asdict(distilled)
     return slim, pruned.plan, facts
-
-
-def _fitted_sites(family: ModuleType, slim: Any, dense: Any) -> tuple[list[Site], list[Site]]:
-    """The blocks of both models that compensation fits: attention, and feed-forward blocks that became narrower."""
-    pairs = zip(family.feed_forward_sites(slim), family.feed_forward_sites(dense), strict=True)
-    narrower = [(narrow, wide) for narrow, wide in pairs if 0 < narrow.width < wide.width]
-    return (
-        [*family.attention_sites(slim), *(narrow for narrow, _ in narrower)],
-        [*family.attention_sites(dense), *(wide for _, wide in narrower)],
-    )
 
 
 def _removed_of(plan: Plan) -> dict[str, float]:

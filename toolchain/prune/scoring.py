@@ -391,6 +391,7 @@ def _empty_basis_tensors(
     for site in feed_forward:
         found = FeedForwardBasis(
             torch.zeros(site.width, dtype=torch.int64), torch.zeros(site.width, dtype=torch.float64),
+            torch.zeros(site.second.out_features, dtype=torch.float64),
             torch.zeros(site.width, site.width), torch.zeros(site.second.out_features, site.width),
         )  # fmt: skip
         tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}

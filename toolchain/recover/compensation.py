@@ -22,6 +22,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -182,6 +183,16 @@ def compensate_(
         for index, (site, first, last) in enumerate(zip(slim_sites, fits[0], fits[-1], strict=True))
     )
     return Compensated(tuple(blocks), before, after, evaluations)
+
+
+def fitted_sites(family: ModuleType, slim: Any, dense: Any) -> tuple[list[Site], list[Site]]:
+    """The blocks of slim and dense that compensation fits: attention, and feed-forward blocks that became narrower."""
+    pairs = zip(family.feed_forward_sites(slim), family.feed_forward_sites(dense), strict=True)
+    narrower = [(narrow, wide) for narrow, wide in pairs if 0 < narrow.width < wide.width]
+    return (
+        [*family.attention_sites(slim), *(narrow for narrow, _ in narrower)],
+        [*family.attention_sites(dense), *(wide for _, wide in narrower)],
+    )
 
 
 def _check_settings(fitted: LabelledInputs, held_out: LabelledInputs, ridge: Sequence[float], passes: int) -> None:
