@@ -75,9 +75,8 @@ def test_kept_scores_serve_another_goal_without_a_pass_over_the_clips(tmp_path, 
     again = score_widths(ast, model, clips(), recipe.scoring, made_from=made_from, state=tmp_path / "scores")
     for name, losses in first.losses.items():
         np.testing.assert_array_equal(losses, again.losses[name])
-        assert all(
-            torch.equal(value, getattr(again.bases[name], key)) for key, value in vars(first.bases[name]).items()
-        )
+        kept = vars(again.bases[name])
+        assert all(torch.equal(value, kept[key]) for key, value in vars(first.bases[name]).items())
     with pytest.raises(AssertionError, match="a pass over"):
         score_widths(ast, model, clips(), recipe.scoring, made_from={"checkpoint": "1" * 64}, state=tmp_path / "scores")
 

@@ -554,7 +554,9 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
             raise BadInput("--recovery-minutes belongs to --method rotated")
         by_reference = PruneRecipe(sparsity=goal.value, recovery=flags["recovery"], **given)
         return PruneJob(goal, by_reference, device, asked=flags["asked"])
-    given = {"one_width_per_head": device.one_width_per_head, **given}
+    given = {
+        "one_width_per_head": device.one_width_per_head, "feed_forward_multiple": device.feed_forward_multiple, **given
+    }  # fmt: skip
     multiples = (device.query_key_multiple, device.value_output_multiple)
     minutes = flags["recovery_minutes"]
     if flags["recovery"] == "none" and minutes is not None:
@@ -733,6 +735,7 @@ def explore(
         multiples=multiples,
         one_width_per_head=device.one_width_per_head,
         prune=prune,
+        feed_forward_multiple=device.feed_forward_multiple,
         calibration_clips=calibration_clips,
         seed=seed,
     )

@@ -188,14 +188,15 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
     """The bases' tensors and the sums of squares, by name; None on processes other than the first."""
     scoring, sites = work.scoring, work.sites
     based = clips[: scoring.basis_clips] if scoring.finite else clips
-    sums = _RunningSums(f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt"))
+    summed = [f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt")]
+    sums = _RunningSums(summed)
     gathered = _gathered(
         work, based, "basis from", BASIS_FOLDER, 0,
         lambda batch, _first, generator: _statistics(work, batch, generator),
         lambda clips_in_chunk: {
             **statistics_tensors(empty_statistics(sites, clips_in_chunk)), **empty_sums(work.feed_forward)
         },
-        _merged, sums.take,
+        _merged, summed, sums.take,
     )  # fmt: skip
     tensors = _empty_basis_tensors(sites, work.feed_forward, len(based))
     if shards.rank() == 0:
@@ -253,9 +254,13 @@ def _gathered(
     collect: Collect,
     empty: Callable[[int], shards.Tensors],
     join: Callable[[Sequence[shards.Tensors]], shards.Tensors],
+    summed: Sequence[str] = (),
     taken: Callable[[shards.Tensors], shards.Tensors] = lambda tensors: tensors,
 ) -> list[shards.Tensors]:
-    """One pass, chunk by chunk; before: clips of the other pass that are done; taken: see `shards.gather`."""
+    """One pass, chunk by chunk; before: clips of the other pass that are done; taken: see `shards.gather`.
+
+    summed: names of what is added up clip by clip, and not by `join`.
+    """
     scoring = work.scoring
     chunks = torch.arange(len(clips)).split(scoring.chunk)
 
@@ -268,11 +273,11 @@ def _gathered(
     def compute(number: int) -> shards.Tensors:
         seed = 1_000_003 * scoring.seed + number + (OTHER_SIGNS if folder == LOSSES_FOLDER else 0)
         generator = torch.Generator().manual_seed(seed)
-        parts = []
+        parts, sums = [], _RunningSums(summed)
         for row in chunks[number].split(work.clips_at_once or scoring.chunk):
             say(int(row[0]))
-            parts.append(collect(clips[row], int(row[0]), generator))
-        return join(parts)
+            parts.append(sums.take(collect(clips[row], int(row[0]), generator)))
+        return {**join(parts), **{name: sums.pop(name) for name in summed}}
 
     return shards.gather(
         len(chunks), compute, lambda number: empty(len(chunks[number])),
@@ -333,19 +338,8 @@ def _empty_feed_forward(sites: Sequence[FeedForwardSite]) -> dict[str, torch.Ten
 
 
 def _merged(parts: Sequence[shards.Tensors]) -> shards.Tensors:
-    """The statistics of several batches as of one; sums of feed-forward blocks, which have other names, are added."""
-    sums = [name for name in parts[0] if name.startswith(("gram/", "felt/"))]
-    of_heads = [{name: part[name] for name in part if name not in sums} for part in parts]
-    merged = merge_statistics(*map(statistics_from_tensors, of_heads)) if of_heads[0] else {}
-    return {**statistics_tensors(merged), **{name: _sum([part[name] for part in parts]) for name in sums}}
-
-
-def _sum(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Their sum, added one by one: they are large."""
-    total = tensors[0].clone()
-    for tensor in tensors[1:]:
-        total += tensor
-    return total
+    """The statistics of several batches as of one; none where no attention is scored."""
+    return statistics_tensors(merge_statistics(*map(statistics_from_tensors, parts))) if parts[0] else {}
 
 
 def _added(parts: Sequence[shards.Tensors]) -> shards.Tensors:
