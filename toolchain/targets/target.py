@@ -38,10 +38,10 @@ class Target:
     runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, RUNTIME_PRECISIONS; threads: how many, never left to
     the runtime; all_threads: the file says "all", which on a device means the device's. query_key_multiple,
     value_output_multiple: a head's widths are chosen among the multiples of these (and the dense head's width), because
-    the widths in between save no time there; feed_forward_multiple: the same of hidden channels. one_width_per_head: the two widths of a head are one, because the graph
-    holds them so: what is narrower is filled up. on_device: it is measured on a device that is reached over SSH or by
-    hand, never on this machine; python: the device's Python. compute_capabilities: of the GPUs that engines are built
-    for on this machine, ahead of time.
+    the widths in between save no time there; feed_forward_multiple: the same of hidden channels. one_width_per_head:
+    the two widths of a head are one, because the graph holds them so: what is narrower is filled up. on_device: it is
+    measured on a device that is reached over SSH or by hand, never on this machine; python: the device's Python.
+    compute_capabilities: of the GPUs that engines are built for on this machine, ahead of time.
     """
 
     name: str
