@@ -26,7 +26,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     return {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
 
 
-@pytest.mark.parametrize("kind", ["dense", "slim"])
+@pytest.mark.parametrize("kind", ["dense", "slim", "narrow"])
 def test_an_ast_in_float16_says_what_the_model_says(
     kind: str, extractor, clips, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
