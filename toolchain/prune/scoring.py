@@ -9,7 +9,7 @@ interrupted.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -45,11 +45,11 @@ from leanear.calibration.targets import before_the_end, positions
 from leanear.data.examples import LabelledInputs
 from leanear.plan import Prune
 from leanear.progress import Report, quiet
+from leanear.prune.feed_forward import RunningSums, bases_of, empty_basis, empty_squares_of, scored_rows
 from leanear.runtimes.files import sha256_json
 
 SCORES_FILE = "scores.safetensors"
 BASIS_FOLDER, LOSSES_FOLDER = "statistics", "losses"
-FEED_FORWARD_CLIPS = 64  # scored for feed-forward blocks, as far as they go those of which no basis is made
 OTHER_SIGNS = 500_000_003  # so that no pass draws the signs of the other
 
 Losses = Mapping[str, np.ndarray]
@@ -132,21 +132,15 @@ def score_widths(
         return Scores(bases, infinitesimal_losses(sites, bases, per_clip))
     squares = {site.name: tensors[f"squares/{site.name}"] for site in _both(sites, feed_forward)}
     losses = {s.name: width_losses(s, grids[s.name], squares[s.name], len(clips), per_clip) for s in sites}
-    judged = len(_feed_forward_rows(len(clips), scoring))
+    judged = len(scored_rows(len(clips), scoring.basis_clips))
     losses |= {s.name: feed_forward_losses(squares[s.name], judged, per_clip) for s in feed_forward}
-    return Scores({**bases, **_feed_forward_bases(tensors, feed_forward)}, losses)
+    return Scores({**bases, **bases_of(tensors, feed_forward)}, losses)
 
 
 def _both(
     sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite]
 ) -> list[AttentionSite | FeedForwardSite]:
     return [*sites, *feed_forward]
-
-
-def _feed_forward_rows(clips: int, scoring: Scoring) -> range:
-    """The clips that feed-forward blocks are scored on, at least half of them others than the basis is made from."""
-    start = max(0, min(scoring.basis_clips, clips - FEED_FORWARD_CLIPS, clips // 2))
-    return range(start, min(start + FEED_FORWARD_CLIPS, clips))
 
 
 def infinitesimal_losses(
@@ -189,7 +183,7 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
     scoring, sites = work.scoring, work.sites
     based = clips[: scoring.basis_clips] if scoring.finite else clips
     summed = [f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt")]
-    sums = _RunningSums(summed)
+    sums = RunningSums(summed)
     gathered = _gathered(
         work, based, "basis from", BASIS_FOLDER, 0,
         lambda batch, _first, generator: _statistics(work, batch, generator),
@@ -208,12 +202,12 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
             tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
     if scoring.finite:
-        bases = (_bases(tensors), _feed_forward_bases(tensors, work.feed_forward))
-        rows = _feed_forward_rows(len(clips), scoring)
+        bases = (_bases(tensors), bases_of(tensors, work.feed_forward))
+        rows = scored_rows(len(clips), scoring.basis_clips)
         gathered = _gathered(
             work, clips, "scored", LOSSES_FOLDER, len(based),
             lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator),
-            lambda _clips_in_chunk: {**empty_squares(sites, work.grids), **_empty_feed_forward(work.feed_forward)},
+            lambda _clips_in_chunk: {**empty_squares(sites, work.grids), **empty_squares_of(work.feed_forward)},
             _added,
         )  # fmt: skip
     if shards.rank() != 0:
@@ -224,25 +218,6 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
             for site in _both(sites, work.feed_forward)
         }
     return tensors
-
-
-class _RunningSums:
-    """Sums of the tensors of these names over chunks, which do not stay in memory: they are large."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._sums: dict[str, torch.Tensor | None] = dict.fromkeys(names)
-
-    def take(self, tensors: shards.Tensors) -> shards.Tensors:
-        """Add what is to be added; the others."""
-        for name, so_far in self._sums.items():
-            self._sums[name] = tensors[name] if so_far is None else so_far.add_(tensors[name])
-        return {name: tensor for name, tensor in tensors.items() if name not in self._sums}
-
-    def pop(self, name: str) -> torch.Tensor:
-        """The sum, which is not kept any longer."""
-        found = self._sums.pop(name)
-        assert found is not None, name
-        return found
 
 
 def _gathered(
@@ -273,7 +248,7 @@ def _gathered(
     def compute(number: int) -> shards.Tensors:
         seed = 1_000_003 * scoring.seed + number + (OTHER_SIGNS if folder == LOSSES_FOLDER else 0)
         generator = torch.Generator().manual_seed(seed)
-        parts, sums = [], _RunningSums(summed)
+        parts, sums = [], RunningSums(summed)
         for row in chunks[number].split(work.clips_at_once or scoring.chunk):
             say(int(row[0]))
             parts.append(sums.take(collect(clips[row], int(row[0]), generator)))
@@ -316,12 +291,12 @@ def _squares(
     judged = [number for number in range(len(batch)) if first + number in rows]
     if not work.feed_forward or not judged:
         if not work.sites:
-            return _empty_feed_forward(work.feed_forward)
+            return empty_squares_of(work.feed_forward)
         found = collect_squares(
             work.model, work.sites, bases, work.grids, batch.inputs, batch.targets, work.family.logits,
             labels=work.scoring.labels, generator=generator,
         )  # fmt: skip
-        return {**found, **_empty_feed_forward(work.feed_forward)}
+        return {**found, **empty_squares_of(work.feed_forward)}
     passed = pass_through_all(
         work.model, work.sites, work.feed_forward, batch.inputs, batch.targets, work.family.logits,
         labels=work.scoring.labels, query_gradients=False, generator=generator,
@@ -331,10 +306,6 @@ def _squares(
         **squares_of(passed.attention, work.sites, bases, work.grids, batch.targets),
         **feed_forward_squares(work.feed_forward, feed_forward, of_clips),
     }
-
-
-def _empty_feed_forward(sites: Sequence[FeedForwardSite]) -> dict[str, torch.Tensor]:
-    return {site.name: torch.zeros(site.width + 1, dtype=torch.float64) for site in sites}
 
 
 def _merged(parts: Sequence[shards.Tensors]) -> shards.Tensors:
@@ -370,25 +341,13 @@ def _empty_bases(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteBa
     return empty
 
 
-def _feed_forward_bases(
-    tensors: Mapping[str, torch.Tensor], sites: Sequence[FeedForwardSite]
-) -> dict[str, FeedForwardBasis]:
-    fields = [field.name for field in dataclasses.fields(FeedForwardBasis)]
-    return {s.name: FeedForwardBasis(**{field: tensors[f"{field}/{s.name}"] for field in fields}) for s in sites}
-
-
 def _empty_basis_tensors(
     sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite], clips: int
 ) -> dict[str, torch.Tensor]:
     """Zeros in the shapes of all bases' tensors, from so many clips."""
     tensors = _basis_tensors(_empty_bases(sites, clips))
     for site in feed_forward:
-        found = FeedForwardBasis(
-            torch.zeros(site.width, dtype=torch.int64), torch.zeros(site.width, dtype=torch.float64),
-            torch.zeros(site.second.out_features, dtype=torch.float64),
-            torch.zeros(site.width, site.width), torch.zeros(site.second.out_features, site.width),
-        )  # fmt: skip
-        tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
+        tensors |= {f"{name}/{site.name}": value for name, value in vars(empty_basis(site)).items()}
     return tensors
 
 
@@ -402,5 +361,5 @@ def _empty_tensors(
     """Zeros in the shapes of what scoring gives."""
     based = min(clips, scoring.basis_clips) if scoring.finite else clips
     bases = _empty_basis_tensors(sites, feed_forward, based)
-    squares = {**empty_squares(sites, grids), **_empty_feed_forward(feed_forward)}
+    squares = {**empty_squares(sites, grids), **empty_squares_of(feed_forward)}
     return {**bases, **({f"squares/{name}": sums for name, sums in squares.items()} if scoring.finite else {})}
