@@ -15,7 +15,7 @@ FEED_FORWARD_CLIPS = 64  # scored for feed-forward blocks, as far as they go tho
 
 
 def scored_rows(clips: int, basis_clips: int) -> range:
-    """The clips that feed-forward blocks are scored on: those after the ones that the basis is made from, or the last."""
+    """The clips that feed-forward blocks are scored on: those after the basis' own, or the last."""
     start = max(0, min(basis_clips, clips - FEED_FORWARD_CLIPS))
     return range(start, min(start + FEED_FORWARD_CLIPS, clips))
 
