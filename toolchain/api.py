@@ -232,9 +232,7 @@ class Artifact:
 
         chosen, options = self._options(runtime, precision, threads)
         narrator = _narrator(self.progress)
-        return _evaluated(
-            str(self.folder), data, chosen, options.precision, options.threads, seed, Asked(), narrator
-        )
+        return _evaluated(str(self.folder), data, chosen, options.precision, options.threads, seed, Asked(), narrator)
 
     def bench(
         self,
