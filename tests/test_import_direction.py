@@ -31,7 +31,7 @@ ROOMS = {
     "runtimes runtimes.audio runtimes.process runtimes.speech",
     "benchmarks.__main__": "benchmarks.device runtimes.process",
     "": "benchmarks calibration runtimes runtimes.process",
-    "demo": "",
+    "demo": "runtimes",
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": "runtimes runtimes.backends",
     "families": " benchmarks calibration data demo runtimes runtimes.speech",
