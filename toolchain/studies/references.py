@@ -1,4 +1,4 @@
-"""`python -m leanear.studies.references`: docs/cli.md from every `--help`, docs/python.md from the public docstrings."""
+"""`python -m leanear.studies.references`: docs/cli.md from every `--help`, docs/python.md from public docstrings."""
 
 from __future__ import annotations
 
