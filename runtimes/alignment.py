@@ -44,13 +44,13 @@ class Alignment:
     @property
     def sentence(self) -> str:
         """Which heads these are and how they were found, in a line."""
+        heads = f"{len(self.heads)} head{'' if len(self.heads) == 1 else 's'}"
         found = {
-            "generation_config": f"the {len(self.heads)} alignment heads of generation_config.json",
-            "measurement": f"{len(self.heads)} heads that were seen to follow the speech of calibration clips",
-            "upper half": f"all {len(self.heads)} heads of the upper half of the decoder, as no list and no speech to"
-            " measure on is there",
+            "generation_config": f"{heads} that generation_config.json names",
+            "measurement": f"{heads} that were seen to follow the speech of calibration clips",
+            "upper half": f"{heads}, the whole upper half of the decoder, as there is no list and no speech to measure on",
         }
-        lost = f"; {self.lost} more were pruned" if self.lost else ""
+        lost = f"; {self.lost} more of the model's own list were pruned" if self.lost else ""
         return f"word times from {found[self.chosen_by]}{lost}"
 
 
