@@ -48,7 +48,7 @@ class Alignment:
         found = {
             "generation_config": f"{heads} that generation_config.json names",
             "measurement": f"{heads} that were seen to follow the speech of calibration clips",
-            "upper half": f"{heads}, the whole upper half of the decoder, as there is no list and no speech to measure on",
+            "upper half": f"{heads}, the whole upper half of the decoder, as no list and no speech is known",
         }
         lost = f"; {self.lost} more of the model's own list were pruned" if self.lost else ""
         return f"word times from {found[self.chosen_by]}{lost}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from leanear.alignment import (
     alignment_of,
@@ -79,10 +80,15 @@ def test_a_classifier_has_no_words():
 
 
 def test_export_says_which_heads_were_taken_and_what_is_lost(tmp_path, capsys, caplog):
-    folder = write_whisper(tmp_path / "tiny", make_whisper(seed=5, alignment_heads=((1, 1),)))
+    folder = write_whisper(tmp_path / "tiny", make_whisper(alignment_heads=((1, 1),)))
     (folder / "pruning.json").write_text(json.dumps({"alignment_heads": {"kept": [], "dropped": [[0, 1]]}}))
-    out = tmp_path / "artifact"
-    assert run(["export", str(folder), "--word-timestamps", "--out", str(out)]) == 0
+    data, out = tmp_path / "data", tmp_path / "artifact"
+    data.mkdir()
+    for number, clip in enumerate(clips(8)):
+        soundfile.write(data / f"{number}.wav", clip, 16_000)
+    rows = "".join(f"{number}.wav,the word\n" for number in range(8))
+    (data / "metadata.csv").write_text(f"file_name,text\n{rows}")
+    assert run(["export", str(folder), "--word-timestamps", "--data", str(data), "--out", str(out)]) == 0
     assert "word times from 1 head that generation_config.json names; 1 more of the model's own list" in caplog.text
     alignment = json.loads((out / "manifest.json").read_text())["alignment"]
     assert alignment.pop("moved") < 1e-3
