@@ -402,6 +402,7 @@ recipe_options = _options(
     help="Fail where the gate is missed, in place of the next slower precision.",
 )
 @window_option(f"{DEFAULT_WINDOW}; the dense model beside it, and all that is for TensorRT, has the full window")
+@click.option("--word-timestamps", is_flag=True, help="Of a Whisper: the slim model can be asked for word timestamps.")
 @data_option
 @asked_option
 @goal_options
@@ -481,6 +482,7 @@ def deploy(
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         window=flags["window"],
+        word_timestamps=flags["word_timestamps"],
         command=_command(),
         narrator=narrator,
     )
