@@ -9,7 +9,6 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from leanear.runtimes.alignment import CHOSEN_BY
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_file, sha256_json
 
@@ -49,6 +48,7 @@ DECODING_KEYS = {
 }
 # Of artifacts that were made before there were these: no word behind the timestamps, and transcribing.
 LATER_DECODING_KEYS = {"timestamp_end": OPTIONAL_INT, "default_task": str}
+ALIGNMENT_CHOSEN_BY = ("generation_config", "measurement", "upper half")
 ALIGNMENT_KEYS = {"heads": list, "chosen_by": str, "lost": int, "filter_positions": int, "moved": (float, type(None))}
 SPEECH_ARRAYS = ("prompt", "tokens", "columns", "log_sums")
 CACHE_TENSORS = ("self_key", "self_value", "cross_key", "cross_value")
@@ -98,8 +98,8 @@ class GoldenSpeech:
     prompt: int64 (P,), fed before anything is said, its first token alone; tokens: int64 (clips, S), said by the
     checkpoint and fed one by one; columns: int64, the tokens whose logits are kept; log_sums: float32 (clips, S + 1),
     the logarithm of the summed exponentials of all logits; alignment: float32 (clips, A, P + S - 1, blocks), what the
-    alignment heads look at as each token is fed, summed over blocks of positions (`leanear.export.whisper.golden_speech`), None of an
-    artifact without word times.
+    alignment heads look at as each token is fed, summed over blocks of positions (`golden_speech`
+    in the export), None of an artifact without word times.
     """
 
     prompt: np.ndarray
@@ -268,8 +268,10 @@ def _check_alignment(alignment: Any, layers: list[dict[str, Any]], path: Path) -
             raise BadInput(f"{path}: alignment.heads names {pair!r}, which is no layer and head of the decoder")
     if not heads or heads != sorted(heads) or len({tuple(pair) for pair in heads}) != len(heads):
         raise BadInput(f"{path}: alignment.heads is {heads!r}, not an ascending list of heads")
-    if alignment["chosen_by"] not in CHOSEN_BY:
-        raise BadInput(f"{path}: alignment.chosen_by is {alignment['chosen_by']!r}, not one of {', '.join(CHOSEN_BY)}")
+    if alignment["chosen_by"] not in ALIGNMENT_CHOSEN_BY:
+        raise BadInput(
+            f"{path}: alignment.chosen_by is {alignment['chosen_by']!r}, not one of {', '.join(ALIGNMENT_CHOSEN_BY)}"
+        )
     if not _is_count(alignment["filter_positions"]) or alignment["filter_positions"] % 2 == 0:
         raise BadInput(f"{path}: alignment.filter_positions is {alignment['filter_positions']!r}, not an odd number")
     if not _is_count(alignment["lost"], 0):

@@ -1,4 +1,4 @@
-"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime, without the workstation's libraries."""
+"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime alone."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import MODULES, choose_runtime
 from leanear.runtimes.clips import read_clips
-from leanear.runtimes.cues import chosen_lines
 from leanear.runtimes.errors import BadInput, LeanearError
 from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
+from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
 from leanear.runtimes.speech.long_audio import Tally
 from leanear.runtimes.tasks import TAGGING_TASK

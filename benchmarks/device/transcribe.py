@@ -9,8 +9,8 @@ from typing import Iterator
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.cues import Lines
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, require_word_times, transcribe
 from leanear.runtimes.speech.subtitles import WRITERS

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from leanear.export.whisper.golden_speech import in_blocks, log_sums
-from leanear.runtimes.alignment import softmax
 from leanear.runtimes.artifact import Artifact, Golden, GoldenSpeech
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import MeasurementFailed, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
+from leanear.runtimes.speech.alignment import softmax
 from leanear.runtimes.speech.encoder_windows import artifact_windows, step_samples
 from leanear.runtimes.speech.vocabulary import read_vocabulary
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import chain, islice
 from typing import Callable, Iterable, Iterator, Mapping
 
-from leanear.runtimes.cues import Cue, Lines, cues_of, one_line
+from leanear.runtimes.speech.cues import Cue, Lines, cues_of, one_line
 from leanear.runtimes.speech.long_audio import Segment, Tally
 
 TRANSCRIPT_SCHEMA = "leanear-transcript-1"

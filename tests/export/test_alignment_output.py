@@ -12,12 +12,12 @@ import torch
 
 from leanear.export.parity import prove_parity_here
 from leanear.export.whisper.window_states import cross_attention, window_states
-from leanear.runtimes.alignment import Alignment, read_alignment, softmax
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.alignment import Alignment, read_alignment, softmax
 from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
 from leanear.runtimes.speech.long_audio import read_speech_model, require_word_times
 from tests.export.whisper_cases import KINDS, noise, small_artifact, small_whisper

@@ -15,8 +15,8 @@ from leanear.export.whisper_artifact import Speech
 from leanear.families import whisper
 from leanear.families.checkpoint_files import slim_settings
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
-from leanear.runtimes.alignment import Alignment
 from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.speech.alignment import Alignment
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
 
 KINDS = ("stock", "ragged", "fewer heads")

@@ -12,7 +12,7 @@ from scipy.ndimage import median_filter as scipy_median_filter
 
 from leanear.export.whisper.window_states import cross_attention, window_states
 from leanear.families import whisper
-from leanear.runtimes.alignment import (
+from leanear.runtimes.speech.alignment import (
     Alignment,
     first_columns,
     median_filter,

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from leanear.runtimes.cues import Lines
+from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.long_audio import Segment
 from leanear.runtimes.speech.subtitles import WRITERS, as_json, plain, srt, vtt, words_alone
-from leanear.runtimes.words import Word
+from leanear.runtimes.speech.words import Word
 
 
 def segment(start_s: float, end_s: float, text: str) -> Segment:

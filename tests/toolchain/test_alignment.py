@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.alignment import (
-    alignment_of,
-    choose_alignment,
-    correlations,
-    every_head,
-    following_heads,
-    measured_correlations,
-)
 from leanear.cli.commands import run
+from leanear.evaluate.alignment_heads import choose_alignment, measured_correlations
+from leanear.families.alignment import alignment_of, correlations, every_head, following_heads
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.progress import quiet
 from leanear.runtimes.errors import BadInput
@@ -60,7 +54,7 @@ def test_without_a_list_the_upper_half_or_what_follows_the_clips():
 
 
 def test_clips_in_which_nothing_is_said_measure_nothing(monkeypatch):
-    monkeypatch.setattr("leanear.alignment.LEAST_TOKENS", 1000)
+    monkeypatch.setattr("leanear.evaluate.alignment_heads.LEAST_TOKENS", 1000)
     assert choose_alignment(tiny(alignment_heads=()), clips(), quiet).chosen_by == "upper half"
 
 

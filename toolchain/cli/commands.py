@@ -1113,7 +1113,7 @@ def transcribe(
       leanear transcribe talk.flac --word-timestamps --vtt --max-line-width 42
     """
     from leanear.evaluate.transcribing import transcribe_file, write_segments
-    from leanear.runtimes.cues import chosen_lines
+    from leanear.runtimes.speech.cues import chosen_lines
     from leanear.runtimes.speech.decoding import DecodeOptions
     from leanear.runtimes.speech.long_audio import Tally
 

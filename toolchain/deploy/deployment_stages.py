@@ -112,8 +112,8 @@ def export_stage(
     }
 
     def work() -> None:
-        from leanear.alignment import choose_alignment
         from leanear.deploy.exporting import write_proved_artifact
+        from leanear.evaluate.alignment_heads import choose_alignment
 
         with narrator.step(f"exporting {name} to ONNX and proving it") as report:
             clips = read_clips(calibration).waveforms

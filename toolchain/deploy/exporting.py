@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from leanear.alignment import choose_alignment
 from leanear.data.audio import read_waveform
 from leanear.data.dataset import Data, column_for, read_splits
+from leanear.evaluate.alignment_heads import choose_alignment
 from leanear.evaluate.evaluation import data_folder
 from leanear.export.artifact import export_artifact
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
@@ -24,11 +24,11 @@ from leanear.families.whisper import WhisperCheckpoint
 from leanear.outputs import check_replaceable
 from leanear.plan import read_plan
 from leanear.progress import Narrator, Report
-from leanear.runtimes.alignment import Alignment
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import replaced_folder
 from leanear.runtimes.process.notes import note
+from leanear.runtimes.speech.alignment import Alignment
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 
 GOLDEN_CLIPS = 6

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-from leanear.alignment import alignment_of
 from leanear.export.whisper.window_states import cross_attention, window_states
 from leanear.families import whisper
+from leanear.families.alignment import alignment_of
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.runtimes.audio.waveforms import checked_waveform
 from leanear.runtimes.sessions import checked_tokens
@@ -24,7 +24,7 @@ SMALLEST_WEIGHT = 1e-30  # of attention, so that its logarithm is a number
 
 
 class TorchSpeechSession:
-    """A `leanear.runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, with transformers' own cache."""
+    """A `runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, with transformers' own cache."""
 
     def __init__(self, checkpoint: WhisperCheckpoint, alignment_heads: Sequence[tuple[int, int]] | None = None) -> None:
         """alignment_heads: (layer, head) of those that `alignment_scores` gives; None: those of `alignment_of`."""

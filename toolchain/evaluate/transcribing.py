@@ -15,10 +15,10 @@ from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
 from leanear.progress import Report, quiet
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.cues import Lines
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 from leanear.runtimes.process.notes import note
+from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, require_word_times, transcribe
@@ -74,7 +74,7 @@ def transcribe_file(
 def write_segments(
     segments: Iterable[Segment], writer: str, out: Path | None, tally: Tally, lines: Lines | None = None
 ) -> None:
-    """Write segments as one of `leanear.runtimes.speech.subtitles.WRITERS` does: to standard output as they come, or to `out`."""
+    """Write segments as one of `subtitles.WRITERS` does: to standard output as they come, or to `out`."""
     pieces = WRITERS[writer](segments, tally, lines)
     if out is None:
         for piece in pieces:

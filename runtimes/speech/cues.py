@@ -9,7 +9,7 @@ from leanear.runtimes.errors import BadInput
 
 if TYPE_CHECKING:
     from leanear.runtimes.speech.long_audio import Segment
-    from leanear.runtimes.words import Word
+    from leanear.runtimes.speech.words import Word
 
 MOST_LINES = 2
 

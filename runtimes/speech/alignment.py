@@ -14,16 +14,14 @@ from typing import Any, Mapping
 
 import numpy as np
 
-CHOSEN_BY = ("generation_config", "measurement", "upper half")
-
 
 @dataclass(frozen=True)
 class Alignment:
     """The heads that word times are taken from.
 
-    heads: (decoder layer, head) of each, ascending; chosen_by: one of CHOSEN_BY: the model's own list, heads that were
-    seen to follow the speech of clips, or all heads of the upper half of the decoder, where nothing was known; lost:
-    how many heads of the model's own list were pruned; filter_positions: of the median filter over time.
+    heads: (decoder layer, head) of each, ascending; chosen_by: one of ALIGNMENT_CHOSEN_BY: the model's own list, heads
+    that were seen to follow the speech of clips, or all heads of the upper half of the decoder, where nothing was
+    known; lost: how many heads of the model's own list were pruned; filter_positions: of the median filter over time.
     """
 
     heads: tuple[tuple[int, int], ...]
@@ -32,7 +30,7 @@ class Alignment:
     filter_positions: int = 7
 
     def as_json(self) -> dict[str, Any]:
-        """What a manifest says of it; moved: what the proof finds of it, as `leanear.export.whisper.speech_parity` tells it."""
+        """What a manifest says of it; moved: what the proof of the graphs finds, null before."""
         return {
             "heads": [list(head) for head in self.heads],
             "chosen_by": self.chosen_by,

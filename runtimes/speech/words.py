@@ -1,4 +1,4 @@
-"""Words with times: tokens put together to words, their times from `leanear.runtimes.alignment`, pauses kept out of them.
+"""Words with times: tokens put together to words, their times from `alignment`, pauses kept out of them.
 
 A word's time is that of its letters and digits: punctuation has no sound, and tends to be given the pause around it.
 """

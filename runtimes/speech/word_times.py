@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
-from leanear.runtimes.alignment import token_positions
+from leanear.runtimes.speech.alignment import token_positions
 from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, prompt_tokens
-from leanear.runtimes.words import TRUSTED_TIME_S, keep_out_pauses, make_words, spans_of, split_words, usual_length
+from leanear.runtimes.speech.words import (
+    TRUSTED_TIME_S,
+    keep_out_pauses,
+    make_words,
+    spans_of,
+    split_words,
+    usual_length,
+)
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
