@@ -10,10 +10,12 @@ import pytest
 import soundfile
 
 from leanear.cli.commands import run
+from leanear.deploy.deployment_stages import export_stage
 from leanear.evaluate.alignment_heads import choose_alignment, measured_correlations
 from leanear.families.alignment import alignment_of, correlations, every_head, following_heads
 from leanear.families.whisper import WhisperCheckpoint
-from leanear.progress import quiet
+from leanear.progress import Narrator, quiet
+from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.errors import BadInput
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper, write_whisper
 
@@ -87,3 +89,39 @@ def test_export_says_which_heads_were_taken_and_what_is_lost(tmp_path, capsys, c
     alignment = json.loads((out / "manifest.json").read_text())["alignment"]
     assert alignment.pop("moved") < 1e-3
     assert alignment == {"heads": [[1, 1]], "chosen_by": "generation_config", "lost": 1, "filter_positions": 7}
+
+
+def test_a_deployments_slim_model_is_made_for_words_where_they_are_asked_for(tmp_path):
+    """Exported again when that changes, kept when it does not."""
+    source = write_whisper(tmp_path / "tiny", make_whisper(alignment_heads=()))
+    folder = tmp_path / "deployment"
+    (folder / "clips").mkdir(parents=True)
+    heard = Clips(tuple(clips(8)), np.zeros(0), tuple("abcdefgh"), (), 16_000, ("the word",) * 8)
+    write_clips(folder / "clips" / "calibration.npz", heard)
+
+    def stage(**asked) -> tuple[bool, dict]:
+        common = (folder, folder / "slim", "slim", source, "tiny", "onnxruntime", "fp32", Narrator("quiet"))
+        ran = export_stage(*common, window="full", **asked)
+        return ran, json.loads((folder / "slim" / "manifest.json").read_text())
+
+    assert "alignment" not in stage()[1]
+    ran, manifest = stage(word_timestamps=True)
+    assert ran
+    assert manifest["alignment"]["chosen_by"] == "measurement"
+    assert not stage(word_timestamps=True)[0]
+    ran, manifest = stage()
+    assert ran
+    assert "alignment" not in manifest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("demo-ast", "--target", "cpu"), "--word-timestamps: it is for Whisper; demo-ast is a classifier"),
+        (("demo-whisper", "--target", "rtx"), "--word-timestamps: TensorRT's fused kernels give no attention, so rtx"),
+    ],
+)
+def test_a_deployment_without_words_is_refused_before_any_work(arguments, complaint, tmp_path, capsys):
+    assert run(["deploy", *arguments, "--word-timestamps", "--out", str(tmp_path / "out")]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
