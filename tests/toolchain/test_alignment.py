@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import leanear
 from leanear.cli.commands import run
 from leanear.deploy.deployment_stages import export_stage
 from leanear.evaluate.alignment_heads import choose_alignment, measured_correlations
@@ -17,6 +18,7 @@ from leanear.families.whisper import WhisperCheckpoint
 from leanear.progress import Narrator, quiet
 from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.errors import BadInput
+from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper, write_whisper
 
 
@@ -125,3 +127,16 @@ def test_a_deployment_without_words_is_refused_before_any_work(arguments, compla
     assert run(["deploy", *arguments, "--word-timestamps", "--out", str(tmp_path / "out")]) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_words_in_python(tmp_path):
+    data = write_speech_folder(tmp_path / "data", ["the word"] * 8)
+    model = leanear.load(write_whisper(tmp_path / "tiny"))
+    waveform = clips()[0]
+    with model.export(tmp_path / "timed", word_timestamps=True, data=data).open() as session:
+        segments = session.transcribe(waveform, word_timestamps=True)
+        assert segments
+        assert ["".join(word.text for word in segment.words) for segment in segments] == [s.text for s in segments]
+        assert session.transcribe(waveform)[0].words is None
+    with model.export(tmp_path / "plain", data=data).open() as session, pytest.raises(BadInput, match="do not give"):
+        session.transcribe(waveform, word_timestamps=True)
