@@ -110,11 +110,14 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True, help="FOLDER[:RUNTIME]; may be given several times")
     parser.add_argument("--window", action="append", help="full or auto; may be given twice (default: auto)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="the words of all, as JSON; theirs are read from it where it exists")
+    parser.add_argument(
+        "--out", type=Path, help="the words of all, as JSON; theirs are taken from it where it has these clips"
+    )
     options = parser.parse_args()
     clips = read_audio(options.audio)
     kept = json.loads(options.out.read_text(encoding="utf-8")) if options.out and options.out.is_file() else {}
-    theirs = kept.get("theirs") or their_words(options.checkpoint, clips)
+    same = set(kept.get("theirs", ())) == set(clips)
+    theirs = kept["theirs"] if same else their_words(options.checkpoint, clips)
     words, table = {"theirs": theirs}, Table(box=None, pad_edge=False)
     headings = ("model", "window", "words", "in both", "median, ms", "95 %, ms", f"within {TOLD_S * 1000:g} ms")
     for heading in headings:
