@@ -57,7 +57,8 @@ def loss_warning(pruning: Mapping[str, Any] | None) -> str | None:
     if pruning is None or finished is None or not finished["matters"]:
         return None
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
-    parts = PRUNED_PARTS[pruning.get("prune", "attention")]
+    prune = pruning.get("prune", "attention")
+    parts = PRUNED_PARTS[prune] if prune == "attention" else f"{PRUNED_PARTS[prune]} parameters"
     removed = f"Removing {100 * pruning['sparsity']:.0f} % of the {parts} does damage here"
     if finished["divergence"] is None:
         return f"{removed}: the pruned model's answers are not numbers. Do not use it."
