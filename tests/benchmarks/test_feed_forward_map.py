@@ -62,12 +62,7 @@ def test_notes_and_warnings_name_what_was_pruned():
         },
     }  # fmt: skip
     assert "Removed are 25.0 % of attention and 62.5 % of feed-forward channels." in pruning_notes(pruning, {})
-    assert "Removing 50 % of the attention and feed-forward does damage here" in loss_warning(pruning)
-    speech = {
-        **pruning,
-        "by_kind": {"encoder": 0.1, "cross": 0.2},
-        "feed_forward_by_kind": {"encoder": 0.5, "decoder": 0},
-    }
-    assert "Removed are 50.0 % of the encoder's feed-forward channels, 0.0 % of the decoder's." in pruning_notes(
-        speech, {}
-    )
+    assert "Removing 50 % of the attention and feed-forward parameters does damage here" in loss_warning(pruning)
+    shares = {"by_kind": {"encoder": 0.1, "cross": 0.2}, "feed_forward_by_kind": {"encoder": 0.5, "decoder": 0}}
+    notes = pruning_notes({**pruning, **shares}, {})
+    assert "Removed are 50.0 % of the encoder's feed-forward channels, 0.0 % of the decoder's." in notes
