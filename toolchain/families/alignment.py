@@ -24,8 +24,8 @@ def choose_alignment(checkpoint: Any) -> Alignment:
 def alignment_of(checkpoint: WhisperCheckpoint) -> Alignment:
     """The alignment heads of generation_config.json or, where it has none, all of the decoder's upper half.
 
-    Of tiny.en, the upper half is 60 ms from its own list (docs/whisper.md). Heads that were chosen because they move with
-    the text of clips were four times as far: some of the steadiest look a quarter of a second beside it.
+    Of tiny.en, the upper half is 60 ms from its own list (docs/whisper.md). Heads that were chosen because they move
+    with the text of clips were four times as far: some of the steadiest look a quarter of a second beside it.
     """
     config, settings = checkpoint.model.config, checkpoint.model.generation_config
     heads = {(int(layer), int(head)) for layer, head in getattr(settings, "alignment_heads", None) or ()}
