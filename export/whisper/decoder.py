@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from leanear.export.onnx.attention import (
+from leanear.export.onnx.graph import Graph
+from leanear.export.onnx.heads import (
     Attention,
     HeadGroup,
     output_bias,
@@ -27,7 +28,6 @@ from leanear.export.onnx.attention import (
     read_attention,
     value_output_rows,
 )
-from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.layers import add_layernorm, array
 from leanear.export.whisper.encoder import POSITIONS, add_mlp, cache_group
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from leanear.export.onnx.attention import read_widths
 from leanear.export.onnx.eight_bit_weights import add_block_products, add_eight_bit_weights
 from leanear.export.onnx.graph import FORMS, OPSET, PRECISIONS, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
+from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder

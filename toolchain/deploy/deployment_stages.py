@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.results import Results
-from leanear.data.dataset import Example, Splits, longest_calibrated, read_examples_for
+from leanear.data.clips import longest_calibrated, read_examples_for
+from leanear.data.dataset import Example
+from leanear.data.splits import Splits
 from leanear.deploy.precision_gate import quantiser_clips
 from leanear.deploy.stages import recorded_inputs, run_stage
 from leanear.evaluate.speech_evaluation import count_results_word_errors

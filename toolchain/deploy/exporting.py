@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from leanear.data.audio import read_waveform
-from leanear.data.dataset import Data, column_for, read_splits
+from leanear.data.dataset import Data, column_for
+from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.export.artifact import export_artifact
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from leanear.benchmarks.device.bundled import ALL_THREADS
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
-from leanear.data.dataset import Data, column_for, read_splits
+from leanear.data.dataset import Data, column_for
+from leanear.data.splits import read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from leanear.deploy.deployment_stages import (
