@@ -12,7 +12,7 @@ from pathlib import Path
 from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.device.doctor import lines, report
-from leanear.benchmarks.device.transcribe import print_segments, transcribe_recording
+from leanear.benchmarks.device.transcribe import transcribe_recordings
 from leanear.benchmarks.formatting import between, rate_between, signed_points
 from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
@@ -33,7 +33,6 @@ from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
-from leanear.runtimes.speech.long_audio import Tally
 from leanear.runtimes.tasks import TAGGING_TASK
 
 
@@ -104,11 +103,13 @@ def _parser() -> argparse.ArgumentParser:
 
     transcribing = commands.add_parser(
         "transcribe",
-        help="the words of a WAV file, as they are found",
+        help="the words of WAV files, as they are found",
         epilog="example: python -m leanear.benchmarks transcribe slim talk.wav --srt",
     )
     transcribing.add_argument("artifact", type=Path, help="artifact folder")
-    transcribing.add_argument("audio", type=Path, help="WAV file of any length and sample rate")
+    transcribing.add_argument(
+        "audio", type=Path, nargs="+", help="WAV file of any length and sample rate, or a folder of them"
+    )
     transcribing.add_argument("--language", help='a code such as "en", or "auto" (default: the model\'s, or auto)')
     transcribing.add_argument("--task", choices=TASKS, help="(default: the model's own)")
     transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
@@ -116,7 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
     _add_window_flag(transcribing, "the artifact's own")
     for writer in ("json", "srt", "vtt", "words"):
-        transcribing.add_argument(f"--{writer}", dest="writer", action="store_const", const=writer, default="plain")
+        transcribing.add_argument(f"--{writer}", dest="forms", action="append_const", const=writer)
+    transcribing.add_argument(
+        "--output-dir", type=Path, help="write a file per recording there, in every form asked for (default: print)"
+    )
     _add_session_flags(transcribing)
     transcribing.set_defaults(command=_transcribe)
 
@@ -326,11 +330,16 @@ def _transcribe(options: argparse.Namespace) -> None:
         condition_on_previous=options.condition,
     )
     session = SessionOptions(threads=options.threads, precision=options.precision)
-    audio, tally = (options.artifact, options.audio), Tally()
-    segments = transcribe_recording(*audio, options.runtime, session, decoding, options.window, tally)
-    print_segments(segments, options.writer, tally)
-    if tally.sentence:
-        print(tally.sentence, file=sys.stderr)
+    transcribe_recordings(
+        options.artifact,
+        options.audio,
+        options.runtime,
+        session,
+        decoding,
+        forms=options.forms or ["plain"],
+        output_dir=options.output_dir,
+        window=options.window,
+    )
 
 
 def _compare(options: argparse.Namespace) -> None:

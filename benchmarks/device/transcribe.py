@@ -1,49 +1,56 @@
-"""The words of a WAV file, by an artifact on its runtime, as they are found."""
+"""The words of WAV files, by an artifact on its runtime, as they are found."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
+from leanear.benchmarks.device.classify import WAV_SUFFIXES
+from leanear.benchmarks.transcript_files import is_several, recordings_of, write_transcripts
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, transcribe
-from leanear.runtimes.speech.subtitles import WRITERS
 
 
-def transcribe_recording(
+def transcribe_recordings(
     folder: Path,
-    audio: Path,
+    given: Sequence[Path],
     runtime: str,
     session_options: SessionOptions,
     options: DecodeOptions,
+    *,
+    forms: Sequence[str],
+    output_dir: Path | None = None,
     window: str | None = None,
-    tally: Tally | None = None,
-) -> Iterator[Segment]:
-    """The segments of a WAV file of any length, each as soon as its window is decoded.
+) -> None:
+    """Print or write the transcripts of WAV files of any length, and of folders of them.
 
-    window: "full", "auto" or seconds, None: the artifact's own; tally: is added to.
+    forms: names of `leanear.runtimes.speech.subtitles.WRITERS`; output_dir: where transcripts are written, None: they are printed,
+    each segment as soon as its window is decoded. window: "full", "auto" or seconds, None: the artifact's own.
 
     Raises:
-        BadInput: the file or the artifact is not usable, or the model cannot do what the options say.
+        BadInput: a file or the artifact is not usable, or the model cannot do what the options say.
         RuntimeUnavailable: the runtime is missing.
     """
+    recordings = recordings_of(given, WAV_SUFFIXES, forms, output_dir)
     artifact = read_artifact(folder)
     model = read_speech_model(artifact, window)
-    with Recording(audio, artifact.sample_rate_hz) as recording:
-        session = require_runtime(runtime, session_options).load(artifact, session_options)
-        try:
+    check_options(model.tokens, options)
+    session = require_runtime(runtime, session_options).load(artifact, session_options)
+
+    def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
+        with Recording(audio, artifact.sample_rate_hz) as recording:
             yield from transcribe(session, model, recording, options, tally)
-        finally:
-            session.close()
+
+    try:
+        write_transcripts(recordings, heard, forms, _say, several=is_several(given))
+    finally:
+        session.close()
 
 
-def print_segments(segments: Iterator[Segment], writer: str, tally: Tally) -> None:
-    """Print segments as one of `leanear.runtimes.speech.subtitles.WRITERS` does, piece by piece."""
-    for piece in WRITERS[writer](segments, tally):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -143,6 +143,19 @@ def test_the_command_prints_and_writes(capsys, artifact, tmp_path):
     assert command(capsys, *base, "--vtt")[1].startswith("WEBVTT\n\n00:00:")
 
 
+def test_a_folder_is_written_file_by_file(capsys, checkpoint, tmp_path):
+    (tmp_path / "talks").mkdir()
+    for name in ("one.flac", "two.wav"):
+        soundfile.write(tmp_path / "talks" / name, sounds(1.5), RATE_HZ)
+    base = ("--model", checkpoint, "--threads", 1, "--srt")
+    status, out, err = command(capsys, tmp_path / "talks", *base, "--json", "--output-dir", tmp_path / "out")
+    assert (status, out) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.json", "one.srt", "two.json", "two.srt"]
+    assert err.count("\n") == 4
+    one = command(capsys, tmp_path / "talks" / "one.flac", *base)[1]
+    assert (tmp_path / "out" / "one.srt").read_text(encoding="utf-8") == one
+
+
 def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_folder):
     soundfile.write(tmp_path / "clip.wav", sounds(1.0), RATE_HZ)
     clip = tmp_path / "clip.wav"
@@ -159,6 +172,8 @@ def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_fold
         ((clip, "--model", artifact, "--temperatures", "-1"), "temperatures"),
         ((clip, "--model", checkpoint, "--precision", "int8"), "--precision int8 is for artifacts"),
         ((clip, "--model", artifact, "--out", tmp_path), ""),
+        ((clip, clip, "--model", artifact, "--out", tmp_path / "out.txt"), "--out: the file of one transcript"),
+        ((tmp_path, "--model", artifact, "--vtt"), "--vtt of several recordings"),
     ):
         status, out, err = command(capsys, *arguments)
         assert status in (1, 2), arguments

@@ -1041,7 +1041,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 
 
 @cli.command()
-@click.argument("audio", type=click.Path(path_type=Path))
+@click.argument("audio", nargs=-1, required=True, metavar="AUDIO...", type=click.Path(path_type=Path))
 @click.option(
     "--model",
     default="demo-whisper",
@@ -1066,6 +1066,11 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
 @click.option("--words", is_flag=True, help="The text alone.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    help="Write a file per recording there, in every form that is asked for (.txt, .json, .srt, .vtt).",
+)
 @click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
@@ -1074,7 +1079,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.pass_obj
 def transcribe(
     narrator: Narrator,
-    audio: Path,
+    audio: tuple[Path, ...],
     model: str,
     asked: Asked,
     no_timestamps: bool,
@@ -1086,6 +1091,7 @@ def transcribe(
     vtt: bool,
     words: bool,
     out: Path | None,
+    output_dir: Path | None,
     runtime: str,
     precision: str | None,
     threads: int,
@@ -1093,21 +1099,19 @@ def transcribe(
 ) -> None:
     """The words of AUDIO with their times, as they are found.
 
-    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo.
+    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo, or a folder of such files.
 
     \b
     Examples:
       leanear transcribe talk.flac
       leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
+      leanear transcribe talks/ interview.wav --srt --json --output-dir subtitles
     """
-    from leanear.evaluate.transcribing import transcribe_file, write_segments
+    from leanear.evaluate.transcribing import speech_listener, transcribe_files
     from leanear.runtimes.speech.decoding import DecodeOptions
-    from leanear.runtimes.speech.long_audio import Tally
 
-    forms = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
-    writers = [name for name, wanted in forms.items() if wanted]
-    if len(writers) > 1:
-        raise BadInput(f"--{writers[0]} and --{writers[1]} are two forms of the same; choose one")
+    wanted = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
+    forms = [name for name, is_wanted in wanted.items() if is_wanted] or ["plain"]
     options = DecodeOptions(
         timestamps=not no_timestamps,
         condition_on_previous=condition,
@@ -1116,22 +1120,8 @@ def transcribe(
         language=asked.language,
         **flags,
     )
-    tally = Tally()
-    with narrator.whole(f"transcribing {audio.name}") as report:
-        segments = transcribe_file(
-            audio,
-            model,
-            options,
-            runtime=runtime,
-            precision=precision,
-            threads=threads,
-            window=window,
-            tally=tally,
-            report=report,
-        )
-        write_segments(segments, writers[0] if writers else "plain", out, tally)
-    if tally.sentence and not narrator.console.quiet:
-        click.echo(tally.sentence, err=True)
+    opened = functools.partial(speech_listener, model, runtime, precision, threads, window, options)
+    transcribe_files(audio, forms, opened, options, narrator, out=out, output_dir=output_dir)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

@@ -1,25 +1,46 @@
-"""The words of an audio file, as they are found, by a checkpoint in torch or by an artifact on its runtime."""
+"""The words of audio files, as they are found, by a checkpoint in torch or by an artifact on its runtime."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from leanear.benchmarks.formatting import duration
-from leanear.data.audio import check_audio_file
+from leanear.benchmarks.transcript_files import Recorded, is_several, recordings_of, write_transcripts
+from leanear.data.audio import SUFFIXES, check_audio_file
 from leanear.data.audio_stream import AudioStream
 from leanear.data.dataset import SPEECH_TASK
-from leanear.evaluate.speech_evaluation import open_transcriber
+from leanear.evaluate.speech_evaluation import Transcriber, open_transcriber
 from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
-from leanear.progress import Report, quiet
+from leanear.progress import Narrator, Report, quiet
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.long_audio import Segment, Tally, transcribe
-from leanear.runtimes.speech.subtitles import WRITERS
+
+
+@contextlib.contextmanager
+def speech_listener(
+    model: str, runtime: str, precision: str | None, threads: int, window: str | None, options: DecodeOptions
+) -> Iterator[Transcriber]:
+    """The model, loaded, until the block ends; arguments as `transcribe_file`.
+
+    Raises:
+        LeanearError: the model or the runtime is not usable, or the model cannot do what the options say.
+    """
+    own = is_artifact(Path(model))
+    folder = Path(model) if own else checkpoint_folder(model)
+    window = window or (None if own else DEFAULT_WINDOW)
+    if task_of(folder) != SPEECH_TASK:
+        raise BadInput(f"{model}: a model that classifies; `leanear classify` is for those")
+    transcriber = open_transcriber(model, runtime, precision, threads, window)
+    try:
+        check_options(transcriber.model.tokens, options)
+        yield transcriber
+    finally:
+        transcriber.session.close()
 
 
 def transcribe_file(
@@ -43,31 +64,52 @@ def transcribe_file(
     Raises:
         LeanearError: the audio, the model or the runtime is not usable, or the model cannot do what the options say.
     """
-    own = is_artifact(Path(model))
-    folder = Path(model) if own else checkpoint_folder(model)
-    window = window or (None if own else DEFAULT_WINDOW)
-    if task_of(folder) != SPEECH_TASK:
-        raise BadInput(f"{model}: a model that classifies; `leanear classify` is for those")
     check_audio_file(audio)
-    transcriber = open_transcriber(model, runtime, precision, threads, window)
+    with speech_listener(model, runtime, precision, threads, window, options) as transcriber:
+        yield from segments_of(audio, transcriber, options, tally or Tally(), report)
+
+
+def segments_of(
+    audio: Path, transcriber: Transcriber, options: DecodeOptions, tally: Tally, report: Report
+) -> Iterator[Segment]:
+    """The segments of one file, by a model that is loaded already."""
 
     def heard(seconds: float, share: float) -> None:
         report(f"{duration(seconds)} of audio", share)
 
-    try:
-        with AudioStream(audio, transcriber.model.sample_rate_hz, progress=heard) as stream:
-            yield from transcribe(transcriber.session, transcriber.model, stream, options, tally)
-    finally:
-        transcriber.session.close()
+    with AudioStream(audio, transcriber.model.sample_rate_hz, progress=heard) as stream:
+        yield from transcribe(transcriber.session, transcriber.model, stream, options, tally)
 
 
-def write_segments(segments: Iterable[Segment], writer: str, out: Path | None, tally: Tally) -> None:
-    """Write segments as one of `leanear.runtimes.speech.subtitles.WRITERS` does: to standard output as they come, or to `out`."""
-    pieces = WRITERS[writer](segments, tally)
-    if out is None:
-        for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        return
-    with replaced_file(out) as part, open(part, "w", encoding="utf-8") as stream:
-        stream.writelines(pieces)
+def transcribe_files(
+    given: Sequence[Path],
+    forms: Sequence[str],
+    opened: Callable[[], contextlib.AbstractContextManager[Transcriber]],
+    options: DecodeOptions,
+    narrator: Narrator,
+    *,
+    out: Path | None = None,
+    output_dir: Path | None = None,
+) -> None:
+    """Print or write the transcripts of files, and of the audio files in folders.
+
+    forms: names of `leanear.runtimes.speech.subtitles.WRITERS`. opened: loads the model, see `speech_listener`, when it is known that
+    there is something to hear. out: the file of the one transcript; output_dir: the folder of all; None: they are
+    printed, each segment as soon as its window is decoded.
+
+    Raises:
+        LeanearError: as `transcribe_file`, or the transcripts have no place that is theirs alone.
+    """
+    several = is_several(given)
+    if out is not None and (several or output_dir is not None):
+        raise BadInput("--out: the file of one transcript; --output-dir alone is for those of several recordings")
+    recordings = recordings_of(given, SUFFIXES, forms, output_dir)
+    if out is not None:
+        recordings = [Recorded(recordings[0].audio, {forms[0]: out})]
+    with narrator.whole("loading the model"), opened() as transcriber:
+
+        def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
+            with narrator.whole(f"transcribing {audio.name}") as report:
+                yield from segments_of(audio, transcriber, options, tally, report)
+
+        write_transcripts(recordings, heard, forms, narrator.say, several=several)
