@@ -23,11 +23,13 @@ from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.summary import Interval, accuracy_change, speed_up, summarise_latency, wilson_interval
 from leanear.benchmarks.tag_analysis import logits_of, truth_of
 from leanear.benchmarks.tagging import MEAN_AP, TagQuality, tag_change, tag_quality
+from leanear.benchmarks.transcript_files import STANDARD_INPUT
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import MODULES, choose_runtime
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput, LeanearError
+from leanear.runtimes.piped_audio import raw_audio
 from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
@@ -108,8 +110,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     transcribing.add_argument("artifact", type=Path, help="artifact folder")
     transcribing.add_argument(
-        "audio", type=Path, nargs="+", help="WAV file of any length and sample rate, or a folder of them"
+        "audio",
+        type=Path,
+        nargs="+",
+        help="WAV file of any length and sample rate, a folder of them, or - for standard input",
     )
+    transcribing.add_argument("--raw", action="store_true", help="standard input is PCM of 16 bits without a header")
+    transcribing.add_argument("--rate", type=int, metavar="HZ", help="of --raw (default: 16000)")
+    transcribing.add_argument("--channels", type=int, help="of --raw (default: 1)")
     transcribing.add_argument("--language", help='a code such as "en", or "auto" (default: the model\'s, or auto)')
     transcribing.add_argument("--task", choices=TASKS, help="(default: the model's own)")
     transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
@@ -339,6 +347,7 @@ def _transcribe(options: argparse.Namespace) -> None:
         forms=options.forms or ["plain"],
         output_dir=options.output_dir,
         window=options.window,
+        raw=raw_audio(options.raw, STANDARD_INPUT in options.audio, options.rate, options.channels),
     )
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Iterator, Sequence
 
 from leanear.benchmarks.device.classify import WAV_SUFFIXES
-from leanear.benchmarks.transcript_files import is_several, recordings_of, write_transcripts
+from leanear.benchmarks.transcript_files import STANDARD_INPUT, is_several, recordings_of, write_transcripts
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.pipe_reader import read_standard_input
+from leanear.runtimes.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, transcribe
@@ -26,23 +28,29 @@ def transcribe_recordings(
     forms: Sequence[str],
     output_dir: Path | None = None,
     window: str | None = None,
+    raw: RawAudio | None = None,
 ) -> None:
-    """Print or write the transcripts of WAV files of any length, and of folders of them.
+    """Print or write the transcripts of WAV files of any length, of folders of them, or of standard input.
 
     forms: names of `leanear.runtimes.speech.subtitles.WRITERS`; output_dir: where transcripts are written, None: they are printed,
     each segment as soon as its window is decoded. window: "full", "auto" or seconds, None: the artifact's own.
+    raw: what standard input is, None: WAV.
 
     Raises:
         BadInput: a file or the artifact is not usable, or the model cannot do what the options say.
         RuntimeUnavailable: the runtime is missing.
     """
     recordings = recordings_of(given, WAV_SUFFIXES, forms, output_dir)
+    piped = read_standard_input() if STANDARD_INPUT in given else None
     artifact = read_artifact(folder)
     model = read_speech_model(artifact, window)
     check_options(model.tokens, options)
     session = require_runtime(runtime, session_options).load(artifact, session_options)
 
     def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
+        if piped is not None:
+            yield from transcribe(session, model, PipedAudio(piped, artifact.sample_rate_hz, raw), options, tally)
+            return
         with Recording(audio, artifact.sample_rate_hz) as recording:
             yield from transcribe(session, model, recording, options, tally)
 

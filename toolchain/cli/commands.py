@@ -21,12 +21,15 @@ from leanear.benchmarks.formatting import NO_RATE_INTERVAL
 from leanear.benchmarks.report.headline import headline_rows
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
+from leanear.benchmarks.transcript_files import STANDARD_INPUT
 from leanear.cli.compare import compare
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
 from leanear.runtimes.errors import BadInput, GateMissed, LeanearError
+from leanear.runtimes.pipe_reader import read_standard_input
+from leanear.runtimes.piped_audio import raw_audio
 from leanear.runtimes.process.interrupts import (
     INTERRUPTED,
     TERMINATED,
@@ -1066,6 +1069,9 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
 @click.option("--words", is_flag=True, help="The text alone.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
+@click.option("--raw", is_flag=True, help="Standard input is PCM of 16 bits (little-endian) without a header.")
+@click.option("--rate", type=int, metavar="HZ", help="Of --raw.  [default: 16000]")
+@click.option("--channels", type=int, help="Of --raw.  [default: 1]")
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path),
@@ -1090,6 +1096,9 @@ def transcribe(
     srt: bool,
     vtt: bool,
     words: bool,
+    raw: bool,
+    rate: int | None,
+    channels: int | None,
     out: Path | None,
     output_dir: Path | None,
     runtime: str,
@@ -1099,15 +1108,20 @@ def transcribe(
 ) -> None:
     """The words of AUDIO with their times, as they are found.
 
-    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo, or a folder of such files.
+    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo, a folder of such files, or - for
+    standard input, which is WAV or raw PCM and is heard while it comes, window by window (--window).
 
     \b
     Examples:
       leanear transcribe talk.flac
       leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
       leanear transcribe talks/ interview.wav --srt --json --output-dir subtitles
+      arecord -f S16_LE -r 16000 -c 1 | leanear transcribe -
     """
-    from leanear.evaluate.transcribing import speech_listener, transcribe_files
+    is_piped = STANDARD_INPUT in audio
+    raw_format = raw_audio(raw, is_piped, rate, channels)
+    reader = read_standard_input() if is_piped else None
+    from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
     from leanear.runtimes.speech.decoding import DecodeOptions
 
     wanted = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
@@ -1120,8 +1134,9 @@ def transcribe(
         language=asked.language,
         **flags,
     )
+    piped = None if reader is None else Piped(reader, raw_format)
     opened = functools.partial(speech_listener, model, runtime, precision, threads, window, options)
-    transcribe_files(audio, forms, opened, options, narrator, out=out, output_dir=output_dir)
+    transcribe_files(audio, forms, opened, options, narrator, out=out, output_dir=output_dir, piped=piped)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

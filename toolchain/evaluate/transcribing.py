@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from leanear.benchmarks.formatting import duration
@@ -16,9 +17,19 @@ from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
 from leanear.progress import Narrator, Report, quiet
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.pipe_reader import PipeReader
+from leanear.runtimes.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.long_audio import Segment, Tally, transcribe
+
+
+@dataclass(frozen=True)
+class Piped:
+    """Audio that comes through a pipe. raw: what it is, None: WAV."""
+
+    reader: PipeReader
+    raw: RawAudio | None = None
 
 
 @contextlib.contextmanager
@@ -70,15 +81,20 @@ def transcribe_file(
 
 
 def segments_of(
-    audio: Path, transcriber: Transcriber, options: DecodeOptions, tally: Tally, report: Report
+    audio: Path | Piped, transcriber: Transcriber, options: DecodeOptions, tally: Tally, report: Report
 ) -> Iterator[Segment]:
-    """The segments of one file, by a model that is loaded already."""
+    """The segments of one file, or of a pipe, by a model that is loaded already."""
 
-    def heard(seconds: float, share: float) -> None:
+    def heard(seconds: float, share: float | None = None) -> None:
         report(f"{duration(seconds)} of audio", share)
 
-    with AudioStream(audio, transcriber.model.sample_rate_hz, progress=heard) as stream:
+    rate_hz = transcriber.model.sample_rate_hz
+    if isinstance(audio, Piped):
+        stream = PipedAudio(audio.reader, rate_hz, audio.raw, progress=heard)
         yield from transcribe(transcriber.session, transcriber.model, stream, options, tally)
+        return
+    with AudioStream(audio, rate_hz, progress=heard) as file:
+        yield from transcribe(transcriber.session, transcriber.model, file, options, tally)
 
 
 def transcribe_files(
@@ -90,12 +106,13 @@ def transcribe_files(
     *,
     out: Path | None = None,
     output_dir: Path | None = None,
+    piped: Piped | None = None,
 ) -> None:
-    """Print or write the transcripts of files, and of the audio files in folders.
+    """Print or write the transcripts of files, and of the audio files in folders, or of a pipe.
 
     forms: names of `leanear.runtimes.speech.subtitles.WRITERS`. opened: loads the model, see `speech_listener`, when it is known that
     there is something to hear. out: the file of the one transcript; output_dir: the folder of all; None: they are
-    printed, each segment as soon as its window is decoded.
+    printed, each segment as soon as its window is decoded. piped: what STANDARD_INPUT stands for.
 
     Raises:
         LeanearError: as `transcribe_file`, or the transcripts have no place that is theirs alone.
@@ -109,7 +126,8 @@ def transcribe_files(
     with narrator.whole("loading the model"), opened() as transcriber:
 
         def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
-            with narrator.whole(f"transcribing {audio.name}") as report:
-                yield from segments_of(audio, transcriber, options, tally, report)
+            named = audio.name if piped is None else "standard input"
+            with narrator.whole(f"transcribing {named}") as report:
+                yield from segments_of(piped or audio, transcriber, options, tally, report)
 
         write_transcripts(recordings, heard, forms, narrator.say, several=several)
