@@ -33,6 +33,7 @@ from leanear.runtimes.piped_audio import raw_audio
 from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
+from leanear.runtimes.prompts import hotwords_of
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
 from leanear.runtimes.tasks import TAGGING_TASK
@@ -123,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
     transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
+    transcribing.add_argument("--prompt", default="", help="text that is shown to the decoder before the first words")
+    transcribing.add_argument("--hotwords", metavar="A,B", help="words that are shown to it before every window")
     _add_window_flag(transcribing, "the artifact's own")
     for writer in ("json", "srt", "vtt", "words"):
         transcribing.add_argument(f"--{writer}", dest="forms", action="append_const", const=writer)
@@ -336,6 +339,8 @@ def _transcribe(options: argparse.Namespace) -> None:
         timestamps=not options.no_timestamps,
         beams=options.beams,
         condition_on_previous=options.condition,
+        prompt=options.prompt,
+        hotwords=hotwords_of(options.hotwords),
     )
     session = SessionOptions(threads=options.threads, precision=options.precision)
     transcribe_recordings(

@@ -13,6 +13,7 @@ from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.pipe_reader import read_standard_input
 from leanear.runtimes.piped_audio import PipedAudio, RawAudio
+from leanear.runtimes.prompts import read_prompts
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, transcribe
@@ -45,6 +46,7 @@ def transcribe_recordings(
     artifact = read_artifact(folder)
     model = read_speech_model(artifact, window)
     check_options(model.tokens, options)
+    read_prompts(model.vocabulary, model.tokens, options)
     session = require_runtime(runtime, session_options).load(artifact, session_options)
 
     def heard(audio: Path, tally: Tally) -> Iterator[Segment]:

@@ -33,6 +33,7 @@ import numpy as np
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.prompts import read_prompts
 from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, check_options, chosen_language, decode_window
 from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows, full_window
 from leanear.runtimes.speech.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
@@ -199,7 +200,8 @@ def transcribe_windows(
     language = chosen_language(tokens, options)
     generator = np.random.default_rng(options.seed)
     frame_samples = max(model.step_samples // FRAMES_PER_STEP, 1)
-    before: list[int] = []
+    prompts = read_prompts(model.vocabulary, tokens, options)
+    before = list(prompts.first)
     last: Window | None = None
     start = 0
     while True:
@@ -215,7 +217,9 @@ def transcribe_windows(
         if np.abs(samples).max() < SILENT_PEAK:
             window = Window(start, len(samples), len(samples), None, ())
         else:
-            decoded = _decode_samples(session, model, samples, options, language, before, generator, tally)
+            decoded = _decode_samples(
+                session, model, samples, options, language, prompts.shown(before), generator, tally
+            )
             window = _taken(model, options, decoded, start, len(samples))
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
                 window = Window(start, len(samples), len(samples), decoded, ())
@@ -415,11 +419,11 @@ def _text_tokens(window: Window, model: SpeechModel) -> list[int]:
 def _said_before(
     before: list[int], window: Window, last: Window | None, options: DecodeOptions, tokens: SpeechTokens
 ) -> list[int]:
-    """The tokens that the next window's decoder is shown: the latest, at most half of its positions."""
-    if not options.condition_on_previous or tokens.previous is None:
-        return []
+    """What was said before, for the next window's decoder: the latest tokens, at most half of its positions."""
     if not window.segments or window.decoded is None:
         return before
+    if not options.condition_on_previous or tokens.previous is None:
+        return []
     if window.decoded.temperature > FORGET_ABOVE_TEMPERATURE:
         return []
     if options.stop_repeats and last is not None and last.decoded and last.decoded.tokens == window.decoded.tokens:

@@ -41,6 +41,7 @@ from leanear.runtimes.process.interrupts import (
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.notes import no_notes
 from leanear.runtimes.process.pipes import leave_closed_pipe
+from leanear.runtimes.prompts import hotwords_of
 from leanear.runtimes.speech.decoding import TASKS
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, check_window_choice
 
@@ -1063,6 +1064,8 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     help="Tried in turn until a window is neither repetitive nor unlikely.",
 )
 @click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
+@click.option("--prompt", default="", help="Text that the decoder is shown as if it had been said before.")
+@click.option("--hotwords", metavar="A,B", help="Names and rare words that it is shown before every window.")
 @window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
 @click.option("--srt", is_flag=True, help="SubRip subtitles.")
@@ -1090,6 +1093,7 @@ def transcribe(
     asked: Asked,
     no_timestamps: bool,
     condition: bool,
+    hotwords: str | None,
     window: str | None,
     temperatures: str,
     as_json: bool,
@@ -1129,6 +1133,7 @@ def transcribe(
     options = DecodeOptions(
         timestamps=not no_timestamps,
         condition_on_previous=condition,
+        hotwords=hotwords_of(hotwords),
         temperatures=_temperatures(temperatures),
         task=asked.task,
         language=asked.language,

@@ -19,6 +19,7 @@ from leanear.progress import Narrator, Report, quiet
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.pipe_reader import PipeReader
 from leanear.runtimes.piped_audio import PipedAudio, RawAudio
+from leanear.runtimes.prompts import read_prompts
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.long_audio import Segment, Tally, transcribe
@@ -49,6 +50,7 @@ def speech_listener(
     transcriber = open_transcriber(model, runtime, precision, threads, window)
     try:
         check_options(transcriber.model.tokens, options)
+        read_prompts(transcriber.model.vocabulary, transcriber.model.tokens, options)
         yield transcriber
     finally:
         transcriber.session.close()
