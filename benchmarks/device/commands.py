@@ -36,6 +36,7 @@ from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.prompts import hotwords_of
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
+from leanear.runtimes.speech_only import AUTO, CHOICES
 from leanear.runtimes.tasks import TAGGING_TASK
 
 
@@ -126,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
     transcribing.add_argument("--prompt", default="", help="text that is shown to the decoder before the first words")
     transcribing.add_argument("--hotwords", metavar="A,B", help="words that are shown to it before every window")
+    transcribing.add_argument(
+        "--vad", choices=CHOICES, default=AUTO, help="hear speech alone; auto: of audio over 30 s (default: auto)"
+    )
     _add_window_flag(transcribing, "the artifact's own")
     for writer in ("json", "srt", "vtt", "words"):
         transcribing.add_argument(f"--{writer}", dest="forms", action="append_const", const=writer)
@@ -352,6 +356,7 @@ def _transcribe(options: argparse.Namespace) -> None:
         forms=options.forms or ["plain"],
         output_dir=options.output_dir,
         window=options.window,
+        vad=options.vad,
         raw=raw_audio(options.raw, STANDARD_INPUT in options.audio, options.rate, options.channels),
     )
 

@@ -8,15 +8,18 @@ from typing import Iterator, Sequence
 
 from leanear.benchmarks.device.classify import WAV_SUFFIXES
 from leanear.benchmarks.transcript_files import STANDARD_INPUT, is_several, recordings_of, write_transcripts
-from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.errors import BadInput
 from leanear.runtimes.pipe_reader import read_standard_input
 from leanear.runtimes.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.prompts import read_prompts
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
-from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, transcribe
+from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model
+from leanear.runtimes.speech_only import AUTO, Voice, transcribe_spoken
+from leanear.runtimes.voice_graph import detectors
 
 
 def transcribe_recordings(
@@ -30,12 +33,13 @@ def transcribe_recordings(
     output_dir: Path | None = None,
     window: str | None = None,
     raw: RawAudio | None = None,
+    vad: str = AUTO,
 ) -> None:
     """Print or write the transcripts of WAV files of any length, of folders of them, or of standard input.
 
     forms: names of `leanear.runtimes.speech.subtitles.WRITERS`; output_dir: where transcripts are written, None: they are printed,
     each segment as soon as its window is decoded. window: "full", "auto" or seconds, None: the artifact's own.
-    raw: what standard input is, None: WAV.
+    raw: what standard input is, None: WAV. vad: one of `leanear.runtimes.speech_only.CHOICES`.
 
     Raises:
         BadInput: a file or the artifact is not usable, or the model cannot do what the options say.
@@ -49,17 +53,26 @@ def transcribe_recordings(
     read_prompts(model.vocabulary, model.tokens, options)
     session = require_runtime(runtime, session_options).load(artifact, session_options)
 
+    voice = Voice(vad, detectors(lambda: _voice_graph(artifact), runtime), is_live=piped is not None)
+
     def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
         if piped is not None:
-            yield from transcribe(session, model, PipedAudio(piped, artifact.sample_rate_hz, raw), options, tally)
+            stream = PipedAudio(piped, artifact.sample_rate_hz, raw)
+            yield from transcribe_spoken(session, model, stream, options, voice, tally)
             return
         with Recording(audio, artifact.sample_rate_hz) as recording:
-            yield from transcribe(session, model, recording, options, tally)
+            yield from transcribe_spoken(session, model, recording, options, voice, tally)
 
     try:
         write_transcripts(recordings, heard, forms, _say, several=is_several(given))
     finally:
         session.close()
+
+
+def _voice_graph(artifact: Artifact) -> Path:
+    if artifact.voice_graph is None:
+        raise BadInput(f"--vad: {artifact.folder} has no voice activity model; export it again")
+    return artifact.voice_graph
 
 
 def _say(line: str) -> None:

@@ -27,6 +27,7 @@ and why:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, Protocol, Sequence
 
 import numpy as np
@@ -55,7 +56,8 @@ QUIET_S = 0.4
 class Waveform(Protocol):
     """Mono audio, float32 in [-1, 1], at the model's sample rate: an array, or something that reads a file.
 
-    Slices are asked for in order: none starts before an earlier one did. The last ones are shorter.
+    Slices are asked for in order: none starts before an earlier one did. The last ones are shorter, and so may be one
+    before a pause; an empty one is the end.
     """
 
     def __getitem__(self, span: slice, /) -> np.ndarray:
@@ -66,7 +68,7 @@ class Waveform(Protocol):
 class SpeechModel:
     """What decoding needs to know of a model beside its session.
 
-    windows: which it hears audio in, None: the full one.
+    windows: which it hears audio in, None: the full one. voice_graph: the voice activity model that came along.
     """
 
     vocabulary: Vocabulary
@@ -74,6 +76,7 @@ class SpeechModel:
     sample_rate_hz: int
     window_samples: int
     windows: EncoderWindows | None = None
+    voice_graph: Path | None = None
 
     @property
     def step_samples(self) -> int:
@@ -86,18 +89,27 @@ class SpeechModel:
         return self.windows or full_window(self.window_samples)
 
 
+@dataclass(frozen=True)
+class VoiceKept:
+    """How much audio there was, and how much of it was kept because somebody speaks."""
+
+    audio_s: float
+    speech_s: float
+
+
 @dataclass
 class Tally:
     """What transcribing took, counted as it goes on.
 
     windows: that were decoded; short: of them, in a window shorter than the full one; second_tries: how many of those
     were heard again in full, by the reason ("cap", "loop", "short": see `leanear.runtimes.speech.short_windows`; "unlikely": the
-    tokens were).
+    tokens were). voice: what was left out because nobody speaks, None: nothing was.
     """
 
     windows: int = 0
     short: int = 0
     second_tries: dict[str, int] = field(default_factory=dict)
+    voice: VoiceKept | None = None
 
     @property
     def heard_again(self) -> int:
@@ -106,11 +118,16 @@ class Tally:
 
     @property
     def sentence(self) -> str:
-        """How many second tries there were, and why; "" of none."""
-        if not self.second_tries:
-            return ""
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
-        return f"{self.heard_again} of {self.short} short windows were heard again in full ({reasons})"
+        """How much was kept as speech, how many second tries there were, and why; "" of neither."""
+        parts = []
+        if self.voice is not None:
+            audio_s, speech_s = self.voice.audio_s, self.voice.speech_s
+            share = f" ({100 * speech_s / audio_s:.0f} %)" if audio_s else ""
+            parts.append(f"speech in {speech_s:.1f} of {audio_s:.1f} s{share}, the rest was not transcribed (--vad)")
+        if self.second_tries:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
+            parts.append(f"{self.heard_again} of {self.short} short windows were heard again in full ({reasons})")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -162,7 +179,7 @@ def read_speech_model(artifact: Artifact, window: str | None = None) -> SpeechMo
         raise BadInput(f"{path}: {len(vocabulary)} tokens, but the decoder knows {size}")
     tokens = speech_tokens(manifest["decoding"])
     windows = artifact_windows(artifact, window)
-    return SpeechModel(vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows)
+    return SpeechModel(vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows, artifact.voice_graph)
 
 
 def transcribe(

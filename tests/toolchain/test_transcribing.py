@@ -156,6 +156,23 @@ def test_a_folder_is_written_file_by_file(capsys, checkpoint, tmp_path):
     assert (tmp_path / "out" / "one.srt").read_text(encoding="utf-8") == one
 
 
+def test_what_nobody_says_is_left_out_of_long_audio_and_told(capsys, checkpoint, artifact, tmp_path):
+    soundfile.write(tmp_path / "long.wav", sounds(31.0), RATE_HZ)  # tones, and nobody speaks
+    base = (tmp_path / "long.wav", "--threads", 1, "--temperatures", 0)
+    for model in (checkpoint, artifact):
+        for runtime in ("onnxruntime", "openvino"):
+            flags = ("--model", model, "--runtime", runtime)
+            status, out, err = command(capsys, *base, *flags)
+            assert (status, out) == (0, "")
+            assert err == "speech in 0.0 of 31.0 s (0 %), the rest was not transcribed (--vad)\n"
+    kept = json.loads(command(capsys, *base, "--model", artifact, "--json")[1])["voice_activity"]
+    assert kept == {"audio_s": 31.0, "speech_s": 0.0}
+    status, out, err = command(capsys, *base, "--model", artifact, "--vad", "off", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["voice_activity"] is None
+    assert json.loads(out)["segments"]
+
+
 def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_folder):
     soundfile.write(tmp_path / "clip.wav", sounds(1.0), RATE_HZ)
     clip = tmp_path / "clip.wav"

@@ -44,6 +44,7 @@ from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.prompts import hotwords_of
 from leanear.runtimes.speech.decoding import TASKS
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, check_window_choice
+from leanear.runtimes.speech_only import AUTO, CHOICES
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Data
@@ -1066,6 +1067,13 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
 @click.option("--prompt", default="", help="Text that the decoder is shown as if it had been said before.")
 @click.option("--hotwords", metavar="A,B", help="Names and rare words that it is shown before every window.")
+@click.option(
+    "--vad",
+    type=click.Choice(CHOICES),
+    default=AUTO,
+    show_default=True,
+    help="Hear the stretches with speech alone; auto: of audio over 30 s. How much that is, is always said.",
+)
 @window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
 @click.option("--srt", is_flag=True, help="SubRip subtitles.")
@@ -1094,6 +1102,7 @@ def transcribe(
     no_timestamps: bool,
     condition: bool,
     hotwords: str | None,
+    vad: str,
     window: str | None,
     temperatures: str,
     as_json: bool,
@@ -1141,7 +1150,7 @@ def transcribe(
     )
     piped = None if reader is None else Piped(reader, raw_format)
     opened = functools.partial(speech_listener, model, runtime, precision, threads, window, options)
-    transcribe_files(audio, forms, opened, options, narrator, out=out, output_dir=output_dir, piped=piped)
+    transcribe_files(audio, forms, opened, options, narrator, out=out, output_dir=output_dir, piped=piped, vad=vad)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from leanear.data.audio import SUFFIXES, check_audio_file
 from leanear.data.audio_stream import AudioStream
 from leanear.data.dataset import SPEECH_TASK
 from leanear.evaluate.speech_evaluation import Transcriber, open_transcriber
+from leanear.export.voice import packaged_voice_graph
 from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
 from leanear.progress import Narrator, Report, quiet
@@ -22,7 +23,9 @@ from leanear.runtimes.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.prompts import read_prompts
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
-from leanear.runtimes.speech.long_audio import Segment, Tally, transcribe
+from leanear.runtimes.speech.long_audio import Segment, Tally
+from leanear.runtimes.speech_only import AUTO, Voice, transcribe_spoken
+from leanear.runtimes.voice_graph import detectors
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ def transcribe_file(
     precision: str | None,
     threads: int,
     window: str | None = None,
+    vad: str = AUTO,
     tally: Tally | None = None,
     report: Report = quiet,
 ) -> Iterator[Segment]:
@@ -72,31 +76,38 @@ def transcribe_file(
 
     model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
     `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.
-    window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; tally: is added to.
+    window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; vad: one of
+    `leanear.runtimes.speech_only.CHOICES`; tally: is added to.
 
     Raises:
         LeanearError: the audio, the model or the runtime is not usable, or the model cannot do what the options say.
     """
     check_audio_file(audio)
     with speech_listener(model, runtime, precision, threads, window, options) as transcriber:
-        yield from segments_of(audio, transcriber, options, tally or Tally(), report)
+        yield from segments_of(audio, transcriber, options, voice_of(transcriber, vad), tally or Tally(), report)
+
+
+def voice_of(transcriber: Transcriber, vad: str, is_live: bool = False) -> Voice:
+    """What tells speech from other sounds: the model that came along with an artifact, else the installed package's."""
+    graph = transcriber.model.voice_graph
+    return Voice(vad, detectors(lambda: graph or packaged_voice_graph(), transcriber.runtime), is_live)
 
 
 def segments_of(
-    audio: Path | Piped, transcriber: Transcriber, options: DecodeOptions, tally: Tally, report: Report
+    audio: Path | Piped, transcriber: Transcriber, options: DecodeOptions, voice: Voice, tally: Tally, report: Report
 ) -> Iterator[Segment]:
     """The segments of one file, or of a pipe, by a model that is loaded already."""
 
     def heard(seconds: float, share: float | None = None) -> None:
         report(f"{duration(seconds)} of audio", share)
 
-    rate_hz = transcriber.model.sample_rate_hz
+    session, model = transcriber.session, transcriber.model
     if isinstance(audio, Piped):
-        stream = PipedAudio(audio.reader, rate_hz, audio.raw, progress=heard)
-        yield from transcribe(transcriber.session, transcriber.model, stream, options, tally)
+        stream = PipedAudio(audio.reader, model.sample_rate_hz, audio.raw, progress=heard)
+        yield from transcribe_spoken(session, model, stream, options, voice, tally)
         return
-    with AudioStream(audio, rate_hz, progress=heard) as file:
-        yield from transcribe(transcriber.session, transcriber.model, file, options, tally)
+    with AudioStream(audio, model.sample_rate_hz, progress=heard) as file:
+        yield from transcribe_spoken(session, model, file, options, voice, tally)
 
 
 def transcribe_files(
@@ -109,12 +120,14 @@ def transcribe_files(
     out: Path | None = None,
     output_dir: Path | None = None,
     piped: Piped | None = None,
+    vad: str = AUTO,
 ) -> None:
     """Print or write the transcripts of files, and of the audio files in folders, or of a pipe.
 
     forms: names of `leanear.runtimes.speech.subtitles.WRITERS`. opened: loads the model, see `speech_listener`, when it is known that
     there is something to hear. out: the file of the one transcript; output_dir: the folder of all; None: they are
     printed, each segment as soon as its window is decoded. piped: what STANDARD_INPUT stands for.
+    vad: one of `leanear.runtimes.speech_only.CHOICES`.
 
     Raises:
         LeanearError: as `transcribe_file`, or the transcripts have no place that is theirs alone.
@@ -126,10 +139,11 @@ def transcribe_files(
     if out is not None:
         recordings = [Recorded(recordings[0].audio, {forms[0]: out})]
     with narrator.whole("loading the model"), opened() as transcriber:
+        voice = voice_of(transcriber, vad, is_live=piped is not None)
 
         def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
             named = audio.name if piped is None else "standard input"
             with narrator.whole(f"transcribing {named}") as report:
-                yield from segments_of(piped or audio, transcriber, options, tally, report)
+                yield from segments_of(piped or audio, transcriber, options, voice, tally, report)
 
         write_transcripts(recordings, heard, forms, narrator.say, several=several)
