@@ -36,7 +36,8 @@ def main() -> int:
     talk = np.concatenate([read_waveform(path, RATE_HZ) for path in files])
     pcm = (np.clip(talk, -1, 1) * 32767).astype("<i2").tobytes()
     first_words(pcm, options)
-    long_talk(pcm, options)
+    if options.minutes:
+        long_talk(pcm, options)
     return 0
 
 
@@ -46,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--window", default="auto")
     parser.add_argument("--vad", default="off")
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the long talk; 0: none")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
