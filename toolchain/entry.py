@@ -16,9 +16,11 @@ def main() -> None:
 
     sys.path.pop(0)
     leave_current_folder()
+    from leanear.runtimes.pipe_reader import widen_standard_input
     from leanear.runtimes.process.interrupts import run_interruptibly
     from leanear.runtimes.process.streams import take_any_text
 
+    widen_standard_input()
     take_any_text()
     sys.exit(run_interruptibly(_run))
 

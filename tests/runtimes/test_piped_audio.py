@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from leanear.runtimes.pipe_reader import PipeReader
 from leanear.runtimes.piped_audio import PipedAudio, RawAudio, raw_audio
 
 RATE_HZ = 16_000
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def noise(seconds: float, rate_hz: int = RATE_HZ, channels: int = 1) -> np.ndarray:
@@ -172,3 +176,16 @@ def test_what_raw_audio_cannot_be_is_refused(flags, complaint):
         raw_audio(*flags)
     assert raw_audio(True, True, None, None) == RawAudio(16_000, 1)
     assert raw_audio(False, False, None, None) is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a pipe be widened")
+def test_a_pipe_holds_half_a_minute_before_anybody_reads():
+    fcntl = pytest.importorskip("fcntl")
+    program = "from leanear.runtimes.pipe_reader import widen_standard_input; widen_standard_input(); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, cwd=ROOT) as process:
+        deadline = time.monotonic() + 60
+        while fcntl.fcntl(process.stdin.fileno(), 1032) < 30 * 2 * RATE_HZ:  # F_GETPIPE_SZ
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.stdin.write(b"\n")
+    assert subprocess.run([sys.executable, "-c", program], stdin=subprocess.DEVNULL, cwd=ROOT).returncode == 1
