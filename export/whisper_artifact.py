@@ -11,10 +11,10 @@ import numpy as np
 
 from leanear.export.macs import count_whisper_macs
 from leanear.export.onnx.graph import graph_facts
-from leanear.export.voice import write_voice_graph
 from leanear.export.whisper.golden_speech import collect_golden_speech
 from leanear.export.whisper.graph import FRAMES_PER_POSITION, cache_sizes, export_whisper, observe_encoder
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
+from leanear.export.whisper.voice import write_voice_graph
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
@@ -54,7 +54,7 @@ def write_whisper_artifact(
     window: str = FULL,
     left_in_float32: Collection[str] = (),
 ) -> None:
-    """Write all files of the artifact into `folder`; the arguments are those of `leanear.export.artifact.export_artifact`.
+    """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
 
     Raises:
         BadInput: no golden clip, an empty one, a vocabulary of another size, or a model that cannot be exported.

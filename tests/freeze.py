@@ -2,8 +2,8 @@
 
     python -m tests.freeze OUT.txt
 
-One line per thing: the text of every `--help`, and for both demos the plan, the slim checkpoint and the ONNX artifacts, made
-from nothing on one thread. Times, paths and versions are no part of it.
+One line per thing: the text of every `--help`, and for both demos the plan, the slim checkpoint and the ONNX artifacts,
+made from nothing on one thread. Times, paths and versions are no part of it.
 """
 
 from __future__ import annotations

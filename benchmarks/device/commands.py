@@ -1,4 +1,4 @@
-"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime, without the workstation's libraries."""
+"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime alone."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.summary import Interval, accuracy_change, speed_up, summarise_latency, wilson_interval
 from leanear.benchmarks.tag_analysis import logits_of, truth_of
 from leanear.benchmarks.tagging import MEAN_AP, TagQuality, tag_change, tag_quality
-from leanear.benchmarks.transcript_files import STANDARD_INPUT
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
+from leanear.runtimes.audio.piped_audio import raw_audio
 from leanear.runtimes.choose import MODULES, choose_runtime
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput, LeanearError
-from leanear.runtimes.piped_audio import raw_audio
 from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
-from leanear.runtimes.prompts import hotwords_of
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
-from leanear.runtimes.speech_only import AUTO, CHOICES
+from leanear.runtimes.speech.prompts import hotwords_of
 from leanear.runtimes.tasks import TAGGING_TASK
+from leanear.runtimes.voice.speech_only import AUTO, CHOICES
 
 
 def main(arguments: list[str] | None = None) -> int:

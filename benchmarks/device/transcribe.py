@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Iterator, Sequence
 
 from leanear.benchmarks.device.classify import WAV_SUFFIXES
-from leanear.benchmarks.transcript_files import STANDARD_INPUT, is_several, recordings_of, write_transcripts
+from leanear.benchmarks.device.transcript_files import is_several, recordings_of, write_transcripts
 from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
+from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.pipe_reader import read_standard_input
-from leanear.runtimes.piped_audio import PipedAudio, RawAudio
-from leanear.runtimes.prompts import read_prompts
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model
-from leanear.runtimes.speech_only import AUTO, Voice, transcribe_spoken
-from leanear.runtimes.voice_graph import detectors
+from leanear.runtimes.speech.prompts import read_prompts
+from leanear.runtimes.voice.graph import detectors
+from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
 
 
 def transcribe_recordings(
@@ -37,9 +37,9 @@ def transcribe_recordings(
 ) -> None:
     """Print or write the transcripts of WAV files of any length, of folders of them, or of standard input.
 
-    forms: names of `leanear.runtimes.speech.subtitles.WRITERS`; output_dir: where transcripts are written, None: they are printed,
+    forms: names of `subtitles.WRITERS`; output_dir: where transcripts are written, None: they are printed,
     each segment as soon as its window is decoded. window: "full", "auto" or seconds, None: the artifact's own.
-    raw: what standard input is, None: WAV. vad: one of `leanear.runtimes.speech_only.CHOICES`.
+    raw: what standard input is, None: WAV. vad: one of `speech_only.CHOICES`.
 
     Raises:
         BadInput: a file or the artifact is not usable, or the model cannot do what the options say.

@@ -1,6 +1,6 @@
 """What voice activity detection and hot words are worth: word errors of speech with pauses, and rare words recalled.
 
-    python -m leanear.benchmarks.peers.whisper_voice vad ARTIFACT --data DATA --noises FOLDER [--seed 0] [--pauses 2,inf]
+    python -m leanear.benchmarks.peers.whisper_voice vad ARTIFACT --data DATA --noises FOLDER [--seed 0]
     python -m leanear.benchmarks.peers.whisper_voice hotwords ARTIFACT --data DATA
 
 ARTIFACT is a Whisper's for ONNX Runtime; DATA has test/ with transcripts, and train/ for `hotwords`, whose rare words
@@ -24,7 +24,7 @@ import numpy as np
 from leanear.data.audio import read_waveform
 from leanear.data.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
 from leanear.data.word_errors import Normaliser, choose_normaliser, count_word_errors
-from leanear.export.voice import packaged_voice_graph
+from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.families.tasks import read_spellings
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
@@ -34,11 +34,11 @@ from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precisi
 from leanear.runtimes.speech import decoding
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import SpeechModel, Tally, read_speech_model, transcribe
+from leanear.runtimes.speech.text_tokens import text_tokens
 from leanear.runtimes.speech.token_rules import SpeechTokens, TokenRules
-from leanear.runtimes.speech_only import SpeechOnly
-from leanear.runtimes.speech_stretches import VoiceRules
-from leanear.runtimes.text_tokens import text_tokens
-from leanear.runtimes.voice_graph import VoiceGraph, load_voice_graph
+from leanear.runtimes.voice.graph import VoiceGraph, load_voice_graph
+from leanear.runtimes.voice.speech_only import SpeechOnly
+from leanear.runtimes.voice.stretches import VoiceRules
 
 RATE_HZ = 16_000
 GAP_S = (3.0, 15.0)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.export.voice import packaged_voice_graph
+from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import Tally
-from leanear.runtimes.speech_only import SpeechOnly, Voice, transcribe_spoken
-from leanear.runtimes.speech_stretches import SpeechStretches, VoiceRules
-from leanear.runtimes.voice_graph import FRAME_SAMPLES, RATE_HZ, VoiceGraph, detectors, load_voice_graph
+from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ, VoiceGraph, detectors, load_voice_graph
+from leanear.runtimes.voice.speech_only import SpeechOnly, Voice, transcribe_spoken
+from leanear.runtimes.voice.stretches import SpeechStretches, VoiceRules
 from tests.runtimes.speech_sessions import at_time, model_with, scripted
 
 CLIPS = Path(__file__).resolve().parents[2] / "toolchain" / "demo" / "whisper" / "clips"

@@ -21,15 +21,14 @@ from leanear.benchmarks.formatting import NO_RATE_INTERVAL
 from leanear.benchmarks.report.headline import headline_rows
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
-from leanear.benchmarks.transcript_files import STANDARD_INPUT
 from leanear.cli.compare import compare
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
+from leanear.runtimes.audio.piped_audio import raw_audio
 from leanear.runtimes.errors import BadInput, GateMissed, LeanearError
-from leanear.runtimes.pipe_reader import read_standard_input
-from leanear.runtimes.piped_audio import raw_audio
 from leanear.runtimes.process.interrupts import (
     INTERRUPTED,
     TERMINATED,
@@ -41,10 +40,10 @@ from leanear.runtimes.process.interrupts import (
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.notes import no_notes
 from leanear.runtimes.process.pipes import leave_closed_pipe
-from leanear.runtimes.prompts import hotwords_of
 from leanear.runtimes.speech.decoding import TASKS
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, check_window_choice
-from leanear.runtimes.speech_only import AUTO, CHOICES
+from leanear.runtimes.speech.prompts import hotwords_of
+from leanear.runtimes.voice.speech_only import AUTO, CHOICES
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Data

@@ -7,25 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leanear.benchmarks.device.transcript_files import Recorded, is_several, recordings_of, write_transcripts
 from leanear.benchmarks.formatting import duration
-from leanear.benchmarks.transcript_files import Recorded, is_several, recordings_of, write_transcripts
 from leanear.data.audio import SUFFIXES, check_audio_file
 from leanear.data.audio_stream import AudioStream
 from leanear.data.dataset import SPEECH_TASK
 from leanear.evaluate.speech_evaluation import Transcriber, open_transcriber
-from leanear.export.voice import packaged_voice_graph
+from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
 from leanear.progress import Narrator, Report, quiet
+from leanear.runtimes.audio.pipe_reader import PipeReader
+from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.pipe_reader import PipeReader
-from leanear.runtimes.piped_audio import PipedAudio, RawAudio
-from leanear.runtimes.prompts import read_prompts
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.long_audio import Segment, Tally
-from leanear.runtimes.speech_only import AUTO, Voice, transcribe_spoken
-from leanear.runtimes.voice_graph import detectors
+from leanear.runtimes.speech.prompts import read_prompts
+from leanear.runtimes.voice.graph import detectors
+from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def transcribe_file(
     model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
     `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.
     window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; vad: one of
-    `leanear.runtimes.speech_only.CHOICES`; tally: is added to.
+    `speech_only.CHOICES`; tally: is added to.
 
     Raises:
         LeanearError: the audio, the model or the runtime is not usable, or the model cannot do what the options say.
@@ -124,10 +124,10 @@ def transcribe_files(
 ) -> None:
     """Print or write the transcripts of files, and of the audio files in folders, or of a pipe.
 
-    forms: names of `leanear.runtimes.speech.subtitles.WRITERS`. opened: loads the model, see `speech_listener`, when it is known that
+    forms: names of `subtitles.WRITERS`. opened: loads the model, see `speech_listener`, when it is known that
     there is something to hear. out: the file of the one transcript; output_dir: the folder of all; None: they are
     printed, each segment as soon as its window is decoded. piped: what STANDARD_INPUT stands for.
-    vad: one of `leanear.runtimes.speech_only.CHOICES`.
+    vad: one of `speech_only.CHOICES`.
 
     Raises:
         LeanearError: as `transcribe_file`, or the transcripts have no place that is theirs alone.

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import sys
 import threading
+from pathlib import Path
 
 from leanear.runtimes.errors import BadInput
 
-NAME = "standard input"
+NAME, STANDARD_INPUT = "standard input", Path("-")
 BLOCK_BYTES = 2**14
 MOST_BLOCKS = 256  # 4 MB: two minutes of 16-bit audio at 16 kHz
-SET_PIPE_SIZE, PIPE_BYTES = 1031, 2**20  # Linux's F_SETPIPE_SZ, and the most that it gives everybody
 
 
 class PipeReader:
@@ -73,14 +72,3 @@ def read_standard_input() -> PipeReader:
         return PipeReader(sys.stdin.fileno())
     except (AttributeError, OSError, ValueError):
         raise BadInput(f"{NAME}: there is none") from None
-
-
-def widen_standard_input() -> None:
-    """Let a pipe hold what comes while a program is still starting: Linux gives it 2 s of audio, if nobody asks.
-
-    Nothing where standard input is no pipe, or the system has no such wish.
-    """
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import fcntl
-
-        fcntl.fcntl(0, SET_PIPE_SIZE, PIPE_BYTES)

@@ -10,7 +10,7 @@ from typing import Any
 
 from leanear.runtimes.errors import RuntimeUnavailable
 from leanear.runtimes.files import sha256_file
-from leanear.runtimes.voice_graph import RATE_HZ
+from leanear.runtimes.voice.graph import RATE_HZ
 
 PACKAGE, PACKAGED_FILE, VOICE_FILE = "silero_vad", "silero_vad_16k_sequence.onnx", "voice.onnx"
 

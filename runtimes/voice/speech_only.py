@@ -15,8 +15,8 @@ from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import Segment, SpeechModel, Tally, VoiceKept, Waveform, transcribe
-from leanear.runtimes.speech_stretches import SpeechStretches, VoiceRules
-from leanear.runtimes.voice_graph import FRAME_SAMPLES, RATE_HZ, Detector
+from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ, Detector
+from leanear.runtimes.voice.stretches import SpeechStretches, VoiceRules
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
@@ -44,7 +44,7 @@ class Voice:
 
 
 class SpeechOnly:
-    """The speech in a waveform of RATE_HZ, as `leanear.runtimes.speech.long_audio.Waveform`.
+    """The speech in a waveform of RATE_HZ, as `long_audio.Waveform`.
 
     A slice ends at its end, or where a pause longer than `pause_s` was. kept: how much of the audio so far is in it.
     """
@@ -138,7 +138,7 @@ def transcribe_spoken(
     voice: Voice,
     tally: Tally,
 ) -> Iterator[Segment]:
-    """As `leanear.runtimes.speech.long_audio.transcribe`, of what is spoken alone where `voice` says so; the tally says what that is.
+    """As `long_audio.transcribe`, of what is spoken alone where `voice` says so; the tally says what that is.
 
     Raises:
         LeanearError: as there, or speech was to be told from other sounds and cannot be.

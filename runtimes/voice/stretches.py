@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Iterable
 
-from leanear.runtimes.voice_graph import FRAME_SAMPLES, RATE_HZ
+from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ
 
 FRAME_S = FRAME_SAMPLES / RATE_HZ
 

@@ -9,6 +9,7 @@ from typing import Callable
 import numpy as np
 
 from leanear.runtimes.audio.formats import check_sample_rate, format_name
+from leanear.runtimes.audio.pipe_reader import NAME, PipeReader
 from leanear.runtimes.audio.recordings import (
     PCM,
     SampleFormat,
@@ -19,7 +20,6 @@ from leanear.runtimes.audio.recordings import (
 )
 from leanear.runtimes.audio.wav_layout import CHUNK_HEADER_BYTES, is_placeholder
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.pipe_reader import NAME, PipeReader
 from leanear.runtimes.process.notes import Note, note
 from leanear.runtimes.process.signal_watch import SignalWatch
 
@@ -46,9 +46,9 @@ class RawAudio:
 
 
 class PipedAudio:
-    """Audio from a pipe, as `leanear.runtimes.speech.long_audio.Waveform`: a slice is float32 (samples,) at the rate asked.
+    """Audio from a pipe, as `long_audio.Waveform`: a slice is float32 (samples,) at the rate asked.
 
-    Channels are averaged, another rate is changed piece by piece as `leanear.runtimes.audio.recordings.Recording` does. A slice is
+    Channels are averaged, another rate is changed piece by piece as `recordings.Recording` does. A slice is
     waited for until it has come or the pipe is closed; none may start before an earlier one did. A WAV header's length
     that is no number yet, as recorders write it, is not believed. progress: called with the seconds before a slice.
 

@@ -7,9 +7,9 @@ from typing import Sequence
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.text_tokens import text_tokens
 from leanear.runtimes.speech.token_rules import SpeechTokens
 from leanear.runtimes.speech.vocabulary import Vocabulary
-from leanear.runtimes.text_tokens import text_tokens
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Callable, Iterator, Mapping, Sequence
 
 from leanear.benchmarks.device.classify import clips_in
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
 from leanear.runtimes.speech.long_audio import Segment, Tally
 from leanear.runtimes.speech.subtitles import WRITERS
 
 ENDINGS = {"plain": "txt", "words": "txt", "json": "json", "srt": "srt", "vtt": "vtt"}
-STANDARD_INPUT = Path("-")
 
 Heard = Callable[[Path, Tally], Iterator[Segment]]
 """Gives the segments of a recording as they are found, and adds to the tally."""
