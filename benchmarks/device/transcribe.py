@@ -14,6 +14,7 @@ from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model
@@ -58,7 +59,8 @@ def transcribe_recordings(
     def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
         if piped is not None:
             stream = PipedAudio(piped, artifact.sample_rate_hz, raw)
-            yield from transcribe_spoken(session, model, stream, options, voice, tally)
+            with recorder_ends_first(_say):
+                yield from transcribe_spoken(session, model, stream, options, voice, tally)
             return
         with Recording(audio, artifact.sample_rate_hz) as recording:
             yield from transcribe_spoken(session, model, recording, options, voice, tally)

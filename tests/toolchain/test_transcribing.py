@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from leanear.benchmarks.device.commands import main as device_main
 from leanear.cli.commands import run
 from leanear.data.audio_stream import AudioStream
 from leanear.evaluate.speech_evaluation import open_transcriber
@@ -167,6 +168,8 @@ def test_what_nobody_says_is_left_out_of_long_audio_and_told(capsys, checkpoint,
             assert err == "speech in 0.0 of 31.0 s (0 %), the rest was not transcribed (--vad)\n"
     kept = json.loads(command(capsys, *base, "--model", artifact, "--json")[1])["voice_activity"]
     assert kept == {"audio_s": 31.0, "speech_s": 0.0}
+    assert device_main(["transcribe", str(artifact), str(tmp_path / "long.wav"), "--runtime", "openvino"]) == 0
+    assert capsys.readouterr() == ("", err)
     status, out, err = command(capsys, *base, "--model", artifact, "--vad", "off", "--json")
     assert (status, err) == (0, "")
     assert json.loads(out)["voice_activity"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -78,9 +79,14 @@ def test_a_pipe_into_a_device_is_written_too(capsys, artifact, tmp_path, pipe_in
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def listening(artifact):
+    command = (sys.executable, "-m", "leanear.benchmarks", "transcribe", str(artifact), "-", "--runtime", "null")
+    flags = ("--words", "--no-timestamps", "--vad", "off")
+    return subprocess.Popen((*command, *flags), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
 def test_words_come_while_the_pipe_is_open(artifact):
-    command = (sys.executable, "-m", "benchmarks", "transcribe", str(artifact), "-", "--runtime", "null", "--words")
-    with subprocess.Popen((*command, "--no-timestamps"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with listening(artifact) as process:
         content = wav(WORDS, "FLOAT")
         process.stdin.write(content[: len(content) // 2])
         process.stdin.flush()
@@ -90,6 +96,26 @@ def test_words_come_while_the_pipe_is_open(artifact):
         rest = process.stdout.read()
     assert (process.returncode, first) == (0, b"the cat sat\n")
     assert rest == b"a dog ran\nlights off seven\n"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_first_ctrl_c_is_the_recorders(artifact, times):
+    with listening(artifact) as process:
+        content = wav(WORDS, "FLOAT")
+        process.stdin.write(content[: len(content) // 2])
+        process.stdin.flush()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.readline()
+        if times == 2:
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 130
+        else:
+            process.stdin.write(content[len(content) // 2 :])  # what the recorder still wrote
+            process.stdin.close()
+            assert process.stdout.read() == b"a dog ran\nlights off seven\n"
+    assert said == b"hearing what was recorded; ctrl-C again leaves it\n"
+    assert process.returncode == (130 if times == 2 else 0)
 
 
 def test_bad_pipes_are_one_line(capsys, checkpoint, pipe_in):

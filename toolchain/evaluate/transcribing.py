@@ -20,6 +20,8 @@ from leanear.progress import Narrator, Report, quiet
 from leanear.runtimes.audio.pipe_reader import PipeReader
 from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.interrupts import recorder_ends_first
+from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.long_audio import Segment, Tally
@@ -104,7 +106,8 @@ def segments_of(
     session, model = transcriber.session, transcriber.model
     if isinstance(audio, Piped):
         stream = PipedAudio(audio.reader, model.sample_rate_hz, audio.raw, progress=heard)
-        yield from transcribe_spoken(session, model, stream, options, voice, tally)
+        with recorder_ends_first(note):
+            yield from transcribe_spoken(session, model, stream, options, voice, tally)
         return
     with AudioStream(audio, model.sample_rate_hz, progress=heard) as file:
         yield from transcribe_spoken(session, model, file, options, voice, tally)
