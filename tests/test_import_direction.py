@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TOPS = ("runtimes", "export", "calibration", "benchmarks")  # leanear.X lies in X, everything else in toolchain
-# A room is a folder of files; "" is the top of the package. The two doors are rooms of their own.
+# A room is a folder of files; "" is the top of the package. The doors are rooms of their own.
 ROOMS = {
     "runtimes": "",
     "runtimes.process": "",
@@ -50,6 +50,7 @@ ROOMS = {
     "studies.demo": "calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families prune "
     "recover reference runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice studies targets",
+    "api": " benchmarks benchmarks.report deploy evaluate families prune recover runtimes runtimes.speech targets",
     "entry": "cli runtimes.process",
 }
 

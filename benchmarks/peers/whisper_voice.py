@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from leanear.data.audio import read_waveform
-from leanear.data.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
+from leanear.data.dataset import column_for, read_examples_for, read_splits
 from leanear.data.word_errors import Normaliser, choose_normaliser, count_word_errors
 from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.families.tasks import read_spellings
@@ -36,6 +36,7 @@ from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import SpeechModel, Tally, read_speech_model, transcribe
 from leanear.runtimes.speech.text_tokens import text_tokens
 from leanear.runtimes.speech.token_rules import SpeechTokens, TokenRules
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import VoiceGraph, load_voice_graph
 from leanear.runtimes.voice.speech_only import SpeechOnly
 from leanear.runtimes.voice.stretches import VoiceRules

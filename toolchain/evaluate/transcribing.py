@@ -11,7 +11,6 @@ from leanear.benchmarks.device.transcript_files import Recorded, is_several, rec
 from leanear.benchmarks.formatting import duration
 from leanear.data.audio import SUFFIXES, check_audio_file
 from leanear.data.audio_stream import AudioStream
-from leanear.data.dataset import SPEECH_TASK
 from leanear.evaluate.speech_evaluation import Transcriber, open_transcriber
 from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.families.checkpoint import checkpoint_folder
@@ -26,6 +25,7 @@ from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.long_audio import Segment, Tally
 from leanear.runtimes.speech.prompts import read_prompts
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import detectors
 from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
 
