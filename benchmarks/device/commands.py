@@ -33,6 +33,7 @@ from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
+from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
 from leanear.runtimes.speech.prompts import hotwords_of
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
@@ -130,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
         "--vad", choices=CHOICES, default=AUTO, help="hear speech alone; auto: of audio over 30 s (default: auto)"
     )
     _add_window_flag(transcribing, "the artifact's own")
+    transcribing.add_argument("--word-timestamps", action="store_true", help="each word has times of its own")
+    transcribing.add_argument("--max-line-width", type=int, help="letters of a line of subtitles, cut between words")
+    transcribing.add_argument("--max-line-count", type=int, help="lines of a subtitle of such lines (default: 2)")
     for writer in ("json", "srt", "vtt", "words"):
         transcribing.add_argument(f"--{writer}", dest="forms", action="append_const", const=writer)
     transcribing.add_argument(
@@ -345,6 +349,8 @@ def _transcribe(options: argparse.Namespace) -> None:
         prompt=options.prompt,
         hotwords=hotwords_of(options.hotwords),
     )
+    forms = options.forms or ["plain"]
+    lines = chosen_lines(forms, options.word_timestamps, options.max_line_width, options.max_line_count)
     session = SessionOptions(threads=options.threads, precision=options.precision)
     transcribe_recordings(
         options.artifact,
@@ -352,10 +358,12 @@ def _transcribe(options: argparse.Namespace) -> None:
         options.runtime,
         session,
         decoding,
-        forms=options.forms or ["plain"],
+        forms=forms,
         output_dir=options.output_dir,
         window=options.window,
         vad=options.vad,
+        word_timestamps=options.word_timestamps,
+        lines=lines,
         raw=raw_audio(options.raw, STANDARD_INPUT in options.audio, options.rate, options.channels),
     )
 

@@ -16,8 +16,9 @@ from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
-from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model
+from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, require_word_times
 from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.voice.graph import detectors
 from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
@@ -35,12 +36,15 @@ def transcribe_recordings(
     window: str | None = None,
     raw: RawAudio | None = None,
     vad: str = AUTO,
+    word_timestamps: bool = False,
+    lines: Lines | None = None,
 ) -> None:
     """Print or write the transcripts of WAV files of any length, of folders of them, or of standard input.
 
     forms: names of `subtitles.WRITERS`; output_dir: where transcripts are written, None: they are printed,
     each segment as soon as its window is decoded. window: "full", "auto" or seconds, None: the artifact's own.
     raw: what standard input is, None: WAV. vad: one of `speech_only.CHOICES`.
+    word_timestamps: each segment has its words with times; lines: of subtitles that are cut between them.
 
     Raises:
         BadInput: a file or the artifact is not usable, or the model cannot do what the options say.
@@ -52,6 +56,8 @@ def transcribe_recordings(
     model = read_speech_model(artifact, window)
     check_options(model.tokens, options)
     read_prompts(model.vocabulary, model.tokens, options)
+    if word_timestamps:
+        require_word_times(model, folder)
     session = require_runtime(runtime, session_options).load(artifact, session_options)
 
     voice = Voice(vad, detectors(lambda: _voice_graph(artifact), runtime), is_live=piped is not None)
@@ -60,13 +66,13 @@ def transcribe_recordings(
         if piped is not None:
             stream = PipedAudio(piped, artifact.sample_rate_hz, raw)
             with recorder_ends_first(_say):
-                yield from transcribe_spoken(session, model, stream, options, voice, tally)
+                yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
             return
         with Recording(audio, artifact.sample_rate_hz) as recording:
-            yield from transcribe_spoken(session, model, recording, options, voice, tally)
+            yield from transcribe_spoken(session, model, recording, options, voice, tally, word_timestamps)
 
     try:
-        write_transcripts(recordings, heard, forms, _say, several=is_several(given))
+        write_transcripts(recordings, heard, forms, _say, lines, several=is_several(given))
     finally:
         session.close()
 

@@ -11,6 +11,7 @@ from leanear.benchmarks.device.classify import clips_in
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
+from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.long_audio import Segment, Tally
 from leanear.runtimes.speech.subtitles import WRITERS
 
@@ -80,12 +81,18 @@ def is_several(given: Sequence[Path]) -> bool:
 
 
 def write_transcripts(
-    recordings: Sequence[Recorded], heard: Heard, forms: Sequence[str], say: Say, *, several: bool
+    recordings: Sequence[Recorded],
+    heard: Heard,
+    forms: Sequence[str],
+    say: Say,
+    lines: Lines | None = None,
+    *,
+    several: bool,
 ) -> None:
     """Write or print the transcript of each recording, one after the other.
 
     forms: names of WRITERS; what is printed is in the first. say: takes what the tallies count, where transcripts
-    were written and, of several recordings, which one is not usable.
+    were written and, of several recordings, which one is not usable. lines: of subtitles.
 
     Raises:
         BadInput: the one recording is not usable; or, after all of several, how many of them were not.
@@ -96,9 +103,9 @@ def write_transcripts(
         try:
             segments = heard(recorded.audio, tally)
             if recorded.outputs:
-                _write(list(segments), recorded.outputs, tally)
+                _write(list(segments), recorded.outputs, tally, lines)
             else:
-                _print(segments, forms[0], tally, recorded.audio if several else None)
+                _print(segments, forms[0], tally, lines, recorded.audio if several else None)
         except BadInput as error:
             if not several:
                 raise
@@ -113,14 +120,14 @@ def write_transcripts(
         raise BadInput(f"{refused} of {len(recordings)} recordings were not transcribed")
 
 
-def _print(segments: Iterator[Segment], form: str, tally: Tally, name: Path | None) -> None:
+def _print(segments: Iterator[Segment], form: str, tally: Tally, lines: Lines | None, name: Path | None) -> None:
     if name is not None:
         sys.stdout.write(f"{name}\n")
-    for piece in WRITERS[form](segments, tally):
+    for piece in WRITERS[form](segments, tally, lines):
         sys.stdout.write(piece)
         sys.stdout.flush()
 
 
-def _write(segments: Sequence[Segment], outputs: Mapping[str, Path], tally: Tally) -> None:
+def _write(segments: Sequence[Segment], outputs: Mapping[str, Path], tally: Tally, lines: Lines | None) -> None:
     for form, path in outputs.items():
-        write_text(path, "".join(WRITERS[form](segments, tally)))
+        write_text(path, "".join(WRITERS[form](segments, tally, lines)))

@@ -35,6 +35,7 @@ import numpy as np
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.alignment import Alignment, read_alignment
 from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, check_options, chosen_language, decode_window
 from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows, full_window
 from leanear.runtimes.speech.prompts import read_prompts
@@ -42,6 +43,8 @@ from leanear.runtimes.speech.repeats import SUSPECT_LOOP_TOKENS, compression_rat
 from leanear.runtimes.speech.short_windows import most_tokens, why_heard_again
 from leanear.runtimes.speech.token_rules import SpeechTokens, speech_tokens
 from leanear.runtimes.speech.vocabulary import Vocabulary, read_vocabulary
+from leanear.runtimes.speech.word_times import with_word_times
+from leanear.runtimes.speech.words import Word
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
@@ -69,7 +72,8 @@ class Waveform(Protocol):
 class SpeechModel:
     """What decoding needs to know of a model beside its session.
 
-    windows: which it hears audio in, None: the full one. voice_graph: the voice activity model that came along.
+    windows: which it hears audio in, None: the full one; alignment: the heads that word times are taken from, None:
+    its graphs do not give what they look at; voice_graph: the voice activity model that came along.
     """
 
     vocabulary: Vocabulary
@@ -77,6 +81,7 @@ class SpeechModel:
     sample_rate_hz: int
     window_samples: int
     windows: EncoderWindows | None = None
+    alignment: Alignment | None = None
     voice_graph: Path | None = None
 
     @property
@@ -133,7 +138,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech: its times in the audio, its text, and how the window that it is from was decoded."""
+    """A stretch of speech: its times in the audio, its text, and how the window that it is from was decoded.
+
+    words: with times of their own, which together are the text; None where they were not asked for.
+    """
 
     start_s: float
     end_s: float
@@ -144,6 +152,7 @@ class Segment:
     no_speech_probability: float | None
     compression_ratio: float
     language: str | None = None
+    words: tuple[Word, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +189,19 @@ def read_speech_model(artifact: Artifact, window: str | None = None) -> SpeechMo
         raise BadInput(f"{path}: {len(vocabulary)} tokens, but the decoder knows {size}")
     tokens = speech_tokens(manifest["decoding"])
     windows = artifact_windows(artifact, window)
-    return SpeechModel(vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows, artifact.voice_graph)
+    alignment = read_alignment(manifest["alignment"]) if "alignment" in manifest else None
+    return SpeechModel(
+        vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows, alignment, artifact.voice_graph
+    )
+
+
+def require_word_times(model: SpeechModel, folder: object) -> None:
+    """Raises BadInput, with the remedy, where the artifact in `folder` has no word times to give."""
+    if model.alignment is None:
+        raise BadInput(
+            f"--word-timestamps: the graphs of {folder} do not give their attention; export its checkpoint again with"
+            " leanear export CHECKPOINT --word-timestamps --out FOLDER"
+        )
 
 
 def transcribe(
@@ -189,15 +210,18 @@ def transcribe(
     waveform: Waveform,
     options: DecodeOptions,
     tally: Tally | None = None,
+    words: bool = False,
 ) -> Iterator[Segment]:
-    """The segments of `waveform` that have text, each as soon as its window is decoded. tally: is added to.
+    """The segments of `waveform` that have text, each as soon as its window is decoded.
+
+    tally: is added to; words: give each segment its words with times, for which the model has to have an alignment.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
     model = read_speech_model(model) if isinstance(model, Artifact) else model
     check_options(model.tokens, options)
-    for window in transcribe_windows(session, model, waveform, options, tally):
+    for window in transcribe_windows(session, model, waveform, options, tally, words):
         yield from (segment for segment in window.segments if segment.text.strip())
 
 
@@ -207,8 +231,9 @@ def transcribe_windows(
     waveform: Waveform,
     options: DecodeOptions,
     tally: Tally | None = None,
+    words: bool = False,
 ) -> Iterator[Window]:
-    """The windows of `waveform`, in order; the next always starts later. tally: is added to.
+    """The windows of `waveform`, in order; the next always starts later. tally, words: see `transcribe`.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
@@ -244,6 +269,8 @@ def transcribe_windows(
             if window.segments and language is None:
                 language = decoded.language
             before = _said_before(before, window, last, options, tokens)
+            if words:
+                window = with_word_times(session, model, window, last, options)
         yield window
         start, last = start + window.advance, window
 

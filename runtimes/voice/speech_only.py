@@ -15,6 +15,7 @@ from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import Segment, SpeechModel, Tally, VoiceKept, Waveform, transcribe
+from leanear.runtimes.speech.words import Word
 from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ, Detector
 from leanear.runtimes.voice.stretches import SpeechStretches, VoiceRules
 
@@ -137,6 +138,7 @@ def transcribe_spoken(
     options: DecodeOptions,
     voice: Voice,
     tally: Tally,
+    words: bool = False,
 ) -> Iterator[Segment]:
     """As `long_audio.transcribe`, of what is spoken alone where `voice` says so; the tally says what that is.
 
@@ -145,20 +147,31 @@ def transcribe_spoken(
     """
     detector = _detector(model, waveform, voice)
     if detector is None:
-        yield from transcribe(session, model, waveform, options, tally)
+        yield from transcribe(session, model, waveform, options, tally, words)
         return
     speech = SpeechOnly(waveform, detector)
-    for segment in transcribe(session, model, speech, options, tally):
+    for segment in transcribe(session, model, speech, options, tally, words):
         tally.voice = speech.kept
         yield _moved(segment, speech)
     tally.voice = speech.kept
 
 
 def _moved(segment: Segment, speech: SpeechOnly) -> Segment:
-    """The segment with the times that it has in the whole audio."""
-    start = speech.original(round(segment.start_s * RATE_HZ))
-    end = speech.original(round(segment.end_s * RATE_HZ), is_end=True)
-    return replace(segment, start_s=start / RATE_HZ, end_s=max(start, end) / RATE_HZ)
+    """The segment, and its words, with the times that they have in the whole audio."""
+    words = segment.words
+    if words is not None:
+        words = tuple(
+            replace(word, start_s=start, end_s=end) for word in words for start, end in [_times(word, speech)]
+        )
+    start_s, end_s = _times(segment, speech)
+    return replace(segment, start_s=start_s, end_s=end_s, words=words)
+
+
+def _times(timed: Segment | Word, speech: SpeechOnly) -> tuple[float, float]:
+    """Seconds in the whole audio of the beginning and the end."""
+    start = speech.original(round(timed.start_s * RATE_HZ))
+    end = speech.original(round(timed.end_s * RATE_HZ), is_end=True)
+    return start / RATE_HZ, max(start, end) / RATE_HZ
 
 
 def _detector(model: SpeechModel, waveform: Waveform, voice: Voice) -> Detector | None:

@@ -12,9 +12,10 @@ import soundfile
 from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.speech.decoding import DecodeOptions
-from leanear.runtimes.speech.long_audio import Tally
+from leanear.runtimes.speech.long_audio import Segment, Tally
+from leanear.runtimes.speech.words import Word
 from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ, VoiceGraph, detectors, load_voice_graph
-from leanear.runtimes.voice.speech_only import SpeechOnly, Voice, transcribe_spoken
+from leanear.runtimes.voice.speech_only import SpeechOnly, Voice, _moved, transcribe_spoken
 from leanear.runtimes.voice.stretches import SpeechStretches, VoiceRules
 from tests.runtimes.speech_sessions import at_time, model_with, scripted
 
@@ -194,6 +195,19 @@ def test_times_are_those_of_the_whole_recording():
     assert tally.voice.audio_s == len(TWO) / RATE_HZ
     assert tally.voice.speech_s == pytest.approx((70 + 4 * VoiceRules().around) * 0.032)
     assert tally.sentence.startswith(f"speech in {tally.voice.speech_s:.1f} of 44.8 s (")
+
+
+def test_words_have_the_times_of_the_whole_recording_too():
+    speech = SpeechOnly(TWO, Loud())
+    slices(speech, RATE_HZ)
+    around_s, frame_s = VoiceRules().around * 0.032, 0.032
+    first_s = (40 + 2 * VoiceRules().around) * frame_s  # of the first stretch, so long is it
+    words = (Word(" a", 0.1, first_s, 1.0), Word(" b", first_s, first_s + 0.5, 1.0))
+    moved = _moved(Segment(0.1, first_s + 0.5, " a b", (), 0.0, 0.0, None, 1.0, words=words), speech)
+    behind_s, second_s = 140 * frame_s + around_s, 1_200 * frame_s - around_s
+    assert (moved.start_s, moved.end_s) == pytest.approx((100 * frame_s - around_s + 0.1, second_s + 0.5))
+    assert (moved.words[0].end_s, moved.words[1].start_s) == pytest.approx((behind_s, second_s))
+    assert [word.text for word in moved.words] == [" a", " b"]
 
 
 def test_auto_is_for_long_audio_and_for_what_comes_while_it_is_heard():

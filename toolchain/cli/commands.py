@@ -22,6 +22,7 @@ from leanear.benchmarks.report.headline import headline_rows
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
 from leanear.cli.compare import compare
+from leanear.cli.version import version_option
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import DEMO_MODEL
@@ -64,7 +65,7 @@ GOALS = ("sparsity", "macs", "latency_ms", "speedup", "max_drop")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="leanear", message="%(version)s")
+@version_option
 def cli() -> None:
     """Prune the attention of an audio transformer (AST, Whisper), export it smaller, measure it, and report.
 
@@ -406,6 +407,7 @@ recipe_options = _options(
     help="Fail where the gate is missed, in place of the next slower precision.",
 )
 @window_option(f"{DEFAULT_WINDOW}; the dense model beside it, and all that is for TensorRT, has the full window")
+@click.option("--word-timestamps", is_flag=True, help="Of a Whisper: the slim model can be asked for word timestamps.")
 @data_option
 @asked_option
 @goal_options
@@ -485,6 +487,7 @@ def deploy(
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         window=flags["window"],
+        word_timestamps=flags["word_timestamps"],
         command=_command(),
         narrator=narrator,
     )
@@ -750,6 +753,7 @@ def explore(
     "tensorrt, products in half precision.",
 )
 @window_option(f"{DEFAULT_WINDOW}; full for --form tensorrt")
+@click.option("--word-timestamps", is_flag=True, help="Of a Whisper: its decoder gives what word times are taken from.")
 @data_option
 @asked_option
 @seed_option
@@ -765,6 +769,7 @@ def export(
     asked: Asked,
     seed: int,
     window: str | None,
+    word_timestamps: bool,
 ) -> None:
     """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
 
@@ -789,6 +794,7 @@ def export(
         precision=precision,
         asked=asked,
         window=window,
+        word_timestamps=word_timestamps,
     )
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
@@ -1074,6 +1080,9 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     help="Hear the stretches with speech alone; auto: of audio over 30 s. How much that is, is always said.",
 )
 @window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
+@click.option("--word-timestamps", is_flag=True, help="Each word has times of its own.")
+@click.option("--max-line-width", type=int, help="Letters of a line of subtitles, which is cut between words.")
+@click.option("--max-line-count", type=int, help="Lines of a subtitle of such lines.  [default: 2]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
 @click.option("--srt", is_flag=True, help="SubRip subtitles.")
 @click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
@@ -1104,6 +1113,9 @@ def transcribe(
     vad: str,
     window: str | None,
     temperatures: str,
+    word_timestamps: bool,
+    max_line_width: int | None,
+    max_line_count: int | None,
     as_json: bool,
     srt: bool,
     vtt: bool,
@@ -1127,6 +1139,7 @@ def transcribe(
     Examples:
       leanear transcribe talk.flac
       leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
+      leanear transcribe talk.flac --word-timestamps --vtt --max-line-width 42
       leanear transcribe talks/ interview.wav --srt --json --output-dir subtitles
       arecord -f S16_LE -r 16000 -c 1 | leanear transcribe -
     """
@@ -1134,10 +1147,12 @@ def transcribe(
     raw_format = raw_audio(raw, is_piped, rate, channels)
     reader = read_standard_input() if is_piped else None
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
+    from leanear.runtimes.speech.cues import chosen_lines
     from leanear.runtimes.speech.decoding import DecodeOptions
 
     wanted = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
     forms = [name for name, is_wanted in wanted.items() if is_wanted] or ["plain"]
+    lines = chosen_lines(forms, word_timestamps, max_line_width, max_line_count)
     options = DecodeOptions(
         timestamps=not no_timestamps,
         condition_on_previous=condition,
@@ -1148,8 +1163,20 @@ def transcribe(
         **flags,
     )
     piped = None if reader is None else Piped(reader, raw_format)
-    opened = functools.partial(speech_listener, model, runtime, precision, threads, window, options)
-    transcribe_files(audio, forms, opened, options, narrator, out=out, output_dir=output_dir, piped=piped, vad=vad)
+    opened = functools.partial(speech_listener, model, runtime, precision, threads, window, options, word_timestamps)
+    transcribe_files(
+        audio,
+        forms,
+        opened,
+        options,
+        narrator,
+        out=out,
+        output_dir=output_dir,
+        piped=piped,
+        vad=vad,
+        word_timestamps=word_timestamps,
+        lines=lines,
+    )
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

@@ -21,9 +21,10 @@ from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.process.notes import note
+from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
-from leanear.runtimes.speech.long_audio import Segment, Tally
+from leanear.runtimes.speech.long_audio import Segment, Tally, require_word_times
 from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import detectors
@@ -40,7 +41,13 @@ class Piped:
 
 @contextlib.contextmanager
 def speech_listener(
-    model: str, runtime: str, precision: str | None, threads: int, window: str | None, options: DecodeOptions
+    model: str,
+    runtime: str,
+    precision: str | None,
+    threads: int,
+    window: str | None,
+    options: DecodeOptions,
+    word_timestamps: bool = False,
 ) -> Iterator[Transcriber]:
     """The model, loaded, until the block ends; arguments as `transcribe_file`.
 
@@ -56,6 +63,11 @@ def speech_listener(
     try:
         check_options(transcriber.model.tokens, options)
         read_prompts(transcriber.model.vocabulary, transcriber.model.tokens, options)
+        alignment = transcriber.model.alignment
+        if word_timestamps and own:
+            require_word_times(transcriber.model, model)
+        if word_timestamps and alignment is not None and alignment.chosen_by == "upper half":
+            note(f"{model}: {alignment.sentence}")
         yield transcriber
     finally:
         transcriber.session.close()
@@ -72,6 +84,7 @@ def transcribe_file(
     window: str | None = None,
     vad: str = AUTO,
     tally: Tally | None = None,
+    word_timestamps: bool = False,
     report: Report = quiet,
 ) -> Iterator[Segment]:
     """The segments of an audio file (WAV, FLAC, OGG, MP3, AIFF; any sample rate, length and number of channels).
@@ -79,14 +92,15 @@ def transcribe_file(
     model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
     `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.
     window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; vad: one of
-    `speech_only.CHOICES`; tally: is added to.
+    `speech_only.CHOICES`; tally: is added to; word_timestamps: each segment has its words with times.
 
     Raises:
         LeanearError: the audio, the model or the runtime is not usable, or the model cannot do what the options say.
     """
     check_audio_file(audio)
-    with speech_listener(model, runtime, precision, threads, window, options) as transcriber:
-        yield from segments_of(audio, transcriber, options, voice_of(transcriber, vad), tally or Tally(), report)
+    with speech_listener(model, runtime, precision, threads, window, options, word_timestamps) as transcriber:
+        voice = voice_of(transcriber, vad)
+        yield from segments_of(audio, transcriber, options, voice, tally or Tally(), report, word_timestamps)
 
 
 def voice_of(transcriber: Transcriber, vad: str, is_live: bool = False) -> Voice:
@@ -96,7 +110,13 @@ def voice_of(transcriber: Transcriber, vad: str, is_live: bool = False) -> Voice
 
 
 def segments_of(
-    audio: Path | Piped, transcriber: Transcriber, options: DecodeOptions, voice: Voice, tally: Tally, report: Report
+    audio: Path | Piped,
+    transcriber: Transcriber,
+    options: DecodeOptions,
+    voice: Voice,
+    tally: Tally,
+    report: Report,
+    word_timestamps: bool = False,
 ) -> Iterator[Segment]:
     """The segments of one file, or of a pipe, by a model that is loaded already."""
 
@@ -107,10 +127,10 @@ def segments_of(
     if isinstance(audio, Piped):
         stream = PipedAudio(audio.reader, model.sample_rate_hz, audio.raw, progress=heard)
         with recorder_ends_first(note):
-            yield from transcribe_spoken(session, model, stream, options, voice, tally)
+            yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
         return
     with AudioStream(audio, model.sample_rate_hz, progress=heard) as file:
-        yield from transcribe_spoken(session, model, file, options, voice, tally)
+        yield from transcribe_spoken(session, model, file, options, voice, tally, word_timestamps)
 
 
 def transcribe_files(
@@ -124,13 +144,15 @@ def transcribe_files(
     output_dir: Path | None = None,
     piped: Piped | None = None,
     vad: str = AUTO,
+    word_timestamps: bool = False,
+    lines: Lines | None = None,
 ) -> None:
     """Print or write the transcripts of files, and of the audio files in folders, or of a pipe.
 
     forms: names of `subtitles.WRITERS`. opened: loads the model, see `speech_listener`, when it is known that
     there is something to hear. out: the file of the one transcript; output_dir: the folder of all; None: they are
     printed, each segment as soon as its window is decoded. piped: what STANDARD_INPUT stands for.
-    vad: one of `speech_only.CHOICES`.
+    vad: one of `speech_only.CHOICES`; word_timestamps, lines: words have times, and subtitles such lines of them.
 
     Raises:
         LeanearError: as `transcribe_file`, or the transcripts have no place that is theirs alone.
@@ -147,6 +169,6 @@ def transcribe_files(
         def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
             named = audio.name if piped is None else "standard input"
             with narrator.whole(f"transcribing {named}") as report:
-                yield from segments_of(piped or audio, transcriber, options, voice, tally, report)
+                yield from segments_of(piped or audio, transcriber, options, voice, tally, report, word_timestamps)
 
-        write_transcripts(recordings, heard, forms, narrator.say, several=several)
+        write_transcripts(recordings, heard, forms, narrator.say, lines, several=several)
