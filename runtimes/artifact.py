@@ -86,6 +86,12 @@ class Artifact:
         return sha256_json({role: [graph["sha256"], graph["data"]] for role, graph in graphs.items()})
 
     @property
+    def voice_graph(self) -> Path | None:
+        """The voice activity model that came along, which older artifacts and classifiers do not have."""
+        voice = self.manifest.get("voice")
+        return None if voice is None else self.folder / str(voice["file"])
+
+    @property
     def graph_bytes(self) -> int:
         """Bytes of all graphs' files."""
         return sum(int(graph["bytes"]) for graph in self.manifest["graphs"].values())
@@ -156,8 +162,8 @@ def _named_files(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
         yield f"graphs.{role}", graph
         if graph["data"] is not None:
             yield f"graphs.{role}.data", graph["data"]
-    for part in ("golden", "vocabulary"):
-        if part in manifest:
+    for part in ("golden", "vocabulary", "voice"):
+        if manifest.get(part) is not None:
             yield part, manifest[part]
 
 
@@ -210,6 +216,8 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     for part in ("vocabulary", "decoding", "cache", "embedding"):
         if not isinstance(manifest[part], dict):
             raise BadInput(f"{path}: {part} is not an object")
+    if not isinstance(manifest.get("voice"), OPTIONAL_DICT):
+        raise BadInput(f"{path}: voice is neither null nor an object")
     shape = manifest["output"].get("shape")
     if not (isinstance(shape, list) and len(shape) == 2 and _is_count(shape[1])):
         raise BadInput(f"{path}: output.shape is {shape!r}, expected ['rows', vocabulary]")
