@@ -18,3 +18,12 @@ def test_the_python_face_is_as_told():
 
 def test_every_command_is_told():
     assert all(f"## leanear {name}\n" in cli_reference() for name in cli.commands)
+
+
+def test_the_version_names_what_is_installed():
+    import onnxruntime
+    from click.testing import CliRunner
+
+    printed = CliRunner().invoke(cli, ["--version"]).output
+    assert printed.startswith("leanear ")
+    assert f"onnxruntime {onnxruntime.__version__}" in printed
