@@ -10,11 +10,14 @@ import torch
 from torch import nn
 
 from leanear.calibration.sites import FeedForwardSite
+from leanear.data.held_out import HeldOut
 from leanear.families import ast
 from leanear.prune import scoring
+from leanear.prune.allocate import Allocation
+from leanear.prune.closed_loop import Corrections, SingleBlocks
 from leanear.prune.job import check_scores_folder
 from leanear.prune.scoring import score_widths
-from leanear.prune.widths import RotatedRecipe
+from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.errors import BadInput
 from leanear.studies.closed_form import RIDGE, ridge_feed_forward
 from leanear.studies.comparing import ComparisonRequest
@@ -97,6 +100,24 @@ def test_a_resumed_run_gives_the_same_scores(tmp_path):
     resumed = score_widths(ast, model, clips(), recipe.scoring, made_from=made_from, state=tmp_path)
     for name, losses in whole.losses.items():
         np.testing.assert_array_equal(losses, resumed.losses[name])
+
+
+def test_each_feed_forward_block_is_measured_alone():
+    """Against models that are cut in this block alone."""
+    model, recipe = make_tiny_ast(), RotatedRecipe(prune="all", chunk=4)
+    scores = score_widths(ast, model, clips(), recipe.scoring, made_from={})
+    dense = tuple(((16, 16), (16, 16)) for _ in ast.attention_sites(model))
+    narrow = {"layers.0.feed_forward": 16, "layers.1.feed_forward": 8}
+    held_out = HeldOut(model, clips(8, 5), ast.logits)
+    slim, _ = cut(ast, model, scores.bases, Allocation(dense, 0.0, 0.0, narrow))
+    blocks = SingleBlocks(ast, model, scores, held_out).measure(Corrections(), Allocation(dense, 0, 0, narrow), slim)
+    measured = {block.name: block for block in blocks if block.name in narrow}
+    assert list(measured) == list(narrow)
+    for name, width in narrow.items():
+        alone, _ = cut(ast, model, scores.bases, Allocation(dense, 0.0, 0.0, {name: width}))
+        assert measured[name].measured == pytest.approx(held_out.kl(alone), rel=1e-3, abs=1e-6)
+        assert measured[name].estimated == pytest.approx(float(scores.losses[name][width]))
+        assert measured[name].measured > 1e-4
 
 
 def test_scores_are_kept_where_nothing_else_is(tmp_path):

@@ -191,18 +191,18 @@ class SingleBlocks:
     def _attention(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> list[BlockLoss]:
         pairs = zip(self._sites, allocation.widths, self._dense, strict=True)
         modules = zip(self._family.attention_sites(self._whole), self._family.attention_sites(slim), strict=True)
-        losses = []
+        nothing, losses = self._nothing, []
         for (site, widths, dense), (wide, narrow) in zip(pairs, modules, strict=True):
             if widths == dense:
                 losses.append(BlockLoss(site.name, 0.0, 0.0))
                 continue
             estimated = corrections.blocks.get(site.name, 1.0) * block_loss(self._losses, site, widths)
             with _in_place_of(self._whole, wide.module, narrow.module):
-                losses.append(BlockLoss(site.name, estimated, self._measured(site.kind)))
+                losses.append(BlockLoss(site.name, estimated, self._measured(site.kind, nothing)))
         return losses
 
     def _feed_forward(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> list[BlockLoss]:
-        losses = []
+        nothing, losses = self._nothing, []
         sites = (self._family.feed_forward_sites(model) for model in (self._whole, slim))
         for wide, narrow in zip(*sites, strict=True) if allocation.feed_forward else ():
             if narrow.width == wide.width:
@@ -213,13 +213,13 @@ class SingleBlocks:
                 _in_place_of(self._whole, wide.first, narrow.first),
                 _in_place_of(self._whole, wide.second, narrow.second),
             ):
-                losses.append(BlockLoss(wide.name, estimated, self._measured(wide.kind)))
+                losses.append(BlockLoss(wide.name, estimated, self._measured(wide.kind, nothing)))
         return losses
 
-    def _measured(self, kind: str) -> float:
-        """What the model as it now is loses, a block of an encoder or a decoder being changed."""
+    def _measured(self, kind: str, nothing: float) -> float:
+        """What the model as it now is loses beyond `nothing`, a block of an encoder or a decoder being changed."""
         clips = self._held_out if kind == "encoder" else self._encoded
-        return max(shards.same(clips.kl(self._whole)) - self._nothing, 0.0)
+        return max(shards.same(clips.kl(self._whole)) - nothing, 0.0)
 
     @functools.cached_property
     def _nothing(self) -> float:
