@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ from leanear.calibration.sites import FeedForwardSite
 
 RIDGE = 1e-3  # of the channels' mean variance
 GRADIENT_SHARE = 0.5  # of the Gram's weight that goes by squared gradients, the rest being the same for every token
-REMOVED_TOGETHER = 16
+REMOVED_TOGETHER = 32
+TRIANGLE_PARTS = 4  # into which a triangular matrix is cut, so that most of its zeros are multiplied with nothing
 CANDIDATES = 2  # times as many of the cheapest channels are looked at one by one, for those that go together
 
 
@@ -176,11 +178,18 @@ def feed_forward_squares(
 
 def _clip_changes(basis: FeedForwardBasis, hidden: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """d (C,), float64, of one clip: hidden (T, C) and gradient (T, D)."""
-    hidden, gradient = hidden.float(), gradient.float()
-    weight_gradient = gradient.mT @ hidden[:, basis.order.to(hidden.device)]
-    weight_gradient -= torch.outer(gradient.sum(dim=0), basis.mean.to(gradient))
-    innovations = basis.innovations.to(gradient)
-    return (basis.output.to(gradient) * (weight_gradient @ innovations.mT)).double().sum(dim=0)
+    gradient = gradient.float()
+    centred = hidden.float()[:, basis.order.to(hidden.device)] - basis.mean.to(gradient)
+    output, innovations = basis.output.to(gradient), basis.innovations.to(gradient)
+    if len(centred) < len(output):  # the sum over tokens comes last where they are fewer than outputs
+        return ((gradient @ output) * _by_transposed_lower(centred, innovations)).double().sum(dim=0)
+    return (output * _by_transposed_lower(gradient.mT @ centred, innovations)).double().sum(dim=0)
+
+
+def _by_transposed_lower(rows: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+    """rows (N, C) times the transpose of a lower triangular matrix (C, C)."""
+    edges = [len(lower) * number // TRIANGLE_PARTS for number in range(TRIANGLE_PARTS + 1)]
+    return torch.cat([rows[:, :end] @ lower[begin:end, :end].mT for begin, end in pairwise(edges)], dim=1)
 
 
 def feed_forward_losses(squares: torch.Tensor, clips: int, targets_per_clip: float) -> np.ndarray:
