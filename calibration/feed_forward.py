@@ -34,7 +34,8 @@ from leanear.calibration.sites import FeedForwardSite
 
 RIDGE = 1e-3  # of the channels' mean variance
 GRADIENT_SHARE = 0.5  # of the Gram's weight that goes by squared gradients, the rest being the same for every token
-REMOVED_TOGETHER = 32
+REMOVED_TOGETHER = 16
+STILL_THERE = 0.8  # of the channels in a matrix: below, it is made smaller
 TRIANGLE_PARTS = 4  # into which a triangular matrix is cut, so that most of its zeros are multiplied with nothing
 CANDIDATES = 2  # times as many of the cheapest channels are looked at one by one, for those that go together
 
@@ -129,23 +130,25 @@ def elimination_order(covariance: torch.Tensor, felt: torch.Tensor) -> torch.Ten
     the others are fitted anew costs |felt_j|^2 / (C^-1)_jj, felt being that of the fit before; both are then updated.
     """
     inverse, felt = torch.linalg.inv(covariance), felt.clone()
-    alive, removed = torch.arange(len(covariance)), []
-    while len(alive):
-        gone = _cheapest(inverse, felt, min(REMOVED_TOGETHER, len(alive)))
-        removed += alive[gone].tolist()
-        stays = torch.ones(len(alive), dtype=torch.bool)
-        stays[gone] = False
-        fitted = torch.linalg.solve(inverse[gone][:, gone], inverse[gone][:, stays])
-        felt = felt[:, stays] - felt[:, gone] @ fitted
-        inverse = inverse[stays][:, stays] - inverse[stays][:, gone] @ fitted
-        alive = alive[stays]
+    channels, there = torch.arange(len(covariance)), torch.ones(len(covariance), dtype=torch.bool)
+    removed: list[int] = []
+    while there.any():
+        gone = _cheapest(inverse, felt, there, min(REMOVED_TOGETHER, int(there.sum())))
+        removed += channels[gone].tolist()
+        there[gone] = False
+        fitted = torch.linalg.solve(inverse[gone][:, gone], inverse[gone])
+        felt -= felt[:, gone] @ fitted
+        inverse.addmm_(inverse[:, gone], fitted, alpha=-1.0)
+        if int(there.sum()) < STILL_THERE * len(there):  # what is gone is not carried along for long
+            inverse, felt, channels = inverse[there][:, there], felt[:, there], channels[there]
+            there = there[there]
     return torch.tensor(removed[::-1])
 
 
-def _cheapest(inverse: torch.Tensor, felt: torch.Tensor, count: int) -> torch.Tensor:
-    """The numbers of so many channels that go together, one after the other, the cheapest first."""
-    costs = felt.square().sum(dim=0) / inverse.diagonal()
-    among = costs.topk(min(CANDIDATES * count, len(costs)), largest=False).indices
+def _cheapest(inverse: torch.Tensor, felt: torch.Tensor, there: torch.Tensor, count: int) -> torch.Tensor:
+    """The numbers of so many channels, of those that are there, that go one after the other, the cheapest first."""
+    costs = torch.where(there, felt.square().sum(dim=0) / inverse.diagonal(), torch.inf)
+    among = costs.topk(min(CANDIDATES * count, int(there.sum())), largest=False).indices
     inverse, felt = inverse[among][:, among].clone(), felt[:, among].clone()
     picked: list[int] = []
     for _ in range(count):
