@@ -48,7 +48,7 @@ DECODING_KEYS = {
 }
 # Of artifacts that were made before there were these: no word behind the timestamps, and transcribing.
 LATER_DECODING_KEYS = {"timestamp_end": OPTIONAL_INT, "default_task": str}
-ALIGNMENT_CHOSEN_BY = ("generation_config", "measurement", "upper half")
+ALIGNMENT_CHOSEN_BY = ("generation_config", "upper half")
 ALIGNMENT_KEYS = {"heads": list, "chosen_by": str, "lost": int, "filter_positions": int, "moved": (float, type(None))}
 SPEECH_ARRAYS = ("prompt", "tokens", "columns", "log_sums")
 CACHE_TENSORS = ("self_key", "self_value", "cross_key", "cross_value")
