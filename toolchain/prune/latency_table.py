@@ -10,30 +10,32 @@ Dimension letters: T tokens, D model width, H heads, K per-head query/key width,
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from leanear.ast_timing import export_ast_to_time
 from leanear.benchmarks.measure.processes import absolute, part_of, run_fresh
 from leanear.benchmarks.measure.rounds import quiet_samples
 from leanear.benchmarks.sensors.device import device_facts
-from leanear.export.ast.graph import export_ast, patch_size, token_count
+from leanear.export.ast.graph import patch_size, token_count
 from leanear.export.blocks import EXPORTER, KINDS, export_blocks, exported_groups
-from leanear.export.onnx.attention import VECTOR_COLUMNS, read_widths
+from leanear.export.onnx.attention import VECTOR_COLUMNS, HeadGroup, read_widths
 from leanear.families.ast import AstCheckpoint
+from leanear.parts_fit import fit_nonnegative
 from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import read_json, sha256_json, write_json
 from leanear.runtimes.process.kept_work import remember_kept
-from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.sessions import SessionOptions, graph_precision
+from leanear.table_values import checked_number, checked_numbers, checked_site, checked_whole
 from leanear.targets.target import Target
 
 TABLE_SCHEMA = "leanear-latency-table-1"
@@ -110,6 +112,45 @@ class ModelTiming:
     upper_quartile_ms: float
 
 
+class HasHeads(Protocol):
+    """Dimensions of a model whose attention blocks are alike."""
+
+    @property
+    def heads(self) -> int: ...
+
+    @property
+    def head_width(self) -> int: ...
+
+
+class Table(Protocol):
+    """What a latency table of either family tells of attention blocks of some kind."""
+
+    @property
+    def others_share(self) -> float: ...
+
+    @property
+    def rest_ms(self) -> float: ...
+
+    @property
+    def site_kinds(self) -> tuple[str, ...]: ...
+
+    @property
+    def dense_site(self) -> tuple[tuple[int, int], ...]: ...
+
+    @property
+    def head_width(self) -> int: ...
+
+    def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]: ...
+
+    def block_ms(self, kind: str) -> float: ...
+
+    def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float: ...
+
+    def site_ms(self, kind: str, widths: Widths) -> float: ...
+
+    def model_ms(self, sites: Sequence[Widths]) -> float: ...
+
+
 @dataclass(frozen=True)
 class LatencyTable:
     """Milliseconds of attention blocks on one device, runtime, precision and number of threads.
@@ -128,15 +169,28 @@ class LatencyTable:
     others_share: float
     key: dict[str, Any]
 
+    @property
+    def site_kinds(self) -> tuple[str, ...]:
+        """The kind of every layer's attention block."""
+        return tuple(site_kind(layer, self.geometry.layers) for layer in range(self.geometry.layers))
+
+    @property
+    def dense_site(self) -> tuple[tuple[int, int], ...]:
+        """(K, V) of every head of a dense block."""
+        return ((self.geometry.head_width,) * 2,) * self.geometry.heads
+
+    @property
+    def head_width(self) -> int:
+        """K and V of a dense head."""
+        return self.geometry.head_width
+
+    def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]:
+        """The groups in which the exporter computes heads of these widths."""
+        return exported_groups(kind, widths, self.geometry.tokens, self.geometry.model_width, self.graph_form)
+
     def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float:
         """What one head of these widths adds to a block whose heads are all in one group."""
-        group = exported_groups(
-            kind,
-            [(query_key_width, value_output_width)],
-            self.geometry.tokens,
-            self.geometry.model_width,
-            self.graph_form,
-        )[0]
+        group = self.groups(kind, [(query_key_width, value_output_width)])[0]
         return _group_ms(self.parts[kind], 1, group.query_key_width, group.value_output_width)
 
     def block_ms(self, kind: str) -> float:
@@ -173,11 +227,12 @@ def _group_ms(parts: Parts, heads: int, query_key_width: int, value_output_width
         parts.head_ms
         + parts.query_key_ms * query_key_width
         + parts.value_output_ms * value_output_width
-        + parts.vector_ms * _whole_vectors(value_output_width)
+        + parts.vector_ms * whole_vectors(value_output_width)
     )
 
 
-def _whole_vectors(width: int) -> int:
+def whole_vectors(width: int) -> int:
+    """A width filled up to whole vectors."""
     return -(-width // VECTOR_COLUMNS) * VECTOR_COLUMNS
 
 
@@ -195,28 +250,14 @@ def _features(kind: str, widths: Widths, geometry: Geometry, form: str) -> dict[
         "value_output_ms": value_output,
         "vector_ms": 0
         if kind == "last"
-        else sum(len(group.heads) * _whole_vectors(group.value_output_width) for group in groups),
+        else sum(len(group.heads) * whole_vectors(group.value_output_width) for group in groups),
     }
 
 
 def fit_parts(kind: str, timed: Sequence[tuple[Widths, float]], geometry: Geometry, form: str) -> Parts:
     """The parts, none of them negative, whose sums are nearest to timed blocks: least squares of relative errors."""
     rows = [_features(kind, widths, geometry, form) for widths, _ in timed]
-    names = list(rows[0])
-    milliseconds = np.array([ms for _, ms in timed])
-    matrix = np.array([[row[name] for name in names] for row in rows], dtype=np.float64) / milliseconds[:, None]
-    used = [column for column in range(len(names)) if matrix[:, column].any()]
-    while True:
-        scale = np.abs(matrix[:, used]).max(axis=0)
-        solution = np.linalg.lstsq(matrix[:, used] / scale, np.ones(len(timed)), rcond=None)[0] / scale
-        if (solution >= 0).all():
-            break
-        # A cost below zero is noise: the part that is furthest below, by its share of a block, is not there.
-        used.remove(used[int(np.argmin(solution * scale))])
-    found = dict.fromkeys(names, 0.0) | {
-        names[column]: float(value) for column, value in zip(used, solution, strict=True)
-    }
-    return Parts(**found)
+    return Parts(**fit_nonnegative(rows, [milliseconds for _, milliseconds in timed]))
 
 
 def candidate_widths(target: Target, head_width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -228,21 +269,19 @@ def candidate_widths(target: Target, head_width: int) -> tuple[tuple[int, ...], 
     return multiples(target.query_key_multiple), multiples(target.value_output_multiple)
 
 
-def tie_widths(table: LatencyTable, kind: str, widths: Widths) -> list[tuple[int, int]]:
+def tie_widths(table: Table, kind: str, widths: Widths) -> list[tuple[int, int]]:
     """Widths at least as large in every head, whose block costs no more: what the exporter fills with zeros is kept.
 
     Of the groups that the exporter makes and of one group of all heads the faster is taken, as the table has it; then
     value widths grow to the whole vector where that is free. No width exceeds the dense head's.
     """
-    geometry = table.geometry
-    limit = geometry.head_width
-    filled = list(widths)
-    for group in exported_groups(kind, widths, geometry.tokens, geometry.model_width, table.graph_form):
+    limit, filled = table.head_width, list(widths)
+    for group in table.groups(kind, widths):
         for head in group.heads:
             filled[head] = (min(group.query_key_width, limit), min(group.value_output_width, limit))
     most = (max(width for width, _ in filled), max(width for _, width in filled))
     candidates = [filled, [most] * len(filled)]
-    candidates += [[(key, min(_whole_vectors(value), limit)) for key, value in each] for each in candidates]
+    candidates += [[(key, min(whole_vectors(value), limit)) for key, value in each] for each in candidates]
     bound = table.site_ms(kind, widths) * (1 + 1e-9)
     cheap = [each for each in candidates if table.site_ms(kind, each) <= bound] or [list(widths)]
     return max(cheap, key=lambda each: (-round(table.site_ms(kind, each), 6), sum(map(sum, each))))
@@ -296,7 +335,7 @@ def latency_table(
     """
     geometry = read_geometry(checkpoint)
     key = table_key(geometry, target)
-    path = _table_path(key, cache)
+    path = table_path(key, cache)
     if not fresh and path.is_file():
         try:
             return read_table(path, key)
@@ -315,16 +354,17 @@ def kept_table(checkpoint: AstCheckpoint, target: Target, cache: Path | None = N
     """The table that `latency_table` would take from the cache, or None where it would have to time."""
     key = table_key(read_geometry(checkpoint), target)
     try:
-        return read_table(_table_path(key, cache), key)
+        return read_table(table_path(key, cache), key)
     except BadInput:
         return None
 
 
-def _table_path(key: dict[str, Any], cache: Path | None) -> Path:
+def table_path(key: dict[str, Any], cache: Path | None) -> Path:
+    """The file of the table of just this key."""
     return (cache or cache_folder()) / f"{key['runtime']}-{sha256_json(key)[:20]}.json"
 
 
-def table_key(geometry: Geometry, target: Target) -> dict[str, Any]:
+def table_key(geometry: Any, target: Target) -> dict[str, Any]:
     """All that a table depends on; a table is used for nothing else."""
     facts = device_facts()
     return {
@@ -354,10 +394,13 @@ def measure_table(
         for number, (kind, widths) in enumerate(probes):
             report("building blocks", 0.1 * number / len(probes))
             path = Path(name) / f"{number}.onnx"
-            export_blocks(kind, widths, geometry.tokens, geometry.model_width, copies, target.graph_form, path)
+            export_blocks(
+                kind, widths, geometry.tokens, geometry.model_width, copies, target.graph_form, path,
+                graph_precision(target.precision),
+            )  # fmt: skip
             graphs.append({"file": absolute(path), "labels": 1, "samples": geometry.model_width})
         path = Path(name) / "model.onnx"
-        export_ast(checkpoint.model, checkpoint.feature_extractor, path, target.graph_form)
+        export_ast_to_time(checkpoint.model, checkpoint.feature_extractor, path, target)
         graphs.append({"file": absolute(path), "labels": geometry.labels, "samples": geometry.clip_samples})
         samples_ms, others_share = time_in_turn(graphs, target, report)
     block_ms = [np.quantile(samples, [0.25, 0.5, 0.75]) / copies for samples in samples_ms[:-1]]
@@ -428,7 +471,7 @@ def stack_copies(geometry: Geometry) -> int:
     return min(max(FEWEST_COPIES, -(-STACK_MACS // macs)), MOST_COPIES)
 
 
-def probe_widths(kind: str, geometry: Geometry) -> list[list[tuple[int, int]]]:
+def probe_widths(kind: str, geometry: HasHeads) -> list[list[tuple[int, int]]]:
     """Widths of the blocks that are timed: equal ones, fewer heads, several groups and ragged ones, none twice."""
     heads, full = geometry.heads, geometry.head_width
 
@@ -465,7 +508,7 @@ def probe_widths(kind: str, geometry: Geometry) -> list[list[tuple[int, int]]]:
             equal(heads // 2, 4, 4),
             equal(heads // 2, 8, 8) + equal(heads - heads // 2, 2, 2),
             equal(heads // 2, 4, 8) + equal(heads - heads // 2, 4, 2),
-            *(_ragged(geometry, seed) for seed in range(4)),
+            *(ragged_widths(geometry, seed) for seed in range(4)),
         ]
     distinct: list[list[tuple[int, int]]] = []
     for widths in wanted:
@@ -474,7 +517,8 @@ def probe_widths(kind: str, geometry: Geometry) -> list[list[tuple[int, int]]]:
     return distinct
 
 
-def _ragged(geometry: Geometry, seed: int) -> list[tuple[int, int]]:
+def ragged_widths(geometry: HasHeads, seed: int) -> list[tuple[int, int]]:
+    """Drawn widths of all heads, in eighths of the dense ones."""
     generator = np.random.default_rng(seed)
     steps = generator.integers(1, 9, (geometry.heads, 2))
     return [
@@ -509,19 +553,19 @@ def read_table(path: Path, key: dict[str, Any] | None = None) -> LatencyTable:
         raise BadInput(f"{path}: key 'key' is another device, runtime or model than asked for")
     try:
         table = LatencyTable(
-            geometry=Geometry(**{name: _whole(number) for name, number in value["key"]["geometry"].items()}),
+            geometry=Geometry(**{name: checked_whole(number) for name, number in value["key"]["geometry"].items()}),
             graph_form=str(value["key"]["graph_form"]),
-            rest_ms=_number(value["rest_ms"]),
-            parts={kind: Parts(**_all_numbers(value["parts"][kind])) for kind in KINDS},
+            rest_ms=checked_number(value["rest_ms"]),
+            parts={kind: Parts(**checked_numbers(value["parts"][kind])) for kind in KINDS},
             model=ModelTiming(
-                sites=tuple(_read_widths(site) for site in value["model"].pop("sites")),
-                **_all_numbers(value["model"]),
+                sites=tuple(checked_site(site) for site in value["model"].pop("sites")),
+                **checked_numbers(value["model"]),
             ),
             probes=tuple(
-                Probe(kind=probe.pop("kind"), widths=_read_widths(probe.pop("widths")), **_all_numbers(probe))
+                Probe(kind=probe.pop("kind"), widths=checked_site(probe.pop("widths")), **checked_numbers(probe))
                 for probe in value["probes"]
             ),
-            others_share=_number(value["others_share"]),
+            others_share=checked_number(value["others_share"]),
             key=value["key"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -529,26 +573,6 @@ def read_table(path: Path, key: dict[str, Any] | None = None) -> LatencyTable:
     if set(value["parts"]) != set(KINDS) or any(probe.kind not in KINDS for probe in table.probes):
         raise BadInput(f"{path}: a kind of block is not one of {', '.join(KINDS)}")
     return table
-
-
-def _read_widths(site: Any) -> tuple[tuple[int, int], ...]:
-    return tuple((_whole(query_key), _whole(value_output)) for query_key, value_output in site)
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is not a whole number of at least 1")
-    return value
-
-
-def _all_numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"{value!r} is not a number of at least 0")
-    return float(value)
 
 
 def model_sites(checkpoint: AstCheckpoint) -> tuple[tuple[tuple[int, int], ...], ...]:
