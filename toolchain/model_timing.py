@@ -20,7 +20,7 @@ from leanear.speech_timing import (
     export_to_time,
     kept_speech_table,
     speech_table,
-    time_speech_in_turn,
+    time_dense_and_slim,
     work_of,
 )
 from leanear.speech_work import SpeechWork
@@ -110,9 +110,7 @@ class SpeechTiming:
                 export_to_time(self._checkpoint, model, self._target, self._work, Path(folder) / name)
                 for name, model in (("dense", self._checkpoint.model), ("slim", slim))
             ]
-            timed = time_speech_in_turn(models, self._target, self._work, report, share_s)
-        dense_ms, slim_ms = timed.inference_ms
-        return dense_ms, slim_ms
+            return time_dense_and_slim(models, self._target, self._work, report, share_s)
 
     def told(self) -> dict[str, Any]:
         rate_hz = self._checkpoint.feature_extractor.sampling_rate

@@ -14,7 +14,7 @@ import numpy as np
 
 from leanear.benchmarks.inference import STAGES
 from leanear.benchmarks.measure.processes import absolute, part_of, run_fresh
-from leanear.benchmarks.measure.rounds import quiet_samples
+from leanear.benchmarks.measure.rounds import FEWEST_QUIET, QUIET_SHARE
 from leanear.export.whisper.graph import export_whisper, observe_encoder
 from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
@@ -43,9 +43,9 @@ from leanear.table_values import checked_number, checked_numbers, checked_site, 
 from leanear.targets.target import Target
 
 WORKER = "leanear.benchmarks.speech_rounds"
-# A step takes as long as reading all weights does, which in one process is up to a tenth off for the whole of its life
-PROCESSES, ROUNDS, SHARE_S = 4, 3, 15.0
-AT_A_TIME = 4  # models in a process, beside the dense one, by which what slows the machine down meanwhile is told
+PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process
+AT_A_TIME = 4  # models in a process, beside the dense one
+UNDISTURBED = 0.25  # quantile
 TABLE_KEYS = ("key", "rest_ms", "parts", "probes", "others_share")
 BUILDING = 0.15  # of the progress bar
 
@@ -53,16 +53,46 @@ Stages = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Timed:
-    """Milliseconds of every model's stages, medians of its quiet rounds, and what others used of all cores."""
+class Rounds:
+    """Milliseconds of every model's stages, round by round, and what others used of all cores in each of its turns.
 
-    stages_ms: tuple[Stages, ...]
-    others_share: float
+    A step takes as long as reading all weights does. Where other machines share the memory, how fast that is changes
+    by a third within seconds, which nothing here shows. So a model is compared with the first one of the same round,
+    and of the first one's rounds the least disturbed count.
+    """
+
+    stages: tuple[tuple[Stages, ...], ...]
+    others: tuple[tuple[float, ...], ...]
 
     @property
-    def inference_ms(self) -> tuple[float, ...]:
-        """Of every model's whole inference."""
-        return tuple(sum(stages.values()) for stages in self.stages_ms)
+    def others_share(self) -> float:
+        """What others used, the median of all turns."""
+        return statistics.median(share for shares in self.others for share in shares)
+
+    @property
+    def of_first(self) -> list[Stages]:
+        """The first model's rounds, without those that others disturbed where enough remain."""
+        return [self.stages[0][number] for number in self._quiet(0)]
+
+    def ratios(self, model: int) -> list[Stages]:
+        """A model's stages over the first one's of the same round, without rounds that others disturbed."""
+        pairs = [(self.stages[model][number], self.stages[0][number]) for number in self._quiet(model)]
+        return [{stage: slim[stage] / first[stage] for stage in slim} for slim, first in pairs]
+
+    def _quiet(self, model: int) -> list[int]:
+        worst = [max(pair) for pair in zip(self.others[0], self.others[model], strict=True)]
+        quiet = [number for number, share in enumerate(worst) if share <= QUIET_SHARE]
+        return quiet if len(quiet) >= FEWEST_QUIET else list(range(len(worst)))
+
+
+def undisturbed(rounds: Sequence[Stages]) -> Stages:
+    """What each stage takes where nothing slows it down: the lower quartile of its rounds."""
+    return {stage: float(np.quantile([each[stage] for each in rounds], UNDISTURBED)) for stage in rounds[0]}
+
+
+def beside(first: Stages, ratios: Sequence[Stages]) -> Stages:
+    """What a model's stages take where the first one's take this long: the median ratio of the two."""
+    return {stage: first[stage] * statistics.median(each[stage] for each in ratios) for stage in first}
 
 
 def work_of(checkpoint: WhisperCheckpoint, work: SpeechWork) -> SizedWork:
@@ -169,9 +199,9 @@ def time_speech_in_turn(
     target: Target,
     work: SizedWork,
     report: Report = quiet,
-    share_s: float = SHARE_S,
+    share_s: float = PROCESSES * SHARE_S,
     processes: int = PROCESSES,
-) -> Timed:
+) -> Rounds:
     """Every model's stages, from so many processes' rounds, in which all of them take turns.
 
     Raises:
@@ -192,26 +222,31 @@ def time_speech_in_turn(
         "share_s": share_s / processes,
     }
     stages: list[list[Stages]] = [[] for _ in models]
-    shares: list[list[float]] = [[] for _ in models]
+    others: list[list[float]] = [[] for _ in models]
     for number in range(processes):
         told = part_of(report, number / processes, (number + 1) / processes, "timing: ")
         outcome = run_fresh(WORKER, request, told)
         if outcome.answer is None:
             raise MeasurementFailed(f"timing speech models on {target.runtime}: {outcome.reason}")
         for place, of_model in enumerate(outcome.answer["stages_ms"]):
-            stages[place] += of_model
-            shares[place] += outcome.answer["others_share"][place]
-    medians = tuple(_medians(of_model, others) for of_model, others in zip(stages, shares, strict=True))
-    return Timed(medians, statistics.median(share for others in shares for share in others))
+            stages[place] += [_two_stages(each) for each in of_model]
+            others[place] += outcome.answer["others_share"][place]
+    return Rounds(tuple(map(tuple, stages)), tuple(map(tuple, others)))
 
 
-def _medians(rounds: Sequence[Stages], others: list[float]) -> Stages:
-    """Quiet rounds' medians of the encoder and of all steps together, the first token's among them."""
+def time_dense_and_slim(
+    models: Sequence[dict[str, Any]], target: Target, work: SizedWork, report: Report, share_s: float
+) -> tuple[float, float]:
+    """Milliseconds of one inference of two models, the dense one first, which take turns."""
+    rounds = time_speech_in_turn(models, target, work, report, share_s)
+    dense = undisturbed(rounds.of_first)
+    return sum(dense.values()), sum(beside(dense, rounds.ratios(1)).values())
+
+
+def _two_stages(stages: Stages) -> Stages:
+    """The encoder's milliseconds, and those of all steps together, the first token's among them."""
     encoder, *steps = STAGES
-    return {
-        ENCODER_STAGE: statistics.median(quiet_samples([each[encoder] for each in rounds], others)),
-        STEPS_STAGE: statistics.median(quiet_samples([sum(each[step] for step in steps) for each in rounds], others)),
-    }
+    return {ENCODER_STAGE: stages[encoder], STEPS_STAGE: sum(stages[step] for step in steps)}
 
 
 def measure_speech_table(
@@ -240,30 +275,26 @@ def measure_speech_table(
 def _time_beside(
     dense: dict[str, Any], others: Sequence[dict[str, Any]], target: Target, work: SizedWork, report: Report
 ) -> tuple[list[Stages], float]:
-    """The dense model's stages and all others': a few at a time beside the dense one, whose own differences from one
-    process to another are taken out of theirs, every time in other company.
-    """
+    """The dense model's stages and all others': a few at a time beside the dense one, every time in other company."""
     generator = np.random.default_rng(0)
     company = [
         [int(number) for number in order[first : first + AT_A_TIME]]
         for order in (generator.permutation(len(others)) for _ in range(PROCESSES))
         for first in range(0, len(others), AT_A_TIME)
     ]
-    found: list[tuple[list[int], Timed]] = []
+    of_dense: list[Stages] = []
+    ratios: list[list[Stages]] = [[] for _ in others]
+    shares = []
     for place, numbers in enumerate(company):
         report(f"timing, process {place + 1} of {len(company)}", BUILDING + (1 - BUILDING) * place / len(company))
         models = [dense, *(others[number] for number in numbers)]
-        found.append((numbers, time_speech_in_turn(models, target, work, share_s=SHARE_S, processes=1)))
-    typical = {
-        stage: statistics.median(timed.stages_ms[0][stage] for _, timed in found) for stage in found[0][1].stages_ms[0]
-    }
-    ratios: list[dict[str, list[float]]] = [{stage: [] for stage in typical} for _ in others]
-    for numbers, timed in found:
-        for number, stages in zip(numbers, timed.stages_ms[1:], strict=True):
-            for stage, milliseconds in stages.items():
-                ratios[number][stage].append(milliseconds / timed.stages_ms[0][stage])
-    slim = [{stage: typical[stage] * statistics.median(of[stage]) for stage in typical} for of in ratios]
-    return [typical, *slim], statistics.median(timed.others_share for _, timed in found)
+        rounds = time_speech_in_turn(models, target, work, share_s=SHARE_S, processes=1)
+        of_dense += rounds.of_first
+        shares.append(rounds.others_share)
+        for model, number in enumerate(numbers, start=1):
+            ratios[number] += rounds.ratios(model)
+    typical = undisturbed(of_dense)
+    return [typical, *(beside(typical, of_model) for of_model in ratios)], statistics.median(shares)
 
 
 def speech_table(

@@ -25,13 +25,15 @@ from leanear.speech_latency import (
     speech_table_to_json,
 )
 from leanear.speech_timing import (
-    Timed,
+    Rounds,
+    beside,
     kept_speech_table,
     model_of_widths,
     probe_models,
     read_speech_table,
     speech_geometry,
     speech_table,
+    undisturbed,
     work_of,
 )
 from leanear.speech_work import SpeechWork
@@ -187,11 +189,23 @@ def test_the_finished_model_is_exported_and_timed_beside_the_dense_one(checkpoin
 
     def timed(models, target, work, report, share_s):
         seen.update(models=models, precision=target.precision, work=work, share_s=share_s)
-        return Timed(({ENCODER_STAGE: 3.0, STEPS_STAGE: 1.0}, {ENCODER_STAGE: 2.0, STEPS_STAGE: 0.5}), 0.0)
+        return 4.0, 2.5
 
-    monkeypatch.setattr(model_timing, "time_speech_in_turn", timed)
+    monkeypatch.setattr(model_timing, "time_dense_and_slim", timed)
     timing = model_timing.timing_of(checkpoint, CPU, SpeechWork(1.5, 7))
     assert timing.dense_and_slim(checkpoint.model, lambda *_: None, 2.0) == (4.0, 2.5)
     assert (seen["work"].tokens, seen["work"].clip_samples, seen["share_s"]) == (7, 24_000, 2.0)
     assert timing.audio_s == 1.5
     assert timing.told() == {"precision": "fp32", "audio_s": 1.5, "tokens": 7, "window": "full", "window_s": 2.0}
+
+
+def test_a_model_is_compared_with_the_first_one_of_the_same_round():
+    """Memory becomes half as fast for some rounds, which slows both down; others disturb one of the turns."""
+    slow = (1.0, 2.0, 2.0, 1.0, 2.0, 9.0)
+    stages = tuple(tuple({ENCODER_STAGE: ms, STEPS_STAGE: ms * factor} for factor in slow) for ms in (10.0, 6.0))
+    rounds = Rounds(stages, ((0.0,) * 6, (0.0, 0.01, 0.0, 0.02, 0.0, 0.5)))
+    dense = undisturbed(rounds.of_first)
+    assert dense == {ENCODER_STAGE: 10.0, STEPS_STAGE: pytest.approx(12.5)}
+    assert beside(dense, rounds.ratios(1)) == {ENCODER_STAGE: pytest.approx(6.0), STEPS_STAGE: pytest.approx(7.5)}
+    assert len(rounds.ratios(1)) == 5
+    assert rounds.others_share == 0.0

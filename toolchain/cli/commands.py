@@ -969,6 +969,13 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
     show_default=True,
     help="How many clips are kept out of the evaluation where DATA has no split folders.",
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Whisper: so many clips are decoded together, a row each; the words are those of one by one.",
+)
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @narrated
