@@ -29,6 +29,7 @@ from leanear.export.onnx.attention import (
 )
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.layers import add_layernorm, array
+from leanear.export.two_stage_vocabulary import TwoStages, add_two_stage_logits
 from leanear.export.whisper.encoder import POSITIONS, add_mlp, cache_group
 
 Shape = list[int | str]
@@ -54,8 +55,11 @@ class _Step:
     bias: str  # (N, C + N)
 
 
-def add_decoder(graph: Graph, model: Any, form: str, any_window: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-    """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has.
+def add_decoder(
+    graph: Graph, model: Any, form: str, any_window: bool = False, stages: TwoStages | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has; stages:
+    in which the logits are computed, None: all at once.
 
     Inputs: `embedded` (R, N, D), the new tokens' rows of EMBEDDING; `positions` int64 (N,), where they stand; `bias`
     (N, C + N), added to all scores: 0 where a token may look, a large negative number where not; per layer `self_key.I`
@@ -103,7 +107,7 @@ def add_decoder(graph: Graph, model: Any, form: str, any_window: bool = False) -
             Tensor(f"new_key.{number}", ["rows", heads, key, "new"]),
             Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
         ]
-    _add_logits(graph, hidden, model, step)
+    _add_logits(graph, hidden, model, step, stages)
     return inputs, outputs
 
 
@@ -265,7 +269,7 @@ def _add_output(graph: Graph, context: str, attention: Attention, group: HeadGro
     return graph.node("Gemm", [context, weight, bias], f"{name}.output")
 
 
-def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step) -> None:
+def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step, stages: TwoStages | None) -> None:
     """Logits (R, vocabulary) of each row's last token, by the embedding itself where the model has it so."""
     config, decoder = model.config, model.model.decoder
     width = graph.constant("decoder.width", np.array([config.d_model], dtype=np.int64))
@@ -278,7 +282,17 @@ def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step) -> None:
     if not is_tied(model):
         table, shape_of_table = "decoder.output.weight", tuple(model.proj_out.weight.shape)
         graph.weight(table, shape_of_table, lambda: array(model.proj_out.weight))
+    if stages is not None:
+        weight = model.proj_out.weight
+        add_two_stage_logits(graph, normed, table, tuple(weight.shape), lambda: array(weight), stages)
+        return
     graph.node("Gemm", [normed, table], "logits", transB=1)
+
+
+def first_special(model: Any) -> int:
+    """The first token that is no text: the end or the start of a transcript."""
+    ends = model.config.eos_token_id
+    return int(min(model.config.decoder_start_token_id, *(ends if isinstance(ends, list) else [ends])))
 
 
 def is_tied(model: Any) -> bool:

@@ -1,0 +1,103 @@
+"""A decoder's logits in two stages: all of them roughly, from weights in 4 bits, and then the likeliest exactly.
+
+To choose a token, a step multiplies with the whole vocabulary, which for a small Whisper is most of what it reads. In
+4 bits that is an eighth as much. Of the rough logits the `RESCORED` largest are computed again in float32, from as many
+rows of the embedding, and put in their places; so are all that are no text (timestamps, by whose sum one decides, and
+special tokens), always.
+
+The largest logit is right where it was among the rescored. Rounding errors of a row of weights are independent, so the
+rough logits' errors have the spread s/sqrt(12) |h| at most, s the largest step of the weights and |h| the norm of what
+is multiplied: 0.1 for tiny.en, whose likeliest and 64th likeliest token are several apart. The proof of a graph
+compares what was rescored, and every token.
+
+Dimension letters: R rows, D model width, V vocabulary, S tokens that are no text, C rescored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from leanear.export.onnx.eight_bit_weights import INTEGER_PRODUCTS, in_blocks
+from leanear.export.onnx.graph import CONTRIB_DOMAIN, Graph, Weight
+
+RESCORED = 64
+SMALLEST_VOCABULARY = 16_384  # of a smaller one the product costs no time worth two stages
+BITS, BLOCK, ZERO, LARGEST = 4, 32, 8, 7
+
+
+@dataclass(frozen=True)
+class TwoStages:
+    """Which logits of a graph are exact: the `rescored` likeliest of text, and all from the token `exact_from` on."""
+
+    rescored: int
+    exact_from: int
+
+
+def two_stages(vocabulary: int, width: int, first_special: int, form: str, precision: str) -> TwoStages | None:
+    """Whether a decoder's graph has its logits in two stages, and how; None: they are one product.
+
+    Only ONNX Runtime has an operator that multiplies with 4 bits; what is in 8 bits is not exact anyway.
+    """
+    fits = form == "onnxruntime" and precision == "fp32" and width % BLOCK == 0
+    if not fits or vocabulary < SMALLEST_VOCABULARY or first_special < SMALLEST_VOCABULARY // 2:
+        return None
+    return TwoStages(RESCORED, first_special)
+
+
+def add_two_stage_logits(
+    graph: Graph, hidden: str, table: str, shape: tuple[int, int], make: Callable[[], np.ndarray], stages: TwoStages
+) -> None:
+    """Add `logits` (R, V) of `hidden` (R, D) times the rows of `table`, float32 (V, D), which `make` makes."""
+    (size, width), text = shape, stages.exact_from
+    packed = graph.add(
+        Weight(
+            "vocabulary.rough",
+            (text, width // BLOCK, BLOCK // 2),
+            np.dtype(np.uint8),
+            lambda: four_bit_blocks(make()[:text])[0],
+        )
+    )
+    scales = graph.weight("vocabulary.rough.scales", (text, width // BLOCK), lambda: four_bit_blocks(make()[:text])[1])
+    attributes = {"K": width, "N": text, "bits": BITS, "block_size": BLOCK, "accuracy_level": INTEGER_PRODUCTS}
+    rough = graph.node(
+        "MatMulNBits", [hidden, packed, scales], "vocabulary.roughly", domain=CONTRIB_DOMAIN, **attributes
+    )
+    likeliest = _add_likeliest(graph, rough, stages.rescored)
+    rows = graph.node("Gather", [table, likeliest], "vocabulary.rows", axis=0)
+    column = graph.node(
+        "Unsqueeze", [hidden, graph.constant("number.-1", np.array([-1], np.int64))], "vocabulary.column"
+    )
+    exactly = graph.node("MatMul", [rows, column], "vocabulary.exactly.column")
+    exactly = graph.node(
+        "Squeeze", [exactly, graph.constant("number.-1", np.array([-1], np.int64))], "vocabulary.exactly"
+    )
+    of_text = graph.node("ScatterElements", [rough, likeliest, exactly], "vocabulary.of_text", axis=1)
+    special = graph.weight("vocabulary.special", (size - text, width), lambda: make()[text:])
+    others = graph.node("Gemm", [hidden, special], "vocabulary.others", transB=1)
+    graph.node("Concat", [of_text, others], "logits", axis=1)
+
+
+def _add_likeliest(graph: Graph, rough: str, count: int) -> str:
+    """The tokens of the largest rough logits: int64 (R, C)."""
+    import onnx
+    from onnx import helper
+
+    number = graph.constant(f"number.{count}", np.array([count], np.int64))
+    outputs = ["vocabulary.largest", "vocabulary.likeliest"]
+    node: onnx.NodeProto = helper.make_node("TopK", [rough, number], outputs, name=outputs[1], axis=1, sorted=0)
+    graph.nodes.append(node)
+    return outputs[1]
+
+
+def four_bit_blocks(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (N, D) in units of their blocks' scales, ZERO for 0, two in a byte, uint8 (N, blocks, BLOCK / 2), and the
+    scales, float32 (N, blocks).
+    """
+    parts = in_blocks(rows, BLOCK)
+    largest = np.abs(parts).max(axis=2)
+    scales = np.where(largest > 0, largest, 1.0).astype(np.float32) / np.float32(LARGEST)
+    numbers = (np.rint(parts / scales[:, :, None]) + ZERO).astype(np.uint8)
+    return numbers[:, :, 0::2] | numbers[:, :, 1::2] << 4, scales
