@@ -1,9 +1,9 @@
 """A decoder's logits in two stages: all of them roughly, from weights in 4 bits, and then the likeliest exactly.
 
 To choose a token, a step multiplies with the whole vocabulary, which for a small Whisper is most of what it reads. In
-4 bits that is an eighth as much. Of the rough logits the `RESCORED` largest are computed again in float32, from as many
-rows of the embedding, and put in their places; so are all that are no text (timestamps, by whose sum one decides, and
-special tokens), always.
+4 bits, on ONNX Runtime, that is an eighth as much; on OpenVINO 8 bits make it a quarter. Of the rough logits the
+`RESCORED` largest are computed again in float32, from as many rows of the embedding, and put in their places; so are
+all that are no text (timestamps, by whose sum one decides, and special tokens), always.
 
 The largest logit is right where it was among the rescored. Rounding errors of a row of weights are independent, so the
 rough logits' errors have the spread s/sqrt(12) |h| at most, s the largest step of the weights and |h| the norm of what
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leanear.export.onnx.eight_bit_weights import INTEGER_PRODUCTS, in_blocks
+from leanear.export.onnx.eight_bit_weights import BLOCK_ZERO, INTEGER_PRODUCTS, block_integers, block_scales, in_blocks
 from leanear.export.onnx.graph import CONTRIB_DOMAIN, Graph, Weight
 
 RESCORED = 64
@@ -39,45 +39,62 @@ class TwoStages:
 def two_stages(vocabulary: int, width: int, first_special: int, form: str, precision: str) -> TwoStages | None:
     """Whether a decoder's graph has its logits in two stages, and how; None: they are one product.
 
-    Only ONNX Runtime has an operator that multiplies with 4 bits; what is in 8 bits is not exact anyway.
+    Of the plain form there is no telling whether a runtime multiplies with fewer bits; what is in 8 bits is not exact
+    anyway.
     """
-    fits = form == "onnxruntime" and precision == "fp32" and width % BLOCK == 0
+    fits = form in ("onnxruntime", "openvino") and precision == "fp32" and width % BLOCK == 0
     if not fits or vocabulary < SMALLEST_VOCABULARY or first_special < SMALLEST_VOCABULARY // 2:
         return None
     return TwoStages(RESCORED, first_special)
 
 
 def add_two_stage_logits(
-    graph: Graph, hidden: str, table: str, shape: tuple[int, int], make: Callable[[], np.ndarray], stages: TwoStages
+    graph: Graph,
+    hidden: str,
+    table: str,
+    shape: tuple[int, int],
+    make: Callable[[], np.ndarray],
+    stages: TwoStages,
+    form: str,
 ) -> None:
     """Add `logits` (R, V) of `hidden` (R, D) times the rows of `table`, float32 (V, D), which `make` makes."""
-    (size, width), text = shape, stages.exact_from
-    packed = graph.add(
-        Weight(
-            "vocabulary.rough",
-            (text, width // BLOCK, BLOCK // 2),
-            np.dtype(np.uint8),
-            lambda: four_bit_blocks(make()[:text])[0],
-        )
-    )
-    scales = graph.weight("vocabulary.rough.scales", (text, width // BLOCK), lambda: four_bit_blocks(make()[:text])[1])
-    attributes = {"K": width, "N": text, "bits": BITS, "block_size": BLOCK, "accuracy_level": INTEGER_PRODUCTS}
-    rough = graph.node(
-        "MatMulNBits", [hidden, packed, scales], "vocabulary.roughly", domain=CONTRIB_DOMAIN, **attributes
-    )
+    size, text = shape[0], stages.exact_from
+    add_rough = _add_four_bit_product if form == "onnxruntime" else _add_eight_bit_product
+    rough = add_rough(graph, hidden, (text, shape[1]), lambda: make()[:text])
     likeliest = _add_likeliest(graph, rough, stages.rescored)
     rows = graph.node("Gather", [table, likeliest], "vocabulary.rows", axis=0)
-    column = graph.node(
-        "Unsqueeze", [hidden, graph.constant("number.-1", np.array([-1], np.int64))], "vocabulary.column"
-    )
-    exactly = graph.node("MatMul", [rows, column], "vocabulary.exactly.column")
-    exactly = graph.node(
-        "Squeeze", [exactly, graph.constant("number.-1", np.array([-1], np.int64))], "vocabulary.exactly"
-    )
+    last = graph.constant("number.-1", np.array([-1], np.int64))
+    column = graph.node("Unsqueeze", [hidden, last], "vocabulary.column")
+    products = graph.node("MatMul", [rows, column], "vocabulary.products")
+    exactly = graph.node("Squeeze", [products, last], "vocabulary.exactly")
     of_text = graph.node("ScatterElements", [rough, likeliest, exactly], "vocabulary.of_text", axis=1)
-    special = graph.weight("vocabulary.special", (size - text, width), lambda: make()[text:])
+    special = graph.weight("vocabulary.special", (size - text, shape[1]), lambda: make()[text:])
     others = graph.node("Gemm", [hidden, special], "vocabulary.others", transB=1)
     graph.node("Concat", [of_text, others], "logits", axis=1)
+
+
+def _add_four_bit_product(graph: Graph, hidden: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> str:
+    """Rough logits by ONNX Runtime's operator, a scale for every block of a row."""
+    rows, width = shape
+    sizes = (rows, width // BLOCK, BLOCK // 2)
+    packed = graph.add(Weight("vocabulary.rough", sizes, np.dtype(np.uint8), lambda: four_bit_blocks(make())[0]))
+    scales = graph.weight("vocabulary.rough.scales", sizes[:2], lambda: four_bit_blocks(make())[1])
+    attributes = {"K": width, "N": rows, "bits": BITS, "block_size": BLOCK, "accuracy_level": INTEGER_PRODUCTS}
+    return graph.node(
+        "MatMulNBits", [hidden, packed, scales], "vocabulary.roughly", domain=CONTRIB_DOMAIN, **attributes
+    )
+
+
+def _add_eight_bit_product(graph: Graph, hidden: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> str:
+    """Rough logits by a weight that OpenVINO dequantises as it multiplies, a scale for every row."""
+    rows, width = shape
+    parts = [
+        graph.add(Weight("vocabulary.rough", shape, np.dtype(np.uint8), lambda: block_integers(make(), width)[:, 0])),
+        graph.weight("vocabulary.rough.scales", (rows,), lambda: block_scales(make(), width)[:, 0]),
+        graph.constant(f"{rows}.zeros", np.full(rows, BLOCK_ZERO, np.uint8)),
+    ]
+    weights = graph.node("DequantizeLinear", parts, "vocabulary.rough.dequantised", axis=0)
+    return graph.node("Gemm", [hidden, weights], "vocabulary.roughly", transB=1)
 
 
 def _add_likeliest(graph: Graph, rough: str, count: int) -> str:

@@ -107,7 +107,7 @@ def add_decoder(
             Tensor(f"new_key.{number}", ["rows", heads, key, "new"]),
             Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
         ]
-    _add_logits(graph, hidden, model, step, stages)
+    _add_logits(graph, hidden, model, step, stages, form)
     return inputs, outputs
 
 
@@ -269,7 +269,7 @@ def _add_output(graph: Graph, context: str, attention: Attention, group: HeadGro
     return graph.node("Gemm", [context, weight, bias], f"{name}.output")
 
 
-def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step, stages: TwoStages | None) -> None:
+def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step, stages: TwoStages | None, form: str) -> None:
     """Logits (R, vocabulary) of each row's last token, by the embedding itself where the model has it so."""
     config, decoder = model.config, model.model.decoder
     width = graph.constant("decoder.width", np.array([config.d_model], dtype=np.int64))
@@ -284,7 +284,7 @@ def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step, stages: TwoS
         graph.weight(table, shape_of_table, lambda: array(model.proj_out.weight))
     if stages is not None:
         weight = model.proj_out.weight
-        add_two_stage_logits(graph, normed, table, tuple(weight.shape), lambda: array(weight), stages)
+        add_two_stage_logits(graph, normed, table, tuple(weight.shape), lambda: array(weight), stages, form)
         return
     graph.node("Gemm", [normed, table], "logits", transB=1)
 
