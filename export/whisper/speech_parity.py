@@ -27,9 +27,8 @@ from leanear.runtimes.speech.vocabulary import read_vocabulary
 
 DIVERGENCE_BOUND = 0.03  # nats per token; docs/real-models.md has what so much costs in words
 CHANGED_WORDS_SHARE = 0.2  # of golden words: near ties fall either way, and texts that break off or loop are many more
-SURELY_RESCORED = (
-    16  # likeliest text tokens of two stages: the others that were rescored may be less likely than a rough one
-)
+# Likeliest text tokens of two stages: beyond them, a rough logit may be as large as one that was rescored.
+SURELY_RESCORED = 8
 ROUGH_SUMS_BOUND = (
     0.02  # nats, of the logarithm of summed exponentials, to which rough logits add: 2 % of a probability
 )
