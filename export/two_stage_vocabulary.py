@@ -1,14 +1,12 @@
-"""A decoder's logits in two stages: all of them roughly, from weights in 4 bits, and then the likeliest exactly.
+"""A decoder's logits in two stages: all of them roughly, from weights in 8 bits, and then the likeliest exactly.
 
 To choose a token, a step multiplies with the whole vocabulary, which for a small Whisper is most of what it reads. In
-4 bits, on ONNX Runtime, that is an eighth as much; on OpenVINO 8 bits make it a quarter. Of the rough logits the
-`RESCORED` largest are computed again in float32, from as many rows of the embedding, and put in their places; so are
-all that are no text (timestamps, by whose sum one decides, and special tokens), always.
+8 bits that is a quarter as much. Of the rough logits the `RESCORED` largest are computed again in float32, from as many
+rows of the embedding, and put in their places; so are all that are no text (timestamps, by whose sum one decides, and
+special tokens), always.
 
-The largest logit is right where it was among the rescored. Rounding errors of a row of weights are independent, so the
-rough logits' errors have the spread s/sqrt(12) |h| at most, s the largest step of the weights and |h| the norm of what
-is multiplied: 0.1 for tiny.en, whose likeliest and 64th likeliest token are several apart. The proof of a graph
-compares what was rescored, and every token.
+The largest logit is right where it was among the rescored. The proof of a graph compares the likeliest of what was
+rescored with the checkpoint's, every token, and the sum to which rough logits add.
 
 Dimension letters: R rows, D model width, V vocabulary, S tokens that are no text, C rescored.
 """
@@ -20,12 +18,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leanear.export.onnx.eight_bit_weights import BLOCK_ZERO, INTEGER_PRODUCTS, block_integers, block_scales, in_blocks
+from leanear.export.onnx.eight_bit_weights import (
+    BLOCK_ZERO,
+    INTEGER_PRODUCTS,
+    block_integers,
+    block_length,
+    block_scales,
+)
 from leanear.export.onnx.graph import CONTRIB_DOMAIN, Graph, Weight
 
 RESCORED = 64
 SMALLEST_VOCABULARY = 16_384  # of a smaller one the product costs no time worth two stages
-BITS, BLOCK, ZERO, LARGEST = 4, 32, 8, 7
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,13 @@ class TwoStages:
     exact_from: int
 
 
-def two_stages(vocabulary: int, width: int, first_special: int, form: str, precision: str) -> TwoStages | None:
+def two_stages(vocabulary: int, first_special: int, form: str, precision: str) -> TwoStages | None:
     """Whether a decoder's graph has its logits in two stages, and how; None: they are one product.
 
     Of the plain form there is no telling whether a runtime multiplies with fewer bits; what is in 8 bits is not exact
     anyway.
     """
-    fits = form in ("onnxruntime", "openvino") and precision == "fp32" and width % BLOCK == 0
+    fits = form in ("onnxruntime", "openvino") and precision == "fp32"
     if not fits or vocabulary < SMALLEST_VOCABULARY or first_special < SMALLEST_VOCABULARY // 2:
         return None
     return TwoStages(RESCORED, first_special)
@@ -59,7 +62,7 @@ def add_two_stage_logits(
 ) -> None:
     """Add `logits` (R, V) of `hidden` (R, D) times the rows of `table`, float32 (V, D), which `make` makes."""
     size, text = shape[0], stages.exact_from
-    add_rough = _add_four_bit_product if form == "onnxruntime" else _add_eight_bit_product
+    add_rough = _add_block_product if form == "onnxruntime" else _add_row_product
     rough = add_rough(graph, hidden, (text, shape[1]), lambda: make()[:text])
     likeliest = _add_likeliest(graph, rough, stages.rescored)
     rows = graph.node("Gather", [table, likeliest], "vocabulary.rows", axis=0)
@@ -73,19 +76,19 @@ def add_two_stage_logits(
     graph.node("Concat", [of_text, others], "logits", axis=1)
 
 
-def _add_four_bit_product(graph: Graph, hidden: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> str:
+def _add_block_product(graph: Graph, hidden: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> str:
     """Rough logits by ONNX Runtime's operator, a scale for every block of a row."""
     rows, width = shape
-    sizes = (rows, width // BLOCK, BLOCK // 2)
-    packed = graph.add(Weight("vocabulary.rough", sizes, np.dtype(np.uint8), lambda: four_bit_blocks(make())[0]))
-    scales = graph.weight("vocabulary.rough.scales", sizes[:2], lambda: four_bit_blocks(make())[1])
-    attributes = {"K": width, "N": rows, "bits": BITS, "block_size": BLOCK, "accuracy_level": INTEGER_PRODUCTS}
-    return graph.node(
-        "MatMulNBits", [hidden, packed, scales], "vocabulary.roughly", domain=CONTRIB_DOMAIN, **attributes
-    )
+    block = block_length(width)
+    sizes = (rows, -(-width // block), block)
+    integers = Weight("vocabulary.rough", sizes, np.dtype(np.uint8), lambda: block_integers(make(), block))
+    scales = graph.weight("vocabulary.rough.scales", sizes[:2], lambda: block_scales(make(), block))
+    inputs = [hidden, graph.add(integers), scales]
+    attributes = {"K": width, "N": rows, "bits": 8, "block_size": block, "accuracy_level": INTEGER_PRODUCTS}
+    return graph.node("MatMulNBits", inputs, "vocabulary.roughly", domain=CONTRIB_DOMAIN, **attributes)
 
 
-def _add_eight_bit_product(graph: Graph, hidden: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> str:
+def _add_row_product(graph: Graph, hidden: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> str:
     """Rough logits by a weight that OpenVINO dequantises as it multiplies, a scale for every row."""
     rows, width = shape
     parts = [
@@ -107,14 +110,3 @@ def _add_likeliest(graph: Graph, rough: str, count: int) -> str:
     node: onnx.NodeProto = helper.make_node("TopK", [rough, number], outputs, name=outputs[1], axis=1, sorted=0)
     graph.nodes.append(node)
     return outputs[1]
-
-
-def four_bit_blocks(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (N, D) in units of their blocks' scales, ZERO for 0, two in a byte, uint8 (N, blocks, BLOCK / 2), and the
-    scales, float32 (N, blocks).
-    """
-    parts = in_blocks(rows, BLOCK)
-    largest = np.abs(parts).max(axis=2)
-    scales = np.where(largest > 0, largest, 1.0).astype(np.float32) / np.float32(LARGEST)
-    numbers = (np.rint(parts / scales[:, :, None]) + ZERO).astype(np.uint8)
-    return numbers[:, :, 0::2] | numbers[:, :, 1::2] << 4, scales

@@ -120,8 +120,7 @@ def block_length(rows: int) -> int:
     return next((block for block in BLOCKS if -(-rows // block) * block <= (1 + BLOCK_WASTE) * rows), BLOCKS[-1])
 
 
-def in_blocks(by_column: np.ndarray, block: int) -> np.ndarray:
-    """Columns of a weight, (columns, rows), cut into blocks and filled up with zeros: (columns, blocks, block)."""
+def _in_blocks(by_column: np.ndarray, block: int) -> np.ndarray:
     columns, rows = by_column.shape
     filled = np.pad(by_column, ((0, 0), (0, -rows % block)))
     return filled.reshape(columns, -1, block)
@@ -129,13 +128,13 @@ def in_blocks(by_column: np.ndarray, block: int) -> np.ndarray:
 
 def block_scales(by_column: np.ndarray, block: int) -> np.ndarray:
     """What a block's integers less BLOCK_ZERO are multiplied with, float32 (columns, blocks)."""
-    largest = np.abs(in_blocks(by_column, block)).max(axis=2)
+    largest = np.abs(_in_blocks(by_column, block)).max(axis=2)
     return np.where(largest > 0, largest, 1.0).astype(np.float32) / np.float32(LARGEST)
 
 
 def block_integers(by_column: np.ndarray, block: int) -> np.ndarray:
     """The columns in units of their blocks' scales, BLOCK_ZERO for 0: uint8 (columns, blocks, block)."""
-    parts = in_blocks(by_column, block) / block_scales(by_column, block)[:, :, None]
+    parts = _in_blocks(by_column, block) / block_scales(by_column, block)[:, :, None]
     return (np.rint(parts) + BLOCK_ZERO).astype(np.uint8)
 
 

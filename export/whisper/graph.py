@@ -86,7 +86,7 @@ def export_whisper(
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
     is_half = has_half_precision(precision, form)
     half = {name for name, _ in produced} if is_half else set()
-    stages = two_stages(model.config.vocab_size, model.config.d_model, first_special(model), form, precision)
+    stages = two_stages(model.config.vocab_size, first_special(model), form, precision)
     inputs, outputs = add_decoder(decoder, model, form, any_window, stages)
     if observed is not None:
         add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))

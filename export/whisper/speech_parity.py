@@ -29,7 +29,7 @@ DIVERGENCE_BOUND = 0.03  # nats per token; docs/real-models.md has what so much 
 CHANGED_WORDS_SHARE = 0.2  # of golden words: near ties fall either way, and texts that break off or loop are many more
 # Likeliest text tokens of two stages: beyond them, a rough logit may be as large as one that was rescored.
 SURELY_RESCORED = 8
-# Nats, of the logarithm of summed exponentials, to which rough logits add: 2 % of a probability.
+# Nats, of the logarithm of summed exponentials, to which rough logits add: 2 % of a probability at most.
 ROUGH_SUMS_BOUND = 0.02
 SMALLEST_SHARE = 1e-6  # of probability, below which float32 tells nothing apart
 

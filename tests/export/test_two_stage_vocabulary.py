@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from leanear.export import two_stage_vocabulary
 from leanear.export.onnx.graph import Graph
 from leanear.export.parity import prove_parity
-from leanear.export.two_stage_vocabulary import BLOCK, TwoStages, add_two_stage_logits, four_bit_blocks, two_stages
+from leanear.export.two_stage_vocabulary import TwoStages, add_two_stage_logits, two_stages
 from leanear.export.whisper import speech_parity
 from leanear.runtimes.errors import ParityFailed
 from tests.export.whisper_cases import small_artifact
@@ -50,16 +50,7 @@ def test_what_is_likeliest_is_exact_and_the_rest_is_near(rows: int, form: str, t
         assert said.argmax() == wanted.argmax()
         rough = np.abs(said - wanted)
         assert (rough > 1e-5).sum() >= TEXT - RESCORED - 40, "most were not rescored"
-        assert rough.max() < 0.6 * wanted.std()
-
-
-def test_blocks_hold_every_weight_to_half_a_step() -> None:
-    rows = np.random.default_rng(1).standard_normal((5, 3 * BLOCK)).astype(np.float32)
-    rows[2] = 0.0
-    packed, scales = four_bit_blocks(rows)
-    numbers = np.stack([packed & 15, packed >> 4], axis=-1).reshape(5, 3, BLOCK).astype(np.float64) - 8
-    apart = np.abs(numbers * scales[:, :, None] - rows.reshape(5, 3, BLOCK))
-    assert (apart <= 0.5001 * scales[:, :, None]).all()
+        assert rough.max() < 0.1 * wanted.std()
 
 
 @pytest.mark.parametrize(
@@ -71,11 +62,10 @@ def test_blocks_hold_every_weight_to_half_a_step() -> None:
         ({"form": "tensorrt"}, False),
         ({"precision": "int8"}, False),
         ({"vocabulary": 9000, "first_special": 8000}, False),
-        ({"width": 100}, False),
     ],
 )
 def test_only_large_vocabularies_in_float32_on_onnx_runtime(changes: dict, there: bool) -> None:
-    given = {"vocabulary": 51864, "width": 384, "first_special": 50256, "form": "onnxruntime", "precision": "fp32"}
+    given = {"vocabulary": 51864, "first_special": 50256, "form": "onnxruntime", "precision": "fp32"}
     expected = TwoStages(two_stage_vocabulary.RESCORED, 50256) if there else None
     assert two_stages(**{**given, **changes}) == expected
 
@@ -86,7 +76,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(two_stage_vocabulary, "SMALLEST_VOCABULARY", 16)
     monkeypatch.setattr(two_stage_vocabulary, "RESCORED", 48)
     monkeypatch.setattr(speech_parity, "SURELY_RESCORED", 12)
-    monkeypatch.setattr(speech_parity, "ROUGH_SUMS_BOUND", 2.0)  # its embeddings are far rougher than a trained one's
 
 
 @pytest.mark.usefixtures("small")
