@@ -53,7 +53,7 @@ def write_whisper_artifact(
     window: str = FULL,
     left_in_float32: Collection[str] = (),
 ) -> None:
-    """Write all files of the artifact into `folder`; the arguments are those of `leanear.export.artifact.export_artifact`.
+    """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
 
     Raises:
         BadInput: no golden clip, an empty one, a vocabulary of another size, or a model that cannot be exported.

@@ -1,0 +1,1 @@
+"""Prune, export, benchmark and report audio transformers for edge devices."""

@@ -1,4 +1,4 @@
-"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime, without the workstation's libraries."""
+"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime alone."""
 
 from __future__ import annotations
 

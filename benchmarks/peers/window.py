@@ -1,6 +1,7 @@
 """Full window against shorter ones on the same clips, in turn: time, word errors, second tries, and the encoder alone.
 
-    python -m leanear.benchmarks.peers.window MODEL --data DATA --state DIR [--runtime openvino] [--windows full,auto,10]
+    python -m leanear.benchmarks.peers.window MODEL --data DATA --state DIR [--runtime openvino] [--windows
+    full,auto,10]
 
 DATA has test/ to judge on, and train/ for the ranges of --precision int8. Artifacts, and what was heard in every clip,
 are kept in DIR, and a later run goes on from there (--fresh: not). The first of --windows is what the others are held

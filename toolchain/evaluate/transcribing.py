@@ -62,7 +62,7 @@ def transcribe_file(
 
 
 def write_segments(segments: Iterable[Segment], writer: str, out: Path | None, tally: Tally) -> None:
-    """Write segments as one of `leanear.runtimes.speech.subtitles.WRITERS` does: to standard output as they come, or to `out`."""
+    """Write segments as one of `subtitles.WRITERS` does: to standard output as they come, or to `out`."""
     pieces = WRITERS[writer](segments, tally)
     if out is None:
         for piece in pieces:
