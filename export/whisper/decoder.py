@@ -29,8 +29,8 @@ from leanear.export.onnx.attention import (
 )
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.layers import add_layernorm, array
-from leanear.export.two_stage_vocabulary import TwoStages, add_two_stage_logits
 from leanear.export.whisper.encoder import POSITIONS, add_mlp, cache_group
+from leanear.export.whisper.two_stage_vocabulary import TwoStages, add_two_stage_logits
 
 Shape = list[int | str]
 EMBEDDING = "decoder.embedding"

@@ -17,10 +17,10 @@ from leanear.export.onnx.graph import FORMS, OPSET, PRECISIONS, ExportedGraph, G
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
-from leanear.export.two_stage_vocabulary import TwoStages, two_stages
 from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder, first_special
 from leanear.export.whisper.encoder import add_encoder, cache_group
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
+from leanear.export.whisper.two_stage_vocabulary import TwoStages, two_stages
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 

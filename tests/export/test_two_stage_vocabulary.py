@@ -10,11 +10,10 @@ import openvino
 import pytest
 from onnx import TensorProto, helper
 
-from leanear.export import two_stage_vocabulary
 from leanear.export.onnx.graph import Graph
 from leanear.export.parity import prove_parity
-from leanear.export.two_stage_vocabulary import TwoStages, add_two_stage_logits, two_stages
-from leanear.export.whisper import speech_parity
+from leanear.export.whisper import speech_parity, two_stage_vocabulary
+from leanear.export.whisper.two_stage_vocabulary import TwoStages, add_two_stage_logits, two_stages
 from leanear.runtimes.errors import ParityFailed
 from tests.export.whisper_cases import small_artifact
 

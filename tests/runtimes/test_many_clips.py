@@ -9,10 +9,10 @@ import pytest
 
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.many_clips import transcribe_many
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decoding import DecodeOptions, decode_window, decode_windows
 from leanear.runtimes.speech.long_audio import Tally, read_speech_model, transcribe
+from leanear.runtimes.speech.many_clips import transcribe_many
 from tests.export.whisper_cases import KINDS, noise, small_artifact
 
 LENGTHS = (9_000, 32_000, 21_000, 70_000, 15_500, 160, 30_000, 40_000)  # of a window of 32,000: some take several
@@ -97,7 +97,7 @@ def test_rows_that_windows_cannot_share_are_refused(artifact, session):
 
 def test_what_is_not_greedy_or_in_an_unknown_language_is_heard_alone(artifact, session, monkeypatch):
     model = read_speech_model(artifact)
-    monkeypatch.setattr("leanear.runtimes.many_clips._first_tries", lambda *_: pytest.fail("decoded together"))
+    monkeypatch.setattr("leanear.runtimes.speech.many_clips._first_tries", lambda *_: pytest.fail("decoded together"))
     for changes in ({"beams": 2}, {"temperatures": (0.4,)}, {"language": "auto"}):
         options = DecodeOptions(**{"language": "en", "timestamps": False, "max_tokens": 4, **changes})
         assert len(list(transcribe_many(session, model, [noise(9_000)], options, 4))) == 1

@@ -13,12 +13,12 @@ from leanear.cli.commands import run
 from leanear.deploy import deployment_stages
 from leanear.families import ast, whisper
 from leanear.families.checkpoint import load_checkpoint
-from leanear.model_timing import timing_of
 from leanear.prune import job as pruning
 from leanear.prune import latency_goal
 from leanear.prune.costs import parameter_costs
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import LatencyBound, latency_bound, refuse_out_of_reach
+from leanear.prune.model_timing import timing_of
 from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target

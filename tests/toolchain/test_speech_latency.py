@@ -8,13 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from leanear import model_timing, speech_timing
 from leanear.export.blocks import exported_groups
 from leanear.families import whisper
+from leanear.prune import model_timing, speech_timing
 from leanear.prune.costs import latency_costs
 from leanear.prune.latency_table import table_key
-from leanear.runtimes.errors import BadInput
-from leanear.speech_latency import (
+from leanear.prune.speech_latency import (
     ENCODER_STAGE,
     KINDS,
     PARTS,
@@ -24,7 +23,7 @@ from leanear.speech_latency import (
     fit_speech_parts,
     speech_table_to_json,
 )
-from leanear.speech_timing import (
+from leanear.prune.speech_timing import (
     Rounds,
     beside,
     kept_speech_table,
@@ -36,7 +35,8 @@ from leanear.speech_timing import (
     undisturbed,
     work_of,
 )
-from leanear.speech_work import SpeechWork
+from leanear.prune.speech_work import SpeechWork
+from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
 from tests.whisper_models import write_whisper
 

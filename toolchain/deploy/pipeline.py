@@ -41,13 +41,13 @@ from leanear.families.checkpoint import checkpoint_folder, checkpoint_name, chec
 from leanear.families.tasks import labels_of, read_spellings, task_of
 from leanear.outputs import check_deployment_folder, only_here
 from leanear.progress import Narrator
+from leanear.prune.speech_work import SpeechWork
 from leanear.runtimes.backends.engines import import_library
 from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
-from leanear.speech_work import SpeechWork
 from leanear.targets.target import Target
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.many_clips import transcribe_many
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
 from leanear.runtimes.speech.decoding import DETECT, DecodeOptions
 from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.runtimes.speech.long_audio import SpeechModel, read_speech_model
+from leanear.runtimes.speech.many_clips import transcribe_many
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from leanear.evaluate.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from leanear.families.tasks import labels_of, task_of
-from leanear.model_timing import timing_of
 from leanear.outputs import check_replaceable
 from leanear.progress import Narrator, counted
 from leanear.prune.closed_loop import choose_measured
@@ -39,6 +38,7 @@ from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
 from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.model_timing import timing_of
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio

@@ -25,7 +25,6 @@ from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from leanear.families.checkpoint_files import PRUNING_FILE
 from leanear.families.tasks import labels_of, task_of
-from leanear.model_timing import ModelTiming, timing_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, plan_sha256
 from leanear.progress import Narrator, Report, counted
@@ -36,10 +35,12 @@ from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import prune_to_latency, refuse_out_of_reach
 from leanear.prune.latency_table import BUSY_SHARE, Table
 from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.model_timing import ModelTiming, timing_of
 from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
 from leanear.prune.search import search_sparsity
+from leanear.prune.speech_work import SpeechWork
 from leanear.prune.widths import RotatedRecipe, check_budget
 from leanear.recover.compensation import Compensated, compensate_
 from leanear.recover.distillation import Distillation, distill_
@@ -47,7 +48,6 @@ from leanear.reference.schedule import PruneRecipe, check_sparsity, prune
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_json
-from leanear.speech_work import SpeechWork
 from leanear.targets.target import FORM_COLUMNS, Target, check_one_width
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2

@@ -15,10 +15,10 @@ import torch
 
 from leanear.calibration import shards
 from leanear.families.checkpoint import family_of
-from leanear.model_timing import ModelTiming
 from leanear.progress import Report, quiet
 from leanear.prune.costs import Costs, latency_costs
 from leanear.prune.goal import Goal
+from leanear.prune.model_timing import ModelTiming
 from leanear.prune.rotated import Rotated
 from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
 from leanear.runtimes.choose import require_runtime

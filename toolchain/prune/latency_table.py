@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from leanear.ast_timing import export_ast_to_time
 from leanear.benchmarks.measure.processes import absolute, part_of, run_fresh
 from leanear.benchmarks.measure.rounds import quiet_samples
 from leanear.benchmarks.sensors.device import device_facts
@@ -28,14 +27,15 @@ from leanear.export.ast.graph import patch_size, token_count
 from leanear.export.blocks import EXPORTER, KINDS, export_blocks, exported_groups
 from leanear.export.onnx.attention import VECTOR_COLUMNS, HeadGroup, read_widths
 from leanear.families.ast import AstCheckpoint
-from leanear.parts_fit import fit_nonnegative
 from leanear.progress import Report, quiet
+from leanear.prune.ast_timing import export_ast_to_time
+from leanear.prune.parts_fit import fit_nonnegative
+from leanear.prune.table_values import checked_number, checked_numbers, checked_site, checked_whole
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import read_json, sha256_json, write_json
 from leanear.runtimes.process.kept_work import remember_kept
 from leanear.runtimes.sessions import SessionOptions, graph_precision
-from leanear.table_values import checked_number, checked_numbers, checked_site, checked_whole
 from leanear.targets.target import Target
 
 TABLE_SCHEMA = "leanear-latency-table-1"

@@ -21,12 +21,7 @@ from leanear.families.whisper import WhisperCheckpoint
 from leanear.plan import HeadPlan, SitePlan
 from leanear.progress import Report, quiet
 from leanear.prune.latency_table import BUSY_SHARE, Widths, ragged_widths, table_key, table_path
-from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.files import read_json, write_json
-from leanear.runtimes.process.kept_work import remember_kept
-from leanear.runtimes.sessions import SessionOptions, graph_precision
-from leanear.speech_latency import (
+from leanear.prune.speech_latency import (
     ENCODER_STAGE,
     KINDS,
     PARTS,
@@ -38,11 +33,16 @@ from leanear.speech_latency import (
     fit_speech_parts,
     speech_table_to_json,
 )
-from leanear.speech_work import SizedWork, SpeechWork, sized_work
-from leanear.table_values import checked_number, checked_numbers, checked_site, checked_whole
+from leanear.prune.speech_work import SizedWork, SpeechWork, sized_work
+from leanear.prune.table_values import checked_number, checked_numbers, checked_site, checked_whole
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.sessions import SessionOptions, graph_precision
 from leanear.targets.target import Target
 
-WORKER = "leanear.benchmarks.speech_rounds"
+WORKER = "leanear.benchmarks.measure.speech_rounds"
 PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process
 AT_A_TIME = 4  # models in a process, beside the dense one
 UNDISTURBED = 0.25  # quantile

@@ -9,21 +9,21 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from leanear.ast_timing import export_ast_to_time
 from leanear.benchmarks.measure.processes import absolute
 from leanear.families.ast import AstCheckpoint
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.progress import Report
+from leanear.prune.ast_timing import export_ast_to_time
 from leanear.prune.latency_table import Table, kept_table, latency_table, time_in_turn
-from leanear.runtimes.errors import BadInput
-from leanear.speech_timing import (
+from leanear.prune.speech_timing import (
     export_to_time,
     kept_speech_table,
     speech_table,
     time_dense_and_slim,
     work_of,
 )
-from leanear.speech_work import SpeechWork
+from leanear.prune.speech_work import SpeechWork
+from leanear.runtimes.errors import BadInput
 from leanear.targets.target import Target
 
 

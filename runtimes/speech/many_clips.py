@@ -3,7 +3,7 @@
 A step of a decoder takes as long as reading its weights does, whatever the number of rows. So clips that are heard in
 windows of the same length are encoded one after another, and their tokens are decoded together: the first try alone,
 greedily. What fails a test, does not fit one window, or is not greedy is heard as a clip by itself is; so every
-transcript is the one that `leanear.runtimes.speech.long_audio.transcribe` gives, but for what sums in another order change.
+transcript is the one that `transcribe` of `long_audio` gives, but for what sums in another order change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Latency of many Whispers that take turns in one process, stage by stage, as `leanear.benchmarks.measure.rounds` does of classifiers.
+"""Latency of many Whispers that take turns in one process, stage by stage; of classifiers see `rounds`.
 
 Every window is given the same noise and generates the same number of tokens, whatever a model would hear.
 """
