@@ -5,8 +5,10 @@ To choose a token, a step multiplies with the whole vocabulary, which for a smal
 rows of the embedding, and put in their places; so are all that are no text (timestamps, by whose sum one decides, and
 special tokens), always.
 
-The largest logit is right where it was among the rescored. The proof of a graph compares the likeliest of what was
-rescored with the checkpoint's, every token, and the sum to which rough logits add.
+The largest logit is right where it was among the rescored. Rounding moves a rough logit by s/sqrt(12) |h| or so, s the
+step of its row and |h| the norm of what is multiplied: in 944 states of tiny.en on real speech the likeliest token lay
+at least 9 such spreads above the 64th (in 4 bits 2). The proof of a graph compares the likeliest of what was rescored
+with the checkpoint's, every token, and the sum to which rough logits add.
 
 Dimension letters: R rows, D model width, V vocabulary, S tokens that are no text, C rescored.
 """
