@@ -44,7 +44,7 @@ from leanear.targets.target import Target
 
 WORKER = "leanear.benchmarks.measure.speech_rounds"
 PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process
-AT_A_TIME = 4  # models in a process, beside the dense one
+MOST_AT_A_TIME, MOST_BYTES = 7, 4e9  # models in a process beside the dense one, and of memory that all of them take
 UNDISTURBED = 0.25  # quantile
 TABLE_KEYS = ("key", "rest_ms", "parts", "probes", "others_share")
 BUILDING = 0.15  # of the progress bar
@@ -277,10 +277,12 @@ def _time_beside(
 ) -> tuple[list[Stages], float]:
     """The dense model's stages and all others': a few at a time beside the dense one, every time in other company."""
     generator = np.random.default_rng(0)
+    each = 2 * sum(path.stat().st_size for path in Path(dense["folder"]).iterdir())
+    at_a_time = max(1, min(MOST_AT_A_TIME, int(MOST_BYTES / each) - 1))
     company = [
-        [int(number) for number in order[first : first + AT_A_TIME]]
+        [int(number) for number in order[first : first + at_a_time]]
         for order in (generator.permutation(len(others)) for _ in range(PROCESSES))
-        for first in range(0, len(others), AT_A_TIME)
+        for first in range(0, len(others), at_a_time)
     ]
     of_dense: list[Stages] = []
     ratios: list[list[Stages]] = [[] for _ in others]
