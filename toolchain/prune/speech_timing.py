@@ -229,7 +229,7 @@ def time_speech_in_turn(
         if outcome.answer is None:
             raise MeasurementFailed(f"timing speech models on {target.runtime}: {outcome.reason}")
         for place, of_model in enumerate(outcome.answer["stages_ms"]):
-            stages[place] += [_two_stages(each) for each in of_model]
+            stages[place] += [_encoder_and_steps(each) for each in of_model]
             others[place] += outcome.answer["others_share"][place]
     return Rounds(tuple(map(tuple, stages)), tuple(map(tuple, others)))
 
@@ -243,7 +243,7 @@ def time_dense_and_slim(
     return sum(dense.values()), sum(beside(dense, rounds.ratios(1)).values())
 
 
-def _two_stages(stages: Stages) -> Stages:
+def _encoder_and_steps(stages: Stages) -> Stages:
     """The encoder's milliseconds, and those of all steps together, the first token's among them."""
     encoder, *steps = STAGES
     return {ENCODER_STAGE: stages[encoder], STEPS_STAGE: sum(stages[step] for step in steps)}
