@@ -18,6 +18,7 @@ from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.speech.encoder_windows import FULL, choose_windows, windows_facts
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
@@ -83,7 +84,7 @@ def write_whisper_artifact(
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "family": "whisper",
-        "task": "automatic-speech-recognition",
+        "task": SPEECH_TASK,
         "model": {**_model_facts(model, log_mel, window_tokens(speech.decoding)), **source},
         "graphs": {
             "encoder": graph_facts(exported.encoder, folder / ENCODER_FILE),

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TOPS = ("runtimes", "export", "calibration", "benchmarks")  # leanear.X lies in X, everything else in toolchain
-# A room is a folder of files; "" is the top of the package. The two doors are rooms of their own.
+# A room is a folder of files; "" is the top of the package. The doors are rooms of their own.
 ROOMS = {
     "runtimes": "",
     "runtimes.process": "",
@@ -31,7 +31,7 @@ ROOMS = {
     "runtimes runtimes.audio runtimes.process runtimes.speech",
     "benchmarks.__main__": "benchmarks.device runtimes.process",
     "": "benchmarks calibration runtimes runtimes.process",
-    "demo": "",
+    "demo": "runtimes",
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": "runtimes runtimes.backends",
     "families": " benchmarks calibration data demo runtimes runtimes.speech",
@@ -50,6 +50,7 @@ ROOMS = {
     "studies.demo": "calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families prune "
     "recover reference runtimes runtimes.process runtimes.speech studies targets",
+    "api": " benchmarks benchmarks.report deploy evaluate families prune recover runtimes runtimes.speech targets",
     "entry": "cli runtimes.process",
 }
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from leanear.benchmarks.formatting import duration
 from leanear.data.audio import check_audio_file
 from leanear.data.audio_stream import AudioStream
-from leanear.data.dataset import SPEECH_TASK
 from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
@@ -20,6 +19,7 @@ from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.long_audio import Segment, Tally, transcribe
 from leanear.runtimes.speech.subtitles import WRITERS
+from leanear.runtimes.tasks import SPEECH_TASK
 
 
 def transcribe_file(
