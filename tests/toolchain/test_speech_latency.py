@@ -11,8 +11,8 @@ import pytest
 from leanear.export.blocks import exported_groups
 from leanear.families import whisper
 from leanear.prune import model_timing, speech_timing
+from leanear.prune.block_timing import table_key
 from leanear.prune.costs import latency_costs
-from leanear.prune.latency_table import table_key
 from leanear.prune.speech_latency import (
     ENCODER_STAGE,
     KINDS,

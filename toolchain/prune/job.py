@@ -28,12 +28,13 @@ from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, plan_sha256
 from leanear.progress import Narrator, Report, counted
+from leanear.prune.block_timing import BUSY_SHARE
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import prune_to_latency, refuse_out_of_reach
-from leanear.prune.latency_table import BUSY_SHARE, Table
+from leanear.prune.latency_table import Table
 from leanear.prune.macs import head_macs, model_macs
 from leanear.prune.model_timing import ModelTiming, timing_of
 from leanear.prune.notes import PRUNING_SCHEMA

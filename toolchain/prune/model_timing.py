@@ -14,7 +14,8 @@ from leanear.families.ast import AstCheckpoint
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.progress import Report
 from leanear.prune.ast_timing import export_ast_to_time
-from leanear.prune.latency_table import Table, kept_table, latency_table, time_in_turn
+from leanear.prune.block_timing import kept_table, latency_table, time_in_turn
+from leanear.prune.latency_table import Table
 from leanear.prune.speech_timing import (
     export_to_time,
     kept_speech_table,

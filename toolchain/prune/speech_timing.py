@@ -20,7 +20,8 @@ from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.plan import HeadPlan, SitePlan
 from leanear.progress import Report, quiet
-from leanear.prune.latency_table import BUSY_SHARE, Widths, ragged_widths, table_key, table_path
+from leanear.prune.block_timing import BUSY_SHARE, ragged_widths, table_key, table_path
+from leanear.prune.latency_table import Widths
 from leanear.prune.speech_latency import (
     ENCODER_STAGE,
     KINDS,
@@ -310,7 +311,7 @@ def speech_table(
 ) -> SpeechTable:
     """The table of this device for models of the checkpoint's dimensions and this work: kept, or timed here (minutes).
 
-    The arguments are those of `leanear.prune.latency_table.latency_table`.
+    The arguments are those of `leanear.prune.block_timing.latency_table`.
 
     Raises:
         RuntimeUnavailable: the target's runtime does not work here.
