@@ -14,12 +14,14 @@ width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from leanear.export.onnx.attention import (
+from leanear.export.onnx.graph import Graph
+from leanear.export.onnx.heads import (
     Attention,
     HeadGroup,
     output_bias,
@@ -27,7 +29,6 @@ from leanear.export.onnx.attention import (
     read_attention,
     value_output_rows,
 )
-from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.layers import add_layernorm, array
 from leanear.export.whisper.encoder import POSITIONS, add_mlp, cache_group
 from leanear.export.whisper.two_stage_vocabulary import TwoStages, add_two_stage_logits
@@ -56,7 +57,12 @@ class _Step:
 
 
 def add_decoder(
-    graph: Graph, model: Any, form: str, any_window: bool = False, stages: TwoStages | None = None
+    graph: Graph,
+    model: Any,
+    form: str,
+    any_window: bool = False,
+    alignment_heads: Sequence[tuple[int, int]] = (),
+    stages: TwoStages | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has; stages:
     in which the logits are computed, None: all at once.
@@ -66,7 +72,8 @@ def add_decoder(
     (R, H, K, C), `self_value.I` (R, H, C, V), `cross_key.I` (W, H, K, T), `cross_value.I` (W, H, T, V), of form
     "tensorrt" without W: the rows of each window follow one another.
     Outputs: `logits` (R, vocabulary) after the last token; per layer `new_key.I` (R, H, K, N), `new_value.I`
-    (R, H, N, V).
+    (R, H, N, V). With `alignment_heads`, (layer, head) ascending, `alignment` (A, R N, T) as well: their scores before
+    the softmax.
     """
     config, decoder = model.config, model.model.decoder
     inputs = [
@@ -108,7 +115,28 @@ def add_decoder(
             Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
         ]
     _add_logits(graph, hidden, model, step, stages, form)
+    if alignment_heads:
+        _add_alignment(graph, alignment_heads)
+        positions = POSITIONS if any_window else config.max_source_positions
+        outputs.append(Tensor("alignment", [len(alignment_heads), "rows_and_new", positions]))
     return inputs, outputs
+
+
+def _add_alignment(graph: Graph, heads: Sequence[tuple[int, int]]) -> None:
+    """The cross-attention scores of `heads`, layer by layer, one after the other."""
+    chosen: dict[int, list[int]] = {}
+    for layer, head in heads:
+        chosen.setdefault(layer, []).append(head)
+    parts = []
+    for layer, of_layer in chosen.items():
+        indices = graph.constant(f"alignment.heads.{layer}", np.array(of_layer, dtype=np.int64))
+        scores = f"decoder.layers.{layer}.encoder_attn.scores"  # (W, H, R N / W, T)
+        parts.append(graph.node("Gather", [scores, indices], f"alignment.{layer}", axis=1))
+    together = graph.node("Concat", parts, "alignment.windows", axis=1)
+    by_head = graph.node("Transpose", [together], "alignment.heads", perm=[1, 0, 2, 3])
+    positions = graph.node("Shape", [together], "alignment.positions", start=3, end=4)
+    rows = graph.constant("alignment.rows", np.array([len(heads), -1], dtype=np.int64))
+    graph.node("Reshape", [by_head, graph.node("Concat", [rows, positions], "alignment.shape", axis=0)], "alignment")
 
 
 def _add_embeddings(graph: Graph, model: Any) -> str:

@@ -2,7 +2,7 @@
 
 A step of a decoder takes as long as reading its weights does, whatever the number of rows. So clips that are heard in
 windows of the same length are encoded one after another, and their tokens are decoded together: the first try alone,
-greedily. What fails a test, does not fit one window, or is not greedy is heard as a clip by itself is; so every
+greedily. What fails a test, does not fit one window, is not greedy or follows a prompt is heard as a clip by itself is; so every
 transcript is the one that `transcribe` of `long_audio` gives, but for what sums in another order change.
 """
 
@@ -55,7 +55,8 @@ def _by_window(
 ) -> tuple[list[int], dict[int, list[int]]]:
     """Clips that are heard alone, and the others by the window that holds them, the shortest first."""
     language_is_heard = model.tokens.multilingual and chosen_language(model.tokens, options) is None
-    if options.beams > 1 or options.temperatures[0] > 0.0 or language_is_heard:
+    is_shown_text = bool(options.prompt.strip() or options.hotwords)
+    if options.beams > 1 or options.temperatures[0] > 0.0 or language_is_heard or is_shown_text:
         return list(range(len(waveforms))), {}
     alone: list[int] = []
     by_length: dict[int, list[int]] = {}
@@ -89,5 +90,5 @@ def _heard(
     first_try: Decoded | None,
 ) -> Heard:
     tally = Tally()
-    segments = tuple(transcribe(session, model, waveform, options, tally, first_try))
+    segments = tuple(transcribe(session, model, waveform, options, tally, first_try=first_try))
     return Heard(number, segments, tally)

@@ -98,6 +98,6 @@ def test_rows_that_windows_cannot_share_are_refused(artifact, session):
 def test_what_is_not_greedy_or_in_an_unknown_language_is_heard_alone(artifact, session, monkeypatch):
     model = read_speech_model(artifact)
     monkeypatch.setattr("leanear.runtimes.speech.many_clips._first_tries", lambda *_: pytest.fail("decoded together"))
-    for changes in ({"beams": 2}, {"temperatures": (0.4,)}, {"language": "auto"}):
+    for changes in ({"beams": 2}, {"temperatures": (0.4,)}, {"language": "auto"}, {"prompt": "the"}):
         options = DecodeOptions(**{"language": "en", "timestamps": False, "max_tokens": 4, **changes})
         assert len(list(transcribe_many(session, model, [noise(9_000)], options, 4))) == 1

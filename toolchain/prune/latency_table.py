@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from leanear.export.ast.graph import patch_size, token_count
 from leanear.export.blocks import KINDS, exported_groups
-from leanear.export.onnx.attention import VECTOR_COLUMNS, HeadGroup, read_widths
+from leanear.export.onnx.heads import VECTOR_COLUMNS, HeadGroup, read_widths
 from leanear.families.ast import AstCheckpoint
 from leanear.prune.parts_fit import fit_nonnegative
 from leanear.prune.table_values import checked_number, checked_numbers, checked_site, checked_whole
