@@ -2,8 +2,8 @@
 
 A step of a decoder takes as long as reading its weights does, whatever the number of rows. So clips that are heard in
 windows of the same length are encoded one after another, and their tokens are decoded together: the first try alone,
-greedily. What fails a test, does not fit one window, is not greedy or follows a prompt is heard as a clip by itself is; so every
-transcript is the one that `transcribe` of `long_audio` gives, but for what sums in another order change.
+greedily. What fails a test, does not fit one window, is not greedy or follows a prompt is heard as a clip by itself is.
+So every transcript is the one that `transcribe` of `long_audio` gives, but for what sums in another order change.
 """
 
 from __future__ import annotations
