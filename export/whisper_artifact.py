@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,12 @@ def write_whisper_artifact(
             "window_samples": log_mel.window_samples,
             "windows": windows_facts(windows),
         },
-        "output": {"name": "logits", "dtype": "float32", "shape": ["rows", size]},
+        "output": {
+            "name": "logits",
+            "dtype": "float32",
+            "shape": ["rows", size],
+            "two_stages": None if exported.stages is None else asdict(exported.stages),
+        },
         "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
         "voice": write_voice_graph(folder, log_mel.sample_rate_hz),
         "decoding": speech.decoding,

@@ -17,9 +17,10 @@ from leanear.export.onnx.half_precision import add_half_precision, check_half, h
 from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
-from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder
+from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder, first_special
 from leanear.export.whisper.encoder import add_encoder, cache_group
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
+from leanear.export.whisper.two_stage_vocabulary import TwoStages, two_stages
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 
@@ -33,12 +34,13 @@ class ExportedWhisper:
     """The two graphs that were written.
 
     embedding: where the embedding is, as the manifest says it: file, offset in bytes, shape, precision, and the blocks
-    of a row that have a scale each where it is in 8 bits.
+    of a row that have a scale each where it is in 8 bits; stages: in which the logits are computed.
     """
 
     encoder: ExportedGraph
     decoder: ExportedGraph
     embedding: dict[str, Any]
+    stages: TwoStages | None
 
 
 def export_whisper(
@@ -88,7 +90,8 @@ def export_whisper(
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
     is_half = has_half_precision(precision, form)
     half = {name for name, _ in produced} if is_half else set()
-    inputs, outputs = add_decoder(decoder, model, form, any_window, alignment_heads)
+    stages = two_stages(model.config.vocab_size, first_special(model), form, precision)
+    inputs, outputs = add_decoder(decoder, model, form, any_window, alignment_heads, stages)
     if observed is not None:
         add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
         if form == "onnxruntime":
@@ -112,6 +115,7 @@ def export_whisper(
         ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes), precision, data_files[0]),
         ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), decoder_precision, data_files[1]),
         _place_of_embedding(model, decoder, data_files[1], offsets),
+        stages,
     )
 
 

@@ -42,6 +42,7 @@ from leanear.families.checkpoint import checkpoint_folder, checkpoint_name, chec
 from leanear.families.tasks import labels_of, read_spellings, task_of
 from leanear.outputs import check_deployment_folder, only_here
 from leanear.progress import Narrator
+from leanear.prune.speech_work import SpeechWork
 from leanear.runtimes.backends.engines import import_library
 from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.errors import BadInput
@@ -112,19 +113,14 @@ def deploy(
             f"--{job.goal.kind.replace('_', '-')}: the latency table is timed on this machine, which says nothing of "
             "another; use --sparsity, --macs or --max-drop for devices"
         )
-    if job.goal.needs_latency and device.precision != PLAIN:
-        raise BadInput(
-            f"{job.goal.flag} {job.goal.value:g}: the latency table is timed in {PLAIN}, which says nothing of "
-            f"{device.precision}; use --sparsity, --macs or --max-drop beside it"
-        )
     source = checkpoint_folder(model)
     audio = data_folder(model, data)
     task = task_of(source)
-    if task == SPEECH_TASK and job.goal.needs_latency:
-        _refuse_latency(job)
     if job.asked.as_json():
         load_checkpoint(source, job.asked)  # what it does not have is refused before any work
     window = _window(window, device, task, model)
+    if task == SPEECH_TASK and job.goal.needs_latency:
+        job = dataclasses.replace(job, work=dataclasses.replace(job.work or SpeechWork(), window=window))
     if word_timestamps:
         _require_word_timestamps(device, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
@@ -153,6 +149,8 @@ def deploy(
             folder, source, model, job.asked, device, gate, window, word_timestamps, narrator
         )
         asked, device = device.precision, dataclasses.replace(device, precision=ships)
+        if job.goal.needs_latency and ships != asked:
+            narrator.say(f"  {job.goal.text}: timed in {asked}, which does not ship; {ships} was not timed for it")
         plain = plain_precision(device.runtime, ships)
         ran.append(exported)
         if ahead:
@@ -213,13 +211,6 @@ def _refuse_out_of_reach(source: Path, job: PruneJob, narrator: Narrator) -> Non
     from leanear.prune.job import open_reachable
 
     open_reachable(source, job, narrator)
-
-
-def _refuse_latency(job: PruneJob) -> None:
-    from leanear.families import whisper
-    from leanear.prune.job import check_goal
-
-    check_goal(whisper, job.goal)
 
 
 def _window(window: str | None, device: Target, task: str, model: str) -> str:
