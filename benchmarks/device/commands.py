@@ -8,21 +8,19 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Sequence
 
 from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.device.doctor import lines, report
 from leanear.benchmarks.device.transcribe import print_segments, transcribe_recording
-from leanear.benchmarks.formatting import between, rate_between, signed_points
 from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from leanear.benchmarks.report.report import render_markdown
-from leanear.benchmarks.results import ROLES, Results
+from leanear.benchmarks.results import ROLES
 from leanear.benchmarks.sensors.device import device_facts, device_name
-from leanear.benchmarks.summary import Interval, accuracy_change, speed_up, summarise_latency, wilson_interval
-from leanear.benchmarks.tag_analysis import logits_of, truth_of
-from leanear.benchmarks.tagging import MEAN_AP, TagQuality, tag_change, tag_quality
+from leanear.benchmarks.summary_lines import print_summary, tags_text
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import MODULES, choose_runtime
@@ -36,11 +34,17 @@ from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
 from leanear.runtimes.speech.long_audio import Tally
 from leanear.runtimes.tasks import TAGGING_TASK
 
+PROGRAM = "python -m leanear.benchmarks"
 
-def main(arguments: list[str] | None = None) -> int:
-    """The exit status of one command: 0, or the error's own after its one line on stderr."""
+
+def main(arguments: list[str] | None = None, program: str = PROGRAM, bundled: Sequence[str] = ()) -> int:
+    """The exit status of one command: 0, or the error's own after its one line on stderr.
+
+    program: what it is called by; bundled: what a bundle gives "bench" and "eval" by itself, of "artifact" and "clips".
+    """
     given = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(given)
+    options = _parser(program, bundled).parse_args(given)
+    options.program = program
     forget_kept()
     try:
         options.command(options)
@@ -62,8 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m leanear.benchmarks", description=__doc__)
+def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
+    what = __doc__.partition(": ")[2]
+    parser = argparse.ArgumentParser(prog=program, description=what[:1].upper() + what[1:])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = commands.add_parser("doctor", help="say what this machine is and which runtimes work on it")
@@ -73,14 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "bench",
         help="measure an artifact, beside the dense one if given",
-        epilog="example: python -m leanear.benchmarks bench slim --dense dense --clips clips.npz --out results.json",
+        epilog=f"example: {program} bench slim --dense dense --clips clips.npz --out results.json",
     )
-    bench.add_argument("artifact", type=Path, help="artifact folder")
+    _add_artifact(bench, bundled)
     bench.add_argument("--dense", type=Path, help="artifact folder of the dense model to compare with")
     bench.add_argument(
         "--dense-precision", choices=PRECISIONS, help="what the dense one computes in (default: --precision)"
     )
-    bench.add_argument("--clips", type=Path, help="evaluation clips (.npz)")
+    bench.add_argument("--clips", type=Path, help=f"evaluation clips (.npz){_bundles('clips', bundled)}")
     bench.add_argument("--out", type=Path, help="results file (default: results/DEVICE/RUNTIME-PRECISION.json)")
     bench.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="time for the latency pass")
     bench.add_argument(
@@ -88,29 +93,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_window_flag(bench, "ARTIFACT's own; --dense is always heard in its own")
     bench.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    _add_speech_flags(bench)
     _add_session_flags(bench)
     bench.set_defaults(command=_bench)
 
     evaluation = commands.add_parser(
         "eval",
         help="the accuracy, or the mAP, of an artifact on labelled clips, or its transcripts of transcribed ones",
-        epilog="example: python -m leanear.benchmarks eval slim --clips clips.npz --json",
+        epilog=f"example: {program} eval slim --clips clips.npz --json",
     )
-    evaluation.add_argument("artifact", type=Path, help="artifact folder")
-    evaluation.add_argument("--clips", type=Path, required=True, help="evaluation clips (.npz)")
+    _add_artifact(evaluation, bundled)
+    evaluation.add_argument(
+        "--clips",
+        type=Path,
+        required="clips" not in bundled,
+        help=f"evaluation clips (.npz){_bundles('clips', bundled)}",
+    )
     evaluation.add_argument("--json", action="store_true", help="print JSON")
+    _add_speech_flags(evaluation)
     _add_session_flags(evaluation)
     evaluation.set_defaults(command=_eval)
 
     transcribing = commands.add_parser(
         "transcribe",
         help="the words of a WAV file, as they are found",
-        epilog="example: python -m leanear.benchmarks transcribe slim talk.wav --srt",
+        epilog=f"example: {program} transcribe slim talk.wav --srt",
     )
     transcribing.add_argument("artifact", type=Path, help="artifact folder")
     transcribing.add_argument("audio", type=Path, help="WAV file of any length and sample rate")
-    transcribing.add_argument("--language", help='a code such as "en", or "auto" (default: the model\'s, or auto)')
-    transcribing.add_argument("--task", choices=TASKS, help="(default: the model's own)")
+    _add_speech_flags(transcribing)
     transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
     transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
@@ -123,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing = commands.add_parser(
         "compare",
         help="what changed from one results file to another, and whether it is worse (status 8)",
-        epilog="example: python -m leanear.benchmarks compare before.json after.json --strict",
+        epilog=f"example: {program} compare before.json after.json --strict",
     )
     comparing.add_argument("a", type=Path, help="before: a results file, or a folder with one in results/")
     comparing.add_argument("b", type=Path, help="after")
@@ -147,6 +158,27 @@ def _at_least_0(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
     return value
+
+
+def _add_artifact(parser: argparse.ArgumentParser, bundled: Sequence[str]) -> None:
+    text = "artifact folder" + _bundles("artifact", bundled)
+    parser.add_argument("artifact", type=Path, nargs="?" if "artifact" in bundled else None, help=text)
+
+
+def _bundles(name: str, bundled: Sequence[str]) -> str:
+    return " (default: the bundle's)" if name in bundled else ""
+
+
+def _add_speech_flags(parser: argparse.ArgumentParser) -> None:
+    code = 'a code such as "en", or "auto" (default: the model\'s own, or auto)'
+    parser.add_argument("--language", metavar="CODE", help=f"Whisper: {code}")
+    parser.add_argument("--task", choices=TASKS, help="Whisper: (default: the model's own)")
+
+
+def _asked(options: argparse.Namespace) -> dict[str, str]:
+    """The task and the language that flags name."""
+    named = {"task": options.task, "language": options.language}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _add_window_flag(parser: argparse.ArgumentParser, default: str) -> None:
@@ -192,55 +224,13 @@ def _bench(options: argparse.Namespace) -> None:
         window=options.window,
         budget_s=options.budget,
         sustained_s=options.sustained,
-        command=["python", "-m", "benchmarks", *sys.argv[1:]],
+        command=[*options.program.split(), *sys.argv[1:]],
         progress=_teller("measuring"),
         fresh=options.fresh,
+        asked=_asked(options),
     )
     _end_line()
-    _print_summary(results)
-
-
-def _print_summary(results: Results) -> None:
-    accuracy = results.document["accuracy"]
-    for role in results.roles:
-        latency = summarise_latency([sample for samples in results.samples_ms(role) for sample in samples])
-        median = latency.percentiles_ms[50]
-        line = f"{role:6} median {'n/a' if median is None else f'{median:.2f} ms'} (n={latency.n})"
-        if role in results.document["memory"]["roles"]:
-            line += f", peak memory {results.document['memory']['roles'][role]['peak_rss_bytes'] / 1e6:.0f} MB"
-        if role in accuracy["roles"] and results.is_speech:
-            line += f", {len(accuracy['roles'][role]['texts'])} transcripts"
-        elif role in accuracy["roles"] and results.is_tagging:
-            line += f", {_tags_text(tag_quality(logits_of(results, role), truth_of(results)))}"
-        elif role in accuracy["roles"]:
-            predicted = accuracy["roles"][role]["predicted_ids"]
-            correct = sum(a == b for a, b in zip(predicted, accuracy["label_ids"]))
-            share = wilson_interval(correct, len(predicted))
-            line += f", accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%})"
-        print(line)
-    if len(results.roles) == 2:
-        faster = speed_up(results.samples_ms("dense"), results.samples_ms("slim"))
-        ratio = faster.ratio
-        print(f"speed-up {ratio.estimate:.3f} (95% {ratio.low:.3f} to {ratio.high:.3f}): {faster.verdict}")
-        if accuracy["status"] == "ok" and not results.is_speech:
-            change = _change(results)
-            metric = MEAN_AP if results.is_tagging else "accuracy"
-            print(f"{metric} change {signed_points(change.estimate)} ({between(change)})")
-    print(results.path)
-
-
-def _change(results: Results) -> Interval:
-    """From dense to slim, a share."""
-    if results.is_tagging:
-        return tag_change(logits_of(results, "dense"), logits_of(results, "slim"), truth_of(results)).interval
-    accuracy = results.document["accuracy"]
-    ids = [accuracy["roles"][role]["predicted_ids"] for role in ("dense", "slim")]
-    return accuracy_change(ids[0], ids[1], accuracy["label_ids"]).change
-
-
-def _tags_text(quality: TagQuality) -> str:
-    share = quality.mean_ap
-    return f"{MEAN_AP} {share.estimate:.2%} ({rate_between(share, 2)}) over {quality.labels} labels"
+    print_summary(results)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -249,6 +239,9 @@ def _eval(options: argparse.Namespace) -> None:
     if task == SPEECH_TASK:
         _eval_speech(options, session)
         return
+    if _asked(options):
+        flags = " and ".join(f"--{name}" for name in _asked(options))
+        raise BadInput(f"{flags}: for Whisper; {options.artifact} is a classifier")
     if task == TAGGING_TASK:
         _eval_tags(options, session)
         return
@@ -285,7 +278,7 @@ def _eval_tags(options: argparse.Namespace, session: SessionOptions) -> None:
         print(json.dumps({**answer, "runtime": options.runtime, "precision": options.precision}, indent=1))
         return
     print(
-        f"{_tags_text(quality)}, {quality.skipped} without a clip; mean area {quality.mean_auc.estimate:.4f}, "
+        f"{tags_text(quality)}, {quality.skipped} without a clip; mean area {quality.mean_auc.estimate:.4f}, "
         f"d' {quality.d_prime.estimate:.3f}; {quality.clips} clips, "
         f"cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
     )
@@ -294,7 +287,7 @@ def _eval_tags(options: argparse.Namespace, session: SessionOptions) -> None:
 def _eval_speech(options: argparse.Namespace, session: SessionOptions) -> None:
     """Transcripts beside references; the word error rate is the workstation's, for it needs Whisper's normaliser."""
     transcripts = evaluate_transcripts(
-        options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating")
+        options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating"), asked=_asked(options)
     )
     clips = read_clips(options.clips)
     _end_line()

@@ -26,7 +26,7 @@ from leanear.benchmarks.measure.job import (
 from leanear.benchmarks.measure.memory import memory_readable
 from leanear.benchmarks.measure.processes import Progress, absolute, free_of_noise, part_of, run_fresh
 from leanear.benchmarks.measure.sustained import measure_lasting_work
-from leanear.benchmarks.measure.transcripts import Transcript, read_transcripts
+from leanear.benchmarks.measure.transcripts import Transcript, options_for, read_transcripts
 from leanear.benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_results
 from leanear.benchmarks.sensors.device import device_facts, device_name, device_state, load_average
 from leanear.benchmarks.sensors.recorder import Recorder
@@ -276,20 +276,22 @@ def evaluate_transcripts(
     *,
     store: Path | None = None,
     progress: Progress = free_of_noise,
+    asked: dict[str, str] | None = None,
 ) -> tuple[Transcript, ...]:
     """What one speech artifact hears in every clip on its runtime, in a fresh process.
 
-    store: as for `evaluate`.
+    store: as for `evaluate`; asked: as for `benchmark`.
 
     Raises:
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
     """
-    checked, _ = _check_evaluation(artifact, clips, runtime, options)
+    checked, read = _check_evaluation(artifact, clips, runtime, options)
     if checked.task != SPEECH_TASK:
         raise BadInput(f"{artifact}: it classifies; it writes no transcripts")
+    options_for(checked, read, asked or {})
     with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
         store = store or Path(folder) / "transcripts.json"
-        worker, kept = "leanear.benchmarks.measure.transcripts", {"transcripts": absolute(store)}
+        worker, kept = "leanear.benchmarks.measure.transcripts", {"transcripts": absolute(store), "asked": asked or {}}
         _answer_clips(checked, clips, runtime, options, worker, kept, progress)
         return read_transcripts(store)
 
@@ -307,10 +309,10 @@ def _answer_clips(
     runtime: str,
     options: SessionOptions,
     worker: str,
-    kept: dict[str, str],
+    kept: dict[str, Any],
     progress: Progress,
 ) -> None:
-    """Run `worker` over all clips; kept: the key and the file of its answers."""
+    """Run `worker` over all clips; kept: the key and the file of its answers, and what else it is told."""
     request = {
         "artifact": absolute(artifact.folder),
         "runtime": runtime,

@@ -23,6 +23,7 @@ from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
 from leanear.cli.compare import compare
 from leanear.cli.voice import narrated
+from leanear.cli_import import import_command
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
@@ -71,6 +72,7 @@ def cli() -> None:
 
 
 cli.add_command(compare)
+cli.add_command(import_command)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -418,6 +420,11 @@ recipe_options = _options(
 )
 @sustained_option
 @click.option(
+    "--eval-clips",
+    type=click.IntRange(min=1),
+    help="Evaluate on so many clips at most, drawn at random.  [default: all of them]",
+)
+@click.option(
     "--host", "hosts", multiple=True, metavar="HOST", help="Measure on [user@]name over SSH; may be repeated."
 )
 @click.option(
@@ -481,6 +488,7 @@ def deploy(
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         window=flags["window"],
+        eval_clips=flags["eval_clips"],
         command=_command(),
         narrator=narrator,
     )
@@ -490,7 +498,7 @@ def deploy(
     if deployment.results is not None:
         _print_headline(deployment.results)
     if deployment.bundle is not None and not deployment.outcomes:
-        for line in commands(deployment.bundle):
+        for line in commands(deployment.folder):
             click.echo(line)
     _print_report(deployment.report)
     require_all(deployment.outcomes)

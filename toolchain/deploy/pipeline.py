@@ -36,6 +36,7 @@ from leanear.deploy.precision_gate import (
 from leanear.devices.bundle import RunSettings
 from leanear.devices.remote import RemoteOutcome
 from leanear.evaluate.evaluation import data_folder
+from leanear.evaluation_clips import draw_evaluation
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
 from leanear.families.tasks import labels_of, read_spellings, task_of
@@ -85,6 +86,7 @@ def deploy(
     sustained_s: float = 0.0,
     gate: PrecisionGate | None = None,
     window: str | None = None,
+    eval_clips: int | None = None,
 ) -> Deployment:
     """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
 
@@ -97,7 +99,7 @@ def deploy(
     sustained_s: seconds of work without a pause.
     gate: what the target's precision may cost, one point by default. window: which windows the slim Whisper's encoder
     takes, "full", "auto" or seconds; None: DEFAULT_WINDOW where the target's graphs take several; the dense one has the
-    full window.
+    full window. eval_clips: how many clips are evaluated at most, None: all.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
@@ -123,6 +125,7 @@ def deploy(
         load_checkpoint(source, job.asked)  # what it does not have is refused before any work
     window = _window(window, device, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
+    splits = draw_evaluation(splits, eval_clips, job.recipe.seed)
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio.path])
     ahead = bool(device.compute_capabilities)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from leanear.benchmarks.results import Results
+
 LINE_CHARACTERS = 500
 STATUSES = {
     "ok": "measured",
@@ -41,6 +43,15 @@ class Stop(Exception):
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
+
+
+def results_status(results: Results) -> tuple[str, str]:
+    """The status of a device that gave results, and the reason where it is not "ok"."""
+    failures = results.failures()
+    if not failures:
+        return "ok", ""
+    part, reason = next(iter(failures.items()))
+    return "measurement failed", f"{part}: {reason}"
 
 
 def plain(text: str) -> str:
