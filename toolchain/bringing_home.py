@@ -69,9 +69,8 @@ def _files(given: Path) -> list[Path]:
     """
     if given.is_file():
         return [given]
-    found = results_files(given) or results_files(given.resolve().parent) if given.is_dir() else []
-    if given.is_dir() and not (given / "results").is_dir():
-        found = sorted([*given.glob("[!.]*.json"), *given.glob("[!.]*/[!.]*.json")])
+    inside = sorted([*given.glob("[!.]*.json"), *given.glob("[!.]*/[!.]*.json")])
+    found = results_files(given) if (given / "results").is_dir() else inside
     if not found:
         raise BadInput(f"{given}: no results there; `leanear.pyz bench` writes results/DEVICE/RUNTIME-PRECISION.json")
     return found

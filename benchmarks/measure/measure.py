@@ -11,6 +11,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from leanear.benchmarks.engine_check import check_engines
 from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.accuracy import check_clips, cross_entropy_nats, read_logits
 from leanear.benchmarks.measure.answers import measure_answers
@@ -33,10 +34,11 @@ from leanear.benchmarks.sensors.recorder import Recorder
 from leanear.benchmarks.sensors.sensor_records import throttling
 from leanear.benchmarks.summary import Interval, wilson_interval
 from leanear.benchmarks.tagging import TagQuality, tag_entropies, tag_quality
+from leanear.benchmarks.unmeasured import unmeasured_parts
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips, read_clips
-from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import windows_text
@@ -46,7 +48,7 @@ REPEATS = 4
 SAMPLES_WANTED = 664  # p99 needs 662; a multiple of the repeats
 BUDGET_S = 60.0
 MEMORY_SHARE_S = 5.0
-LATENCY_END, MEMORY_END, SUSTAINED_START = 0.55, 0.65, 0.8
+CHECK_END, LATENCY_END, MEMORY_END, SUSTAINED_START = 0.03, 0.55, 0.65, 0.8
 LASTING_S = 600.0
 SUSTAINED_SPEED, OTHER_DEVICES, GPU_MEMORY = "sustained speed", "GPU or NPU", "GPU memory"
 ON_GPUS = ("tensorrt", "tensorrt_rtx")  # runtimes
@@ -95,6 +97,7 @@ def benchmark(
     Raises:
         BadInput: an artifact or the clips are not what they should be, or do not belong together.
         RuntimeUnavailable: the runtime is missing, or computes in another precision than asked for.
+        ParityFailed: an engine does not answer as the checkpoint does, so nothing is measured; `out` says so.
         MeasurementFailed: a part failed; `out` is written all the same and holds the reason and the end of the log.
     """
     if repeats < 1 or samples < 1 or not budget_s > 0:
@@ -112,11 +115,11 @@ def benchmark(
         if done is not None:
             return done
     started, before = _now(), device_state()
-    latency = _latency(job, budget_s, samples, repeats, part_of(progress, 0.0, LATENCY_END, "latency: "))
-    memory = _memory(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: "))
-    answers_end = SUSTAINED_START if sustained_s else 1.0
-    accuracy = measure_answers(job, part_of(progress, MEMORY_END, answers_end, "accuracy: "))
-    sustained = measure_lasting_work(job, sustained_s, part_of(progress, answers_end, 1.0, "sustained: "))
+    check = check_engines(job, part_of(progress, 0.0, CHECK_END, "check: "))
+    if check["status"] == "failed":
+        parts = unmeasured_parts(job, settings, f"the check of the engines failed: {check['reason']}")
+    else:
+        parts = _measured_parts(job, settings, progress)
     facts = device_facts()
     document = {
         "schema": RESULTS_SCHEMA,
@@ -140,20 +143,32 @@ def benchmark(
         "device": facts,
         "device_before": before,
         "device_after": device_state(),
-        "latency": latency,
-        "memory": memory,
-        "accuracy": accuracy,
-        "sustained": sustained,
-        "not_measured": _not_measured(runtime, sustained["seconds"]),
+        "check": check,
+        **parts,
+        "not_measured": _not_measured(runtime, parts["sustained"]["seconds"]),
     }
     results = write_results(out, document)
     failures = results.failures()
+    if results.is_wrong:
+        raise ParityFailed(f"on {runtime} nothing was measured: {check['reason']} (all of it is in {out})")
     if failures:
         part, reason = next(iter(failures.items()))
         raise MeasurementFailed(f"{part} on {runtime} failed: {reason} (all of it is in {out})")
     shutil.rmtree(job.parts, ignore_errors=True)
     progress("measured", 1.0)
     return results
+
+
+def _measured_parts(job: Job, settings: tuple[float, int, int, float], progress: Progress) -> dict[str, Any]:
+    """Latency, memory, accuracy and sustained work; settings: budget_s, samples, repeats, sustained_s."""
+    budget_s, samples, repeats, sustained_s = settings
+    answers_end = SUSTAINED_START if sustained_s else 1.0
+    return {
+        "latency": _latency(job, budget_s, samples, repeats, part_of(progress, CHECK_END, LATENCY_END, "latency: ")),
+        "memory": _memory(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: ")),
+        "accuracy": measure_answers(job, part_of(progress, MEMORY_END, answers_end, "accuracy: ")),
+        "sustained": measure_lasting_work(job, sustained_s, part_of(progress, answers_end, 1.0, "sustained: ")),
+    }
 
 
 def _not_measured(runtime: str, sustained_s: float) -> dict[str, str]:

@@ -31,6 +31,7 @@ STATUSES = {
     "no numpy": "numpy is missing",
     "runtime absent": "the runtime is missing",
     "compile failed": "ahead-of-time work failed",
+    "check failed": "an engine does not answer there as the checkpoint does, so nothing was measured",
     "measurement failed": "a part of the benchmark failed",
     "interrupted": "it was interrupted on this side",
     "failed": "anything else; the reason says what",
@@ -51,7 +52,7 @@ def results_status(results: Results) -> tuple[str, str]:
     if not failures:
         return "ok", ""
     part, reason = next(iter(failures.items()))
-    return "measurement failed", f"{part}: {reason}"
+    return ("check failed" if results.is_wrong else "measurement failed"), f"{part}: {reason}"
 
 
 def plain(text: str) -> str:
