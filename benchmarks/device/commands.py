@@ -25,7 +25,7 @@ from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import MODULES, choose_runtime
 from leanear.runtimes.clips import read_clips
-from leanear.runtimes.errors import BadInput, LeanearError
+from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed
 from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
@@ -94,7 +94,7 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
     _add_window_flag(bench, "ARTIFACT's own; --dense is always heard in its own")
     bench.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     _add_speech_flags(bench)
-    _add_session_flags(bench)
+    _add_session_flags(bench, several=True)
     bench.set_defaults(command=_bench)
 
     evaluation = commands.add_parser(
@@ -146,6 +146,11 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
         ("--max-memory", bounds.max_memory_percent, "per cent of peak memory"),
     ):
         comparing.add_argument(flag, type=_at_least_0, default=default, help=f"{text} (default: {default:g})")
+    comparing.add_argument(
+        "--max-size",
+        type=_at_least_0,
+        help="per cent by which the graph files may grow (default: no limit)",
+    )
     comparing.add_argument("--over-dense", action="store_true", help="judge latency in units of the dense model's")
     comparing.add_argument("--strict", action="store_true", help="fail where something is missing or not to be trusted")
     comparing.add_argument("--json", action="store_true", help="print JSON")
@@ -186,11 +191,23 @@ def _add_window_flag(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--window", metavar="full|auto|SECONDS", help=text)
 
 
-def _add_session_flags(parser: argparse.ArgumentParser) -> None:
+def _precisions(text: str) -> tuple[str, ...]:
+    named = tuple(text.split(","))
+    for name in named:
+        if name not in PRECISIONS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PRECISIONS)}")
+    return named
+
+
+def _add_session_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     known = [name for name in MODULES if name != "null"]
     parser.add_argument("--runtime", default="onnxruntime", help=f"one of {', '.join(known)} (default: onnxruntime)")
     parser.add_argument("--threads", type=int, default=cores, help=f"compute threads (default: all {cores})")
+    if several:
+        text = "type computed in, or several with commas: the first that passes its check (default: fp32)"
+        parser.add_argument("--precision", type=_precisions, default=("fp32",), metavar="TYPE[,TYPE]", help=text)
+        return
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="type computed in (default: fp32)")
 
 
@@ -210,9 +227,22 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    session = SessionOptions(threads=options.threads, precision=options.precision)
+    """Measure in the first of the precisions whose engines answer as the checkpoint does."""
+    *earlier, last = options.precision
+    for precision in earlier:
+        try:
+            _bench_in(precision, options)
+            return
+        except ParityFailed as error:
+            _end_line()
+            print(f"leanear: {precision}: {error}; the next precision is tried", file=sys.stderr)
+    _bench_in(last, options)
+
+
+def _bench_in(precision: str, options: argparse.Namespace) -> None:
+    session = SessionOptions(threads=options.threads, precision=precision)
     name = device_name(device_facts())
-    out = options.out or Path("results") / name / f"{options.runtime}-{options.precision}.json"
+    out = options.out or Path("results") / name / f"{options.runtime}-{precision}.json"
     results = benchmark(
         options.dense,
         options.artifact,
@@ -327,7 +357,7 @@ def _transcribe(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    bounds = Bounds(options.max_slowdown, options.max_drop, options.max_memory, options.over_dense)
+    bounds = Bounds(options.max_slowdown, options.max_drop, options.max_memory, options.over_dense, options.max_size)
     comparison = compare(options.a, options.b, options.side, bounds)
     if options.json:
         print(json.dumps(document_of(comparison, options.strict), indent=1))
