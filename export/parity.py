@@ -20,7 +20,7 @@ from leanear.export.whisper.speech_parity import compare_speech
 from leanear.runtimes.artifact import Artifact, Golden, read_artifact, read_golden
 from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.files import write_json
-from leanear.runtimes.process.isolation import PACKAGE_ROOT, isolated_environment, module_command
+from leanear.runtimes.process.isolation import isolated_environment, module_command
 
 BOUND = 1e-4
 NOISE_BOUND = 0.1  # of a classifier's products in 8 bits
@@ -39,9 +39,9 @@ class Parity:
     graph_bytes, dense_graph_bytes: sizes of the graph files, the latter null if it was not given; tokens, same_tokens:
     how many tokens a Whisper decoded and how many of them are the same, null of a classifier. Of products in 8 bits
     alone, and null of others: noise, of a classifier (see `compare_logits`); divergence in nats per token, words and
-    how many of them changed, of a Whisper (see `leanear.export.whisper.speech_parity`). `bound` then limits noise or divergence.
-    left_in_float32: tensors of its encoder that are not in 8 bits although they could be, because that cost too much,
-    or that are not in float16, because that does not hold them.
+    how many of them changed, of a Whisper (see `leanear.export.whisper.speech_parity`). `bound` then limits noise or
+    divergence. left_in_float32: tensors of its encoder that are not in 8 bits although they could be, because that cost
+    too much, or that are not in float16, because that does not hold them.
     """
 
     runtime: str
@@ -105,7 +105,7 @@ def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parit
         command += ["--dense-graph-bytes", str(dense_graph_bytes)]
     command += ["--", os.path.abspath(folder)]
     ended = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", cwd=PACKAGE_ROOT, env=isolated_environment()
+        command, capture_output=True, text=True, errors="replace", cwd="/", env=isolated_environment()
     )
     said = [line for line in ended.stderr.splitlines() if line.strip()][-LOG_TAIL_LINES:]
     for error in (ParityFailed, BadInput, RuntimeUnavailable):
@@ -122,8 +122,9 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
     """The same as `prove_parity`, in this process."""
     artifact = read_artifact(Path(folder))
     golden = read_golden(artifact)
+    found: dict[str, Any] = {}
     if artifact.family == "whisper":
-        parity = _prove_whisper(artifact, golden, dense_graph_bytes)
+        parity, found = _prove_whisper(artifact, golden, dense_graph_bytes)
     else:
         version, logits = _run(artifact, golden.waveforms)
         is_eight_bit = _is_eight_bit(artifact)
@@ -138,7 +139,7 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
             is_eight_bit=is_eight_bit,
         )
         parity = replace(parity, left_in_float32=tuple(artifact.manifest.get("left_in_float32", ())))
-    manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity)}
+    manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity), **found}
     write_json(artifact.folder / "manifest.json", manifest)
     return parity
 
@@ -237,18 +238,22 @@ def _is_eight_bit(artifact: Artifact) -> bool:
     return "int8" in {graph["precision"] for graph in artifact.manifest["graphs"].values()}
 
 
-def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | None) -> Parity:
-    """The figures of graphs that agree with the Whisper checkpoint after every token; raises ParityFailed if not."""
-    figures = compare_speech(artifact, golden, _bound(artifact), THREADS)
+def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | None) -> tuple[Parity, dict[str, Any]]:
+    """The figures of graphs that agree with the Whisper checkpoint after every token, and what else changes in the
+    manifest; raises ParityFailed if they do not."""
+    figures = asdict(compare_speech(artifact, golden, _bound(artifact), THREADS))
     _require_smaller(artifact.graph_bytes, dense_graph_bytes, str(artifact.folder))
-    return Parity(
+    moved = figures.pop("attention_moved")
+    found = {} if moved is None else {"alignment": {**artifact.manifest["alignment"], "moved": moved}}
+    parity = Parity(
         clips=len(golden.waveforms),
         threads=THREADS,
         graph_bytes=artifact.graph_bytes,
         dense_graph_bytes=dense_graph_bytes,
         left_in_float32=tuple(artifact.manifest.get("left_in_float32", ())),
-        **asdict(figures),
+        **figures,
     )
+    return parity, found
 
 
 def _bound(artifact: Artifact) -> float:

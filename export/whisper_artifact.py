@@ -24,7 +24,9 @@ from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.speech.alignment import Alignment
 from leanear.runtimes.speech.encoder_windows import FULL, choose_windows, windows_facts
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
@@ -37,13 +39,15 @@ class Speech:
     """What a device has to know to decode.
 
     vocabulary: the text of every token, in GPT-2's byte alphabet; special_from: the first special token; decoding: the
-    manifest's section of that name; words: the special tokens that are words all the same.
+    manifest's section of that name; words: the special tokens that are words all the same; alignment: the heads that
+    word times are taken from, None: it is not to have word times.
     """
 
     vocabulary: Sequence[str]
     special_from: int
     decoding: dict[str, Any]
     words: Sequence[int] = ()
+    alignment: Alignment | None = None
 
 
 def write_whisper_artifact(
@@ -60,7 +64,7 @@ def write_whisper_artifact(
     window: str = FULL,
     left_in_float32: Collection[str] = (),
 ) -> None:
-    """Write all files of the artifact into `folder`; the arguments are those of `leanear.export.artifact.export_artifact`.
+    """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
 
     Raises:
         BadInput: no golden clip, an empty one, a vocabulary of another size, or a model that cannot be exported.
@@ -71,7 +75,8 @@ def write_whisper_artifact(
     log_mel = read_log_mel(feature_extractor)
     step = FRAMES_PER_POSITION * log_mel.hop_samples
     windows = choose_windows(window, log_mel.window_samples, log_mel.sample_rate_hz, step)
-    golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding, windows)
+    heads = () if speech.alignment is None else speech.alignment.heads
+    golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding, windows, heads)
     observed = None
     if precision == "int8":
         observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms)
@@ -82,7 +87,7 @@ def write_whisper_artifact(
     if has_half_precision(precision, form):
         clips = quantiser_waveforms or golden.waveforms
         too_large = too_large_in_encoder(model, feature_extractor, form, clips)
-    exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, too_large)
+    exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, heads, too_large)
     write_golden(folder / GOLDEN_FILE, golden)
     document = {
         "schema": VOCABULARY_SCHEMA,
@@ -94,7 +99,7 @@ def write_whisper_artifact(
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "family": "whisper",
-        "task": "automatic-speech-recognition",
+        "task": SPEECH_TASK,
         "model": {**_model_facts(model, log_mel, window_tokens(speech.decoding)), **source},
         "graphs": {
             "encoder": graph_facts(exported.encoder, folder / ENCODER_FILE),
@@ -122,6 +127,8 @@ def write_whisper_artifact(
         "left_in_float32": sorted({*left_in_float32, *too_large}),
         "made_from": made_from,
     }
+    if speech.alignment is not None:
+        manifest["alignment"] = speech.alignment.as_json()
     write_json(folder / "manifest.json", manifest)
 
 

@@ -68,8 +68,8 @@ def clips_in_16_bits(clips: Clips) -> tuple[Clips, int]:
 def write_clips(path: Path, clips: Clips) -> None:
     """Write clips as an .npz of plain arrays, whole or not at all.
 
-    Samples that are all 16-bit values are packed and compressed (`leanear.runtimes.packed_pcm`), others stay float32 as they
-    are; both are read as they were.
+    Samples that are all 16-bit values are packed and compressed (`leanear.runtimes.packed_pcm`), others stay float32 as
+    they are; both are read as they were.
     """
     samples = _joined(clips)
     is_packed = is_16_bit(samples)

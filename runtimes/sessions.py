@@ -55,7 +55,8 @@ class Session(Protocol):
     def run(self, waveform: np.ndarray) -> np.ndarray:
         """Logits, float32 (labels,), of one waveform (samples,), floats within -1 to 1 or int16 PCM.
 
-        Of a waveform that is longer than the model's window the rest is not heard; see `leanear.runtimes.audio.waveforms`.
+        Of a waveform that is longer than the model's window the rest is not heard; see
+        `leanear.runtimes.audio.waveforms`.
 
         Raises:
             BadInput: the waveform is of another shape or type, or has a NaN or infinite sample.
@@ -95,6 +96,13 @@ class SpeechSession(Protocol):
         Raises:
             BadInput: the shapes do not fit `start`, a token is not in the vocabulary, or there are more tokens than the
                 model has positions.
+        """
+
+    def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
+        """How much the alignment heads look at each position of the encoded window, float32 (A, n, T), before softmax.
+
+        tokens: int64 (n,), n > 1, fed from the start on; what was fed before is forgotten. Only an artifact that has
+        an alignment gives this, and no graph for TensorRT.
         """
 
     def facts(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime, without the workstation's libraries."""
+"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime alone."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Sequence
 from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.device.doctor import lines, report
+from leanear.benchmarks.device.summary_lines import print_summary, tags_text
 from leanear.benchmarks.device.transcribe import print_segments, transcribe_recording
-from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from leanear.benchmarks.report.report import render_markdown
 from leanear.benchmarks.results import ROLES
 from leanear.benchmarks.sensors.device import device_facts, device_name
-from leanear.benchmarks.summary_lines import print_summary, tags_text
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import MODULES, choose_runtime
@@ -30,9 +29,10 @@ from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
+from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
 from leanear.runtimes.speech.long_audio import Tally
-from leanear.runtimes.tasks import TAGGING_TASK
+from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
 PROGRAM = "python -m leanear.benchmarks"
 
@@ -126,6 +126,9 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
     transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
     _add_window_flag(transcribing, "the artifact's own")
+    transcribing.add_argument("--word-timestamps", action="store_true", help="each word has times of its own")
+    transcribing.add_argument("--max-line-width", type=int, help="letters of a line of subtitles, cut between words")
+    transcribing.add_argument("--max-line-count", type=int, help="lines of a subtitle of such lines (default: 2)")
     for writer in ("json", "srt", "vtt", "words"):
         transcribing.add_argument(f"--{writer}", dest="writer", action="store_const", const=writer, default="plain")
     _add_session_flags(transcribing)
@@ -348,10 +351,11 @@ def _transcribe(options: argparse.Namespace) -> None:
         beams=options.beams,
         condition_on_previous=options.condition,
     )
+    lines = chosen_lines(options.writer, options.word_timestamps, options.max_line_width, options.max_line_count)
     session = SessionOptions(threads=options.threads, precision=options.precision)
-    audio, tally = (options.artifact, options.audio), Tally()
-    segments = transcribe_recording(*audio, options.runtime, session, decoding, options.window, tally)
-    print_segments(segments, options.writer, tally)
+    audio, tally, words = (options.artifact, options.audio), Tally(), options.word_timestamps
+    segments = transcribe_recording(*audio, options.runtime, session, decoding, options.window, tally, words)
+    print_segments(segments, options.writer, tally, lines)
     if tally.sentence:
         print(tally.sentence, file=sys.stderr)
 

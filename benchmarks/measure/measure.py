@@ -11,10 +11,9 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from leanear.benchmarks.engine_check import check_engines
-from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.accuracy import check_clips, cross_entropy_nats, read_logits
 from leanear.benchmarks.measure.answers import measure_answers
+from leanear.benchmarks.measure.engine_check import check_engines
 from leanear.benchmarks.measure.job import (
     Job,
     benchmark_waveform,
@@ -28,13 +27,13 @@ from leanear.benchmarks.measure.memory import memory_readable
 from leanear.benchmarks.measure.processes import Progress, absolute, free_of_noise, part_of, run_fresh
 from leanear.benchmarks.measure.sustained import measure_lasting_work
 from leanear.benchmarks.measure.transcripts import Transcript, options_for, read_transcripts
+from leanear.benchmarks.measure.unmeasured import unmeasured_parts
 from leanear.benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_results
 from leanear.benchmarks.sensors.device import device_facts, device_name, device_state, load_average
 from leanear.benchmarks.sensors.recorder import Recorder
 from leanear.benchmarks.sensors.sensor_records import throttling
 from leanear.benchmarks.summary import Interval, wilson_interval
 from leanear.benchmarks.tagging import TagQuality, tag_entropies, tag_quality
-from leanear.benchmarks.unmeasured import unmeasured_parts
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips, read_clips
@@ -42,7 +41,7 @@ from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import windows_text
-from leanear.runtimes.tasks import TAGGING_TASK
+from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
 REPEATS = 4
 SAMPLES_WANTED = 664  # p99 needs 662; a multiple of the repeats

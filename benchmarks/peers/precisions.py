@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from leanear.benchmarks.formatting import between, runtime_text, signed
-from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
 from leanear.benchmarks.report.precision_section import loss_of, read_change
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.summary import is_within
-from leanear.data.dataset import column_for, read_splits
+from leanear.data.dataset import column_for
+from leanear.data.splits import read_splits
 from leanear.deploy.deployment_stages import clips_stage, export_stage, prune_stage
 from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.deploy.precision_gate import PLAIN, clip_answers, compare_answers, metric_of
@@ -46,6 +46,7 @@ from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file, sha256_json, write_json
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions, graph_precision
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 from leanear.targets.target import read_target
 

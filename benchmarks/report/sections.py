@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from leanear.benchmarks.analysis import Analysis, analyse
-from leanear.benchmarks.check_section import check_section
 from leanear.benchmarks.formatting import precisions_text, runtime_text, threads_text
 from leanear.benchmarks.report.accuracy_section import accuracy_section
+from leanear.benchmarks.report.check_section import check_section
 from leanear.benchmarks.report.headline import headline_cards, summary_sentences
 from leanear.benchmarks.report.latency_section import latency_section
 from leanear.benchmarks.report.origin_sections import (

@@ -11,10 +11,11 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
-from leanear.export.float16_ranges import too_large_for_half
-from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention, read_attention
+from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention
+from leanear.export.onnx.float16_ranges import too_large_for_half
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
+from leanear.export.onnx.heads import read_attention
 from leanear.export.onnx.layers import add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
@@ -48,9 +49,9 @@ def export_ast(
     "logits": float32 (1, labels). The last layer is computed for the two tokens that the classifier reads.
     Form "portable" has plain ONNX operators alone, "onnxruntime" has operators of ONNX Runtime's own where they are
     faster, "openvino" has plain operators arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones.
-    Precision "fp16", of form "tensorrt" alone, has products in float16, as `leanear.export.onnx.half_precision` says; "int8"
-    has products of 8-bit integers in the ranges `observed` (see `observe_ast`), in form "tensorrt" the rest as "fp16".
-    too_large: tensors that float16 does not hold (see `too_large_in_ast`).
+    Precision "fp16", of form "tensorrt" alone, has products in float16, as `leanear.export.onnx.half_precision` says;
+    "int8" has products of 8-bit integers in the ranges `observed` (see `observe_ast`), in form "tensorrt" the rest as
+    "fp16". too_large: tensors that float16 does not hold (see `too_large_in_ast`).
 
     Raises:
         BadInput: the model is not one that the graph can stand for, or `form` or `input` is unknown.

@@ -5,7 +5,8 @@ A strongly typed runtime computes in the types that the graph has, so the graph 
 - norms, softmax and what is added to scores before it stay in float32: there large numbers meet small ones;
 - the front end stays in float32: powers of a spectrum leave the range of float16;
 - integers stay what they are, and their steps are in float16;
-- what was seen to come near to float16's end (`leanear.export.float16_ranges`) stays in float32, and so does what reads it.
+- what was seen to come near to float16's end (`leanear.export.onnx.float16_ranges`) stays in float32, as does what
+  reads it.
 Inputs and outputs keep their types unless `half` names them.
 """
 

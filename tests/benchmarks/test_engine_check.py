@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from leanear.benchmarks.device.commands import main
-from leanear.benchmarks.engine_check import check_engine, chosen_clips, edits
+from leanear.benchmarks.measure.engine_check import check_engine, chosen_clips, edits
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.results import read_results

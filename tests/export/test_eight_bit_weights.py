@@ -31,8 +31,8 @@ from leanear.runtimes.backends.embedding import Embedding
 from leanear.runtimes.backends.onnx_cpu import OnnxSpeechSession, load
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
-from leanear.runtimes.guided_steps import divergences
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.guided_steps import divergences
 from tests.export.whisper_cases import noise, small_speech, small_whisper, torch_logits
 from tests.whisper_models import make_extractor
 

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from leanear.export.ast.graph import export_ast, too_large_in_ast
-from leanear.export.onnx.attention import fused_width
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.half_precision import add_half_precision
+from leanear.export.onnx.heads import fused_width
 from leanear.export.whisper.graph import export_whisper
 from leanear.runtimes.errors import BadInput
 from tests.export.whisper_cases import make_extractor

@@ -12,7 +12,8 @@ import soundfile
 from scipy.signal import resample_poly
 
 from leanear.data.audio import read_waveform
-from leanear.data.dataset import read_examples_as_clips, read_examples_as_transcribed_clips, read_splits
+from leanear.data.clips import read_examples_as_clips, read_examples_as_transcribed_clips
+from leanear.data.splits import read_splits
 from leanear.runtimes.clips import read_clips, write_clips
 from leanear.runtimes.errors import BadInput
 from tests.conftest import tone
@@ -306,8 +307,9 @@ def test_transcribed_clips_file_round_trip(tmp_path):
 
 
 def test_so_many_evaluation_clips_are_drawn_at_random_and_said(tmp_path):
-    from leanear.data.dataset import Example, Splits
-    from leanear.evaluation_clips import draw_evaluation
+    from leanear.data.dataset import Example
+    from leanear.data.evaluation_clips import draw_evaluation
+    from leanear.data.splits import Splits
 
     examples = tuple(Example(tmp_path / f"{n}.wav", f"{n}.wav", label="a") for n in range(50))
     splits = Splits(examples[:3], examples, "one folder")

@@ -13,8 +13,8 @@ import soundfile
 
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, RUNNER_FILE, is_bundle_path, read_bundle
 from leanear.benchmarks.results import read_results
-from leanear.bundle_readme import README_FILE, by_hand
 from leanear.devices.bundle import MAIN, RunSettings, device_folder_name, write_bundle, write_runner
+from leanear.devices.bundle_readme import README_FILE, by_hand
 from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.errors import BadInput
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, weights, write_tiny_artifact
@@ -68,8 +68,9 @@ def test_the_runner_holds_device_code_alone(tmp_path):
     write_runner(tmp_path / RUNNER_FILE)
     names = zipfile.ZipFile(tmp_path / RUNNER_FILE).namelist()
     assert names == sorted(names)
-    assert {name.partition("/")[0].partition("-")[0] for name in names} == {
-        "__main__.py", "benchmarks", "leanear", "runtimes"
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"__main__.py", "leanear"}
+    assert {name.split("/")[1] for name in names if name.startswith("leanear/")} == {
+        "__init__.py", "benchmarks", "runtimes"
     }  # fmt: skip
     assert not [name for name in names if "peers" in name]
 

@@ -11,10 +11,10 @@ from leanear.benchmarks.device.bundled import read_bundle
 from leanear.benchmarks.report.devices_report import DeviceEntry, write_devices_report
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
-from leanear.bundle_readme import expected_time, to_type
 from leanear.deploy.ahead import engine_sections
 from leanear.deploy.measuring import DEVICES_FILE, precision_sections, pruning_sections, write_folder_report
 from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.bundle_readme import expected_time, to_type
 from leanear.devices.hosts import deliver_to_all, host_folder_name
 from leanear.devices.remote import RemoteOptions, RemoteOutcome
 from leanear.progress import Narrator

@@ -16,9 +16,9 @@ from leanear.benchmarks.measure.processes import Progress, answer_request, part_
 from leanear.runtimes.artifact import Artifact, Golden, read_artifact, read_golden
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import MeasurementFailed
-from leanear.runtimes.guided_steps import clip_divergences, guided_logits, text_steps, until_end, written_down
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import artifact_windows
+from leanear.runtimes.speech.guided_steps import clip_divergences, guided_logits, text_steps, until_end, written_down
 from leanear.runtimes.speech.vocabulary import read_vocabulary
 
 MOST_CLIPS = 4  # two as they are, and the two that the proof made shorter and longer than a window
@@ -45,7 +45,7 @@ def check_engines(job: Job, progress: Progress) -> Dict[str, Any]:
     for place, role in enumerate(job.artifacts):
         share = 1 / len(job.artifacts)
         told = part_of(progress, place * share, (place + 1) * share, f"{role}, ")
-        outcome = run_fresh("leanear.benchmarks.engine_check", job.request(role), told)
+        outcome = run_fresh("leanear.benchmarks.measure.engine_check", job.request(role), told)
         if outcome.answer is None:
             part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
             return part

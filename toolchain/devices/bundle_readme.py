@@ -10,13 +10,14 @@ from typing import Any
 
 from leanear.benchmarks.device.bundled import ALL_THREADS, RUNNER_FILE, Bundle
 from leanear.benchmarks.device.doctor import PACKAGES
-from leanear.benchmarks.inference import SPEECH_TASK, milliseconds, one_inference
+from leanear.benchmarks.inference import milliseconds, one_inference
 from leanear.benchmarks.measure.measure import REPEATS
 from leanear.runtimes.artifact import read_artifact, read_golden
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
 README_FILE = "README.txt"

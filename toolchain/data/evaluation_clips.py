@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from leanear.data.dataset import Splits
+from leanear.data.splits import Splits
 from leanear.runtimes.errors import BadInput
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from leanear.benchmarks.engine_check import figures_text
+from leanear.benchmarks.measure.engine_check import figures_text
 from leanear.benchmarks.report.page import Block, Log, Paragraph, Section, Table
 
 TITLE = "Check of the engines"

@@ -28,7 +28,7 @@ def import_command(results: tuple[Path, ...], into: Path | None, name: str | Non
       leanear import results/
       leanear import usb-stick/results/ --into deployments/demo-ast/raspberrypi --name kitchen
     """
-    from leanear.bringing_home import import_results, require_measured
+    from leanear.deploy.bringing_home import import_results, require_measured
     from leanear.runtimes.errors import BadInput, GateMissed
 
     if name is not None and not name.strip():
