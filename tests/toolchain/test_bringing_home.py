@@ -13,8 +13,10 @@ import pytest
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
 from leanear.deploy.delivering import Devices, commands
+from leanear.devices.bundle import RunSettings, write_bundle
 from leanear.runtimes.files import sha256_file
 from tests.benchmarks.conftest import clips_path, dense_folder, slim_folder  # noqa: F401
+from tests.benchmarks.test_engine_check import perturbed
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 from tests.toolchain.test_delivering import deployment, folder, narrator  # noqa: F401
 
@@ -83,3 +85,31 @@ def test_results_of_another_model_do_not_belong_there(carried, folder, tmp_path,
     shutil.copytree(write_tiny_artifact(tmp_path / "other", weights(3), source="other"), folder / "slim")
     assert run(["import", str(carried), "--into", str(folder)]) == 2
     assert "its slim model is not the one in" in capsys.readouterr().err
+
+
+def test_a_wrong_engine_comes_home_as_a_status_and_no_number(folder, narrator, tmp_path, capsys):  # noqa: F811
+    (folder / "slim").unlink()
+    shutil.copytree(write_tiny_artifact(tmp_path / "right", weights(3), source="slim"), folder / "slim")
+    perturbed(folder / "slim", 0.5)
+    bundle = write_bundle(
+        tmp_path / "bundle",
+        name="tiny",
+        target="pi",
+        slim=folder / "slim",
+        dense=folder / "dense",
+        clips=folder / "clips" / "evaluation.npz",
+        run=RunSettings("onnxruntime", "fp32", 1, 0.5),
+    )
+    deployment(folder, Devices(), narrator)
+    ended = subprocess.run(
+        [sys.executable, "leanear.pyz", "bench"], cwd=bundle.folder, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 3
+    assert "slim: the engine does not answer as the checkpoint does" in ended.stderr
+    results = next((bundle.folder / "results").rglob("*.json"))
+    assert run(["import", str(results), "--into", str(folder), "--name", "kitchen"]) == 7
+    assert "kitchen: check failed: check: slim: the engine" in capsys.readouterr().err
+    text = (folder / "report.md").read_text()
+    assert "check failed" in text
+    assert "of the logits' spread" in text
+    assert " 0.00 ms" not in text
