@@ -21,6 +21,7 @@ from leanear.export.whisper.graph import (
     too_large_in_encoder,
 )
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
+from leanear.export.whisper.voice import write_voice_graph
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
@@ -115,6 +116,7 @@ def write_whisper_artifact(
         },
         "output": {"name": "logits", "dtype": "float32", "shape": ["rows", size]},
         "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
+        "voice": write_voice_graph(folder, log_mel.sample_rate_hz),
         "decoding": speech.decoding,
         "embedding": exported.embedding,
         "cache": cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),

@@ -13,8 +13,17 @@ from typing import Sequence
 from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.device.doctor import lines, report
+from leanear.benchmarks.device.flags import (
+    add_artifact,
+    add_session_flags,
+    add_speech_flags,
+    add_window_flag,
+    asked,
+    at_least_0,
+    bundles,
+)
 from leanear.benchmarks.device.summary_lines import print_summary, tags_text
-from leanear.benchmarks.device.transcribe import print_segments, transcribe_recording
+from leanear.benchmarks.device.transcribe import transcribe_recordings
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from leanear.benchmarks.report.report import render_markdown
@@ -22,6 +31,8 @@ from leanear.benchmarks.results import ROLES
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
+from leanear.runtimes.audio.piped_audio import raw_audio
 from leanear.runtimes.choose import MODULES, choose_runtime
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed
@@ -30,9 +41,10 @@ from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
 from leanear.runtimes.speech.cues import chosen_lines
-from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
-from leanear.runtimes.speech.long_audio import Tally
+from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.prompts import hotwords_of
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
+from leanear.runtimes.voice.speech_only import AUTO, CHOICES
 
 PROGRAM = "python -m leanear.benchmarks"
 
@@ -80,21 +92,21 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
         help="measure an artifact, beside the dense one if given",
         epilog=f"example: {program} bench slim --dense dense --clips clips.npz --out results.json",
     )
-    _add_artifact(bench, bundled)
+    add_artifact(bench, bundled)
     bench.add_argument("--dense", type=Path, help="artifact folder of the dense model to compare with")
     bench.add_argument(
         "--dense-precision", choices=PRECISIONS, help="what the dense one computes in (default: --precision)"
     )
-    bench.add_argument("--clips", type=Path, help=f"evaluation clips (.npz){_bundles('clips', bundled)}")
+    bench.add_argument("--clips", type=Path, help=f"evaluation clips (.npz){bundles('clips', bundled)}")
     bench.add_argument("--out", type=Path, help="results file (default: results/DEVICE/RUNTIME-PRECISION.json)")
     bench.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="time for the latency pass")
     bench.add_argument(
         "--sustained", type=float, default=0.0, metavar="SECONDS", help="then work that long without a pause"
     )
-    _add_window_flag(bench, "ARTIFACT's own; --dense is always heard in its own")
+    add_window_flag(bench, "ARTIFACT's own; --dense is always heard in its own")
     bench.add_argument("--fresh", action="store_true", help="measure again what was measured before")
-    _add_speech_flags(bench)
-    _add_session_flags(bench, several=True)
+    add_speech_flags(bench)
+    add_session_flags(bench, several=True)
     bench.set_defaults(command=_bench)
 
     evaluation = commands.add_parser(
@@ -102,36 +114,52 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
         help="the accuracy, or the mAP, of an artifact on labelled clips, or its transcripts of transcribed ones",
         epilog=f"example: {program} eval slim --clips clips.npz --json",
     )
-    _add_artifact(evaluation, bundled)
+    add_artifact(evaluation, bundled)
     evaluation.add_argument(
         "--clips",
         type=Path,
         required="clips" not in bundled,
-        help=f"evaluation clips (.npz){_bundles('clips', bundled)}",
+        help=f"evaluation clips (.npz){bundles('clips', bundled)}",
     )
     evaluation.add_argument("--json", action="store_true", help="print JSON")
-    _add_speech_flags(evaluation)
-    _add_session_flags(evaluation)
+    add_speech_flags(evaluation)
+    add_session_flags(evaluation)
     evaluation.set_defaults(command=_eval)
 
     transcribing = commands.add_parser(
         "transcribe",
-        help="the words of a WAV file, as they are found",
+        help="the words of WAV files, as they are found",
         epilog=f"example: {program} transcribe slim talk.wav --srt",
     )
     transcribing.add_argument("artifact", type=Path, help="artifact folder")
-    transcribing.add_argument("audio", type=Path, help="WAV file of any length and sample rate")
-    _add_speech_flags(transcribing)
+    transcribing.add_argument(
+        "audio",
+        type=Path,
+        nargs="+",
+        help="WAV file of any length and sample rate, a folder of them, or - for standard input",
+    )
+    transcribing.add_argument("--raw", action="store_true", help="standard input is PCM of 16 bits without a header")
+    transcribing.add_argument("--rate", type=int, metavar="HZ", help="of --raw (default: 16000)")
+    transcribing.add_argument("--channels", type=int, help="of --raw (default: 1)")
+    add_speech_flags(transcribing)
     transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
     transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
-    _add_window_flag(transcribing, "the artifact's own")
+    transcribing.add_argument("--prompt", default="", help="text that is shown to the decoder before the first words")
+    transcribing.add_argument("--hotwords", metavar="A,B", help="words that are shown to it before every window")
+    transcribing.add_argument(
+        "--vad", choices=CHOICES, default=AUTO, help="hear speech alone; auto: of audio over 30 s (default: auto)"
+    )
+    add_window_flag(transcribing, "the artifact's own")
     transcribing.add_argument("--word-timestamps", action="store_true", help="each word has times of its own")
     transcribing.add_argument("--max-line-width", type=int, help="letters of a line of subtitles, cut between words")
     transcribing.add_argument("--max-line-count", type=int, help="lines of a subtitle of such lines (default: 2)")
     for writer in ("json", "srt", "vtt", "words"):
-        transcribing.add_argument(f"--{writer}", dest="writer", action="store_const", const=writer, default="plain")
-    _add_session_flags(transcribing)
+        transcribing.add_argument(f"--{writer}", dest="forms", action="append_const", const=writer)
+    transcribing.add_argument(
+        "--output-dir", type=Path, help="write a file per recording there, in every form asked for (default: print)"
+    )
+    add_session_flags(transcribing)
     transcribing.set_defaults(command=_transcribe)
 
     comparing = commands.add_parser(
@@ -148,10 +176,10 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
         ("--max-drop", bounds.max_drop, "points of accuracy, of mAP or of word error rate"),
         ("--max-memory", bounds.max_memory_percent, "per cent of peak memory"),
     ):
-        comparing.add_argument(flag, type=_at_least_0, default=default, help=f"{text} (default: {default:g})")
+        comparing.add_argument(flag, type=at_least_0, default=default, help=f"{text} (default: {default:g})")
     comparing.add_argument(
         "--max-size",
-        type=_at_least_0,
+        type=at_least_0,
         help="per cent by which the graph files may grow (default: no limit)",
     )
     comparing.add_argument("--over-dense", action="store_true", help="judge latency in units of the dense model's")
@@ -159,59 +187,6 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
     comparing.add_argument("--json", action="store_true", help="print JSON")
     comparing.set_defaults(command=_compare)
     return parser
-
-
-def _at_least_0(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
-
-
-def _add_artifact(parser: argparse.ArgumentParser, bundled: Sequence[str]) -> None:
-    text = "artifact folder" + _bundles("artifact", bundled)
-    parser.add_argument("artifact", type=Path, nargs="?" if "artifact" in bundled else None, help=text)
-
-
-def _bundles(name: str, bundled: Sequence[str]) -> str:
-    return " (default: the bundle's)" if name in bundled else ""
-
-
-def _add_speech_flags(parser: argparse.ArgumentParser) -> None:
-    code = 'a code such as "en", or "auto" (default: the model\'s own, or auto)'
-    parser.add_argument("--language", metavar="CODE", help=f"Whisper: {code}")
-    parser.add_argument("--task", choices=TASKS, help="Whisper: (default: the model's own)")
-
-
-def _asked(options: argparse.Namespace) -> dict[str, str]:
-    """The task and the language that flags name."""
-    named = {"task": options.task, "language": options.language}
-    return {name: value for name, value in named.items() if value is not None}
-
-
-def _add_window_flag(parser: argparse.ArgumentParser, default: str) -> None:
-    text = f"Whisper: full, auto, or seconds that audio is heard in (default: {default})"
-    parser.add_argument("--window", metavar="full|auto|SECONDS", help=text)
-
-
-def _precisions(text: str) -> tuple[str, ...]:
-    named = tuple(text.split(","))
-    for name in named:
-        if name not in PRECISIONS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PRECISIONS)}")
-    return named
-
-
-def _add_session_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    known = [name for name in MODULES if name != "null"]
-    parser.add_argument("--runtime", default="onnxruntime", help=f"one of {', '.join(known)} (default: onnxruntime)")
-    parser.add_argument("--threads", type=int, default=cores, help=f"compute threads (default: all {cores})")
-    if several:
-        text = "type computed in, or several with commas: the first that passes its check (default: fp32)"
-        parser.add_argument("--precision", type=_precisions, default=("fp32",), metavar="TYPE[,TYPE]", help=text)
-        return
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="type computed in (default: fp32)")
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -260,7 +235,7 @@ def _bench_in(precision: str, options: argparse.Namespace) -> None:
         command=[*options.program.split(), *sys.argv[1:]],
         progress=_teller("measuring"),
         fresh=options.fresh,
-        asked=_asked(options),
+        asked=asked(options),
     )
     _end_line()
     print_summary(results)
@@ -272,8 +247,8 @@ def _eval(options: argparse.Namespace) -> None:
     if task == SPEECH_TASK:
         _eval_speech(options, session)
         return
-    if _asked(options):
-        flags = " and ".join(f"--{name}" for name in _asked(options))
+    if asked(options):
+        flags = " and ".join(f"--{name}" for name in asked(options))
         raise BadInput(f"{flags}: for Whisper; {options.artifact} is a classifier")
     if task == TAGGING_TASK:
         _eval_tags(options, session)
@@ -320,7 +295,7 @@ def _eval_tags(options: argparse.Namespace, session: SessionOptions) -> None:
 def _eval_speech(options: argparse.Namespace, session: SessionOptions) -> None:
     """Transcripts beside references; the word error rate is the workstation's, for it needs Whisper's normaliser."""
     transcripts = evaluate_transcripts(
-        options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating"), asked=_asked(options)
+        options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating"), asked=asked(options)
     )
     clips = read_clips(options.clips)
     _end_line()
@@ -350,14 +325,26 @@ def _transcribe(options: argparse.Namespace) -> None:
         timestamps=not options.no_timestamps,
         beams=options.beams,
         condition_on_previous=options.condition,
+        prompt=options.prompt,
+        hotwords=hotwords_of(options.hotwords),
     )
-    lines = chosen_lines(options.writer, options.word_timestamps, options.max_line_width, options.max_line_count)
+    forms = options.forms or ["plain"]
+    lines = chosen_lines(forms, options.word_timestamps, options.max_line_width, options.max_line_count)
     session = SessionOptions(threads=options.threads, precision=options.precision)
-    audio, tally, words = (options.artifact, options.audio), Tally(), options.word_timestamps
-    segments = transcribe_recording(*audio, options.runtime, session, decoding, options.window, tally, words)
-    print_segments(segments, options.writer, tally, lines)
-    if tally.sentence:
-        print(tally.sentence, file=sys.stderr)
+    transcribe_recordings(
+        options.artifact,
+        options.audio,
+        options.runtime,
+        session,
+        decoding,
+        forms=forms,
+        output_dir=options.output_dir,
+        window=options.window,
+        vad=options.vad,
+        word_timestamps=options.word_timestamps,
+        lines=lines,
+        raw=raw_audio(options.raw, STANDARD_INPUT in options.audio, options.rate, options.channels),
+    )
 
 
 def _compare(options: argparse.Namespace) -> None:
