@@ -22,6 +22,7 @@ from leanear.benchmarks.report.headline import headline_rows
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
 from leanear.cli.compare import compare
+from leanear.cli.import_results import import_command
 from leanear.cli.version import version_option
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
@@ -76,6 +77,7 @@ def cli() -> None:
 
 
 cli.add_command(compare)
+cli.add_command(import_command)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -441,6 +443,11 @@ recipe_options = _options(
 )
 @sustained_option
 @click.option(
+    "--eval-clips",
+    type=click.IntRange(min=1),
+    help="Evaluate on so many clips at most, drawn at random.  [default: all of them]",
+)
+@click.option(
     "--host", "hosts", multiple=True, metavar="HOST", help="Measure on [user@]name over SSH; may be repeated."
 )
 @click.option(
@@ -504,6 +511,7 @@ def deploy(
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         window=flags["window"],
+        eval_clips=flags["eval_clips"],
         word_timestamps=flags["word_timestamps"],
         command=_command(),
         narrator=narrator,
@@ -514,7 +522,7 @@ def deploy(
     if deployment.results is not None:
         _print_headline(deployment.results)
     if deployment.bundle is not None and not deployment.outcomes:
-        for line in commands(deployment.bundle):
+        for line in commands(deployment.folder):
             click.echo(line)
     _print_report(deployment.report)
     require_all(deployment.outcomes)

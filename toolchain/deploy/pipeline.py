@@ -12,6 +12,7 @@ from leanear.benchmarks.device.bundled import ALL_THREADS
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
 from leanear.data.dataset import Data, column_for
+from leanear.data.evaluation_clips import draw_evaluation
 from leanear.data.splits import read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
@@ -88,6 +89,7 @@ def deploy(
     sustained_s: float = 0.0,
     gate: PrecisionGate | None = None,
     window: str | None = None,
+    eval_clips: int | None = None,
     word_timestamps: bool = False,
 ) -> Deployment:
     """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
@@ -101,7 +103,8 @@ def deploy(
     sustained_s: seconds of work without a pause.
     gate: what the target's precision may cost, one point by default. window: which windows the slim Whisper's encoder
     takes, "full", "auto" or seconds; None: DEFAULT_WINDOW where the target's graphs take several; the dense one has the
-    full window. word_timestamps: of a Whisper, the slim model is made for them.
+    full window. eval_clips: how many clips are evaluated at most, None: all. word_timestamps: of a Whisper, the slim
+    model is made for them.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
@@ -124,6 +127,7 @@ def deploy(
     if word_timestamps:
         _require_word_timestamps(device, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
+    splits = draw_evaluation(splits, eval_clips, job.recipe.seed)
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio.path])
     ahead = bool(device.compute_capabilities)
