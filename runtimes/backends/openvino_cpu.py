@@ -13,6 +13,7 @@ from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.audio.waveforms import WaveformInput
 from leanear.runtimes.backends.embedding import Embedding
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
+from leanear.runtimes.mapped_files import give_back_pages
 from leanear.runtimes.sessions import (
     SessionOptions,
     check_precision,
@@ -84,7 +85,7 @@ def _compile_graph(path: Path, options: SessionOptions) -> Any:
     """A graph compiled for latency: one stream, precision said and verified.
 
     Left to itself OpenVINO computes in bf16 on a CPU that has it, so the precision is always given, and what the
-    compiled model reports is compared with it.
+    compiled model reports is compared with it. It arranges weights in memory of its own and keeps the file mapped.
     """
     import openvino
     import openvino.properties as properties
@@ -102,6 +103,7 @@ def _compile_graph(path: Path, options: SessionOptions) -> Any:
         compiled = openvino.Core().compile_model(os.fspath(path), DEVICE, settings)
     except RuntimeError as error:
         raise BadInput(f"{path}: OpenVINO refuses the graph ({_one_line(error)})") from None
+    give_back_pages(path.parent)
     reported = compiled.get_property(hint.inference_precision())
     if reported != wanted:
         raise RuntimeUnavailable(
