@@ -13,7 +13,6 @@ from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.audio.waveforms import WaveformInput
 from leanear.runtimes.backends.embedding import Embedding
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from leanear.runtimes.mapped_files import give_back_pages
 from leanear.runtimes.sessions import (
     SessionOptions,
     check_precision,
@@ -23,10 +22,12 @@ from leanear.runtimes.sessions import (
 )
 from leanear.runtimes.speech.encoder_windows import step_samples
 from leanear.runtimes.speech.speech_cache import CrossMemory, SpeechCache, aligned_zeros
+from leanear.runtimes.unneeded_memory import give_back_memory
 
 NAME = "openvino"
 INSTALL = "pip install openvino"
 DEVICE = "CPU"
+LAZY_RUNS = 4  # of a session until no weight is arranged for the first time: encoder, prompt, two tokens
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
 
@@ -103,7 +104,7 @@ def _compile_graph(path: Path, options: SessionOptions) -> Any:
         compiled = openvino.Core().compile_model(os.fspath(path), DEVICE, settings)
     except RuntimeError as error:
         raise BadInput(f"{path}: OpenVINO refuses the graph ({_one_line(error)})") from None
-    give_back_pages(path.parent)
+    give_back_memory(path.parent)
     reported = compiled.get_property(hint.inference_precision())
     if reported != wanted:
         raise RuntimeUnavailable(
@@ -165,8 +166,9 @@ class IntelSpeechSession:
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        self._encoder = _compile_graph(artifact.graphs["encoder"], options)
+        # The larger one first: while it is compiled, its weights are in memory twice.
         self._decoder = _compile_graph(artifact.graphs["decoder"], options)
+        self._encoder = _compile_graph(artifact.graphs["encoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
         self._checked = WaveformInput(artifact)
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
@@ -183,7 +185,7 @@ class IntelSpeechSession:
             self._positions,
         )
         self._embedding = Embedding(artifact)
-        self._encoded = False
+        self._encoded, self._folder, self._runs = False, artifact.folder, 0
         self._bound = (0, 0)  # rows and new tokens that the request's memory is for
         # A request holds no reference to the arrays that it was given.
         self._embedded = self._places = self._bias = self._logits = np.zeros(0)
@@ -196,7 +198,14 @@ class IntelSpeechSession:
             self._share_crossed()
         self._encoding.set_tensor("waveform", _shared(waveform))
         self._encoding.infer()
+        self._ran()
         self._encoded = True
+
+    def _ran(self) -> None:
+        """OpenVINO reads and arranges some weights only when it first runs, and keeps what that took."""
+        if self._runs < LAZY_RUNS:
+            self._runs += 1
+            give_back_memory(self._folder)
 
     def _share_crossed(self) -> None:
         """Let the encoder write to, and the decoder read from, the session's memory for the window's length."""
@@ -226,6 +235,7 @@ class IntelSpeechSession:
         self._embedding.read(tokens, self._embedded)
         self._places[...] = np.arange(cache.filled, cache.filled + new)
         self._decoding.infer()
+        self._ran()
         cache.append(self._added)
         if not np.isfinite(self._logits.max()):
             raise MeasurementFailed("logits: the graph gave NaN or infinite values")

@@ -1,7 +1,8 @@
-"""Memory of files that a library has mapped: given back while the mapping stays.
+"""Memory that a library holds and does not need, given back to the system: pages of mapped files, freed heap.
 
 A runtime that has arranged a graph's weights in memory of its own may keep the file mapped that they came from, and
 what it has read of it counts as memory of the process. Pages that are given back are read again where they are needed.
+What it allocated on the way and freed stays with the C library until that is asked for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,14 @@ from pathlib import Path
 
 MAPS = Path("/proc/self/maps")
 DONT_NEED = 4  # MADV_DONTNEED, linux/mman.h
+
+
+def give_back_memory(folder: Path) -> None:
+    """Give back pages of the files in `folder` and what is free of the heap, where this system can."""
+    give_back_pages(folder)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:  # glibc has it
+        trim(0)
 
 
 def give_back_pages(folder: Path) -> int:
