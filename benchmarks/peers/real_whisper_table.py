@@ -80,8 +80,9 @@ def _count(ears: Ears, engine: str, normaliser: Any) -> WordErrors:
 
 
 def _main_table(ears: Ears, counted: dict[str, WordErrors], best: str | None) -> Iterator[str]:
-    yield "| engine | RTF | of the best peer | joined, RTF | WER, % | S / D / I | again | peak MB | load, s | MB |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+    """RTF and CPU are time of clock and of all threads over audio; second: of the clock, over that of the best peer."""
+    yield "| engine | RTF | of the best peer | CPU | joined | WER, % | S / D / I | again | peak MB | load, s | MB |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
     for engine in ears.engines:
         joined, errors = ears.joined_rtf(engine), counted[engine]
         kinds = [sum(kind) for kind in (errors.substitutions, errors.deletions, errors.insertions)]
@@ -92,6 +93,7 @@ def _main_table(ears: Ears, counted: dict[str, WordErrors], best: str | None) ->
             engine,
             f"{ears.rtf(engine):.4f}",
             ears.ratio(engine, best) if best and engine != best else "1",
+            f"{ears.rtf(engine, 'cpu_s'):.4f}",
             "" if joined is None else f"{joined:.4f}",
             f"{100 * sum(kinds) / sum(errors.reference_words):.2f}",
             " / ".join(map(str, kinds)),
