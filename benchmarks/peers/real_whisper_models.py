@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leanear.benchmarks.peers.ggml import write_ggml
-from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
+from leanear.benchmarks.peers.lasting_worker import ROOT, LastingWorker, WorkerFailed
 from leanear.data.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
 from leanear.deploy.exporting import QUANTISER_CLIPS, write_proved_artifact
 from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
@@ -83,7 +83,9 @@ class Models:
             print(f"setting up {environment} (a few minutes, once)", flush=True)
             _run([sys.executable, "-I", "-m", "venv", str(environment)])
             pip = [str(python), "-I", "-m", "pip"]
-            _run([*pip, "install", "--quiet", "--disable-pip-version-check", "-r", str(requirements)])
+            install = [*pip, "install", "--quiet", "--disable-pip-version-check"]
+            _run([*install, "-r", str(requirements)])
+            _run([*install, "--no-deps", "-e", str(ROOT)])  # what the worker runs
             if engine.library == "openvino-genai":  # for pictures; a build for another torch keeps models from loading
                 _run([*pip, "uninstall", "--quiet", "--yes", "torchvision"])
             ready.write_text(wanted, encoding="utf-8")

@@ -3,7 +3,8 @@
     python -m leanear.benchmarks.peers.whisper_int8 CHECKPOINT --data DATA --state DIR
 
 Costs are nats a token on calibration clips, all else being in float32. The artifacts are kept in the folder that
---state names. Words and times of the whole in 8 bits are beside everybody else's in `leanear.benchmarks.peers.real_whisper`.
+--state names. Words and times of the whole in 8 bits are beside everybody else's in
+`leanear.benchmarks.peers.real_whisper`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.audio.waveforms import WaveformInput
 from leanear.runtimes.backends.embedding import Embedding
+from leanear.runtimes.backends.unneeded_memory import give_back_memory
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from leanear.runtimes.sessions import (
     SessionOptions,
@@ -22,7 +23,6 @@ from leanear.runtimes.sessions import (
 )
 from leanear.runtimes.speech.encoder_windows import step_samples
 from leanear.runtimes.speech.speech_cache import CrossMemory, SpeechCache, aligned_zeros
-from leanear.runtimes.unneeded_memory import give_back_memory
 
 NAME = "openvino"
 INSTALL = "pip install openvino"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leanear.runtimes.unneeded_memory import give_back_memory, give_back_pages
+from leanear.runtimes.backends.unneeded_memory import give_back_memory, give_back_pages
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system has no /proc")
 
