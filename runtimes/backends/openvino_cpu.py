@@ -190,6 +190,7 @@ class IntelSpeechSession:
         )
         self._embedding = Embedding(artifact)
         self._encoded, self._folder, self._runs = False, artifact.folder, 0
+        self._lengths: set[int] = set()  # that the encoder has met
         self._bound = (0, 0)  # rows and new tokens that the request's memory is for
         # A request holds no reference to the arrays that it was given.
         self._embedded = self._places = self._bias = self._logits = np.zeros(0)
@@ -200,10 +201,17 @@ class IntelSpeechSession:
         waveform = in_window(self._checked(waveform), window, self._window, self._takes_any)
         if self._takes_any and self._crossed.arrange(waveform.shape[1] // self._step):
             self._share_crossed()
+            self._meet(self._crossed.positions)
         self._encoding.set_tensor("waveform", _shared(waveform))
         self._encoding.infer()
         self._ran()
         self._encoded = True
+
+    def _meet(self, positions: int) -> None:
+        """A window of another length is arranged for as the first one was."""
+        if positions not in self._lengths:
+            self._lengths.add(positions)
+            self._runs = min(self._runs, LAZY_RUNS - 2)  # the encoder and the prompt
 
     def _ran(self) -> None:
         """OpenVINO reads and arranges some weights only when it first runs, and keeps what that took."""
