@@ -31,7 +31,7 @@ ROOMS = {
     "runtimes runtimes.audio runtimes.process runtimes.speech",
     "benchmarks.__main__": "benchmarks.device runtimes.process",
     "": "benchmarks calibration runtimes runtimes.process",
-    "demo": "",
+    "demo": "runtimes",
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": "runtimes runtimes.backends",
     "families": " benchmarks calibration data demo runtimes runtimes.speech",
@@ -46,6 +46,7 @@ ROOMS = {
     "evaluate export export.whisper families prune runtimes runtimes.backends runtimes.process runtimes.speech targets",
     "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
     "export.ast families prune recover reference runtimes runtimes.process targets",
+    "studies.references": "cli",
     "studies.demo": "calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families prune "
     "recover reference runtimes runtimes.process runtimes.speech studies targets",

@@ -31,6 +31,7 @@ from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
+from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
 from leanear.runtimes.speech.long_audio import Tally
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
@@ -114,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
     _add_window_flag(transcribing, "the artifact's own")
+    transcribing.add_argument("--word-timestamps", action="store_true", help="each word has times of its own")
+    transcribing.add_argument("--max-line-width", type=int, help="letters of a line of subtitles, cut between words")
+    transcribing.add_argument("--max-line-count", type=int, help="lines of a subtitle of such lines (default: 2)")
     for writer in ("json", "srt", "vtt", "words"):
         transcribing.add_argument(f"--{writer}", dest="writer", action="store_const", const=writer, default="plain")
     _add_session_flags(transcribing)
@@ -324,10 +328,11 @@ def _transcribe(options: argparse.Namespace) -> None:
         beams=options.beams,
         condition_on_previous=options.condition,
     )
+    lines = chosen_lines(options.writer, options.word_timestamps, options.max_line_width, options.max_line_count)
     session = SessionOptions(threads=options.threads, precision=options.precision)
-    audio, tally = (options.artifact, options.audio), Tally()
-    segments = transcribe_recording(*audio, options.runtime, session, decoding, options.window, tally)
-    print_segments(segments, options.writer, tally)
+    audio, tally, words = (options.artifact, options.audio), Tally(), options.word_timestamps
+    segments = transcribe_recording(*audio, options.runtime, session, decoding, options.window, tally, words)
+    print_segments(segments, options.writer, tally, lines)
     if tally.sentence:
         print(tally.sentence, file=sys.stderr)
 

@@ -27,10 +27,13 @@ import numpy as np
 from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
 from leanear.benchmarks.peers.real_whisper_models import RATE_HZ, WORKER, Engine, Models, our_engines, peers
 from leanear.benchmarks.peers.real_whisper_table import Ears, tables
-from leanear.data.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import column_for
+from leanear.data.splits import read_splits
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256
 from leanear.runtimes.errors import BadInput, LeanearError
 from leanear.runtimes.files import sha256_json
+from leanear.runtimes.tasks import SPEECH_TASK
 
 JOINED = "all clips joined"
 REST_S = 0.2  # until the threads of the engine before have stopped waiting for more work

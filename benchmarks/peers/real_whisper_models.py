@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leanear.benchmarks.peers.environments import build_environment, run
 from leanear.benchmarks.peers.ggml import write_ggml
-from leanear.benchmarks.peers.lasting_worker import ROOT, LastingWorker, WorkerFailed
-from leanear.data.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
+from leanear.benchmarks.peers.lasting_worker import LastingWorker
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import column_for
+from leanear.data.splits import read_splits
 from leanear.deploy.exporting import QUANTISER_CLIPS, write_proved_artifact
 from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.runtimes.tasks import SPEECH_TASK
 
 OURS = ("onnxruntime", "openvino")
 WORKER = "leanear.benchmarks.peers.real_whisper_worker"
@@ -76,20 +79,9 @@ class Models:
         if engine.ours:
             return Path(sys.executable)
         requirements = Path(__file__).with_name(f"requirements-{engine.library.replace('.', '-')}.txt")
-        environment = self._folder / f"environment-{engine.library}"
-        python, ready = environment / "bin" / "python", environment / ".ready"
-        wanted = requirements.read_text(encoding="utf-8")
-        if not (ready.is_file() and ready.read_text(encoding="utf-8") == wanted):
-            print(f"setting up {environment} (a few minutes, once)", flush=True)
-            _run([sys.executable, "-I", "-m", "venv", str(environment)])
-            pip = [str(python), "-I", "-m", "pip"]
-            install = [*pip, "install", "--quiet", "--disable-pip-version-check"]
-            _run([*install, "-r", str(requirements)])
-            _run([*install, "--no-deps", "-e", str(ROOT)])  # what the worker runs
-            if engine.library == "openvino-genai":  # for pictures; a build for another torch keeps models from loading
-                _run([*pip, "uninstall", "--quiet", "--yes", "torchvision"])
-            ready.write_text(wanted, encoding="utf-8")
-        return python
+        # For pictures; a build for another torch keeps models from loading.
+        unwanted = "torchvision" if engine.library == "openvino-genai" else ""
+        return build_environment(self._folder / f"environment-{engine.library}", requirements, unwanted)
 
     def model(self, engine: Engine) -> Path:
         """The engine's model of the checkpoint.
@@ -120,7 +112,7 @@ class Models:
         if engine.library == "openvino-genai":
             command = [str(python.with_name("optimum-cli")), "export", "openvino", "--model", str(folder)]
             task = ["--task", "automatic-speech-recognition-with-past", "--weight-format", weights]
-            return _run([*command, *task, str(out)])
+            return run([*command, *task, str(out)])
         worker = LastingWorker(python, WORKER)
         try:
             worker.ask({"do": "convert", "checkpoint": str(folder), "out": str(out), "precision": weights})
@@ -139,11 +131,3 @@ class Models:
             checkpoint, self._calibration, out, engine.library, source, {}, None, lambda *_: None, weights, engine.how
         )  # fmt: skip
         print(proof.sentence, flush=True)
-
-
-def _run(command: list[str]) -> None:
-    """Raises WorkerFailed with the command's last line."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        last = done.stdout.strip().splitlines()[-1:] or ["it said nothing"]
-        raise WorkerFailed(f"{' '.join(command[:6])} ended with status {done.returncode}: {last[0]}")

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from leanear.benchmarks.formatting import runtime_text
-from leanear.data.dataset import column_for, read_splits
+from leanear.data.dataset import column_for
+from leanear.data.splits import read_splits
 from leanear.deploy.deployment_stages import clips_stage, export_stage
 from leanear.evaluate.evaluation import data_folder
 from leanear.export.eight_bit_costs import tensor_costs

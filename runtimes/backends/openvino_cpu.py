@@ -253,6 +253,12 @@ class IntelSpeechSession:
             raise MeasurementFailed("logits: the graph gave NaN or infinite values")
         return self._logits
 
+    def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
+        """Scores of the alignment heads before softmax, float32 (A, n, T), of tokens fed from the start on."""
+        self.start()
+        self.step(tokens[None])
+        return np.array(self._decoding.get_tensor("alignment").data)
+
     def _bind(self, rows: int, new: int) -> None:
         """Give the decoder's request the session's memory, of the shapes that steps of `new` tokens have."""
         cache, self._bound = self._cache, (rows, new)

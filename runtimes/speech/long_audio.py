@@ -34,12 +34,15 @@ import numpy as np
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.alignment import Alignment, read_alignment
 from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, check_options, chosen_language, decode_window
 from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows, full_window
 from leanear.runtimes.speech.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
 from leanear.runtimes.speech.short_windows import most_tokens, why_heard_again
 from leanear.runtimes.speech.token_rules import SpeechTokens, speech_tokens
 from leanear.runtimes.speech.vocabulary import Vocabulary, read_vocabulary
+from leanear.runtimes.speech.word_times import with_word_times
+from leanear.runtimes.speech.words import Word
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
@@ -66,7 +69,8 @@ class Waveform(Protocol):
 class SpeechModel:
     """What decoding needs to know of a model beside its session.
 
-    windows: which it hears audio in, None: the full one.
+    windows: which it hears audio in, None: the full one; alignment: the heads that word times are taken from, None:
+    its graphs do not give what they look at.
     """
 
     vocabulary: Vocabulary
@@ -74,6 +78,7 @@ class SpeechModel:
     sample_rate_hz: int
     window_samples: int
     windows: EncoderWindows | None = None
+    alignment: Alignment | None = None
 
     @property
     def step_samples(self) -> int:
@@ -114,7 +119,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech: its times in the audio, its text, and how the window that it is from was decoded."""
+    """A stretch of speech: its times in the audio, its text, and how the window that it is from was decoded.
+
+    words: with times of their own, which together are the text; None where they were not asked for.
+    """
 
     start_s: float
     end_s: float
@@ -125,6 +133,7 @@ class Segment:
     no_speech_probability: float | None
     compression_ratio: float
     language: str | None = None
+    words: tuple[Word, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,17 @@ def read_speech_model(artifact: Artifact, window: str | None = None) -> SpeechMo
         raise BadInput(f"{path}: {len(vocabulary)} tokens, but the decoder knows {size}")
     tokens = speech_tokens(manifest["decoding"])
     windows = artifact_windows(artifact, window)
-    return SpeechModel(vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows)
+    alignment = read_alignment(manifest["alignment"]) if "alignment" in manifest else None
+    return SpeechModel(vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows, alignment)
+
+
+def require_word_times(model: SpeechModel, folder: object) -> None:
+    """Raises BadInput, with the remedy, where the artifact in `folder` has no word times to give."""
+    if model.alignment is None:
+        raise BadInput(
+            f"--word-timestamps: the graphs of {folder} do not give their attention; export its checkpoint again with"
+            " leanear export CHECKPOINT --word-timestamps --out FOLDER"
+        )
 
 
 def transcribe(
@@ -170,15 +189,18 @@ def transcribe(
     waveform: Waveform,
     options: DecodeOptions,
     tally: Tally | None = None,
+    words: bool = False,
 ) -> Iterator[Segment]:
-    """The segments of `waveform` that have text, each as soon as its window is decoded. tally: is added to.
+    """The segments of `waveform` that have text, each as soon as its window is decoded.
+
+    tally: is added to; words: give each segment its words with times, for which the model has to have an alignment.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
     model = read_speech_model(model) if isinstance(model, Artifact) else model
     check_options(model.tokens, options)
-    for window in transcribe_windows(session, model, waveform, options, tally):
+    for window in transcribe_windows(session, model, waveform, options, tally, words):
         yield from (segment for segment in window.segments if segment.text.strip())
 
 
@@ -188,8 +210,9 @@ def transcribe_windows(
     waveform: Waveform,
     options: DecodeOptions,
     tally: Tally | None = None,
+    words: bool = False,
 ) -> Iterator[Window]:
-    """The windows of `waveform`, in order; the next always starts later. tally: is added to.
+    """The windows of `waveform`, in order; the next always starts later. tally, words: see `transcribe`.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
@@ -222,6 +245,8 @@ def transcribe_windows(
             if window.segments and language is None:
                 language = decoded.language
             before = _said_before(before, window, last, options, tokens)
+            if words:
+                window = with_word_times(session, model, window, last, options)
         yield window
         start, last = start + window.advance, window
 

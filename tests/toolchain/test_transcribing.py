@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.evaluate.transcribing import transcribe_file
 from leanear.export.artifact import export_artifact
 from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.speech.alignment import Alignment
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.repeats import compression_ratio, loop_start
@@ -179,3 +181,73 @@ def test_a_vocabulary_of_another_model_is_named(capsys, artifact, tmp_path):
     status, _, err = command(capsys, tmp_path / "clip.wav", "--model", folder)
     assert status == 2
     assert "tokens, but the decoder knows" in err
+
+
+# Words
+
+
+@pytest.fixture(scope="module")
+def aligned(model, tmp_path_factory):
+    """The same model, exported for word times."""
+    out = tmp_path_factory.mktemp("aligned") / "tiny"
+    export_artifact(
+        model,
+        make_extractor(),
+        [sounds(1.0)[:, 0]],
+        out,
+        form="portable",
+        source={"source": "tiny"},
+        made_from={},
+        speech=replace(small_speech(model), alignment=Alignment(((0, 0), (1, 0), (1, 1)), "generation_config")),
+    )
+    return out
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_words_have_their_place_in_long_audio_and_change_nothing(runtime, checkpoint, aligned):
+    """Over several windows, with what each window really said: text and segments are those without words."""
+    opened = open_transcriber(str(checkpoint if runtime == "torch" else aligned), runtime, "fp32", 1)
+    audio, options = sounds(4.6 * WINDOW_S)[:, 0], DecodeOptions(seed=3)
+    without = list(transcribe(opened.session, opened.model, audio, options))
+    found = list(transcribe(opened.session, opened.model, audio, options, words=True))
+    opened.session.close()
+    assert [replace(segment, words=None) for segment in found] == without
+    edges = []
+    for segment in found:
+        assert "".join(word.text for word in segment.words) == segment.text
+        edges += [edge for word in segment.words for edge in (word.start_s, word.end_s)]
+    assert len(edges) > 8
+    assert edges == sorted(edges)
+    assert edges[-1] > 2 * WINDOW_S
+    assert edges[-1] <= 4.6 * WINDOW_S
+
+
+def test_every_runtime_has_the_same_word_times(checkpoint, aligned):
+    said = {}
+    for runtime, folder in (("torch", checkpoint), ("onnxruntime", aligned), ("openvino", aligned)):
+        opened = open_transcriber(str(folder), runtime, "fp32", 1)
+        segments = transcribe(opened.session, opened.model, sounds(WINDOW_S)[:, 0], DecodeOptions(), words=True)
+        said[runtime] = [(word.text, word.start_s, word.end_s) for segment in segments for word in segment.words]
+        opened.session.close()
+    assert said["torch"]
+    assert said["torch"] == said["onnxruntime"] == said["openvino"]
+
+
+def test_words_by_the_command(aligned, artifact, checkpoint, tmp_path, capsys):
+    audio = tmp_path / "clip.wav"
+    soundfile.write(audio, sounds(2.0), RATE_HZ)
+    assert run(["transcribe", str(audio), "--model", str(aligned), "--word-timestamps", "--json", "-q"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert all({"text", "start_s", "end_s", "probability"} == set(word) for word in document["segments"][0]["words"])
+    assert run(["transcribe", str(audio), "--model", str(artifact), "--word-timestamps"]) == 2
+    assert "export its checkpoint again with leanear export CHECKPOINT --word-timestamps" in capsys.readouterr().err
+    assert run(["transcribe", str(audio), "--model", str(checkpoint), "--word-timestamps", "--words"]) == 2
+
+
+def test_a_checkpoint_without_a_list_takes_its_upper_half_and_says_so(tmp_path, capsys, caplog):
+    folder = write_whisper(tmp_path / "tiny", make_whisper(seed=5, positions=32, alignment_heads=()))
+    audio = tmp_path / "clip.wav"
+    soundfile.write(audio, sounds(2.0), RATE_HZ)
+    assert run(["transcribe", str(audio), "--model", str(folder), "--word-timestamps", "--json"]) == 0
+    assert "word times from 2 heads, the whole upper half of the decoder" in caplog.text
+    assert json.loads(capsys.readouterr().out)["segments"][0]["words"]

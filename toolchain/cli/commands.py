@@ -22,6 +22,7 @@ from leanear.benchmarks.report.headline import headline_rows
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
 from leanear.cli.compare import compare
+from leanear.cli.version import version_option
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import DEMO_MODEL
@@ -60,7 +61,7 @@ GOALS = ("sparsity", "macs", "latency_ms", "speedup", "max_drop")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="leanear", message="%(version)s")
+@version_option
 def cli() -> None:
     """Prune the attention of an audio transformer (AST, Whisper), export it smaller, measure it, and report.
 
@@ -402,6 +403,7 @@ recipe_options = _options(
     help="Fail where the gate is missed, in place of the next slower precision.",
 )
 @window_option(f"{DEFAULT_WINDOW}; the dense model beside it, and all that is for TensorRT, has the full window")
+@click.option("--word-timestamps", is_flag=True, help="Of a Whisper: the slim model can be asked for word timestamps.")
 @data_option
 @asked_option
 @goal_options
@@ -481,6 +483,7 @@ def deploy(
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         window=flags["window"],
+        word_timestamps=flags["word_timestamps"],
         command=_command(),
         narrator=narrator,
     )
@@ -746,6 +749,7 @@ def explore(
     "tensorrt, products in half precision.",
 )
 @window_option(f"{DEFAULT_WINDOW}; full for --form tensorrt")
+@click.option("--word-timestamps", is_flag=True, help="Of a Whisper: its decoder gives what word times are taken from.")
 @data_option
 @asked_option
 @seed_option
@@ -761,6 +765,7 @@ def export(
     asked: Asked,
     seed: int,
     window: str | None,
+    word_timestamps: bool,
 ) -> None:
     """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
 
@@ -785,6 +790,7 @@ def export(
         precision=precision,
         asked=asked,
         window=window,
+        word_timestamps=word_timestamps,
     )
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
@@ -1061,6 +1067,9 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 )
 @click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
 @window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
+@click.option("--word-timestamps", is_flag=True, help="Each word has times of its own.")
+@click.option("--max-line-width", type=int, help="Letters of a line of subtitles, which is cut between words.")
+@click.option("--max-line-count", type=int, help="Lines of a subtitle of such lines.  [default: 2]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
 @click.option("--srt", is_flag=True, help="SubRip subtitles.")
 @click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
@@ -1081,6 +1090,9 @@ def transcribe(
     condition: bool,
     window: str | None,
     temperatures: str,
+    word_timestamps: bool,
+    max_line_width: int | None,
+    max_line_count: int | None,
     as_json: bool,
     srt: bool,
     vtt: bool,
@@ -1099,8 +1111,10 @@ def transcribe(
     Examples:
       leanear transcribe talk.flac
       leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
+      leanear transcribe talk.flac --word-timestamps --vtt --max-line-width 42
     """
     from leanear.evaluate.transcribing import transcribe_file, write_segments
+    from leanear.runtimes.speech.cues import chosen_lines
     from leanear.runtimes.speech.decoding import DecodeOptions
     from leanear.runtimes.speech.long_audio import Tally
 
@@ -1108,6 +1122,8 @@ def transcribe(
     writers = [name for name, wanted in forms.items() if wanted]
     if len(writers) > 1:
         raise BadInput(f"--{writers[0]} and --{writers[1]} are two forms of the same; choose one")
+    writer = writers[0] if writers else "plain"
+    lines = chosen_lines(writer, word_timestamps, max_line_width, max_line_count)
     options = DecodeOptions(
         timestamps=not no_timestamps,
         condition_on_previous=condition,
@@ -1127,9 +1143,10 @@ def transcribe(
             threads=threads,
             window=window,
             tally=tally,
+            word_timestamps=word_timestamps,
             report=report,
         )
-        write_segments(segments, writers[0] if writers else "plain", out, tally)
+        write_segments(segments, writer, out, tally, lines)
     if tally.sentence and not narrator.console.quiet:
         click.echo(tally.sentence, err=True)
 

@@ -13,11 +13,14 @@ from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
 from leanear.progress import Report, quiet
+from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
+from leanear.runtimes.process.notes import note
+from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
-from leanear.runtimes.speech.long_audio import Segment, Tally, transcribe
+from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, require_word_times, transcribe
 from leanear.runtimes.speech.subtitles import WRITERS
 from leanear.runtimes.tasks import SPEECH_TASK
 
@@ -32,13 +35,15 @@ def transcribe_file(
     threads: int,
     window: str | None = None,
     tally: Tally | None = None,
+    word_timestamps: bool = False,
     report: Report = quiet,
 ) -> Iterator[Segment]:
     """The segments of an audio file (WAV, FLAC, OGG, MP3, AIFF; any sample rate, length and number of channels).
 
     model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
     `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.
-    window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; tally: is added to.
+    window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; tally: is added to;
+    word_timestamps: each segment has its words with times.
 
     Raises:
         LeanearError: the audio, the model or the runtime is not usable, or the model cannot do what the options say.
@@ -49,21 +54,28 @@ def transcribe_file(
     if task_of(folder) != SPEECH_TASK:
         raise BadInput(f"{model}: a model that classifies; `leanear classify` is for those")
     check_audio_file(audio)
+    if word_timestamps and own:
+        require_word_times(read_speech_model(read_artifact(folder), window), model)
     transcriber = open_transcriber(model, runtime, precision, threads, window)
+    alignment = transcriber.model.alignment
+    if word_timestamps and alignment is not None and alignment.chosen_by == "upper half":
+        note(f"{model}: {alignment.sentence}")
 
     def heard(seconds: float, share: float) -> None:
         report(f"{duration(seconds)} of audio", share)
 
     try:
         with AudioStream(audio, transcriber.model.sample_rate_hz, progress=heard) as stream:
-            yield from transcribe(transcriber.session, transcriber.model, stream, options, tally)
+            yield from transcribe(transcriber.session, transcriber.model, stream, options, tally, word_timestamps)
     finally:
         transcriber.session.close()
 
 
-def write_segments(segments: Iterable[Segment], writer: str, out: Path | None, tally: Tally) -> None:
+def write_segments(
+    segments: Iterable[Segment], writer: str, out: Path | None, tally: Tally, lines: Lines | None = None
+) -> None:
     """Write segments as one of `subtitles.WRITERS` does: to standard output as they come, or to `out`."""
-    pieces = WRITERS[writer](segments, tally)
+    pieces = WRITERS[writer](segments, tally, lines)
     if out is None:
         for piece in pieces:
             sys.stdout.write(piece)
