@@ -108,13 +108,20 @@ def _compile_graph(path: Path, options: SessionOptions) -> Any:
         compiled = openvino.Core().compile_model(os.fspath(path), DEVICE, settings)
     except RuntimeError as error:
         raise BadInput(f"{path}: OpenVINO refuses the graph ({_one_line(error)})") from None
-    give_back_memory(path.parent)
+    give_back_memory(*_mapped_folders(path.parent))
     reported = compiled.get_property(hint.inference_precision())
     if reported != wanted:
         raise RuntimeUnavailable(
             f"{NAME}: asked for {options.precision}, but the compiled model reports {reported.get_type_name()}"
         )
     return compiled
+
+
+def _mapped_folders(graphs: Path) -> tuple[Path, Path]:
+    """Where what OpenVINO has mapped lies: the graphs' weights, and its own code."""
+    import openvino
+
+    return graphs, Path(openvino.__file__).parent
 
 
 def _facts(compiled: Any) -> dict[str, Any]:
@@ -189,7 +196,7 @@ class IntelSpeechSession:
             self._positions,
         )
         self._embedding = Embedding(artifact)
-        self._encoded, self._folder, self._runs = False, artifact.folder, 0
+        self._encoded, self._folders, self._runs = False, _mapped_folders(artifact.folder), 0
         self._lengths: set[int] = set()  # that the encoder has met
         self._bound = (0, 0)  # rows and new tokens that the request's memory is for
         # A request holds no reference to the arrays that it was given.
@@ -217,7 +224,7 @@ class IntelSpeechSession:
         """OpenVINO reads and arranges some weights only when it first runs, and keeps what that took."""
         if self._runs < LAZY_RUNS:
             self._runs += 1
-            give_back_memory(self._folder)
+            give_back_memory(*self._folders)
 
     def _share_crossed(self) -> None:
         """Let the encoder write to, and the decoder read from, the session's memory for the window's length."""
