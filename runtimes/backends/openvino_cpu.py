@@ -218,7 +218,7 @@ class IntelSpeechSession:
         """A window of another length is arranged for as the first one was."""
         if positions not in self._lengths:
             self._lengths.add(positions)
-            self._runs = min(self._runs, LAZY_RUNS - 2)  # the encoder and the prompt
+            self._runs = min(self._runs, LAZY_RUNS - 1)
 
     def _ran(self) -> None:
         """OpenVINO reads and arranges some weights only when it first runs, and keeps what that took."""
