@@ -14,6 +14,7 @@ from leanear.export.onnx.graph import graph_facts
 from leanear.export.whisper.golden_speech import collect_golden_speech
 from leanear.export.whisper.graph import FRAMES_PER_POSITION, cache_sizes, export_whisper, observe_encoder
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
+from leanear.export.whisper.voice import write_voice_graph
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
@@ -104,6 +105,7 @@ def write_whisper_artifact(
         },
         "output": {"name": "logits", "dtype": "float32", "shape": ["rows", size]},
         "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
+        "voice": write_voice_graph(folder, log_mel.sample_rate_hz),
         "decoding": speech.decoding,
         "embedding": exported.embedding,
         "cache": cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),

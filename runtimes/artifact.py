@@ -48,7 +48,7 @@ DECODING_KEYS = {
 }
 # Of artifacts that were made before there were these: no word behind the timestamps, and transcribing.
 LATER_DECODING_KEYS = {"timestamp_end": OPTIONAL_INT, "default_task": str}
-ALIGNMENT_CHOSEN_BY = ("generation_config", "measurement", "upper half")
+ALIGNMENT_CHOSEN_BY = ("generation_config", "upper half")
 ALIGNMENT_KEYS = {"heads": list, "chosen_by": str, "lost": int, "filter_positions": int, "moved": (float, type(None))}
 SPEECH_ARRAYS = ("prompt", "tokens", "columns", "log_sums")
 CACHE_TENSORS = ("self_key", "self_value", "cross_key", "cross_value")
@@ -84,6 +84,12 @@ class Artifact:
         """A sha256 over those of all graphs, by which results name what they measured."""
         graphs = self.manifest["graphs"]
         return sha256_json({role: [graph["sha256"], graph["data"]] for role, graph in graphs.items()})
+
+    @property
+    def voice_graph(self) -> Path | None:
+        """The voice activity model that came along, which older artifacts and classifiers do not have."""
+        voice = self.manifest.get("voice")
+        return None if voice is None else self.folder / str(voice["file"])
 
     @property
     def graph_bytes(self) -> int:
@@ -156,8 +162,8 @@ def _named_files(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
         yield f"graphs.{role}", graph
         if graph["data"] is not None:
             yield f"graphs.{role}.data", graph["data"]
-    for part in ("golden", "vocabulary"):
-        if part in manifest:
+    for part in ("golden", "vocabulary", "voice"):
+        if manifest.get(part) is not None:
             yield part, manifest[part]
 
 
@@ -210,6 +216,8 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     for part in ("vocabulary", "decoding", "cache", "embedding"):
         if not isinstance(manifest[part], dict):
             raise BadInput(f"{path}: {part} is not an object")
+    if not isinstance(manifest.get("voice"), OPTIONAL_DICT):
+        raise BadInput(f"{path}: voice is neither null nor an object")
     shape = manifest["output"].get("shape")
     if not (isinstance(shape, list) and len(shape) == 2 and _is_count(shape[1])):
         raise BadInput(f"{path}: output.shape is {shape!r}, expected ['rows', vocabulary]")

@@ -65,7 +65,7 @@ def load(artifact: Artifact, options: SessionOptions) -> OnnxCpuSession | OnnxSp
     return OnnxCpuSession(artifact, options)
 
 
-def _load_graph(path: Path, options: SessionOptions, keep_memory: bool = True, **entries: str) -> Any:
+def load_graph(path: Path, options: SessionOptions, keep_memory: bool = True, **entries: str) -> Any:
     """ONNX Runtime's session of one graph: sequential execution and spinning threads.
 
     keep_memory: let intermediate results share memory as ONNX Runtime does by default, which then holds the most that
@@ -123,7 +123,7 @@ class OnnxCpuSession:
     """A classifier loaded by ONNX Runtime, one inference at a time."""
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        self._session = _load_graph(artifact.graphs["classifier"], options)
+        self._session = load_graph(artifact.graphs["classifier"], options)
         self._labels = len(artifact.labels)
         self._checked = WaveformInput(artifact)
         self._input = self._session.get_inputs()[0].name
@@ -153,9 +153,9 @@ class OnnxSpeechSession:
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         # The larger one first: while it is loaded, its weights are in memory twice.
-        self._decoder = _load_graph(artifact.graphs["decoder"], options, keep_memory=False)
+        self._decoder = load_graph(artifact.graphs["decoder"], options, keep_memory=False)
         # An encoder's threads that spin when it has ended would take the cores from the decoder's.
-        self._encoder = _load_graph(artifact.graphs["encoder"], options, keep_memory=False, force_spinning_stop="1")
+        self._encoder = load_graph(artifact.graphs["encoder"], options, keep_memory=False, force_spinning_stop="1")
         self._checked = WaveformInput(artifact)
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])

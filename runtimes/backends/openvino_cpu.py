@@ -82,7 +82,7 @@ def load(artifact: Artifact, options: SessionOptions) -> IntelCpuSession | Intel
         raise
 
 
-def _compile_graph(path: Path, options: SessionOptions) -> Any:
+def compile_graph(path: Path, options: SessionOptions) -> Any:
     """A graph compiled for latency: one stream, precision said and verified.
 
     Left to itself OpenVINO computes in bf16 on a CPU that has it, so the precision is always given, and what the
@@ -149,7 +149,7 @@ class IntelCpuSession:
     """A classifier compiled by OpenVINO, with one reused request."""
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        self._compiled = _compile_graph(artifact.graphs["classifier"], options)
+        self._compiled = compile_graph(artifact.graphs["classifier"], options)
         self._request = self._compiled.create_infer_request()
         self._labels = len(artifact.labels)
         self._checked = WaveformInput(artifact)
@@ -178,8 +178,8 @@ class IntelSpeechSession:
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         # The larger one first: while it is compiled, its weights are in memory twice.
-        self._decoder = _compile_graph(artifact.graphs["decoder"], options)
-        self._encoder = _compile_graph(artifact.graphs["encoder"], options)
+        self._decoder = compile_graph(artifact.graphs["decoder"], options)
+        self._encoder = compile_graph(artifact.graphs["encoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
         self._checked = WaveformInput(artifact)
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])

@@ -19,9 +19,9 @@ import numpy as np
 class Alignment:
     """The heads that word times are taken from.
 
-    heads: (decoder layer, head) of each, ascending; chosen_by: one of ALIGNMENT_CHOSEN_BY: the model's own list, heads
-    that were seen to follow the speech of clips, or all heads of the upper half of the decoder, where nothing was
-    known; lost: how many heads of the model's own list were pruned; filter_positions: of the median filter over time.
+    heads: (decoder layer, head) of each, ascending; chosen_by: one of ALIGNMENT_CHOSEN_BY: the model's own list, or all
+    heads of the upper half of the decoder, where it has none; lost: how many heads of the model's own list were pruned;
+    filter_positions: of the median filter over time.
     """
 
     heads: tuple[tuple[int, int], ...]
@@ -45,8 +45,7 @@ class Alignment:
         heads = f"{len(self.heads)} head{'' if len(self.heads) == 1 else 's'}"
         found = {
             "generation_config": f"{heads} that generation_config.json names",
-            "measurement": f"{heads} that were seen to follow the speech of calibration clips",
-            "upper half": f"{heads}, the whole upper half of the decoder, as no list and no speech is known",
+            "upper half": f"{heads}, the whole upper half of the decoder, as generation_config.json names none",
         }
         lost = f"; {self.lost} more of the model's own list were pruned" if self.lost else ""
         return f"word times from {found[self.chosen_by]}{lost}"

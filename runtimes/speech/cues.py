@@ -31,19 +31,19 @@ class Cue:
     text: str
 
 
-def chosen_lines(writer: str, word_timestamps: bool, width: int | None, count: int | None) -> Lines | None:
-    """The lines that a user asked for, None where there was nothing said of them.
+def chosen_lines(forms: Sequence[str], word_timestamps: bool, width: int | None, count: int | None) -> Lines | None:
+    """The lines that a user asked for, None where there was nothing said of them; forms: of the transcript.
 
     Raises:
         BadInput: lines are for something that has none, or without times of words, or there is no room in them.
     """
-    if word_timestamps and writer == "words":
+    if word_timestamps and "words" in forms:
         raise BadInput("--word-timestamps: --words is the text alone, without times; choose another form, or none")
     if width is None:
         if count is not None:
             raise BadInput("--max-line-count: lines are cut where --max-line-width says; give that, too")
         return None
-    if writer not in ("srt", "vtt"):
+    if not {"srt", "vtt"} & set(forms):
         raise BadInput("--max-line-width: it is for --srt and --vtt")
     if not word_timestamps:
         raise BadInput("--max-line-width: a cut line needs to know when its words are said; add --word-timestamps")

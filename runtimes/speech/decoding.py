@@ -34,6 +34,8 @@ class DecodeOptions:
         zlib-compressed bytes), or whose tokens are less likely on average, is decoded again; None: no such test.
     no_speech_limit: a window more likely than this to hold no speech, whose tokens are also unlikely, has no text.
     condition_on_previous: show the decoder what it said before, unless that came from a temperature over 0.5.
+    prompt: text that the decoder is shown as if it had been said before the first words; hotwords: words that it is
+        shown so before every window.
     max_tokens: most tokens of a window; None: as many as the model has positions for.
     stop_repeats: leanear's own protection from loops (see `leanear.runtimes.speech.long_audio`); off, nothing is done
         that transformers does not do.
@@ -56,6 +58,8 @@ class DecodeOptions:
     log_probability_limit: float | None = -1.0
     no_speech_limit: float | None = 0.6
     condition_on_previous: bool = False
+    prompt: str = ""
+    hotwords: tuple[str, ...] = ()
     max_tokens: int | None = None
     stop_repeats: bool = True
     quiet_cuts: bool = True

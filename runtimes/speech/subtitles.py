@@ -79,7 +79,8 @@ def _known(segment: Segment) -> dict[str, object]:
 
 def _counted(tally: Tally) -> dict[str, object]:
     counted = {"decoded": tally.windows, "short": tally.short, "second_tries": tally.heard_again}
-    return {"windows": {**counted, "second_tries_because": tally.second_tries}}
+    kept = None if tally.voice is None else {name: round(value, 3) for name, value in asdict(tally.voice).items()}
+    return {"windows": {**counted, "second_tries_because": tally.second_tries}, "voice_activity": kept}
 
 
 def _begun(segments: Iterable[Segment]) -> Iterable[Segment]:

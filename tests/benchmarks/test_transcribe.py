@@ -100,6 +100,18 @@ def test_a_model_that_classifies_has_no_words(capsys, slim_folder, tmp_path):
     assert "a model that classifies" in err
 
 
+def test_an_artifact_without_a_voice_model_hears_all_and_says_so(capsys, caplog, artifact, tmp_path):
+    audio = write(tmp_path / "long.wav", np.concatenate([say("cat")] * 80))
+    status, out, _ = transcribe(capsys, artifact, audio, "--words", "--no-timestamps")
+    assert (status, out) == (0, "cat\n" * 80)
+    assert "has no voice activity model; export it again" in caplog.text
+    status, out, err = transcribe(capsys, artifact, audio, "--vad", "on")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    caplog.clear()
+    assert transcribe(capsys, artifact, audio, "--vad", "off")[0] == 0
+    assert not caplog.text
+
+
 @pytest.fixture(scope="module")
 def aligned(artifact, tmp_path_factory):
     """The same artifact, made for word times."""

@@ -125,6 +125,6 @@ def test_first_columns_of_a_path():
 
 
 def test_what_a_manifest_says_is_read_again():
-    alignment = Alignment(((0, 1), (2, 3)), "measurement", lost=2, filter_positions=5)
+    alignment = Alignment(((0, 1), (2, 3)), "upper half", lost=2, filter_positions=5)
     assert read_alignment(alignment.as_json()) == alignment
     assert alignment.sentence.endswith("; 2 more of the model's own list were pruned")

@@ -1,8 +1,9 @@
-"""Which heads word times are taken from: the model's own list, heads that follow speech, or the upper half."""
+"""Which heads word times are taken from: the model's own list, or the upper half of its decoder."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ import soundfile
 import leanear
 from leanear.cli.commands import run
 from leanear.deploy.deployment_stages import export_stage
-from leanear.evaluate.alignment_heads import choose_alignment, measured_correlations
-from leanear.families.alignment import alignment_of, correlations, every_head, following_heads
+from leanear.families.alignment import alignment_of, choose_alignment
 from leanear.families.whisper import WhisperCheckpoint
-from leanear.progress import Narrator, quiet
+from leanear.progress import Narrator
 from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.errors import BadInput
+from tests.export.whisper_cases import small_whisper
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper, write_whisper
 
@@ -32,7 +33,7 @@ def clips(count: int = 2) -> list[np.ndarray]:
 
 def test_the_models_own_list_is_taken(tmp_path):
     checkpoint = tiny(alignment_heads=((1, 1), (0, 0), (1, 1)))
-    found = choose_alignment(checkpoint, clips(), quiet)
+    found = choose_alignment(checkpoint)
     assert (found.heads, found.chosen_by, found.lost) == (((0, 0), (1, 1)), "generation_config", 0)
     assert found.filter_positions == checkpoint.model.config.median_filter_width
 
@@ -44,37 +45,18 @@ def test_what_was_pruned_is_counted(tmp_path):
     assert alignment_of(tiny(tmp_path)).lost == 0
 
 
-def test_without_a_list_the_upper_half_or_what_follows_the_clips():
+def test_without_a_list_it_is_the_upper_half_of_the_heads_that_there_are():
     checkpoint = tiny(alignment_heads=(), layers=3)
-    upper = choose_alignment(checkpoint, (), quiet)
-    assert (upper.heads, upper.chosen_by) == (((1, 0), (1, 1), (2, 0), (2, 1)), "upper half")
-    measured = choose_alignment(checkpoint, clips(), quiet)
-    assert measured.chosen_by == "measurement"
-    scores = measured_correlations(checkpoint, clips(), quiet)
-    assert scores is not None
-    assert scores.shape == (6,)
-    assert np.abs(scores).max() <= 1
-    assert measured.heads == following_heads(scores, every_head(checkpoint))
-
-
-def test_clips_in_which_nothing_is_said_measure_nothing(monkeypatch):
-    monkeypatch.setattr("leanear.evaluate.alignment_heads.LEAST_TOKENS", 1000)
-    assert choose_alignment(tiny(alignment_heads=()), clips(), quiet).chosen_by == "upper half"
-
-
-def test_heads_that_follow_are_those_whose_attention_moves_with_the_text():
-    attended = np.array([[0.0, 3.0, 6.0, 9.0], [9.0, 6.0, 3.0, 0.0], [5.0, 5.0, 5.0, 5.0]])
-    assert correlations(attended) == pytest.approx([1.0, -1.0, 0.0])
-    heads = [(layer, head) for layer in range(4) for head in range(3)]
-    scores = np.linspace(0.9, -0.2, 12)
-    assert following_heads(scores, heads) == ((0, 0), (0, 1))
-    assert following_heads(scores + 1, heads) == tuple(heads[:6])
-    assert following_heads(scores - 1, heads) == ((0, 0),)
+    found = choose_alignment(checkpoint)
+    assert (found.heads, found.chosen_by) == (((1, 0), (1, 1), (2, 0), (2, 1)), "upper half")
+    slim = replace(tiny(alignment_heads=()), model=small_whisper("fewer heads"))
+    slim.model.generation_config.alignment_heads = None
+    assert alignment_of(slim).heads == ((1, 0),)
 
 
 def test_a_classifier_has_no_words():
     with pytest.raises(BadInput, match="--word-timestamps: it is for Whisper; here is a classifier"):
-        choose_alignment(type("Other", (), {"folder": "here"})(), (), quiet)
+        choose_alignment(type("Other", (), {"folder": "here"})())
 
 
 def test_export_says_which_heads_were_taken_and_what_is_lost(tmp_path, capsys, caplog):
@@ -109,7 +91,7 @@ def test_a_deployments_slim_model_is_made_for_words_where_they_are_asked_for(tmp
     assert "alignment" not in stage()[1]
     ran, manifest = stage(word_timestamps=True)
     assert ran
-    assert manifest["alignment"]["chosen_by"] == "measurement"
+    assert manifest["alignment"]["chosen_by"] == "upper half"
     assert not stage(word_timestamps=True)[0]
     ran, manifest = stage()
     assert ran

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from leanear.benchmarks.device.commands import main as device_main
 from leanear.cli.commands import run
 from leanear.data.audio_stream import AudioStream
 from leanear.evaluate.speech_evaluation import open_transcriber
@@ -145,6 +146,38 @@ def test_the_command_prints_and_writes(capsys, artifact, tmp_path):
     assert command(capsys, *base, "--vtt")[1].startswith("WEBVTT\n\n00:00:")
 
 
+def test_a_folder_is_written_file_by_file(capsys, checkpoint, tmp_path):
+    (tmp_path / "talks").mkdir()
+    for name in ("one.flac", "two.wav"):
+        soundfile.write(tmp_path / "talks" / name, sounds(1.5), RATE_HZ)
+    base = ("--model", checkpoint, "--threads", 1, "--srt")
+    status, out, err = command(capsys, tmp_path / "talks", *base, "--json", "--output-dir", tmp_path / "out")
+    assert (status, out) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.json", "one.srt", "two.json", "two.srt"]
+    assert err.count("\n") == 4
+    one = command(capsys, tmp_path / "talks" / "one.flac", *base)[1]
+    assert (tmp_path / "out" / "one.srt").read_text(encoding="utf-8") == one
+
+
+def test_what_nobody_says_is_left_out_of_long_audio_and_told(capsys, checkpoint, artifact, tmp_path):
+    soundfile.write(tmp_path / "long.wav", sounds(31.0), RATE_HZ)  # tones, and nobody speaks
+    base = (tmp_path / "long.wav", "--threads", 1, "--temperatures", 0)
+    for model in (checkpoint, artifact):
+        for runtime in ("onnxruntime", "openvino"):
+            flags = ("--model", model, "--runtime", runtime)
+            status, out, err = command(capsys, *base, *flags)
+            assert (status, out) == (0, "")
+            assert err == "speech in 0.0 of 31.0 s (0 %), the rest was not transcribed (--vad)\n"
+    kept = json.loads(command(capsys, *base, "--model", artifact, "--json")[1])["voice_activity"]
+    assert kept == {"audio_s": 31.0, "speech_s": 0.0}
+    assert device_main(["transcribe", str(artifact), str(tmp_path / "long.wav"), "--runtime", "openvino"]) == 0
+    assert capsys.readouterr() == ("", err)
+    status, out, err = command(capsys, *base, "--model", artifact, "--vad", "off", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["voice_activity"] is None
+    assert json.loads(out)["segments"]
+
+
 def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_folder):
     soundfile.write(tmp_path / "clip.wav", sounds(1.0), RATE_HZ)
     clip = tmp_path / "clip.wav"
@@ -161,6 +194,8 @@ def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_fold
         ((clip, "--model", artifact, "--temperatures", "-1"), "temperatures"),
         ((clip, "--model", checkpoint, "--precision", "int8"), "--precision int8 is for artifacts"),
         ((clip, "--model", artifact, "--out", tmp_path), ""),
+        ((clip, clip, "--model", artifact, "--out", tmp_path / "out.txt"), "--out: the file of one transcript"),
+        ((tmp_path, "--model", artifact, "--vtt"), "--vtt of several recordings"),
     ):
         status, out, err = command(capsys, *arguments)
         assert status in (1, 2), arguments

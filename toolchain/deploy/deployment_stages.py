@@ -116,14 +116,14 @@ def export_stage(
 
     def work() -> None:
         from leanear.deploy.exporting import write_proved_artifact
-        from leanear.evaluate.alignment_heads import choose_alignment
+        from leanear.families.alignment import choose_alignment
 
         with narrator.step(f"exporting {name} to ONNX and proving it") as report:
             clips = read_clips(calibration).waveforms
             clips = clips[: quantiser_clips(len(clips))]
             dense_bytes = None if dense is None else _graph_bytes(dense, graphs)
             checkpoint = load_checkpoint(source, asked)
-            alignment = choose_alignment(checkpoint, clips, report) if word_timestamps else None
+            alignment = choose_alignment(checkpoint) if word_timestamps else None
             arguments = (made_from, dense_bytes, report, graphs, window, alignment)
             write_proved_artifact(checkpoint, clips, out, form, model, *arguments)
         if alignment is not None:

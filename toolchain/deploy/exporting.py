@@ -11,12 +11,12 @@ import numpy as np
 from leanear.data.audio import read_waveform
 from leanear.data.dataset import Data, column_for
 from leanear.data.splits import read_splits
-from leanear.evaluate.alignment_heads import choose_alignment
 from leanear.evaluate.evaluation import data_folder
 from leanear.export.artifact import export_artifact
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
 from leanear.export.parity import Parity, prove_parity
 from leanear.export.whisper_artifact import Speech
+from leanear.families.alignment import choose_alignment
 from leanear.families.asked import Asked
 from leanear.families.ast import AstCheckpoint
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
@@ -73,10 +73,8 @@ def export_checkpoint(
             splits = read_splits(data_folder(model, data), wanted, seed, column, labels=labels)
             clips = [read_waveform(example.path, rate_hz) for example in splits.calibration[:wanted]]
     window = chosen_window(window, form, checkpoint)
-    alignment = None
-    if word_timestamps:
-        with narrator.step("choosing alignment heads") as report:
-            alignment = choose_alignment(checkpoint, clips if data is not None else (), report)
+    alignment = choose_alignment(checkpoint) if word_timestamps else None
+    if alignment is not None:
         note(f"{model}: {alignment.sentence}")
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
-from leanear.families.alignment import correlations, following_heads
+LEAST_CORRELATION = 0.8
+MOST_HEADS = 6
 
 
 @torch.no_grad()
@@ -30,7 +31,16 @@ def choose_alignment_heads(
         # What a token's query looks at is what the next token is read from.
         # The last one, a full stop or a question mark, has no sound of its own.
         attended = weights[:, :, len(prompt) - 1 : -2].argmax(3).double().numpy()
-        scores += correlations(attended) / len(texts)
+        scores += _correlations(attended) / len(texts)
     model.set_attn_implementation(attention)
-    places = [(layer, head) for layer, head in np.ndindex(scores.shape)]
-    return [list(place) for place in following_heads(scores.ravel(), places)]
+    order = [divmod(int(place), scores.shape[1]) for place in np.argsort(-scores, axis=None)]
+    chosen = [place for place in order if scores[place] >= LEAST_CORRELATION][:MOST_HEADS] or order[:1]
+    return [list(place) for place in sorted(chosen)]
+
+
+def _correlations(attended: np.ndarray) -> np.ndarray:
+    """The correlation with 0, 1, 2, ... along the last axis; 0 where nothing changes."""
+    places = np.arange(attended.shape[-1]) - (attended.shape[-1] - 1) / 2
+    centred = attended - attended.mean(-1, keepdims=True)
+    spread = np.sqrt((centred**2).sum(-1) * (places**2).sum())
+    return np.divide((centred * places).sum(-1), spread, out=np.zeros_like(spread), where=spread > 0)
