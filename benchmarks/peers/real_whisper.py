@@ -160,12 +160,25 @@ class Run:
             worker.close()
 
 
+def chosen_engines(options: argparse.Namespace) -> list[Engine]:
+    """Those that --only names, else all.
+
+    Raises:
+        BadInput: it names none.
+    """
+    engines = [*peers(), *our_engines(options.slim is not None)]
+    found = [one for one in engines if not options.only or any(part in one.name for part in options.only)]
+    if not found:
+        raise BadInput(
+            f"--only {', '.join(options.only)}: part of no engine's name: {'; '.join(e.name for e in engines)}"
+        )
+    return found
+
+
 def main() -> int:
     options = parse()
-    engines = [*peers(), *our_engines(options.slim is not None)]
-    if options.only:
-        engines = [engine for engine in engines if any(part in engine.name for part in options.only)]
     try:
+        engines = chosen_engines(options)
         run = Run(options)
         try:
             run.prepare(engines)

@@ -1,7 +1,7 @@
 """One engine of `real_whisper` in a process of its own: converts its model, loads it, hears one clip after another.
 
-It runs in the engine's environment, of which it needs numpy and the engine. Waveforms come as files of float32 at
-16 kHz. Every engine decodes greedily at temperature 0 without fallback, and asks for timestamps only where a clip is
+It runs in the engine's environment, of which it needs numpy and the engine. Waveforms are files of float32 at 16 kHz, of
+English. Every engine decodes greedily at temperature 0 without fallback, and asks for timestamps only where a clip is
 longer than a window.
 """
 
@@ -12,6 +12,7 @@ import math
 import platform
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from leanear.benchmarks.peers.lasting_worker import answer_requests
 
 RATE_HZ, WINDOW_S = 16_000, 30
 BATCH = 8
+MOST_TOKENS = 440  # of a window, prompt aside
 POSITIONS_PER_S = 50
 SHORTEST_S, TAIL_S = 10, 2  # of the part of a window that whisper.cpp is given as audio_ctx, as our own windows
 LOGS = "/dev/null"
@@ -46,7 +48,7 @@ class Ours:
     def hear(self, waveform: np.ndarray) -> dict[str, Any]:
         tally, session = self._tally(), self._session
         session.encode_s = session.step_s = 0.0
-        options = self._options(len(waveform) / RATE_HZ, WINDOW_S)
+        options = replace(self._options(len(waveform) / RATE_HZ, WINDOW_S), language="en")
         segments = list(self._transcribe(session, self._model, waveform, options, tally))
         return {
             "text": "".join(segment.text for segment in segments),
@@ -127,11 +129,13 @@ class OpenVinoGenAi:
         self._pipeline = openvino_genai.WhisperPipeline(
             request["model"], "CPU", INFERENCE_NUM_THREADS=request["threads"], INFERENCE_PRECISION_HINT=precision
         )
+        many = self._pipeline.get_generation_config().is_multilingual
+        self._language = {"language": "<|en|>", "task": "transcribe"} if many else {}
         self.version = openvino_genai.__version__
 
     def hear(self, waveform: np.ndarray) -> dict[str, Any]:
         long = len(waveform) > WINDOW_S * RATE_HZ
-        settings = {} if long else {"max_new_tokens": 440}
+        settings = self._language if long else {**self._language, "max_new_tokens": MOST_TOKENS}
         result = self._pipeline.generate(waveform, return_timestamps=long, **settings)
         parts = result.perf_metrics.whisper_raw_metrics
         encoded = sum(parts.features_extraction_durations) + sum(parts.encode_inference_durations)

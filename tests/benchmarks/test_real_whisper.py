@@ -15,6 +15,7 @@ from leanear.benchmarks.peers.lasting_worker import WorkerFailed
 from leanear.benchmarks.peers.real_whisper_models import Engine, our_engines, peers
 from leanear.benchmarks.peers.real_whisper_table import Ears, tables
 from leanear.benchmarks.peers.real_whisper_worker import TimedSession, status_bytes
+from leanear.runtimes.errors import BadInput
 from tests.whisper_models import write_whisper
 
 
@@ -82,6 +83,14 @@ def test_engines_have_names_of_their_own():
     engines = [*peers(), *our_engines(True)]
     assert len({engine.name for engine in engines}) == len(engines)
     assert Engine("openvino", "int8", "auto", True).name == "leanear, OpenVINO int8, auto, slim"
+
+
+def test_only_chooses_by_part_of_a_name():
+    chosen = real_whisper.chosen_engines(argparse.Namespace(only=["int8, auto"], slim=None))
+    assert {engine.library for engine in chosen} == {"onnxruntime", "openvino"}
+    assert not any(engine.slim for engine in chosen)
+    with pytest.raises(BadInput, match="--only wispr: part of no engine's name: faster-whisper float32; "):
+        real_whisper.chosen_engines(argparse.Namespace(only=["wispr"], slim=None))
 
 
 class Answers:
