@@ -1,8 +1,8 @@
 """One engine of `real_whisper` in a process of its own: converts its model, loads it, hears one clip after another.
 
-It runs in the engine's environment, of which it needs numpy and the engine. Waveforms are files of float32 at 16 kHz, of
-English. Every engine decodes greedily at temperature 0 without fallback, and asks for timestamps only where a clip is
-longer than a window.
+It runs in the engine's environment, of which it needs numpy and the engine. Waveforms are files of float32 at 16 kHz,
+of English. Every engine decodes greedily at temperature 0 without fallback, and asks for timestamps only where a clip
+is longer than a window.
 """
 
 from __future__ import annotations
