@@ -29,7 +29,7 @@ def test_an_environment_is_made_once_and_again_for_other_requirements(commands, 
     requirements.write_text("one==1\n")
     python = build_environment(tmp_path / "environment", requirements, "unwanted")
     assert python == tmp_path / "environment" / "bin" / "python"
-    assert [command[-1] for command in commands][0] == str(tmp_path / "environment")
+    assert commands[0][-1] == str(tmp_path / "environment")
     assert commands[1][-2:] == ["-r", str(requirements)]
     assert commands[3][-1] == "unwanted"
     build_environment(tmp_path / "environment", requirements)
