@@ -13,7 +13,7 @@ from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.device.doctor import lines, report
 from leanear.benchmarks.device.transcribe import print_segments, transcribe_recording
-from leanear.benchmarks.formatting import between, rate_between, signed_points
+from leanear.benchmarks.formatting import rate_between
 from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
@@ -24,6 +24,7 @@ from leanear.benchmarks.summary import Interval, accuracy_change, speed_up, summ
 from leanear.benchmarks.tag_analysis import logits_of, truth_of
 from leanear.benchmarks.tagging import MEAN_AP, TagQuality, tag_change, tag_quality
 from leanear.benchmarks.under_way import SILENCE_S, Work
+from leanear.benchmarks.verdict import loss_of, loss_text
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import MODULES, choose_runtime
 from leanear.runtimes.clips import read_clips
@@ -205,7 +206,8 @@ def _print_summary(results: Results) -> None:
     for role in results.roles:
         latency = summarise_latency([sample for samples in results.samples_ms(role) for sample in samples])
         median = latency.percentiles_ms[50]
-        line = f"{role:6} median {'n/a' if median is None else f'{median:.2f} ms'} (n={latency.n})"
+        name = role if len(results.roles) == 2 else "model"
+        line = f"{name:6} median {'n/a' if median is None else f'{median:.2f} ms'} (n={latency.n})"
         if role in results.document["memory"]["roles"]:
             line += f", peak memory {results.document['memory']['roles'][role]['peak_rss_bytes'] / 1e6:.0f} MB"
         if role in accuracy["roles"] and results.is_speech:
@@ -225,7 +227,7 @@ def _print_summary(results: Results) -> None:
         if accuracy["status"] == "ok" and not results.is_speech:
             change = _change(results)
             metric = MEAN_AP if results.is_tagging else "accuracy"
-            print(f"{metric} change {signed_points(change.estimate)} ({between(change)})")
+            print(f"{metric}: {loss_text(loss_of(change, metric))}")
     print(results.path)
 
 
