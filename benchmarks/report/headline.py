@@ -203,9 +203,9 @@ def _speed_verdict(analysis: Analysis) -> Verdict:
         "faster": (f"{ratio:.2f}× as fast", "good"),
         "slower": (f"slower, {ratio:.2f}× as fast", "bad"),
         "no change": ("no faster", ""),
-        "not distinguishable": ("speed not decided: too much noise", ""),
+        "not distinguishable": ("speed not decided", ""),
     }[analysis.speed.verdict]
-    return Verdict(f"{text} (not to be trusted: {analysis.untrusted})") if analysis.untrusted else Verdict(text, tone)
+    return Verdict(f"{text}, not to be trusted: {analysis.untrusted}") if analysis.untrusted else Verdict(text, tone)
 
 
 def _size_text(analysis: Analysis) -> str:

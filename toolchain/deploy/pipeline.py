@@ -33,6 +33,7 @@ from leanear.deploy.precision_gate import (
     precision_stage,
     ships_by_record,
 )
+from leanear.deployment_folder import claim, default_folder
 from leanear.devices.bundle import RunSettings
 from leanear.devices.remote import RemoteOutcome
 from leanear.evaluate.evaluation import data_folder
@@ -123,7 +124,7 @@ def deploy(
         load_checkpoint(source, job.asked)  # what it does not have is refused before any work
     window = _window(window, device, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
-    folder = out or Path("deployments") / checkpoint_name(model) / device.name
+    folder = out or default_folder(model, device.name)
     check_deployment_folder(folder, [source, audio.path])
     ahead = bool(device.compute_capabilities)
     not_here = ""
@@ -137,7 +138,10 @@ def deploy(
     if not was_pruned(folder, source, job):
         _refuse_out_of_reach(source, job, narrator)
     folder.mkdir(parents=True, exist_ok=True)
-    narrator.say(f"{checkpoint_name(model)} for {device.name} ({device.description}), in {folder}")
+    if out is None:
+        claim(folder, model)
+    name = checkpoint_name(model) if out is not None else folder.parent.name
+    narrator.say(f"{name} for {device.name} ({device.description}), in {folder}")
     with only_here(folder, OWN_NAMES):
         ran = [
             clips_stage(folder, source, splits, task, narrator),
@@ -154,7 +158,7 @@ def deploy(
         used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
         about = {
             "schema": ABOUT_SCHEMA,
-            "title": f"{checkpoint_name(model)} for {device.name}",
+            "title": f"{name} for {device.name}",
             "provenance": {
                 "model": model,
                 "target": f"{device.name}: {device.description}",
