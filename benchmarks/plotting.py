@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Sequence
 
 from leanear.runtimes.errors import RuntimeUnavailable
@@ -58,7 +58,7 @@ class Picture:
 
     title: str
     description: str
-    draw: Callable[[Canvas], None]
+    draw: Callable[[Canvas], None] = field(compare=False)
 
     @property
     def said(self) -> str:

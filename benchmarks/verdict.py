@@ -24,11 +24,10 @@ def loss_of(change: Interval, metric: str) -> Interval:
     return change if metric == WORD_ERROR_RATE else Interval(-change.estimate, -change.high, -change.low)
 
 
-def loss_text(loss: Interval) -> str:
-    """A loss, a share, in points with its 95% interval: "a loss of 0.4 points (0.1 to 0.8)"."""
-    if not loss.has_spread:
-        return f"{_moved(loss.estimate)} ({no_interval(loss.estimate)})"
-    return f"{_moved(loss.estimate)} ({span_text(loss)})"
+def loss_text(loss: Interval, of: str = "") -> str:
+    """A loss, a share, in points with its 95% interval: "a loss of 0.4 points (0.1 to 0.8)"; of: of what."""
+    span = span_text(loss) if loss.has_spread else no_interval(loss.estimate)
+    return f"{_moved(loss.estimate)}{of and f' of {of}'} ({span})"
 
 
 def span_text(loss: Interval) -> str:

@@ -9,6 +9,7 @@ from leanear.benchmarks.compare.compare_circumstances import Circumstance
 from leanear.benchmarks.compare.compare_rows import BETTER, NOT_MEASURED, WORSE, Row, Side
 from leanear.benchmarks.formatting import count, fact_name, fact_text, megabytes, milliseconds, runtime_text, signed
 from leanear.benchmarks.report.page import Block, Card, Paragraph, Report, Section, Table
+from leanear.benchmarks.verdict import Verdict, points_moved
 
 HEADER = ("", "A", "B", "change", "95% interval", "verdict")
 SHORT_HASH = 12
@@ -87,8 +88,9 @@ def comparison_page(comparison: Comparison, strict: bool) -> Report:
     devices = "Two devices" if comparison.two_devices else "One device, or two of a kind"
     return Report(
         title="B against A",
-        subtitle="; ".join(side_sentence(side) for side in (a, b)),
-        summary=verdict_sentence(comparison, strict),
+        subtitle="A is before, B is after",
+        verdict=_headline(comparison, strict),
+        summary=" ".join(f"{side_sentence(side)}." for side in (a, b)),
         cards=tuple(_card(judgement.row, comparison) for judgement in comparison.judgements),
         gate=None,
         sections=(
@@ -104,6 +106,12 @@ def comparison_page(comparison: Comparison, strict: bool) -> Report:
     )
 
 
+def _headline(comparison: Comparison, strict: bool) -> Verdict:
+    tone = "" if comparison.judged_doubts or comparison.unknown else "good"
+    worse = comparison.failure(strict) is not None and not comparison.judged_doubts
+    return Verdict(verdict_sentence(comparison, strict), "bad" if worse else tone)
+
+
 def _process_table(comparison: Comparison) -> list[Block]:
     rows = []
     for row in comparison.rows:
@@ -113,8 +121,11 @@ def _process_table(comparison: Comparison) -> list[Block]:
 
 
 def _card(row: Row, comparison: Comparison) -> Card:
-    tone = {BETTER: "good", WORSE: "bad"}.get(row.verdict, "flat")
-    return Card(_change(row), row.what.name, _verdict(row, comparison), tone)
+    tone = {BETTER: "good", WORSE: "bad"}.get(row.verdict, "") if comparison.trusts(row) else ""
+    figure = _change(row)
+    if row.change is not None and not row.what.relative:
+        figure = points_moved(row.change if row.what.lower_is_better else -row.change)
+    return Card(figure, row.what.name, _verdict(row, comparison), tone)
 
 
 def _value(unit: str, value: float) -> str:

@@ -115,9 +115,14 @@ def _verdict(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> V
     if not well:
         said = f"None of the {len(entries)} devices was measured." if entries else "No device measured yet."
         return Verdict(said, "bad" if entries else "")
-    trusted = [analysis for analysis in well if not analysis.untrusted and analysis.speed is not None]
-    faster = sum(analysis.speed is not None and analysis.speed.verdict == "faster" for analysis in trusted)
-    said = f"{len(well)} of {len(entries)} devices measured; surely faster on {faster} of them"
+    verdicts = [
+        "not to be trusted" if analysis.untrusted else analysis.speed.verdict
+        for analysis in well
+        if analysis.speed is not None
+    ]
+    faster = verdicts.count("faster")
+    found = ", ".join(f"{verdict} on {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts))
+    said = f"{len(well)} of {len(entries)} devices measured{found and f'; speed: {found}'}"
     gates = [entry.gate for entry in entries if entry.gate is not None]
     passed = sum(gate.verdict == "PASS" for gate in gates)
     if gates:
@@ -239,7 +244,7 @@ def _picture(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> l
     (name, *others) = sorted(names)
     if others:
         return [Paragraph("The devices were judged by different measures, so there is no common picture.")]
-    title = f"{name[:1].upper()}{name[1:]} against latency, dense and slim of each device"
+    title = f"{name[:1].upper()}{name[1:]} against latency, dense (hollow) and slim of each device"
     every = [median for curve in curves for median, _ in curve.points]
     far_apart = max(every) > FAR_APART * min(every) > 0
     return [picture_curves(curves, "median latency, ms", f"{name}, %", title, log_x=far_apart)]
@@ -259,8 +264,7 @@ def _by_hand_section(commands: Sequence[str], reached: bool) -> Section | None:
     if not commands:
         return None
     text = "The same by hand, on a device that the bundle folder was copied to" if reached else "By hand"
-    rows = tuple((str(number), command) for number, command in enumerate(commands, 1))
-    return Section(text, (Table("", ("", "command"), rows),))
+    return Section(text, (Log("\n".join(commands)),))
 
 
 def _facts_section(entries: Sequence[DeviceEntry]) -> Section | None:

@@ -34,6 +34,7 @@ from leanear.benchmarks.verdict import Verdict, loss_text, points_moved, quality
 
 ROLES = ("dense", "slim")
 ERROR_KINDS = "words substituted / deleted / inserted"
+COUNTED_FLOOR = 0.005  # less would be shown as 0%
 MEMORY_FLOOR = 0.02  # one measurement each, so less than this is no difference
 
 
@@ -125,8 +126,17 @@ def comparison_row(
 
 def summary_sentences(analysis: Analysis) -> list[str]:
     """The result in plain sentences, for who reads nothing else."""
-    if not analysis.paired:
-        return ["One artifact was measured by itself, so nothing here is a comparison."]
+    said = _comparison_sentences(analysis) if analysis.paired else []
+    if analysis.emulated:
+        said.append(f"The device is emulated: {analysis.emulated}.")
+    if analysis.noisy:
+        said.append(f"The timings are less certain than usual: {analysis.noisy}.")
+    for part, reason in analysis.results.failures().items():
+        said.append(f"The {part} measurement failed: {reason}.")
+    return said
+
+
+def _comparison_sentences(analysis: Analysis) -> list[str]:
     said = []
     precisions = analysis.results.precisions
     if precisions["dense"] != precisions["slim"]:
@@ -152,12 +162,6 @@ def summary_sentences(analysis: Analysis) -> list[str]:
         )
     if analysis.loss is not None:
         said.append(_quality_sentence(analysis, analysis.loss))
-    if analysis.emulated:
-        said.append(f"The device is emulated: {analysis.emulated}.")
-    if analysis.noisy:
-        said.append(f"The timings are less certain than usual: {analysis.noisy}.")
-    for part, reason in analysis.results.failures().items():
-        said.append(f"The {part} measurement failed: {reason}.")
     return said
 
 
@@ -211,7 +215,10 @@ def _speed_verdict(analysis: Analysis) -> Verdict:
 def _size_text(analysis: Analysis) -> str:
     sizes = graph_bytes(analysis)
     share = quotient(sizes["slim"], sizes["dense"])
-    return "" if share is None else f"{abs(1 - share):.0%} {'smaller' if share < 1 else 'larger'}"
+    if share is None:
+        return ""
+    moved = f"{abs(1 - share):.0%}"
+    return "as large" if moved == "0%" else f"{moved} {'smaller' if share < 1 else 'larger'}"
 
 
 def headline_cards(analysis: Analysis, limit_points: float | None) -> tuple[Card, ...]:
@@ -255,7 +262,7 @@ def _ratio_card(name: str, missing: str, sizes: dict[str, float | None], reason:
     if share is None:
         return Card("not measured", missing, reason)
     detail = f"{megabytes(sizes['dense'])} → {megabytes(sizes['slim'])}"
-    if abs(1 - share) <= floor:
+    if abs(1 - share) <= max(floor, COUNTED_FLOOR):
         return Card("the same", name, detail)
     word = "smaller" if share < 1 else "larger"
     return Card(f"{abs(1 - share):.0%}", f"{word} {name}", detail, "good" if share < 1 else "bad")

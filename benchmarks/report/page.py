@@ -9,7 +9,7 @@ from leanear.benchmarks.plotting import Picture
 from leanear.benchmarks.summary import Gate
 from leanear.benchmarks.verdict import Verdict
 
-MOST_COLUMNS = 4
+MOST_COLUMNS, MOST_LETTERS, LONGEST_LINE = 4, 60, 24
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Table:
     @property
     def has_many_columns(self) -> bool:
         """Whether it has more columns than a telephone is wide enough for, so that its rows become paragraphs there."""
-        return len(self.header) > MOST_COLUMNS or (len(self.header) > 2 and self.wordy)
+        longest = [max(len(row[place]) for row in (self.header, *self.rows)) for place in range(len(self.header))]
+        letters = sum(min(length, LONGEST_LINE) for length in longest)
+        return len(self.header) > 2 and (letters > MOST_LETTERS or len(self.header) > MOST_COLUMNS)
 
 
 def figures(caption: str, rows: Sequence[str], columns: Sequence[tuple[str, ...]]) -> Table:
@@ -49,7 +51,7 @@ def figures(caption: str, rows: Sequence[str], columns: Sequence[tuple[str, ...]
 
 @dataclass(frozen=True)
 class Log:
-    """The end of a failed process's log."""
+    """Lines as they are: the end of a failed process's log, or commands."""
 
     text: str
 
@@ -79,8 +81,8 @@ class Card:
 class Report:
     """A whole report before it is put into a format.
 
-    gate: its verdict, or None where no gate was set; verdict: what is read first, in words; warning: what is read after
-    it; kind: what sort of report it is; origin: what it was written from.
+    gate: its verdict, or None where no gate was set; verdict: what is read first, in words; warning: what is read
+    even before it; kind: what sort of report it is; origin: what it was written from.
     """
 
     title: str

@@ -244,7 +244,7 @@ def picture_intervals(
 class Curve:
     """A named line through (x, y), in the order of x, or points that nothing joins.
 
-    labels: what each point is called; where two are, the first is drawn hollow. chosen: one point, marked.
+    labels: what each point is called; one called "dense" is drawn hollow. chosen: one point, marked.
     """
 
     name: str
@@ -297,7 +297,7 @@ def _curve(axes: Any, curve: Curve, number: int) -> Any:
     if curve.chosen:
         return axes.plot(xs, ys, "D", markersize=11, markerfacecolor="none", markeredgewidth=2.5, color=own)[0]
     style = "none" if not curve.joined else "--" if number >= len(LINES) else "-"
-    faces = [colour("sheet") if len(curve.labels) == 2 and not place else own for place in range(len(xs))]
+    faces = [colour("sheet") if label == "dense" else own for label in curve.labels]
     (line,) = axes.plot(xs, ys, linestyle=style, color=own, linewidth=2)
     axes.scatter(xs, ys, 42, faces, edgecolors=own, linewidths=1.5, zorder=3, clip_on=False)
     return line if curve.joined else axes.scatter([], [], 42, own)

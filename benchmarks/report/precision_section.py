@@ -53,7 +53,8 @@ def trial_sentence(document: dict[str, Any], trial: dict[str, Any]) -> str:
 
 def change_text(document: dict[str, Any], trial: dict[str, Any]) -> str:
     """What of the metric is lost from float32, with its paired interval."""
-    return f"{document['metric']} against fp32: {loss_text(loss_of(read_change(trial), document['metric']))}"
+    metric = document["metric"]
+    return loss_text(loss_of(read_change(trial), metric), f"{metric} against fp32")
 
 
 def read_change(trial: dict[str, Any]) -> Interval:

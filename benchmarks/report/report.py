@@ -150,12 +150,12 @@ def render_markdown(report: Report) -> str:
     """The report as Markdown; pictures become the sentences that describe them."""
     lines = [f"# {_plain(report.title)}", "", _plain(report.subtitle), ""]
     verdict = "" if report.verdict is None else report.verdict.text
-    for said in filter(None, (verdict, report.warning)):
+    for said in filter(None, (report.warning, verdict)):
         lines += [f"**{_plain(said)}**", ""]
     if report.cards:
         cards = tuple((card.what, card.figure, card.detail) for card in report.cards)
         lines += _markdown_table(Table("", ("", "figure", "detail"), cards))
-    lines += [_plain(report.summary), ""]
+    lines += [_plain(report.summary), ""] if report.summary else []
     for section in report.sections:
         lines += [f"## {section.title}", ""]
         for block in section.blocks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 from leanear.benchmarks.analysis import Analysis, analyse
@@ -24,6 +24,7 @@ from leanear.benchmarks.report.state_section import state_section
 from leanear.benchmarks.report.tags_section import tags_section
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.summary import Gate, judge_gate, judge_word_gate
+from leanear.benchmarks.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,17 @@ def compose_report(
         ),
         summary=" ".join((*chosen, *summary_sentences(analysis), *extra.notes)),
         warning=extra.warning,
-        verdict=headline_verdict(analysis, max_drop),
+        verdict=_verdict(analysis, max_drop, extra.warning),
         cards=headline_cards(analysis, max_drop),
         gate=gate,
         sections=tuple(section for section in (make() for make in makers) if section is not None),
     )
+
+
+def _verdict(analysis: Analysis, max_drop: float | None, warning: str) -> Verdict:
+    """The headline, which is never green under a warning."""
+    verdict = headline_verdict(analysis, max_drop)
+    return replace(verdict, tone="") if warning and verdict.tone == "good" else verdict
 
 
 def _quality_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Section:
