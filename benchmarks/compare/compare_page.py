@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from leanear.benchmarks.compare.compare import EXCEEDED, KEPT, UNCERTAIN, Comparison, Judgement, judgement_sentence
+from leanear.benchmarks.compare.compare import (
+    EXCEEDED,
+    KEPT,
+    UNCERTAIN,
+    Comparison,
+    Judgement,
+    judgement_sentence,
+    loss_of_row,
+)
 from leanear.benchmarks.compare.compare_circumstances import Circumstance
 from leanear.benchmarks.compare.compare_rows import BETTER, NOT_MEASURED, WORSE, Row, Side
-from leanear.benchmarks.formatting import count, fact_name, fact_text, megabytes, milliseconds, runtime_text, signed
+from leanear.benchmarks.formatting import count, fact_name, fact_text, megabytes, milliseconds, runtime_text
 from leanear.benchmarks.report.page import Block, Card, Paragraph, Report, Section, Table
-from leanear.benchmarks.verdict import Verdict, points_moved
+from leanear.benchmarks.verdict import Verdict, points_moved, span_text
 
 HEADER = ("", "A", "B", "change", "95% interval", "verdict")
 SHORT_HASH = 12
@@ -122,10 +130,7 @@ def _process_table(comparison: Comparison) -> list[Block]:
 
 def _card(row: Row, comparison: Comparison) -> Card:
     tone = {BETTER: "good", WORSE: "bad"}.get(row.verdict, "") if comparison.trusts(row) else ""
-    figure = _change(row)
-    if row.change is not None and not row.what.relative:
-        figure = points_moved(row.change if row.what.lower_is_better else -row.change)
-    return Card(figure, row.what.name, _verdict(row, comparison), tone)
+    return Card(_change(row), row.what.name, _verdict(row, comparison), tone)
 
 
 def _value(unit: str, value: float) -> str:
@@ -143,14 +148,13 @@ def _value(unit: str, value: float) -> str:
 def _change(row: Row) -> str:
     if row.change is None:
         return "-"
-    return f"{row.change:.3f}×" if row.what.relative else f"{signed(row.change)} points"
+    return f"{row.change:.3f}×" if row.what.relative else points_moved(loss_of_row(row).estimate)
 
 
 def _interval(row: Row) -> str:
     if row.low is None or row.high is None:
         return "-"
-    text: Callable[[float], str] = (lambda value: f"{value:.3f}") if row.what.relative else signed
-    return f"{text(row.low)} to {text(row.high)}"
+    return f"{row.low:.3f} to {row.high:.3f}" if row.what.relative else span_text(loss_of_row(row))
 
 
 def _verdict(row: Row, comparison: Comparison) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from leanear.benchmarks.analysis import Analysis, analyse
@@ -86,17 +86,20 @@ def compose_report(
         ),
         summary=" ".join((*chosen, *summary_sentences(analysis), *extra.notes)),
         warning=extra.warning,
-        verdict=_verdict(analysis, max_drop, extra.warning),
+        verdict=_verdict(analysis, max_drop, extra.warning, precision),
         cards=headline_cards(analysis, max_drop),
         gate=gate,
         sections=tuple(section for section in (make() for make in makers) if section is not None),
     )
 
 
-def _verdict(analysis: Analysis, max_drop: float | None, warning: str) -> Verdict:
-    """The headline, which is never green under a warning."""
-    verdict = headline_verdict(analysis, max_drop)
-    return replace(verdict, tone="") if warning and verdict.tone == "good" else verdict
+def _verdict(analysis: Analysis, max_drop: float | None, warning: str, precision: dict[str, Any] | None) -> Verdict:
+    """The headline, which is never green under a warning or where another precision ships than was asked for."""
+    verdict, text, fallen_back = headline_verdict(analysis, max_drop), "", False
+    if precision is not None and precision["asked"] != precision["ships"]:
+        text, fallen_back = f" It ships in {precision['ships']}, not in {precision['asked']}.", True
+    tone = "" if verdict.tone == "good" and (warning or fallen_back) else verdict.tone
+    return Verdict(f"{verdict.text}{text}", tone)
 
 
 def _quality_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Section:

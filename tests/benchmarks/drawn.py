@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from leanear.benchmarks.plotting import Picture, svgs
 
+HANDLE_PX = 15  # a line in a legend
 COLOURS = r"var\(--(slim|bad|query-key|value-output|s1|dense)\)"
 
 
@@ -28,8 +29,10 @@ def lines(root: ElementTree.Element) -> list[tuple[str, bool, list[tuple[float, 
         style = path.get("style") or ""
         colour = re.search(f"stroke:{COLOURS}", style)
         points = re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path.get("d") or "")
-        if colour and "stroke-width:2" in style and "fill:none" in style:
-            found.append((colour[1], "dasharray" in style, [(float(x), float(y)) for x, y in points]))
+        places = [(float(x), float(y)) for x, y in points]
+        in_legend = len(places) == 3 and places[2][0] - places[0][0] <= HANDLE_PX
+        if colour and "stroke-width:2" in style and "fill:none" in style and not in_legend:
+            found.append((colour[1], "dasharray" in style, places))
     return found
 
 

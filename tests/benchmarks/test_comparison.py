@@ -132,7 +132,7 @@ def test_curves_are_placed_by_their_values():
     root = drawn(picture_curves(curves, "x", "y", "title", level=("all", 55.5)))
     (_, ay), (_, by), (_, cy) = dots(root)
     assert (ay - cy) / (ay - by) == pytest.approx(9 / 99, abs=0.005)
-    levels = [path.get("d").split() for path in root.iter("path") if "stroke:var(--ink)" in path.get("style")]
+    levels = [path.get("d").split() for path in root.iter("path") if "stroke:var(--ink)" in (path.get("style") or "")]
     assert (ay - float(levels[0][2])) / (ay - by) == pytest.approx(54.5 / 99, abs=0.005)
 
 

@@ -284,7 +284,7 @@ def _page(document: dict[str, Any]) -> Report:
         if knee_at:
             others.append(Curve("the knee", tuple(knee_at), joined=False, chosen=True))
         blocks.append(curve_picture(curve, others))
-    blocks.append(Paragraph(f"For the marked size: {document['command']}"))
+    blocks.append(Paragraph(f"A size to begin with: {document['command']}"))
     return Report(
         title=f"Sizes of {document['model']}",
         subtitle=f"measured on {document['held_out_clips']} held-out calibration clips",
