@@ -15,7 +15,7 @@ $(foreach name,$(USER_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(USER_VARIABLES)
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy test lint bench report demo-ast demo-whisper lock clean
+.PHONY: help deploy test lint size bench report demo-ast demo-whisper lock clean
 
 help:  ## List what make can do
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -60,24 +60,29 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|ra
 	exec $(BIN)/leanear deploy "$$@"
 
 test: $(READY)  ## Run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: $(READY)  ## Run ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@mkdir -p build/lint/leanear
+	@ln -sfn "$(CURDIR)"/toolchain/* "$(CURDIR)"/runtimes "$(CURDIR)"/export "$(CURDIR)"/calibration "$(CURDIR)"/benchmarks build/lint/leanear/
+	@MYPYPATH=build/lint $(BIN)/mypy -p leanear
+
+size:  ## Count lines, files and the largest of them
+	@$(PYTHON) -m tests.size
 
 bench: $(READY)  ## Time dense against pruned AST-base-size graphs on every runtime here
-	@$(BIN)/python -m benchmarks.peers.graph_forms
+	@$(BIN)/python -m leanear.benchmarks.peers.graph_forms
 
 report: $(READY)  ## Write the report of OUT= (a deployment folder) again
 	@exec $(BIN)/leanear report -- "$${OUT:?set OUT to a deployment folder}"
 
 demo-ast: $(READY)  ## Make the demo's audio and model again, from nothing (needs espeak-ng)
-	@$(BIN)/python -m toolchain.demo.make
+	@$(BIN)/python -m leanear.studies.demo.make
 
 demo-whisper: $(READY)  ## Make the demo Whisper and its clips again, from nothing (needs espeak-ng)
-	@$(BIN)/python -m toolchain.demo.make_whisper
+	@$(BIN)/python -m leanear.studies.demo.make_whisper
 
 lock: $(READY)  ## Write .requirements.lock from what .venv holds
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' | sort -f > .requirements.lock

@@ -12,7 +12,6 @@ from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.encoder_windows import artifact_windows
 from leanear.runtimes.windows import transcribe_prompt
 
-SPEECH_TASK = "automatic-speech-recognition"
 STAGES = ("encoder", "first_token", "later_tokens")
 
 Inference = Callable[[], Dict[str, float]]

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.tagging import unpacked
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, write_json
-from leanear.runtimes.tasks import CLASSIFICATION_TASK, TAGGING_TASK
+from leanear.runtimes.tasks import CLASSIFICATION_TASK, SPEECH_TASK, TAGGING_TASK
 
 RESULTS_SCHEMA = "leanear-results-3"
 ROLES = ("dense", "slim")

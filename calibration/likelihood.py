@@ -1,8 +1,8 @@
 """How likely a model finds answers: its logits are one softmax at every position, or of tags one sigmoid per label.
 
-Logits (N, C), or (N, L, C) of sequences, and targets as in `leanear.calibration.targets`, which say which of the two it is. A
-clip's labels are independent given their sigmoids, so that its log-likelihood, and the divergence of two models, is
-the sum over all labels.
+Logits (N, C), or (N, L, C) of sequences, and targets as in `leanear.calibration.targets`, which say which of the two it
+is. A clip's labels are independent given their sigmoids, so that its log-likelihood, and the divergence of two models,
+is the sum over all labels.
 """
 
 from __future__ import annotations

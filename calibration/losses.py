@@ -8,8 +8,8 @@ keep the first v channels, dropped contexts standing at their mean, the objectiv
     sum_i g_i . (P_v (u'_i - u_i) - (1 - P_v) (u_i - mean u))
 
 and half the mean of its square over clips is the loss, the objective being such that squares are Fisher information.
-A derivative by a mask on a query/key channel (`width_damages` in `leanear.calibration.basis`) agrees where little is cut. Where
-a softmax is saturated it is all but zero for every channel, and the loss of cutting enough of them is not.
+A derivative by a mask on a query/key channel (`width_damages` in `leanear.calibration.basis`) agrees where little is
+cut. Where a softmax is saturated it is all but zero for every channel, and the loss of cutting enough of them is not.
 
 Dimension letters: B batch, T tokens, R rows, H heads, K query/key width, V value/output width, G widths on the grid.
 """

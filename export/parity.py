@@ -20,7 +20,7 @@ from leanear.export.whisper.speech_parity import compare_speech
 from leanear.runtimes.artifact import Artifact, Golden, read_artifact, read_golden
 from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.files import write_json
-from leanear.runtimes.process.isolation import PACKAGE_ROOT, isolated_environment, module_command
+from leanear.runtimes.process.isolation import isolated_environment, module_command
 
 BOUND = 1e-4
 NOISE_BOUND = 0.1  # of a classifier's products in 8 bits
@@ -39,8 +39,9 @@ class Parity:
     graph_bytes, dense_graph_bytes: sizes of the graph files, the latter null if it was not given; tokens, same_tokens:
     how many tokens a Whisper decoded and how many of them are the same, null of a classifier. Of products in 8 bits
     alone, and null of others: noise, of a classifier (see `compare_logits`); divergence in nats per token, words and
-    how many of them changed, of a Whisper (see `leanear.export.whisper.speech_parity`). `bound` then limits noise or divergence.
-    left_in_float32: tensors of its encoder that are not in 8 bits although they could be, because that cost too much.
+    how many of them changed, of a Whisper (see `leanear.export.whisper.speech_parity`). `bound` then limits noise or
+    divergence. left_in_float32: tensors of its encoder that are not in 8 bits although they could be, because that cost
+    too much.
     """
 
     runtime: str
@@ -101,7 +102,7 @@ def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parit
         command += ["--dense-graph-bytes", str(dense_graph_bytes)]
     command += ["--", os.path.abspath(folder)]
     ended = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", cwd=PACKAGE_ROOT, env=isolated_environment()
+        command, capture_output=True, text=True, errors="replace", cwd="/", env=isolated_environment()
     )
     said = [line for line in ended.stderr.splitlines() if line.strip()][-LOG_TAIL_LINES:]
     for error in (ParityFailed, BadInput, RuntimeUnavailable):

@@ -18,6 +18,7 @@ from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.speech.encoder_windows import FULL, choose_windows, windows_facts
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
@@ -53,7 +54,7 @@ def write_whisper_artifact(
     window: str = FULL,
     left_in_float32: Collection[str] = (),
 ) -> None:
-    """Write all files of the artifact into `folder`; the arguments are those of `leanear.export.artifact.export_artifact`.
+    """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
 
     Raises:
         BadInput: no golden clip, an empty one, a vocabulary of another size, or a model that cannot be exported.
@@ -83,7 +84,7 @@ def write_whisper_artifact(
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "family": "whisper",
-        "task": "automatic-speech-recognition",
+        "task": SPEECH_TASK,
         "model": {**_model_facts(model, log_mel, window_tokens(speech.decoding)), **source},
         "graphs": {
             "encoder": graph_facts(exported.encoder, folder / ENCODER_FILE),

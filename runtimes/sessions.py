@@ -55,7 +55,8 @@ class Session(Protocol):
     def run(self, waveform: np.ndarray) -> np.ndarray:
         """Logits, float32 (labels,), of one waveform (samples,), floats within -1 to 1 or int16 PCM.
 
-        Of a waveform that is longer than the model's window the rest is not heard; see `leanear.runtimes.audio.waveforms`.
+        Of a waveform that is longer than the model's window the rest is not heard; see
+        `leanear.runtimes.audio.waveforms`.
 
         Raises:
             BadInput: the waveform is of another shape or type, or has a NaN or infinite sample.

@@ -1,7 +1,8 @@
-"""What a classifier is for, by its settings: one of its labels for every clip, or any number of them."""
+"""What a model is for, in the words of the Hugging Face hub."""
 
 from __future__ import annotations
 
+SPEECH_TASK = "automatic-speech-recognition"
 CLASSIFICATION_TASK = "audio-classification"
 TAGGING_TASK = "audio-tagging"  # the Hub calls this classification too
 MULTI_LABEL = "multi_label_classification"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,10 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassificati
 
 # A shell that started the tests in the background has made them deaf to Ctrl-C, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Processes that tests start find the tests' own modules, wherever they run.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
+)
 
 TINY_LABELS = ("down", "left", "right", "up", "yes")
 

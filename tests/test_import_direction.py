@@ -1,45 +1,118 @@
-"""The arrows between the folders: toolchain -> {calibration, export, benchmarks} -> runtimes, and none back."""
+"""The arrows between the rooms: a room imports from the rooms that its row names and from nowhere else."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ALLOWED = {
-    "runtimes": set(),
-    "calibration": {"runtimes"},
-    "export": {"runtimes"},
-    "benchmarks": {"runtimes"},
-    "toolchain": {"runtimes", "calibration", "export", "benchmarks"},
+TOPS = ("runtimes", "export", "calibration", "benchmarks")  # leanear.X lies in X, everything else in toolchain
+# A room is a folder of files; "" is the top of the package. The doors are rooms of their own.
+ROOMS = {
+    "runtimes": "",
+    "runtimes.process": "",
+    "runtimes.audio": "runtimes runtimes.process",
+    "runtimes.speech": "runtimes",
+    "runtimes.backends": "runtimes runtimes.audio runtimes.speech",
+    "export.onnx": "runtimes",
+    "export.ast": "export.onnx runtimes",
+    "export.whisper": "export.onnx runtimes runtimes.speech",
+    "export": "export.ast export.onnx export.whisper runtimes runtimes.backends runtimes.process runtimes.speech",
+    "calibration": "runtimes runtimes.process",
+    "benchmarks.sensors": "",
+    "benchmarks": "benchmarks.sensors runtimes runtimes.speech",
+    "benchmarks.measure": "benchmarks benchmarks.sensors runtimes runtimes.process runtimes.speech",
+    "benchmarks.report": "benchmarks benchmarks.measure benchmarks.sensors runtimes runtimes.speech",
+    "benchmarks.compare": "benchmarks benchmarks.report benchmarks.sensors runtimes",
+    "benchmarks.device": "benchmarks benchmarks.compare benchmarks.measure benchmarks.report benchmarks.sensors "
+    "runtimes runtimes.audio runtimes.process runtimes.speech",
+    "benchmarks.__main__": "benchmarks.device runtimes.process",
+    "": "benchmarks calibration runtimes runtimes.process",
+    "demo": "runtimes",
+    "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
+    "targets": "runtimes runtimes.backends",
+    "families": " benchmarks calibration data demo runtimes runtimes.speech",
+    "recover": " calibration data runtimes runtimes.process",
+    "reference": " calibration data recover runtimes runtimes.process",
+    "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "
+    "families recover runtimes runtimes.audio runtimes.process runtimes.speech",
+    "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
+    "export export.ast export.onnx families recover reference runtimes runtimes.process targets",
+    "devices": " benchmarks benchmarks.device benchmarks.measure runtimes",
+    "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo devices "
+    "evaluate export export.whisper families prune runtimes runtimes.backends runtimes.process runtimes.speech targets",
+    "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
+    "export.ast families prune recover reference runtimes runtimes.process targets",
+    "studies.demo": "calibration demo families runtimes",
+    "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families prune "
+    "recover reference runtimes runtimes.process runtimes.speech studies targets",
+    "api": " benchmarks benchmarks.report deploy evaluate families prune recover runtimes runtimes.speech targets",
+    "entry": "cli runtimes.process",
 }
-# Host-side programs that measure or compare the exporter itself; nothing on a device imports them.
-HOST_PROGRAMS = {"benchmarks/graph_forms.py"}
 
 
-def imported_folders(source: str) -> set[str]:
+def allowed(room: str) -> set[str]:
+    """The rooms of a row; one that starts with a space may import from the top of the package."""
+    row = ROOMS[room]
+    return {*row.split(), *([""] if row.startswith(" ") else []), room}
+
+
+def room_of(module: str) -> str:
+    """The room of a module below `leanear`, named without it."""
+    return module if module in ROOMS else module.rpartition(".")[0]
+
+
+def modules() -> dict[str, Path]:
+    """Every module below `leanear` but the programs that measure leanear itself."""
+    found = {}
+    for top in ("toolchain", *TOPS):
+        for path in (ROOT / top).rglob("*.py"):
+            parts = path.relative_to(ROOT / top).with_suffix("").parts
+            if "peers" not in parts:
+                name = ".".join(([] if top == "toolchain" else [top]) + [p for p in parts if p != "__init__"])
+                found[name] = path
+    return found
+
+
+def imported(source: str, known: set[str]) -> set[str]:
+    """The modules of `known` that a source imports, wherever in it."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module.split(".")[0])
-    return names & set(ALLOWED)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    inside = {name.removeprefix("leanear").removeprefix(".") for name in names if name.split(".")[0] == "leanear"}
+    return {name for name in inside if name in known}
 
 
-@pytest.mark.parametrize("folder", sorted(ALLOWED))
-def test_imports_point_downwards(folder):
-    modules = [path for path in (ROOT / folder).rglob("*.py") if "peers" not in path.parts]
-    assert modules
-    for path in modules:
-        name = path.relative_to(ROOT).as_posix()
-        if name in HOST_PROGRAMS:
-            continue
-        wrong = imported_folders(path.read_text()) - ALLOWED[folder] - {folder}
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_imports_what_its_row_names(room):
+    known = modules()
+    packages = {name for name, path in known.items() if path.name == "__init__.py"}
+    own = {name: path for name, path in known.items() if room_of(name) == room and name not in packages}
+    assert own or room == "demo", "a row without files"
+    for name, path in own.items():
+        targets = {module for module in imported(path.read_text(), set(known)) if module not in packages}
+        wrong = {module for module in targets if room_of(module) not in allowed(room)}
         assert not wrong, f"{name} imports {sorted(wrong)}"
 
 
-def test_the_check_sees_an_arrow_that_points_up():
-    assert imported_folders("def f():\n    from leanear.plan import Plan\n") == {"toolchain"}
+def test_every_file_has_a_room():
+    known = modules()
+    packages = {name for name, path in known.items() if path.name == "__init__.py"}
+    assert {room_of(name) for name in known if name not in packages} <= set(ROOMS)
+
+
+def test_the_rows_have_no_circle():
+    graph = {room: allowed(room) - {room} for room in ROOMS}
+    assert len(tuple(graphlib.TopologicalSorter(graph).static_order())) == len(ROOMS)
+
+
+def test_the_check_sees_an_import_wherever_it_stands():
+    inner = "def f():\n    from leanear.plan import Plan\n"
+    source = inner + "import leanear.cli.commands\nfrom leanear.runtimes import files"
+    assert imported(source, set(modules())) == {"plan", "cli.commands", "runtimes.files", "runtimes"}

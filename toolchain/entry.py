@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # built in: no signal.py in the current folder stands for it
-import os
 import sys
 
 
@@ -11,10 +10,8 @@ def main() -> None:
     """Run the command line and exit with its status; nothing is imported from the current folder."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ctrl-C just ends it until there is who says so
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from leanear.runtimes.process.isolation import leave_current_folder
 
-    sys.path.pop(0)
     leave_current_folder()
     from leanear.runtimes.process.interrupts import run_interruptibly
     from leanear.runtimes.process.streams import take_any_text

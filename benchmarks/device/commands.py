@@ -1,4 +1,4 @@
-"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime, without the workstation's libraries."""
+"""`python -m leanear.benchmarks`: what a device can do with numpy and one runtime alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.device.doctor import lines, report
 from leanear.benchmarks.device.transcribe import print_segments, transcribe_recording
 from leanear.benchmarks.formatting import rate_between
-from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from leanear.benchmarks.report.report import render_markdown
@@ -35,7 +34,7 @@ from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
 from leanear.runtimes.speech.long_audio import Tally
-from leanear.runtimes.tasks import TAGGING_TASK
+from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
 
 def main(arguments: list[str] | None = None) -> int:

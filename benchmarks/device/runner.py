@@ -13,6 +13,7 @@ from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle, 
 from leanear.benchmarks.device.doctor import LIBRARIES, lacks, lines, report
 from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
 from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED, end_by_sigterm, was_terminated
+from leanear.runtimes.process.isolation import IMPORT_ROOT
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def bundle_folder() -> Path:
     """Where the bundle is: the folder of leanear.pyz, or, started from a source tree, the current one."""
-    program = Path(__file__).resolve().parent.parent
+    program = Path(IMPORT_ROOT or "")
     return program.parent if program.is_file() else Path.cwd()
 
 
@@ -149,7 +150,7 @@ def _session_options(bundle: Bundle, role: str = "slim") -> SessionOptions:
 
 
 def _pass_on(verb: str, given: list[str]) -> int:
-    """The exit status of `python -m leanear.benchmarks VERB`, the bundle filled in where `given` does not say otherwise."""
+    """The exit status of the device command VERB, the bundle filled in where `given` does not say otherwise."""
     _require_numpy()
     from leanear.benchmarks.device.commands import main as benchmarks_main
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.processes import Progress, answer_request
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import require_runtime
@@ -17,7 +16,7 @@ from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.tasks import TAGGING_TASK
+from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
 SAVE_EVERY_S = 10.0
 SAY_EVERY_S = 0.2

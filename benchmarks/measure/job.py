@@ -8,7 +8,6 @@ from typing import Any, Dict
 
 import numpy as np
 
-from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.accuracy import check_clips
 from leanear.benchmarks.measure.processes import absolute
 from leanear.benchmarks.measure.transcripts import options_for
@@ -21,6 +20,7 @@ from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256
 from leanear.runtimes.process.kept_work import remember_kept
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
 PART_SCHEMA = "leanear-results-part-2"

@@ -24,7 +24,7 @@ LEAST_SAMPLES = 3
 
 
 def measure_latency(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Timings in ms of one synchronous stream, each sample one whole inference as `leanear.benchmarks.inference` defines it.
+    """Timings in ms of one synchronous stream, each sample one whole inference as `benchmarks.inference` defines it.
 
     request: artifact (folder), runtime, threads, precision, waveform (.npy), samples (wanted), share_s (time for
     warm-up and steady state together; at least 3 samples are taken whatever it is), tokens (of a window of speech; null

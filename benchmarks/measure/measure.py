@@ -11,7 +11,6 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.measure.accuracy import check_clips, cross_entropy_nats, read_logits
 from leanear.benchmarks.measure.answers import measure_answers
 from leanear.benchmarks.measure.job import (
@@ -40,7 +39,7 @@ from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import sha256_file
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import windows_text
-from leanear.runtimes.tasks import TAGGING_TASK
+from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
 REPEATS = 4
 SAMPLES_WANTED = 664  # p99 needs 662; a multiple of the repeats

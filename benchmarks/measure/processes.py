@@ -16,7 +16,7 @@ from typing import IO, Any, Callable
 
 from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
 from leanear.runtimes.files import write_json
-from leanear.runtimes.process.isolation import PACKAGE_ROOT, isolated_environment, module_command
+from leanear.runtimes.process.isolation import isolated_environment, module_command
 
 Progress = Callable[[str, float], None]
 
@@ -42,9 +42,8 @@ def run_fresh(
 ) -> Outcome:
     """What `python -m module` answers to `request` in a fresh process.
 
-    The process starts in the folder that holds these packages, or, where a zip file holds them, in an empty one, and
-    imports nothing from the user's; paths in the request must be absolute. A process that says nothing for
-    `silence_limit_s` is ended.
+    The process starts in an empty folder and imports nothing from the user's; paths in the request must be absolute. A
+    process that says nothing for `silence_limit_s` is ended.
 
     Raises:
         BadInput, RuntimeUnavailable: the process found that it was asked for something that cannot be had.
@@ -56,7 +55,7 @@ def run_fresh(
         with open(folder / "log", "wb") as log:
             process = subprocess.Popen(
                 command,
-                cwd=PACKAGE_ROOT if os.path.isdir(PACKAGE_ROOT) else folder,
+                cwd=folder,
                 env=isolated_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

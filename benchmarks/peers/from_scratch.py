@@ -1,8 +1,9 @@
 """Trains the demo AST from nothing at a plan's widths: does pruning beat starting small?
 
-    python -m leanear.benchmarks.peers.from_scratch --work build/demo-ast/work --plan plan.json --extra-steps 600 --out DIR
+    python -m leanear.benchmarks.peers.from_scratch --work build/demo-ast/work --plan plan.json --extra-steps 600 --out
+    DIR
 
-WORK is what `python -m leanear.studies.demo.make` leaves behind: the speech, the extractor and the dense model's schedule.
+WORK is what `python -m leanear.studies.demo.make` leaves behind: the speech, the extractor, the dense model's schedule.
 The slim model gets that schedule, stretched to the dense model's steps plus the extra ones (what recovery takes), and
 the same clips, optimisers, patch dropping and averaging. Nothing is written to WORK. PLAN is a plan.json, or
 {"query_key_widths": [[...] per layer], "value_output_widths": [[...] per layer]} with one width per kept head.

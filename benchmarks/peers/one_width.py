@@ -25,7 +25,7 @@ from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.quality import Answers, judge_answers, predict
 from leanear.families.checkpoint import checkpoint_folder, family_of, load_checkpoint
-from leanear.families.tasks import SPEECH_TASK, task_of
+from leanear.families.tasks import task_of
 from leanear.progress import Narrator
 from leanear.prune.allocate import Allocation
 from leanear.prune.costs import Costs, mac_costs, parameter_costs
@@ -36,6 +36,7 @@ from leanear.prune.widths import RotatedRecipe, choose_widths, cut
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.backends.engines import ahead_of_time, build_engines
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target, read_target
 
 RESAMPLES = 10_000

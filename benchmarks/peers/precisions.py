@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 
 from leanear.benchmarks.formatting import between, runtime_text, signed
-from leanear.benchmarks.inference import SPEECH_TASK
 from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
 from leanear.benchmarks.report.precision_section import read_change
 from leanear.benchmarks.sensors.device import device_facts, device_name
@@ -47,6 +46,7 @@ from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file, sha256_json, write_json
 from leanear.runtimes.sessions import PRECISIONS, SessionOptions, graph_precision
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 from leanear.targets.target import read_target
 

@@ -1,6 +1,7 @@
 """Full window against shorter ones on the same clips, in turn: time, word errors, second tries, and the encoder alone.
 
-    python -m leanear.benchmarks.peers.window MODEL --data DATA --state DIR [--runtime openvino] [--windows full,auto,10]
+    python -m leanear.benchmarks.peers.window MODEL --data DATA --state DIR [--runtime openvino] [--windows
+    full,auto,10]
 
 DATA has test/ to judge on, and train/ for the ranges of --precision int8. Artifacts, and what was heard in every clip,
 are kept in DIR, and a later run goes on from there (--fresh: not). The first of --windows is what the others are held
@@ -28,7 +29,7 @@ import numpy as np
 from leanear.benchmarks.compare.two_runs import ratio_of_sums
 from leanear.benchmarks.measure.transcripts import evaluation_options
 from leanear.benchmarks.summary import word_error_change
-from leanear.data.dataset import SPEECH_TASK, column_for, read_examples_for, read_splits
+from leanear.data.dataset import column_for, read_examples_for, read_splits
 from leanear.data.word_errors import WordErrors, choose_normaliser, count_word_errors
 from leanear.deploy.exporting import QUANTISER_CLIPS, write_proved_artifact, write_unproved_artifact
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
@@ -41,6 +42,7 @@ from leanear.runtimes.files import sha256_json
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, graph_precision
 from leanear.runtimes.speech.encoder_windows import FULL, windows_text
 from leanear.runtimes.speech.long_audio import SpeechModel, Tally, read_speech_model, transcribe
+from leanear.runtimes.tasks import SPEECH_TASK
 
 JOINED = "all clips joined"
 REST_S = 0.05  # until the threads of the run before have stopped waiting for more work

@@ -23,7 +23,8 @@ Ask = Callable[[Sequence[str]], "str | None"]
 class Sensor:
     """One thing that can be read.
 
-    kind: one of KINDS of `leanear.benchmarks.sensors.sensors`; source: the file or program; read: its value now, or None.
+    kind: one of KINDS of `leanear.benchmarks.sensors.sensors`; source: the file or program; read: its value now, or
+    None.
     """
 
     kind: str

@@ -46,8 +46,9 @@ def export_ast(
     "logits": float32 (1, labels). The last layer is computed for the two tokens that the classifier reads.
     Form "portable" has plain ONNX operators alone, "onnxruntime" has operators of ONNX Runtime's own where they are
     faster, "openvino" has plain operators arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones.
-    Precision "fp16", of form "tensorrt" alone, has products in float16, as `leanear.export.onnx.half_precision` says; "int8"
-    has products of 8-bit integers in the ranges `observed` (see `observe_ast`), in form "tensorrt" the rest as "fp16".
+    Precision "fp16", of form "tensorrt" alone, has products in float16, as `leanear.export.onnx.half_precision` says;
+    "int8" has products of 8-bit integers in the ranges `observed` (see `observe_ast`), in form "tensorrt" the rest as
+    "fp16".
 
     Raises:
         BadInput: the model is not one that the graph can stand for, or `form` or `input` is unknown.

@@ -57,11 +57,11 @@ def export_whisper(
 
     The encoder takes "waveform", float32 (1, samples) of any length, filled up or cut to the model's window; with
     `any_window`, which the form "tensorrt" has not, it takes a window of any whole number of positions up to the
-    model's. Inputs and outputs of the decoder are those of `leanear.export.whisper.decoder.add_decoder`. Form "portable" has
-    plain ONNX operators alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster, "openvino" has
-    plain operators arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones. Precision "fp16", of
-    form "tensorrt" alone, has products, keys and values in float16. Precision "int8" has 8-bit integers in the
-    encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
+    model's. Inputs and outputs of the decoder are those of `leanear.export.whisper.decoder.add_decoder`. Form
+    "portable" has plain ONNX operators alone, "onnxruntime" has operators of ONNX Runtime's own where they are faster,
+    "openvino" has plain operators arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones.
+    Precision "fp16", of form "tensorrt" alone, has products, keys and values in float16. Precision "int8" has 8-bit
+    integers in the encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
     decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
     weights is in float16.
 

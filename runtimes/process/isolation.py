@@ -11,21 +11,27 @@ from __future__ import annotations
 import os
 import sys
 
-PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+import leanear
+
+# Where `leanear` lies as one package: a folder of installed packages, or a zip file. None in a source tree, whose
+# folders are one package to the interpreter alone that they were installed in.
+_PACKAGE = os.path.abspath(next(iter(leanear.__path__)))
+_IS_WHOLE = os.path.abspath(__file__).startswith(_PACKAGE + os.sep)
+IMPORT_ROOT = os.path.dirname(_PACKAGE) if _IS_WHOLE else None
 WORKER_FLAG = "--worker"  # of the zip file: run the module that is named next
 # With -c the current folder is the empty entry, and nothing has been imported from it yet.
 _WITHOUT_CURRENT_FOLDER = "import sys; sys.path[:] = filter(None, sys.path); "
 _RUN_MODULE = (
-    _WITHOUT_CURRENT_FOLDER + "sys.path.insert(0, sys.argv.pop(1)); import runpy; "
+    _WITHOUT_CURRENT_FOLDER + "sys.path[:0] = filter(None, [sys.argv.pop(1)]); import runpy; "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 
 
 def module_command(module: str, python: str = sys.executable) -> list[str]:
     """Starts a module of these packages, found where this file is: in a folder, or in the zip that a device runs."""
-    if os.path.isdir(PACKAGE_ROOT):
-        return [python, "-c", _RUN_MODULE, PACKAGE_ROOT, module]
-    return [python, PACKAGE_ROOT, WORKER_FLAG, module]
+    if IMPORT_ROOT is None or os.path.isdir(IMPORT_ROOT):
+        return [python, "-c", _RUN_MODULE, IMPORT_ROOT or "", module]
+    return [python, IMPORT_ROOT, WORKER_FLAG, module]
 
 
 def code_command(code: str) -> list[str]:
@@ -50,7 +56,7 @@ def leave_current_folder() -> None:
     except FileNotFoundError:  # it was deleted: nothing can be imported from it
         return
     spelt_out = isolated_environment().get("PYTHONPATH", "").split(os.pathsep)
-    if current in {os.path.realpath(entry) for entry in (PACKAGE_ROOT, *filter(None, spelt_out))}:
+    if current in {os.path.realpath(entry) for entry in filter(None, (IMPORT_ROOT, *spelt_out))}:
         return
     libraries = tuple(os.path.realpath(os.path.join(prefix, "lib")) for prefix in (sys.prefix, sys.base_prefix))
     if not current.startswith(libraries):

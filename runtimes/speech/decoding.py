@@ -35,8 +35,8 @@ class DecodeOptions:
     no_speech_limit: a window more likely than this to hold no speech, whose tokens are also unlikely, has no text.
     condition_on_previous: show the decoder what it said before, unless that came from a temperature over 0.5.
     max_tokens: most tokens of a window; None: as many as the model has positions for.
-    stop_repeats: leanear's own protection from loops (see `leanear.runtimes.speech.long_audio`); off, nothing is done that
-        transformers does not do.
+    stop_repeats: leanear's own protection from loops (see `leanear.runtimes.speech.long_audio`); off, nothing is done
+        that transformers does not do.
     quiet_cuts: end a window at a quiet moment where more audio follows; off, after the model's window, as transformers.
     seed: of the samples.
 

@@ -14,14 +14,15 @@ and why:
 - The language is that of the first window with speech, not of the first window.
 - The compression ratio is openai's, of the text. After a temperature over 0.5 what was said before is forgotten for
   good, as openai does; transformers would show it again one window later.
-- With `stop_repeats`, a window whose text ends in a loop (`leanear.runtimes.speech.repeats.loop_start`) counts as one that failed the
-  compression test, and is not decoded to its end; where no temperature helps, the loop's first round is kept, and the
-  whole window is taken. So it is with a shorter loop where no temperature passes the compression test. Where a window
-  moved on by less than a tenth and the next one says just the same, that is left out and the whole window is taken.
-  Earlier text is forgotten, too, after a window that says just what the one before said.
-- Audio that is short enough is heard in a window shorter than the trained one (`leanear.runtimes.speech.encoder_windows`), at the
-  first temperature. What fails a test there, or is not to be trusted (`leanear.runtimes.speech.short_windows`), is heard again in the
-  full window, from the first temperature on; how often that was, the tally says.
+- With `stop_repeats`, a window whose text ends in a loop (`leanear.runtimes.speech.repeats.loop_start`) counts as one
+  that failed the compression test, and is not decoded to its end; where no temperature helps, the loop's first round is
+  kept, and the whole window is taken. So it is with a shorter loop where no temperature passes the compression test.
+  Where a window moved on by less than a tenth and the next one says just the same, that is left out and the whole
+  window is taken. Earlier text is forgotten, too, after a window that says just what the one before said.
+- Audio that is short enough is heard in a window shorter than the trained one
+  (`leanear.runtimes.speech.encoder_windows`), at the first temperature. What fails a test there, or is not to be
+  trusted (`leanear.runtimes.speech.short_windows`), is heard again in the full window, from the first temperature on;
+  how often that was, the tally says.
 """
 
 from __future__ import annotations
@@ -90,8 +91,7 @@ class Tally:
     """What transcribing took, counted as it goes on.
 
     windows: that were decoded; short: of them, in a window shorter than the full one; second_tries: how many of those
-    were heard again in full, by the reason ("cap", "loop", "short": see `leanear.runtimes.speech.short_windows`; "unlikely": the
-    tokens were).
+    were heard again in full, by the reason ("cap", "loop", "short": see `short_windows`; "unlikely": the tokens were).
     """
 
     windows: int = 0

@@ -67,8 +67,9 @@ def test_the_runner_holds_device_code_alone(tmp_path):
     write_runner(tmp_path / RUNNER_FILE)
     names = zipfile.ZipFile(tmp_path / RUNNER_FILE).namelist()
     assert names == sorted(names)
-    assert {name.partition("/")[0].partition("-")[0] for name in names} == {
-        "__main__.py", "benchmarks", "leanear", "runtimes"
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"__main__.py", "leanear"}
+    assert {name.split("/")[1] for name in names if name.startswith("leanear/")} == {
+        "__init__.py", "benchmarks", "runtimes"
     }  # fmt: skip
     assert not [name for name in names if "peers" in name]
 

@@ -20,8 +20,8 @@ import soundfile
 from leanear.benchmarks.device.runner import _parser
 from leanear.cli.commands import cli
 from leanear.devices.bundle import RUNNER_FILE
+from leanear.runtimes.process import isolation
 from leanear.runtimes.process.isolation import (
-    PACKAGE_ROOT,
     code_command,
     isolated_environment,
     leave_current_folder,
@@ -39,7 +39,7 @@ HOSTILE = "with open({mark!r}, 'a') as stream:\n    stream.write(__name__ + ' of
 LAUNCHER = """
 import json, sys
 from leanear.entry import main
-print("toolchain is in", sys.modules["toolchain"].__path__[0], file=sys.stderr)
+print("leanear is in", sys.modules["leanear"].__path__[0], file=sys.stderr)
 status = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["leanear", *arguments]
@@ -117,8 +117,8 @@ def plant(folder: Path, mark: Path) -> None:
     text = HOSTILE.format(mark=str(mark))
     for name in imported_names():
         (folder / f"{name}.py").write_text(text)
-    for package in ("toolchain", "calibration", "export", "benchmarks", "custom_generate"):
-        (folder / package).mkdir()
+    for package in ("leanear", "toolchain", "calibration", "export", "benchmarks", "custom_generate"):
+        (folder / package).mkdir(exist_ok=True)
         for name in ("__init__", "__main__", "entry", "parity", "latency", "generate"):
             (folder / package / f"{name}.py").write_text(text)
 
@@ -184,7 +184,7 @@ def leanear(field: Path, home: Path, *commands: str) -> None:
     split = [command.split() for command in commands]
     ssh = str(field / "bin" / "ssh")
     done = ended([sys.executable, str(field / "bin" / "leanear"), json.dumps(split)], field, home, LEANEAR_SSH=ssh)
-    assert f"toolchain is in {home}/toolchain" in done.stderr
+    assert f"leanear is in {home}/{'toolchain' if home == ROOT else 'leanear'}" in done.stderr
 
 
 def test_hostile_modules_are_executed_where_python_is_started_as_usual(tmp_path):
@@ -230,9 +230,9 @@ def test_the_script_that_pip_writes(field, home):
 
 def test_the_devices_own_command(tmp_path):
     """`python -m` itself looks in the current folder; what it starts there does not."""
-    for name in ("onnxruntime", "openvino", "numpy", "runtimes", "click"):
+    for name in ("onnxruntime", "openvino", "numpy", "click"):
         (tmp_path / f"{name}.py").write_text(HOSTILE.format(mark=str(tmp_path / "mark")))
-    command = [sys.executable, "-m", "benchmarks", "doctor"]
+    command = [sys.executable, "-m", "leanear.benchmarks", "doctor"]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
     assert (done.returncode, (tmp_path / "mark").exists()) == (0, False), done.stderr
 
@@ -259,9 +259,10 @@ def test_the_current_folder_leaves_the_path(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("spelt_out", [True, False])
 def test_a_folder_that_is_asked_for_stays(monkeypatch, tmp_path, spelt_out):
-    folder = str(tmp_path) if spelt_out else PACKAGE_ROOT
+    folder = str(tmp_path)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", folder if spelt_out else "")
+    monkeypatch.setattr(isolation, "IMPORT_ROOT", None if spelt_out else folder)
     monkeypatch.setattr(sys, "path", [folder])
     leave_current_folder()
     assert sys.path == [folder]

@@ -20,7 +20,7 @@ import pytest
 import leanear.benchmarks.device.receiver
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, read_bundle
 from leanear.benchmarks.results import read_results
-from leanear.devices.bundle import write_bundle
+from leanear.devices.bundle import DEVICE_SOURCES, write_bundle
 from leanear.devices.remote import deliver
 from tests.toolchain.deliveries import (
     CLIP_BYTES,
@@ -408,15 +408,12 @@ def test_a_device_that_lives_in_another_year(small, options, tmp_path):
 
 def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path, monkeypatch):
     """The process that measures memory dies: its reason and the other parts are here."""
-    for package in ("runtimes", "benchmarks"):
-        source = Path(leanear.benchmarks.device.receiver.__file__).parents[1] / package
-        shutil.copytree(source, tmp_path / "source" / package, ignore=shutil.ignore_patterns("peers", "__pycache__"))
-    with open(tmp_path / "source" / "benchmarks" / "memory.py", "a") as stream:
-        stream.write("\nmeasure_memory = None\n")
-    text = (tmp_path / "source" / "benchmarks" / "memory.py").read_text()
+    source = Path(leanear.benchmarks.device.receiver.__file__).parents[1]
+    shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("peers", "__pycache__"))
+    memory = tmp_path / "source" / "measure" / "memory.py"
     dying = "import os\n\n    os.abort()\n"
-    (tmp_path / "source" / "benchmarks" / "memory.py").write_text(text.replace("answer_request(measure_memory)", dying))
-    monkeypatch.setattr("leanear.devices.bundle.SOURCES", tmp_path / "source")
+    memory.write_text(memory.read_text().replace("answer_request(measure_memory)", dying) + "\nmeasure_memory = None\n")
+    monkeypatch.setitem(DEVICE_SOURCES, "leanear.benchmarks", tmp_path / "source")
     bundle = make_bundle(parts, tmp_path / "dying").folder
     outcome = deliver(HOST, bundle, tmp_path / "results", options)
     assert outcome.status == "measurement failed", outcome

@@ -561,9 +561,9 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
 
 def _check_speech_flags(model: str, flags: dict[str, Any]) -> None:
     """Raises BadInput where flags for several kinds of attention meet a model that has one."""
-    from leanear.data.dataset import SPEECH_TASK
     from leanear.families.checkpoint import checkpoint_folder
     from leanear.families.tasks import task_of
+    from leanear.runtimes.tasks import SPEECH_TASK
 
     given = [f"--{name}" for name in SPEECH_FLAGS if flags[name] is not None]
     if given and task_of(checkpoint_folder(model)) != SPEECH_TASK:

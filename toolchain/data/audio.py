@@ -38,8 +38,8 @@ class _Sequential(soundfile.SoundFile):
 class AudioFile:
     """The clip in a file, mono float32 in order, block after block: `read(frames)` gives fewer once it has ended.
 
-    How much audio a WAV file holds, `leanear.runtimes.audio.wav_layout` decides, as on a device; chained OGG is read to its end. The
-    frame counts of libsndfile are not relied on. say: takes what a user should know of the file.
+    How much audio a WAV file holds, `leanear.runtimes.audio.wav_layout` decides, as on a device; chained OGG is read to
+    its end. The frame counts of libsndfile are not relied on. say: takes what a user should know of the file.
 
     Raises:
         BadInput: the file is missing or is not audio; or, where the reading comes to it, is truncated or damaged, or

@@ -16,11 +16,11 @@ BLOCK_S = 1.0
 
 
 class AudioStream:
-    """The clip in `path`, as `leanear.runtimes.speech.long_audio.Waveform`: a slice is float32 (samples,) at `sample_rate_hz`.
+    """The clip in `path`, as `runtimes.speech.long_audio.Waveform`: a slice is float32 (samples,) at `sample_rate_hz`.
 
-    Channels are averaged; the rate is changed by soxr, high quality, as `leanear.data.audio.read_waveform` does. No slice
-    may start before an earlier one did: what is behind is let go. progress: called with the seconds of audio before a
-    slice, and with what share of all of it that is, by the bytes that were read.
+    Channels are averaged; the rate is changed by soxr, high quality, as `leanear.data.audio.read_waveform` does. No
+    slice may start before an earlier one did: what is behind is let go. progress: called with the seconds of audio
+    before a slice, and with what share of all of it that is, by the bytes that were read.
 
     Raises:
         BadInput: as `leanear.data.audio.AudioFile`, whose notes are these, too.

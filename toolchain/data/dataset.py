@@ -26,9 +26,8 @@ from leanear.data.split_names import SPLIT_KEYWORDS, VALIDATION, is_split, split
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, note, note_first
-from leanear.runtimes.tasks import TAGGING_TASK
+from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
-SPEECH_TASK = "automatic-speech-recognition"
 MOST_NAMED = 3
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.results import Results
-from leanear.data.dataset import SPEECH_TASK, Example, Splits, longest_calibrated, read_examples_for
+from leanear.data.dataset import Example, Splits, longest_calibrated, read_examples_for
 from leanear.deploy.precision_gate import quantiser_clips
 from leanear.deploy.stages import recorded_inputs, run_stage
 from leanear.evaluate.speech_evaluation import count_results_word_errors
@@ -22,6 +22,7 @@ from leanear.runtimes.clips import read_clips, write_clips
 from leanear.runtimes.files import sha256_file, sha256_json
 from leanear.runtimes.sessions import SessionOptions, graph_precision
 from leanear.runtimes.speech.encoder_windows import FULL
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
 
 if TYPE_CHECKING:

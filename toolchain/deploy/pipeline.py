@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from leanear.benchmarks.device.bundled import ALL_THREADS
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
-from leanear.data.dataset import SPEECH_TASK, Data, column_for, read_splits
+from leanear.data.dataset import Data, column_for, read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
+from leanear.deploy.deployment_folder import claim, default_folder
 from leanear.deploy.deployment_stages import (
     VERSION,
     bench_stage,
@@ -33,7 +34,6 @@ from leanear.deploy.precision_gate import (
     precision_stage,
     ships_by_record,
 )
-from leanear.deployment_folder import claim, default_folder
 from leanear.devices.bundle import RunSettings
 from leanear.devices.remote import RemoteOutcome
 from leanear.evaluate.evaluation import data_folder
@@ -48,6 +48,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
 
 if TYPE_CHECKING:

@@ -10,13 +10,16 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import leanear
+import leanear.benchmarks
+import leanear.runtimes
 from leanear.benchmarks.device.bundled import ALL_THREADS, BUNDLE_FILE, BUNDLE_SCHEMA, RUNNER_FILE, Bundle, read_bundle
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, replaced_folder, sha256_file, sha256_json, write_json
 
-SOURCES = Path(__file__).resolve().parent.parent
-DEVICE_PACKAGES = ("runtimes", "benchmarks")
+DEVICE_SOURCES = {p.__name__: Path(next(iter(p.__path__))) for p in (leanear.runtimes, leanear.benchmarks)}
+STAYS_HERE = "peers"  # the folder of programs that measure leanear itself
 CLIPS_FILE = "clips.npz"
 FIRST_LINE = b"#!/usr/bin/env python3\n"
 EARLIEST = (1980, 1, 1, 0, 0, 0)
@@ -139,9 +142,12 @@ def write_runner(path: Path) -> None:
     entries[f"leanear-{version}.dist-info/METADATA"] = (
         f"Metadata-Version: 2.1\nName: leanear\nVersion: {version}\n".encode()
     )
-    for package in DEVICE_PACKAGES:
-        for source in sorted((SOURCES / package).glob("*.py")):
-            entries[f"{package}/{source.name}"] = source.read_bytes()
+    entries["leanear/__init__.py"] = Path(leanear.__file__).read_bytes()
+    for package, folder in DEVICE_SOURCES.items():
+        for source in folder.rglob("*.py"):
+            below = source.relative_to(folder)
+            if STAYS_HERE not in below.parts:
+                entries[f"{package.replace('.', '/')}/{below.as_posix()}"] = source.read_bytes()
     with replaced_file(path) as part:
         with open(part, "wb") as stream:
             stream.write(FIRST_LINE)

@@ -1,8 +1,8 @@
 """A bundle brought to a device over SSH, measured there, and its results brought home; or why not, as a status.
 
-One connection does it all. A program that stays nowhere on the device (`leanear.benchmarks.device.receiver`) is sent first; it holds
-the device's lock, takes what has changed, and runs the bundle's doctor, compile and bench. What arrived stays, so the
-next run goes on where this one was cut short.
+One connection does it all. A program that stays nowhere on the device (`leanear.benchmarks.device.receiver`) is sent
+first; it holds the device's lock, takes what has changed, and runs the bundle's doctor, compile and bench. What arrived
+stays, so the next run goes on where this one was cut short.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from leanear.benchmarks.summary import wilson_interval
 from leanear.benchmarks.tagging import tag_entropies, tag_quality
 from leanear.data.audio import SUFFIXES, check_audio_file, read_waveform
 from leanear.data.dataset import (
-    SPEECH_TASK,
     Data,
     DataFolder,
     Example,
@@ -38,6 +37,7 @@ from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.process.notes import is_cut, note, note_cut
 from leanear.runtimes.sessions import SessionOptions, own_precision
+from leanear.runtimes.tasks import SPEECH_TASK
 
 EVALUATION_SCHEMA = "leanear-evaluation-1"
 BATCH_CLIPS = 16

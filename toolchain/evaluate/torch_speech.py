@@ -20,7 +20,7 @@ from leanear.runtimes.speech.vocabulary import make_vocabulary
 
 
 class TorchSpeechSession:
-    """A `leanear.runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, with transformers' own cache."""
+    """A `runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, with transformers' own cache."""
 
     def __init__(self, checkpoint: WhisperCheckpoint) -> None:
         self._model = checkpoint.model

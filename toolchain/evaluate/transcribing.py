@@ -9,7 +9,6 @@ from pathlib import Path
 from leanear.benchmarks.formatting import duration
 from leanear.data.audio import check_audio_file
 from leanear.data.audio_stream import AudioStream
-from leanear.data.dataset import SPEECH_TASK
 from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
@@ -20,6 +19,7 @@ from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.long_audio import Segment, Tally, transcribe
 from leanear.runtimes.speech.subtitles import WRITERS
+from leanear.runtimes.tasks import SPEECH_TASK
 
 
 def transcribe_file(
@@ -62,7 +62,7 @@ def transcribe_file(
 
 
 def write_segments(segments: Iterable[Segment], writer: str, out: Path | None, tally: Tally) -> None:
-    """Write segments as one of `leanear.runtimes.speech.subtitles.WRITERS` does: to standard output as they come, or to `out`."""
+    """Write segments as one of `subtitles.WRITERS` does: to standard output as they come, or to `out`."""
     pieces = WRITERS[writer](segments, tally)
     if out is None:
         for piece in pieces:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leanear.data.dataset import SPEECH_TASK
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
-from leanear.runtimes.tasks import classifier_task
+from leanear.runtimes.tasks import SPEECH_TASK, classifier_task
 
 SPEECH_MODEL_TYPES = ("whisper", "slim-whisper")
 SPELLINGS_FILE = "normalizer.json"

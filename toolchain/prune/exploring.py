@@ -18,7 +18,6 @@ from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Ta
 from leanear.benchmarks.report.pictures import Curve
 from leanear.benchmarks.report.report import write_page
 from leanear.data.dataset import (
-    SPEECH_TASK,
     Data,
     DataFolder,
     column_for,
@@ -45,6 +44,7 @@ from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
 
 EXPLORE_SCHEMA = "leanear-explore-1"

@@ -16,7 +16,7 @@ import torch
 
 from leanear.accelerator import on_accelerator
 from leanear.calibration import shards
-from leanear.data.dataset import SPEECH_TASK, Data, column_for, longest_calibrated, read_examples_for, read_splits
+from leanear.data.dataset import Data, column_for, longest_calibrated, read_examples_for, read_splits
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
 from leanear.evaluate.evaluation import data_folder
@@ -46,6 +46,7 @@ from leanear.reference.schedule import PruneRecipe, check_sparsity, prune
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_json
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import FORM_COLUMNS, Target, check_one_width
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2

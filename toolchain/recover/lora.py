@@ -71,9 +71,9 @@ def recover_(
 ) -> Recovered:
     """Train low-rank updates of every linear layer and merge them into its weight, in place; what the training did.
 
-    inputs: (N, ...) as the model takes them; targets: (N,), or (N, L) as in `leanear.calibration.targets`; batch_loss(model,
-    inputs, targets): mean loss; order: clips to use, balanced from the start, int64, or None for all. The model's
-    structure, its mode and its requires_grad flags stay.
+    inputs: (N, ...) as the model takes them; targets: (N,), or (N, L) as in `leanear.calibration.targets`;
+    batch_loss(model, inputs, targets): mean loss; order: clips to use, balanced from the start, int64, or None for all.
+    The model's structure, its mode and its requires_grad flags stay.
     """
     training_mode = model.training
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}

@@ -13,7 +13,6 @@ from leanear.accelerator import on_accelerator
 from leanear.benchmarks.report.comparison import COMPARISON_SCHEMA
 from leanear.benchmarks.report.report import write_comparison
 from leanear.data.dataset import (
-    SPEECH_TASK,
     Data,
     Example,
     column_for,
@@ -38,6 +37,7 @@ from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json, write_text
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.studies.comparison import (
     ANY_SEED,
     ROWS_FILE,

@@ -43,8 +43,8 @@ class Row:
     """What a job made, and how well it answers the evaluation clips.
 
     asked: the sparsity that was asked for; sparsity: what was removed of the attention parameters; parameters, macs: of
-    the whole model, MACs of one inference as `leanear.prune.macs` counts them; by_kind: the share that was removed of the
-    attention of every kind; errors: of `counted` labels or words, or what lacks of a mean average precision of 1;
+    the whole model, MACs of one inference as `leanear.prune.macs` counts them; by_kind: the share that was removed of
+    the attention of every kind; errors: of `counted` labels or words, or what lacks of a mean average precision of 1;
     cross_entropy, kl_divergence: means in nats; updates: of training; seconds: of pruning alone, all that it needs.
     """
 

@@ -149,7 +149,7 @@ class EqualWidths:
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """The same widths in every head, as `EqualWidths`, of a basis that others use; see `leanear.studies.closed_form`."""
+    """The same widths in every head, as `EqualWidths`, of a basis that others use; see `studies.closed_form`."""
 
     kind: Literal["principal", "ridge"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import PRECISIONS, graph_precision
 
-TARGETS = Path(__file__).parent / "targets"
+TARGETS = Path(__file__).parent
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "null")
 ENGINE_RUNTIMES = ("tensorrt", "tensorrt_rtx")
 PLACES = ("here", "device")

@@ -1,0 +1,107 @@
+"""The public face: what a user types in six lines, on tiny models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import ASTFeatureExtractor, AutoModelForAudioClassification
+
+import leanear
+from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from tests.toolchain.speech_folder import write_speech_folder
+from tests.whisper_models import write_whisper
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api")
+    make_tiny_ast().save_pretrained(folder / "ast")
+    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "ast")
+    for number, label in enumerate(TINY_LABELS):
+        (folder / "data" / label).mkdir(parents=True)
+        for take in range(4):
+            soundfile.write(folder / "data" / label / f"{take}.wav", tone(200 + 90 * number + 9 * take), 16_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slim(folder):
+    return leanear.load(folder / "ast").prune(folder / "data", sparsity=0.5, calibration_clips=8)
+
+
+def test_six_lines(folder, slim, tmp_path):
+    artifact = slim.export(tmp_path / "out", target="cpu")
+    waveform = tone(300).astype(np.float32)
+    with artifact.open() as session:
+        logits = session.run(waveform)
+    model = AutoModelForAudioClassification.from_pretrained(slim.folder, trust_remote_code=True).eval()
+    features = ASTFeatureExtractor(max_length=46, num_mel_bins=128)(waveform, 16_000, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**features).logits[0].numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert artifact.evaluate(folder / "data")["clips"] == slim.evaluate(folder / "data")["clips"]
+    table = artifact.bench(folder / "data", budget_s=1, threads=1).table()
+    assert "latency" in table
+    assert "accuracy" in table
+
+
+def test_a_plan_and_the_loss_that_was_measured(slim):
+    assert slim.plan.sparsity == pytest.approx(0.5, abs=0.05)
+    assert slim.pruning
+    assert leanear.load(slim.folder).plan == slim.plan
+
+
+def test_what_is_not_saved_goes_with_the_model(folder, slim, tmp_path):
+    kept = slim.save(tmp_path / "kept")
+    assert kept.plan == slim.plan
+    with pytest.raises(leanear.BadInput, match="something there"):
+        slim.save(tmp_path / "kept")
+    model = leanear.load(folder / "ast").prune(folder / "data", sparsity=0.3, calibration_clips=4)
+    made = model.folder
+    assert made.is_dir()
+    del model
+    assert not made.exists()
+
+
+def test_errors_are_leanears_own(tmp_path):
+    with pytest.raises(leanear.LeanearError, match="no such model"):
+        leanear.load(tmp_path / "nothing")
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        leanear.nonsense  # noqa: B018
+
+
+def test_speech(tmp_path):
+    write_whisper(tmp_path / "whisper")
+    write_speech_folder(tmp_path / "speech", ["a", "an and", "the", "on"])
+    artifact = leanear.load(tmp_path / "whisper").export(tmp_path / "out", data=tmp_path / "speech")
+    with artifact.open(threads=1) as session:
+        segments = session.transcribe(np.zeros(16_000, np.float32), temperatures=(0.0,))
+        with pytest.raises(leanear.BadInput, match="transcribe"):
+            session.run(np.zeros(16_000, np.float32))
+    assert all(isinstance(segment.text, str) for segment in segments)
+
+
+def test_importing_it_imports_nothing_else():
+    program = "import sys, leanear; print([n for n in ('torch', 'numpy', 'click', 'onnxruntime') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_device_opens_artifacts_without_the_workstations_libraries(slim, tmp_path):
+    slim.export(tmp_path / "out")
+    program = (
+        "import json, sys\n"
+        "for name in ('torch', 'transformers', 'click', 'rich', 'onnx'):\n"
+        "    sys.modules[name] = None\n"
+        "import leanear, numpy\n"
+        "session = leanear.open_artifact(sys.argv[1]).open(threads=1)\n"
+        "print(json.dumps(session.run(numpy.zeros(8000, numpy.float32)).tolist()))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "out")]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert len(json.loads(ended.stdout)) == len(TINY_LABELS)

@@ -1,0 +1,362 @@
+"""The public face: a model, what is made of it, and what runs and measures that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from leanear.runtimes.artifact import Artifact as Files
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.sessions import SessionOptions, own_precision
+from leanear.runtimes.tasks import SPEECH_TASK
+
+if TYPE_CHECKING:
+    from leanear.benchmarks.results import Results
+    from leanear.plan import Plan
+    from leanear.runtimes.speech.long_audio import Segment
+
+    PathLike = str | os.PathLike[str]
+Recovery = Literal["full", "lora"]
+
+
+def load(model: PathLike, *, task: str | None = None, language: str | None = None, progress: bool = False) -> Model:
+    """A trained model: a checkpoint folder, a Hub id, "demo-ast" or "demo-whisper".
+
+    Args:
+        task, language: of a Whisper, what it does by itself from now on ("transcribe" or "translate"; a code such as
+            "en", or "auto").
+        progress: say on standard error what goes on.
+
+    Raises:
+        BadInput: there is no such model, or its family is not one of leanear's.
+    """
+    from leanear.families.asked import Asked
+    from leanear.families.checkpoint import checkpoint_folder
+    from leanear.families.tasks import task_of
+
+    folder = checkpoint_folder(os.fspath(model))
+    return Model(os.fspath(model), folder, task_of(folder), Asked(task, language), progress)
+
+
+def open_artifact(folder: PathLike) -> Artifact:
+    """An exported artifact, every file of it checked.
+
+    Raises:
+        BadInput: the folder is no artifact, or a file in it is not the one that its manifest names.
+    """
+    return Artifact(read_artifact(Path(folder)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint, dense or slim.
+
+    name: as it was asked for; folder: where its files are; task: "audio-classification", "audio-tagging" (several
+    labels a clip) or "automatic-speech-recognition".
+    """
+
+    name: str
+    folder: Path
+    task: str
+    asked: Any
+    progress: bool = False
+    _scratch: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The widths of every head, dense and kept; None of a model that was never pruned."""
+        from leanear.plan import read_plan
+
+        path = self.folder / "plan.json"
+        return read_plan(path) if path.is_file() else None
+
+    @property
+    def pruning(self) -> dict[str, Any] | None:
+        """What pruning estimated, and what it then measured on held-out calibration clips; the keys of pruning.json."""
+        from leanear.prune.job import read_pruning
+
+        return read_pruning(self.folder)
+
+    def prune(
+        self,
+        data: PathLike | None = None,
+        *,
+        sparsity: float | None = None,
+        macs: float | None = None,
+        latency_ms: float | None = None,
+        speedup: float | None = None,
+        max_drop: float | None = None,
+        target: str = "cpu",
+        recovery: Recovery | None = None,
+        calibration_clips: int = 256,
+        seed: int = 0,
+        out: PathLike | None = None,
+    ) -> Model:
+        """The slim model, its loss measured; the arguments are the options of `leanear prune`.
+
+        Args:
+            data: folder of audio with labels or texts; None: the demo's own clips.
+            out: where the checkpoint is written; None: a folder that goes when the model is forgotten (see `save`).
+
+        Raises:
+            LeanearError: the data is not usable, the goal is out of reach, or `out` holds something else.
+        """
+        from leanear.prune.goal import choose_goal
+        from leanear.prune.job import PruneJob, prune_checkpoint
+        from leanear.prune.widths import RotatedRecipe
+        from leanear.recover.distillation import Distillation
+        from leanear.targets.target import read_target
+
+        goals = {
+            "sparsity": sparsity, "macs": macs, "latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop,
+        }  # fmt: skip
+        device = read_target(target)
+        recipe = RotatedRecipe(
+            multiples=(device.query_key_multiple, device.value_output_multiple),
+            one_width_per_head=device.one_width_per_head,
+            calibration_clips=calibration_clips,
+            seed=seed,
+        )
+        training = None if recovery is None else Distillation(method=recovery)
+        job = PruneJob(choose_goal(goals), recipe, device, compensation=True, recovery=training, asked=self.asked)
+        scratch = tempfile.TemporaryDirectory(prefix="leanear-") if out is None else None
+        folder = Path(scratch.name) / "slim" if scratch is not None else Path(os.fspath(out))  # type: ignore[arg-type]
+        prune_checkpoint(self.name, data=_data(data), job=job, out=folder, narrator=self._narrator())
+        return Model(str(folder), folder, self.task, self.asked, self.progress, scratch)
+
+    def save(self, out: PathLike) -> Model:
+        """A copy of the checkpoint in the new folder `out`.
+
+        Raises:
+            BadInput: there is something at `out`.
+        """
+        if Path(out).exists():
+            raise BadInput(f"{os.fspath(out)}: there is something there already")
+        shutil.copytree(self.folder, out)
+        return Model(os.fspath(out), Path(out), self.task, self.asked, self.progress)
+
+    def evaluate(self, data: PathLike | None = None, *, seed: int = 0) -> dict[str, Any]:
+        """Accuracy, mAP or word error rate in torch on evaluation clips of `data`, by the keys of `leanear eval`."""
+        return _evaluated(self.name, data, "onnxruntime", None, None, seed, self.asked, self._narrator())
+
+    def export(
+        self,
+        out: PathLike,
+        *,
+        target: str = "cpu",
+        precision: str | None = None,
+        window: str | None = None,
+        data: PathLike | None = None,
+        seed: int = 0,
+    ) -> Artifact:
+        """The artifact in the folder `out`, in the form and the precision of a target, proved to compute the same.
+
+        Args:
+            precision: "fp32", "fp16" or "int8" (which takes its ranges from `data`); None: the target's own.
+            window: of a Whisper, "full", "auto" or seconds.
+
+        Raises:
+            LeanearError: the graph is not equivalent; `out` is left as it was.
+        """
+        from leanear.deploy.exporting import export_checkpoint
+        from leanear.runtimes.sessions import graph_precision
+        from leanear.targets.target import read_target, with_precision
+
+        device = with_precision(read_target(target), precision)
+        export_checkpoint(
+            self.name, out=Path(out), form=device.graph_form, data=_data(data), seed=seed, narrator=self._narrator(),
+            precision=graph_precision(device.precision), asked=self.asked, window=window,
+        )  # fmt: skip
+        return Artifact(read_artifact(Path(out)), device.runtime, device.precision, self.progress)
+
+    def _narrator(self) -> Any:
+        return _narrator(self.progress)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Graphs and all that runs them, in one folder.
+
+    runtime, precision: what it is opened with where nothing else is asked for; None: ONNX Runtime, or OpenVINO for
+    graphs of its form, and what the graphs are of.
+    """
+
+    files: Files
+    runtime: str | None = None
+    precision: str | None = None
+    progress: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.files.folder
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A classifier's labels in the order of its logits."""
+        return self.files.labels
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the waveforms that it takes."""
+        return self.files.sample_rate_hz
+
+    def open(self, *, runtime: str | None = None, precision: str | None = None, threads: int | None = None) -> Session:
+        """A session that is ready to run.
+
+        Raises:
+            LeanearError: the runtime is not installed here, or does not run this artifact.
+        """
+        chosen, options = self._options(runtime, precision, threads)
+        return Session(self.files, require_runtime(chosen, options).load(self.files, options))
+
+    def evaluate(
+        self,
+        data: PathLike | None = None,
+        *,
+        runtime: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Accuracy, mAP or word error rate on the evaluation clips of `data`, by the keys of `leanear eval`."""
+        from leanear.families.asked import Asked
+
+        chosen, options = self._options(runtime, precision, threads)
+        narrator = _narrator(self.progress)
+        return _evaluated(str(self.folder), data, chosen, options.precision, options.threads, seed, Asked(), narrator)
+
+    def bench(
+        self,
+        data: PathLike | None = None,
+        *,
+        against: Artifact | None = None,
+        runtime: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        budget_s: float = 40.0,
+        out: PathLike | None = None,
+        seed: int = 0,
+    ) -> Measured:
+        """Latency, memory and, with `data`, accuracy or word errors, measured here in fresh processes.
+
+        Args:
+            against: another artifact (the dense one), measured in turn with this one.
+            budget_s: seconds for latency samples.
+            out: the results file; None: none is kept.
+        """
+        from leanear.deploy.measuring import bench_artifacts
+
+        chosen, options = self._options(runtime, precision, threads)
+        with tempfile.TemporaryDirectory(prefix="leanear-") as scratch:
+            path = Path(scratch) / "results.json" if out is None else Path(out)
+            results = bench_artifacts(
+                self.folder, against=None if against is None else against.folder, runtime=chosen,
+                precision=options.precision, threads=options.threads, budget_s=budget_s, data=_data(data), out=path,
+                seed=seed, command=("leanear", "bench", str(self.folder)), narrator=_narrator(self.progress),
+            )  # fmt: skip
+        return Measured(results)
+
+    def _options(self, runtime: str | None, precision: str | None, threads: int | None) -> tuple[str, SessionOptions]:
+        forms = {graph["form"] for graph in self.files.manifest["graphs"].values()}
+        chosen = runtime or self.runtime or ("openvino" if "openvino" in forms else "onnxruntime")
+        computed = precision or (self.precision if chosen == self.runtime else None)
+        return chosen, SessionOptions(threads or _cores(), computed or own_precision(self.files, chosen))
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded artifact: numpy in, numpy out. Close it, or use it in a `with` block."""
+
+    files: Files
+    own: Any
+
+    def run(self, waveform: np.ndarray) -> np.ndarray:
+        """A classifier's logits, float32 (labels,), of one waveform (samples,): floats within -1 to 1, or int16.
+
+        Raises:
+            BadInput: the waveform is of another shape or type, or the model writes down speech (see `transcribe`).
+        """
+        if self.files.task == SPEECH_TASK:
+            raise BadInput(f"{self.files.folder}: it writes down speech: use transcribe()")
+        return np.asarray(self.own.run(waveform))
+
+    def transcribe(self, waveform: np.ndarray, **options: Any) -> list[Segment]:
+        """What is said in a waveform of any length, (samples,) at the artifact's rate.
+
+        options: of `leanear.runtimes.speech.decoding.DecodeOptions`, such as language="en".
+
+        Raises:
+            BadInput: the model classifies (see `run`).
+        """
+        from leanear.runtimes.speech.decoding import DecodeOptions
+        from leanear.runtimes.speech.long_audio import read_speech_model, transcribe
+
+        if self.files.task != SPEECH_TASK:
+            raise BadInput(f"{self.files.folder}: it classifies: use run()")
+        return list(transcribe(self.own, read_speech_model(self.files, None), waveform, DecodeOptions(**options)))
+
+    def close(self) -> None:
+        """Release the graphs and their memory."""
+        self.own.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Results of one measurement; `results.document` is the whole of the results file."""
+
+    results: Results
+
+    def table(self) -> str:
+        """The headline as text, a line per figure."""
+        from leanear.benchmarks.report.headline import headline_rows
+
+        rows = headline_rows(self.results)
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _evaluated(
+    name: str,
+    data: PathLike | None,
+    runtime: str,
+    precision: str | None,
+    threads: int | None,
+    seed: int,
+    asked: Any,
+    narrator: Any,
+) -> dict[str, Any]:
+    from leanear.evaluate.evaluation import evaluate
+
+    return evaluate(
+        name, data=_data(data), split="evaluation", runtime=runtime, precision=precision, threads=threads or _cores(),
+        calibration_clips=256, seed=seed, asked=asked, narrator=narrator,
+    )  # fmt: skip
+
+
+def _data(data: PathLike | None) -> str | None:
+    return None if data is None else os.fspath(data)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _narrator(progress: bool) -> Any:
+    from leanear.progress import Narrator
+
+    return Narrator("normal" if progress else "quiet")
