@@ -188,7 +188,8 @@ def headline_verdict(analysis: Analysis, limit_points: float | None) -> Verdict:
     said = "; ".join(filter(None, (quality.text, speed.text, _size_text(analysis))))
     tones = {quality.tone, speed.tone}
     tone = "bad" if "bad" in tones else "good" if tones == {"good"} else ""
-    return Verdict(f"{said[0].upper()}{said[1:]}.", tone)
+    said = f"{said[0].upper()}{said[1:]}" if said[:2].islower() else said  # mAP is written so
+    return Verdict(f"{said}.", tone)
 
 
 def _quality_verdict(analysis: Analysis, limit_points: float | None) -> Verdict:

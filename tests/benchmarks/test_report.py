@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from leanear.benchmarks.measure.measure import benchmark
-from leanear.benchmarks.report.headline import headline_rows
+from leanear.benchmarks.report.headline import headline_rows, headline_table
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.results import read_results, write_results
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
@@ -232,6 +232,8 @@ def test_one_artifact_alone(slim_folder, tmp_path):
     paths = write_report(out, tmp_path / "out", max_drop=1.0)
     page = Page(paths.html.read_text())
     assert "nothing here is a comparison" in page.text
+    assert "slim" not in paths.markdown.read_text().replace("# slim on null", ""), "but the name that it was given"
+    assert list(headline_table(read_results(out))[0]) == ["", "model"]
     assert "no dense artifact to compare with" in page.text
     assert "faster" not in page.text
 
@@ -262,6 +264,41 @@ def test_extra_reaches_the_reader_and_is_checked(report, null_results, tmp_path)
         write_report(null_results.path, tmp_path, extra={"colour": 1})
 
 
+def test_no_folder_of_this_machine_is_told(report, document):
+    document["command"] = ["leanear", "bench", "/home/someone/a/slim", "--data=/home/someone/clips/"]
+    document["accuracy"].update(status="failed", reason="slim: it died", roles={}, kl_dense_slim_nats=None)
+    document["accuracy"]["log_tail"] = ['File "/home/someone/.venv/x.py", line 3', "/sys/class/thermal/zone0"]
+    extra = {"provenance": {"model": "/home/someone/a/model"}, "notes": ["(/home/someone/note)"]}
+    page, markdown, _ = report(extra=extra)
+    for text in (page.text, markdown):
+        assert "someone" not in text
+        for shown in (
+            "leanear bench …/slim --data=…/clips/",
+            'File "…/x.py"',
+            "…/model",
+            "(…/note)",
+            "/sys/class/thermal",
+        ):
+            assert shown in text
+
+
+def test_labels_that_moved_and_the_confusions_behind_it(report, document):
+    truth = [0, 0, 0, 1, 1, 2, 2, 3] * 5
+    dense = [0, 0, 1, 1, 1, 2, 3, 3] * 5
+    slim = [0, 3, 3, 1, 1, 2, 2, 3] * 5
+    document["accuracy"].update(label_ids=truth, labels=["dog", "rain", "wind", "saw"])
+    for role, answers in (("dense", dense), ("slim", slim)):
+        document["accuracy"]["roles"][role]["predicted_ids"] = answers
+    _, markdown, _ = report()
+    assert "Labels that lost or gained, all 2 (the other 2 did not):" in markdown
+    assert "| dog | 10 → 5 of 15 | 33.33 points lost |" in markdown
+    assert "| wind | 5 → 10 of 10 | 50 points gained |" in markdown
+    assert markdown.index("| dog | 10") < markdown.index("| wind | 5")
+    rows = ["dog → saw | 0 → 10", "dog → rain | 5 → 0", "wind → saw | 5 → 0"]
+    places = [markdown.index(f"| {row} |") for row in rows]
+    assert places == sorted(places)
+
+
 def test_the_same_results_give_the_same_bytes(report):
     first = [path.read_bytes() for path in (lambda paths: (paths.html, paths.markdown))(report()[2])]
     second = [path.read_bytes() for path in (lambda paths: (paths.html, paths.markdown))(report()[2])]
@@ -283,9 +320,10 @@ def test_removed_heads_of_wide_models_are_crossed_out(report):
     assert [picture.count(">×</text>") for picture in pictures] == [17 + 18] * 2
 
 
-def test_without_jinja2_nothing_is_half_written(null_results, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(RuntimeUnavailable, match="pip install jinja2"):
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_without_a_library_nothing_is_half_written(library, null_results, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(RuntimeUnavailable, match=f"pip install {library}"):
         write_report(null_results.path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
