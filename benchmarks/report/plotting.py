@@ -17,6 +17,7 @@ THEME = (
     "ink", "soft", "rule", "track", "sheet", "dense", "slim", "bad", "query-key", "value-output",
     "s0", "s1", "s3", "s4", "s5",
 )  # fmt: skip
+RECTANGLE = re.compile(r"M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4(?: L \1 \2)? z")
 PLACEHOLDERS = {name: f"#{number:06x}" for number, name in enumerate(THEME, 1)}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be found and read out
@@ -143,7 +144,7 @@ def _inline(svg: str, picture: Picture, canvas: Canvas) -> str:
     used = set(re.findall(r"#([\w-]+)[\")]", body))
     body = re.sub(r' id="([\w.-]+)"', lambda m: m[0] if m[1] in used else "", body)
     body = re.sub(r"<[^>]+>", _short_tag, body)
-    body = re.sub(r"\s*\n\s*", "", body)
+    body = re.sub(r"\s*\n\s*|<g/>", "", body)
     width, height = (72 * inches for inches in canvas.figure.get_size_inches())
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{html.escape(picture.said, quote=True)}">'
@@ -157,6 +158,7 @@ def _short_tag(found: re.Match[str]) -> str:
     tag = re.sub(r"font-family: [^;]*; ", "", tag)
     tag = re.sub(r"(?<=[ \"(,-])\d+\.\d+", lambda m: f"{float(m[0]):.1f}".replace(".0", ""), tag)
     tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
+    tag = RECTANGLE.sub(r"M\1 \2H\3V\4H\1z", tag)
     for name, placeholder in PLACEHOLDERS.items():
         tag = tag.replace(placeholder, f"var(--{name})")
     return tag.replace(' "', '"').replace("; ", ";").replace(": ", ":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
@@ -20,6 +21,7 @@ from leanear.runtimes.files import read_json, write_text
 
 PLAN_SCHEMA = "leanear-plan-1"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|MB|kB|M|G|MHz|W|J|mJ|°C)(?!\w))")
 EXTRA_KEYS = ("title", "torch_accuracy", "provenance", "notes", "warning")
 
 
@@ -138,8 +140,8 @@ def render_html(report: Report) -> str:
 
 
 def _shown(value: object) -> object:
-    """What a page shows of a value: plain text without the folders of this machine, the page's own markup as it is."""
-    return without_folders(value) if type(value) is str else value
+    """What a page shows of a value: text without this machine's folders, whose units stay beside their numbers."""
+    return BEFORE_UNIT.sub("\u00a0", without_folders(value)) if type(value) is str else value
 
 
 def _kind(block: Block) -> str:
