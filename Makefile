@@ -60,7 +60,7 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|ra
 	exec $(BIN)/leanear deploy "$$@"
 
 test: $(READY)  ## Run the tests
-	@$(BIN)/python -m pytest -n logical --dist loadfile
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)  ## Run ruff and mypy
 	@$(BIN)/ruff check .

@@ -259,10 +259,15 @@ def _load_generation_config(folder: Path, config: WhisperConfig, tokenizer: Whis
     return settings
 
 
-def _check_alignment_heads(path: Path, config: WhisperConfig, settings: GenerationConfig) -> None:
-    heads = [config.decoder_attention_heads] * config.decoder_layers
+def cross_attention_heads(config: WhisperConfig) -> list[int]:
+    """How many heads of cross-attention each layer of a dense or slim model's decoder has."""
     if isinstance(config, SlimWhisperConfig):
-        heads = [len(widths) for widths in config.query_key_widths[config.encoder_layers + 1 :: 2]]
+        return [len(widths) for widths in config.query_key_widths[config.encoder_layers + 1 :: 2]]
+    return [config.decoder_attention_heads] * config.decoder_layers
+
+
+def _check_alignment_heads(path: Path, config: WhisperConfig, settings: GenerationConfig) -> None:
+    heads = cross_attention_heads(config)
     for entry in getattr(settings, "alignment_heads", None) or ():
         try:
             layer, head = entry
