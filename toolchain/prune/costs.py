@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.calibration.sites import FeedForwardKind
 from leanear.plan import Plan, feed_forward_parameters, head_parameters
-from leanear.prune.latency_table import LatencyTable, site_kind, tie_widths
+from leanear.prune.latency_table import Table, tie_widths
 from leanear.prune.macs import HeadCost
 
 Widths = tuple[tuple[int, int], ...]
@@ -94,10 +94,9 @@ def _feed_forward(plan: Plan, channels: Sequence[float]) -> tuple[FeedForwardCos
     )
 
 
-def latency_costs(table: LatencyTable) -> Costs:
+def latency_costs(table: Table) -> Costs:
     """Milliseconds of one inference, as the table of the target's device predicts them."""
-    geometry = table.geometry
-    kinds = [site_kind(layer, geometry.layers) for layer in range(geometry.layers)]
+    kinds = table.site_kinds
 
     def head(kind: str) -> HeadCost:
         return lambda query_key, value_output: (
@@ -113,10 +112,9 @@ def latency_costs(table: LatencyTable) -> Costs:
     def widened(kind: str) -> Callable[[Widths], Sequence[tuple[int, int]]]:
         return lambda widths: tie_widths(table, kind, list(widths))
 
-    dense = [[(geometry.head_width, geometry.head_width)] * geometry.heads] * geometry.layers
     return Costs(
         unit="ms",
-        dense=table.model_ms(dense),
+        dense=table.model_ms([table.dense_site] * len(kinds)),
         fixed=table.rest_ms + sum(table.block_ms(kind) for kind in kinds),
         heads=tuple(head(kind) for kind in kinds),
         tied=tuple(tied(kind) for kind in kinds),
