@@ -15,6 +15,7 @@ from leanear.accelerator import on_accelerator
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
 from leanear.benchmarks.report.loss_section import curve_picture, nats
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
+from leanear.benchmarks.report.pictures import Curve
 from leanear.benchmarks.report.report import write_page
 from leanear.data.clips import longest_calibrated, read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
@@ -31,12 +32,11 @@ from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
 from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
-from leanear.prune.latency_table import latency_table
 from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.model_timing import timing_of
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
-from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
@@ -93,8 +93,6 @@ def explore(
     with narrator.step("reading the checkpoint and the calibration clips") as report:
         checkpoint: Any = load_checkpoint(source, asked)
         family = family_of(checkpoint)
-        if milliseconds and not family.LATENCY_TABLES:
-            raise BadInput("--target: no block of a speech model is timed alone in this version; leave the flag out")
         labels = () if task == SPEECH_TASK else checkpoint.labels
         extractor = checkpoint.feature_extractor
         window = longest_calibrated(extractor)
@@ -156,7 +154,7 @@ def _points(
     table: Costs | None = None
     if milliseconds:
         with narrator.step("timing the target") as report:
-            table = latency_costs(latency_table(checkpoint, target, report=report))
+            table = latency_costs(timing_of(checkpoint, target, None).table(False, report))
     measured: dict[float, MeasuredLoss] = {}
     with narrator.step("measuring points of the curve") as report, on_accelerator(dense):
         estimates = estimated_curve(*curve, TENTHS)
@@ -273,8 +271,12 @@ def _page(document: dict[str, Any]) -> Report:
     ]
     blocks: list[Block] = [Table("", header, tuple(rows))]
     if curve and measured:
-        blocks.append(curve_picture(curve, measured))
-    blocks.append(Paragraph(f"For the marked size: {document['command']}"))
+        others = [Curve("measured", tuple(measured))]
+        knee_at = [(point["sparsity"], point["loss"]) for point in curve if point["sparsity"] == document["knee"]]
+        if knee_at:
+            others.append(Curve("the knee", tuple(knee_at), joined=False, chosen=True))
+        blocks.append(curve_picture(curve, others))
+    blocks.append(Paragraph(f"A size to begin with: {document['command']}"))
     return Report(
         title=f"Sizes of {document['model']}",
         subtitle=f"measured on {document['held_out_clips']} held-out calibration clips",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
-from leanear.benchmarks.summary import Interval, how_surely, no_interval
-from leanear.benchmarks.tagging import MEAN_AP
+from leanear.benchmarks.summary import Interval, how_surely
+from leanear.benchmarks.verdict import quality_verdict
 
 PRUNING_SCHEMA = "leanear-pruning-1"
 
@@ -30,8 +30,10 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
     if pruning.get("search"):
         notes.append(_search_sentence(pruning))
     cost = pruning.get("cost", {})
-    if cost.get("unit") == "ms":
+    if cost.get("unit") == "ms" and "tokens" not in pruning.get("timed", {}):
         notes.append(_latency_sentence(cost, medians_ms))
+    if pruning.get("latency_checks") and "timed" in pruning:
+        notes.append(_checked_sentence(pruning))
     recovery = pruning.get("recovery")
     if recovery and recovery["held_out_kls"]:
         before, after = recovery["held_out_kls"][0], recovery["held_out_kls"][recovery["best_epoch"]]
@@ -88,7 +90,7 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
     said = (
         f"Measured on {_clips(finished)}: {finished['divergence']:.2g} nats from the dense model's answers;"
-        f" {_rate_moved(pruning, before, after)}{_uncertain(pruning, finished)}."
+        f" {_rate_moved(pruning, before, after)}{_uncertain(finished)}."
     )
     rounds = loss.get("rounds")
     if not rounds:
@@ -113,16 +115,14 @@ def _clips(finished: Mapping[str, Any]) -> str:
     return f"{count} held-out calibration clip{'s' if count != 1 else ''}"
 
 
-def _uncertain(pruning: Mapping[str, Any], finished: Mapping[str, Any]) -> str:
+def _uncertain(finished: Mapping[str, Any]) -> str:
     if finished["standard_error_points"] is None:
         return "; so few clips decide nothing, give more"
     if "low_points" not in finished:  # of a file from before there was an interval
         return f" (standard error {finished['standard_error_points']:.2f} points)"
-    low, high = finished["low_points"], finished["high_points"]
-    if low is None:
-        return f"; {no_interval(finished['points'])}"
-    moved = "lost" if pruning.get("metric") == MEAN_AP else "more mistakes"
-    return f" (95 % between {low:.2f} and {high:.2f} points {moved})"
+    ends = (finished[key] for key in ("points", "low_points", "high_points"))
+    loss = Interval(*(finished["points"] / 100 if end is None else end / 100 for end in ends))
+    return f", {quality_verdict(loss, finished['clips'], None).text}"
 
 
 def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:
@@ -175,6 +175,24 @@ def _chosen_sentence(pruning: Mapping[str, Any], trials: Sequence[Mapping[str, A
     estimate, low, high = (chosen[-1]["drop_points"] if end is None else end for end in ends)
     surely = how_surely(Interval(estimate / 100, low / 100, high / 100), pruning["goal"]["value"])
     return f" As counted at {100 * chosen[-1]['sparsity']:.0f} %, {surely}."
+
+
+def _checked_sentence(pruning: Mapping[str, Any]) -> str:
+    """The finished model's time beside the prediction, and what was timed; before anything was fitted or trained."""
+    timed, check = pruning["timed"], pruning["latency_checks"][-1]
+    heard = f"{timed['audio_s']:g} s of audio"
+    if "tokens" in timed:
+        heard += f" in a window of {timed['window_s']:g} s and {timed['tokens']} tokens"
+    dense, slim = check["measured_dense_ms"], check["measured_ms"]
+    ratio, predicted = dense / slim, check["predicted_dense_ms"] / check["predicted_ms"]
+    tried = len(pruning["latency_checks"])
+    return (
+        f"Timed when it was pruned, {heard}, in {timed['precision']}: predicted {check['predicted_dense_ms']:.4g} ms"
+        f" dense and {check['predicted_ms']:.4g} ms slim, measured {dense:.4g} and {slim:.4g} ms in turn"
+        f" ({100 * (check['predicted_ms'] / slim - 1):+.1f} %); {ratio:.3f}\u00d7 as fast"
+        f" ({100 * (predicted / ratio - 1):+.1f} %), real-time factor {slim / 1000 / timed['audio_s']:.4g}. The goal"
+        f" was {'met' if check['met'] else 'NOT met'}, by plan {tried} of {tried}."
+    )
 
 
 def _latency_sentence(cost: Mapping[str, Any], medians_ms: Mapping[str, float | None]) -> str:
