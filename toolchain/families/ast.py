@@ -40,7 +40,6 @@ from leanear.surgery import kept_attention_state
 FAMILY = "ast"
 DENSE_MODEL_TYPE = "audio-spectrogram-transformer"
 SLIM_MODEL_TYPE = SlimASTConfig.model_type
-LATENCY_TABLES = True  # a device can be timed for it
 SHORTEST_SAMPLES = 240  # the fewest of which transformers' extractor makes features, and no frame
 SIZE_SIGNS = SizeSigns(
     layers={"num_hidden_layers": r"\.layers?\.(\d+)\."},
