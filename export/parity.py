@@ -119,7 +119,7 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
     """The same as `prove_parity`, in this process."""
     artifact = read_artifact(Path(folder))
     golden = read_golden(artifact)
-    if artifact.family == "whisper":
+    if artifact.is_speech:
         parity = _prove_whisper(artifact, golden, dense_graph_bytes)
     else:
         version, logits = _run(artifact, golden.waveforms)

@@ -284,7 +284,7 @@ def evaluate_transcripts(
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
     """
     checked, _ = _check_evaluation(artifact, clips, runtime, options)
-    if checked.task != SPEECH_TASK:
+    if not checked.is_speech:
         raise BadInput(f"{artifact}: it classifies; it writes no transcripts")
     with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
         store = store or Path(folder) / "transcripts.json"
@@ -442,7 +442,7 @@ def _memory(job: Job, progress: Progress) -> dict[str, Any]:
 
 
 def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
-    manifest, speech = artifact.manifest, artifact.task == SPEECH_TASK
+    manifest, speech = artifact.manifest, artifact.is_speech
     return {
         "folder": artifact.folder.resolve().name,
         "family": manifest["family"],

@@ -86,6 +86,18 @@ def graph_facts(exported: ExportedGraph, path: Path) -> dict[str, Any]:
     }
 
 
+def model_sizes(model: Any, attention_blocks: Iterable[Any]) -> dict[str, int]:
+    """What a manifest says of a torch model's size: parameters, those of its attention blocks, and bytes."""
+    parameters = list(model.parameters())
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "attention_parameters": sum(
+            parameter.numel() for block in attention_blocks for parameter in block.parameters()
+        ),
+        "checkpoint_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+    }
+
+
 class Graph:
     """Nodes and weights in the order in which they were added; a method that adds returns the name of its result."""
 

@@ -62,7 +62,7 @@ def load_session(name: str, artifact: Artifact, options: SessionOptions) -> GpuS
     if built is None:
         built = build_engines(name, artifact, options, here(cuda), compiled_folder(artifact))
     gpu = Gpu(library, name, cuda, options)
-    return GpuSpeechSession(gpu, artifact, built) if artifact.family == "whisper" else GpuSession(gpu, artifact, built)
+    return GpuSpeechSession(gpu, artifact, built) if artifact.is_speech else GpuSession(gpu, artifact, built)
 
 
 def here(cuda: Cuda) -> Place:

@@ -35,7 +35,7 @@ def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | No
 
 def load(artifact: Artifact, options: SessionOptions) -> NullSession | NullSpeechSession:
     """A session that answers without looking at the graph."""
-    return NullSpeechSession(artifact, options) if artifact.family == "whisper" else NullSession(artifact, options)
+    return NullSpeechSession(artifact, options) if artifact.is_speech else NullSession(artifact, options)
 
 
 class NullSession:

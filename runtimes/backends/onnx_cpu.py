@@ -60,7 +60,7 @@ def load(artifact: Artifact, options: SessionOptions) -> OnnxCpuSession | OnnxSp
     if options.precision not in precisions():
         raise BadInput(f"precision: {NAME} computes in fp32 only on a CPU, or in int8, not in {options.precision}")
     check_precision(artifact, options)
-    if artifact.family == "whisper":
+    if artifact.is_speech:
         return OnnxSpeechSession(artifact, options)
     return OnnxCpuSession(artifact, options)
 

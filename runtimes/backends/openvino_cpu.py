@@ -68,7 +68,7 @@ def load(artifact: Artifact, options: SessionOptions) -> IntelCpuSession | Intel
         raise BadInput(f"precision: {NAME} does not compute in {options.precision} on this CPU")
     check_precision(artifact, options)
     try:
-        if artifact.family == "whisper":
+        if artifact.is_speech:
             return IntelSpeechSession(artifact, options)
         return IntelCpuSession(artifact, options)
     except BadInput as error:

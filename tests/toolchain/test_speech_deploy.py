@@ -113,8 +113,8 @@ def test_bench_and_report_count_words(deployed, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--speedup", "1.3"], "--speedup 1.3: latency goals are for audio classifiers"),
-        (["--latency-ms", "9"], "--latency-ms 9: latency goals are for audio classifiers"),
+        (["--speedup", "1.3"], "--speedup 1.3: latency goals are for Audio Spectrogram Transformers"),
+        (["--latency-ms", "9"], "--latency-ms 9: latency goals are for Audio Spectrogram Transformers"),
         (["--pools", "apart"], "--pools"),
         (["--sites", "cross"], "--sites"),
         (["--method", "reference", "--pools", "global"], "--pools belongs to --method rotated"),

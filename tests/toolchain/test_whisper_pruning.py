@@ -292,7 +292,7 @@ def test_a_folder_becomes_a_slim_folder(folders, asked):
 
 
 def test_milliseconds_are_refused_in_one_line(folders):
-    with pytest.raises(BadInput, match=r"--speedup 1\.3: latency goals are for audio classifiers in this version"):
+    with pytest.raises(BadInput, match=r"--speedup 1\.3: latency goals are for Audio Spectrogram Transformers"):
         prune_checkpoint(
             str(folders / "model"), data=str(folders / "data"), job=job("speedup", 1.3), out=folders / "slim",
             narrator=Narrator(),

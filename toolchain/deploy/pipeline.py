@@ -38,6 +38,7 @@ from leanear.devices.remote import RemoteOutcome
 from leanear.evaluate.evaluation import data_folder
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
+from leanear.families.registry import family_in
 from leanear.families.tasks import labels_of, read_spellings, task_of
 from leanear.outputs import check_deployment_folder, only_here
 from leanear.progress import Narrator
@@ -118,8 +119,8 @@ def deploy(
     source = checkpoint_folder(model)
     audio = data_folder(model, data)
     task = task_of(source)
-    if task == SPEECH_TASK and job.goal.needs_latency:
-        _refuse_latency(job)
+    if job.goal.needs_latency:
+        _refuse_latency(source, job)
     if job.asked.as_json():
         load_checkpoint(source, job.asked)  # what it does not have is refused before any work
     window = _window(window, device, task, model)
@@ -209,11 +210,10 @@ def _refuse_out_of_reach(source: Path, job: PruneJob, narrator: Narrator) -> Non
     open_reachable(source, job, narrator)
 
 
-def _refuse_latency(job: PruneJob) -> None:
-    from leanear.families import whisper
+def _refuse_latency(source: Path, job: PruneJob) -> None:
     from leanear.prune.job import check_goal
 
-    check_goal(whisper, job.goal)
+    check_goal(family_in(source), job.goal)
 
 
 def _window(window: str | None, device: Target, task: str, model: str) -> str:

@@ -63,7 +63,7 @@ def open_transcriber(
     from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
 
     folder = checkpoint_folder(model_or_artifact)
-    checkpoint: Any = load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder)
     torch.set_num_threads(threads)
     model = speech_model(checkpoint, window or FULL)
     return Transcriber("checkpoint", "torch", TorchSpeechSession(checkpoint), model, read_spellings(folder))

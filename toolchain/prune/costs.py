@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from leanear.families.family import HeadCost
 from leanear.plan import Plan, head_parameters
 from leanear.prune.latency_table import LatencyTable, site_kind, tie_widths
-from leanear.prune.macs import HeadCost
 
 Widths = tuple[tuple[int, int], ...]
 """(K, V) of every kept head of one block."""

@@ -8,7 +8,6 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -16,14 +15,16 @@ import torch
 
 from leanear.accelerator import on_accelerator
 from leanear.calibration import shards
-from leanear.data.dataset import Data, column_for, longest_calibrated, read_examples_for, read_splits
+from leanear.data.dataset import Data, column_for, read_examples_for, read_splits
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
 from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.measured_loss import Judge
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
 from leanear.families.checkpoint_files import PRUNING_FILE
+from leanear.families.family import Checkpoint, Family
+from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, plan_sha256
@@ -34,7 +35,6 @@ from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import prune_to_latency, refuse_out_of_reach
 from leanear.prune.latency_table import BUSY_SHARE, LatencyTable, latency_table
-from leanear.prune.macs import head_macs, model_macs
 from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
@@ -46,7 +46,6 @@ from leanear.reference.schedule import PruneRecipe, check_sparsity, prune
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_json
-from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import FORM_COLUMNS, Target, check_one_width
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
@@ -127,11 +126,10 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
     checkpoint = open_reachable(source, job, narrator)
     with narrator.step(f"reading {len(splits.calibration)} calibration clips") as report:
-        labels = () if task == SPEECH_TASK else checkpoint.labels
         extractor = checkpoint.feature_extractor
-        window = longest_calibrated(extractor)
+        window = family_of(checkpoint).window_samples(extractor)
         clips = read_examples_for(
-            task, splits.calibration, labels, extractor.sampling_rate, counted(report), window_samples=window
+            task, splits.calibration, checkpoint.labels, extractor.sampling_rate, counted(report), window_samples=window
         )
     made_from = {
         "checkpoint": checkpoint_sha256(source),
@@ -167,7 +165,7 @@ def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
         LeanearError: the checkpoint is not usable, the goal is none for its family, or no model meets it.
     """
     with narrator.step("reading the checkpoint"):
-        checkpoint: Any = load_checkpoint(source, job.asked)
+        checkpoint = load_checkpoint(source, job.asked)
     check_goal(family_of(checkpoint), job.goal)
     check_reachable(checkpoint, job)
     if job.goal.needs_latency:
@@ -197,7 +195,7 @@ def clips_sha256(clips: Audio) -> str:
 
 
 def write_slim_checkpoint(
-    checkpoint: Any,
+    checkpoint: Checkpoint,
     audio: Audio,
     job: PruneJob,
     made_from: dict[str, str],
@@ -255,7 +253,7 @@ def write_slim_checkpoint(
     return plan
 
 
-def check_goal(family: ModuleType, goal: Goal) -> None:
+def check_goal(family: Family, goal: Goal) -> None:
     """See that the goal is one for this family.
 
     Raises:
@@ -263,12 +261,12 @@ def check_goal(family: ModuleType, goal: Goal) -> None:
     """
     if goal.needs_latency and not family.LATENCY_TABLES:
         raise BadInput(
-            f"{goal.flag} {goal.value:g}: latency goals are for audio classifiers in this version; of a speech model"
-            " the goals are --sparsity, --macs and --max-drop"
+            f"{goal.flag} {goal.value:g}: latency goals are for Audio Spectrogram Transformers in this version; of"
+            " other models the goals are --sparsity, --macs and --max-drop"
         )
 
 
-def check_reachable(checkpoint: Any, job: PruneJob) -> None:
+def check_reachable(checkpoint: Checkpoint, job: PruneJob) -> None:
     """See that some model meets a goal of parameters or MACs, before any clip is read.
 
     Raises:
@@ -288,7 +286,7 @@ def check_reachable(checkpoint: Any, job: PruneJob) -> None:
 
 
 def _prune_rotated(
-    checkpoint: Any,
+    checkpoint: Checkpoint,
     judge: Judge,
     every: LabelledInputs,
     job: PruneJob,
@@ -389,17 +387,17 @@ def _rounds_told(pruned: Rotated) -> dict[str, Any]:
     return {"rounds": [dataclasses.asdict(each) for each in pruned.rounds], "best": pruned.best}
 
 
-def _costs_and_budget(family: ModuleType, checkpoint: Any, goal: Goal, form: str) -> tuple[Costs, float]:
+def _costs_and_budget(family: Family, checkpoint: Checkpoint, goal: Goal, form: str) -> tuple[Costs, float]:
     """Parameters, or MACs of the graph in `form`, and what the whole model may have of them."""
     model, plan = checkpoint.model, family.dense_plan(checkpoint.model)
     if goal.kind == "sparsity":
         costs = parameter_costs(plan)
         return costs, (1 - goal.value) * costs.dense
-    costs = mac_costs(plan, head_macs(family, model, form), model_macs(family, model, form))
+    costs = mac_costs(plan, family.head_macs(model, form), family.model_macs(model, form))
     return costs, goal.value * costs.dense
 
 
-def _as_held(costs: Costs, family: ModuleType, model: Any, job: PruneJob) -> Costs:
+def _as_held(costs: Costs, family: Family, model: Any, job: PruneJob) -> Costs:
     """The costs of blocks as the target's graph holds them: without those that it would fill up, if the job says so."""
     return costs if job.filled_by is None else without_filled(costs, unfilled_blocks(family, model, job.filled_by))
 
@@ -410,7 +408,7 @@ def _doubts(table: LatencyTable) -> str:
     return f"; but other programs used {table.others_share:.0%} of the CPU while it was timed: try on an idle machine"
 
 
-def _shared_table(checkpoint: Any, target: Target, report: Report) -> LatencyTable:
+def _shared_table(checkpoint: Checkpoint, target: Target, report: Report) -> LatencyTable:
     """The target's latency table; the first process times the device, and the others read what it has kept."""
     if shards.rank() != 0:
         shards.wait()

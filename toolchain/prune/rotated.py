@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from torch import nn
 
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut
 from leanear.evaluate.measured_loss import MATTERS_NATS
+from leanear.families.family import Family
 from leanear.plan import ROTATED, Plan, compose
 from leanear.progress import Report, quiet
 from leanear.prune.closed_loop import Corrections, Round, choose_measured, losing
@@ -58,7 +58,7 @@ def best_compensated(pruned: Rotated, compensate: Callable[[nn.Module], Compensa
 
 
 def prune_rotated(
-    family: ModuleType,
+    family: Family,
     model: nn.Module,
     clips: LabelledInputs,
     costs: Costs,
@@ -107,7 +107,7 @@ def prune_rotated(
 
 
 def prune_measured(
-    family: ModuleType,
+    family: Family,
     model: nn.Module,
     plan: Plan,
     scores: Scores,

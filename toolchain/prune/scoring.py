@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from leanear.calibration.statistics import (
 )
 from leanear.calibration.targets import positions
 from leanear.data.examples import LabelledInputs
+from leanear.families.family import Family
 from leanear.progress import Report, quiet
 from leanear.runtimes.files import sha256_json
 
@@ -76,7 +76,7 @@ class Scores:
 
 
 def score_widths(
-    family: ModuleType,
+    family: Family,
     model: nn.Module,
     clips: LabelledInputs,
     scoring: Scoring,
@@ -139,7 +139,7 @@ def infinitesimal_losses(
 class _Work:
     """What stays the same over both passes; see `score_widths`. total: clips of both."""
 
-    family: ModuleType
+    family: Family
     model: nn.Module
     sites: Sequence[AttentionSite]
     grids: Mapping[str, Sequence[int]]

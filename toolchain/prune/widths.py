@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import nn
 from leanear.calibration.basis import BASIS_KINDS, BasisKind, SiteBasis
 from leanear.calibration.passes import LABELS, Labels
 from leanear.calibration.sites import AttentionSite
+from leanear.families.family import Family
 from leanear.plan import SITES_CHOICES, HeadPlan, SitePlan, SitesChoice, untouched
 from leanear.prune.allocate import (
     Allocation,
@@ -151,7 +151,7 @@ def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedReci
     return least
 
 
-def narrowest_model(family: ModuleType, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
+def narrowest_model(family: Family, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
     """The smallest model that there is to prune to, with some of the dense one's weights: to be timed, not used."""
     sites = family.attention_sites(model)
     whole = untouched(sites, recipe.sites)
@@ -245,7 +245,7 @@ def _widened(sites: Sequence[AttentionSite], allocation: Allocation, costs: Cost
 
 
 def cut(
-    family: ModuleType, model: nn.Module, bases: Mapping[str, SiteBasis], allocation: Allocation
+    family: Family, model: nn.Module, bases: Mapping[str, SiteBasis], allocation: Allocation
 ) -> tuple[nn.Module, tuple[SitePlan, ...]]:
     """The model of these widths in the new bases, and what it keeps, counted within `model`."""
     sites = family.attention_sites(model)

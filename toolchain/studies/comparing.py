@@ -16,7 +16,6 @@ from leanear.data.dataset import (
     Data,
     Example,
     column_for,
-    longest_calibrated,
     read_examples_for,
     read_splits,
 )
@@ -24,7 +23,8 @@ from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import clips_to_score
 from leanear.evaluate.evaluation import data_folder
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan
@@ -124,12 +124,12 @@ def compare_methods(
     audio = data_folder(model, data)
     splits = read_splits(audio, pool_clips, request.seed, column_for(task), labels=labels_of(source))
     with narrator.step("reading the checkpoint and the clips") as report:
-        checkpoint: Any = load_checkpoint(source, request.asked)
-        family, labels = family_of(checkpoint), () if task == SPEECH_TASK else checkpoint.labels
+        checkpoint = load_checkpoint(source, request.asked)
+        family, labels = family_of(checkpoint), checkpoint.labels
 
         def read(examples: tuple[Example, ...]) -> tuple[Clips, LabelledInputs]:
             extractor = checkpoint.feature_extractor
-            window = longest_calibrated(extractor)
+            window = family.window_samples(extractor)
             told = counted(report, "reading ")
             clips = read_examples_for(task, examples, labels, extractor.sampling_rate, told, window_samples=window)
             return clips, family.labelled_inputs(checkpoint, clips, report)
