@@ -11,6 +11,7 @@ import numpy as np
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_file, sha256_json
+from leanear.runtimes.precisions import GRAPH_PRECISIONS
 from leanear.runtimes.tasks import SPEECH_TASK, TASKS
 
 MANIFEST_SCHEMA = "leanear-artifact-2"
@@ -242,9 +243,7 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     if not (isinstance(table, list) and len(table) == 2 and table[0] == size and _is_count(table[1])):
         raise BadInput(f"{path}: embedding.shape is {table!r}, not one row for each of {size} tokens")
     blocks = embedding.get("blocks")
-    if embedding.get("precision") not in ("fp32", "fp16", "int8") or (blocks is None) != (
-        embedding["precision"] != "int8"
-    ):
+    if embedding.get("precision") not in GRAPH_PRECISIONS or (blocks is None) != (embedding["precision"] != "int8"):
         raise BadInput(f"{path}: embedding.precision is {embedding.get('precision')!r} with blocks {blocks!r}")
     if blocks is not None:
         _check_keys(blocks, {"number": int, "length": int, "scales_offset": int}, path, "embedding.blocks")

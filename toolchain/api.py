@@ -166,7 +166,7 @@ class Model:
             LeanearError: the graph is not equivalent; `out` is left as it was.
         """
         from leanear.deploy.exporting import export_checkpoint
-        from leanear.runtimes.sessions import graph_precision
+        from leanear.runtimes.precisions import graph_precision
         from leanear.targets.target import read_target, with_precision
 
         device = with_precision(read_target(target), precision)

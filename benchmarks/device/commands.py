@@ -24,13 +24,14 @@ from leanear.benchmarks.tag_analysis import logits_of, truth_of
 from leanear.benchmarks.tagging import MEAN_AP, TagQuality, tag_change, tag_quality
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.choose import MODULES, choose_runtime
+from leanear.runtimes.choose import choose_runtime, offered_runtimes
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput, LeanearError
+from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
-from leanear.runtimes.sessions import PRECISIONS, SessionOptions
+from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
 from leanear.runtimes.speech.long_audio import Tally
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
@@ -155,15 +156,15 @@ def _add_window_flag(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _add_session_flags(parser: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    known = [name for name in MODULES if name != "null"]
-    parser.add_argument("--runtime", default="onnxruntime", help=f"one of {', '.join(known)} (default: onnxruntime)")
+    known = ", ".join(offered_runtimes())
+    parser.add_argument("--runtime", default="onnxruntime", help=f"one of {known} (default: onnxruntime)")
     parser.add_argument("--threads", type=int, default=cores, help=f"compute threads (default: all {cores})")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="type computed in (default: fp32)")
 
 
 def _doctor(options: argparse.Namespace) -> None:
     document = report(None, Path.cwd())
-    runtimes = {name: choose_runtime(name) for name in MODULES if name != "null"}
+    runtimes = {name: choose_runtime(name) for name in offered_runtimes()}
     document["runtimes"] = {
         name: runtime.available() or "works; computes in " + ", ".join(runtime.precisions())
         for name, runtime in runtimes.items()

@@ -33,7 +33,7 @@ from leanear.benchmarks.sensors.sensor_records import throttling
 from leanear.benchmarks.summary import Interval, wilson_interval
 from leanear.benchmarks.tagging import TagQuality, tag_entropies, tag_quality
 from leanear.runtimes.artifact import Artifact, read_artifact
-from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import sha256_file
@@ -48,7 +48,6 @@ MEMORY_SHARE_S = 5.0
 LATENCY_END, MEMORY_END, SUSTAINED_START = 0.55, 0.65, 0.8
 LASTING_S = 600.0
 SUSTAINED_SPEED, OTHER_DEVICES, GPU_MEMORY = "sustained speed", "GPU or NPU", "GPU memory"
-ON_GPUS = ("tensorrt", "tensorrt_rtx")  # runtimes
 DECODING_FACTS = ("window_s", "positions", "multilingual", "default_language", "default_task")
 
 NOT_MEASURED = {
@@ -157,7 +156,7 @@ def benchmark(
 
 def _not_measured(runtime: str, sustained_s: float) -> dict[str, str]:
     """What no benchmark of this runtime and length tells, with the reason."""
-    told = {GPU_MEMORY if runtime not in ON_GPUS else OTHER_DEVICES}
+    told = {OTHER_DEVICES if choose_runtime(runtime).ON_GPU else GPU_MEMORY}
     if sustained_s >= LASTING_S:
         told.add(SUSTAINED_SPEED)
     return {name: reason for name, reason in NOT_MEASURED.items() if name not in told}

@@ -41,7 +41,8 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import LeanearError
-from leanear.runtimes.sessions import SessionOptions, graph_precision
+from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import read_speech_model, transcribe
 

@@ -39,7 +39,8 @@ from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput, LeanearError
 from leanear.runtimes.files import sha256_json
-from leanear.runtimes.sessions import SessionOptions, SpeechSession, graph_precision
+from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.sessions import SessionOptions, SpeechSession
 from leanear.runtimes.speech.encoder_windows import FULL, windows_text
 from leanear.runtimes.speech.long_audio import SpeechModel, Tally, read_speech_model, transcribe
 from leanear.runtimes.tasks import SPEECH_TASK

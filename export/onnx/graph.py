@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from leanear.runtimes.choose import graph_forms
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file
 
-PRECISIONS = ("fp32", "fp16", "int8")
-FORMS = ("portable", "onnxruntime", "openvino", "tensorrt")
+FORMS = graph_forms()
 OPSET = 20
 IR_VERSION = 9
 CONTRIB_DOMAIN = "com.microsoft"

@@ -18,8 +18,6 @@ from leanear.runtimes.backends.engines import (
 from leanear.runtimes.errors import RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
 
 def available(name: str) -> str | None:
     """None, or why the library cannot be used here: it is missing, cuda-python is, or there is no GPU."""

@@ -26,7 +26,9 @@ from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
+from leanear.runtimes.choose import cpu_runtimes, graph_forms
 from leanear.runtimes.errors import BadInput, GateMissed, LeanearError
+from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS
 from leanear.runtimes.process.interrupts import (
     INTERRUPTED,
     TERMINATED,
@@ -50,7 +52,6 @@ METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
 BASES = ("trained", "weights", "activations", "attention", "fisher")
 LABELS = ("projected", "sampled", "observed")
 POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
 ROTATED_FLAGS = ("basis", "labels", "shots", "one_width_per_head", "pools")
 REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
 DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")
@@ -732,14 +733,14 @@ def explore(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
 @click.option(
     "--form",
-    type=click.Choice(("portable", "onnxruntime", "openvino", "tensorrt")),
+    type=click.Choice(graph_forms()),
     default="portable",
     show_default=True,
     help="Plain ONNX operators for any runtime, or the form that a runtime is fastest with.",
 )
 @click.option(
     "--precision",
-    type=click.Choice(("fp32", "fp16", "int8")),
+    type=click.Choice(GRAPH_PRECISIONS),
     default="fp32",
     show_default=True,
     help="int8: products in 8 bits, in ranges taken from --data, proved on golden clips of it; fp16: for --form "
@@ -796,7 +797,7 @@ def export(
     type=click.Path(path_type=Path),
     help="A second artifact (the dense one), measured in turn with the first.",
 )
-@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
+@click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -908,7 +909,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 @click.option("--split", type=click.Choice(("evaluation", "calibration")), default="evaluation", show_default=True)
 @click.option(
     "--runtime",
-    type=click.Choice(("onnxruntime", "openvino")),
+    type=click.Choice(cpu_runtimes()),
     default="onnxruntime",
     show_default=True,
     help="For an artifact.",
@@ -1005,7 +1006,7 @@ def _ranking_text(result: dict[str, Any]) -> str:
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
 @click.option(
     "--runtime",
-    type=click.Choice(("onnxruntime", "openvino")),
+    type=click.Choice(cpu_runtimes()),
     default="onnxruntime",
     show_default=True,
     help="For an artifact.",
@@ -1066,7 +1067,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
 @click.option("--words", is_flag=True, help="The text alone.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
-@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
+@click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
 @seed_option

@@ -21,7 +21,8 @@ from leanear.progress import Narrator, counted
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import read_clips, write_clips
 from leanear.runtimes.files import sha256_file, sha256_json
-from leanear.runtimes.sessions import SessionOptions, graph_precision
+from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.targets.target import Target
 
