@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -11,14 +12,11 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
 from leanear.cli.commands import run
-from leanear.families import ast, whisper
 from leanear.families.checkpoint import load_checkpoint
 from leanear.families.family import Family
 from leanear.families.registry import FAMILIES, Registered, family_of
 from tests.conftest import TINY_LABELS, tone
 from tests.toolchain import wav2vec2_family
-
-FAMILIES_AS_TYPED: tuple[Family, ...] = (ast, whisper, wav2vec2_family)  # mypy holds them against the contract
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +119,13 @@ def test_what_it_lacks_is_refused_in_a_line(model, data, tmp_path, capsys, flags
     assert run(arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "slim").exists()
+
+
+def test_all_that_the_contract_names_is_there():
+    names = {name for name in vars(Family) if not name.startswith("_")} | set(Family.__annotations__)
+    for name, family in FAMILIES.items():
+        module = importlib.import_module(family.module)
+        assert not [each for each in names if not hasattr(module, each)], name
 
 
 def test_macs_against_torch(model):

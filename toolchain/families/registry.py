@@ -11,7 +11,10 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
 
 if TYPE_CHECKING:  # torch: seconds to import
+    from leanear.families import ast, whisper
     from leanear.families.family import Family
+
+    CHECKED: tuple[Family, ...] = (ast, whisper)  # against the contract, by mypy
 
 SLIM_PREFIX = "slim-"  # of the model_type of a slim checkpoint
 

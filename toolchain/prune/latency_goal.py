@@ -19,7 +19,7 @@ from leanear.benchmarks.measure.processes import absolute
 from leanear.calibration import shards
 from leanear.export.ast.graph import export_ast
 from leanear.families import ast
-from leanear.families.ast import AstCheckpoint
+from leanear.families.family import Checkpoint
 from leanear.progress import Report, quiet
 from leanear.prune.costs import Costs, latency_costs
 from leanear.prune.goal import Goal
@@ -68,7 +68,7 @@ class LatencyBound:
 
 
 def refuse_out_of_reach(
-    checkpoint: AstCheckpoint, goal: Goal, target: Target, recipe: RotatedRecipe, report: Report = quiet
+    checkpoint: Checkpoint, goal: Goal, target: Target, recipe: RotatedRecipe, report: Report = quiet
 ) -> None:
     """See that the narrowest model meets a goal of milliseconds: by the latency table where it is there, else timed.
 
@@ -94,7 +94,7 @@ def refuse_out_of_reach(
 
 
 def latency_bound(
-    checkpoint: AstCheckpoint, target: Target, recipe: RotatedRecipe, report: Report = quiet
+    checkpoint: Checkpoint, target: Target, recipe: RotatedRecipe, report: Report = quiet
 ) -> LatencyBound:
     """What the latency table says of both, or one timing of them in turn."""
     table = kept_table(checkpoint, target)
@@ -108,7 +108,7 @@ def latency_bound(
 
 
 def prune_to_latency(
-    checkpoint: AstCheckpoint,
+    checkpoint: Checkpoint,
     goal: Goal,
     target: Target,
     costs: Costs,
@@ -150,7 +150,7 @@ def _shrinking(slim_ms: float, goal_ms: float, rest_ms: float) -> float:
 
 
 def time_dense_and_slim(
-    checkpoint: AstCheckpoint,
+    checkpoint: Checkpoint,
     slim: torch.nn.Module,
     target: Target,
     report: Report = quiet,

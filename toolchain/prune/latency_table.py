@@ -27,7 +27,7 @@ from leanear.benchmarks.sensors.device import device_facts
 from leanear.export.ast.graph import export_ast, patch_size, token_count
 from leanear.export.blocks import EXPORTER, KINDS, export_blocks, exported_groups
 from leanear.export.onnx.attention import VECTOR_COLUMNS, read_widths
-from leanear.families.ast import AstCheckpoint
+from leanear.families.family import Checkpoint
 from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
@@ -248,7 +248,7 @@ def tie_widths(table: LatencyTable, kind: str, widths: Widths) -> list[tuple[int
     return max(cheap, key=lambda each: (-round(table.site_ms(kind, each), 6), sum(map(sum, each))))
 
 
-def read_geometry(checkpoint: AstCheckpoint) -> Geometry:
+def read_geometry(checkpoint: Checkpoint) -> Geometry:
     """The dimensions of a loaded checkpoint, dense or slim; a slim one still says how wide its dense heads were."""
     config, extractor = checkpoint.model.config, checkpoint.feature_extractor
     height, length = patch_size(config)
@@ -276,7 +276,7 @@ def cache_folder() -> Path:
 
 
 def latency_table(
-    checkpoint: AstCheckpoint,
+    checkpoint: Checkpoint,
     target: Target,
     *,
     cache: Path | None = None,
@@ -311,7 +311,7 @@ def latency_table(
     return table
 
 
-def kept_table(checkpoint: AstCheckpoint, target: Target, cache: Path | None = None) -> LatencyTable | None:
+def kept_table(checkpoint: Checkpoint, target: Target, cache: Path | None = None) -> LatencyTable | None:
     """The table that `latency_table` would take from the cache, or None where it would have to time."""
     key = table_key(read_geometry(checkpoint), target)
     try:
@@ -342,7 +342,7 @@ def table_key(geometry: Geometry, target: Target) -> dict[str, Any]:
 
 
 def measure_table(
-    checkpoint: AstCheckpoint, target: Target, geometry: Geometry, key: dict[str, Any], report: Report = quiet
+    checkpoint: Checkpoint, target: Target, geometry: Geometry, key: dict[str, Any], report: Report = quiet
 ) -> LatencyTable:
     """The table, timed here and now: stacks of blocks and the checkpoint's own model take turns in fresh processes."""
     require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
@@ -551,7 +551,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def model_sites(checkpoint: AstCheckpoint) -> tuple[tuple[tuple[int, int], ...], ...]:
+def model_sites(checkpoint: Checkpoint) -> tuple[tuple[tuple[int, int], ...], ...]:
     """(K, V) of every head of every layer of a loaded checkpoint."""
     layers = checkpoint.model.audio_spectrogram_transformer.layers
     return tuple(tuple(zip(*read_widths(layer.attention), strict=True)) for layer in layers)
