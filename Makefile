@@ -15,7 +15,7 @@ $(foreach name,$(USER_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(USER_VARIABLES)
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy test lint bench report demo-ast demo-whisper lock clean
+.PHONY: help deploy test lint size bench report demo-ast demo-whisper lock clean
 
 help:  ## List what make can do
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -60,7 +60,7 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|ra
 	exec $(BIN)/leanear deploy "$$@"
 
 test: $(READY)  ## Run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)  ## Run ruff and mypy
 	@$(BIN)/ruff check .
@@ -68,6 +68,9 @@ lint: $(READY)  ## Run ruff and mypy
 	@mkdir -p build/lint/leanear
 	@ln -sfn "$(CURDIR)"/toolchain/* "$(CURDIR)"/runtimes "$(CURDIR)"/export "$(CURDIR)"/calibration "$(CURDIR)"/benchmarks build/lint/leanear/
 	@MYPYPATH=build/lint $(BIN)/mypy -p leanear
+
+size:  ## Count lines, files and the largest of them
+	@$(PYTHON) -m tests.size
 
 bench: $(READY)  ## Time dense against pruned AST-base-size graphs on every runtime here
 	@$(BIN)/python -m leanear.benchmarks.peers.graph_forms

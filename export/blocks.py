@@ -13,19 +13,17 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from leanear.export.ast.graph import READ_TOKENS, WHOLE_LAST_ATTENTION
-from leanear.export.onnx.attention import (
+from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention
+from leanear.export.onnx.graph import Graph
+from leanear.export.onnx.heads import (
     GROUP_MACS,
     VECTOR_COLUMNS,
     Attention,
     HeadGroup,
-    add_attention,
-    add_first_tokens,
-    add_reader_attention,
     fused_groups,
     fused_width,
     group_heads,
 )
-from leanear.export.onnx.graph import Graph
 from leanear.runtimes.files import replaced_file
 
 KINDS = ("ordinary", "last")

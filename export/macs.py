@@ -13,7 +13,7 @@ from typing import Any
 
 from leanear.export.ast.front_end import FrontEnd
 from leanear.export.ast.graph import READ_TOKENS, WHOLE_LAST_ATTENTION, patch_size, token_count
-from leanear.export.onnx.attention import read_widths
+from leanear.export.onnx.heads import read_widths
 from leanear.export.whisper.log_mel import LogMel
 
 MACS_TOKENS = 100  # decoded tokens of a window, for which a Whisper's MACs are stated

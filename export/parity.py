@@ -119,8 +119,9 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
     """The same as `prove_parity`, in this process."""
     artifact = read_artifact(Path(folder))
     golden = read_golden(artifact)
+    found: dict[str, Any] = {}
     if artifact.is_speech:
-        parity = _prove_whisper(artifact, golden, dense_graph_bytes)
+        parity, found = _prove_whisper(artifact, golden, dense_graph_bytes)
     else:
         version, logits = _run(artifact, golden.waveforms)
         is_eight_bit = _is_eight_bit(artifact)
@@ -134,7 +135,7 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
             bound=NOISE_BOUND if is_eight_bit else _bound(artifact),
             is_eight_bit=is_eight_bit,
         )
-    manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity)}
+    manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity), **found}
     write_json(artifact.folder / "manifest.json", manifest)
     return parity
 
@@ -233,18 +234,22 @@ def _is_eight_bit(artifact: Artifact) -> bool:
     return "int8" in {graph["precision"] for graph in artifact.manifest["graphs"].values()}
 
 
-def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | None) -> Parity:
-    """The figures of graphs that agree with the Whisper checkpoint after every token; raises ParityFailed if not."""
-    figures = compare_speech(artifact, golden, _bound(artifact), THREADS)
+def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | None) -> tuple[Parity, dict[str, Any]]:
+    """The figures of graphs that agree with the Whisper checkpoint after every token, and what else changes in the
+    manifest; raises ParityFailed if they do not."""
+    figures = asdict(compare_speech(artifact, golden, _bound(artifact), THREADS))
     _require_smaller(artifact.graph_bytes, dense_graph_bytes, str(artifact.folder))
-    return Parity(
+    moved = figures.pop("attention_moved")
+    found = {} if moved is None else {"alignment": {**artifact.manifest["alignment"], "moved": moved}}
+    parity = Parity(
         clips=len(golden.waveforms),
         threads=THREADS,
         graph_bytes=artifact.graph_bytes,
         dense_graph_bytes=dense_graph_bytes,
         left_in_float32=tuple(artifact.manifest.get("left_in_float32", ())),
-        **asdict(figures),
+        **figures,
     )
+    return parity, found
 
 
 def _bound(artifact: Artifact) -> float:

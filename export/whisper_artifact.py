@@ -14,9 +14,11 @@ from leanear.export.onnx.graph import graph_facts, model_sizes
 from leanear.export.whisper.golden_speech import collect_golden_speech
 from leanear.export.whisper.graph import FRAMES_PER_POSITION, cache_sizes, export_whisper, observe_encoder
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
+from leanear.export.whisper.voice import write_voice_graph
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.speech.alignment import Alignment
 from leanear.runtimes.speech.encoder_windows import FULL, choose_windows, windows_facts
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
@@ -31,13 +33,15 @@ class Speech:
     """What a device has to know to decode.
 
     vocabulary: the text of every token, in GPT-2's byte alphabet; special_from: the first special token; decoding: the
-    manifest's section of that name; words: the special tokens that are words all the same.
+    manifest's section of that name; words: the special tokens that are words all the same; alignment: the heads that
+    word times are taken from, None: it is not to have word times.
     """
 
     vocabulary: Sequence[str]
     special_from: int
     decoding: dict[str, Any]
     words: Sequence[int] = ()
+    alignment: Alignment | None = None
 
 
 def write_whisper_artifact(
@@ -65,14 +69,15 @@ def write_whisper_artifact(
     log_mel = read_log_mel(feature_extractor)
     step = FRAMES_PER_POSITION * log_mel.hop_samples
     windows = choose_windows(window, log_mel.window_samples, log_mel.sample_rate_hz, step)
-    golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding, windows)
+    heads = () if speech.alignment is None else speech.alignment.heads
+    golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding, windows, heads)
     observed = None
     if precision == "int8":
         observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms)
         observed = {name: seen for name, seen in observed.items() if name not in left_in_float32}
     files = folder / ENCODER_FILE, folder / DECODER_FILE
     any_window = len(windows.lengths) > 1
-    exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window)
+    exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, heads)
     write_golden(folder / GOLDEN_FILE, golden)
     document = {
         "schema": VOCABULARY_SCHEMA,
@@ -100,6 +105,7 @@ def write_whisper_artifact(
         },
         "output": {"name": "logits", "dtype": "float32", "shape": ["rows", size]},
         "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
+        "voice": write_voice_graph(folder, log_mel.sample_rate_hz),
         "decoding": speech.decoding,
         "embedding": exported.embedding,
         "cache": cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),
@@ -112,6 +118,8 @@ def write_whisper_artifact(
         "left_in_float32": sorted(left_in_float32),
         "made_from": made_from,
     }
+    if speech.alignment is not None:
+        manifest["alignment"] = speech.alignment.as_json()
     write_json(folder / "manifest.json", manifest)
 
 

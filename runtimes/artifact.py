@@ -50,6 +50,8 @@ DECODING_KEYS = {
 }
 # Of artifacts that were made before there were these: no word behind the timestamps, and transcribing.
 LATER_DECODING_KEYS = {"timestamp_end": OPTIONAL_INT, "default_task": str}
+ALIGNMENT_CHOSEN_BY = ("generation_config", "upper half")
+ALIGNMENT_KEYS = {"heads": list, "chosen_by": str, "lost": int, "filter_positions": int, "moved": (float, type(None))}
 SPEECH_ARRAYS = ("prompt", "tokens", "columns", "log_sums")
 CACHE_TENSORS = ("self_key", "self_value", "cross_key", "cross_value")
 
@@ -92,6 +94,12 @@ class Artifact:
         return sha256_json({role: [graph["sha256"], graph["data"]] for role, graph in graphs.items()})
 
     @property
+    def voice_graph(self) -> Path | None:
+        """The voice activity model that came along, which older artifacts and classifiers do not have."""
+        voice = self.manifest.get("voice")
+        return None if voice is None else self.folder / str(voice["file"])
+
+    @property
     def graph_bytes(self) -> int:
         """Bytes of all graphs' files."""
         return sum(int(graph["bytes"]) for graph in self.manifest["graphs"].values())
@@ -103,13 +111,16 @@ class GoldenSpeech:
 
     prompt: int64 (P,), fed before anything is said, its first token alone; tokens: int64 (clips, S), said by the
     checkpoint and fed one by one; columns: int64, the tokens whose logits are kept; log_sums: float32 (clips, S + 1),
-    the logarithm of the summed exponentials of all logits.
+    the logarithm of the summed exponentials of all logits; alignment: float32 (clips, A, P + S - 1, blocks), what the
+    alignment heads look at as each token is fed, summed over blocks of positions (`golden_speech`
+    in the export), None of an artifact without word times.
     """
 
     prompt: np.ndarray
     tokens: np.ndarray
     columns: np.ndarray
     log_sums: np.ndarray
+    alignment: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -159,8 +170,8 @@ def _named_files(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
         yield f"graphs.{role}", graph
         if graph["data"] is not None:
             yield f"graphs.{role}.data", graph["data"]
-    for part in ("golden", "vocabulary"):
-        if part in manifest:
+    for part in ("golden", "vocabulary", "voice"):
+        if manifest.get(part) is not None:
             yield part, manifest[part]
 
 
@@ -216,6 +227,8 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     for part in ("vocabulary", "decoding", "cache", "embedding"):
         if not isinstance(manifest[part], dict):
             raise BadInput(f"{path}: {part} is not an object")
+    if not isinstance(manifest.get("voice"), OPTIONAL_DICT):
+        raise BadInput(f"{path}: voice is neither null nor an object")
     shape = manifest["output"].get("shape")
     if not (isinstance(shape, list) and len(shape) == 2 and _is_count(shape[1])):
         raise BadInput(f"{path}: output.shape is {shape!r}, expected ['rows', vocabulary]")
@@ -258,6 +271,28 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     for key in ("bytes_per_token", "cross_bytes", "padded_bytes_per_token", "padded_cross_bytes"):
         if not _is_count(manifest["cache"].get(key), 0):
             raise BadInput(f"{path}: cache.{key} is {manifest['cache'].get(key)!r}, not a number of bytes")
+    if "alignment" in manifest:
+        _check_alignment(manifest["alignment"], layers, path)
+
+
+def _check_alignment(alignment: Any, layers: list[dict[str, Any]], path: Path) -> None:
+    """Of the heads that word times are taken from, which only an artifact made for them has."""
+    _check_keys(alignment, ALIGNMENT_KEYS, path, "alignment")
+    heads = alignment["heads"]
+    for pair in heads:
+        known = isinstance(pair, list) and len(pair) == 2 and all(_is_count(number, 0) for number in pair)
+        if not (known and pair[0] < len(layers) and pair[1] < layers[pair[0]]["cross_key"][0]):
+            raise BadInput(f"{path}: alignment.heads names {pair!r}, which is no layer and head of the decoder")
+    if not heads or heads != sorted(heads) or len({tuple(pair) for pair in heads}) != len(heads):
+        raise BadInput(f"{path}: alignment.heads is {heads!r}, not an ascending list of heads")
+    if alignment["chosen_by"] not in ALIGNMENT_CHOSEN_BY:
+        raise BadInput(
+            f"{path}: alignment.chosen_by is {alignment['chosen_by']!r}, not one of {', '.join(ALIGNMENT_CHOSEN_BY)}"
+        )
+    if not _is_count(alignment["filter_positions"]) or alignment["filter_positions"] % 2 == 0:
+        raise BadInput(f"{path}: alignment.filter_positions is {alignment['filter_positions']!r}, not an odd number")
+    if not _is_count(alignment["lost"], 0):
+        raise BadInput(f"{path}: alignment.lost is {alignment['lost']!r}, not a number of heads")
 
 
 def _check_windows(windows: Any, full: int, path: Path) -> None:
@@ -308,6 +343,8 @@ def write_golden(path: Path, golden: Golden) -> None:
     arrays: dict[str, Any] = {"samples": samples, "offsets": offsets, "logits": golden.logits.astype(np.float32)}
     if golden.speech is not None:
         arrays.update({key: getattr(golden.speech, key) for key in SPEECH_ARRAYS})
+        if golden.speech.alignment is not None:
+            arrays["alignment"] = golden.speech.alignment
     with open(path, "wb") as stream:
         np.savez(stream, **arrays)
 
@@ -320,7 +357,8 @@ def read_golden(artifact: Artifact) -> Golden:
         with np.load(path, allow_pickle=False) as arrays:
             samples, offsets, logits = arrays["samples"], arrays["offsets"], arrays["logits"]
             if artifact.is_speech:
-                speech = GoldenSpeech(**{key: arrays[key] for key in SPEECH_ARRAYS})
+                kept = (*SPEECH_ARRAYS, *(("alignment",) if "alignment" in artifact.manifest else ()))
+                speech = GoldenSpeech(**{key: arrays[key] for key in kept})
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path}: not a file of golden clips ({error})") from None
     waveforms = tuple(samples[start:end] for start, end in zip(offsets[:-1], offsets[1:]))

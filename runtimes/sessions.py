@@ -83,6 +83,13 @@ class SpeechSession(Protocol):
                 model has positions.
         """
 
+    def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
+        """How much the alignment heads look at each position of the encoded window, float32 (A, n, T), before softmax.
+
+        tokens: int64 (n,), n > 1, fed from the start on; what was fed before is forgotten. Only an artifact that has
+        an alignment gives this, and no graph for TensorRT.
+        """
+
     def facts(self) -> dict[str, Any]:
         """What the runtime says that it really uses: version, threads, precision, providers or devices."""
 

@@ -17,9 +17,10 @@ ROOMS = {
     "runtimes.audio": "runtimes runtimes.process",
     "runtimes.speech": "runtimes",
     "runtimes.backends": "runtimes runtimes.audio runtimes.speech",
+    "runtimes.voice": "runtimes runtimes.backends runtimes.process runtimes.speech",
     "export.onnx": "runtimes",
     "export.ast": "export.onnx runtimes",
-    "export.whisper": "export.onnx runtimes runtimes.speech",
+    "export.whisper": "export.onnx runtimes runtimes.speech runtimes.voice",
     "export": "export.ast export.onnx export.whisper runtimes runtimes.backends runtimes.process runtimes.speech",
     "calibration": "runtimes runtimes.process",
     "benchmarks.sensors": "",
@@ -28,17 +29,17 @@ ROOMS = {
     "benchmarks.report": "benchmarks benchmarks.measure benchmarks.sensors runtimes runtimes.speech",
     "benchmarks.compare": "benchmarks benchmarks.report benchmarks.sensors runtimes",
     "benchmarks.device": "benchmarks benchmarks.compare benchmarks.measure benchmarks.report benchmarks.sensors "
-    "runtimes runtimes.audio runtimes.process runtimes.speech",
+    "runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
     "benchmarks.__main__": "benchmarks.device runtimes.process",
     "": "benchmarks calibration runtimes runtimes.process",
-    "demo": "",
+    "demo": "runtimes",
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": "runtimes runtimes.backends",
     "families": " benchmarks calibration data demo export export.ast runtimes runtimes.speech",
     "recover": " calibration data runtimes runtimes.process",
     "reference": " calibration data families recover runtimes runtimes.process",
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "
-    "families recover runtimes runtimes.audio runtimes.process runtimes.speech",
+    "families recover runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
     "export export.ast export.onnx families recover reference runtimes runtimes.process targets",
     "devices": " benchmarks benchmarks.device benchmarks.measure runtimes",
@@ -46,9 +47,10 @@ ROOMS = {
     "evaluate export export.whisper families prune runtimes runtimes.backends runtimes.process runtimes.speech targets",
     "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
     "export.ast families prune recover reference runtimes runtimes.process targets",
+    "studies.references": "cli",
     "studies.demo": "calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families prune "
-    "recover reference runtimes runtimes.process runtimes.speech studies targets",
+    "recover reference runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice studies targets",
     "api": " benchmarks benchmarks.report deploy evaluate families prune recover runtimes runtimes.speech targets",
     "entry": "cli runtimes.process",
 }

@@ -153,6 +153,7 @@ class Model:
         target: str = "cpu",
         precision: str | None = None,
         window: str | None = None,
+        word_timestamps: bool = False,
         data: PathLike | None = None,
         seed: int = 0,
     ) -> Artifact:
@@ -161,6 +162,7 @@ class Model:
         Args:
             precision: "fp32", "fp16" or "int8" (which takes its ranges from `data`); None: the target's own.
             window: of a Whisper, "full", "auto" or seconds.
+            word_timestamps: of a Whisper, its sessions can be asked for them.
 
         Raises:
             LeanearError: the graph is not equivalent; `out` is left as it was.
@@ -173,6 +175,7 @@ class Model:
         export_checkpoint(
             self.name, out=Path(out), form=device.graph_form, data=_data(data), seed=seed, narrator=self._narrator(),
             precision=graph_precision(device.precision), asked=self.asked, window=window,
+            word_timestamps=word_timestamps,
         )  # fmt: skip
         return Artifact(read_artifact(Path(out)), device.runtime, device.precision, self.progress)
 
@@ -288,20 +291,25 @@ class Session:
             raise BadInput(f"{self.files.folder}: it writes down speech: use transcribe()")
         return np.asarray(self.own.run(waveform))
 
-    def transcribe(self, waveform: np.ndarray, **options: Any) -> list[Segment]:
+    def transcribe(self, waveform: np.ndarray, *, word_timestamps: bool = False, **options: Any) -> list[Segment]:
         """What is said in a waveform of any length, (samples,) at the artifact's rate.
 
-        options: of `leanear.runtimes.speech.decoding.DecodeOptions`, such as language="en".
+        Args:
+            word_timestamps: each segment has its `words` with times, for which the artifact has to be made.
+            options: of `leanear.runtimes.speech.decoding.DecodeOptions`, such as language="en".
 
         Raises:
-            BadInput: the model classifies (see `run`).
+            BadInput: the model classifies (see `run`), or the artifact has no word times to give.
         """
         from leanear.runtimes.speech.decoding import DecodeOptions
-        from leanear.runtimes.speech.long_audio import read_speech_model, transcribe
+        from leanear.runtimes.speech.long_audio import read_speech_model, require_word_times, transcribe
 
         if not self.files.is_speech:
             raise BadInput(f"{self.files.folder}: it classifies: use run()")
-        return list(transcribe(self.own, read_speech_model(self.files, None), waveform, DecodeOptions(**options)))
+        model = read_speech_model(self.files, None)
+        if word_timestamps:
+            require_word_times(model, self.files.folder)
+        return list(transcribe(self.own, model, waveform, DecodeOptions(**options), words=word_timestamps))
 
     def close(self) -> None:
         """Release the graphs and their memory."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.device.doctor import lines, report
-from leanear.benchmarks.device.transcribe import print_segments, transcribe_recording
+from leanear.benchmarks.device.transcribe import transcribe_recordings
 from leanear.benchmarks.formatting import between, rate_between, signed_points
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
@@ -24,6 +24,8 @@ from leanear.benchmarks.tag_analysis import logits_of, truth_of
 from leanear.benchmarks.tagging import MEAN_AP, TagQuality, tag_change, tag_quality
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
+from leanear.runtimes.audio.piped_audio import raw_audio
 from leanear.runtimes.choose import choose_runtime, offered_runtimes
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput, LeanearError
@@ -32,9 +34,11 @@ from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decoding import TASKS, DecodeOptions
-from leanear.runtimes.speech.long_audio import Tally
+from leanear.runtimes.speech.prompts import hotwords_of
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
+from leanear.runtimes.voice.speech_only import AUTO, CHOICES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,19 +108,38 @@ def _parser() -> argparse.ArgumentParser:
 
     transcribing = commands.add_parser(
         "transcribe",
-        help="the words of a WAV file, as they are found",
+        help="the words of WAV files, as they are found",
         epilog="example: python -m leanear.benchmarks transcribe slim talk.wav --srt",
     )
     transcribing.add_argument("artifact", type=Path, help="artifact folder")
-    transcribing.add_argument("audio", type=Path, help="WAV file of any length and sample rate")
+    transcribing.add_argument(
+        "audio",
+        type=Path,
+        nargs="+",
+        help="WAV file of any length and sample rate, a folder of them, or - for standard input",
+    )
+    transcribing.add_argument("--raw", action="store_true", help="standard input is PCM of 16 bits without a header")
+    transcribing.add_argument("--rate", type=int, metavar="HZ", help="of --raw (default: 16000)")
+    transcribing.add_argument("--channels", type=int, help="of --raw (default: 1)")
     transcribing.add_argument("--language", help='a code such as "en", or "auto" (default: the model\'s, or auto)')
     transcribing.add_argument("--task", choices=TASKS, help="(default: the model's own)")
     transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
     transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
     transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
+    transcribing.add_argument("--prompt", default="", help="text that is shown to the decoder before the first words")
+    transcribing.add_argument("--hotwords", metavar="A,B", help="words that are shown to it before every window")
+    transcribing.add_argument(
+        "--vad", choices=CHOICES, default=AUTO, help="hear speech alone; auto: of audio over 30 s (default: auto)"
+    )
     _add_window_flag(transcribing, "the artifact's own")
+    transcribing.add_argument("--word-timestamps", action="store_true", help="each word has times of its own")
+    transcribing.add_argument("--max-line-width", type=int, help="letters of a line of subtitles, cut between words")
+    transcribing.add_argument("--max-line-count", type=int, help="lines of a subtitle of such lines (default: 2)")
     for writer in ("json", "srt", "vtt", "words"):
-        transcribing.add_argument(f"--{writer}", dest="writer", action="store_const", const=writer, default="plain")
+        transcribing.add_argument(f"--{writer}", dest="forms", action="append_const", const=writer)
+    transcribing.add_argument(
+        "--output-dir", type=Path, help="write a file per recording there, in every form asked for (default: print)"
+    )
     _add_session_flags(transcribing)
     transcribing.set_defaults(command=_transcribe)
 
@@ -324,13 +347,26 @@ def _transcribe(options: argparse.Namespace) -> None:
         timestamps=not options.no_timestamps,
         beams=options.beams,
         condition_on_previous=options.condition,
+        prompt=options.prompt,
+        hotwords=hotwords_of(options.hotwords),
     )
+    forms = options.forms or ["plain"]
+    lines = chosen_lines(forms, options.word_timestamps, options.max_line_width, options.max_line_count)
     session = SessionOptions(threads=options.threads, precision=options.precision)
-    audio, tally = (options.artifact, options.audio), Tally()
-    segments = transcribe_recording(*audio, options.runtime, session, decoding, options.window, tally)
-    print_segments(segments, options.writer, tally)
-    if tally.sentence:
-        print(tally.sentence, file=sys.stderr)
+    transcribe_recordings(
+        options.artifact,
+        options.audio,
+        options.runtime,
+        session,
+        decoding,
+        forms=forms,
+        output_dir=options.output_dir,
+        window=options.window,
+        vad=options.vad,
+        word_timestamps=options.word_timestamps,
+        lines=lines,
+        raw=raw_audio(options.raw, STANDARD_INPUT in options.audio, options.rate, options.channels),
+    )
 
 
 def _compare(options: argparse.Namespace) -> None:

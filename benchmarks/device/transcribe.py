@@ -1,49 +1,87 @@
-"""The words of a WAV file, by an artifact on its runtime, as they are found."""
+"""The words of WAV files, by an artifact on its runtime, as they are found."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
-from leanear.runtimes.artifact import read_artifact
+from leanear.benchmarks.device.classify import WAV_SUFFIXES
+from leanear.benchmarks.device.transcript_files import is_several, recordings_of, write_transcripts
+from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
+from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.decoding import DecodeOptions
-from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, transcribe
-from leanear.runtimes.speech.subtitles import WRITERS
+from leanear.runtimes.speech.cues import Lines
+from leanear.runtimes.speech.decoding import DecodeOptions, check_options
+from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, require_word_times
+from leanear.runtimes.speech.prompts import read_prompts
+from leanear.runtimes.voice.graph import detectors
+from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
 
 
-def transcribe_recording(
+def transcribe_recordings(
     folder: Path,
-    audio: Path,
+    given: Sequence[Path],
     runtime: str,
     session_options: SessionOptions,
     options: DecodeOptions,
+    *,
+    forms: Sequence[str],
+    output_dir: Path | None = None,
     window: str | None = None,
-    tally: Tally | None = None,
-) -> Iterator[Segment]:
-    """The segments of a WAV file of any length, each as soon as its window is decoded.
+    raw: RawAudio | None = None,
+    vad: str = AUTO,
+    word_timestamps: bool = False,
+    lines: Lines | None = None,
+) -> None:
+    """Print or write the transcripts of WAV files of any length, of folders of them, or of standard input.
 
-    window: "full", "auto" or seconds, None: the artifact's own; tally: is added to.
+    forms: names of `subtitles.WRITERS`; output_dir: where transcripts are written, None: they are printed,
+    each segment as soon as its window is decoded. window: "full", "auto" or seconds, None: the artifact's own.
+    raw: what standard input is, None: WAV. vad: one of `speech_only.CHOICES`.
+    word_timestamps: each segment has its words with times; lines: of subtitles that are cut between them.
 
     Raises:
-        BadInput: the file or the artifact is not usable, or the model cannot do what the options say.
+        BadInput: a file or the artifact is not usable, or the model cannot do what the options say.
         RuntimeUnavailable: the runtime is missing.
     """
+    recordings = recordings_of(given, WAV_SUFFIXES, forms, output_dir)
+    piped = read_standard_input() if STANDARD_INPUT in given else None
     artifact = read_artifact(folder)
     model = read_speech_model(artifact, window)
-    with Recording(audio, artifact.sample_rate_hz) as recording:
-        session = require_runtime(runtime, session_options).load(artifact, session_options)
-        try:
-            yield from transcribe(session, model, recording, options, tally)
-        finally:
-            session.close()
+    check_options(model.tokens, options)
+    read_prompts(model.vocabulary, model.tokens, options)
+    if word_timestamps:
+        require_word_times(model, folder)
+    session = require_runtime(runtime, session_options).load(artifact, session_options)
+
+    voice = Voice(vad, detectors(lambda: _voice_graph(artifact), runtime), is_live=piped is not None)
+
+    def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
+        if piped is not None:
+            stream = PipedAudio(piped, artifact.sample_rate_hz, raw)
+            with recorder_ends_first(_say):
+                yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
+            return
+        with Recording(audio, artifact.sample_rate_hz) as recording:
+            yield from transcribe_spoken(session, model, recording, options, voice, tally, word_timestamps)
+
+    try:
+        write_transcripts(recordings, heard, forms, _say, lines, several=is_several(given))
+    finally:
+        session.close()
 
 
-def print_segments(segments: Iterator[Segment], writer: str, tally: Tally) -> None:
-    """Print segments as one of `leanear.runtimes.speech.subtitles.WRITERS` does, piece by piece."""
-    for piece in WRITERS[writer](segments, tally):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
+def _voice_graph(artifact: Artifact) -> Path:
+    if artifact.voice_graph is None:
+        raise BadInput(f"--vad: {artifact.folder} has no voice activity model; export it again")
+    return artifact.voice_graph
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

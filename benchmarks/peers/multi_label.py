@@ -28,8 +28,10 @@ from leanear.benchmarks.formatting import NO_RATE_INTERVAL, between, signed
 from leanear.benchmarks.tagging import tag_change
 from leanear.calibration.likelihood import negative_log_likelihoods
 from leanear.cli.commands import run
-from leanear.data.dataset import Example, read_examples_for, read_splits
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import Example
 from leanear.data.metadata import SEPARATOR
+from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import evaluate
 from leanear.families import ast
 from leanear.families.checkpoint import checkpoint_folder, load_checkpoint

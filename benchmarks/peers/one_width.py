@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from leanear.data.dataset import column_for, read_examples_for, read_splits
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import column_for
+from leanear.data.splits import read_splits
 from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.quality import Answers, judge_answers, predict

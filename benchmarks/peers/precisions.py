@@ -28,7 +28,8 @@ from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
 from leanear.benchmarks.report.precision_section import loss_of, read_change
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.summary import is_within
-from leanear.data.dataset import column_for, read_splits
+from leanear.data.dataset import column_for
+from leanear.data.splits import read_splits
 from leanear.deploy.deployment_stages import clips_stage, export_stage, prune_stage
 from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.deploy.precision_gate import PLAIN, clip_answers, compare_answers, metric_of

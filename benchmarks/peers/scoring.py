@@ -24,8 +24,9 @@ import time
 import torch
 
 from leanear.calibration.curvature import collect_curvature
-from leanear.data.dataset import read_examples_as_clips, read_splits
+from leanear.data.clips import read_examples_as_clips
 from leanear.data.examples import LabelledInputs
+from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.families import ast
 from leanear.families.checkpoint import checkpoint_folder, load_checkpoint

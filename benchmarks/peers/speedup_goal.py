@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from leanear.benchmarks.measure.processes import absolute
-from leanear.data.dataset import read_examples_as_clips, read_splits
+from leanear.data.clips import read_examples_as_clips
+from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.export.ast.graph import export_ast
 from leanear.families import ast

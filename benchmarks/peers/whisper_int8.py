@@ -26,7 +26,8 @@ from rich.table import Table
 from leanear.benchmarks.formatting import runtime_text, signed
 from leanear.benchmarks.measure.measure import evaluate_transcripts
 from leanear.benchmarks.summary import word_error_change
-from leanear.data.dataset import column_for, read_splits
+from leanear.data.dataset import column_for
+from leanear.data.splits import read_splits
 from leanear.data.word_errors import WordErrors, choose_normaliser, count_word_errors
 from leanear.deploy.deployment_stages import clips_stage, export_stage
 from leanear.deploy.precision_gate import PLAIN

@@ -91,16 +91,16 @@ ENGINES = (
 )
 
 
-def build_environment() -> Path:
+def build_environment(environment: Path = ENVIRONMENT, requirements: Path = REQUIREMENTS) -> Path:
     """The peers' python, in an environment of its own that is built if it is not there."""
-    python = ENVIRONMENT / "bin" / "python"
-    ready = ENVIRONMENT / ".ready"  # an installation that was interrupted is not ready
-    wanted = REQUIREMENTS.read_text(encoding="utf-8")
+    python = environment / "bin" / "python"
+    ready = environment / ".ready"  # an installation that was interrupted is not ready
+    wanted = requirements.read_text(encoding="utf-8")
     if not (ready.exists() and ready.read_text(encoding="utf-8") == wanted):
-        print(f"setting up {ENVIRONMENT} (a few minutes, once)", flush=True)
-        subprocess.run([sys.executable, "-I", "-m", "venv", str(ENVIRONMENT)], check=True)
+        print(f"setting up {environment} (a few minutes, once)", flush=True)
+        subprocess.run([sys.executable, "-I", "-m", "venv", str(environment)], check=True)
         pip = [str(python), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
+        subprocess.run([*pip, "-r", str(requirements)], check=True)
         ready.write_text(wanted, encoding="utf-8")
     return python
 

@@ -29,7 +29,9 @@ import numpy as np
 from leanear.benchmarks.compare.two_runs import ratio_of_sums
 from leanear.benchmarks.measure.transcripts import evaluation_options
 from leanear.benchmarks.summary import word_error_change
-from leanear.data.dataset import column_for, read_examples_for, read_splits
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import column_for
+from leanear.data.splits import read_splits
 from leanear.data.word_errors import WordErrors, choose_normaliser, count_word_errors
 from leanear.deploy.exporting import QUANTISER_CLIPS, write_proved_artifact, write_unproved_artifact
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint

@@ -11,9 +11,10 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
-from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention, read_attention
+from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
+from leanear.export.onnx.heads import read_attention
 from leanear.export.onnx.layers import add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products

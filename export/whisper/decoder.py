@@ -13,12 +13,14 @@ D model width, H heads, K per-head query/key width, V per-head value/output widt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from leanear.export.onnx.attention import (
+from leanear.export.onnx.graph import Graph
+from leanear.export.onnx.heads import (
     Attention,
     HeadGroup,
     output_bias,
@@ -26,7 +28,6 @@ from leanear.export.onnx.attention import (
     read_attention,
     value_output_rows,
 )
-from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.layers import add_layernorm, array
 from leanear.export.whisper.encoder import POSITIONS, add_mlp, cache_group
 
@@ -52,14 +53,17 @@ class _Step:
     bias: str  # (N, C + N)
 
 
-def add_decoder(graph: Graph, model: Any, form: str, any_window: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+def add_decoder(
+    graph: Graph, model: Any, form: str, any_window: bool = False, alignment_heads: Sequence[tuple[int, int]] = ()
+) -> tuple[list[Tensor], list[Tensor]]:
     """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has.
 
     Inputs: `embedded` (R, N, D), the new tokens' rows of EMBEDDING; `positions` int64 (N,), where they stand; `bias`
     (N, C + N), added to all scores: 0 where a token may look, a large negative number where not; per layer `self_key.I`
     (R, H, K, C), `self_value.I` (R, H, C, V), `cross_key.I` (H, K, T), `cross_value.I` (H, T, V).
     Outputs: `logits` (R, vocabulary) after the last token; per layer `new_key.I` (R, H, K, N), `new_value.I`
-    (R, H, N, V).
+    (R, H, N, V). With `alignment_heads`, (layer, head) ascending, `alignment` (A, R N, T) as well: their scores before
+    the softmax.
     """
     config, decoder = model.config, model.model.decoder
     inputs = [
@@ -99,7 +103,24 @@ def add_decoder(graph: Graph, model: Any, form: str, any_window: bool = False) -
             Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
         ]
     _add_logits(graph, hidden, model, step)
+    if alignment_heads:
+        _add_alignment(graph, alignment_heads)
+        positions = POSITIONS if any_window else config.max_source_positions
+        outputs.append(Tensor("alignment", [len(alignment_heads), "rows_and_new", positions]))
     return inputs, outputs
+
+
+def _add_alignment(graph: Graph, heads: Sequence[tuple[int, int]]) -> None:
+    """The cross-attention scores of `heads`, layer by layer, one after the other."""
+    chosen: dict[int, list[int]] = {}
+    for layer, head in heads:
+        chosen.setdefault(layer, []).append(head)
+    parts = []
+    for layer, of_layer in chosen.items():
+        indices = graph.constant(f"alignment.heads.{layer}", np.array(of_layer, dtype=np.int64))
+        scores = f"decoder.layers.{layer}.encoder_attn.scores"
+        parts.append(graph.node("Gather", [scores, indices], f"alignment.{layer}", axis=0))
+    graph.node("Concat", parts, "alignment", axis=0)
 
 
 def _add_embeddings(graph: Graph, model: Any) -> str:

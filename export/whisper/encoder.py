@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from leanear.export.onnx.attention import (
+from leanear.export.onnx.attention import add_attention
+from leanear.export.onnx.graph import Graph
+from leanear.export.onnx.heads import (
     Attention,
     HeadGroup,
-    add_attention,
     fused_width,
     query_key_rows,
     read_attention,
     read_widths,
     value_output_rows,
 )
-from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.layers import add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed
 from leanear.export.whisper.log_mel import LogMel, add_log_mel, span

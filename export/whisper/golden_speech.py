@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from leanear.export.whisper.window_states import window_states
+from leanear.export.whisper.window_states import cross_attention, window_states
 from leanear.runtimes.artifact import Golden, GoldenSpeech
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.encoder_windows import EncoderWindows
 
 GOLDEN_TOKENS = 24
+ALIGNMENT_BLOCK = 8  # positions whose attention golden clips hold as one sum
 GOLDEN_COLUMNS = 8192  # so that golden logits of a large vocabulary stay a few MB
 LIKELY = 1e-3  # tokens that are as likely as this after any step are kept, whatever their number
 
@@ -35,11 +36,13 @@ def collect_golden_speech(
     waveforms: Sequence[np.ndarray],
     decoding: dict[str, Any],
     windows: EncoderWindows,
+    alignment_heads: Sequence[tuple[int, int]] = (),
 ) -> Golden:
     """The clips, what the checkpoint says of them in torch when the likeliest token is taken, and its logits.
 
     Each clip is heard in the shortest of the windows that holds it. No cache is used. Suppressed tokens are not taken.
-    The end of the text is, and decoding goes on after it, so that more steps are proved.
+    The end of the text is, and decoding goes on after it, so that more steps are proved. alignment_heads: whose
+    attention is kept as well, after the last step.
     """
     import torch
 
@@ -50,7 +53,7 @@ def collect_golden_speech(
     steps = min(GOLDEN_TOKENS, model.config.max_target_positions - len(prompt))
     if steps < 1:
         raise BadInput(f"config.json: max_target_positions of {model.config.max_target_positions} hold no transcript")
-    tokens, logits = [], []
+    tokens, logits, attention = [], [], []
     model.eval()
     with torch.inference_mode():
         for number, clip in enumerate(clips):
@@ -73,13 +76,29 @@ def collect_golden_speech(
                 fed.append(int(allowed.argmax()))
             tokens.append(fed[len(prompt) :])
             logits.append(np.stack(rows))
+            if alignment_heads:
+                weights = cross_attention(model, np.array(fed[:-1]), states)
+                chosen = np.stack([weights[layer][head] for layer, head in alignment_heads])
+                attention.append(in_blocks(chosen, model.config.max_source_positions))
     model.train(training)
     said = np.array(tokens, dtype=np.int64)
     stacked = np.stack(logits).astype(np.float32)
     sums = log_sums(stacked)
     likely = np.flatnonzero((stacked - sums[..., None] >= np.log(LIKELY)).any(axis=(0, 1)))
     columns = _kept_columns(model.config.vocab_size, np.concatenate([prompt, said.ravel(), likely]))
-    return Golden(clips, stacked[..., columns], GoldenSpeech(prompt, said, columns, sums))
+    alignment = np.stack(attention) if alignment_heads else None
+    return Golden(clips, stacked[..., columns], GoldenSpeech(prompt, said, columns, sums, alignment))
+
+
+def in_blocks(weights: np.ndarray, positions: int) -> np.ndarray:
+    """Attention (A, N, T) summed over each ALIGNMENT_BLOCK of the model's `positions`, float32 (A, N, blocks).
+
+    Positions that a shorter window lacks are looked at by nobody.
+    """
+    blocks = -(-positions // ALIGNMENT_BLOCK)
+    filled = np.zeros((*weights.shape[:2], blocks * ALIGNMENT_BLOCK), np.float32)
+    filled[..., : weights.shape[2]] = weights
+    return filled.reshape(*weights.shape[:2], blocks, ALIGNMENT_BLOCK).sum(axis=-1)
 
 
 def _kept_columns(size: int, tokens: np.ndarray) -> np.ndarray:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from leanear.export.onnx.attention import read_widths
 from leanear.export.onnx.eight_bit_weights import add_block_products, add_eight_bit_weights
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
+from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder
@@ -51,6 +51,7 @@ def export_whisper(
     precision: str = "fp32",
     observed: Mapping[str, Observed] | None = None,
     any_window: bool = False,
+    alignment_heads: Sequence[tuple[int, int]] = (),
 ) -> ExportedWhisper:
     """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
 
@@ -64,7 +65,8 @@ def export_whisper(
     Precision "fp16", of form "tensorrt" alone, has products, keys and values in float16. Precision "int8" has 8-bit
     integers in the encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
     decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
-    weights is in float16.
+    weights is in float16. alignment_heads: (layer, head) of the decoder, ascending, whose attention it gives as well,
+    which that form does not.
 
     Raises:
         BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
@@ -78,6 +80,8 @@ def export_whisper(
     check_half(precision, form)
     if any_window and form == "tensorrt":
         raise BadInput("--window: an engine is built for one window, so the form 'tensorrt' has the full one alone")
+    if alignment_heads and form == "tensorrt":
+        raise BadInput("--word-timestamps: TensorRT's fused kernels give no attention, so the form 'tensorrt' has none")
     log_mel = read_log_mel(feature_extractor)
     _check(model, log_mel)
     encoder, decoder = Graph(), Graph()
@@ -85,7 +89,7 @@ def export_whisper(
     encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
     is_half = has_half_precision(precision, form)
     half = {name for name, _ in produced} if is_half else set()
-    inputs, outputs = add_decoder(decoder, model, form, any_window)
+    inputs, outputs = add_decoder(decoder, model, form, any_window, alignment_heads)
     if observed is not None:
         add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
         if form == "onnxruntime":

@@ -7,7 +7,8 @@ the likeliest few of 50,000. Two things are bounded instead, up to the end of ea
 - the divergence of what the graphs say comes next from what the checkpoint says, KL(checkpoint || graphs) in nats per
   token, after the same tokens;
 - the words that the graphs write by themselves, taking the likeliest token, and that are not the checkpoint's.
-Both are run on the runtime that the graphs are for, where it is here: integers are made in each its own way.
+What alignment heads look at, in an artifact for word times, is compared by how much of their attention is elsewhere.
+All is run on the runtime that the graphs are for, where it is here: integers are made in each its own way.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from leanear.export.whisper.golden_speech import log_sums
+from leanear.export.whisper.golden_speech import in_blocks, log_sums
 from leanear.runtimes.artifact import Artifact, Golden, GoldenSpeech
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import MeasurementFailed, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
-from leanear.runtimes.speech.encoder_windows import artifact_windows
+from leanear.runtimes.speech.alignment import softmax
+from leanear.runtimes.speech.encoder_windows import artifact_windows, step_samples
 from leanear.runtimes.speech.vocabulary import read_vocabulary
 
 DIVERGENCE_BOUND = 0.03  # nats per token; docs/real-models.md has what so much costs in words
 CHANGED_WORDS_SHARE = 0.2  # of golden words: near ties fall either way, and texts that break off or loop are many more
+MOVED_BOUND, MOVED_BOUND_EXACT = 0.2, 1e-3  # of a token's attention, in 8 bits and in float32
 SMALLEST_SHARE = 1e-6  # of probability, below which float32 tells nothing apart
 
 
@@ -47,6 +50,7 @@ class SpeechFigures:
     divergence: float | None
     words: int | None
     changed_words: int | None
+    attention_moved: float | None
 
 
 def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: int) -> SpeechFigures:
@@ -69,10 +73,11 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
         raise RuntimeUnavailable(f"parity needs {runtime.NAME}: {reason}")
     windows, heard = artifact_windows(artifact), _Heard(artifact, golden)
     session = runtime.load(artifact, SessionOptions(threads=threads, precision="fp32" if exact else precision))
-    difference, same = 0.0, []
+    difference, same, moved = 0.0, [], []
     for clip, waveform in enumerate(golden.waveforms):
         where = f"{name}: golden clip {clip}"
         logits, at_once = _run(session, waveform, windows.holding(len(waveform)), speech, clip, where)
+        moved += [] if speech.alignment is None else [attention_moved(session, speech, clip, artifact)]
         apart = np.abs(golden.logits[clip].astype(np.float64) - logits[:, speech.columns])
         difference = max(difference, float(apart.max()))
         if exact:
@@ -85,6 +90,7 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
         same.append(_same_tokens(logits[1:], speech.tokens[clip], artifact.manifest["decoding"], tolerance))
     version = str(session.facts()["version"])
     session.close()
+    _require_little_moved(moved, exact, name)
     if exact:
         _require_all_tokens(same, speech, name)
     else:
@@ -103,7 +109,31 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
         divergence=None if exact else heard.divergence,
         words=None if exact else heard.words,
         changed_words=None if exact else heard.changed_words,
+        attention_moved=float(np.mean(moved)) if moved else None,
     )
+
+
+def attention_moved(session: SpeechSession, speech: GoldenSpeech, clip: int, artifact: Artifact) -> float:
+    """How much of the alignment heads' attention to the encoded golden clip is in another block of positions.
+
+    It is the total variation from the checkpoint's, 0 to 1, averaged over heads and tokens.
+    """
+    assert speech.alignment is not None
+    manifest = artifact.manifest
+    positions = manifest["input"]["window_samples"] // step_samples(artifact)
+    fed = np.concatenate([speech.prompt, speech.tokens[clip, :-1]])
+    found = in_blocks(softmax(session.alignment_scores(fed)), positions)
+    return float(0.5 * np.abs(found - speech.alignment[clip]).sum(axis=-1).mean())
+
+
+def _require_little_moved(moved: list[float], exact: bool, name: str) -> None:
+    bound = MOVED_BOUND_EXACT if exact else MOVED_BOUND
+    for clip, share in enumerate(moved):
+        if not share <= bound:
+            raise ParityFailed(
+                f"{name}: golden clip {clip}: {share:.2g} of the alignment heads' attention is not where the"
+                f" checkpoint's is; the bound is {bound:g}"
+            )
 
 
 def proving_runtime(artifact: Artifact) -> str:

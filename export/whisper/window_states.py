@@ -1,9 +1,11 @@
-"""What a Whisper's encoder gives in torch for a window of any length."""
+"""What a Whisper gives in torch for a window of any length: its encoder's states, and what its decoder looks at."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
+
+import numpy as np
 
 
 def window_states(encoder: Any, features: Any) -> Any:
@@ -24,3 +26,21 @@ def window_states(encoder: Any, features: Any) -> Any:
     shorter.config.max_source_positions = positions
     shorter.embed_positions = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:positions])
     return shorter(features).last_hidden_state
+
+
+def cross_attention(model: Any, tokens: np.ndarray, states: Any) -> list[np.ndarray]:
+    """How much every token looks at every position of a window, by decoder layer: float32 (H, N, T), after softmax.
+
+    tokens: int64 (N,), from the start on; states: of one window (1, T, D).
+    """
+    import torch
+
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the others do not store it
+    try:
+        decoded = model.model.decoder(
+            input_ids=torch.tensor(tokens)[None], encoder_hidden_states=states, use_cache=False, output_attentions=True
+        )
+    finally:
+        model.set_attn_implementation(attention)
+    return [weights[0].float().cpu().numpy() for weights in decoded.cross_attentions]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,21 @@ ZERO_CROSSINGS = 32
 KAISER_BETA = 12.0
 BAND = 0.945  # of the lower rate's half that is kept
 PIECE_S = 4  # read at a time
+
+
+@dataclass(frozen=True)
+class SampleFormat:
+    """How samples lie in bytes: kind PCM or FLOAT, channels side by side, bits of one sample."""
+
+    kind: int
+    channels: int
+    rate_hz: int
+    bits: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one sample of every channel."""
+        return self.channels * self.bits // 8
 
 
 def read_recording(path: Path, sample_rate_hz: int, say: Note = note) -> np.ndarray:
@@ -60,12 +77,12 @@ class Recording:
         except BadInput:
             self._stream.close()
             raise
-        divisor = math.gcd(self._rate_hz, sample_rate_hz)
-        self._up, self._down = sample_rate_hz // divisor, self._rate_hz // divisor
+        rate_hz = self._format.rate_hz
+        divisor = math.gcd(rate_hz, sample_rate_hz)
+        self._up, self._down = sample_rate_hz // divisor, rate_hz // divisor
         self._wanted_hz = sample_rate_hz
-        # Pieces begin where an old and a new sample meet, and see as much on either side as the filter is long.
-        self._context = 0 if self._up == self._down else _multiple(_half_width(self._up, self._down) + 1, self._down)
-        self._piece = _multiple(round(PIECE_S * self._rate_hz), self._down)
+        self._context = filter_context(self._up, self._down)
+        self._piece = _multiple(round(PIECE_S * rate_hz), self._down)
         self.samples = -(-self._frames * self._up // self._down)
 
     def _read_header(self, sample_rate_hz: int) -> None:
@@ -75,12 +92,13 @@ class Recording:
             said = f"{name}, which needs an audio library; a device reads WAV" if name else "not a WAV file"
             raise BadInput(f"{self._path}: {said}; {_advice(sample_rate_hz)}")
         layout = wav_layout(self._stream, self._path)
-        self._kind, self._channels, self._rate_hz, self._bits = _format(layout.format, self._path, sample_rate_hz)
+        self._format = sample_format(layout.format, self._path, sample_rate_hz)
         if layout.note is not None:
             self._say(layout.note)
         self._data_from = layout.data_from
-        self._frame_bytes = self._channels * self._bits // 8
-        self._frames = layout.data_bytes // self._frame_bytes  # the part of a sample that a pipe may end with is left
+        self._frames = (
+            layout.data_bytes // self._format.frame_bytes
+        )  # the part of a sample that a pipe may end with is left
 
     def __enter__(self) -> Recording:
         return self
@@ -104,18 +122,19 @@ class Recording:
         if self._up == self._down:
             return self._frames_between(first, first + self._piece)
         around = self._frames_between(first - self._context, first + self._piece + self._context)
-        new = resampled(around, self._rate_hz, self._wanted_hz)
+        new = resampled(around, self._format.rate_hz, self._wanted_hz)
         begin = self._context // self._down * self._up
         return new[begin : begin + self._piece // self._down * self._up]
 
     def _frames_between(self, first: int, last: int) -> np.ndarray:
         """float32 (last - first,) at the file's own rate, silence where there is nothing; less after the end."""
         start, stop = max(first, 0), min(last, self._frames)
-        self._stream.seek(self._data_from + start * self._frame_bytes)
-        data = self._stream.read((stop - start) * self._frame_bytes)
-        if len(data) < (stop - start) * self._frame_bytes:
+        frame_bytes = self._format.frame_bytes
+        self._stream.seek(self._data_from + start * frame_bytes)
+        data = self._stream.read((stop - start) * frame_bytes)
+        if len(data) < (stop - start) * frame_bytes:
             raise BadInput(f"{self._path}: truncated: the file became shorter while it was read")
-        samples = _decoded(data, self._kind, self._channels, self._bits)
+        samples = decoded_samples(data, self._format)
         if not np.isfinite(samples).all():
             raise BadInput(f"{self._path}: holds NaN or infinite samples")
         mono = samples.mean(axis=1).astype(np.float32)
@@ -143,8 +162,12 @@ def _multiple(number: int, of: int) -> int:
     return max(-(-number // of), 1) * of
 
 
-def _format(header: bytes, path: Path, sample_rate_hz: int) -> tuple[int, int, int, int]:
-    """Kind of samples, channels, sample rate, and bits of one sample."""
+def sample_format(header: bytes, path: object, sample_rate_hz: int) -> SampleFormat:
+    """What the chunk "fmt " of a WAV says; the rate is what an error advises to convert to.
+
+    Raises:
+        BadInput: the format is not read, or cannot be.
+    """
     if len(header) < 16:
         raise BadInput(f"{path}: its WAV format is cut short")
     kind, channels = int.from_bytes(header[:2], "little"), int.from_bytes(header[2:4], "little")
@@ -158,12 +181,13 @@ def _format(header: bytes, path: Path, sample_rate_hz: int) -> tuple[int, int, i
     if channels < 1:
         raise BadInput(f"{path}: {channels} channels cannot be")
     check_sample_rate(path, rate_hz)
-    return kind, channels, rate_hz, bits
+    return SampleFormat(kind, channels, rate_hz, bits)
 
 
-def _decoded(data: bytes, kind: int, channels: int, bits: int) -> np.ndarray:
-    """float64 (frames, channels), full scale at 1."""
-    if kind == FLOAT:
+def decoded_samples(data: bytes, form: SampleFormat) -> np.ndarray:
+    """float64 (frames, channels), full scale at 1, of whole frames."""
+    bits = form.bits
+    if form.kind == FLOAT:
         samples = np.frombuffer(data, f"<f{bits // 8}").astype(np.float64)
     elif bits == 8:
         samples = (np.frombuffer(data, np.uint8).astype(np.float64) - 128) / 128
@@ -172,7 +196,15 @@ def _decoded(data: bytes, kind: int, channels: int, bits: int) -> np.ndarray:
         samples = ((parts[:, 0] << 8 | parts[:, 1] << 16 | parts[:, 2] << 24) >> 8) / float(1 << 23)
     else:
         samples = np.frombuffer(data, f"<i{bits // 8}") / float(1 << (bits - 1))
-    return samples.reshape(-1, channels)
+    return samples.reshape(-1, form.channels)
+
+
+def filter_context(up: int, down: int) -> int:
+    """Input samples that a piece has to see on either side: as many as the filter is long.
+
+    A multiple of `down`, so that pieces begin where an old and a new sample meet.
+    """
+    return 0 if up == down else _multiple(_half_width(up, down) + 1, down)
 
 
 def _half_width(up: int, down: int) -> int:
@@ -186,15 +218,20 @@ def resampled(waveform: np.ndarray, rate_hz: int, wanted_hz: int) -> np.ndarray:
         return waveform
     divisor = math.gcd(rate_hz, wanted_hz)
     up, down = wanted_hz // divisor, rate_hz // divisor
-    cutoff = BAND * min(1.0, up / down)
     half = _half_width(up, down)
     padded = np.pad(waveform.astype(np.float64), (half, half + 1))
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
     out = np.zeros(-(-len(waveform) * up // down))
     for phase in range(min(up, len(out))):
         moments = np.arange(phase, len(out), up) * down  # in 1 / up of an input sample
-        first, fraction = moments // up, (moments[0] % up) / up
-        distance = np.arange(-half, half + 1) - fraction
-        taper = np.i0(KAISER_BETA * np.sqrt(np.maximum(0.0, 1 - (distance / (half + 1)) ** 2))) / np.i0(KAISER_BETA)
-        out[phase::up] = windows[first] @ (cutoff * np.sinc(cutoff * distance) * taper)
+        out[phase::up] = windows[moments // up] @ _filter(up, down, phase)
     return out.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=1024)
+def _filter(up: int, down: int, phase: int) -> np.ndarray:
+    """float64 (2 * half width + 1,): what input samples count for in every `up`-th output sample from `phase` on."""
+    cutoff, half = BAND * min(1.0, up / down), _half_width(up, down)
+    distance = np.arange(-half, half + 1) - (phase * down % up) / up
+    taper = np.i0(KAISER_BETA * np.sqrt(np.maximum(0.0, 1 - (distance / (half + 1)) ** 2))) / np.i0(KAISER_BETA)
+    return cutoff * np.sinc(cutoff * distance) * taper

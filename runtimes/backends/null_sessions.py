@@ -92,6 +92,15 @@ class NullSpeechSession:
             logits[row, self._next(fed)] = CERTAIN
         return logits
 
+    def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
+        """Scores of heads that look at one position after the other, as many for each token: (A, n, T)."""
+        manifest = self._artifact.manifest
+        step = self._decoding["timestamp_step_s"] * manifest["input"]["sample_rate_hz"]
+        positions = round(manifest["input"]["window_samples"] / step)
+        looked_at = np.arange(positions) * len(tokens) // positions
+        scores = np.where(looked_at == np.arange(len(tokens))[:, np.newaxis], np.float32(CERTAIN), np.float32(0.0))
+        return np.tile(scores, (len(manifest["alignment"]["heads"]), 1, 1))
+
     def _next(self, fed: list[int]) -> int:
         decoding = self._decoding
         if fed[-1] == decoding["start"]:

@@ -26,7 +26,7 @@ PROVIDER = "CPUExecutionProvider"
 LOG_SEVERITY_ERROR = 3
 
 
-def _load_graph(path: Path, options: SessionOptions, keep_memory: bool = True, **entries: str) -> Any:
+def load_graph(path: Path, options: SessionOptions, keep_memory: bool = True, **entries: str) -> Any:
     """ONNX Runtime's session of one graph: sequential execution and spinning threads.
 
     keep_memory: let intermediate results share memory as ONNX Runtime does by default, which then holds the most that
@@ -84,7 +84,7 @@ class OnnxCpuSession:
     """A classifier loaded by ONNX Runtime, one inference at a time."""
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        self._session = _load_graph(artifact.graphs["classifier"], options)
+        self._session = load_graph(artifact.graphs["classifier"], options)
         self._labels = len(artifact.labels)
         self._checked = WaveformInput(artifact)
         self._input = self._session.get_inputs()[0].name
@@ -114,12 +114,13 @@ class OnnxSpeechSession:
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         # The larger one first: while it is loaded, its weights are in memory twice.
-        self._decoder = _load_graph(artifact.graphs["decoder"], options, keep_memory=False)
+        self._decoder = load_graph(artifact.graphs["decoder"], options, keep_memory=False)
         # An encoder's threads that spin when it has ended would take the cores from the decoder's.
-        self._encoder = _load_graph(artifact.graphs["encoder"], options, keep_memory=False, force_spinning_stop="1")
+        self._encoder = load_graph(artifact.graphs["encoder"], options, keep_memory=False, force_spinning_stop="1")
         self._checked = WaveformInput(artifact)
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
         self._positions = int(artifact.manifest["decoding"]["positions"])
+        self._alignment_heads = len(artifact.manifest.get("alignment", {}).get("heads", ()))
         self._precision = options.precision
         kept = np.float16 if self._encoder.get_outputs()[0].type == "tensor(float16)" else np.float32
         crossed = {output.name: _sizes(output.shape) for output in self._encoder.get_outputs()}
@@ -171,6 +172,24 @@ class OnnxSpeechSession:
             if self._single is None:
                 self._single = self._bound(1)
             bound = self._single
+        return self._run(bound, tokens)
+
+    def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
+        """Scores of the alignment heads before softmax, float32 (A, n, T), of tokens fed from the start on."""
+        self.start()
+        tokens, _ = checked_tokens(tokens[None], None, 1, 0, self._vocabulary, self._positions)
+        new = tokens.shape[1]
+        if self._cache.reserve(new):
+            self._single = None
+        bound = self._bound(new)
+        scores = aligned_zeros((self._alignment_heads, new, self._crossed.positions))
+        _bind(bound.binding.bind_output, "alignment", scores)
+        self._run(bound, tokens)
+        return scores
+
+    def _run(self, bound: _BoundStep, tokens: np.ndarray) -> np.ndarray:
+        """Feed `tokens` (rows, n) to the decoder and keep their keys and values; the logits."""
+        cache, new = self._cache, tokens.shape[1]
         self._embedding.read(tokens, bound.embedded)
         bound.positions[...] = np.arange(cache.filled, cache.filled + new)
         self._decoder.run_with_iobinding(bound.binding)

@@ -26,7 +26,7 @@ from leanear.runtimes.speech.speech_cache import CrossMemory, SpeechCache, align
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
 
-def _compile_graph(path: Path, options: SessionOptions) -> Any:
+def compile_graph(path: Path, options: SessionOptions) -> Any:
     """A graph compiled for latency: one stream, precision said and verified.
 
     Left to itself OpenVINO computes in bf16 on a CPU that has it, so the precision is always given, and what the
@@ -81,7 +81,7 @@ class IntelCpuSession:
     """A classifier compiled by OpenVINO, with one reused request."""
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        self._compiled = _compile_graph(artifact.graphs["classifier"], options)
+        self._compiled = compile_graph(artifact.graphs["classifier"], options)
         self._request = self._compiled.create_infer_request()
         self._labels = len(artifact.labels)
         self._checked = WaveformInput(artifact)
@@ -109,8 +109,8 @@ class IntelSpeechSession:
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        self._encoder = _compile_graph(artifact.graphs["encoder"], options)
-        self._decoder = _compile_graph(artifact.graphs["decoder"], options)
+        self._encoder = compile_graph(artifact.graphs["encoder"], options)
+        self._decoder = compile_graph(artifact.graphs["decoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
         self._checked = WaveformInput(artifact)
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
@@ -174,6 +174,12 @@ class IntelSpeechSession:
         if not np.isfinite(self._logits.max()):
             raise MeasurementFailed("logits: the graph gave NaN or infinite values")
         return self._logits
+
+    def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
+        """Scores of the alignment heads before softmax, float32 (A, n, T), of tokens fed from the start on."""
+        self.start()
+        self.step(tokens[None])
+        return np.array(self._decoding.get_tensor("alignment").data)
 
     def _bind(self, rows: int, new: int) -> None:
         """Give the decoder's request the session's memory, of the shapes that steps of `new` tokens have."""

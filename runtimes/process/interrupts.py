@@ -7,11 +7,12 @@ was asked for.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 INTERRUPTED, TERMINATED = 130, 143
 AGAIN_S = 0.05
@@ -35,6 +36,28 @@ def run_interruptibly(work: Callable[[], int]) -> int:
         status = INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # it is ending: another ctrl-C does not have to be told
     return status
+
+
+@contextlib.contextmanager
+def recorder_ends_first(say: Callable[[str], None]) -> Iterator[None]:
+    """Within the block the first ctrl-C is the recorder's, at the other end of our pipe: what it wrote is still heard.
+
+    The next one ends us, as `say` is told.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before in (signal.SIG_IGN, None) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def wait(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        say("hearing what was recorded; ctrl-C again leaves it")
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def was_interrupted() -> bool:

@@ -34,6 +34,8 @@ class DecodeOptions:
         zlib-compressed bytes), or whose tokens are less likely on average, is decoded again; None: no such test.
     no_speech_limit: a window more likely than this to hold no speech, whose tokens are also unlikely, has no text.
     condition_on_previous: show the decoder what it said before, unless that came from a temperature over 0.5.
+    prompt: text that the decoder is shown as if it had been said before the first words; hotwords: words that it is
+        shown so before every window.
     max_tokens: most tokens of a window; None: as many as the model has positions for.
     stop_repeats: leanear's own protection from loops (see `leanear.runtimes.speech.long_audio`); off, nothing is done
         that transformers does not do.
@@ -56,6 +58,8 @@ class DecodeOptions:
     log_probability_limit: float | None = -1.0
     no_speech_limit: float | None = 0.6
     condition_on_previous: bool = False
+    prompt: str = ""
+    hotwords: tuple[str, ...] = ()
     max_tokens: int | None = None
     stop_repeats: bool = True
     quiet_cuts: bool = True
@@ -81,7 +85,7 @@ class Decoded:
 
     tokens: without prompt and end; ended: the model said the end itself; looped: it was stopped, or cut, in a loop;
     average_log_probability: per token, the end counted; no_speech_probability: None where it was not asked for;
-    language: its code, None for a model of one language.
+    language: its code, None for a model of one language; log_probabilities: of each token, as the rules let it be said.
     """
 
     tokens: tuple[int, ...]
@@ -91,6 +95,7 @@ class Decoded:
     average_log_probability: float
     no_speech_probability: float | None
     language: str | None
+    log_probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class _Hypothesis:
     tokens: tuple[int, ...]
     ended: bool
     log_probability: float
+    each: tuple[float, ...]  # of the tokens, one by one
 
 
 def decode_window(
@@ -153,15 +159,16 @@ def decode_window(
         hypotheses = search.samples(logits, temperature, generator)
     best = max(hypotheses, key=lambda hypothesis: _rank(hypothesis, options.length_penalty))
     cut = without_loop(best.tokens, tokens.times) if options.stop_repeats else None
-    counted = len(best.tokens) + best.ended
+    counted, said = len(best.tokens) + best.ended, best.tokens if cut is None else cut
     return Decoded(
-        tokens=best.tokens if cut is None else cut,
+        tokens=said,
         ended=best.ended,
         looped=cut is not None,
         temperature=temperature,
         average_log_probability=best.log_probability / max(counted, 1),
         no_speech_probability=probability,
         language=language,
+        log_probabilities=best.each[: len(said)],
     )
 
 
@@ -222,6 +229,7 @@ class _Search:
         rows, end = len(logits), self._tokens.end
         generator = generator or np.random.default_rng(self._options.seed)
         said: list[list[int]] = [[] for _ in range(rows)]
+        each: list[list[float]] = [[] for _ in range(rows)]
         sums, open_rows, ended = [0.0] * rows, [True] * rows, [False] * rows
         for length in range(1, self._budget + 1):
             scores = logits.copy()
@@ -234,13 +242,14 @@ class _Search:
                     ended[row] = bool(chosen[row] == end)
                     if not ended[row]:
                         said[row].append(int(chosen[row]))
+                        each[row].append(float(log_probabilities[row]))
                     open_rows[row] = not ended[row] and not self._is_stuck(said[row])
             if not any(open_rows) or length == self._budget:
                 break
             # A row that has ended goes on with the end token: what follows is not looked at.
             fed = np.where(open_rows, chosen, end)
             logits = self._logits(fed[:, np.newaxis], None)
-        return [_Hypothesis(tuple(said[row]), ended[row], sums[row]) for row in range(rows)]
+        return [_Hypothesis(tuple(said[row]), ended[row], sums[row], tuple(each[row])) for row in range(rows)]
 
     def beams(self, logits: np.ndarray) -> list[_Hypothesis]:
         """The hypotheses that ended, likeliest continuations first, as in openai's `BeamSearchDecoder`.
@@ -251,6 +260,7 @@ class _Search:
         beams, end = self._options.beams, self._tokens.end
         wanted = max(round(beams * self._options.patience), 1)
         said: list[list[int]] = [[] for _ in range(beams)]
+        each: list[list[float]] = [[] for _ in range(beams)]
         sums = np.full(beams, -np.inf)
         sums[0] = 0.0  # every row holds the same prompt, so only one of them counts at first
         ended: list[_Hypothesis] = []
@@ -262,10 +272,11 @@ class _Search:
                 if token != end:
                     going_on.append((row, token, total))
                 elif len(ended) < wanted and total > -np.inf:
-                    ended.append(_Hypothesis(tuple(said[row]), True, total))
+                    ended.append(_Hypothesis(tuple(said[row]), True, total, tuple(each[row])))
                 if len(going_on) == beams:
                     break
             said = [[*said[row], token] for row, token, _ in going_on]
+            each = [[*each[row], total - float(sums[row])] for row, _, total in going_on]
             sums = np.array([total for _, _, total in going_on])
             if len(ended) >= wanted or length == self._budget or self._is_stuck(said[0]):
                 break
@@ -273,7 +284,7 @@ class _Search:
             logits = self._logits(np.array([[tokens[-1]] for tokens in said], dtype=np.int64), parents)
         for row in range(beams - len(ended)):  # the best of those that did not come to an end; they are in order
             if sums[row] > -np.inf:
-                ended.append(_Hypothesis(tuple(said[row]), False, float(sums[row])))
+                ended.append(_Hypothesis(tuple(said[row]), False, float(sums[row]), tuple(each[row])))
         return ended
 
     def _is_stuck(self, said: list[int]) -> bool:

@@ -28,18 +28,23 @@ and why:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, Protocol, Sequence
 
 import numpy as np
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.alignment import Alignment, read_alignment
 from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, check_options, chosen_language, decode_window
 from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows, full_window
+from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
 from leanear.runtimes.speech.short_windows import most_tokens, why_heard_again
 from leanear.runtimes.speech.token_rules import SpeechTokens, speech_tokens
 from leanear.runtimes.speech.vocabulary import Vocabulary, read_vocabulary
+from leanear.runtimes.speech.word_times import with_word_times
+from leanear.runtimes.speech.words import Word
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
@@ -55,7 +60,8 @@ QUIET_S = 0.4
 class Waveform(Protocol):
     """Mono audio, float32 in [-1, 1], at the model's sample rate: an array, or something that reads a file.
 
-    Slices are asked for in order: none starts before an earlier one did. The last ones are shorter.
+    Slices are asked for in order: none starts before an earlier one did. The last ones are shorter, and so may be one
+    before a pause; an empty one is the end.
     """
 
     def __getitem__(self, span: slice, /) -> np.ndarray:
@@ -66,7 +72,8 @@ class Waveform(Protocol):
 class SpeechModel:
     """What decoding needs to know of a model beside its session.
 
-    windows: which it hears audio in, None: the full one.
+    windows: which it hears audio in, None: the full one; alignment: the heads that word times are taken from, None:
+    its graphs do not give what they look at; voice_graph: the voice activity model that came along.
     """
 
     vocabulary: Vocabulary
@@ -74,6 +81,8 @@ class SpeechModel:
     sample_rate_hz: int
     window_samples: int
     windows: EncoderWindows | None = None
+    alignment: Alignment | None = None
+    voice_graph: Path | None = None
 
     @property
     def step_samples(self) -> int:
@@ -86,17 +95,27 @@ class SpeechModel:
         return self.windows or full_window(self.window_samples)
 
 
+@dataclass(frozen=True)
+class VoiceKept:
+    """How much audio there was, and how much of it was kept because somebody speaks."""
+
+    audio_s: float
+    speech_s: float
+
+
 @dataclass
 class Tally:
     """What transcribing took, counted as it goes on.
 
     windows: that were decoded; short: of them, in a window shorter than the full one; second_tries: how many of those
     were heard again in full, by the reason ("cap", "loop", "short": see `short_windows`; "unlikely": the tokens were).
+    voice: what was left out because nobody speaks, None: nothing was.
     """
 
     windows: int = 0
     short: int = 0
     second_tries: dict[str, int] = field(default_factory=dict)
+    voice: VoiceKept | None = None
 
     @property
     def heard_again(self) -> int:
@@ -105,16 +124,24 @@ class Tally:
 
     @property
     def sentence(self) -> str:
-        """How many second tries there were, and why; "" of none."""
-        if not self.second_tries:
-            return ""
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
-        return f"{self.heard_again} of {self.short} short windows were heard again in full ({reasons})"
+        """How much was kept as speech, how many second tries there were, and why; "" of neither."""
+        parts = []
+        if self.voice is not None:
+            audio_s, speech_s = self.voice.audio_s, self.voice.speech_s
+            share = f" ({100 * speech_s / audio_s:.0f} %)" if audio_s else ""
+            parts.append(f"speech in {speech_s:.1f} of {audio_s:.1f} s{share}, the rest was not transcribed (--vad)")
+        if self.second_tries:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
+            parts.append(f"{self.heard_again} of {self.short} short windows were heard again in full ({reasons})")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech: its times in the audio, its text, and how the window that it is from was decoded."""
+    """A stretch of speech: its times in the audio, its text, and how the window that it is from was decoded.
+
+    words: with times of their own, which together are the text; None where they were not asked for.
+    """
 
     start_s: float
     end_s: float
@@ -125,6 +152,7 @@ class Segment:
     no_speech_probability: float | None
     compression_ratio: float
     language: str | None = None
+    words: tuple[Word, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +189,19 @@ def read_speech_model(artifact: Artifact, window: str | None = None) -> SpeechMo
         raise BadInput(f"{path}: {len(vocabulary)} tokens, but the decoder knows {size}")
     tokens = speech_tokens(manifest["decoding"])
     windows = artifact_windows(artifact, window)
-    return SpeechModel(vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows)
+    alignment = read_alignment(manifest["alignment"]) if "alignment" in manifest else None
+    return SpeechModel(
+        vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows, alignment, artifact.voice_graph
+    )
+
+
+def require_word_times(model: SpeechModel, folder: object) -> None:
+    """Raises BadInput, with the remedy, where the artifact in `folder` has no word times to give."""
+    if model.alignment is None:
+        raise BadInput(
+            f"--word-timestamps: the graphs of {folder} do not give their attention; export its checkpoint again with"
+            " leanear export CHECKPOINT --word-timestamps --out FOLDER"
+        )
 
 
 def transcribe(
@@ -170,15 +210,18 @@ def transcribe(
     waveform: Waveform,
     options: DecodeOptions,
     tally: Tally | None = None,
+    words: bool = False,
 ) -> Iterator[Segment]:
-    """The segments of `waveform` that have text, each as soon as its window is decoded. tally: is added to.
+    """The segments of `waveform` that have text, each as soon as its window is decoded.
+
+    tally: is added to; words: give each segment its words with times, for which the model has to have an alignment.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
     model = read_speech_model(model) if isinstance(model, Artifact) else model
     check_options(model.tokens, options)
-    for window in transcribe_windows(session, model, waveform, options, tally):
+    for window in transcribe_windows(session, model, waveform, options, tally, words):
         yield from (segment for segment in window.segments if segment.text.strip())
 
 
@@ -188,8 +231,9 @@ def transcribe_windows(
     waveform: Waveform,
     options: DecodeOptions,
     tally: Tally | None = None,
+    words: bool = False,
 ) -> Iterator[Window]:
-    """The windows of `waveform`, in order; the next always starts later. tally: is added to.
+    """The windows of `waveform`, in order; the next always starts later. tally, words: see `transcribe`.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
@@ -199,7 +243,8 @@ def transcribe_windows(
     language = chosen_language(tokens, options)
     generator = np.random.default_rng(options.seed)
     frame_samples = max(model.step_samples // FRAMES_PER_STEP, 1)
-    before: list[int] = []
+    prompts = read_prompts(model.vocabulary, tokens, options)
+    before = list(prompts.first)
     last: Window | None = None
     start = 0
     while True:
@@ -215,13 +260,17 @@ def transcribe_windows(
         if np.abs(samples).max() < SILENT_PEAK:
             window = Window(start, len(samples), len(samples), None, ())
         else:
-            decoded = _decode_samples(session, model, samples, options, language, before, generator, tally)
+            decoded = _decode_samples(
+                session, model, samples, options, language, prompts.shown(before), generator, tally
+            )
             window = _taken(model, options, decoded, start, len(samples))
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
                 window = Window(start, len(samples), len(samples), decoded, ())
             if window.segments and language is None:
                 language = decoded.language
             before = _said_before(before, window, last, options, tokens)
+            if words:
+                window = with_word_times(session, model, window, last, options)
         yield window
         start, last = start + window.advance, window
 
@@ -415,11 +464,11 @@ def _text_tokens(window: Window, model: SpeechModel) -> list[int]:
 def _said_before(
     before: list[int], window: Window, last: Window | None, options: DecodeOptions, tokens: SpeechTokens
 ) -> list[int]:
-    """The tokens that the next window's decoder is shown: the latest, at most half of its positions."""
-    if not options.condition_on_previous or tokens.previous is None:
-        return []
+    """What was said before, for the next window's decoder: the latest tokens, at most half of its positions."""
     if not window.segments or window.decoded is None:
         return before
+    if not options.condition_on_previous or tokens.previous is None:
+        return []
     if window.decoded.temperature > FORGET_ABOVE_TEMPERATURE:
         return []
     if options.stop_repeats and last is not None and last.decoded and last.decoded.tokens == window.decoded.tokens:

@@ -1,6 +1,7 @@
 """Segments as text, JSON, SRT or WebVTT, piece by piece: what is known of a talk can be read before it has ended.
 
-A writer takes the segments and, where there is one, the tally that is added to as they come, which JSON ends with.
+A writer takes the segments and, where there is one, the tally that is added to as they come, which JSON ends with. Of
+segments that have words with times, subtitles take them from the words, in lines that the writer is told of.
 """
 
 from __future__ import annotations
@@ -10,26 +11,28 @@ from dataclasses import asdict
 from itertools import chain, islice
 from typing import Callable, Iterable, Iterator, Mapping
 
+from leanear.runtimes.speech.cues import Cue, Lines, cues_of, one_line
 from leanear.runtimes.speech.long_audio import Segment, Tally
 
 TRANSCRIPT_SCHEMA = "leanear-transcript-1"
 SHORTEST_CUE_S = 0.001  # players refuse a cue that ends when it begins
 
 
-def plain(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
-    """One line per segment: its times and its text."""
+def plain(segments: Iterable[Segment], _tally: Tally | None = None, _lines: Lines | None = None) -> Iterator[str]:
+    """One line per segment, or per word where words have times: its times and its text."""
     for segment in segments:
-        times = f"[{_clock(segment.start_s, '.', short=True)} --> {_clock(segment.end_s, '.', short=True)}]"
-        yield f"{times}  {_one_line(segment.text)}\n"
+        for timed in (segment,) if segment.words is None else segment.words:
+            times = f"[{_clock(timed.start_s, '.', short=True)} --> {_clock(timed.end_s, '.', short=True)}]"
+            yield f"{times}  {one_line(timed.text)}\n"
 
 
-def words_alone(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
+def words_alone(segments: Iterable[Segment], _tally: Tally | None = None, _lines: Lines | None = None) -> Iterator[str]:
     """One line per segment: its text."""
     for segment in segments:
-        yield f"{_one_line(segment.text)}\n"
+        yield f"{one_line(segment.text)}\n"
 
 
-def as_json(segments: Iterable[Segment], tally: Tally | None = None) -> Iterator[str]:
+def as_json(segments: Iterable[Segment], tally: Tally | None = None, _lines: Lines | None = None) -> Iterator[str]:
     """One JSON object: schema, the segments (one a line), the language, what the tally counted, and the whole text."""
     texts: list[str] = []
     language = None
@@ -38,24 +41,24 @@ def as_json(segments: Iterable[Segment], tally: Tally | None = None) -> Iterator
     for number, segment in enumerate(segments):
         texts.append(segment.text)
         language = language or segment.language
-        yield ("," if number else "") + "\n" + json.dumps(asdict(segment), ensure_ascii=False, allow_nan=False)
+        yield ("," if number else "") + "\n" + json.dumps(_known(segment), ensure_ascii=False, allow_nan=False)
     closing = {"language": language, **({} if tally is None else _counted(tally)), "text": "".join(texts).strip()}
     yield "],\n" + json.dumps(closing, ensure_ascii=False)[1:] + "\n"
 
 
-def srt(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
+def srt(segments: Iterable[Segment], _tally: Tally | None = None, lines: Lines | None = None) -> Iterator[str]:
     """SubRip: numbered cues; an arrow within the text becomes `->`, because it would be read as times."""
-    for number, segment in enumerate(segments, start=1):
-        yield f"{number}\n{_cue_times(segment, ',')}\n{_one_line(segment.text).replace('-->', '->')}\n\n"
+    for number, cue in enumerate(cues_of(segments, lines), start=1):
+        yield f"{number}\n{_cue_times(cue, ',')}\n{cue.text.replace('-->', '->')}\n\n"
 
 
-def vtt(segments: Iterable[Segment], _tally: Tally | None = None) -> Iterator[str]:
+def vtt(segments: Iterable[Segment], _tally: Tally | None = None, lines: Lines | None = None) -> Iterator[str]:
     """WebVTT; `&`, `<` and `>` are escaped, as its text is markup."""
     segments = _begun(segments)
     yield "WEBVTT\n\n"
-    for segment in segments:
-        text = _one_line(segment.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        yield f"{_cue_times(segment, '.')}\n{text}\n\n"
+    for cue in cues_of(segments, lines):
+        text = cue.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        yield f"{_cue_times(cue, '.')}\n{text}\n\n"
 
 
 WRITERS: Mapping[str, Callable[..., Iterator[str]]] = {
@@ -67,9 +70,17 @@ WRITERS: Mapping[str, Callable[..., Iterator[str]]] = {
 }
 
 
+def _known(segment: Segment) -> dict[str, object]:
+    known = asdict(segment)
+    if segment.words is None:
+        del known["words"]
+    return known
+
+
 def _counted(tally: Tally) -> dict[str, object]:
     counted = {"decoded": tally.windows, "short": tally.short, "second_tries": tally.heard_again}
-    return {"windows": {**counted, "second_tries_because": tally.second_tries}}
+    kept = None if tally.voice is None else {name: round(value, 3) for name, value in asdict(tally.voice).items()}
+    return {"windows": {**counted, "second_tries_because": tally.second_tries}, "voice_activity": kept}
 
 
 def _begun(segments: Iterable[Segment]) -> Iterable[Segment]:
@@ -78,9 +89,9 @@ def _begun(segments: Iterable[Segment]) -> Iterable[Segment]:
     return chain(list(islice(rest, 1)), rest)
 
 
-def _cue_times(segment: Segment, decimal: str) -> str:
-    end_s = max(segment.end_s, segment.start_s + SHORTEST_CUE_S)
-    return f"{_clock(segment.start_s, decimal)} --> {_clock(end_s, decimal)}"
+def _cue_times(cue: Cue, decimal: str) -> str:
+    end_s = max(cue.end_s, cue.start_s + SHORTEST_CUE_S)
+    return f"{_clock(cue.start_s, decimal)} --> {_clock(end_s, decimal)}"
 
 
 def _clock(seconds: float, decimal: str, short: bool = False) -> str:
@@ -91,8 +102,3 @@ def _clock(seconds: float, decimal: str, short: bool = False) -> str:
     hours, minutes = divmod(minutes, 60)
     clock = f"{minutes:02d}:{whole:02d}{decimal}{part:0{2 if short else 3}d}"
     return clock if short and hours == 0 else f"{hours:02d}:{clock}"
-
-
-def _one_line(text: str) -> str:
-    """`text` without line breaks and other runs of white space, which would end a cue, and without control letters."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable() or letter in "\u200c\u200d")

@@ -68,6 +68,11 @@ class TextDecoder:
         """What `token` completes; nothing for a special token or for the middle of a character."""
         return self._decoder.decode(self._vocabulary.piece(token)) if self._vocabulary.is_text(token) else ""
 
+    @property
+    def is_within_character(self) -> bool:
+        """Whether the last token ended in the middle of a character."""
+        return bool(self._decoder.getstate()[0])
+
     def finish(self) -> str:
         """U+FFFD where the tokens ended within a character, else nothing; the decoder starts anew."""
         rest = self._decoder.decode(b"", final=True)

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from leanear.benchmarks.device.commands import main
+from leanear.runtimes.files import write_json
 from tests.benchmarks.speech_artifact import SAMPLE_RATE_HZ, WINDOW_S, say, write_speech_artifact
 
 
@@ -97,3 +98,87 @@ def test_a_model_that_classifies_has_no_words(capsys, slim_folder, tmp_path):
     status, _, err = transcribe(capsys, slim_folder, write(tmp_path / "clip.wav", say("cat")))
     assert status == 2
     assert "a model that classifies" in err
+
+
+def test_an_artifact_without_a_voice_model_hears_all_and_says_so(capsys, caplog, artifact, tmp_path):
+    audio = write(tmp_path / "long.wav", np.concatenate([say("cat")] * 80))
+    status, out, _ = transcribe(capsys, artifact, audio, "--words", "--no-timestamps")
+    assert (status, out) == (0, "cat\n" * 80)
+    assert "has no voice activity model; export it again" in caplog.text
+    status, out, err = transcribe(capsys, artifact, audio, "--vad", "on")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    caplog.clear()
+    assert transcribe(capsys, artifact, audio, "--vad", "off")[0] == 0
+    assert not caplog.text
+
+
+@pytest.fixture(scope="module")
+def aligned(artifact, tmp_path_factory):
+    """The same artifact, made for word times."""
+    folder = tmp_path_factory.mktemp("aligned") / "slim"
+    folder.mkdir()
+    for file in artifact.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["alignment"] = {
+        "heads": [[0, 0], [1, 1]], "chosen_by": "generation_config", "lost": 0, "filter_positions": 1, "moved": None,
+    }  # fmt: skip
+    write_json(folder / "manifest.json", manifest)
+    return folder
+
+
+def test_each_word_has_times_where_they_are_asked_for(capsys, aligned, tmp_path):
+    """The null runtime looks at one stretch of the window for each token, the prompt's four and the end included."""
+    audio = write(tmp_path / "two.wav", np.concatenate([say("the", "cat", "sat"), say("lights", "off")]))
+    flags = ("--word-timestamps", "--no-timestamps")
+    status, out, _ = transcribe(capsys, aligned, audio, *flags)
+    assert status == 0
+    assert [line.split("]  ")[1] for line in out.splitlines()] == ["the", "cat", "sat", "lights", "off"]
+    status, out, _ = transcribe(capsys, aligned, audio, "--json", *flags)
+    document = json.loads(out)
+    for number, segment in enumerate(document["segments"]):
+        words = segment["words"]
+        times = [edge for word in words for edge in (word["start_s"], word["end_s"])]
+        assert "".join(word["text"] for word in words) == segment["text"]
+        assert times == sorted(times)
+        assert number * WINDOW_S <= times[0] < times[-1] <= (number + 1) * WINDOW_S
+        assert all(0.9 < word["probability"] <= 1 for word in words)
+
+
+def test_word_times_change_nothing_else(capsys, aligned, artifact, tmp_path):
+    audio = write(tmp_path / "clip.wav", say("the", "dog", "ran", "home"))
+    without = json.loads(transcribe(capsys, artifact, audio, "--json")[1])
+    found = json.loads(transcribe(capsys, aligned, audio, "--json", "--word-timestamps")[1])
+    for segment in found["segments"]:
+        assert [word["text"] for word in segment.pop("words")] == [" the", " dog", " ran", " home"]
+    assert found == without
+
+
+def test_subtitles_are_cut_between_words(capsys, aligned, tmp_path):
+    audio = write(tmp_path / "clip.wav", say("the", "cat", "sat", "down", "seven", "lights"))
+    flags = ("--srt", "--word-timestamps", "--no-timestamps", "--max-line-width", "8")
+    blocks = transcribe(capsys, aligned, audio, *flags)[1].strip().split("\n\n")
+    assert [block.splitlines()[2:] for block in blocks] == [["the cat", "sat down"], ["seven", "lights"]]
+    single = transcribe(capsys, aligned, audio, *flags, "--max-line-count", "1")[1].strip().split("\n\n")
+    assert [block.splitlines()[2] for block in single] == ["the cat", "sat down", "seven", "lights"]
+    ends = [block.splitlines()[1].split(" --> ") for block in single]
+    assert [end for _, end in ends[:-1]] == [start for start, _ in ends[1:]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--word-timestamps",), "slim do not give their attention; export its checkpoint again with leanear export"),
+        (("--word-timestamps", "--words"), "--words is the text alone"),
+        (("--max-line-width", "20", "--srt"), "add --word-timestamps"),
+        (("--max-line-width", "20", "--word-timestamps"), "--max-line-width: it is for --srt and --vtt"),
+        (("--max-line-width", "0", "--word-timestamps", "--vtt"), "--max-line-width: 0 is not a positive"),
+        (("--max-line-count", "2", "--word-timestamps", "--vtt"), "give that, too"),
+        (("--max-line-width", "9", "--max-line-count", "0", "--word-timestamps", "--vtt"), "--max-line-count: 0"),
+    ],
+)
+def test_what_has_no_word_times_says_so_in_a_line(capsys, artifact, tmp_path, flags, complaint):
+    audio = write(tmp_path / "clip.wav", say("cat"))
+    status, out, err = transcribe(capsys, artifact, audio, *flags)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert complaint in err

@@ -13,8 +13,8 @@ import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
 from leanear.export.ast.graph import FORMS, export_ast
-from leanear.export.onnx.attention import HeadGroup, group_heads, head_rows
 from leanear.export.onnx.graph import Graph
+from leanear.export.onnx.heads import HeadGroup, group_heads, head_rows
 from leanear.runtimes.errors import BadInput
 from tests.export.conftest import SETTINGS
 
@@ -73,7 +73,7 @@ def test_openvino_computes_the_forms_of_plain_operators(
 def test_computes_the_same_with_heads_in_groups(
     form: str, slim, extractor, clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leanear.export.onnx.attention.GROUP_MACS", 0)
+    monkeypatch.setattr("leanear.export.onnx.heads.GROUP_MACS", 0)
     exported = export_ast(slim, extractor, tmp_path / "model.onnx", form)
     assert "layers.1.attention.group2.attended" in {node.name for node in onnx.load(str(exported.path)).graph.node}
     expected = _torch_logits(slim, extractor, clips[0])

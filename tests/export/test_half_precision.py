@@ -12,9 +12,9 @@ import torch
 from onnx import TensorProto, helper
 
 from leanear.export.ast.graph import export_ast
-from leanear.export.onnx.attention import fused_width
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.half_precision import add_half_precision
+from leanear.export.onnx.heads import fused_width
 from leanear.export.whisper.graph import export_whisper
 from leanear.runtimes.errors import BadInput
 from tests.export.whisper_cases import make_extractor

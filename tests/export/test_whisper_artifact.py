@@ -56,7 +56,8 @@ def _change_manifest(folder: Path, change) -> None:
 def test_artifact_reads_back_and_says_what_the_model_is(artifact: Artifact) -> None:
     model, manifest = small_whisper("ragged"), artifact.manifest
     graphs = ["decoder.bin", "decoder.onnx", "encoder.bin", "encoder.onnx"]
-    names = [*graphs, "golden.npz", "manifest.json", "vocabulary.json"]
+    names = [*graphs, "golden.npz", "manifest.json", "vocabulary.json", "voice.onnx"]
+    assert artifact.voice_graph == artifact.folder / "voice.onnx"
     assert sorted(path.name for path in artifact.folder.iterdir()) == names
     assert (artifact.family, artifact.task, artifact.labels) == ("whisper", "automatic-speech-recognition", ())
     assert "labels" not in manifest

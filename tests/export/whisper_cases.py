@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from leanear.families import whisper
 from leanear.families.checkpoint_files import slim_settings
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
 from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.speech.alignment import Alignment
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
 
 KINDS = ("stock", "ragged", "fewer heads")
@@ -63,9 +66,14 @@ def small_speech(model: torch.nn.Module) -> Speech:
 
 
 def small_artifact(
-    folder: Path, kind: str = "stock", form: str = "portable", clips: Sequence[np.ndarray] | None = None
+    folder: Path,
+    kind: str = "stock",
+    form: str = "portable",
+    clips: Sequence[np.ndarray] | None = None,
+    alignment: Alignment | None = None,
+    **settings: Any,
 ) -> Artifact:
-    """The artifact of a small Whisper, not proved."""
+    """The artifact of a small Whisper, not proved; settings: as `export_artifact` takes them."""
     model = small_whisper(kind)
     export_artifact(
         model,
@@ -75,7 +83,8 @@ def small_artifact(
         form=form,
         source={"source": "small"},
         made_from={},
-        speech=small_speech(model),
+        speech=replace(small_speech(model), alignment=alignment),
+        **settings,
     )
     return read_artifact(folder)
 

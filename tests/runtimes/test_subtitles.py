@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.long_audio import Segment
 from leanear.runtimes.speech.subtitles import WRITERS, as_json, plain, srt, vtt, words_alone
+from leanear.runtimes.speech.words import Word
 
 
 def segment(start_s: float, end_s: float, text: str) -> Segment:
@@ -95,3 +98,25 @@ def test_a_cue_of_no_length_is_given_a_millisecond():
 def test_times_round_and_carry():
     assert "".join(srt([segment(59.9996, 3599.9999, " x")])).splitlines()[1] == "00:01:00,000 --> 01:00:00,000"
     assert "".join(plain([segment(59.999, 3599.999, " x")])) == "[01:00.00 --> 01:00:00.00]  x\n"
+
+
+SAID = (Word(" one", 0.5, 0.75, 0.5), Word(" <two>,", 1.0, 1.5, 0.5), Word(" three", 1.5, 2.0, 1.0))
+TIMED = replace(segment(0.0, 2.5, " one <two>, three"), words=SAID)
+
+
+def test_words_with_times_are_lines_of_their_own_and_parts_of_json():
+    assert "".join(plain([TIMED])).splitlines()[1] == "[00:01.00 --> 00:01.50]  <two>,"
+    written = json.loads("".join(as_json([TIMED])))["segments"][0]
+    assert written["words"][2] == {"text": " three", "start_s": 1.5, "end_s": 2.0, "probability": 1.0}
+    assert written["start_s"] == 0.0
+    assert "".join(words_alone([TIMED])) == "one <two>, three\n"
+
+
+def test_subtitles_of_words_begin_and_end_with_them():
+    assert "".join(srt([TIMED])) == "1\n00:00:00,500 --> 00:00:02,000\none <two>, three\n\n"
+    assert "".join(vtt([TIMED], None, Lines(10))) == (
+        "WEBVTT\n\n00:00:00.500 --> 00:00:02.000\none &lt;two&gt;,\nthree\n\n"
+    )
+    assert "".join(srt([TIMED], None, Lines(3, 2))) == (
+        "1\n00:00:00,500 --> 00:00:01,500\none\n<two>,\n\n2\n00:00:01,500 --> 00:00:02,000\nthree\n\n"
+    )

@@ -12,7 +12,8 @@ import soundfile
 from scipy.signal import resample_poly
 
 from leanear.data.audio import read_waveform
-from leanear.data.dataset import read_examples_as_clips, read_examples_as_transcribed_clips, read_splits
+from leanear.data.clips import read_examples_as_clips, read_examples_as_transcribed_clips
+from leanear.data.splits import read_splits
 from leanear.runtimes.clips import read_clips, write_clips
 from leanear.runtimes.errors import BadInput
 from tests.conftest import tone

@@ -268,7 +268,7 @@ def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, mo
 
 def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     """A table and measurements made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
-    from leanear.data.dataset import read_examples_for
+    from leanear.data.clips import read_examples_for
     from leanear.prune import job as pruning
     from leanear.prune import latency_goal
     from leanear.prune.latency_table import LatencyTable, ModelTiming, Parts, read_geometry

@@ -11,7 +11,9 @@ import soundfile
 
 from leanear.cli.commands import run
 from leanear.data.audio import read_waveform
-from leanear.data.dataset import DataFolder, read_examples_for, read_splits
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import DataFolder
+from leanear.data.splits import read_splits
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.tasks import SPEECH_TASK
 from tests.conftest import tone

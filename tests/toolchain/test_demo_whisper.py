@@ -17,7 +17,7 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from leanear.demo import demo_clips_folder, demo_model_folder
 from leanear.studies.demo.acoustics import NOISES
-from leanear.studies.demo.alignment import _correlations, choose_alignment_heads
+from leanear.studies.demo.alignment import choose_alignment_heads
 from leanear.studies.demo.make_whisper import main
 from leanear.studies.demo.sentences import draw_sentences, split_of
 from leanear.studies.demo.spectrograms import whisper_log_mel
@@ -421,8 +421,6 @@ def test_alignment_heads_are_those_whose_attention_moves_with_the_text(tokenizer
     features = torch.randn(2, 80, 600, generator=torch.Generator().manual_seed(0))
     heads = choose_alignment_heads(model, tokenizer, features, ["Turn off the light.", "It is noon."])
     assert 1 <= len(heads) <= 6
-    attended = np.array([[0.0, 3.0, 6.0, 9.0], [9.0, 6.0, 3.0, 0.0], [5.0, 5.0, 5.0, 5.0]])
-    assert _correlations(attended) == pytest.approx([1.0, -1.0, 0.0])
 
 
 # Errors, and the command

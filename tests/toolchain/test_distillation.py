@@ -28,13 +28,12 @@ from leanear.recover.distillation import (
     FEWEST_EPOCHS,
     NO_BETTER,
     OUT_OF_TIME,
-    STATE_FILE,
     Distillation,
-    _check_same_state,
     distill_,
-    hidden_differences,
     kl_divergences,
 )
+from leanear.recover.hidden_states import hidden_differences
+from leanear.recover.kept_training import STATE_FILE, check_same_state
 from leanear.runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
 from tests.toolchain import whisper_pruning
@@ -612,7 +611,7 @@ def test_processes_that_see_different_states_are_refused():
             return torch.cat([epochs, torch.tensor([3])])
 
     with pytest.raises(BadInput, match="share"):
-        _check_same_state(Processes(), None, Path("state"))
+        check_same_state(Processes(), None, Path("state"))
 
 
 def test_a_block_that_keeps_no_head_is_no_obstacle(tiny_ast, tmp_path):

@@ -8,7 +8,9 @@ import pytest
 import soundfile
 
 from leanear.cli.commands import run
-from leanear.data.dataset import DataFolder, read_examples_as_clips, read_splits
+from leanear.data.clips import read_examples_as_clips
+from leanear.data.dataset import DataFolder
+from leanear.data.splits import read_splits
 from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, tone
 

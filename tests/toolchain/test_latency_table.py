@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leanear.export.blocks import export_blocks
-from leanear.export.onnx.attention import group_heads
+from leanear.export.onnx.heads import group_heads
 from leanear.families.ast import AstCheckpoint, load_checkpoint
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 from leanear.prune import latency_table as tables

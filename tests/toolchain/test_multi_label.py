@@ -16,7 +16,8 @@ from leanear.benchmarks.report.precision_section import read_precision
 from leanear.benchmarks.results import read_results
 from leanear.benchmarks.tag_analysis import analyse_tags
 from leanear.cli.commands import run
-from leanear.data.dataset import read_examples_for, read_splits
+from leanear.data.clips import read_examples_for
+from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import open_listener
 from leanear.families import ast
 from leanear.families.tasks import task_of

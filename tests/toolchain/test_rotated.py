@@ -17,8 +17,9 @@ from safetensors import safe_open
 
 from leanear.calibration.basis import BASIS_KINDS
 from leanear.calibration.kept import kept_tensors
-from leanear.data.dataset import read_examples_as_clips, read_splits
+from leanear.data.clips import read_examples_as_clips
 from leanear.data.examples import LabelledInputs
+from leanear.data.splits import read_splits
 from leanear.demo import demo_clips_folder, demo_model_folder
 from leanear.families import ast
 from leanear.plan import read_plan

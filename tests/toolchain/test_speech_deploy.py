@@ -65,6 +65,7 @@ def test_everything_is_left_in_the_folder(deployed):
         "dense/encoder.onnx",
         "slim/decoder.onnx",
         "slim/vocabulary.json",
+        "slim/voice.onnx",
         "report.md",
     ):
         assert (deployed / name).is_file(), name

@@ -9,7 +9,7 @@ import torch
 
 from leanear.benchmarks.results import write_results
 from leanear.cli.commands import run
-from leanear.data.dataset import read_splits
+from leanear.data.splits import read_splits
 from leanear.data.word_errors import choose_normaliser, count_word_errors
 from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.checkpoint import load_checkpoint

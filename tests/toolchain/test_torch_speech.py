@@ -18,6 +18,7 @@ from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
 from leanear.runtimes.speech.long_audio import Window, transcribe_windows
+from leanear.runtimes.speech.prompts import read_prompts
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
 
 HOP = 160
@@ -189,6 +190,29 @@ def test_long_audio_is_transformers_long_form_token_for_token(condition, thresho
     assert windows_seen > 3 * frames // 200
     assert pairs > 0, "no window was cut at a pair of timestamps"
     assert skipped > 0 or not thresholds, "no window was judged to hold no speech"
+
+
+def test_a_prompt_is_heard_as_generate_hears_it():
+    """The prompt's tokens are those of transformers' `get_prompt_ids`, and so are the words after it."""
+    checkpoint = checkpoint_with(3)
+    features = whisper.features(checkpoint.feature_extractor, [noise(3)])
+    differ = 0
+    for text in ("the weather", "Sent by her, in"):
+        ids = checkpoint.tokenizer.get_prompt_ids(text, return_tensors="pt")
+        settings = {"language": "en", "task": "transcribe", "return_timestamps": True}
+        theirs = checkpoint.model.generate(features, prompt_ids=ids, force_unique_generate_call=True, **settings)[
+            0
+        ].tolist()
+        session, model = TorchSpeechSession(checkpoint), speech_model(checkpoint)
+        options = DecodeOptions(language="en", prompt=text, stop_repeats=False)
+        prompts = read_prompts(model.vocabulary, model.tokens, options)
+        shown = prompts.shown(prompts.first)
+        session.encode_features(features)
+        ours = decode_window(session, model.tokens, options, previous=shown)
+        assert [model.tokens.previous, *shown] == ids.tolist()
+        assert list(ours.tokens) == [token for token in theirs[len(ids) + 3 :] if token != model.tokens.end]
+        differ += list(ours.tokens) != list(decode_window(session, model.tokens, options).tokens)
+    assert differ, "no prompt changed a word"
 
 
 def test_the_average_log_probability_is_transformers():

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 
+from leanear.benchmarks.device.commands import main as device_main
 from leanear.cli.commands import run
 from leanear.data.audio_stream import AudioStream
 from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.evaluate.transcribing import transcribe_file
 from leanear.export.artifact import export_artifact
 from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.speech.alignment import Alignment
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.repeats import compression_ratio, loop_start
@@ -143,6 +146,38 @@ def test_the_command_prints_and_writes(capsys, artifact, tmp_path):
     assert command(capsys, *base, "--vtt")[1].startswith("WEBVTT\n\n00:00:")
 
 
+def test_a_folder_is_written_file_by_file(capsys, checkpoint, tmp_path):
+    (tmp_path / "talks").mkdir()
+    for name in ("one.flac", "two.wav"):
+        soundfile.write(tmp_path / "talks" / name, sounds(1.5), RATE_HZ)
+    base = ("--model", checkpoint, "--threads", 1, "--srt")
+    status, out, err = command(capsys, tmp_path / "talks", *base, "--json", "--output-dir", tmp_path / "out")
+    assert (status, out) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.json", "one.srt", "two.json", "two.srt"]
+    assert err.count("\n") == 4
+    one = command(capsys, tmp_path / "talks" / "one.flac", *base)[1]
+    assert (tmp_path / "out" / "one.srt").read_text(encoding="utf-8") == one
+
+
+def test_what_nobody_says_is_left_out_of_long_audio_and_told(capsys, checkpoint, artifact, tmp_path):
+    soundfile.write(tmp_path / "long.wav", sounds(31.0), RATE_HZ)  # tones, and nobody speaks
+    base = (tmp_path / "long.wav", "--threads", 1, "--temperatures", 0)
+    for model in (checkpoint, artifact):
+        for runtime in ("onnxruntime", "openvino"):
+            flags = ("--model", model, "--runtime", runtime)
+            status, out, err = command(capsys, *base, *flags)
+            assert (status, out) == (0, "")
+            assert err == "speech in 0.0 of 31.0 s (0 %), the rest was not transcribed (--vad)\n"
+    kept = json.loads(command(capsys, *base, "--model", artifact, "--json")[1])["voice_activity"]
+    assert kept == {"audio_s": 31.0, "speech_s": 0.0}
+    assert device_main(["transcribe", str(artifact), str(tmp_path / "long.wav"), "--runtime", "openvino"]) == 0
+    assert capsys.readouterr() == ("", err)
+    status, out, err = command(capsys, *base, "--model", artifact, "--vad", "off", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["voice_activity"] is None
+    assert json.loads(out)["segments"]
+
+
 def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_folder):
     soundfile.write(tmp_path / "clip.wav", sounds(1.0), RATE_HZ)
     clip = tmp_path / "clip.wav"
@@ -159,6 +194,8 @@ def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_fold
         ((clip, "--model", artifact, "--temperatures", "-1"), "temperatures"),
         ((clip, "--model", checkpoint, "--precision", "int8"), "--precision int8 is for artifacts"),
         ((clip, "--model", artifact, "--out", tmp_path), ""),
+        ((clip, clip, "--model", artifact, "--out", tmp_path / "out.txt"), "--out: the file of one transcript"),
+        ((tmp_path, "--model", artifact, "--vtt"), "--vtt of several recordings"),
     ):
         status, out, err = command(capsys, *arguments)
         assert status in (1, 2), arguments
@@ -179,3 +216,73 @@ def test_a_vocabulary_of_another_model_is_named(capsys, artifact, tmp_path):
     status, _, err = command(capsys, tmp_path / "clip.wav", "--model", folder)
     assert status == 2
     assert "tokens, but the decoder knows" in err
+
+
+# Words
+
+
+@pytest.fixture(scope="module")
+def aligned(model, tmp_path_factory):
+    """The same model, exported for word times."""
+    out = tmp_path_factory.mktemp("aligned") / "tiny"
+    export_artifact(
+        model,
+        make_extractor(),
+        [sounds(1.0)[:, 0]],
+        out,
+        form="portable",
+        source={"source": "tiny"},
+        made_from={},
+        speech=replace(small_speech(model), alignment=Alignment(((0, 0), (1, 0), (1, 1)), "generation_config")),
+    )
+    return out
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_words_have_their_place_in_long_audio_and_change_nothing(runtime, checkpoint, aligned):
+    """Over several windows, with what each window really said: text and segments are those without words."""
+    opened = open_transcriber(str(checkpoint if runtime == "torch" else aligned), runtime, "fp32", 1)
+    audio, options = sounds(4.6 * WINDOW_S)[:, 0], DecodeOptions(seed=3)
+    without = list(transcribe(opened.session, opened.model, audio, options))
+    found = list(transcribe(opened.session, opened.model, audio, options, words=True))
+    opened.session.close()
+    assert [replace(segment, words=None) for segment in found] == without
+    edges = []
+    for segment in found:
+        assert "".join(word.text for word in segment.words) == segment.text
+        edges += [edge for word in segment.words for edge in (word.start_s, word.end_s)]
+    assert len(edges) > 8
+    assert edges == sorted(edges)
+    assert edges[-1] > 2 * WINDOW_S
+    assert edges[-1] <= 4.6 * WINDOW_S
+
+
+def test_every_runtime_has_the_same_word_times(checkpoint, aligned):
+    said = {}
+    for runtime, folder in (("torch", checkpoint), ("onnxruntime", aligned), ("openvino", aligned)):
+        opened = open_transcriber(str(folder), runtime, "fp32", 1)
+        segments = transcribe(opened.session, opened.model, sounds(WINDOW_S)[:, 0], DecodeOptions(), words=True)
+        said[runtime] = [(word.text, word.start_s, word.end_s) for segment in segments for word in segment.words]
+        opened.session.close()
+    assert said["torch"]
+    assert said["torch"] == said["onnxruntime"] == said["openvino"]
+
+
+def test_words_by_the_command(aligned, artifact, checkpoint, tmp_path, capsys):
+    audio = tmp_path / "clip.wav"
+    soundfile.write(audio, sounds(2.0), RATE_HZ)
+    assert run(["transcribe", str(audio), "--model", str(aligned), "--word-timestamps", "--json", "-q"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert all({"text", "start_s", "end_s", "probability"} == set(word) for word in document["segments"][0]["words"])
+    assert run(["transcribe", str(audio), "--model", str(artifact), "--word-timestamps"]) == 2
+    assert "export its checkpoint again with leanear export CHECKPOINT --word-timestamps" in capsys.readouterr().err
+    assert run(["transcribe", str(audio), "--model", str(checkpoint), "--word-timestamps", "--words"]) == 2
+
+
+def test_a_checkpoint_without_a_list_takes_its_upper_half_and_says_so(tmp_path, capsys, caplog):
+    folder = write_whisper(tmp_path / "tiny", make_whisper(seed=5, positions=32, alignment_heads=()))
+    audio = tmp_path / "clip.wav"
+    soundfile.write(audio, sounds(2.0), RATE_HZ)
+    assert run(["transcribe", str(audio), "--model", str(folder), "--word-timestamps", "--json"]) == 0
+    assert "word times from 2 heads, the whole upper half of the decoder" in caplog.text
+    assert json.loads(capsys.readouterr().out)["segments"][0]["words"]

@@ -22,8 +22,9 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSe
 from leanear.calibration.sites import AttentionSite
 from leanear.data.examples import LabelledInputs
 from leanear.export.artifact import ClassifierFacts, collect_golden, write_classifier_artifact
-from leanear.export.onnx.attention import add_attention, read_attention, read_widths
+from leanear.export.onnx.attention import add_attention
 from leanear.export.onnx.graph import OPSET, ExportedGraph, Graph, model_sizes
+from leanear.export.onnx.heads import read_attention, read_widths
 from leanear.export.onnx.layers import add_layernorm, add_linear, array
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint_files import (

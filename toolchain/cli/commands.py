@@ -22,10 +22,13 @@ from leanear.benchmarks.report.headline import headline_rows
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
 from leanear.cli.compare import compare
+from leanear.cli.version import version_option
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
+from leanear.runtimes.audio.piped_audio import raw_audio
 from leanear.runtimes.choose import cpu_runtimes, graph_forms
 from leanear.runtimes.errors import BadInput, GateMissed, LeanearError
 from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS
@@ -42,6 +45,8 @@ from leanear.runtimes.process.notes import no_notes
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.speech.decoding import TASKS
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, check_window_choice
+from leanear.runtimes.speech.prompts import hotwords_of
+from leanear.runtimes.voice.speech_only import AUTO, CHOICES
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Data
@@ -61,7 +66,7 @@ GOALS = ("sparsity", "macs", "latency_ms", "speedup", "max_drop")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="leanear", message="%(version)s")
+@version_option
 def cli() -> None:
     """Prune the attention of an audio transformer (AST, Whisper), export it smaller, measure it, and report.
 
@@ -403,6 +408,7 @@ recipe_options = _options(
     help="Fail where the gate is missed, in place of the next slower precision.",
 )
 @window_option(f"{DEFAULT_WINDOW}; the dense model beside it, and all that is for TensorRT, has the full window")
+@click.option("--word-timestamps", is_flag=True, help="Of a Whisper: the slim model can be asked for word timestamps.")
 @data_option
 @asked_option
 @goal_options
@@ -482,6 +488,7 @@ def deploy(
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         window=flags["window"],
+        word_timestamps=flags["word_timestamps"],
         command=_command(),
         narrator=narrator,
     )
@@ -747,6 +754,7 @@ def explore(
     "tensorrt, products in half precision.",
 )
 @window_option(f"{DEFAULT_WINDOW}; full for --form tensorrt")
+@click.option("--word-timestamps", is_flag=True, help="Of a Whisper: its decoder gives what word times are taken from.")
 @data_option
 @asked_option
 @seed_option
@@ -762,6 +770,7 @@ def export(
     asked: Asked,
     seed: int,
     window: str | None,
+    word_timestamps: bool,
 ) -> None:
     """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
 
@@ -786,6 +795,7 @@ def export(
         precision=precision,
         asked=asked,
         window=window,
+        word_timestamps=word_timestamps,
     )
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
@@ -1042,7 +1052,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 
 
 @cli.command()
-@click.argument("audio", type=click.Path(path_type=Path))
+@click.argument("audio", nargs=-1, required=True, metavar="AUDIO...", type=click.Path(path_type=Path))
 @click.option(
     "--model",
     default="demo-whisper",
@@ -1061,12 +1071,32 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     help="Tried in turn until a window is neither repetitive nor unlikely.",
 )
 @click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
+@click.option("--prompt", default="", help="Text that the decoder is shown as if it had been said before.")
+@click.option("--hotwords", metavar="A,B", help="Names and rare words that it is shown before every window.")
+@click.option(
+    "--vad",
+    type=click.Choice(CHOICES),
+    default=AUTO,
+    show_default=True,
+    help="Hear the stretches with speech alone; auto: of audio over 30 s. How much that is, is always said.",
+)
 @window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
+@click.option("--word-timestamps", is_flag=True, help="Each word has times of its own.")
+@click.option("--max-line-width", type=int, help="Letters of a line of subtitles, which is cut between words.")
+@click.option("--max-line-count", type=int, help="Lines of a subtitle of such lines.  [default: 2]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
 @click.option("--srt", is_flag=True, help="SubRip subtitles.")
 @click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
 @click.option("--words", is_flag=True, help="The text alone.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
+@click.option("--raw", is_flag=True, help="Standard input is PCM of 16 bits (little-endian) without a header.")
+@click.option("--rate", type=int, metavar="HZ", help="Of --raw.  [default: 16000]")
+@click.option("--channels", type=int, help="Of --raw.  [default: 1]")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    help="Write a file per recording there, in every form that is asked for (.txt, .json, .srt, .vtt).",
+)
 @click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
@@ -1075,18 +1105,27 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.pass_obj
 def transcribe(
     narrator: Narrator,
-    audio: Path,
+    audio: tuple[Path, ...],
     model: str,
     asked: Asked,
     no_timestamps: bool,
     condition: bool,
+    hotwords: str | None,
+    vad: str,
     window: str | None,
     temperatures: str,
+    word_timestamps: bool,
+    max_line_width: int | None,
+    max_line_count: int | None,
     as_json: bool,
     srt: bool,
     vtt: bool,
     words: bool,
+    raw: bool,
+    rate: int | None,
+    channels: int | None,
     out: Path | None,
+    output_dir: Path | None,
     runtime: str,
     precision: str | None,
     threads: int,
@@ -1094,45 +1133,51 @@ def transcribe(
 ) -> None:
     """The words of AUDIO with their times, as they are found.
 
-    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo.
+    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo, a folder of such files, or - for
+    standard input, which is WAV or raw PCM and is heard while it comes, window by window (--window).
 
     \b
     Examples:
       leanear transcribe talk.flac
       leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
+      leanear transcribe talk.flac --word-timestamps --vtt --max-line-width 42
+      leanear transcribe talks/ interview.wav --srt --json --output-dir subtitles
+      arecord -f S16_LE -r 16000 -c 1 | leanear transcribe -
     """
-    from leanear.evaluate.transcribing import transcribe_file, write_segments
+    is_piped = STANDARD_INPUT in audio
+    raw_format = raw_audio(raw, is_piped, rate, channels)
+    reader = read_standard_input() if is_piped else None
+    from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
+    from leanear.runtimes.speech.cues import chosen_lines
     from leanear.runtimes.speech.decoding import DecodeOptions
-    from leanear.runtimes.speech.long_audio import Tally
 
-    forms = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
-    writers = [name for name, wanted in forms.items() if wanted]
-    if len(writers) > 1:
-        raise BadInput(f"--{writers[0]} and --{writers[1]} are two forms of the same; choose one")
+    wanted = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
+    forms = [name for name, is_wanted in wanted.items() if is_wanted] or ["plain"]
+    lines = chosen_lines(forms, word_timestamps, max_line_width, max_line_count)
     options = DecodeOptions(
         timestamps=not no_timestamps,
         condition_on_previous=condition,
+        hotwords=hotwords_of(hotwords),
         temperatures=_temperatures(temperatures),
         task=asked.task,
         language=asked.language,
         **flags,
     )
-    tally = Tally()
-    with narrator.whole(f"transcribing {audio.name}") as report:
-        segments = transcribe_file(
-            audio,
-            model,
-            options,
-            runtime=runtime,
-            precision=precision,
-            threads=threads,
-            window=window,
-            tally=tally,
-            report=report,
-        )
-        write_segments(segments, writers[0] if writers else "plain", out, tally)
-    if tally.sentence and not narrator.console.quiet:
-        click.echo(tally.sentence, err=True)
+    piped = None if reader is None else Piped(reader, raw_format)
+    opened = functools.partial(speech_listener, model, runtime, precision, threads, window, options, word_timestamps)
+    transcribe_files(
+        audio,
+        forms,
+        opened,
+        options,
+        narrator,
+        out=out,
+        output_dir=output_dir,
+        piped=piped,
+        vad=vad,
+        word_timestamps=word_timestamps,
+        lines=lines,
+    )
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.results import Results
-from leanear.data.dataset import Example, Splits, read_examples_for
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import Example
+from leanear.data.splits import Splits
 from leanear.deploy.precision_gate import quantiser_clips
 from leanear.deploy.stages import recorded_inputs, run_stage
 from leanear.evaluate.speech_evaluation import count_results_word_errors
@@ -22,6 +24,7 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import read_clips, write_clips
 from leanear.runtimes.files import sha256_file, sha256_json
 from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.process.notes import note
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.targets.target import Target
@@ -97,11 +100,13 @@ def export_stage(
     dense: Path | None = None,
     asked: Asked = NOTHING_ASKED,
     window: str = FULL,
+    word_timestamps: bool = False,
 ) -> bool:
     """The proved ONNX artifact of the checkpoint in `source` at `out`, in the graph precision of `precision`.
 
     dense: an artifact; if its graphs are of the same precision, those of this one have to be smaller; asked: of a
-    Whisper, what the artifact does by default; window: which windows its encoder takes.
+    Whisper, what the artifact does by default; window: which windows its encoder takes; word_timestamps: it is made for
+    them.
     """
     calibration, graphs = folder / "clips" / "calibration.npz", graph_precision(precision)
     made_from = {
@@ -112,15 +117,21 @@ def export_stage(
 
     def work() -> None:
         from leanear.deploy.exporting import write_proved_artifact
+        from leanear.families.alignment import choose_alignment
 
         with narrator.step(f"exporting {name} to ONNX and proving it") as report:
             clips = read_clips(calibration).waveforms
             clips = clips[: quantiser_clips(len(clips))]
             dense_bytes = None if dense is None else _graph_bytes(dense, graphs)
             checkpoint = load_checkpoint(source, asked)
-            write_proved_artifact(checkpoint, clips, out, form, model, made_from, dense_bytes, report, graphs, window)
+            alignment = choose_alignment(checkpoint) if word_timestamps else None
+            arguments = (made_from, dense_bytes, report, graphs, window, alignment)
+            write_proved_artifact(checkpoint, clips, out, form, model, *arguments)
+        if alignment is not None:
+            note(f"{model}, {name}: {alignment.sentence}")
 
-    record = {"leanear": VERSION, **made_from, "form": form, "precision": graphs, "window": window}
+    words = {"word_timestamps": True} if word_timestamps else {}
+    record = {"leanear": VERSION, **made_from, "form": form, "precision": graphs, "window": window, **words}
     stage = "-".join(out.relative_to(folder).parts)
     return run_stage(folder, stage, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from leanear.data.audio import read_waveform
-from leanear.data.dataset import Data, column_for, read_splits
+from leanear.data.dataset import Data, column_for
+from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
 from leanear.export.parity import Parity, prove_parity
+from leanear.families.alignment import choose_alignment
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
 from leanear.families.family import Checkpoint, ExportOptions
@@ -24,6 +26,8 @@ from leanear.progress import Narrator, Report
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import replaced_folder
+from leanear.runtimes.process.notes import note
+from leanear.runtimes.speech.alignment import Alignment
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 
 GOLDEN_CLIPS = 6
@@ -41,12 +45,13 @@ def export_checkpoint(
     precision: str = "fp32",
     asked: Asked = NOTHING_ASKED,
     window: str | None = None,
+    word_timestamps: bool = False,
 ) -> Parity:
     """Export MODEL to the artifact folder `out` and prove it; the figures of the proof.
 
     The golden clips are taken from DATA, or are made up where there is none; the ranges of integers need DATA, or a
     demo's own clips. asked: of a Whisper, what the artifact does by default; window: which windows its encoder takes,
-    None: as `chosen_window` says.
+    None: as `chosen_window` says; word_timestamps: its decoder is to give what word times are taken from.
 
     Raises:
         LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
@@ -65,9 +70,14 @@ def export_checkpoint(
             splits = read_splits(data_folder(model, data), wanted, seed, column, labels=labels)
             clips = [read_waveform(example.path, rate_hz) for example in splits.calibration[:wanted]]
     window = chosen_window(window, form, checkpoint)
+    alignment = choose_alignment(checkpoint) if word_timestamps else None
+    if alignment is not None:
+        note(f"{model}: {alignment.sentence}")
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}
-        return write_proved_artifact(checkpoint, clips, out, form, model, made_from, None, report, precision, window)
+        return write_proved_artifact(
+            checkpoint, clips, out, form, model, made_from, None, report, precision, window, alignment
+        )
 
 
 def chosen_window(window: str | None, form: str, checkpoint: Checkpoint) -> str:
@@ -95,15 +105,17 @@ def write_proved_artifact(
     report: Report,
     precision: str = "fp32",
     window: str = FULL,
+    alignment: Alignment | None = None,
 ) -> Parity:
     """Export, prove, and only then put the artifact at `out`; the figures of the proof, which the manifest holds too.
 
     clips: what golden clips are made of, float32 (samples,) each; source: MODEL as the user named it; window: which
-    windows a Whisper's encoder takes. Where a Whisper's 8 bits fail their proof, the tensors that cost most are left in
-    float32 and it is proved again; what was left, or what costs most where it is refused, is said.
+    windows a Whisper's encoder takes; alignment: the heads that its word times are taken from. Where a Whisper's 8 bits
+    fail their proof, the tensors that cost most are left in float32 and it is proved again; what was left, or what
+    costs most where it is refused, is said.
     """
     with replaced_folder(out) as folder:
-        arguments = (checkpoint, clips, folder, form, source, made_from, precision, window)
+        arguments = (checkpoint, clips, folder, form, source, made_from, precision, window, alignment)
         report("building the graph", 0.2)
         write_unproved_artifact(*arguments)
         report("running the golden clips through it", 0.7)
@@ -136,6 +148,7 @@ def write_unproved_artifact(
     made_from: dict[str, str],
     precision: str,
     window: str = FULL,
+    alignment: Alignment | None = None,
     left_in_float32: Collection[str] = (),
 ) -> None:
     """The artifact at `out`, whole or not at all, its parity null; arguments as of `write_proved_artifact`.
@@ -151,6 +164,7 @@ def write_unproved_artifact(
         quantiser_waveforms=clips if precision == "int8" else (),
         window=window,
         left_in_float32=left_in_float32,
+        alignment=alignment,
     )
     family_of(checkpoint).export(checkpoint, golden_waveforms(clips, checkpoint), out, options)
 

@@ -14,7 +14,9 @@ from leanear.benchmarks.report.page import Paragraph, Section
 from leanear.benchmarks.report.precision_section import precision_section, read_precision
 from leanear.benchmarks.report.report import ReportPaths, write_report
 from leanear.benchmarks.results import Results
-from leanear.data.dataset import Data, as_folder, column_for, read_examples_for, read_splits
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import Data, as_folder, column_for
+from leanear.data.splits import read_splits
 from leanear.deploy.ahead import engine_sections
 from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.asked import Asked

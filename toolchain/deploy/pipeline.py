@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from leanear.benchmarks.device.bundled import ALL_THREADS
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
-from leanear.data.dataset import Data, column_for, read_splits
+from leanear.data.dataset import Data, column_for
+from leanear.data.splits import read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from leanear.deploy.deployment_stages import (
@@ -87,6 +88,7 @@ def deploy(
     sustained_s: float = 0.0,
     gate: PrecisionGate | None = None,
     window: str | None = None,
+    word_timestamps: bool = False,
 ) -> Deployment:
     """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
 
@@ -99,7 +101,7 @@ def deploy(
     sustained_s: seconds of work without a pause.
     gate: what the target's precision may cost, one point by default. window: which windows the slim Whisper's encoder
     takes, "full", "auto" or seconds; None: DEFAULT_WINDOW where the target's graphs take several; the dense one has the
-    full window.
+    full window. word_timestamps: of a Whisper, the slim model is made for them.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
@@ -124,6 +126,8 @@ def deploy(
     if job.asked.as_json():
         load_checkpoint(source, job.asked)  # what it does not have is refused before any work
     window = _window(window, device, task, model)
+    if word_timestamps:
+        _require_word_timestamps(device, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio.path])
@@ -146,7 +150,9 @@ def deploy(
             prune_stage(folder, source, job, narrator),
         ]
         gate = gate or PrecisionGate()
-        ships, exported = _artifact_stages(folder, source, model, job.asked, device, gate, window, narrator)
+        ships, exported = _artifact_stages(
+            folder, source, model, job.asked, device, gate, window, word_timestamps, narrator
+        )
         asked, device = device.precision, dataclasses.replace(device, precision=ships)
         plain = plain_precision(device.runtime, ships)
         ran.append(exported)
@@ -230,6 +236,14 @@ def _window(window: str | None, device: Target, task: str, model: str) -> str:
     return window or (FULL if one_alone or task != SPEECH_TASK else DEFAULT_WINDOW)
 
 
+def _require_word_timestamps(device: Target, task: str, model: str) -> None:
+    """Raises BadInput where there can be none, before anything is done."""
+    if task != SPEECH_TASK:
+        raise BadInput(f"--word-timestamps: it is for Whisper; {model} is a classifier")
+    if device.graph_form == "tensorrt":
+        raise BadInput(f"--word-timestamps: TensorRT's fused kernels give no attention, so {device.name} has none")
+
+
 def _artifact_stages(
     folder: Path,
     source: Path,
@@ -238,6 +252,7 @@ def _artifact_stages(
     device: Target,
     gate: PrecisionGate,
     window: str,
+    word_timestamps: bool,
     narrator: Narrator,
 ) -> tuple[str, bool]:
     """dense/ and slim/; the precision that the slim one ships in, and whether anything had to be done.
@@ -246,11 +261,12 @@ def _artifact_stages(
     full window.
     """
     checkpoint, dense, form = folder / "checkpoint", folder / "dense", device.graph_form
+    made_for: dict[str, Any] = {"window": window, "word_timestamps": word_timestamps}
 
     def export_trial(precision: str) -> Path:
         out = folder / TRIALS_FOLDER / precision
         what = f"slim in {precision}"
-        export_stage(folder, out, what, checkpoint, model, form, precision, narrator, dense, window=window)
+        export_stage(folder, out, what, checkpoint, model, form, precision, narrator, dense, **made_for)
         return out
 
     made_from = {
@@ -258,6 +274,7 @@ def _artifact_stages(
         "checkpoint": checkpoint_sha256(checkpoint),
         "form": device.graph_form,
         "window": window,
+        **({"word_timestamps": True} if word_timestamps else {}),
     }
     candidate = Candidate(folder, device, made_from, export_trial, read_spellings(source))
 
@@ -269,7 +286,7 @@ def _artifact_stages(
     if device.precision == PLAIN:
         (folder / PRECISION_FILE).unlink(missing_ok=True)
         out = folder / "slim"
-        slim = export_stage(folder, out, "slim", checkpoint, model, form, PLAIN, narrator, dense, window=window)
+        slim = export_stage(folder, out, "slim", checkpoint, model, form, PLAIN, narrator, dense, **made_for)
         return PLAIN, ran or slim
     ships, judged = precision_stage(candidate, gate, narrator)
     again = export_dense(ships)

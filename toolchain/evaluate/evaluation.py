@@ -15,16 +15,9 @@ from leanear.benchmarks.measure.accuracy import cross_entropy_nats
 from leanear.benchmarks.summary import wilson_interval
 from leanear.benchmarks.tagging import tag_entropies, tag_quality
 from leanear.data.audio import SUFFIXES, check_audio_file, read_waveform
-from leanear.data.dataset import (
-    Data,
-    DataFolder,
-    Example,
-    as_folder,
-    column_for,
-    read_examples_as_clips,
-    read_examples_as_transcribed_clips,
-    read_splits,
-)
+from leanear.data.clips import read_examples_as_clips, read_examples_as_transcribed_clips
+from leanear.data.dataset import Data, DataFolder, Example, as_folder, column_for
+from leanear.data.splits import read_splits
 from leanear.demo import demo_clips_folder
 from leanear.evaluate.speech_evaluation import evaluate_clips, open_transcriber
 from leanear.families.asked import Asked

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-from leanear.export.whisper.window_states import window_states
+from leanear.export.whisper.window_states import cross_attention, window_states
 from leanear.families import whisper
+from leanear.families.alignment import alignment_of
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.runtimes.audio.waveforms import checked_waveform
 from leanear.runtimes.sessions import checked_tokens
@@ -18,11 +20,15 @@ from leanear.runtimes.speech.long_audio import SpeechModel
 from leanear.runtimes.speech.token_rules import speech_tokens
 from leanear.runtimes.speech.vocabulary import make_vocabulary
 
+SMALLEST_WEIGHT = 1e-30  # of attention, so that its logarithm is a number
+
 
 class TorchSpeechSession:
     """A `runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, with transformers' own cache."""
 
-    def __init__(self, checkpoint: WhisperCheckpoint) -> None:
+    def __init__(self, checkpoint: WhisperCheckpoint, alignment_heads: Sequence[tuple[int, int]] | None = None) -> None:
+        """alignment_heads: (layer, head) of those that `alignment_scores` gives; None: those of `alignment_of`."""
+        self._heads = alignment_of(checkpoint).heads if alignment_heads is None else tuple(alignment_heads)
         self._model = checkpoint.model
         self._feature_extractor = checkpoint.feature_extractor
         self._states: torch.Tensor | None = None
@@ -67,6 +73,14 @@ class TorchSpeechSession:
         )
         return np.asarray(output.logits[:, -1].float().numpy())
 
+    @torch.inference_mode()
+    def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
+        """Logarithms of the alignment heads' weights, float32 (A, n, T), of tokens fed from the start on."""
+        self.start()
+        assert self._states is not None
+        weights = cross_attention(self._model, tokens, self._states)
+        return np.stack([np.log(weights[layer][head].clip(SMALLEST_WEIGHT)) for layer, head in self._heads])
+
     def facts(self) -> dict[str, Any]:
         """Version and threads of torch."""
         return {
@@ -99,4 +113,5 @@ def speech_model(checkpoint: WhisperCheckpoint, window: str = FULL) -> SpeechMod
         sample_rate_hz=extractor.sampling_rate,
         window_samples=extractor.n_samples,
         windows=choose_windows(window, extractor.n_samples, extractor.sampling_rate, step),
+        alignment=alignment_of(checkpoint),
     )

@@ -1,25 +1,76 @@
-"""The words of an audio file, as they are found, by a checkpoint in torch or by an artifact on its runtime."""
+"""The words of audio files, as they are found, by a checkpoint in torch or by an artifact on its runtime."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from leanear.benchmarks.device.transcript_files import Recorded, is_several, recordings_of, write_transcripts
 from leanear.benchmarks.formatting import duration
-from leanear.data.audio import check_audio_file
+from leanear.data.audio import SUFFIXES, check_audio_file
 from leanear.data.audio_stream import AudioStream
-from leanear.evaluate.speech_evaluation import open_transcriber
+from leanear.evaluate.speech_evaluation import Transcriber, open_transcriber
+from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
-from leanear.progress import Report, quiet
+from leanear.progress import Narrator, Report, quiet
+from leanear.runtimes.audio.pipe_reader import PipeReader
+from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.process.interrupts import recorder_ends_first
+from leanear.runtimes.process.notes import note
+from leanear.runtimes.speech.cues import Lines
+from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
-from leanear.runtimes.speech.long_audio import Segment, Tally, transcribe
-from leanear.runtimes.speech.subtitles import WRITERS
+from leanear.runtimes.speech.long_audio import Segment, Tally, require_word_times
+from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.tasks import SPEECH_TASK
+from leanear.runtimes.voice.graph import detectors
+from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
+
+
+@dataclass(frozen=True)
+class Piped:
+    """Audio that comes through a pipe. raw: what it is, None: WAV."""
+
+    reader: PipeReader
+    raw: RawAudio | None = None
+
+
+@contextlib.contextmanager
+def speech_listener(
+    model: str,
+    runtime: str,
+    precision: str | None,
+    threads: int,
+    window: str | None,
+    options: DecodeOptions,
+    word_timestamps: bool = False,
+) -> Iterator[Transcriber]:
+    """The model, loaded, until the block ends; arguments as `transcribe_file`.
+
+    Raises:
+        LeanearError: the model or the runtime is not usable, or the model cannot do what the options say.
+    """
+    own = is_artifact(Path(model))
+    folder = Path(model) if own else checkpoint_folder(model)
+    window = window or (None if own else DEFAULT_WINDOW)
+    if task_of(folder) != SPEECH_TASK:
+        raise BadInput(f"{model}: a model that classifies; `leanear classify` is for those")
+    transcriber = open_transcriber(model, runtime, precision, threads, window)
+    try:
+        check_options(transcriber.model.tokens, options)
+        read_prompts(transcriber.model.vocabulary, transcriber.model.tokens, options)
+        alignment = transcriber.model.alignment
+        if word_timestamps and own:
+            require_word_times(transcriber.model, model)
+        if word_timestamps and alignment is not None and alignment.chosen_by == "upper half":
+            note(f"{model}: {alignment.sentence}")
+        yield transcriber
+    finally:
+        transcriber.session.close()
 
 
 def transcribe_file(
@@ -31,43 +82,93 @@ def transcribe_file(
     precision: str | None,
     threads: int,
     window: str | None = None,
+    vad: str = AUTO,
     tally: Tally | None = None,
+    word_timestamps: bool = False,
     report: Report = quiet,
 ) -> Iterator[Segment]:
     """The segments of an audio file (WAV, FLAC, OGG, MP3, AIFF; any sample rate, length and number of channels).
 
     model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
     `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.
-    window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; tally: is added to.
+    window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; vad: one of
+    `speech_only.CHOICES`; tally: is added to; word_timestamps: each segment has its words with times.
 
     Raises:
         LeanearError: the audio, the model or the runtime is not usable, or the model cannot do what the options say.
     """
-    own = is_artifact(Path(model))
-    folder = Path(model) if own else checkpoint_folder(model)
-    window = window or (None if own else DEFAULT_WINDOW)
-    if task_of(folder) != SPEECH_TASK:
-        raise BadInput(f"{model}: a model that classifies; `leanear classify` is for those")
     check_audio_file(audio)
-    transcriber = open_transcriber(model, runtime, precision, threads, window)
+    with speech_listener(model, runtime, precision, threads, window, options, word_timestamps) as transcriber:
+        voice = voice_of(transcriber, vad)
+        yield from segments_of(audio, transcriber, options, voice, tally or Tally(), report, word_timestamps)
 
-    def heard(seconds: float, share: float) -> None:
+
+def voice_of(transcriber: Transcriber, vad: str, is_live: bool = False) -> Voice:
+    """What tells speech from other sounds: the model that came along with an artifact, else the installed package's."""
+    graph = transcriber.model.voice_graph
+    return Voice(vad, detectors(lambda: graph or packaged_voice_graph(), transcriber.runtime), is_live)
+
+
+def segments_of(
+    audio: Path | Piped,
+    transcriber: Transcriber,
+    options: DecodeOptions,
+    voice: Voice,
+    tally: Tally,
+    report: Report,
+    word_timestamps: bool = False,
+) -> Iterator[Segment]:
+    """The segments of one file, or of a pipe, by a model that is loaded already."""
+
+    def heard(seconds: float, share: float | None = None) -> None:
         report(f"{duration(seconds)} of audio", share)
 
-    try:
-        with AudioStream(audio, transcriber.model.sample_rate_hz, progress=heard) as stream:
-            yield from transcribe(transcriber.session, transcriber.model, stream, options, tally)
-    finally:
-        transcriber.session.close()
-
-
-def write_segments(segments: Iterable[Segment], writer: str, out: Path | None, tally: Tally) -> None:
-    """Write segments as one of `subtitles.WRITERS` does: to standard output as they come, or to `out`."""
-    pieces = WRITERS[writer](segments, tally)
-    if out is None:
-        for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+    session, model = transcriber.session, transcriber.model
+    if isinstance(audio, Piped):
+        stream = PipedAudio(audio.reader, model.sample_rate_hz, audio.raw, progress=heard)
+        with recorder_ends_first(note):
+            yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
         return
-    with replaced_file(out) as part, open(part, "w", encoding="utf-8") as stream:
-        stream.writelines(pieces)
+    with AudioStream(audio, model.sample_rate_hz, progress=heard) as file:
+        yield from transcribe_spoken(session, model, file, options, voice, tally, word_timestamps)
+
+
+def transcribe_files(
+    given: Sequence[Path],
+    forms: Sequence[str],
+    opened: Callable[[], contextlib.AbstractContextManager[Transcriber]],
+    options: DecodeOptions,
+    narrator: Narrator,
+    *,
+    out: Path | None = None,
+    output_dir: Path | None = None,
+    piped: Piped | None = None,
+    vad: str = AUTO,
+    word_timestamps: bool = False,
+    lines: Lines | None = None,
+) -> None:
+    """Print or write the transcripts of files, and of the audio files in folders, or of a pipe.
+
+    forms: names of `subtitles.WRITERS`. opened: loads the model, see `speech_listener`, when it is known that
+    there is something to hear. out: the file of the one transcript; output_dir: the folder of all; None: they are
+    printed, each segment as soon as its window is decoded. piped: what STANDARD_INPUT stands for.
+    vad: one of `speech_only.CHOICES`; word_timestamps, lines: words have times, and subtitles such lines of them.
+
+    Raises:
+        LeanearError: as `transcribe_file`, or the transcripts have no place that is theirs alone.
+    """
+    several = is_several(given)
+    if out is not None and (several or output_dir is not None):
+        raise BadInput("--out: the file of one transcript; --output-dir alone is for those of several recordings")
+    recordings = recordings_of(given, SUFFIXES, forms, output_dir)
+    if out is not None:
+        recordings = [Recorded(recordings[0].audio, {forms[0]: out})]
+    with narrator.whole("loading the model"), opened() as transcriber:
+        voice = voice_of(transcriber, vad, is_live=piped is not None)
+
+        def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
+            named = audio.name if piped is None else "standard input"
+            with narrator.whole(f"transcribing {named}") as report:
+                yield from segments_of(piped or audio, transcriber, options, voice, tally, report, word_timestamps)
+
+        write_transcripts(recordings, heard, forms, narrator.say, lines, several=several)

@@ -281,4 +281,6 @@ def export(
     Raises:
         BadInput: as `leanear.export.artifact.export_artifact`.
     """
-    return export_artifact(checkpoint.model, checkpoint.feature_extractor, golden_waveforms, out, **vars(options))
+    return export_artifact(
+        checkpoint.model, checkpoint.feature_extractor, golden_waveforms, out, **options.of_any_family()
+    )

@@ -16,6 +16,7 @@ from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.plan import Plan, SitePlan
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
+from leanear.runtimes.speech.alignment import Alignment
 from leanear.runtimes.speech.encoder_windows import FULL
 
 HeadCost = Callable[[int, int], float]
@@ -62,7 +63,10 @@ class AttentionBlocks:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a checkpoint is exported; what each means is said by `leanear.export.artifact.export_artifact`."""
+    """How a checkpoint is exported; what each means is said by `leanear.export.artifact.export_artifact`.
+
+    alignment: of a Whisper, the heads that word times are taken from.
+    """
 
     form: str
     source: dict[str, Any]
@@ -71,6 +75,11 @@ class ExportOptions:
     quantiser_waveforms: Sequence[np.ndarray] = ()
     window: str = FULL
     left_in_float32: Collection[str] = ()
+    alignment: Alignment | None = None
+
+    def of_any_family(self) -> dict[str, Any]:
+        """All but the alignment, by name."""
+        return {name: value for name, value in vars(self).items() if name != "alignment"}
 
 
 class Family(Protocol):

@@ -268,10 +268,15 @@ def _load_generation_config(folder: Path, config: WhisperConfig, tokenizer: Whis
     return settings
 
 
-def _check_alignment_heads(path: Path, config: WhisperConfig, settings: GenerationConfig) -> None:
-    heads = [config.decoder_attention_heads] * config.decoder_layers
+def cross_attention_heads(config: WhisperConfig) -> list[int]:
+    """How many heads of cross-attention each layer of a dense or slim model's decoder has."""
     if isinstance(config, SlimWhisperConfig):
-        heads = [len(widths) for widths in config.query_key_widths[config.encoder_layers + 1 :: 2]]
+        return [len(widths) for widths in config.query_key_widths[config.encoder_layers + 1 :: 2]]
+    return [config.decoder_attention_heads] * config.decoder_layers
+
+
+def _check_alignment_heads(path: Path, config: WhisperConfig, settings: GenerationConfig) -> None:
+    heads = cross_attention_heads(config)
     for entry in getattr(settings, "alignment_heads", None) or ():
         try:
             layer, head = entry
@@ -658,9 +663,10 @@ def export(
         BadInput: as `leanear.export.artifact.export_artifact`.
     """
     decoding, words = decoding_settings(checkpoint), added_words(checkpoint)
-    speech = Speech(vocabulary_tokens(checkpoint), min(decoding["start"], decoding["end"]), decoding, words)
+    special_from = min(decoding["start"], decoding["end"])
+    speech = Speech(vocabulary_tokens(checkpoint), special_from, decoding, words, options.alignment)
     model, extractor = checkpoint.model, checkpoint.feature_extractor
-    return export_artifact(model, extractor, golden_waveforms, out, speech=speech, **vars(options))
+    return export_artifact(model, extractor, golden_waveforms, out, speech=speech, **options.of_any_family())
 
 
 def decoding_settings(checkpoint: WhisperCheckpoint) -> dict[str, Any]:

@@ -15,14 +15,10 @@ from leanear.benchmarks.formatting import WORD_ERROR_RATE
 from leanear.benchmarks.report.loss_section import curve_picture, nats
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.report import write_page
-from leanear.data.dataset import (
-    Data,
-    DataFolder,
-    column_for,
-    read_examples_for,
-    read_splits,
-)
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.held_out import HeldOut, divided
+from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
 from leanear.families.asked import Asked

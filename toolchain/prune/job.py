@@ -15,9 +15,11 @@ import torch
 
 from leanear.accelerator import on_accelerator
 from leanear.calibration import shards
-from leanear.data.dataset import Data, column_for, read_examples_for, read_splits
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import Data, column_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
+from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.measured_loss import Judge
 from leanear.families.asked import Asked

@@ -26,7 +26,7 @@ from leanear.benchmarks.measure.rounds import quiet_samples
 from leanear.benchmarks.sensors.device import device_facts
 from leanear.export.ast.graph import export_ast, patch_size, token_count
 from leanear.export.blocks import EXPORTER, KINDS, export_blocks, exported_groups
-from leanear.export.onnx.attention import VECTOR_COLUMNS, read_widths
+from leanear.export.onnx.heads import VECTOR_COLUMNS, read_widths
 from leanear.families.family import Checkpoint
 from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime

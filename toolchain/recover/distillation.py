@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,19 +12,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional
 
 from leanear.calibration.likelihood import kl_divergences, negative_log_likelihoods
-from leanear.calibration.targets import before_the_end, kind_of, positions
+from leanear.calibration.targets import kind_of, positions
 from leanear.data.examples import Inputs, LabelledInputs
 from leanear.progress import Report, quiet
+from leanear.recover.hidden_states import hidden_sum, outputs_of
+from leanear.recover.kept_training import (
+    MOMENTS,
+    STATE_FILE,
+    Distilled,
+    check_same_state,
+    copy_into,
+    read_state,
+    restore_moments,
+    write_state,
+)
 from leanear.recover.lora import masked, with_lora
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file, sha256_json
-from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.files import sha256_json
 
 Logits = Callable[[nn.Module, Any], torch.Tensor]
 LayersOf = Callable[[nn.Module], Sequence[nn.Module]]
@@ -35,12 +41,8 @@ LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 3e-5}
 RATE_AFTER_FAILURE = 0.3  # of the learning rate, after an epoch that made nothing better
 FEWEST_EPOCHS, FEWEST_UPDATES = 10, 100  # that are planned where no number of epochs is given
 
-STATE_FILE = "distillation.safetensors"
-STATE_SCHEMA = "leanear-distillation-2"
-METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
 LARGEST_GRADIENT_NORM = 1.0
 MOST_KEPT_BYTES = 512 * 1024**2  # of the dense model's answers; above, it answers every batch anew
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of what AdamW keeps of every parameter
 
 ALL_EPOCHS = "all epochs are done"
 ALL_STEPS = "max_steps updates are done"
@@ -134,22 +136,6 @@ class Distillation:
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """What a distillation did.
-
-    updates: made in all; training_losses: mean of every epoch; held_out_kls: KL(dense || slim) in nats per target of
-    the held-out clips, before training and after every epoch; best_epoch: after which epoch the state was taken that
-    the model has now, 0 for the one before training; stopped: why training ended.
-    """
-
-    updates: int = 0
-    training_losses: tuple[float, ...] = ()
-    held_out_kls: tuple[float, ...] = ()
-    best_epoch: int = 0
-    stopped: str = ""
-
-
-@dataclass(frozen=True)
 class _Layers:
     """The transformer layers whose outputs are compared, if any, and which of them a sequence's decoder has."""
 
@@ -176,15 +162,6 @@ class _Work:
     @property
     def updates_planned(self) -> int:
         return self.options.updates_planned(len(self.training))
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What an earlier run left: what it did, in how many seconds, and its tensors by kind and name."""
-
-    done: Distilled
-    seconds: float
-    tensors: dict[str, dict[str, torch.Tensor]]
 
 
 def distill_(
@@ -300,8 +277,8 @@ def _distill(work: _Work, trained: dict[str, nn.Parameter], state_path: Path | N
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.values(), lr=work.options.peak_learning_rate, weight_decay=0.0)
     best = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    kept = _read_state(state_path, identity, best, work.accelerator.device)
-    _check_same_state(work.accelerator, kept, state_path)
+    kept = read_state(state_path, identity, best, work.accelerator.device)
+    check_same_state(work.accelerator, kept, state_path)
     began_s = time.monotonic() - (0.0 if kept is None else kept.seconds)
     done = Distilled()
     if kept is not None:
@@ -310,8 +287,8 @@ def _distill(work: _Work, trained: dict[str, nn.Parameter], state_path: Path | N
             work.report("recovery was finished before", None)
         else:
             work.report(f"recovery goes on after epoch {len(done.training_losses)}", None)
-            _copy_into(trained, kept.tensors["trained"])
-            _restore_moments(optimizer, trained, kept.tensors)
+            copy_into(trained, kept.tensors["trained"])
+            restore_moments(optimizer, trained, kept.tensors)
     if not done.stopped:
         held_out_logits = None
         if _bytes_of_logits(work, work.held_out) <= MOST_KEPT_BYTES:
@@ -332,8 +309,8 @@ def _distill(work: _Work, trained: dict[str, nn.Parameter], state_path: Path | N
             else:
                 _begin_again_(trained, best, optimizer)
             if state_path is not None and work.accelerator.is_main_process:
-                _write_state(state_path, identity, done, seconds, trained, best, optimizer)
-    _copy_into(trained, best)
+                write_state(state_path, identity, done, seconds, trained, best, optimizer)
+    copy_into(trained, best)
     work.accelerator.wait_for_everyone()
     return done
 
@@ -342,7 +319,7 @@ def _begin_again_(
     trained: Mapping[str, nn.Parameter], best: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> None:
     """Go back to the best state, and forget what the optimizer knows of the way that led away from it."""
-    _copy_into(trained, best)
+    copy_into(trained, best)
     for parameter in trained.values():
         for moment in MOMENTS:
             if moment in optimizer.state[parameter]:
@@ -431,15 +408,15 @@ def _mean_loss_gradients(
         targets = all_targets[mine].to(accelerator.device)
         dense_outputs: dict[int, torch.Tensor] = {}
         if training_logits is None:
-            with torch.no_grad(), _outputs_of(work.layers.teacher) as dense_outputs:
+            with torch.no_grad(), outputs_of(work.layers.teacher) as dense_outputs:
                 dense_logits = work.logits(work.teacher, part)
         else:
             dense_logits = training_logits[rows[mine].to(accelerator.device)]
-        with _outputs_of(work.layers.student) as slim_outputs:
+        with outputs_of(work.layers.student) as slim_outputs:
             slim_logits = work.logits(work.student, part)
         loss = _loss_sum(slim_logits, dense_logits, targets, work.options) / positions(all_targets)
         if slim_outputs:
-            hidden = _hidden_sum(dense_outputs, slim_outputs, targets, work.layers.of_decoder)
+            hidden = hidden_sum(dense_outputs, slim_outputs, targets, work.layers.of_decoder)
             loss = loss + work.options.hidden_weight * hidden / len(rows)
         accelerator.backward(loss)
     if accelerator.num_processes > 1:
@@ -461,53 +438,6 @@ def _loss_sum(
         return softened
     labelled = negative_log_likelihoods(slim_logits, targets).sum()
     return options.label_weight * labelled + (1 - options.label_weight) * softened
-
-
-@contextlib.contextmanager
-def _outputs_of(layers: Sequence[nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
-    """What the layers give in the next pass, by number; a layer that the training passes over gives nothing."""
-    outputs: dict[int, torch.Tensor] = {}
-
-    def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_layer: nn.Module, _given: Any, output: Any) -> None:
-            outputs[number] = output if isinstance(output, torch.Tensor) else output[0]
-
-        return hook
-
-    hooks = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(layers)]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _hidden_sum(
-    dense_outputs: Mapping[int, torch.Tensor],
-    slim_outputs: Mapping[int, torch.Tensor],
-    targets: torch.Tensor,
-    of_decoder: frozenset[int],
-) -> torch.Tensor:
-    """The mean of `hidden_differences` over layers, summed over the clips of a part of a batch."""
-    used = before_the_end(targets)
-    differences = [
-        hidden_differences(dense_outputs[number], slim, used if number in of_decoder else None).sum()
-        for number, slim in slim_outputs.items()
-    ]
-    return torch.stack(differences).mean()
-
-
-def hidden_differences(dense: torch.Tensor, slim: torch.Tensor, used: torch.Tensor | None = None) -> torch.Tensor:
-    """|slim - dense|^2 / |dense|^2 of every clip, (B,), over the used of a layer's outputs (B, T, D).
-
-    used: (B, T), whether an output counts, or None for all. The gradient is that of the slim outputs alone.
-    """
-    squares = dense.detach().square().sum(dim=2)  # (B, T)
-    differences = functional.mse_loss(slim, dense.detach(), reduction="none").sum(dim=2)
-    if used is not None:
-        squares, differences = (each.masked_fill(~used, 0.0) for each in (squares, differences))
-    # a clip without any used output has no difference either
-    return differences.sum(dim=1) / squares.sum(dim=1).clamp_min(torch.finfo(squares.dtype).tiny)
 
 
 def _share(accelerator: Any, clips: torch.Tensor) -> torch.Tensor:
@@ -565,93 +495,3 @@ def _held_out_kl(work: _Work, held_out_logits: torch.Tensor | None) -> float:
             total += kl_divergences(dense, slim, clips.targets).cpu().double().sum()
     total = work.accelerator.reduce(total.to(work.accelerator.device), "sum")
     return float(total) / positions(targets)
-
-
-def _copy_into(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(values[name])
-
-
-def _restore_moments(
-    optimizer: torch.optim.Optimizer,
-    trained: Mapping[str, nn.Parameter],
-    tensors: Mapping[str, Mapping[str, torch.Tensor]],
-) -> None:
-    states = {number: {moment: tensors[moment][name] for moment in MOMENTS} for number, name in enumerate(trained)}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-
-
-def _write_state(
-    path: Path,
-    identity: str,
-    done: Distilled,
-    seconds: float,
-    trained: Mapping[str, nn.Parameter],
-    best: Mapping[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Write what a later run needs, whole or not at all: of a finished training its best state alone."""
-    tensors = {f"best/{name}": value for name, value in best.items()}
-    if not done.stopped:
-        for name, parameter in trained.items():
-            tensors[f"trained/{name}"] = parameter.detach()
-            tensors |= {f"{moment}/{name}": optimizer.state[parameter][moment] for moment in MOMENTS}
-    description = {
-        "schema": STATE_SCHEMA, "identity": identity, "done": dataclasses.asdict(done), "seconds": seconds,
-    }  # fmt: skip
-    with replaced_file(path) as part:
-        try:
-            save_file(
-                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-                part,
-                metadata={METADATA_KEY: json.dumps(description, sort_keys=True)},
-            )
-        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
-            raise OSError(0, str(error), str(path)) from None
-    remember_kept(path)
-
-
-def _read_state(
-    path: Path | None, identity: str, expected: Mapping[str, torch.Tensor], device: torch.device
-) -> _Kept | None:
-    """What an earlier run left, or None where there is no whole state of these inputs."""
-    if path is None or not path.is_file():
-        return None
-    tensors: dict[str, dict[str, torch.Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as stream:
-            description = json.loads((stream.metadata() or {}).get(METADATA_KEY, "{}"))
-            if (description.get("schema"), description.get("identity")) != (STATE_SCHEMA, identity):
-                return None
-            for key in stream.keys():  # noqa: SIM118 - not a dict, it has no iterator
-                kind, name = key.split("/", 1)
-                # torch keeps AdamW's step on the CPU
-                tensors.setdefault(kind, {})[name] = stream.get_tensor(key).to("cpu" if kind == "step" else device)
-    except (SafetensorError, json.JSONDecodeError):
-        return None  # damaged: the training is done again
-    done = _distilled(description["done"])
-    kinds = {"best"} if done.stopped else {"best", "trained", *MOMENTS}
-    whole = tensors.keys() == kinds and all(tensors[kind].keys() == expected.keys() for kind in kinds)
-    if not whole or any(tensors["best"][name].shape != value.shape for name, value in expected.items()):
-        return None
-    remember_kept(path)
-    return _Kept(done, description["seconds"], tensors)
-
-
-def _distilled(value: Mapping[str, Any]) -> Distilled:
-    return Distilled(
-        updates=value["updates"],
-        training_losses=tuple(value["training_losses"]),
-        held_out_kls=tuple(value["held_out_kls"]),
-        best_epoch=value["best_epoch"],
-        stopped=value["stopped"],
-    )
-
-
-def _check_same_state(accelerator: Any, kept: _Kept | None, path: Path | None) -> None:
-    """Processes that go on after different epochs would wait for each other for ever."""
-    epochs = -1 if kept is None else len(kept.done.training_losses)
-    found = accelerator.gather(torch.tensor([epochs], device=accelerator.device)).tolist()
-    if len(set(found)) > 1:
-        raise BadInput(f"{path}: the processes do not see the same state; its folder must be on a disk that they share")

@@ -12,15 +12,11 @@ import numpy as np
 from leanear.accelerator import on_accelerator
 from leanear.benchmarks.report.comparison import COMPARISON_SCHEMA
 from leanear.benchmarks.report.report import write_comparison
-from leanear.data.dataset import (
-    Data,
-    Example,
-    column_for,
-    read_examples_for,
-    read_splits,
-)
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import Data, Example, column_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import clips_to_score
+from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint

@@ -1,0 +1,133 @@
+"""One or several recordings: where the transcript of each goes, and what becomes of the rest when one is not usable."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator, Mapping, Sequence
+
+from leanear.benchmarks.device.classify import clips_in
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import write_text
+from leanear.runtimes.speech.cues import Lines
+from leanear.runtimes.speech.long_audio import Segment, Tally
+from leanear.runtimes.speech.subtitles import WRITERS
+
+ENDINGS = {"plain": "txt", "words": "txt", "json": "json", "srt": "srt", "vtt": "vtt"}
+
+Heard = Callable[[Path, Tally], Iterator[Segment]]
+"""Gives the segments of a recording as they are found, and adds to the tally."""
+
+Say = Callable[[str], None]
+"""Takes one line for standard error."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recording, and where its transcript goes in each form (names of WRITERS): nowhere, to print it."""
+
+    audio: Path
+    outputs: Mapping[str, Path]
+
+
+def recordings_of(
+    given: Sequence[Path], suffixes: Sequence[str], forms: Sequence[str], folder: Path | None
+) -> list[Recorded]:
+    """The recordings of files and folders (see `clips_in`), and where in `folder` their transcripts go.
+
+    A file's transcript has its name; those of a folder's files keep their sub-folders.
+
+    Raises:
+        BadInput: a file is not there, a folder has no audio, two transcripts would have the same name, or as
+            `check_forms`.
+    """
+    check_forms(given, forms, folder)
+    recordings: list[Recorded] = []
+    owners: dict[Path, Path] = {}
+    for path in given:
+        for audio in [path] if path == STANDARD_INPUT else clips_in(path, suffixes):
+            if audio != STANDARD_INPUT and not audio.is_file():
+                raise BadInput(f"{audio}: no such file")
+            name = Path("stdin") if audio == STANDARD_INPUT else Path(audio.name).with_suffix("")
+            name = audio.relative_to(path).with_suffix("") if path.is_dir() else name
+            if folder is not None and owners.setdefault(name, audio) != audio:
+                raise BadInput(f"{audio}: its transcript would have the name of that of {owners[name]}; rename one")
+            outputs = {} if folder is None else {form: folder / f"{name}.{ENDINGS[form]}" for form in forms}
+            recordings.append(Recorded(audio, outputs))
+    return recordings
+
+
+def check_forms(given: Sequence[Path], forms: Sequence[str], folder: Path | None) -> None:
+    """Nothing, where so many transcripts can be given in these forms, names of WRITERS.
+
+    Raises:
+        BadInput: several forms of one output, or several recordings in a form that holds one.
+    """
+    if folder is None and len(forms) > 1:
+        raise BadInput(f"--{forms[0]} and --{forms[1]} are two forms of the same; choose one, or name an --output-dir")
+    if {"plain", "words"} <= set(forms):
+        raise BadInput("the text with and without times would have the same name; choose one")
+    if STANDARD_INPUT in given and len(given) > 1:
+        raise BadInput("-: standard input is one recording; give no others beside it")
+    if folder is None and is_several(given) and forms[0] not in ("plain", "words"):
+        raise BadInput(f"--{forms[0]} of several recordings: say where with --output-dir")
+
+
+def is_several(given: Sequence[Path]) -> bool:
+    """Whether there may be more than one recording, whose names are told beside their words."""
+    return len(given) > 1 or given[0].is_dir()
+
+
+def write_transcripts(
+    recordings: Sequence[Recorded],
+    heard: Heard,
+    forms: Sequence[str],
+    say: Say,
+    lines: Lines | None = None,
+    *,
+    several: bool,
+) -> None:
+    """Write or print the transcript of each recording, one after the other.
+
+    forms: names of WRITERS; what is printed is in the first. say: takes what the tallies count, where transcripts
+    were written and, of several recordings, which one is not usable. lines: of subtitles.
+
+    Raises:
+        BadInput: the one recording is not usable; or, after all of several, how many of them were not.
+    """
+    refused = 0
+    for recorded in recordings:
+        tally = Tally()
+        try:
+            segments = heard(recorded.audio, tally)
+            if recorded.outputs:
+                _write(list(segments), recorded.outputs, tally, lines)
+            else:
+                _print(segments, forms[0], tally, lines, recorded.audio if several else None)
+        except BadInput as error:
+            if not several:
+                raise
+            say(f"leanear: {error}")
+            refused += 1
+            continue
+        for path in recorded.outputs.values() if several else ():
+            say(str(path))
+        if tally.sentence:
+            say(f"{recorded.audio}: {tally.sentence}" if several else tally.sentence)
+    if refused:
+        raise BadInput(f"{refused} of {len(recordings)} recordings were not transcribed")
+
+
+def _print(segments: Iterator[Segment], form: str, tally: Tally, lines: Lines | None, name: Path | None) -> None:
+    if name is not None:
+        sys.stdout.write(f"{name}\n")
+    for piece in WRITERS[form](segments, tally, lines):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+
+def _write(segments: Sequence[Segment], outputs: Mapping[str, Path], tally: Tally, lines: Lines | None) -> None:
+    for form, path in outputs.items():
+        write_text(path, "".join(WRITERS[form](segments, tally, lines)))

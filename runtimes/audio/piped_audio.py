@@ -1,0 +1,185 @@
+"""Audio that comes through a pipe, WAV or raw PCM, as a waveform that is heard while it is still being recorded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+
+from leanear.runtimes.audio.formats import check_sample_rate, format_name
+from leanear.runtimes.audio.pipe_reader import NAME, PipeReader
+from leanear.runtimes.audio.recordings import (
+    PCM,
+    SampleFormat,
+    decoded_samples,
+    filter_context,
+    resampled,
+    sample_format,
+)
+from leanear.runtimes.audio.wav_layout import CHUNK_HEADER_BYTES, is_placeholder
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.notes import Note, note
+from leanear.runtimes.process.signal_watch import SignalWatch
+
+PIECE_S = 0.1  # of audio, which is what a window may be told of too late
+DEFAULT_RATE_HZ = 16_000
+BIGGEST_CHUNK = 2**20  # of a WAV's header
+
+
+@dataclass(frozen=True)
+class RawAudio:
+    """What headerless PCM is: signed 16-bit little-endian samples, channel after channel.
+
+    Raises:
+        BadInput: no audio is of that rate, or of so many channels.
+    """
+
+    rate_hz: int
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        check_sample_rate("--rate", self.rate_hz)
+        if self.channels < 1:
+            raise BadInput(f"--channels: {self.channels} channels cannot be")
+
+
+class PipedAudio:
+    """Audio from a pipe, as `long_audio.Waveform`: a slice is float32 (samples,) at the rate asked.
+
+    Channels are averaged, another rate is changed piece by piece as `recordings.Recording` does. A slice is
+    waited for until it has come or the pipe is closed; none may start before an earlier one did. A WAV header's length
+    that is no number yet, as recorders write it, is not believed. progress: called with the seconds before a slice.
+
+    Raises:
+        BadInput: what comes is neither WAV nor promised to be raw, or is of no known format; or, where the reading
+            comes to it, holds NaN or infinite samples.
+    """
+
+    def __init__(
+        self,
+        reader: PipeReader,
+        sample_rate_hz: int,
+        raw: RawAudio | None = None,
+        say: Note = note,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self._say, self._progress, self._watch = say, progress, SignalWatch()
+        self._reader, self._wanted_hz = reader, sample_rate_hz
+        self._left: int | None = None  # bytes of audio that are still to come, None: as many as come
+        self._format = self._header(sample_rate_hz) if raw is None else SampleFormat(PCM, raw.channels, raw.rate_hz, 16)
+        divisor = math.gcd(self._format.rate_hz, sample_rate_hz)
+        self._up, self._down = sample_rate_hz // divisor, self._format.rate_hz // divisor
+        self._context = filter_context(self._up, self._down)
+        self._piece = max(round(PIECE_S * self._format.rate_hz / self._down), 1) * self._down
+        self._frames, self._frames_from = np.zeros(self._context, np.float32), -self._context  # silence before
+        self._closed = False
+        self._kept, self._kept_from, self._ended = np.zeros(0, np.float32), 0, False
+        self._next_piece = 0
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """Samples [start, stop), fewer where the audio ends."""
+        if span.start < self._kept_from:
+            raise ValueError(f"samples from {span.start} were asked for, but those before {self._kept_from} are gone")
+        if self._progress is not None:
+            self._progress(span.start / self._wanted_hz)
+        parts, held = [self._kept], self._kept_from + len(self._kept)
+        while held < span.stop and not self._ended:
+            parts.append(self._resampled_piece())
+            held += len(parts[-1])
+        self._kept = np.concatenate(parts)[span.start - self._kept_from :]
+        self._kept_from = span.start
+        return self._kept[: span.stop - span.start]
+
+    def _resampled_piece(self) -> np.ndarray:
+        """The next piece at the rate asked for; the last one is shorter."""
+        first = self._next_piece * self._piece
+        self._read_frames_to(first + self._piece + self._context)
+        self._next_piece += 1
+        around = self._frames[first - self._context - self._frames_from :][: self._piece + 2 * self._context]
+        there = self._frames_from + len(self._frames)  # frames in all, once the pipe is closed
+        self._ended = self._closed and there <= first + self._piece
+        frames = min(self._piece, there - first)
+        if frames <= 0:
+            return np.zeros(0, np.float32)
+        if self._context == 0:
+            piece = around[:frames]
+        else:
+            around = np.pad(around, (0, self._piece + 2 * self._context - len(around)))
+            begin = self._context // self._down * self._up
+            new = resampled(around, self._format.rate_hz, self._wanted_hz)
+            piece = new[begin : begin + -(-frames * self._up // self._down)]
+        kept_from = max(first + self._piece - self._context, self._frames_from)
+        self._frames = self._frames[kept_from - self._frames_from :]
+        self._frames_from = kept_from
+        return piece
+
+    def _read_frames_to(self, stop: int) -> None:
+        lacking = stop - self._frames_from - len(self._frames)
+        if self._closed or lacking <= 0:
+            return
+        wanted = lacking * self._format.frame_bytes
+        wanted = wanted if self._left is None else min(wanted, self._left)
+        data = self._reader.read(wanted)
+        if self._left is not None:
+            self._left -= len(data)
+        self._closed = len(data) < lacking * self._format.frame_bytes
+        data = data[: len(data) // self._format.frame_bytes * self._format.frame_bytes]
+        samples = decoded_samples(data, self._format)
+        if not np.isfinite(samples).all():
+            raise BadInput(f"{NAME}: holds NaN or infinite samples")
+        mono = samples.mean(axis=1).astype(np.float32)
+        self._watch.hear(samples, mono)
+        self._frames = np.concatenate([self._frames, mono])
+        if self._closed:
+            self._say_what_was_found()
+
+    def _say_what_was_found(self) -> None:
+        for finding in self._watch.findings():
+            self._say(f"{NAME}: {finding}")
+        if self._left:
+            self._say(f"{NAME}: its header promises {self._left:,} bytes more than came; all that came is read")
+        elif self._left == 0:
+            behind = self._reader.read(CHUNK_HEADER_BYTES)
+            if len(behind) > 1 and not all(0x20 <= letter < 0x7F for letter in behind[:4]):
+                self._say(f"{NAME}: what follows the audio that its header promises is not read")
+
+    def _header(self, sample_rate_hz: int) -> SampleFormat:
+        """The format of a WAV whose audio comes next."""
+        opening = self._reader.read(12)
+        if not opening:
+            raise BadInput(f"{NAME}: nothing came")
+        if opening[:4] != b"RIFF" or opening[8:] != b"WAVE":
+            name = format_name(opening.ljust(12))
+            raise BadInput(
+                f"{NAME}: {name or 'not WAV'}; WAV is read from a pipe, as ffmpeg -i FILE -f wav - writes it, or PCM of"
+                " 16 bits with --raw"
+            )
+        found = None
+        while len(head := self._reader.read(CHUNK_HEADER_BYTES)) == CHUNK_HEADER_BYTES:
+            chunk, size = head[:4], int.from_bytes(head[4:], "little")
+            if chunk == b"data" and found is not None:
+                self._left = None if size == 0 or is_placeholder(size) else size
+                return found
+            if chunk == b"data" or size > BIGGEST_CHUNK:
+                break
+            content = self._reader.read(size + size % 2)
+            if chunk == b"fmt ":
+                found = sample_format(content[:size], NAME, sample_rate_hz)
+        raise BadInput(f"{NAME}: a WAV file without a format or without audio")
+
+
+def raw_audio(is_raw: bool, is_piped: bool, rate_hz: int | None, channels: int | None) -> RawAudio | None:
+    """What --raw, --rate and --channels say; None: there is a WAV header. is_piped: standard input is what is heard.
+
+    Raises:
+        BadInput: the flags do not go together, or are out of range.
+    """
+    if is_raw and not is_piped:
+        raise BadInput("--raw: of standard input alone, whose name is -; files have headers")
+    if not is_raw and (rate_hz is not None or channels is not None):
+        raise BadInput("--rate and --channels are of --raw; a header says both")
+    if not is_raw:
+        return None
+    return RawAudio(DEFAULT_RATE_HZ if rate_hz is None else rate_hz, 1 if channels is None else channels)

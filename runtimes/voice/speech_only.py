@@ -1,0 +1,194 @@
+"""A recording without what nobody says: only the stretches with speech are heard, and times are those of the recording.
+
+Where a pause is longer than a moment a window ends, so that what was said before it is known while the pause lasts.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Callable, Iterator
+
+import numpy as np
+
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.runtimes.process.notes import note
+from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.long_audio import Segment, SpeechModel, Tally, VoiceKept, Waveform, transcribe
+from leanear.runtimes.speech.words import Word
+from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ, Detector
+from leanear.runtimes.voice.stretches import SpeechStretches, VoiceRules
+
+if TYPE_CHECKING:
+    from leanear.runtimes.sessions import SpeechSession
+
+ON, OFF, AUTO = "on", "off", "auto"
+CHOICES = (ON, OFF, AUTO)
+RULES = VoiceRules()
+LONG_S = 30.0  # audio is long from here on
+BLOCK_FRAMES = 16  # half a second at a time
+PAUSE_S = 2.0  # longer ones end a window
+LEAST_SAMPLES = 320  # before a pause, that are worth a window
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Whether speech is told from other sounds, and by what.
+
+    choice: one of CHOICES; opened: a detector for one recording; is_live: the audio comes while it is heard, and may
+    become long.
+    """
+
+    choice: str
+    opened: Callable[[], Detector]
+    is_live: bool = False
+
+
+class SpeechOnly:
+    """The speech in a waveform of RATE_HZ, as `long_audio.Waveform`.
+
+    A slice ends at its end, or where a pause longer than `pause_s` was. kept: how much of the audio so far is in it.
+    """
+
+    def __init__(
+        self, waveform: Waveform, detector: Detector, rules: VoiceRules = RULES, pause_s: float = PAUSE_S
+    ) -> None:
+        self._waveform, self._detector, self._found = waveform, detector, SpeechStretches(rules)
+        self._pause = round(pause_s * RATE_HZ / FRAME_SAMPLES)
+        self._audio, self._audio_from, self._ended = np.zeros(0, np.float32), 0, False
+        self._samples = 0  # of the waveform, read so far
+        self._kept, self._kept_from = np.zeros(0, np.float32), 0
+        self._places, self._origins = [0], [0]  # where each stretch begins, here and in the waveform
+        self._taken = 0  # stretches that `_places` has
+        self._pauses: list[int] = []  # where, here: those that no slice has come to
+        self._last_pause = 0
+
+    @property
+    def kept(self) -> VoiceKept:
+        """Seconds of the waveform that were read, and of them those that are kept."""
+        return VoiceKept(self._samples / RATE_HZ, (self._kept_from + len(self._kept)) / RATE_HZ)
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """Samples [start, stop) of the speech, fewer before a pause and where the audio ends."""
+        self._kept = self._kept[span.start - self._kept_from :]
+        self._kept_from = span.start
+        self._pauses = [pause for pause in self._pauses if pause >= span.start + LEAST_SAMPLES]
+        while not self._ended and self._behind < span.stop and not self._pauses:
+            self._hear_block()
+        stop = min([span.stop, *self._pauses])
+        return self._kept[: stop - span.start]
+
+    def original(self, sample: int, *, is_end: bool = False) -> int:
+        """The sample of the waveform that a place in its speech is; is_end: it is of what ends there, not begins."""
+        find = bisect.bisect_left if is_end else bisect.bisect_right
+        place = max(find(self._places, sample) - 1, 0)
+        return self._origins[place] + sample - self._places[place]
+
+    @property
+    def _behind(self) -> int:
+        return self._kept_from + len(self._kept)
+
+    def _hear_block(self) -> None:
+        wanted = BLOCK_FRAMES * FRAME_SAMPLES
+        block = np.asarray(self._waveform[self._samples : self._samples + wanted], np.float32)
+        self._samples += len(block)
+        self._ended = len(block) < wanted
+        self._audio = np.concatenate([self._audio, block])
+        whole = -(-len(block) // FRAME_SAMPLES)
+        if whole:
+            frames = np.zeros(whole * FRAME_SAMPLES, np.float32)
+            frames[: len(block)] = block
+            self._found.hear(self._detector.probabilities(frames.reshape(whole, FRAME_SAMPLES)))
+        if self._ended:
+            self._found.finish()
+        self._take()
+        if self._found.silent_frames > self._pause and self._behind > self._last_pause:
+            self._last_pause = self._behind
+            if self._behind >= self._kept_from + LEAST_SAMPLES:
+                self._pauses.append(self._behind)
+
+    def _take(self) -> None:
+        """Take what is certain to be speech, and let go of what is certain not to be."""
+        parts = [self._kept]
+        for number in range(max(self._taken - 1, 0), len(self._found.stretches)):
+            first, behind = (frame * FRAME_SAMPLES for frame in self._found.stretches[number])
+            held = sum(map(len, parts)) + self._kept_from
+            if number >= self._taken:
+                self._begin(held, first)
+            origin = self._origins[-1] + held - self._places[-1]
+            parts.append(self._audio[origin - self._audio_from : behind - self._audio_from])
+        self._taken = len(self._found.stretches)
+        self._kept = np.concatenate(parts)
+        let_go = min(self._found.let_go * FRAME_SAMPLES, self._samples)
+        self._audio = self._audio[let_go - self._audio_from :]
+        self._audio_from = let_go
+
+    def _begin(self, place: int, origin: int) -> None:
+        if place == 0:
+            self._origins[0] = origin
+            return
+        self._places.append(place)
+        self._origins.append(origin)
+
+
+def transcribe_spoken(
+    session: SpeechSession,
+    model: SpeechModel,
+    waveform: Waveform,
+    options: DecodeOptions,
+    voice: Voice,
+    tally: Tally,
+    words: bool = False,
+) -> Iterator[Segment]:
+    """As `long_audio.transcribe`, of what is spoken alone where `voice` says so; the tally says what that is.
+
+    Raises:
+        LeanearError: as there, or speech was to be told from other sounds and cannot be.
+    """
+    detector = _detector(model, waveform, voice)
+    if detector is None:
+        yield from transcribe(session, model, waveform, options, tally, words)
+        return
+    speech = SpeechOnly(waveform, detector)
+    for segment in transcribe(session, model, speech, options, tally, words):
+        tally.voice = speech.kept
+        yield _moved(segment, speech)
+    tally.voice = speech.kept
+
+
+def _moved(segment: Segment, speech: SpeechOnly) -> Segment:
+    """The segment, and its words, with the times that they have in the whole audio."""
+    words = segment.words
+    if words is not None:
+        words = tuple(
+            replace(word, start_s=start, end_s=end) for word in words for start, end in [_times(word, speech)]
+        )
+    start_s, end_s = _times(segment, speech)
+    return replace(segment, start_s=start_s, end_s=end_s, words=words)
+
+
+def _times(timed: Segment | Word, speech: SpeechOnly) -> tuple[float, float]:
+    """Seconds in the whole audio of the beginning and the end."""
+    start = speech.original(round(timed.start_s * RATE_HZ))
+    end = speech.original(round(timed.end_s * RATE_HZ), is_end=True)
+    return start / RATE_HZ, max(start, end) / RATE_HZ
+
+
+def _detector(model: SpeechModel, waveform: Waveform, voice: Voice) -> Detector | None:
+    """What tells speech from other sounds, None where all is to be heard."""
+    if voice.choice == OFF or (voice.choice == AUTO and not (voice.is_live or _is_long(waveform, model))):
+        return None
+    try:
+        if model.sample_rate_hz != RATE_HZ:
+            raise BadInput(f"--vad: for models that hear {RATE_HZ} Hz; this one hears {model.sample_rate_hz}")
+        return voice.opened()
+    except (BadInput, RuntimeUnavailable) as error:
+        if voice.choice == ON:
+            raise
+        note(f"all of the audio is heard, speech or not: {error}")
+        return None
+
+
+def _is_long(waveform: Waveform, model: SpeechModel) -> bool:
+    long = round(LONG_S * model.sample_rate_hz)
+    return len(waveform[0 : long + 1]) > long

@@ -1,0 +1,205 @@
+"""Which clips calibrate and which evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leanear.data.audio import SUFFIXES
+from leanear.data.dataset import DataFolder, Example, Reader, audio_files, folders, named
+from leanear.data.metadata import Column, metadata_file
+from leanear.data.split_names import SPLIT_KEYWORDS, VALIDATION, is_split, split_of, uses
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.notes import Note, note
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Examples to calibrate on and, apart from them, to evaluate on; `origin` says how they were told apart."""
+
+    calibration: tuple[Example, ...]
+    evaluation: tuple[Example, ...]
+    origin: str
+
+
+def read_splits(
+    data: Path | DataFolder,
+    calibration_clips: int,
+    seed: int,
+    column: Column = "label",
+    say: Note = note,
+    labels: Sequence[str] = (),
+) -> Splits:
+    """The folder's calibration and evaluation examples, at most `calibration_clips` of the former.
+
+    Splits are obeyed where there are any, as folders or in the names of a table's files; otherwise the examples are
+    divided at random, label by label, and at least half of each label's are kept for evaluation. Calibration examples
+    are shuffled and balanced over the labels; a clip of several counts as one of its rarest. Transcribed clips have no
+    label, so all of them are drawn from alike; those whose transcript is empty are evaluated alone. column: what every
+    clip must have; say: takes what a user should know of the folder, such as audio that is not used; labels: the
+    model's, which a map of labels leads to.
+
+    Raises:
+        BadInput: no such folder, no audio in it, a listed file that is missing, too few clips to divide, folders that
+            may be splits or classes, labels where transcripts are wanted or the other way round, or audio without one.
+    """
+    reader = Reader(data if isinstance(data, DataFolder) else DataFolder(data), column, say)
+    root = reader.root
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such data folder")
+    naming = reader.data.label_names(column, labels)
+    table = metadata_file(root)
+    names = [] if table is not None else _split_folders(root)
+    if names:
+        by_split = naming.applied({name: reader.examples(root / name) for name in names}, say)
+        reader.note_loose(root, "split folders")
+    else:
+        examples = naming.applied({"": reader.examples(root)}, say)[""]
+        by_split = {} if table is None else _listed_splits(table, examples)
+    if by_split:
+        splits = _of_splits(root, by_split, calibration_clips, seed, say)
+    elif examples:
+        splits = _divide(root, examples, calibration_clips, seed, say)
+    else:
+        where = "and no metadata.csv" if column == "text" else "in class sub-folders and no metadata.csv"
+        raise BadInput(f"{root}: no {', '.join(SUFFIXES)} files {where}{reader.unread(root)}")
+    return dataclasses.replace(splits, origin=splits.origin + naming.told)
+
+
+def _split_folders(root: Path) -> list[str]:
+    """Names of the folders that are splits, none where the folders with clips are classes.
+
+    Raises:
+        BadInput: splits to calibrate and to evaluate on are there, and other folders with clips beside them.
+    """
+    names = sorted(child.name for child in folders(root) if audio_files(child) or metadata_file(child))
+    splits = [name for name in names if is_split(name)]
+    strays = [name for name in names if not is_split(name)]
+    if not strays:
+        return splits
+    if all(uses(splits)):
+        raise BadInput(
+            f"{root}: split folders {', '.join(splits)} and, beside them, folders with audio that are none: "
+            f"{named(strays)}; move these away, or into a split"
+        )
+    return []
+
+
+def _listed_splits(table: Path, examples: Sequence[Example]) -> dict[str, list[Example]]:
+    """A table's examples by the split folder that their files are in; none where these do not make splits.
+
+    Raises:
+        BadInput: some of the files are in splits and some in none.
+    """
+    by_split: dict[str, list[Example]] = {}
+    for example in examples:
+        split = None if Path(example.name).is_absolute() else split_of(example.name)
+        by_split.setdefault(split or "", []).append(example)
+    outside = by_split.pop("", [])
+    if not all(uses(by_split)):
+        return {}
+    if outside:
+        raise BadInput(
+            f"{table}: it names files in split folders ({', '.join(sorted(by_split))}) and files in none: "
+            f"{named([example.name for example in outside])}"
+        )
+    return by_split
+
+
+def _of_splits(root: Path, by_split: dict[str, list[Example]], calibration_clips: int, seed: int, say: Note) -> Splits:
+    names = sorted(by_split)
+    for_calibration, for_evaluation = uses(names)
+    calibration = [example for name in for_calibration for example in by_split[name]]
+    evaluation = [example for name in for_evaluation for example in by_split[name]]
+    if not calibration or not evaluation:
+        lacking = "evaluation" if calibration else "calibration"
+        raise BadInput(
+            f"{root}: no {lacking} clips: it has split folders {names} but none with clips for that; known are "
+            f"{', '.join(SPLIT_KEYWORDS)}"
+        )
+    origin = f"split folders {', '.join(names)}"
+    if all(name.lower() in VALIDATION for name in for_evaluation):
+        origin += f" ({', '.join(for_evaluation)} to evaluate on)"
+    spoken = _with_words(root, calibration, evaluation, say)
+    _note_unlabelled(root, [*calibration, *evaluation], say)
+    return Splits(_balanced(spoken, calibration_clips, seed), tuple(evaluation), origin)
+
+
+def _with_words(root: Path, calibration: Sequence[Example], evaluation: Sequence[Example], say: Note) -> list[Example]:
+    """The calibration examples that are not silence, after a word on those that are."""
+    spoken = [example for example in calibration if example.text != ""]
+    if not spoken:
+        raise BadInput(f"{root}: the transcripts of all clips to calibrate on are empty")
+    if len(spoken) < len(calibration):
+        say(f"{root}: clips with an empty transcript, not calibrated on: {len(calibration) - len(spoken)}")
+    silent = sum(example.text == "" for example in evaluation)
+    if silent:
+        say(f"{root}: clips with an empty transcript, in which each word heard counts as put in: {silent}")
+    return spoken
+
+
+def _note_unlabelled(root: Path, examples: Sequence[Example], say: Note) -> None:
+    """Say how many of clips that may have several labels have none; they count against every label.
+
+    Raises:
+        BadInput: all of them.
+    """
+    without = sum(example.labels == () for example in examples)
+    if without and without == len(examples):
+        raise BadInput(f"{root}: none of the {without} clips has a label")
+    if without:
+        say(f"{root}: clips without any label, which lack all of them: {without} of {len(examples)}")
+
+
+def _divide(folder: Path, examples: list[Example], calibration_clips: int, seed: int, say: Note) -> Splits:
+    silent = [example for example in examples if example.text == ""]
+    spoken = _with_words(folder, [example for example in examples if example.text != ""], silent, say)
+    _note_unlabelled(folder, spoken, say)
+    by_label = _shuffled_by_label(spoken, seed)
+    share = -(-calibration_clips // len(by_label))
+    calibration, evaluation = [], []
+    for label, members in by_label.items():
+        if len(members) < 2 and members[0].labels is None:
+            which = "there is one clip" if label is None else f"label {label!r} has one clip"
+            raise BadInput(f"{folder}: {which}; two are needed, to calibrate on and to evaluate on")
+        cut = min(share, len(members) // 2)
+        calibration += members[:cut]
+        evaluation += members[cut:]
+    if not calibration:
+        raise BadInput(f"{folder}: there are too few clips to calibrate on some and to evaluate on others; give more")
+    drawn = _balanced(calibration, calibration_clips, seed)
+    chosen = set(drawn)
+    evaluation += [*silent, *(example for example in calibration if example not in chosen)]
+    evaluation.sort(key=lambda example: example.name)
+    how = "at random" if None in by_label else "at random by label"
+    origin = f"divided {how}, seed {seed}: no split folders were given"
+    return Splits(drawn, tuple(evaluation), origin)
+
+
+def _balanced(examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
+    """At most `count` examples, the labels in turn, so that any prefix is balanced."""
+    queues = list(_shuffled_by_label(examples, seed).values())
+    turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return tuple(turns[:count])
+
+
+def _shuffled_by_label(examples: Sequence[Example], seed: int) -> dict[str | None, list[Example]]:
+    generator = np.random.default_rng(seed)
+    counts = Counter(label for example in examples for label in example.labels or ())
+    by_label: dict[str | None, list[Example]] = {}
+    for example in sorted(examples, key=lambda example: example.name):
+        rarest = min(example.labels or (), key=lambda label: (counts[label], label), default=example.label)
+        by_label.setdefault(rarest, []).append(example)
+    alone = [label for label, members in by_label.items() if len(members) == 1 and members[0].labels is not None]
+    if len(alone) > 1:  # of many labels most are rare: together they can be divided
+        by_label[", ".join(map(str, alone))] = [member for label in alone for member in by_label.pop(label)]
+    labels = list(by_label)
+    generator.shuffle(labels)
+    return {
+        label: [by_label[label][index] for index in generator.permutation(len(by_label[label]))] for label in labels
+    }
