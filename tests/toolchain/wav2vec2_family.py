@@ -26,6 +26,7 @@ from leanear.export.onnx.attention import add_attention
 from leanear.export.onnx.graph import OPSET, ExportedGraph, Graph, model_sizes
 from leanear.export.onnx.heads import read_attention, read_widths
 from leanear.export.onnx.layers import add_layernorm, add_linear, array
+from leanear.families import classifier
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint_files import (
     SizeSigns,
@@ -35,8 +36,7 @@ from leanear.families.checkpoint_files import (
     slim_settings,
     write_slim_folder,
 )
-from leanear.families.classifier import batch_loss, check_head, labelled, logits, metric_of, mistakes
-from leanear.families.classifier import no_decoder_layers as decoder_layers
+from leanear.families.classifier import check_head, labelled, metric_of
 from leanear.families.family import AttentionBlocks, ExportOptions, HeadCost
 from leanear.families.slimming import slim_state
 from leanear.plan import Plan, SitePlan, full_plan
@@ -45,13 +45,19 @@ from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.tasks import classifier_task
 
-__all__ = ["batch_loss", "decoder_layers", "logits", "mistakes"]
-
 FAMILY = "wav2vec2"
 LATENCY_TABLES = False
 WINDOW_SAMPLES = 8000
 VARIANCE_FLOOR = 1e-7
 SIGNS = SizeSigns({"num_hidden_layers": r"encoder\.layers\.(\d+)\."}, {"num_labels": r"^classifier\.weight$"})
+
+batch_loss, encoded, logits, mistakes = (
+    classifier.batch_loss,
+    classifier.encoded,
+    classifier.logits,
+    classifier.mistakes,
+)
+decoder_layers = classifier.no_decoder_layers
 
 
 class SlimConfig(Wav2Vec2Config):

@@ -17,7 +17,7 @@ from leanear.export.artifact import export_artifact
 from leanear.export.ast.front_end import read_front_end
 from leanear.export.ast.graph import token_count
 from leanear.export.macs import count_macs
-from leanear.families import modeling_slim_ast
+from leanear.families import classifier, modeling_slim_ast
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
@@ -31,8 +31,7 @@ from leanear.families.checkpoint_files import (
     slim_settings,
     write_slim_folder,
 )
-from leanear.families.classifier import batch_loss, check_head, labelled, logits, metric_of, mistakes
-from leanear.families.classifier import no_decoder_layers as decoder_layers
+from leanear.families.classifier import check_head, labelled, metric_of
 from leanear.families.family import AttentionBlocks, ExportOptions, HeadCost
 from leanear.families.macs import ast_head_macs
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
@@ -53,7 +52,13 @@ SIZE_SIGNS = SizeSigns(
 )
 MODELLING_FILE = Path(modeling_slim_ast.__file__)
 
-__all__ = ["batch_loss", "decoder_layers", "logits", "mistakes"]  # as of any classifier
+batch_loss, encoded, logits, mistakes = (
+    classifier.batch_loss,
+    classifier.encoded,
+    classifier.logits,
+    classifier.mistakes,
+)
+decoder_layers = classifier.no_decoder_layers
 
 AstModel: TypeAlias = "ASTForAudioClassification | SlimASTForAudioClassification"
 

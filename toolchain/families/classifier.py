@@ -48,6 +48,12 @@ def no_decoder_layers(model: Any) -> tuple[torch.nn.Module, ...]:
     return ()
 
 
+def encoded(model: Any, inputs: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """The inputs as an encoder leaves them for a decoder, which there is none of: as they are."""
+    del model, batch_size
+    return inputs
+
+
 def logits(model: Any, inputs: torch.Tensor) -> torch.Tensor:
     """Logits (B, labels) of a batch of features (B, ...), on the model's device."""
     return model(inputs.to(model.device)).logits

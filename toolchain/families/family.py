@@ -119,6 +119,9 @@ class Family(Protocol):
     def logits(self, model: Any, inputs: Any) -> torch.Tensor:
         """Logits (B, labels), or (B, L, vocabulary), of a batch of inputs, on the model's device."""
 
+    def encoded(self, model: Any, inputs: Any, batch_size: int) -> Any:
+        """The inputs with what the encoder makes of them: enough where only a decoder's block changes."""
+
     def batch_loss(self, model: Any, inputs: Any, targets: torch.Tensor) -> torch.Tensor:
         """Mean negative log-likelihood of a batch's targets."""
 
