@@ -44,6 +44,7 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|ra
 	[ -z "$$SPARSITY" ] || set -- "$$@" --sparsity "$$SPARSITY"; \
 	[ -z "$$SPEEDUP" ] || set -- "$$@" --speedup "$$SPEEDUP"; \
 	[ -z "$$LATENCY_MS" ] || set -- "$$@" --latency-ms "$$LATENCY_MS"; \
+	[ -z "$$RTF" ] || set -- "$$@" --rtf "$$RTF"; \
 	[ -z "$$MACS" ] || set -- "$$@" --macs "$$MACS"; \
 	[ -z "$$METHOD" ] || set -- "$$@" --method "$$METHOD"; \
 	[ -z "$$OUT" ] || set -- "$$@" --out "$$OUT"; \

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leanear.export.ast.front_end import read_front_end
-from leanear.export.ast.graph import export_ast, observe_ast
+from leanear.export.ast.graph import export_ast, observe_ast, too_large_in_ast
 from leanear.export.macs import count_macs
 from leanear.export.onnx.graph import ExportedGraph, graph_facts, model_sizes
+from leanear.export.onnx.half_precision import has_half_precision
 from leanear.export.whisper_artifact import Speech, write_whisper_artifact
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
 from leanear.runtimes.errors import BadInput
@@ -39,6 +40,7 @@ class ClassifierFacts:
     window_samples: int
     model: dict[str, Any]
     made_from: dict[str, Any]
+    left_in_float32: Sequence[str] = ()
 
 
 def export_artifact(
@@ -100,11 +102,17 @@ def export_artifact(
         made_from=made_from,
     )
     observed = observe_ast(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
+    too_large: dict[str, float] = {}
+    if has_half_precision(precision, form):
+        clips = quantiser_waveforms or golden.waveforms
+        too_large = too_large_in_ast(model, feature_extractor, form, clips)
     return write_classifier_artifact(
         out,
         golden,
-        facts,
-        lambda path: export_ast(model, feature_extractor, path, form, precision=precision, observed=observed),
+        replace(facts, left_in_float32=sorted(too_large)),
+        lambda path: export_ast(
+            model, feature_extractor, path, form, precision=precision, observed=observed, too_large=too_large
+        ),
     )
 
 
@@ -164,4 +172,5 @@ def _manifest(facts: ClassifierFacts, exported: ExportedGraph, folder: Path, cli
         "golden": {"file": GOLDEN_FILE, "sha256": sha256_file(folder / GOLDEN_FILE), "clips": clips},
         "parity": None,
         "made_from": facts.made_from,
+        "left_in_float32": list(facts.left_in_float32),
     }

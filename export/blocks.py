@@ -5,7 +5,8 @@ Dimension letters: T tokens, D model width, H heads, K per-head query/key width,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from leanear.export.onnx.heads import (
     fused_width,
     group_heads,
 )
+from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
+from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.runtimes.files import replaced_file
 
 KINDS = ("ordinary", "last")
@@ -36,15 +39,49 @@ WEIGHT_SPREAD = 0.02
 
 
 def export_blocks(
-    kind: str, widths: Sequence[tuple[int, int]], tokens: int, model_width: int, copies: int, form: str, out: Path
-) -> None:
+    kind: str, widths: Sequence[tuple[int, int]], tokens: int, model_width: int, copies: int, form: str, out: Path,
+    precision: str = "fp32",
+) -> None:  # fmt: skip
     """Write one ONNX file of `copies` attention blocks, each with its layer norm before and its residual behind.
 
     kind: "ordinary" blocks feed one another, (T, D) in and out; blocks of kind "last" are computed for the tokens that
     the classifier reads, all from the same tokens. widths: (K, V) of every head. Every copy has random weights of its
     own, so that a block's weights come from memory as they do in a model. The graph takes "waveform", float32 (1, D),
     which is added to every token, and gives "logits", float32 (1, 1): what every runtime here takes and gives.
+    precision: "fp32", or "int8": products as a model's in 8 bits has them, in ranges that noise has.
     """
+    arguments = (kind, widths, tokens, model_width, copies, form)
+    if precision == "fp32":
+        graph = _blocks(*arguments)
+    else:
+        with tempfile.TemporaryDirectory(prefix="leanear-observe-") as folder:
+            plain, path = _blocks(*arguments), Path(folder, "fp32.onnx")
+            names = tensors_to_observe(plain)
+            _write(plain, model_width, path)
+            noise = np.random.default_rng(1).standard_normal((1, model_width)).astype(np.float32)
+            observed = observe(path, names, [{"waveform": noise}])
+        graph = _blocks(*arguments, observed)
+        add_static_products(graph, observed, form, lambda _: False)
+    with replaced_file(Path(out)) as part:
+        _write(graph, model_width, part)
+
+
+def _write(graph: Graph, model_width: int, out: Path) -> None:
+    source = helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, model_width])
+    result = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 1])
+    graph.write(out, [source], [result], "blocks")
+
+
+def _blocks(
+    kind: str,
+    widths: Sequence[tuple[int, int]],
+    tokens: int,
+    model_width: int,
+    copies: int,
+    form: str,
+    observed: Mapping[str, Observed] | None = None,
+) -> Graph:
+    """The graph of `export_blocks`."""
     generator = np.random.default_rng(0)
     graph = Graph()
     base = _random(generator, (tokens, model_width))
@@ -55,7 +92,7 @@ def export_blocks(
         attention = random_attention(widths, model_width, generator)
         normed = _add_layernorm(graph, hidden, model_width, generator, f"{name}.layernorm")
         if kind == "ordinary":
-            attended = add_attention(graph, normed, attention, form, tokens, name)
+            attended = add_attention(graph, normed, attention, form, tokens, name, observed)
             hidden = graph.node("Add", [attended, hidden], f"{name}.residual")
             results = [hidden]
         else:
@@ -69,10 +106,7 @@ def export_blocks(
     together = results[0] if len(results) == 1 else graph.node("Concat", results, "results", axis=0)
     axes = graph.constant("mean.axes", np.array([0, 1], dtype=np.int64))
     graph.node("ReduceMean", [together, axes], "logits", keepdims=1)
-    source = helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, model_width])
-    result = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 1])
-    with replaced_file(Path(out)) as part:
-        graph.write(part, [source], [result], "blocks")
+    return graph
 
 
 def exported_groups(

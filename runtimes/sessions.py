@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Sequence
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.precisions import graph_precision
+
+WINDOWS_RANK = 4  # of a decoder's keys and values of encoded windows, where its graph takes several
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,17 @@ class SpeechSession(Protocol):
         windows; None: the full one.
         """
 
+    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
+        """Keys and values of several windows of one length; the arguments are those of `encode`.
+
+        Raises:
+            BadInput: there is none, or several for a decoder's graph that takes one at a time.
+        """
+
     def start(self, rows: int = 1) -> None:
-        """Forget all tokens; `rows` hypotheses about the encoded window follow."""
+        """Forget all tokens; `rows` hypotheses about the encoded windows follow, as many of each, one window's after
+        another's.
+        """
 
     def step(self, tokens: np.ndarray, parents: np.ndarray | None = None) -> np.ndarray:
         """Logits after the last of `tokens`, float32 (rows, vocabulary), a view that the next step may overwrite.
@@ -147,6 +158,21 @@ def filled_up(waveform: np.ndarray, window: int) -> np.ndarray:
     filled = np.zeros((1, window), np.float32)
     filled[:, : waveform.shape[1]] = waveform
     return filled
+
+
+def check_several(windows: int, takes_several: bool) -> None:
+    """Raises BadInput where so many windows cannot be encoded together."""
+    if windows < 1 or (windows > 1 and not takes_several):
+        raise BadInput(
+            f"encode: {windows} windows; the decoder's graph takes one at a time: export it again to have several"
+        )
+
+
+def check_rows(rows: int, windows: int) -> None:
+    """Raises BadInput where so many rows cannot be shared among the encoded windows."""
+    if windows < 1 or rows < 1 or rows % windows:
+        encoded = f"{windows} encoded windows" if windows > 1 else ("an" if windows else "no") + " encoded window"
+        raise BadInput(f"start: {rows} rows of {encoded}")
 
 
 def checked_tokens(

@@ -41,7 +41,8 @@ ROOMS = {
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "
     "families recover runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
-    "export export.ast export.onnx families recover reference runtimes runtimes.process targets",
+    "export export.ast export.onnx export.whisper families recover reference runtimes runtimes.process runtimes.speech "
+    "targets",
     "devices": " benchmarks benchmarks.device benchmarks.measure runtimes",
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo devices "
     "evaluate export export.whisper families prune runtimes runtimes.backends runtimes.process runtimes.speech targets",

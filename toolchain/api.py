@@ -92,6 +92,7 @@ class Model:
         macs: float | None = None,
         latency_ms: float | None = None,
         speedup: float | None = None,
+        rtf: float | None = None,
         max_drop: float | None = None,
         target: str = "cpu",
         recovery: Recovery | None = None,
@@ -115,7 +116,8 @@ class Model:
         from leanear.targets.target import read_target
 
         goals = {
-            "sparsity": sparsity, "macs": macs, "latency_ms": latency_ms, "speedup": speedup, "max_drop": max_drop,
+            "sparsity": sparsity, "macs": macs, "latency_ms": latency_ms, "speedup": speedup, "rtf": rtf,
+            "max_drop": max_drop,
         }  # fmt: skip
         device = read_target(target)
         recipe = RotatedRecipe(

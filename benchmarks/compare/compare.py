@@ -44,13 +44,15 @@ class Bounds:
     """How much worse B may be than A.
 
     max_slowdown_percent: of the median latency, or of what it is in units of dense's where `over_dense`; max_drop:
-    points of accuracy lost, or of word error rate added; max_memory_percent: of peak memory.
+    points of accuracy lost, or of word error rate added; max_memory_percent: of peak memory; max_size_percent: of the
+    graph files, None: they may be of any size.
     """
 
     max_slowdown_percent: float = 5.0
     max_drop: float = 0.5
     max_memory_percent: float = 10.0
     over_dense: bool = False
+    max_size_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ def document_of(comparison: Comparison, strict: bool) -> dict[str, Any]:
             "max_drop_points": bounds.max_drop,
             "max_memory_percent": bounds.max_memory_percent,
             "over_dense": bounds.over_dense,
+            "max_size_percent": bounds.max_size_percent,
         },
         "rows": [_row_json(row, judged.get(row.what.key), comparison) for row in comparison.rows],
         "circumstances": [
@@ -322,6 +325,8 @@ def _judgements(rows: Sequence[Row], bounds: Bounds) -> list[Judgement]:
             "mean_average_precision": drop,
             "word_error_rate": drop,
         }
+        if bounds.max_size_percent is not None:
+            limits["graph_bytes"] = 1 + bounds.max_size_percent / 100
         if row.what.key in limits:
             limit = limits[row.what.key]
             found.append(Judgement(row, limit, _state(row, limit, whole_interval=row.what.key == judged)))

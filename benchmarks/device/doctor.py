@@ -177,19 +177,19 @@ def remedy(name: str, root: Path = Path("/")) -> str:
     python = sys.executable or "python3"
     if name == "numpy" and python.startswith("/usr/bin/") and (root / "usr/bin/apt-get").exists():
         return "sudo apt-get install python3-numpy"
-    package = f"'{_package(name)}'"
+    wanted = f"'{package(name)}'"
     if sys.prefix != sys.base_prefix:
-        return f"{python} -m pip install {package}"
+        return f"{python} -m pip install {wanted}"
     if _externally_managed():
         venv = "~/leanear-venv"
         return (
-            f"{python} -m venv --system-site-packages {venv} && {venv}/bin/pip install {package} "
+            f"{python} -m venv --system-site-packages {venv} && {venv}/bin/pip install {wanted} "
             f"(and then {venv}/bin/python in place of python3)"
         )
-    return f"{python} -m pip install --user {package}"
+    return f"{python} -m pip install --user {wanted}"
 
 
-def _package(name: str) -> str | None:
+def package(name: str) -> str | None:
     """What pip installs a library by, the earliest version with it."""
     return NUMPY if name == "numpy" else choose_runtime(name).PACKAGE
 

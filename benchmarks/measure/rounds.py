@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ TRIES = 2
 TICK_S = 0.01  # in which Linux counts
 QUIET_SHARE = 0.04
 FEWEST_QUIET = 3
+
+Timed = TypeVar("Timed")
 
 
 def measure_rounds(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -44,7 +46,8 @@ def measure_rounds(request: dict[str, Any], progress: Progress) -> dict[str, Any
         progress("load", 0.2 * number / len(request["graphs"]))
         sessions.append(runtime.load(_artifact(graph), options))
         inputs.append((0.1 * generator.standard_normal(graph["samples"])).astype(np.float32))
-    typical_ms = [_turn(session, source, 2)[0] for session, source in zip(sessions, inputs)]
+    calls = [_timed_call(session, source) for session, source in zip(sessions, inputs)]
+    typical_ms = [_typical_ms(turn(call, 2)[0]) for call in calls]
     turns: list[list[tuple[float, float]]] = [[] for _ in sessions]
     deadline = time.perf_counter() + request["share_s"]
     for made in range(request["rounds"]):
@@ -53,8 +56,8 @@ def measure_rounds(request: dict[str, Any], progress: Progress) -> dict[str, Any
         progress(f"round {made + 1}", 0.2 + 0.8 * made / request["rounds"])
         order = range(len(sessions)) if made % 2 == 0 else range(len(sessions) - 1, -1, -1)
         for number in order:
-            runs = _runs_in_a_turn(typical_ms[number])
-            turns[number].append(_quiet_turn(sessions[number], inputs[number], runs, deadline))
+            samples_ms, share = quiet_turn(calls[number], _runs_in_a_turn(typical_ms[number]), deadline)
+            turns[number].append((_typical_ms(samples_ms), share))
     facts = sessions[0].facts()
     for session in sessions:
         session.close()
@@ -90,29 +93,39 @@ def _runs_in_a_turn(typical_ms: float) -> int:
     return 1 if typical_ms > SHORT_MS else min(MOST_RUNS, 2 + int(TURN_MS / typical_ms))
 
 
-def _quiet_turn(session: Session, source: np.ndarray, runs: int, deadline: float) -> tuple[float, float]:
-    best = (0.0, float("inf"))
+def _timed_call(session: Session, source: np.ndarray) -> Callable[[], float]:
+    def timed() -> float:
+        start = time.perf_counter_ns()
+        session.run(source)
+        return (time.perf_counter_ns() - start) / 1e6
+
+    return timed
+
+
+def _typical_ms(samples_ms: list[float]) -> float:
+    """The median of a turn's calls after the first, or its only one."""
+    return round(statistics.median(samples_ms[1:] or samples_ms), 4)
+
+
+def quiet_turn(call: Callable[[], Timed], runs: int, deadline: float) -> tuple[list[Timed], float]:
+    """What the calls of the least disturbed of a few turns gave, and the share of all cores that others used then."""
+    best: tuple[list[Timed], float] = ([], float("inf"))
     for _ in range(TRIES):
         time.sleep(REST_S)
-        turn = _turn(session, source, runs)
-        best = min(best, turn, key=lambda each: each[1])
+        best = min(best, turn(call, runs), key=lambda each: each[1])
         if best[1] <= QUIET_SHARE or time.perf_counter() > deadline:
             break
     return best
 
 
-def _turn(session: Session, source: np.ndarray, runs: int) -> tuple[float, float]:
-    """Milliseconds of a call, and the share of all cores that other processes used during the turn."""
-    timings = []
+def turn(call: Callable[[], Timed], runs: int) -> tuple[list[Timed], float]:
+    """What `call` gave `runs` times, and the share of all cores that other processes used meanwhile."""
     begin, busy_s, own_s = time.perf_counter(), _all_busy_s(), time.process_time()
-    for _ in range(runs):
-        start = time.perf_counter_ns()
-        session.run(source)
-        timings.append((time.perf_counter_ns() - start) / 1e6)
+    answers = [call() for _ in range(runs)]
     wall_s = time.perf_counter() - begin
     others_s = _all_busy_s() - busy_s - (time.process_time() - own_s)
     share = max(0.0, others_s - TICK_S) / (wall_s * (os.cpu_count() or 1))
-    return round(statistics.median(timings[1:] or timings), 4), round(share, 4)
+    return answers, round(share, 4)
 
 
 def _all_busy_s() -> float:

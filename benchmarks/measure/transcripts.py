@@ -19,7 +19,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, write_json
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
-from leanear.runtimes.speech.long_audio import SpeechModel, Tally, read_speech_model, transcribe
+from leanear.runtimes.speech.long_audio import Segment, SpeechModel, Tally, read_speech_model, transcribe
 from leanear.runtimes.speech.repeats import compression_ratio
 from leanear.runtimes.speech.token_rules import speech_tokens
 
@@ -80,7 +80,11 @@ def transcribe_clip(
     start = time.perf_counter()
     tally = Tally()
     segments = list(transcribe(session, model, waveform, options, tally))
-    seconds = time.perf_counter() - start
+    return transcript_of(segments, tally, time.perf_counter() - start)
+
+
+def transcript_of(segments: Sequence[Segment], tally: Tally, seconds: float) -> Transcript:
+    """The transcript that these segments make, heard in `seconds`."""
     text = "".join(segment.text for segment in segments).strip()
     return Transcript(
         text=text,

@@ -142,7 +142,8 @@ def summary_sentences(analysis: Analysis) -> list[str]:
     if analysis.noisy:
         said.append(f"The timings are less certain than usual: {analysis.noisy}.")
     for part, reason in analysis.results.failures().items():
-        said.append(f"The {part} measurement failed: {reason}.")
+        what = "check of the engines" if part == "check" else f"{part} measurement"
+        said.append(f"The {what} failed: {reason}.")
     return said
 
 

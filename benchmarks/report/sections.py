@@ -8,6 +8,7 @@ from typing import Any, Callable
 from leanear.benchmarks.analysis import Analysis, analyse
 from leanear.benchmarks.formatting import precisions_text, runtime_text, threads_text
 from leanear.benchmarks.report.accuracy_section import accuracy_section
+from leanear.benchmarks.report.check_section import check_section
 from leanear.benchmarks.report.headline import headline_cards, summary_sentences
 from leanear.benchmarks.report.latency_section import latency_section
 from leanear.benchmarks.report.origin_sections import (
@@ -57,6 +58,7 @@ def compose_report(
     analysis = analyse(results)
     gate = None if max_drop is None else _judge(analysis, max_drop)
     makers: list[Callable[[], Section | None]] = [
+        lambda: check_section(results.document) if results.is_wrong else None,
         lambda: None if precision is None else precision_section(precision),
         lambda: latency_section(analysis),
         lambda: stages_section(analysis) if analysis.speech else None,
@@ -65,6 +67,7 @@ def compose_report(
         lambda: _quality_section(analysis, extra, gate),
         lambda: memory_section(analysis),
         lambda: state_section(analysis.document),
+        lambda: None if results.is_wrong else check_section(results.document),
         lambda: environment_section(analysis),
         lambda: method_section(analysis, gate),
         lambda: missing_section(analysis),

@@ -7,8 +7,9 @@ The keys and values of tokens that were fed before are inputs whose shape has ro
 the new tokens alone, and whoever runs it puts them into their place. So no step copies what is already there: scores
 over the room and over the new tokens are put side by side, keys and values never are.
 
-Dimension letters: R rows (hypotheses), N new tokens of each, C positions that there is room for, T encoder positions,
-D model width, H heads, K per-head query/key width, V per-head value/output width.
+Dimension letters: W encoded windows, R rows (hypotheses, as many of each window), N new tokens of each, C positions
+that there is room for, T encoder positions, D model width, H heads, K per-head query/key width, V per-head value/output
+width.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from leanear.export.onnx.heads import (
 )
 from leanear.export.onnx.layers import add_layernorm, array
 from leanear.export.whisper.encoder import POSITIONS, add_mlp, cache_group
+from leanear.export.whisper.two_stage_vocabulary import TwoStages, add_two_stage_logits
 
 Shape = list[int | str]
 EMBEDDING = "decoder.embedding"
@@ -50,17 +52,25 @@ class _Step:
 
     rows_and_tokens: str  # int64 (2,): R, N
     room_and_tokens: str  # int64 (2,): C, N
+    windows: str  # int64 (1,): W
     bias: str  # (N, C + N)
 
 
 def add_decoder(
-    graph: Graph, model: Any, form: str, any_window: bool = False, alignment_heads: Sequence[tuple[int, int]] = ()
+    graph: Graph,
+    model: Any,
+    form: str,
+    any_window: bool = False,
+    alignment_heads: Sequence[tuple[int, int]] = (),
+    stages: TwoStages | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has.
+    """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has; stages:
+    in which the logits are computed, None: all at once.
 
     Inputs: `embedded` (R, N, D), the new tokens' rows of EMBEDDING; `positions` int64 (N,), where they stand; `bias`
     (N, C + N), added to all scores: 0 where a token may look, a large negative number where not; per layer `self_key.I`
-    (R, H, K, C), `self_value.I` (R, H, C, V), `cross_key.I` (H, K, T), `cross_value.I` (H, T, V).
+    (R, H, K, C), `self_value.I` (R, H, C, V), `cross_key.I` (W, H, K, T), `cross_value.I` (W, H, T, V), of form
+    "tensorrt" without W: the rows of each window follow one another.
     Outputs: `logits` (R, vocabulary) after the last token; per layer `new_key.I` (R, H, K, N), `new_value.I`
     (R, H, N, V). With `alignment_heads`, (layer, head) ascending, `alignment` (A, R N, T) as well: their scores before
     the softmax.
@@ -75,7 +85,8 @@ def add_decoder(
     shape = graph.node("Shape", ["embedded"], "decoder.shape", start=0, end=2)
     room = graph.node("Shape", ["self_key.0"], "decoder.room", start=3, end=4)
     new = graph.node("Shape", ["positions"], "decoder.new")
-    step = _Step(shape, graph.node("Concat", [room, new], "decoder.parts", axis=0), "bias")
+    windows = "" if form == "tensorrt" else graph.node("Shape", ["cross_key.0"], "decoder.windows", start=0, end=1)
+    step = _Step(shape, graph.node("Concat", [room, new], "decoder.parts", axis=0), windows, "bias")
     hidden = _add_embeddings(graph, model)
     for number, layer in enumerate(decoder.layers):
         name = f"decoder.layers.{number}"
@@ -85,24 +96,25 @@ def add_decoder(
         hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
         normed = add_layernorm(graph, hidden, layer.encoder_attn_layer_norm, f"{name}.encoder_attn_layer_norm")
         cross, cross_group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
-        attended = _add_cross_attention(graph, normed, cross, cross_group, number, form)
+        attended = _add_cross_attention(graph, normed, cross, cross_group, step, number, form)
         hidden = graph.node("Add", [attended, hidden], f"{name}.encoder_attn.residual")
         hidden = add_mlp(graph, hidden, layer, name)
 
         heads, key, value = len(group.heads), group.query_key_width, group.value_output_width
         cross_heads = len(cross_group.heads)
         positions: int | str = POSITIONS if any_window else config.max_source_positions
+        of_each: Shape = [] if form == "tensorrt" else ["windows"]
         inputs += [
             Tensor(f"self_key.{number}", ["rows", heads, key, "room"]),
             Tensor(f"self_value.{number}", ["rows", heads, "room", value]),
-            Tensor(f"cross_key.{number}", [cross_heads, cross_group.query_key_width, positions]),
-            Tensor(f"cross_value.{number}", [cross_heads, positions, cross_group.value_output_width]),
+            Tensor(f"cross_key.{number}", [*of_each, cross_heads, cross_group.query_key_width, positions]),
+            Tensor(f"cross_value.{number}", [*of_each, cross_heads, positions, cross_group.value_output_width]),
         ]
         outputs += [
             Tensor(f"new_key.{number}", ["rows", heads, key, "new"]),
             Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
         ]
-    _add_logits(graph, hidden, model, step)
+    _add_logits(graph, hidden, model, step, stages, form)
     if alignment_heads:
         _add_alignment(graph, alignment_heads)
         positions = POSITIONS if any_window else config.max_source_positions
@@ -118,9 +130,13 @@ def _add_alignment(graph: Graph, heads: Sequence[tuple[int, int]]) -> None:
     parts = []
     for layer, of_layer in chosen.items():
         indices = graph.constant(f"alignment.heads.{layer}", np.array(of_layer, dtype=np.int64))
-        scores = f"decoder.layers.{layer}.encoder_attn.scores"
-        parts.append(graph.node("Gather", [scores, indices], f"alignment.{layer}", axis=0))
-    graph.node("Concat", parts, "alignment", axis=0)
+        scores = f"decoder.layers.{layer}.encoder_attn.scores"  # (W, H, R N / W, T)
+        parts.append(graph.node("Gather", [scores, indices], f"alignment.{layer}", axis=1))
+    together = graph.node("Concat", parts, "alignment.windows", axis=1)
+    by_head = graph.node("Transpose", [together], "alignment.heads", perm=[1, 0, 2, 3])
+    positions = graph.node("Shape", [together], "alignment.positions", start=3, end=4)
+    rows = graph.constant("alignment.rows", np.array([len(heads), -1], dtype=np.int64))
+    graph.node("Reshape", [by_head, graph.node("Concat", [rows, positions], "alignment.shape", axis=0)], "alignment")
 
 
 def _add_embeddings(graph: Graph, model: Any) -> str:
@@ -217,9 +233,9 @@ def _add_heads(graph: Graph, source: str, step: _Step, heads: int, width: int, o
 
 
 def _add_cross_attention(
-    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, number: int, form: str
+    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, step: _Step, number: int, form: str
 ) -> str:
-    """Attention over the encoded window, all rows' tokens as one batch of queries: (R N, D) in and out."""
+    """Attention over encoded windows, the tokens of a window's rows as one batch of queries: (R N, D) in and out."""
     name = f"decoder.layers.{number}.encoder_attn"
     heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
     scaling = np.float32(attention.scaling)
@@ -234,23 +250,26 @@ def _add_cross_attention(
         lambda: query_key_rows(attention.query_bias, attention, [group]) * scaling,
     )
     query = graph.node("Gemm", [tokens, weight, bias], f"{name}.query")
-    # TensorRT fuses what has four dimensions.
-    first = [1] if form == "tensorrt" else []
-    order = [0, 2, 1, 3] if first else [1, 0, 2]
     key, value = f"cross_key.{number}", f"cross_value.{number}"
-    if first:
+    if form == "tensorrt":  # its engines are of one window, and it fuses what has four dimensions
         axis = graph.constant("decoder.batch.axis", np.array([0], dtype=np.int64))
         key = graph.node("Unsqueeze", [key, axis], f"{name}.key.batch")
         value = graph.node("Unsqueeze", [value, axis], f"{name}.value.batch")
-    query = graph.reshape(query, (*first, -1, heads, width), f"{name}.query.split")
-    query = graph.node("Transpose", [query], f"{name}.query.heads", perm=order)
+        query = graph.reshape(query, (1, -1, heads, width), f"{name}.query.split")
+    else:
+        shape = f"shape.windows.{heads}x{width}"
+        if not graph.has(shape):
+            rest = graph.constant(f"rows.{heads}x{width}", np.array([-1, heads, width], dtype=np.int64))
+            graph.node("Concat", [step.windows, rest], shape, axis=0)
+        query = graph.node("Reshape", [query, shape], f"{name}.query.split")
+    query = graph.node("Transpose", [query], f"{name}.query.heads", perm=[0, 2, 1, 3])
     scores = graph.node("MatMul", [query, key], f"{name}.scores")
     if form == "openvino":
         attended = _add_divided_attention(graph, scores, value, name)
     else:
         weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
         attended = graph.node("MatMul", [weights, value], f"{name}.attended")
-    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=order)
+    joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
     context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
     return _add_output(graph, context, attention, group, name)
 
@@ -278,7 +297,7 @@ def _add_output(graph: Graph, context: str, attention: Attention, group: HeadGro
     return graph.node("Gemm", [context, weight, bias], f"{name}.output")
 
 
-def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step) -> None:
+def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step, stages: TwoStages | None, form: str) -> None:
     """Logits (R, vocabulary) of each row's last token, by the embedding itself where the model has it so."""
     config, decoder = model.config, model.model.decoder
     width = graph.constant("decoder.width", np.array([config.d_model], dtype=np.int64))
@@ -291,7 +310,17 @@ def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step) -> None:
     if not is_tied(model):
         table, shape_of_table = "decoder.output.weight", tuple(model.proj_out.weight.shape)
         graph.weight(table, shape_of_table, lambda: array(model.proj_out.weight))
+    if stages is not None:
+        weight = model.proj_out.weight
+        add_two_stage_logits(graph, normed, table, tuple(weight.shape), lambda: array(weight), stages, form)
+        return
     graph.node("Gemm", [normed, table], "logits", transB=1)
+
+
+def first_special(model: Any) -> int:
+    """The first token that is no text: the end or the start of a transcript."""
+    ends = model.config.eos_token_id
+    return int(min(model.config.decoder_start_token_id, *(ends if isinstance(ends, list) else [ends])))
 
 
 def is_tied(model: Any) -> bool:

@@ -7,7 +7,7 @@ The GPU's own time of each run is taken by events, beside whatever clock is held
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from leanear.runtimes.backends.cuda_memory import ALIGNMENT_BYTES, Buffer, Cuda,
 from leanear.runtimes.backends.embedding import Embedding
 from leanear.runtimes.backends.engines import MOST_ROWS, BuiltEngine
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from leanear.runtimes.sessions import SessionOptions, checked_logits, checked_tokens
+from leanear.runtimes.sessions import SessionOptions, check_several, checked_logits, checked_tokens
 from leanear.runtimes.speech.speech_cache import ROOMS
 
 MASKED = np.float32(-3e4)  # nothing is left of it after softmax, and a fused kernel may hold it in float16
@@ -257,6 +257,11 @@ class GpuSpeechSession:
         cuda.wait()
         self._encoding.done()
         self._encoded = True
+
+    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
+        """Keys and values of one window: engines are built for one."""
+        check_several(len(waveforms), takes_several=False)
+        self.encode(waveforms[0], window)
 
     def start(self, rows: int = 1) -> None:
         """Forget all tokens; `rows` hypotheses about the encoded window follow."""

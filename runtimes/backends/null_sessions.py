@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -65,13 +65,17 @@ class NullSpeechSession:
         self._checked = WaveformInput(artifact)
         self._decoding = artifact.manifest["decoding"]
         self._vocabulary = int(artifact.manifest["output"]["shape"][1])
-        self._said: list[int] = []
+        self._said: list[list[int]] = []  # of every window
         self._rows: list[list[int]] = []
 
-    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:  # noqa: ARG002
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Listen to one window; what is heard of the audio does not depend on what it is filled up to."""
-        time.sleep(INFERENCE_S)
-        self._said = said_tokens(self._artifact, self._checked(waveform)[0])
+        self.encode_several([waveform], window)
+
+    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:  # noqa: ARG002
+        """Listen to several windows."""
+        time.sleep(INFERENCE_S * len(waveforms))
+        self._said = [said_tokens(self._artifact, self._checked(waveform)[0]) for waveform in waveforms]
         self._rows = []
 
     def start(self, rows: int = 1) -> None:
@@ -88,8 +92,9 @@ class NullSpeechSession:
         chosen = range(len(self._rows)) if parents is None else parents
         self._rows = [[*self._rows[parent], *new.tolist()] for parent, new in zip(chosen, tokens)]
         logits = np.zeros((len(self._rows), self._vocabulary), np.float32)
+        of_each = max(len(self._rows) // max(len(self._said), 1), 1)
         for row, fed in enumerate(self._rows):
-            logits[row, self._next(fed)] = CERTAIN
+            logits[row, self._next(fed, self._said[row // of_each])] = CERTAIN
         return logits
 
     def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
@@ -101,18 +106,18 @@ class NullSpeechSession:
         scores = np.where(looked_at == np.arange(len(tokens))[:, np.newaxis], np.float32(CERTAIN), np.float32(0.0))
         return np.tile(scores, (len(manifest["alignment"]["heads"]), 1, 1))
 
-    def _next(self, fed: list[int]) -> int:
+    def _next(self, fed: list[int], known: list[int]) -> int:
         decoding = self._decoding
         if fed[-1] == decoding["start"]:
             languages = decoding["languages"]
             spoken = languages.get(decoding["default_language"], next(iter(languages.values()), decoding["end"]))
-            silent = not self._said and decoding["no_speech"] is not None
+            silent = not known and decoding["no_speech"] is not None
             return int(decoding["no_speech"] if silent else spoken)
         text_tokens = min(decoding["start"], decoding["end"])
         past_end = self._vocabulary if decoding["timestamp_begin"] is None else decoding["timestamp_begin"]
         prompts = [place for place, token in enumerate(fed) if text_tokens <= token < past_end]
         said = sum(token < text_tokens for token in fed[prompts[-1] + 1 if prompts else 0 :])
-        return self._said[said] if said < len(self._said) else int(decoding["end"])
+        return known[said] if said < len(known) else int(decoding["end"])
 
     def facts(self) -> dict[str, Any]:
         """The options, as no runtime changed them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from leanear.runtimes.backends.embedding import Embedding
 from leanear.runtimes.backends.onnx_cpu import NAME
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from leanear.runtimes.sessions import (
+    WINDOWS_RANK,
     SessionOptions,
+    check_rows,
+    check_several,
     checked_logits,
     checked_tokens,
     in_window,
@@ -127,10 +130,11 @@ class OnnxSpeechSession:
         self._takes_any = any(None in shape for shape in crossed.values())
         self._window, self._step = int(artifact.manifest["input"]["window_samples"]), step_samples(artifact)
         self._crossed = CrossMemory(crossed, self._window // self._step, kept)
-        shapes = {tensor.name: tensor.shape for tensor in self._decoder.get_inputs()}
+        inputs = {tensor.name: tensor.shape for tensor in self._decoder.get_inputs()}
+        self._takes_several = len(inputs["cross_key.0"]) == WINDOWS_RANK
         self._cache = SpeechCache(
-            {name: (shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
-            {name: (shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("self_value.")},
+            {name: (shape[1], shape[2]) for name, shape in inputs.items() if name.startswith("self_key.")},
+            {name: (shape[1], shape[3]) for name, shape in inputs.items() if name.startswith("self_value.")},
             self._positions,
             kept,
         )
@@ -140,20 +144,26 @@ class OnnxSpeechSession:
 
     def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
-        waveform = in_window(self._checked(waveform), window, self._window, self._takes_any)
-        if self._takes_any and self._crossed.arrange(waveform.shape[1] // self._step):
+        self.encode_several([waveform], window)
+
+    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
+        """Keys and values of several windows of one length, each written to where the decoder reads them."""
+        check_several(len(waveforms), self._takes_several)
+        length = (window or self._window) if self._takes_any else self._window
+        if self._crossed.arrange(length // self._step, len(waveforms)):
             self._single = None
-        binding = self._encoder.io_binding()
-        _bind(binding.bind_input, "waveform", waveform)
-        for name, buffer in self._crossed.arrays.items():
-            _bind(binding.bind_output, name, buffer)
-        self._encoder.run_with_iobinding(binding)
+        for number, waveform in enumerate(waveforms):
+            samples = in_window(self._checked(waveform), window, self._window, self._takes_any)
+            binding = self._encoder.io_binding()
+            _bind(binding.bind_input, "waveform", samples)
+            for name, buffer in self._crossed.of(number).items():
+                _bind(binding.bind_output, name, buffer)
+            self._encoder.run_with_iobinding(binding)
         self._encoded = True
 
     def start(self, rows: int = 1) -> None:
-        """Forget all tokens; `rows` hypotheses about the encoded window follow."""
-        if not self._encoded or rows < 1:
-            raise BadInput(f"start: {rows} rows of {'an' if self._encoded else 'no'} encoded window")
+        """Forget all tokens; `rows` hypotheses about the encoded windows follow, as many of each."""
+        check_rows(rows, self._crossed.windows if self._encoded else 0)
         if self._cache.start(rows):
             self._single = None
 
@@ -199,9 +209,8 @@ class OnnxSpeechSession:
         return bound.logits
 
     def _bound(self, new: int) -> _BoundStep:
-        return _BoundStep(
-            self._decoder, self._cache, self._crossed.arrays, new, self._embedding.width, self._vocabulary
-        )
+        crossed = self._crossed.arrays if self._takes_several else self._crossed.of(0)
+        return _BoundStep(self._decoder, self._cache, crossed, new, self._embedding.width, self._vocabulary)
 
     def facts(self) -> dict[str, Any]:
         """Version, providers, threads and memory settings as the decoder's session reports them."""

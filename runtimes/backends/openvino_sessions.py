@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -15,7 +15,10 @@ from leanear.runtimes.backends.embedding import Embedding
 from leanear.runtimes.backends.openvino_cpu import DEVICE, NAME
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from leanear.runtimes.sessions import (
+    WINDOWS_RANK,
     SessionOptions,
+    check_rows,
+    check_several,
     checked_logits,
     checked_tokens,
     in_window,
@@ -119,8 +122,9 @@ class IntelSpeechSession:
         self._takes_any = any(None in shape for shape in crossed.values())
         self._window, self._step = int(artifact.manifest["input"]["window_samples"]), step_samples(artifact)
         self._crossed = CrossMemory(crossed, self._window // self._step)
-        self._share_crossed()
         shapes = {port.get_any_name(): port.get_partial_shape() for port in self._decoder.inputs}
+        self._takes_several = len(shapes["cross_key.0"]) == WINDOWS_RANK
+        self._share_crossed()
         self._cache = SpeechCache(
             {name: _fixed(shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
             {name: _fixed(shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("self_value.")},
@@ -135,23 +139,37 @@ class IntelSpeechSession:
 
     def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, written to where the decoder reads them."""
-        waveform = in_window(self._checked(waveform), window, self._window, self._takes_any)
-        if self._takes_any and self._crossed.arrange(waveform.shape[1] // self._step):
+        self.encode_several([waveform], window)
+
+    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
+        """Keys and values of several windows of one length, each written to where the decoder reads them."""
+        check_several(len(waveforms), self._takes_several)
+        length = (window or self._window) if self._takes_any else self._window
+        if self._crossed.arrange(length // self._step, len(waveforms)):
             self._share_crossed()
-        self._encoding.set_tensor("waveform", _shared(waveform))
-        self._encoding.infer()
+        for number, waveform in enumerate(waveforms):
+            samples = in_window(self._checked(waveform), window, self._window, self._takes_any)
+            if len(waveforms) > 1:
+                self._write_crossed_of(number)
+            self._encoding.set_tensor("waveform", _shared(samples))
+            self._encoding.infer()
         self._encoded = True
 
     def _share_crossed(self) -> None:
-        """Let the encoder write to, and the decoder read from, the session's memory for the window's length."""
-        for name, buffer in self._crossed.arrays.items():
-            self._encoding.set_tensor(name, _shared(buffer))
+        """Let the encoder write to, and the decoder read from, the session's memory for the windows' length."""
+        self._write_crossed_of(0)
+        crossed = self._crossed.arrays if self._takes_several else self._crossed.of(0)
+        for name, buffer in crossed.items():
             self._decoding.set_tensor(name, _shared(buffer))
 
+    def _write_crossed_of(self, window: int) -> None:
+        """Let the encoder write to the memory of one window."""
+        for name, buffer in self._crossed.of(window).items():
+            self._encoding.set_tensor(name, _shared(buffer))
+
     def start(self, rows: int = 1) -> None:
-        """Forget all tokens; `rows` hypotheses about the encoded window follow."""
-        if not self._encoded or rows < 1:
-            raise BadInput(f"start: {rows} rows of {'an' if self._encoded else 'no'} encoded window")
+        """Forget all tokens; `rows` hypotheses about the encoded windows follow, as many of each."""
+        check_rows(rows, self._crossed.windows if self._encoded else 0)
         if self._cache.start(rows):
             self._bound = (0, 0)
 

@@ -158,6 +158,53 @@ def decode_window(
     else:
         hypotheses = search.samples(logits, temperature, generator)
     best = max(hypotheses, key=lambda hypothesis: _rank(hypothesis, options.length_penalty))
+    return _decoded(best, tokens, options, temperature, probability, language)
+
+
+def decode_windows(
+    session: SpeechSession,
+    tokens: SpeechTokens,
+    options: DecodeOptions,
+    most_tokens: Sequence[int],
+    *,
+    no_speech: bool = True,
+) -> list[Decoded]:
+    """The greedy transcripts of the windows that `session` has encoded together, one row each; see `decode_window`.
+
+    most_tokens: of each window. The language is the options' or the model's own: it is not detected.
+
+    Raises:
+        BadInput: the model does not have the language or the task.
+        MeasurementFailed: the decoder gave NaN or infinite logits.
+    """
+    check_options(tokens, options)
+    rows, language = len(most_tokens), chosen_language(tokens, options)
+    rest = prompt_tokens(tokens, options, language)
+    probabilities: list[float | None] = [None] * rows
+    session.start(rows)
+    if no_speech and tokens.no_speech is not None:
+        logits = _step(session, [tokens.start], rows, tokens)
+        probabilities = np.exp(_log_softmax(logits))[:, tokens.no_speech].tolist()
+        logits = _step(session, rest, rows, tokens) if rest else logits
+    else:
+        logits = _step(session, [tokens.start, *rest], rows, tokens)
+    room = max(tokens.positions - 1 - len(rest), 0)
+    caps = [min(room, most, room if options.max_tokens is None else options.max_tokens) for most in most_tokens]
+    heard = _Search(session, tokens, options, max(caps)).samples(logits, 0.0, None, caps)
+    return [
+        _decoded(hypothesis, tokens, options, 0.0, probability, language)
+        for hypothesis, probability in zip(heard, probabilities)
+    ]
+
+
+def _decoded(
+    best: _Hypothesis,
+    tokens: SpeechTokens,
+    options: DecodeOptions,
+    temperature: float,
+    no_speech_probability: float | None,
+    language: str | None,
+) -> Decoded:
     cut = without_loop(best.tokens, tokens.times) if options.stop_repeats else None
     counted, said = len(best.tokens) + best.ended, best.tokens if cut is None else cut
     return Decoded(
@@ -166,7 +213,7 @@ def decode_window(
         looped=cut is not None,
         temperature=temperature,
         average_log_probability=best.log_probability / max(counted, 1),
-        no_speech_probability=probability,
+        no_speech_probability=no_speech_probability,
         language=language,
         log_probabilities=best.each[: len(said)],
     )
@@ -223,9 +270,16 @@ class _Search:
         self._rules = TokenRules(tokens, options.timestamps)
 
     def samples(
-        self, logits: np.ndarray, temperature: float, generator: np.random.Generator | None
+        self,
+        logits: np.ndarray,
+        temperature: float,
+        generator: np.random.Generator | None,
+        caps: Sequence[int] | None = None,
     ) -> list[_Hypothesis]:
-        """One hypothesis per row: the likeliest token at each step at temperature 0, drawn ones above."""
+        """One hypothesis per row: the likeliest token at each step at temperature 0, drawn ones above.
+
+        caps: the most tokens of each row, None: as many as there is budget for.
+        """
         rows, end = len(logits), self._tokens.end
         generator = generator or np.random.default_rng(self._options.seed)
         said: list[list[int]] = [[] for _ in range(rows)]
@@ -244,6 +298,7 @@ class _Search:
                         said[row].append(int(chosen[row]))
                         each[row].append(float(log_probabilities[row]))
                     open_rows[row] = not ended[row] and not self._is_stuck(said[row])
+                    open_rows[row] = open_rows[row] and (caps is None or length < caps[row])
             if not any(open_rows) or length == self._budget:
                 break
             # A row that has ended goes on with the end token: what follows is not looked at.

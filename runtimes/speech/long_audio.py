@@ -211,17 +211,19 @@ def transcribe(
     options: DecodeOptions,
     tally: Tally | None = None,
     words: bool = False,
+    first_try: Decoded | None = None,
 ) -> Iterator[Segment]:
     """The segments of `waveform` that have text, each as soon as its window is decoded.
 
-    tally: is added to; words: give each segment its words with times, for which the model has to have an alignment.
+    tally: is added to; words: give each segment its words with times, for which the model has to have an alignment;
+    first_try: what was heard already in a clip of one window (see `single_window`), at the first temperature.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
     model = read_speech_model(model) if isinstance(model, Artifact) else model
     check_options(model.tokens, options)
-    for window in transcribe_windows(session, model, waveform, options, tally, words):
+    for window in transcribe_windows(session, model, waveform, options, tally, words, first_try):
         yield from (segment for segment in window.segments if segment.text.strip())
 
 
@@ -232,8 +234,9 @@ def transcribe_windows(
     options: DecodeOptions,
     tally: Tally | None = None,
     words: bool = False,
+    first_try: Decoded | None = None,
 ) -> Iterator[Window]:
-    """The windows of `waveform`, in order; the next always starts later. tally, words: see `transcribe`.
+    """The windows of `waveform`, in order; the next always starts later. tally, words, first_try: see `transcribe`.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
@@ -260,8 +263,9 @@ def transcribe_windows(
         if np.abs(samples).max() < SILENT_PEAK:
             window = Window(start, len(samples), len(samples), None, ())
         else:
+            known = first_try if start == 0 else None
             decoded = _decode_samples(
-                session, model, samples, options, language, prompts.shown(before), generator, tally
+                session, model, samples, options, language, prompts.shown(before), generator, tally, known
             )
             window = _taken(model, options, decoded, start, len(samples))
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
@@ -275,6 +279,16 @@ def transcribe_windows(
         start, last = start + window.advance, window
 
 
+def single_window(model: SpeechModel, waveform: np.ndarray) -> np.ndarray | None:
+    """What `transcribe` hears of a clip, where that is one window and not silent; else None."""
+    frame_samples, most = max(model.step_samples // FRAMES_PER_STEP, 1), model.encoder_windows.longest_piece
+    samples = np.asarray(waveform, dtype=np.float32)
+    samples = samples[:most][: len(samples) // frame_samples * frame_samples]
+    if not len(samples) or len(waveform) >= most + frame_samples:
+        return None
+    return samples if np.abs(samples).max() >= SILENT_PEAK else None
+
+
 def _decode_samples(
     session: SpeechSession,
     model: SpeechModel,
@@ -284,6 +298,7 @@ def _decode_samples(
     previous: Sequence[int],
     generator: np.random.Generator,
     tally: Tally,
+    first_try: Decoded | None,
 ) -> Decoded:
     """What is heard in `samples`: in the shortest window that holds them and, where that is not trusted, in full."""
     windows = model.encoder_windows
@@ -291,12 +306,18 @@ def _decode_samples(
     tally.windows += 1
     if length < windows.full:
         tally.short += 1
-        session.encode(samples, length)
-        decoded = _decode_short(session, model, samples, options, language, previous, generator)
+        decoded = first_try
+        if decoded is None:
+            session.encode(samples, length)
+            decoded = _decode_short(session, model, samples, options, language, previous, generator)
         reason = _why_again(decoded, model, samples, options)
         if not reason:
             return decoded
         tally.second_tries[reason] = tally.second_tries.get(reason, 0) + 1
+    elif first_try is not None and (
+        _holds_no_speech(first_try, options) or not _fails(first_try, model.vocabulary, options)
+    ):
+        return first_try
     session.encode(samples)
     return _decode_with_fallback(session, model, options, language, previous, generator)
 

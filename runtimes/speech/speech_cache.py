@@ -24,29 +24,39 @@ def aligned_zeros(shape: Sequence[int], dtype: type = np.float32) -> np.ndarray:
 
 
 class CrossMemory:
-    """The keys (H, K, T) and values (H, T, V) of an encoded window, T being as many positions as the window has.
+    """The keys (W, H, K, T) and values (W, H, T, V) of W encoded windows, T being as many positions as each has.
 
-    shapes: of each by its name, None for T; positions: of the full window. Arrays of every length are the beginning of
-    the same memory, which is there once.
+    shapes: of one window's by its name, None for T; positions: of the full window. Arrays of every size are the
+    beginning of the same memory, which is there once, for the most windows that there were.
     """
 
     def __init__(self, shapes: Mapping[str, Sequence[int | None]], positions: int, kept: type = np.float32) -> None:
-        self._shapes, self._full = {name: tuple(shape) for name, shape in shapes.items()}, positions
-        self._memory = {name: aligned_zeros(self._shape(name, positions), kept) for name in self._shapes}
-        self.positions = positions
-        self.arrays = dict(self._memory)
+        self._shapes, self._full, self._kept = {name: tuple(shape) for name, shape in shapes.items()}, positions, kept
+        self._memory: dict[str, np.ndarray] = {}
+        self._most_windows = 0
+        self.positions, self.windows = 0, 0
+        self.arrays: dict[str, np.ndarray] = {}
+        self.arrange(positions)
 
-    def arrange(self, positions: int) -> bool:
-        """Let the arrays be of so many positions; whether they are other ones than before."""
-        changed = positions != self.positions
+    def arrange(self, positions: int, windows: int = 1) -> bool:
+        """Let the arrays be of so many windows of so many positions; whether they are other ones than before."""
+        changed = (positions, windows) != (self.positions, self.windows)
+        if windows > self._most_windows:
+            self._most_windows = windows
+            sizes = {name: windows * int(np.prod(self._shape(name, self._full))) for name in self._shapes}
+            self._memory = {name: aligned_zeros((size,), self._kept) for name, size in sizes.items()}
         if changed:
-            self.positions = positions
-            shapes = {name: self._shape(name, positions) for name in self._memory}
+            self.positions, self.windows = positions, windows
+            shapes = {name: (windows, *self._shape(name, positions)) for name in self._shapes}
             self.arrays = {
-                name: memory.reshape(-1)[: int(np.prod(shapes[name]))].reshape(shapes[name])
+                name: memory[: int(np.prod(shapes[name]))].reshape(shapes[name])
                 for name, memory in self._memory.items()
             }
         return changed
+
+    def of(self, window: int) -> dict[str, np.ndarray]:
+        """The keys (H, K, T) and values (H, T, V) of one window."""
+        return {name: array[window] for name, array in self.arrays.items()}
 
     def _shape(self, name: str, positions: int) -> tuple[int, ...]:
         return tuple(positions if size is None else size for size in self._shapes[name])

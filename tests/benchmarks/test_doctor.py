@@ -70,7 +70,7 @@ def test_a_venv_on_a_jetson_is_told_about_the_systems_tensorrt(tmp_path, monkeyp
 def test_a_library_that_does_not_import_is_tried_and_told(tmp_path, monkeypatch, source, word):
     (tmp_path / "broken_runtime.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "_package", lambda name: name)
+    monkeypatch.setattr(doctor, "package", lambda name: name)
     finding = doctor._library("broken_runtime", tmp_path)
     assert finding.ok is False
     assert word in finding.text

@@ -13,7 +13,7 @@ from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.measure.measure import benchmark, evaluate, interleaved
 from leanear.benchmarks.measure.processes import Outcome, run_fresh
 from leanear.benchmarks.results import read_results
-from leanear.runtimes.clips import read_clips, write_clips
+from leanear.runtimes.clips import clips_sha256, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, weights, write_tiny_artifact
@@ -103,7 +103,7 @@ def test_identities_are_recorded(measured, slim_folder, clips_path):
 
     document = measured[0].document
     assert document["artifacts"]["slim"]["graphs"]["classifier"]["sha256"] == sha256_file(slim_folder / "model.onnx")
-    assert document["clips"]["sha256"] == sha256_file(clips_path)
+    assert document["clips"]["sha256"] == clips_sha256(read_clips(clips_path))
     assert document["command"] == ["leanear", "bench", "it"]
     assert document["artifacts"]["dense"]["model"]["macs"] == 80_000
 

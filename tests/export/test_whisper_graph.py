@@ -65,6 +65,8 @@ def _decode(
 ) -> np.ndarray:
     """Logits (rows, steps, vocabulary) after each of `steps`, which say how many tokens are fed."""
     crossed, rows = encoder({"waveform": waveform[None]}), len(tokens)
+    if len(decoder.shapes["cross_key.0"]) == 4:  # of several windows, of which this is one
+        crossed = {name: array[None] for name, array in crossed.items()}
     caches = {}
     for name, shape in decoder.shapes.items():
         if name.startswith("self_"):

@@ -270,7 +270,7 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     """A table and measurements made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
     from leanear.data.clips import read_examples_for
     from leanear.prune import job as pruning
-    from leanear.prune import latency_goal
+    from leanear.prune import model_timing
     from leanear.prune.latency_table import LatencyTable, ModelTiming, Parts, read_geometry
 
     parts = Parts(1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0)
@@ -282,9 +282,9 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
             0.0, {},
         )  # fmt: skip
 
-    monkeypatch.setattr(pruning, "latency_table", table)
-    monkeypatch.setattr(latency_goal, "kept_table", lambda *_: None)
-    monkeypatch.setattr(latency_goal, "time_dense_and_slim", lambda *_: (6.0, 5.75))
+    monkeypatch.setattr(model_timing, "latency_table", table)
+    monkeypatch.setattr(model_timing, "kept_table", lambda *_: None)
+    monkeypatch.setattr(model_timing.AstTiming, "dense_and_slim", lambda *_: (6.0, 5.75))
     arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
     with monkeypatch.context() as unread:
         unread.setattr(pruning, "read_examples_for", lambda *_, **__: pytest.fail("a clip was read"))
@@ -295,13 +295,13 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
         )
         assert run([*arguments, "--speedup", "1.2"]) == 2
         assert "--speedup 1.2: 5 ms are out of reach: the narrowest model" in one_line(capsys)
-        monkeypatch.setattr(latency_goal, "kept_table", lambda checkpoint, target: table(checkpoint, target, 0, 0))
+        monkeypatch.setattr(model_timing, "kept_table", lambda checkpoint, target: table(checkpoint, target, 0, 0))
         assert run([*arguments, "--latency-ms", "4.9"]) == 2
         least_ms = 3.0 + 2 * (1.0 + 0.1 + 4 * 0.01 + 4 * 0.01)  # two blocks of one head of 4 and 4 columns
         assert f"4.9 ms are out of reach: the narrowest model, one head per block, takes {least_ms:.4g} ms" in one_line(
             capsys
         )
-        monkeypatch.setattr(latency_goal, "kept_table", lambda *_: None)
+        monkeypatch.setattr(model_timing, "kept_table", lambda *_: None)
     assert not (tmp_path / "slim").exists()
     assert pruning.read_examples_for is read_examples_for
     assert run([*arguments, "--latency-ms", "5.8", "--json"]) == 0
@@ -310,6 +310,7 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     assert (check["measured_dense_ms"], check["measured_ms"], check["met"]) == (6.0, 5.75, True)
     assert facts["goal"] == {"kind": "latency_ms", "value": 5.8}
     assert facts["cost"]["unit"] == "ms"
+    assert facts["timed"]["precision"] == "fp32"
     assert facts["cost"]["slim"] <= 5.8 < facts["cost"]["dense"]
     assert run([*arguments, "--speedup", "1.02", "--json"]) == 0
     cost = json.loads(capsys.readouterr().out)["pruning"]["cost"]

@@ -169,14 +169,6 @@ def test_a_folder_with_something_else_in_it_is_left_alone(capsys, classifier, tm
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
 
-def test_milliseconds_of_a_speech_model_are_not_to_be_had(capsys, speaker, tmp_path):
-    model, data = speaker
-    arguments = ["explore", str(model), "--data", str(data), "--target", "cpu", "--out", str(tmp_path / "out")]
-    assert run(arguments) == 2
-    assert "no block of a speech model is timed alone" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_scores_of_other_clips_are_not_used(capsys, classifier, tmp_path, monkeypatch):
     other = shutil.copytree(classifier[1], tmp_path / "other")
     soundfile.write(other / "yes" / "0.wav", tone(4321), 16000)

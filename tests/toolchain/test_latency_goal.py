@@ -22,16 +22,16 @@ def device(law, dense_ms: float = 20.0):
         steps = max(FEWEST_MS, budget_ms - budget_ms % 0.25)
         return SimpleNamespace(cost=steps, model=steps)
 
-    def time_models(_checkpoint, slim, _target, _report):
+    def dense_and_slim(slim, _report, _share_s):
         return dense_ms, law(slim)
 
-    return prune, time_models, asked
+    return prune, SimpleNamespace(dense_and_slim=dense_and_slim, audio_s=8.0), asked
 
 
-@pytest.mark.parametrize("goal", [Goal("latency_ms", 16.0), Goal("speedup", 1.25)])
+@pytest.mark.parametrize("goal", [Goal("latency_ms", 16.0), Goal("speedup", 1.25), Goal("rtf", 0.002)])
 def test_a_prediction_that_holds_is_checked_once(goal):
-    prune, time_models, asked = device(lambda predicted: predicted)
-    pruned, (check,) = prune_to_latency(None, goal, None, COSTS, prune, time_models=time_models)
+    prune, timing, asked = device(lambda predicted: predicted)
+    pruned, (check,) = prune_to_latency(goal, COSTS, prune, timing)
     assert asked == [16.0]
     assert pruned.cost == check.predicted_ms == check.measured_ms == check.goal_ms == 16.0
     assert (check.predicted_dense_ms, check.measured_dense_ms, check.met) == (20.0, 20.0, True)
@@ -47,8 +47,8 @@ def test_a_prediction_that_holds_is_checked_once(goal):
 )
 def test_a_prediction_that_is_too_low_is_corrected(law):
     """Until what is measured, not what is predicted, is within the goal; then it ends."""
-    prune, time_models, asked = device(law)
-    pruned, checks = prune_to_latency(None, Goal("latency_ms", 16.0), None, COSTS, prune, time_models=time_models)
+    prune, timing, asked = device(law)
+    pruned, checks = prune_to_latency(Goal("latency_ms", 16.0), COSTS, prune, timing)
     assert 1 < len(checks) == len(asked) <= MOST_CHECKS
     assert [check.met for check in checks] == [False] * (len(checks) - 1) + [True]
     assert all((law(check.predicted_ms) <= 16.0 * 1.005) == check.met for check in checks)
@@ -58,13 +58,13 @@ def test_a_prediction_that_is_too_low_is_corrected(law):
 
 def test_a_speedup_is_of_the_measured_dense_model():
     """The device is a fifth slower than its table, dense and slim alike: the ratio holds."""
-    prune, time_models, _ = device(lambda predicted: 1.2 * predicted, dense_ms=24.0)
-    _, (check,) = prune_to_latency(None, Goal("speedup", 1.25), None, COSTS, prune, time_models=time_models)
+    prune, timing, _ = device(lambda predicted: 1.2 * predicted, dense_ms=24.0)
+    _, (check,) = prune_to_latency(Goal("speedup", 1.25), COSTS, prune, timing)
     assert (check.goal_ms, check.measured_ms, check.met) == (pytest.approx(19.2), pytest.approx(19.2), True)
 
 
 def test_what_cannot_be_met_ends_and_says_so():
-    prune, time_models, asked = device(lambda _predicted: 19.0)
-    _, checks = prune_to_latency(None, Goal("latency_ms", 9.0), None, COSTS, prune, time_models=time_models)
+    prune, timing, asked = device(lambda _predicted: 19.0)
+    _, checks = prune_to_latency(Goal("latency_ms", 9.0), COSTS, prune, timing)
     assert len(checks) == len(asked) == MOST_CHECKS
     assert not any(check.met for check in checks)

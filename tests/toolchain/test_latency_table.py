@@ -12,24 +12,22 @@ from leanear.export.blocks import export_blocks
 from leanear.export.onnx.heads import group_heads
 from leanear.families.ast import AstCheckpoint, load_checkpoint
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from leanear.prune import latency_table as tables
+from leanear.prune import block_timing
+from leanear.prune.block_timing import latency_table, probe_widths, table_key, time_in_turn
 from leanear.prune.latency_table import (
     Geometry,
     LatencyTable,
     ModelTiming,
     Parts,
+    Probe,
     candidate_widths,
     fit_parts,
-    latency_table,
     model_sites,
-    probe_widths,
     read_geometry,
     read_table,
     site_kind,
-    table_key,
     table_to_json,
     tie_widths,
-    time_in_turn,
 )
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import write_json
@@ -208,9 +206,9 @@ def test_a_slim_model_has_the_dimensions_of_its_dense_one(tmp_path, tiny_ast, ti
 
 @pytest.fixture
 def hurried(monkeypatch):
-    monkeypatch.setattr(tables, "ROUNDS", 1)
-    monkeypatch.setattr(tables, "PROCESSES", 1)
-    monkeypatch.setattr(tables, "SHARE_S", 0.0)
+    monkeypatch.setattr(block_timing, "ROUNDS", 1)
+    monkeypatch.setattr(block_timing, "PROCESSES", 1)
+    monkeypatch.setattr(block_timing, "SHARE_S", 0.0)
 
 
 @pytest.fixture
@@ -239,7 +237,7 @@ def test_a_table_is_timed_once_and_then_read(tmp_path, checkpoint, monkeypatch):
         raise AssertionError("timed again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(tables, "measure_table", fail)
+        patched.setattr(block_timing, "measure_table", fail)
         assert latency_table(checkpoint, NULL, cache=tmp_path / "cache") == first
         with pytest.raises(AssertionError, match="timed again"):
             latency_table(checkpoint, NULL, cache=tmp_path / "cache", fresh=True)
@@ -253,14 +251,14 @@ def test_a_table_is_timed_once_and_then_read(tmp_path, checkpoint, monkeypatch):
 def test_the_cache_is_where_the_user_says(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("LEANEAR_CACHE", raising=False)
-    assert tables.cache_folder() == tmp_path / "xdg" / "leanear" / "latency"
+    assert block_timing.cache_folder() == tmp_path / "xdg" / "leanear" / "latency"
     monkeypatch.setenv("LEANEAR_CACHE", str(tmp_path / "own"))
-    assert tables.cache_folder() == tmp_path / "own" / "latency"
+    assert block_timing.cache_folder() == tmp_path / "own" / "latency"
 
 
 def test_a_written_table_is_read_back(tmp_path):
     key = json.loads(json.dumps(table_key(GEOMETRY, NULL)))
-    probe = tables.Probe("last", ((3, 4), (5, 6)), 1.0, 0.5, 1.5, 1.1)
+    probe = Probe("last", ((3, 4), (5, 6)), 1.0, 0.5, 1.5, 1.1)
     table = dataclasses.replace(table_of(form="portable"), key=key, probes=(probe,))
     write_json(tmp_path / "table.json", table_to_json(table))
     assert read_table(tmp_path / "table.json", key) == table

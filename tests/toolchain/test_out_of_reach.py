@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -17,6 +18,7 @@ from leanear.prune import latency_goal
 from leanear.prune.costs import parameter_costs
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import LatencyBound, latency_bound, refuse_out_of_reach
+from leanear.prune.model_timing import timing_of
 from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
@@ -95,20 +97,24 @@ def test_blocks_that_are_left_alone_stay_whole_in_the_narrowest_model():
         ("latency_ms", 8.9, True),
         ("speedup", 2.19, False),
         ("speedup", 2.23, True),
+        ("rtf", 0.0091, False),
+        ("rtf", 0.0089, True),
     ],
 )
 def test_a_timing_may_err_by_a_tenth(monkeypatch, kind, value, refused):
     monkeypatch.setattr(latency_goal, "latency_bound", lambda *_: LatencyBound(20.0, 10.0, 0.1))
+    timing = SimpleNamespace(audio_s=1.0)
     if not refused:
-        refuse_out_of_reach(None, Goal(kind, value), CPU, RotatedRecipe())
+        refuse_out_of_reach(None, Goal(kind, value), CPU, RotatedRecipe(), timing)
         return
     with pytest.raises(BadInput, match="takes 10 ms on cpu, 2 times as fast as the dense one with 20 ms"):
-        refuse_out_of_reach(None, Goal(kind, value), CPU, RotatedRecipe())
+        refuse_out_of_reach(None, Goal(kind, value), CPU, RotatedRecipe(), timing)
 
 
 def test_the_bound_is_a_real_timing_of_both(monkeypatch, tiny_folder, tmp_path):
     monkeypatch.setenv("LEANEAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(latency_goal, "BOUND_SHARE_S", 0.1)
-    bound = latency_bound(load_checkpoint(tiny_folder), dataclasses.replace(CPU, threads=1), RotatedRecipe())
+    checkpoint, target = load_checkpoint(tiny_folder), dataclasses.replace(CPU, threads=1)
+    bound = latency_bound(checkpoint, target, RotatedRecipe(), timing_of(checkpoint, target, None))
     assert 0 < bound.narrowest_ms < 20 * bound.dense_ms
     assert bound.margin == latency_goal.BOUND_MARGIN

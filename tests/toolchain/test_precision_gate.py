@@ -295,7 +295,7 @@ def test_engines_are_stood_for_by_onnxruntime(folder, narrator, monkeypatch):
     document = read_precision(folder / "precision.json")
     assert document["trials"][0]["verdict"] == "PASS"
     assert document["gate"]["runtime"] == "onnxruntime"
-    assert "imitates float16" in precision_section(document).blocks[-1].text
+    assert "rounds weights to float16" in precision_section(document).blocks[-1].text
 
     def refused(*_, **__):
         raise BadInput("model.onnx: ONNX Runtime refuses the graph")

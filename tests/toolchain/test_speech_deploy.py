@@ -114,8 +114,9 @@ def test_bench_and_report_count_words(deployed, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--speedup", "1.3"], "--speedup 1.3: latency goals are for Audio Spectrogram Transformers"),
-        (["--latency-ms", "9"], "--latency-ms 9: latency goals are for Audio Spectrogram Transformers"),
+        (["--speedup", "1.3", "--clip-seconds", "31"], "--clip-seconds 31: the model's window is 2 s"),
+        (["--latency-ms", "9", "--tokens", "400"], "--tokens 400: behind the prompt the model's decoder has"),
+        (["--sparsity", "0.5", "--tokens", "9"], "--tokens belongs to --speedup, --latency-ms and --rtf"),
         (["--pools", "apart"], "--pools"),
         (["--sites", "cross"], "--sites"),
         (["--method", "reference", "--pools", "global"], "--pools belongs to --method rotated"),

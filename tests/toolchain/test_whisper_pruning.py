@@ -291,15 +291,6 @@ def test_a_folder_becomes_a_slim_folder(folders, asked):
     assert widths == [(site.query_key_widths, site.value_output_widths) for site in plan.sites]
 
 
-def test_milliseconds_are_refused_in_one_line(folders):
-    with pytest.raises(BadInput, match=r"--speedup 1\.3: latency goals are for Audio Spectrogram Transformers"):
-        prune_checkpoint(
-            str(folders / "model"), data=str(folders / "data"), job=job("speedup", 1.3), out=folders / "slim",
-            narrator=Narrator(),
-        )  # fmt: skip
-    assert not (folders / "slim").exists()
-
-
 def test_a_transcript_that_is_too_long_is_named(folders):
     metadata = folders / "data" / "train" / "metadata.csv"
     lines = metadata.read_text().splitlines()

@@ -46,7 +46,6 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.tasks import classifier_task
 
 FAMILY = "wav2vec2"
-LATENCY_TABLES = False
 WINDOW_SAMPLES = 8000
 VARIANCE_FLOOR = 1e-7
 SIGNS = SizeSigns({"num_hidden_layers": r"encoder\.layers\.(\d+)\."}, {"num_labels": r"^classifier\.weight$"})

@@ -22,6 +22,7 @@ from leanear.benchmarks.report.headline import headline_rows
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
 from leanear.cli.compare import compare
+from leanear.cli.import_results import import_command
 from leanear.cli.version import version_option
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
@@ -62,7 +63,7 @@ REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
 DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")
 SPEECH_FLAGS = ("pools", "sites")  # of models with more than one kind of attention
 RECOVERY_MINUTES = 20.0
-GOALS = ("sparsity", "macs", "latency_ms", "speedup", "max_drop")
+GOALS = ("sparsity", "macs", "latency_ms", "speedup", "rtf", "max_drop")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -77,6 +78,7 @@ def cli() -> None:
 
 
 cli.add_command(compare)
+cli.add_command(import_command)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -280,7 +282,24 @@ goal_options = _options(
         help="Goal: milliseconds of one inference on the target, timed here.",
     ),
     click.option(
-        "--speedup", type=float, callback=_finite, help="Goal: dense over slim latency on the target, timed here."
+        "--speedup",
+        type=float,
+        callback=_finite,
+        help="Goal: dense over slim latency on the target, timed here, both in the precision and window that ship.",
+    ),
+    click.option(
+        "--rtf", type=float, callback=_finite, help="Goal: seconds of computing per second of audio, timed here."
+    ),
+    click.option(
+        "--clip-seconds",
+        type=float,
+        callback=_finite,
+        help="Whisper, goals in time: one inference hears a clip so long.  [default: the model's window]",
+    ),
+    click.option(
+        "--tokens",
+        type=click.IntRange(min=2),
+        help="Whisper, goals in time: and generates so many tokens.  [default: 200 a minute]",
     ),
     click.option(
         "--max-drop",
@@ -425,6 +444,11 @@ recipe_options = _options(
 )
 @sustained_option
 @click.option(
+    "--eval-clips",
+    type=click.IntRange(min=1),
+    help="Evaluate on so many clips at most, drawn at random.  [default: all of them]",
+)
+@click.option(
     "--host", "hosts", multiple=True, metavar="HOST", help="Measure on [user@]name over SSH; may be repeated."
 )
 @click.option(
@@ -488,6 +512,7 @@ def deploy(
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         window=flags["window"],
+        eval_clips=flags["eval_clips"],
         word_timestamps=flags["word_timestamps"],
         command=_command(),
         narrator=narrator,
@@ -498,7 +523,7 @@ def deploy(
     if deployment.results is not None:
         _print_headline(deployment.results)
     if deployment.bundle is not None and not deployment.outcomes:
-        for line in commands(deployment.bundle):
+        for line in commands(deployment.folder):
             click.echo(line)
     _print_report(deployment.report)
     require_all(deployment.outcomes)
@@ -529,12 +554,13 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
     from leanear.prune.widths import RotatedRecipe
     from leanear.recover.distillation import Distillation
     from leanear.reference.schedule import PruneRecipe
-    from leanear.targets.target import read_target, require_timed_precision, with_precision
+    from leanear.targets.target import read_target, require_timed_form, with_precision
 
     goal = choose_goal({kind: flags[kind] for kind in GOALS})
-    device = with_precision(read_target(target), flags.get("precision"))
+    device = with_precision(read_target(target), flags.get("precision") or flags.get("timed_precision"))
     if goal.needs_latency:
-        require_timed_precision(device, goal.flag)
+        require_timed_form(device, goal.flag)
+    work = _work(goal, device, flags)
     reference = flags["method"] == "reference"
     own, others = (REFERENCE_FLAGS, ROTATED_FLAGS) if reference else (ROTATED_FLAGS, REFERENCE_FLAGS)
     for name in others:
@@ -564,7 +590,22 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
     recovery = None if flags["recovery"] == "none" else Distillation(method=flags["recovery"], seconds=seconds)
     compensation = flags["compensate"] is not False
     recipe = RotatedRecipe(multiples=multiples, **given)
-    return PruneJob(goal, recipe, device, compensation, recovery, flags["asked"])
+    return PruneJob(goal, recipe, device, compensation, recovery, flags["asked"], work)
+
+
+def _work(goal: Any, device: Any, flags: dict[str, Any]) -> Any:
+    """What one inference of a Whisper is for a goal in time; None without one, where no flag may speak of it."""
+    from leanear.prune.speech_work import SpeechWork
+
+    if not goal.needs_latency:
+        for name in ("clip_seconds", "tokens", "timed_window", "timed_precision"):
+            if flags.get(name) is not None:
+                flag = name.removeprefix("timed_").replace("_", "-")
+                raise BadInput(f"--{flag} belongs to --speedup, --latency-ms and --rtf")
+        return None
+    one_alone = device.graph_form == "tensorrt"
+    window = flags.get("timed_window") or ("full" if one_alone else DEFAULT_WINDOW)
+    return SpeechWork(flags["clip_seconds"], flags["tokens"], window)
 
 
 def _check_speech_flags(model: str, flags: dict[str, Any]) -> None:
@@ -615,6 +656,19 @@ def _print_report(paths: ReportPaths) -> None:
     show_default=True,
     help="For whose device: widths are multiples of what it likes, and milliseconds are its own.",
 )
+@click.option(
+    "--precision",
+    "timed_precision",
+    type=click.Choice(PRECISIONS),
+    help="Goals in time: what the model will compute in.  [default: the target's]",
+)
+@click.option(
+    "--window",
+    "timed_window",
+    metavar="full|auto|SECONDS",
+    callback=_window,
+    help=f"Whisper, goals in time: the windows that its encoder will take.  [default: {DEFAULT_WINDOW}]",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -631,6 +685,7 @@ def prune(
     Examples:
       leanear prune demo-ast --sparsity 0.7 --out slim/
       leanear prune demo-ast --max-drop 0.5 --recovery full --out slim/
+      leanear prune demo-whisper --speedup 1.2 --clip-seconds 4 --tokens 12 --out slim/
       .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
     """
     from leanear.calibration.shards import processes
@@ -932,6 +987,13 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
     default=256,
     show_default=True,
     help="How many clips are kept out of the evaluation where DATA has no split folders.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Whisper: so many clips are decoded together, a row each; the words are those of one by one.",
 )
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -25,7 +25,7 @@ from leanear.families.tasks import read_spellings
 from leanear.progress import Narrator, counted
 from leanear.prune.notes import PRUNING_SCHEMA, loss_warning, pruning_notes
 from leanear.runtimes.artifact import Artifact, read_artifact
-from leanear.runtimes.clips import write_clips
+from leanear.runtimes.clips import clips_in_16_bits, write_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
 from leanear.runtimes.precisions import graph_precision
@@ -76,7 +76,7 @@ def bench_artifacts(
             with narrator.step(f"reading {len(splits.evaluation)} evaluation clips") as report:
                 told = counted(report)
                 clips = read_examples_for(read.task, splits.evaluation, read.labels, read.sample_rate_hz, told)
-                write_clips(clips_path, clips)
+                write_clips(clips_path, clips_in_16_bits(clips)[0])
         with narrator.step(f"measuring on {runtime}, {said}, {threads} threads") as report:
             benchmark(
                 against,

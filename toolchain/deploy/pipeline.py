@@ -12,6 +12,7 @@ from leanear.benchmarks.device.bundled import ALL_THREADS
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
 from leanear.data.dataset import Data, column_for
+from leanear.data.evaluation_clips import draw_evaluation
 from leanear.data.splits import read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
@@ -39,10 +40,10 @@ from leanear.devices.remote import RemoteOutcome
 from leanear.evaluate.evaluation import data_folder
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
-from leanear.families.registry import family_in
 from leanear.families.tasks import labels_of, read_spellings, task_of
 from leanear.outputs import check_deployment_folder, only_here
 from leanear.progress import Narrator
+from leanear.prune.speech_work import SpeechWork
 from leanear.runtimes.backends.engines import import_library
 from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.errors import BadInput
@@ -88,6 +89,7 @@ def deploy(
     sustained_s: float = 0.0,
     gate: PrecisionGate | None = None,
     window: str | None = None,
+    eval_clips: int | None = None,
     word_timestamps: bool = False,
 ) -> Deployment:
     """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
@@ -101,7 +103,8 @@ def deploy(
     sustained_s: seconds of work without a pause.
     gate: what the target's precision may cost, one point by default. window: which windows the slim Whisper's encoder
     takes, "full", "auto" or seconds; None: DEFAULT_WINDOW where the target's graphs take several; the dense one has the
-    full window. word_timestamps: of a Whisper, the slim model is made for them.
+    full window. eval_clips: how many clips are evaluated at most, None: all. word_timestamps: of a Whisper, the slim
+    model is made for them.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
@@ -113,22 +116,18 @@ def deploy(
             f"--{job.goal.kind.replace('_', '-')}: the latency table is timed on this machine, which says nothing of "
             "another; use --sparsity, --macs or --max-drop for devices"
         )
-    if job.goal.needs_latency and device.precision != PLAIN:
-        raise BadInput(
-            f"{job.goal.flag} {job.goal.value:g}: the latency table is timed in {PLAIN}, which says nothing of "
-            f"{device.precision}; use --sparsity, --macs or --max-drop beside it"
-        )
     source = checkpoint_folder(model)
     audio = data_folder(model, data)
     task = task_of(source)
-    if job.goal.needs_latency:
-        _refuse_latency(source, job)
     if job.asked.as_json():
         load_checkpoint(source, job.asked)  # what it does not have is refused before any work
     window = _window(window, device, task, model)
+    if task == SPEECH_TASK and job.goal.needs_latency:
+        job = dataclasses.replace(job, work=dataclasses.replace(job.work or SpeechWork(), window=window))
     if word_timestamps:
         _require_word_timestamps(device, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
+    splits = draw_evaluation(splits, eval_clips, job.recipe.seed)
     folder = out or Path("deployments") / checkpoint_name(model) / device.name
     check_deployment_folder(folder, [source, audio.path])
     ahead = bool(device.compute_capabilities)
@@ -154,6 +153,8 @@ def deploy(
             folder, source, model, job.asked, device, gate, window, word_timestamps, narrator
         )
         asked, device = device.precision, dataclasses.replace(device, precision=ships)
+        if job.goal.needs_latency and ships != asked:
+            narrator.say(f"  {job.goal.text}: timed in {asked}, which does not ship; {ships} was not timed for it")
         plain = plain_precision(device.runtime, ships)
         ran.append(exported)
         if ahead:
@@ -214,12 +215,6 @@ def _refuse_out_of_reach(source: Path, job: PruneJob, narrator: Narrator) -> Non
     from leanear.prune.job import open_reachable
 
     open_reachable(source, job, narrator)
-
-
-def _refuse_latency(source: Path, job: PruneJob) -> None:
-    from leanear.prune.job import check_goal
-
-    check_goal(family_in(source), job.goal)
 
 
 def _window(window: str | None, device: Target, task: str, model: str) -> str:

@@ -56,7 +56,10 @@ TRIALS_FOLDER = "trials"
 STAGE = "precision"
 NO_ANSWERS = (BadInput, RuntimeUnavailable, MeasurementFailed)  # the runtime refuses the graph, or gives no numbers
 ClipAnswers: TypeAlias = "Sequence[int] | Sequence[Transcript] | np.ndarray"
-IMITATED = "ONNX Runtime, which imitates float16, stands for engines that cannot be run on this machine."
+IMITATED = (
+    "ONNX Runtime, which rounds weights to float16 but computes in float32 on a CPU, stands for engines that cannot be "
+    "run on this machine; the check on the device is the first to see what float16 does between products."
+)
 
 
 @dataclass(frozen=True)

@@ -132,10 +132,11 @@ def evaluate(
     seed: int,
     narrator: Narrator,
     asked: Asked = NOTHING_ASKED,
+    batch: int = 1,
 ) -> dict[str, Any]:
     """How well a model does on the clips of DATA's `split`; keys are stable.
 
-    precision: None: what the artifact's graphs are of; asked: of a Whisper. A classifier's accuracy has
+    precision: None: what the artifact's graphs are of; asked, batch: of a Whisper. A classifier's accuracy has
     Wilson's 95 % interval, its mAP, where clips may have several labels, and a speech model's word error rate that of a
     bootstrap over clips.
 
@@ -153,10 +154,12 @@ def evaluate(
         with narrator.step(f"transcribing {len(examples)} clips") as report:
             told = counted(report, "reading ")
             clips = read_examples_as_transcribed_clips(examples, transcriber.model.sample_rate_hz, told)
-            measured = evaluate_clips(transcriber, clips, report, asked)
+            measured = evaluate_clips(transcriber, clips, report, asked, batch)
         transcriber.session.close()
         return _answer(request, SPEECH_TASK, transcriber.kind, transcriber.runtime, audio, len(clips), measured)
     asked.refuse_for(model_or_artifact)
+    if batch > 1:
+        raise BadInput(f"--batch: for Whisper; {model_or_artifact} is a classifier")
     listener = open_listener(model_or_artifact, runtime, precision, threads)
     audio = _evaluation_folder(model_or_artifact, listener, data)
     examples = _examples(audio, split, calibration_clips, seed, listener.task, listener.labels)

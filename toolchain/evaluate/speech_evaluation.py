@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from leanear.benchmarks.measure.transcripts import Transcript, evaluation_options, transcribe_clip
+from leanear.benchmarks.measure.transcripts import Transcript, evaluation_options, transcribe_clip, transcript_of
 from leanear.benchmarks.results import Results, read_results, write_results
 from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO
 from leanear.benchmarks.summary import word_error_rate
@@ -22,9 +23,10 @@ from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
-from leanear.runtimes.speech.decoding import DETECT
+from leanear.runtimes.speech.decoding import DETECT, DecodeOptions
 from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.runtimes.speech.long_audio import SpeechModel, read_speech_model
+from leanear.runtimes.speech.many_clips import transcribe_many
 
 if TYPE_CHECKING:
     from leanear.families.whisper import WhisperCheckpoint
@@ -73,10 +75,11 @@ def open_transcriber(
 
 
 def evaluate_clips(
-    transcriber: Transcriber, clips: Clips, report: Report, asked: Asked = NOTHING_ASKED
+    transcriber: Transcriber, clips: Clips, report: Report, asked: Asked = NOTHING_ASKED, batch: int = 1
 ) -> dict[str, Any]:
     """The word error rate on transcribed clips with its bootstrap interval, and what it was counted from; stable keys.
 
+    batch: how many clips are decoded together; seconds: that all of them took, of which reading files is no part.
     The interval is None where every resample of the clips has the same rate, as where there is no error at all.
 
     Raises:
@@ -87,10 +90,7 @@ def evaluate_clips(
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
     options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
     options = replace(options, task=asked.task, language=asked.language)
-    transcripts: list[Transcript] = []
-    for waveform in clips.waveforms:
-        transcripts.append(transcribe_clip(transcriber.session, transcriber.model, waveform, options))
-        report(f"{len(transcripts)} of {len(clips)}", len(transcripts) / len(clips))
+    transcripts = _transcripts(transcriber, clips, options, batch, report)
     written = written_language(vars(transcriber.model.tokens), asked, [each.language for each in transcripts])
     normaliser = choose_normaliser(written, transcriber.spellings)
     counted = count_word_errors(clips.texts, [each.text for each in transcripts], normaliser)
@@ -106,9 +106,32 @@ def evaluate_clips(
         "windows": sum(each.windows for each in transcripts),
         "second_tries": sum(each.second_tries for each in transcripts),
         "loops": sum(each.compression_ratio > LOOP_COMPRESSION_RATIO for each in transcripts),
+        "batch": batch,
+        "seconds": sum(each.seconds for each in transcripts),
         "audio_s": sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz,
         "asked": asked.as_json(),
     }
+
+
+def _transcripts(
+    transcriber: Transcriber, clips: Clips, options: DecodeOptions, batch: int, report: Report
+) -> list[Transcript]:
+    """What is heard in every clip, in the order of the clips."""
+    session, model = transcriber.session, transcriber.model
+    transcripts: list[Transcript] = []
+    if batch == 1:
+        for waveform in clips.waveforms:
+            transcripts.append(transcribe_clip(session, model, waveform, options))
+            report(f"{len(transcripts)} of {len(clips)}", len(transcripts) / len(clips))
+        return transcripts
+    found: dict[int, Transcript] = {}
+    before = time.perf_counter()
+    for heard in transcribe_many(session, model, clips.waveforms, options, batch):
+        now = time.perf_counter()
+        found[heard.number] = transcript_of(heard.segments, heard.tally, now - before)
+        before = now
+        report(f"{len(found)} of {len(clips)}", len(found) / len(clips))
+    return [found[number] for number in range(len(clips))]
 
 
 def written_language(decoding: Mapping[str, Any], asked: Asked, heard: Sequence[str | None]) -> str | None:

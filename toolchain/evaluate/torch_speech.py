@@ -14,7 +14,7 @@ from leanear.families import whisper
 from leanear.families.alignment import alignment_of
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.runtimes.audio.waveforms import checked_waveform
-from leanear.runtimes.sessions import checked_tokens
+from leanear.runtimes.sessions import check_rows, checked_tokens
 from leanear.runtimes.speech.encoder_windows import FULL, choose_windows
 from leanear.runtimes.speech.long_audio import SpeechModel
 from leanear.runtimes.speech.token_rules import speech_tokens
@@ -42,6 +42,15 @@ class TorchSpeechSession:
         features = whisper.features(extractor, [checked_waveform(waveform)[0][:window]])
         self.encode_features(features[..., : window // extractor.hop_length])
 
+    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
+        """Encoder states of several windows of one length."""
+        states: list[torch.Tensor] = []
+        for waveform in waveforms:
+            self.encode(waveform, window)
+            assert self._states is not None
+            states.append(self._states)
+        self._states = torch.cat(states)
+
     @torch.inference_mode()
     def encode_features(self, features: torch.Tensor) -> None:
         """Encoder states of log-mel features (1, mels, frames), as many frames as the window has."""
@@ -49,8 +58,9 @@ class TorchSpeechSession:
         self._rows = 0
 
     def start(self, rows: int = 1) -> None:
-        """Forget all tokens; `rows` hypotheses follow."""
-        self._rows = rows if self._states is not None else 0
+        """Forget all tokens; `rows` hypotheses follow, as many of each window."""
+        check_rows(rows, 0 if self._states is None else len(self._states))
+        self._rows = rows
         self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     @torch.inference_mode()
@@ -66,7 +76,7 @@ class TorchSpeechSession:
         if parents is not None:
             cache.self_attention_cache.reorder_cache(torch.from_numpy(parents))
         output = self._model(
-            encoder_outputs=(self._states.expand(self._rows, -1, -1),),
+            encoder_outputs=(self._states.repeat_interleave(self._rows // len(self._states), dim=0),),
             decoder_input_ids=torch.from_numpy(tokens),
             past_key_values=cache,
             use_cache=True,

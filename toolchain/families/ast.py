@@ -44,7 +44,6 @@ from leanear.runtimes.tasks import classifier_task
 
 FAMILY = "ast"
 SLIM_MODEL_TYPE = SlimASTConfig.model_type
-LATENCY_TABLES = True  # a device can be timed for it
 SHORTEST_SAMPLES = 240  # the fewest of which transformers' extractor makes features, and no frame
 SIZE_SIGNS = SizeSigns(
     layers={"num_hidden_layers": r"\.layers?\.(\d+)\."},

@@ -90,7 +90,6 @@ class Family(Protocol):
     """
 
     FAMILY: str  # as plans and manifests name it
-    LATENCY_TABLES: bool  # whether a device's latency table can be timed for it
 
     def load_checkpoint(self, folder: Path, asked: Asked = NOTHING_ASKED) -> Any:
         """The dense or slim checkpoint in `folder`, fp32; no code in it is run. asked: becomes the model's default."""

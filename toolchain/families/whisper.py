@@ -74,7 +74,6 @@ SIZE_SIGNS = SizeSigns(
 MODELLING_FILE = Path(modeling_slim_whisper.__file__)
 FRAMES_PER_POSITION = 2  # the stride of the encoder's second convolution
 HEARD_FOR_LANGUAGE = 16  # clips
-LATENCY_TABLES = False  # no block of it has been timed alone: milliseconds cannot be predicted
 
 PREVIOUS = "<|startofprev|>"
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the newer and the older name of one token

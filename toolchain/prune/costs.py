@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from leanear.families.family import HeadCost
 from leanear.plan import Plan, head_parameters
-from leanear.prune.latency_table import LatencyTable, site_kind, tie_widths
+from leanear.prune.latency_table import Table, tie_widths
 
 Widths = tuple[tuple[int, int], ...]
 """(K, V) of every kept head of one block."""
@@ -57,10 +57,9 @@ def mac_costs(plan: Plan, heads: tuple[HeadCost, ...], dense_macs: int) -> Costs
     return Costs("MACs", float(dense_macs), dense_macs - dense_heads, heads)
 
 
-def latency_costs(table: LatencyTable) -> Costs:
+def latency_costs(table: Table) -> Costs:
     """Milliseconds of one inference, as the table of the target's device predicts them."""
-    geometry = table.geometry
-    kinds = [site_kind(layer, geometry.layers) for layer in range(geometry.layers)]
+    kinds = table.site_kinds
 
     def head(kind: str) -> HeadCost:
         return lambda query_key, value_output: (
@@ -76,10 +75,9 @@ def latency_costs(table: LatencyTable) -> Costs:
     def widened(kind: str) -> Callable[[Widths], Sequence[tuple[int, int]]]:
         return lambda widths: tie_widths(table, kind, list(widths))
 
-    dense = [[(geometry.head_width, geometry.head_width)] * geometry.heads] * geometry.layers
     return Costs(
         unit="ms",
-        dense=table.model_ms(dense),
+        dense=table.model_ms([table.dense_site] * len(kinds)),
         fixed=table.rest_ms + sum(table.block_ms(kind) for kind in kinds),
         heads=tuple(head(kind) for kind in kinds),
         tied=tuple(tied(kind) for kind in kinds),

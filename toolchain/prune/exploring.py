@@ -32,11 +32,10 @@ from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
 from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
-from leanear.prune.latency_table import latency_table
+from leanear.prune.model_timing import timing_of
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
-from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.targets.target import Target
 
@@ -92,8 +91,6 @@ def explore(
     with narrator.step("reading the checkpoint and the calibration clips") as report:
         checkpoint = load_checkpoint(source, asked)
         family = family_of(checkpoint)
-        if milliseconds and not family.LATENCY_TABLES:
-            raise BadInput("--target: no block of a speech model is timed alone in this version; leave the flag out")
         extractor = checkpoint.feature_extractor
         window = family.window_samples(extractor)
         audio = read_examples_for(
@@ -154,7 +151,7 @@ def _points(
     table: Costs | None = None
     if milliseconds:
         with narrator.step("timing the target") as report:
-            table = latency_costs(latency_table(checkpoint, target, report=report))
+            table = latency_costs(timing_of(checkpoint, target, None).table(False, report))
     measured: dict[float, MeasuredLoss] = {}
     with narrator.step("measuring points of the curve") as report, on_accelerator(dense):
         estimates = estimated_curve(*curve, TENTHS)

@@ -8,16 +8,17 @@ from typing import Literal
 
 from leanear.runtimes.errors import BadInput
 
-GoalKind = Literal["sparsity", "macs", "latency_ms", "speedup", "max_drop"]
+GoalKind = Literal["sparsity", "macs", "latency_ms", "speedup", "rtf", "max_drop"]
+TIMED_KINDS: tuple[GoalKind, ...] = ("latency_ms", "speedup", "rtf")
 DEFAULT_SPARSITY = 0.5
 
 
 @dataclass(frozen=True)
 class Goal:
     """One of: sparsity, the share of the attention blocks' parameters to remove; macs, the share of the model's
-    multiply-accumulates to keep; latency_ms, on the target; speedup, dense over slim latency on the target; max_drop,
-    as small as possible while on held-out calibration clips the accuracy drops, or the word error rate rises, by so
-    many points at most.
+    multiply-accumulates to keep; latency_ms, on the target; speedup, dense over slim latency on the target; rtf,
+    seconds of computing for every second of audio there; max_drop, as small as possible while on held-out calibration
+    clips the accuracy drops, or the word error rate rises, by so many points at most.
     """
 
     kind: GoalKind
@@ -29,7 +30,7 @@ class Goal:
             raise BadInput(f"{flag} is {self.value:g}; it must lie between 0 and 1 (0.5 is half)")
         if self.kind == "speedup" and not self.value > 1.0:
             raise BadInput(f"{flag} is {self.value:g}; it must be above 1 (1.3 is 1.3 times as fast)")
-        if self.kind == "latency_ms" and not self.value > 0.0:
+        if self.kind in ("latency_ms", "rtf") and not self.value > 0.0:
             raise BadInput(f"{flag} is {self.value:g}; it must be above 0")
         if self.kind == "max_drop" and not 0.0 <= self.value <= 100.0:
             raise BadInput(f"{flag} is {self.value:g}; it is in points, from 0 to 100")
@@ -42,7 +43,7 @@ class Goal:
     @property
     def needs_latency(self) -> bool:
         """Whether the target's device must be timed first."""
-        return self.kind in ("latency_ms", "speedup")
+        return self.kind in TIMED_KINDS
 
     @property
     def text(self) -> str:
@@ -52,8 +53,15 @@ class Goal:
             "macs": f"{100 * self.value:g} % of the multiply-accumulates kept",
             "latency_ms": f"{self.value:g} ms",
             "speedup": f"{self.value:g} times as fast",
+            "rtf": f"a real-time factor of {self.value:g}",
             "max_drop": f"at most {self.value:g} points lost",
         }[self.kind]
+
+    def milliseconds(self, dense_ms: float, audio_s: float) -> float:
+        """What an inference that hears `audio_s` seconds may take; dense_ms: what the dense model's takes."""
+        return {"latency_ms": self.value, "speedup": dense_ms / self.value, "rtf": 1000 * self.value * audio_s}[
+            self.kind
+        ]
 
 
 def choose_goal(flags: Mapping[str, float | None]) -> Goal:

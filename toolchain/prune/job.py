@@ -31,16 +31,19 @@ from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, plan_sha256
 from leanear.progress import Narrator, Report, counted
+from leanear.prune.block_timing import BUSY_SHARE
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import prune_to_latency, refuse_out_of_reach
-from leanear.prune.latency_table import BUSY_SHARE, LatencyTable, latency_table
+from leanear.prune.latency_table import Table
+from leanear.prune.model_timing import ModelTiming, timing_of
 from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
 from leanear.prune.search import search_sparsity
+from leanear.prune.speech_work import SpeechWork
 from leanear.prune.widths import RotatedRecipe, check_budget
 from leanear.recover.compensation import Compensated, compensate_
 from leanear.recover.distillation import Distillation, distill_
@@ -59,7 +62,8 @@ class PruneJob:
 
     compensation: fit the output projections to the dense model's, where held-out clips say that it helps; recovery:
     train by distillation at the end; target: for whose device milliseconds are meant; asked: of a Whisper, what it is
-    calibrated for and does by itself from then on. The reference's recipe holds its own recovery, and its only goal is
+    calibrated for and does by itself from then on; work: of a Whisper, what takes the milliseconds of such a goal. The
+    reference's recipe holds its own recovery, and its only goal is
     a sparsity.
     """
 
@@ -69,6 +73,7 @@ class PruneJob:
     compensation: bool = False
     recovery: Distillation | None = None
     asked: Asked = NOTHING_ASKED
+    work: SpeechWork | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, PruneRecipe) and (
@@ -111,6 +116,8 @@ class PruneJob:
             facts |= {f"distillation_{key}": value for key, value in dataclasses.asdict(self.recovery).items()}
         if self.goal.needs_latency:
             facts |= {f"target_{key}": value for key, value in dataclasses.asdict(self.target).items()}
+            if self.work is not None:
+                facts |= {f"work_{key}": value for key, value in dataclasses.asdict(self.work).items()}
         return json.loads(json.dumps(facts))
 
 
@@ -164,15 +171,15 @@ def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
     """The checkpoint in `source`, of which some model meets the job's goal as far as arithmetic or one timing tell.
 
     Raises:
-        LeanearError: the checkpoint is not usable, the goal is none for its family, or no model meets it.
+        LeanearError: the checkpoint is not usable, or no model meets the goal.
     """
     with narrator.step("reading the checkpoint"):
         checkpoint = load_checkpoint(source, job.asked)
-    check_goal(family_of(checkpoint), job.goal)
     check_reachable(checkpoint, job)
     if job.goal.needs_latency:
         with narrator.step(f"whether {job.goal.text} can be reached", if_reported=True) as report:
-            refuse_out_of_reach(checkpoint, job.goal, job.target, cast(RotatedRecipe, job.recipe), report)
+            timing = timing_of(checkpoint, job.target, job.work)
+            refuse_out_of_reach(checkpoint, job.goal, job.target, cast(RotatedRecipe, job.recipe), timing, report)
     return checkpoint
 
 
@@ -214,7 +221,6 @@ def write_slim_checkpoint(
         BadInput: the clips do not suit the model, or the goal cannot be reached.
     """
     family = family_of(checkpoint)
-    check_goal(family, job.goal)
     check_reachable(checkpoint, job)
     labelled = family.labelled_inputs(checkpoint, audio, report)
     spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
@@ -253,19 +259,6 @@ def write_slim_checkpoint(
         family.save_slim_checkpoint(model, checkpoint, plan, out, facts)
     shards.wait()
     return plan
-
-
-def check_goal(family: Family, goal: Goal) -> None:
-    """See that the goal is one for this family.
-
-    Raises:
-        BadInput: milliseconds are asked for of a family whose blocks no device is timed for.
-    """
-    if goal.needs_latency and not family.LATENCY_TABLES:
-        raise BadInput(
-            f"{goal.flag} {goal.value:g}: latency goals are for Audio Spectrogram Transformers in this version; of"
-            " other models the goals are --sparsity, --macs and --max-drop"
-        )
 
 
 def check_reachable(checkpoint: Checkpoint, job: PruneJob) -> None:
@@ -329,17 +322,17 @@ def _prune_rotated(
 
     parameters = _as_held(parameter_costs(family.dense_plan(checkpoint.model)), family, checkpoint.model, job)
     if job.goal.needs_latency:
-        table = _shared_table(checkpoint, job.target, report)
+        timing = timing_of(checkpoint, job.target, job.work)
+        table = _shared_table(timing, report)
         costs = latency_costs(table)
         try:
-            pruned, checks = prune_to_latency(
-                checkpoint, job.goal, job.target, costs, lambda ms: prune_to(costs, ms), report=report
-            )
+            pruned, checks = prune_to_latency(job.goal, costs, lambda ms: prune_to(costs, ms), timing, report)
         except BadInput as error:
             raise BadInput(f"{error}{_doubts(table)}") from None
         pruned = dataclasses.replace(pruned, others=())  # what was timed is the model
         budget = checks[-1].budget_ms
         facts["latency_checks"] = [dataclasses.asdict(check) for check in checks]
+        facts["timed"] = timing.told()
     elif job.goal.kind == "max_drop":
         costs = parameters
         search = search_sparsity(
@@ -404,17 +397,17 @@ def _as_held(costs: Costs, family: Family, model: Any, job: PruneJob) -> Costs:
     return costs if job.filled_by is None else without_filled(costs, unfilled_blocks(family, model, job.filled_by))
 
 
-def _doubts(table: LatencyTable) -> str:
+def _doubts(table: Table) -> str:
     if table.others_share <= BUSY_SHARE:
         return ""
     return f"; but other programs used {table.others_share:.0%} of the CPU while it was timed: try on an idle machine"
 
 
-def _shared_table(checkpoint: Checkpoint, target: Target, report: Report) -> LatencyTable:
+def _shared_table(timing: ModelTiming, report: Report) -> Table:
     """The target's latency table; the first process times the device, and the others read what it has kept."""
     if shards.rank() != 0:
         shards.wait()
-    table = latency_table(checkpoint, target, keep_busy=shards.world_size() > 1, report=report)
+    table = timing.table(shards.world_size() > 1, report)
     if shards.rank() == 0:
         shards.wait()
     return table

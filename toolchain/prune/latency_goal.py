@@ -7,23 +7,18 @@ measured, and the widths are chosen again.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 
-from leanear.benchmarks.measure.processes import absolute
 from leanear.calibration import shards
-from leanear.export.ast.graph import export_ast
-from leanear.families import ast
 from leanear.families.family import Checkpoint
+from leanear.families.registry import family_of
 from leanear.progress import Report, quiet
 from leanear.prune.costs import Costs, latency_costs
 from leanear.prune.goal import Goal
-from leanear.prune.latency_table import kept_table, time_in_turn
+from leanear.prune.model_timing import ModelTiming
 from leanear.prune.rotated import Rotated
 from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
 from leanear.runtimes.choose import require_runtime
@@ -68,7 +63,12 @@ class LatencyBound:
 
 
 def refuse_out_of_reach(
-    checkpoint: Checkpoint, goal: Goal, target: Target, recipe: RotatedRecipe, report: Report = quiet
+    checkpoint: Checkpoint,
+    goal: Goal,
+    target: Target,
+    recipe: RotatedRecipe,
+    timing: ModelTiming,
+    report: Report = quiet,
 ) -> None:
     """See that the narrowest model meets a goal of milliseconds: by the latency table where it is there, else timed.
 
@@ -80,11 +80,11 @@ def refuse_out_of_reach(
     """
     told = torch.zeros(3, dtype=torch.float64)
     if shards.rank() == 0:
-        bound = latency_bound(checkpoint, target, recipe, report)
+        bound = latency_bound(checkpoint, target, recipe, timing, report)
         told = torch.tensor([bound.dense_ms, bound.narrowest_ms, bound.margin], dtype=torch.float64)
     shards.broadcast([told])
     dense_ms, narrowest_ms, margin = told.tolist()
-    wanted_ms = goal.value if goal.kind == "latency_ms" else dense_ms / goal.value
+    wanted_ms = goal.milliseconds(dense_ms, timing.audio_s)
     if wanted_ms < narrowest_ms * (1 - margin):
         raise BadInput(
             f"{goal.flag} {goal.value:g}: {wanted_ms:.4g} ms are out of reach: the narrowest model, one head per block,"
@@ -94,47 +94,42 @@ def refuse_out_of_reach(
 
 
 def latency_bound(
-    checkpoint: Checkpoint, target: Target, recipe: RotatedRecipe, report: Report = quiet
+    checkpoint: Checkpoint, target: Target, recipe: RotatedRecipe, timing: ModelTiming, report: Report = quiet
 ) -> LatencyBound:
     """What the latency table says of both, or one timing of them in turn."""
-    table = kept_table(checkpoint, target)
+    family, table = family_of(checkpoint), timing.kept_table()
     if table is not None:
         costs = latency_costs(table)
-        return LatencyBound(costs.dense, least_cost(ast.attention_sites(checkpoint.model), costs, recipe), 0.0)
+        return LatencyBound(costs.dense, least_cost(family.attention_sites(checkpoint.model), costs, recipe), 0.0)
     require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
-    narrowest = narrowest_model(ast, checkpoint.model, recipe)
-    dense_ms, narrowest_ms = time_dense_and_slim(checkpoint, narrowest, target, report, BOUND_SHARE_S)
+    narrowest = narrowest_model(family, checkpoint.model, recipe)
+    dense_ms, narrowest_ms = timing.dense_and_slim(narrowest, report, BOUND_SHARE_S)
     return LatencyBound(dense_ms, narrowest_ms, BOUND_MARGIN)
 
 
 def prune_to_latency(
-    checkpoint: Checkpoint,
     goal: Goal,
-    target: Target,
     costs: Costs,
     prune: Callable[[float], Rotated],
-    *,
-    time_models: Callable[..., tuple[float, float]] | None = None,
+    timing: ModelTiming,
     report: Report = quiet,
 ) -> tuple[Rotated, tuple[LatencyCheck, ...]]:
     """The pruned model that meets the goal when timed here, or the last one tried, and all checks in order.
 
-    goal: latency_ms or speedup; costs: of the target's latency table; prune(budget_ms): the model of that predicted
-    latency. time_models(checkpoint, slim, target, report): measured milliseconds of dense and slim. Under `torchrun`
-    the first process measures and tells the others.
+    goal: of milliseconds; costs: of the target's latency table; prune(budget_ms): the model of that predicted latency.
+    Under `torchrun` the first process measures and tells the others.
     """
-    time_models = time_models or time_dense_and_slim
-    budget = goal.value if goal.kind == "latency_ms" else costs.dense / goal.value
+    budget = goal.milliseconds(costs.dense, timing.audio_s)
     checks: list[LatencyCheck] = []
     while True:
         pruned = prune(budget)
         measured = torch.zeros(2, dtype=torch.float64)
         if shards.rank() == 0:
             report(f"timing what was pruned to {budget:.4g} ms", None)
-            measured = torch.tensor(time_models(checkpoint, pruned.model, target, report), dtype=torch.float64)
+            measured = torch.tensor(timing.dense_and_slim(pruned.model, report, CHECK_SHARE_S), dtype=torch.float64)
         shards.broadcast([measured])
         dense_ms, slim_ms = measured.tolist()
-        goal_ms = goal.value if goal.kind == "latency_ms" else dense_ms / goal.value
+        goal_ms = goal.milliseconds(dense_ms, timing.audio_s)
         met = slim_ms <= goal_ms * (1 + ALLOWANCE)
         checks.append(LatencyCheck(budget, pruned.cost, costs.dense, slim_ms, dense_ms, goal_ms, met))
         if met or len(checks) == MOST_CHECKS:
@@ -147,23 +142,3 @@ def _shrinking(slim_ms: float, goal_ms: float, rest_ms: float) -> float:
     """By what to multiply the attention blocks' share, which alone can shrink, so that the goal is met."""
     blocks_ms, wanted_ms = slim_ms - rest_ms, goal_ms * (1 - MARGIN) - rest_ms
     return min(0.98, max(0.5, wanted_ms / blocks_ms)) if blocks_ms > 0 else 0.9
-
-
-def time_dense_and_slim(
-    checkpoint: Checkpoint,
-    slim: torch.nn.Module,
-    target: Target,
-    report: Report = quiet,
-    share_s: float = CHECK_SHARE_S,
-) -> tuple[float, float]:
-    """Median milliseconds of dense and slim, exported for the target, in turn, in fresh processes."""
-    extractor = checkpoint.feature_extractor
-    samples = int(checkpoint.model.config.max_length) * (extractor.sampling_rate // 100)
-    with tempfile.TemporaryDirectory(prefix="leanear-check-") as folder:
-        graphs = []
-        for name, model in (("dense", checkpoint.model), ("slim", slim)):
-            path = Path(folder, f"{name}.onnx")
-            export_ast(model, extractor, path, target.graph_form)
-            graphs.append({"file": absolute(path), "labels": len(checkpoint.labels), "samples": samples})
-        dense_ms, slim_ms = time_in_turn(graphs, target, report, share_s=share_s)[0]
-    return float(np.median(dense_ms)), float(np.median(slim_ms))

@@ -10,41 +10,23 @@ Dimension letters: T tokens, D model width, H heads, K per-head query/key width,
 from __future__ import annotations
 
 import json
-import math
-import os
-import statistics
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-
-from leanear.benchmarks.measure.processes import absolute, part_of, run_fresh
-from leanear.benchmarks.measure.rounds import quiet_samples
-from leanear.benchmarks.sensors.device import device_facts
-from leanear.export.ast.graph import export_ast, patch_size, token_count
-from leanear.export.blocks import EXPORTER, KINDS, export_blocks, exported_groups
-from leanear.export.onnx.heads import VECTOR_COLUMNS, read_widths
+from leanear.export.ast.graph import patch_size, token_count
+from leanear.export.blocks import KINDS, exported_groups
+from leanear.export.onnx.heads import VECTOR_COLUMNS, HeadGroup, read_widths
 from leanear.families.family import Checkpoint
-from leanear.progress import Report, quiet
-from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.files import read_json, sha256_json, write_json
-from leanear.runtimes.process.kept_work import remember_kept
-from leanear.runtimes.sessions import SessionOptions
+from leanear.prune.parts_fit import fit_nonnegative
+from leanear.prune.table_values import checked_number, checked_numbers, checked_site, checked_whole
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json
 from leanear.targets.target import Target
 
 TABLE_SCHEMA = "leanear-latency-table-1"
 TABLE_KEYS = ("key", "rest_ms", "model", "parts", "probes", "others_share")
-PROCESSES = 2  # timings of one process can all be off by how its memory happened to be laid out
-ROUNDS = 6
-SHARE_S = 55.0
-STACK_MACS = 5_000_000_000  # of a stack of dense blocks: enough that starting it does not show
-FEWEST_COPIES, MOST_COPIES = 4, 12
-BUSY_SHARE = 0.1
-WORKER = "leanear.benchmarks.measure.rounds"
 
 Widths = Sequence[tuple[int, int]]
 """(K, V) of every kept head of one attention block."""
@@ -110,6 +92,45 @@ class ModelTiming:
     upper_quartile_ms: float
 
 
+class HasHeads(Protocol):
+    """Dimensions of a model whose attention blocks are alike."""
+
+    @property
+    def heads(self) -> int: ...
+
+    @property
+    def head_width(self) -> int: ...
+
+
+class Table(Protocol):
+    """What a latency table of either family tells of attention blocks of some kind."""
+
+    @property
+    def others_share(self) -> float: ...
+
+    @property
+    def rest_ms(self) -> float: ...
+
+    @property
+    def site_kinds(self) -> tuple[str, ...]: ...
+
+    @property
+    def dense_site(self) -> tuple[tuple[int, int], ...]: ...
+
+    @property
+    def head_width(self) -> int: ...
+
+    def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]: ...
+
+    def block_ms(self, kind: str) -> float: ...
+
+    def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float: ...
+
+    def site_ms(self, kind: str, widths: Widths) -> float: ...
+
+    def model_ms(self, sites: Sequence[Widths]) -> float: ...
+
+
 @dataclass(frozen=True)
 class LatencyTable:
     """Milliseconds of attention blocks on one device, runtime, precision and number of threads.
@@ -128,15 +149,28 @@ class LatencyTable:
     others_share: float
     key: dict[str, Any]
 
+    @property
+    def site_kinds(self) -> tuple[str, ...]:
+        """The kind of every layer's attention block."""
+        return tuple(site_kind(layer, self.geometry.layers) for layer in range(self.geometry.layers))
+
+    @property
+    def dense_site(self) -> tuple[tuple[int, int], ...]:
+        """(K, V) of every head of a dense block."""
+        return ((self.geometry.head_width,) * 2,) * self.geometry.heads
+
+    @property
+    def head_width(self) -> int:
+        """K and V of a dense head."""
+        return self.geometry.head_width
+
+    def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]:
+        """The groups in which the exporter computes heads of these widths."""
+        return exported_groups(kind, widths, self.geometry.tokens, self.geometry.model_width, self.graph_form)
+
     def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float:
         """What one head of these widths adds to a block whose heads are all in one group."""
-        group = exported_groups(
-            kind,
-            [(query_key_width, value_output_width)],
-            self.geometry.tokens,
-            self.geometry.model_width,
-            self.graph_form,
-        )[0]
+        group = self.groups(kind, [(query_key_width, value_output_width)])[0]
         return _group_ms(self.parts[kind], 1, group.query_key_width, group.value_output_width)
 
     def block_ms(self, kind: str) -> float:
@@ -173,11 +207,12 @@ def _group_ms(parts: Parts, heads: int, query_key_width: int, value_output_width
         parts.head_ms
         + parts.query_key_ms * query_key_width
         + parts.value_output_ms * value_output_width
-        + parts.vector_ms * _whole_vectors(value_output_width)
+        + parts.vector_ms * whole_vectors(value_output_width)
     )
 
 
-def _whole_vectors(width: int) -> int:
+def whole_vectors(width: int) -> int:
+    """A width filled up to whole vectors."""
     return -(-width // VECTOR_COLUMNS) * VECTOR_COLUMNS
 
 
@@ -195,28 +230,14 @@ def _features(kind: str, widths: Widths, geometry: Geometry, form: str) -> dict[
         "value_output_ms": value_output,
         "vector_ms": 0
         if kind == "last"
-        else sum(len(group.heads) * _whole_vectors(group.value_output_width) for group in groups),
+        else sum(len(group.heads) * whole_vectors(group.value_output_width) for group in groups),
     }
 
 
 def fit_parts(kind: str, timed: Sequence[tuple[Widths, float]], geometry: Geometry, form: str) -> Parts:
     """The parts, none of them negative, whose sums are nearest to timed blocks: least squares of relative errors."""
     rows = [_features(kind, widths, geometry, form) for widths, _ in timed]
-    names = list(rows[0])
-    milliseconds = np.array([ms for _, ms in timed])
-    matrix = np.array([[row[name] for name in names] for row in rows], dtype=np.float64) / milliseconds[:, None]
-    used = [column for column in range(len(names)) if matrix[:, column].any()]
-    while True:
-        scale = np.abs(matrix[:, used]).max(axis=0)
-        solution = np.linalg.lstsq(matrix[:, used] / scale, np.ones(len(timed)), rcond=None)[0] / scale
-        if (solution >= 0).all():
-            break
-        # A cost below zero is noise: the part that is furthest below, by its share of a block, is not there.
-        used.remove(used[int(np.argmin(solution * scale))])
-    found = dict.fromkeys(names, 0.0) | {
-        names[column]: float(value) for column, value in zip(used, solution, strict=True)
-    }
-    return Parts(**found)
+    return Parts(**fit_nonnegative(rows, [milliseconds for _, milliseconds in timed]))
 
 
 def candidate_widths(target: Target, head_width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -228,21 +249,19 @@ def candidate_widths(target: Target, head_width: int) -> tuple[tuple[int, ...], 
     return multiples(target.query_key_multiple), multiples(target.value_output_multiple)
 
 
-def tie_widths(table: LatencyTable, kind: str, widths: Widths) -> list[tuple[int, int]]:
+def tie_widths(table: Table, kind: str, widths: Widths) -> list[tuple[int, int]]:
     """Widths at least as large in every head, whose block costs no more: what the exporter fills with zeros is kept.
 
     Of the groups that the exporter makes and of one group of all heads the faster is taken, as the table has it; then
     value widths grow to the whole vector where that is free. No width exceeds the dense head's.
     """
-    geometry = table.geometry
-    limit = geometry.head_width
-    filled = list(widths)
-    for group in exported_groups(kind, widths, geometry.tokens, geometry.model_width, table.graph_form):
+    limit, filled = table.head_width, list(widths)
+    for group in table.groups(kind, widths):
         for head in group.heads:
             filled[head] = (min(group.query_key_width, limit), min(group.value_output_width, limit))
     most = (max(width for width, _ in filled), max(width for _, width in filled))
     candidates = [filled, [most] * len(filled)]
-    candidates += [[(key, min(_whole_vectors(value), limit)) for key, value in each] for each in candidates]
+    candidates += [[(key, min(whole_vectors(value), limit)) for key, value in each] for each in candidates]
     bound = table.site_ms(kind, widths) * (1 + 1e-9)
     cheap = [each for each in candidates if table.site_ms(kind, each) <= bound] or [list(widths)]
     return max(cheap, key=lambda each: (-round(table.site_ms(kind, each), 6), sum(map(sum, each))))
@@ -265,222 +284,6 @@ def read_geometry(checkpoint: Checkpoint) -> Geometry:
         labels=int(config.num_labels),
         clip_samples=int(config.max_length) * (extractor.sampling_rate // 100),
     )
-
-
-def cache_folder() -> Path:
-    """Where tables are kept: latency/ in $LEANEAR_CACHE, or in leanear/ of the user's cache folder."""
-    own = os.environ.get("LEANEAR_CACHE")
-    if own:
-        return Path(own) / "latency"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leanear" / "latency"
-
-
-def latency_table(
-    checkpoint: Checkpoint,
-    target: Target,
-    *,
-    cache: Path | None = None,
-    fresh: bool = False,
-    keep_busy: bool = False,
-    report: Report = quiet,
-) -> LatencyTable:
-    """The table of this device for models of the checkpoint's dimensions: from the cache, or timed here (minutes).
-
-    cache: a folder, `cache_folder()` if None. A file there that is damaged, or that was timed on another device,
-    runtime, precision or form of the graph, is not used; `fresh` times again in any case. A table that was timed while
-    other programs used the CPU is not kept, unless `keep_busy`.
-
-    Raises:
-        RuntimeUnavailable: the target's runtime does not work here.
-        MeasurementFailed: the timing process ended without an answer.
-    """
-    geometry = read_geometry(checkpoint)
-    key = table_key(geometry, target)
-    path = _table_path(key, cache)
-    if not fresh and path.is_file():
-        try:
-            return read_table(path, key)
-        except BadInput as error:
-            report(f"measuring again: {error}", 0.0)
-    table = measure_table(checkpoint, target, geometry, key, report)
-    if table.others_share > BUSY_SHARE:
-        report(f"other programs used {table.others_share:.0%} of the CPU meanwhile", 1.0)
-    if keep_busy or table.others_share <= BUSY_SHARE:
-        write_json(path, table_to_json(table))
-        remember_kept(path)
-    return table
-
-
-def kept_table(checkpoint: Checkpoint, target: Target, cache: Path | None = None) -> LatencyTable | None:
-    """The table that `latency_table` would take from the cache, or None where it would have to time."""
-    key = table_key(read_geometry(checkpoint), target)
-    try:
-        return read_table(_table_path(key, cache), key)
-    except BadInput:
-        return None
-
-
-def _table_path(key: dict[str, Any], cache: Path | None) -> Path:
-    return (cache or cache_folder()) / f"{key['runtime']}-{sha256_json(key)[:20]}.json"
-
-
-def table_key(geometry: Geometry, target: Target) -> dict[str, Any]:
-    """All that a table depends on; a table is used for nothing else."""
-    facts = device_facts()
-    return {
-        "cpu": facts["cpu"],
-        "instructions": facts["instructions"],
-        "cores_usable": facts["cores_usable"],
-        "runtime": target.runtime,
-        "runtime_version": facts["libraries"].get(target.runtime, "none"),
-        "precision": target.precision,
-        "threads": target.threads,
-        "graph_form": target.graph_form,
-        "exporter": EXPORTER,
-        "geometry": asdict(geometry),
-    }
-
-
-def measure_table(
-    checkpoint: Checkpoint, target: Target, geometry: Geometry, key: dict[str, Any], report: Report = quiet
-) -> LatencyTable:
-    """The table, timed here and now: stacks of blocks and the checkpoint's own model take turns in fresh processes."""
-    require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
-    probes = [(kind, widths) for kind in KINDS for widths in probe_widths(kind, geometry)]
-    copies = stack_copies(geometry)
-    sites = model_sites(checkpoint)
-    with tempfile.TemporaryDirectory(prefix="leanear-blocks-") as name:
-        graphs: list[dict[str, Any]] = []
-        for number, (kind, widths) in enumerate(probes):
-            report("building blocks", 0.1 * number / len(probes))
-            path = Path(name) / f"{number}.onnx"
-            export_blocks(kind, widths, geometry.tokens, geometry.model_width, copies, target.graph_form, path)
-            graphs.append({"file": absolute(path), "labels": 1, "samples": geometry.model_width})
-        path = Path(name) / "model.onnx"
-        export_ast(checkpoint.model, checkpoint.feature_extractor, path, target.graph_form)
-        graphs.append({"file": absolute(path), "labels": geometry.labels, "samples": geometry.clip_samples})
-        samples_ms, others_share = time_in_turn(graphs, target, report)
-    block_ms = [np.quantile(samples, [0.25, 0.5, 0.75]) / copies for samples in samples_ms[:-1]]
-    parts = {}
-    for kind in KINDS:
-        timed = [(widths, float(ms[1])) for (of, widths), ms in zip(probes, block_ms, strict=True) if of == kind]
-        parts[kind] = fit_parts(kind, timed, geometry, target.graph_form)
-    low, middle, high = (float(value) for value in np.quantile(samples_ms[-1], [0.25, 0.5, 0.75]))
-    unfinished = LatencyTable(
-        geometry=geometry,
-        graph_form=target.graph_form,
-        rest_ms=0.0,
-        parts=parts,
-        model=ModelTiming(sites, middle, low, high),
-        probes=(),
-        others_share=others_share,
-        key=key,
-    )
-    fitted = [
-        Probe(kind, tuple(widths), float(ms[1]), float(ms[0]), float(ms[2]), unfinished.site_ms(kind, widths))
-        for (kind, widths), ms in zip(probes, block_ms, strict=True)
-    ]
-    blocks_ms = unfinished.model_ms(sites)
-    if blocks_ms >= middle:
-        raise MeasurementFailed(
-            f"latency table: the attention blocks took {blocks_ms:.2f} ms and the whole model {middle:.2f} ms;"
-            " measure again while nothing else runs"
-        )
-    return replace(unfinished, rest_ms=middle - blocks_ms, probes=tuple(fitted))
-
-
-def time_in_turn(
-    graphs: Sequence[dict[str, Any]], target: Target, report: Report = quiet, share_s: float = SHARE_S
-) -> tuple[list[list[float]], float]:
-    """Milliseconds of every graph from several processes' rounds, and the share of all cores that others used.
-
-    Samples that other programs disturbed are left out where enough remain; see benchmarks/measure/rounds.py.
-
-    Raises:
-        MeasurementFailed: a process ended without an answer.
-    """
-    request = {
-        "graphs": list(graphs),
-        "runtime": target.runtime,
-        "threads": target.threads,
-        "precision": target.precision,
-        "rounds": ROUNDS,
-        "share_s": share_s,
-    }
-    samples_ms: list[list[float]] = [[] for _ in graphs]
-    others_share: list[list[float]] = [[] for _ in graphs]
-    for number in range(PROCESSES):
-        start = 0.1 + 0.9 * number / PROCESSES
-        outcome = run_fresh(WORKER, request, part_of(report, start, start + 0.9 / PROCESSES, "timing blocks: "))
-        if outcome.answer is None:
-            raise MeasurementFailed(f"latency table on {target.runtime}: {outcome.reason}")
-        for number, samples in enumerate(outcome.answer["samples_ms"]):
-            samples_ms[number] += samples
-            others_share[number] += outcome.answer["others_share"][number]
-    kept = [quiet_samples(samples, shares) for samples, shares in zip(samples_ms, others_share, strict=True)]
-    return kept, statistics.median(share for shares in others_share for share in shares)
-
-
-def stack_copies(geometry: Geometry) -> int:
-    """How many blocks are timed at a time."""
-    columns = geometry.heads * geometry.head_width
-    macs = geometry.tokens * columns * (4 * geometry.model_width + 2 * geometry.tokens)
-    return min(max(FEWEST_COPIES, -(-STACK_MACS // macs)), MOST_COPIES)
-
-
-def probe_widths(kind: str, geometry: Geometry) -> list[list[tuple[int, int]]]:
-    """Widths of the blocks that are timed: equal ones, fewer heads, several groups and ragged ones, none twice."""
-    heads, full = geometry.heads, geometry.head_width
-
-    def share(eighths: float) -> int:
-        return max(1, round(full * eighths / 8))
-
-    def equal(count: int, query_key: float, value_output: float) -> list[tuple[int, int]]:
-        return [(share(query_key), share(value_output))] * max(1, count)
-
-    if kind == "last":
-        wanted = [
-            equal(heads, 8, 8),
-            equal(heads, 2, 8),
-            equal(heads, 8, 2),
-            equal(heads, 2, 2),
-            equal(heads // 4, 8, 8),
-        ]
-    else:
-        wanted = [
-            equal(heads, 8, 8),
-            equal(heads, 6, 8),
-            equal(heads, 4, 8),
-            equal(heads, 2, 8),
-            equal(heads, 8, 6),
-            equal(heads, 8, 4),
-            equal(heads, 8, 2),
-            equal(heads, 4, 4),
-            equal(heads, 2, 2),
-            equal(heads, 6, 4.5),
-            equal(heads, 4, 2.5),
-            equal(heads, 3, 6.5),
-            equal(heads // 2, 8, 8),
-            equal(heads // 4, 8, 8),
-            equal(heads // 2, 4, 4),
-            equal(heads // 2, 8, 8) + equal(heads - heads // 2, 2, 2),
-            equal(heads // 2, 4, 8) + equal(heads - heads // 2, 4, 2),
-            *(_ragged(geometry, seed) for seed in range(4)),
-        ]
-    distinct: list[list[tuple[int, int]]] = []
-    for widths in wanted:
-        if len(widths) <= heads and widths not in distinct:
-            distinct.append(widths)
-    return distinct
-
-
-def _ragged(geometry: Geometry, seed: int) -> list[tuple[int, int]]:
-    generator = np.random.default_rng(seed)
-    steps = generator.integers(1, 9, (geometry.heads, 2))
-    return [
-        (max(1, geometry.head_width * int(key) // 8), max(1, geometry.head_width * int(value) // 8))
-        for key, value in steps
-    ]
 
 
 def table_to_json(table: LatencyTable) -> dict[str, Any]:
@@ -509,19 +312,19 @@ def read_table(path: Path, key: dict[str, Any] | None = None) -> LatencyTable:
         raise BadInput(f"{path}: key 'key' is another device, runtime or model than asked for")
     try:
         table = LatencyTable(
-            geometry=Geometry(**{name: _whole(number) for name, number in value["key"]["geometry"].items()}),
+            geometry=Geometry(**{name: checked_whole(number) for name, number in value["key"]["geometry"].items()}),
             graph_form=str(value["key"]["graph_form"]),
-            rest_ms=_number(value["rest_ms"]),
-            parts={kind: Parts(**_all_numbers(value["parts"][kind])) for kind in KINDS},
+            rest_ms=checked_number(value["rest_ms"]),
+            parts={kind: Parts(**checked_numbers(value["parts"][kind])) for kind in KINDS},
             model=ModelTiming(
-                sites=tuple(_read_widths(site) for site in value["model"].pop("sites")),
-                **_all_numbers(value["model"]),
+                sites=tuple(checked_site(site) for site in value["model"].pop("sites")),
+                **checked_numbers(value["model"]),
             ),
             probes=tuple(
-                Probe(kind=probe.pop("kind"), widths=_read_widths(probe.pop("widths")), **_all_numbers(probe))
+                Probe(kind=probe.pop("kind"), widths=checked_site(probe.pop("widths")), **checked_numbers(probe))
                 for probe in value["probes"]
             ),
-            others_share=_number(value["others_share"]),
+            others_share=checked_number(value["others_share"]),
             key=value["key"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -529,26 +332,6 @@ def read_table(path: Path, key: dict[str, Any] | None = None) -> LatencyTable:
     if set(value["parts"]) != set(KINDS) or any(probe.kind not in KINDS for probe in table.probes):
         raise BadInput(f"{path}: a kind of block is not one of {', '.join(KINDS)}")
     return table
-
-
-def _read_widths(site: Any) -> tuple[tuple[int, int], ...]:
-    return tuple((_whole(query_key), _whole(value_output)) for query_key, value_output in site)
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is not a whole number of at least 1")
-    return value
-
-
-def _all_numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"{value!r} is not a number of at least 0")
-    return float(value)
 
 
 def model_sites(checkpoint: Checkpoint) -> tuple[tuple[tuple[int, int], ...], ...]:

@@ -30,8 +30,10 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
     if pruning.get("search"):
         notes.append(_search_sentence(pruning))
     cost = pruning.get("cost", {})
-    if cost.get("unit") == "ms":
+    if cost.get("unit") == "ms" and "tokens" not in pruning.get("timed", {}):
         notes.append(_latency_sentence(cost, medians_ms))
+    if pruning.get("latency_checks") and "timed" in pruning:
+        notes.append(_checked_sentence(pruning))
     recovery = pruning.get("recovery")
     if recovery and recovery["held_out_kls"]:
         before, after = recovery["held_out_kls"][0], recovery["held_out_kls"][recovery["best_epoch"]]
@@ -175,6 +177,24 @@ def _chosen_sentence(pruning: Mapping[str, Any], trials: Sequence[Mapping[str, A
     estimate, low, high = (chosen[-1]["drop_points"] if end is None else end for end in ends)
     surely = how_surely(Interval(estimate / 100, low / 100, high / 100), pruning["goal"]["value"])
     return f" As counted at {100 * chosen[-1]['sparsity']:.0f} %, {surely}."
+
+
+def _checked_sentence(pruning: Mapping[str, Any]) -> str:
+    """The finished model's time beside the prediction, and what was timed; before anything was fitted or trained."""
+    timed, check = pruning["timed"], pruning["latency_checks"][-1]
+    heard = f"{timed['audio_s']:g} s of audio"
+    if "tokens" in timed:
+        heard += f" in a window of {timed['window_s']:g} s and {timed['tokens']} tokens"
+    dense, slim = check["measured_dense_ms"], check["measured_ms"]
+    ratio, predicted = dense / slim, check["predicted_dense_ms"] / check["predicted_ms"]
+    tried = len(pruning["latency_checks"])
+    return (
+        f"Timed when it was pruned, {heard}, in {timed['precision']}: predicted {check['predicted_dense_ms']:.4g} ms"
+        f" dense and {check['predicted_ms']:.4g} ms slim, measured {dense:.4g} and {slim:.4g} ms in turn"
+        f" ({100 * (check['predicted_ms'] / slim - 1):+.1f} %); {ratio:.3f}\u00d7 as fast"
+        f" ({100 * (predicted / ratio - 1):+.1f} %), real-time factor {slim / 1000 / timed['audio_s']:.4g}. The goal"
+        f" was {'met' if check['met'] else 'NOT met'}, by plan {tried} of {tried}."
+    )
 
 
 def _latency_sentence(cost: Mapping[str, Any], medians_ms: Mapping[str, float | None]) -> str:

@@ -12,7 +12,8 @@ from leanear.benchmarks.measure.processes import absolute
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.export.ast.graph import export_ast
 from leanear.progress import Report
-from leanear.prune.latency_table import read_geometry, time_in_turn
+from leanear.prune.block_timing import time_in_turn
+from leanear.prune.latency_table import read_geometry
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_folder
 from leanear.studies.methods import Bench, Method

@@ -156,6 +156,19 @@ def require_timed_precision(target: Target, flag: str) -> None:
         )
 
 
+def require_timed_form(target: Target, flag: str) -> None:
+    """Nothing, where the graphs that would be timed for a goal are those that ship.
+
+    Raises:
+        BadInput: the target's have products in float16, which are not timed before a model is exported.
+    """
+    if target.graph_form == "tensorrt" and graph_precision(target.precision) != "fp32":
+        raise BadInput(
+            f"{flag}: engines in {target.precision}, the precision of target {target.name}, are not timed before a"
+            " model is exported; use --sparsity, --macs or --max-drop"
+        )
+
+
 def _check_precision(precision: str, runtime: str, what: str) -> None:
     offered = choose_runtime(runtime).PRECISIONS
     if precision not in offered:

@@ -1,0 +1,103 @@
+"""Clips that are decoded together say what each says alone, on every runtime and in torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.decoding import DecodeOptions, decode_window, decode_windows
+from leanear.runtimes.speech.long_audio import Tally, read_speech_model, transcribe
+from leanear.runtimes.speech.many_clips import transcribe_many
+from tests.export.whisper_cases import KINDS, noise, small_artifact
+
+LENGTHS = (9_000, 32_000, 21_000, 70_000, 15_500, 160, 30_000, 40_000)  # of a window of 32,000: some take several
+SILENCE = np.zeros(16_000, np.float32)
+
+
+def clips() -> list[np.ndarray]:
+    return [*(noise(samples) for samples in LENGTHS), SILENCE]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def artifact(request, tmp_path_factory):
+    return small_artifact(tmp_path_factory.mktemp("speech") / request.param.replace(" ", "-"), request.param)
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def session(request, artifact, monkeypatch):
+    monkeypatch.setattr("leanear.runtimes.speech.speech_cache.ROOMS", (8, 32))
+    loaded = choose_runtime(request.param).load(artifact, SessionOptions(threads=1))
+    yield loaded
+    loaded.close()
+
+
+def alone(session, model, waveform, options):
+    tally = Tally()
+    return list(transcribe(session, model, waveform, options, tally)), tally
+
+
+@pytest.mark.parametrize("batch", [2, 3, 64])
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_every_transcript_is_that_of_the_clip_alone(artifact, session, batch, timestamps):
+    model = read_speech_model(artifact)
+    options = DecodeOptions(language="en", timestamps=timestamps, temperatures=(0.0, 0.5), max_tokens=24)
+    waveforms = clips()
+    found = {heard.number: heard for heard in transcribe_many(session, model, waveforms, options, batch)}
+    assert sorted(found) == list(range(len(waveforms)))
+    for number, waveform in enumerate(waveforms):
+        segments, tally = alone(session, model, waveform, options)
+        told = [(segment.text, segment.tokens, segment.start_s, segment.end_s) for segment in found[number].segments]
+        assert told == [(segment.text, segment.tokens, segment.start_s, segment.end_s) for segment in segments]
+        assert found[number].tally == tally
+        for one, other in zip(found[number].segments, segments, strict=True):
+            assert one.average_log_probability == pytest.approx(other.average_log_probability, abs=1e-4)
+
+
+def test_rows_have_ends_and_caps_of_their_own(artifact, session):
+    model, options = read_speech_model(artifact), DecodeOptions(language="de", timestamps=False, stop_repeats=False)
+    waveforms, caps = [noise(samples) for samples in (9_000, 21_000, 32_000)], [3, 40, 11]
+    session.encode_several(waveforms)
+    together = decode_windows(session, model.tokens, options, caps)
+    for waveform, cap, found in zip(waveforms, caps, together, strict=True):
+        session.encode(waveform)
+        expected = decode_window(session, model.tokens, replace(options, max_tokens=cap))
+        assert (found.tokens, found.ended, found.language) == (expected.tokens, expected.ended, expected.language)
+        assert found.no_speech_probability == pytest.approx(expected.no_speech_probability, abs=1e-5)
+
+
+def test_beams_after_several_windows_are_of_one(artifact, session):
+    """Windows that were there before leave nothing behind, and several rows of each of two windows keep apart."""
+    model = read_speech_model(artifact)
+    options = DecodeOptions(language="en", timestamps=False, beams=3, max_tokens=12)
+    session.encode(noise(21_000))
+    expected = decode_window(session, model.tokens, options)
+    session.encode_several([noise(9_000), noise(32_000)])
+    session.start(4)
+    prompt = np.array([[model.tokens.start]] * 4, dtype=np.int64)
+    first, second, third, fourth = session.step(prompt).copy()
+    np.testing.assert_allclose(first, second, atol=1e-5)
+    np.testing.assert_allclose(third, fourth, atol=1e-5)
+    assert np.abs(first - third).max() > 1e-3
+    session.encode(noise(21_000))
+    assert decode_window(session, model.tokens, options).tokens == expected.tokens
+
+
+def test_rows_that_windows_cannot_share_are_refused(artifact, session):
+    session.encode_several([noise(9_000), noise(32_000)])
+    with pytest.raises(BadInput, match="3 rows of 2 encoded windows"):
+        session.start(3)
+    with pytest.raises(BadInput, match="0 windows"):
+        session.encode_several([])
+
+
+def test_what_is_not_greedy_or_in_an_unknown_language_is_heard_alone(artifact, session, monkeypatch):
+    model = read_speech_model(artifact)
+    monkeypatch.setattr("leanear.runtimes.speech.many_clips._first_tries", lambda *_: pytest.fail("decoded together"))
+    for changes in ({"beams": 2}, {"temperatures": (0.4,)}, {"language": "auto"}, {"prompt": "the"}):
+        options = DecodeOptions(**{"language": "en", "timestamps": False, "max_tokens": 4, **changes})
+        assert len(list(transcribe_many(session, model, [noise(9_000)], options, 4))) == 1

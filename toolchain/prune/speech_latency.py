@@ -1,0 +1,191 @@
+"""What the attention of a Whisper costs on this device and runtime, for a stated work, as a table.
+
+Slim models of many widths are exported and timed in turn with the dense one, stage by stage: the encoder's stage has
+the encoder's blocks and the making of cross-attention's keys and values, the decoder's steps have self- and
+cross-attention. A least-squares fit of each stage over all models says what a head and its columns cost in a block of
+every kind; what no width changes is the rest. Blocks are timed where they work: among the other weights, in the
+session, window and precision that ship.
+
+Dimension letters: H heads, K per-head query/key width, V per-head value/output width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from leanear.export.blocks import exported_groups
+from leanear.export.onnx.attention import HeadGroup
+from leanear.prune.latency_table import Widths, whole_vectors
+from leanear.prune.parts_fit import fit_nonnegative
+
+SPEECH_TABLE_SCHEMA = "leanear-speech-latency-table-1"
+KINDS = ("encoder", "decoder", "cross")
+ENCODER_STAGE, STEPS_STAGE = "encoder", "steps"
+PARTS = ("group_ms", "cut_ms", "head_ms", "query_key_ms", "value_output_ms", "vector_ms")
+REST = "rest_ms"
+
+
+@dataclass(frozen=True)
+class SpeechGeometry:
+    """All of a dense model's dimensions on which the latency of its work depends, and that work.
+
+    positions: of the full window, by which the exporter groups heads; window_samples: that the encoder is given.
+    """
+
+    positions: int
+    model_width: int
+    heads: int
+    head_width: int
+    encoder_layers: int
+    decoder_layers: int
+    encoder_feed_forward_width: int
+    decoder_feed_forward_width: int
+    mel_bins: int
+    vocabulary: int
+    decoder_positions: int
+    clip_samples: int
+    window_samples: int
+    any_window: bool
+    prompt_tokens: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class SpeechProbe:
+    """A model that was timed: the widths of all blocks of each kind; medians of its stages and what the parts say."""
+
+    widths: dict[str, tuple[tuple[int, int], ...]]
+    measured_ms: dict[str, float]
+    fitted_ms: dict[str, float]
+
+    @property
+    def error(self) -> float:
+        """By what share the parts are off the whole inference."""
+        return sum(self.fitted_ms.values()) / sum(self.measured_ms.values()) - 1
+
+
+@dataclass(frozen=True)
+class SpeechTable:
+    """Milliseconds of one inference's attention blocks on one device, runtime, precision and number of threads.
+
+    rest_ms: all that no head's width changes; parts: by kind of block, what `PARTS` cost in one inference; probes: the
+    models that were timed, the dense one first; others_share: of all cores, what other programs used meanwhile.
+    """
+
+    geometry: SpeechGeometry
+    graph_form: str
+    rest_ms: float
+    parts: dict[str, dict[str, float]]
+    probes: tuple[SpeechProbe, ...]
+    others_share: float
+    key: dict[str, Any]
+
+    @property
+    def site_kinds(self) -> tuple[str, ...]:
+        """The kind of every block, in the order of the model's attention sites."""
+        return ("encoder",) * self.geometry.encoder_layers + ("decoder", "cross") * self.geometry.decoder_layers
+
+    @property
+    def dense_site(self) -> tuple[tuple[int, int], ...]:
+        """(K, V) of every head of a dense block."""
+        return ((self.geometry.head_width,) * 2,) * self.geometry.heads
+
+    @property
+    def head_width(self) -> int:
+        """K and V of a dense head."""
+        return self.geometry.head_width
+
+    def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]:
+        """The groups in which the exporter computes heads of these widths."""
+        return _groups(kind, widths, self.geometry, self.graph_form)
+
+    def block_ms(self, kind: str) -> float:  # noqa: ARG002
+        """Nothing: what a block costs apart from its heads is in the rest."""
+        return 0.0
+
+    def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float:
+        """What one head of these widths adds to a block whose heads are all in one group."""
+        return self.site_ms(kind, [(query_key_width, value_output_width)])
+
+    def site_ms(self, kind: str, widths: Widths) -> float:
+        """All that one block's heads of these widths take of an inference, in groups and filled up as exported."""
+        features = _features(kind, widths, self.geometry, self.graph_form)
+        return sum(self.parts[kind][name] * value for name, value in features.items())
+
+    def model_ms(self, sites: Sequence[Widths]) -> float:
+        """One inference of a model whose blocks, in the order of its attention sites, have heads of these widths."""
+        return self.rest_ms + sum(
+            self.site_ms(kind, widths) for kind, widths in zip(self.site_kinds, sites, strict=True)
+        )
+
+    def worst_fit(self) -> float:
+        """By what share the parts are off a timed model at most."""
+        return max(abs(probe.error) for probe in self.probes)
+
+
+def _groups(kind: str, widths: Widths, geometry: SpeechGeometry, form: str) -> tuple[HeadGroup, ...]:
+    block = "ordinary" if kind == "encoder" else "cached"
+    return exported_groups(block, widths, geometry.positions, geometry.model_width, form)
+
+
+def _features(kind: str, widths: Widths, geometry: SpeechGeometry, form: str) -> dict[str, float]:
+    """How often every one of `PARTS` is in a block with heads of these widths."""
+    groups = _groups(kind, widths, geometry, form)
+    query_key = sum(len(group.heads) * group.query_key_width for group in groups)
+    value_output = sum(len(group.heads) * group.value_output_width for group in groups)
+    return {
+        "group_ms": len(groups) - 1,
+        "cut_ms": 2 * (query_key + value_output) if len(groups) > 1 else 0,
+        "head_ms": len(widths),
+        "query_key_ms": query_key,
+        "value_output_ms": value_output,
+        "vector_ms": 0
+        if kind == "decoder"
+        else sum(len(group.heads) * whole_vectors(group.value_output_width) for group in groups),
+    }
+
+
+def fit_speech_parts(
+    timed: Sequence[tuple[Mapping[str, Widths], Mapping[str, float]]], geometry: SpeechGeometry, form: str
+) -> tuple[float, dict[str, dict[str, float]], list[dict[str, float]]]:
+    """The rest, the parts of every kind, and the milliseconds that these say of every stage of every model.
+
+    timed: for every model the widths of all its blocks of each kind, and its stages' milliseconds.
+    """
+    layers = {"encoder": geometry.encoder_layers, "decoder": geometry.decoder_layers, "cross": geometry.decoder_layers}
+    features = [{kind: _features(kind, widths[kind], geometry, form) for kind in KINDS} for widths, _ in timed]
+    in_stage: dict[str, dict[str, tuple[str, ...]]] = {
+        ENCODER_STAGE: {"encoder": PARTS, "cross": ("query_key_ms", "value_output_ms")},
+        STEPS_STAGE: {"decoder": PARTS, "cross": PARTS},
+    }
+    parts: dict[str, dict[str, float]] = {kind: dict.fromkeys(PARTS, 0.0) for kind in KINDS}
+    rest = 0.0
+    said: list[dict[str, float]] = [{} for _ in timed]
+    for stage, kinds in in_stage.items():
+        rows = [
+            {REST: 1.0}
+            | {f"{kind} {name}": layers[kind] * of[kind][name] for kind, names in kinds.items() for name in names}
+            for of in features
+        ]
+        found = fit_nonnegative(rows, [milliseconds[stage] for _, milliseconds in timed])
+        for number, row in enumerate(rows):
+            said[number][stage] = sum(found[name] * value for name, value in row.items())
+        rest += found[REST]
+        for kind, names in kinds.items():
+            for name in names:
+                parts[kind][name] += found[f"{kind} {name}"]
+    return rest, parts, said
+
+
+def speech_table_to_json(table: SpeechTable) -> dict[str, Any]:
+    """The table as its file holds it."""
+    return {
+        "schema": SPEECH_TABLE_SCHEMA,
+        "key": table.key,
+        "rest_ms": table.rest_ms,
+        "parts": table.parts,
+        "probes": [asdict(probe) for probe in table.probes],
+        "others_share": table.others_share,
+    }

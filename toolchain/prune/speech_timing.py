@@ -1,0 +1,374 @@
+"""Times whole Whispers of chosen widths on this device, stage by stage, and makes the latency table of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leanear.benchmarks.inference import STAGES
+from leanear.benchmarks.measure.processes import absolute, part_of, run_fresh
+from leanear.benchmarks.measure.rounds import FEWEST_QUIET, QUIET_SHARE
+from leanear.export.whisper.graph import export_whisper, observe_encoder
+from leanear.families import whisper
+from leanear.families.whisper import WhisperCheckpoint
+from leanear.plan import HeadPlan, SitePlan
+from leanear.progress import Report, quiet
+from leanear.prune.block_timing import BUSY_SHARE, ragged_widths, table_key, table_path
+from leanear.prune.latency_table import Widths
+from leanear.prune.speech_latency import (
+    ENCODER_STAGE,
+    KINDS,
+    PARTS,
+    SPEECH_TABLE_SCHEMA,
+    STEPS_STAGE,
+    SpeechGeometry,
+    SpeechProbe,
+    SpeechTable,
+    fit_speech_parts,
+    speech_table_to_json,
+)
+from leanear.prune.speech_work import SizedWork, SpeechWork, sized_work
+from leanear.prune.table_values import checked_number, checked_numbers, checked_site, checked_whole
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.sessions import SessionOptions
+from leanear.targets.target import Target
+
+WORKER = "leanear.benchmarks.measure.speech_rounds"
+PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process
+MOST_AT_A_TIME, MOST_BYTES = 7, 4e9  # models in a process beside the dense one, and of memory that all of them take
+UNDISTURBED = 0.25  # quantile
+TABLE_KEYS = ("key", "rest_ms", "parts", "probes", "others_share")
+BUILDING = 0.15  # of the progress bar
+
+Stages = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Milliseconds of every model's stages, round by round, and what others used of all cores in each of its turns.
+
+    A step takes as long as reading all weights does. Where other machines share the memory, how fast that is changes
+    by a third within seconds, which nothing here shows. So a model is compared with the first one of the same round,
+    and of the first one's rounds the least disturbed count.
+    """
+
+    stages: tuple[tuple[Stages, ...], ...]
+    others: tuple[tuple[float, ...], ...]
+
+    @property
+    def others_share(self) -> float:
+        """What others used, the median of all turns."""
+        return statistics.median(share for shares in self.others for share in shares)
+
+    @property
+    def of_first(self) -> list[Stages]:
+        """The first model's rounds, without those that others disturbed where enough remain."""
+        return [self.stages[0][number] for number in self._quiet(0)]
+
+    def ratios(self, model: int) -> list[Stages]:
+        """A model's stages over the first one's of the same round, without rounds that others disturbed."""
+        pairs = [(self.stages[model][number], self.stages[0][number]) for number in self._quiet(model)]
+        return [{stage: slim[stage] / first[stage] for stage in slim} for slim, first in pairs]
+
+    def _quiet(self, model: int) -> list[int]:
+        worst = [max(pair) for pair in zip(self.others[0], self.others[model], strict=True)]
+        quiet = [number for number, share in enumerate(worst) if share <= QUIET_SHARE]
+        return quiet if len(quiet) >= FEWEST_QUIET else list(range(len(worst)))
+
+
+def undisturbed(rounds: Sequence[Stages]) -> Stages:
+    """What each stage takes where nothing slows it down: the lower quartile of its rounds."""
+    return {stage: float(np.quantile([each[stage] for each in rounds], UNDISTURBED)) for stage in rounds[0]}
+
+
+def beside(first: Stages, ratios: Sequence[Stages]) -> Stages:
+    """What a model's stages take where the first one's take this long: the median ratio of the two."""
+    return {stage: first[stage] * statistics.median(each[stage] for each in ratios) for stage in first}
+
+
+def work_of(checkpoint: WhisperCheckpoint, work: SpeechWork) -> SizedWork:
+    """The work, of this checkpoint; raises BadInput where it does not fit the model."""
+    return sized_work(work, whisper.decoding_settings(checkpoint), checkpoint.feature_extractor)
+
+
+def speech_geometry(checkpoint: WhisperCheckpoint, work: SizedWork) -> SpeechGeometry:
+    """The dimensions of a loaded dense checkpoint and of its work."""
+    config = checkpoint.model.config
+    return SpeechGeometry(
+        positions=int(config.max_source_positions),
+        model_width=int(config.d_model),
+        heads=int(config.decoder_attention_heads),
+        head_width=int(config.d_model) // int(config.decoder_attention_heads),
+        encoder_layers=int(config.encoder_layers),
+        decoder_layers=int(config.decoder_layers),
+        encoder_feed_forward_width=int(config.encoder_ffn_dim),
+        decoder_feed_forward_width=int(config.decoder_ffn_dim),
+        mel_bins=int(config.num_mel_bins),
+        vocabulary=int(config.vocab_size),
+        decoder_positions=int(config.max_target_positions),
+        clip_samples=work.clip_samples,
+        window_samples=work.window_samples,
+        any_window=work.any_window,
+        prompt_tokens=len(work.prompt),
+        tokens=work.tokens,
+    )
+
+
+def probe_models(geometry: SpeechGeometry) -> list[dict[str, list[tuple[int, int]]]]:
+    """Widths by kind of the models that are timed, the dense one first: all blocks of a kind are alike.
+
+    Equal widths, fewer heads, several groups and ragged ones, the kinds' apart from one another.
+    """
+    heads, full = geometry.heads, geometry.head_width
+
+    def equal(count: int, query_key: float, value_output: float) -> list[tuple[int, int]]:
+        return [(max(1, round(full * query_key / 8)), max(1, round(full * value_output / 8)))] * max(1, count)
+
+    half = heads // 2
+    encoder = [
+        equal(heads, 4, 8), equal(heads, 8, 4), equal(heads, 4, 4), equal(heads, 2, 2), equal(half, 8, 8),
+        equal(heads, 6, 4.5), equal(half, 8, 8) + equal(heads - half, 2, 2), equal(1, 8, 8),
+        equal(half, 4, 8) + equal(heads - half, 4, 2), *(ragged_widths(geometry, seed) for seed in range(5)),
+    ]  # fmt: skip
+    cached = [
+        equal(half, 8, 8), equal(heads, 2, 2.5), equal(heads, 8, 4), equal(1, 8, 8), equal(heads, 4, 8),
+        equal(half, 4, 4.5), equal(heads, 6, 6),
+    ]  # fmt: skip
+    dense = {kind: equal(heads, 8, 8) for kind in KINDS}
+    return [dense] + [
+        {"encoder": widths, "decoder": cached[number % 7], "cross": cached[(3 * number + 2 + number // 7) % 7]}
+        for number, widths in enumerate(encoder)
+    ]
+
+
+def model_of_widths(checkpoint: WhisperCheckpoint, widths: Mapping[str, Widths]) -> Any:
+    """A slim model with heads of these widths in every block of each kind: to be timed, not used."""
+    plans = tuple(
+        SitePlan(
+            name=site.name,
+            kind=site.kind,
+            dense_heads=len(site.query_key_widths),
+            heads=tuple(
+                HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(widths[site.kind])
+            ),
+        )
+        for site in whisper.attention_sites(checkpoint.model)
+    )
+    return whisper.slim_model(checkpoint.model, plans)
+
+
+def export_to_time(
+    checkpoint: WhisperCheckpoint, model: Any, target: Target, work: SizedWork, folder: Path
+) -> dict[str, Any]:
+    """Write the graphs of a model of the checkpoint's in `folder`; what the timing process has to know of them.
+
+    Integers get ranges from noise: how long they are multiplied does not depend on them.
+    """
+    folder.mkdir()
+    extractor, precision, observed = checkpoint.feature_extractor, graph_precision(target.precision), None
+    if precision == "int8":
+        noise = 0.1 * np.random.default_rng(0).standard_normal(work.clip_samples)
+        observed = observe_encoder(model, extractor, target.graph_form, [noise.astype(np.float32)])
+    files = folder / "encoder.onnx", folder / "decoder.onnx"
+    exported = export_whisper(model, extractor, *files, target.graph_form, precision, observed, work.any_window)
+    manifest = {
+        "family": "whisper",
+        "graphs": {
+            "encoder": {"form": target.graph_form, "precision": exported.encoder.precision},
+            "decoder": {"form": target.graph_form, "precision": exported.decoder.precision},
+        },
+        "input": {"window_samples": work.full_samples, "sample_rate_hz": int(extractor.sampling_rate)},
+        "output": {"shape": ["rows", int(model.config.vocab_size)]},
+        "decoding": whisper.decoding_settings(checkpoint),
+        "embedding": exported.embedding,
+    }
+    return {"folder": absolute(folder), "manifest": manifest}
+
+
+def time_speech_in_turn(
+    models: Sequence[dict[str, Any]],
+    target: Target,
+    work: SizedWork,
+    report: Report = quiet,
+    share_s: float = PROCESSES * SHARE_S,
+    processes: int = PROCESSES,
+) -> Rounds:
+    """Every model's stages, from so many processes' rounds, in which all of them take turns.
+
+    Raises:
+        MeasurementFailed: a process ended without an answer.
+    """
+    decoding = models[0]["manifest"]["decoding"]
+    request = {
+        "models": list(models),
+        "runtime": target.runtime,
+        "threads": target.threads,
+        "precision": target.precision,
+        "samples": work.clip_samples,
+        "window": work.window_samples,
+        "prompt": list(work.prompt),
+        "tokens": work.tokens,
+        "text_tokens": min(decoding["start"], decoding["end"]),
+        "rounds": ROUNDS,
+        "share_s": share_s / processes,
+    }
+    stages: list[list[Stages]] = [[] for _ in models]
+    others: list[list[float]] = [[] for _ in models]
+    for number in range(processes):
+        told = part_of(report, number / processes, (number + 1) / processes, "timing: ")
+        outcome = run_fresh(WORKER, request, told)
+        if outcome.answer is None:
+            raise MeasurementFailed(f"timing speech models on {target.runtime}: {outcome.reason}")
+        for place, of_model in enumerate(outcome.answer["stages_ms"]):
+            stages[place] += [_encoder_and_steps(each) for each in of_model]
+            others[place] += outcome.answer["others_share"][place]
+    return Rounds(tuple(map(tuple, stages)), tuple(map(tuple, others)))
+
+
+def time_dense_and_slim(
+    models: Sequence[dict[str, Any]], target: Target, work: SizedWork, report: Report, share_s: float
+) -> tuple[float, float]:
+    """Milliseconds of one inference of two models, the dense one first, which take turns."""
+    rounds = time_speech_in_turn(models, target, work, report, share_s)
+    dense = undisturbed(rounds.of_first)
+    return sum(dense.values()), sum(beside(dense, rounds.ratios(1)).values())
+
+
+def _encoder_and_steps(stages: Stages) -> Stages:
+    """The encoder's milliseconds, and those of all steps together, the first token's among them."""
+    encoder, *steps = STAGES
+    return {ENCODER_STAGE: stages[encoder], STEPS_STAGE: sum(stages[step] for step in steps)}
+
+
+def measure_speech_table(
+    checkpoint: WhisperCheckpoint, target: Target, work: SizedWork, key: dict[str, Any], report: Report = quiet
+) -> SpeechTable:
+    """The table, timed here and now."""
+    require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
+    geometry = speech_geometry(checkpoint, work)
+    widths = probe_models(geometry)
+    with tempfile.TemporaryDirectory(prefix="leanear-speech-") as name:
+        dense = export_to_time(checkpoint, checkpoint.model, target, work, Path(name) / "dense")
+        others = []
+        for number, each in enumerate(widths[1:]):
+            report(f"building model {number + 1} of {len(widths) - 1}", BUILDING * number / len(widths))
+            model = model_of_widths(checkpoint, each)
+            others.append(export_to_time(checkpoint, model, target, work, Path(name) / str(number)))
+        stages, share = _time_beside(dense, others, target, work, report)
+    rest, parts, fitted = fit_speech_parts(list(zip(widths, stages, strict=True)), geometry, target.graph_form)
+    probes = tuple(
+        SpeechProbe({kind: tuple(of[kind]) for kind in KINDS}, measured, said)
+        for of, measured, said in zip(widths, stages, fitted, strict=True)
+    )
+    return SpeechTable(geometry, target.graph_form, rest, parts, probes, share, key)
+
+
+def _time_beside(
+    dense: dict[str, Any], others: Sequence[dict[str, Any]], target: Target, work: SizedWork, report: Report
+) -> tuple[list[Stages], float]:
+    """The dense model's stages and all others': a few at a time beside the dense one, every time in other company."""
+    generator = np.random.default_rng(0)
+    each = 2 * sum(path.stat().st_size for path in Path(dense["folder"]).iterdir())
+    at_a_time = max(1, min(MOST_AT_A_TIME, int(MOST_BYTES / each) - 1))
+    company = [
+        [int(number) for number in order[first : first + at_a_time]]
+        for order in (generator.permutation(len(others)) for _ in range(PROCESSES))
+        for first in range(0, len(others), at_a_time)
+    ]
+    of_dense: list[Stages] = []
+    ratios: list[list[Stages]] = [[] for _ in others]
+    shares = []
+    for place, numbers in enumerate(company):
+        report(f"timing, process {place + 1} of {len(company)}", BUILDING + (1 - BUILDING) * place / len(company))
+        models = [dense, *(others[number] for number in numbers)]
+        rounds = time_speech_in_turn(models, target, work, share_s=SHARE_S, processes=1)
+        of_dense += rounds.of_first
+        shares.append(rounds.others_share)
+        for model, number in enumerate(numbers, start=1):
+            ratios[number] += rounds.ratios(model)
+    typical = undisturbed(of_dense)
+    return [typical, *(beside(typical, of_model) for of_model in ratios)], statistics.median(shares)
+
+
+def speech_table(
+    checkpoint: WhisperCheckpoint,
+    target: Target,
+    work: SizedWork,
+    *,
+    cache: Path | None = None,
+    keep_busy: bool = False,
+    report: Report = quiet,
+) -> SpeechTable:
+    """The table of this device for models of the checkpoint's dimensions and this work: kept, or timed here (minutes).
+
+    The arguments are those of `leanear.prune.block_timing.latency_table`.
+
+    Raises:
+        RuntimeUnavailable: the target's runtime does not work here.
+        MeasurementFailed: a timing process ended without an answer.
+    """
+    kept = kept_speech_table(checkpoint, target, work, cache)
+    if kept is not None:
+        return kept
+    key = table_key(speech_geometry(checkpoint, work), target)
+    table = measure_speech_table(checkpoint, target, work, key, report)
+    if table.others_share > BUSY_SHARE:
+        report(f"other programs used {table.others_share:.0%} of the CPU meanwhile", 1.0)
+    if keep_busy or table.others_share <= BUSY_SHARE:
+        path = table_path(key, cache)
+        write_json(path, speech_table_to_json(table))
+        remember_kept(path)
+    return table
+
+
+def kept_speech_table(
+    checkpoint: WhisperCheckpoint, target: Target, work: SizedWork, cache: Path | None = None
+) -> SpeechTable | None:
+    """The table that `speech_table` would take from the cache, or None where it would have to time."""
+    key = table_key(speech_geometry(checkpoint, work), target)
+    try:
+        return read_speech_table(table_path(key, cache), key)
+    except BadInput:
+        return None
+
+
+def read_speech_table(path: Path, key: dict[str, Any]) -> SpeechTable:
+    """The table in `path`, which must have been timed for `key`.
+
+    Raises:
+        BadInput: the file is missing, malformed, or for something else.
+    """
+    value = read_json(path, SPEECH_TABLE_SCHEMA, TABLE_KEYS)
+    if value["key"] != json.loads(json.dumps(key)):
+        raise BadInput(f"{path}: key 'key' is another device, runtime, model or work than asked for")
+    try:
+        geometry = dict(value["key"]["geometry"])
+        any_window = bool(geometry.pop("any_window"))
+        numbers = {name: checked_whole(number) for name, number in geometry.items()}
+        return SpeechTable(
+            geometry=SpeechGeometry(**numbers, any_window=any_window),
+            graph_form=str(value["key"]["graph_form"]),
+            rest_ms=checked_number(value["rest_ms"]),
+            parts={kind: {name: checked_number(value["parts"][kind][name]) for name in PARTS} for kind in KINDS},
+            probes=tuple(_read_probe(probe) for probe in value["probes"]),
+            others_share=checked_number(value["others_share"]),
+            key=value["key"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path}: malformed table ({error})") from None
+
+
+def _read_probe(probe: dict[str, Any]) -> SpeechProbe:
+    widths = {kind: checked_site(probe["widths"][kind]) for kind in KINDS}
+    return SpeechProbe(widths, checked_numbers(probe["measured_ms"]), checked_numbers(probe["fitted_ms"]))
