@@ -28,8 +28,9 @@ from leanear.benchmarks.compare.compare_rows import (
     single_row,
 )
 from leanear.benchmarks.compare.compare_times import LATENCY, OVER_DENSE, over_dense_row, time_rows
-from leanear.benchmarks.formatting import signed
 from leanear.benchmarks.results import read_results, results_files
+from leanear.benchmarks.summary import Interval
+from leanear.benchmarks.verdict import loss_text, points_of
 from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, Regressed
 from leanear.runtimes.files import sha256_json
 
@@ -183,10 +184,15 @@ def judgement_sentence(judgement: Judgement) -> str:
         change, allowed = f"{row.change:.3f}×", f"at most {limit:.3f}×"
         between = "" if row.low is None else f" (95% {row.low:.3f} to {row.high:.3f})"
     else:
-        change = f"{signed(row.change)} points"
-        between = "" if row.low is None or row.high is None else f" (95% {signed(row.low)} to {signed(row.high)})"
-        allowed = f"at {'most' if row.what.lower_is_better else 'least'} {signed(limit)}"
+        return f"{row.what.name}: {loss_text(loss_of_row(row))}, at most {points_of(100 * abs(limit))} may be lost"
     return f"{row.what.name} {change}{between}, {allowed} allowed"
+
+
+def loss_of_row(row: Row) -> Interval:
+    """What a row of shares loses from A to B: accuracy and mAP by falling, word errors by rising."""
+    assert row.change is not None
+    low, high = (row.change if end is None else end for end in (row.low, row.high))
+    return Interval(row.change, low, high) if row.what.lower_is_better else Interval(-row.change, -high, -low)
 
 
 def document_of(comparison: Comparison, strict: bool) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from leanear.benchmarks.formatting import between, rate_between, signed_points
+from leanear.benchmarks.formatting import rate_between
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.summary import Interval, accuracy_change, speed_up, summarise_latency, wilson_interval
 from leanear.benchmarks.tag_analysis import logits_of, truth_of
 from leanear.benchmarks.tagging import MEAN_AP, TagQuality, tag_change, tag_quality
+from leanear.benchmarks.verdict import loss_of, loss_text
 
 
 def print_summary(results: Results) -> None:
@@ -15,7 +16,8 @@ def print_summary(results: Results) -> None:
     for role in results.roles:
         latency = summarise_latency([sample for samples in results.samples_ms(role) for sample in samples])
         median = latency.percentiles_ms[50]
-        line = f"{role:6} median {'n/a' if median is None else f'{median:.2f} ms'} (n={latency.n})"
+        name = role if len(results.roles) == 2 else "model"
+        line = f"{name:6} median {'n/a' if median is None else f'{median:.2f} ms'} (n={latency.n})"
         if role in results.document["memory"]["roles"]:
             line += f", peak memory {results.document['memory']['roles'][role]['peak_rss_bytes'] / 1e6:.0f} MB"
         if role in accuracy["roles"] and results.is_speech:
@@ -35,7 +37,7 @@ def print_summary(results: Results) -> None:
         if accuracy["status"] == "ok" and not results.is_speech:
             change = _change(results)
             metric = MEAN_AP if results.is_tagging else "accuracy"
-            print(f"{metric} change {signed_points(change.estimate)} ({between(change)})")
+            print(f"{metric}: {loss_text(loss_of(change, metric))}")
     print(results.path)
 
 

@@ -65,6 +65,10 @@ class Job:
         """Whether some role's encoder is given windows shorter than the full one, so that clips are not filled up."""
         return any(len(windows.lengths) > 1 for windows in self.windows.values())
 
+    def name(self, role: str) -> str:
+        """How a reader is told which artifact is meant: one alone is neither slim nor dense."""
+        return role if len(self.artifacts) > 1 else "model"
+
     def request(self, role: str) -> dict[str, Any]:
         """What every worker needs to load the artifact of `role`."""
         return {

@@ -395,12 +395,12 @@ def _timings(job: Job, budget_s: float, samples: int, repeats: int, progress: Pr
             "tokens": job.tokens,
         }
         load = load_average()
-        text = f"{role}, process {repeat + 1} of {repeats}, "
+        text = f"{job.name(role)}, process {repeat + 1} of {repeats}, "
         outcome = run_fresh("leanear.benchmarks.measure.latency", request, part_of(progress, done, following, text))
         entry = {"role": role, "repeat": repeat, "load_average_before": load}
         if outcome.answer is None:
             entry.update(status="failed", reason=outcome.reason, log_tail=list(outcome.log_tail))
-            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
             part["repeats"].append(entry)
             break
         part["session"][role] = outcome.answer.pop("facts")
@@ -417,7 +417,7 @@ def _front_end_shares(job: Job, part: dict[str, Any], waveform: Path) -> None:
         request = {**job.request(role), "waveform": absolute(waveform)}
         outcome = run_fresh("leanear.benchmarks.measure.front_end", request, free_of_noise)
         if outcome.answer is None:
-            reason = f"{role}, front end: {outcome.reason}"
+            reason = f"{job.name(role)}, front end: {outcome.reason}"
             part.update(status="failed", reason=reason, log_tail=list(outcome.log_tail))
             return
         part["front_end_share"][role] = outcome.answer["share"]
@@ -447,10 +447,10 @@ def _memory(job: Job, progress: Progress) -> dict[str, Any]:
         outcome = run_fresh(
             "leanear.benchmarks.measure.memory",
             request,
-            part_of(progress, place * share, (place + 1) * share, f"{role}, "),
+            part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "),
         )
         if outcome.answer is None:
-            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
         else:
             part["roles"][role] = outcome.answer
     keep_part(job, "memory", part)

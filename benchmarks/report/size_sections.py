@@ -129,7 +129,12 @@ def _promise(analysis: Analysis) -> list[Block]:
             Paragraph(f"Fewer MACs promise a speed-up of {promised:.2f}×; no latency was measured to hold against it.")
         ]
     measured = analysis.speed.ratio.estimate
-    picture = picture_ratios((("promised by MACs", promised, "promised"), ("measured (medians)", measured, "measured")))
+    picture = picture_ratios(
+        (
+            ("promised by MACs", promised, "dense"),
+            ("measured (medians)", measured, "dense" if analysis.untrusted else "slim"),
+        )
+    )
     against = f"the measured time is {promised / measured:.3f}× what the MACs alone would give"
     sentence = {
         "faster": f"MACs promise {promised:.2f}×, and {measured:.2f}× was measured: {against}.",
@@ -161,13 +166,12 @@ def memory_section(analysis: Analysis) -> Section:
     memory = analysis.document["memory"]
     if memory["status"] != "ok":
         return Section("Memory", unmeasured(memory))
-    names = (
-        ("Python and numpy alone", "rss_interpreter_bytes"),
-        ("+ runtime imported", "rss_runtime_imported_bytes"),
-        ("+ model loaded", "rss_loaded_bytes"),
-    )
     roles = memory["roles"]
-    rows = [comparison_row(name, memory_bytes(analysis, key), megabytes) for name, key in names]
+    before = {role: megabytes(stages["rss_runtime_imported_bytes"]) for role, stages in roles.items()}
+    rows = [
+        ("Python, numpy and the runtime, which pruning does not change", before.get("dense", "-"), before["slim"], "-"),
+        comparison_row("+ model loaded", memory_bytes(analysis, "rss_loaded_bytes"), megabytes),
+    ]
     above: dict[str, float | None] = {
         role: stages["peak_rss_bytes"] - stages["rss_runtime_imported_bytes"] for role, stages in roles.items()
     }

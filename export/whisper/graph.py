@@ -19,7 +19,7 @@ from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder, first_special
-from leanear.export.whisper.encoder import add_encoder, cache_group
+from leanear.export.whisper.encoder import FLAT_FORMS, STATES, add_encoder, cache_group
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.two_stage_vocabulary import TwoStages, two_stages
 from leanear.runtimes.errors import BadInput
@@ -27,7 +27,7 @@ from leanear.runtimes.files import replaced_file
 from leanear.runtimes.precisions import GRAPH_PRECISIONS
 
 CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
-KEPT = ("front_end.", "decoder.")  # how nodes of an encoder are named whose products stay in float32
+KEPT = "front_end."  # how nodes of an encoder are named whose products stay in float32
 FRAMES_PER_POSITION = 2  # the stride of the second convolution
 
 
@@ -129,7 +129,7 @@ def write_eight_bit_encoder(
     """Write the encoder alone, the observed tensors' products in 8 bits and all else in float32."""
     encoder = Graph()
     produced = add_encoder(encoder, "waveform", model, read_log_mel(feature_extractor), form, observed, any_window)
-    add_static_products(encoder, observed, form, lambda name: name.startswith("front_end."))
+    add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
     inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in produced]
     with replaced_file(Path(out)) as part:
@@ -145,7 +145,8 @@ def observe_encoder(
     """
     graph = Graph()
     add_encoder(graph, "waveform", model, read_log_mel(feature_extractor), form)
-    names = [name for name in tensors_to_observe(graph) if not name.startswith("front_end.")]
+    names = [name for name in tensors_to_observe(graph) if not name.startswith(KEPT)]
+    names += [STATES] if form in FLAT_FORMS else []
     with tempfile.TemporaryDirectory(prefix="leanear-observe-") as folder:
         encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
         exported = export_whisper(model, feature_extractor, encoder, decoder, form)

@@ -14,7 +14,7 @@ import pytest
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.results import read_results
 from leanear.devices.bundle import write_runner
-from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
+from tests.runtimes.tiny_artifact import loudness_weights, write_tiny_artifact
 
 RUNTIME = Path(__file__).with_name("loud_runtime.py")
 
@@ -50,8 +50,8 @@ def test_it_is_offered(program):
 
 
 def test_it_is_measured_and_reported(program, tmp_path):
-    slim = write_tiny_artifact(tmp_path / "slim", weights())
-    dense = write_tiny_artifact(tmp_path / "dense", weights(1))
+    slim = write_tiny_artifact(tmp_path / "slim", loudness_weights())
+    dense = write_tiny_artifact(tmp_path / "dense", loudness_weights())
     out = tmp_path / "results.json"
     flags = ["--dense", str(dense), "--runtime", "loud", "--threads", "1", "--budget", "1", "--out", str(out)]
     ended = run(program, "bench", str(slim), *flags)
@@ -62,7 +62,7 @@ def test_it_is_measured_and_reported(program, tmp_path):
 
 
 def test_a_precision_that_it_lacks_is_refused(program, tmp_path):
-    slim = write_tiny_artifact(tmp_path / "slim", weights())
+    slim = write_tiny_artifact(tmp_path / "slim", loudness_weights())
     ended = run(program, "bench", str(slim), "--runtime", "loud", "--precision", "bf16", "--budget", "1")
     assert ended.returncode == 2
     assert ended.stderr.strip() == "leanear: precision: loud does not compute in bf16 on this machine; it offers fp32"

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leanear.benchmarks.formatting import NO_RATE_INTERVAL
-from leanear.benchmarks.report.headline import headline_rows
+from leanear.benchmarks.report.headline import headline_table
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
 from leanear.cli.compare import compare
@@ -625,10 +625,10 @@ def _command() -> list[str]:
 
 def _print_headline(results: Results) -> None:
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for heading in ("dense", "slim", "change"):
-        table.add_column(heading, justify="right")
-    for row in headline_rows(results):
+    header, rows = headline_table(results)
+    for place, heading in enumerate(header):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +146,8 @@ def pruning_sections(folder: Path) -> tuple[Section, ...]:
     warning = loss_warning(pruning)
     said = (*([Paragraph(warning, "warning")] if warning else []), Paragraph(removed))
     notes = (Paragraph(note) for note in pruning_notes(pruning, {}))
-    return (Section("Pruning", (*said, *notes)), *_loss_sections(pruning))
-
-
-def _loss_sections(pruning: Mapping[str, Any] | None) -> tuple[Section, ...]:
-    section = loss_section(pruning) if pruning is not None else None
-    return () if section is None else (section,)
+    loss = loss_section(pruning)
+    return (Section("Pruning", (*said, *notes)), *(() if loss is None else (loss,)))
 
 
 def _read_pruning(folder: Path) -> dict[str, Any] | None:
@@ -189,5 +185,6 @@ def write_folder_report(
             **{key: about[key] for key in ("title", "provenance") if key in about},
         },
         comparison_path=comparison,
-        more=(*_loss_sections(pruning), *engine_sections(folder)),
+        loss=None if pruning is None else loss_section(pruning),
+        more=engine_sections(folder),
     )

@@ -16,6 +16,7 @@ from leanear.data.evaluation_clips import draw_evaluation
 from leanear.data.splits import read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
+from leanear.deploy.deployment_folder import claim, default_folder
 from leanear.deploy.deployment_stages import (
     VERSION,
     bench_stage,
@@ -128,7 +129,7 @@ def deploy(
         _require_word_timestamps(device, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
     splits = draw_evaluation(splits, eval_clips, job.recipe.seed)
-    folder = out or Path("deployments") / checkpoint_name(model) / device.name
+    folder = out or default_folder(model, device.name)
     check_deployment_folder(folder, [source, audio.path])
     ahead = bool(device.compute_capabilities)
     not_here = ""
@@ -142,7 +143,10 @@ def deploy(
     if not was_pruned(folder, source, job):
         _refuse_out_of_reach(source, job, narrator)
     folder.mkdir(parents=True, exist_ok=True)
-    narrator.say(f"{checkpoint_name(model)} for {device.name} ({device.description}), in {folder}")
+    if out is None:
+        claim(folder, model)
+    name = checkpoint_name(model) if out is not None else folder.parent.name
+    narrator.say(f"{name} for {device.name} ({device.description}), in {folder}")
     with only_here(folder, OWN_NAMES):
         ran = [
             clips_stage(folder, source, splits, task, narrator),
@@ -163,7 +167,7 @@ def deploy(
         used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
         about = {
             "schema": ABOUT_SCHEMA,
-            "title": f"{checkpoint_name(model)} for {device.name}",
+            "title": f"{name} for {device.name}",
             "provenance": {
                 "model": model,
                 "target": f"{device.name}: {device.description}",

@@ -24,7 +24,6 @@ from leanear.benchmarks.report.precision_section import (
     NOT_GATED,
     PASSED,
     PRECISION_SCHEMA,
-    loss_of,
     read_change,
     read_precision,
     trial_sentence,
@@ -32,6 +31,7 @@ from leanear.benchmarks.report.precision_section import (
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.summary import Interval, accuracy_change, is_within, word_error_change
 from leanear.benchmarks.tagging import MEAN_AP, average_precisions, differing_answers, tag_change
+from leanear.benchmarks.verdict import loss_of
 from leanear.data.word_errors import choose_normaliser, count_word_errors
 from leanear.deploy.exporting import GOLDEN_CLIPS, QUANTISER_CLIPS
 from leanear.deploy.measuring import PRECISION_FILE

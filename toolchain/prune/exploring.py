@@ -14,6 +14,7 @@ from leanear.accelerator import on_accelerator
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
 from leanear.benchmarks.report.loss_section import curve_picture, nats
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
+from leanear.benchmarks.report.pictures import Curve
 from leanear.benchmarks.report.report import write_page
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
@@ -268,8 +269,12 @@ def _page(document: dict[str, Any]) -> Report:
     ]
     blocks: list[Block] = [Table("", header, tuple(rows))]
     if curve and measured:
-        blocks.append(curve_picture(curve, measured))
-    blocks.append(Paragraph(f"For the marked size: {document['command']}"))
+        others = [Curve("measured", tuple(measured))]
+        knee_at = [(point["sparsity"], point["loss"]) for point in curve if point["sparsity"] == document["knee"]]
+        if knee_at:
+            others.append(Curve("the knee", tuple(knee_at), joined=False, chosen=True))
+        blocks.append(curve_picture(curve, others))
+    blocks.append(Paragraph(f"A size to begin with: {document['command']}"))
     return Report(
         title=f"Sizes of {document['model']}",
         subtitle=f"measured on {document['held_out_clips']} held-out calibration clips",

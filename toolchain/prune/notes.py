@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
-from leanear.benchmarks.summary import Interval, how_surely, no_interval
-from leanear.benchmarks.tagging import MEAN_AP
+from leanear.benchmarks.summary import Interval, how_surely
+from leanear.benchmarks.verdict import quality_verdict
 
 PRUNING_SCHEMA = "leanear-pruning-1"
 
@@ -90,7 +90,7 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
     said = (
         f"Measured on {_clips(finished)}: {finished['divergence']:.2g} nats from the dense model's answers;"
-        f" {_rate_moved(pruning, before, after)}{_uncertain(pruning, finished)}."
+        f" {_rate_moved(pruning, before, after)}{_uncertain(finished)}."
     )
     rounds = loss.get("rounds")
     if not rounds:
@@ -115,16 +115,14 @@ def _clips(finished: Mapping[str, Any]) -> str:
     return f"{count} held-out calibration clip{'s' if count != 1 else ''}"
 
 
-def _uncertain(pruning: Mapping[str, Any], finished: Mapping[str, Any]) -> str:
+def _uncertain(finished: Mapping[str, Any]) -> str:
     if finished["standard_error_points"] is None:
         return "; so few clips decide nothing, give more"
     if "low_points" not in finished:  # of a file from before there was an interval
         return f" (standard error {finished['standard_error_points']:.2f} points)"
-    low, high = finished["low_points"], finished["high_points"]
-    if low is None:
-        return f"; {no_interval(finished['points'])}"
-    moved = "lost" if pruning.get("metric") == MEAN_AP else "more mistakes"
-    return f" (95 % between {low:.2f} and {high:.2f} points {moved})"
+    ends = (finished[key] for key in ("points", "low_points", "high_points"))
+    loss = Interval(*(finished["points"] / 100 if end is None else end / 100 for end in ends))
+    return f", {quality_verdict(loss, finished['clips'], None).text}"
 
 
 def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:
