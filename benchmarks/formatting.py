@@ -9,6 +9,7 @@ import numpy as np
 
 from leanear.benchmarks.sensors.device import is_measured
 from leanear.benchmarks.summary import Interval, LatencySummary, no_interval
+from leanear.runtimes.choose import MODULES, choose_runtime
 
 MEGA = 1e6
 SYSTEM_FOLDERS = "sys|proc|dev|usr|etc|lib|run|boot"
@@ -112,8 +113,8 @@ def precisions_text(precisions: dict[str, str]) -> str:
 
 
 def runtime_text(name: str) -> str:
-    """A runtime's own name."""
-    return {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}.get(name, name)
+    """A runtime's own name; the name in the results where this version knows no such runtime."""
+    return choose_runtime(name).TITLE if name in MODULES else name
 
 
 def fact_name(name: str) -> str:

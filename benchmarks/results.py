@@ -9,14 +9,13 @@ from typing import Any
 from leanear.benchmarks.tagging import unpacked
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, write_json
-from leanear.runtimes.tasks import CLASSIFICATION_TASK, SPEECH_TASK, TAGGING_TASK
+from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK, TASKS
 
 RESULTS_SCHEMA = "leanear-results-3"
 ROLES = ("dense", "slim")
 STATUSES = ("ok", "not measured", "failed")
 PARTS = ("check", "latency", "memory", "accuracy", "sustained")
 
-TASKS = (CLASSIFICATION_TASK, TAGGING_TASK, SPEECH_TASK)
 
 # Every key of the file, with the type of its value; a dict in braces has exactly these keys, {str: x} any keys.
 # "roles" stands for {"dense": x, "slim": x}, from which "dense" may be missing.

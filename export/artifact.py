@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leanear.export.ast.front_end import FrontEnd, read_front_end
+from leanear.export.ast.front_end import read_front_end
 from leanear.export.ast.graph import export_ast, observe_ast, too_large_in_ast
 from leanear.export.macs import count_macs
-from leanear.export.onnx.graph import ExportedGraph, graph_facts
+from leanear.export.onnx.graph import ExportedGraph, graph_facts, model_sizes
 from leanear.export.onnx.half_precision import has_half_precision
 from leanear.export.whisper_artifact import Speech, write_whisper_artifact
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
@@ -22,7 +23,24 @@ from leanear.runtimes.tasks import classifier_task
 
 GRAPH_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
-SHORTEST_GOLDEN_SAMPLES = 240  # the extractor fails on shorter clips, so there is nothing to compare with
+SHORTEST_GOLDEN_SAMPLES = 240  # AST's extractor fails on shorter clips, so there is nothing to compare with
+
+
+@dataclass(frozen=True)
+class ClassifierFacts:
+    """What a manifest says of a classifier beside its graph.
+
+    family: as plans name it; model: its sizes and MACs, what they came from; window_samples: what it hears, at most.
+    """
+
+    family: str
+    task: str
+    labels: Sequence[str]
+    sample_rate_hz: int
+    window_samples: int
+    model: dict[str, Any]
+    made_from: dict[str, Any]
+    left_in_float32: Sequence[str] = ()
 
 
 def export_artifact(
@@ -63,38 +81,63 @@ def export_artifact(
                 made_from, window, left_in_float32,
             )  # fmt: skip
         return out
-    golden = collect_golden(model, feature_extractor, golden_waveforms)
+    rate = feature_extractor.sampling_rate
+    golden = collect_golden(
+        model, lambda clip: feature_extractor(clip, sampling_rate=rate)["input_values"], golden_waveforms
+    )
+    front_end, config = read_front_end(feature_extractor), model.config
+    macs = count_macs(model, front_end, form=form)
+    facts = ClassifierFacts(
+        family="ast",
+        task=classifier_task(config.problem_type, config.num_labels),
+        labels=[config.id2label[number] for number in range(config.num_labels)],
+        sample_rate_hz=front_end.sample_rate_hz,
+        window_samples=front_end.window_samples,
+        model={
+            **model_sizes(model, [layer.attention for layer in model.audio_spectrogram_transformer.layers]),
+            "macs": macs.total,
+            "macs_by_kind": macs.by_kind(),
+            **source,
+        },
+        made_from=made_from,
+    )
     observed = observe_ast(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
     too_large: dict[str, float] = {}
     if has_half_precision(precision, form):
         clips = quantiser_waveforms or golden.waveforms
         too_large = too_large_in_ast(model, feature_extractor, form, clips)
+    return write_classifier_artifact(
+        out,
+        golden,
+        replace(facts, left_in_float32=sorted(too_large)),
+        lambda path: export_ast(
+            model, feature_extractor, path, form, precision=precision, observed=observed, too_large=too_large
+        ),
+    )
+
+
+def write_classifier_artifact(
+    out: Path, golden: Golden, facts: ClassifierFacts, write_graph: Callable[[Path], ExportedGraph]
+) -> Path:
+    """The artifact folder `out` of a classifier of any family, written whole or not at all, its parity null.
+
+    write_graph: writes the ONNX file, which takes "waveform", float32 (1, samples) of any length, and gives "logits",
+    float32 (1, labels).
+    """
     with replaced_folder(out) as part:
-        exported = export_ast(
-            model,
-            feature_extractor,
-            part / GRAPH_FILE,
-            form,
-            precision=precision,
-            observed=observed,
-            too_large=too_large,
-        )
+        exported = write_graph(part / GRAPH_FILE)
         write_golden(part / GOLDEN_FILE, golden)
-        manifest = _manifest(model, read_front_end(feature_extractor), exported, part, len(golden.waveforms))
-        manifest["model"].update(source)
-        manifest["made_from"] = made_from
-        manifest["left_in_float32"] = sorted(too_large)
-        write_json(part / "manifest.json", manifest)
+        write_json(part / "manifest.json", _manifest(facts, exported, part, len(golden.waveforms)))
     return out
 
 
-def collect_golden(model: Any, feature_extractor: Any, waveforms: Sequence[np.ndarray]) -> Golden:
-    """The clips and the model's own logits for them: transformers' extractor, then the model in torch, in eval mode."""
+def collect_golden(model: Any, features: Callable[[np.ndarray], Any], waveforms: Sequence[np.ndarray]) -> Golden:
+    """The clips and the model's own logits for them: its features, (1, ...), then the model in torch, in eval mode."""
     import torch
 
     if not waveforms:
         raise BadInput("golden clips: at least one is needed")
-    rate, training = feature_extractor.sampling_rate, model.training
+    training = model.training
     clips = tuple(np.ascontiguousarray(waveform, dtype=np.float32) for waveform in waveforms)
     logits = []
     model.eval()
@@ -104,38 +147,30 @@ def collect_golden(model: Any, feature_extractor: Any, waveforms: Sequence[np.nd
                 raise BadInput(
                     f"golden clip {number}: shape {clip.shape}; at least {SHORTEST_GOLDEN_SAMPLES} samples, mono"
                 )
-            features = feature_extractor(clip, sampling_rate=rate, return_tensors="pt")["input_values"]
-            logits.append(model(features.to(torch.float32)).logits[0].numpy())
+            inputs = torch.as_tensor(np.asarray(features(clip)), dtype=torch.float32)
+            logits.append(model(inputs).logits[0].numpy())
     model.train(training)
     return Golden(waveforms=clips, logits=np.stack(logits))
 
 
-def _manifest(model: Any, front_end: FrontEnd, exported: ExportedGraph, folder: Path, clips: int) -> dict[str, Any]:
-    config, macs = model.config, count_macs(model, front_end, form=exported.form)
-    parameters = list(model.parameters())
-    attention = [p for layer in model.audio_spectrogram_transformer.layers for p in layer.attention.parameters()]
+def _manifest(facts: ClassifierFacts, exported: ExportedGraph, folder: Path, clips: int) -> dict[str, Any]:
     return {
         "schema": MANIFEST_SCHEMA,
-        "family": "ast",
-        "task": classifier_task(config.problem_type, config.num_labels),
-        "model": {
-            "parameters": sum(parameter.numel() for parameter in parameters),
-            "attention_parameters": sum(parameter.numel() for parameter in attention),
-            "checkpoint_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-            "macs": macs.total,
-            "macs_by_kind": macs.by_kind(),
-        },
+        "family": facts.family,
+        "task": facts.task,
+        "model": facts.model,
         "graphs": {"classifier": graph_facts(exported, folder / GRAPH_FILE)},
         "input": {
             "name": "waveform",
             "dtype": "float32",
             "shape": [1, "samples"],
-            "sample_rate_hz": front_end.sample_rate_hz,
-            "window_samples": front_end.window_samples,
+            "sample_rate_hz": facts.sample_rate_hz,
+            "window_samples": facts.window_samples,
         },
-        "output": {"name": "logits", "dtype": "float32", "shape": [1, config.num_labels]},
-        "labels": [config.id2label[number] for number in range(config.num_labels)],
+        "output": {"name": "logits", "dtype": "float32", "shape": [1, len(facts.labels)]},
+        "labels": list(facts.labels),
         "golden": {"file": GOLDEN_FILE, "sha256": sha256_file(folder / GOLDEN_FILE), "clips": clips},
         "parity": None,
-        "made_from": {},
+        "made_from": facts.made_from,
+        "left_in_float32": list(facts.left_in_float32),
     }

@@ -17,7 +17,7 @@ import numpy as np
 from leanear.export.whisper.graph import export_whisper, observe_encoder, write_eight_bit_encoder
 from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND
 from leanear.runtimes.artifact import Artifact, Golden, read_golden
-from leanear.runtimes.backends import onnx_cpu
+from leanear.runtimes.backends.onnx_sessions import OnnxSpeechSession
 from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
 from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows
@@ -101,7 +101,7 @@ def _plain_artifact(
 
 def _divergence(artifact: Artifact, golden: Golden) -> float:
     """Nats per token of the first golden clips; infinite where the graph gives no numbers."""
-    session = onnx_cpu.OnnxSpeechSession(artifact, SessionOptions(threads=THREADS))
+    session = OnnxSpeechSession(artifact, SessionOptions(threads=THREADS))
     decoding, windows, found = artifact.manifest["decoding"], artifact_windows(artifact), []
     try:
         for clip in range(min(MOST_CLIPS, len(golden.waveforms))):

@@ -123,7 +123,7 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
     artifact = read_artifact(Path(folder))
     golden = read_golden(artifact)
     found: dict[str, Any] = {}
-    if artifact.family == "whisper":
+    if artifact.is_speech:
         parity, found = _prove_whisper(artifact, golden, dense_graph_bytes)
     else:
         version, logits = _run(artifact, golden.waveforms)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from leanear.export.macs import count_whisper_macs
-from leanear.export.onnx.graph import graph_facts
+from leanear.export.onnx.graph import graph_facts, model_sizes
 from leanear.export.onnx.half_precision import has_half_precision
 from leanear.export.whisper.golden_speech import collect_golden_speech
 from leanear.export.whisper.graph import (
@@ -140,14 +140,12 @@ def write_whisper_artifact(
 
 
 def _model_facts(model: Any, log_mel: LogMel, tokens: int) -> dict[str, Any]:
-    macs, parameters = count_whisper_macs(model, log_mel, tokens), list(model.parameters())
+    macs = count_whisper_macs(model, log_mel, tokens)
     blocks = [layer.self_attn for layer in model.model.encoder.layers]
     for layer in model.model.decoder.layers:
         blocks += [layer.self_attn, layer.encoder_attn]
     return {
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "attention_parameters": sum(parameter.numel() for block in blocks for parameter in block.parameters()),
-        "checkpoint_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        **model_sizes(model, blocks),
         "macs": macs.total,
         "macs_by_kind": macs.by_kind(),
         "macs_tokens": macs.tokens,

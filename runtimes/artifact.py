@@ -11,11 +11,13 @@ import numpy as np
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_file, sha256_json
+from leanear.runtimes.precisions import GRAPH_PRECISIONS
+from leanear.runtimes.tasks import SPEECH_TASK, TASKS
 
 MANIFEST_SCHEMA = "leanear-artifact-2"
 REQUIRED_KEYS = ("family", "task", "model", "graphs", "input", "output", "golden", "parity", "made_from")
-FAMILY_ROLES = {"ast": ("classifier",), "whisper": ("encoder", "decoder")}
-FAMILY_KEYS = {"ast": ("labels",), "whisper": ("vocabulary", "decoding", "cache", "embedding")}
+CLASSIFIER_ROLES, SPEECH_ROLES = ("classifier",), ("encoder", "decoder")
+CLASSIFIER_KEYS, SPEECH_KEYS = ("labels",), ("vocabulary", "decoding", "cache", "embedding")
 OPTIONAL_INT, OPTIONAL_TEXT, OPTIONAL_DICT = (int, type(None)), (str, type(None)), (dict, type(None))
 GRAPH_KEYS = {
     "file": str,
@@ -60,7 +62,8 @@ class Artifact:
 
     manifest: the whole of `manifest.json`; graphs: path of each ONNX file by its role (weights are inside, or in a file
     of data beside it that it names itself); labels: one name per logit of a classifier, nothing of another family;
-    sample_rate_hz: what the graphs expect of their waveform.
+    sample_rate_hz: what the graphs expect of their waveform. What a graph takes and gives is a matter of the task; the
+    family says only what it was made of.
     """
 
     folder: Path
@@ -71,8 +74,13 @@ class Artifact:
 
     @property
     def family(self) -> str:
-        """Which kind of model it is: "ast" or "whisper"."""
+        """Which kind of model it is, e.g. "ast"."""
         return str(self.manifest["family"])
+
+    @property
+    def is_speech(self) -> bool:
+        """Whether it writes down speech, by an encoder and a decoder; others are one graph that classifies."""
+        return self.task == SPEECH_TASK
 
     @property
     def task(self) -> str:
@@ -169,10 +177,13 @@ def _named_files(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
 
 def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
     """Raises BadInput, naming the key, where a value that is used later is not of the kind that was promised."""
-    family = manifest["family"]
-    if family not in FAMILY_ROLES:
-        raise BadInput(f"{path}: family is {family!r}, not one of {', '.join(FAMILY_ROLES)}")
-    for key in FAMILY_KEYS[family]:
+    if not isinstance(manifest["family"], str):
+        raise BadInput(f"{path}: family is {manifest['family']!r}, not a text")
+    if manifest["task"] not in TASKS:
+        raise BadInput(f"{path}: task is {manifest['task']!r}, not one of {', '.join(TASKS)}")
+    speech = manifest["task"] == SPEECH_TASK
+    roles = SPEECH_ROLES if speech else CLASSIFIER_ROLES
+    for key in SPEECH_KEYS if speech else CLASSIFIER_KEYS:
         if key not in manifest:
             raise BadInput(f"{path}: missing key {key!r}")
     for part in ("model", "graphs", "golden", "input", "output"):
@@ -180,11 +191,11 @@ def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
             raise BadInput(f"{path}: {part} is not an object")
     if not (manifest["parity"] is None or isinstance(manifest["parity"], dict)):
         raise BadInput(f"{path}: parity is neither null nor an object")
-    if tuple(sorted(manifest["graphs"])) != tuple(sorted(FAMILY_ROLES[family])):
-        raise BadInput(f"{path}: graphs are {sorted(manifest['graphs'])}, expected {', '.join(FAMILY_ROLES[family])}")
+    if sorted(manifest["graphs"]) != sorted(roles):
+        raise BadInput(f"{path}: graphs are {sorted(manifest['graphs'])}, expected {', '.join(roles)}")
     for role, graph in manifest["graphs"].items():
         _check_keys(graph, GRAPH_KEYS, path, f"graphs.{role}")
-    if family == "whisper":
+    if speech:
         _check_whisper(manifest, path)
     for part, named in _named_files(manifest):
         name = named.get("file")
@@ -196,7 +207,7 @@ def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
         number = manifest["input"].get(key)
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise BadInput(f"{path}: input.{key} is {number!r}, not a positive whole number")
-    if family == "ast":
+    if not speech:
         _check_labels(manifest, path)
     elif "windows" in manifest["input"]:
         _check_windows(manifest["input"]["windows"], manifest["input"]["window_samples"], path)
@@ -245,9 +256,7 @@ def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
     if not (isinstance(table, list) and len(table) == 2 and table[0] == size and _is_count(table[1])):
         raise BadInput(f"{path}: embedding.shape is {table!r}, not one row for each of {size} tokens")
     blocks = embedding.get("blocks")
-    if embedding.get("precision") not in ("fp32", "fp16", "int8") or (blocks is None) != (
-        embedding["precision"] != "int8"
-    ):
+    if embedding.get("precision") not in GRAPH_PRECISIONS or (blocks is None) != (embedding["precision"] != "int8"):
         raise BadInput(f"{path}: embedding.precision is {embedding.get('precision')!r} with blocks {blocks!r}")
     if blocks is not None:
         _check_keys(blocks, {"number": int, "length": int, "scales_offset": int}, path, "embedding.blocks")
@@ -347,7 +356,7 @@ def read_golden(artifact: Artifact) -> Golden:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             samples, offsets, logits = arrays["samples"], arrays["offsets"], arrays["logits"]
-            if artifact.family == "whisper":
+            if artifact.is_speech:
                 kept = (*SPEECH_ARRAYS, *(("alignment",) if "alignment" in artifact.manifest else ()))
                 speech = GoldenSpeech(**{key: arrays[key] for key in kept})
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

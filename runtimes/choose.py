@@ -1,12 +1,17 @@
-"""The runtimes by name; the libraries behind them are imported only when they are used."""
+"""The runtimes by name; the libraries behind them are imported only when they are used.
+
+What a runtime is called, needs and computes in is said in its own module; every list of that is made here.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
-from leanear.runtimes.sessions import Runtime, SessionOptions
+
+if TYPE_CHECKING:  # numpy, which a device may lack
+    from leanear.runtimes.sessions import Runtime, SessionOptions
 
 MODULES = {
     "onnxruntime": "leanear.runtimes.backends.onnx_cpu",
@@ -25,7 +30,22 @@ def choose_runtime(name: str) -> Runtime:
     """
     if name not in MODULES:
         raise BadInput(f"runtime: unknown runtime {name!r}; known: {', '.join(MODULES)}")
-    return cast(Runtime, importlib.import_module(MODULES[name]))
+    return cast("Runtime", importlib.import_module(MODULES[name]))
+
+
+def offered_runtimes() -> tuple[str, ...]:
+    """The names of the runtimes that are for users: those that can be installed."""
+    return tuple(name for name in MODULES if choose_runtime(name).PACKAGE is not None)
+
+
+def cpu_runtimes() -> tuple[str, ...]:
+    """Those of them that compute on the CPU."""
+    return tuple(name for name in offered_runtimes() if not choose_runtime(name).ON_GPU)
+
+
+def graph_forms() -> tuple[str, ...]:
+    """The forms that graphs are exported in: for any runtime, and arranged for some."""
+    return tuple(dict.fromkeys(("portable", *(choose_runtime(name).FORM for name in MODULES))))
 
 
 def require_runtime(name: str, options: SessionOptions) -> Runtime:

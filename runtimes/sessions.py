@@ -9,25 +9,11 @@ from typing import Any, Protocol, Sequence
 import numpy as np
 
 from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.precisions import graph_precision
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
 WINDOWS_RANK = 4  # of a decoder's keys and values of encoded windows, where its graph takes several
-HALF_RUNTIMES = ("tensorrt", "tensorrt_rtx")
-GRAPH_PRECISIONS = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8", "int8-bf16": "int8"}
-
-
-def graph_precision(precision: str) -> str:
-    """The precision that graphs have to be exported in: "fp32", "fp16" or "int8".
-
-    bf16 is a way to run a graph of float32; products in 8 bits or in float16 are in the graph itself.
-
-    Raises:
-        BadInput: a precision that no runtime knows.
-    """
-    if precision not in GRAPH_PRECISIONS:
-        raise BadInput(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-    return GRAPH_PRECISIONS[precision]
 
 
 @dataclass(frozen=True)
@@ -123,9 +109,19 @@ class SpeechSession(Protocol):
 
 
 class Runtime(Protocol):
-    """The verbs that every runtime module has."""
+    """The facts and the verbs that every runtime module has.
+
+    The module imports nothing but Python until a verb is called: where numpy is missing, a doctor reads its facts.
+    """
 
     NAME: str
+    TITLE: str  # its own name, for people
+    PACKAGE: str | None  # what pip installs it by; None of one that is not for users
+    INSTALL: str  # what more is said of that
+    FORM: str  # of graphs that are arranged for it; it takes portable ones too
+    PRECISIONS: tuple[str, ...]  # that it computes in at all; on a given machine it may be fewer
+    ON_GPU: bool  # by engines, which are built where they run
+    AHEAD_OF_TIME: bool  # engines may be built where no GPU is
 
     def available(self) -> str | None:
         """None, or why this runtime cannot be used here and the command that would install it."""
@@ -223,7 +219,7 @@ def own_precision(artifact: Artifact, runtime: str) -> str:
     found = {str(graph["precision"]) for graph in artifact.manifest["graphs"].values()}
     if "int8" in found:
         return "int8"
-    return "fp16" if "fp16" in found and runtime in HALF_RUNTIMES else "fp32"
+    return "fp16" if "fp16" in found and "fp16" in choose_runtime(runtime).PRECISIONS else "fp32"
 
 
 def checked_logits(logits: np.ndarray, labels: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 SPEECH_TASK = "automatic-speech-recognition"
 CLASSIFICATION_TASK = "audio-classification"
 TAGGING_TASK = "audio-tagging"  # the Hub calls this classification too
+TASKS = (CLASSIFICATION_TASK, TAGGING_TASK, SPEECH_TASK)
 MULTI_LABEL = "multi_label_classification"
 
 

@@ -35,9 +35,9 @@ ROOMS = {
     "demo": "runtimes",
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": "runtimes runtimes.backends",
-    "families": " benchmarks calibration data demo runtimes runtimes.speech",
-    "recover": " calibration data runtimes runtimes.process",
-    "reference": " calibration data recover runtimes runtimes.process",
+    "families": " benchmarks calibration data demo export export.ast runtimes runtimes.speech",
+    "recover": " calibration data families runtimes runtimes.process",
+    "reference": " calibration data families recover runtimes runtimes.process",
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "
     "families recover runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "

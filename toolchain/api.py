@@ -16,7 +16,6 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions, own_precision
-from leanear.runtimes.tasks import SPEECH_TASK
 
 if TYPE_CHECKING:
     from leanear.benchmarks.results import Results
@@ -171,7 +170,7 @@ class Model:
             LeanearError: the graph is not equivalent; `out` is left as it was.
         """
         from leanear.deploy.exporting import export_checkpoint
-        from leanear.runtimes.sessions import graph_precision
+        from leanear.runtimes.precisions import graph_precision
         from leanear.targets.target import read_target, with_precision
 
         device = with_precision(read_target(target), precision)
@@ -290,7 +289,7 @@ class Session:
         Raises:
             BadInput: the waveform is of another shape or type, or the model writes down speech (see `transcribe`).
         """
-        if self.files.task == SPEECH_TASK:
+        if self.files.is_speech:
             raise BadInput(f"{self.files.folder}: it writes down speech: use transcribe()")
         return np.asarray(self.own.run(waveform))
 
@@ -307,7 +306,7 @@ class Session:
         from leanear.runtimes.speech.decoding import DecodeOptions
         from leanear.runtimes.speech.long_audio import read_speech_model, require_word_times, transcribe
 
-        if self.files.task != SPEECH_TASK:
+        if not self.files.is_speech:
             raise BadInput(f"{self.files.folder}: it classifies: use run()")
         model = read_speech_model(self.files, None)
         if word_timestamps:

@@ -33,13 +33,14 @@ from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
 from leanear.runtimes.audio.piped_audio import raw_audio
-from leanear.runtimes.choose import MODULES, choose_runtime
+from leanear.runtimes.choose import choose_runtime, offered_runtimes
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed
+from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
-from leanear.runtimes.sessions import PRECISIONS, SessionOptions
+from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.prompts import hotwords_of
@@ -191,7 +192,7 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
 
 def _doctor(options: argparse.Namespace) -> None:
     document = report(None, Path.cwd())
-    runtimes = {name: choose_runtime(name) for name in MODULES if name != "null"}
+    runtimes = {name: choose_runtime(name) for name in offered_runtimes()}
     document["runtimes"] = {
         name: runtime.available() or "works; computes in " + ", ".join(runtime.precisions())
         for name, runtime in runtimes.items()

@@ -15,24 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from leanear.benchmarks.sensors.device import device_facts, device_name, device_state, is_measured
+from leanear.runtimes.choose import choose_runtime, offered_runtimes
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.isolation import code_command, isolated_environment
 
 DOCTOR_SCHEMA = "leanear-doctor-1"
-LIBRARIES = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt_rtx",
-    "null": "numpy",
-}
-PACKAGES = {
-    "numpy": "numpy>=1.22",
-    "onnxruntime": "onnxruntime>=1.17",
-    "openvino": "openvino>=2024.6",
-    "tensorrt": "tensorrt>=10",
-    "tensorrt_rtx": "tensorrt-rtx",
-}
+NUMPY = "numpy>=1.22"
 IMPORT_LIMIT_S = 120.0
 NVIDIA_DRIVER = "proc/driver/nvidia/version"
 WANTED_FREE_BYTES = 256 * 2**20
@@ -59,8 +47,8 @@ def examine(runtime: str | None, folder: Path, state: dict[str, Any], root: Path
     return (
         Finding("python", sys.version_info >= (3, 9), f"{python}, {sys.executable}"),
         _library("numpy", root),
-        *(_other_runtime(name) for name in LIBRARIES if name not in ("null", runtime)),
-        *(() if runtime in (None, "null") else (_runtime(str(runtime), root),)),
+        *(_other_runtime(name) for name in offered_runtimes() if name != runtime),
+        *((_runtime(runtime, root),) if runtime is not None and runtime in offered_runtimes() else ()),
         _clock(),
         _memory(state),
         _disk(folder),
@@ -137,7 +125,7 @@ def lacks(document: dict[str, Any]) -> list[str]:
 def _other_runtime(name: str) -> Finding:
     """Whether a runtime that is not needed is installed; trying it could take longer than all the rest."""
     try:
-        version = importlib.metadata.version(LIBRARIES[name])
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, None, "not installed")
     return Finding(name, None, f"{version}, not tried")
@@ -147,17 +135,15 @@ def _runtime(name: str, root: Path) -> Finding:
     """Whether a runtime's library imports, and then whether the runtime says of itself that it works here."""
     finding = _library(name, root)
     try:
-        from leanear.runtimes.choose import MODULES, choose_runtime
+        reason = choose_runtime(name).available() if finding.ok else None
     except ImportError:  # numpy is missing, which is a finding of its own
         return finding
-    reason = choose_runtime(name).available() if finding.ok and name in MODULES else None
     return finding if reason is None else Finding(name, False, reason)
 
 
 def _library(name: str, root: Path) -> Finding:
     """Whether `name` imports, tried in a process of its own: a build for another CPU dies of it."""
-    module = LIBRARIES.get(name, name)
-    program = f"import {module}; print({module}.__version__)"
+    program = f"import {name}; print({name}.__version__)"
     try:
         tried = subprocess.run(
             code_command(program),
@@ -175,7 +161,7 @@ def _library(name: str, root: Path) -> Finding:
     if tried.returncode < 0:
         name_of_signal = signal.Signals(-tried.returncode).name
         text = f"importing it is ended by {name_of_signal}: this build is not for this CPU"
-    elif f"No module named '{module}'" in last:
+    elif f"No module named '{name}'" in last:
         text = f"not installed for {sys.executable}" + (_about_tensorrt(root) if name == "tensorrt" else "")
     else:
         text = f"does not import: {last}"
@@ -191,16 +177,21 @@ def remedy(name: str, root: Path = Path("/")) -> str:
     python = sys.executable or "python3"
     if name == "numpy" and python.startswith("/usr/bin/") and (root / "usr/bin/apt-get").exists():
         return "sudo apt-get install python3-numpy"
-    package = f"'{PACKAGES[name]}'"
+    wanted = f"'{package(name)}'"
     if sys.prefix != sys.base_prefix:
-        return f"{python} -m pip install {package}"
+        return f"{python} -m pip install {wanted}"
     if _externally_managed():
         venv = "~/leanear-venv"
         return (
-            f"{python} -m venv --system-site-packages {venv} && {venv}/bin/pip install {package} "
+            f"{python} -m venv --system-site-packages {venv} && {venv}/bin/pip install {wanted} "
             f"(and then {venv}/bin/python in place of python3)"
         )
-    return f"{python} -m pip install --user {package}"
+    return f"{python} -m pip install --user {wanted}"
+
+
+def package(name: str) -> str | None:
+    """What pip installs a library by, the earliest version with it."""
+    return NUMPY if name == "numpy" else choose_runtime(name).PACKAGE
 
 
 def _externally_managed() -> bool:

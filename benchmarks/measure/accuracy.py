@@ -16,7 +16,7 @@ from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
+from leanear.runtimes.tasks import TAGGING_TASK
 
 SAVE_EVERY_S = 10.0
 SAY_EVERY_S = 0.2
@@ -34,7 +34,7 @@ def check_clips(artifact: Artifact, clips: Clips, path: Path) -> None:
         raise BadInput(
             f"{path}: sampled at {clips.sample_rate_hz} Hz, {artifact.folder} expects {artifact.sample_rate_hz}"
         )
-    if artifact.task == SPEECH_TASK:
+    if artifact.is_speech:
         if clips.texts is None:
             raise BadInput(
                 f"{path}: its clips have labels and no transcripts, but {artifact.folder} writes down speech"

@@ -20,7 +20,6 @@ from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256
 from leanear.runtimes.process.kept_work import remember_kept
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows
-from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
 PART_SCHEMA = "leanear-results-part-2"
@@ -48,7 +47,7 @@ class Job:
     @property
     def is_speech(self) -> bool:
         """Whether the artifacts write down speech."""
-        return self.artifacts["slim"].task == SPEECH_TASK
+        return self.artifacts["slim"].is_speech
 
     @property
     def tokens(self) -> int | None:
@@ -115,7 +114,7 @@ def check_job(
     if asked:
         _check_asked(artifacts["slim"], clips, asked)
     asked_windows = {role: window if role == "slim" else None for role in artifacts}
-    is_speech = artifacts["slim"].task == SPEECH_TASK
+    is_speech = artifacts["slim"].is_speech
     if window is not None and not is_speech:
         raise BadInput(f"--window {window}: it is for Whisper; {slim} is a classifier")
     facts = device_facts()
@@ -148,7 +147,7 @@ def check_job(
 def _check_asked(artifact: Artifact, clips: Clips | None, asked: dict[str, str]) -> None:
     """Raises BadInput where there is nothing to transcribe in another task or language, or the model has it not."""
     flags = " and ".join(f"--{name}" for name in asked)
-    if artifact.task != SPEECH_TASK:
+    if not artifact.is_speech:
         raise BadInput(f"{flags}: for Whisper; {artifact.folder} is a classifier")
     if clips is None:
         raise BadInput(f"{flags}: for the transcripts of clips, and none were given")
@@ -162,7 +161,7 @@ def _check_comparable(dense: Artifact, slim: Artifact) -> None:
         raise BadInput(f"{both}: one is for {dense.task}, the other for {slim.task}")
     if dense.labels != slim.labels:
         raise BadInput(f"{both}: their labels differ, so they cannot be compared")
-    if slim.task == SPEECH_TASK:
+    if slim.is_speech:
         for key, what in (("vocabulary", "vocabularies"), ("decoding", "decoding settings"), ("input", "inputs")):
             found = [
                 {name: value for name, value in each.manifest[key].items() if name != "windows"}

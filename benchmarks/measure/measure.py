@@ -35,7 +35,7 @@ from leanear.benchmarks.sensors.sensor_records import throttling
 from leanear.benchmarks.summary import Interval, wilson_interval
 from leanear.benchmarks.tagging import TagQuality, tag_entropies, tag_quality
 from leanear.runtimes.artifact import Artifact, read_artifact
-from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file
@@ -50,7 +50,6 @@ MEMORY_SHARE_S = 5.0
 CHECK_END, LATENCY_END, MEMORY_END, SUSTAINED_START = 0.03, 0.55, 0.65, 0.8
 LASTING_S = 600.0
 SUSTAINED_SPEED, OTHER_DEVICES, GPU_MEMORY = "sustained speed", "GPU or NPU", "GPU memory"
-ON_GPUS = ("tensorrt", "tensorrt_rtx")  # runtimes
 DECODING_FACTS = ("window_s", "positions", "multilingual", "default_language", "default_task")
 
 NOT_MEASURED = {
@@ -172,7 +171,7 @@ def _measured_parts(job: Job, settings: tuple[float, int, int, float], progress:
 
 def _not_measured(runtime: str, sustained_s: float) -> dict[str, str]:
     """What no benchmark of this runtime and length tells, with the reason."""
-    told = {GPU_MEMORY if runtime not in ON_GPUS else OTHER_DEVICES}
+    told = {OTHER_DEVICES if choose_runtime(runtime).ON_GPU else GPU_MEMORY}
     if sustained_s >= LASTING_S:
         told.add(SUSTAINED_SPEED)
     return {name: reason for name, reason in NOT_MEASURED.items() if name not in told}
@@ -300,7 +299,7 @@ def evaluate_transcripts(
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
     """
     checked, read = _check_evaluation(artifact, clips, runtime, options)
-    if checked.task != SPEECH_TASK:
+    if not checked.is_speech:
         raise BadInput(f"{artifact}: it classifies; it writes no transcripts")
     options_for(checked, read, asked or {})
     with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
@@ -459,7 +458,7 @@ def _memory(job: Job, progress: Progress) -> dict[str, Any]:
 
 
 def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
-    manifest, speech = artifact.manifest, artifact.task == SPEECH_TASK
+    manifest, speech = artifact.manifest, artifact.is_speech
     return {
         "folder": artifact.folder.resolve().name,
         "family": manifest["family"],

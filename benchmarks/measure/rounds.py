@@ -14,6 +14,7 @@ from leanear.benchmarks.measure.processes import Progress, answer_request
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.sessions import Session, SessionOptions
+from leanear.runtimes.tasks import CLASSIFICATION_TASK
 
 REST_S = 0.04  # until the threads of the graph before have stopped waiting for more work, which keeps a core busy
 SHORT_MS = 60.0  # a graph that is faster runs several times in a turn, the first time to wake its threads
@@ -82,8 +83,9 @@ def _artifact(graph: dict[str, Any]) -> Artifact:
     """A graph without a manifest, as the runtimes take it."""
     path = Path(graph["file"])
     labels = tuple(str(number) for number in range(graph["labels"]))
+    manifest = {"task": CLASSIFICATION_TASK}
     return Artifact(
-        folder=path.parent, manifest={"family": "ast"}, graphs={"classifier": path}, labels=labels, sample_rate_hz=16000
+        folder=path.parent, manifest=manifest, graphs={"classifier": path}, labels=labels, sample_rate_hz=16000
     )
 
 

@@ -26,12 +26,12 @@ from leanear.data.splits import read_splits
 from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.quality import Answers, judge_answers, predict
-from leanear.families.checkpoint import checkpoint_folder, family_of, load_checkpoint
+from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.families.registry import family_of
 from leanear.families.tasks import task_of
 from leanear.progress import Narrator
 from leanear.prune.allocate import Allocation
 from leanear.prune.costs import Costs, mac_costs, parameter_costs
-from leanear.prune.macs import head_macs, model_macs
 from leanear.prune.padding import held_blocks, unfilled_blocks, without_filled
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut
@@ -85,7 +85,7 @@ class Judge:
         self.held = held_blocks(self.family, self.model, form)
         self.parameters = parameter_costs(plan)
         self.unfilled = without_filled(self.parameters, unfilled_blocks(self.family, self.model, form))
-        self.macs = mac_costs(plan, head_macs(self.family, self.model, form), model_macs(self.family, self.model, form))
+        self.macs = mac_costs(plan, self.family.head_macs(self.model, form), self.family.model_macs(self.model, form))
         self.dense = predict(self.model, self.judged.inputs, self.family.logits)
 
     def two_widths(self, share: float) -> Allocation:

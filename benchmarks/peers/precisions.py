@@ -46,7 +46,8 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file, sha256_json, write_json
-from leanear.runtimes.sessions import PRECISIONS, SessionOptions, graph_precision
+from leanear.runtimes.precisions import PRECISIONS, graph_precision
+from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 from leanear.targets.target import read_target

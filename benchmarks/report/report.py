@@ -19,7 +19,7 @@ from leanear.benchmarks.summary import Gate
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.files import read_json, write_text
 
-PLAN_SCHEMA = "leanear-plan-1"
+PLAN_SCHEMA, FIRST_PLAN_SCHEMA = "leanear-plan-2", "leanear-plan-1"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|MB|kB|M|G|MHz|W|J|mJ|°C)(?!\w))")
 EXTRA_KEYS = ("title", "torch_accuracy", "provenance", "notes", "warning")
@@ -60,7 +60,11 @@ def write_report(
         RuntimeUnavailable: jinja2 or matplotlib, which the HTML page needs, is not installed.
     """
     results = read_results(Path(results_path))
-    plan = None if plan_path is None else read_json(Path(plan_path), PLAN_SCHEMA, ("dense_head_width", "sites"))
+    plan = (
+        None
+        if plan_path is None
+        else read_json(Path(plan_path), PLAN_SCHEMA, ("dense_head_width", "sites"), older=(FIRST_PLAN_SCHEMA,))
+    )
     precision = None if precision_path is None else _precision_of(results, Path(precision_path))
     extra_read = _read_extra(extra or {})
     report = compose_report(results, plan=plan, max_drop=max_drop, extra=extra_read, precision=precision, loss=loss)

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from leanear.runtimes.choose import graph_forms
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file
 
-PRECISIONS = ("fp32", "fp16", "int8")
-FORMS = ("portable", "onnxruntime", "openvino", "tensorrt")
+FORMS = graph_forms()
 OPSET = 20
 IR_VERSION = 9
 CONTRIB_DOMAIN = "com.microsoft"
@@ -83,6 +83,18 @@ def graph_facts(exported: ExportedGraph, path: Path) -> dict[str, Any]:
         "opset": exported.opset,
         "nodes": exported.nodes,
         "precision": exported.precision,
+    }
+
+
+def model_sizes(model: Any, attention_blocks: Iterable[Any]) -> dict[str, int]:
+    """What a manifest says of a torch model's size: parameters, those of its attention blocks, and bytes."""
+    parameters = list(model.parameters())
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "attention_parameters": sum(
+            parameter.numel() for block in attention_blocks for parameter in block.parameters()
+        ),
+        "checkpoint_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
     }
 
 

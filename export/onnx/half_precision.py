@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 from leanear.export.onnx.graph import Graph, Weight
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.precisions import GRAPH_PRECISIONS
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 KEPT_OPERATORS = ("LayerNormalization", "Softmax")
@@ -54,8 +55,8 @@ def add_half_precision(
 
 def check_half(precision: str, form: str) -> None:
     """Raises BadInput where a graph of `form` cannot be in `precision`, as far as float16 goes."""
-    if precision not in ("fp32", "fp16", "int8"):
-        raise BadInput(f"precision {precision!r}: expected one of fp32, fp16, int8")
+    if precision not in GRAPH_PRECISIONS:
+        raise BadInput(f"precision {precision!r}: expected one of {', '.join(GRAPH_PRECISIONS)}")
     if precision == "fp16" and form != "tensorrt":
         raise BadInput(f"precision 'fp16': the form {form!r} is for runtimes that compute in float32; use 'tensorrt'")
 

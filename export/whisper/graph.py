@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from leanear.export.onnx.eight_bit_weights import add_block_products, add_eight_bit_weights
 from leanear.export.onnx.float16_ranges import too_large_for_half
-from leanear.export.onnx.graph import FORMS, OPSET, PRECISIONS, ExportedGraph, Graph
+from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
 from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
@@ -24,6 +24,7 @@ from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.two_stage_vocabulary import TwoStages, two_stages
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
+from leanear.runtimes.precisions import GRAPH_PRECISIONS
 
 CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
 KEPT = "front_end."  # how nodes of an encoder are named whose products stay in float32
@@ -77,8 +78,8 @@ def export_whisper(
     """
     if form not in FORMS:
         raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
-    if precision not in PRECISIONS:
-        raise BadInput(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    if precision not in GRAPH_PRECISIONS:
+        raise BadInput(f"precision {precision!r}: expected one of {', '.join(GRAPH_PRECISIONS)}")
     if (precision == "int8") != (observed is not None):
         raise ValueError("products in 8 bits need what was observed, and nothing else does")
     check_half(precision, form)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
 from leanear.runtimes.sessions import SessionOptions
@@ -24,11 +25,6 @@ from leanear.runtimes.speech.speech_cache import ROOMS
 ENGINE_SCHEMA = "leanear-engine-1"
 ENGINE_KEYS = ("key", "file", "sha256", "bytes", "build_s", "built_for", "layers", "fused_attention", "attention")
 BUILDER = 1  # raised when the same graph becomes another engine by a change here
-LIBRARIES = {
-    "tensorrt": "it comes with JetPack (sudo apt-get install python3-libnvinfer); elsewhere: pip install tensorrt",
-    "tensorrt_rtx": "pip install tensorrt-rtx cuda-python",
-}
-EARLIEST = {"tensorrt": 10, "tensorrt_rtx": 1}
 MOST_ROWS = 8  # hypotheses that a decoder's engine takes at once
 WORKSPACE_SHARE = 0.5  # of the GPU's free memory, which on a Jetson is the board's
 FUSED = re.compile(r"mha|attention_v|fmha", re.IGNORECASE)
@@ -74,15 +70,17 @@ def import_library(name: str) -> Any:
     Raises:
         RuntimeUnavailable: it is not installed, does not import, or is too old; the text has what would help.
     """
+    runtime: Any = choose_runtime(name)
     try:
         library = importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: a library that it needs is missing or of another CPU
         said = " ".join(str(error).split())[:200]
-        raise RuntimeUnavailable(f"{name}: the package {name} does not import ({said}); {LIBRARIES[name]}") from None
+        raise RuntimeUnavailable(f"{name}: the package {name} does not import ({said}); {runtime.INSTALL}") from None
+    earliest = runtime.EARLIEST
     major = int(str(library.__version__).split(".")[0])
-    if major < EARLIEST[name]:
+    if major < earliest:
         raise RuntimeUnavailable(
-            f"{name}: version {library.__version__} is too old, {EARLIEST[name]} or later is needed; JetPack 6 has 10"
+            f"{name}: version {library.__version__} is too old, {earliest} or later is needed; JetPack 6 has 10"
         )
     return library
 

@@ -18,8 +18,6 @@ from leanear.runtimes.backends.engines import (
 from leanear.runtimes.errors import RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
 
 def available(name: str) -> str | None:
     """None, or why the library cannot be used here: it is missing, cuda-python is, or there is no GPU."""
@@ -62,7 +60,7 @@ def load_session(name: str, artifact: Artifact, options: SessionOptions) -> GpuS
     if built is None:
         built = build_engines(name, artifact, options, here(cuda), compiled_folder(artifact))
     gpu = Gpu(library, name, cuda, options)
-    return GpuSpeechSession(gpu, artifact, built) if artifact.family == "whisper" else GpuSession(gpu, artifact, built)
+    return GpuSpeechSession(gpu, artifact, built) if artifact.is_speech else GpuSession(gpu, artifact, built)
 
 
 def here(cuda: Cuda) -> Place:

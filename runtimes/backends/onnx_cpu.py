@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 
-from leanear.runtimes.artifact import Artifact
-from leanear.runtimes.audio.waveforms import WaveformInput
-from leanear.runtimes.backends.embedding import Embedding
-from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from leanear.runtimes.sessions import (
-    WINDOWS_RANK,
-    SessionOptions,
-    check_precision,
-    check_rows,
-    check_several,
-    checked_logits,
-    checked_tokens,
-    in_window,
-)
-from leanear.runtimes.speech.encoder_windows import step_samples
-from leanear.runtimes.speech.speech_cache import CrossMemory, SpeechCache, aligned_zeros
+if TYPE_CHECKING:  # numpy, which a device may lack
+    from leanear.runtimes.artifact import Artifact
+    from leanear.runtimes.sessions import SessionOptions
 
 NAME = "onnxruntime"
+TITLE = "ONNX Runtime"
+PACKAGE = "onnxruntime>=1.17"
 INSTALL = "pip install onnxruntime"
-PROVIDER = "CPUExecutionProvider"
-LOG_SEVERITY_ERROR = 3
+FORM = "onnxruntime"
+PRECISIONS = ("fp32", "int8")  # those of graphs: no switch of the CPU provider changes the type of a float32 graph
+ON_GPU = False
+AHEAD_OF_TIME = False
 
 
 def available() -> str | None:
@@ -41,8 +31,8 @@ def available() -> str | None:
 
 
 def precisions() -> tuple[str, ...]:
-    """The precisions of the graphs: no switch of the CPU provider changes the type of a float32 graph."""
-    return ("fp32", "int8")
+    """The same on every machine."""
+    return PRECISIONS
 
 
 def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:  # noqa: ARG001
@@ -50,249 +40,20 @@ def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | No
     return None
 
 
-def load(artifact: Artifact, options: SessionOptions) -> OnnxCpuSession | OnnxSpeechSession:
+def load(artifact: Artifact, options: SessionOptions) -> Any:
     """A session of the artifact's graphs on the CPU provider alone.
 
     Raises:
         BadInput: the precision is not that of the graphs, or a graph is not one that ONNX Runtime accepts.
         RuntimeUnavailable: the library is missing, or the session came up on another provider.
     """
+    from leanear.runtimes.backends.onnx_sessions import OnnxCpuSession, OnnxSpeechSession
+    from leanear.runtimes.sessions import check_precision
+
     reason = available()
     if reason is not None:
         raise RuntimeUnavailable(f"{NAME}: {reason}")
     if options.precision not in precisions():
         raise BadInput(f"precision: {NAME} computes in fp32 only on a CPU, or in int8, not in {options.precision}")
     check_precision(artifact, options)
-    if artifact.family == "whisper":
-        return OnnxSpeechSession(artifact, options)
-    return OnnxCpuSession(artifact, options)
-
-
-def load_graph(path: Path, options: SessionOptions, keep_memory: bool = True, **entries: str) -> Any:
-    """ONNX Runtime's session of one graph: sequential execution and spinning threads.
-
-    keep_memory: let intermediate results share memory as ONNX Runtime does by default, which then holds the most that
-    any of them needs, for the whole of a run and once more for the next one; entries: further settings.
-    """
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import (
-        Fail,
-        InvalidArgument,
-        InvalidGraph,
-        InvalidProtobuf,
-        NotImplemented,
-    )
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    settings.enable_mem_pattern = settings.enable_mem_reuse = keep_memory
-    settings.log_severity_level = LOG_SEVERITY_ERROR
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    for key, value in entries.items():
-        settings.add_session_config_entry(f"session.{key}", value)
-    try:
-        session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=[PROVIDER])
-    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented) as error:
-        raise BadInput(f"{path}: ONNX Runtime refuses the graph ({_one_line(error)})") from None
-    if session.get_providers() != [PROVIDER]:
-        raise RuntimeUnavailable(f"{NAME}: asked for {PROVIDER}, got {session.get_providers()}")
-    return session
-
-
-def _facts(session: Any, precision: str) -> dict[str, Any]:
-    """Version, providers, threads and memory settings as the session reports them."""
-    import onnxruntime
-
-    settings = session.get_session_options()
-    return {
-        "runtime": NAME,
-        "version": str(onnxruntime.__version__),
-        "execution_providers": list(session.get_providers()),
-        "threads": settings.intra_op_num_threads,
-        "inter_op_threads": settings.inter_op_num_threads,
-        "execution_mode": settings.execution_mode.name,
-        "graph_optimization_level": settings.graph_optimization_level.name,
-        "spinning": settings.get_session_config_entry("session.intra_op.allow_spinning") == "1",
-        "memory_arena": settings.enable_cpu_mem_arena,
-        "memory_pattern": settings.enable_mem_pattern,
-        "precision": precision,
-    }
-
-
-class OnnxCpuSession:
-    """A classifier loaded by ONNX Runtime, one inference at a time."""
-
-    def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        self._session = load_graph(artifact.graphs["classifier"], options)
-        self._labels = len(artifact.labels)
-        self._checked = WaveformInput(artifact)
-        self._input = self._session.get_inputs()[0].name
-        self._outputs = [self._session.get_outputs()[0].name]
-        self._precision = options.precision
-
-    def run(self, waveform: np.ndarray) -> np.ndarray:
-        """Logits, float32 (labels,), of one waveform (samples,), floats within -1 to 1 or int16 PCM."""
-        (logits,) = self._session.run(self._outputs, {self._input: self._checked(waveform)})
-        return checked_logits(logits, self._labels)
-
-    def facts(self) -> dict[str, Any]:
-        """Version, providers, threads and memory settings as the session reports them."""
-        return _facts(self._session, self._precision)
-
-    def close(self) -> None:
-        """Release the graph and its memory."""
-        del self._session
-
-
-class OnnxSpeechSession:
-    """An encoder and a decoder loaded by ONNX Runtime, which share the memory of keys and values.
-
-    The encoder writes a window's keys and values where the decoder reads them, and a step's outputs are memory that the
-    session keeps. Steps of one token, which are nearly all of them, use one binding again and again.
-    """
-
-    def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        # The larger one first: while it is loaded, its weights are in memory twice.
-        self._decoder = load_graph(artifact.graphs["decoder"], options, keep_memory=False)
-        # An encoder's threads that spin when it has ended would take the cores from the decoder's.
-        self._encoder = load_graph(artifact.graphs["encoder"], options, keep_memory=False, force_spinning_stop="1")
-        self._checked = WaveformInput(artifact)
-        self._vocabulary = int(artifact.manifest["output"]["shape"][1])
-        self._positions = int(artifact.manifest["decoding"]["positions"])
-        self._alignment_heads = len(artifact.manifest.get("alignment", {}).get("heads", ()))
-        self._precision = options.precision
-        kept = np.float16 if self._encoder.get_outputs()[0].type == "tensor(float16)" else np.float32
-        crossed = {output.name: _sizes(output.shape) for output in self._encoder.get_outputs()}
-        self._takes_any = any(None in shape for shape in crossed.values())
-        self._window, self._step = int(artifact.manifest["input"]["window_samples"]), step_samples(artifact)
-        self._crossed = CrossMemory(crossed, self._window // self._step, kept)
-        inputs = {tensor.name: tensor.shape for tensor in self._decoder.get_inputs()}
-        self._takes_several = len(inputs["cross_key.0"]) == WINDOWS_RANK
-        self._cache = SpeechCache(
-            {name: (shape[1], shape[2]) for name, shape in inputs.items() if name.startswith("self_key.")},
-            {name: (shape[1], shape[3]) for name, shape in inputs.items() if name.startswith("self_value.")},
-            self._positions,
-            kept,
-        )
-        self._embedding = Embedding(artifact)
-        self._encoded = False
-        self._single: _BoundStep | None = None
-
-    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
-        """Keys and values of one window, written to where the decoder reads them."""
-        self.encode_several([waveform], window)
-
-    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
-        """Keys and values of several windows of one length, each written to where the decoder reads them."""
-        check_several(len(waveforms), self._takes_several)
-        length = (window or self._window) if self._takes_any else self._window
-        if self._crossed.arrange(length // self._step, len(waveforms)):
-            self._single = None
-        for number, waveform in enumerate(waveforms):
-            samples = in_window(self._checked(waveform), window, self._window, self._takes_any)
-            binding = self._encoder.io_binding()
-            _bind(binding.bind_input, "waveform", samples)
-            for name, buffer in self._crossed.of(number).items():
-                _bind(binding.bind_output, name, buffer)
-            self._encoder.run_with_iobinding(binding)
-        self._encoded = True
-
-    def start(self, rows: int = 1) -> None:
-        """Forget all tokens; `rows` hypotheses about the encoded windows follow, as many of each."""
-        check_rows(rows, self._crossed.windows if self._encoded else 0)
-        if self._cache.start(rows):
-            self._single = None
-
-    def step(self, tokens: np.ndarray, parents: np.ndarray | None = None) -> np.ndarray:
-        """Logits after the last of `tokens`, (rows, vocabulary), which the next step overwrites."""
-        cache = self._cache
-        tokens, parents = checked_tokens(tokens, parents, cache.rows, cache.filled, self._vocabulary, self._positions)
-        if parents is not None:
-            cache.reorder(parents)
-        new = tokens.shape[1]
-        if cache.reserve(new):
-            self._single = None
-        if new > 1:
-            bound = self._bound(new)
-        else:
-            if self._single is None:
-                self._single = self._bound(1)
-            bound = self._single
-        return self._run(bound, tokens)
-
-    def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
-        """Scores of the alignment heads before softmax, float32 (A, n, T), of tokens fed from the start on."""
-        self.start()
-        tokens, _ = checked_tokens(tokens[None], None, 1, 0, self._vocabulary, self._positions)
-        new = tokens.shape[1]
-        if self._cache.reserve(new):
-            self._single = None
-        bound = self._bound(new)
-        scores = aligned_zeros((self._alignment_heads, new, self._crossed.positions))
-        _bind(bound.binding.bind_output, "alignment", scores)
-        self._run(bound, tokens)
-        return scores
-
-    def _run(self, bound: _BoundStep, tokens: np.ndarray) -> np.ndarray:
-        """Feed `tokens` (rows, n) to the decoder and keep their keys and values; the logits."""
-        cache, new = self._cache, tokens.shape[1]
-        self._embedding.read(tokens, bound.embedded)
-        bound.positions[...] = np.arange(cache.filled, cache.filled + new)
-        self._decoder.run_with_iobinding(bound.binding)
-        cache.append(bound.added)
-        if not np.isfinite(bound.logits.max()):
-            raise MeasurementFailed("logits: the graph gave NaN or infinite values")
-        return bound.logits
-
-    def _bound(self, new: int) -> _BoundStep:
-        crossed = self._crossed.arrays if self._takes_several else self._crossed.of(0)
-        return _BoundStep(self._decoder, self._cache, crossed, new, self._embedding.width, self._vocabulary)
-
-    def facts(self) -> dict[str, Any]:
-        """Version, providers, threads and memory settings as the decoder's session reports them."""
-        return _facts(self._decoder, self._precision)
-
-    def close(self) -> None:
-        """Release the graphs and their memory."""
-        self._single = None
-        self._embedding.close()
-        del self._encoder, self._decoder
-
-
-class _BoundStep:
-    """The memory of a step of some number of new tokens, bound to the decoder's inputs and outputs.
-
-    added: the new keys and values by the names of the cache's buffers that they belong in.
-    """
-
-    def __init__(
-        self, decoder: Any, cache: SpeechCache, crossed: dict[str, np.ndarray], new: int, width: int, vocabulary: int
-    ) -> None:
-        self.embedded = aligned_zeros((cache.rows, new, width))
-        self.positions = aligned_zeros((new,), np.int64)
-        self.bias = cache.bias(new)
-        self.logits = aligned_zeros((cache.rows, vocabulary))
-        self.added = cache.new_rows(new)
-        self.binding = decoder.io_binding()
-        inputs = {"embedded": self.embedded, "positions": self.positions, "bias": self.bias, **cache.buffers, **crossed}
-        for name, buffer in inputs.items():
-            _bind(self.binding.bind_input, name, buffer)
-        _bind(self.binding.bind_output, "logits", self.logits)
-        for name, buffer in self.added.items():
-            _bind(self.binding.bind_output, name.replace("self_", "new_"), buffer)
-
-
-def _sizes(shape: list[Any]) -> list[int | None]:
-    """A tensor's shape, None for a size that is not fixed."""
-    return [size if isinstance(size, int) else None for size in shape]
-
-
-def _bind(bind: Any, name: str, buffer: np.ndarray) -> None:
-    bind(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return OnnxSpeechSession(artifact, options) if artifact.is_speech else OnnxCpuSession(artifact, options)

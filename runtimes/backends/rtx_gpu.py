@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from leanear.runtimes.artifact import Artifact
-from leanear.runtimes.backends import gpu_runtime
-from leanear.runtimes.sessions import SessionOptions
+if TYPE_CHECKING:  # numpy, which a device may lack
+    from leanear.runtimes.artifact import Artifact
+    from leanear.runtimes.sessions import SessionOptions
 
 NAME = "tensorrt_rtx"
+TITLE = "TensorRT-RTX"
+PACKAGE = "tensorrt-rtx"
+INSTALL = "pip install tensorrt-rtx cuda-python"
+EARLIEST = 1  # major version
+FORM = "tensorrt"
+PRECISIONS = ("fp32", "fp16", "int8")  # an engine computes in its graph's
+ON_GPU = True
+AHEAD_OF_TIME = True
 
 
 def available() -> str | None:
     """None, or why TensorRT-RTX cannot be used here and what would help."""
+    from leanear.runtimes.backends import gpu_runtime
+
     return gpu_runtime.available(NAME)
 
 
 def precisions() -> tuple[str, ...]:
-    """The precisions that graphs may have: an engine computes in its graph's."""
-    return gpu_runtime.PRECISIONS
+    """The same on every machine."""
+    return PRECISIONS
 
 
 def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:
     """The folder `out` with the engines of all graphs, built for this GPU; those that are there already are kept."""
+    from leanear.runtimes.backends import gpu_runtime
+
     return gpu_runtime.compile_engines(NAME, artifact, options, out)
 
 
@@ -33,4 +45,6 @@ def load(artifact: Artifact, options: SessionOptions) -> Any:
     Raises:
         BadInput, RuntimeUnavailable, MeasurementFailed: as `leanear.runtimes.backends.gpu_runtime.load_session`.
     """
+    from leanear.runtimes.backends import gpu_runtime
+
     return gpu_runtime.load_session(NAME, artifact, options)

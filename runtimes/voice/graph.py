@@ -60,7 +60,7 @@ def load_voice_graph(path: Path, runtime: str) -> Run:
 
 
 def _on_onnxruntime(path: Path) -> Run:
-    from leanear.runtimes.backends.onnx_cpu import load_graph
+    from leanear.runtimes.backends.onnx_sessions import load_graph
 
     session = load_graph(path, ONE_THREAD)
 
@@ -72,7 +72,7 @@ def _on_onnxruntime(path: Path) -> Run:
 
 
 def _on_openvino(path: Path) -> Run:
-    from leanear.runtimes.backends.openvino_cpu import compile_graph
+    from leanear.runtimes.backends.openvino_sessions import compile_graph
 
     compiled = compile_graph(path, ONE_THREAD)
 

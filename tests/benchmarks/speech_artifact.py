@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, GoldenSpeech, write_golden
-from leanear.runtimes.backends.null import STRETCHES
+from leanear.runtimes.backends.null_sessions import STRETCHES
 from leanear.runtimes.files import sha256_file, write_json
 
 WORDS = ("a", "the", "cat", "dog", "sat", "ran", "home", "seven", "lights", "on", "off", "down")

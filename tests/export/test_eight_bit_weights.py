@@ -28,7 +28,8 @@ from leanear.export.parity import prove_parity, prove_parity_here
 from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND, changed_words
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.backends.embedding import Embedding
-from leanear.runtimes.backends.onnx_cpu import OnnxSpeechSession, load
+from leanear.runtimes.backends.onnx_cpu import load
+from leanear.runtimes.backends.onnx_sessions import OnnxSpeechSession
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.sessions import SessionOptions

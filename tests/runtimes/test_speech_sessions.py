@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leanear.runtimes.artifact import Artifact
-from leanear.runtimes.backends.null import said_tokens
+from leanear.runtimes.backends.null_sessions import said_tokens
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions

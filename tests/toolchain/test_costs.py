@@ -13,7 +13,6 @@ from leanear.families import ast
 from leanear.plan import HeadPlan, SitePlan
 from leanear.prune.costs import latency_costs, mac_costs, parameter_costs
 from leanear.prune.latency_table import Geometry, LatencyTable, ModelTiming, Parts, read_geometry
-from leanear.prune.macs import head_macs
 from tests.conftest import make_tiny_ast
 
 LAYERS, HEADS, WIDTH = 3, 2, 16
@@ -78,7 +77,7 @@ def test_parameters_are_those_of_built_models(model, seed):
 def test_macs_are_those_of_built_models(model, seed):
     """The last block reads two tokens: there no width is free, and removing heads saves their keys' sums too."""
     dense = count_macs(model).total
-    costs, widths = mac_costs(ast.dense_plan(model), head_macs(ast, model), dense), any_widths(seed)
+    costs, widths = mac_costs(ast.dense_plan(model), ast.head_macs(model), dense), any_widths(seed)
     assert costs.of(widths) == count_macs(slim_of(model, widths)).total
     assert costs.of([((WIDTH, WIDTH),) * HEADS] * LAYERS) == costs.dense == dense
     assert all(head(0, 0) == 0 for head in costs.heads)
@@ -86,7 +85,7 @@ def test_macs_are_those_of_built_models(model, seed):
 
 def test_macs_of_torch_are_counted_alike(model, geometry):
     """An ordinary block's matrix products, as torch's own counter sees them, at two sets of widths."""
-    costs = mac_costs(ast.dense_plan(model), head_macs(ast, model), count_macs(model).total)
+    costs = mac_costs(ast.dense_plan(model), ast.head_macs(model), count_macs(model).total)
     counted = []
     for widths in (((16, 16), (16, 16)), ((4, 4), (4, 4))):
         slim = slim_of(model, [widths] * LAYERS)

@@ -18,7 +18,6 @@ from leanear.families import ast, whisper
 from leanear.plan import FIRST_PLAN_SCHEMA, FeedForwardPlan, read_plan, write_plan
 from leanear.prune.allocate import BlockOptions, HeadOptions, allocate
 from leanear.prune.costs import mac_costs, parameter_costs
-from leanear.prune.macs import feed_forward_macs, head_macs, model_macs
 from leanear.prune.rotated import prune_rotated
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
@@ -59,7 +58,7 @@ def test_the_plan_is_within_its_budget_and_counts_what_the_model_has(recipe, sha
 def test_macs_of_the_plan_are_those_of_the_model():
     model = make_tiny_ast()
     plan = dataclasses.replace(ast.dense_plan(model), prune="all")
-    costs = mac_costs(plan, head_macs(ast, model), model_macs(ast, model), feed_forward_macs(ast, model))
+    costs = mac_costs(plan, ast.head_macs(model), ast.model_macs(model), ast.feed_forward_macs(model))
     found = prune_rotated(ast, model, clips(), costs, 0.7 * costs.dense, ALL)
     assert found.cost == count_macs(found.model).total <= 0.7 * count_macs(model).total
 
@@ -67,9 +66,9 @@ def test_macs_of_the_plan_are_those_of_the_model():
 def test_whisper_macs_of_the_plan_are_those_of_the_model():
     model = whisper_checkpoint().model
     plan = dataclasses.replace(whisper.dense_plan(model), prune="all")
-    costs = mac_costs(plan, head_macs(whisper, model), model_macs(whisper, model), feed_forward_macs(whisper, model))
+    costs = mac_costs(plan, whisper.head_macs(model), whisper.model_macs(model), whisper.feed_forward_macs(model))
     found = prune_rotated(whisper, model, whisper_clips(6), costs, 0.8 * costs.dense, ALL)
-    assert found.cost == model_macs(whisper, found.model) <= 0.8 * model_macs(whisper, model)
+    assert found.cost == whisper.model_macs(found.model) <= 0.8 * whisper.model_macs(model)
     assert {block.kind for block in found.plan.feed_forward} == {"encoder", "decoder"}
     assert any(len(block.channels) < block.dense_width for block in found.plan.feed_forward)
 

@@ -21,7 +21,6 @@ from leanear.export.ast.graph import export_ast
 from leanear.export.whisper.graph import export_whisper
 from leanear.families import ast, whisper
 from leanear.prune.costs import Costs, mac_costs, parameter_costs
-from leanear.prune.macs import head_macs, model_macs
 from leanear.prune.notes import pruning_notes
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.scoring import Scores, score_widths
@@ -191,13 +190,13 @@ def _keeping(name, widths):
 def test_multiply_accumulates_are_those_of_the_graph(group_macs, tiny_extractor, tmp_path):
     dense, scores, *_ = prepared(ast)
     sites = ast.attention_sites(dense)
-    macs = mac_costs(ast.dense_plan(dense), head_macs(ast, dense, "tensorrt"), model_macs(ast, dense, "tensorrt"))
+    macs = mac_costs(ast.dense_plan(dense), ast.head_macs(dense, "tensorrt"), ast.model_macs(dense, "tensorrt"))
     costs = held_costs(ast, dense, macs)
     allocation = choose_widths(sites, scores.losses, costs, 0.8 * costs.dense, ONE_WIDTH)
     slim, _ = cut(ast, dense, scores.bases, allocation)
     path = export_ast(slim, tiny_extractor, tmp_path / "model.onnx", "tensorrt").path
     counted = graph_macs(path) - read_front_end(tiny_extractor).macs
-    assert counted == allocation.cost == model_macs(ast, slim, "tensorrt") <= 0.8 * costs.dense
+    assert counted == allocation.cost == ast.model_macs(slim, "tensorrt") <= 0.8 * costs.dense
 
 
 def test_many_heads_take_all_their_counts_into_account_in_moments():

@@ -12,9 +12,9 @@ from leanear.calibration.scores import score_magnitude
 from leanear.calibration.statistics import collect_statistics, statistics_tensors
 from leanear.data.examples import SpeechInputs
 from leanear.families import whisper
+from leanear.families.macs import speech_length
 from leanear.plan import plan_sha256
 from leanear.prune.costs import mac_costs, parameter_costs
-from leanear.prune.macs import head_macs, model_macs, speech_length
 from leanear.prune.rotated import prune_rotated
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import POOLS, RotatedRecipe, choose_widths, cut
@@ -187,10 +187,10 @@ def test_parameters_and_macs_are_those_of_built_models():
     assert not plan.key_bias
     assert plan.attention_parameters_dense == 6 * (4 * 32 * 32 + 2 * 32), "four matrices, two biases"
     slim = pruned(model, 0.5)
-    costs = mac_costs(plan, head_macs(whisper, model), model_macs(whisper, model))
+    costs = mac_costs(plan, whisper.head_macs(model), whisper.model_macs(model))
     widths = [tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in slim.plan.sites]
-    assert costs.of(widths) == model_macs(whisper, slim.model) < costs.dense
-    assert costs.of([((16, 16), (16, 16))] * 6) == costs.dense == model_macs(whisper, model)
+    assert costs.of(widths) == whisper.model_macs(slim.model) < costs.dense
+    assert costs.of([((16, 16), (16, 16))] * 6) == costs.dense == whisper.model_macs(model)
 
 
 def test_macs_of_torch_are_counted_alike():
@@ -210,7 +210,7 @@ def test_macs_of_torch_are_counted_alike():
         )
     later_pairs = 10 * 10 - 10 * 11 // 2
     more = 2 * 2 * later_pairs * (16 + 16) + 3 * 32 * model.config.vocab_size
-    assert counter.get_total_flops() / 2 == model_macs(whisper, model) + more
+    assert counter.get_total_flops() / 2 == whisper.model_macs(model) + more
 
 
 def test_what_is_out_of_reach_is_said():

@@ -30,7 +30,9 @@ from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
 from leanear.runtimes.audio.piped_audio import raw_audio
+from leanear.runtimes.choose import cpu_runtimes, graph_forms
 from leanear.runtimes.errors import BadInput, GateMissed, LeanearError
+from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS
 from leanear.runtimes.process.interrupts import (
     INTERRUPTED,
     TERMINATED,
@@ -57,7 +59,6 @@ BASES = ("trained", "weights", "activations", "attention", "fisher")
 LABELS = ("projected", "sampled", "observed")
 POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
 PRUNE = ("attention", "feed-forward", "all")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
 ROTATED_FLAGS = ("prune", "basis", "labels", "shots", "one_width_per_head", "pools")
 REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
 DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")
@@ -831,14 +832,14 @@ def explore(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
 @click.option(
     "--form",
-    type=click.Choice(("portable", "onnxruntime", "openvino", "tensorrt")),
+    type=click.Choice(graph_forms()),
     default="portable",
     show_default=True,
     help="Plain ONNX operators for any runtime, or the form that a runtime is fastest with.",
 )
 @click.option(
     "--precision",
-    type=click.Choice(("fp32", "fp16", "int8")),
+    type=click.Choice(GRAPH_PRECISIONS),
     default="fp32",
     show_default=True,
     help="int8: products in 8 bits, in ranges taken from --data, proved on golden clips of it; fp16: for --form "
@@ -898,7 +899,7 @@ def export(
     type=click.Path(path_type=Path),
     help="A second artifact (the dense one), measured in turn with the first.",
 )
-@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
+@click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -1010,7 +1011,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 @click.option("--split", type=click.Choice(("evaluation", "calibration")), default="evaluation", show_default=True)
 @click.option(
     "--runtime",
-    type=click.Choice(("onnxruntime", "openvino")),
+    type=click.Choice(cpu_runtimes()),
     default="onnxruntime",
     show_default=True,
     help="For an artifact.",
@@ -1114,7 +1115,7 @@ def _ranking_text(result: dict[str, Any]) -> str:
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
 @click.option(
     "--runtime",
-    type=click.Choice(("onnxruntime", "openvino")),
+    type=click.Choice(cpu_runtimes()),
     default="onnxruntime",
     show_default=True,
     help="For an artifact.",
@@ -1195,7 +1196,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     type=click.Path(path_type=Path),
     help="Write a file per recording there, in every form that is asked for (.txt, .json, .srt, .vtt).",
 )
-@click.option("--runtime", type=click.Choice(("onnxruntime", "openvino")), default="onnxruntime", show_default=True)
+@click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
 @seed_option

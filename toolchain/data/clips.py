@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -56,11 +55,6 @@ def read_examples_as_clips(
     )
 
 
-def longest_calibrated(feature_extractor: Any) -> int | None:
-    """The samples of a speech model's window; None of a classifier, which hears the first part of longer clips."""
-    return getattr(feature_extractor, "n_samples", None)
-
-
 def _meant(label: str | None, labels: Sequence[str]) -> str:
     """What more is said of an unknown label: which one it may stand for, or that it was meant as a split."""
     label = label or ""
@@ -87,8 +81,8 @@ def read_examples_for(
 ) -> Clips:
     """The examples as clips of this task: transcribed for speech recognition, else with ids or tags of `labels`.
 
-    window_samples: of a speech model, which can be calibrated on nothing longer; such clips are left out, and counted
-    in one line.
+    window_samples: of the model. A speech model can be calibrated on nothing longer: such clips are left out, and
+    counted in one line. A classifier hears the first part of them.
 
     Raises:
         BadInput: as the function for that kind of clips; or no clip is left.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.results import Results
-from leanear.data.clips import longest_calibrated, read_examples_for
+from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Example
 from leanear.data.splits import Splits
 from leanear.deploy.precision_gate import quantiser_clips
@@ -17,15 +17,16 @@ from leanear.deploy.stages import recorded_inputs, run_stage
 from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_sha256, load_checkpoint
+from leanear.families.registry import family_of
 from leanear.families.tasks import read_spellings
 from leanear.progress import Narrator, counted
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import clips_in_16_bits, read_clips, write_clips
 from leanear.runtimes.files import sha256_file, sha256_json
+from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.process.notes import note
-from leanear.runtimes.sessions import SessionOptions, graph_precision
+from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import FULL
-from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
         with narrator.step(
             f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips"
         ) as report:
-            labels, rate_hz, window = _labels_rate_and_window(source, task)
+            labels, rate_hz, window = _labels_rate_and_window(source)
             told = counted(report)
             write_clips(files[0], read_examples_for(task, splits.calibration, labels, rate_hz, told, window))
             evaluation, finer = clips_in_16_bits(
@@ -184,10 +185,10 @@ def bench_stage(
     return results, sha256_file(out) != before
 
 
-def _labels_rate_and_window(source: Path, task: str) -> tuple[tuple[str, ...], int, int | None]:
-    checkpoint: Any = load_checkpoint(source)
+def _labels_rate_and_window(source: Path) -> tuple[tuple[str, ...], int, int]:
+    checkpoint = load_checkpoint(source)
     extractor = checkpoint.feature_extractor
-    return () if task == SPEECH_TASK else checkpoint.labels, extractor.sampling_rate, longest_calibrated(extractor)
+    return checkpoint.labels, extractor.sampling_rate, family_of(checkpoint).window_samples(extractor)
 
 
 def _examples_identity(examples: Sequence[Example]) -> str:

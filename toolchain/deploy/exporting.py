@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -12,16 +12,14 @@ from leanear.data.audio import read_waveform
 from leanear.data.dataset import Data, column_for
 from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
-from leanear.export.artifact import export_artifact
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
 from leanear.export.parity import Parity, prove_parity
-from leanear.export.whisper_artifact import Speech
 from leanear.families.alignment import choose_alignment
 from leanear.families.asked import Asked
-from leanear.families.ast import AstCheckpoint
-from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.family import Checkpoint, ExportOptions
+from leanear.families.registry import family_of, writes_speech
 from leanear.families.tasks import labels_of, task_of
-from leanear.families.whisper import WhisperCheckpoint
 from leanear.outputs import check_replaceable
 from leanear.plan import read_plan
 from leanear.progress import Narrator, Report
@@ -34,7 +32,6 @@ from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 
 GOLDEN_CLIPS = 6
 QUANTISER_CLIPS = 64
-Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
 
 
 def export_checkpoint(
@@ -65,7 +62,7 @@ def export_checkpoint(
     wanted = QUANTISER_CLIPS if precision == "int8" else GOLDEN_CLIPS
     source = checkpoint_folder(model)
     with narrator.step("reading the checkpoint"):
-        checkpoint: Checkpoint = load_checkpoint(source, asked)
+        checkpoint = load_checkpoint(source, asked)
         rate_hz = checkpoint.feature_extractor.sampling_rate
         clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
         if data is not None:
@@ -91,7 +88,7 @@ def chosen_window(window: str | None, form: str, checkpoint: Checkpoint) -> str:
     Raises:
         BadInput: the model is a classifier.
     """
-    is_speech = isinstance(checkpoint, WhisperCheckpoint)
+    is_speech = writes_speech(checkpoint)
     if window is not None and not is_speech:
         raise BadInput(f"--window {window}: it is for Whisper; {checkpoint.folder} is a classifier")
     return window or (DEFAULT_WINDOW if is_speech and form != "tensorrt" else FULL)
@@ -126,7 +123,7 @@ def write_proved_artifact(
             return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
         except ParityFailed as error:  # it names the temporary folder, which is about to go
             said = str(error).replace(str(folder), str(out))
-        if precision != "int8" or not isinstance(checkpoint, WhisperCheckpoint):
+        if precision != "int8" or not writes_speech(checkpoint):
             raise ParityFailed(said)
         report("measuring what 8 bits cost each tensor", 0.8)
         costs = tensor_costs(read_artifact(folder), checkpoint.model, checkpoint.feature_extractor, clips)
@@ -160,20 +157,17 @@ def write_unproved_artifact(
     of the first. left_in_float32: tensors of a
     Whisper's encoder that stay so.
     """
-    export_artifact(
-        checkpoint.model,
-        checkpoint.feature_extractor,
-        golden_waveforms(clips, checkpoint),
-        out,
+    options = ExportOptions(
         form=form,
         source={"source": source, **_sparsity(checkpoint.folder)},
         made_from=made_from,
-        speech=_speech(checkpoint, alignment),
         precision=precision,
         quantiser_waveforms=clips if precision != "fp32" else (),
         window=window,
         left_in_float32=left_in_float32,
+        alignment=alignment,
     )
+    family_of(checkpoint).export(checkpoint, golden_waveforms(clips, checkpoint), out, options)
 
 
 def _sparsity(folder: Path) -> dict[str, Any]:
@@ -184,23 +178,12 @@ def _sparsity(folder: Path) -> dict[str, Any]:
     return {"sparsity": round(plan.sparsity, 6), "recipe": plan.recipe}
 
 
-def _speech(checkpoint: Checkpoint, alignment: Alignment | None) -> Speech | None:
-    """What a device needs to decode with a Whisper; None of a classifier."""
-    family = family_of(checkpoint)
-    if family.FAMILY != "whisper":
-        return None
-    decoding = family.decoding_settings(checkpoint)
-    special_from, words = min(decoding["start"], decoding["end"]), family.added_words(checkpoint)
-    return Speech(family.vocabulary_tokens(checkpoint), special_from, decoding, words, alignment)
-
-
 def golden_waveforms(clips: Sequence[np.ndarray], checkpoint: Checkpoint) -> list[np.ndarray]:
     """The first clips as they are, one cut short, and one longer than the model's window."""
     extractor = checkpoint.feature_extractor
     chosen = list(clips[:GOLDEN_CLIPS])
     hop_samples = extractor.sampling_rate // 100
-    is_speech = family_of(checkpoint).FAMILY == "whisper"
-    window_samples = extractor.n_samples if is_speech else extractor.max_length * hop_samples
+    window_samples = family_of(checkpoint).window_samples(extractor)
     longer = np.tile(chosen[0], -(-(window_samples + 5 * hop_samples) // len(chosen[0])))
     shorter = chosen[-1][: max(4 * hop_samples, len(chosen[-1]) // 3)]
     return [*chosen, shorter, longer]

@@ -29,7 +29,8 @@ from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.clips import clips_in_16_bits, write_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
-from leanear.runtimes.sessions import SessionOptions, graph_precision, own_precision
+from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.sessions import SessionOptions, own_precision
 
 ABOUT_FILE, ABOUT_SCHEMA = "deployment.json", "leanear-deployment-1"
 DEVICES_FILE, PRECISION_FILE = "devices.json", "precision.json"

@@ -44,8 +44,9 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.files import replaced_folder, sha256_file, sha256_json, write_json
-from leanear.runtimes.sessions import SessionOptions, graph_precision
-from leanear.targets.target import ENGINE_RUNTIMES, RUNTIME_PRECISIONS, Target
+from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.sessions import SessionOptions
+from leanear.targets.target import Target
 
 PLAIN = "fp32"
 SLOWER = ("int8-bf16", "int8", "bf16", "fp16", PLAIN)
@@ -99,7 +100,7 @@ def plain_precision(runtime: str, ships: str) -> str:
     float32; on TensorRT, which computes in float16 for all who do not forbid it, float16, unless the slim model has to
     be in float32 itself.
     """
-    return "fp16" if runtime in ENGINE_RUNTIMES and ships != PLAIN else PLAIN
+    return "fp16" if choose_runtime(runtime).ON_GPU and ships != PLAIN else PLAIN
 
 
 def precisions_to_try(asked: str, offered: Sequence[str]) -> tuple[str, ...]:
@@ -233,7 +234,7 @@ def _offered(target: Target) -> tuple[str, ...]:
     """What the target's runtime computes in: here, or, of a target that is elsewhere, at all."""
     runtime = choose_runtime(target.runtime)
     if target.on_device or runtime.available() is not None:
-        return RUNTIME_PRECISIONS[target.runtime]
+        return runtime.PRECISIONS
     return runtime.precisions()
 
 
@@ -242,7 +243,7 @@ def _gate_runtime(target: Target) -> tuple[str, str, str]:
     reason = choose_runtime(target.runtime).available()
     if reason is None:
         return target.runtime, "", ""
-    if target.runtime in ENGINE_RUNTIMES:
+    if choose_runtime(target.runtime).ON_GPU:
         return "onnxruntime", IMITATED, choose_runtime("onnxruntime").available() or ""
     return target.runtime, "", reason
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from leanear.benchmarks.device.bundled import ALL_THREADS, RUNNER_FILE, Bundle
-from leanear.benchmarks.device.doctor import PACKAGES
+from leanear.benchmarks.device.doctor import package
 from leanear.benchmarks.inference import milliseconds, one_inference
 from leanear.benchmarks.measure.measure import REPEATS
 from leanear.runtimes.artifact import read_artifact, read_golden
@@ -36,7 +36,7 @@ def by_hand() -> tuple[str, ...]:
 
 def wanted(runtime: str) -> str:
     """What has to be installed on the device, with the versions that will do."""
-    libraries = [PACKAGES["numpy"]] + ([PACKAGES[runtime]] if runtime in PACKAGES else [])
+    libraries = [found for found in (package("numpy"), package(runtime)) if found is not None]
     return f"Python 3.9 or later, {' and '.join(libraries)}"
 
 

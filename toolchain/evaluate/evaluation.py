@@ -22,6 +22,7 @@ from leanear.demo import demo_clips_folder
 from leanear.evaluate.speech_evaluation import evaluate_clips, open_transcriber
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import DEMO_MODEL, DEMO_MODELS, NOTHING_ASKED, checkpoint_folder, load_checkpoint
+from leanear.families.registry import family_of
 from leanear.families.tasks import is_artifact, task_of
 from leanear.progress import Narrator, counted
 from leanear.runtimes.artifact import read_artifact
@@ -66,7 +67,7 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
     folder = Path(model_or_artifact)
     if is_artifact(folder):
         artifact = read_artifact(folder)
-        if artifact.task == SPEECH_TASK:
+        if artifact.is_speech:
             raise BadInput(f"{folder}: it writes down speech and has no labels")
         options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
@@ -86,28 +87,24 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
 def _torch_listener(folder: Path, threads: int) -> Listener:
     import torch
 
-    from leanear.export.ast.front_end import read_front_end
-    from leanear.families import ast
-
-    if task_of(folder) == SPEECH_TASK:
+    task = task_of(folder)
+    if task == SPEECH_TASK:
         raise BadInput(f"{folder}: it writes down speech and has no labels")
-    checkpoint: Any = load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder)
+    family, extractor = family_of(checkpoint), checkpoint.feature_extractor
     torch.set_num_threads(threads)
 
     def logits_of(waveforms: Sequence[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
-            inputs = ast.features(checkpoint.feature_extractor, waveforms)
-            logits = np.asarray(checkpoint.model(inputs).logits.numpy())
+            logits = np.asarray(family.logits(checkpoint.model, family.features(extractor, waveforms)).numpy())
         if not np.isfinite(logits).all():
             raise MeasurementFailed(
                 f"{folder}: the model gave NaN or infinite logits; are the clip's samples within -1 to 1?"
             )
         return logits
 
-    rate_hz = checkpoint.feature_extractor.sampling_rate
-    window = read_front_end(checkpoint.feature_extractor).window_samples
-    known = (checkpoint.labels, rate_hz, window)
-    return Listener(checkpoint.task, "checkpoint", "torch", *known, logits_of, lambda: None)
+    known = (checkpoint.labels, extractor.sampling_rate, family.window_samples(extractor))
+    return Listener(task, "checkpoint", "torch", *known, logits_of, lambda: None)
 
 
 def data_folder(model: str, data: Data | None) -> DataFolder:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from leanear.calibration import shards
 from leanear.calibration.targets import kind_of
 from leanear.data.examples import Mistakes
 from leanear.data.held_out import HeldOut, evaluated
+from leanear.families.family import Checkpoint, Family
 
 # A divergence of this size changed the word error rate of Whisper tiny.en by about a point (real speech, 60 clips).
 MATTERS_NATS = 0.05
@@ -65,8 +65,8 @@ class MeasuredLoss:
 class Judge:
     """Measures models of one family on held-out clips against the dense model of a checkpoint."""
 
-    family: ModuleType
-    checkpoint: Any
+    family: Family
+    checkpoint: Checkpoint
     held_out: HeldOut
 
     def loss(self, model: nn.Module) -> MeasuredLoss:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from leanear.benchmarks.measure.transcripts import Transcript, evaluation_options, transcribe_clip, transcript_of
 from leanear.benchmarks.results import Results, read_results, write_results
@@ -27,6 +27,9 @@ from leanear.runtimes.speech.decoding import DETECT, DecodeOptions
 from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.runtimes.speech.long_audio import SpeechModel, read_speech_model
 from leanear.runtimes.speech.many_clips import transcribe_many
+
+if TYPE_CHECKING:
+    from leanear.families.whisper import WhisperCheckpoint
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def open_transcriber(
     from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
 
     folder = checkpoint_folder(model_or_artifact)
-    checkpoint: Any = load_checkpoint(folder)
+    checkpoint = cast("WhisperCheckpoint", load_checkpoint(folder))  # the one family that writes down speech
     torch.set_num_threads(threads)
     model = speech_model(checkpoint, window or FULL)
     return Transcriber("checkpoint", "torch", TorchSpeechSession(checkpoint), model, read_spellings(folder))

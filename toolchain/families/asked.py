@@ -34,3 +34,6 @@ class Asked:
         """
         if self.as_json():
             raise BadInput(f"--task and --language are for Whisper; {classifier} is a classifier")
+
+
+NOTHING_ASKED = Asked()

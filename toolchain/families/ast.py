@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
-from leanear.benchmarks.tagging import MEAN_AP, clip_shares
-from leanear.calibration.likelihood import negative_log_likelihoods
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
-from leanear.calibration.targets import kind_of
-from leanear.data.examples import LabelledInputs, Mistakes
-from leanear.families import modeling_slim_ast
+from leanear.data.examples import LabelledInputs
+from leanear.export.artifact import export_artifact
+from leanear.export.ast.front_end import read_front_end
+from leanear.export.ast.graph import token_count
+from leanear.export.macs import count_macs
+from leanear.families import classifier, modeling_slim_ast
+from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
     SizeSigns,
@@ -29,23 +31,34 @@ from leanear.families.checkpoint_files import (
     slim_settings,
     write_slim_folder,
 )
+from leanear.families.classifier import check_head, labelled, metric_of
+from leanear.families.family import AttentionBlocks, ExportOptions, HeadCost
+from leanear.families.macs import ast_feed_forward_macs, ast_head_macs
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
+from leanear.families.slimming import feed_forward_state, kept_widths, slim_state
 from leanear.plan import Plan, SitePlan, full_plan
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.tasks import MULTI_LABEL, TAGGING_TASK, classifier_task
-from leanear.surgery import kept_attention_state
+from leanear.runtimes.tasks import classifier_task
 
 FAMILY = "ast"
-DENSE_MODEL_TYPE = "audio-spectrogram-transformer"
 SLIM_MODEL_TYPE = SlimASTConfig.model_type
+BODY = "audio_spectrogram_transformer"  # where the layers are
 SHORTEST_SAMPLES = 240  # the fewest of which transformers' extractor makes features, and no frame
 SIZE_SIGNS = SizeSigns(
     layers={"num_hidden_layers": r"\.layers?\.(\d+)\."},
     widths={"hidden_size": r"^classifier\.layernorm\.weight$", "num_labels": r"^classifier\.dense\.weight$"},
 )
 MODELLING_FILE = Path(modeling_slim_ast.__file__)
+
+batch_loss, encoded, logits, mistakes = (
+    classifier.batch_loss,
+    classifier.encoded,
+    classifier.logits,
+    classifier.mistakes,
+)
+decoder_layers = classifier.no_decoder_layers
 
 AstModel: TypeAlias = "ASTForAudioClassification | SlimASTForAudioClassification"
 
@@ -75,15 +88,16 @@ class AstCheckpoint:
     @property
     def metric(self) -> str:
         """What the share of its mistakes is told of."""
-        return MEAN_AP if self.task == TAGGING_TASK else "accuracy"
+        return metric_of(self.model.config)
 
 
-def load_checkpoint(folder: Path) -> AstCheckpoint:
+def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> AstCheckpoint:
     """The dense or slim AST checkpoint in `folder` (fp32). Weights come from safetensors; no code in the folder is run.
 
     Raises:
-        BadInput: a file is missing or damaged, or the model and its feature extractor disagree.
+        BadInput: a file is missing or damaged, the model and its feature extractor disagree, or something is asked.
     """
+    asked.refuse_for(folder)
     folder = Path(folder)
     feature_extractor = _load_feature_extractor(folder)
     slim = read_model_type(folder) == SLIM_MODEL_TYPE
@@ -93,7 +107,7 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
         labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{folder}/config.json: no model can be built from it ({first_line(error)})") from None
-    _check_head(folder, config, labels)
+    check_head(folder, config, labels)
     require_features(
         f"{folder}/preprocessor_config.json",
         lambda: features(feature_extractor, [np.zeros(feature_extractor.sampling_rate // 10, np.float32)]),
@@ -109,20 +123,6 @@ def load_checkpoint(folder: Path) -> AstCheckpoint:
                 f"{folder}/preprocessor_config.json: {key} is {found}, but config.json says {getattr(config, key)}"
             )
     return AstCheckpoint(folder=folder, model=model, feature_extractor=feature_extractor, labels=labels)
-
-
-def _check_head(folder: Path, config: ASTConfig, labels: Sequence[str]) -> None:
-    """Raises BadInput where the logits are not those of classes, or two of these cannot be told apart."""
-    path = f"{folder}/config.json"
-    if config.problem_type not in (None, "single_label_classification", MULTI_LABEL):
-        raise BadInput(
-            f"{path}: problem_type is {config.problem_type!r}; leanear takes classifiers: single_label_classification"
-            f" or {MULTI_LABEL}"
-        )
-    twice = next((label for place, label in enumerate(labels) if label in labels[:place]), None)
-    if twice is not None:
-        first, second = [index for index, label in enumerate(labels) if label == twice][:2]
-        raise BadInput(f"{path}: id2label names both {first} and {second} {twice!r}; each class needs its own name")
 
 
 def _load_feature_extractor(folder: Path) -> ASTFeatureExtractor:
@@ -185,10 +185,9 @@ def encoder_layers(model: AstModel) -> tuple[torch.nn.Module, ...]:
     return tuple(model.audio_spectrogram_transformer.layers)
 
 
-def decoder_layers(model: AstModel) -> tuple[torch.nn.Module, ...]:
-    """Those of the transformer layers whose outputs stand at the positions of a sequence's targets: none."""
-    del model
-    return ()
+def window_samples(feature_extractor: ASTFeatureExtractor) -> int:
+    """How much of a waveform the model hears, at most."""
+    return read_front_end(feature_extractor).window_samples
 
 
 def features(feature_extractor: ASTFeatureExtractor, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
@@ -203,24 +202,9 @@ def features(feature_extractor: ASTFeatureExtractor, waveforms: Sequence[np.ndar
     return torch.from_numpy(np.stack(arrays).astype(np.float32))
 
 
-def logits(model: AstModel, inputs: torch.Tensor) -> torch.Tensor:
-    """Logits (B, labels) of a batch of features (B, frames, mels), on the model's device."""
-    return model(inputs.to(model.device)).logits
-
-
-def batch_loss(model: AstModel, inputs: torch.Tensor, label_ids: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over a batch of features (B, frames, mels) and label ids (B,), or tags (B, labels)."""
-    return negative_log_likelihoods(logits(model, inputs), label_ids).mean()
-
-
 def labelled_inputs(checkpoint: AstCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
     """Features (N, frames, mels) and labels, or tags, of the clips, by transformers' own extractor."""
-    arrays = []
-    for number, waveform in enumerate(clips.waveforms):
-        arrays.append(features(checkpoint.feature_extractor, [waveform]))
-        report(f"front end of clip {number + 1} of {len(clips)}", (number + 1) / len(clips))
-    truth = clips.label_ids if clips.tags is None else clips.tags.astype(np.float32)
-    return LabelledInputs(torch.cat(arrays), torch.from_numpy(truth))
+    return labelled(lambda waveforms: features(checkpoint.feature_extractor, waveforms), clips, report)
 
 
 def activation_bytes(model: AstModel, inputs: torch.Tensor) -> int:
@@ -231,26 +215,26 @@ def activation_bytes(model: AstModel, inputs: torch.Tensor) -> int:
     return int(config.num_hidden_layers * tokens * per_token * inputs.element_size())
 
 
-def mistakes(checkpoint: AstCheckpoint, model: AstModel, clips: LabelledInputs, answers: torch.Tensor) -> Mistakes:
-    """Which clips' labels are not the first in the model's logits, answers (N, labels); what clips cost of the mAP.
-
-    Raises:
-        BadInput: clips may have several labels, and none has any.
-    """
-    del checkpoint, model
-    if kind_of(clips.targets) == "tags":
-        return _ranking_mistakes(answers, clips.targets)
-    wrong = (answers.argmax(dim=1).cpu() != clips.targets).numpy().astype(np.float64)
-    return Mistakes(wrong, np.ones_like(wrong))
+def model_macs(model: AstModel, form: str = "portable") -> int:
+    """The MACs of one clip, the front end's not counted, as a graph of `form` computes it."""
+    return count_macs(model, form=form).total
 
 
-def _ranking_mistakes(answers: torch.Tensor, tags: torch.Tensor) -> Mistakes:
-    truth, scores = tags.numpy() > 0, answers.float().cpu().numpy()
-    if not truth.any():
-        raise BadInput(
-            f"none of {len(truth)} held-out clips has a label to be ranked by; give more clips that have some"
-        )
-    return Mistakes(*clip_shares(scores, truth), scores, truth)
+def head_macs(model: AstModel, form: str = "portable") -> tuple[HeadCost, ...]:
+    """Block by block, the MACs of one head of widths (K, V); none of one that is gone."""
+    return ast_head_macs(model, form)
+
+
+def feed_forward_macs(model: AstModel) -> tuple[float, ...]:
+    """As `Family` says."""
+    return ast_feed_forward_macs(model)
+
+
+def attention_blocks(model: AstModel) -> AttentionBlocks:
+    """Ordinary blocks, and the last one, which is computed for the tokens that the classifier reads."""
+    config = model.config
+    kinds = ("ordinary",) * (config.num_hidden_layers - 1) + ("last",)
+    return AttentionBlocks(kinds, token_count(config), config.hidden_size)
 
 
 def slim_model(
@@ -266,32 +250,14 @@ def slim_model(
     feed-forward blocks that become smaller, by name; the others are copied. The softmax scale is handed over as the
     constant that it is.
     """
-    if attention_states is None:
-        pairs = zip(attention_sites(model), sites, strict=True)
-        attention_states = [kept_attention_state(site, site_plan) for site, site_plan in pairs]
+    dense_sites = attention_sites(model)
     states = feed_forward_states or {}
-    widths = [
-        len(states[site.name]["first.bias"]) if site.name in states else site.width
-        for site in feed_forward_sites(model)
-    ]
-    config = _slim_config(model.config, sites, attention_sites(model)[0].scaling, widths)
+    config = _slim_config(model.config, sites, dense_sites[0].scaling, kept_widths(feed_forward_sites(model), states))
     with torch.device("meta"):
         slim = SlimASTForAudioClassification(config)
-    changed: dict[str, torch.Tensor] = {}
-    projections = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
-    for site, state in zip(attention_sites(model), attention_states, strict=True):
-        for name, tensor in state.items():
-            projection, parameter = name.split(".")
-            changed[f"audio_spectrogram_transformer.{site.name}.{projections[projection]}.{parameter}"] = tensor
-    layers = {"first": "fc1", "second": "fc2"}
-    for block, state in states.items():
-        for name, tensor in state.items():
-            layer, parameter = name.split(".")
-            changed[
-                f"audio_spectrogram_transformer.{block.removesuffix('feed_forward')}mlp.{layers[layer]}.{parameter}"
-            ] = tensor
-    rest = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in changed}
-    slim.load_state_dict({**rest, **changed}, strict=True, assign=True)
+    changed = feed_forward_state(states, lambda name: f"{BODY}.{name.removesuffix('feed_forward')}mlp")
+    state = slim_state(model, dense_sites, sites, attention_states, BODY, "o_proj", changed)
+    slim.load_state_dict(state, strict=True, assign=True)
     return slim.eval().to(model.device)
 
 
@@ -330,3 +296,16 @@ def save_slim_checkpoint(
         BadInput: the model has weights that are not finite.
     """
     write_slim_folder(out, model, source.feature_extractor.save_pretrained, MODELLING_FILE, plan, facts)
+
+
+def export(
+    checkpoint: AstCheckpoint, golden_waveforms: Sequence[np.ndarray], out: Path, options: ExportOptions
+) -> object:
+    """Write the artifact folder, whole or not at all, its parity null.
+
+    Raises:
+        BadInput: as `leanear.export.artifact.export_artifact`.
+    """
+    return export_artifact(
+        checkpoint.model, checkpoint.feature_extractor, golden_waveforms, out, **options.of_any_family()
+    )

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from leanear.demo import demo_model_folder
-from leanear.families.asked import Asked
+from leanear.families.asked import NOTHING_ASKED, Asked
+from leanear.families.registry import family_in
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import read_object, sha256_file, sha256_json
+from leanear.runtimes.files import sha256_file, sha256_json
 
-if TYPE_CHECKING:
-    from leanear.families.ast import AstCheckpoint
-    from leanear.families.whisper import WhisperCheckpoint
+if TYPE_CHECKING:  # torch: seconds to import
+    from leanear.families.family import Checkpoint
 
-    Checkpoint: TypeAlias = AstCheckpoint | WhisperCheckpoint
-
-NOTHING_ASKED = Asked()
 DEMO_MODEL = "demo-ast"  # where none is named
 DEMO_MODELS = (DEMO_MODEL, "demo-whisper")
 CHECKPOINT_FILES = (
@@ -106,26 +102,5 @@ def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> Checkpoint:
         BadInput: config.json is unreadable or names a family that leanear does not have, or the model does not have
             what is asked for.
     """
-    from leanear.families import ast, whisper  # torch: seconds to import, so only where a model is really loaded
-
     require_no_adapter(folder)
-    path = folder / "config.json"
-    model_type = read_object(path).get("model_type")
-    if model_type in (ast.DENSE_MODEL_TYPE, ast.SLIM_MODEL_TYPE):
-        asked.refuse_for(folder)
-        return ast.load_checkpoint(folder)
-    if model_type in (whisper.DENSE_MODEL_TYPE, whisper.SLIM_MODEL_TYPE):
-        checkpoint = whisper.load_checkpoint(folder)
-        whisper.set_defaults(checkpoint, asked)
-        return checkpoint
-    raise BadInput(
-        f"{path}: model_type is {model_type!r}; leanear takes Audio Spectrogram Transformers ({ast.DENSE_MODEL_TYPE}) "
-        f"and Whisper ({whisper.DENSE_MODEL_TYPE})"
-    )
-
-
-def family_of(checkpoint: Any) -> ModuleType:
-    """The module of `leanear.families` that loaded this checkpoint."""
-    from leanear.families import ast, whisper
-
-    return whisper if isinstance(checkpoint, whisper.WhisperCheckpoint) else ast
+    return family_in(folder).load_checkpoint(folder, asked)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from leanear.families.registry import registered
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
 from leanear.runtimes.tasks import SPEECH_TASK, classifier_task
 
-SPEECH_MODEL_TYPES = ("whisper", "slim-whisper")
 SPELLINGS_FILE = "normalizer.json"
 
 
@@ -29,7 +29,8 @@ def task_of(folder: Path) -> str:
     if is_artifact(folder):
         return read_artifact(folder).task
     config = read_object(folder / "config.json")
-    if config.get("model_type") in SPEECH_MODEL_TYPES:
+    family = registered(config.get("model_type"))
+    if family is not None and family.writes_speech:
         return SPEECH_TASK
     names = config.get("id2label")
     return classifier_task(config.get("problem_type"), len(names) if isinstance(names, dict) else 2)

@@ -25,8 +25,10 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from leanear.calibration.sites import AttentionKind, AttentionSite, FeedForwardKind, FeedForwardSite
 from leanear.calibration.targets import NO_TARGET as NOT_A_TARGET
 from leanear.data.examples import LabelledInputs, Mistakes, SpeechInputs
+from leanear.export.artifact import export_artifact
+from leanear.export.whisper_artifact import Speech
 from leanear.families import modeling_slim_whisper
-from leanear.families.asked import Asked
+from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
     SizeSigns,
@@ -39,8 +41,11 @@ from leanear.families.checkpoint_files import (
     slim_settings,
     write_slim_folder,
 )
+from leanear.families.family import AttentionBlocks, ExportOptions, HeadCost
 from leanear.families.greedy_transcripts import word_mistakes
+from leanear.families.macs import speech_feed_forward_macs, speech_head_macs, speech_macs
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
+from leanear.families.slimming import feed_forward_state, kept_widths, slim_state
 from leanear.families.whisper_settings import (
     END,
     NO_TIMESTAMPS,
@@ -56,10 +61,8 @@ from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.runtimes.speech.decoding import DETECT
-from leanear.surgery import kept_attention_state
 
 FAMILY = "whisper"
-DENSE_MODEL_TYPE = WhisperConfig.model_type
 SLIM_MODEL_TYPE = SlimWhisperConfig.model_type
 SIZE_SIGNS = SizeSigns(
     layers={
@@ -82,10 +85,11 @@ WhisperModel: TypeAlias = WhisperForConditionalGeneration  # of which the slim o
 class WhisperCheckpoint:
     """A checkpoint in memory, in eval mode: the model with its generation settings, front end and tokenizer.
 
-    metric: what the share of its mistakes is told of.
+    metric: what the share of its mistakes is told of; labels: none.
     """
 
     metric: ClassVar[str] = "word error rate"
+    labels: ClassVar[tuple[str, ...]] = ()
 
     folder: Path
     model: WhisperModel
@@ -126,11 +130,14 @@ class AlignmentHeads:
         }
 
 
-def load_checkpoint(folder: Path) -> WhisperCheckpoint:
+def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> WhisperCheckpoint:
     """The dense or slim Whisper checkpoint in `folder` (fp32). Weights come from safetensors; no code in it is run.
 
+    asked: becomes the model's own task and language, in memory.
+
     Raises:
-        BadInput: a file is missing or damaged, or model, front end, tokenizer and generation settings disagree.
+        BadInput: a file is missing or damaged, model, front end, tokenizer and generation settings disagree, or the
+            model does not have what is asked for.
     """
     folder = Path(folder)
     feature_extractor = _load_feature_extractor(folder)
@@ -149,7 +156,9 @@ def load_checkpoint(folder: Path) -> WhisperCheckpoint:
     generation_config = _load_generation_config(folder, config, tokenizer)
     model = load_weights(model_class, folder)
     model.generation_config = generation_config
-    return WhisperCheckpoint(folder, model, feature_extractor, tokenizer)
+    checkpoint = WhisperCheckpoint(folder, model, feature_extractor, tokenizer)
+    set_defaults(checkpoint, asked)
+    return checkpoint
 
 
 def _load_feature_extractor(folder: Path) -> WhisperFeatureExtractor:
@@ -343,6 +352,11 @@ def decoder_layers(model: WhisperModel) -> tuple[torch.nn.Module, ...]:
     return tuple(model.model.decoder.layers)
 
 
+def window_samples(feature_extractor: WhisperFeatureExtractor) -> int:
+    """How much of a waveform the model hears at once."""
+    return int(feature_extractor.n_samples)
+
+
 def features(feature_extractor: WhisperFeatureExtractor, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
     """Log-mel features (B, mels, frames) of one window per waveform, fp32, by transformers' own extractor.
 
@@ -530,6 +544,29 @@ def activation_bytes(model: WhisperModel, inputs: SpeechInputs) -> int:
     return int((config.max_source_positions * encoder + tokens * decoder) * inputs.features.element_size())
 
 
+def model_macs(model: WhisperModel, form: str = "portable") -> int:
+    """The MACs of one window and its tokens, the front end's not counted, in a graph of whatever form."""
+    del form
+    return speech_macs(model, attention_sites(model), feed_forward_sites(model))
+
+
+def head_macs(model: WhisperModel, form: str = "portable") -> tuple[HeadCost, ...]:
+    """Block by block, the MACs of one head of widths (K, V); none of one that is gone."""
+    del form
+    return speech_head_macs(model, attention_sites(model))
+
+
+def feed_forward_macs(model: WhisperModel) -> tuple[float, ...]:
+    """As `Family` says."""
+    return speech_feed_forward_macs(model, feed_forward_sites(model))
+
+
+def attention_blocks(model: WhisperModel) -> AttentionBlocks:
+    """The encoder's blocks are ordinary ones; the decoder keeps keys and values."""
+    kinds = tuple("ordinary" if site.kind == "encoder" else "cached" for site in attention_sites(model))
+    return AttentionBlocks(kinds, model.config.max_source_positions, model.config.d_model)
+
+
 def mistakes(
     checkpoint: WhisperCheckpoint, model: WhisperModel, clips: LabelledInputs, answers: torch.Tensor
 ) -> Mistakes:
@@ -552,30 +589,13 @@ def slim_model(
     constant that it is. Alignment heads get their new numbers, see `alignment_heads`.
     """
     dense_sites = attention_sites(model)
-    if attention_states is None:
-        pairs = zip(dense_sites, sites, strict=True)
-        attention_states = [kept_attention_state(site, site_plan) for site, site_plan in pairs]
     states = feed_forward_states or {}
-    widths = [
-        len(states[site.name]["first.bias"]) if site.name in states else site.width
-        for site in feed_forward_sites(model)
-    ]
-    config = _slim_config(model.config, sites, dense_sites[0].scaling, widths)
+    config = _slim_config(model.config, sites, dense_sites[0].scaling, kept_widths(feed_forward_sites(model), states))
     with torch.device("meta"):
         slim = SlimWhisperForConditionalGeneration(config)
-    changed: dict[str, torch.Tensor] = {}
-    projections = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
-    for site, state in zip(dense_sites, attention_states, strict=True):
-        for name, tensor in state.items():
-            projection, parameter = name.split(".")
-            changed[f"model.{site.name}.{projections[projection]}.{parameter}"] = tensor
-    layers = {"first": "fc1", "second": "fc2"}
-    for block, state in states.items():
-        for name, tensor in state.items():
-            layer, parameter = name.split(".")
-            changed[f"model.{block.removesuffix('feed_forward')}{layers[layer]}.{parameter}"] = tensor
-    rest = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in changed}
-    slim.load_state_dict({**rest, **changed}, strict=True, assign=True)
+    changed = feed_forward_state(states, lambda name: f"model.{name.removesuffix('.feed_forward')}")
+    state = slim_state(model, dense_sites, sites, attention_states, "model", "out_proj", changed)
+    slim.load_state_dict(state, strict=True, assign=True)
     slim.tie_weights()
     slim.generation_config = copy.deepcopy(model.generation_config)
     _set_alignment_heads(slim.generation_config, alignment_heads(model.generation_config, sites))
@@ -656,6 +676,21 @@ def _name_special_tokens_as_before(path: Path) -> None:
     if isinstance(settings.get("extra_special_tokens"), list):
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
         write_json(path, settings)
+
+
+def export(
+    checkpoint: WhisperCheckpoint, golden_waveforms: Sequence[np.ndarray], out: Path, options: ExportOptions
+) -> object:
+    """Write the artifact folder, whole or not at all, its parity null.
+
+    Raises:
+        BadInput: as `leanear.export.artifact.export_artifact`.
+    """
+    decoding, words = decoding_settings(checkpoint), added_words(checkpoint)
+    special_from = min(decoding["start"], decoding["end"])
+    speech = Speech(vocabulary_tokens(checkpoint), special_from, decoding, words, options.alignment)
+    model, extractor = checkpoint.model, checkpoint.feature_extractor
+    return export_artifact(model, extractor, golden_waveforms, out, speech=speech, **options.of_any_family())
 
 
 def decoding_settings(checkpoint: WhisperCheckpoint) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from leanear.export.ast.graph import export_ast, observe_ast
-from leanear.runtimes.sessions import graph_precision
+from leanear.runtimes.precisions import graph_precision
 from leanear.targets.target import Target
 
 NOISE_S = 1

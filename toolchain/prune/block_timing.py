@@ -34,8 +34,9 @@ from leanear.prune.latency_table import (
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import sha256_json, write_json
+from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.process.kept_work import remember_kept
-from leanear.runtimes.sessions import SessionOptions, graph_precision
+from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
 
 PROCESSES = 2  # timings of one process can all be off by how its memory happened to be laid out

@@ -16,7 +16,6 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch import nn
 from leanear.calibration import shards
 from leanear.calibration.sites import AttentionSite
 from leanear.data.held_out import HeldOut, evaluated
+from leanear.families.family import Family
 from leanear.plan import SitePlan
 from leanear.progress import Report, quiet
 from leanear.prune.allocate import Allocation
@@ -101,7 +101,7 @@ class Chosen:
 
 
 def choose_measured(
-    family: ModuleType,
+    family: Family,
     model: nn.Module,
     scores: Scores,
     costs: Costs,
@@ -178,7 +178,7 @@ def _corrected(before: Corrections, found: Round, power: float) -> Corrections:
 class SingleBlocks:
     """Measures one block at a time, pruned while the rest of the model is whole, on held-out clips."""
 
-    def __init__(self, family: ModuleType, model: nn.Module, scores: Scores, held_out: HeldOut) -> None:
+    def __init__(self, family: Family, model: nn.Module, scores: Scores, held_out: HeldOut) -> None:
         self._family, self._losses, self._held_out = family, scores.losses, held_out
         self._sites: Sequence[AttentionSite] = family.attention_sites(model)
         self._dense = [tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in self._sites]

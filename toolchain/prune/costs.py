@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.calibration.sites import FeedForwardKind
+from leanear.families.family import HeadCost
 from leanear.plan import Plan, feed_forward_parameters, head_parameters
 from leanear.prune.latency_table import Table, tie_widths
-from leanear.prune.macs import HeadCost
 
 Widths = tuple[tuple[int, int], ...]
 """(K, V) of every kept head of one block."""

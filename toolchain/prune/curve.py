@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from leanear.evaluate.measured_loss import MATTERS_NATS
+from leanear.families.family import Family
 from leanear.prune.allocate import Allocation
 from leanear.prune.closed_loop import NOTHING_NATS, Corrections
 from leanear.prune.costs import Costs
@@ -38,7 +38,7 @@ class Estimate:
 
 
 def estimated_curve(
-    family: ModuleType,
+    family: Family,
     model: Any,
     scores: Scores,
     corrections: Corrections,
@@ -59,7 +59,7 @@ def estimated_curve(
 
 
 def loss_begins_at(
-    family: ModuleType,
+    family: Family,
     model: Any,
     scores: Scores,
     corrections: Corrections,

@@ -8,7 +8,6 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from leanear.accelerator import on_accelerator
@@ -17,14 +16,16 @@ from leanear.benchmarks.report.loss_section import curve_picture, nats
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.pictures import Curve
 from leanear.benchmarks.report.report import write_page
-from leanear.data.clips import longest_calibrated, read_examples_for
+from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.held_out import HeldOut, divided
 from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.family import Checkpoint, Family
+from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Prune
@@ -33,14 +34,12 @@ from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
 from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
-from leanear.prune.macs import feed_forward_macs, head_macs, model_macs
 from leanear.prune.model_timing import timing_of
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
-from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
 
 EXPLORE_SCHEMA = "leanear-explore-1"
@@ -93,17 +92,16 @@ def explore(
     task = task_of(source)
     splits = read_splits(folder, recipe.calibration_clips, recipe.seed, column_for(task), labels=labels_of(source))
     with narrator.step("reading the checkpoint and the calibration clips") as report:
-        checkpoint: Any = load_checkpoint(source, asked)
+        checkpoint = load_checkpoint(source, asked)
         family = family_of(checkpoint)
         if milliseconds and recipe.prune != "attention":
             raise BadInput(
                 f"--target: no feed-forward block is timed alone in this version; not with --prune {recipe.prune}"
             )
-        labels = () if task == SPEECH_TASK else checkpoint.labels
         extractor = checkpoint.feature_extractor
-        window = longest_calibrated(extractor)
+        window = family.window_samples(extractor)
         audio = read_examples_for(
-            task, splits.calibration, labels, extractor.sampling_rate, counted(report), window_samples=window
+            task, splits.calibration, checkpoint.labels, extractor.sampling_rate, counted(report), window_samples=window
         )
     made_from = {
         "checkpoint": checkpoint_sha256(source),
@@ -127,8 +125,8 @@ def explore(
 
 
 def _points(
-    checkpoint: Any,
-    family: ModuleType,
+    checkpoint: Checkpoint,
+    family: Family,
     made_from: dict[str, str],
     audio: Audio,
     recipe: RotatedRecipe,
@@ -141,7 +139,7 @@ def _points(
     plan, form = dataclasses.replace(family.dense_plan(dense), prune=recipe.prune), target.graph_form
     costs = parameter_costs(plan)
     macs = mac_costs(
-        plan, head_macs(family, dense, form), model_macs(family, dense, form), feed_forward_macs(family, dense)
+        plan, family.head_macs(dense, form), family.model_macs(dense, form), family.feed_forward_macs(dense)
     )
     with narrator.step("scoring") as report, on_accelerator(dense):
         labelled = family.labelled_inputs(checkpoint, audio, report)

@@ -8,7 +8,6 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from leanear.accelerator import on_accelerator
 from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.calibration import shards
-from leanear.data.clips import longest_calibrated, read_examples_for
+from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, column_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
@@ -25,8 +24,10 @@ from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.measured_loss import Judge
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
 from leanear.families.checkpoint_files import PRUNING_FILE
+from leanear.families.family import Checkpoint, Family
+from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune, plan_sha256
@@ -38,7 +39,6 @@ from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import prune_to_latency, refuse_out_of_reach
 from leanear.prune.latency_table import Table
-from leanear.prune.macs import feed_forward_macs, head_macs, model_macs
 from leanear.prune.model_timing import ModelTiming, timing_of
 from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.padding import unfilled_blocks, without_filled
@@ -53,7 +53,6 @@ from leanear.reference.schedule import PruneRecipe, check_sparsity, prune
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_json
-from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import FORM_COLUMNS, Target, check_one_width
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
@@ -158,11 +157,10 @@ def prune_checkpoint(
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
     checkpoint = open_reachable(source, job, narrator)
     with narrator.step(f"reading {len(splits.calibration)} calibration clips") as report:
-        labels = () if task == SPEECH_TASK else checkpoint.labels
         extractor = checkpoint.feature_extractor
-        window = longest_calibrated(extractor)
+        window = family_of(checkpoint).window_samples(extractor)
         clips = read_examples_for(
-            task, splits.calibration, labels, extractor.sampling_rate, counted(report), window_samples=window
+            task, splits.calibration, checkpoint.labels, extractor.sampling_rate, counted(report), window_samples=window
         )
     made_from = {
         "checkpoint": checkpoint_sha256(source),
@@ -219,7 +217,7 @@ def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
         LeanearError: the checkpoint is not usable, or no model meets the goal.
     """
     with narrator.step("reading the checkpoint"):
-        checkpoint: Any = load_checkpoint(source, job.asked)
+        checkpoint = load_checkpoint(source, job.asked)
     check_feed_forward(job)
     check_reachable(checkpoint, job)
     if job.goal.needs_latency:
@@ -250,7 +248,7 @@ def clips_sha256(clips: Audio) -> str:
 
 
 def write_slim_checkpoint(
-    checkpoint: Any,
+    checkpoint: Checkpoint,
     audio: Audio,
     job: PruneJob,
     made_from: dict[str, str],
@@ -322,7 +320,7 @@ def check_feed_forward(job: PruneJob) -> None:
         )
 
 
-def check_reachable(checkpoint: Any, job: PruneJob) -> None:
+def check_reachable(checkpoint: Checkpoint, job: PruneJob) -> None:
     """See that some model meets a goal of parameters or MACs, before any clip is read.
 
     Raises:
@@ -342,7 +340,7 @@ def check_reachable(checkpoint: Any, job: PruneJob) -> None:
 
 
 def _prune_rotated(
-    checkpoint: Any,
+    checkpoint: Checkpoint,
     judge: Judge,
     every: LabelledInputs,
     job: PruneJob,
@@ -452,23 +450,23 @@ def _rounds_told(pruned: Rotated) -> dict[str, Any]:
     return {"rounds": [dataclasses.asdict(each) for each in pruned.rounds], "best": pruned.best}
 
 
-def _dense_plan(family: ModuleType, checkpoint: Any, job: PruneJob) -> Plan:
+def _dense_plan(family: Family, checkpoint: Checkpoint, job: PruneJob) -> Plan:
     """The plan that keeps everything, of what the job prunes."""
     return dataclasses.replace(family.dense_plan(checkpoint.model), prune=cast(RotatedRecipe, job.recipe).prune)
 
 
-def _costs_and_budget(family: ModuleType, checkpoint: Any, job: PruneJob) -> tuple[Costs, float]:
+def _costs_and_budget(family: Family, checkpoint: Checkpoint, job: PruneJob) -> tuple[Costs, float]:
     """Parameters, or MACs of the target's form of graph, and what the whole model may have of them."""
     model, plan, goal, form = checkpoint.model, _dense_plan(family, checkpoint, job), job.goal, job.target.graph_form
     if goal.kind == "sparsity":
         costs = parameter_costs(plan)
         return costs, (1 - goal.value) * costs.dense
-    channels = feed_forward_macs(family, model)
-    costs = mac_costs(plan, head_macs(family, model, form), model_macs(family, model, form), channels)
+    channels = family.feed_forward_macs(model)
+    costs = mac_costs(plan, family.head_macs(model, form), family.model_macs(model, form), channels)
     return costs, goal.value * costs.dense
 
 
-def _as_held(costs: Costs, family: ModuleType, model: Any, job: PruneJob) -> Costs:
+def _as_held(costs: Costs, family: Family, model: Any, job: PruneJob) -> Costs:
     """The costs of blocks as the target's graph holds them: without those that it would fill up, if the job says so."""
     return costs if job.filled_by is None else without_filled(costs, unfilled_blocks(family, model, job.filled_by))
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from leanear.calibration import shards
-from leanear.families.checkpoint import family_of
+from leanear.families.family import Checkpoint
+from leanear.families.registry import family_of
 from leanear.progress import Report, quiet
 from leanear.prune.costs import Costs, latency_costs
 from leanear.prune.goal import Goal
@@ -63,7 +63,12 @@ class LatencyBound:
 
 
 def refuse_out_of_reach(
-    checkpoint: Any, goal: Goal, target: Target, recipe: RotatedRecipe, timing: ModelTiming, report: Report = quiet
+    checkpoint: Checkpoint,
+    goal: Goal,
+    target: Target,
+    recipe: RotatedRecipe,
+    timing: ModelTiming,
+    report: Report = quiet,
 ) -> None:
     """See that the narrowest model meets a goal of milliseconds: by the latency table where it is there, else timed.
 
@@ -89,7 +94,7 @@ def refuse_out_of_reach(
 
 
 def latency_bound(
-    checkpoint: Any, target: Target, recipe: RotatedRecipe, timing: ModelTiming, report: Report = quiet
+    checkpoint: Checkpoint, target: Target, recipe: RotatedRecipe, timing: ModelTiming, report: Report = quiet
 ) -> LatencyBound:
     """What the latency table says of both, or one timing of them in turn."""
     family, table = family_of(checkpoint), timing.kept_table()

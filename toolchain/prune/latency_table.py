@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from leanear.export.ast.graph import patch_size, token_count
 from leanear.export.blocks import KINDS, exported_groups
 from leanear.export.onnx.heads import VECTOR_COLUMNS, HeadGroup, read_widths
-from leanear.families.ast import AstCheckpoint
+from leanear.families.family import Checkpoint
 from leanear.prune.parts_fit import fit_nonnegative
 from leanear.prune.table_values import checked_number, checked_numbers, checked_site, checked_whole
 from leanear.runtimes.errors import BadInput
@@ -267,7 +267,7 @@ def tie_widths(table: Table, kind: str, widths: Widths) -> list[tuple[int, int]]
     return max(cheap, key=lambda each: (-round(table.site_ms(kind, each), 6), sum(map(sum, each))))
 
 
-def read_geometry(checkpoint: AstCheckpoint) -> Geometry:
+def read_geometry(checkpoint: Checkpoint) -> Geometry:
     """The dimensions of a loaded checkpoint, dense or slim; a slim one still says how wide its dense heads were."""
     config, extractor = checkpoint.model.config, checkpoint.feature_extractor
     height, length = patch_size(config)
@@ -334,7 +334,7 @@ def read_table(path: Path, key: dict[str, Any] | None = None) -> LatencyTable:
     return table
 
 
-def model_sites(checkpoint: AstCheckpoint) -> tuple[tuple[tuple[int, int], ...], ...]:
+def model_sites(checkpoint: Checkpoint) -> tuple[tuple[tuple[int, int], ...], ...]:
     """(K, V) of every head of every layer of a loaded checkpoint."""
     layers = checkpoint.model.audio_spectrogram_transformer.layers
     return tuple(tuple(zip(*read_widths(layer.attention), strict=True)) for layer in layers)

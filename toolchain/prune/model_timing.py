@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 
 from leanear.benchmarks.measure.processes import absolute
+from leanear.families import ast, whisper
 from leanear.families.ast import AstCheckpoint
+from leanear.families.family import Checkpoint
+from leanear.families.registry import family_of
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.progress import Report
 from leanear.prune.ast_timing import export_ast_to_time
@@ -49,17 +52,20 @@ class ModelTiming(Protocol):
         """What is timed, for the reader of pruning.json."""
 
 
-def timing_of(checkpoint: Any, target: Target, work: SpeechWork | None) -> ModelTiming:
+def timing_of(checkpoint: Checkpoint, target: Target, work: SpeechWork | None) -> ModelTiming:
     """How the checkpoint is timed; work: of a Whisper, None: its full window.
 
     Raises:
-        BadInput: a work is stated of a classifier, or does not fit the model.
+        BadInput: a work is stated of a classifier, or does not fit the model, or models of the family are not timed.
     """
-    if isinstance(checkpoint, WhisperCheckpoint):
-        return SpeechTiming(checkpoint, target, work or SpeechWork())
+    family = family_of(checkpoint).FAMILY
+    if family == whisper.FAMILY:
+        return SpeechTiming(cast(WhisperCheckpoint, checkpoint), target, work or SpeechWork())
+    if family != ast.FAMILY:
+        raise BadInput(f"milliseconds: models of the family {family} are not timed in this version")
     if work is not None and (work.clip_s, work.tokens) != (None, None):
         raise BadInput("--clip-seconds and --tokens are for Whisper; a classifier has one window and no tokens")
-    return AstTiming(checkpoint, target)
+    return AstTiming(cast(AstCheckpoint, checkpoint), target)
 
 
 class AstTiming:

@@ -11,42 +11,34 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
-from leanear.export.ast.graph import token_count
 from leanear.export.blocks import exported_groups
+from leanear.families.family import Family
 from leanear.prune.costs import Costs, Widths
-from leanear.prune.latency_table import site_kind
 
 Held = Callable[[Widths], Widths]
 Unfilled = Callable[[Widths], bool]
 
 
-def held_blocks(family: ModuleType, model: Any, form: str) -> tuple[Held, ...]:
+def held_blocks(family: Family, model: Any, form: str) -> tuple[Held, ...]:
     """Block by block, the (K, V) that a graph of `form` gives to each of the block's heads of some (K, V)."""
-    if family.FAMILY == "whisper":
-        tokens, width = model.config.max_source_positions, model.config.d_model
-        kinds = ["ordinary" if site.kind == "encoder" else "cached" for site in family.attention_sites(model)]
-    else:
-        tokens, width = token_count(model.config), model.config.hidden_size
-        layers = model.config.num_hidden_layers
-        kinds = [site_kind(layer, layers) for layer in range(layers)]
+    blocks = family.attention_blocks(model)
 
     def held(kind: str) -> Held:
         def of_block(widths: Widths) -> Widths:
             found = {}
-            for group in exported_groups(kind, widths, tokens, width, form):
+            for group in exported_groups(kind, widths, blocks.tokens, blocks.model_width, form):
                 found.update(dict.fromkeys(group.heads, (group.query_key_width, group.value_output_width)))
             return tuple(found[head] for head in range(len(widths)))
 
         return of_block
 
-    by_kind = {kind: held(kind) for kind in kinds}
-    return tuple(by_kind[kind] for kind in kinds)
+    by_kind = {kind: held(kind) for kind in blocks.kinds}
+    return tuple(by_kind[kind] for kind in blocks.kinds)
 
 
-def unfilled_blocks(family: ModuleType, model: Any, form: str) -> tuple[Unfilled, ...]:
+def unfilled_blocks(family: Family, model: Any, form: str) -> tuple[Unfilled, ...]:
     """Block by block, whether a graph of `form` holds heads of these (K, V), in whatever order, as it would each alone.
 
     A head that is filled up even alone, because its widths are none that the form has, counts as held.

@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from torch import nn
 
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut
 from leanear.evaluate.measured_loss import MATTERS_NATS
+from leanear.families.family import Family
 from leanear.plan import CHANNELS_AS_TRAINED, ROTATED, Plan, SitePlan, compose, compose_feed_forward
 from leanear.progress import Report, quiet
 from leanear.prune.allocate import Allocation
@@ -59,7 +59,7 @@ def best_compensated(pruned: Rotated, compensate: Callable[[nn.Module], Compensa
 
 
 def prune_rotated(
-    family: ModuleType,
+    family: Family,
     model: nn.Module,
     clips: LabelledInputs,
     costs: Costs,
@@ -112,7 +112,7 @@ def prune_rotated(
 
 
 def prune_measured(
-    family: ModuleType,
+    family: Family,
     model: nn.Module,
     plan: Plan,
     scores: Scores,
@@ -139,7 +139,7 @@ def prune_measured(
 
 
 def _composed(
-    family: ModuleType, model: nn.Module, scores: Scores, plan: Plan, kept: tuple[SitePlan, ...], allocation: Allocation
+    family: Family, model: nn.Module, scores: Scores, plan: Plan, kept: tuple[SitePlan, ...], allocation: Allocation
 ) -> Plan:
     """The plan once `allocation` is cut out of `model`, which is what the plan has kept so far."""
     sites = compose(plan.sites, kept)

@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -43,6 +42,7 @@ from leanear.calibration.statistics import (
 )
 from leanear.calibration.targets import before_the_end, positions
 from leanear.data.examples import LabelledInputs
+from leanear.families.family import Family
 from leanear.plan import Prune
 from leanear.progress import Report, quiet
 from leanear.prune.feed_forward import RunningSums, bases_of, empty_basis, empty_squares_of, scored_rows
@@ -90,7 +90,7 @@ class Scores:
 
 
 def score_widths(
-    family: ModuleType,
+    family: Family,
     model: nn.Module,
     clips: LabelledInputs,
     scoring: Scoring,
@@ -162,7 +162,7 @@ def infinitesimal_losses(
 class _Work:
     """What stays the same over both passes; see `score_widths`. total: clips of both."""
 
-    family: ModuleType
+    family: Family
     model: nn.Module
     sites: Sequence[AttentionSite]
     feed_forward: Sequence[FeedForwardSite]

@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from leanear.calibration.likelihood import kl_divergences
 from leanear.calibration.targets import answered, kind_of, positions
 from leanear.data.examples import LabelledInputs, Mistakes
 from leanear.evaluate.quality import of_clips
+from leanear.families.family import Checkpoint, Family
 from leanear.progress import Report, quiet
 from leanear.prune.costs import Costs
 from leanear.prune.rotated import prune_rotated
@@ -72,8 +71,8 @@ class Search:
 
 
 def search_sparsity(
-    family: ModuleType,
-    checkpoint: Any,
+    family: Family,
+    checkpoint: Checkpoint,
     clips: LabelledInputs,
     costs: Costs,
     recipe: RotatedRecipe,
@@ -174,7 +173,7 @@ class _Answers:
 
 
 @torch.no_grad()
-def _logits(family: ModuleType, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
+def _logits(family: Family, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
     parts = [family.logits(model, clips.inputs[part]) for part in torch.arange(len(clips)).split(16)]
     return torch.cat(parts).double()
 

@@ -39,8 +39,9 @@ from leanear.prune.table_values import checked_number, checked_numbers, checked_
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.process.kept_work import remember_kept
-from leanear.runtimes.sessions import SessionOptions, graph_precision
+from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
 
 WORKER = "leanear.benchmarks.measure.speech_rounds"

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from leanear.calibration.basis import BASIS_KINDS, BasisKind, SiteBasis
 from leanear.calibration.feed_forward import FeedForwardBasis
 from leanear.calibration.passes import LABELS, Labels
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
+from leanear.families.family import Family
 from leanear.plan import (
     PRUNE_CHOICES,
     SITES_CHOICES,
@@ -190,7 +190,7 @@ def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedReci
     return least
 
 
-def narrowest_model(family: ModuleType, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
+def narrowest_model(family: Family, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
     """The smallest model that there is to prune to, with some of the dense one's weights: to be timed, not used."""
     sites = family.attention_sites(model)
     whole = kept_whole_names(sites, recipe)
@@ -315,7 +315,7 @@ def _widened(sites: Sequence[AttentionSite], allocation: Allocation, costs: Cost
 
 
 def cut(
-    family: ModuleType, model: nn.Module, bases: Bases, allocation: Allocation
+    family: Family, model: nn.Module, bases: Bases, allocation: Allocation
 ) -> tuple[nn.Module, tuple[SitePlan, ...]]:
     """The model of these widths in the new bases, and what it keeps of attention, counted within `model`.
 
@@ -342,7 +342,7 @@ def cut(
 
 
 def kept_channels(
-    family: ModuleType, model: nn.Module, bases: Bases, allocation: Allocation
+    family: Family, model: nn.Module, bases: Bases, allocation: Allocation
 ) -> tuple[FeedForwardPlan, ...]:
     """What the model of these widths keeps of the feed-forward blocks, counted within `model`."""
     widths = {site.name: width for site, width in _narrowed(family, model, allocation)}
@@ -359,7 +359,7 @@ def kept_channels(
     )
 
 
-def _narrowed(family: ModuleType, model: nn.Module, allocation: Allocation) -> list[tuple[FeedForwardSite, int]]:
+def _narrowed(family: Family, model: nn.Module, allocation: Allocation) -> list[tuple[FeedForwardSite, int]]:
     """The feed-forward blocks that become narrower, and to which width."""
     if not allocation.feed_forward:
         return []

@@ -22,7 +22,6 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.targets import before_the_end
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, evaluated
+from leanear.families.family import Family
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 
@@ -185,7 +185,7 @@ def compensate_(
     return Compensated(tuple(blocks), before, after, evaluations)
 
 
-def fitted_sites(family: ModuleType, slim: Any, dense: Any) -> tuple[list[Site], list[Site]]:
+def fitted_sites(family: Family, slim: Any, dense: Any) -> tuple[list[Site], list[Site]]:
     """The blocks of slim and dense that compensation fits: attention, and feed-forward blocks that became narrower."""
     pairs = zip(family.feed_forward_sites(slim), family.feed_forward_sites(dense), strict=True)
     narrower = [(narrow, wide) for narrow, wide in pairs if 0 < narrow.width < wide.width]

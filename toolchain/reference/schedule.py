@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from leanear.calibration.curvature import Curvature, collect_curvature, read_cur
 from leanear.calibration.scores import SiteScores, score_fisher, score_magnitude
 from leanear.calibration.sites import AttentionSite
 from leanear.data.examples import LabelledInputs
+from leanear.families.family import Checkpoint, Family
 from leanear.plan import SITES_CHOICES, Plan, SitePlan, SitesChoice, compose, read_plan, untouched
 from leanear.progress import Report, quiet
 from leanear.recover.lora import LoraRecovery, recover_
@@ -86,8 +86,8 @@ class Pruned:
 
 
 def prune(
-    family: ModuleType,
-    checkpoint: Any,
+    family: Family,
+    checkpoint: Checkpoint,
     calibration: LabelledInputs,
     recipe: PruneRecipe,
     *,
@@ -142,7 +142,7 @@ def prune(
     return Pruned(model, plan)
 
 
-def check_sparsity(family: ModuleType, model: nn.Module, recipe: PruneRecipe) -> None:
+def check_sparsity(family: Family, model: nn.Module, recipe: PruneRecipe) -> None:
     """See that the sparsity can be reached by this scheme, whatever the scores: before the long work of scoring.
 
     Raises:
@@ -159,7 +159,7 @@ def calibration_order(calibration: LabelledInputs, recipe: PruneRecipe) -> torch
 
 
 def score(
-    family: ModuleType,
+    family: Family,
     model: nn.Module,
     clips: LabelledInputs,
     kind: Score,
@@ -252,7 +252,7 @@ def _step_folder(state: Path, step: int) -> Path:
     return state / f"step-{step:02d}"
 
 
-def _write_step(family: ModuleType, state: Path, step: int, model: nn.Module, checkpoint: Any, plan: Plan) -> None:
+def _write_step(family: Family, state: Path, step: int, model: nn.Module, checkpoint: Checkpoint, plan: Plan) -> None:
     """Keep the step as a slim checkpoint; the step before it is not needed any more."""
     family.save_slim_checkpoint(model, checkpoint, plan, _step_folder(state, step))
     remember_kept(_step_folder(state, step))
@@ -260,7 +260,7 @@ def _write_step(family: ModuleType, state: Path, step: int, model: nn.Module, ch
         shutil.rmtree(_step_folder(state, step - 1))
 
 
-def _last_finished_step(family: ModuleType, state: Path | None, plan: Plan) -> tuple[int, Pruned | None]:
+def _last_finished_step(family: Family, state: Path | None, plan: Plan) -> tuple[int, Pruned | None]:
     """The newest step in `state` that was made by the same recipe from the same inputs, or step 0."""
     folders = sorted(state.glob("step-*"), reverse=True) if state is not None and state.is_dir() else []
     for folder in folders:

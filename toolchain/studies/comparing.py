@@ -12,14 +12,15 @@ import numpy as np
 from leanear.accelerator import on_accelerator
 from leanear.benchmarks.report.comparison import COMPARISON_SCHEMA
 from leanear.benchmarks.report.report import write_comparison
-from leanear.data.clips import longest_calibrated, read_examples_for
+from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, Example, column_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import clips_to_score
 from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune
@@ -125,12 +126,12 @@ def compare_methods(
     audio = data_folder(model, data)
     splits = read_splits(audio, pool_clips, request.seed, column_for(task), labels=labels_of(source))
     with narrator.step("reading the checkpoint and the clips") as report:
-        checkpoint: Any = load_checkpoint(source, request.asked)
-        family, labels = family_of(checkpoint), () if task == SPEECH_TASK else checkpoint.labels
+        checkpoint = load_checkpoint(source, request.asked)
+        family, labels = family_of(checkpoint), checkpoint.labels
 
         def read(examples: tuple[Example, ...]) -> tuple[Clips, LabelledInputs]:
             extractor = checkpoint.feature_extractor
-            window = longest_calibrated(extractor)
+            window = family.window_samples(extractor)
             told = counted(report, "reading ")
             clips = read_examples_for(task, examples, labels, extractor.sampling_rate, told, window_samples=window)
             return clips, family.labelled_inputs(checkpoint, clips, report)

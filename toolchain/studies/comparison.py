@@ -18,7 +18,6 @@ from leanear.benchmarks.summary import Interval, wilson_interval
 from leanear.data.examples import LabelledInputs
 from leanear.evaluate.quality import Answers, judge_answers, predict
 from leanear.progress import Report, quiet
-from leanear.prune.macs import model_macs
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, sha256_json, write_text
 from leanear.runtimes.process.kept_work import remember_kept
@@ -43,8 +42,8 @@ class Row:
     """What a job made, and how well it answers the evaluation clips.
 
     asked: the sparsity that was asked for; sparsity: what was removed of the attention parameters; parameters, macs: of
-    the whole model, MACs of one inference as `leanear.prune.macs` counts them; by_kind: the share that was removed of
-    the attention of every kind; errors: of `counted` labels or words, or what lacks of a mean average precision of 1;
+    the whole model, MACs of one inference as its family counts them; by_kind: the share that was removed of the
+    attention of every kind; errors: of `counted` labels or words, or what lacks of a mean average precision of 1;
     cross_entropy, kl_divergence: means in nats; updates: of training; seconds: of pruning alone, all that it needs.
     """
 
@@ -174,7 +173,7 @@ def _compute(
         sparsity=made.plan.sparsity,
         attention_parameters=made.plan.attention_parameters_kept,
         parameters=sum(parameter.numel() for parameter in made.model.parameters()),
-        macs=model_macs(bench.family, made.model),
+        macs=bench.family.model_macs(made.model),
         by_kind={kind: share.sparsity for kind, share in made.plan.shares.items()},
         clips=len(evaluation),
         counted=float(answers.counted.sum()),

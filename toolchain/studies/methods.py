@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +29,7 @@ from leanear.calibration.statistics import (
 from leanear.calibration.targets import strata
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
+from leanear.families.family import Checkpoint, Family
 from leanear.plan import ROTATED, Plan, Prune, SitePlan, compose, untouched
 from leanear.progress import Report, quiet
 from leanear.prune.allocate import ROUNDING, Allocation
@@ -72,8 +72,8 @@ class Bench:
     clips_at_once: how many are in memory together; prune: what becomes smaller.
     """
 
-    family: ModuleType
-    checkpoint: Any
+    family: Family
+    checkpoint: Checkpoint
     pool: LabelledInputs
     clips: int
     seed: int

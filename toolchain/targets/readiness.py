@@ -8,7 +8,7 @@ from typing import Any, Literal
 from leanear.runtimes.backends.engines import import_library
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import RuntimeUnavailable
-from leanear.targets.target import ENGINE_RUNTIMES, Target
+from leanear.targets.target import Target
 
 Where = Literal["here", "on the device", "not here"]
 ON_DEVICE = "--host [user@]name"
@@ -41,7 +41,7 @@ class Readiness:
             return f"bundle made here, {made} on the device: {ON_DEVICE}"
         if self.measured == "not here":
             return f"builds here, not measured here: {self.reason}"
-        return "builds and is measured here" if self.runtime in ENGINE_RUNTIMES else "ready"
+        return "builds and is measured here" if choose_runtime(self.runtime).ON_GPU else "ready"
 
     def as_json(self) -> dict[str, Any]:
         """Everything, by stable keys."""
@@ -54,7 +54,7 @@ def readiness(target: Target) -> Readiness:
     measured: Where = "here"
     reason = ""
     if target.on_device:
-        built = "on the device" if target.runtime in ENGINE_RUNTIMES else "here"
+        built = "on the device" if choose_runtime(target.runtime).ON_GPU else "here"
         measured = "on the device"
     elif target.compute_capabilities:
         reason = _library_missing(target.runtime)

@@ -9,21 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from leanear.runtimes.choose import MODULES, choose_runtime, graph_forms
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.sessions import PRECISIONS, graph_precision
+from leanear.runtimes.precisions import PRECISIONS, graph_precision
 
 TARGETS = Path(__file__).parent
-RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "null")
-ENGINE_RUNTIMES = ("tensorrt", "tensorrt_rtx")
 PLACES = ("here", "device")
-GRAPH_FORMS = ("portable", "onnxruntime", "openvino", "tensorrt")
-RUNTIME_PRECISIONS = {  # what a runtime computes in at all; on a given machine it may be less
-    "onnxruntime": ("fp32", "int8"),
-    "openvino": ("fp32", "bf16", "int8", "int8-bf16"),
-    "tensorrt": ("fp32", "fp16", "int8"),
-    "tensorrt_rtx": ("fp32", "fp16", "int8"),
-    "null": PRECISIONS,
-}
 MOST_THREADS = 1024
 USUAL_FEED_FORWARD_MULTIPLE = 16  # where a file does not say: the float32 values of a 512-bit vector
 USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
@@ -35,8 +26,8 @@ FORM_COLUMNS = {"tensorrt": 16}  # forms of the graph that fill every width up t
 class Target:
     """Where a model is going.
 
-    runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, RUNTIME_PRECISIONS; threads: how many, never left to
-    the runtime; all_threads: the file says "all", which on a device means the device's. query_key_multiple,
+    runtime, graph_form, precision: as `leanear.runtimes.choose` has them; threads: how many, never left
+    to the runtime; all_threads: the file says "all", which on a device means the device's. query_key_multiple,
     value_output_multiple: a head's widths are chosen among the multiples of these (and the dense head's width), because
     the widths in between save no time there; feed_forward_multiple: the same of hidden channels. one_width_per_head:
     the two widths of a head are one, because the graph holds them so: what is narrower is filled up. on_device: it is
@@ -97,13 +88,13 @@ def read_target(name: str) -> Target:
         if key not in settings:
             raise BadInput(f"{path}: key {key!r} is missing")
     settings = {"measured": PLACES[0], "python": "python3", **settings}
-    offers = (("runtime", RUNTIMES), ("graph_form", GRAPH_FORMS), ("precision", PRECISIONS), ("measured", PLACES))
+    runtimes, forms = tuple(MODULES), graph_forms()
+    offers = (("runtime", runtimes), ("graph_form", forms), ("precision", PRECISIONS), ("measured", PLACES))
     for key, offered in offers:
         if settings[key] not in offered:
             raise BadInput(f"{path}: {key} = {settings[key]!r} is not one of {', '.join(offered)}")
     _check_precision(settings["precision"], settings["runtime"], f"{path}: precision = {settings['precision']!r}")
-    own_form = "tensorrt" if settings["runtime"] in ENGINE_RUNTIMES else settings["runtime"]
-    if settings["graph_form"] not in ("portable", own_form):
+    if settings["graph_form"] not in ("portable", choose_runtime(settings["runtime"]).FORM):
         raise BadInput(f"{path}: graph_form = {settings['graph_form']!r} is not meant for {settings['runtime']}")
     target = Target(
         name=path.stem,
@@ -191,7 +182,7 @@ def require_timed_form(target: Target, flag: str) -> None:
 
 
 def _check_precision(precision: str, runtime: str, what: str) -> None:
-    offered = RUNTIME_PRECISIONS[runtime]
+    offered = choose_runtime(runtime).PRECISIONS
     if precision not in offered:
         raise BadInput(f"{what}: {runtime} computes in {', '.join(offered)}")
 
@@ -200,8 +191,9 @@ def _capabilities(settings: dict[str, Any], path: Path) -> tuple[str, ...]:
     value = settings.get("compute_capabilities", [])
     if not isinstance(value, list) or not all(isinstance(one, str) and re.fullmatch(r"\d+\.\d", one) for one in value):
         raise BadInput(f'{path}: compute_capabilities = {value!r} is not a list such as ["8.6", "12.0"]')
-    if bool(value) != (settings["runtime"] == "tensorrt_rtx"):
-        raise BadInput(f"{path}: compute_capabilities belong to the runtime tensorrt_rtx, which needs them")
+    if bool(value) != choose_runtime(settings["runtime"]).AHEAD_OF_TIME:
+        ahead = ", ".join(name for name in MODULES if choose_runtime(name).AHEAD_OF_TIME)
+        raise BadInput(f"{path}: compute_capabilities belong to the runtime {ahead}, which needs them")
     return tuple(value)
 
 

@@ -9,45 +9,35 @@ Dimension letters: T encoder tokens, L tokens that the decoder is fed, D model w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
-from torch import nn
-
-from leanear.calibration.sites import AttentionKind
+from leanear.calibration.sites import AttentionKind, AttentionSite, FeedForwardSite
 from leanear.export.ast.graph import READ_TOKENS, WHOLE_LAST_ATTENTION, token_count
-from leanear.export.macs import count_macs
+from leanear.families.family import HeadCost
 
-HeadCost = Callable[[int, int], float]
 TOKENS_PER_SECOND = 100 / 30
 POSITIONS_PER_SECOND = 50  # of a Whisper encoder, in every Whisper
 PROMPT_TOKENS, ENGLISH_PROMPT_TOKENS = 4, 2
 
 
-def model_macs(family: ModuleType, model: nn.Module, form: str = "portable") -> int:
-    """The MACs of one inference of the model, dense or slim, exported in `form`."""
-    return speech_macs(family, model) if family.FAMILY == "whisper" else count_macs(model, form=form).total
+def ast_feed_forward_macs(model: Any) -> tuple[float, ...]:
+    """Block by block, the MACs of one hidden channel of an AST's feed-forward blocks."""
+    config, layers = model.config, model.config.num_hidden_layers
+    tokens = (*[token_count(config)] * (layers - 1), READ_TOKENS)
+    return tuple(2.0 * config.hidden_size * count for count in tokens)
 
 
-def head_macs(family: ModuleType, model: nn.Module, form: str = "portable") -> tuple[HeadCost, ...]:
-    """Block by block, the MACs of one head of widths (K, V); none of one that is gone."""
-    return _speech_head_macs(family, model) if family.FAMILY == "whisper" else _ast_head_macs(model, form)
-
-
-def feed_forward_macs(family: ModuleType, model: Any) -> tuple[float, ...]:
-    """Block by block, the MACs of one hidden channel of the feed-forward blocks."""
-    if family.FAMILY != "whisper":
-        config, layers = model.config, model.config.num_hidden_layers
-        tokens = (*[token_count(config)] * (layers - 1), READ_TOKENS)
-        return tuple(2.0 * config.hidden_size * count for count in tokens)
+def speech_feed_forward_macs(model: Any, blocks: Sequence[FeedForwardSite]) -> tuple[float, ...]:
+    """Block by block, the MACs of one hidden channel of a Whisper's feed-forward blocks."""
     length = speech_length(model)
     tokens_of = {"encoder": length.encoder_tokens, "decoder": length.decoder_tokens}
-    return tuple(2.0 * model.config.d_model * tokens_of[site.kind] for site in family.feed_forward_sites(model))
+    return tuple(2.0 * model.config.d_model * tokens_of[block.kind] for block in blocks)
 
 
-def _ast_head_macs(model: Any, form: str) -> tuple[HeadCost, ...]:
+def ast_head_macs(model: Any, form: str) -> tuple[HeadCost, ...]:
+    """Block by block, the MACs of one head of an AST whose graph is of `form`."""
     tokens, width = token_count(model.config), model.config.hidden_size
 
     def ordinary(query_key: int, value_output: int) -> float:
@@ -79,22 +69,23 @@ def speech_length(model: Any) -> SpeechLength:
     return SpeechLength(positions, prompt + answers - 1, answers)
 
 
-def speech_macs(family: ModuleType, model: Any) -> int:
+def speech_macs(model: Any, sites: Sequence[AttentionSite], blocks: Sequence[FeedForwardSite]) -> int:
     """The MACs of one window and its tokens; see above."""
     config, length = model.config, speech_length(model)
     encoder, width = length.encoder_tokens, config.d_model
     convolutions = 3 * width * encoder * (2 * config.num_mel_bins + width)
     attention = sum(
         cost(query_key, value_output)
-        for site, cost in zip(family.attention_sites(model), head_macs(family, model), strict=True)
+        for site, cost in zip(sites, speech_head_macs(model, sites), strict=True)
         for query_key, value_output in zip(site.query_key_widths, site.value_output_widths, strict=True)
     )
-    blocks = zip(family.feed_forward_sites(model), feed_forward_macs(family, model), strict=True)
-    mlps = int(sum(site.width * channel for site, channel in blocks))
+    channels = speech_feed_forward_macs(model, blocks)
+    mlps = int(sum(block.width * channel for block, channel in zip(blocks, channels, strict=True)))
     return convolutions + int(attention) + mlps + length.answers * width * config.vocab_size
 
 
-def _speech_head_macs(family: ModuleType, model: Any) -> tuple[HeadCost, ...]:
+def speech_head_macs(model: Any, sites: Sequence[AttentionSite]) -> tuple[HeadCost, ...]:
+    """Block by block, the MACs of one head of a Whisper with these attention blocks."""
     length, width = speech_length(model), model.config.d_model
     encoder, decoder = length.encoder_tokens, length.decoder_tokens
     # by kind: tokens of queries (and outputs), of keys and values, and pairs of both, a decoder's with the ones before
@@ -110,4 +101,4 @@ def _speech_head_macs(family: ModuleType, model: Any) -> tuple[HeadCost, ...]:
             ((asking + answering) * width + pairs) * (query_key + value_output)
         )
 
-    return tuple(cost(site.kind) for site in family.attention_sites(model))
+    return tuple(cost(site.kind) for site in sites)

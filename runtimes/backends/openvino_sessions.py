@@ -1,0 +1,278 @@
+"""Graphs compiled by OpenVINO for the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+
+from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.audio.waveforms import WaveformInput
+from leanear.runtimes.backends.embedding import Embedding
+from leanear.runtimes.backends.openvino_cpu import DEVICE, NAME
+from leanear.runtimes.backends.unneeded_memory import give_back_memory
+from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
+from leanear.runtimes.sessions import (
+    WINDOWS_RANK,
+    SessionOptions,
+    check_rows,
+    check_several,
+    checked_logits,
+    checked_tokens,
+    in_window,
+)
+from leanear.runtimes.speech.encoder_windows import step_samples
+from leanear.runtimes.speech.speech_cache import CrossMemory, SpeechCache, aligned_zeros
+
+LAZY_RUNS = 4  # of a session until no weight is arranged for the first time: encoder, prompt, two tokens
+ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
+
+
+def compile_graph(path: Path, options: SessionOptions) -> Any:
+    """A graph compiled for latency: one stream, precision said and verified.
+
+    Left to itself OpenVINO computes in bf16 on a CPU that has it, so the precision is always given, and what the
+    compiled model reports is compared with it. It pins its threads to cores, where a step waits for whoever else is on
+    one of them, and rounds what 8-bit weights are multiplied with, which was no faster where it was measured: neither
+    is let be. It arranges weights in memory of its own and keeps the file mapped.
+    """
+    import openvino
+    import openvino.properties as properties
+    import openvino.properties.hint as hint
+
+    wanted = getattr(openvino.Type, ELEMENT_TYPES[options.precision])
+    settings = {
+        hint.performance_mode(): hint.PerformanceMode.LATENCY,
+        hint.inference_precision(): wanted,
+        hint.execution_mode(): hint.ExecutionMode.PERFORMANCE,
+        properties.inference_num_threads(): options.threads,
+        properties.num_streams(): 1,
+        hint.enable_cpu_pinning(): False,
+        hint.dynamic_quantization_group_size(): 0,
+    }
+    try:
+        compiled = openvino.Core().compile_model(os.fspath(path), DEVICE, settings)
+    except RuntimeError as error:
+        raise BadInput(f"{path}: OpenVINO refuses the graph ({_one_line(error)})") from None
+    give_back_memory(*_mapped_folders(path.parent))
+    reported = compiled.get_property(hint.inference_precision())
+    if reported != wanted:
+        raise RuntimeUnavailable(
+            f"{NAME}: asked for {options.precision}, but the compiled model reports {reported.get_type_name()}"
+        )
+    return compiled
+
+
+def _mapped_folders(graphs: Path) -> tuple[Path, Path]:
+    """Where what OpenVINO has mapped lies: the graphs' weights, and its own code."""
+    import openvino
+
+    return graphs, Path(openvino.__file__).parent
+
+
+def _facts(compiled: Any) -> dict[str, Any]:
+    """Version, threads, streams and precision as the compiled model reports them, and the types of its nodes."""
+    import openvino
+    from openvino.properties import execution_devices, inference_num_threads, num_streams
+    from openvino.properties.hint import inference_precision, performance_mode
+
+    node_precisions = Counter(
+        str(node.get_rt_info()["runtimePrecision"].astype(str)) for node in compiled.get_runtime_model().get_ops()
+    )
+    return {
+        "runtime": NAME,
+        "version": str(openvino.__version__),
+        "execution_devices": list(compiled.get_property(execution_devices())),
+        "threads": int(compiled.get_property(inference_num_threads())),
+        "streams": int(compiled.get_property(num_streams())),
+        "performance_hint": str(compiled.get_property(performance_mode())),
+        "INFERENCE_PRECISION_HINT": compiled.get_property(inference_precision()).get_type_name(),
+        "node_precisions": dict(sorted(node_precisions.items())),
+    }
+
+
+class IntelCpuSession:
+    """A classifier compiled by OpenVINO, with one reused request."""
+
+    def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
+        self._compiled = compile_graph(artifact.graphs["classifier"], options)
+        self._request = self._compiled.create_infer_request()
+        self._labels = len(artifact.labels)
+        self._checked = WaveformInput(artifact)
+
+    def run(self, waveform: np.ndarray) -> np.ndarray:
+        """Logits, float32 (labels,), of one waveform (samples,), floats within -1 to 1 or int16 PCM."""
+        outputs = self._request.infer([self._checked(waveform)], share_inputs=True, share_outputs=True)
+        return checked_logits(outputs[0], self._labels)
+
+    def facts(self) -> dict[str, Any]:
+        """Version, threads, streams and precision as the compiled model reports them, and the types of its nodes."""
+        return _facts(self._compiled)
+
+    def close(self) -> None:
+        """Release the graph and its memory."""
+        del self._request
+        del self._compiled
+
+
+class IntelSpeechSession:
+    """An encoder and a decoder compiled by OpenVINO, which share the memory of keys and values.
+
+    The encoder writes a window's keys and values where the decoder reads them, and all that a step reads and writes is
+    memory of the session.
+    """
+
+    def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
+        # The larger one first: while it is compiled, its weights are in memory twice.
+        self._decoder = compile_graph(artifact.graphs["decoder"], options)
+        self._encoder = compile_graph(artifact.graphs["encoder"], options)
+        self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
+        self._checked = WaveformInput(artifact)
+        self._vocabulary = int(artifact.manifest["output"]["shape"][1])
+        self._positions = int(artifact.manifest["decoding"]["positions"])
+        crossed = {output.get_any_name(): _sizes(output.get_partial_shape()) for output in self._encoder.outputs}
+        self._takes_any = any(None in shape for shape in crossed.values())
+        self._window, self._step = int(artifact.manifest["input"]["window_samples"]), step_samples(artifact)
+        self._crossed = CrossMemory(crossed, self._window // self._step)
+        shapes = {port.get_any_name(): port.get_partial_shape() for port in self._decoder.inputs}
+        self._takes_several = len(shapes["cross_key.0"]) == WINDOWS_RANK
+        self._share_crossed()
+        self._cache = SpeechCache(
+            {name: _fixed(shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
+            {name: _fixed(shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("self_value.")},
+            self._positions,
+        )
+        self._embedding = Embedding(artifact)
+        self._encoded, self._folders, self._runs = False, _mapped_folders(artifact.folder), 0
+        self._lengths: set[int] = set()  # that the encoder has met
+        self._bound = (0, 0)  # rows and new tokens that the request's memory is for
+        # A request holds no reference to the arrays that it was given.
+        self._embedded = self._places = self._bias = self._logits = np.zeros(0)
+        self._added: dict[str, np.ndarray] = {}
+
+    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
+        """Keys and values of one window, written to where the decoder reads them."""
+        self.encode_several([waveform], window)
+
+    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
+        """Keys and values of several windows of one length, each written to where the decoder reads them."""
+        check_several(len(waveforms), self._takes_several)
+        length = (window or self._window) if self._takes_any else self._window
+        if self._crossed.arrange(length // self._step, len(waveforms)):
+            self._share_crossed()
+            self._meet(self._crossed.positions)
+        for number, waveform in enumerate(waveforms):
+            samples = in_window(self._checked(waveform), window, self._window, self._takes_any)
+            if len(waveforms) > 1:
+                self._write_crossed_of(number)
+            self._encoding.set_tensor("waveform", _shared(samples))
+            self._encoding.infer()
+            self._ran()
+        self._encoded = True
+
+    def _meet(self, positions: int) -> None:
+        """A window of another length is arranged for as the first one was."""
+        if positions not in self._lengths:
+            self._lengths.add(positions)
+            self._runs = min(self._runs, LAZY_RUNS - 1)
+
+    def _ran(self) -> None:
+        """OpenVINO reads and arranges some weights only when it first runs, and keeps what that took."""
+        if self._runs < LAZY_RUNS:
+            self._runs += 1
+            give_back_memory(*self._folders)
+
+    def _share_crossed(self) -> None:
+        """Let the encoder write to, and the decoder read from, the session's memory for the windows' length."""
+        self._write_crossed_of(0)
+        crossed = self._crossed.arrays if self._takes_several else self._crossed.of(0)
+        for name, buffer in crossed.items():
+            self._decoding.set_tensor(name, _shared(buffer))
+
+    def _write_crossed_of(self, window: int) -> None:
+        """Let the encoder write to the memory of one window."""
+        for name, buffer in self._crossed.of(window).items():
+            self._encoding.set_tensor(name, _shared(buffer))
+
+    def start(self, rows: int = 1) -> None:
+        """Forget all tokens; `rows` hypotheses about the encoded windows follow, as many of each."""
+        check_rows(rows, self._crossed.windows if self._encoded else 0)
+        if self._cache.start(rows):
+            self._bound = (0, 0)
+
+    def step(self, tokens: np.ndarray, parents: np.ndarray | None = None) -> np.ndarray:
+        """Logits after the last of `tokens`, (rows, vocabulary), which the next step overwrites."""
+        cache = self._cache
+        tokens, parents = checked_tokens(tokens, parents, cache.rows, cache.filled, self._vocabulary, self._positions)
+        if parents is not None:
+            cache.reorder(parents)
+        rows, new = tokens.shape
+        if cache.reserve(new) or self._bound != (rows, new):
+            self._bind(rows, new)
+        elif new > 1:
+            self._bias = cache.bias(new)
+            self._decoding.set_tensor("bias", _shared(self._bias))
+        self._embedding.read(tokens, self._embedded)
+        self._places[...] = np.arange(cache.filled, cache.filled + new)
+        self._decoding.infer()
+        self._ran()
+        cache.append(self._added)
+        if not np.isfinite(self._logits.max()):
+            raise MeasurementFailed("logits: the graph gave NaN or infinite values")
+        return self._logits
+
+    def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
+        """Scores of the alignment heads before softmax, float32 (A, n, T), of tokens fed from the start on."""
+        self.start()
+        self.step(tokens[None])
+        return np.array(self._decoding.get_tensor("alignment").data)
+
+    def _bind(self, rows: int, new: int) -> None:
+        """Give the decoder's request the session's memory, of the shapes that steps of `new` tokens have."""
+        cache, self._bound = self._cache, (rows, new)
+        self._embedded = aligned_zeros((rows, new, self._embedding.width))
+        self._places = aligned_zeros((new,), np.int64)
+        self._logits = aligned_zeros((rows, self._vocabulary))
+        self._added, self._bias = cache.new_rows(new), cache.bias(new)
+        memory = {
+            "embedded": self._embedded,
+            "positions": self._places,
+            "bias": self._bias,
+            "logits": self._logits,
+            **cache.buffers,
+            **{name.replace("self_", "new_"): added for name, added in self._added.items()},
+        }
+        for name, buffer in memory.items():
+            self._decoding.set_tensor(name, _shared(buffer))
+
+    def facts(self) -> dict[str, Any]:
+        """What the decoder's compiled model reports, and the types of its nodes."""
+        return _facts(self._decoder)
+
+    def close(self) -> None:
+        """Release the graphs and their memory."""
+        self._embedding.close()
+        del self._encoding, self._decoding
+        del self._encoder, self._decoder
+
+
+def _shared(buffer: np.ndarray) -> Any:
+    import openvino
+
+    return openvino.Tensor(buffer, shared_memory=True)
+
+
+def _sizes(shape: Any) -> list[int | None]:
+    """A tensor's shape, None for a size that is not fixed."""
+    return [int(size.get_length()) if size.is_static else None for size in shape]
+
+
+def _fixed(heads: Any, width: Any) -> tuple[int, int]:
+    return int(heads.get_length()), int(width.get_length())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
