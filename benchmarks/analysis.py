@@ -22,6 +22,7 @@ from leanear.benchmarks.summary import (
 )
 from leanear.benchmarks.tag_analysis import TagAnalysis, analyse_tags
 from leanear.benchmarks.tagging import MEAN_AP
+from leanear.benchmarks.verdict import loss_of
 
 NOISY_CV = 0.15
 NOISY_BUSY_SHARE = 0.1
@@ -67,9 +68,36 @@ class Analysis:
         return None if self.change is None else self.change.change
 
     @property
+    def loss(self) -> Interval | None:
+        """What of the metric was lost from dense to slim, a share: of the word error rate its rise."""
+        change = self.quality_change
+        return None if change is None else loss_of(change, self.metric)
+
+    @property
+    def clips(self) -> int:
+        """How many clips were answered."""
+        return len(self.document["accuracy"]["names"])
+
+    @property
+    def real_time_factors(self) -> dict[str, float | None]:
+        """Seconds of compute per second of audio: of the evaluation clips that were transcribed, else of a window."""
+        if self.speech is not None and self.speech.counts:
+            return {role: counts.real_time_factor for role, counts in self.speech.counts.items()}
+        audio_s = self.document["latency"]["input"]["audio_s"]
+        return {role: None if ms is None else ms / 1000 / audio_s for role, ms in medians_ms(self).items()}
+
+    @property
     def noisy(self) -> str:
-        """What says that the timings were disturbed, or nothing: a large spread, or a machine that was busy before."""
-        return disturbance(self.latency.values(), self.document)
+        """What says that the timings were disturbed, or nothing: spread, a machine that was busy or held back."""
+        said = disturbance(self.latency.values(), self.document)
+        throttling = (self.document["latency"].get("sensors") or {}).get("throttling", {})
+        held_back = "the device was held back" if throttling.get("verdict") == "throttled" else ""
+        return " and ".join(filter(None, (said, held_back)))
+
+    @property
+    def untrusted(self) -> str:
+        """Why no time of these results is to be trusted, or nothing."""
+        return f"the device is emulated: {self.emulated}" if self.emulated else self.noisy
 
     @property
     def emulated(self) -> str:

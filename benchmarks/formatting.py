@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Sequence
 
 import numpy as np
@@ -10,7 +11,10 @@ from leanear.benchmarks.sensors.device import is_measured
 from leanear.benchmarks.summary import Interval, LatencySummary, no_interval
 
 MEGA = 1e6
+SYSTEM_FOLDERS = "sys|proc|dev|usr|etc|lib|run|boot"
+ABSOLUTE_PATH = re.compile(rf"(?<![\w./~…-])/(?!(?:{SYSTEM_FOLDERS})/)(?:[^/\s'\"`|<>]+/)+([^/\s'\"`|<>]+)")
 NO_RATE_INTERVAL = "every resample of the clips has this rate, which is no interval"
+PRUNED_PARTS = {"attention": "attention", "feed-forward": "feed-forward", "all": "attention and feed-forward"}
 WORD_ERROR_RATE = "word error rate"  # the metric that rises where something is lost
 
 
@@ -65,9 +69,9 @@ def signed(share: float) -> str:
     return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
 
 
-def signed_points(share: float) -> str:
-    """A change of a share in points, with its sign and unit."""
-    return f"{signed(share)} points"
+def without_folders(text: str) -> str:
+    """`text` with the last part alone of absolute paths, for their folders are this machine's; /sys and such stay."""
+    return ABSOLUTE_PATH.sub(r"…/\1", text)
 
 
 def between(change: Interval) -> str:

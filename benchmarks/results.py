@@ -14,6 +14,7 @@ from leanear.runtimes.tasks import CLASSIFICATION_TASK, SPEECH_TASK, TAGGING_TAS
 RESULTS_SCHEMA = "leanear-results-3"
 ROLES = ("dense", "slim")
 STATUSES = ("ok", "not measured", "failed")
+PARTS = ("check", "latency", "memory", "accuracy", "sustained")
 
 TASKS = (CLASSIFICATION_TASK, TAGGING_TASK, SPEECH_TASK)
 
@@ -86,6 +87,19 @@ LASTING = {
 SUSTAINED = {"status": str, "reason": str, "log_tail": [str], "seconds": NUMBER, "roles": {"roles": LASTING}}
 ENERGY = {"status": str, "joules": NUMBER, "above_idle_joules": (*NUMBER, dict), "sensor": str}
 UNKNOWN = {"status": str, "reason": str}
+OPTIONAL_NUMBER, OPTIONAL_INT = (*NUMBER, type(None)), (int, type(None))
+CHECK_ROLE = {
+    "clips": int,
+    "unit": str,
+    "bound": NUMBER,
+    "error": OPTIONAL_NUMBER,
+    "cosine": OPTIONAL_NUMBER,
+    "answers": OPTIONAL_INT,
+    "changed": OPTIONAL_INT,
+    "verdict": str,
+    "reason": str,
+}
+CHECK = {"status": str, "reason": str, "log_tail": [str], "roles": {"roles": CHECK_ROLE}}
 LATENCY = {
     "status": str,
     "reason": str,
@@ -165,6 +179,7 @@ DOCUMENT = {
     "device": dict,
     "device_before": STATE,
     "device_after": STATE,
+    "check": CHECK,
     "latency": LATENCY,
     "memory": MEMORY,
     "accuracy": ACCURACY,
@@ -173,7 +188,7 @@ DOCUMENT = {
 }
 SPEECH_DOCUMENT = {**DOCUMENT, "accuracy": TRANSCRIPTS}
 TAGGING_DOCUMENT = {**DOCUMENT, "accuracy": TAGS}
-LATER_KEYS = {"windows", "second_tries"}  # which files from before there were short windows lack
+LATER_KEYS = {"windows", "second_tries", "check"}  # which older files lack
 ONLY_WHEN_OK = {"import_ms", "load_ms", "first_inference_ms", "warm_up", "samples_ms", "stages_ms", "gpu_ms"}
 
 
@@ -232,9 +247,15 @@ class Results:
         return [repeat for repeat in repeats if repeat["role"] == role and repeat["status"] == "ok"]
 
     def failures(self) -> dict[str, str]:
-        """The reason of each part ("latency", "memory", "accuracy", "sustained") that failed; empty when none did."""
-        parts = ("latency", "memory", "accuracy", "sustained")
+        """The reason of each part ("check", "latency", "memory", ...) that failed; empty when none did."""
+        parts = [part for part in PARTS if part in self.document]
         return {part: self.document[part]["reason"] for part in parts if self.document[part]["status"] == "failed"}
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether an engine was found to answer otherwise than its checkpoint, so that nothing was measured."""
+        roles = self.document.get("check", {"roles": {}})["roles"]
+        return any(role["verdict"] == "failed" for role in roles.values())
 
 
 def write_results(path: Path, document: dict[str, Any]) -> Results:
@@ -322,7 +343,7 @@ def _check_consistency(document: dict[str, Any], path: Path) -> None:
     for role in document["artifacts"]:
         if role not in document["options"]["precisions"]:
             raise BadInput(f"{path}: options.precisions: missing key {role!r}")
-    for part in ("latency", "memory", "accuracy", "sustained"):
+    for part in (part for part in PARTS if part in document):
         status = document[part]["status"]
         if status not in STATUSES:
             raise BadInput(f"{path}: {part}.status: expected one of {', '.join(STATUSES)}, found {status!r}")

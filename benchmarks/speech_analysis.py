@@ -17,8 +17,7 @@ class WindowTimes:
     """Medians over all samples of one role's windows; None where the samples are too few, or it was not timed.
 
     front_end_ms: the part of encoder_ms that the runtime's profiler says; per_token_ms: of each token after the first;
-    tokens_per_second: of decoder time, prompt and first token included; real_time_factor: seconds of compute per second
-    of audio, the whole window.
+    tokens_per_second: of decoder time, prompt and first token included.
     """
 
     front_end_ms: float | None
@@ -27,7 +26,6 @@ class WindowTimes:
     later_tokens_ms: float | None
     per_token_ms: float | None
     tokens_per_second: float | None
-    real_time_factor: float | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,11 @@ class WordCounts:
     def errors(self) -> int:
         """All three kinds together."""
         return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def by_kind(self) -> str:
+        """How many words were substituted, deleted and inserted."""
+        return f"{self.substitutions:,} / {self.deletions:,} / {self.insertions:,}"
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,7 @@ def cache_bytes(results: Results) -> dict[str, dict[str, float | None]]:
 
 def _window_times(results: Results, role: str) -> WindowTimes:
     latency = results.document["latency"]
-    tokens, audio_s = latency["settings"]["tokens"], latency["input"]["audio_s"]
-    total = _median([sample for samples in results.samples_ms(role) for sample in samples])
+    tokens = latency["settings"]["tokens"]
     encoder, first, later = (
         _median([sample for samples in results.stages_ms(role, stage) for sample in samples]) for stage in STAGES
     )
@@ -121,7 +123,6 @@ def _window_times(results: Results, role: str) -> WindowTimes:
         later_tokens_ms=later,
         per_token_ms=later / (tokens - 1) if later is not None and tokens > 1 else None,
         tokens_per_second=1000 * tokens / decoder if decoder else None,
-        real_time_factor=None if total is None else total / 1000 / audio_s,
     )
 
 

@@ -71,6 +71,17 @@ def collect_squares(
     passed = pass_through(
         model, sites, inputs, targets, logits, labels=labels, query_gradients=False, generator=generator
     )
+    return squares_of(passed, sites, bases, grids, targets)
+
+
+def squares_of(
+    passed: Sequence[BlockPass],
+    sites: Sequence[AttentionSite],
+    bases: Mapping[str, SiteBasis],
+    grids: Mapping[str, Sequence[int]],
+    targets: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """The squared changes of a batch of clips of which both passes are done."""
     used = before_the_end(targets)
     counts = [None] * len(targets) if used is None else used.sum(dim=1).tolist()
     sums = {}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from leanear.calibration.sites import AttentionSite
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.targets import answered, kind_of
 
 Labels = Literal["projected", "sampled", "observed"]
@@ -38,6 +38,29 @@ class BlockPass:
     contexts: torch.Tensor
     query_gradients: torch.Tensor | None
     context_gradients: torch.Tensor
+
+
+@dataclass(frozen=True)
+class FeedForwardPass:
+    """What went through one feed-forward block, detached from the graph.
+
+    hidden (B, T, C): what the second linear layer took; output_gradients (B, T, D): of the objective by what it gave.
+    """
+
+    hidden: torch.Tensor
+    output_gradients: torch.Tensor
+
+    def of_clips(self, clips: Sequence[int]) -> FeedForwardPass:
+        """Of these clips alone."""
+        return FeedForwardPass(self.hidden[clips], self.output_gradients[clips])
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What went through the attention blocks and the feed-forward blocks, in the order of their sites."""
+
+    attention: list[BlockPass]
+    feed_forward: list[FeedForwardPass]
 
 
 def pass_through(
@@ -64,11 +87,35 @@ def pass_through(
     Of tags every label is a yes or no by itself: w = sqrt(p (1 - p)) z, so that E[w w^T] is diag(p (1 - p)).
     The model is left as it was: weights, training mode and requires_grad.
     """
-    with _evaluated_without_weight_gradients(model), _captured(sites) as captured, torch.enable_grad():
+    return pass_through_all(
+        model, sites, (), inputs, targets, logits, labels=labels, query_gradients=query_gradients, generator=generator
+    ).attention
+
+
+def pass_through_all(
+    model: nn.Module,
+    sites: Sequence[AttentionSite],
+    feed_forward: Sequence[FeedForwardSite],
+    inputs: Any,
+    targets: torch.Tensor,
+    logits: Logits,
+    *,
+    labels: Labels = "projected",
+    query_gradients: bool = True,
+    generator: torch.Generator | None = None,
+) -> Passed:
+    """What `pass_through` gives, and of feed-forward blocks too, from the same two passes."""
+    with (
+        _evaluated_without_weight_gradients(model),
+        _captured(sites) as captured,
+        _captured_hidden(feed_forward) as (hidden, outputs),
+        torch.enable_grad(),
+    ):
         objective = _objective(*answered(logits(model, inputs), targets), labels, generator)
         asked = [*captured.contexts, *(captured.queries if query_gradients else ())]
-        gradients = torch.autograd.grad(objective, asked)
-    return [
+        gradients = torch.autograd.grad(objective, [*asked, *outputs])
+    output_gradients = gradients[len(asked) :]
+    blocks = [
         BlockPass(
             queries=captured.queries[index].detach(),
             keys=captured.keys[index].detach(),
@@ -79,6 +126,7 @@ def pass_through(
         )
         for index in range(len(sites))
     ]
+    return Passed(blocks, [FeedForwardPass(*pair) for pair in zip(hidden, output_gradients, strict=True)])
 
 
 def _objective(
@@ -149,6 +197,24 @@ def _captured(sites: Sequence[AttentionSite]) -> Iterator[_Captured]:
         ]
     try:
         yield captured
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def _captured_hidden(sites: Sequence[FeedForwardSite]) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+    """What the second linear layers take, detached, and what they give, within the block."""
+    hidden: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        hidden.append(inputs[0].detach())
+        outputs.append(output if output.requires_grad else output.requires_grad_())
+
+    hooks = [site.second.register_forward_hook(keep) for site in sites]
+    try:
+        yield hidden, outputs
     finally:
         for hook in hooks:
             hook.remove()

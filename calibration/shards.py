@@ -51,15 +51,26 @@ def gather(
     folder: Path | None,
     made_from: Mapping[str, str],
     progress: Progress,
+    taken: Callable[[Tensors], Tensors] = lambda tensors: tensors,
 ) -> list[Tensors]:
     """What all chunks give, in their order; on processes other than the first, nothing.
 
     compute(number), empty(number): the tensors of that chunk by name, and such of the same names and shapes; folder:
     where finished chunks are kept, and taken from if they are whole and of the same made_from; progress: called with
-    chunks done and in all.
+    chunks done and in all; taken: called with every chunk in its order, gives what of it stays in memory.
     """
     kept = _kept_chunks(folder, chunks, made_from) if rank() == 0 else {}
     todo = _todo(chunks, kept)
+    ready = 0
+
+    def take() -> int:
+        number = ready
+        while number in kept:
+            kept[number] = taken(kept[number])
+            number += 1
+        return number
+
+    ready = take()
     for start in range(0, len(todo), world_size()):
         wave = todo[start : start + world_size()]
         own = compute(wave[rank()]) if rank() < len(wave) else {}
@@ -69,6 +80,7 @@ def gather(
             kept[number] = own if sender == 0 else _receive(empty(number), sender)
             if folder is not None:
                 keep_tensors(_chunk_file(folder, number), kept[number], made_from)
+        ready = take()
         progress(chunks - len(todo) + start + len(wave), chunks)
     return [kept[number] for number in range(chunks)] if rank() == 0 else []
 

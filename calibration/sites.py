@@ -38,3 +38,30 @@ class AttentionSite:
     def parameters(self) -> int:
         """How many weights and biases the four projections hold; the output bias too."""
         return sum(p.numel() for linear in (self.query, self.key, self.value, self.output) for p in linear.parameters())
+
+
+FeedForwardKind = Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True)
+class FeedForwardSite:
+    """One feed-forward block of a model in memory: two linear layers with an activation between them.
+
+    name: as in plan.json, e.g. "layers.3.mlp"; first: Linear (C, D), whose outputs pass the activation; second: Linear
+    (D, C), which takes them, the hidden channels; kind: whose tokens they are.
+    """
+
+    name: str
+    first: nn.Linear
+    second: nn.Linear
+    kind: FeedForwardKind = "encoder"
+
+    @property
+    def width(self) -> int:
+        """C, how many hidden channels there are."""
+        return self.second.in_features
+
+    @property
+    def output(self) -> nn.Linear:
+        """The linear layer that gives to the residual stream, as `AttentionSite.output` does."""
+        return self.second

@@ -149,8 +149,15 @@ def collect_statistics(
     attended_keys: collect attended_key_gram too, for one more product of the size of the attention itself.
     """
     passed = pass_through(model, sites, inputs, targets, logits, labels=labels, generator=generator)
+    return statistics_of(passed, sites, targets, attended_keys)
+
+
+def statistics_of(
+    passed: Sequence[BlockPass], sites: Sequence[AttentionSite], targets: torch.Tensor, attended_keys: bool
+) -> dict[str, SiteStatistics]:
+    """The statistics of one batch of clips of which both passes are done."""
     with torch.no_grad():
-        used = before_the_end(targets.to(passed[0].queries.device))
+        used = before_the_end(targets.to(passed[0].queries.device) if passed else targets)
         return {
             site.name: _site_statistics(
                 site,

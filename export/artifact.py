@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from leanear.export.ast.front_end import FrontEnd, read_front_end
-from leanear.export.ast.graph import export_ast, observe_ast
+from leanear.export.ast.graph import export_ast, observe_ast, too_large_in_ast
 from leanear.export.macs import count_macs
 from leanear.export.onnx.graph import ExportedGraph, graph_facts
+from leanear.export.onnx.half_precision import has_half_precision
 from leanear.export.whisper_artifact import Speech, write_whisper_artifact
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
 from leanear.runtimes.errors import BadInput
@@ -64,12 +65,25 @@ def export_artifact(
         return out
     golden = collect_golden(model, feature_extractor, golden_waveforms)
     observed = observe_ast(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
+    too_large: dict[str, float] = {}
+    if has_half_precision(precision, form):
+        clips = quantiser_waveforms or golden.waveforms
+        too_large = too_large_in_ast(model, feature_extractor, form, clips)
     with replaced_folder(out) as part:
-        exported = export_ast(model, feature_extractor, part / GRAPH_FILE, form, precision=precision, observed=observed)
+        exported = export_ast(
+            model,
+            feature_extractor,
+            part / GRAPH_FILE,
+            form,
+            precision=precision,
+            observed=observed,
+            too_large=too_large,
+        )
         write_golden(part / GOLDEN_FILE, golden)
         manifest = _manifest(model, read_front_end(feature_extractor), exported, part, len(golden.waveforms))
         manifest["model"].update(source)
         manifest["made_from"] = made_from
+        manifest["left_in_float32"] = sorted(too_large)
         write_json(part / "manifest.json", manifest)
     return out
 

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from leanear.export.whisper.graph import export_whisper, observe_encoder, write_eight_bit_encoder
-from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND, clip_divergences, until_end
+from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND
 from leanear.runtimes.artifact import Artifact, Golden, read_golden
 from leanear.runtimes.backends import onnx_cpu
 from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
 from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows
+from leanear.runtimes.speech.guided_steps import clip_divergences, until_end
 
 BETWEEN_TOKENS = re.compile(r"(.*)\.(query|key|value)(\.group\d+)?")
 DECODER = "the decoder's weights"

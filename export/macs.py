@@ -59,9 +59,9 @@ def count_macs(
         if number + 1 < len(layers) or read_tokens is None:
             projections += tokens * width * 2 * (query_key + value_output)
             attention += tokens * tokens * (query_key + value_output)
-            mlp += tokens * 2 * width * config.intermediate_size
+            mlp += tokens * 2 * width * layer.mlp.fc1.out_features
             continue
-        mlp += read_tokens * 2 * width * config.intermediate_size
+        mlp += read_tokens * 2 * width * layer.mlp.fc1.out_features
         if form in WHOLE_LAST_ATTENTION:
             projections += tokens * width * 2 * (query_key + value_output)
             attention += tokens * tokens * (query_key + value_output)
@@ -116,7 +116,7 @@ def count_whisper_macs(model: Any, log_mel: LogMel | None = None, tokens: int = 
         query_key, value_output = (sum(widths) for widths in read_widths(layer.self_attn))
         encoding += positions * width * 2 * (query_key + value_output)
         encoding += positions * positions * (query_key + value_output)
-        encoding += positions * 2 * width * config.encoder_ffn_dim
+        encoding += positions * 2 * width * layer.fc1.out_features
     decoding = 0
     for layer in decoder.layers:
         query_key, value_output = (sum(widths) for widths in read_widths(layer.self_attn))
@@ -125,7 +125,7 @@ def count_whisper_macs(model: Any, log_mel: LogMel | None = None, tokens: int = 
         decoding += tokens * width * 2 * (query_key + value_output)
         decoding += tokens * (tokens + 1) // 2 * (query_key + value_output)
         decoding += tokens * (width + positions) * (cross_query_key + cross_value_output)
-        decoding += tokens * 2 * width * config.decoder_ffn_dim
+        decoding += tokens * 2 * width * layer.fc1.out_features
     return WhisperMacs(
         tokens=tokens,
         front_end=0 if log_mel is None else log_mel.macs,

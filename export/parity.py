@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Parity:
     alone, and null of others: noise, of a classifier (see `compare_logits`); divergence in nats per token, words and
     how many of them changed, of a Whisper (see `leanear.export.whisper.speech_parity`). `bound` then limits noise or
     divergence. left_in_float32: tensors of its encoder that are not in 8 bits although they could be, because that cost
-    too much.
+    too much, or that are not in float16, because that does not hold them.
     """
 
     runtime: str
@@ -65,6 +65,10 @@ class Parity:
     left_in_float32: tuple[str, ...] = ()
 
     @property
+    def _left(self) -> str:
+        return f"; left in float32: {', '.join(self.left_in_float32)}" if self.left_in_float32 else ""
+
+    @property
     def sentence(self) -> str:
         """What was proved, in a line."""
         if self.noise is not None:
@@ -75,13 +79,12 @@ class Parity:
         if self.divergence is not None:
             return (
                 f"8 bits cost {self.divergence:.1e} nats a token (bound {self.bound:g}) and change"
-                f" {self.changed_words} of {self.words} words of {self.clips} clips, on {self.runtime}"
-                + (f"; left in float32: {', '.join(self.left_in_float32)}" if self.left_in_float32 else "")
+                f" {self.changed_words} of {self.words} words of {self.clips} clips, on {self.runtime}" + self._left
             )
         what = "first label" if self.tokens is None else "tokens"
         return (
             f"logits agree with the checkpoint's to {self.relative_difference:.1e} of their scale (bound"
-            f" {self.bound:.0e}), same {what}, on {self.clips} clips"
+            f" {self.bound:.0e}), same {what}, on {self.clips} clips{self._left}"
         )
 
 
@@ -135,6 +138,7 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
             bound=NOISE_BOUND if is_eight_bit else _bound(artifact),
             is_eight_bit=is_eight_bit,
         )
+        parity = replace(parity, left_in_float32=tuple(artifact.manifest.get("left_in_float32", ())))
     manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity), **found}
     write_json(artifact.folder / "manifest.json", manifest)
     return parity

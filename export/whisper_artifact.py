@@ -11,8 +11,15 @@ import numpy as np
 
 from leanear.export.macs import count_whisper_macs
 from leanear.export.onnx.graph import graph_facts
+from leanear.export.onnx.half_precision import has_half_precision
 from leanear.export.whisper.golden_speech import collect_golden_speech
-from leanear.export.whisper.graph import FRAMES_PER_POSITION, cache_sizes, export_whisper, observe_encoder
+from leanear.export.whisper.graph import (
+    FRAMES_PER_POSITION,
+    cache_sizes,
+    export_whisper,
+    observe_encoder,
+    too_large_in_encoder,
+)
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.voice import write_voice_graph
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
@@ -77,7 +84,11 @@ def write_whisper_artifact(
         observed = {name: seen for name, seen in observed.items() if name not in left_in_float32}
     files = folder / ENCODER_FILE, folder / DECODER_FILE
     any_window = len(windows.lengths) > 1
-    exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, heads)
+    too_large: dict[str, float] = {}
+    if has_half_precision(precision, form):
+        clips = quantiser_waveforms or golden.waveforms
+        too_large = too_large_in_encoder(model, feature_extractor, form, clips)
+    exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, heads, too_large)
     write_golden(folder / GOLDEN_FILE, golden)
     document = {
         "schema": VOCABULARY_SCHEMA,
@@ -120,7 +131,7 @@ def write_whisper_artifact(
             "clips": len(golden.waveforms),
         },
         "parity": None,
-        "left_in_float32": sorted(left_in_float32),
+        "left_in_float32": sorted({*left_in_float32, *too_large}),
         "made_from": made_from,
     }
     if speech.alignment is not None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tokenize import TokenError  # of a damaged header, by numpy
+from typing import Any, Dict
 
 import numpy as np
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
+from leanear.runtimes.packed_pcm import PLANES, as_floats, in_16_bits, is_16_bit, pack, unpack
 
-ARRAYS = ("samples", "offsets", "label_ids", "names", "labels", "sample_rate_hz")
+try:
+    from zlib import error as DeflateError
+except ImportError:  # such a Python reads files that are not compressed
+    DeflateError = EOFError  # type: ignore[misc, assignment]
+
+ARRAYS = ("offsets", "label_ids", "names", "labels", "sample_rate_hz")
 
 
 @dataclass(frozen=True)
@@ -47,13 +56,46 @@ class Clips:
         )
 
 
+def clips_in_16_bits(clips: Clips) -> tuple[Clips, int]:
+    """The clips as a device gets them, in 16-bit values, and how many of them were finer and had to be rounded."""
+    finer = [not is_16_bit(waveform) for waveform in clips.waveforms]
+    rounded = tuple(
+        as_floats(in_16_bits(waveform)) if fine else waveform for waveform, fine in zip(clips.waveforms, finer)
+    )
+    return replace(clips, waveforms=rounded), sum(finer)
+
+
 def write_clips(path: Path, clips: Clips) -> None:
-    """Write clips as an uncompressed .npz of plain arrays, whole or not at all."""
-    offsets = np.cumsum([0] + [len(waveform) for waveform in clips.waveforms]).astype(np.int64)
+    """Write clips as an .npz of plain arrays, whole or not at all.
+
+    Samples that are all 16-bit values are packed and compressed (`leanear.runtimes.packed_pcm`), others stay float32 as
+    they are; both are read as they were.
+    """
+    samples = _joined(clips)
+    is_packed = is_16_bit(samples)
+    kept = pack(in_16_bits(samples)) if is_packed else {"samples": samples}
+    with replaced_file(Path(path)) as part, open(part, "wb") as stream:
+        arrays: Any = {**kept, **_described(clips)}
+        (np.savez_compressed if is_packed else np.savez)(stream, **arrays)
+
+
+def clips_sha256(clips: Clips) -> str:
+    """Hex sha256 of what the clips are, whatever file they are in."""
+    digest = hashlib.sha256(_joined(clips).astype("<f4").tobytes())
+    for name, array in sorted(_described(clips).items()):
+        digest.update(name.encode() + (repr(array.tolist())).encode())
+    return digest.hexdigest()
+
+
+def _joined(clips: Clips) -> np.ndarray:
     samples = np.concatenate(clips.waveforms) if clips.waveforms else np.zeros(0)
-    arrays: dict[str, np.ndarray] = {
-        "samples": samples.astype(np.float32),
-        "offsets": offsets,
+    return samples.astype(np.float32)
+
+
+def _described(clips: Clips) -> Dict[str, np.ndarray]:
+    """All arrays of a file but the samples."""
+    arrays: Dict[str, np.ndarray] = {
+        "offsets": np.cumsum([0] + [len(waveform) for waveform in clips.waveforms]).astype(np.int64),
         "label_ids": clips.label_ids.astype(np.int64),
         "names": np.array(clips.names, dtype=np.str_),
         "labels": np.array(clips.labels, dtype=np.str_),
@@ -63,8 +105,7 @@ def write_clips(path: Path, clips: Clips) -> None:
         arrays["texts"] = np.array(clips.texts, dtype=np.str_)
     if clips.tags is not None:
         arrays["tags"] = np.asarray(clips.tags, dtype=np.bool_)
-    with replaced_file(Path(path)) as part, open(part, "wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+    return arrays
 
 
 def read_clips(path: Path) -> Clips:
@@ -76,13 +117,17 @@ def read_clips(path: Path) -> Clips:
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            samples, offsets, label_ids, names, labels, rate = (arrays[key] for key in ARRAYS)
+            is_packed = PLANES[0] in arrays
+            samples = as_floats(unpack(*(arrays[key] for key in PLANES))) if is_packed else arrays["samples"]
+            offsets, label_ids, names, labels, rate = (arrays[key] for key in ARRAYS)
             texts = tuple(str(text) for text in arrays["texts"]) if "texts" in arrays else None
             tags = np.asarray(arrays["tags"], np.bool_) if "tags" in arrays else None
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, DeflateError, TokenError) as error:
         raise BadInput(f"{path}: not a clips file ({error})") from None
+    except RuntimeError as error:  # a Python without zlib
+        raise BadInput(f"{path}: this Python cannot read it ({error})") from None
     return Clips(
         waveforms=tuple(samples[start:end] for start, end in zip(offsets[:-1], offsets[1:])),
         label_ids=label_ids,

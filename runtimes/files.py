@@ -129,14 +129,14 @@ def _read_value(path: Path) -> Any:
         raise BadInput(f"{path}: not JSON ({error})") from None
 
 
-def read_json(path: Path, schema: str, required: Iterable[str] = ()) -> dict[str, Any]:
-    """The JSON object in `path`, whose key "schema" is `schema` and which has all of `required`.
+def read_json(path: Path, schema: str, required: Iterable[str] = (), *, older: Iterable[str] = ()) -> dict[str, Any]:
+    """The JSON object in `path`, whose key "schema" is `schema` or one of `older`, and which has all of `required`.
 
     Raises:
         BadInput: the file is missing, is not JSON, is of another schema, or lacks a key.
     """
     value = _read_value(path)
-    if not isinstance(value, dict) or value.get("schema") != schema:
+    if not isinstance(value, dict) or value.get("schema") not in (schema, *older):
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise BadInput(f"{path}: expected schema {schema!r}, found {found!r}")
     missing = [key for key in required if key not in value]

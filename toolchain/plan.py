@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from leanear.calibration.sites import AttentionKind, AttentionSite
+from leanear.calibration.sites import AttentionKind, AttentionSite, FeedForwardKind, FeedForwardSite
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_json, write_json
 
-PLAN_SCHEMA = "leanear-plan-1"
+PLAN_SCHEMA = "leanear-plan-2"
+FIRST_PLAN_SCHEMA = "leanear-plan-1"  # of attention alone
 PLAN_KEYS = (
     "family",
     "dense_head_width",
@@ -24,6 +25,8 @@ PLAN_KEYS = (
     "made_from",
 )
 CHANNELS_AS_TRAINED = "channels as trained"
+Prune = Literal["attention", "feed-forward", "all"]
+PRUNE_CHOICES: tuple[Prune, ...] = ("attention", "feed-forward", "all")
 SitesChoice = Literal["all", "self-attention"]
 SITES_CHOICES: tuple[SitesChoice, ...] = ("all", "self-attention")
 ROTATED = "rotated by "  # followed by what the basis was made from: the channels are those of the new basis
@@ -59,6 +62,16 @@ class SitePlan:
 
 
 @dataclass(frozen=True)
+class FeedForwardPlan:
+    """One feed-forward block: how many hidden channels it had, and those that it keeps, ascending; none: it is gone."""
+
+    name: str
+    dense_width: int
+    channels: tuple[int, ...]
+    kind: FeedForwardKind = "encoder"
+
+
+@dataclass(frozen=True)
 class KindShare:
     """Parameters of all attention blocks of one kind that pruning could remove: in the dense model, and those kept."""
 
@@ -73,12 +86,14 @@ class KindShare:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is kept of a dense model's attention.
+    """What is kept of a dense model's attention and feed-forward blocks.
 
     dense_head_width: channels of a dense head; model_width: D; projection_bias: whether query and value have biases;
     key_bias: whether keys then have one too, which Whisper's lack; scaling: the trained model's softmax scale, a
     constant; recipe: how the plan was made, for the reader; made_from: sha256 of what it was made from; basis: what the
     channels are, those that were trained, or those of a new basis, the first ones being the most important.
+    feed_forward: the feed-forward blocks, whose channels always are those that were trained; none in a plan of the
+    first schema, which keeps them whole. prune: which of them the plan is about, and its sparsity of.
     """
 
     family: str
@@ -91,6 +106,34 @@ class Plan:
     made_from: dict[str, str] = field(default_factory=dict)
     basis: str = CHANNELS_AS_TRAINED
     key_bias: bool = True
+    feed_forward: tuple[FeedForwardPlan, ...] = ()
+    prune: Prune = "attention"
+
+    @property
+    def feed_forward_parameters_dense(self) -> int:
+        """Parameters of the dense feed-forward blocks that pruning could remove."""
+        return sum(block.dense_width for block in self.feed_forward) * feed_forward_parameters(self)
+
+    @property
+    def feed_forward_parameters_kept(self) -> int:
+        """Parameters of the feed-forward blocks that stay."""
+        return sum(len(block.channels) for block in self.feed_forward) * feed_forward_parameters(self)
+
+    @property
+    def parameters_dense(self) -> int:
+        """Parameters that pruning could remove: of what `prune` names."""
+        attention, feed_forward = self.prune != "feed-forward", self.prune != "attention"
+        return attention * self.attention_parameters_dense + feed_forward * self.feed_forward_parameters_dense
+
+    @property
+    def parameters_removed(self) -> int:
+        """Parameters of the dense model that are gone."""
+        return (
+            self.attention_parameters_dense
+            - self.attention_parameters_kept
+            + self.feed_forward_parameters_dense
+            - self.feed_forward_parameters_kept
+        )
 
     @property
     def attention_parameters_dense(self) -> int:
@@ -115,12 +158,13 @@ class Plan:
 
     @property
     def sparsity(self) -> float:
-        """Share of the attention blocks' parameters that is removed.
+        """Share of the parameters that is removed: of the attention blocks, the feed-forward blocks, or both.
 
-        Counted are the query, key, value and output weights and the query, key and value biases, as in the method's
-        source (arXiv 2509.26207); the output bias belongs to no channel.
+        Counted of attention are the query, key, value and output weights and the query, key and value biases, as in the
+        method's source (arXiv 2509.26207), of a feed-forward block both weights and the first bias; the output bias of
+        either belongs to no channel.
         """
-        return 1.0 - self.attention_parameters_kept / self.attention_parameters_dense
+        return self.parameters_removed / self.parameters_dense
 
 
 def head_parameters(query_key: int, value_output: int, plan: Plan) -> int:
@@ -129,12 +173,17 @@ def head_parameters(query_key: int, value_output: int, plan: Plan) -> int:
     return query_key * (2 * plan.model_width + bias + key_bias) + value_output * (2 * plan.model_width + bias)
 
 
+def feed_forward_parameters(plan: Plan) -> int:
+    """Parameters of one hidden channel: a row and a bias of the first linear layer, a column of the second."""
+    return 2 * plan.model_width + 1
+
+
 def untouched(sites: Iterable[SitePlan | AttentionSite], choice: SitesChoice) -> frozenset[str]:
     """The names of the blocks that are not pruned: none, or, with "self-attention", those of cross-attention."""
     return frozenset(site.name for site in sites if choice == "self-attention" and site.kind == "cross")
 
 
-def full_plan(family: str, sites: tuple[AttentionSite, ...]) -> Plan:
+def full_plan(family: str, sites: tuple[AttentionSite, ...], feed_forward: tuple[FeedForwardSite, ...] = ()) -> Plan:
     """The plan that keeps everything of a dense model with these sites.
 
     Raises:
@@ -163,6 +212,9 @@ def full_plan(family: str, sites: tuple[AttentionSite, ...]) -> Plan:
             )
             for site in sites
         ),
+        feed_forward=tuple(
+            FeedForwardPlan(site.name, site.width, tuple(range(site.width)), site.kind) for site in feed_forward
+        ),
     )
 
 
@@ -184,6 +236,18 @@ def compose(outer: tuple[SitePlan, ...], inner: tuple[SitePlan, ...]) -> tuple[S
     return tuple(composed)
 
 
+def compose_feed_forward(
+    outer: tuple[FeedForwardPlan, ...], inner: tuple[FeedForwardPlan, ...]
+) -> tuple[FeedForwardPlan, ...]:
+    """What remains of the dense model when `inner` counts hidden channels of what `outer` kept."""
+    return tuple(
+        FeedForwardPlan(
+            first.name, first.dense_width, tuple(first.channels[channel] for channel in second.channels), first.kind
+        )
+        for first, second in zip(outer, inner, strict=True)
+    )
+
+
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """The plan as plan.json holds it."""
     return {
@@ -195,7 +259,12 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "key_bias": plan.projection_bias and plan.key_bias,
         "scaling": plan.scaling,
         "basis": plan.basis,
+        "prune": plan.prune,
         "attention_parameters": {"dense": plan.attention_parameters_dense, "kept": plan.attention_parameters_kept},
+        "feed_forward_parameters": {
+            "dense": plan.feed_forward_parameters_dense,
+            "kept": plan.feed_forward_parameters_kept,
+        },
         "sparsity": round(plan.sparsity, 6),
         "by_kind": {
             kind: {"dense": share.dense, "kept": share.kept, "sparsity": round(share.sparsity, 6)}
@@ -214,6 +283,15 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
                 ],
             }
             for site in plan.sites
+        ],
+        "feed_forward": [
+            {
+                "name": block.name,
+                "kind": block.kind,
+                "dense_width": block.dense_width,
+                "channels": list(block.channels),
+            }
+            for block in plan.feed_forward
         ],
     }
 
@@ -234,7 +312,9 @@ def read_plan(path: Path) -> Plan:
     Raises:
         BadInput: the file is missing, malformed, or names channels that a dense head does not have.
     """
-    value = read_json(path, PLAN_SCHEMA, PLAN_KEYS)
+    value = read_json(path, PLAN_SCHEMA, PLAN_KEYS, older=(FIRST_PLAN_SCHEMA,))
+    if value.get("prune", "attention") not in PRUNE_CHOICES:
+        raise BadInput(f"{path}: key 'prune' is {value['prune']!r}; it must be one of {', '.join(PRUNE_CHOICES)}")
     if value["basis"] != CHANNELS_AS_TRAINED and not str(value["basis"]).startswith(ROTATED):
         raise BadInput(f"{path}: unknown basis {value['basis']!r}")
     try:
@@ -252,6 +332,13 @@ def read_plan(path: Path) -> Plan:
         )
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path}: key 'sites' is malformed ({error})") from None
+    try:
+        feed_forward = tuple(
+            FeedForwardPlan(block["name"], block["dense_width"], tuple(block["channels"]), block["kind"])
+            for block in value.get("feed_forward", ())
+        )
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path}: key 'feed_forward' is malformed ({error})") from None
     plan = Plan(
         family=value["family"],
         dense_head_width=value["dense_head_width"],
@@ -263,6 +350,8 @@ def read_plan(path: Path) -> Plan:
         made_from=value["made_from"],
         basis=value["basis"],
         key_bias=value.get("key_bias", True),
+        feed_forward=feed_forward,
+        prune=value.get("prune", "attention"),
     )
     _check(plan, path)
     return plan
@@ -276,6 +365,9 @@ def _check(plan: Plan, path: Path) -> None:
         for head in site.heads:
             for kind, channels in (("query_key", head.query_key), ("value_output", head.value_output)):
                 _check_indices(path, f"{site.name} head {head.head} {kind}", channels, plan.dense_head_width)
+    for block in plan.feed_forward:
+        if block.channels:
+            _check_indices(path, f"{block.name} channels", block.channels, block.dense_width)
 
 
 def _check_indices(path: Path, where: str, indices: tuple[int, ...], bound: int) -> None:

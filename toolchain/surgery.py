@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from leanear.calibration.basis import SiteBasis, head_weights
-from leanear.calibration.sites import AttentionSite
+from leanear.calibration.feed_forward import FeedForwardBasis
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.plan import SitePlan
 
 
@@ -82,6 +83,32 @@ def rotated_attention_state(site: AttentionSite, basis: SiteBasis, site_plan: Si
             state[f"{name}.bias"] = bias
     dtype = site.query.weight.dtype
     return {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
+
+
+def feed_forward_state(
+    site: FeedForwardSite, basis: FeedForwardBasis, width: int
+) -> tuple[tuple[int, ...], dict[str, torch.Tensor]]:
+    """The channels of the first so many in the basis' order, ascending, and the block's weights and biases with them.
+
+    Keys: "first.weight", "first.bias", "second.weight", "second.bias". The second weight and bias hold what the kept
+    channels predict of the others. At full width both are those of the block, to rounding. Computed in float64.
+
+    Raises:
+        ValueError: the block lacks a bias.
+    """
+    if site.first.bias is None or site.second.bias is None:
+        raise ValueError(f"{site.name} lacks a bias")
+    weight, bias = basis.second(site.second.bias.detach(), width)
+    channels, places = basis.order[:width].sort()
+    rows = channels.to(site.first.weight.device)
+    state = {
+        "first.weight": site.first.weight.detach()[rows].clone(),
+        "first.bias": site.first.bias.detach()[rows].clone(),
+        "second.weight": weight[:, places],
+        "second.bias": bias,
+    }
+    dtype = site.second.weight.dtype
+    return tuple(channels.tolist()), {name: tensor.to(dtype).cpu().contiguous() for name, tensor in state.items()}
 
 
 def zero_dropped_channels_(site: AttentionSite, site_plan: SitePlan) -> None:

@@ -28,8 +28,9 @@ from leanear.benchmarks.compare.compare_rows import (
     single_row,
 )
 from leanear.benchmarks.compare.compare_times import LATENCY, OVER_DENSE, over_dense_row, time_rows
-from leanear.benchmarks.formatting import signed
 from leanear.benchmarks.results import read_results, results_files
+from leanear.benchmarks.summary import Interval
+from leanear.benchmarks.verdict import loss_text, points_of
 from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, Regressed
 from leanear.runtimes.files import sha256_json
 
@@ -44,13 +45,15 @@ class Bounds:
     """How much worse B may be than A.
 
     max_slowdown_percent: of the median latency, or of what it is in units of dense's where `over_dense`; max_drop:
-    points of accuracy lost, or of word error rate added; max_memory_percent: of peak memory.
+    points of accuracy lost, or of word error rate added; max_memory_percent: of peak memory; max_size_percent: of the
+    graph files, None: they may be of any size.
     """
 
     max_slowdown_percent: float = 5.0
     max_drop: float = 0.5
     max_memory_percent: float = 10.0
     over_dense: bool = False
+    max_size_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -181,10 +184,15 @@ def judgement_sentence(judgement: Judgement) -> str:
         change, allowed = f"{row.change:.3f}×", f"at most {limit:.3f}×"
         between = "" if row.low is None else f" (95% {row.low:.3f} to {row.high:.3f})"
     else:
-        change = f"{signed(row.change)} points"
-        between = "" if row.low is None or row.high is None else f" (95% {signed(row.low)} to {signed(row.high)})"
-        allowed = f"at {'most' if row.what.lower_is_better else 'least'} {signed(limit)}"
+        return f"{row.what.name}: {loss_text(loss_of_row(row))}, at most {points_of(100 * abs(limit))} may be lost"
     return f"{row.what.name} {change}{between}, {allowed} allowed"
+
+
+def loss_of_row(row: Row) -> Interval:
+    """What a row of shares loses from A to B: accuracy and mAP by falling, word errors by rising."""
+    assert row.change is not None
+    low, high = (row.change if end is None else end for end in (row.low, row.high))
+    return Interval(row.change, low, high) if row.what.lower_is_better else Interval(-row.change, -high, -low)
 
 
 def document_of(comparison: Comparison, strict: bool) -> dict[str, Any]:
@@ -199,6 +207,7 @@ def document_of(comparison: Comparison, strict: bool) -> dict[str, Any]:
             "max_drop_points": bounds.max_drop,
             "max_memory_percent": bounds.max_memory_percent,
             "over_dense": bounds.over_dense,
+            "max_size_percent": bounds.max_size_percent,
         },
         "rows": [_row_json(row, judged.get(row.what.key), comparison) for row in comparison.rows],
         "circumstances": [
@@ -322,6 +331,8 @@ def _judgements(rows: Sequence[Row], bounds: Bounds) -> list[Judgement]:
             "mean_average_precision": drop,
             "word_error_rate": drop,
         }
+        if bounds.max_size_percent is not None:
+            limits["graph_bytes"] = 1 + bounds.max_size_percent / 100
         if row.what.key in limits:
             limit = limits[row.what.key]
             found.append(Judgement(row, limit, _state(row, limit, whole_interval=row.what.key == judged)))

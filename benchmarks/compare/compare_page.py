@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from leanear.benchmarks.compare.compare import EXCEEDED, KEPT, UNCERTAIN, Comparison, Judgement, judgement_sentence
+from leanear.benchmarks.compare.compare import (
+    EXCEEDED,
+    KEPT,
+    UNCERTAIN,
+    Comparison,
+    Judgement,
+    judgement_sentence,
+    loss_of_row,
+)
 from leanear.benchmarks.compare.compare_circumstances import Circumstance
 from leanear.benchmarks.compare.compare_rows import BETTER, NOT_MEASURED, WORSE, Row, Side
-from leanear.benchmarks.formatting import count, fact_name, fact_text, megabytes, milliseconds, runtime_text, signed
+from leanear.benchmarks.formatting import count, fact_name, fact_text, megabytes, milliseconds, runtime_text
 from leanear.benchmarks.report.page import Block, Card, Paragraph, Report, Section, Table
+from leanear.benchmarks.verdict import Verdict, points_moved, span_text
 
 HEADER = ("", "A", "B", "change", "95% interval", "verdict")
 SHORT_HASH = 12
@@ -87,8 +96,9 @@ def comparison_page(comparison: Comparison, strict: bool) -> Report:
     devices = "Two devices" if comparison.two_devices else "One device, or two of a kind"
     return Report(
         title="B against A",
-        subtitle="; ".join(side_sentence(side) for side in (a, b)),
-        summary=verdict_sentence(comparison, strict),
+        subtitle="A is before, B is after",
+        verdict=_headline(comparison, strict),
+        summary=" ".join(f"{side_sentence(side)}." for side in (a, b)),
         cards=tuple(_card(judgement.row, comparison) for judgement in comparison.judgements),
         gate=None,
         sections=(
@@ -104,6 +114,12 @@ def comparison_page(comparison: Comparison, strict: bool) -> Report:
     )
 
 
+def _headline(comparison: Comparison, strict: bool) -> Verdict:
+    tone = "" if comparison.judged_doubts or comparison.unknown else "good"
+    worse = comparison.failure(strict) is not None and not comparison.judged_doubts
+    return Verdict(verdict_sentence(comparison, strict), "bad" if worse else tone)
+
+
 def _process_table(comparison: Comparison) -> list[Block]:
     rows = []
     for row in comparison.rows:
@@ -113,7 +129,7 @@ def _process_table(comparison: Comparison) -> list[Block]:
 
 
 def _card(row: Row, comparison: Comparison) -> Card:
-    tone = {BETTER: "good", WORSE: "bad"}.get(row.verdict, "flat")
+    tone = {BETTER: "good", WORSE: "bad"}.get(row.verdict, "") if comparison.trusts(row) else ""
     return Card(_change(row), row.what.name, _verdict(row, comparison), tone)
 
 
@@ -132,14 +148,13 @@ def _value(unit: str, value: float) -> str:
 def _change(row: Row) -> str:
     if row.change is None:
         return "-"
-    return f"{row.change:.3f}×" if row.what.relative else f"{signed(row.change)} points"
+    return f"{row.change:.3f}×" if row.what.relative else points_moved(loss_of_row(row).estimate)
 
 
 def _interval(row: Row) -> str:
     if row.low is None or row.high is None:
         return "-"
-    text: Callable[[float], str] = (lambda value: f"{value:.3f}") if row.what.relative else signed
-    return f"{text(row.low)} to {text(row.high)}"
+    return f"{row.low:.3f} to {row.high:.3f}" if row.what.relative else span_text(loss_of_row(row))
 
 
 def _verdict(row: Row, comparison: Comparison) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import sys
@@ -57,7 +58,9 @@ def bundle_folder() -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    what = __doc__.partition(": ")[2]
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=what[:1].upper() + what[1:])
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("leanear"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = commands.add_parser("doctor", help="say what this device is, what it lacks, and the command that mends it")
@@ -150,19 +153,22 @@ def _session_options(bundle: Bundle, role: str = "slim") -> SessionOptions:
 
 
 def _pass_on(verb: str, given: list[str]) -> int:
-    """The exit status of the device command VERB, the bundle filled in where `given` does not say otherwise."""
+    """The exit status of the device command VERB, the bundle's own filled in where `given` says nothing."""
     _require_numpy()
     from leanear.benchmarks.device.commands import main as benchmarks_main
 
-    if verb == "compare" or given == ["--help"] or not (bundle_folder() / BUNDLE_FILE).is_file():
-        return benchmarks_main([verb, *given])
+    in_bundle = (bundle_folder() / BUNDLE_FILE).is_file()
+    document = read_bundle_document(bundle_folder()) if in_bundle else {"clips": None}
+    bundled = (*(["artifact"] if in_bundle else []), *(["clips"] if document["clips"] is not None else []))
+    if verb == "compare" or given == ["--help"] or not in_bundle:
+        return benchmarks_main([verb, *given], PROGRAM, bundled)
     bundle = read_bundle(bundle_folder())
     filled = ["--runtime", bundle.runtime, "--precision", bundle.precision, "--threads", str(bundle.threads)]
     if verb in ON_A_BUNDLE:
         filled += _own_inputs(verb, bundle, given)
     elif not _names_an_artifact(given):
         filled.append(str(bundle.artifacts["slim"]))
-    return benchmarks_main([verb, *filled, *given])
+    return benchmarks_main([verb, *filled, *given], PROGRAM, bundled)
 
 
 def _own_inputs(verb: str, bundle: Bundle, given: list[str]) -> list[str]:

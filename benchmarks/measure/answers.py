@@ -48,10 +48,10 @@ def _classification(job: Job, progress: Progress) -> dict[str, Any]:
         outcome = run_fresh(
             "leanear.benchmarks.measure.accuracy",
             request,
-            part_of(progress, place * share, (place + 1) * share, f"{role}, "),
+            part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "),
         )
         if outcome.answer is None:
-            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
             continue
         logits[role] = read_logits(store, len(job.clips.labels))
         if tags is None:
@@ -98,10 +98,10 @@ def _transcription(job: Job, progress: Progress) -> dict[str, Any]:
         outcome = run_fresh(
             "leanear.benchmarks.measure.transcripts",
             request,
-            part_of(progress, place * share, (place + 1) * share, f"{role}, "),
+            part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "),
         )
         if outcome.answer is None:
-            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
             continue
         transcripts = read_transcripts(store)
         part["roles"][role] = {

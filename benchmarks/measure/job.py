@@ -14,7 +14,7 @@ from leanear.benchmarks.measure.transcripts import options_for
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
 from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.clips import Clips, read_clips
+from leanear.runtimes.clips import Clips, clips_sha256, read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
 from leanear.runtimes.process.kept_work import remember_kept
@@ -65,6 +65,10 @@ class Job:
     def hears_short(self) -> bool:
         """Whether some role's encoder is given windows shorter than the full one, so that clips are not filled up."""
         return any(len(windows.lengths) > 1 for windows in self.windows.values())
+
+    def name(self, role: str) -> str:
+        """How a reader is told which artifact is meant: one alone is neither slim nor dense."""
+        return role if len(self.artifacts) > 1 else "model"
 
     def request(self, role: str) -> dict[str, Any]:
         """What every worker needs to load the artifact of `role`."""
@@ -233,7 +237,7 @@ def clips_facts(job: Job) -> dict[str, Any] | None:
     samples = sum(len(waveform) for waveform in job.clips.waveforms)
     return {
         "file": job.clips_path.name,
-        "sha256": sha256_file(job.clips_path),
+        "sha256": clips_sha256(job.clips),
         "clips": len(job.clips),
         "sample_rate_hz": job.clips.sample_rate_hz,
         "audio_s": round(samples / job.clips.sample_rate_hz, 3),

@@ -13,6 +13,7 @@ import numpy as np
 
 from leanear.benchmarks.measure.accuracy import check_clips, cross_entropy_nats, read_logits
 from leanear.benchmarks.measure.answers import measure_answers
+from leanear.benchmarks.measure.engine_check import check_engines
 from leanear.benchmarks.measure.job import (
     Job,
     benchmark_waveform,
@@ -25,7 +26,8 @@ from leanear.benchmarks.measure.job import (
 from leanear.benchmarks.measure.memory import memory_readable
 from leanear.benchmarks.measure.processes import Progress, absolute, free_of_noise, part_of, run_fresh
 from leanear.benchmarks.measure.sustained import measure_lasting_work
-from leanear.benchmarks.measure.transcripts import Transcript, read_transcripts
+from leanear.benchmarks.measure.transcripts import Transcript, options_for, read_transcripts
+from leanear.benchmarks.measure.unmeasured import unmeasured_parts
 from leanear.benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_results
 from leanear.benchmarks.sensors.device import device_facts, device_name, device_state, load_average
 from leanear.benchmarks.sensors.recorder import Recorder
@@ -35,7 +37,7 @@ from leanear.benchmarks.tagging import TagQuality, tag_entropies, tag_quality
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips, read_clips
-from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import windows_text
@@ -45,7 +47,7 @@ REPEATS = 4
 SAMPLES_WANTED = 664  # p99 needs 662; a multiple of the repeats
 BUDGET_S = 60.0
 MEMORY_SHARE_S = 5.0
-LATENCY_END, MEMORY_END, SUSTAINED_START = 0.55, 0.65, 0.8
+CHECK_END, LATENCY_END, MEMORY_END, SUSTAINED_START = 0.03, 0.55, 0.65, 0.8
 LASTING_S = 600.0
 SUSTAINED_SPEED, OTHER_DEVICES, GPU_MEMORY = "sustained speed", "GPU or NPU", "GPU memory"
 ON_GPUS = ("tensorrt", "tensorrt_rtx")  # runtimes
@@ -94,6 +96,7 @@ def benchmark(
     Raises:
         BadInput: an artifact or the clips are not what they should be, or do not belong together.
         RuntimeUnavailable: the runtime is missing, or computes in another precision than asked for.
+        ParityFailed: an engine does not answer as the checkpoint does, so nothing is measured; `out` says so.
         MeasurementFailed: a part failed; `out` is written all the same and holds the reason and the end of the log.
     """
     if repeats < 1 or samples < 1 or not budget_s > 0:
@@ -111,11 +114,11 @@ def benchmark(
         if done is not None:
             return done
     started, before = _now(), device_state()
-    latency = _latency(job, budget_s, samples, repeats, part_of(progress, 0.0, LATENCY_END, "latency: "))
-    memory = _memory(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: "))
-    answers_end = SUSTAINED_START if sustained_s else 1.0
-    accuracy = measure_answers(job, part_of(progress, MEMORY_END, answers_end, "accuracy: "))
-    sustained = measure_lasting_work(job, sustained_s, part_of(progress, answers_end, 1.0, "sustained: "))
+    check = check_engines(job, part_of(progress, 0.0, CHECK_END, "check: "))
+    if check["status"] == "failed":
+        parts = unmeasured_parts(job, settings, f"the check of the engines failed: {check['reason']}")
+    else:
+        parts = _measured_parts(job, settings, progress)
     facts = device_facts()
     document = {
         "schema": RESULTS_SCHEMA,
@@ -139,20 +142,32 @@ def benchmark(
         "device": facts,
         "device_before": before,
         "device_after": device_state(),
-        "latency": latency,
-        "memory": memory,
-        "accuracy": accuracy,
-        "sustained": sustained,
-        "not_measured": _not_measured(runtime, sustained["seconds"]),
+        "check": check,
+        **parts,
+        "not_measured": _not_measured(runtime, parts["sustained"]["seconds"]),
     }
     results = write_results(out, document)
     failures = results.failures()
+    if results.is_wrong:
+        raise ParityFailed(f"on {runtime} nothing was measured: {check['reason']} (all of it is in {out})")
     if failures:
         part, reason = next(iter(failures.items()))
         raise MeasurementFailed(f"{part} on {runtime} failed: {reason} (all of it is in {out})")
     shutil.rmtree(job.parts, ignore_errors=True)
     progress("measured", 1.0)
     return results
+
+
+def _measured_parts(job: Job, settings: tuple[float, int, int, float], progress: Progress) -> dict[str, Any]:
+    """Latency, memory, accuracy and sustained work; settings: budget_s, samples, repeats, sustained_s."""
+    budget_s, samples, repeats, sustained_s = settings
+    answers_end = SUSTAINED_START if sustained_s else 1.0
+    return {
+        "latency": _latency(job, budget_s, samples, repeats, part_of(progress, CHECK_END, LATENCY_END, "latency: ")),
+        "memory": _memory(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: ")),
+        "accuracy": measure_answers(job, part_of(progress, MEMORY_END, answers_end, "accuracy: ")),
+        "sustained": measure_lasting_work(job, sustained_s, part_of(progress, answers_end, 1.0, "sustained: ")),
+    }
 
 
 def _not_measured(runtime: str, sustained_s: float) -> dict[str, str]:
@@ -275,20 +290,22 @@ def evaluate_transcripts(
     *,
     store: Path | None = None,
     progress: Progress = free_of_noise,
+    asked: dict[str, str] | None = None,
 ) -> tuple[Transcript, ...]:
     """What one speech artifact hears in every clip on its runtime, in a fresh process.
 
-    store: as for `evaluate`.
+    store: as for `evaluate`; asked: as for `benchmark`.
 
     Raises:
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
     """
-    checked, _ = _check_evaluation(artifact, clips, runtime, options)
+    checked, read = _check_evaluation(artifact, clips, runtime, options)
     if checked.task != SPEECH_TASK:
         raise BadInput(f"{artifact}: it classifies; it writes no transcripts")
+    options_for(checked, read, asked or {})
     with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
         store = store or Path(folder) / "transcripts.json"
-        worker, kept = "leanear.benchmarks.measure.transcripts", {"transcripts": absolute(store)}
+        worker, kept = "leanear.benchmarks.measure.transcripts", {"transcripts": absolute(store), "asked": asked or {}}
         _answer_clips(checked, clips, runtime, options, worker, kept, progress)
         return read_transcripts(store)
 
@@ -306,10 +323,10 @@ def _answer_clips(
     runtime: str,
     options: SessionOptions,
     worker: str,
-    kept: dict[str, str],
+    kept: dict[str, Any],
     progress: Progress,
 ) -> None:
-    """Run `worker` over all clips; kept: the key and the file of its answers."""
+    """Run `worker` over all clips; kept: the key and the file of its answers, and what else it is told."""
     request = {
         "artifact": absolute(artifact.folder),
         "runtime": runtime,
@@ -379,12 +396,12 @@ def _timings(job: Job, budget_s: float, samples: int, repeats: int, progress: Pr
             "tokens": job.tokens,
         }
         load = load_average()
-        text = f"{role}, process {repeat + 1} of {repeats}, "
+        text = f"{job.name(role)}, process {repeat + 1} of {repeats}, "
         outcome = run_fresh("leanear.benchmarks.measure.latency", request, part_of(progress, done, following, text))
         entry = {"role": role, "repeat": repeat, "load_average_before": load}
         if outcome.answer is None:
             entry.update(status="failed", reason=outcome.reason, log_tail=list(outcome.log_tail))
-            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
             part["repeats"].append(entry)
             break
         part["session"][role] = outcome.answer.pop("facts")
@@ -401,7 +418,7 @@ def _front_end_shares(job: Job, part: dict[str, Any], waveform: Path) -> None:
         request = {**job.request(role), "waveform": absolute(waveform)}
         outcome = run_fresh("leanear.benchmarks.measure.front_end", request, free_of_noise)
         if outcome.answer is None:
-            reason = f"{role}, front end: {outcome.reason}"
+            reason = f"{job.name(role)}, front end: {outcome.reason}"
             part.update(status="failed", reason=reason, log_tail=list(outcome.log_tail))
             return
         part["front_end_share"][role] = outcome.answer["share"]
@@ -431,10 +448,10 @@ def _memory(job: Job, progress: Progress) -> dict[str, Any]:
         outcome = run_fresh(
             "leanear.benchmarks.measure.memory",
             request,
-            part_of(progress, place * share, (place + 1) * share, f"{role}, "),
+            part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "),
         )
         if outcome.answer is None:
-            part.update(status="failed", reason=f"{role}: {outcome.reason}", log_tail=list(outcome.log_tail))
+            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
         else:
             part["roles"][role] = outcome.answer
     keep_part(job, "memory", part)

@@ -110,10 +110,12 @@ def measure_lasting_work(job: Job, seconds: float, progress: Progress, root: Pat
     for place, role in enumerate(job.artifacts):
         request = {**job.request(role), "waveform": waveform, "tokens": job.tokens, "seconds": part["seconds"]}
         share = 1 / len(job.artifacts)
-        answer = run_sustained(request, part_of(progress, place * share, (place + 1) * share, f"{role}, "), root)
+        answer = run_sustained(
+            request, part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "), root
+        )
         status, reason, log_tail = (answer.pop(key) for key in ("status", "reason", "log_tail"))
         if status != "ok":
-            part.update(status=status, reason=f"{role}: {reason}", log_tail=log_tail)
+            part.update(status=status, reason=f"{job.name(role)}: {reason}", log_tail=log_tail)
             break
         part["roles"][role] = answer
     keep_part(job, "sustained", part)

@@ -25,9 +25,10 @@ from rich.table import Table
 
 from leanear.benchmarks.formatting import between, runtime_text, signed
 from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
-from leanear.benchmarks.report.precision_section import loss_of, read_change
+from leanear.benchmarks.report.precision_section import read_change
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.summary import is_within
+from leanear.benchmarks.verdict import loss_of
 from leanear.data.dataset import column_for
 from leanear.data.splits import read_splits
 from leanear.deploy.deployment_stages import clips_stage, export_stage, prune_stage

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from leanear.benchmarks.peers.whisper_speed import build_environment
+from leanear.benchmarks.peers.environments import build_environment
 from leanear.data.audio import read_waveform
 from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.runtimes.files import write_json

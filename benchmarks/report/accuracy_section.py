@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Sequence
+
 import numpy as np
 
 from leanear.benchmarks.analysis import Analysis, correct_answers
-from leanear.benchmarks.formatting import between, runtime_text, signed_points
+from leanear.benchmarks.formatting import runtime_text
 from leanear.benchmarks.report.blocks import gate_paragraph, unmeasured
-from leanear.benchmarks.report.page import Block, Section, Table
+from leanear.benchmarks.report.page import Block, Section, Table, figures
 from leanear.benchmarks.report.pictures import picture_intervals
 from leanear.benchmarks.summary import Gate, Interval, wilson_interval
+from leanear.benchmarks.verdict import loss_of, loss_text, points_moved
 
-WORST_LABELS = 6
+MOST_ROWS = 12
 
 
 def accuracy_section(analysis: Analysis, torch_counts: dict[str, tuple[int, int]], gate: Gate | None) -> Section:
-    accuracy, document = analysis.document["accuracy"], analysis.document
+    accuracy = analysis.document["accuracy"]
     if accuracy["status"] != "ok":
         return Section("Accuracy", unmeasured(accuracy))
-    runtime = runtime_text(document["runtime"])
+    runtime = runtime_text(analysis.document["runtime"])
     torch = {role: wilson_interval(*torch_counts[role]) for role in torch_counts}
     rows: list[tuple[str, str, Interval, tuple[int, int], float | None]] = [
         (f"{role} checkpoint, PyTorch", role, torch[role], torch_counts[role], None)
@@ -29,8 +33,8 @@ def accuracy_section(analysis: Analysis, torch_counts: dict[str, tuple[int, int]
         right = correct_answers(accuracy["roles"][role]["predicted_ids"], accuracy["label_ids"])
         entropy = float(np.mean(accuracy["roles"][role]["cross_entropy_nats"]))
         counts = (right, len(accuracy["label_ids"]))
-        rows.append((f"{analysis.name(role)} artifact, {runtime}", role, analysis.accuracy[role], counts, entropy))
-    table = tuple(
+        rows.append((f"{analysis.name(role)} artifact", role, analysis.accuracy[role], counts, entropy))
+    columns = [
         (
             name,
             f"{counts[0]:,} of {counts[1]:,}",
@@ -39,8 +43,8 @@ def accuracy_section(analysis: Analysis, torch_counts: dict[str, tuple[int, int]
             "not measured" if entropy is None else f"{entropy:.4f}",
         )
         for name, _, share, counts, entropy in rows
-    )
-    header = ("", "right", "accuracy", "95% interval (Wilson)", "cross-entropy, nats")
+    ]
+    names = ("right", "accuracy", "95% interval (Wilson)", "cross-entropy, nats")
     picture_rows = [
         (name, role, 100 * share.estimate, 100 * share.low, 100 * share.high) for name, role, share, *_ in rows
     ]
@@ -49,13 +53,11 @@ def accuracy_section(analysis: Analysis, torch_counts: dict[str, tuple[int, int]
         blocks.append(gate_paragraph(gate))
     blocks += [
         picture_intervals(picture_rows, "% of the clips"),
-        Table(f"The artifact that ships, on {runtime}", header, table),
+        figures(f"The artifact that ships, on {runtime}", names, columns),
     ]
     if analysis.change is not None:
         blocks.append(_change_table(analysis))
-        worst = _label_table(analysis)
-        if worst is not None:
-            blocks.append(worst)
+        blocks += [table for table in (_label_table(analysis), _confusion_table(analysis)) if table is not None]
     return Section("Accuracy", tuple(blocks))
 
 
@@ -66,8 +68,8 @@ def _change_table(analysis: Analysis) -> Table:
     kl = analysis.document["accuracy"]["kl_dense_slim_nats"]
     rows = [
         (
-            "accuracy, slim minus dense",
-            f"{signed_points(difference.estimate)} ({between(difference)})",
+            "accuracy, slim against dense",
+            loss_text(loss_of(difference, "accuracy")),
         ),
         ("clips that only dense gets right", f"{change.only_dense_right:,}"),
         ("clips that only slim gets right", f"{change.only_slim_right:,}"),
@@ -79,24 +81,42 @@ def _change_table(analysis: Analysis) -> Table:
 
 
 def _label_table(analysis: Analysis) -> Table | None:
-    """The labels that lost the most, so that an average hides nobody."""
+    """The labels whose accuracy moved, most lost first, so that an average hides nobody."""
     accuracy = analysis.document["accuracy"]
     truth = np.array(accuracy["label_ids"])
     right = {role: np.array(accuracy["roles"][role]["predicted_ids"]) == truth for role in ("dense", "slim")}
-    lost = []
+    moved = []
     for label in np.unique(truth):
         chosen = truth == label
-        dense, slim = int(right["dense"][chosen].sum()), int(right["slim"][chosen].sum())
-        lost.append((slim - dense, accuracy["labels"][label], int(chosen.sum()), dense, slim))
-    worst = [entry for entry in sorted(lost) if entry[0] < 0][:WORST_LABELS]
-    if not worst:
-        return None
+        dense, slim = (int(right[role][chosen].sum()) for role in ("dense", "slim"))
+        if slim != dense:
+            moved.append((slim - dense, accuracy["labels"][label], int(chosen.sum()), dense, slim))
     rows = tuple(
-        (name, str(clips), str(dense), str(slim), f"{change:+d}") for change, name, clips, dense, slim in worst
+        (name, f"{dense} → {slim} of {clips}", points_moved((dense - slim) / clips))
+        for _, name, clips, dense, slim in sorted(moved)[:MOST_ROWS]
     )
-    return Table(
-        "Labels that lost the most",
-        ("label", "clips", "dense right", "slim right", "change"),
-        rows,
-        folded=len(lost) > 2,
+    caption = (
+        f"Labels that lost or gained, {_shown(rows, moved)} (the other {len(np.unique(truth)) - len(moved)} did not)"
     )
+    return Table(caption, ("label", "right, dense → slim", "change"), rows) if rows else None
+
+
+def _confusion_table(analysis: Analysis) -> Table | None:
+    """Which wrong answers slim gives more often, or less often, than dense, those that it gives more often first."""
+    accuracy = analysis.document["accuracy"]
+    names = accuracy["labels"]
+    dense, slim = (
+        Counter(zip(accuracy["label_ids"], accuracy["roles"][role]["predicted_ids"])) for role in ("dense", "slim")
+    )
+    moved = sorted(
+        (dense[pair] - slim[pair], names[pair[0]], names[pair[1]], pair)
+        for pair in {*dense, *slim}
+        if pair[0] != pair[1] and dense[pair] != slim[pair]
+    )
+    rows = tuple((f"{true} → {said}", f"{dense[pair]} → {slim[pair]}") for _, true, said, pair in moved[:MOST_ROWS])
+    caption = f"Confusions that changed, {_shown(rows, moved)}"
+    return Table(caption, ("what it is → what is answered", "clips, dense → slim"), rows) if rows else None
+
+
+def _shown(rows: Sequence[object], moved: Sequence[object]) -> str:
+    return f"{len(rows)} of {len(moved)}" if len(rows) < len(moved) else f"all {len(moved)}"

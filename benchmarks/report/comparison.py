@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Sequence
 
-from leanear.benchmarks.formatting import NO_RATE_INTERVAL, WORD_ERROR_RATE, count
+from leanear.benchmarks.formatting import NO_RATE_INTERVAL, PRUNED_PARTS, WORD_ERROR_RATE, count
 from leanear.benchmarks.report.page import Block, Card, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.pictures import Curve, picture_curves
 from leanear.benchmarks.tagging import MEAN_AP
@@ -156,7 +156,7 @@ def _overview(document: dict[str, Any]) -> Section:
     blocks.append(
         picture_curves(
             [Curve(name, _kl_points(table, name)) for name in names],
-            "attention parameters removed, %",
+            f"{PRUNED_PARTS[document.get('prune', 'attention')]} parameters removed, %",
             "KL, nats",
             "Divergence from the dense model against sparsity",
             log=True,
@@ -165,7 +165,7 @@ def _overview(document: dict[str, Any]) -> Section:
     blocks.append(
         picture_curves(
             [Curve(name, _score_points(document, name)) for name in names],
-            "attention parameters removed, %",
+            f"{PRUNED_PARTS[document.get('prune', 'attention')]} parameters removed, %",
             f"{metric}, %",
             f"{metric[:1].upper()}{metric[1:]} against sparsity",
             level=(DENSE, _score(document, [_dense(document)])),

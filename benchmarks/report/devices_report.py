@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from leanear.benchmarks.analysis import Analysis, analyse, medians_ms, memory_bytes, quotient
-from leanear.benchmarks.formatting import megabytes, milliseconds, signed_points
+from leanear.benchmarks.formatting import megabytes, milliseconds
 from leanear.benchmarks.report.page import Block, Card, Log, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.pictures import Curve, picture_curves
 from leanear.benchmarks.report.report import ReportPaths, write_page
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.sensors.device import is_measured
 from leanear.benchmarks.summary import Gate
+from leanear.benchmarks.verdict import Verdict, loss_text
 
 FACTS = (
     ("board", "board"),
@@ -32,7 +33,7 @@ FACTS = (
     ("governor", "governor"),
     ("python", "Python"),
 )
-MOST_CARDS = 6
+MOST_CARDS = 4
 FAR_APART = 10  # slowest over fastest latency from which on they share a logarithmic axis
 
 
@@ -99,12 +100,36 @@ def compose_devices_report(
         title=title,
         subtitle=subtitle,
         summary=" ".join(_sentences(entries, measured)),
+        verdict=_verdict(entries, measured),
         cards=tuple(_card(entry, measured.get(entry.host)) for entry in entries[:MOST_CARDS]),
         gate=_gate(entries),
         sections=tuple(section for section in sections if section is not None and section.blocks),
         kind="Devices report",
         origin="Written by leanear from the results files of the devices, which keep every raw sample.",
     )
+
+
+def _verdict(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> Verdict:
+    """How many devices were measured, on how many of them slim is faster, and how many keep the gate."""
+    well = [measured[entry.host] for entry in entries if entry.status == "ok" and entry.host in measured]
+    if not well:
+        said = f"None of the {len(entries)} devices was measured." if entries else "No device measured yet."
+        return Verdict(said, "bad" if entries else "")
+    verdicts = [
+        "not to be trusted" if analysis.untrusted else analysis.speed.verdict
+        for analysis in well
+        if analysis.speed is not None
+    ]
+    faster = verdicts.count("faster")
+    found = ", ".join(f"{verdict} on {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts))
+    said = f"{len(well)} of {len(entries)} devices measured{found and f'; speed: {found}'}"
+    gates = [entry.gate for entry in entries if entry.gate is not None]
+    passed = sum(gate.verdict == "PASS" for gate in gates)
+    if gates:
+        said += f"; the gate is kept on {passed}, missed or not judged on {len(gates) - passed}"
+    every = len(well) == len(entries) and faster == len(entries)
+    tone = "bad" if passed < len(gates) or len(well) < len(entries) else "good" if every else ""
+    return Verdict(f"{said}.", tone)
 
 
 def _sentences(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> list[str]:
@@ -119,11 +144,10 @@ def _sentences(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) ->
             said.append(f"{entry.host}: {_median(analysis, 'slim')} at the median.")
         else:
             ratio = analysis.speed.ratio
-            change = analysis.quality_change
-            quality = "" if change is None else f", {signed_points(change.estimate)} of {analysis.metric}"
+            quality = "" if analysis.loss is None else f"; {analysis.metric}: {loss_text(analysis.loss)}"
             said.append(
                 f"{entry.host}: slim is {ratio.estimate:.2f} times as fast as dense "
-                f"(95% {ratio.low:.2f} to {ratio.high:.2f}){_emulated(analysis)}{quality}."
+                f"(95% {ratio.low:.2f} to {ratio.high:.2f}){_doubt(analysis)}{quality}."
             )
     return said
 
@@ -134,17 +158,21 @@ def _card(entry: DeviceEntry, analysis: Analysis | None) -> Card:
     if analysis.speed is None:
         return Card(_median(analysis, "slim"), entry.host, "median latency")
     ratio = analysis.speed.ratio
-    tone = "good" if ratio.low > 1 else "bad" if ratio.high < 1 else "flat"
+    tone = "" if analysis.untrusted else {"faster": "good", "slower": "bad"}.get(analysis.speed.verdict, "")
     return Card(
         f"{ratio.estimate:.2f}×",
         entry.host,
-        f"as fast as dense (95% {ratio.low:.2f} to {ratio.high:.2f}){_emulated(analysis)}",
+        f"as fast as dense (95% {ratio.low:.2f} to {ratio.high:.2f}){_doubt(analysis)}",
         tone,
     )
 
 
 def _median(analysis: Analysis, role: str) -> str:
     return milliseconds(medians_ms(analysis).get(role)) + _emulated(analysis)
+
+
+def _doubt(analysis: Analysis) -> str:
+    return f", not to be trusted: {analysis.untrusted}" if analysis.untrusted else ""
 
 
 def _emulated(analysis: Analysis) -> str:
@@ -216,7 +244,7 @@ def _picture(entries: Sequence[DeviceEntry], measured: dict[str, Analysis]) -> l
     (name, *others) = sorted(names)
     if others:
         return [Paragraph("The devices were judged by different measures, so there is no common picture.")]
-    title = f"{name[:1].upper()}{name[1:]} against latency, dense and slim of each device"
+    title = f"{name[:1].upper()}{name[1:]} against latency, dense (hollow) and slim of each device"
     every = [median for curve in curves for median, _ in curve.points]
     far_apart = max(every) > FAR_APART * min(every) > 0
     return [picture_curves(curves, "median latency, ms", f"{name}, %", title, log_x=far_apart)]
@@ -236,8 +264,7 @@ def _by_hand_section(commands: Sequence[str], reached: bool) -> Section | None:
     if not commands:
         return None
     text = "The same by hand, on a device that the bundle folder was copied to" if reached else "By hand"
-    rows = tuple((str(number), command) for number, command in enumerate(commands, 1))
-    return Section(text, (Table("", ("", "command"), rows),))
+    return Section(text, (Log("\n".join(commands)),))
 
 
 def _facts_section(entries: Sequence[DeviceEntry]) -> Section | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Callable
 
 from leanear.benchmarks.analysis import (
@@ -14,32 +15,44 @@ from leanear.benchmarks.analysis import (
     quotient,
 )
 from leanear.benchmarks.formatting import (
-    between,
+    WORD_ERROR_RATE,
     count,
     factor,
     kilobytes,
     megabytes,
     milliseconds,
+    per_second,
     rate_between,
     signed,
-    signed_points,
 )
 from leanear.benchmarks.report.page import Card
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.speech_analysis import SpeechAnalysis, cache_bytes
-from leanear.benchmarks.summary import Gate, Interval
-from leanear.benchmarks.tag_analysis import TagAnalysis
+from leanear.benchmarks.summary import Interval
 from leanear.benchmarks.tagging import MEAN_AP
+from leanear.benchmarks.verdict import Verdict, loss_text, points_moved, quality_verdict
+
+ROLES = ("dense", "slim")
+ERROR_KINDS = "words substituted / deleted / inserted"
+COUNTED_FLOOR = 0.005  # less would be shown as 0%
+MEMORY_FLOOR = 0.02  # one measurement each, so less than this is no difference
+
+
+def headline_table(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows for a terminal; one column where there is nothing to compare with."""
+    rows = headline_rows(results)
+    if "dense" in results.roles:
+        return ("", *ROLES, "change"), list(rows)
+    return ("", "model"), [(name, slim) for name, _, slim, _ in rows]
 
 
 def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
-    """A short table for a terminal: what, dense, slim, change; "not measured" where a part is missing."""
+    """A short table: what, dense, slim, change; "not measured" where a part is missing."""
     analysis = analyse(results)
     if analysis.speech is not None:
         return _speech_rows(analysis, analysis.speech)
-    moved, shares = analysis.quality_change, analysis.qualities
-    change = f"{signed(moved.estimate)} points" if moved is not None else "-"
-    dense, slim = (f"{shares[role].estimate:.2%}" if role in shares else "not measured" for role in ("dense", "slim"))
+    shares = analysis.qualities
+    dense, slim = (f"{shares[role].estimate:.2%}" if role in shares else "not measured" for role in ROLES)
     return (
         *_precision_row(analysis),
         comparison_row("parameters", model_numbers(analysis, "parameters"), count),
@@ -47,15 +60,16 @@ def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
         comparison_row("graph file", graph_bytes(analysis), megabytes),
         comparison_row(_timed("median latency", analysis), medians_ms(analysis), milliseconds),
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
-        (analysis.metric, dense, slim, change),
+        (analysis.metric, dense, slim, _lost(analysis)),
     )
 
 
 def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str, str, str, str], ...]:
     tokens = analysis.document["latency"]["settings"]["tokens"]
-    windows, rates, change = speech.windows, speech.rates, speech.change
+    windows, rates, counts, rtf = speech.windows, speech.rates, speech.counts, analysis.real_time_factors
     transcribed = "not counted" if analysis.document["accuracy"]["roles"] else "not measured"
-    dense, slim = (f"{rates[role].estimate:.2%}" if role in rates else transcribed for role in ("dense", "slim"))
+    dense, slim = (f"{rates[role].estimate:.2%}" if role in rates else transcribed for role in ROLES)
+    kinds = {role: counts[role].by_kind if role in counts else transcribed for role in ROLES}
     return (
         *_precision_row(analysis),
         comparison_row("parameters", model_numbers(analysis, "parameters"), count),
@@ -65,10 +79,21 @@ def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str,
         comparison_row(_timed(f"window, {tokens} tokens", analysis), medians_ms(analysis), milliseconds),
         comparison_row("of it, encoder", {role: each.encoder_ms for role, each in windows.items()}, milliseconds),
         comparison_row("each token", {role: each.per_token_ms for role, each in windows.items()}, milliseconds),
-        comparison_row("real-time factor", {role: each.real_time_factor for role, each in windows.items()}, factor),
+        comparison_row(f"real-time factor (RTF), {rtf_of(analysis)}", rtf, factor),
+        comparison_row("RTFx, its inverse", {role: quotient(1.0, each) for role, each in rtf.items()}, per_second),
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
-        ("word error rate", dense, slim, f"{signed(change.change.estimate)} points" if change else "-"),
+        (WORD_ERROR_RATE, dense, slim, _lost(analysis)),
+        (ERROR_KINDS, kinds["dense"], kinds["slim"], "-"),
     )
+
+
+def rtf_of(analysis: Analysis) -> str:
+    """Of what audio the real-time factor is."""
+    return "evaluation clips" if analysis.speech is not None and analysis.speech.counts else "one full window"
+
+
+def _lost(analysis: Analysis) -> str:
+    return "-" if analysis.loss is None else points_moved(analysis.loss.estimate)
 
 
 def _timed(name: str, analysis: Analysis) -> str:
@@ -101,8 +126,18 @@ def comparison_row(
 
 def summary_sentences(analysis: Analysis) -> list[str]:
     """The result in plain sentences, for who reads nothing else."""
-    if not analysis.paired:
-        return ["One artifact was measured by itself, so nothing here is a comparison."]
+    said = _comparison_sentences(analysis) if analysis.paired else []
+    if analysis.emulated:
+        said.append(f"The device is emulated: {analysis.emulated}.")
+    if analysis.noisy:
+        said.append(f"The timings are less certain than usual: {analysis.noisy}.")
+    for part, reason in analysis.results.failures().items():
+        what = "check of the engines" if part == "check" else f"{part} measurement"
+        said.append(f"The {what} failed: {reason}.")
+    return said
+
+
+def _comparison_sentences(analysis: Analysis) -> list[str]:
     said = []
     precisions = analysis.results.precisions
     if precisions["dense"] != precisions["slim"]:
@@ -126,139 +161,148 @@ def summary_sentences(analysis: Analysis) -> list[str]:
                 "not distinguishable": f"No speed-up can be told from the noise: {ratio.estimate:.2f}× {span}.",
             }[analysis.speed.verdict]
         )
-    if analysis.change is not None:
-        change, dense, slim = analysis.change.change, analysis.accuracy["dense"], analysis.accuracy["slim"]
-        clips = len(analysis.document["accuracy"]["label_ids"])
-        said.append(
-            f"It is right on {slim.estimate:.2%} of {clips:,} clips, the dense model on {dense.estimate:.2%}: "
-            f"{signed_points(change.estimate)} ({between(change)})."
-        )
-    if analysis.speech is not None and analysis.speech.change is not None:
-        said.append(_word_sentence(analysis, analysis.speech))
-    if analysis.tags is not None and analysis.tags.change is not None:
-        said.append(_tags_sentence(analysis.tags, analysis.tags.change))
-    if analysis.emulated:
-        said.append(f"The device is emulated: {analysis.emulated}.")
-    if analysis.noisy:
-        said.append(f"The timings are less certain than usual: {analysis.noisy}.")
-    for part, reason in analysis.results.failures().items():
-        said.append(f"The {part} measurement failed: {reason}.")
+    if analysis.loss is not None:
+        said.append(_quality_sentence(analysis, analysis.loss))
     return said
 
 
-def _word_sentence(analysis: Analysis, speech: SpeechAnalysis) -> str:
-    change, clips = speech.change, len(analysis.document["accuracy"]["names"])
-    assert change is not None
-    points, relative = change.change, change.relative
+def _quality_sentence(analysis: Analysis, loss: Interval) -> str:
+    dense, slim = (f"{analysis.qualities[role].estimate:.2%}" for role in ROLES)
+    clips, lost = f"{analysis.clips:,} clips", loss_text(loss)
+    if analysis.tags is not None:
+        labels = analysis.tags.quality["slim"].labels
+        return f"Its {MEAN_AP} over {labels:,} labels is {slim} on {clips}, the dense model's {dense}: {lost}."
+    if analysis.speech is None or analysis.speech.change is None:
+        return f"It is right on {slim} of {clips}, the dense model on {dense}: {lost}."
+    relative = analysis.speech.change.relative
     more = "" if relative is None else f", which is {signed(relative.estimate)}% of the dense model's rate"
-    return (
-        f"It gets {speech.rates['slim'].estimate:.2%} of the words of {clips:,} clips wrong, the dense model "
-        f"{speech.rates['dense'].estimate:.2%}: {signed_points(points.estimate)} ({between(points)}){more}."
-    )
+    return f"Its {WORD_ERROR_RATE} is {slim} on {clips}, the dense model's {dense}: {lost}{more}."
 
 
-def _tags_sentence(tags: TagAnalysis, change: Interval) -> str:
-    dense, slim = tags.quality["dense"], tags.quality["slim"]
-    return (
-        f"Its {MEAN_AP} over {slim.labels:,} labels is {slim.mean_ap.estimate:.2%} on {slim.clips:,} clips, the dense "
-        f"model's {dense.mean_ap.estimate:.2%}: {signed_points(change.estimate)} ({between(change)})."
-    )
+def headline_verdict(analysis: Analysis, limit_points: float | None) -> Verdict:
+    """Quality, speed and size in one sentence; limit_points: of the gate, if any."""
+    if not analysis.paired:
+        gate = "" if limit_points is None else "; the gate cannot be judged: there is no dense artifact to compare with"
+        return Verdict(f"Measured by itself: nothing here is a comparison{gate}.")
+    quality = _quality_verdict(analysis, limit_points)
+    speed = _speed_verdict(analysis)
+    said = "; ".join(filter(None, (quality.text, speed.text, _size_text(analysis))))
+    tones = {quality.tone, speed.tone}
+    tone = "bad" if "bad" in tones else "good" if tones == {"good"} else ""
+    said = f"{said[0].upper()}{said[1:]}" if said[:2].islower() else said  # mAP is written so
+    return Verdict(f"{said}.", tone)
 
 
-def headline_cards(analysis: Analysis, gate: Gate | None) -> tuple[Card, ...]:
-    """The headline: size, speed, accuracy and the gate's verdict."""
-    cards = _comparison_cards(analysis, gate) if analysis.paired else _single_cards(analysis)
-    if gate is not None:
-        tone = {"PASS": "good", "FAIL": "bad"}.get(gate.verdict, "flat")
-        cards.append(Card(gate.verdict, _gate_name(analysis), gate.sentence, tone))
-    else:
-        loss = f"the {analysis.metric} drop" if analysis.speech is None else "the rise of the word error rate"
-        cards.append(Card("none", _gate_name(analysis), f"no limit was set for {loss}", ""))
-    return tuple(cards)
+def _quality_verdict(analysis: Analysis, limit_points: float | None) -> Verdict:
+    if analysis.loss is None:
+        reason = analysis.document["accuracy"]["reason"] or f"the {analysis.metric} was not counted"
+        return Verdict(f"{analysis.metric} not measured: {reason}")
+    said = quality_verdict(analysis.loss, analysis.clips, limit_points)
+    return replace(said, text=f"{analysis.metric}: {said.text}")
 
 
-def _gate_name(analysis: Analysis) -> str:
-    return f"{analysis.metric} gate" if analysis.speech is None else "word error gate"
+def _speed_verdict(analysis: Analysis) -> Verdict:
+    if analysis.speed is None:
+        return Verdict("speed not measured")
+    ratio = analysis.speed.ratio.estimate
+    text, tone = {
+        "faster": (f"{ratio:.2f}× as fast", "good"),
+        "slower": (f"slower, {ratio:.2f}× as fast", "bad"),
+        "no change": ("no faster", ""),
+        "not distinguishable": ("speed not decided", ""),
+    }[analysis.speed.verdict]
+    return Verdict(f"{text}, not to be trusted: {analysis.untrusted}") if analysis.untrusted else Verdict(text, tone)
 
 
-def _comparison_cards(analysis: Analysis, gate: Gate | None) -> list[Card]:
+def _size_text(analysis: Analysis) -> str:
     sizes = graph_bytes(analysis)
-    smaller = quotient(sizes["dense"], sizes["slim"])
-    cards = []
-    if smaller is None:
-        cards.append(Card("not known", "file size", "the manifests do not say", "flat"))
-    else:
-        word = "smaller" if smaller > 1 else "larger"
-        detail = f"{megabytes(sizes['dense'])} → {megabytes(sizes['slim'])}, {smaller:.2f}× smaller"
-        cards.append(Card(f"{abs(1 - 1 / smaller):.0%}", f"{word} file", detail, "good" if smaller > 1 else "bad"))
-    cards.append(_speed_card(analysis))
+    share = quotient(sizes["slim"], sizes["dense"])
+    if share is None:
+        return ""
+    moved = f"{abs(1 - share):.0%}"
+    return "as large" if moved == "0%" else f"{moved} {'smaller' if share < 1 else 'larger'}"
+
+
+def headline_cards(analysis: Analysis, limit_points: float | None) -> tuple[Card, ...]:
+    """Four figures: quality, speed, size and memory."""
+    if not analysis.paired:
+        return tuple(_single_cards(analysis))
+    return (
+        _quality_card(analysis, limit_points),
+        _speed_card(analysis),
+        _ratio_card("file", "file size", graph_bytes(analysis), "the manifests do not say"),
+        _ratio_card(
+            "peak memory",
+            "peak memory",
+            memory_bytes(analysis, "peak_rss_bytes"),
+            analysis.document["memory"]["reason"],
+            MEMORY_FLOOR,
+        ),
+    )
+
+
+def _quality_card(analysis: Analysis, limit_points: float | None) -> Card:
+    said = _quality_verdict(analysis, limit_points)
+    if analysis.loss is None:
+        return Card("not measured", analysis.metric, said.text.partition(": ")[2])
+    dense, slim = (f"{analysis.qualities[role].estimate:.1%}" for role in ROLES)
+    detail = f"{dense} → {slim} on {analysis.clips:,} clips, {loss_text(analysis.loss)}"
     if analysis.speech is not None:
-        cards.append(_word_card(analysis, analysis.speech, gate))
-    elif analysis.quality_change is None:
-        reason = analysis.document["accuracy"]["reason"]
-        cards.append(Card("not measured", f"{analysis.metric} change", reason, "flat"))
-    else:
-        change, shares = analysis.quality_change, analysis.qualities
-        detail = f"{shares['dense'].estimate:.1%} → {shares['slim'].estimate:.1%}, {between(change)}"
-        cards.append(Card(signed(change.estimate), f"points of {analysis.metric}", detail, _change_tone(change, gate)))
-    return cards
+        kinds = " → ".join(analysis.speech.counts[role].by_kind for role in ROLES)
+        detail += f"; S/D/I {kinds}"
+    figure = points_moved(analysis.loss.estimate)
+    if "not decided" in said.text:
+        figure = "not decided"
+    elif "no measurable" in said.text:
+        figure = "no loss"
+    return Card(figure, analysis.metric, detail, said.tone)
 
 
-def _word_card(analysis: Analysis, speech: SpeechAnalysis, gate: Gate | None) -> Card:
-    if speech.change is None:
-        reason = analysis.document["accuracy"]["reason"] or "word errors were not counted"
-        return Card("not measured", "change of the word error rate", reason, "flat")
-    change, dense, slim = speech.change.change, speech.rates["dense"], speech.rates["slim"]
-    gain = Interval(-change.estimate, -change.high, -change.low)
-    detail = f"{dense.estimate:.1%} → {slim.estimate:.1%}, {between(change)}"
-    return Card(signed(change.estimate), "points of word error rate", detail, _change_tone(gain, gate))
-
-
-def _change_tone(change: Interval, gate: Gate | None) -> str:
-    """A loss that the gate allows is no alarm; without a gate, a loss that cannot be chance is."""
-    if change.low > 0:
-        return "good"
-    if gate is not None:
-        return "bad" if gate.verdict == "FAIL" else ""
-    return "bad" if change.high < 0 else "flat"
+def _ratio_card(name: str, missing: str, sizes: dict[str, float | None], reason: str, floor: float = 0.0) -> Card:
+    """How much smaller the slim model is in one respect; grey where it is by less than `floor`."""
+    share = quotient(sizes.get("slim"), sizes.get("dense"))
+    if share is None:
+        return Card("not measured", missing, reason)
+    detail = f"{megabytes(sizes['dense'])} → {megabytes(sizes['slim'])}"
+    if abs(1 - share) <= max(floor, COUNTED_FLOOR):
+        return Card("the same", name, detail)
+    word = "smaller" if share < 1 else "larger"
+    return Card(f"{abs(1 - share):.0%}", f"{word} {name}", detail, "good" if share < 1 else "bad")
 
 
 def _speed_card(analysis: Analysis) -> Card:
     if analysis.speed is None:
-        return Card("not measured", "speed", analysis.document["latency"]["reason"], "flat")
+        return Card("not measured", "speed", analysis.document["latency"]["reason"])
     ratio = analysis.speed.ratio
-    medians = " → ".join(milliseconds(medians_ms(analysis)[role]) for role in ("dense", "slim"))
+    medians = " → ".join(milliseconds(medians_ms(analysis)[role]) for role in ROLES)
     detail = f"{_timed('median', analysis)} {medians}, 95% between {ratio.low:.2f}× and {ratio.high:.2f}×"
-    if analysis.speed.verdict in ("faster", "slower"):
-        tone = "good" if analysis.speed.verdict == "faster" else "bad"
-        return Card(f"{ratio.estimate:.2f}×", "faster" if tone == "good" else "the speed (slower)", detail, tone)
-    what = "no speed-up" if analysis.speed.verdict == "no change" else "speed, within the noise"
-    return Card(f"{ratio.estimate:.2f}×", what, detail, "flat")
+    what = {
+        "faster": "faster",
+        "slower": "the speed (slower)",
+        "no change": "no speed-up",
+        "not distinguishable": "speed, within the noise",
+    }[analysis.speed.verdict]
+    if analysis.untrusted:
+        return Card(f"{ratio.estimate:.2f}×", f"{what}, not to be trusted", f"{detail}; {analysis.untrusted}")
+    return Card(f"{ratio.estimate:.2f}×", what, detail, _speed_verdict(analysis).tone)
 
 
 def _single_cards(analysis: Analysis) -> list[Card]:
-    what, detail = ("file", "weights and audio front end in one graph")
-    if analysis.speech is not None:
-        what, detail = ("files", "encoder, with the audio front end in it, and decoder")
-    cards = [Card(megabytes(graph_bytes(analysis)["slim"]), what, detail)]
+    quality = analysis.qualities.get("slim")
+    reason = analysis.document["accuracy"]["reason"] or "word errors were not counted"
+    cards = [Card("not measured", analysis.metric, reason)]
+    if quality is not None:
+        cards = [Card(f"{quality.estimate:.1%}", analysis.metric, rate_between(quality))]
     if "slim" in analysis.latency:
         n = analysis.latency["slim"].n
-        cards.append(Card(milliseconds(medians_ms(analysis)["slim"]), _timed("median latency", analysis), f"n = {n}"))
+        said = f"n = {n}; {analysis.untrusted}" if analysis.untrusted else f"n = {n}"
+        cards.append(Card(milliseconds(medians_ms(analysis)["slim"]), _timed("median latency", analysis), said))
     else:
-        cards.append(Card("not measured", "latency", analysis.document["latency"]["reason"], "flat"))
-    if analysis.speech is not None:
-        cards.append(_single_word_card(analysis, analysis.speech))
-    elif "slim" in analysis.qualities:
-        share = analysis.qualities["slim"]
-        cards.append(Card(f"{share.estimate:.1%}", analysis.metric, rate_between(share)))
-    else:
-        cards.append(Card("not measured", analysis.metric, analysis.document["accuracy"]["reason"], "flat"))
-    return cards
-
-
-def _single_word_card(analysis: Analysis, speech: SpeechAnalysis) -> Card:
-    if "slim" not in speech.rates:
-        reason = analysis.document["accuracy"]["reason"] or "word errors were not counted"
-        return Card("not measured", "word error rate", reason, "flat")
-    rate = speech.rates["slim"]
-    return Card(f"{rate.estimate:.1%}", "word error rate", rate_between(rate))
+        cards.append(Card("not measured", "latency", analysis.document["latency"]["reason"]))
+    whole = (
+        "front end and weights in one graph" if analysis.speech is None else "encoder, with the front end, and decoder"
+    )
+    cards.append(Card(megabytes(graph_bytes(analysis)["slim"]), "file" if analysis.speech is None else "files", whole))
+    peak = memory_bytes(analysis, "peak_rss_bytes").get("slim")
+    detail = "of one process, Python and the runtime in it" if peak else analysis.document["memory"]["reason"]
+    return [*cards, Card(megabytes(peak), "peak memory", detail)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from leanear.benchmarks.analysis import Analysis, all_samples, medians_ms
-from leanear.benchmarks.formatting import median_and_span, percentile
+from leanear.benchmarks.analysis import Analysis, all_samples, medians_ms, quotient
+from leanear.benchmarks.formatting import factor, median_and_span, per_second, percentile
 from leanear.benchmarks.report.blocks import unmeasured
-from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
 from leanear.benchmarks.report.pictures import picture_latency, picture_processes
 from leanear.benchmarks.summary import SAMPLES_NEEDED
 
@@ -31,7 +31,7 @@ def latency_section(analysis: Analysis) -> Section:
         *_emulation_warning(analysis),
         *_noise_warning(analysis),
         picture_latency(named, medians),
-        _latency_table(analysis, audio_s),
+        _latency_table(analysis),
         *_gpu_table(analysis),
     ]
     if analysis.speed is not None:
@@ -39,7 +39,7 @@ def latency_section(analysis: Analysis) -> Section:
         blocks.append(Paragraph(f"Speed-up within each neighbouring pair of processes: {pairs}."))
     blocks.append(
         Paragraph(
-            "Each column below is one fresh process: the dot is its median, the line spans its 10th to 90th percentile."
+            "Each row below is one fresh process: the dot is its median, the line spans its 10th to 90th percentile."
         )
     )
     blocks.append(picture_processes(processes))
@@ -71,22 +71,22 @@ def _noise_warning(analysis: Analysis) -> list[Block]:
     return [Paragraph(said, "warning")]
 
 
-def _latency_table(analysis: Analysis, audio_s: float) -> Table:
-    rows = []
+def _latency_table(analysis: Analysis) -> Table:
+    names = ["samples", "least", "mean", "standard deviation", "coefficient of variation"]
+    names += [f"p{percent}" for percent in SAMPLES_NEEDED]
+    columns = []
     for role, summary in analysis.latency.items():
-        median = summary.percentiles_ms[50]
-        rows.append(
-            (
-                analysis.name(role),
-                f"{summary.n:,}",
-                *(f"{value:.2f}" for value in (summary.min_ms, summary.mean_ms, summary.sd_ms)),
-                f"{summary.cv:.1%}",
-                *(percentile(summary, percent) for percent in SAMPLES_NEEDED),
-                "n/a" if median is None else f"{median / 1000 / audio_s:.4f}",
-            )
-        )
-    header = ("", "n", "min", "mean", "sd", "CV", *(f"p{percent}" for percent in SAMPLES_NEEDED), "real-time factor")
-    return Table("Steady state, ms (real-time factor: median compute time per second of audio)", header, tuple(rows))
+        times = (f"{value:.2f}" for value in (summary.min_ms, summary.mean_ms, summary.sd_ms))
+        percentiles = (percentile(summary, percent) for percent in SAMPLES_NEEDED)
+        columns.append((analysis.name(role), f"{summary.n:,}", *times, f"{summary.cv:.1%}", *percentiles))
+    if analysis.speech is None:  # of speech it stands beside the stages
+        names += ["real-time factor (RTF)", "RTFx, its inverse"]
+        factors = analysis.real_time_factors
+        columns = [
+            (*column, factor(rtf), per_second(quotient(1.0, rtf)))
+            for column, rtf in zip(columns, (factors[role] for role in analysis.latency))
+        ]
+    return figures("Steady state, ms (RTF: seconds of compute per second of audio, by the median)", names, columns)
 
 
 def _gpu_table(analysis: Analysis) -> list[Block]:
@@ -118,21 +118,16 @@ def _sums(by_stage: dict[str, list[float]]) -> list[float]:
 
 
 def _cold_table(analysis: Analysis) -> Table:
-    rows = []
+    names = ("import of the runtime, ms", "load, ms", "first inference, ms", "warm-up runs (median)", "settled")
+    columns = []
     for role in analysis.results.roles:
         repeats = analysis.results.repeats(role)
         warm = [repeat["warm_up"] for repeat in repeats]
-        settled = sum(one["settled"] for one in warm)
-        rows.append(
-            (
-                analysis.name(role),
-                *(
-                    median_and_span([repeat[key] for repeat in repeats])
-                    for key in ("import_ms", "load_ms", "first_inference_ms")
-                ),
-                f"{np.median([one['runs'] for one in warm]):g} in {np.median([one['seconds'] for one in warm]):.2f} s",
-                f"{settled} of {len(warm)}",
-            )
+        runs, seconds = (np.median([one[key] for one in warm]) for key in ("runs", "seconds"))
+        once = (
+            median_and_span([repeat[key] for repeat in repeats])
+            for key in ("import_ms", "load_ms", "first_inference_ms")
         )
-    header = ("", "import of the runtime, ms", "load, ms", "first inference, ms", "warm-up runs (median)", "settled")
-    return Table(f"Cold path, median of {len(repeats)} fresh processes (least to most)", header, tuple(rows))
+        settled = f"{sum(one['settled'] for one in warm)} of {len(warm)}"
+        columns.append((analysis.name(role), *once, f"{runs:g} in {seconds:.2f} s", settled))
+    return figures(f"Cold path, median of {len(repeats)} fresh processes (least to most)", names, columns)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from dataclasses import replace
+from typing import Any, Mapping, Sequence
 
+from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
-from leanear.benchmarks.report.pictures import Curve, Picture, picture_curves
+from leanear.benchmarks.report.pictures import Curve, picture_curves
+from leanear.benchmarks.report.plotting import Picture
+
+LEAST_NATS = 1e-6  # what less is drawn as, and called 0
 
 
 def loss_section(pruning: Mapping[str, Any]) -> Section | None:
@@ -24,7 +29,9 @@ def loss_section(pruning: Mapping[str, Any]) -> Section | None:
         Table("Rounds", ("", "estimated", "measured", ""), tuple(_round_rows(rounds, loss["best"]))),
     ]
     if loss.get("curve"):
-        blocks.append(curve_picture(loss["curve"], [(pruning["sparsity"], rounds[loss["best"]]["measured"])]))
+        measured = ((pruning["sparsity"], rounds[loss["best"]]["measured"]),)
+        chosen = Curve("this model, as measured", measured, joined=False, chosen=True)
+        blocks.append(curve_picture(loss["curve"], [chosen], PRUNED_PARTS[pruning.get("prune", "attention")]))
     chosen = rounds[loss["best"]]["blocks"]
     rows = tuple((block["name"], nats(block["estimated"]), nats(block["measured"])) for block in chosen)
     blocks.append(Table("Block by block", ("", "estimated", "measured"), rows, folded=True))
@@ -41,20 +48,19 @@ def loss_section(pruning: Mapping[str, Any]) -> Section | None:
     return Section("Loss", tuple(blocks))
 
 
-def curve_picture(curve: list[dict[str, float]], measured: list[tuple[float, float]]) -> Picture:
-    """Estimated loss by the share removed, and some models' measured losses."""
-    estimated = tuple((100 * point["sparsity"], max(point["loss"], 1e-6)) for point in curve)
-    points = tuple((100 * sparsity, max(nats, 1e-6)) for sparsity, nats in measured)
-    names = "this model, as measured" if len(points) == 1 else "measured"
-    return picture_curves(
-        [Curve("estimated", estimated), Curve(names, points, joined=len(points) > 1)],
-        "% of the attention parameters removed", "nats", "Size against loss", log=True,
-    )  # fmt: skip
+def curve_picture(curve: list[dict[str, float]], others: Sequence[Curve], parts: str = "attention") -> Picture:
+    """Estimated loss by the share removed of these parts, and other points, measured or chosen: (share, nats)."""
+    estimated = Curve("estimated", tuple((point["sparsity"], point["loss"]) for point in curve))
+    drawn = [
+        replace(each, points=tuple((100 * share, max(loss, LEAST_NATS)) for share, loss in each.points))
+        for each in (estimated, *others)
+    ]
+    return picture_curves(drawn, f"% of the {parts} parameters removed", "nats", "Size against loss", log=True)
 
 
 def nats(value: float) -> str:
     """A loss as a table shows it."""
-    return f"{value:.2g}" if value >= 1e-6 else "0"
+    return f"{value:.2g}" if value >= LEAST_NATS else "0"
 
 
 def _round_rows(rounds: list[dict[str, Any]], best: int) -> list[tuple[str, str, str, str]]:

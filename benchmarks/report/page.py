@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import Sequence, Union
 
-from leanear.benchmarks.report.pictures import Picture
+from leanear.benchmarks.report.plotting import Picture
 from leanear.benchmarks.summary import Gate
+from leanear.benchmarks.verdict import Verdict
+
+MOST_COLUMNS, MOST_LETTERS, LONGEST_LINE = 4, 60, 24
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,24 @@ class Table:
         """Whether its cells hold sentences and not figures, so that they read better aligned to the left."""
         return len(self.header) == 2 or any(len(cell) > 44 for row in self.rows for cell in row[1:])
 
+    @property
+    def has_many_columns(self) -> bool:
+        """Whether it has more columns than a telephone is wide enough for, so that its rows become paragraphs there."""
+        longest = [max(len(row[place]) for row in (self.header, *self.rows)) for place in range(len(self.header))]
+        letters = sum(min(length, LONGEST_LINE) for length in longest)
+        return len(self.header) > 2 and (letters > MOST_LETTERS or len(self.header) > MOST_COLUMNS)
+
+
+def figures(caption: str, rows: Sequence[str], columns: Sequence[tuple[str, ...]]) -> Table:
+    """A table with a column for each of a few things with many figures; columns: the name, and what `rows` name."""
+    header = ("", *(column[0] for column in columns))
+    body = tuple((name, *(column[place] for column in columns)) for place, name in enumerate(rows, 1))
+    return Table(caption, header, body)
+
 
 @dataclass(frozen=True)
 class Log:
-    """The end of a failed process's log."""
+    """Lines as they are: the end of a failed process's log, or commands."""
 
     text: str
 
@@ -52,7 +69,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Card:
-    """One headline figure. tone: "good", "bad", "flat" or ""."""
+    """One headline figure. tone: "good", "bad", or "" (grey) where it is neither or not to be trusted."""
 
     figure: str
     what: str
@@ -64,8 +81,8 @@ class Card:
 class Report:
     """A whole report before it is put into a format.
 
-    gate: its verdict, or None where no gate was set; warning: what is read before all else, or nothing; kind: what sort
-    of report it is; origin: what it was written from.
+    gate: its verdict, or None where no gate was set; verdict: what is read first, in words; warning: what is read
+    even before it; kind: what sort of report it is; origin: what it was written from.
     """
 
     title: str
@@ -74,6 +91,7 @@ class Report:
     cards: tuple[Card, ...]
     gate: Gate | None
     sections: tuple[Section, ...]
+    verdict: Verdict | None = None
     warning: str = ""
     kind: str = "Deployment report"
     origin: str = "Written by leanear from a results file that keeps every raw sample."

@@ -1,30 +1,21 @@
-"""Pictures for the report as inline SVG: no script, no font, colours from the page's light or dark theme."""
+"""The pictures of a report: each function says in words what is seen, and how matplotlib draws it at any width."""
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Sequence, Tuple
 
 import numpy as np
 
-WIDTH = 760
-LEFT = 92
-RIGHT = 24
-TICK_LABEL = 18
+from leanear.benchmarks.report.plotting import Canvas, Picture, colour
+
 HISTOGRAM_BINS = 72
 HISTOGRAM_UPPER_PERCENTILE = 99.0
-COLOURS = 6  # of lines, in the page's style
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An SVG element, its title, and the sentence that says the same to those who do not see it."""
-
-    svg: str
-    title: str
-    description: str
+LANE_PX, ROW_PX, AXIS_PX, CURVES_PX = 96, 30, 44, 290
+LEAST_LOG = 1e-12  # what 0 is drawn as on a logarithmic axis
+LINES = ("slim", "bad", "query-key", "value-output", "s1", "dense")
+STACKS = ("s0", "s1", "query-key", "s3", "s4", "s5")
 
 
 @dataclass(frozen=True)
@@ -44,106 +35,101 @@ def picture_latency(samples_ms: dict[str, np.ndarray], medians_ms: dict[str, flo
     pooled = np.concatenate(list(samples_ms.values()))
     low, high = float(pooled.min()), float(np.percentile(pooled, HISTOGRAM_UPPER_PERCENTILE))
     margin = max((high - low) * 0.03, 1e-3)
-    axis = _Axis(low - margin, high + margin, LEFT, WIDTH - RIGHT)
-    lane, gap, top = 96, 34, 28
-    parts, said = [], []
-    for place, (name, samples) in enumerate(samples_ms.items()):
-        base = top + (place + 1) * lane + place * gap
-        parts.append(_text(LEFT - 12, base - 6, name, "role", anchor="end"))
-        parts.append(_histogram(samples, axis, base, lane, f"fill-{name}"))
-        beyond = int((samples > axis.high).sum())
-        if beyond:
-            parts.append(
-                _text(WIDTH - RIGHT, base - lane - 14, f"{beyond} slower, beyond the axis →", "note", anchor="end")
-            )
-        parts.append(_line(LEFT, base, WIDTH - RIGHT, base, "axis"))
-        median = medians_ms[name]
-        if median is not None:
-            x = axis.place(median)
-            parts.append(_line(x, base - lane - 2, x, base, f"median stroke-{name}"))
-            anchor = "start" if x < WIDTH * 0.72 else "end"
-            shift = 6 if anchor == "start" else -6
-            parts.append(_text(x + shift, base - lane + 6, f"median {median:.2f} ms", "value", anchor=anchor))
-            said.append(f"{name}: median {median:.2f} ms of {samples.size} samples")
-        else:
-            said.append(f"{name}: {samples.size} samples from {samples.min():.2f} to {samples.max():.2f} ms")
-    bottom = top + len(samples_ms) * lane + (len(samples_ms) - 1) * gap
-    parts.append(_ticks(axis, bottom, "ms per inference"))
-    return _picture(parts, bottom + 44, "Latency distributions", "; ".join(said))
+    low, high = low - margin, high + margin
+    said = [_lane_said(name, samples, medians_ms[name]) for name, samples in samples_ms.items()]
+
+    def draw(canvas: Canvas) -> None:
+        lanes = canvas.axes(len(samples_ms) * LANE_PX + AXIS_PX, len(samples_ms))
+        for lane, (name, samples) in zip(np.atleast_1d(lanes), samples_ms.items()):
+            counts, edges = np.histogram(samples[samples <= high], bins=HISTOGRAM_BINS, range=(low, high))
+            lane.stairs(counts, edges, fill=True, color=colour(name))
+            median = medians_ms[name]
+            if median is not None:
+                lane.axvline(median, color=colour("ink"), linewidth=2)
+            lane.set_title(name if median is None else f"{name}: median {median:.2f} ms")
+            beyond = int((samples > high).sum())
+            if beyond:
+                lane.set_title(f"{beyond} slower →", loc="right", fontweight="normal", color=colour("soft"))
+            lane.set_yticks([])
+            lane.spines["left"].set_visible(False)
+            lane.set_xlim(low, high)
+        _x_axis(canvas, lane, "ms per inference")
+
+    return Picture("Latency distributions", f"{'; '.join(said)}.", draw)
 
 
-def _histogram(samples: np.ndarray, axis: _Axis, base: float, height: float, css: str) -> str:
-    counts, edges = np.histogram(samples[samples <= axis.high], bins=HISTOGRAM_BINS, range=(axis.low, axis.high))
-    tallest = max(int(counts.max()), 1)
-    bars = []
-    for count, start, end in zip(counts, edges[:-1], edges[1:]):
-        if count:
-            x, width = axis.place(start), axis.place(end) - axis.place(start)
-            tall = (height - 14) * count / tallest
-            bars.append(_rectangle(x + 0.5, base - tall, max(width - 1, 0.5), tall, css))
-    return "".join(bars)
+def _lane_said(name: str, samples: np.ndarray, median: float | None) -> str:
+    if median is None:
+        return f"{name}: {samples.size} samples from {samples.min():.2f} to {samples.max():.2f} ms"
+    return f"{name}: median {median:.2f} ms of {samples.size} samples"
 
 
 def picture_processes(processes: Sequence[tuple[str, np.ndarray]]) -> Picture:
-    """One column per process in the order of running: a dot at its median, a line from 10th to 90th percentile."""
-    spans = [np.percentile(samples, (10, 50, 90)) for _, samples in processes]
-    low, high = min(float(span[0]) for span in spans), max(float(span[2]) for span in spans)
-    margin = max((high - low) * 0.15, high * 0.01)
-    axis = _Axis(low - margin, high + margin, 170, 24)
-    step = (WIDTH - LEFT - RIGHT) / len(processes)
-    parts = [_horizontal_grid(axis)]
-    for place, ((name, _), span) in enumerate(zip(processes, spans)):
-        x = LEFT + (place + 0.5) * step
-        parts.append(_line(x, axis.place(span[0]), x, axis.place(span[2]), f"whisker stroke-{name}"))
-        parts.append(f'<circle cx="{x:.1f}" cy="{axis.place(span[1]):.1f}" r="6" class="fill-{name}"/>')
-        parts.append(_text(x, 192, name, "role", anchor="middle"))
-        parts.append(_text(x, 207, f"process {place + 1}", "note", anchor="middle"))
-    said = ", ".join(f"{name} {span[1]:.2f}" for (name, _), span in zip(processes, spans))
-    return _picture(parts, 216, "Median latency of every process in ms, in the order in which they ran", said)
+    """One row per process in the order of running: a dot at its median, a line from 10th to 90th percentile."""
+    spans = [tuple(float(ms) for ms in np.percentile(samples, (10, 50, 90))) for _, samples in processes]
+    said = ", ".join(f"{name} {median:.2f}" for (name, _), (_, median, _) in zip(processes, spans))
+
+    def draw(canvas: Canvas) -> None:
+        names = [f"{number} {name}" for number, (name, _) in enumerate(processes, 1)]
+        axes = _rows(canvas, names, 22)
+        for place, ((name, _), (least, median, most)) in enumerate(zip(processes, spans)):
+            _whisker(axes, place, name, median, least, most)
+        axes.margins(x=0.06)
+        _x_axis(canvas, axes, "ms")
+
+    return Picture("Median latency of every process in ms, in the order in which they ran", f"{said}.", draw)
 
 
-def picture_widths(
-    groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[WidthCell]]]]], dense_width: int
-) -> Picture:
+Groups = Sequence[Tuple[str, Sequence[Tuple[str, Sequence[WidthCell]]]]]
+Box = Tuple[float, float, float, float]  # x, y, width, height
+
+
+def picture_widths(groups: Groups, dense_width: int) -> Picture:
     """A row per layer, a cell per head: two bars, the share of query/key and of value/output channels that is kept.
 
     groups: a title (or none) and its layers, each a name and its heads.
     """
-    layers = [layer for _, members in groups for layer in members]
-    heads = max(len(cells) for _, cells in layers)
-    left, right, top = 62, 74, 30
-    cell = (WIDTH - left - right) / heads
-    row, bar, heading = 34, 11, 26
-    gap = min(8.0, cell * 0.14)
-    parts = [
-        _text(left + (head + 0.5) * cell, 18, f"head {head}" if cell > 44 else str(head), "note", anchor="middle")
-        for head in range(heads)
-    ]
-    parts.append(_text(WIDTH - right + 8, 18, "kept", "note"))
-    y, said = float(top), []
+    titled = [(title, [cell for _, cells in members for cell in cells]) for title, members in groups if title]
+    said = [f"{title}: {_channels_kept(cells, dense_width):.0%} of the channels" for title, cells in titled]
+    every = [cell for _, members in groups for _, cells in members for cell in cells]
+    said.append(
+        f"{sum(cell.kept for cell in every)} of {len(every)} heads are kept; the table below lists their widths"
+    )
+
+    def draw(canvas: Canvas) -> None:
+        _draw_widths(canvas, groups, dense_width)
+
+    return Picture("Channels kept in every layer and head", f"{'; '.join(said)}.", draw)
+
+
+def _draw_widths(canvas: Canvas, groups: Groups, dense_width: int) -> None:
+    axes = canvas.axes(sum(len(members) + bool(title) for title, members in groups) * ROW_PX + 26)
+    heads = max(len(cells) for _, members in groups for _, cells in members)
+    numbered, named = canvas.count(14, 5) >= heads, canvas.count(10, 4) >= heads
+    boxes: dict[str, list[Box]] = {}
+    names, kept, row = [], [], 0
     for title, members in groups:
         if title:
-            parts.append(_text(left, y + 14, title, "role"))
-            y += heading
+            axes.text(0, row + 0.75, title, fontweight="bold")
+            row += 1
         for name, cells in members:
-            parts.append(_text(left - 12, y + 16, name, "role", anchor="end"))
             for head, widths in enumerate(cells):
-                x = left + head * cell + gap / 2
-                parts.append(_width_cell(widths, x, y, cell - gap, bar, dense_width))
-            parts.append(_text(WIDTH - right + 8, y + 16, f"{_channels_kept(cells, dense_width):.0%}", "value"))
-            y += row
-        if title:
-            every = [widths for _, cells in members for widths in cells]
-            said.append(f"{title}: {_channels_kept(every, dense_width):.0%} of the channels")
-    legend, bottom = _legend(
-        [("query/key channels", "query-key"), ("value/output channels", "value-output"), ("not kept", "track")], y + 4
-    )
-    parts.append(legend)
-    heads_kept = sum(widths.kept for _, cells in layers for widths in cells)
-    said.append(
-        f"{heads_kept} of {sum(len(cells) for _, cells in layers)} heads are kept; the table below lists their widths"
-    )
-    return _picture(parts, bottom, "Channels kept in every layer and head", "; ".join(said))
+                _width_cell(axes, boxes, head, row, widths, dense_width, numbered)
+            names.append(name.replace("layer ", "") if canvas.narrow else name)
+            kept.append((row + 0.5, f"{_channels_kept(cells, dense_width):.0%}"))
+            row += 1
+    shapes = [_draw_boxes(axes, boxes.get(name, []), name) for name in ("track", "query-key", "value-output")]
+    _draw_boxes(axes, boxes.get("removed", []), "soft", filled=False)
+    axes.set(xlim=(0, heads), ylim=(row, 0))
+    axes.set_xticks([head + 0.45 for head in range(heads)], [f"{'head ' * named}{head}" for head in range(heads)])
+    axes.xaxis.tick_top()
+    axes.set_yticks([y for y, _ in kept], names)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks([y for y, _ in kept], [text for _, text in kept])
+    for each in (axes, right):
+        each.tick_params(length=0, labelcolor=colour("ink"))
+        each.spines[:].set_visible(False)
+    canvas.legend([*shapes[1:], shapes[0]], ["query/key channels", "value/output channels", "not kept"])
 
 
 def _channels_kept(cells: Sequence[WidthCell], dense_width: int) -> float:
@@ -151,99 +137,121 @@ def _channels_kept(cells: Sequence[WidthCell], dense_width: int) -> float:
     return kept / (2 * dense_width * len(cells))
 
 
-def _width_cell(widths: WidthCell, x: float, y: float, width: float, bar: float, dense_width: int) -> str:
+def _width_cell(
+    axes: Any,
+    boxes: dict[str, list[Box]],
+    head: int,
+    row: float,
+    widths: WidthCell,
+    dense_width: int,
+    numbers: bool,
+) -> None:
+    """Add a head's boxes to `boxes`, and write its widths where there is room."""
     if not widths.kept:
-        box = _rectangle(x, y, width, 2 * bar + 2, "removed")
-        return box + _text(x + width / 2, y + bar + 5, "removed" if width > 46 else "×", "note", anchor="middle")
-    parts = []
-    for offset, kept, css in ((0.0, widths.query_key, "query-key"), (bar + 2, widths.value_output, "value-output")):
-        parts.append(_rectangle(x, y + offset, width, bar, "track"))
-        parts.append(_rectangle(x, y + offset, width * kept / dense_width, bar, css))
-        if width > 30:
-            parts.append(_text(x + width - 3, y + offset + bar - 2, str(kept), "width", anchor="end"))
-    return "".join(parts)
+        boxes.setdefault("removed", []).append((head, row + 0.1, 0.9, 0.76))
+        axes.text(head + 0.45, row + 0.48, "×", ha="center", va="center_baseline", color=colour("soft"))
+        return
+    for name, kept, y in (("query-key", widths.query_key, 0.1), ("value-output", widths.value_output, 0.5)):
+        boxes.setdefault("track", []).append((head, row + y, 0.9, 0.36))
+        boxes.setdefault(name, []).append((head, row + y, 0.9 * kept / dense_width, 0.36))
+        if numbers:
+            axes.text(head + 0.88, row + y + 0.18, str(kept), ha="right", va="center_baseline", fontsize=9)
+
+
+def _draw_boxes(axes: Any, boxes: Sequence[Box], name: str, filled: bool = True) -> Any:
+    """All boxes of one colour as one shape, which keeps a page small."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    corners = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)] for x, y, w, h in boxes]
+    paths = [Path(np.array(each, dtype=float), closed=True) for each in corners]
+    style = {"facecolor": colour(name), "linewidth": 0} if filled else {"fill": False, "linestyle": (0, (3, 3))}
+    shape = PathPatch(Path.make_compound_path(*paths), edgecolor=colour(name), **style)
+    axes.add_patch(shape)
+    return shape
 
 
 def picture_ratios(bars: Sequence[tuple[str, float, str]]) -> Picture:
-    """Horizontal bars from 0, a line at 1 (no change). bars: what is said, ratio, "promised" or "measured"."""
-    left, row, top = 214, 34, 10
-    axis = _Axis(0.0, max(1.0, *(ratio for _, ratio, _ in bars)) * 1.12, left, WIDTH - RIGHT)
-    parts = []
-    for place, (name, ratio, css) in enumerate(bars):
-        y = top + place * row
-        parts.append(_text(left - 12, y + 16, name, "role", anchor="end"))
-        parts.append(_rectangle(left, y, axis.place(ratio) - left, 22, css))
-        parts.append(_text(axis.place(ratio) + 6, y + 16, f"{ratio:.2f}×", "value"))
-    bottom = top + len(bars) * row
-    parts.append(_line(axis.place(1.0), 2, axis.place(1.0), bottom, "one"))
-    parts.append(_ticks(axis, bottom, "dense ÷ slim (1 = no change)"))
+    """Horizontal bars from 0, a line at 1 (no change). bars: what is said, ratio, the role whose colour it has."""
     said = "; ".join(f"{name} {ratio:.2f} times" for name, ratio, _ in bars)
-    return _picture(parts, bottom + 44, "What the operation count promises and what was measured", said)
+
+    def draw(canvas: Canvas) -> None:
+        axes = _rows(canvas, [name for name, _, _ in bars], ROW_PX)
+        for place, (_, ratio, name) in enumerate(bars):
+            axes.barh(place, ratio, 0.7, color=colour(name))
+            _beside(axes, ratio, place, f"{ratio:.2f}×")
+        axes.axvline(1.0, color=colour("ink"), linestyle=(0, (4, 3)))
+        axes.set_xlim(0, max(1.0, *(ratio for _, ratio, _ in bars)) * 1.2)
+        _x_axis(canvas, axes, "dense ÷ slim (1 = no change)")
+
+    return Picture("What the operation count promises and what was measured", f"{said}.", draw)
 
 
 def picture_stacks(
     stacks: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, divisor: float, title: str
 ) -> Picture:
     """A stacked bar per artifact on one axis from 0. stacks: name, then (kind, amount) in an order common to all."""
-    row, top = 40, 8
-    longest = max(sum(amount for _, amount in stack) for _, stack in stacks)
-    axis = _Axis(0.0, longest, LEFT, WIDTH - RIGHT - 80)
-    parts = []
-    for place, (name, stack) in enumerate(stacks):
-        y, reached = top + place * row, 0.0
-        parts.append(_text(LEFT - 12, y + 18, name, "role", anchor="end"))
-        for number, (kind, amount) in enumerate(stack):
-            x, end = axis.place(reached), axis.place(reached + amount)
-            if amount > 0:
-                bar = _rectangle(x, y, max(end - x - 1, 0.5), 26, f"stack-{number}")
-                said = html.escape(f"{kind}: {amount / divisor:,.1f} {unit}")
-                parts.append(f"<g><title>{said}</title>{bar}</g>")
-            reached += amount
-        parts.append(_text(axis.place(reached) + 6, y + 18, f"{reached / divisor:,.1f} {unit}", "value"))
-    kinds = {kind for _, stack in stacks for kind, amount in stack if amount > 0}
-    entries = [(kind, f"stack-{number}") for number, (kind, _) in enumerate(stacks[0][1]) if kind in kinds]
-    legend, bottom = _legend(entries, top + len(stacks) * row)
-    parts.append(legend)
-    described = "; ".join(
+    said = "; ".join(
         f"{name} {sum(amount for _, amount in stack) / divisor:,.1f} {unit}, of which "
         + ", ".join(f"{kind} {amount / divisor:,.1f}" for kind, amount in stack)
         for name, stack in stacks
     )
-    return _picture(parts, bottom, title, described)
+
+    def draw(canvas: Canvas) -> None:
+        axes = _rows(canvas, [name for name, _ in stacks], ROW_PX)
+        entries: dict[str, Any] = {}
+        for place, (_, stack) in enumerate(stacks):
+            reached = 0.0
+            for number, (kind, amount) in enumerate(stack):
+                (bar,) = axes.barh(
+                    place, amount / divisor, 0.8, reached, color=colour(STACKS[number]), edgecolor=colour("sheet")
+                )
+                canvas.tell(bar, f"{kind}: {amount / divisor:,.1f} {unit}")
+                reached += amount / divisor
+                if amount > 0:
+                    entries.setdefault(kind, bar)
+            _beside(axes, reached, place, f"{reached:,.1f} {unit}")
+        axes.margins(x=0)
+        axes.set_xlim(0, axes.get_xlim()[1] * canvas.count(115, 130) / 100)
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        canvas.legend(list(entries.values()), list(entries))
+
+    return Picture(title, f"{said}.", draw)
 
 
 def picture_intervals(
     rows: Sequence[tuple[str, str, float, float, float]], unit: str, title: str = "Accuracy with 95% intervals"
 ) -> Picture:
     """A dot with its 95% interval per row on one axis. rows: name, role for the colour, estimate, low, high."""
-    low, high = min(row[3] for row in rows), max(row[4] for row in rows)
-    margin = max((high - low) * 0.08, 1e-6)
-    left, height, top = 214, 34, 10
-    axis = _Axis(low - margin, high + margin, left, WIDTH - RIGHT - 70)
-    parts = []
-    for place, (name, role, estimate, least, most) in enumerate(rows):
-        y = top + place * height + 14
-        parts.append(_text(left - 12, y + 4, name, "role", anchor="end"))
-        parts.append(_line(axis.place(least), y, axis.place(most), y, f"whisker stroke-{role}"))
-        parts.append(f'<circle cx="{axis.place(estimate):.1f}" cy="{y:.1f}" r="6.5" class="fill-{role}"/>')
-        parts.append(_text(WIDTH - RIGHT, y + 4, f"{estimate:.2f}%", "value", anchor="end"))
-    bottom = top + len(rows) * height
-    parts.append(_ticks(axis, bottom, unit))
     said = "; ".join(f"{name} {estimate:.2f} ({least:.2f} to {most:.2f})" for name, _, estimate, least, most in rows)
-    return _picture(parts, bottom + 44, title, said)
+
+    def draw(canvas: Canvas) -> None:
+        axes = _rows(canvas, [name for name, *_ in rows], canvas.count(ROW_PX, 52))
+        for place, (_, role, estimate, least, most) in enumerate(rows):
+            _whisker(axes, place, role, estimate, least, most)
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(range(len(rows)), [f"{estimate:.2f}%" for _, _, estimate, _, _ in rows])
+        right.tick_params(length=0, labelcolor=colour("ink"))
+        right.spines[:].set_visible(False)
+        axes.margins(x=0.06)
+        _x_axis(canvas, axes, unit)
+
+    return Picture(title, f"{said}.", draw)
 
 
 @dataclass(frozen=True)
 class Curve:
     """A named line through (x, y), in the order of x, or points that nothing joins.
 
-    labels: what each point is called beside it; none: nothing.
+    labels: what each point is called; one called "dense" is drawn hollow. chosen: one point, marked.
     """
 
     name: str
     points: tuple[tuple[float, float], ...]
     labels: tuple[str, ...] = ()
     joined: bool = True
+    chosen: bool = False
 
 
 def picture_curves(
@@ -260,48 +268,52 @@ def picture_curves(
 
     From the seventh on, lines are dashed and the colours come again.
     """
-    curves = [_in_order(curve) for curve in curves if curve.points]
-    along, up = (_log10 if log_x else float), (_log10 if log else float)
-    every_x = [along(x) for curve in curves for x, _ in curve.points]
-    scaled = [up(y) for curve in curves for _, y in curve.points]
-    if level is not None:
-        scaled.append(level[1])
-    top, bottom = 14, 290
-    x_axis = _spread(every_x, LEFT, WIDTH - RIGHT)
-    y_axis = _spread(scaled, bottom, top)
-    parts = [_value_grid(y_axis, log)]
-    if level is not None:
-        y = y_axis.place(level[1])
-        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "one"))
-        parts.append(_text(LEFT + 4, y - 4, level[0], "note"))
-    for number, curve in enumerate(curves):
-        colour, dashed = number % COLOURS, " dashed" if number >= COLOURS else ""
-        places = [(x_axis.place(along(x)), y_axis.place(up(y))) for x, y in curve.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="fill-{colour}"/>' for x, y in places)
-        line = f'<polyline points="{path}" class="curve{dashed} stroke-{colour}"/>' if curve.joined else ""
-        parts.append(f"<g><title>{html.escape(curve.name)}</title>{line}{dots}</g>")
-        for (x, y), label in zip(places, curve.labels):
-            if not label:
-                continue
-            start = x < WIDTH - RIGHT - 60
-            parts.append(_text(x + (7 if start else -7), y - 6, label, "note", anchor="start" if start else "end"))
-    parts.append(_line(LEFT, bottom, WIDTH - RIGHT, bottom, "axis"))
-    parts.append(_log_ticks(x_axis, bottom, x_title) if log_x else _ticks(x_axis, bottom, x_title))
-    parts.append(_text(LEFT - 84, top, y_title, "note"))
-    dashes = [" (dashed)" if number >= COLOURS else "" for number in range(len(curves))]
-    names = [(c.name + dashes[number], f"fill-{number % COLOURS}") for number, c in enumerate(curves)]
-    legend, end = _legend(names, bottom + 44)
-    parts.append(legend)
+    curves = [_in_order(curve, LEAST_LOG if log else -math.inf) for curve in curves if curve.points]
     said = "; ".join(f"{curve.name}: {_points_said(curve)}" for curve in curves)
-    return _picture(parts, end, title, f"{y_title} by {x_title}: {said}")
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.axes(CURVES_PX)
+        axes.set_title(y_title, fontweight="normal", color=colour("soft"))
+        handles = [_curve(axes, curve, number) for number, curve in enumerate(curves)]
+        names = [_name_said(curve, number) for number, curve in enumerate(curves)]
+        if level is not None:
+            handles.append(axes.axhline(level[1], color=colour("ink"), linestyle=(0, (4, 3))))
+            names.append(level[0])
+        for name in [name for name, logarithmic in (("x", log_x), ("y", log)) if logarithmic]:
+            _logarithmic(axes, name)
+        axes.grid(axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        _x_axis(canvas, axes, x_title, log_x)
+        canvas.legend(handles, names)
+
+    return Picture(title, f"{y_title} by {x_title}: {said}.", draw)
 
 
-def _in_order(curve: Curve) -> Curve:
-    """The curve with its points, and their labels, in the order of x."""
+def _curve(axes: Any, curve: Curve, number: int) -> Any:
+    """The line or the points of one curve; its handle for the legend."""
+    own = colour(LINES[number % len(LINES)])
+    xs, ys = zip(*curve.points)
+    if curve.chosen:
+        return axes.plot(xs, ys, "D", markersize=11, markerfacecolor="none", markeredgewidth=2.5, color=own)[0]
+    style = "none" if not curve.joined else "--" if number >= len(LINES) else "-"
+    faces = [colour("sheet") if label == "dense" else own for label in curve.labels]
+    (line,) = axes.plot(xs, ys, linestyle=style, color=own, linewidth=2)
+    axes.scatter(xs, ys, 42, faces, edgecolors=own, linewidths=1.5, zorder=3, clip_on=False)
+    return line if curve.joined else axes.scatter([], [], 42, own)
+
+
+def _name_said(curve: Curve, number: int) -> str:
+    dashed = " (dashed)" if curve.joined and number >= len(LINES) else ""
+    return f"{curve.name}{dashed}"
+
+
+def _in_order(curve: Curve, least: float) -> Curve:
+    """The curve with its points, and their labels, in the order of x; no y is under `least`."""
     labels = curve.labels or ("",) * len(curve.points)
     ordered = sorted(zip(curve.points, labels))
-    return Curve(curve.name, tuple(point for point, _ in ordered), tuple(label for _, label in ordered), curve.joined)
+    names = tuple(label for _, label in ordered)
+    return Curve(curve.name, tuple((x, max(y, least)) for (x, y), _ in ordered), names, curve.joined, curve.chosen)
 
 
 def _points_said(curve: Curve) -> str:
@@ -309,126 +321,42 @@ def _points_said(curve: Curve) -> str:
     return ", ".join(f"{label} {text}".strip() for label, text in zip(curve.labels, said))
 
 
-def _log10(value: float) -> float:
-    return math.log10(max(value, 1e-12))
+def _rows(canvas: Canvas, names: Sequence[str], row_px: float) -> Any:
+    """Axes with a name for every row, the first on top."""
+    axes = canvas.axes(len(names) * row_px + AXIS_PX)
+    axes.set_yticks(range(len(names)), [canvas.wrapped(name) for name in names])
+    axes.tick_params(axis="y", length=0, labelcolor=colour("ink"))
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    return axes
 
 
-def _spread(values: Sequence[float], start: float, end: float) -> _Axis:
-    low, high = min(values), max(values)
-    margin = (high - low) * 0.05 or max(abs(high) * 0.05, 1e-6)
-    return _Axis(low - margin, high + margin, start, end)
+def _whisker(axes: Any, row: int, role: str, estimate: float, least: float, most: float) -> None:
+    axes.plot([least, most], [row, row], color=colour(role), linewidth=3)
+    axes.plot([estimate], [row], "o", color=colour(role), markersize=10)
 
 
-def _value_grid(axis: _Axis, log: bool) -> str:
-    """Lines across at round values; where the axis is logarithmic, at powers of ten, or near them if there are few."""
-    ticks = axis.ticks(5)
-    if log:
-        powers = [float(power) for power in range(math.ceil(axis.low), math.floor(axis.high) + 1)]
-        ticks = powers if len(powers) > 1 else ticks
-    digits = _digits(ticks)
-    parts = []
-    for tick in ticks:
-        y = axis.place(tick)
-        parts.append(_line(LEFT - 4, y, WIDTH - RIGHT, y, "grid"))
-        label = f"{10**tick:.2g}" if log else f"{tick:,.{digits}f}"
-        parts.append(_text(LEFT - 12, y + 4, label, "tick", anchor="end"))
-    return "".join(parts)
+def _beside(axes: Any, x: float, row: int, text: str) -> None:
+    axes.annotate(text, (x, row), (6, 0), textcoords="offset points", va="center_baseline", fontweight="bold")
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Values from low to high placed from start to end, in units of the picture."""
+def _x_axis(canvas: Canvas, axes: Any, title: str, logarithmic: bool = False) -> None:
+    from matplotlib.ticker import MaxNLocator
 
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def place(self, value: float) -> float:
-        return self.start + (self.end - self.start) * (float(value) - self.low) / (self.high - self.low)
-
-    def ticks(self, wanted: int = 6) -> list[float]:
-        """Round values between low and high, about `wanted` of them."""
-        rough = (self.high - self.low) / wanted
-        magnitude = 10 ** math.floor(math.log10(rough))
-        step = next(magnitude * factor for factor in (1, 2, 2.5, 5, 10) if magnitude * factor >= rough)
-        first = math.ceil(self.low / step)
-        return [step * number for number in range(first, math.floor(self.high / step) + 1)]
+    axes.set_xlabel(title)
+    if not logarithmic:
+        axes.xaxis.set_major_locator(MaxNLocator(canvas.count(8, 4)))
+        axes.ticklabel_format(axis="x", useOffset=False, style="plain")
 
 
-def _ticks(axis: _Axis, y: float, title: str) -> str:
-    ticks = axis.ticks()
-    digits = _digits(ticks)
-    parts = []
-    for tick in ticks:
-        x = axis.place(tick)
-        parts.append(_line(x, y, x, y + 5, "axis"))
-        parts.append(_text(x, y + TICK_LABEL, f"{tick:,.{digits}f}", "tick", anchor="middle"))
-    parts.append(_text((axis.start + axis.end) / 2, y + 36, title, "note", anchor="middle"))
-    return "".join(parts)
+def _logarithmic(axes: Any, name: str) -> None:
+    """A logarithmic axis with plain numbers: powers of ten, and 2 and 5 times them where there are few of these."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-
-def _log_ticks(axis: _Axis, y: float, title: str) -> str:
-    """Ticks of an axis of logarithms, at 1, 2 and 5 times powers of ten."""
-    powers = range(math.floor(axis.low), math.floor(axis.high) + 1)
-    values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    parts = []
-    for value in values:
-        if axis.low <= math.log10(value) <= axis.high:
-            x = axis.place(math.log10(value))
-            parts.append(_line(x, y, x, y + 5, "axis"))
-            parts.append(_text(x, y + TICK_LABEL, f"{value:g}", "tick", anchor="middle"))
-    parts.append(_text((axis.start + axis.end) / 2, y + 36, title, "note", anchor="middle"))
-    return "".join(parts)
-
-
-def _horizontal_grid(axis: _Axis) -> str:
-    ticks = axis.ticks(4)
-    digits = _digits(ticks)
-    parts = []
-    for tick in ticks:
-        y = axis.place(tick)
-        parts.append(_line(LEFT - 4, y, WIDTH - RIGHT, y, "grid"))
-        parts.append(_text(LEFT - 12, y + 4, f"{tick:,.{digits}f} ms", "tick", anchor="end"))
-    return "".join(parts)
-
-
-def _digits(ticks: Sequence[float]) -> int:
-    if len(ticks) < 2:
-        return 2
-    return max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9)) + (1 if _is_quarter(ticks[1] - ticks[0]) else 0)
-
-
-def _is_quarter(step: float) -> bool:
-    return abs(step / 10 ** math.floor(math.log10(step) + 1e-9) - 2.5) < 1e-6
-
-
-def _legend(entries: Sequence[tuple[str, str]], y: float) -> tuple[str, float]:
-    """Coloured squares with their names, in as many lines as they need, and where the last line ends."""
-    parts, x = [], float(LEFT)
-    for name, css in entries:
-        width = 30 + 6.8 * len(name)
-        if x + width > WIDTH - RIGHT and x > LEFT:
-            x, y = float(LEFT), y + 20
-        parts.append(_rectangle(x, y + 2, 12, 12, css))
-        parts.append(_text(x + 17, y + 12, name, "note"))
-        x += width
-    return "".join(parts), y + 22
-
-
-def _picture(parts: list[str], height: float, title: str, description: str) -> Picture:
-    said = html.escape(f"{title}. {description}.", quote=True)
-    svg = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
-    return Picture(svg, title, f"{description}.")
-
-
-def _rectangle(x: float, y: float, width: float, height: float, css: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2" class="{css}"/>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
-
-
-def _text(x: float, y: float, text: Any, css: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{css}">{html.escape(str(text))}</text>'
+    axes.set(**{f"{name}scale": "log"})
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from leanear.benchmarks.formatting import WORD_ERROR_RATE, between, runtime_text, signed, threads_text
-from leanear.benchmarks.report.page import Block, Card, Paragraph, Section, Table
+from leanear.benchmarks.formatting import WORD_ERROR_RATE, runtime_text, threads_text
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
 from leanear.benchmarks.summary import Interval, how_surely
+from leanear.benchmarks.verdict import loss_of, loss_text
 from leanear.runtimes.files import read_json
 
 PRECISION_SCHEMA = "leanear-precision-1"
@@ -51,9 +52,9 @@ def trial_sentence(document: dict[str, Any], trial: dict[str, Any]) -> str:
 
 
 def change_text(document: dict[str, Any], trial: dict[str, Any]) -> str:
-    """The change of the metric from float32, with its paired interval."""
-    change = read_change(trial)
-    return f"{signed(change.estimate)} points of {document['metric']} against fp32 ({between(change)})"
+    """What of the metric is lost from float32, with its paired interval."""
+    metric = document["metric"]
+    return loss_text(loss_of(read_change(trial), metric), f"{metric} against fp32")
 
 
 def read_change(trial: dict[str, Any]) -> Interval:
@@ -62,23 +63,6 @@ def read_change(trial: dict[str, Any]) -> Interval:
     estimate = change["estimate"]
     low, high = (estimate if change[end] is None else change[end] for end in ("low", "high"))
     return Interval(estimate, low, high)
-
-
-def loss_of(change: Interval, metric: str) -> Interval:
-    """What a change of the metric loses: of accuracy or mAP its fall, of the word error rate its rise."""
-    return change if metric == WORD_ERROR_RATE else Interval(-change.estimate, -change.high, -change.low)
-
-
-def precision_card(document: dict[str, Any]) -> Card:
-    """The precision that ships."""
-    asked, ships = document["asked"], document["ships"]
-    if asked != ships:
-        return Card(ships, "precision, fallen back", f"{asked} was asked for and did not pass its gate", "bad")
-    (trial,) = document["trials"][-1:]
-    if trial["verdict"] == NOT_GATED:
-        return Card(ships, "precision, not gated", trial["reason"], "flat")
-    points = f"{signed(trial['change']['estimate'])} points of {document['metric']} against fp32"
-    return Card(ships, "precision of the slim model", f"{points} at its gate", "good")
 
 
 def precision_section(document: dict[str, Any]) -> Section:
@@ -92,12 +76,12 @@ def precision_section(document: dict[str, Any]) -> Section:
             if trial["reason"]
         ),
     ]
-    rows = tuple(_trial_row(trial) for trial in document["trials"])
+    rows = tuple(_trial_row(trial, document["metric"]) for trial in document["trials"])
     header = (
         "precision",
         f"{document['metric']}, fp32",
         f"{document['metric']}, in this",
-        "change, points",
+        "lost",
         "other answers",
         "verdict",
     )
@@ -107,11 +91,11 @@ def precision_section(document: dict[str, Any]) -> Section:
     return Section("Precision", tuple(blocks))
 
 
-def _trial_row(trial: dict[str, Any]) -> tuple[str, ...]:
+def _trial_row(trial: dict[str, Any], metric: str) -> tuple[str, ...]:
     change = trial["change"]
     if change is None:
         return (trial["precision"], *("not measured",) * 4, trial["verdict"])
-    moved = f"{signed(change['estimate'])} ({between(read_change(trial))})"
+    moved = loss_text(loss_of(read_change(trial), metric))
     shares = (f"{trial['reference']:.2%}", f"{trial['measured']:.2%}")
     return (trial["precision"], *shares, moved, f"{trial['differing']:,}", trial["verdict"])
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
+from leanear.benchmarks.formatting import without_folders
 from leanear.benchmarks.report.comparison import comparison_report, comparison_sections, read_comparison
 from leanear.benchmarks.report.page import Block, Log, Paragraph, Report, Section, Table
-from leanear.benchmarks.report.pictures import Picture
+from leanear.benchmarks.report.plotting import Picture, svgs
 from leanear.benchmarks.report.precision_section import read_precision
 from leanear.benchmarks.report.sections import Extra, compose_report
 from leanear.benchmarks.results import Results, read_results
@@ -19,6 +21,7 @@ from leanear.runtimes.files import read_json, write_text
 
 PLAN_SCHEMA = "leanear-plan-1"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|MB|kB|M|G|MHz|W|J|mJ|°C)(?!\w))")
 EXTRA_KEYS = ("title", "torch_accuracy", "provenance", "notes", "warning")
 
 
@@ -40,6 +43,7 @@ def write_report(
     max_drop: float | None = None,
     extra: dict[str, Any] | None = None,
     comparison_path: Path | None = None,
+    loss: Section | None = None,
     more: Sequence[Section] = (),
 ) -> ReportPaths:
     """The paths of `report.md` and `report.html`, written into `out_folder` from a results file.
@@ -48,18 +52,18 @@ def write_report(
     precision.json, which is left out where it is of another slim artifact. max_drop: the accuracy gate in points.
     extra: "title": str; "torch_accuracy": {"dense" or "slim": [correct, clips]} of the checkpoints in PyTorch on the
     same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]; "warning": what comes
-    first. comparison_path: a comparison.json whose sections come last, after those of `more`. The same files give the
-    same report, byte for byte.
+    first. loss: the section on what pruning was measured to cost. comparison_path: a comparison.json whose sections
+    come last, after those of `more`. The same files give the same report, byte for byte.
 
     Raises:
         BadInput: a file is not what it should be, or `extra` has an unknown key.
-        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+        RuntimeUnavailable: jinja2 or matplotlib, which the HTML page needs, is not installed.
     """
     results = read_results(Path(results_path))
     plan = None if plan_path is None else read_json(Path(plan_path), PLAN_SCHEMA, ("dense_head_width", "sites"))
     precision = None if precision_path is None else _precision_of(results, Path(precision_path))
     extra_read = _read_extra(extra or {})
-    report = compose_report(results, plan=plan, max_drop=max_drop, extra=extra_read, precision=precision)
+    report = compose_report(results, plan=plan, max_drop=max_drop, extra=extra_read, precision=precision, loss=loss)
     report = dataclasses.replace(report, sections=(*report.sections, *more))
     if comparison_path is not None:
         compared = comparison_sections(read_comparison(Path(comparison_path)))
@@ -79,7 +83,7 @@ def write_comparison(comparison_path: Path, out_folder: Path) -> tuple[Path, Pat
 
     Raises:
         BadInput: the file is not what it should be.
-        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+        RuntimeUnavailable: jinja2 or matplotlib, which the HTML page needs, is not installed.
     """
     return write_page(comparison_report(read_comparison(Path(comparison_path))), Path(out_folder), "comparison")
 
@@ -88,7 +92,7 @@ def write_page(report: Report, folder: Path, name: str) -> tuple[Path, Path]:
     """The paths of a report's NAME.md and NAME.html in `folder`.
 
     Raises:
-        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
+        RuntimeUnavailable: jinja2 or matplotlib, which the HTML page needs, is not installed.
     """
     markdown, html = folder / f"{name}.md", folder / f"{name}.html"
     page = render_html(report)
@@ -118,7 +122,7 @@ def render_html(report: Report) -> str:
     """The report as one HTML page: style and pictures inside, no script, nothing loaded from elsewhere.
 
     Raises:
-        RuntimeUnavailable: jinja2 is not installed.
+        RuntimeUnavailable: jinja2, or matplotlib where there are pictures, is not installed.
     """
     try:
         import jinja2
@@ -128,10 +132,16 @@ def render_html(report: Report) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE.name).render(report=report, kind=_kind)
+    return environment.get_template(TEMPLATE.name).render(report=report, kind=_kind, svgs=svgs)
+
+
+def _shown(value: object) -> object:
+    """What a page shows of a value: text without this machine's folders, whose units stay beside their numbers."""
+    return BEFORE_UNIT.sub("\u00a0", without_folders(value)) if type(value) is str else value
 
 
 def _kind(block: Block) -> str:
@@ -141,10 +151,13 @@ def _kind(block: Block) -> str:
 def render_markdown(report: Report) -> str:
     """The report as Markdown; pictures become the sentences that describe them."""
     lines = [f"# {_plain(report.title)}", "", _plain(report.subtitle), ""]
-    lines += [f"**{_plain(report.warning)}**", ""] if report.warning else []
-    lines += [_plain(report.summary), ""]
-    cards = tuple((card.what, card.figure, card.detail) for card in report.cards)
-    lines += _markdown_table(Table("", ("", "figure", "detail"), cards))
+    verdict = "" if report.verdict is None else report.verdict.text
+    for said in filter(None, (report.warning, verdict)):
+        lines += [f"**{_plain(said)}**", ""]
+    if report.cards:
+        cards = tuple((card.what, card.figure, card.detail) for card in report.cards)
+        lines += _markdown_table(Table("", ("", "figure", "detail"), cards))
+    lines += [_plain(report.summary), ""] if report.summary else []
     for section in report.sections:
         lines += [f"## {section.title}", ""]
         for block in section.blocks:
@@ -160,7 +173,7 @@ def _markdown_block(block: Block) -> list[str]:
     if isinstance(block, Picture):
         return [f"*{_plain(block.title)}: {_plain(block.description)}*", ""]
     assert isinstance(block, Log)
-    return [*(f"    {line}" for line in block.text.splitlines()), ""]
+    return [*(f"    {line}" for line in without_folders(block.text).splitlines()), ""]
 
 
 def _markdown_table(table: Table) -> list[str]:
@@ -177,6 +190,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """`text` as Markdown shows it literally: no character of it starts a tag, a cell, emphasis or code."""
+    text = without_folders(text)
     for mark in "\\`*_<>[]|":
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())

@@ -8,7 +8,8 @@ from typing import Any, Callable
 from leanear.benchmarks.analysis import Analysis, analyse
 from leanear.benchmarks.formatting import precisions_text, runtime_text, threads_text
 from leanear.benchmarks.report.accuracy_section import accuracy_section
-from leanear.benchmarks.report.headline import headline_cards, summary_sentences
+from leanear.benchmarks.report.check_section import check_section
+from leanear.benchmarks.report.headline import headline_cards, headline_verdict, summary_sentences
 from leanear.benchmarks.report.latency_section import latency_section
 from leanear.benchmarks.report.origin_sections import (
     environment_section,
@@ -17,13 +18,14 @@ from leanear.benchmarks.report.origin_sections import (
     provenance_section,
 )
 from leanear.benchmarks.report.page import Report, Section
-from leanear.benchmarks.report.precision_section import precision_card, precision_section, precision_sentences
+from leanear.benchmarks.report.precision_section import precision_section, precision_sentences
 from leanear.benchmarks.report.size_sections import memory_section, size_section, widths_section
 from leanear.benchmarks.report.speech_sections import stages_section, words_section
 from leanear.benchmarks.report.state_section import state_section
 from leanear.benchmarks.report.tags_section import tags_section
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.summary import Gate, judge_gate, judge_word_gate
+from leanear.benchmarks.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,27 @@ def compose_report(
     max_drop: float | None,
     extra: Extra,
     precision: dict[str, Any] | None = None,
+    loss: Section | None = None,
 ) -> Report:
     """The report of a results file.
 
     plan, precision: the content of plan.json and of precision.json; max_drop: the gate in points of accuracy, of mAP or
-    of word error rate.
+    of word error rate; loss: the section on what pruning was measured to cost.
     """
     analysis = analyse(results)
     gate = None if max_drop is None else _judge(analysis, max_drop)
     makers: list[Callable[[], Section | None]] = [
+        lambda: check_section(results.document) if results.is_wrong else None,
         lambda: None if precision is None else precision_section(precision),
+        lambda: _quality_section(analysis, extra, gate),
+        lambda: loss,
         lambda: latency_section(analysis),
         lambda: stages_section(analysis) if analysis.speech else None,
         lambda: None if plan is None else widths_section(plan),
         lambda: size_section(analysis),
-        lambda: _quality_section(analysis, extra, gate),
         lambda: memory_section(analysis),
         lambda: state_section(analysis.document),
+        lambda: None if results.is_wrong else check_section(results.document),
         lambda: environment_section(analysis),
         lambda: method_section(analysis, gate),
         lambda: missing_section(analysis),
@@ -83,10 +89,20 @@ def compose_report(
         ),
         summary=" ".join((*chosen, *summary_sentences(analysis), *extra.notes)),
         warning=extra.warning,
-        cards=(*headline_cards(analysis, gate), *(() if precision is None else (precision_card(precision),))),
+        verdict=_verdict(analysis, max_drop, extra.warning, precision),
+        cards=headline_cards(analysis, max_drop),
         gate=gate,
         sections=tuple(section for section in (make() for make in makers) if section is not None),
     )
+
+
+def _verdict(analysis: Analysis, max_drop: float | None, warning: str, precision: dict[str, Any] | None) -> Verdict:
+    """The headline, which is never green under a warning or where another precision ships than was asked for."""
+    verdict, text, fallen_back = headline_verdict(analysis, max_drop), "", False
+    if precision is not None and precision["asked"] != precision["ships"]:
+        text, fallen_back = f" It ships in {precision['ships']}, not in {precision['asked']}.", True
+    tone = "" if verdict.tone == "good" and (warning or fallen_back) else verdict.tone
+    return Verdict(f"{verdict.text}{text}", tone)
 
 
 def _quality_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Section:

@@ -13,8 +13,9 @@ from leanear.benchmarks.analysis import (
     quotient,
     run_bytes,
 )
-from leanear.benchmarks.formatting import MEGA, count, kilobytes, megabytes
+from leanear.benchmarks.formatting import MEGA, PRUNED_PARTS, count, kilobytes, megabytes
 from leanear.benchmarks.report.blocks import comparison_table, unmeasured
+from leanear.benchmarks.report.feed_forward_map import feed_forward_map
 from leanear.benchmarks.report.headline import comparison_row, macs_name
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
 from leanear.benchmarks.report.pictures import WidthCell, picture_ratios, picture_stacks, picture_widths
@@ -49,7 +50,8 @@ def widths_section(plan: dict[str, Any]) -> Section:
     named = [(f"{title}, {name}" if title else name, cells) for title, layers in groups for name, cells in layers]
     removed = sum(site["dense_heads"] - len(site["heads"]) for site in sites)
     kept = sum(site["dense_heads"] for site in sites) - removed
-    sparsity = f"{plan['sparsity']:.1%} of the attention blocks' parameters are removed. " if "sparsity" in plan else ""
+    parts = PRUNED_PARTS[plan.get("prune", "attention")]
+    sparsity = f"{plan['sparsity']:.1%} of the {parts} blocks' parameters are removed. " if "sparsity" in plan else ""
     heads = f"All {kept} heads are kept" if not removed else f"{kept} heads are kept and {removed} are removed"
     rows = tuple(
         (
@@ -68,6 +70,7 @@ def widths_section(plan: dict[str, Any]) -> Section:
             picture_widths(groups, width),
             *_kinds_table(plan),
             Table("Channels kept in every head (– for a removed head)", header, rows, folded=True),
+            *feed_forward_map(plan),
         ),
     )
 
@@ -129,7 +132,12 @@ def _promise(analysis: Analysis) -> list[Block]:
             Paragraph(f"Fewer MACs promise a speed-up of {promised:.2f}×; no latency was measured to hold against it.")
         ]
     measured = analysis.speed.ratio.estimate
-    picture = picture_ratios((("promised by MACs", promised, "promised"), ("measured (medians)", measured, "measured")))
+    picture = picture_ratios(
+        (
+            ("promised by MACs", promised, "dense"),
+            ("measured (medians)", measured, "dense" if analysis.untrusted else "slim"),
+        )
+    )
     against = f"the measured time is {promised / measured:.3f}× what the MACs alone would give"
     sentence = {
         "faster": f"MACs promise {promised:.2f}×, and {measured:.2f}× was measured: {against}.",
@@ -161,13 +169,12 @@ def memory_section(analysis: Analysis) -> Section:
     memory = analysis.document["memory"]
     if memory["status"] != "ok":
         return Section("Memory", unmeasured(memory))
-    names = (
-        ("Python and numpy alone", "rss_interpreter_bytes"),
-        ("+ runtime imported", "rss_runtime_imported_bytes"),
-        ("+ model loaded", "rss_loaded_bytes"),
-    )
     roles = memory["roles"]
-    rows = [comparison_row(name, memory_bytes(analysis, key), megabytes) for name, key in names]
+    before = {role: megabytes(stages["rss_runtime_imported_bytes"]) for role, stages in roles.items()}
+    rows = [
+        ("Python, numpy and the runtime, which pruning does not change", before.get("dense", "-"), before["slim"], "-"),
+        comparison_row("+ model loaded", memory_bytes(analysis, "rss_loaded_bytes"), megabytes),
+    ]
     above: dict[str, float | None] = {
         role: stages["peak_rss_bytes"] - stages["rss_runtime_imported_bytes"] for role, stages in roles.items()
     }

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from typing import Any, Callable
 
-from leanear.benchmarks.analysis import Analysis
+from leanear.benchmarks.analysis import Analysis, quotient
 from leanear.benchmarks.formatting import (
     NO_RATE_INTERVAL,
-    between,
+    WORD_ERROR_RATE,
     factor,
     milliseconds,
     per_second,
     runtime_text,
     signed,
-    signed_points,
 )
 from leanear.benchmarks.report.blocks import comparison_table, gate_paragraph, unmeasured
-from leanear.benchmarks.report.headline import comparison_row
-from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
+from leanear.benchmarks.report.headline import comparison_row, rtf_of
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
 from leanear.benchmarks.report.pictures import picture_intervals, picture_stacks
 from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, clip_errors
 from leanear.benchmarks.summary import Gate, Interval
+from leanear.benchmarks.verdict import loss_text
 from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.runtimes.windows import FEWEST_TOKENS, TOKENS_PER_MINUTE
 
@@ -37,7 +37,7 @@ def stages_section(analysis: Analysis) -> Section:
     if latency["status"] != "ok":
         return Section(title, unmeasured(latency))
     tokens, audio_s = latency["settings"]["tokens"], latency["input"]["audio_s"]
-    speeds = {role: _inverse(times.real_time_factor) for role, times in speech.windows.items()}
+    factors = analysis.real_time_factors
 
     def row(
         name: str, pick: Callable[[WindowTimes], float | None], text: Callable[[float | None], str]
@@ -46,12 +46,11 @@ def stages_section(analysis: Analysis) -> Section:
 
     rows = [
         row("encoder (front end, and keys and values for the decoder)", lambda t: t.encoder_ms, milliseconds),
-        row("of it, front end", lambda t: t.front_end_ms, milliseconds),
         row("first token (the prompt goes through the decoder)", lambda t: t.first_token_ms, milliseconds),
         row("each later token", lambda t: t.per_token_ms, milliseconds),
         row("tokens per second of decoder time", lambda t: t.tokens_per_second, per_second),
-        row("real-time factor", lambda t: t.real_time_factor, factor),
-        comparison_row("times as fast as the speech", speeds, per_second),
+        comparison_row("real-time factor (RTF)", factors, factor),
+        comparison_row("RTFx, its inverse", {role: quotient(1.0, rtf) for role, rtf in factors.items()}, per_second),
     ]
     blocks: list[Block] = [
         Paragraph(
@@ -63,10 +62,10 @@ def stages_section(analysis: Analysis) -> Section:
         *_stack_picture(analysis, speech),
         comparison_table(analysis, "Medians over all samples", rows),
         Paragraph(
-            "Real-time factor: seconds of compute for one whole window, front end to last token, per second of its "
-            "audio; below 1 is faster than the speech. The line below it is its inverse."
+            f"The real-time factor is seconds of compute per second of audio, here of {rtf_of(analysis)}"
+            f"{', one after the other, each as long as it is' if speech.counts else ''}; below 1 is faster than speech."
         ),
-        Paragraph(_front_end_sentence(speech)),
+        Paragraph(_front_end_sentence(analysis, speech)),
     ]
     return Section(title, tuple(blocks))
 
@@ -79,17 +78,14 @@ def _windows_clause(analysis: Analysis) -> str:
     return f" (heard by {', by '.join(f'{analysis.name(role)} in: {text}' for role, text in windows.items())})"
 
 
-def _front_end_sentence(speech: SpeechAnalysis) -> str:
+def _front_end_sentence(analysis: Analysis, speech: SpeechAnalysis) -> str:
     if any(times.front_end_ms is None for times in speech.windows.values()):
         return f"The front end by itself was not measured: {NO_FRONT_END}."
+    took = ", ".join(f"{analysis.name(role)} {milliseconds(w.front_end_ms)}" for role, w in speech.windows.items())
     return (
-        "The front end is part of the encoder's graph. Its time is the encoder's, times the share that the runtime's "
-        "own profiler gives to the front end's nodes in a pass of its own."
+        f"The front end is part of the encoder's graph, and pruning does not change it ({took}: the encoder's time, "
+        "times the share that the runtime's own profiler gives to the front end's nodes in a pass of its own)."
     )
-
-
-def _inverse(value: float | None) -> float | None:
-    return 1 / value if value else None
 
 
 def _stack_picture(analysis: Analysis, speech: SpeechAnalysis) -> list[Block]:
@@ -121,7 +117,7 @@ def words_section(analysis: Analysis, gate: Gate | None) -> Section:
         )
         return Section(title, (*blocks, Paragraph(said, "warning")))
     runtime = runtime_text(analysis.document["runtime"])
-    rates = [(f"{analysis.name(role)} artifact, {runtime}", role, rate) for role, rate in speech.rates.items()]
+    rates = [(f"{analysis.name(role)} artifact", role, rate) for role, rate in speech.rates.items()]
     blocks += [
         picture_intervals(
             [(name, role, 100 * rate.estimate, 100 * rate.low, 100 * rate.high) for name, role, rate in rates],
@@ -144,22 +140,14 @@ def words_section(analysis: Analysis, gate: Gate | None) -> Section:
 
 
 def _rate_table(rates: list[tuple[str, str, Interval]], speech: SpeechAnalysis, runtime: str) -> Table:
-    rows = []
+    names = (WORD_ERROR_RATE, "95% interval", "errors, of reference words", "substituted / deleted / inserted (S/D/I)")
+    columns = []
     for name, role, rate in rates:
         counts = speech.counts[role]
-        rows.append(
-            (
-                name,
-                f"{counts.errors:,} of {counts.reference_words:,}",
-                f"{rate.estimate:.2%}",
-                f"{rate.low:.2%} to {rate.high:.2%}" if rate.has_spread else NO_RATE_INTERVAL,
-                f"{counts.substitutions:,}",
-                f"{counts.deletions:,}",
-                f"{counts.insertions:,}",
-            )
-        )
-    header = ("", "errors", "word error rate", "95% interval", "replaced", "left out", "put in")
-    return Table(f"The artifact that ships, on {runtime} (interval: bootstrap over clips)", header, tuple(rows))
+        span = f"{rate.low:.2%} to {rate.high:.2%}" if rate.has_spread else NO_RATE_INTERVAL
+        errors = f"{counts.errors:,} of {counts.reference_words:,}"
+        columns.append((name, f"{rate.estimate:.2%}", span, errors, counts.by_kind))
+    return figures(f"The artifact that ships, on {runtime} (interval: bootstrap over clips)", names, columns)
 
 
 def _decoding_sentence(decoding: dict[str, Any]) -> str:
@@ -178,11 +166,11 @@ def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
     assert change is not None
     texts = {role: analysis.document["accuracy"]["roles"][role]["texts"] for role in ("dense", "slim")}
     same = sum(a == b for a, b in zip(texts["dense"], texts["slim"])) / len(texts["dense"])
-    points, relative = change.change, change.relative
+    relative = change.relative
     rows = (
         (
-            "word error rate, slim minus dense",
-            f"{signed_points(points.estimate)} ({between(points)})",
+            "word error rate, slim against dense",
+            loss_text(change.change),
         ),
         (
             "the same, relative to dense",
@@ -220,23 +208,20 @@ def _windows_table(analysis: Analysis) -> Table:
 
 
 def _astray_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
-    clips = len(analysis.document["accuracy"]["names"])
-    rows = tuple(
+    columns = [
         (
             analysis.name(role),
             f"{counts.deletions / counts.reference_words:.2%}",
-            f"{counts.loops:,} ({counts.loops / clips:.2%})",
-            f"{counts.empty:,} ({counts.empty / clips:.2%})",
-            f"{counts.real_time_factor:.4f}",
+            f"{counts.loops:,} ({counts.loops / analysis.clips:.2%})",
+            f"{counts.empty:,} ({counts.empty / analysis.clips:.2%})",
         )
         for role, counts in speech.counts.items()
-    )
+    ]
     caption = (
-        f"Signs of a decoder gone astray, over {clips:,} clips (a loop: a text that compresses more than "
-        f"{LOOP_COMPRESSION_RATIO:g} times), and compute per second of audio over all of them, one after the other"
+        f"Signs of a decoder gone astray, over {analysis.clips:,} clips (a loop: a text that compresses more than "
+        f"{LOOP_COMPRESSION_RATIO:g} times)"
     )
-    header = ("", "words left out", "loops", "nothing heard", "real-time factor")
-    return Table(caption, header, rows)
+    return figures(caption, ("words left out", "loops", "nothing heard"), columns)
 
 
 def _worst_clips(analysis: Analysis) -> Table | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
 from leanear.benchmarks.report.pictures import Curve, picture_curves
 from leanear.benchmarks.sensors.device import is_measured
 
@@ -50,7 +50,8 @@ def state_missing(document: dict[str, Any]) -> list[tuple[str, str]]:
             rows.append((what, sustained["reason"]))
         for role, part in sustained["roles"].items():
             if not is_measured(part["energy_per_inference"]):
-                rows.append((f"energy per inference, {role}", part["energy_per_inference"]["reason"]))
+                of = "" if len(sustained["roles"]) == 1 else f", {role}"
+                rows.append((f"energy per inference{of}", part["energy_per_inference"]["reason"]))
     return rows
 
 
@@ -109,25 +110,34 @@ def _pictures(sensors: dict[str, Any]) -> list[Block]:
 
 
 def _sustained(sustained: dict[str, Any]) -> list[Block]:
-    rows = []
-    for role, part in sustained["roles"].items():
+    alone = len(sustained["roles"]) == 1
+    named = {"model" if alone else role: part for role, part in sustained["roles"].items()}
+    columns = []
+    for name, part in named.items():
         work = part["work"]
-        rows.append(
+        medians = (f"{work[stretch]['median_ms']:.2f} ms" for stretch in ("first", "last"))
+        energy = _energy(part["energy_per_inference"])
+        columns.append(
             (
-                role,
+                name,
                 f"{work['inferences']:,}",
-                f"{work['first']['median_ms']:.2f} ms",
-                f"{work['last']['median_ms']:.2f} ms",
+                *medians,
                 part["verdict"]["text"],
                 part["throttling"]["verdict"],
-                _energy(part["energy_per_inference"]),
+                energy,
             )
         )
-    window = next(iter(sustained["roles"].values()))["work"]["window_s"]
-    length = f"{window:g} s"
-    header = ("", "inferences", f"median, first {length}", f"last {length}", "", "held back", "energy per inference")
-    blocks: list[Block] = [Table(f"Work without a pause for {sustained['seconds']:g} s", header, tuple(rows))]
-    sensors = sorted({str(s) for s in _sensor_names(sustained["roles"].values())})
+    length = f"{next(iter(named.values()))['work']['window_s']:g} s"
+    rows = (
+        "inferences",
+        f"median, first {length}",
+        f"median, last {length}",
+        "with time",
+        "held back",
+        "energy per inference",
+    )
+    blocks: list[Block] = [figures(f"Work without a pause for {sustained['seconds']:g} s", rows, columns)]
+    sensors = sorted({str(s) for s in _sensor_names(named.values())})
     if sensors:
         blocks.append(
             Paragraph(
@@ -137,9 +147,9 @@ def _sustained(sustained: dict[str, Any]) -> list[Block]:
         )
     curves = [
         Curve(
-            role, tuple((10.0 * (place + 1), median) for place, median in enumerate(part["work"]["median_ms_by_tenth"]))
+            name, tuple((10.0 * (place + 1), median) for place, median in enumerate(part["work"]["median_ms_by_tenth"]))
         )
-        for role, part in sustained["roles"].items()
+        for name, part in named.items()
     ]
     if all(len(curve.points) > 1 for curve in curves):
         blocks.append(picture_curves(curves, "% of the work done", "ms", "Median latency as the work goes on"))

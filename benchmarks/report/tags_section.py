@@ -8,13 +8,14 @@ from typing import Callable
 import numpy as np
 
 from leanear.benchmarks.analysis import Analysis
-from leanear.benchmarks.formatting import NO_RATE_INTERVAL, between, runtime_text, signed_points
+from leanear.benchmarks.formatting import NO_RATE_INTERVAL, runtime_text
 from leanear.benchmarks.report.blocks import gate_paragraph, unmeasured
-from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
 from leanear.benchmarks.report.pictures import picture_intervals
 from leanear.benchmarks.summary import Gate, Interval
 from leanear.benchmarks.tag_analysis import TagAnalysis
 from leanear.benchmarks.tagging import MEAN_AP, TagQuality, differing_answers
+from leanear.benchmarks.verdict import loss_of, loss_text, points_moved
 
 WORST_LABELS = 6
 
@@ -26,16 +27,16 @@ def tags_section(analysis: Analysis, tags: TagAnalysis, gate: Gate | None) -> Se
         return Section(MEAN_AP, unmeasured(accuracy))
     blocks: list[Block] = [] if gate is None else [gate_paragraph(gate)]
     runtime = runtime_text(analysis.document["runtime"])
-    found = [(f"{analysis.name(role)} artifact, {runtime}", role, quality) for role, quality in tags.quality.items()]
+    found = [(f"{analysis.name(role)} artifact", role, quality) for role, quality in tags.quality.items()]
     shares = [
         (name, role, 100 * share.estimate, 100 * share.low, 100 * share.high)
         for name, role, share in ((name, role, quality.mean_ap) for name, role, quality in found)
     ]
-    header = ("", MEAN_AP, "95% interval", "mean area under ROC", "95% interval", "d'", "95% interval", "entropy, nats")
-    rows = tuple((name, *_figures(quality), _entropy(analysis, role)) for name, role, quality in found)
+    names = (MEAN_AP, "95% interval", "mean area under ROC", "95% interval", "d'", "95% interval", "entropy, nats")
+    columns = [(name, *_figures(quality), _entropy(analysis, role)) for name, role, quality in found]
     blocks += [
         picture_intervals(shares, "% mAP", "mAP with 95% intervals"),
-        Table(f"The artifact that ships, on {runtime}", header, rows),
+        figures(f"The artifact that ships, on {runtime}", names, columns),
         Paragraph(labels_sentence(found[0][2])),
     ]
     if tags.change is not None:
@@ -86,8 +87,8 @@ def _change_table(analysis: Analysis, tags: TagAnalysis, change: Interval) -> Ta
     fell = tags.average_precisions("slim") - tags.average_precisions("dense")
     rows = [
         (
-            f"{MEAN_AP}, slim minus dense",
-            f"{signed_points(change.estimate)} ({between(change)})",
+            f"{MEAN_AP}, slim against dense",
+            loss_text(loss_of(change, MEAN_AP)),
         ),
         ("labels that slim ranks worse than dense", f"{int((fell < 0).sum()):,}"),
         ("labels that slim ranks better than dense", f"{int((fell > 0).sum()):,}"),
@@ -109,7 +110,7 @@ def _label_table(analysis: Analysis, tags: TagAnalysis) -> Table | None:
     if not worst:
         return None
     rows = tuple(
-        (name, f"{int(clips[label]):,}", f"{dense[label]:.2%}", f"{slim[label]:.2%}", signed_points(change))
+        (name, f"{int(clips[label]):,}", f"{dense[label]:.2%}", f"{slim[label]:.2%}", points_moved(-change))
         for change, name, label in worst
     )
     header = ("label", "clips", "dense, average precision", "slim, average precision", "change")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from onnx import TensorProto, helper
 
 from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
 from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention
+from leanear.export.onnx.float16_ranges import too_large_for_half
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
 from leanear.export.onnx.heads import read_attention
-from leanear.export.onnx.layers import add_layernorm, add_linear, array
+from leanear.export.onnx.layers import add_bias_alone, add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.runtimes.errors import BadInput
@@ -40,6 +41,7 @@ def export_ast(
     input: str = "waveform",
     precision: str = "fp32",
     observed: Mapping[str, Observed] | None = None,
+    too_large: Collection[str] = (),
 ) -> ExportedGraph:
     """Write a loaded AST classifier (stock or slim) as one ONNX file with its front end inside.
 
@@ -49,7 +51,7 @@ def export_ast(
     faster, "openvino" has plain operators arranged for OpenVINO's faster kernels, "tensorrt" for TensorRT's fused ones.
     Precision "fp16", of form "tensorrt" alone, has products in float16, as `leanear.export.onnx.half_precision` says;
     "int8" has products of 8-bit integers in the ranges `observed` (see `observe_ast`), in form "tensorrt" the rest as
-    "fp16".
+    "fp16". too_large: tensors that float16 does not hold (see `too_large_in_ast`).
 
     Raises:
         BadInput: the model is not one that the graph can stand for, or `form` or `input` is unknown.
@@ -74,7 +76,7 @@ def export_ast(
     if observed is not None:
         add_static_products(graph, observed, form, lambda name: name.startswith(FLOAT_PREFIX) or name == LOGITS)
     if has_half_precision(precision, form):
-        add_half_precision(graph, [input], [LOGITS])
+        add_half_precision(graph, [input], [LOGITS], too_large=too_large)
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, model.config.num_labels])
     with replaced_file(Path(out)) as part:
         graph.write(part, [source], [logits], "ast")
@@ -91,6 +93,15 @@ def observe_ast(model: Any, feature_extractor: Any, form: str, waveforms: Sequen
     with tempfile.TemporaryDirectory(prefix="leanear-observe-") as folder:
         exported = export_ast(model, feature_extractor, Path(folder, "fp32.onnx"), form)
         return observe(exported.path, tensors_to_observe(graph), ({"waveform": clip[None]} for clip in waveforms))
+
+
+def too_large_in_ast(
+    model: Any, feature_extractor: Any, form: str, waveforms: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """The largest magnitudes of tensors of a graph of that form that float16 does not hold; waveforms: real clips."""
+    with tempfile.TemporaryDirectory(prefix="leanear-ranges-") as folder:
+        exported = export_ast(model, feature_extractor, Path(folder, "fp32.onnx"), form)
+        return too_large_for_half(exported.path, ({"waveform": clip[None]} for clip in waveforms))
 
 
 def token_count(config: Any) -> int:
@@ -188,6 +199,8 @@ def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -
 
 
 def _add_mlp(graph: Graph, hidden: str, layer: Any, form: str, name: str, is_eight_bit: bool) -> str:
+    if layer.mlp.fc1.out_features == 0:
+        return add_bias_alone(graph, hidden, layer.mlp.fc2, f"{name}.mlp")
     padding = _row_padding(layer.mlp.fc1.out_features) if form == "onnxruntime" and not is_eight_bit else 0
     normed = add_layernorm(graph, hidden, layer.layernorm_after, f"{name}.layernorm_after")
     wide = add_linear(graph, normed, layer.mlp.fc1, f"{name}.mlp.fc1", f"{name}.mlp.wide", more_outputs=padding)

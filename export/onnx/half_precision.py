@@ -4,7 +4,9 @@ A strongly typed runtime computes in the types that the graph has, so the graph 
 - products, convolutions, activations and residuals are in float16, and so are their weights;
 - norms, softmax and what is added to scores before it stay in float32: there large numbers meet small ones;
 - the front end stays in float32: powers of a spectrum leave the range of float16;
-- integers stay what they are, and their steps are in float16.
+- integers stay what they are, and their steps are in float16;
+- what was seen to come near to float16's end (`leanear.export.onnx.float16_ranges`) stays in float32, as does what
+  reads it.
 Inputs and outputs keep their types unless `half` names them.
 """
 
@@ -33,14 +35,21 @@ def add_half_precision(
     half: Collection[str] = (),
     kept_inputs: Collection[str] = (),
     kept_prefix: str = "front_end.",
+    too_large: Collection[str] = (),
 ) -> None:
     """Change the nodes and weights of `graph` in place, which was built in float32.
 
     inputs, outputs: names of the graph's float32 inputs and outputs; half: those of them that become float16;
     kept_inputs: inputs that are only added in float32, and the sums with them are too; kept_prefix: nodes of such names
-    stay as they are.
+    stay as they are; too_large: tensors that float16 does not hold.
+
+    Raises:
+        BadInput: one of `half` is too large.
     """
-    _Halving(graph, set(inputs), set(outputs), set(half), set(kept_inputs), kept_prefix).run()
+    lost = sorted(set(half) & set(too_large))
+    if lost:
+        raise BadInput(f"precision 'fp16': {lost[0]} holds more than float16 does, which ends at 65504")
+    _Halving(graph, set(inputs), set(outputs), set(half), set(kept_inputs), kept_prefix, set(too_large)).run()
 
 
 def check_half(precision: str, form: str) -> None:
@@ -60,10 +69,17 @@ class _Halving:
     """The types of the tensors so far, and the nodes as they become."""
 
     def __init__(
-        self, graph: Graph, inputs: set[str], outputs: set[str], half: set[str], kept_inputs: set[str], prefix: str
+        self,
+        graph: Graph,
+        inputs: set[str],
+        outputs: set[str],
+        half: set[str],
+        kept_inputs: set[str],
+        prefix: str,
+        too_large: set[str],
     ) -> None:
         self._graph, self._outputs, self._half, self._prefix = graph, outputs, half, prefix
-        self._kept_inputs = kept_inputs
+        self._kept_inputs, self._too_large = kept_inputs, too_large
         self._types = {name: HALF if name in half else FLOAT for name in inputs}
         self._nodes: list[onnx.NodeProto] = []
         self._cast: dict[tuple[str, int], str] = {}
@@ -99,6 +115,7 @@ class _Halving:
             node.name.startswith(self._prefix)
             or node.op_type in KEPT_OPERATORS
             or any(name in self._kept_inputs for name in node.input)
+            or any(name in self._too_large for name in (*node.input, *node.output))
         )
         wanted = FLOAT if kept else HALF
         after = onnx.NodeProto()

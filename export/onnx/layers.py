@@ -36,5 +36,11 @@ def add_linear(
     return graph.node("Gemm", [source, weight, bias], result)
 
 
+def add_bias_alone(graph: Graph, hidden: str, module: Any, name: str) -> str:
+    """Add what is left of a feed-forward block without hidden channels: the second linear layer's bias."""
+    bias = graph.weight(f"{name}.fc2.bias", (module.out_features,), _reader(module.bias))
+    return graph.node("Add", [hidden, bias], f"{name}.residual")
+
+
 def _reader(parameter: Any) -> Callable[[], np.ndarray]:
     return lambda: array(parameter)

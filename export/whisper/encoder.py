@@ -23,12 +23,14 @@ from leanear.export.onnx.heads import (
     read_widths,
     value_output_rows,
 )
-from leanear.export.onnx.layers import add_layernorm, add_linear, array
+from leanear.export.onnx.layers import add_bias_alone, add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed
 from leanear.export.whisper.log_mel import LogMel, add_log_mel, span
 
 MLP_COLUMNS = 1024  # of an encoder's MLP that are in memory at a time
 POSITIONS = "positions"  # an encoder's, where they are as many as the window has
+STATES = "encoder.layer_norm"  # what cross-attention's keys and values are products of
+FLAT_FORMS = ("onnxruntime", "openvino")  # whose products of integers have two dimensions
 ROW_COLUMNS = 4  # ONNX Runtime's matrix product is slow where rows do not end on a 16-byte boundary
 
 
@@ -70,9 +72,11 @@ def add_encoder(
         hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
         parts = -(-layer.fc1.out_features // MLP_COLUMNS) if form == "onnxruntime" else 1
         hidden = add_mlp(graph, hidden, layer, name, parts)
-    states = add_layernorm(graph, hidden, encoder.layer_norm, "encoder.layer_norm")
+    states = add_layernorm(graph, hidden, encoder.layer_norm, STATES)
+    # OpenVINO does not multiply a tensor of any length with one of more dimensions: all heads are one product then.
+    flat = (any_window and form != "onnxruntime") or (observed is not None and form in FLAT_FORMS)
     return _add_cross_keys_and_values(
-        graph, states, model.model.decoder.layers, POSITIONS if any_window else positions, form
+        graph, states, model.model.decoder.layers, POSITIONS if any_window else positions, form, flat
     )
 
 
@@ -82,6 +86,8 @@ def add_mlp(graph: Graph, hidden: str, layer: Any, name: str, parts: int = 1) ->
     parts: into how many the columns between the two are cut. The second product of each part adds to that of the part
     before, so nothing is computed twice, and only one part is in memory at a time.
     """
+    if layer.fc1.out_features == 0:
+        return add_bias_alone(graph, hidden, layer.fc2, name)
     normed = add_layernorm(graph, hidden, layer.final_layer_norm, f"{name}.final_layer_norm")
     if parts == 1:
         wide = add_linear(graph, normed, layer.fc1, f"{name}.fc1", f"{name}.wide")
@@ -152,11 +158,9 @@ def _add_kernel(graph: Graph, neighbours: str, convolution: Any, name: str) -> s
 
 
 def _add_cross_keys_and_values(
-    graph: Graph, states: str, layers: Sequence[Any], positions: int | str, form: str
+    graph: Graph, states: str, layers: Sequence[Any], positions: int | str, form: str, flat: bool
 ) -> list[tuple[str, list[int | str]]]:
     outputs: list[tuple[str, list[int | str]]] = []
-    # OpenVINO does not multiply a tensor of any length with one of more dimensions: all heads are one product then.
-    flat = positions == POSITIONS and form != "onnxruntime"
     columns = "" if flat else graph.node("Transpose", [states], "encoder.columns", perm=[1, 0])
     for number, layer in enumerate(layers):
         attention, group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)

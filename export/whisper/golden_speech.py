@@ -11,6 +11,7 @@ from leanear.export.whisper.window_states import cross_attention, window_states
 from leanear.runtimes.artifact import Golden, GoldenSpeech
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.encoder_windows import EncoderWindows
+from leanear.runtimes.speech.guided_steps import log_sums
 
 GOLDEN_TOKENS = 24
 ALIGNMENT_BLOCK = 8  # positions whose attention golden clips hold as one sum
@@ -105,10 +106,3 @@ def _kept_columns(size: int, tokens: np.ndarray) -> np.ndarray:
     """All tokens, or evenly spaced ones and those given."""
     stride = -(-size // GOLDEN_COLUMNS)
     return np.unique(np.concatenate([np.arange(0, size, stride), tokens])).astype(np.int64)
-
-
-def log_sums(logits: np.ndarray) -> np.ndarray:
-    """The logarithm of the summed exponentials over the last dimension, float32."""
-    largest = logits.max(axis=-1, keepdims=True).astype(np.float64)
-    sums = np.exp(logits - largest).sum(axis=-1)
-    return (np.log(sums) + largest[..., 0]).astype(np.float32)

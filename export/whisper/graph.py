@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,21 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from leanear.export.onnx.eight_bit_weights import add_block_products, add_eight_bit_weights
+from leanear.export.onnx.float16_ranges import too_large_for_half
 from leanear.export.onnx.graph import FORMS, OPSET, PRECISIONS, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
 from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder, first_special
-from leanear.export.whisper.encoder import add_encoder, cache_group
+from leanear.export.whisper.encoder import FLAT_FORMS, STATES, add_encoder, cache_group
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.two_stage_vocabulary import TwoStages, two_stages
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 
 CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
-KEPT = ("front_end.", "decoder.")  # how nodes of an encoder are named whose products stay in float32
+KEPT = "front_end."  # how nodes of an encoder are named whose products stay in float32
 FRAMES_PER_POSITION = 2  # the stride of the second convolution
 
 
@@ -53,6 +54,7 @@ def export_whisper(
     observed: Mapping[str, Observed] | None = None,
     any_window: bool = False,
     alignment_heads: Sequence[tuple[int, int]] = (),
+    too_large: Collection[str] = (),
 ) -> ExportedWhisper:
     """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
 
@@ -67,7 +69,8 @@ def export_whisper(
     integers in the encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
     decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
     weights is in float16. alignment_heads: (layer, head) of the decoder, ascending, whose attention it gives as well,
-    which that form does not.
+    which that form does not. too_large: tensors of the encoder that float16 does not hold
+    (`too_large_in_encoder`).
 
     Raises:
         BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
@@ -99,7 +102,7 @@ def export_whisper(
         elif form != "tensorrt":
             add_eight_bit_weights(decoder)
     if is_half:
-        add_half_precision(encoder, ["waveform"], half, half=half)
+        add_half_precision(encoder, ["waveform"], half, half=half, too_large=too_large)
         half |= {t.name for t in (*inputs, *outputs) if t.name.startswith(CACHED)}
         floats = [tensor.name for tensor in inputs if not tensor.is_integer]
         add_half_precision(decoder, floats, [t.name for t in outputs], half=half, kept_inputs=["bias"])
@@ -125,7 +128,7 @@ def write_eight_bit_encoder(
     """Write the encoder alone, the observed tensors' products in 8 bits and all else in float32."""
     encoder = Graph()
     produced = add_encoder(encoder, "waveform", model, read_log_mel(feature_extractor), form, observed, any_window)
-    add_static_products(encoder, observed, form, lambda name: name.startswith("front_end."))
+    add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
     inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in produced]
     with replaced_file(Path(out)) as part:
@@ -141,11 +144,22 @@ def observe_encoder(
     """
     graph = Graph()
     add_encoder(graph, "waveform", model, read_log_mel(feature_extractor), form)
-    names = [name for name in tensors_to_observe(graph) if not name.startswith("front_end.")]
+    names = [name for name in tensors_to_observe(graph) if not name.startswith(KEPT)]
+    names += [STATES] if form in FLAT_FORMS else []
     with tempfile.TemporaryDirectory(prefix="leanear-observe-") as folder:
         encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
         exported = export_whisper(model, feature_extractor, encoder, decoder, form)
         return observe(exported.encoder.path, names, ({"waveform": clip[None]} for clip in waveforms))
+
+
+def too_large_in_encoder(
+    model: Any, feature_extractor: Any, form: str, waveforms: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """The largest magnitudes of an encoder's tensors that float16 does not hold; waveforms: real clips."""
+    with tempfile.TemporaryDirectory(prefix="leanear-ranges-") as folder:
+        encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
+        exported = export_whisper(model, feature_extractor, encoder, decoder, form)
+        return too_large_for_half(exported.encoder.path, ({"waveform": clip[None]} for clip in waveforms))
 
 
 def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from leanear.export.whisper.golden_speech import in_blocks, log_sums
+from leanear.export.whisper.golden_speech import in_blocks
 from leanear.runtimes.artifact import Artifact, Golden, GoldenSpeech
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import MeasurementFailed, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
 from leanear.runtimes.speech.alignment import softmax
 from leanear.runtimes.speech.encoder_windows import artifact_windows, step_samples
+from leanear.runtimes.speech.guided_steps import clip_divergences, guided_logits, log_sums, until_end, written_down
 from leanear.runtimes.speech.vocabulary import read_vocabulary
 
 DIVERGENCE_BOUND = 0.03  # nats per token; docs/real-models.md has what so much costs in words
@@ -34,7 +35,6 @@ SURELY_RESCORED = 8
 # Nats, of the logarithm of summed exponentials, to which rough logits add: 5 % of a probability at most.
 ROUGH_SUMS_BOUND = 0.05
 MOVED_BOUND, MOVED_BOUND_EXACT = 0.2, 1e-3  # of a token's attention, in 8 bits and in float32
-SMALLEST_SHARE = 1e-6  # of probability, below which float32 tells nothing apart
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class _Heard:
         assert speech is not None
         said = until_end(speech.tokens[clip].tolist(), self._decoding["end"])
         self._divergences.append(clip_divergences(self._golden, clip, logits, self._decoding))
-        own = _written_down(session, speech.prompt, speech.tokens.shape[1], self._decoding)
+        own = written_down(session, speech.prompt, speech.tokens.shape[1], self._decoding)
         changed, words = changed_words(self._vocabulary.text(said), self._vocabulary.text(own))
         self.words, self.changed_words = self.words + words, self.changed_words + changed
 
@@ -190,28 +190,6 @@ class _Heard:
             )
 
 
-def clip_divergences(golden: Golden, clip: int, logits: np.ndarray, decoding: dict[str, Any]) -> np.ndarray:
-    """`divergences` of a golden clip's steps up to the end of its text; logits: of at least those steps."""
-    speech = golden.speech
-    assert speech is not None
-    said = until_end(speech.tokens[clip].tolist(), decoding["end"])
-    steps = slice(0 if decoding["multilingual"] else 1, 1 + len(said))  # what language it is counts
-    expected, sums = golden.logits[clip, steps], speech.log_sums[clip, steps]
-    return divergences(expected, sums, logits[steps], speech.columns)
-
-
-def divergences(expected: np.ndarray, sums: np.ndarray, logits: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """KL(expected || logits) of every step, in nats, (steps,): of the tokens in `columns`, all others being one.
-
-    expected: (steps, columns); sums: (steps,), logarithms of the summed exponentials of all expected logits; logits:
-    (steps, vocabulary). Lumping tokens together never makes it larger.
-    """
-    wanted = expected.astype(np.float64) - sums.astype(np.float64)[:, None]
-    found = (logits - log_sums(logits)[:, None]).astype(np.float64)[:, columns]
-    others = [np.maximum(1.0 - np.exp(of).sum(axis=1), SMALLEST_SHARE) for of in (wanted, found)]
-    return (np.exp(wanted) * (wanted - found)).sum(axis=1) + others[0] * np.log(others[0] / others[1])
-
-
 def changed_words(expected: str, found: str) -> tuple[int, int]:
     """How many words have to be replaced, left out or put in, and how many are expected; letters of a single word."""
     import jiwer
@@ -222,25 +200,6 @@ def changed_words(expected: str, found: str) -> tuple[int, int]:
     aligned = jiwer.process_words(wanted, said) if " " in wanted else jiwer.process_characters(wanted, said)
     changed = aligned.substitutions + aligned.deletions + aligned.insertions
     return changed, aligned.hits + aligned.substitutions + aligned.deletions
-
-
-def until_end(tokens: list[int], end: int) -> list[int]:
-    """The tokens up to the end of the text, which is the last one where it was reached."""
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
-
-
-def _written_down(session: SpeechSession, prompt: np.ndarray, most: int, decoding: dict[str, Any]) -> list[int]:
-    """The likeliest tokens of the encoded window, one by one, up to the end of the text or `most`."""
-    session.start()
-    logits = session.step(prompt[None])[0]
-    tokens: list[int] = []
-    while len(tokens) < most and decoding["end"] not in tokens[-1:]:
-        if tokens:
-            logits = session.step(np.array([tokens[-1:]], dtype=np.int64))[0]
-        allowed = logits.copy()
-        allowed[decoding["suppress"] + ([] if tokens else decoding["begin_suppress"])] = -np.inf
-        tokens.append(int(allowed.argmax()))
-    return tokens
 
 
 def _scale(golden: Golden, name: str) -> float:
@@ -255,14 +214,9 @@ def _scale(golden: Golden, name: str) -> float:
 def _run(
     session: SpeechSession, waveform: np.ndarray, window: int, speech: GoldenSpeech, clip: int, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits after the prompt's first token, after the prompt, and after each token but the last; and those at once."""
-    prompt, tokens = speech.prompt, speech.tokens[clip]
+    """`guided_logits`; raises ParityFailed where they are not finite."""
     try:
-        session.encode(waveform, window)
-        session.start()
-        logits = [session.step(fed[None])[0].copy() for fed in (prompt[:1], prompt[1:], *tokens[:-1, None])]
-        session.start()
-        return np.stack(logits), session.step(np.concatenate([prompt, tokens[:-1]])[None])[0].copy()
+        return guided_logits(session, waveform, window, speech, clip)
     except MeasurementFailed as error:
         raise ParityFailed(f"{where}: {error}") from None
 

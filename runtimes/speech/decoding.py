@@ -396,5 +396,6 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
 def _log_softmax_at(scores: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """The log probability of one token per row."""
     highest = scores.max(axis=1)
-    sums = np.exp(scores - highest[:, np.newaxis]).sum(axis=1, dtype=np.float64)
-    return scores[np.arange(len(scores)), tokens] - highest - np.log(sums)
+    exponentials = scores - highest[:, np.newaxis]
+    np.exp(exponentials, out=exponentials)  # summed pairwise in float32, which is off by a ten-millionth
+    return scores[np.arange(len(scores)), tokens] - highest - np.log(exponentials.sum(axis=1), dtype=np.float64)

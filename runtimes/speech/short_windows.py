@@ -40,6 +40,8 @@ def why_heard_again(
     if decoded.looped or loops or compression_ratio(vocabulary.text(decoded.tokens)) > REPETITIVE:
         return "loop"
     said = sum(vocabulary.is_text(token) for token in decoded.tokens)
+    if said >= LEAST_TOKENS_PER_S * len(samples) / sample_rate_hz:  # no more than all of it is audible
+        return ""
     audible = audible_s(samples, sample_rate_hz)
     return "short" if audible >= LEAST_AUDIBLE_S and said < LEAST_TOKENS_PER_S * audible else ""
 

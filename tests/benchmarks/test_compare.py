@@ -667,3 +667,16 @@ def test_the_device_runner_compares_too(plain, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["exit_status"] == 0
     assert runner(["compare", str(tmp_path / "c.json"), files[1]]) == 2
     assert capsys.readouterr().err == f"leanear: {tmp_path}/c.json: no such file\n"
+
+
+def test_a_larger_file_is_a_failure_where_its_size_is_bound(null_results, against):
+    before = quiet(null_results.document)
+
+    def grow(document):
+        document["artifacts"]["slim"]["graphs"]["classifier"]["bytes"] *= 2
+
+    after = changed(before, grow)
+    assert "graph_bytes" not in [judgement.row.what.key for judgement in against(before, after).judgements]
+    assert state_of(against(before, after, max_size_percent=99), "graph_bytes") == "exceeded"
+    assert state_of(against(before, after, max_size_percent=101), "graph_bytes") == "kept"
+    assert isinstance(against(before, after, max_size_percent=10).failure(strict=False), Regressed)

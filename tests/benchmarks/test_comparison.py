@@ -12,6 +12,7 @@ from leanear.benchmarks.report.pictures import Curve, picture_curves
 from leanear.benchmarks.report.report import write_comparison, write_report
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
+from tests.benchmarks.drawn import dots, drawn
 
 REFERENCE = "reference: channels, fisher, local"
 
@@ -109,35 +110,35 @@ def test_cells_marks_and_ranges(tmp_path):
 def test_the_page_stands_alone_and_its_pictures_say_what_they_show(tmp_path):
     _, html = written(tmp_path, document())
     assert "Comparison of pruning methods" in html
-    assert not re.search(r"(src|href)=", html)
+    assert not re.search(r"(src|href)=(?!\"#)", html)
     pictures = re.findall(r"<svg.*?</svg>", html)
-    assert len(pictures) == 2
+    assert len(pictures) == 4, "two, each for wide and for narrow pages"
     for picture in pictures:
         root = ElementTree.fromstring(picture)
         assert root.get("role") == "img"
         assert "default" in root.get("aria-label")
-    used = set(re.findall(r'class="[^"]*?((?:fill|stroke)-\d)"', html))
-    assert used
-    for css in used:
-        assert f".{css} {{" in html, "every colour is in the page's style"
+    used = set(re.findall(r"var\((--[\w-]+)\)", "".join(pictures)))
+    assert len(used) > 3
+    for name in used:
+        assert html.count(f" {name}: #") == 2, "every colour is in the page's style, for light and for dark"
 
 
 def test_curves_are_placed_by_their_values():
     curves = [Curve("one", ((10.0, 1.0), (30.0, 100.0))), Curve("two", ((20.0, 10.0),))]
-    root = ElementTree.fromstring(picture_curves(curves, "x", "y", "title", log=True).svg)
-    (ax, ay), (bx, by), (cx, cy) = [(float(dot.get("cx")), float(dot.get("cy"))) for dot in root.iter("circle")]
+    (ax, ay), (bx, by), (cx, cy) = dots(drawn(picture_curves(curves, "x", "y", "title", log=True)))
     assert cx == pytest.approx((ax + bx) / 2, abs=0.11)
     assert cy == pytest.approx((ay + by) / 2, abs=0.11), "ten is half-way between one and a hundred"
     assert by < ay
-    root = ElementTree.fromstring(picture_curves(curves, "x", "y", "title", level=("all", 55.5)).svg)
-    (_, ay), (_, by), (_, cy) = [(float(dot.get("cx")), float(dot.get("cy"))) for dot in root.iter("circle")]
+    root = drawn(picture_curves(curves, "x", "y", "title", level=("all", 55.5)))
+    (_, ay), (_, by), (_, cy) = dots(root)
     assert (ay - cy) / (ay - by) == pytest.approx(9 / 99, abs=0.005)
-    (level,) = [line for line in root.iter("line") if line.get("class") == "one"]
-    assert (ay - float(level.get("y1"))) / (ay - by) == pytest.approx(54.5 / 99, abs=0.005)
+    levels = [path.get("d").split() for path in root.iter("path") if "stroke:var(--ink)" in (path.get("style") or "")]
+    assert (ay - float(levels[0][2])) / (ay - by) == pytest.approx(54.5 / 99, abs=0.005)
 
 
 def test_one_point_and_none_are_drawn_too():
-    picture_curves([Curve("one", ((0.5, 0.0),)), Curve("none", ())], "x", "y", "title", log=True)
+    picture = picture_curves([Curve("one", ((0.5, 0.0),)), Curve("none", ())], "x", "y", "title", log=True)
+    assert len(dots(drawn(picture))) == 1
 
 
 def test_latency_and_recovery_have_their_sections():

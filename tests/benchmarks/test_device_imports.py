@@ -18,6 +18,7 @@ BLOCKED = (
     "onnxruntime",
     "openvino",
     "jinja2",
+    "matplotlib",
     "rich",
     "click",
     "scipy",

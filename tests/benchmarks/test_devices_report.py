@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import html
-import re
 from pathlib import Path
 
 import pytest
 
-from leanear.benchmarks.report import pictures
+from leanear.benchmarks.report import report
 from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report, write_devices_report
 from leanear.benchmarks.report.page import Table
-from leanear.benchmarks.report.pictures import Picture
+from leanear.benchmarks.report.plotting import Picture
 from leanear.benchmarks.report.report import render_html, render_markdown
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.summary import Gate
+from tests.benchmarks.drawn import drawn, lines, texts
 
 NASTY = "pi<script>alert(1)</script>|`x`"
 
@@ -72,12 +72,12 @@ def test_the_same_entries_give_the_same_bytes(entries, tmp_path):
 
 
 def test_no_device_at_all_says_what_to_type():
-    report = compose_devices_report("t", "jetson", [], {"model": "x"}, ("python3 leanear.pyz doctor",))
-    text = render_markdown(report)
+    composed = compose_devices_report("t", "jetson", [], {"model": "x"}, ("python3 leanear.pyz doctor",))
+    text = render_markdown(composed)
     assert "nothing was measured on one" in text
     assert "python3 leanear.pyz doctor" in text
-    assert report.gate is None
-    assert "python3 leanear.pyz doctor" in render_html(report)
+    assert composed.gate is None
+    assert "python3 leanear.pyz doctor" in render_html(composed)
 
 
 def test_one_failed_gate_is_the_gate_of_all(entries, null_results):
@@ -106,8 +106,8 @@ def faster(results: Results, factor: float) -> Results:
 
 
 def the_picture(entries) -> Picture:
-    report = compose_devices_report("t", "pi", entries, {})
-    (devices,) = [section for section in report.sections if section.title == "Devices"]
+    composed = compose_devices_report("t", "pi", entries, {})
+    (devices,) = [section for section in composed.sections if section.title == "Devices"]
     assert sum(isinstance(block, Table) for block in devices.blocks) == 1
     (picture,) = [block for block in devices.blocks if isinstance(block, Picture)]
     return picture
@@ -115,27 +115,29 @@ def the_picture(entries) -> Picture:
 
 def test_one_picture_of_all_measured_devices_says_which_end_is_dense(entries):
     picture = the_picture(entries)
-    assert picture.title == "Accuracy against latency, dense and slim of each device"
-    assert picture.svg.count("<polyline") == 2
-    assert [picture.svg.count(f">{role}</text>") for role in ("dense", "slim")] == [2, 2]
+    assert picture.title == "Accuracy against latency, dense (hollow) and slim of each device"
     assert picture.description.count("dense ") == picture.description.count("slim ") == 2
-    assert "NVIDIA" not in picture.svg
+    root = drawn(picture)
+    assert len(lines(root)) == 2
+    hollow = [mark for mark in root.iter("use") if "fill:var(--sheet)" in mark.get("style")]
+    assert len(hollow) == 2
+    assert "NVIDIA" not in " ".join(texts(root))
 
 
 def test_every_one_of_many_devices_has_a_line_that_is_seen(more_results):
-    style = (Path(pictures.__file__).with_name("report.html.jinja")).read_text()
+    style = (Path(report.__file__).with_name("report.css")).read_text()
     entries = [DeviceEntry(f"device-{number}", "ok", results=more_results) for number in range(9)]
-    used = set(re.findall(r'class="curve[^"]* (stroke-\d+)"', the_picture(entries).svg))
-    assert len(used) == 6
-    assert all(f".{name} {{ stroke:" in style for name in used)
-    assert the_picture(entries).svg.count("curve dashed") == 3
+    found = lines(drawn(the_picture(entries)))
+    plain, dashed = ([colour for colour, is_dashed, _ in found if is_dashed == wanted] for wanted in (False, True))
+    assert len(set(plain)) >= 6
+    assert len(set(dashed)) == 3
+    assert all(style.count(f"--{name}: #") == 2 for name in {*plain, *dashed})
 
 
 @pytest.mark.parametrize(("factor", "equal"), [(4.0, False), (100.0, True)])
 def test_latencies_far_apart_share_a_logarithmic_axis(more_results, factor, equal):
     """On it, dense and slim are as far apart on a device that is a hundred times as fast."""
     entries = [DeviceEntry(f"{f:g}", "ok", results=faster(more_results, f)) for f in (1.0, factor)]
-    lines = re.findall(r'<polyline points="([\d.]+),[\d.]+ ([\d.]+),', the_picture(entries).svg)
-    widths = [float(right) - float(left) for left, right in lines]
+    widths = [points[1][0] - points[0][0] for _, _, points in lines(drawn(the_picture(entries)))]
     assert len(widths) == 2
     assert (widths[0] == pytest.approx(widths[1], abs=0.11)) == equal

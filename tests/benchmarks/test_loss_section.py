@@ -8,10 +8,12 @@ import pytest
 
 from leanear.benchmarks.report.loss_section import curve_picture, loss_section, nats
 from leanear.benchmarks.report.page import Paragraph, Section, Table
-from leanear.benchmarks.report.pictures import Picture
+from leanear.benchmarks.report.pictures import Curve
+from leanear.benchmarks.report.plotting import Picture
 from leanear.benchmarks.results import write_results
 from leanear.deploy.measuring import pruning_sections, write_folder_report
 from leanear.runtimes.files import write_json
+from tests.benchmarks.drawn import drawn, lines, texts
 from tests.benchmarks.test_report import Page
 
 FINISHED = {
@@ -77,9 +79,11 @@ def test_without_rounds_there_is_no_section(loss):
 
 def test_a_loss_of_nothing_is_drawn_on_the_axis_of_logarithms():
     """Nought has no logarithm."""
-    picture = curve_picture([{"sparsity": 0.1, "loss": 0.0}, {"sparsity": 0.2, "loss": 0.1}], [(0.1, 0.0)])
-    assert "nan" not in picture.svg.lower()
-    assert "inf" not in picture.svg.lower()
+    curve = [{"sparsity": 0.1, "loss": 0.0}, {"sparsity": 0.2, "loss": 0.1}]
+    root = drawn(curve_picture(curve, [Curve("this model", ((0.1, 0.0),), joined=False, chosen=True)]))
+    ((_, _, points),) = lines(root)
+    assert points[0][1] > points[1][1] + 100, "all the way down"
+    assert "this model" in texts(root)
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.0, "0"), (9e-7, "0"), (1e-6, "1e-06"), (0.0123, "0.012"), (3, "3")])

@@ -13,7 +13,7 @@ from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.measure.measure import benchmark, evaluate, interleaved
 from leanear.benchmarks.measure.processes import Outcome, run_fresh
 from leanear.benchmarks.results import read_results
-from leanear.runtimes.clips import read_clips, write_clips
+from leanear.runtimes.clips import clips_sha256, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, weights, write_tiny_artifact
@@ -103,7 +103,7 @@ def test_identities_are_recorded(measured, slim_folder, clips_path):
 
     document = measured[0].document
     assert document["artifacts"]["slim"]["graphs"]["classifier"]["sha256"] == sha256_file(slim_folder / "model.onnx")
-    assert document["clips"]["sha256"] == sha256_file(clips_path)
+    assert document["clips"]["sha256"] == clips_sha256(read_clips(clips_path))
     assert document["command"] == ["leanear", "bench", "it"]
     assert document["artifacts"]["dense"]["model"]["macs"] == 80_000
 
@@ -211,10 +211,10 @@ def test_a_worker_that_dies_leaves_a_reason_and_no_number(slim_folder, tmp_path,
 
     monkeypatch.setattr(leanear.benchmarks.measure.measure, "run_fresh", dying)
     out = tmp_path / "r.json"
-    with pytest.raises(MeasurementFailed, match="memory on null failed: slim: the process was ended by SIGKILL"):
+    with pytest.raises(MeasurementFailed, match="memory on null failed: model: the process was ended by SIGKILL"):
         benchmark(None, slim_folder, None, "null", OPTIONS, out, **QUICK)
     results = read_results(out)
-    assert results.failures() == {"memory": "slim: the process was ended by SIGKILL"}
+    assert results.failures() == {"memory": "model: the process was ended by SIGKILL"}
     assert results.document["memory"]["roles"] == {}
     assert results.document["memory"]["log_tail"] == ["last words"]
     assert results.document["latency"]["status"] == "ok"
@@ -277,7 +277,7 @@ def test_the_device_command_measures_and_evaluates(dense_folder, slim_folder, cl
     status = main(["bench", *inputs, "--out", str(out), "--budget", "0.2", *session])
     said = capsys.readouterr().out
     assert status == 0
-    assert "accuracy change 0.00 points (95% between −8.76 and +8.76)" in said
+    assert "accuracy: no change (a gain of 8.76 to a loss of 8.76)" in said
     assert str(out) in said
     assert main(["eval", str(slim_folder), "--clips", str(clips_path), "--json", *session]) == 0
     assert json.loads(capsys.readouterr().out)["correct"] == 30

@@ -120,22 +120,23 @@ def test_report_precision_gate_compare_and_search_say_the_same(deployments, tmp_
 def test_21_clips_without_a_discordant_pair_in_words(deployments, tmp_path):
     """The interval of no difference is closed: n clips say no more than z²/(n + z²), here 15.46 points."""
     share = norm.ppf(0.975) ** 2 / (CLIPS + norm.ppf(0.975) ** 2)
-    said = f"95% between −{100 * share:.2f} and +{100 * share:.2f}"
-    assert said == "95% between −15.46 and +15.46"
+    said = f"a gain of {100 * share:.2f} to a loss of {100 * share:.2f}"
+    assert said == "a gain of 15.46 to a loss of 15.46"
     a, b = deployments(0, 0)
 
     paths = write_report(b, tmp_path / "report", max_drop=1.0)
     text = paths.markdown.read_text()
-    assert f"0.00 points ({said})" in text
+    assert f"no change ({said})" in text
     assert "0.00 to 0.00" not in text
+    assert f"**Accuracy: not decided: too few clips (21); measured: no change ({said}), which by itself keeps" in text
     assert paths.gate.verdict == "PASS"
     assert "only the point is within it: the 95% interval reaches 15.46" in paths.gate.sentence
 
     comparison = compare(a, b)
     row = next(row for row in comparison.rows if row.what.key == "accuracy")
-    assert row_cells(row, comparison)[4] == "−15.46 to +15.46"
+    assert row_cells(row, comparison)[4] == "a gain of 15.46 to a loss of 15.46"
     assert any(
-        line.startswith("bound: accuracy 0.00 points") and line.endswith("kept, by the point alone")
+        line.startswith(f"bound: accuracy: no change ({said})") and line.endswith("kept, by the point alone")
         for line in said_of(comparison)
     )
 
@@ -145,7 +146,7 @@ def test_21_clips_without_a_discordant_pair_in_words(deployments, tmp_path):
     trial = {"precision": "int8", "verdict": "PASS", "reason": "", **compare_answers(clips, *answers(0, 0), None, None)}
     document = {"metric": "accuracy", "drop_points": 1.0, "gate": {"clips": CLIPS}}
     sentence = trial_sentence(document, trial)
-    assert f"0.00 points of accuracy against fp32 ({said}) on 21 calibration clips" in sentence
+    assert f"no change of accuracy against fp32 ({said}) on 21 calibration clips" in sentence
     assert "only the point is within it: the 95% interval reaches 15.46" in sentence
 
 
@@ -197,7 +198,7 @@ def test_word_errors_that_differ_on_no_clip_have_no_interval_and_that_is_said():
         "change": {"estimate": 0.0, "low": None, "high": None},
     }  # fmt: skip
     document = {"metric": "word error rate", "drop_points": 1.0, "gate": {"clips": 3}}
-    assert "0.00 points of word error rate against fp32 (no clip differs, so" in trial_sentence(document, trial)
+    assert "no change of word error rate against fp32 (no clip differs, so" in trial_sentence(document, trial)
 
 
 def test_mistakes_that_are_counted_by_the_word_are_resampled():

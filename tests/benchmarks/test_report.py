@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from leanear.benchmarks.measure.measure import benchmark
-from leanear.benchmarks.report.headline import headline_rows
+from leanear.benchmarks.report.headline import headline_rows, headline_table
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.results import read_results, write_results
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
@@ -142,7 +142,7 @@ def test_the_page_is_whole_and_needs_nothing_else(report):
     assert page.open == []
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed"}
     source = paths.html.read_text()
-    assert not re.search(r"https?:|url\(|@import|\bsrc=|\bhref=|\bon\w+=", source)
+    assert not re.search(r"https?:|url\((?!#)|@import|\b(src|href)=(?!\"#)|\bon\w+=", source)
     assert "prefers-color-scheme: dark" in source
     assert "@media print" in source
 
@@ -156,23 +156,6 @@ def test_every_picture_says_in_words_what_it_shows(report):
         assert len(attributes["aria-label"]) > 30
     assert "4 of 6 heads" not in markdown
     assert "5 of 6 heads are kept" in markdown
-
-
-def test_pictures_stay_inside_their_frame(report):
-    page, _, _ = report()
-    height, checked = 0.0, 0
-    for tag, attributes in page.tags:
-        if tag == "svg":
-            width, height = (float(text) for text in attributes["viewbox"].split()[2:])
-        if tag == "rect":
-            x, y = float(attributes["x"]), float(attributes["y"])
-            assert 0 <= x <= x + float(attributes["width"]) <= width + 0.1
-            assert -0.1 <= y <= y + float(attributes["height"]) <= height + 0.1
-            checked += 1
-        if tag == "circle":
-            assert 0 <= float(attributes["cx"]) <= width
-            assert 0 <= float(attributes["cy"]) <= height
-    assert checked > 50
 
 
 def test_the_headline_is_the_ratio_of_the_medians(report, document):
@@ -217,8 +200,8 @@ def test_a_disturbed_machine_is_said(report, document):
 def test_the_gate(report, max_drop, verdict):
     page, markdown, paths = report(max_drop=max_drop)
     assert (paths.gate.verdict if paths.gate else None) == verdict
-    assert (verdict or "no limit was set") in page.text
-    assert (verdict or "no limit was set") in markdown
+    assert (verdict or "No gate was set") in page.text
+    assert (verdict or "No gate was set") in markdown
 
 
 def test_an_unmeasured_accuracy_is_inconclusive(report, document):
@@ -249,6 +232,8 @@ def test_one_artifact_alone(slim_folder, tmp_path):
     paths = write_report(out, tmp_path / "out", max_drop=1.0)
     page = Page(paths.html.read_text())
     assert "nothing here is a comparison" in page.text
+    assert "slim" not in paths.markdown.read_text().replace("# slim on null", ""), "but the name that it was given"
+    assert list(headline_table(read_results(out))[0]) == ["", "model"]
     assert "no dense artifact to compare with" in page.text
     assert "faster" not in page.text
 
@@ -279,6 +264,41 @@ def test_extra_reaches_the_reader_and_is_checked(report, null_results, tmp_path)
         write_report(null_results.path, tmp_path, extra={"colour": 1})
 
 
+def test_no_folder_of_this_machine_is_told(report, document):
+    document["command"] = ["leanear", "bench", "/home/someone/a/slim", "--data=/home/someone/clips/"]
+    document["accuracy"].update(status="failed", reason="slim: it died", roles={}, kl_dense_slim_nats=None)
+    document["accuracy"]["log_tail"] = ['File "/home/someone/.venv/x.py", line 3', "/sys/class/thermal/zone0"]
+    extra = {"provenance": {"model": "/home/someone/a/model"}, "notes": ["(/home/someone/note)"]}
+    page, markdown, _ = report(extra=extra)
+    for text in (page.text, markdown):
+        assert "someone" not in text
+        for shown in (
+            "leanear bench …/slim --data=…/clips/",
+            'File "…/x.py"',
+            "…/model",
+            "(…/note)",
+            "/sys/class/thermal",
+        ):
+            assert shown in text
+
+
+def test_labels_that_moved_and_the_confusions_behind_it(report, document):
+    truth = [0, 0, 0, 1, 1, 2, 2, 3] * 5
+    dense = [0, 0, 1, 1, 1, 2, 3, 3] * 5
+    slim = [0, 3, 3, 1, 1, 2, 2, 3] * 5
+    document["accuracy"].update(label_ids=truth, labels=["dog", "rain", "wind", "saw"])
+    for role, answers in (("dense", dense), ("slim", slim)):
+        document["accuracy"]["roles"][role]["predicted_ids"] = answers
+    _, markdown, _ = report()
+    assert "Labels that lost or gained, all 2 (the other 2 did not):" in markdown
+    assert "| dog | 10 → 5 of 15 | 33.33 points lost |" in markdown
+    assert "| wind | 5 → 10 of 10 | 50 points gained |" in markdown
+    assert markdown.index("| dog | 10") < markdown.index("| wind | 5")
+    rows = ["dog → saw | 0 → 10", "dog → rain | 5 → 0", "wind → saw | 5 → 0"]
+    places = [markdown.index(f"| {row} |") for row in rows]
+    assert places == sorted(places)
+
+
 def test_the_same_results_give_the_same_bytes(report):
     first = [path.read_bytes() for path in (lambda paths: (paths.html, paths.markdown))(report()[2])]
     second = [path.read_bytes() for path in (lambda paths: (paths.html, paths.markdown))(report()[2])]
@@ -291,19 +311,19 @@ def test_the_widths_of_every_head_are_listed(report):
     assert "| layer 1 | 2 of 3 | 4, 5, – | 10, 10, – |" in markdown
 
 
-def test_wide_models_fit_too(report):
+def test_removed_heads_of_wide_models_are_crossed_out(report):
     plan = copy.deepcopy(PLAN)
     for site in plan["sites"]:
         site["dense_heads"] = 20
-    page, _, _ = report(plan=plan)
-    widths = [attributes for tag, attributes in page.tags if tag == "rect" and attributes["class"] == "removed"]
-    assert len(widths) == 17 + 18
-    assert all(float(attributes["x"]) + float(attributes["width"]) <= 760 for attributes in widths)
+    _, _, paths = report(plan=plan)
+    pictures = re.findall(r"<svg[^>]*Channels kept.*?</svg>", paths.html.read_text())
+    assert [picture.count(">×</text>") for picture in pictures] == [17 + 18] * 2
 
 
-def test_without_jinja2_nothing_is_half_written(null_results, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(RuntimeUnavailable, match="pip install jinja2"):
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_without_a_library_nothing_is_half_written(library, null_results, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(RuntimeUnavailable, match=f"pip install {library}"):
         write_report(null_results.path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -311,5 +331,5 @@ def test_without_jinja2_nothing_is_half_written(null_results, tmp_path, monkeypa
 def test_the_short_table(null_results):
     rows = {row[0]: row[1:] for row in headline_rows(read_results(null_results.path))}
     assert rows["parameters"] == ("1,600", "1,000", "0.625×")
-    assert rows["accuracy"] == ("75.00%", "75.00%", "0.00 points")
+    assert rows["accuracy"] == ("75.00%", "75.00%", "0 points")
     assert rows["median latency"][0] == "not measured"

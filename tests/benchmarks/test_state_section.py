@@ -10,7 +10,7 @@ import pytest
 
 from leanear.benchmarks.measure.sustained import run_sustained
 from leanear.benchmarks.report.page import Paragraph, Table
-from leanear.benchmarks.report.pictures import Picture
+from leanear.benchmarks.report.plotting import Picture
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.report.state_section import state_missing, state_section
 from leanear.benchmarks.results import write_results
@@ -94,9 +94,9 @@ def test_sustained_work_and_its_energy():
     section = state_section(document(None, sustained))
     (table,) = [block for block in section.blocks if isinstance(block, Table)]
     assert table.caption == "Work without a pause for 600 s"
-    assert table.rows[0][-1] == "4.6 J (1.2 J above idle)"
-    assert table.rows[1][-1] == "4.6 mJ (1 mJ above idle)"
-    assert "1.50 times" in table.rows[1][4]
+    assert table.header == ("", "dense", "slim")
+    assert table.rows[-1] == ("energy per inference", "4.6 J (1.2 J above idle)", "4.6 mJ (1 mJ above idle)")
+    assert "1.50 times" in table.rows[3][2]
     (paragraph,) = [block for block in section.blocks if isinstance(block, Paragraph)]
     assert "VDD_IN (ina3221), the whole module" in paragraph.text
     assert "not an analyser" in paragraph.text
@@ -109,13 +109,14 @@ def test_energy_that_no_sensor_shows_is_not_0(above):
         "mJ"
         in state_section(document(None, {"status": "ok", "seconds": 5.0, "roles": {"slim": part}}))
         .blocks[0]
-        .rows[0][-1]
+        .rows[-1][-1]
     )
     part["energy_per_inference"] = {"status": "not measured", "reason": "no power rail"}
     sustained = {"status": "ok", "reason": "", "seconds": 5.0, "roles": {"slim": part}}
     section = state_section(document(None, sustained))
-    assert section.blocks[0].rows[0][-1] == "not measured"
-    assert ("energy per inference, slim", "no power rail") in state_missing(document(None, sustained))
+    assert section.blocks[0].header == ("", "model"), "one alone is not slim"
+    assert section.blocks[0].rows[-1][-1] == "not measured"
+    assert ("energy per inference", "no power rail") in state_missing(document(None, sustained))
 
 
 @pytest.mark.parametrize(

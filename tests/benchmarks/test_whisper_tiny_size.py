@@ -16,6 +16,7 @@ from leanear.benchmarks.peers.whisper_tiny_size import (
     TRANSCRIBE,
     byte_alphabet,
     derive_merges,
+    ragged_widths,
     tiny_size_tokenizer,
     write_tiny_size_checkpoint,
 )
@@ -75,3 +76,10 @@ def test_a_checkpoint_of_that_size(tmp_path):
     assert rows[0] != rows[1]
     assert max(len(set(row)) for row in rows) > 15
     assert min(len(set(row)) for row in rows) > 3
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pruned_widths_keep_half(seed):
+    widths = ragged_widths(np.random.default_rng(seed), 6)
+    assert sum(widths) == 6 * 32
+    assert all(8 <= width <= 56 and width % 4 == 0 for width in widths)

@@ -55,6 +55,19 @@ def slim() -> torch.nn.Module:
 
 
 @pytest.fixture
+def narrow() -> torch.nn.Module:
+    """As `slim`, with feed-forward blocks of fewer channels, of all, and of none."""
+    config = SlimASTConfig(
+        **SETTINGS,
+        query_key_widths=[[8, 8, 8], [3, 7, 16], [5, 12]],
+        value_output_widths=[[8, 8, 8], [10, 1, 6], [9, 4]],
+        attention_scaling=0.25,
+        feed_forward_widths=[24, 0, 80],
+    )
+    return _randomise(SlimASTForAudioClassification(config), 4)
+
+
+@pytest.fixture
 def clips() -> list[np.ndarray]:
     """A short, an exact and a long clip."""
     generator = np.random.default_rng(3)

@@ -35,7 +35,7 @@ def _openvino_logits(path: Path, name: str, value: np.ndarray) -> np.ndarray:
     return compiled({name: value})[0]
 
 
-@pytest.mark.parametrize("kind", ["dense", "slim"])
+@pytest.mark.parametrize("kind", ["dense", "slim", "narrow"])
 @pytest.mark.parametrize("form", FORMS)
 def test_computes_what_the_model_computes(
     kind: str, form: str, extractor, clips, tmp_path: Path, request: pytest.FixtureRequest
@@ -52,7 +52,7 @@ def test_computes_what_the_model_computes(
         )
 
 
-@pytest.mark.parametrize("kind", ["dense", "slim"])
+@pytest.mark.parametrize("kind", ["dense", "slim", "narrow"])
 @pytest.mark.parametrize("form", ["portable", "openvino"])
 def test_openvino_computes_the_forms_of_plain_operators(
     kind: str, form: str, extractor, clips, tmp_path: Path, request: pytest.FixtureRequest

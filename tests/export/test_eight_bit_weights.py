@@ -25,13 +25,14 @@ from leanear.export.onnx.graph import FORMS, Graph
 from leanear.export.onnx.observed import Observed
 from leanear.export.onnx.static_eight_bit import add_static_products, column_integers, column_scales
 from leanear.export.parity import prove_parity, prove_parity_here
-from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND, changed_words, divergences
+from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND, changed_words
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.backends.embedding import Embedding
 from leanear.runtimes.backends.onnx_cpu import OnnxSpeechSession, load
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.speech.guided_steps import divergences
 from tests.export.whisper_cases import noise, small_speech, small_whisper, torch_logits
 from tests.whisper_models import make_extractor
 

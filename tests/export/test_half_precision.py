@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
-from leanear.export.ast.graph import export_ast
+from leanear.export.ast.graph import export_ast, too_large_in_ast
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.half_precision import add_half_precision
 from leanear.export.onnx.heads import fused_width
@@ -26,7 +28,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     return {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
 
 
-@pytest.mark.parametrize("kind", ["dense", "slim"])
+@pytest.mark.parametrize("kind", ["dense", "slim", "narrow"])
 def test_an_ast_in_float16_says_what_the_model_says(
     kind: str, extractor, clips, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -99,3 +101,49 @@ def test_a_weight_that_float16_cannot_hold_is_an_error_that_names_it(tmp_path: P
 def test_float16_is_refused_for_runtimes_that_compute_in_float32(form: str, slim, extractor, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="'fp16'"):
         export_ast(slim, extractor, tmp_path / "model.onnx", form, precision="fp16")
+
+
+def _enlarged(model, factor: float):
+    """The model with the first layer's wide tensor so many times as large, and all else as it was: Gelu of what is
+    far from zero is linear, or nothing."""
+    model = copy.deepcopy(model)
+    mlp = model.audio_spectrogram_transformer.layers[0].mlp
+    with torch.no_grad():
+        mlp.fc1.weight.mul_(factor)
+        mlp.fc1.bias.mul_(factor)
+        mlp.fc2.weight.div_(factor)
+    return model
+
+
+def test_what_float16_does_not_hold_stays_in_float32(dense, extractor, clips, tmp_path: Path) -> None:
+    """By ONNX's own reference evaluator, whose float16 is numpy's: ONNX Runtime computes it in float32."""
+    model = _enlarged(dense, 6e4)
+    with torch.inference_mode():
+        features = extractor(clips[0], sampling_rate=16000, return_tensors="pt")["input_values"]
+        expected = model(features).logits.numpy()
+    found = too_large_in_ast(model, extractor, "tensorrt", clips)
+    assert set(found) == {"layers.0.mlp.wide", "layers.0.mlp.active"}
+    assert min(found.values()) > 65504 / 2
+    arguments = (model, extractor, tmp_path / "model.onnx", "tensorrt")
+    export_ast(*arguments, precision="fp16", too_large=found)
+    evaluator = ReferenceEvaluator(str(tmp_path / "model.onnx"))
+    (logits,) = evaluator.run(None, {"waveform": clips[0][None]})
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-2 * np.abs(expected).max())
+    types = _types(onnx.load(str(tmp_path / "model.onnx")))
+    assert types["layers.0.mlp.wide"] == types["layers.0.mlp.active"] == TensorProto.FLOAT
+    assert types["layers.1.mlp.wide"] == TensorProto.FLOAT16
+    export_ast(*arguments, precision="fp16")
+    with np.errstate(all="ignore"):
+        (logits,) = ReferenceEvaluator(str(tmp_path / "model.onnx")).run(None, {"waveform": clips[0][None]})
+    assert not np.isfinite(logits).all()
+
+
+def test_nothing_is_kept_where_all_fits(dense, extractor, clips) -> None:
+    assert too_large_in_ast(dense, extractor, "tensorrt", clips) == {}
+
+
+def test_an_output_in_float16_cannot_be_too_large() -> None:
+    graph = Graph()
+    graph.node("Neg", ["input"], "output")
+    with pytest.raises(BadInput, match="output holds more than float16 does"):
+        add_half_precision(graph, ["input"], ["output"], half=["output"], too_large=["output"])

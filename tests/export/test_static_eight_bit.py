@@ -83,7 +83,7 @@ def test_observed_are_the_models_own_activations(form: str, slim, extractor, cli
         np.testing.assert_allclose(observed[name].columns, rows.abs().amax(dim=0).numpy(), rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["dense", "slim"])
+@pytest.mark.parametrize("kind", ["dense", "slim", "narrow"])
 @pytest.mark.parametrize("form", FORMS)
 def test_proved_with_the_noise_in_the_manifest(
     form: str, kind: str, request: pytest.FixtureRequest, extractor, clips, tmp_path: Path

@@ -19,7 +19,7 @@ from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.speech.alignment import Alignment
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
 
-KINDS = ("stock", "ragged", "fewer heads")
+KINDS = ("stock", "ragged", "fewer heads", "narrow feed-forward")
 WINDOW_SAMPLES = 32_000
 WIDTHS = {
     "ragged": (
@@ -30,7 +30,12 @@ WIDTHS = {
         [[16], [16, 16], [12], [9], [16, 5], [8]],
         [[16], [12, 16], [8], [10], [16, 7], [8]],
     ),
+    "narrow feed-forward": (
+        [[16, 16], [16, 16], [16, 16], [9, 16], [16, 5], [16, 16]],
+        [[16, 16], [12, 16], [16, 16], [10, 16], [16, 7], [16, 16]],
+    ),
 }
+FEED_FORWARD_WIDTHS = {"narrow feed-forward": [24, 0, 17, 0]}
 
 
 def small_whisper(kind: str) -> torch.nn.Module:
@@ -43,6 +48,7 @@ def small_whisper(kind: str) -> torch.nn.Module:
         query_key_widths=query_key_widths,
         value_output_widths=value_output_widths,
         attention_scaling=0.3,
+        feed_forward_widths=FEED_FORWARD_WIDTHS.get(kind, ()),
         **slim_settings(stock.config),
     )
     slim = SlimWhisperForConditionalGeneration(config).eval()

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leanear.benchmarks.peers.whisper_speed import half_pruned
-from leanear.benchmarks.peers.whisper_tiny_size import write_tiny_size_checkpoint
+from leanear.benchmarks.peers.whisper_tiny_size import half_pruned, write_tiny_size_checkpoint
 from leanear.data.audio import read_waveform
 from leanear.deploy.exporting import write_proved_artifact
 from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model

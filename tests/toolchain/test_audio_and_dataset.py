@@ -304,3 +304,21 @@ def test_transcribed_clips_file_round_trip(tmp_path):
     labelled = make_folder(tmp_path / "labelled", {"yes": 2})
     with pytest.raises(BadInput, match="audio without a transcript"):
         read_examples_as_transcribed_clips(read_splits(labelled, 1, 0).evaluation, 16000)
+
+
+def test_so_many_evaluation_clips_are_drawn_at_random_and_said(tmp_path):
+    from leanear.data.dataset import Example
+    from leanear.data.evaluation_clips import draw_evaluation
+    from leanear.data.splits import Splits
+
+    examples = tuple(Example(tmp_path / f"{n}.wav", f"{n}.wav", label="a") for n in range(50))
+    splits = Splits(examples[:3], examples, "one folder")
+    assert draw_evaluation(splits, None, 0) is splits
+    assert draw_evaluation(splits, 50, 0) is splits
+    few, again, other = (draw_evaluation(splits, 10, seed) for seed in (0, 0, 1))
+    assert few.evaluation == again.evaluation != other.evaluation
+    places = [examples.index(example) for example in few.evaluation]
+    assert places == sorted(set(places))
+    assert len(places) == 10
+    assert "10 of 50 evaluation clips" in few.origin
+    assert few.calibration == splits.calibration

@@ -13,7 +13,8 @@ import soundfile
 
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, RUNNER_FILE, is_bundle_path, read_bundle
 from leanear.benchmarks.results import read_results
-from leanear.devices.bundle import MAIN, RunSettings, by_hand, device_folder_name, write_bundle, write_runner
+from leanear.devices.bundle import MAIN, RunSettings, device_folder_name, write_bundle, write_runner
+from leanear.devices.bundle_readme import README_FILE, by_hand
 from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.errors import BadInput
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, weights, write_tiny_artifact
@@ -213,3 +214,33 @@ def test_the_commands_to_type_are_the_runners_own(bundle):
     assert [command.split()[:2] for command in by_hand()] == [["python3", RUNNER_FILE]] * 3
     for command in by_hand():
         assert runner(bundle, command.split()[2], "--help").returncode == 0
+
+
+def test_the_readme_says_what_to_install_to_type_and_to_bring_home(bundle):
+    text = (bundle.folder / README_FILE).read_text()
+    assert all(command in text for command in by_hand())
+    assert "numpy>=" in text
+    assert "8 evaluation clips" in text
+    assert "leanear import results/" in text
+    assert bundle.document["leanear"] in text
+
+
+def test_the_runner_speaks_of_itself_by_its_own_name(bundle, parts, tmp_path):
+    assert runner(bundle, "--version").stdout.strip() == bundle.document["leanear"]
+    for verb in ("bench", "eval", "compare", "transcribe"):
+        said = runner(bundle, verb, "--help").stdout
+        assert f"usage: python3 leanear.pyz {verb}" in said
+        assert "benchmarks" not in said
+    assert "default: the bundle's" in runner(bundle, "bench", "--help").stdout
+    alone = tmp_path / RUNNER_FILE
+    write_runner(alone)
+    ended = subprocess.run([sys.executable, str(alone), "bench"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "python3 leanear.pyz bench: error" in ended.stderr
+
+
+def test_a_task_is_for_whisper_alone(bundle):
+    for verb in ("bench", "eval"):
+        ended = runner(bundle, verb, "--task", "translate")
+        assert ended.returncode == 2
+        assert "--task: for Whisper" in ended.stderr

@@ -58,7 +58,7 @@ def test_without_a_host_there_is_a_bundle_and_what_to_type(folder, narrator):
     require_all(delivery.outcomes)
     text = delivery.report.markdown.read_text()
     assert "nothing was measured on one" in text
-    for command in commands(delivery.bundle)[1:]:
+    for command in commands(folder)[1:4]:
         assert command in text.replace("\\", "")
     assert (delivery.bundle / "leanear.pyz").is_file()
 

@@ -80,6 +80,7 @@ DEPLOYMENTS = (
     f"deploy . --target cpu --out ../deployment --data ../data {DEPLOYED}",
     f"deploy . {DEVICE} --out ../delivery --data ../data {DEPLOYED}",
     f"deploy ../whisper --target raspberrypi --out ../speech-delivery --data ../speech {DEPLOYED}",
+    "import ../delivery/results/device --into ../delivery",
     "report ../deployment",
     "doctor",
 )

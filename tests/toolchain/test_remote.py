@@ -11,9 +11,13 @@ import pytest
 
 from leanear.benchmarks.device.bundled import read_bundle
 from leanear.benchmarks.results import read_results
+from leanear.devices.bundle import RunSettings, write_bundle
 from leanear.devices.remote import deliver
 from leanear.devices.ssh import check_host, quoted_python
+from leanear.devices.statuses import STATUSES
 from leanear.runtimes.errors import BadInput
+from tests.benchmarks.test_engine_check import perturbed
+from tests.runtimes.tiny_artifact import LABELS, weights, write_tiny_artifact
 from tests.toolchain.deliveries import CLIP_BYTES, NASTY, Interruption, deployment, make_bundle, stop_at
 from tests.toolchain.ssh_server import HOST
 
@@ -45,6 +49,21 @@ def test_from_keys_to_results_and_again(small, options, tmp_path):
     assert again.results_path.read_bytes() == before
     assert not list(tmp_path.rglob("PWNED"))
     assert not Path("PWNED").exists()
+
+
+def test_an_engine_that_is_wrong_there_is_a_status(parts, options, tmp_path):
+    wrong = perturbed(write_tiny_artifact(tmp_path / "wrong", weights(3), labels=(NASTY, *LABELS[1:])), 0.5)
+    run = RunSettings("onnxruntime", "fp32", 1, 0.5)
+    bundle = write_bundle(
+        tmp_path / "bundle", name="wrong", target="pi", slim=wrong, dense=None, clips=parts["small"], run=run
+    )
+    outcome = deliver(HOST, bundle.folder, tmp_path / "results", options)
+    assert outcome.status == "check failed"
+    assert outcome.status in STATUSES
+    assert "the engine does not answer as the checkpoint does" in outcome.reason
+    results = read_results(outcome.results_path)
+    assert results.is_wrong
+    assert results.samples_ms("slim") == []
 
 
 def test_only_what_changed_is_copied_and_what_is_old_goes(parts, small, large, options, tmp_path):

@@ -32,6 +32,9 @@ def test_multiples_that_a_file_does_not_give(tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(OWN.replace("query_key_multiple = 8\n", ""))
     assert (read_target(str(path)).query_key_multiple, read_target(str(path)).value_output_multiple) == (4, 16)
+    assert read_target(str(path)).feed_forward_multiple == 16
+    path.write_text(OWN + "feed_forward_multiple = 64\n")
+    assert read_target(str(path)).feed_forward_multiple == 64
 
 
 @pytest.mark.parametrize(

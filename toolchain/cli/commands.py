@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from leanear.benchmarks.formatting import NO_RATE_INTERVAL
-from leanear.benchmarks.report.headline import headline_rows
+from leanear.benchmarks.report.headline import headline_table
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
 from leanear.cli.compare import compare
+from leanear.cli.import_results import import_command
 from leanear.cli.version import version_option
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
@@ -55,8 +56,9 @@ METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
 BASES = ("trained", "weights", "activations", "attention", "fisher")
 LABELS = ("projected", "sampled", "observed")
 POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
+PRUNE = ("attention", "feed-forward", "all")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16")
-ROTATED_FLAGS = ("basis", "labels", "shots", "one_width_per_head", "pools")
+ROTATED_FLAGS = ("prune", "basis", "labels", "shots", "one_width_per_head", "pools")
 REFERENCE_FLAGS = ("scheme", "score", "threshold", "schedule", "batch_size")
 DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")
 SPEECH_FLAGS = ("pools", "sites")  # of models with more than one kind of attention
@@ -76,6 +78,7 @@ def cli() -> None:
 
 
 cli.add_command(compare)
+cli.add_command(import_command)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -267,7 +270,7 @@ goal_options = _options(
         "--sparsity",
         type=float,
         callback=_finite,
-        help="Goal: share of the attention blocks' parameters to remove.  [default: 0.5]",
+        help="Goal: share to remove of the parameters of the blocks that --prune names.  [default: 0.5]",
     ),
     click.option(
         "--macs", type=float, callback=_finite, help="Goal: share of the model's multiply-accumulates to keep."
@@ -331,6 +334,12 @@ recipe_options = _options(
         default=None,
         help="rotated: the query/key and the value/output width of a head are one, or two.  [default: as the target"
         " says]",
+    ),
+    click.option(
+        "--prune",
+        type=click.Choice(PRUNE),
+        help="rotated: what becomes smaller, and what --sparsity is a share of: attention blocks, feed-forward blocks,"
+        " or both in one budget.  [default: attention]",
     ),
     click.option(
         "--pools",
@@ -441,6 +450,11 @@ recipe_options = _options(
 )
 @sustained_option
 @click.option(
+    "--eval-clips",
+    type=click.IntRange(min=1),
+    help="Evaluate on so many clips at most, drawn at random.  [default: all of them]",
+)
+@click.option(
     "--host", "hosts", multiple=True, metavar="HOST", help="Measure on [user@]name over SSH; may be repeated."
 )
 @click.option(
@@ -504,6 +518,7 @@ def deploy(
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
         window=flags["window"],
+        eval_clips=flags["eval_clips"],
         word_timestamps=flags["word_timestamps"],
         command=_command(),
         narrator=narrator,
@@ -514,7 +529,7 @@ def deploy(
     if deployment.results is not None:
         _print_headline(deployment.results)
     if deployment.bundle is not None and not deployment.outcomes:
-        for line in commands(deployment.bundle):
+        for line in commands(deployment.folder):
             click.echo(line)
     _print_report(deployment.report)
     require_all(deployment.outcomes)
@@ -572,7 +587,9 @@ def _job(model: str, target: str, flags: dict[str, Any]) -> Any:
             raise BadInput("--recovery-minutes belongs to --method rotated")
         by_reference = PruneRecipe(sparsity=goal.value, recovery=flags["recovery"], **given)
         return PruneJob(goal, by_reference, device, asked=flags["asked"])
-    given = {"one_width_per_head": device.one_width_per_head, **given}
+    given = {
+        "one_width_per_head": device.one_width_per_head, "feed_forward_multiple": device.feed_forward_multiple, **given
+    }  # fmt: skip
     multiples = (device.query_key_multiple, device.value_output_multiple)
     minutes = flags["recovery_minutes"]
     if flags["recovery"] == "none" and minutes is not None:
@@ -616,10 +633,10 @@ def _command() -> list[str]:
 
 def _print_headline(results: Results) -> None:
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for heading in ("dense", "slim", "change"):
-        table.add_column(heading, justify="right")
-    for row in headline_rows(results):
+    header, rows = headline_table(results)
+    for place, heading in enumerate(header):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
 
@@ -661,24 +678,39 @@ def _print_report(paths: ReportPaths) -> None:
     help=f"Whisper, goals in time: the windows that its encoder will take.  [default: {DEFAULT_WINDOW}]",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
+@click.option(
+    "--keep-scores",
+    "scores",
+    type=click.Path(path_type=Path),
+    help="rotated: folder in which the clips' scores stay: another goal with it needs no new pass over the clips.",
+)
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @narrated
 @click.pass_obj
 def prune(
-    narrator: Narrator, model: str, data: Data | None, target: str, out: Path, as_json: bool, **flags: Any
+    narrator: Narrator,
+    model: str,
+    data: Data | None,
+    target: str,
+    out: Path,
+    scores: Path | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
-    """Prune the attention of MODEL to a smaller checkpoint that transformers opens.
+    """Prune MODEL to a smaller checkpoint that transformers opens: its attention, feed-forward blocks, or both.
 
     Started by torchrun, the processes share the scoring and the training, to the same plan.
 
     \b
     Examples:
       leanear prune demo-ast --sparsity 0.7 --out slim/
+      leanear prune demo-ast --prune all --macs 0.5 --keep-scores scores/ --out slim/
       leanear prune demo-ast --max-drop 0.5 --recovery full --out slim/
       leanear prune demo-whisper --speedup 1.2 --clip-seconds 4 --tokens 12 --out slim/
       .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
     """
+    from leanear.benchmarks.formatting import PRUNED_PARTS
     from leanear.calibration.shards import processes
     from leanear.prune.job import prune_checkpoint
     from leanear.prune.notes import loss_warning, pruning_notes
@@ -688,7 +720,10 @@ def prune(
     with processes() as rank, no_notes() if rank != 0 else contextlib.nullcontext():
         if rank != 0:
             narrator.hush()
-        result = prune_checkpoint(model, data=data, job=_job(model, target, flags), out=out, narrator=narrator)
+        job = _job(model, target, flags)
+        if scores is not None and flags["method"] == "reference":
+            raise BadInput("--keep-scores belongs to --method rotated")
+        result = prune_checkpoint(model, data=data, job=job, out=out, narrator=narrator, scores=scores)
     if rank != 0:
         return
     warning = loss_warning(result["pruning"])
@@ -697,7 +732,7 @@ def prune(
     if as_json:
         click.echo(json.dumps({**result, "warning": warning}, allow_nan=False))
         return
-    removed = f"{100 * result['sparsity']:.1f} % of the attention parameters removed"
+    removed = f"{100 * result['sparsity']:.1f} % of the {PRUNED_PARTS[result['prune']]} parameters removed"
     click.echo(
         f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all"
     )
@@ -712,6 +747,13 @@ def prune(
 @data_option
 @asked_option
 @click.option("--target", help="Predict milliseconds too, from this target's blocks, timed here.")
+@click.option(
+    "--prune",
+    type=click.Choice(PRUNE),
+    default="attention",
+    show_default=True,
+    help="What would become smaller.",
+)
 @click.option(
     "--calibration-clips",
     type=click.IntRange(min=1),
@@ -730,12 +772,13 @@ def explore(
     data: Data | None,
     asked: Asked,
     target: str | None,
+    prune: Any,
     calibration_clips: int,
     out: Path,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Show what pruning the attention of MODEL to any size would lose, before anything is pruned.
+    """Show what pruning MODEL to any size would lose, before anything is pruned.
 
     The clips are scored once; losses are estimated from 10 to 90 % and measured at a few sizes on held-out clips.
 
@@ -753,6 +796,8 @@ def explore(
     recipe = RotatedRecipe(
         multiples=multiples,
         one_width_per_head=device.one_width_per_head,
+        prune=prune,
+        feed_forward_multiple=device.feed_forward_multiple,
         calibration_clips=calibration_clips,
         seed=seed,
     )
@@ -1297,7 +1342,14 @@ def doctor(as_json: bool) -> None:
     "sparsities",
     default="0.3,0.5,0.7,0.8,0.9",
     show_default=True,
-    help="Shares of the attention blocks' parameters to remove, with commas between.",
+    help="Shares to remove of the parameters of what is pruned, with commas between.",
+)
+@click.option(
+    "--prune",
+    type=click.Choice(PRUNE),
+    default="attention",
+    show_default=True,
+    help="What becomes smaller; other methods that know more than attention are few.",
 )
 @click.option(
     "--seeds",

@@ -56,6 +56,13 @@ def _bound(flag: str, default: float, text: str) -> Any:
 )
 @_bound("--max-memory", 10.0, "Per cent of peak memory, of which there is one measurement on each side.")
 @click.option(
+    "--max-size",
+    type=click.FloatRange(min=0.0),
+    default=None,
+    metavar="PERCENT",
+    help="Per cent by which the graph files may grow.  [default: they may be of any size]",
+)
+@click.option(
     "--over-dense",
     is_flag=True,
     help="Judge latency in units of the dense model's of the same run, for a machine that is not always equally fast;"
@@ -77,6 +84,7 @@ def compare(
     max_slowdown: float,
     max_drop: float,
     max_memory: float,
+    max_size: float | None,
     over_dense: bool,
     strict: bool,
     out: Path | None,
@@ -98,7 +106,7 @@ def compare(
     """
     if out is not None and out.suffix not in RENDERERS:
         raise BadInput(f"--out {out}: a name that ends in .md or .html is wanted")
-    comparison = compare_results(a, b, side, Bounds(max_slowdown, max_drop, max_memory, over_dense))
+    comparison = compare_results(a, b, side, Bounds(max_slowdown, max_drop, max_memory, over_dense, max_size))
     if out is not None:
         write_text(out, RENDERERS[out.suffix](comparison_page(comparison, strict)))
     if as_json:

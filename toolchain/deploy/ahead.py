@@ -113,8 +113,8 @@ def engine_sections(folder: Path) -> tuple[Section, ...]:
         ),
         Table(
             "An attention block is fused where scores, softmax and values are one kernel; the layers are those that "
-            "the builder lists. Parity is how far the logits of the graph on ONNX Runtime, which imitates float16, "
-            "are from the checkpoint's, as a share of the largest",
+            "the builder lists. Parity is how far the logits of the graph on ONNX Runtime, which rounds weights to "
+            "float16 and computes in float32, are from the checkpoint's, as a share of the largest",
             ("engine", "size", "graph", "parity", "build time", "fused attention", "layers"),
             engine_rows(document),
         ),

@@ -7,21 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leanear.benchmarks.device.bundled import read_bundle
 from leanear.benchmarks.report.devices_report import DeviceEntry, write_devices_report
 from leanear.benchmarks.report.report import ReportPaths
-from leanear.benchmarks.results import read_results
+from leanear.benchmarks.results import Results, read_results
 from leanear.deploy.ahead import engine_sections
 from leanear.deploy.measuring import DEVICES_FILE, precision_sections, pruning_sections, write_folder_report
-from leanear.devices.bundle import RunSettings, by_hand, write_bundle
+from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.bundle_readme import expected_time, to_type
 from leanear.devices.hosts import deliver_to_all, host_folder_name
 from leanear.devices.remote import RemoteOptions, RemoteOutcome
 from leanear.progress import Narrator
 from leanear.runtimes.errors import DeviceFailed
-from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.files import read_json, sha256_file, write_json
 
 BUNDLE_FOLDER = "bundle"
 DEVICES_SCHEMA = "leanear-devices-1"
 DEVICES_FOLDER = "devices"
+BY_HAND = "measured by hand on the device, and brought home"
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,44 @@ def deliver_deployment(
             clips=folder / "clips" / "evaluation.npz",
             run=run,
         )
+    if not devices.hosts:
+        with narrator.step("timing both models here, to say how long a device will take"):
+            expected = expected_time(bundle)
+        narrator.say(f"  {expected}")
     outcomes = _deliver(bundle.folder, folder / "results", devices, narrator)
+    told = [_outcome_json(folder, outcome) for outcome in outcomes]
     document = {
         "schema": DEVICES_SCHEMA,
         "title": title,
         "target": target,
         "provenance": provenance,
-        "outcomes": [_outcome_json(folder, outcome) for outcome in outcomes],
+        "outcomes": [*told, *_brought_home_before(folder, {outcome.host for outcome in outcomes})],
     }
     write_json(folder / DEVICES_FILE, document)
     return Delivery(bundle.folder, outcomes, write_delivery_report(folder, max_drop))
+
+
+def _brought_home_before(folder: Path, hosts: set[str]) -> list[dict[str, Any]]:
+    """Outcomes that were imported earlier and are of the artifacts that the deployment still has."""
+    path = folder / DEVICES_FILE
+    earlier = read_json(path, DEVICES_SCHEMA, ("outcomes",))["outcomes"] if path.is_file() else []
+    return [
+        outcome
+        for outcome in earlier
+        if BY_HAND in outcome["notes"]
+        and outcome["host"] not in hosts
+        and (folder / outcome["results"]).is_file()
+        and foreign_role(read_results(folder / outcome["results"]), folder) is None
+    ]
+
+
+def foreign_role(results: Results, folder: Path) -> str | None:
+    """The role whose measured model is not the deployment's own; None where all are."""
+    for role, measured in results.document["artifacts"].items():
+        path = folder / role / "manifest.json"
+        if not path.is_file() or sha256_file(path) != measured["manifest_sha256"]:
+            return str(role)
+    return None
 
 
 def write_delivery_report(folder: Path, max_drop: float | None) -> ReportPaths:
@@ -96,14 +127,14 @@ def write_delivery_report(folder: Path, max_drop: float | None) -> ReportPaths:
         return write_folder_report(folder, folder / outcome["results"], folder, max_drop, notes=notes)
     entries = [_entry(folder, outcome, max_drop) for outcome in outcomes]
     said = {"target": document["target"], **document["provenance"]}
-    by_hand_commands = () if outcomes else commands(folder / BUNDLE_FOLDER)
+    by_hand_commands = () if outcomes else commands(folder)
     more = (*pruning_sections(folder), *precision_sections(folder), *engine_sections(folder))
     return write_devices_report(folder, document["title"], document["target"], entries, said, by_hand_commands, more)
 
 
-def commands(bundle: Path) -> tuple[str, ...]:
-    """How to bring the bundle to a device, and the three commands to type there."""
-    return (f"copy the folder {bundle} to the device, and there, in that folder:", *by_hand())
+def commands(folder: Path) -> tuple[str, ...]:
+    """How a deployment's bundle gets to a device, the three commands to type there, and how the results come home."""
+    return to_type(read_bundle(folder / BUNDLE_FOLDER), folder)
 
 
 def require_all(outcomes: Sequence[RemoteOutcome]) -> None:

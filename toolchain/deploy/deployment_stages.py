@@ -20,7 +20,7 @@ from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_sha256, load_c
 from leanear.families.tasks import read_spellings
 from leanear.progress import Narrator, counted
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.clips import read_clips, write_clips
+from leanear.runtimes.clips import clips_in_16_bits, read_clips, write_clips
 from leanear.runtimes.files import sha256_file, sha256_json
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.sessions import SessionOptions, graph_precision
@@ -35,7 +35,10 @@ VERSION = importlib.metadata.version("leanear")
 
 
 def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator: Narrator) -> bool:
-    """clips/calibration.npz and clips/evaluation.npz: mono, at the model's rate, with its label ids or with texts."""
+    """clips/calibration.npz and clips/evaluation.npz: mono, at the model's rate, with its label ids or with texts.
+
+    Evaluation clips are in 16-bit values, here as on every device, so that all score the same samples.
+    """
     files = [folder / "clips" / "calibration.npz", folder / "clips" / "evaluation.npz"]
     made_from = {
         "leanear": VERSION,
@@ -44,6 +47,7 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
         "calibration": _examples_identity(splits.calibration),
         "evaluation": _examples_identity(splits.evaluation),
         "origin": splits.origin,
+        "evaluation bits": 16,
     }
 
     def work() -> None:
@@ -51,9 +55,14 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
             f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips"
         ) as report:
             labels, rate_hz, window = _labels_rate_and_window(source, task)
-            parts = ((splits.calibration, window), (splits.evaluation, None))
-            for file, (examples, longest) in zip(files, parts, strict=True):
-                write_clips(file, read_examples_for(task, examples, labels, rate_hz, counted(report), longest))
+            told = counted(report)
+            write_clips(files[0], read_examples_for(task, splits.calibration, labels, rate_hz, told, window))
+            evaluation, finer = clips_in_16_bits(
+                read_examples_for(task, splits.evaluation, labels, rate_hz, told, None)
+            )
+            write_clips(files[1], evaluation)
+        if finer:
+            narrator.say(f"  {finer} of {len(evaluation)} evaluation clips were finer than 16 bits and are rounded")
 
     return run_stage(folder, "clips", made_from, lambda: files, work)
 
@@ -71,7 +80,7 @@ def prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -
     def work() -> None:
         from leanear.prune.job import write_slim_checkpoint
 
-        with narrator.step(f"pruning: {job.goal.text}") as report:
+        with narrator.step(f"pruning: {job.text}") as report:
             checkpoint, clips = load_checkpoint(source, job.asked), read_clips(calibration)
             write_slim_checkpoint(checkpoint, clips, job, made_from, out, folder / "calibration", report)
 

@@ -156,7 +156,8 @@ def write_unproved_artifact(
 ) -> None:
     """The artifact at `out`, whole or not at all, its parity null; arguments as of `write_proved_artifact`.
 
-    Of all clips the quantiser takes its ranges, golden clips are made of the first. left_in_float32: tensors of a
+    Of all clips the quantiser, and who looks for what float16 does not hold, take their ranges; golden clips are made
+    of the first. left_in_float32: tensors of a
     Whisper's encoder that stay so.
     """
     export_artifact(
@@ -169,7 +170,7 @@ def write_unproved_artifact(
         made_from=made_from,
         speech=_speech(checkpoint, alignment),
         precision=precision,
-        quantiser_waveforms=clips if precision == "int8" else (),
+        quantiser_waveforms=clips if precision != "fp32" else (),
         window=window,
         left_in_float32=left_in_float32,
     )

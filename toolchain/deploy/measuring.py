@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from leanear.benchmarks.analysis import analyse, medians_ms
+from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.report.loss_section import loss_section
 from leanear.benchmarks.report.page import Paragraph, Section
@@ -25,7 +26,7 @@ from leanear.families.tasks import read_spellings
 from leanear.progress import Narrator, counted
 from leanear.prune.notes import PRUNING_SCHEMA, loss_warning, pruning_notes
 from leanear.runtimes.artifact import Artifact, read_artifact
-from leanear.runtimes.clips import write_clips
+from leanear.runtimes.clips import clips_in_16_bits, write_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
 from leanear.runtimes.sessions import SessionOptions, graph_precision, own_precision
@@ -75,7 +76,7 @@ def bench_artifacts(
             with narrator.step(f"reading {len(splits.evaluation)} evaluation clips") as report:
                 told = counted(report)
                 clips = read_examples_for(read.task, splits.evaluation, read.labels, read.sample_rate_hz, told)
-                write_clips(clips_path, clips)
+                write_clips(clips_path, clips_in_16_bits(clips)[0])
         with narrator.step(f"measuring on {runtime}, {said}, {threads} threads") as report:
             benchmark(
                 against,
@@ -141,16 +142,13 @@ def pruning_sections(folder: Path) -> tuple[Section, ...]:
     pruning = _read_pruning(folder)
     if pruning is None:
         return ()
-    removed = f"{100 * pruning['sparsity']:.1f} % of the attention parameters are removed."
+    parts = PRUNED_PARTS[pruning.get("prune", "attention")]
+    removed = f"{100 * pruning['sparsity']:.1f} % of the {parts} parameters are removed."
     warning = loss_warning(pruning)
     said = (*([Paragraph(warning, "warning")] if warning else []), Paragraph(removed))
     notes = (Paragraph(note) for note in pruning_notes(pruning, {}))
-    return (Section("Pruning", (*said, *notes)), *_loss_sections(pruning))
-
-
-def _loss_sections(pruning: Mapping[str, Any] | None) -> tuple[Section, ...]:
-    section = loss_section(pruning) if pruning is not None else None
-    return () if section is None else (section,)
+    loss = loss_section(pruning)
+    return (Section("Pruning", (*said, *notes)), *(() if loss is None else (loss,)))
 
 
 def _read_pruning(folder: Path) -> dict[str, Any] | None:
@@ -188,5 +186,6 @@ def write_folder_report(
             **{key: about[key] for key in ("title", "provenance") if key in about},
         },
         comparison_path=comparison,
-        more=(*_loss_sections(pruning), *engine_sections(folder)),
+        loss=None if pruning is None else loss_section(pruning),
+        more=engine_sections(folder),
     )

@@ -12,9 +12,11 @@ from leanear.benchmarks.device.bundled import ALL_THREADS
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
 from leanear.data.dataset import Data, column_for
+from leanear.data.evaluation_clips import draw_evaluation
 from leanear.data.splits import read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
+from leanear.deploy.deployment_folder import claim, default_folder
 from leanear.deploy.deployment_stages import (
     VERSION,
     bench_stage,
@@ -88,6 +90,7 @@ def deploy(
     sustained_s: float = 0.0,
     gate: PrecisionGate | None = None,
     window: str | None = None,
+    eval_clips: int | None = None,
     word_timestamps: bool = False,
 ) -> Deployment:
     """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
@@ -101,7 +104,8 @@ def deploy(
     sustained_s: seconds of work without a pause.
     gate: what the target's precision may cost, one point by default. window: which windows the slim Whisper's encoder
     takes, "full", "auto" or seconds; None: DEFAULT_WINDOW where the target's graphs take several; the dense one has the
-    full window. word_timestamps: of a Whisper, the slim model is made for them.
+    full window. eval_clips: how many clips are evaluated at most, None: all. word_timestamps: of a Whisper, the slim
+    model is made for them.
     A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
@@ -124,7 +128,8 @@ def deploy(
     if word_timestamps:
         _require_word_timestamps(device, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
-    folder = out or Path("deployments") / checkpoint_name(model) / device.name
+    splits = draw_evaluation(splits, eval_clips, job.recipe.seed)
+    folder = out or default_folder(model, device.name)
     check_deployment_folder(folder, [source, audio.path])
     ahead = bool(device.compute_capabilities)
     not_here = ""
@@ -138,7 +143,10 @@ def deploy(
     if not was_pruned(folder, source, job):
         _refuse_out_of_reach(source, job, narrator)
     folder.mkdir(parents=True, exist_ok=True)
-    narrator.say(f"{checkpoint_name(model)} for {device.name} ({device.description}), in {folder}")
+    if out is None:
+        claim(folder, model)
+    name = checkpoint_name(model) if out is not None else folder.parent.name
+    narrator.say(f"{name} for {device.name} ({device.description}), in {folder}")
     with only_here(folder, OWN_NAMES):
         ran = [
             clips_stage(folder, source, splits, task, narrator),
@@ -159,7 +167,7 @@ def deploy(
         used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
         about = {
             "schema": ABOUT_SCHEMA,
-            "title": f"{checkpoint_name(model)} for {device.name}",
+            "title": f"{name} for {device.name}",
             "provenance": {
                 "model": model,
                 "target": f"{device.name}: {device.description}",

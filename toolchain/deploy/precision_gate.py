@@ -24,7 +24,6 @@ from leanear.benchmarks.report.precision_section import (
     NOT_GATED,
     PASSED,
     PRECISION_SCHEMA,
-    loss_of,
     read_change,
     read_precision,
     trial_sentence,
@@ -32,6 +31,7 @@ from leanear.benchmarks.report.precision_section import (
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.summary import Interval, accuracy_change, is_within, word_error_change
 from leanear.benchmarks.tagging import MEAN_AP, average_precisions, differing_answers, tag_change
+from leanear.benchmarks.verdict import loss_of
 from leanear.data.word_errors import choose_normaliser, count_word_errors
 from leanear.deploy.exporting import GOLDEN_CLIPS, QUANTISER_CLIPS
 from leanear.deploy.measuring import PRECISION_FILE
@@ -55,7 +55,10 @@ TRIALS_FOLDER = "trials"
 STAGE = "precision"
 NO_ANSWERS = (BadInput, RuntimeUnavailable, MeasurementFailed)  # the runtime refuses the graph, or gives no numbers
 ClipAnswers: TypeAlias = "Sequence[int] | Sequence[Transcript] | np.ndarray"
-IMITATED = "ONNX Runtime, which imitates float16, stands for engines that cannot be run on this machine."
+IMITATED = (
+    "ONNX Runtime, which rounds weights to float16 but computes in float32 on a CPU, stands for engines that cannot be "
+    "run on this machine; the check on the device is the first to see what float16 does between products."
+)
 
 
 @dataclass(frozen=True)

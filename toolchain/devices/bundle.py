@@ -9,12 +9,15 @@ import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import leanear
 import leanear.benchmarks
 import leanear.runtimes
 from leanear.benchmarks.device.bundled import ALL_THREADS, BUNDLE_FILE, BUNDLE_SCHEMA, RUNNER_FILE, Bundle, read_bundle
+from leanear.devices.bundle_readme import README_FILE, readme_text
 from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, replaced_folder, sha256_file, sha256_json, write_json
 
@@ -109,8 +112,7 @@ def write_bundle(
         if clips is not None:
             _place(clips, fresh / CLIPS_FILE)
         write_runner(fresh / RUNNER_FILE)
-        files = sorted(path for path in fresh.rglob("*") if path.is_file())
-        document = {
+        document: dict[str, Any] = {
             "schema": BUNDLE_SCHEMA,
             "leanear": importlib.metadata.version("leanear"),
             "name": name,
@@ -125,11 +127,11 @@ def write_bundle(
             },
             "artifacts": {role: role for role in artifacts},
             "clips": None if clips is None else CLIPS_FILE,
-            "files": {
-                path.relative_to(fresh).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-                for path in files
-            },
+            "files": _files(fresh),
         }
+        text = readme_text(document, None if clips is None else read_clips(clips))
+        (fresh / README_FILE).write_text(text, encoding="utf-8")
+        document["files"] = _files(fresh)
         write_json(fresh / BUNDLE_FILE, document)
     return read_bundle(out)
 
@@ -168,9 +170,13 @@ def device_folder_name(name: str) -> str:
     return f"{plain}-{sha256_json(name)[:8]}"
 
 
-def by_hand() -> tuple[str, ...]:
-    """The three commands to type on the device, in the folder that the bundle was copied to."""
-    return tuple(f"python3 {RUNNER_FILE} {verb}" for verb in ("doctor", "compile", "bench"))
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    """The size and the sha256 of every file of a bundle so far, by its path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        for path in files
+    }
 
 
 def _place(source: Path, target: Path) -> None:

@@ -29,12 +29,19 @@ from leanear.devices.channel import CHUNK_BYTES, Channel, RemoteOptions, connect
 from leanear.devices.ssh import check_host
 from leanear.devices.statuses import Stop, plain
 from leanear.progress import Report, quiet
-from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
+from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed, RuntimeUnavailable
 
 CLOCK_LIMIT_S = 120.0
 LATEST_S = 1e11  # since 1970: in the year 5138
 LOG_LINES = 20
-FOUND_OUT = ("no numpy", "runtime absent", "compile failed", "measurement failed")  # ends of a whole attempt
+# Ends of a whole attempt.
+FOUND_OUT = (
+    "no numpy",
+    "runtime absent",
+    "compile failed",
+    "check failed",
+    "measurement failed",
+)  # ends of a whole attempt
 COPIED, LOOKED, COMPILED = 0.3, 0.35, 0.4  # shares of the whole, for a progress bar
 
 
@@ -251,7 +258,7 @@ def _bench(channel: Channel, bundle: Bundle, folder: Path, progress: Report, sto
 
     status, _ = channel.run(["bench", "--out", f"results/{name}"], forward)
     reason = "" if status == 0 else channel.last_error() or _ended(status)
-    if status in (0, MeasurementFailed.exit_status):
+    if status in (0, ParityFailed.exit_status, MeasurementFailed.exit_status):
         path = folder / name
         if channel.fetch(f"results/{name}", path):
             try:
@@ -268,6 +275,8 @@ def _bench(channel: Channel, bundle: Bundle, folder: Path, progress: Report, sto
 def _verdict(status: int, otherwise: str, channel: Channel) -> str:
     """The status of a verb that ended with `status`."""
     said = channel.last_error()
+    if status == ParityFailed.exit_status:
+        return "check failed"
     if status == RuntimeUnavailable.exit_status:
         return "runtime absent"
     if status == BadInput.exit_status and BUNDLE_FILE in said:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from leanear.benchmarks.results import Results
+
 LINE_CHARACTERS = 500
 STATUSES = {
     "ok": "measured",
@@ -29,6 +31,7 @@ STATUSES = {
     "no numpy": "numpy is missing",
     "runtime absent": "the runtime is missing",
     "compile failed": "ahead-of-time work failed",
+    "check failed": "an engine does not answer there as the checkpoint does, so nothing was measured",
     "measurement failed": "a part of the benchmark failed",
     "interrupted": "it was interrupted on this side",
     "failed": "anything else; the reason says what",
@@ -41,6 +44,15 @@ class Stop(Exception):
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
+
+
+def results_status(results: Results) -> tuple[str, str]:
+    """The status of a device that gave results, and the reason where it is not "ok"."""
+    failures = results.failures()
+    if not failures:
+        return "ok", ""
+    part, reason = next(iter(failures.items()))
+    return ("check failed" if results.is_wrong else "measurement failed"), f"{part}: {reason}"
 
 
 def plain(text: str) -> str:

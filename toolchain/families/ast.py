@@ -13,7 +13,7 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassificati
 
 from leanear.benchmarks.tagging import MEAN_AP, clip_shares
 from leanear.calibration.likelihood import negative_log_likelihoods
-from leanear.calibration.sites import AttentionSite
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.targets import kind_of
 from leanear.data.examples import LabelledInputs, Mistakes
 from leanear.families import modeling_slim_ast
@@ -161,6 +161,14 @@ def attention_sites(model: AstModel) -> tuple[AttentionSite, ...]:
     return tuple(sites)
 
 
+def feed_forward_sites(model: AstModel) -> tuple[FeedForwardSite, ...]:
+    """The model's feed-forward blocks from the first layer to the last; works on dense and slim models."""
+    return tuple(
+        FeedForwardSite(f"layers.{index}.feed_forward", layer.mlp.fc1, layer.mlp.fc2)
+        for index, layer in enumerate(model.audio_spectrogram_transformer.layers)
+    )
+
+
 def dense_plan(model: AstModel) -> Plan:
     """The plan that keeps all of a dense model.
 
@@ -169,7 +177,7 @@ def dense_plan(model: AstModel) -> Plan:
     """
     if isinstance(model, SlimASTForAudioClassification):
         raise BadInput("the model is already slim; prune its dense checkpoint, with a higher sparsity")
-    return full_plan(FAMILY, attention_sites(model))
+    return full_plan(FAMILY, attention_sites(model), feed_forward_sites(model))
 
 
 def encoder_layers(model: AstModel) -> tuple[torch.nn.Module, ...]:
@@ -249,35 +257,52 @@ def slim_model(
     model: AstModel,
     sites: tuple[SitePlan, ...],
     attention_states: Sequence[Mapping[str, torch.Tensor]] | None = None,
+    feed_forward_states: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> SlimASTForAudioClassification:
     """A new slim model with what `sites` keeps of `model`'s attention; everything else is copied.
 
     Heads and channels in `sites` count within `model` itself, dense or already slim. attention_states: the blocks'
-    weights, as `surgery` makes them; by default the kept channels as they are. The softmax scale is handed over as the
+    weights, as `surgery` makes them; by default the kept channels as they are. feed_forward_states: the same of the
+    feed-forward blocks that become smaller, by name; the others are copied. The softmax scale is handed over as the
     constant that it is.
     """
     if attention_states is None:
         pairs = zip(attention_sites(model), sites, strict=True)
         attention_states = [kept_attention_state(site, site_plan) for site, site_plan in pairs]
-    config = _slim_config(model.config, sites, attention_sites(model)[0].scaling)
+    states = feed_forward_states or {}
+    widths = [
+        len(states[site.name]["first.bias"]) if site.name in states else site.width
+        for site in feed_forward_sites(model)
+    ]
+    config = _slim_config(model.config, sites, attention_sites(model)[0].scaling, widths)
     with torch.device("meta"):
         slim = SlimASTForAudioClassification(config)
-    attention: dict[str, torch.Tensor] = {}
+    changed: dict[str, torch.Tensor] = {}
     projections = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
     for site, state in zip(attention_sites(model), attention_states, strict=True):
         for name, tensor in state.items():
             projection, parameter = name.split(".")
-            attention[f"audio_spectrogram_transformer.{site.name}.{projections[projection]}.{parameter}"] = tensor
-    rest = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in attention}
-    slim.load_state_dict({**rest, **attention}, strict=True, assign=True)
+            changed[f"audio_spectrogram_transformer.{site.name}.{projections[projection]}.{parameter}"] = tensor
+    layers = {"first": "fc1", "second": "fc2"}
+    for block, state in states.items():
+        for name, tensor in state.items():
+            layer, parameter = name.split(".")
+            changed[
+                f"audio_spectrogram_transformer.{block.removesuffix('feed_forward')}mlp.{layers[layer]}.{parameter}"
+            ] = tensor
+    rest = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in changed}
+    slim.load_state_dict({**rest, **changed}, strict=True, assign=True)
     return slim.eval().to(model.device)
 
 
-def _slim_config(config: ASTConfig, sites: tuple[SitePlan, ...], scaling: float) -> SlimASTConfig:
+def _slim_config(
+    config: ASTConfig, sites: tuple[SitePlan, ...], scaling: float, feed_forward_widths: list[int]
+) -> SlimASTConfig:
     slim = SlimASTConfig(
         query_key_widths=[list(site.query_key_widths) for site in sites],
         value_output_widths=[list(site.value_output_widths) for site in sites],
         attention_scaling=scaling,
+        feed_forward_widths=feed_forward_widths,
         **slim_settings(config),
     )
     slim.architectures = [SlimASTForAudioClassification.__name__]

@@ -34,7 +34,7 @@ MOST_OF_FRONT_END = {  # whole numbers of a front end's settings: more than thes
     "max_length": 10**6,
 }
 NUMBERS_OF_FRONT_END = ("padding_value", "dither", "mean", "std")
-SLIM_SETTINGS = ("query_key_widths", "value_output_widths", "attention_scaling")
+SLIM_SETTINGS = ("query_key_widths", "value_output_widths", "attention_scaling", "feed_forward_widths")
 
 # What transformers raises on settings that make no sense, none of it by a name of its own.
 UNUSABLE_SETTINGS = (

@@ -1,4 +1,4 @@
-"""An Audio Spectrogram Transformer whose attention heads have their own query/key and value/output widths.
+"""An Audio Spectrogram Transformer whose heads and feed-forward blocks have their own widths.
 
 This file travels inside every slim checkpoint folder and needs torch and transformers, nothing else:
 
@@ -10,6 +10,7 @@ Dimension letters: B batch, T tokens, D model width, H heads, K per-head query/k
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +25,8 @@ class SlimASTConfig(ASTConfig):
     """The settings of ASTConfig and, per layer, the widths of every kept head.
 
     query_key_widths, value_output_widths: one list per layer, one width per kept head.
+    feed_forward_widths: one width per layer, hidden channels of its feed-forward block, 0 where only its bias is left;
+    none: intermediate_size everywhere.
     attention_scaling: what query-key products are multiplied by. It belongs to the trained model (1/sqrt of the dense
     head width) and is never derived from a width of this model.
     """
@@ -35,12 +38,14 @@ class SlimASTConfig(ASTConfig):
         query_key_widths: Sequence[Sequence[int]] = (),
         value_output_widths: Sequence[Sequence[int]] = (),
         attention_scaling: float = 0.125,
+        feed_forward_widths: Sequence[int] = (),
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.query_key_widths = [list(widths) for widths in query_key_widths]
         self.value_output_widths = [list(widths) for widths in value_output_widths]
         self.attention_scaling = attention_scaling
+        self.feed_forward_widths = list(feed_forward_widths)
 
 
 class SlimAttention(nn.Module):
@@ -92,14 +97,24 @@ def _join_heads(states: torch.Tensor, widths: tuple[int, ...]) -> torch.Tensor:
 
 
 class SlimMLP(nn.Module):
-    def __init__(self, config: SlimASTConfig):
+    def __init__(self, config: SlimASTConfig, layer: int):
         super().__init__()
         self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        width = config.feed_forward_widths[layer] if config.feed_forward_widths else config.intermediate_size
+        self.fc1 = _linear(config.hidden_size, width)
+        self.fc2 = _linear(width, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.fc1.out_features == 0:
+            return self.fc2.bias.expand_as(hidden_states)
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer; of one that has no inputs or outputs torch says that there is nothing to initialise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return nn.Linear(inputs, outputs)
 
 
 class SlimLayer(nn.Module):
@@ -108,7 +123,7 @@ class SlimLayer(nn.Module):
         self.attention = SlimAttention(config, layer)
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = SlimMLP(config)
+        self.mlp = SlimMLP(config, layer)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""A Whisper whose attention heads have their own query/key and value/output widths.
+"""A Whisper whose attention heads and feed-forward blocks have their own widths.
 
 This file travels inside every slim checkpoint folder and needs torch and transformers, nothing else:
 
     from transformers import AutoModelForSpeechSeq2Seq
     model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, trust_remote_code=True)
 
-Everything but attention is transformers' own Whisper, `generate` included. In the key-value cache, every attention
+Everything but those is transformers' own Whisper, `generate` included. In the key-value cache, every attention
 block has a shape of its own: keys (B, H, T, widest K of the block) and values (B, H, T, widest V of the block).
 
 Dimension letters: B batch, T tokens, D model width, H heads, K per-head query/key width, V per-head value/output width.
@@ -13,6 +13,7 @@ Dimension letters: B batch, T tokens, D model width, H heads, K per-head query/k
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,8 @@ class SlimWhisperConfig(WhisperConfig):
 
     query_key_widths, value_output_widths: one list per block, one width per kept head. The blocks are those of the
     encoder from the first layer to the last, then per decoder layer its self-attention and its cross-attention.
+    feed_forward_widths: one width per layer, of the encoder and then of the decoder: hidden channels of its
+    feed-forward block, 0 where only its bias is left; none: encoder_ffn_dim and decoder_ffn_dim.
     attention_scaling: what query-key products are multiplied by. It belongs to the trained model (1/sqrt of the dense
     head width) and is never derived from a width of this model.
     """
@@ -39,12 +42,14 @@ class SlimWhisperConfig(WhisperConfig):
         query_key_widths: Sequence[Sequence[int]] = (),
         value_output_widths: Sequence[Sequence[int]] = (),
         attention_scaling: float = 0.125,
+        feed_forward_widths: Sequence[int] = (),
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.query_key_widths = [list(widths) for widths in query_key_widths]
         self.value_output_widths = [list(widths) for widths in value_output_widths]
         self.attention_scaling = attention_scaling
+        self.feed_forward_widths = list(feed_forward_widths)
         # The class says what config.json says, the object what transformers looks for: its `generate` prepends no start
         # token to a prompt, and its speech pipeline knows timestamps, only for a "whisper".
         self.model_type = WhisperConfig.model_type
@@ -165,3 +170,13 @@ class SlimWhisperForConditionalGeneration(WhisperForConditionalGeneration):
             block = len(encoder_layers) + 2 * number
             layer.self_attn = SlimWhisperAttention(config, block, number, causal=True)
             layer.encoder_attn = SlimWhisperAttention(config, block + 1, number)
+        if config.feed_forward_widths:
+            for layer, width in zip((*encoder_layers, *decoder_layers), config.feed_forward_widths, strict=True):
+                layer.fc1, layer.fc2 = _linear(config.d_model, width), _linear(width, config.d_model)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer; of one that has no inputs or outputs torch says that there is nothing to initialise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return nn.Linear(inputs, outputs)

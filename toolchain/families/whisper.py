@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from leanear.calibration.sites import AttentionKind, AttentionSite
+from leanear.calibration.sites import AttentionKind, AttentionSite, FeedForwardKind, FeedForwardSite
 from leanear.calibration.targets import NO_TARGET as NOT_A_TARGET
 from leanear.data.examples import LabelledInputs, Mistakes, SpeechInputs
 from leanear.families import modeling_slim_whisper
@@ -309,6 +309,19 @@ def _attention_site(name: str, block: Any, kind: AttentionKind) -> AttentionSite
     )
 
 
+def feed_forward_sites(model: WhisperModel) -> tuple[FeedForwardSite, ...]:
+    """The model's feed-forward blocks, dense or slim: the encoder's, then the decoder's."""
+    kinds: tuple[tuple[FeedForwardKind, Any], ...] = (
+        ("encoder", model.model.encoder),
+        ("decoder", model.model.decoder),
+    )
+    return tuple(
+        FeedForwardSite(f"{kind}.layers.{index}.feed_forward", layer.fc1, layer.fc2, kind)
+        for kind, half in kinds
+        for index, layer in enumerate(half.layers)
+    )
+
+
 def dense_plan(model: WhisperModel) -> Plan:
     """The plan that keeps all of a dense model.
 
@@ -317,7 +330,7 @@ def dense_plan(model: WhisperModel) -> Plan:
     """
     if isinstance(model, SlimWhisperForConditionalGeneration):
         raise BadInput("the model is already slim; prune its dense checkpoint, with a higher sparsity")
-    return full_plan(FAMILY, attention_sites(model))
+    return full_plan(FAMILY, attention_sites(model), feed_forward_sites(model))
 
 
 def encoder_layers(model: WhisperModel) -> tuple[torch.nn.Module, ...]:
@@ -529,28 +542,40 @@ def slim_model(
     model: WhisperModel,
     sites: tuple[SitePlan, ...],
     attention_states: Sequence[Mapping[str, torch.Tensor]] | None = None,
+    feed_forward_states: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> SlimWhisperForConditionalGeneration:
     """A new slim model with what `sites` keeps of `model`'s attention; everything else is copied.
 
     Heads and channels in `sites` count within `model` itself, dense or already slim. attention_states: the blocks'
-    weights, as `surgery` makes them; by default the kept channels as they are. The softmax scale is handed over as the
+    weights, as `surgery` makes them; by default the kept channels as they are. feed_forward_states: the same of the
+    feed-forward blocks that become smaller, by name; the others are copied. The softmax scale is handed over as the
     constant that it is. Alignment heads get their new numbers, see `alignment_heads`.
     """
     dense_sites = attention_sites(model)
     if attention_states is None:
         pairs = zip(dense_sites, sites, strict=True)
         attention_states = [kept_attention_state(site, site_plan) for site, site_plan in pairs]
-    config = _slim_config(model.config, sites, dense_sites[0].scaling)
+    states = feed_forward_states or {}
+    widths = [
+        len(states[site.name]["first.bias"]) if site.name in states else site.width
+        for site in feed_forward_sites(model)
+    ]
+    config = _slim_config(model.config, sites, dense_sites[0].scaling, widths)
     with torch.device("meta"):
         slim = SlimWhisperForConditionalGeneration(config)
-    attention: dict[str, torch.Tensor] = {}
+    changed: dict[str, torch.Tensor] = {}
     projections = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
     for site, state in zip(dense_sites, attention_states, strict=True):
         for name, tensor in state.items():
             projection, parameter = name.split(".")
-            attention[f"model.{site.name}.{projections[projection]}.{parameter}"] = tensor
-    rest = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in attention}
-    slim.load_state_dict({**rest, **attention}, strict=True, assign=True)
+            changed[f"model.{site.name}.{projections[projection]}.{parameter}"] = tensor
+    layers = {"first": "fc1", "second": "fc2"}
+    for block, state in states.items():
+        for name, tensor in state.items():
+            layer, parameter = name.split(".")
+            changed[f"model.{block.removesuffix('feed_forward')}{layers[layer]}.{parameter}"] = tensor
+    rest = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in changed}
+    slim.load_state_dict({**rest, **changed}, strict=True, assign=True)
     slim.tie_weights()
     slim.generation_config = copy.deepcopy(model.generation_config)
     _set_alignment_heads(slim.generation_config, alignment_heads(model.generation_config, sites))
@@ -577,11 +602,14 @@ def _set_alignment_heads(settings: GenerationConfig, found: AlignmentHeads) -> N
         del settings.alignment_heads  # without it, transformers says that there are no token timestamps
 
 
-def _slim_config(config: WhisperConfig, sites: tuple[SitePlan, ...], scaling: float) -> SlimWhisperConfig:
+def _slim_config(
+    config: WhisperConfig, sites: tuple[SitePlan, ...], scaling: float, feed_forward_widths: list[int]
+) -> SlimWhisperConfig:
     slim = SlimWhisperConfig(
         query_key_widths=[list(site.query_key_widths) for site in sites],
         value_output_widths=[list(site.value_output_widths) for site in sites],
         attention_scaling=scaling,
+        feed_forward_widths=feed_forward_widths,
         **slim_settings(config),
     )
     slim.architectures = [SlimWhisperForConditionalGeneration.__name__]

@@ -16,7 +16,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,12 +49,26 @@ class HeadOptions:
 
 
 @dataclass(frozen=True)
+class BlockOptions:
+    """What a block of one width may become, as `HeadOptions`, on its own: arrays of equal length (n,)."""
+
+    name: str
+    widths: np.ndarray
+    costs: np.ndarray
+    damages: np.ndarray
+
+
+@dataclass(frozen=True)
 class Allocation:
-    """The widths that are kept, per site and head (K, V), (0, 0) being a removed head; summed cost and damage."""
+    """The widths that are kept, per site and head (K, V), (0, 0) being a removed head; summed cost and damage.
+
+    feed_forward: of blocks of one width that share the budget, by name.
+    """
 
     widths: tuple[Widths, ...]
     cost: float
     damage: float
+    feed_forward: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,7 @@ def allocate(
     resolution: int = 4096,
     tied: Sequence[TiedCost] | None = None,
     ragged: Sequence[RaggedCost] | None = None,
+    blocks: Sequence[BlockOptions] = (),
 ) -> Allocation:
     """The options of least summed damage whose summed cost is within the budget, a head at least kept in every site.
 
@@ -91,25 +106,30 @@ def allocate(
     the best of all its blocks is found; otherwise the sum of the heads' costs proposes blocks, `PROPOSALS` a site: the
     result is the best of the proposals, and need not be the best of all. Either may return infinity for a block that
     cannot be had.
+    blocks: others that share the budget, each with one width.
     resolution: cells of cost over the budget, where costs are neither few enough nor whole numbers with a divisor that
     is large enough to be exact.
 
     Raises:
         BadInput: options that do not fit together; a budget below the least possible cost, which the text states.
     """
-    _check(sites, tied, ragged)
-    frontiers = _site_frontiers(sites, _limit(budget), resolution, tied, ragged)
+    _check(sites, tied, ragged, blocks)
+    of_blocks = [_pareto(_floats(b.costs), _floats(b.damages), np.arange(len(b.costs))[:, None]) for b in blocks]
+    frontiers = [*_site_frontiers(sites, _limit(budget), resolution, tied, ragged), *of_blocks]
     if not _least_cost(frontiers) <= min(_limit(budget), sys.float_info.max):
-        least = _least_cost(_site_frontiers(sites, math.inf, resolution, tied, ragged))
+        least = _least_cost([*_site_frontiers(sites, math.inf, resolution, tied, ragged), *of_blocks])
         raise BadInput(
             f"budget of {budget:.10g} is below {least:.10g}, the least possible cost with a head kept in every block"
         )
     picks = _use_slack(frontiers, _choose_sites(frontiers, budget, resolution), budget)
-    chosen = list(zip(sites, frontiers, picks, strict=True))
+    places = [frontier.choices[pick] for frontier, pick in zip(frontiers, picks, strict=True)]
     return Allocation(
-        widths=tuple(_widths(heads, frontier.choices[pick]) for heads, frontier, pick in chosen),
-        cost=math.fsum(float(frontier.costs[pick]) for _, frontier, pick in chosen),
-        damage=math.fsum(float(frontier.damages[pick]) for _, frontier, pick in chosen),
+        widths=tuple(_widths(heads, place) for heads, place in zip(sites, places[: len(sites)], strict=True)),
+        cost=math.fsum(float(frontier.costs[pick]) for frontier, pick in zip(frontiers, picks, strict=True)),
+        damage=math.fsum(float(frontier.damages[pick]) for frontier, pick in zip(frontiers, picks, strict=True)),
+        feed_forward={
+            block.name: int(block.widths[place[0]]) for block, place in zip(blocks, places[len(sites) :], strict=True)
+        },
     )
 
 
@@ -174,9 +194,14 @@ def _removed_or_widest(head: HeadOptions) -> HeadOptions:
 
 
 def _check(
-    sites: Sequence[Sequence[HeadOptions]], tied: Sequence[TiedCost] | None, ragged: Sequence[RaggedCost] | None
+    sites: Sequence[Sequence[HeadOptions]],
+    tied: Sequence[TiedCost] | None,
+    ragged: Sequence[RaggedCost] | None,
+    blocks: Sequence[BlockOptions] = (),
 ) -> None:
-    if not sites:
+    for block in blocks:
+        _check_options(f"allocation: {block.name}", block.costs, block.damages, (block.widths,))
+    if not sites and not blocks:
         raise BadInput("allocation: there is no block to allocate to")
     for name, functions in (("tied", tied), ("ragged", ragged)):
         if functions is not None and len(functions) != len(sites):
@@ -184,13 +209,16 @@ def _check(
     for index, heads in enumerate(sites):
         for number, head in enumerate(heads):
             where = f"allocation: block {index}, head {number}"
-            arrays = (head.query_key_widths, head.value_output_widths, head.costs, head.damages)
-            if len({array.shape for array in arrays}) > 1 or head.costs.ndim != 1 or not head.costs.size:
-                raise BadInput(f"{where}: widths, costs and damages are not of one length, at least 1")
-            if not (np.isfinite(head.costs).all() and (head.costs >= 0).all() and np.isfinite(head.damages).all()):
-                raise BadInput(f"{where}: a cost is negative or a number is not finite")
+            _check_options(where, head.costs, head.damages, (head.query_key_widths, head.value_output_widths))
         if all(_removes(head).all() for head in heads):
             raise BadInput(f"allocation: block {index} has no head that could be kept")
+
+
+def _check_options(where: str, costs: np.ndarray, damages: np.ndarray, widths: Sequence[np.ndarray]) -> None:
+    if len({array.shape for array in (*widths, costs, damages)}) > 1 or costs.ndim != 1 or not costs.size:
+        raise BadInput(f"{where}: widths, costs and damages are not of one length, at least 1")
+    if not (np.isfinite(costs).all() and (costs >= 0).all() and np.isfinite(damages).all()):
+        raise BadInput(f"{where}: a cost is negative or a number is not finite")
 
 
 def _removes(head: HeadOptions) -> np.ndarray:

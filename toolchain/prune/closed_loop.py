@@ -186,6 +186,9 @@ class SingleBlocks:
 
     def measure(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> tuple[BlockLoss, ...]:
         """Every block's loss, as estimated without what blocks lose together, and as measured; slim: as allocated."""
+        return (*self._attention(corrections, allocation, slim), *self._feed_forward(corrections, allocation, slim))
+
+    def _attention(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> list[BlockLoss]:
         pairs = zip(self._sites, allocation.widths, self._dense, strict=True)
         modules = zip(self._family.attention_sites(self._whole), self._family.attention_sites(slim), strict=True)
         nothing, losses = self._nothing, []
@@ -194,11 +197,29 @@ class SingleBlocks:
                 losses.append(BlockLoss(site.name, 0.0, 0.0))
                 continue
             estimated = corrections.blocks.get(site.name, 1.0) * block_loss(self._losses, site, widths)
-            clips = self._held_out if site.kind == "encoder" else self._encoded
             with _in_place_of(self._whole, wide.module, narrow.module):
-                measured = shards.same(clips.kl(self._whole)) - nothing
-            losses.append(BlockLoss(site.name, estimated, max(measured, 0.0)))
-        return tuple(losses)
+                losses.append(BlockLoss(site.name, estimated, self._measured(site.kind, nothing)))
+        return losses
+
+    def _feed_forward(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> list[BlockLoss]:
+        nothing, losses = self._nothing, []
+        sites = (self._family.feed_forward_sites(model) for model in (self._whole, slim))
+        for wide, narrow in zip(*sites, strict=True) if allocation.feed_forward else ():
+            if narrow.width == wide.width:
+                losses.append(BlockLoss(wide.name, 0.0, 0.0))
+                continue
+            estimated = corrections.blocks.get(wide.name, 1.0) * float(self._losses[wide.name][narrow.width])
+            with (
+                _in_place_of(self._whole, wide.first, narrow.first),
+                _in_place_of(self._whole, wide.second, narrow.second),
+            ):
+                losses.append(BlockLoss(wide.name, estimated, self._measured(wide.kind, nothing)))
+        return losses
+
+    def _measured(self, kind: str, nothing: float) -> float:
+        """What the model as it now is loses beyond `nothing`, a block of an encoder or a decoder being changed."""
+        clips = self._held_out if kind == "encoder" else self._encoded
+        return max(shards.same(clips.kl(self._whole)) - nothing, 0.0)
 
     @functools.cached_property
     def _nothing(self) -> float:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from leanear.plan import Plan, head_parameters
+from leanear.benchmarks.formatting import PRUNED_PARTS
+from leanear.calibration.sites import FeedForwardKind
+from leanear.plan import Plan, feed_forward_parameters, head_parameters
 from leanear.prune.latency_table import Table, tie_widths
 from leanear.prune.macs import HeadCost
 
 Widths = tuple[tuple[int, int], ...]
 """(K, V) of every kept head of one block."""
+
+
+@dataclass(frozen=True)
+class FeedForwardCost:
+    """What a feed-forward block that is pruned costs: width hidden channels, each of `channel`."""
+
+    name: str
+    kind: FeedForwardKind
+    width: int
+    channel: float
 
 
 @dataclass(frozen=True)
@@ -20,6 +32,7 @@ class Costs:
     dense: of all that counts, at the dense widths; fixed: of what no head's width changes; heads: per block, the cost
     of one head of widths (K, V). Where they do not add up over a block's heads: tied, per block, is the cost of H heads
     of (K, V) and ragged that of any heads; widened, per block, are the widths that cost no more than those given.
+    feed_forward: the feed-forward blocks that share the budget.
     """
 
     unit: str
@@ -29,6 +42,7 @@ class Costs:
     tied: tuple[Callable[[int, int, int], float], ...] | None = None
     ragged: tuple[Callable[[Widths], float], ...] | None = None
     widened: tuple[Callable[[Widths], Sequence[tuple[int, int]]], ...] | None = None
+    feed_forward: tuple[FeedForwardCost, ...] = ()
 
     def block(self, index: int, widths: Widths) -> float:
         """The cost of one block whose heads keep these widths."""
@@ -36,25 +50,48 @@ class Costs:
             return self.ragged[index](widths)
         return sum(self.heads[index](*head) for head in widths)
 
-    def of(self, sites: Sequence[Widths]) -> float:
-        """The cost of the model whose blocks keep heads of these widths."""
-        return self.fixed + sum(self.block(index, widths) for index, widths in enumerate(sites))
+    def of(self, sites: Sequence[Widths], feed_forward: Mapping[str, int] | None = None) -> float:
+        """The cost of the model whose blocks keep heads and, by name, hidden channels of these widths, else all."""
+        kept = feed_forward or {}
+        channels = sum(kept.get(block.name, block.width) * block.channel for block in self.feed_forward)
+        return self.fixed + channels + sum(self.block(index, widths) for index, widths in enumerate(sites))
 
 
 def parameter_costs(plan: Plan) -> Costs:
-    """The attention blocks' parameters, as the plan counts them for its sparsity."""
+    """The parameters of the blocks that are pruned, as the plan counts them for its sparsity."""
 
     def head(query_key: int, value_output: int) -> float:
-        return float(head_parameters(query_key, value_output, plan))
+        return float(head_parameters(query_key, value_output, plan)) if plan.prune != "feed-forward" else 0.0
 
-    return Costs("attention parameters", float(plan.attention_parameters_dense), 0.0, (head,) * len(plan.sites))
+    channels = [float(feed_forward_parameters(plan))] * len(plan.feed_forward)
+    return Costs(
+        f"{PRUNED_PARTS[plan.prune]} parameters", float(plan.parameters_dense), 0.0, (head,) * len(plan.sites),
+        feed_forward=_feed_forward(plan, channels),
+    )  # fmt: skip
 
 
-def mac_costs(plan: Plan, heads: tuple[HeadCost, ...], dense_macs: int) -> Costs:
-    """The multiply-accumulates of one inference; heads: block by block of one head; dense_macs: of the dense model."""
+def mac_costs(
+    plan: Plan, heads: tuple[HeadCost, ...], dense_macs: int, channels: Sequence[float] | None = None
+) -> Costs:
+    """The multiply-accumulates of one inference; heads: block by block of one head; dense_macs: of the dense model.
+
+    channels: block by block of one hidden channel, where feed-forward blocks are pruned.
+    """
     width = plan.dense_head_width
-    dense_heads = sum(site.dense_heads * head(width, width) for site, head in zip(plan.sites, heads, strict=True))
-    return Costs("MACs", float(dense_macs), dense_macs - dense_heads, heads)
+    feed_forward = _feed_forward(plan, channels or ())
+    dense = sum(site.dense_heads * head(width, width) for site, head in zip(plan.sites, heads, strict=True))
+    dense += sum(block.width * block.channel for block in feed_forward)
+    return Costs("MACs", float(dense_macs), dense_macs - dense, heads, feed_forward=feed_forward)
+
+
+def _feed_forward(plan: Plan, channels: Sequence[float]) -> tuple[FeedForwardCost, ...]:
+    """The costs of the plan's dense feed-forward blocks, none where they are not pruned."""
+    if plan.prune == "attention":
+        return ()
+    return tuple(
+        FeedForwardCost(block.name, block.kind, block.dense_width, channel)
+        for block, channel in zip(plan.feed_forward, channels, strict=True)
+    )
 
 
 def latency_costs(table: Table) -> Costs:

@@ -26,7 +26,7 @@ Ratio = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share of the attention parameters that is removed, the widths that stay, and their estimated loss, nats."""
+    """A share of the prunable parameters that is removed, the widths that stay, and their estimated loss, nats."""
 
     sparsity: float
     loss: float
@@ -46,7 +46,7 @@ def estimated_curve(
     recipe: RotatedRecipe,
     sparsities: Sequence[float] = TENTHS,
 ) -> tuple[Estimate, ...]:
-    """The estimates of all these sparsities that can be had; costs: in attention parameters."""
+    """The estimates of all these sparsities that can be had; costs: in prunable parameters."""
     losses, sites = corrections.applied(scores.losses), family.attention_sites(model)
     estimates = []
     for sparsity in sparsities:

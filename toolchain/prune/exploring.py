@@ -12,9 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from leanear.accelerator import on_accelerator
-from leanear.benchmarks.formatting import WORD_ERROR_RATE
+from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE
 from leanear.benchmarks.report.loss_section import curve_picture, nats
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
+from leanear.benchmarks.report.pictures import Curve
 from leanear.benchmarks.report.report import write_page
 from leanear.data.clips import longest_calibrated, read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
@@ -26,16 +27,18 @@ from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
+from leanear.plan import Prune
 from leanear.progress import Narrator, counted
 from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
 from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
-from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.macs import feed_forward_macs, head_macs, model_macs
 from leanear.prune.model_timing import timing_of
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
+from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
@@ -47,7 +50,7 @@ SCORES = ".scores"
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One size: what is removed of the attention, and what the whole model then has and loses.
+    """One size: what is removed of what is pruned, and what the whole model then has and loses.
 
     loss: estimated, nats per target, as the measured points have it; latency_ms: predicted by the target's table, None
     without one; measured: on held-out clips, of some points alone.
@@ -92,6 +95,10 @@ def explore(
     with narrator.step("reading the checkpoint and the calibration clips") as report:
         checkpoint: Any = load_checkpoint(source, asked)
         family = family_of(checkpoint)
+        if milliseconds and recipe.prune != "attention":
+            raise BadInput(
+                f"--target: no feed-forward block is timed alone in this version; not with --prune {recipe.prune}"
+            )
         labels = () if task == SPEECH_TASK else checkpoint.labels
         extractor = checkpoint.feature_extractor
         window = longest_calibrated(extractor)
@@ -112,7 +119,7 @@ def explore(
         "matters_nats": MATTERS_NATS,
         **facts,
         "points": [point.as_json() for point in points],
-        "command": _command(model, data, asked, chosen),
+        "command": _command(model, data, asked, chosen, recipe.prune),
     }
     write_json(out / "explore.json", document)
     write_page(_page(document), out, "explore")
@@ -131,9 +138,11 @@ def _points(
     narrator: Narrator,
 ) -> tuple[list[Point], dict[str, Any]]:
     dense = checkpoint.model
-    plan = family.dense_plan(dense)
+    plan, form = dataclasses.replace(family.dense_plan(dense), prune=recipe.prune), target.graph_form
     costs = parameter_costs(plan)
-    macs = mac_costs(plan, head_macs(family, dense, target.graph_form), model_macs(family, dense, target.graph_form))
+    macs = mac_costs(
+        plan, head_macs(family, dense, form), model_macs(family, dense, form), feed_forward_macs(family, dense)
+    )
     with narrator.step("scoring") as report, on_accelerator(dense):
         labelled = family.labelled_inputs(checkpoint, audio, report)
         at_once = 1 if family.activation_bytes(dense, labelled.inputs) > RECOMPUTE_ABOVE_BYTES else None
@@ -172,6 +181,7 @@ def _points(
     estimates = tuple(dataclasses.replace(each, loss=loss) for each, loss in zip(estimates, losses, strict=True))
     points = [_point(each, dense, costs, macs, table, measured.get(each.sparsity)) for each in estimates]
     facts = {
+        "prune": recipe.prune,
         "begins_at": _begins_at(loss_begins_at(*curve, ratio), points),
         "knee": knee(estimates),
         "held_out_clips": len(held_out),
@@ -194,24 +204,25 @@ def _begins_at(estimated: float, points: Sequence[Point]) -> float:
 def _point(
     estimate: Estimate, dense: Any, costs: Costs, macs: Costs, table: Costs | None, measured: MeasuredLoss | None
 ) -> Point:
-    widths = estimate.allocation.widths
+    widths, channels = estimate.allocation.widths, estimate.allocation.feed_forward
     kept = [tuple(pair for pair in site if pair != (0, 0)) for site in widths]
-    removed = costs.dense - costs.of(kept)
+    removed = costs.dense - costs.of(kept, channels)
     return Point(
         estimate.sparsity,
         estimate.loss,
         sum(parameter.numel() for parameter in dense.parameters()) - round(removed),
-        macs.of(kept),
+        macs.of(kept, channels),
         None if table is None else table.of(kept),
         measured,
     )
 
 
-def _command(model: str, data: Data | None, asked: Asked, sparsity: float) -> str:
+def _command(model: str, data: Data | None, asked: Asked, sparsity: float, prune: Prune) -> str:
     folder = data if isinstance(data, DataFolder) else None
     given = folder.flags if folder is not None else shlex.join(["--data", str(data)]) if data is not None else ""
     parts = (f"leanear prune {shlex.quote(model)}", given, shlex.join(asked.flags), f"--sparsity {sparsity:g}")
-    return " ".join(filter(None, (*parts, "--out slim/")))
+    what = "" if prune == "attention" else f"--prune {prune}"
+    return " ".join(filter(None, (*parts, what, "--out slim/")))
 
 
 def table_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -270,8 +281,12 @@ def _page(document: dict[str, Any]) -> Report:
     ]
     blocks: list[Block] = [Table("", header, tuple(rows))]
     if curve and measured:
-        blocks.append(curve_picture(curve, measured))
-    blocks.append(Paragraph(f"For the marked size: {document['command']}"))
+        others = [Curve("measured", tuple(measured))]
+        knee_at = [(point["sparsity"], point["loss"]) for point in curve if point["sparsity"] == document["knee"]]
+        if knee_at:
+            others.append(Curve("the knee", tuple(knee_at), joined=False, chosen=True))
+        blocks.append(curve_picture(curve, others, PRUNED_PARTS[document["prune"]]))
+    blocks.append(Paragraph(f"A size to begin with: {document['command']}"))
     return Report(
         title=f"Sizes of {document['model']}",
         subtitle=f"measured on {document['held_out_clips']} held-out calibration clips",

@@ -15,7 +15,7 @@ DEFAULT_SPARSITY = 0.5
 
 @dataclass(frozen=True)
 class Goal:
-    """One of: sparsity, the share of the attention blocks' parameters to remove; macs, the share of the model's
+    """One of: sparsity, the share to remove of the parameters of what is pruned; macs, the share of the model's
     multiply-accumulates to keep; latency_ms, on the target; speedup, dense over slim latency on the target; rtf,
     seconds of computing for every second of audio there; max_drop, as small as possible while on held-out calibration
     clips the accuracy drops, or the word error rate rises, by so many points at most.

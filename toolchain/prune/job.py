@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from leanear.accelerator import on_accelerator
+from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.calibration import shards
 from leanear.data.clips import longest_calibrated, read_examples_for
 from leanear.data.dataset import Data, column_for
@@ -28,7 +29,7 @@ from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkp
 from leanear.families.checkpoint_files import PRUNING_FILE
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
-from leanear.plan import Plan, plan_sha256
+from leanear.plan import Plan, Prune, plan_sha256
 from leanear.progress import Narrator, Report, counted
 from leanear.prune.block_timing import BUSY_SHARE
 from leanear.prune.closed_loop import Corrections
@@ -37,15 +38,16 @@ from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import prune_to_latency, refuse_out_of_reach
 from leanear.prune.latency_table import Table
-from leanear.prune.macs import head_macs, model_macs
+from leanear.prune.macs import feed_forward_macs, head_macs, model_macs
 from leanear.prune.model_timing import ModelTiming, timing_of
 from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
+from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
 from leanear.prune.search import search_sparsity
 from leanear.prune.speech_work import SpeechWork
 from leanear.prune.widths import RotatedRecipe, check_budget
-from leanear.recover.compensation import Compensated, compensate_
+from leanear.recover.compensation import Compensated, compensate_, fitted_sites
 from leanear.recover.distillation import Distillation, distill_
 from leanear.reference.schedule import PruneRecipe, check_sparsity, prune
 from leanear.runtimes.clips import Clips as Audio
@@ -85,6 +87,21 @@ class PruneJob:
             check_one_width(self.target, f"target {self.target.name}")
 
     @property
+    def prune(self) -> Prune:
+        """What becomes smaller."""
+        return self.recipe.prune if isinstance(self.recipe, RotatedRecipe) else "attention"
+
+    @property
+    def text(self) -> str:
+        """The goal in a few words, with what becomes smaller where that is not attention alone."""
+        if self.prune == "attention":
+            return self.goal.text
+        parts = PRUNED_PARTS[self.prune]
+        if self.goal.kind == "sparsity":
+            return f"{100 * self.goal.value:g} % of the {parts} parameters removed"
+        return f"{self.goal.text}, {parts} pruned"
+
+    @property
     def calibration_clips(self) -> int:
         """Clips that are read to calibrate on, at most."""
         return self.recipe.calibration_clips
@@ -103,7 +120,7 @@ class PruneJob:
         """The job as plan.json holds it, on one level; of the target only what the plan depends on."""
         facts = {
             "method": "reference" if isinstance(self.recipe, PruneRecipe) else "rotated",
-            "goal": self.goal.text,
+            "goal": self.text,
             **dataclasses.asdict(self.recipe),
             "compensation": self.compensation,
             "distillation": self.recovery is not None,
@@ -122,15 +139,20 @@ class PruneJob:
         return json.loads(json.dumps(facts))
 
 
-def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path, narrator: Narrator) -> dict[str, Any]:
+def prune_checkpoint(
+    model: str, *, data: Data | None, job: PruneJob, out: Path, narrator: Narrator, scores: Path | None = None
+) -> dict[str, Any]:
     """Prune MODEL on the calibration clips of DATA and write the slim checkpoint to `out`; the numbers, by stable keys.
 
+    scores: a folder in which the clips' scores stay, so that another goal takes them from there; by default they go.
     Under `torchrun` the processes share the scoring and the training; the first one writes.
 
     Raises:
         LeanearError: the model or the data is not usable, or `out` holds something that is no slim checkpoint.
     """
     check_replaceable(out, "plan.json")
+    if scores is not None:
+        check_scores_folder(scores, out)
     source, audio = checkpoint_folder(model), data_folder(model, data)
     task = task_of(source)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
@@ -147,10 +169,10 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
         "calibration": clips_sha256(clips),
         **job.asked.as_json(),
     }
-    with narrator.step(f"pruning: {job.goal.text}") as report:
-        state = out.parent / f".{out.name}.state"
+    with narrator.step(f"pruning: {job.text}") as report:
+        state = scores or out.parent / f".{out.name}.state"
         plan = write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
-        if shards.rank() == 0:
+        if shards.rank() == 0 and scores is None:
             shutil.rmtree(state, ignore_errors=True)
     dense = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     return {
@@ -162,11 +184,32 @@ def prune_checkpoint(model: str, *, data: Data | None, job: PruneJob, out: Path,
         "attention_parameters_dense": plan.attention_parameters_dense,
         "attention_parameters": plan.attention_parameters_kept,
         "parameters_dense": dense,
-        "parameters": dense - plan.attention_parameters_dense + plan.attention_parameters_kept,
+        "feed_forward_parameters_dense": plan.feed_forward_parameters_dense,
+        "feed_forward_parameters": plan.feed_forward_parameters_kept,
+        "prune": plan.prune,
+        "parameters": dense - plan.parameters_removed,
         "calibration_clips": len(clips),
         "checkpoint_sha256": checkpoint_sha256(out),
         "pruning": read_pruning(out),
     }
+
+
+def check_scores_folder(scores: Path, out: Path) -> None:
+    """See that scores can be kept in `scores`: a folder of such, an empty one, or none yet.
+
+    Raises:
+        BadInput: it holds something else, or is where the checkpoint goes.
+    """
+    if scores.resolve() == out.resolve():
+        raise BadInput(f"--keep-scores {scores}: the checkpoint goes there; name another folder")
+    if scores.exists() and not scores.is_dir():
+        raise BadInput(f"--keep-scores {scores}: not a folder")
+    known = {SCORES_FILE, BASIS_FOLDER, LOSSES_FOLDER, "search", "recovery"}
+    strange = sorted(each.name for each in scores.iterdir() if each.name not in known) if scores.is_dir() else []
+    if strange:
+        raise BadInput(
+            f"--keep-scores {scores}: holds {strange[0]}, which is no part of kept scores; name another folder"
+        )
 
 
 def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
@@ -177,6 +220,7 @@ def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
     """
     with narrator.step("reading the checkpoint"):
         checkpoint: Any = load_checkpoint(source, job.asked)
+    check_feed_forward(job)
     check_reachable(checkpoint, job)
     if job.goal.needs_latency:
         with narrator.step(f"whether {job.goal.text} can be reached", if_reported=True) as report:
@@ -254,13 +298,28 @@ def write_slim_checkpoint(
             "schema": PRUNING_SCHEMA,
             "metric": checkpoint.metric,
             "goal": dataclasses.asdict(job.goal),
+            "prune": plan.prune,
             "sparsity": plan.sparsity,
             "by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
+            **({"feed_forward_by_kind": _removed_of(plan)} if plan.prune != "attention" else {}),
             **facts,
         }
         family.save_slim_checkpoint(model, checkpoint, plan, out, facts)
     shards.wait()
     return plan
+
+
+def check_feed_forward(job: PruneJob) -> None:
+    """See that the goal is one for what is pruned.
+
+    Raises:
+        BadInput: milliseconds are asked for of feed-forward blocks, whose widths no device is timed at.
+    """
+    if job.goal.needs_latency and job.prune != "attention":
+        raise BadInput(
+            f"{job.goal.flag} {job.goal.value:g}: latency goals are for attention in this version; with --prune"
+            f" {job.prune} the goals are --sparsity, --macs and --max-drop"
+        )
 
 
 def check_reachable(checkpoint: Any, job: PruneJob) -> None:
@@ -275,7 +334,7 @@ def check_reachable(checkpoint: Any, job: PruneJob) -> None:
         return
     if job.goal.kind not in ("sparsity", "macs"):
         return
-    costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
+    costs, budget = _costs_and_budget(family, checkpoint, job)
     try:
         check_budget(family.attention_sites(checkpoint.model), costs, budget, job.recipe)
     except BadInput as error:
@@ -322,7 +381,7 @@ def _prune_rotated(
             learned.append(pruned.corrections)
         return pruned
 
-    parameters = _as_held(parameter_costs(family.dense_plan(checkpoint.model)), family, checkpoint.model, job)
+    parameters = _as_held(parameter_costs(_dense_plan(family, checkpoint, job)), family, checkpoint.model, job)
     if job.goal.needs_latency:
         timing = timing_of(checkpoint, job.target, job.work)
         table = _shared_table(timing, report)
@@ -345,14 +404,14 @@ def _prune_rotated(
         facts["search"] = [dataclasses.asdict(trial) for trial in search.trials]
         pruned = prune_to(costs, budget)
     else:
-        costs, budget = _costs_and_budget(family, checkpoint, job.goal, job.target.graph_form)
+        costs, budget = _costs_and_budget(family, checkpoint, job)
         costs = _as_held(costs, family, checkpoint.model, job)
         pruned = prune_to(costs, budget)
 
     def compensate(slim: torch.nn.Module) -> Compensated:
         with on_accelerator(slim, checkpoint.model):
             return compensate_(
-                slim, checkpoint.model, family.attention_sites(slim), family.attention_sites(checkpoint.model),
+                slim, checkpoint.model, *fitted_sites(family, slim, checkpoint.model),
                 clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
             )  # fmt: skip
 
@@ -377,6 +436,15 @@ def _prune_rotated(
     return slim, pruned.plan, facts
 
 
+def _removed_of(plan: Plan) -> dict[str, float]:
+    """The share of the feed-forward channels that is gone, by kind of block."""
+    shares: dict[str, float] = {}
+    for kind in dict.fromkeys(block.kind for block in plan.feed_forward):
+        blocks = [block for block in plan.feed_forward if block.kind == kind]
+        shares[kind] = 1 - sum(len(b.channels) for b in blocks) / sum(b.dense_width for b in blocks)
+    return shares
+
+
 def _rounds_told(pruned: Rotated) -> dict[str, Any]:
     """What was estimated and measured, whole and by block, round by round, before anything was fitted."""
     if not pruned.rounds:
@@ -384,13 +452,19 @@ def _rounds_told(pruned: Rotated) -> dict[str, Any]:
     return {"rounds": [dataclasses.asdict(each) for each in pruned.rounds], "best": pruned.best}
 
 
-def _costs_and_budget(family: ModuleType, checkpoint: Any, goal: Goal, form: str) -> tuple[Costs, float]:
-    """Parameters, or MACs of the graph in `form`, and what the whole model may have of them."""
-    model, plan = checkpoint.model, family.dense_plan(checkpoint.model)
+def _dense_plan(family: ModuleType, checkpoint: Any, job: PruneJob) -> Plan:
+    """The plan that keeps everything, of what the job prunes."""
+    return dataclasses.replace(family.dense_plan(checkpoint.model), prune=cast(RotatedRecipe, job.recipe).prune)
+
+
+def _costs_and_budget(family: ModuleType, checkpoint: Any, job: PruneJob) -> tuple[Costs, float]:
+    """Parameters, or MACs of the target's form of graph, and what the whole model may have of them."""
+    model, plan, goal, form = checkpoint.model, _dense_plan(family, checkpoint, job), job.goal, job.target.graph_form
     if goal.kind == "sparsity":
         costs = parameter_costs(plan)
         return costs, (1 - goal.value) * costs.dense
-    costs = mac_costs(plan, head_macs(family, model, form), model_macs(family, model, form))
+    channels = feed_forward_macs(family, model)
+    costs = mac_costs(plan, head_macs(family, model, form), model_macs(family, model, form), channels)
     return costs, goal.value * costs.dense
 
 

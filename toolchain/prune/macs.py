@@ -36,6 +36,17 @@ def head_macs(family: ModuleType, model: nn.Module, form: str = "portable") -> t
     return _speech_head_macs(family, model) if family.FAMILY == "whisper" else _ast_head_macs(model, form)
 
 
+def feed_forward_macs(family: ModuleType, model: Any) -> tuple[float, ...]:
+    """Block by block, the MACs of one hidden channel of the feed-forward blocks."""
+    if family.FAMILY != "whisper":
+        config, layers = model.config, model.config.num_hidden_layers
+        tokens = (*[token_count(config)] * (layers - 1), READ_TOKENS)
+        return tuple(2.0 * config.hidden_size * count for count in tokens)
+    length = speech_length(model)
+    tokens_of = {"encoder": length.encoder_tokens, "decoder": length.decoder_tokens}
+    return tuple(2.0 * model.config.d_model * tokens_of[site.kind] for site in family.feed_forward_sites(model))
+
+
 def _ast_head_macs(model: Any, form: str) -> tuple[HeadCost, ...]:
     tokens, width = token_count(model.config), model.config.hidden_size
 
@@ -71,15 +82,15 @@ def speech_length(model: Any) -> SpeechLength:
 def speech_macs(family: ModuleType, model: Any) -> int:
     """The MACs of one window and its tokens; see above."""
     config, length = model.config, speech_length(model)
-    encoder, decoder, width = length.encoder_tokens, length.decoder_tokens, config.d_model
+    encoder, width = length.encoder_tokens, config.d_model
     convolutions = 3 * width * encoder * (2 * config.num_mel_bins + width)
     attention = sum(
         cost(query_key, value_output)
         for site, cost in zip(family.attention_sites(model), head_macs(family, model), strict=True)
         for query_key, value_output in zip(site.query_key_widths, site.value_output_widths, strict=True)
     )
-    mlps = 2 * width * encoder * config.encoder_layers * config.encoder_ffn_dim
-    mlps += 2 * width * decoder * config.decoder_layers * config.decoder_ffn_dim
+    blocks = zip(family.feed_forward_sites(model), feed_forward_macs(family, model), strict=True)
+    mlps = int(sum(site.width * channel for site, channel in blocks))
     return convolutions + int(attention) + mlps + length.answers * width * config.vocab_size
 
 

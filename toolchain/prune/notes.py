@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leanear.benchmarks.formatting import WORD_ERROR_RATE
-from leanear.benchmarks.summary import Interval, how_surely, no_interval
-from leanear.benchmarks.tagging import MEAN_AP
+from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE
+from leanear.benchmarks.summary import Interval, how_surely
+from leanear.benchmarks.verdict import quality_verdict
 
 PRUNING_SCHEMA = "leanear-pruning-1"
 
@@ -19,6 +19,8 @@ def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, fl
     notes = []
     if len(pruning.get("by_kind", {})) > 1:
         notes.append(_kinds_sentence(pruning["by_kind"]))
+    if pruning.get("feed_forward_by_kind"):
+        notes.append(_feed_forward_sentence(pruning))
     measured = loss_sentence(pruning)
     if measured is not None:
         notes.append(measured)
@@ -57,7 +59,9 @@ def loss_warning(pruning: Mapping[str, Any] | None) -> str | None:
     if pruning is None or finished is None or not finished["matters"]:
         return None
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
-    removed = f"Removing {100 * pruning['sparsity']:.0f} % of the attention does damage here"
+    prune = pruning.get("prune", "attention")
+    parts = PRUNED_PARTS[prune] if prune == "attention" else f"{PRUNED_PARTS[prune]} parameters"
+    removed = f"Removing {100 * pruning['sparsity']:.0f} % of the {parts} does damage here"
     if finished["divergence"] is None:
         return f"{removed}: the pruned model's answers are not numbers. Do not use it."
     said = (
@@ -90,7 +94,7 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
     said = (
         f"Measured on {_clips(finished)}: {finished['divergence']:.2g} nats from the dense model's answers;"
-        f" {_rate_moved(pruning, before, after)}{_uncertain(pruning, finished)}."
+        f" {_rate_moved(pruning, before, after)}{_uncertain(finished)}."
     )
     rounds = loss.get("rounds")
     if not rounds:
@@ -115,16 +119,14 @@ def _clips(finished: Mapping[str, Any]) -> str:
     return f"{count} held-out calibration clip{'s' if count != 1 else ''}"
 
 
-def _uncertain(pruning: Mapping[str, Any], finished: Mapping[str, Any]) -> str:
+def _uncertain(finished: Mapping[str, Any]) -> str:
     if finished["standard_error_points"] is None:
         return "; so few clips decide nothing, give more"
     if "low_points" not in finished:  # of a file from before there was an interval
         return f" (standard error {finished['standard_error_points']:.2f} points)"
-    low, high = finished["low_points"], finished["high_points"]
-    if low is None:
-        return f"; {no_interval(finished['points'])}"
-    moved = "lost" if pruning.get("metric") == MEAN_AP else "more mistakes"
-    return f" (95 % between {low:.2f} and {high:.2f} points {moved})"
+    ends = (finished[key] for key in ("points", "low_points", "high_points"))
+    loss = Interval(*(finished["points"] / 100 if end is None else end / 100 for end in ends))
+    return f", {quality_verdict(loss, finished['clips'], None).text}"
 
 
 def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:
@@ -138,6 +140,16 @@ def _kinds_sentence(by_kind: Mapping[str, float]) -> str:
     names = {"encoder": "the encoder's self-attention", "decoder": "the decoder's", "cross": "cross-attention"}
     said = ", ".join(f"{100 * share:.1f} % of {names[kind]}" for kind, share in by_kind.items())
     return f"Removed are {said}."
+
+
+def _feed_forward_sentence(pruning: Mapping[str, Any]) -> str:
+    """Of which blocks how much went: of a model with one kind of attention, of attention too."""
+    names = {"encoder": "the encoder's feed-forward channels", "decoder": "the decoder's"}
+    shares, attention = pruning["feed_forward_by_kind"], pruning["by_kind"]
+    if len(shares) == 1:
+        (share,), (of_attention,) = shares.values(), attention.values()
+        return f"Removed are {100 * of_attention:.1f} % of attention and {100 * share:.1f} % of feed-forward channels."
+    return f"Removed are {', '.join(f'{100 * share:.1f} % of {names[kind]}' for kind, share in shares.items())}."
 
 
 def _one_width_sentence(widths: Mapping[str, Any]) -> str:

@@ -17,12 +17,13 @@ from torch import nn
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut
 from leanear.evaluate.measured_loss import MATTERS_NATS
-from leanear.plan import ROTATED, Plan, compose
+from leanear.plan import CHANNELS_AS_TRAINED, ROTATED, Plan, SitePlan, compose, compose_feed_forward
 from leanear.progress import Report, quiet
+from leanear.prune.allocate import Allocation
 from leanear.prune.closed_loop import Corrections, Round, choose_measured, losing
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Scores, score_widths
-from leanear.prune.widths import RotatedRecipe, choose_widths, cut
+from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated
 
 
@@ -86,7 +87,10 @@ def prune_rotated(
     """
     if state is not None and not made_from:
         raise ValueError("a state folder is of no use without made_from: it could be another model's")
-    plan = dataclasses.replace(family.dense_plan(model), made_from=dict(made_from or {}), basis=ROTATED + recipe.basis)
+    plan = dataclasses.replace(
+        family.dense_plan(model), made_from=dict(made_from or {}), prune=recipe.prune,
+        basis=CHANNELS_AS_TRAINED if recipe.prune == "feed-forward" else ROTATED + recipe.basis,
+    )  # fmt: skip
     damage, cost = 0.0, costs.dense
     for shot in range(1, recipe.shots + 1):
         told = report if recipe.shots == 1 else _about_shot(report, shot, recipe.shots)
@@ -100,8 +104,9 @@ def prune_rotated(
             )
         part = costs.dense * (budget / costs.dense) ** (shot / recipe.shots)
         allocation = choose_widths(family.attention_sites(model), scores.losses, costs, part, recipe)
-        model, kept = cut(family, model, scores.bases, allocation)
-        plan = dataclasses.replace(plan, sites=compose(plan.sites, kept))
+        dense = model
+        model, kept = cut(family, dense, scores.bases, allocation)
+        plan = _composed(family, dense, scores, plan, kept, allocation)
         damage, cost = damage + allocation.damage, allocation.cost
     return Rotated(model, plan, damage, cost)
 
@@ -125,12 +130,21 @@ def prune_measured(
     )
     every = [
         Rotated(
-            each.model, dataclasses.replace(plan, sites=compose(plan.sites, each.kept)), each.allocation.damage,
+            each.model, _composed(family, model, scores, plan, each.kept, each.allocation), each.allocation.damage,
             each.allocation.cost, each.rounds, each.best, scores, each.corrections,
         )
         for each in (chosen, *chosen.others)
     ]  # fmt: skip
     return dataclasses.replace(every[0], others=tuple(every[1:]))
+
+
+def _composed(
+    family: ModuleType, model: nn.Module, scores: Scores, plan: Plan, kept: tuple[SitePlan, ...], allocation: Allocation
+) -> Plan:
+    """The plan once `allocation` is cut out of `model`, which is what the plan has kept so far."""
+    sites = compose(plan.sites, kept)
+    channels = kept_channels(family, model, scores.bases, allocation)
+    return dataclasses.replace(plan, sites=sites, feed_forward=compose_feed_forward(plan.feed_forward, channels))
 
 
 def _about_shot(report: Report, shot: int, shots: int) -> Report:

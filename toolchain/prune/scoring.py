@@ -20,21 +20,32 @@ from torch import nn
 
 from leanear.calibration import shards
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_bases, width_damages
+from leanear.calibration.feed_forward import (
+    FeedForwardBasis,
+    empty_sums,
+    feed_forward_basis,
+    feed_forward_losses,
+    feed_forward_squares,
+    feed_forward_sums,
+)
 from leanear.calibration.kept import keep_tensors, kept_tensors
-from leanear.calibration.losses import collect_squares, empty_squares, width_grid, width_losses
-from leanear.calibration.passes import Labels
-from leanear.calibration.sites import AttentionSite
+from leanear.calibration.losses import collect_squares, empty_squares, squares_of, width_grid, width_losses
+from leanear.calibration.passes import Labels, pass_through_all
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import (
     Statistics,
     collect_statistics,
     empty_statistics,
     merge_statistics,
     statistics_from_tensors,
+    statistics_of,
     statistics_tensors,
 )
-from leanear.calibration.targets import positions
+from leanear.calibration.targets import before_the_end, positions
 from leanear.data.examples import LabelledInputs
+from leanear.plan import Prune
 from leanear.progress import Report, quiet
+from leanear.prune.feed_forward import RunningSums, bases_of, empty_basis, empty_squares_of, scored_rows
 from leanear.runtimes.files import sha256_json
 
 SCORES_FILE = "scores.safetensors"
@@ -42,6 +53,7 @@ BASIS_FOLDER, LOSSES_FOLDER = "statistics", "losses"
 OTHER_SIGNS = 500_000_003  # so that no pass draws the signs of the other
 
 Losses = Mapping[str, np.ndarray]
+Bases = Mapping[str, SiteBasis | FeedForwardBasis]
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class Scoring:
     basis, labels: as in `choose_basis` and `pass_through`; finite: whether query/key widths are judged by the exact
     change of the attention, or by derivatives at the dense model; multiple: query/key widths are tried at its
     multiples; basis_clips: how many of the clips, the first ones, the basis is made from; chunk: clips that are added
-    up at once; seed: of the random labels.
+    up at once; seed: of the random labels; prune: which blocks are scored.
     """
 
     basis: BasisKind = "fisher"
@@ -61,17 +73,19 @@ class Scoring:
     basis_clips: int = 64
     chunk: int = 16
     seed: int = 0
+    prune: Prune = "attention"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Every block's new basis, and the estimated losses of its heads, nats per target: (H, K + 1, V + 1) by name.
+    """Every block's new basis, and estimated losses, nats per target, by name.
 
-    Entry [h, k, v] is of head h keeping its first k query/key and v value/output channels, [h, 0, 0] of its removal;
-    infinite where a pair of widths is not offered.
+    Of an attention block (H, K + 1, V + 1): entry [h, k, v] is of head h keeping its first k query/key and v
+    value/output channels, [h, 0, 0] of its removal; infinite where a pair of widths is not offered. Of a feed-forward
+    block (C + 1,), see `feed_forward_losses`. Blocks that are not to be pruned have neither basis nor losses.
     """
 
-    bases: Mapping[str, SiteBasis]
+    bases: Bases
     losses: Losses
 
 
@@ -90,16 +104,19 @@ def score_widths(
 
     What is in `state` is used if it was made from the same inputs; when the scores are there, the chunks go.
     """
-    sites: tuple[AttentionSite, ...] = family.attention_sites(model)
+    sites: tuple[AttentionSite, ...] = family.attention_sites(model) if scoring.prune != "feed-forward" else ()
+    feed_forward: tuple[FeedForwardSite, ...] = (
+        tuple(site for site in family.feed_forward_sites(model) if site.width) if scoring.prune != "attention" else ()
+    )
     grids = {site.name: width_grid(site, scoring.multiple) for site in sites}
     made_from = {**made_from, "scoring": sha256_json([dataclasses.asdict(scoring), len(clips)])}
     kept = kept_tensors(state / SCORES_FILE, made_from) if state is not None and shards.rank() == 0 else None
     found = torch.tensor([kept is not None])
     shards.broadcast([found])  # what the first process has need not be there for the others
-    empty = _empty_tensors(sites, grids, len(clips), scoring)
+    empty = _empty_tensors(sites, feed_forward, grids, len(clips), scoring)
     if not found:
         total = len(clips) + (min(len(clips), scoring.basis_clips) if scoring.finite else 0)
-        work = _Work(family, model, sites, grids, scoring, made_from, state, clips_at_once, report, total)
+        work = _Work(family, model, sites, feed_forward, grids, scoring, made_from, state, clips_at_once, report, total)
         kept = _scored(work, clips)
     tensors = kept if kept is not None else empty
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
@@ -113,11 +130,17 @@ def score_widths(
     per_clip = positions(clips.targets) / len(clips)
     if not scoring.finite:
         return Scores(bases, infinitesimal_losses(sites, bases, per_clip))
-    squares = {site.name: tensors[f"squares/{site.name}"] for site in sites}
-    return Scores(
-        bases,
-        {s.name: width_losses(s, grids[s.name], squares[s.name], len(clips), per_clip) for s in sites},
-    )
+    squares = {site.name: tensors[f"squares/{site.name}"] for site in _both(sites, feed_forward)}
+    losses = {s.name: width_losses(s, grids[s.name], squares[s.name], len(clips), per_clip) for s in sites}
+    judged = len(scored_rows(len(clips), scoring.basis_clips))
+    losses |= {s.name: feed_forward_losses(squares[s.name], judged, per_clip) for s in feed_forward}
+    return Scores({**bases, **bases_of(tensors, feed_forward)}, losses)
+
+
+def _both(
+    sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite]
+) -> list[AttentionSite | FeedForwardSite]:
+    return [*sites, *feed_forward]
 
 
 def infinitesimal_losses(
@@ -142,6 +165,7 @@ class _Work:
     family: ModuleType
     model: nn.Module
     sites: Sequence[AttentionSite]
+    feed_forward: Sequence[FeedForwardSite]
     grids: Mapping[str, Sequence[int]]
     scoring: Scoring
     made_from: Mapping[str, str]
@@ -151,34 +175,47 @@ class _Work:
     total: int
 
 
-Collect = Callable[[LabelledInputs, torch.Generator], shards.Tensors]
+Collect = Callable[[LabelledInputs, int, torch.Generator], shards.Tensors]  # clips, and the number of the first
 
 
 def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | None:
     """The bases' tensors and the sums of squares, by name; None on processes other than the first."""
     scoring, sites = work.scoring, work.sites
     based = clips[: scoring.basis_clips] if scoring.finite else clips
+    summed = [f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt")]
+    sums = RunningSums(summed)
     gathered = _gathered(
-        work, based, "basis from", BASIS_FOLDER, 0, lambda batch, generator: _statistics(work, batch, generator),
-        lambda clips_in_chunk: statistics_tensors(empty_statistics(sites, clips_in_chunk)), _merged,
+        work, based, "basis from", BASIS_FOLDER, 0,
+        lambda batch, _first, generator: _statistics(work, batch, generator),
+        lambda clips_in_chunk: {
+            **statistics_tensors(empty_statistics(sites, clips_in_chunk)), **empty_sums(work.feed_forward)
+        },
+        _merged, summed, sums.take,
     )  # fmt: skip
-    tensors = _basis_tensors(_empty_bases(sites, len(based)))
+    tensors = _empty_basis_tensors(sites, work.feed_forward, len(based))
     if shards.rank() == 0:
-        merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered))
+        merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered)) if sites else {}
         tensors = _basis_tensors(choose_bases(sites, merged, scoring.basis))
+        for site in work.feed_forward:
+            work.report(f"order of the channels of {site.name}", len(based) / work.total)
+            found = feed_forward_basis(site, sums.pop(f"gram/{site.name}"), sums.pop(f"felt/{site.name}"))
+            tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
     if scoring.finite:
-        bases = _bases(tensors)
+        bases = (_bases(tensors), bases_of(tensors, work.feed_forward))
+        rows = scored_rows(len(clips), scoring.basis_clips)
         gathered = _gathered(
             work, clips, "scored", LOSSES_FOLDER, len(based),
-            lambda batch, generator: _squares(work, bases, batch, generator),
-            lambda _clips_in_chunk: empty_squares(sites, work.grids), _added,
+            lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator),
+            lambda _clips_in_chunk: {**empty_squares(sites, work.grids), **empty_squares_of(work.feed_forward)},
+            _added,
         )  # fmt: skip
     if shards.rank() != 0:
         return None
     if scoring.finite:
         tensors |= {
-            f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0) for site in sites
+            f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0)
+            for site in _both(sites, work.feed_forward)
         }
     return tensors
 
@@ -192,8 +229,13 @@ def _gathered(
     collect: Collect,
     empty: Callable[[int], shards.Tensors],
     join: Callable[[Sequence[shards.Tensors]], shards.Tensors],
+    summed: Sequence[str] = (),
+    taken: Callable[[shards.Tensors], shards.Tensors] = lambda tensors: tensors,
 ) -> list[shards.Tensors]:
-    """One pass, chunk by chunk; before: clips of the other pass that are done."""
+    """One pass, chunk by chunk; before: clips of the other pass that are done; taken: see `shards.gather`.
+
+    summed: names of what is added up clip by clip, and not by `join`.
+    """
     scoring = work.scoring
     chunks = torch.arange(len(clips)).split(scoring.chunk)
 
@@ -206,37 +248,69 @@ def _gathered(
     def compute(number: int) -> shards.Tensors:
         seed = 1_000_003 * scoring.seed + number + (OTHER_SIGNS if folder == LOSSES_FOLDER else 0)
         generator = torch.Generator().manual_seed(seed)
-        parts = []
+        parts, sums = [], RunningSums(summed)
         for row in chunks[number].split(work.clips_at_once or scoring.chunk):
             say(int(row[0]))
-            parts.append(collect(clips[row], generator))
-        return join(parts)
+            parts.append(sums.take(collect(clips[row], int(row[0]), generator)))
+        return {**join(parts), **{name: sums.pop(name) for name in summed}}
 
     return shards.gather(
         len(chunks), compute, lambda number: empty(len(chunks[number])),
         folder=None if work.state is None else work.state / folder, made_from=work.made_from, progress=progress,
+        taken=taken,
     )  # fmt: skip
 
 
 def _statistics(work: _Work, batch: LabelledInputs, generator: torch.Generator) -> shards.Tensors:
-    found = collect_statistics(
-        work.model, work.sites, batch.inputs, batch.targets, work.family.logits, labels=work.scoring.labels,
-        attended_keys=work.scoring.basis in ("attention", "fisher"), generator=generator,
+    attended_keys = work.scoring.basis in ("attention", "fisher")
+    if not work.feed_forward:
+        found = collect_statistics(
+            work.model, work.sites, batch.inputs, batch.targets, work.family.logits, labels=work.scoring.labels,
+            attended_keys=attended_keys, generator=generator,
+        )  # fmt: skip
+        return statistics_tensors(found)
+    passed = pass_through_all(
+        work.model, work.sites, work.feed_forward, batch.inputs, batch.targets, work.family.logits,
+        labels=work.scoring.labels, generator=generator,
     )  # fmt: skip
-    return statistics_tensors(found)
+    found = statistics_of(passed.attention, work.sites, batch.targets, attended_keys)
+    sums = feed_forward_sums(work.feed_forward, passed.feed_forward, before_the_end(batch.targets))
+    return {**statistics_tensors(found), **sums}
 
 
 def _squares(
-    work: _Work, bases: Mapping[str, SiteBasis], batch: LabelledInputs, generator: torch.Generator
+    work: _Work,
+    bases: Mapping[str, SiteBasis],
+    feed_forward: Mapping[str, FeedForwardBasis],
+    batch: LabelledInputs,
+    first: int,
+    rows: range,
+    generator: torch.Generator,
 ) -> shards.Tensors:
-    return collect_squares(
-        work.model, work.sites, bases, work.grids, batch.inputs, batch.targets, work.family.logits,
-        labels=work.scoring.labels, generator=generator,
+    """Of every block; of feed-forward blocks from clips alone that are among `rows`; first: the batch's first clip."""
+    judged = [number for number in range(len(batch)) if first + number in rows]
+    if not work.feed_forward or not judged:
+        if not work.sites:
+            return empty_squares_of(work.feed_forward)
+        found = collect_squares(
+            work.model, work.sites, bases, work.grids, batch.inputs, batch.targets, work.family.logits,
+            labels=work.scoring.labels, generator=generator,
+        )  # fmt: skip
+        return {**found, **empty_squares_of(work.feed_forward)}
+    passed = pass_through_all(
+        work.model, work.sites, work.feed_forward, batch.inputs, batch.targets, work.family.logits,
+        labels=work.scoring.labels, query_gradients=False, generator=generator,
     )  # fmt: skip
+    of_clips = [each.of_clips(judged) for each in passed.feed_forward]
+    return {
+        **squares_of(passed.attention, work.sites, bases, work.grids, batch.targets),
+        **feed_forward_squares(work.feed_forward, feed_forward, of_clips),
+    }
 
 
 def _merged(parts: Sequence[shards.Tensors]) -> shards.Tensors:
-    return statistics_tensors(merge_statistics(*map(statistics_from_tensors, parts)))
+    """The statistics of several batches as of one; none where no attention is scored."""
+    return statistics_tensors(merge_statistics(*map(statistics_from_tensors, parts))) if parts[0] else {}
 
 
 def _added(parts: Sequence[shards.Tensors]) -> shards.Tensors:
@@ -267,10 +341,25 @@ def _empty_bases(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteBa
     return empty
 
 
+def _empty_basis_tensors(
+    sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite], clips: int
+) -> dict[str, torch.Tensor]:
+    """Zeros in the shapes of all bases' tensors, from so many clips."""
+    tensors = _basis_tensors(_empty_bases(sites, clips))
+    for site in feed_forward:
+        tensors |= {f"{name}/{site.name}": value for name, value in vars(empty_basis(site)).items()}
+    return tensors
+
+
 def _empty_tensors(
-    sites: Sequence[AttentionSite], grids: Mapping[str, Sequence[int]], clips: int, scoring: Scoring
+    sites: Sequence[AttentionSite],
+    feed_forward: Sequence[FeedForwardSite],
+    grids: Mapping[str, Sequence[int]],
+    clips: int,
+    scoring: Scoring,
 ) -> dict[str, torch.Tensor]:
     """Zeros in the shapes of what scoring gives."""
-    bases = _basis_tensors(_empty_bases(sites, min(clips, scoring.basis_clips) if scoring.finite else clips))
-    squares = {f"squares/{name}": sums for name, sums in empty_squares(sites, grids).items()}
-    return {**bases, **(squares if scoring.finite else {})}
+    based = min(clips, scoring.basis_clips) if scoring.finite else clips
+    bases = _empty_basis_tensors(sites, feed_forward, based)
+    squares = {**empty_squares(sites, grids), **empty_squares_of(feed_forward)}
+    return {**bases, **({f"squares/{name}": sums for name, sums in squares.items()} if scoring.finite else {})}

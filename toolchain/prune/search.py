@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.benchmarks.summary import Interval
 from leanear.calibration.likelihood import kl_divergences
 from leanear.calibration.targets import answered, kind_of, positions
@@ -87,7 +88,7 @@ def search_sparsity(
 
     Lost clips alone are a coarse measure, one clip in 256 being 0.4 points: the fall of the right label's probability
     says more of each clip, and with its standard error few clips make the search more careful.
-    costs: of the attention blocks' parameters; state: a folder for the folds' bases, from which an interrupted search
+    costs: of the parameters of what is pruned; state: a folder for the folds' bases, from which an interrupted search
     goes on. The drop is taken to grow with sparsity.
 
     Raises:
@@ -160,7 +161,7 @@ def search_sparsity(
         good, bad = (step, bad) if trials[step].within else (good, step)
     if good == 0:
         raise BadInput(
-            f"not even {100 / STEPS:g} % of the attention can go within that drop, as far as"
+            f"not even {100 / STEPS:g} % of the {PRUNED_PARTS[recipe.prune]} can go within that drop, as far as"
             f" {len(clips)} held-out clips tell"
         )
     return Search(good / STEPS, tuple(trials.values()))

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 from torch import nn
 
 from leanear.calibration.basis import BASIS_KINDS, BasisKind, SiteBasis
+from leanear.calibration.feed_forward import FeedForwardBasis
 from leanear.calibration.passes import LABELS, Labels
-from leanear.calibration.sites import AttentionSite
-from leanear.plan import SITES_CHOICES, HeadPlan, SitePlan, SitesChoice, untouched
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
+from leanear.plan import (
+    PRUNE_CHOICES,
+    SITES_CHOICES,
+    FeedForwardPlan,
+    HeadPlan,
+    Prune,
+    SitePlan,
+    SitesChoice,
+    untouched,
+)
 from leanear.prune.allocate import (
     Allocation,
+    BlockOptions,
     HeadOptions,
     allocate,
     entire_heads_allocation,
     equal_widths_allocation,
 )
-from leanear.prune.costs import Costs
-from leanear.prune.scoring import Losses, Scoring
+from leanear.prune.costs import Costs, FeedForwardCost
+from leanear.prune.scoring import Bases, Losses, Scoring
 from leanear.runtimes.errors import BadInput
-from leanear.surgery import rotated_attention_state
+from leanear.surgery import feed_forward_state, kept_attention_state, rotated_attention_state
 
 Sharing = Literal["any widths", "equal widths", "entire heads"]
 Pools = Literal["global", "by-kind"]
@@ -49,6 +62,7 @@ class RotatedRecipe:
         a head are one.
     pools: whether the blocks of every kind (encoder, decoder, cross-attention) have a budget of their own, the same
         share of what they cost, or all blocks one. sites: which blocks are pruned, see `untouched`.
+    prune: attention, feed-forward blocks, or both. feed_forward_multiple: hidden channels come in multiples of it.
     shots: in how many parts; calibration_clips: at most; chunk: clips that are added up at once; seed: of the clips'
         order and of the random labels.
     """
@@ -61,6 +75,8 @@ class RotatedRecipe:
     one_width_per_head: bool = False
     pools: Pools = "global"
     sites: SitesChoice = "all"
+    prune: Prune = "attention"
+    feed_forward_multiple: int = 16
     shots: int = 1
     calibration_clips: int = 256
     basis_clips: int = 64
@@ -68,16 +84,18 @@ class RotatedRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("shots", "calibration_clips", "basis_clips", "chunk"):
+        for name in ("shots", "calibration_clips", "basis_clips", "chunk", "feed_forward_multiple"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
         choices: dict[str, Sequence[str]] = {
             "basis": BASIS_KINDS, "labels": LABELS, "losses": LOSS_KINDS, "sharing": SHARINGS, "pools": POOLS,
-            "sites": SITES_CHOICES,
+            "sites": SITES_CHOICES, "prune": PRUNE_CHOICES,
         }  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        if self.prune != "attention" and (self.losses != "finite" or self.sharing != "any widths"):
+            raise BadInput(f"prune {self.prune}: feed-forward blocks have finite losses and any widths alone")
         if self.one_width_per_head and len(set(self.multiples)) > 1:
             step, other = self.multiples
             raise BadInput(f"one width per head cannot be of multiples of {step} and of {other}")
@@ -86,7 +104,14 @@ class RotatedRecipe:
     def scoring(self) -> Scoring:
         """What of it says how clips are scored."""
         return Scoring(
-            self.basis, self.labels, self.losses == "finite", self.multiples[0], self.basis_clips, self.chunk, self.seed
+            self.basis,
+            self.labels,
+            self.losses == "finite",
+            self.multiples[0],
+            self.basis_clips,
+            self.chunk,
+            self.seed,
+            self.prune,
         )
 
 
@@ -103,25 +128,37 @@ def choose_widths(
         BadInput: the budget is below what the smallest model costs.
     """
     check_budget(sites, costs, budget, recipe)
+    dense = [tuple(zip(site.query_key_widths, site.value_output_widths, strict=True)) for site in sites]
+    whole = kept_whole_names(sites, recipe)
+    kept_whole = [index for index, site in enumerate(sites) if site.name in whole]
     options = [
-        _site_options(site, losses[site.name], head_cost, recipe)
+        [] if site.name in whole else _site_options(site, losses[site.name], head_cost, recipe)
         for site, head_cost in zip(sites, costs.heads, strict=True)
     ]
-    dense = [tuple(zip(site.query_key_widths, site.value_output_widths, strict=True)) for site in sites]
-    whole = untouched(sites, recipe.sites)
-    kept_whole = [index for index, site in enumerate(sites) if site.name in whole]
+    blocks = {
+        block.name: _block_options(block, losses[block.name], recipe)
+        for block in costs.feed_forward
+        if block.name in losses  # a block that is gone has none
+    }
     fixed = costs.fixed + sum(costs.block(index, dense[index]) for index in kept_whole)
-    pools = _pools(sites, kept_whole, recipe.pools)
-    of_pools = [sum(costs.block(index, dense[index]) for index in pool) for pool in pools]
+    pools = _pools(sites, kept_whole, costs, recipe.pools)
+    of_pools = [_dense_cost(pool, dense, costs) for pool in pools]
     widths, cost, damage = list(dense), fixed, 0.0
+    feed_forward: dict[str, int] = {}
     for pool, dense_cost in zip(pools, of_pools, strict=True):
         share = dense_cost / sum(of_pools)
-        chosen = _allocate_pool(pool, options, (budget - fixed) * share, costs, recipe)
-        for index, site_widths in zip(pool, chosen.widths, strict=True):
+        of_pool = [blocks[name] for name in pool.feed_forward if name in blocks]
+        chosen = _allocate_pool(pool.attention, options, of_pool, (budget - fixed) * share, costs, recipe)
+        for index, site_widths in zip(pool.attention, chosen.widths, strict=True):
             widths[index] = site_widths
-        cost, damage = cost + chosen.cost, damage + chosen.damage
-    allocation = Allocation(tuple(widths), cost, damage)
+        cost, damage, feed_forward = cost + chosen.cost, damage + chosen.damage, feed_forward | chosen.feed_forward
+    allocation = Allocation(tuple(widths), cost, damage, feed_forward)
     return _widened(sites, allocation, costs) if recipe.sharing == "any widths" else allocation
+
+
+def kept_whole_names(sites: Sequence[AttentionSite], recipe: RotatedRecipe) -> frozenset[str]:
+    """The names of the attention blocks that are not pruned."""
+    return frozenset(site.name for site in sites) if recipe.prune == "feed-forward" else untouched(sites, recipe.sites)
 
 
 def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, recipe: RotatedRecipe) -> None:
@@ -132,16 +169,18 @@ def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, re
     """
     least = least_cost(sites, costs, recipe)
     if budget < least * (1 - 1e-9):
+        heads = recipe.prune != "feed-forward"
         fewer = 100 * (1 - least / costs.dense)
         raise BadInput(
-            f"{budget:.6g} {costs.unit} are out of reach: the narrowest model, one head per block, has {least:.6g},"
+            f"{budget:.6g} {costs.unit} are out of reach: the narrowest model{', one head per block,' * heads} has"
+            f" {least:.6g},"
             f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
         )
 
 
 def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedRecipe) -> float:
-    """What the narrowest model costs: one head in every block that is pruned."""
-    whole, least = untouched(sites, recipe.sites), costs.fixed
+    """What the narrowest model costs: one head in every attention block that is pruned, no feed-forward channel."""
+    whole, least = kept_whole_names(sites, recipe), costs.fixed
     for index, site in enumerate(sites):
         dense = tuple(zip(site.query_key_widths, site.value_output_widths, strict=True))
         if site.name in whole:
@@ -154,7 +193,7 @@ def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedReci
 def narrowest_model(family: ModuleType, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
     """The smallest model that there is to prune to, with some of the dense one's weights: to be timed, not used."""
     sites = family.attention_sites(model)
-    whole = untouched(sites, recipe.sites)
+    whole = kept_whole_names(sites, recipe)
     return family.slim_model(model, tuple(_narrowest(site, site.name in whole, recipe) for site in sites))
 
 
@@ -165,26 +204,57 @@ def _narrowest(site: AttentionSite, whole: bool, recipe: RotatedRecipe) -> SiteP
     return SitePlan(name=site.name, kind=site.kind, dense_heads=len(pairs), heads=heads)
 
 
-def _pools(sites: Sequence[AttentionSite], kept_whole: Sequence[int], pools: Pools) -> list[list[int]]:
-    """The numbers of the blocks that share a budget, pool by pool; those that are kept whole are in none."""
+@dataclass(frozen=True)
+class _Pool:
+    """Blocks that share a budget: the numbers of attention blocks, and the names of feed-forward blocks."""
+
+    attention: list[int]
+    feed_forward: list[str]
+
+
+def _pools(sites: Sequence[AttentionSite], kept_whole: Sequence[int], costs: Costs, pools: Pools) -> list[_Pool]:
+    """Pool by pool; blocks that are kept whole are in none."""
     prunable = [index for index in range(len(sites)) if index not in kept_whole]
     if pools == "global":
-        return [prunable]
+        return [_Pool(prunable, [block.name for block in costs.feed_forward])]
     kinds = dict.fromkeys(sites[index].kind for index in prunable)
-    return [[index for index in prunable if sites[index].kind == kind] for kind in kinds]
+    others = dict.fromkeys(block.kind for block in costs.feed_forward)
+    return [
+        *(_Pool([index for index in prunable if sites[index].kind == kind], []) for kind in kinds),
+        *(_Pool([], [block.name for block in costs.feed_forward if block.kind == kind]) for kind in others),
+    ]
+
+
+def _dense_cost(pool: _Pool, dense: Sequence[Any], costs: Costs) -> float:
+    attention = sum(costs.block(index, dense[index]) for index in pool.attention)
+    return attention + sum(b.width * b.channel for b in costs.feed_forward if b.name in pool.feed_forward)
 
 
 def _allocate_pool(
-    pool: Sequence[int], options: Sequence[Sequence[HeadOptions]], budget: float, costs: Costs, recipe: RotatedRecipe
+    pool: Sequence[int],
+    options: Sequence[Sequence[HeadOptions]],
+    blocks: Sequence[BlockOptions],
+    budget: float,
+    costs: Costs,
+    recipe: RotatedRecipe,
 ) -> Allocation:
-    """The widths of the heads of some blocks, by the recipe's way of sharing."""
-    ways = {"any widths": allocate, "equal widths": equal_widths_allocation, "entire heads": entire_heads_allocation}
+    """The widths of the heads and channels of some blocks, by the recipe's way of sharing."""
+    ways: dict[Sharing, Callable[..., Allocation]] = {
+        "any widths": functools.partial(allocate, blocks=blocks),
+        "equal widths": equal_widths_allocation,
+        "entire heads": entire_heads_allocation,
+    }
     return ways[recipe.sharing](
         [options[index] for index in pool],
         budget,
         tied=None if costs.tied is None else [costs.tied[index] for index in pool],
         ragged=None if costs.ragged is None else [costs.ragged[index] for index in pool],
     )
+
+
+def _block_options(block: FeedForwardCost, losses: np.ndarray, recipe: RotatedRecipe) -> BlockOptions:
+    widths = np.array([0, *multiples(len(losses) - 1, recipe.feed_forward_multiple)])
+    return BlockOptions(block.name, widths, widths * block.channel, _rounded(losses[widths]))
 
 
 def _site_options(site: AttentionSite, losses: np.ndarray, cost: Any, recipe: RotatedRecipe) -> list[HeadOptions]:
@@ -245,9 +315,12 @@ def _widened(sites: Sequence[AttentionSite], allocation: Allocation, costs: Cost
 
 
 def cut(
-    family: ModuleType, model: nn.Module, bases: Mapping[str, SiteBasis], allocation: Allocation
+    family: ModuleType, model: nn.Module, bases: Bases, allocation: Allocation
 ) -> tuple[nn.Module, tuple[SitePlan, ...]]:
-    """The model of these widths in the new bases, and what it keeps, counted within `model`."""
+    """The model of these widths in the new bases, and what it keeps of attention, counted within `model`.
+
+    Blocks without a basis stay as they are.
+    """
     sites = family.attention_sites(model)
     kept = tuple(
         SitePlan(
@@ -260,7 +333,46 @@ def cut(
         )
         for site, widths in zip(sites, allocation.widths, strict=True)
     )
-    states = [
-        rotated_attention_state(site, bases[site.name], site_plan) for site, site_plan in zip(sites, kept, strict=True)
+    states = [_attention_state(site, bases, site_plan) for site, site_plan in zip(sites, kept, strict=True)]
+    narrowed = {
+        site.name: feed_forward_state(site, cast(FeedForwardBasis, bases[site.name]), width)[1]
+        for site, width in _narrowed(family, model, allocation)
+    }
+    return family.slim_model(model, kept, states, narrowed), kept
+
+
+def kept_channels(
+    family: ModuleType, model: nn.Module, bases: Bases, allocation: Allocation
+) -> tuple[FeedForwardPlan, ...]:
+    """What the model of these widths keeps of the feed-forward blocks, counted within `model`."""
+    widths = {site.name: width for site, width in _narrowed(family, model, allocation)}
+    return tuple(
+        FeedForwardPlan(
+            site.name,
+            site.width,
+            tuple(sorted(cast(FeedForwardBasis, bases[site.name]).order[: widths[site.name]].tolist()))
+            if site.name in widths
+            else tuple(range(site.width)),
+            site.kind,
+        )
+        for site in family.feed_forward_sites(model)
+    )
+
+
+def _narrowed(family: ModuleType, model: nn.Module, allocation: Allocation) -> list[tuple[FeedForwardSite, int]]:
+    """The feed-forward blocks that become narrower, and to which width."""
+    if not allocation.feed_forward:
+        return []
+    widths = allocation.feed_forward
+    return [
+        (site, widths[site.name])
+        for site in family.feed_forward_sites(model)
+        if widths.get(site.name, site.width) < site.width
     ]
-    return family.slim_model(model, kept, states), kept
+
+
+def _attention_state(site: AttentionSite, bases: Bases, site_plan: SitePlan) -> dict[str, torch.Tensor]:
+    basis = bases.get(site.name)
+    if basis is None:
+        return kept_attention_state(site, site_plan)
+    return rotated_attention_state(site, cast(SiteBasis, basis), site_plan)

@@ -1,6 +1,7 @@
 """Compensation without training: output projections that make up, by least squares, for what pruning took away.
 
-Of an attention block, with contexts u (the rows that the slim output projection takes), residuals r (what the dense
+Of a block, with contexts u (the rows that the slim output projection takes: of a feed-forward block, its hidden
+channels), residuals r (what the dense
 block gives to the residual stream less what the slim one gives) and n tokens, the change of the weight W and bias b is
 
     Delta = argmin 1/n sum |r - mean r - Delta (u - mean u)|^2 + ridge * tr(Cov u) / C * |Delta|^2
@@ -21,13 +22,14 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from leanear.calibration.sites import AttentionSite
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.targets import before_the_end
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, evaluated
@@ -35,6 +37,7 @@ from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 
 Logits = Callable[[nn.Module, Any], torch.Tensor]
+Site = AttentionSite | FeedForwardSite  # whose output projection is fitted
 Projection = tuple[torch.Tensor, torch.Tensor]  # weight (D, C) and bias (D,)
 
 
@@ -114,15 +117,15 @@ class _Models:
 
     slim: nn.Module
     dense: nn.Module
-    sites: tuple[tuple[AttentionSite, AttentionSite], ...]
+    sites: tuple[tuple[Site, Site], ...]
     logits: Logits
 
 
 def compensate_(
     slim: nn.Module,
     dense: nn.Module,
-    slim_sites: Sequence[AttentionSite],
-    dense_sites: Sequence[AttentionSite],
+    slim_sites: Sequence[Site],
+    dense_sites: Sequence[Site],
     fitted: LabelledInputs,
     held_out: LabelledInputs,
     logits: Logits,
@@ -182,6 +185,16 @@ def compensate_(
     return Compensated(tuple(blocks), before, after, evaluations)
 
 
+def fitted_sites(family: ModuleType, slim: Any, dense: Any) -> tuple[list[Site], list[Site]]:
+    """The blocks of slim and dense that compensation fits: attention, and feed-forward blocks that became narrower."""
+    pairs = zip(family.feed_forward_sites(slim), family.feed_forward_sites(dense), strict=True)
+    narrower = [(narrow, wide) for narrow, wide in pairs if 0 < narrow.width < wide.width]
+    return (
+        [*family.attention_sites(slim), *(narrow for narrow, _ in narrower)],
+        [*family.attention_sites(dense), *(wide for _, wide in narrower)],
+    )
+
+
 def _check_settings(fitted: LabelledInputs, held_out: LabelledInputs, ridge: Sequence[float], passes: int) -> None:
     if not ridge or not all(value > 0.0 for value in ridge):
         raise BadInput(f"compensation ridge is {tuple(ridge)}; it must be one or more numbers above 0")
@@ -194,7 +207,7 @@ def _check_settings(fitted: LabelledInputs, held_out: LabelledInputs, ridge: Seq
         )
 
 
-def _check_pairs(slim_sites: Sequence[AttentionSite], dense_sites: Sequence[AttentionSite]) -> None:
+def _check_pairs(slim_sites: Sequence[Site], dense_sites: Sequence[Site]) -> None:
     if [site.name for site in slim_sites] != [site.name for site in dense_sites]:
         raise ValueError("the slim and the dense model have different attention blocks")
     for site in slim_sites:
@@ -228,10 +241,10 @@ def _add_batch_(models: _Models, batch: LabelledInputs, sums: Sequence[BlockSums
     decoded = None if used is None else torch.nonzero(used.flatten())[:, 0].to(next(models.slim.parameters()).device)
     dense_outputs: dict[str, torch.Tensor] = {}
 
-    def keep(site: AttentionSite, _module: nn.Module, _arguments: tuple, output: torch.Tensor) -> None:
+    def keep(site: Site, _module: nn.Module, _arguments: tuple, output: torch.Tensor) -> None:
         dense_outputs[site.name] = output
 
-    def add(site: AttentionSite, block: BlockSums, _module: nn.Module, arguments: tuple, output: torch.Tensor) -> None:
+    def add(site: Site, block: BlockSums, _module: nn.Module, arguments: tuple, output: torch.Tensor) -> None:
         states = [each.flatten(0, 1) for each in (arguments[0], output, dense_outputs.pop(site.name))]
         if decoded is not None and site.kind != "encoder":
             states = [each[decoded] for each in states]

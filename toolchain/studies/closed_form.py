@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 
 from leanear.calibration.basis import SiteBasis, head_weights
-from leanear.calibration.sites import AttentionSite
+from leanear.calibration.feed_forward import FeedForwardBasis
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import SiteStatistics
 
 RIDGE = 1e-3  # of the mean eigenvalue
@@ -50,6 +51,22 @@ def ridge_basis(site: AttentionSite, statistics: SiteStatistics, widths: tuple[i
         value[head, torch.arange(len(kept)), kept] = 1.0
         output[head, : len(kept)] = torch.linalg.solve(_regular(covariance[head], kept), covariance[head][kept])
     return _basis(statistics, query, key, value, output)
+
+
+def ridge_feed_forward(site: FeedForwardSite, gram: torch.Tensor, width: int) -> FeedForwardBasis:
+    """The same of a feed-forward block: so many channels of the highest energy times weight, the rest by ridge.
+
+    gram (C + 1, C + 1): sum of v v^T, v the hidden channels with a one after them. The basis has this width alone.
+    """
+    moments = gram / gram[-1, -1]
+    mean, weight = moments[-1, :-1], site.second.weight.detach().double().cpu()
+    covariance = moments[:-1, :-1] - torch.outer(mean, mean)
+    energy = moments.diagonal()[:-1] * weight.square().sum(dim=0)
+    order = energy.argsort(descending=True, stable=True)
+    kept = order[:width]
+    fitted = torch.linalg.solve(_regular(covariance, kept), covariance[kept])  # (k, C)
+    fitted[:, kept] = torch.eye(width, dtype=fitted.dtype)
+    return FeedForwardBasis(order, mean[order], weight @ mean, torch.eye(width), weight @ fitted.mT)
 
 
 def _regular(gram: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

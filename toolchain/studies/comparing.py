@@ -22,7 +22,7 @@ from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, family_of, load_checkpoint
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
-from leanear.plan import Plan
+from leanear.plan import Plan, Prune
 from leanear.progress import Narrator, counted
 from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from leanear.recover.distillation import Distillation
@@ -59,6 +59,7 @@ from leanear.studies.methods import (
     Method,
     method_named,
     methods,
+    methods_beyond_attention,
     recovered,
     ten_steps,
 )
@@ -72,7 +73,7 @@ STEPS_OF_OURS = 5  # how many times our updates the reference's full schedule ge
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """What is compared. Sparsities are shares of the attention parameters.
+    """What is compared. Sparsities are shares of the parameters of what is pruned.
 
     seeds: how many calibration seeds the claim's methods (the default, the reference's variants, CLOVER, the activation
     basis) have; all others have the first alone; claim_only: leave the others out; recovery_sparsities: where models
@@ -87,6 +88,11 @@ class ComparisonRequest:
     calibration_clips: int = 256
     seed: int = 0
     asked: Asked = NOTHING_ASKED
+    prune: Prune = "attention"
+
+    def __post_init__(self) -> None:
+        if self.prune != "attention" and (self.recovery_sparsities or self.target is not None):
+            raise BadInput(f"--prune {self.prune}: --recovery and --target are for attention alone in this version")
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ def compare_methods(
 
     def bench_of(seed: int) -> Bench:
         own_seed = request.seed if seed == ANY_SEED else seed
-        return Bench(family, checkpoint, pool, drawn_clips, own_seed, clips_at_once)
+        return Bench(family, checkpoint, pool, drawn_clips, own_seed, clips_at_once, prune=request.prune)
 
     def rows_of(title: str, jobs: Sequence[Job]) -> tuple[Outcome, ...]:
         with narrator.step(f"{title}: {len(jobs)} rows") as told, on_accelerator(checkpoint.model):
@@ -155,6 +161,8 @@ def compare_methods(
 
     dense_plan = family.dense_plan(checkpoint.model)
     known = methods(SPEECH_MODEL if len(dense_plan.shares) > 1 else CLASSIFIER)
+    if request.prune != "attention":
+        known = methods_beyond_attention(request.prune)
     outcomes = rows_of("one shot", one_shot_jobs(request, known))
     rows = finished_rows(outcomes)
     equal_widths = {method.name for method in known if isinstance(method.recipe, EqualWidths)}
@@ -168,6 +176,7 @@ def compare_methods(
         "calibration": {"pool": len(pool), "clips": drawn_clips, "seed": request.seed, "split": splits.origin},
         "evaluation": {"clips": len(evaluation)},
         "metric": checkpoint.metric,
+        "prune": request.prune,
         "bundle_sparsity": bundle_sparsity(dense_plan),
         "default": DEFAULT,
         "published": [method.name for method in known if is_published(method)],

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
@@ -30,20 +30,20 @@ from leanear.calibration.statistics import (
 from leanear.calibration.targets import strata
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
-from leanear.plan import ROTATED, Plan, SitePlan, compose, untouched
+from leanear.plan import ROTATED, Plan, Prune, SitePlan, compose, untouched
 from leanear.progress import Report, quiet
 from leanear.prune.allocate import ROUNDING, Allocation
 from leanear.prune.costs import Costs, parameter_costs
 from leanear.prune.rotated import Rotated, best_compensated, prune_measured, prune_rotated
-from leanear.prune.scoring import Scores, score_widths
-from leanear.prune.widths import RotatedRecipe, choose_widths, cut
+from leanear.prune.scoring import Bases, Scores, score_widths
+from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated as Compensation
-from leanear.recover.compensation import compensate_
+from leanear.recover.compensation import compensate_, fitted_sites
 from leanear.recover.distillation import Distillation, distill_
 from leanear.recover.lora import LoraRecovery
 from leanear.reference.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
 from leanear.reference.schedule import SCORES, PruneRecipe, Score, calibration_order, prune, score
-from leanear.studies.closed_form import principal_basis, ridge_basis
+from leanear.studies.closed_form import principal_basis, ridge_basis, ridge_feed_forward
 
 Order = Literal["fisher", "singular value"]
 Group = Literal["dense", "plain", "reference", "one basis, equal widths", "parts", "default", "control", "recovered"]
@@ -69,7 +69,7 @@ class Bench:
     """A dense model, the calibration clips of one seed, and what has been computed from them so far.
 
     pool: all calibration clips; clips: how many of them a seed draws, shuffled and balanced over the labels;
-    clips_at_once: how many are in memory together.
+    clips_at_once: how many are in memory together; prune: what becomes smaller.
     """
 
     family: ModuleType
@@ -79,6 +79,7 @@ class Bench:
     seed: int
     clips_at_once: int | None = None
     report: Report = quiet
+    prune: Prune = "attention"
     kept: dict[str, tuple[Any, float]] = field(default_factory=dict)
     reused_s: float = 0.0
 
@@ -100,11 +101,11 @@ class Bench:
     @property
     def plan(self) -> Plan:
         """The plan that keeps everything."""
-        return self.family.dense_plan(self.checkpoint.model)
+        return dataclasses.replace(self.family.dense_plan(self.checkpoint.model), prune=self.prune)
 
     @property
     def costs(self) -> Costs:
-        """Costs in attention parameters, in which sparsity is counted."""
+        """Costs in parameters of what is pruned, in which sparsity is counted."""
         return parameter_costs(self.plan)
 
 
@@ -152,6 +153,11 @@ class ClosedForm:
     """The same widths in every head, as `EqualWidths`, of a basis that others use; see `studies.closed_form`."""
 
     kind: Literal["principal", "ridge"]
+
+
+@dataclass(frozen=True)
+class RidgeEverywhere:
+    """The same share of every head and of every feed-forward block; see `studies.closed_form`."""
 
 
 @dataclass(frozen=True)
@@ -309,6 +315,25 @@ def _all_methods() -> tuple[Method, ...]:
     )  # fmt: skip
 
 
+def methods_beyond_attention(prune: Prune) -> tuple[Method, ...]:
+    """The methods that are compared where feed-forward blocks become smaller too, or alone; the dense model first."""
+    recipe = RotatedRecipe(prune=prune)
+    ridge = (
+        Method(
+            "ridge on kept channels, equal shares", "one basis, equal widths", ridge_everywhere, RidgeEverywhere(),
+            "the same share of every head and feed-forward block, by energy, the rest by ridge (after CORP,"
+            " arXiv 2602.05243)",
+        ),
+    )  # fmt: skip
+    return (
+        Method(DENSE, "dense", _dense, None, "the model as it is", drawn=False),
+        *(ridge if prune == "all" else ()),
+        Method(OPEN_LOOP, "parts", _by_recipe, recipe, "the default's first plan, not measured and chosen again"),
+        Method(UNCOMPENSATED, "parts", _measured, recipe, "the default with its output projections as they were"),
+        Method(DEFAULT, "default", _default, recipe, f"what `leanear prune --prune {prune}` does"),
+    )
+
+
 def method_named(name: str) -> Method:
     """The method of that name.
 
@@ -439,9 +464,10 @@ def _by_recipe(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     return _cut(bench, scores.bases, choose_widths(sites, scores.losses, bench.costs, budget, recipe), recipe.basis)
 
 
-def _cut(bench: Bench, bases: Mapping[str, SiteBasis], allocation: Allocation, basis: str) -> Made:
+def _cut(bench: Bench, bases: Bases, allocation: Allocation, basis: str) -> Made:
     model, kept = cut(bench.family, bench.checkpoint.model, bases, allocation)
-    return Made(model, dataclasses.replace(bench.plan, sites=kept, basis=ROTATED + basis))
+    channels = kept_channels(bench.family, bench.checkpoint.model, bases, allocation)
+    return Made(model, dataclasses.replace(bench.plan, sites=kept, basis=ROTATED + basis, feed_forward=channels))
 
 
 def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
@@ -506,6 +532,23 @@ def _closed_form(bench: Bench, sparsity: float, recipe: ClosedForm) -> Made:
     return _cut(bench, bases, widths, recipe.kind)
 
 
+def ridge_everywhere(bench: Bench, sparsity: float, _recipe: RidgeEverywhere) -> Made:
+    """The largest share, of as many steps as a head has channels, that is within the sparsity."""
+    family, dense = bench.family, bench.checkpoint.model
+    sites, blocks = family.attention_sites(dense), family.feed_forward_sites(dense)
+    statistics = bench.shared("statistics", lambda: _statistics(bench))
+    grams = bench.shared("hidden Grams", lambda: _hidden_grams(bench))
+    (steps,) = {width for site in sites for width in (*site.query_key_widths, *site.value_output_widths)}
+    for step in range(steps - 1, 0, -1):
+        pairs = [((step, step),) * len(site.query_key_widths) for site in sites]
+        channels = {block.name: block.width * step // steps for block in blocks}
+        if bench.costs.of(pairs, channels) <= (1 - sparsity) * bench.costs.dense * (1 + ROUNDING):
+            break
+    bases: dict[str, Any] = {site.name: ridge_basis(site, statistics[site.name], (step, step)) for site in sites}
+    bases |= {block.name: ridge_feed_forward(block, grams[block.name], channels[block.name]) for block in blocks}
+    return _cut(bench, bases, Allocation(tuple(pairs), math.nan, math.nan, channels), "ridge")
+
+
 def widest_equal_widths(sites: Any, costs: Costs, sparsity: float) -> Allocation:
     """All heads kept, all at the widest widths within the sparsity, value/output at most one wider; at least (1, 1)."""
     most = min(width for site in sites for width in (*site.query_key_widths, *site.value_output_widths))
@@ -528,7 +571,7 @@ def _compensate_(bench: Bench, model: nn.Module) -> Compensation:
     family, dense = bench.family, bench.checkpoint.model
     fitted, held_out = divided(bench.pool[bench.order])
     return compensate_(
-        model, dense, family.attention_sites(model), family.attention_sites(dense), fitted, held_out, family.logits,
+        model, dense, *fitted_sites(family, model, dense), fitted, held_out, family.logits,
         batch_size=bench.clips_at_once or 16, report=bench.report,
     )  # fmt: skip
 
@@ -610,6 +653,27 @@ def _scores(bench: Bench, recipe: RotatedRecipe) -> Scores:
 
 def _all_bases(sites: Any, statistics: Statistics, kind: BasisKind, order: Order) -> dict[str, SiteBasis]:
     return {site.name: choose_basis(site, statistics[site.name], kind, order=order) for site in sites}
+
+
+def _hidden_grams(bench: Bench) -> dict[str, torch.Tensor]:
+    """By feed-forward block (C + 1, C + 1): sums over tokens of v v^T, v the hidden channels and a one after them."""
+    blocks = bench.family.feed_forward_sites(bench.checkpoint.model)
+    grams = {block.name: torch.zeros(block.width + 1, block.width + 1, dtype=torch.float64) for block in blocks}
+
+    def add(name: str, _module: nn.Module, given: tuple[torch.Tensor]) -> None:
+        hidden = nn.functional.pad(given[0].flatten(0, 1), (0, 1), value=1.0)
+        grams[name] += (hidden.mT @ hidden).double().cpu()
+
+    hooks = [block.second.register_forward_pre_hook(functools.partial(add, block.name)) for block in blocks]
+    clips = bench.pool[bench.order]
+    try:
+        with torch.no_grad():
+            for rows in torch.arange(len(clips)).split(bench.clips_at_once or RotatedRecipe().chunk):
+                bench.family.logits(bench.checkpoint.model, clips[rows].inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return grams
 
 
 def _statistics(bench: Bench) -> Statistics:

@@ -25,6 +25,7 @@ RUNTIME_PRECISIONS = {  # what a runtime computes in at all; on a given machine 
     "null": PRECISIONS,
 }
 MOST_THREADS = 1024
+USUAL_FEED_FORWARD_MULTIPLE = 16  # where a file does not say: the float32 values of a 512-bit vector
 USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
 MOST_MULTIPLE = 256
 FORM_COLUMNS = {"tensorrt": 16}  # forms of the graph that fill every width up to multiples of so many columns
@@ -37,10 +38,10 @@ class Target:
     runtime, graph_form, precision: as in RUNTIMES, GRAPH_FORMS, RUNTIME_PRECISIONS; threads: how many, never left to
     the runtime; all_threads: the file says "all", which on a device means the device's. query_key_multiple,
     value_output_multiple: a head's widths are chosen among the multiples of these (and the dense head's width), because
-    the widths in between save no time there. one_width_per_head: the two widths of a head are one, because the graph
-    holds them so: what is narrower is filled up. on_device: it is measured on a device that is reached over SSH or by
-    hand, never on this machine; python: the device's Python. compute_capabilities: of the GPUs that engines are built
-    for on this machine, ahead of time.
+    the widths in between save no time there; feed_forward_multiple: the same of hidden channels. one_width_per_head:
+    the two widths of a head are one, because the graph holds them so: what is narrower is filled up. on_device: it is
+    measured on a device that is reached over SSH or by hand, never on this machine; python: the device's Python.
+    compute_capabilities: of the GPUs that engines are built for on this machine, ahead of time.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Target:
     python: str = "python3"
     compute_capabilities: tuple[str, ...] = ()
     one_width_per_head: bool = False
+    feed_forward_multiple: int = USUAL_FEED_FORWARD_MULTIPLE
 
 
 def target_names() -> tuple[str, ...]:
@@ -79,7 +81,14 @@ def read_target(name: str) -> Target:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not TOML ({error})") from None
     keys = ("description", "runtime", "graph_form", "precision", "threads")
-    others = ("query_key_multiple", "value_output_multiple", "one_width_per_head", "measured", "python")
+    others = (
+        "query_key_multiple",
+        "value_output_multiple",
+        "feed_forward_multiple",
+        "one_width_per_head",
+        "measured",
+        "python",
+    )
     known = (*keys, *others, "compute_capabilities")
     for key in settings:
         if key not in known:
@@ -110,6 +119,9 @@ def read_target(name: str) -> Target:
         python=_python(settings["python"], path),
         compute_capabilities=_capabilities(settings, path),
         one_width_per_head=_yes_or_no(settings, "one_width_per_head", path),
+        feed_forward_multiple=_multiple(
+            {"feed_forward_multiple": USUAL_FEED_FORWARD_MULTIPLE, **settings}, "feed_forward_multiple", path
+        ),
     )
     if target.one_width_per_head:
         check_one_width(target, str(path))

@@ -1,0 +1,48 @@
+"""The parts of a results file of which nothing was measured, for the one reason that they all have."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Tuple
+
+from leanear.benchmarks.measure.job import Job, benchmark_waveform
+from leanear.benchmarks.sensors.recorder import Recorder
+from leanear.benchmarks.sensors.sensor_records import throttling
+
+
+def unmeasured_parts(job: Job, settings: Tuple[float, int, int, float], reason: str) -> Dict[str, Any]:
+    """Latency, memory, accuracy and sustained work without a number.
+
+    settings: budget_s, samples, repeats, sustained_s.
+    """
+    budget_s, samples, repeats, _ = settings
+    none: Dict[str, Any] = {"status": "not measured", "reason": reason, "log_tail": []}
+    waveform, source = benchmark_waveform(job)
+    with Recorder() as recorder:
+        pass
+    record = recorder.record()
+    latency = {
+        **none,
+        "settings": {"repeats": repeats, "samples_wanted": samples, "budget_s": budget_s, "tokens": job.tokens},
+        "input": {
+            "source": source,
+            "samples": len(waveform),
+            "audio_s": round(len(waveform) / job.artifacts["slim"].sample_rate_hz, 6),
+        },
+        "order": [],
+        "repeats": [],
+        "session": {},
+        "front_end_share": {},
+        "sensors": {**record, "throttling": throttling(record)},
+    }
+    return {
+        "latency": latency,
+        "memory": {**none, "roles": {}},
+        "accuracy": {**none, **_no_answers(job.is_speech)},
+        "sustained": {**none, "seconds": 0.0, "roles": {}},
+    }
+
+
+def _no_answers(is_speech: bool) -> Dict[str, Any]:
+    if is_speech:
+        return {"names": [], "references": [], "audio_s": [], "decoding": {}, "roles": {}, "word_errors": None}
+    return {"labels": [], "names": [], "label_ids": [], "roles": {}, "kl_dense_slim_nats": None}

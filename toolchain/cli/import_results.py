@@ -1,0 +1,46 @@
+"""`leanear import`: flags, and what came home."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from leanear.cli.voice import narrated
+
+
+@click.command(name="import")
+@click.argument("results", nargs=-1, required=True, metavar="RESULTS...", type=click.Path(path_type=Path))
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="The deployment folder.  [default: the one in deployments/ whose model was measured]",
+)
+@click.option("--name", metavar="NAME", help="What to call the device.  [default: as its results name it]")
+@click.option("--max-drop", type=click.FloatRange(min=0.0), default=None, help="The report's gate, in points.")
+@narrated
+def import_command(results: tuple[Path, ...], into: Path | None, name: str | None, max_drop: float | None) -> None:
+    """Take in RESULTS that `leanear.pyz bench` left on a device, files or folders, and write the report of all devices.
+
+    \b
+    Examples:
+      leanear import results/
+      leanear import usb-stick/results/ --into deployments/demo-ast/raspberrypi --name kitchen
+    """
+    from leanear.deploy.bringing_home import import_results, require_measured
+    from leanear.runtimes.errors import BadInput, GateMissed
+
+    if name is not None and not name.strip():
+        raise BadInput("--name is empty")
+    home = import_results(results, into=into, name=name, max_drop=max_drop)
+    for device, status, _ in home.devices:
+        click.echo(f"{device}: {'measured' if status == 'ok' else status}, into {home.folder}")
+    click.echo(f"report: {home.report.html}")
+    click.echo(f"        {home.report.markdown}")
+    require_measured(home.devices)
+    gate = home.report.gate
+    if gate is not None:
+        click.echo(f"gate:   {gate.verdict}: {gate.sentence}")
+        if gate.verdict != "PASS":
+            raise GateMissed(f"gate: {gate.verdict}: {gate.sentence}")

@@ -1,0 +1,102 @@
+"""`leanear import`: results that were measured by hand on a device come home into the deployment that they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leanear.benchmarks.report.report import ReportPaths
+from leanear.benchmarks.results import Results, read_results, results_files
+from leanear.deploy.delivering import BY_HAND, DEVICES_SCHEMA, foreign_role, write_delivery_report
+from leanear.deploy.measuring import DEVICES_FILE
+from leanear.devices.hosts import host_folder_name
+from leanear.devices.statuses import plain, results_status
+from leanear.runtimes.errors import BadInput, DeviceFailed
+from leanear.runtimes.files import read_json, replaced_file, sha256_file, write_json
+
+
+@dataclass(frozen=True)
+class Homecoming:
+    """What was imported: each device with its status and reason, into which deployment folder, and the report of it."""
+
+    folder: Path
+    devices: tuple[tuple[str, str, str], ...]
+    report: ReportPaths
+
+
+def import_results(
+    brought: Sequence[Path], *, into: Path | None, name: str | None, max_drop: float | None
+) -> Homecoming:
+    """Results files, or folders with some, copied into their deployment, and its report written again.
+
+    into: the deployment folder; None: the one under deployments/ whose artifacts were measured; name: what the device
+    is to be called, None: as its results name it. A device of that name that was measured before is replaced.
+
+    Raises:
+        BadInput: there are no results, they are of other artifacts, or several go by one name.
+    """
+    found = [read_results(path) for given in brought for path in _files(given)]
+    names = [name or str(results.document["device_name"]) for results in found]
+    if len(set(names)) < len(names):
+        raise BadInput(f"{brought[0]}: several results of {names[0]}; import one at a time, each with a --name")
+    folder = into or _deployment_of(found[0])
+    document = read_json(folder / DEVICES_FILE, DEVICES_SCHEMA, ("title", "target", "provenance", "outcomes"))
+    for results in found:
+        foreign = foreign_role(results, folder)
+        if foreign is not None:
+            raise BadInput(f"{results.path}: its {foreign} model is not the one in {folder}; it does not belong there")
+    outcomes = [outcome for outcome in document["outcomes"] if outcome["host"] not in names]
+    imported = [_placed(results, device, folder) for results, device in zip(found, names, strict=True)]
+    write_json(folder / DEVICES_FILE, {**document, "outcomes": [*outcomes, *imported]})
+    told = tuple((outcome["host"], outcome["status"], outcome["reason"]) for outcome in imported)
+    return Homecoming(folder, told, write_delivery_report(folder, max_drop))
+
+
+def require_measured(devices: Sequence[tuple[str, str, str]]) -> None:
+    """Raises DeviceFailed, with each status and reason, unless every device was measured."""
+    failed = [f"{name}: {status}: {reason}" for name, status, reason in devices if status != "ok"]
+    if failed:
+        raise DeviceFailed("; ".join(failed))
+
+
+def _files(given: Path) -> list[Path]:
+    """The results files that a path stands for.
+
+    Raises:
+        BadInput: there are none.
+    """
+    if given.is_file():
+        return [given]
+    inside = sorted([*given.glob("[!.]*.json"), *given.glob("[!.]*/[!.]*.json")])
+    found = results_files(given) if (given / "results").is_dir() else inside
+    if not found:
+        raise BadInput(f"{given}: no results there; `leanear.pyz bench` writes results/DEVICE/RUNTIME-PRECISION.json")
+    return found
+
+
+def _deployment_of(results: Results) -> Path:
+    """The deployment under deployments/ whose slim artifact was measured."""
+    wanted = results.document["artifacts"]["slim"]["manifest_sha256"]
+    for manifest in sorted(Path("deployments").glob("*/*/slim/manifest.json")):
+        if sha256_file(manifest) == wanted:
+            return manifest.parent.parent
+    raise BadInput(f"{results.path}: no folder in deployments/ has the model that was measured; name it with --into")
+
+
+def _placed(results: Results, device: str, folder: Path) -> dict[str, Any]:
+    """The outcome that devices.json has of one device, whose results are in the deployment folder now."""
+    out = folder / "results" / host_folder_name(device) / results.path.name
+    with replaced_file(out) as part:
+        part.write_bytes(results.path.read_bytes())
+    status, reason = results_status(results)
+    return {
+        "host": device,
+        "status": status,
+        "reason": plain(reason),
+        "notes": [BY_HAND],
+        "log_tail": [],
+        "results": out.relative_to(folder).as_posix(),
+        "doctor": None,
+    }
