@@ -37,7 +37,7 @@ SIGNIFICANT = 0.05
 ACCURACY = Quantity("accuracy", "accuracy", "share", lower_is_better=False)
 MEAN_AVERAGE_PRECISION = Quantity("mean_average_precision", MEAN_AP, "share", lower_is_better=False)
 WORD_ERROR_RATE = Quantity("word_error_rate", "word error rate", "share")
-TRANSCRIBING = Quantity("transcribing", "transcribing, s per s of audio", "ratio", timed=True)
+TRANSCRIBING = Quantity("transcribing", "real-time factor (RTF), evaluation clips", "ratio", timed=True)
 OTHER_CLIPS = "not comparable: the evaluation clips are others"
 
 

@@ -7,9 +7,9 @@ each with its own model made of CHECKPOINT, a folder in Hugging Face's format. D
 for the ranges of our 8 bits. Every engine has its own process and hears some clips, one file after another; then the
 next one has its turn at the same clips, and who begins moves on. The first round is all clips and counts the words,
 by Whisper's own normaliser; further rounds are the first --clips; then all clips joined are heard as one recording.
-What was heard is kept in DIR, and a later run goes on from there; --minutes stops at the end of a turn, 0 prepares
-alone. An engine that cannot be had is said in one line. The tables are markdown. Ratios are of neighbouring turns;
-times want a machine that does nothing else.
+What was heard is kept in DIR, and a later run goes on from there, unless our own code has changed since; --minutes
+stops at the end of a turn, 0 prepares alone. An engine that cannot be had is said in one line. The tables are markdown.
+Ratios are of neighbouring turns; times want a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from typing import Any
 import numpy as np
 
 from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
-from leanear.benchmarks.peers.real_whisper_models import RATE_HZ, WORKER, Engine, Models, our_engines, peers
+from leanear.benchmarks.peers.real_whisper_models import (
+    RATE_HZ,
+    WORKER,
+    Engine,
+    Models,
+    our_engines,
+    peers,
+    sources_sha256,
+)
 from leanear.benchmarks.peers.real_whisper_table import Ears, tables
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import column_for
@@ -69,7 +77,8 @@ class Run:
         if self.clips.texts is None:
             raise BadInput(f"{options.data}: the clips have no transcripts")
         shas = [checkpoint_sha256(checkpoint_folder(each)) if each else None for each in (folder, options.slim)]
-        self._key = sha256_json([shas, list(self.clips.names), options.threads])[:16]
+        ours = sources_sha256("export", "runtimes")
+        self._key = sha256_json([shas, ours, list(self.clips.names), options.threads])[:16]
         self.kept = options.state / f"heard-{self._key}.jsonl"
         lines = self.kept.read_text(encoding="utf-8").splitlines() if self.kept.is_file() else []
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]

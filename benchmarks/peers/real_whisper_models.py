@@ -10,12 +10,13 @@ from typing import Any
 
 from leanear.benchmarks.peers.environments import build_environment, run
 from leanear.benchmarks.peers.ggml import write_ggml
-from leanear.benchmarks.peers.lasting_worker import LastingWorker
+from leanear.benchmarks.peers.lasting_worker import ROOT, LastingWorker
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import column_for
 from leanear.data.splits import read_splits
 from leanear.deploy.exporting import QUANTISER_CLIPS, write_proved_artifact
-from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.runtimes.files import sha256_file, sha256_json
 from leanear.runtimes.tasks import SPEECH_TASK
 
 OURS = ("onnxruntime", "openvino")
@@ -63,6 +64,12 @@ def our_engines(slim: bool) -> list[Engine]:
     return found + [Engine(one.library, one.precision, "auto", True) for one in found if slim and one.how == "auto"]
 
 
+def sources_sha256(*folders: str) -> str:
+    """One hex sha256 over our own code in some of the top folders: what it makes, or measures, is another one then."""
+    files = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sha256_json([[str(path.relative_to(ROOT)), sha256_file(path)] for path in files])
+
+
 class Models:
     """The environments and models under one folder, each made when it is first asked for, whole or not at all."""
 
@@ -91,7 +98,10 @@ class Models:
             LeanearError: ours cannot, or is not proved.
         """
         weights = engine.precision.removesuffix("-bf16")
-        parts = [engine.library, weights, *([engine.how] if engine.ours else []), *(["slim"] if engine.slim else [])]
+        source = self._slim if engine.slim else self._checkpoint
+        assert source is not None
+        made_of = [checkpoint_sha256(checkpoint_folder(source)), sources_sha256("export") if engine.ours else ""]
+        parts = [engine.library, weights, *([engine.how] if engine.ours else []), sha256_json(made_of)[:8]]
         out = self._folder / "-".join(parts)
         if not out.exists():
             print(f"making {out.name}", flush=True)

@@ -12,7 +12,7 @@ import soundfile
 from leanear.benchmarks.peers import real_whisper
 from leanear.benchmarks.peers.ggml import Q5_1, Q8_0, openai_name, packed, write_ggml
 from leanear.benchmarks.peers.lasting_worker import WorkerFailed
-from leanear.benchmarks.peers.real_whisper_models import Engine, our_engines, peers
+from leanear.benchmarks.peers.real_whisper_models import Engine, our_engines, peers, sources_sha256
 from leanear.benchmarks.peers.real_whisper_table import Ears, tables
 from leanear.benchmarks.peers.real_whisper_worker import TimedSession, status_bytes
 from leanear.runtimes.errors import BadInput
@@ -91,6 +91,16 @@ def test_only_chooses_by_part_of_a_name():
     assert not any(engine.slim for engine in chosen)
     with pytest.raises(BadInput, match="--only wispr: part of no engine's name: faster-whisper float32; "):
         real_whisper.chosen_engines(argparse.Namespace(only=["wispr"], slim=None))
+
+
+def test_other_code_of_ours_is_another_sha(tmp_path, monkeypatch):
+    monkeypatch.setattr("leanear.benchmarks.peers.real_whisper_models.ROOT", tmp_path)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "graph.py").write_text("one = 1\n")
+    before = sources_sha256("export")
+    assert sources_sha256("export") == before
+    (tmp_path / "export" / "graph.py").write_text("one = 2\n")
+    assert sources_sha256("export") != before
 
 
 class Answers:
