@@ -18,10 +18,12 @@ WIDTH = 110
 def cli_reference() -> str:
     """Markdown: the help of `leanear` and of every command."""
     parts = ["# The command line\n\nMade from `--help`; every command has it.\n"]
-    for name, command in [("", cli), *sorted(cli.commands.items())]:
-        title = f"leanear {name}".strip()
-        context = click.Context(command, info_name=title, max_content_width=WIDTH, terminal_width=WIDTH)
-        parts.append(f"## {title}\n\n```\n{command.get_help(context).rstrip()}\n```\n")
+    settings = {**cli.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
+    whole = click.Context(cli, info_name="leanear", **settings)
+    parts.append(f"```\n{cli.get_help(whole).rstrip()}\n```\n")
+    for name, command in sorted(cli.commands.items()):
+        context = click.Context(command, info_name=name, parent=whole)
+        parts.append(f"## leanear {name}\n\n```\n{command.get_help(context).rstrip()}\n```\n")
     return "\n".join(parts)
 
 
