@@ -1,0 +1,183 @@
+"""`leanear deploy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leanear.cli.job import prune_job
+from leanear.cli.options import (
+    asked_option,
+    data_option,
+    finite,
+    goal_options,
+    not_empty,
+    recipe_options,
+    seed_option,
+    sustained_option,
+    window_option,
+)
+from leanear.cli.printing import as_typed, print_headline, print_report
+from leanear.cli.voice import narrated
+from leanear.families.checkpoint import DEMO_MODEL
+from leanear.progress import Narrator
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.precisions import PRECISIONS
+from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
+
+if TYPE_CHECKING:
+    from leanear.data.dataset import Data
+
+
+@click.command()
+@click.argument("model", default=DEMO_MODEL, callback=not_empty)
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="A target's name (see `leanear targets`) or the path of a .toml file.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="What the slim model computes in, if its gate lets it; the dense one beside it stays in fp32 (TensorRT: fp16)."
+    "  [default: the target's]",
+)
+@click.option(
+    "--precision-drop",
+    type=click.FloatRange(min=0.0),
+    callback=finite,
+    default=1.0,
+    show_default=True,
+    metavar="POINTS",
+    help="The precision gate: points of accuracy or mAP (Whisper: of word error rate) that the slim model may lose to"
+    " itself in fp32, on calibration clips of the gate's own.",
+)
+@click.option(
+    "--no-fallback",
+    "fallback",
+    flag_value=False,
+    default=True,
+    help="Fail where the gate is missed, in place of the next slower precision.",
+)
+@window_option(f"{DEFAULT_WINDOW}; the dense model beside it, and all that is for TensorRT, has the full window")
+@click.option("--word-timestamps", is_flag=True, help="Of a Whisper: the slim model can be asked for word timestamps.")
+@data_option
+@asked_option
+@goal_options
+@recipe_options
+@click.option("--out", type=click.Path(path_type=Path), help="Deployment folder.  [default: deployments/MODEL/TARGET]")
+@click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(min=1.0),
+    callback=finite,
+    default=40.0,
+    show_default=True,
+    help="Seconds for latency samples.",
+)
+@sustained_option
+@click.option(
+    "--eval-clips",
+    type=click.IntRange(min=1),
+    help="Evaluate on so many clips at most, drawn at random.  [default: all of them]",
+)
+@click.option(
+    "--host", "hosts", multiple=True, metavar="HOST", help="Measure on [user@]name over SSH; may be repeated."
+)
+@click.option(
+    "--hosts",
+    "hosts_file",
+    type=click.Path(path_type=Path),
+    help="A file of hosts, one a line: all at once, one report.",
+)
+@click.option(
+    "--device-python", metavar="PATH", callback=not_empty, help="The devices' Python.  [default: the target's]"
+)
+@click.option(
+    "--device-folder",
+    metavar="DIR",
+    default="~/.leanear",
+    show_default=True,
+    callback=not_empty,
+    help="Where leanear keeps things on the devices.",
+)
+@seed_option
+@narrated
+@click.pass_obj
+def deploy(
+    narrator: Narrator,
+    model: str,
+    target: str,
+    data: Data | None,
+    out: Path | None,
+    budget_s: float,
+    **flags: Any,
+) -> None:
+    """Prune MODEL, export it dense and slim, measure both here or on devices, and write the report.
+
+    MODEL is a checkpoint folder or a Hub id of an Audio Spectrogram Transformer or a Whisper, or demo-ast (the default)
+    or demo-whisper, which bring their own audio.
+    Interrupted and run again, it goes on where it stopped.
+
+    \b
+    Examples:
+      leanear deploy --target openvino
+      leanear deploy --target openvino --speedup 1.3
+      leanear deploy demo-whisper --target cpu --precision int8
+      leanear deploy --target raspberrypi --host pi@raspberrypi.local
+      leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
+    """
+    from leanear.deploy.delivering import commands, require_all
+    from leanear.deploy.pipeline import deploy as deploy_model
+    from leanear.deploy.precision_gate import PrecisionGate
+    from leanear.prune.job import read_pruning
+    from leanear.prune.notes import loss_warning
+
+    job = prune_job(model, target, flags)
+    deployment = deploy_model(
+        model,
+        data=data,
+        job=job,
+        out=out,
+        max_drop=flags["max_drop"],
+        budget_s=budget_s,
+        devices=_devices(job.target, flags),
+        sustained_s=flags["sustained_s"],
+        gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
+        window=flags["window"],
+        eval_clips=flags["eval_clips"],
+        word_timestamps=flags["word_timestamps"],
+        command=as_typed(),
+        narrator=narrator,
+    )
+    warning = loss_warning(read_pruning(deployment.folder / "checkpoint"))
+    if warning is not None:
+        click.echo(f"WARNING: {warning}")
+    if deployment.results is not None:
+        print_headline(deployment.results)
+    if deployment.bundle is not None and not deployment.outcomes:
+        for line in commands(deployment.folder):
+            click.echo(line)
+    print_report(deployment.report)
+    require_all(deployment.outcomes)
+
+
+def _devices(target: Any, flags: dict[str, Any]) -> Any:
+    """The devices that flags name; None where the target is measured here."""
+    from leanear.deploy.delivering import Devices
+    from leanear.devices.hosts import read_hosts
+    from leanear.devices.remote import RemoteOptions
+    from leanear.devices.ssh import check_host, quoted_python
+
+    named = tuple(check_host(host) for host in flags["hosts"])
+    hosts = (*named, *(read_hosts(flags["hosts_file"]) if flags["hosts_file"] is not None else ()))
+    if len(set(hosts)) < len(hosts):
+        raise BadInput("--host: a device is named twice")
+    if not hosts and not target.on_device:
+        return None
+    python = flags["device_python"] or target.python
+    quoted_python(python)
+    return Devices(hosts, RemoteOptions(python=python, folder=flags["device_folder"]))

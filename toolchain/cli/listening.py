@@ -1,0 +1,216 @@
+"""`leanear classify` and `leanear transcribe`."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leanear.cli.options import (
+    asked_option,
+    not_empty,
+    seed_option,
+    threads_option,
+    window_option,
+)
+from leanear.cli.voice import narrated
+from leanear.families.asked import Asked
+from leanear.families.checkpoint import DEMO_MODEL
+from leanear.progress import Narrator
+from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
+from leanear.runtimes.audio.piped_audio import raw_audio
+from leanear.runtimes.choose import cpu_runtimes
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.precisions import PRECISIONS
+from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
+from leanear.runtimes.speech.prompts import hotwords_of
+from leanear.runtimes.voice.speech_only import AUTO, CHOICES
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.argument("clips", nargs=-1, required=True, metavar="CLIP...", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    "model",
+    default=DEMO_MODEL,
+    show_default=True,
+    help="A checkpoint folder, a Hub id, or an artifact folder.",
+)
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
+@click.option(
+    "--runtime",
+    type=click.Choice(cpu_runtimes()),
+    default="onnxruntime",
+    show_default=True,
+    help="For an artifact.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the labels as JSON.")
+@narrated
+def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_json: bool) -> None:
+    """The labels that a model gives each CLIP, the likeliest first; CLIP is an audio file, or a folder of them.
+
+    Of a model whose clips may have several labels, each label has a probability of its own: they need not add up to 1.
+
+    \b
+    Examples:
+      leanear classify clip.wav
+      leanear classify recordings/ clip.wav --model deployments/demo-ast/cpu/slim --json
+    """
+    from leanear.evaluate.evaluation import classify as classify_clips
+
+    answers = classify_clips(clips, model, top=top, runtime=runtime)
+    one = len(clips) == 1 and not clips[0].is_dir()
+    if as_json:
+        told = [
+            [{"label": label, "probability": probability} for label, probability in ranked] for _, ranked in answers
+        ]
+        files = [{"file": str(clip), "labels": labels} for (clip, _), labels in zip(answers, told, strict=True)]
+        click.echo(json.dumps(told[0] if one else files))
+        return
+    for clip, ranked in answers:
+        if not one:
+            click.echo(str(clip))
+        for label, probability in ranked:
+            click.echo(f"{100 * probability:6.2f} %  {label}")
+
+
+@click.command()
+@click.argument("audio", nargs=-1, required=True, metavar="AUDIO...", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    default="demo-whisper",
+    show_default=True,
+    callback=not_empty,
+    help="A checkpoint folder, a Hub id, or an artifact folder.",
+)
+@asked_option
+@click.option("--no-timestamps", is_flag=True, help="Decode without timestamps: windows, not sentences, have times.")
+@click.option("--beams", type=click.IntRange(1, 100), default=1, show_default=True, help="1 is greedy.")
+@click.option("--best-of", type=click.IntRange(1, 100), default=5, show_default=True, help="Samples of a second try.")
+@click.option(
+    "--temperatures",
+    default="0,0.2,0.4,0.6,0.8,1",
+    show_default=True,
+    help="Tried in turn until a window is neither repetitive nor unlikely.",
+)
+@click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
+@click.option("--prompt", default="", help="Text that the decoder is shown as if it had been said before.")
+@click.option("--hotwords", metavar="A,B", help="Names and rare words that it is shown before every window.")
+@click.option(
+    "--vad",
+    type=click.Choice(CHOICES),
+    default=AUTO,
+    show_default=True,
+    help="Hear the stretches with speech alone; auto: of audio over 30 s. How much that is, is always said.",
+)
+@window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
+@click.option("--word-timestamps", is_flag=True, help="Each word has times of its own.")
+@click.option("--max-line-width", type=int, help="Letters of a line of subtitles, which is cut between words.")
+@click.option("--max-line-count", type=int, help="Lines of a subtitle of such lines.  [default: 2]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
+@click.option("--srt", is_flag=True, help="SubRip subtitles.")
+@click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
+@click.option("--words", is_flag=True, help="The text alone.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
+@click.option("--raw", is_flag=True, help="Standard input is PCM of 16 bits (little-endian) without a header.")
+@click.option("--rate", type=int, metavar="HZ", help="Of --raw.  [default: 16000]")
+@click.option("--channels", type=int, help="Of --raw.  [default: 1]")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    help="Write a file per recording there, in every form that is asked for (.txt, .json, .srt, .vtt).",
+)
+@click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
+@threads_option
+@seed_option
+@narrated
+@click.pass_obj
+def transcribe(
+    narrator: Narrator,
+    audio: tuple[Path, ...],
+    model: str,
+    asked: Asked,
+    no_timestamps: bool,
+    condition: bool,
+    hotwords: str | None,
+    vad: str,
+    window: str | None,
+    temperatures: str,
+    word_timestamps: bool,
+    max_line_width: int | None,
+    max_line_count: int | None,
+    as_json: bool,
+    srt: bool,
+    vtt: bool,
+    words: bool,
+    raw: bool,
+    rate: int | None,
+    channels: int | None,
+    out: Path | None,
+    output_dir: Path | None,
+    runtime: str,
+    precision: str | None,
+    threads: int,
+    **flags: Any,
+) -> None:
+    """The words of AUDIO with their times, as they are found.
+
+    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo, a folder of such files, or - for
+    standard input, which is WAV or raw PCM and is heard while it comes, window by window (--window).
+
+    \b
+    Examples:
+      leanear transcribe talk.flac
+      leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
+      leanear transcribe talk.flac --word-timestamps --vtt --max-line-width 42
+      leanear transcribe talks/ interview.wav --srt --json --output-dir subtitles
+      arecord -f S16_LE -r 16000 -c 1 | leanear transcribe -
+    """
+    is_piped = STANDARD_INPUT in audio
+    raw_format = raw_audio(raw, is_piped, rate, channels)
+    reader = read_standard_input() if is_piped else None
+    from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
+    from leanear.runtimes.speech.cues import chosen_lines
+    from leanear.runtimes.speech.decoding import DecodeOptions
+
+    wanted = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
+    forms = [name for name, is_wanted in wanted.items() if is_wanted] or ["plain"]
+    lines = chosen_lines(forms, word_timestamps, max_line_width, max_line_count)
+    options = DecodeOptions(
+        timestamps=not no_timestamps,
+        condition_on_previous=condition,
+        hotwords=hotwords_of(hotwords),
+        temperatures=_temperatures(temperatures),
+        task=asked.task,
+        language=asked.language,
+        **flags,
+    )
+    piped = None if reader is None else Piped(reader, raw_format)
+    opened = functools.partial(speech_listener, model, runtime, precision, threads, window, options, word_timestamps)
+    transcribe_files(
+        audio,
+        forms,
+        opened,
+        options,
+        narrator,
+        out=out,
+        output_dir=output_dir,
+        piped=piped,
+        vad=vad,
+        word_timestamps=word_timestamps,
+        lines=lines,
+    )
+
+
+def _temperatures(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise BadInput(f"--temperatures is {text!r}; numbers with commas between are wanted") from None

@@ -1,0 +1,307 @@
+"""`leanear export`, `bench`, `report` and `eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leanear.benchmarks.formatting import NO_RATE_INTERVAL
+from leanear.cli.options import (
+    asked_option,
+    data_option,
+    finite,
+    not_empty,
+    seed_option,
+    sustained_option,
+    threads_option,
+    window_option,
+)
+from leanear.cli.printing import as_typed, print_headline, print_report
+from leanear.cli.voice import narrated
+from leanear.families.asked import Asked
+from leanear.progress import Narrator
+from leanear.runtimes.choose import cpu_runtimes, graph_forms
+from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS
+from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
+
+if TYPE_CHECKING:
+    from leanear.data.dataset import Data
+
+
+@click.command()
+@click.argument("model", callback=not_empty)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
+@click.option(
+    "--form",
+    type=click.Choice(graph_forms()),
+    default="portable",
+    show_default=True,
+    help="Plain ONNX operators for any runtime, or the form that a runtime is fastest with.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(GRAPH_PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="int8: products in 8 bits, in ranges taken from --data, proved on golden clips of it; fp16: for --form "
+    "tensorrt, products in half precision.",
+)
+@window_option(f"{DEFAULT_WINDOW}; full for --form tensorrt")
+@click.option("--word-timestamps", is_flag=True, help="Of a Whisper: its decoder gives what word times are taken from.")
+@data_option
+@asked_option
+@seed_option
+@narrated
+@click.pass_obj
+def export(
+    narrator: Narrator,
+    model: str,
+    out: Path,
+    form: str,
+    precision: str,
+    data: Data | None,
+    asked: Asked,
+    seed: int,
+    window: str | None,
+    word_timestamps: bool,
+) -> None:
+    """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
+
+    A classifier is one graph, from waveform to logits; a Whisper is two, encoder (front end included) and decoder, with
+    its vocabulary and all that decoding has to know.
+
+    The proof runs clips of DATA (or, without it, made-up sounds) through the checkpoint and the graph.
+
+    \b
+    Example:
+      leanear export slim/ --form onnxruntime --out artifact/
+    """
+    from leanear.deploy.exporting import export_checkpoint
+
+    parity = export_checkpoint(
+        model,
+        out=out,
+        form=form,
+        data=data,
+        seed=seed,
+        narrator=narrator,
+        precision=precision,
+        asked=asked,
+        window=window,
+        word_timestamps=word_timestamps,
+    )
+    click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
+
+
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="A second artifact (the dense one), measured in turn with the first.",
+)
+@click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="bf16 is offered by OpenVINO alone, int8 is for graphs of 8-bit products; --against is measured in it too if"
+    " its graphs are of it.  [default: what the graphs are of]",
+)
+@window_option("ARTIFACT's own; --against is always heard in its own")
+@threads_option
+@click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(min=1.0),
+    callback=finite,
+    default=40.0,
+    show_default=True,
+    help="Seconds for latency samples.",
+)
+@sustained_option
+@data_option
+@asked_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results.json"), show_default=True, help="Results file."
+)
+@seed_option
+@narrated
+@click.pass_obj
+def bench(
+    narrator: Narrator,
+    artifact: Path,
+    against: Path | None,
+    runtime: str,
+    precision: str | None,
+    window: str | None,
+    threads: int,
+    budget_s: float,
+    sustained_s: float,
+    data: Data | None,
+    asked: Asked,
+    out: Path,
+    seed: int,
+) -> None:
+    """Measure ARTIFACT here: latency in fresh processes, memory in its own pass, accuracy or word errors of DATA.
+
+    Of speech: the stages of a window of a fixed number of tokens, memory from window to window, and transcripts.
+
+    \b
+    Example:
+      leanear bench deployments/demo-ast/cpu/slim --against deployments/demo-ast/cpu/dense --out results.json
+    """
+    from leanear.deploy.measuring import bench_artifacts
+
+    results = bench_artifacts(
+        artifact,
+        against=against,
+        runtime=runtime,
+        precision=precision,
+        threads=threads,
+        budget_s=budget_s,
+        sustained_s=sustained_s,
+        window=window,
+        data=data,
+        asked=asked,
+        out=out,
+        seed=seed,
+        command=as_typed(),
+        narrator=narrator,
+    )
+    print_headline(results)
+    click.echo(f"results: {out}")
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for report.md and report.html.  [default: beside RESULTS]"
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0.0),
+    callback=finite,
+    default=None,
+    help="Gate: points of accuracy, or mAP, that the pruned model may lose, or of word error rate that it may add.",
+)
+@click.option(
+    "--comparison",
+    type=click.Path(path_type=Path),
+    help="A comparison.json of `leanear compare-methods`, to be shown in the report too.",
+)
+@narrated
+def report(results: Path, out: Path | None, max_drop: float | None, comparison: Path | None) -> None:
+    """Write the report of a deployment folder or a results file again.
+
+    Word errors of transcripts that a device measured are counted here, and kept in the results file.
+
+    \b
+    Example:
+      leanear report deployments/demo-ast/cpu
+    """
+    from leanear.deploy.measuring import write_deployment_report
+
+    paths = write_deployment_report(results, out=out, max_drop=max_drop, comparison=comparison)
+    print_report(paths)
+
+
+@click.command(name="eval")
+@click.argument("model_or_artifact", callback=not_empty)
+@data_option
+@asked_option
+@click.option("--split", type=click.Choice(("evaluation", "calibration")), default="evaluation", show_default=True)
+@click.option(
+    "--runtime",
+    type=click.Choice(cpu_runtimes()),
+    default="onnxruntime",
+    show_default=True,
+    help="For an artifact.",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
+@threads_option
+@click.option(
+    "--calibration-clips",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="How many clips are kept out of the evaluation where DATA has no split folders.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Whisper: so many clips are decoded together, a row each; the words are those of one by one.",
+)
+@seed_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@narrated
+@click.pass_obj
+def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_json: bool, **options: Any) -> None:
+    """Accuracy, mAP, or word error rate of a checkpoint (in torch) or an artifact (on its runtime) on clips of DATA.
+
+    mAP, with the mean area under the ROC curve and d', is what a model gets whose clips may have several labels.
+
+    Speech is decoded greedily, without fallback, and compared after Whisper's own text normaliser.
+
+    \b
+    Examples:
+      leanear eval demo-ast --json
+      leanear eval demo-whisper
+      leanear eval deployments/demo-ast/cpu/slim --data clips/ --json
+    """
+    from leanear.evaluate.evaluation import evaluate as evaluate_model
+
+    result = evaluate_model(model_or_artifact, data=data, narrator=narrator, **options)
+    if as_json:
+        click.echo(json.dumps(result, allow_nan=False))
+        return
+    if "word_error_rate" in result:
+        interval = result["word_error_rate_interval_95"]
+        spread = NO_RATE_INTERVAL
+        if interval is not None:
+            spread = f"95 % interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f}"
+        kinds = ", ".join(
+            f"{result[key]:,} {said}"
+            for key, said in (("substitutions", "replaced"), ("deletions", "left out"), ("insertions", "put in"))
+        )
+        click.echo(
+            f"word error rate {100 * result['word_error_rate']:.2f} % of {result['reference_words']:,} words in "
+            f"{result['clips']} clips ({spread}): {kinds}"
+        )
+        click.echo(f"metric: {result['metric']}")
+        return
+    if "mean_ap" in result:
+        click.echo(_ranking_text(result))
+        return
+    low, high = result["accuracy_interval_95"]
+    click.echo(
+        f"{100 * result['accuracy']:.2f} % of {result['clips']} clips right "
+        f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), cross-entropy {result['cross_entropy']:.4f}"
+    )
+
+
+def _ranking_text(result: dict[str, Any]) -> str:
+    """What `eval` prints of a model whose clips may have several labels."""
+    figures = []
+    for key, name, scale, unit in (
+        ("mean_ap", "mAP", 100, " %"),
+        ("mean_auc", "mean area under ROC", 100, " %"),
+        ("d_prime", "d'", 1, ""),
+    ):
+        ends = result[f"{key}_interval_95"]
+        if result[key] is None:
+            figures.append(f"{name} not finite")
+            continue
+        low, high = ("not finite" if end is None else f"{scale * end:.2f}" for end in ends)
+        spread = NO_RATE_INTERVAL if ends == [None, None] else f"95 % interval {low} to {high}"
+        figures.append(f"{name} {scale * result[key]:.2f}{unit} ({spread})")
+    skipped = result["labels_skipped"]
+    left_out = f" ({skipped} more that no clip has are left out)" if skipped else ""
+    return (
+        f"{', '.join(figures)}; means over {result['labels']} labels{left_out} on {result['clips']} clips,"
+        f" cross-entropy {result['cross_entropy']:.4f} nats"
+    )

@@ -1,0 +1,321 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leanear.families.asked import Asked
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.decoding import TASKS
+from leanear.runtimes.speech.encoder_windows import check_window_choice
+
+if TYPE_CHECKING:
+    from leanear.data.dataset import Data
+
+
+MOST_THREADS = 1024
+
+
+SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
+
+
+METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
+
+
+BASES = ("trained", "weights", "activations", "attention", "fisher")
+
+
+LABELS = ("projected", "sampled", "observed")
+
+
+POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
+
+
+PRUNE = ("attention", "feed-forward", "all")
+
+
+DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")
+
+
+GOALS = ("sparsity", "macs", "latency_ms", "speedup", "rtf", "max_drop")
+
+
+def finite(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{parameter.opts[0]} is {value:g}; a finite number is wanted")
+    return value
+
+
+def not_empty(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter(f"{parameter.opts[0]} is empty")
+    return value
+
+
+def _options(*options: Any) -> Any:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--data with the flags that belong to it, of which the command gets one argument, `data`."""
+
+    @functools.wraps(command)
+    def with_data(*arguments: Any, data: str | None, **options: Any) -> Any:
+        read_as = {name: options.pop(name) for name in DATA_FLAGS}
+        return command(*arguments, data=_data(data, read_as), **options)
+
+    return _options(
+        click.option(
+            "--data",
+            metavar="DATA",
+            callback=not_empty,
+            help="Folder of audio: for a classifier class sub-folders, or metadata.csv (or .jsonl) with"
+            " file_name,label; for Whisper metadata.csv (or .jsonl) with file_name,text.",
+        ),
+        click.option(
+            "--text-column",
+            metavar="NAME",
+            callback=not_empty,
+            help="Whisper: the transcripts' column.  [default: text, or else transcription, sentence or transcript]",
+        ),
+        click.option(
+            "--label-column",
+            metavar="NAME",
+            callback=not_empty,
+            help="Classifier: the labels' column.  [default: label, or labels where clips may have several]",
+        ),
+        click.option(
+            "--label-map",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Classifier: the model's names of the data's labels: CSV of the columns data,model, or a JSON object.",
+        ),
+        click.option(
+            "--ignore-unknown-labels",
+            is_flag=True,
+            help="Classifier: leave out, and count, clips of labels that the model does not have.",
+        ),
+    )(with_data)
+
+
+def _data(data: str | None, read_as: dict[str, Any]) -> Data | None:
+    from leanear.data.dataset import DataFolder
+
+    if data is not None:
+        return DataFolder(Path(data), **read_as)
+    given = next((name for name, value in read_as.items() if value not in (None, False)), None)
+    if given is not None:
+        raise BadInput(f"--{given.replace('_', '-')} is for --data, which is missing")
+    return None
+
+
+def asked_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--task and --language, of which the command gets one argument, `asked`."""
+
+    @functools.wraps(command)
+    def with_asked(*arguments: Any, task: str | None, language: str | None, **options: Any) -> Any:
+        return command(*arguments, asked=Asked(task, language), **options)
+
+    return _options(
+        click.option(
+            "--task",
+            type=click.Choice(TASKS),
+            help="Whisper: write down what is said, or translate it to English.  [default: the model's own]",
+        ),
+        click.option(
+            "--language",
+            callback=not_empty,
+            metavar="CODE",
+            help="Whisper: a code such as en, or auto for what is heard.  [default: the model's own, or auto]",
+        ),
+    )(with_asked)
+
+
+def window(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else check_window_choice(value)
+
+
+def window_option(default: str) -> Callable[..., Any]:
+    """--window, whose help says what it is by default."""
+    return click.option(
+        "--window",
+        metavar="full|auto|SECONDS",
+        callback=window,
+        help="Whisper: audio is heard in the model's full window, in the shortest of several that holds it (auto), or"
+        f" in SECONDS; what a short window is not trusted with is heard again in full.  [default: {default}]",
+    )
+
+
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of every random choice."
+)
+
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, MOST_THREADS),
+    default=lambda: len(os.sched_getaffinity(0)),
+    show_default="all",
+    help="Threads of one inference.",
+)
+
+
+sustained_option = click.option(
+    "--sustained",
+    "sustained_s",
+    type=click.FloatRange(0.0, 86_400.0),
+    callback=finite,
+    default=0.0,
+    metavar="SECONDS",
+    help="Then let each model work that long without a pause; first and last minute are compared.",
+)
+
+
+goal_options = _options(
+    click.option(
+        "--sparsity",
+        type=float,
+        callback=finite,
+        help="Goal: share to remove of the parameters of the blocks that --prune names.  [default: 0.5]",
+    ),
+    click.option(
+        "--macs", type=float, callback=finite, help="Goal: share of the model's multiply-accumulates to keep."
+    ),
+    click.option(
+        "--latency-ms",
+        type=float,
+        callback=finite,
+        help="Goal: milliseconds of one inference on the target, timed here.",
+    ),
+    click.option(
+        "--speedup",
+        type=float,
+        callback=finite,
+        help="Goal: dense over slim latency on the target, timed here, both in the precision and window that ship.",
+    ),
+    click.option(
+        "--rtf", type=float, callback=finite, help="Goal: seconds of computing per second of audio, timed here."
+    ),
+    click.option(
+        "--clip-seconds",
+        type=float,
+        callback=finite,
+        help="Whisper, goals in time: one inference hears a clip so long.  [default: the model's window]",
+    ),
+    click.option(
+        "--tokens",
+        type=click.IntRange(min=2),
+        help="Whisper, goals in time: and generates so many tokens.  [default: 200 a minute]",
+    ),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(min=0.0),
+        callback=finite,
+        default=None,
+        help="Goal where it is the only one: as small as possible while held-out calibration clips lose at most so many"
+        " points of accuracy, or of mAP where clips have several labels (Whisper: gain so many of word error rate),"
+        " found by search. In a report: the gate.",
+    ),
+)
+
+
+recipe_options = _options(
+    click.option(
+        "--method",
+        type=click.Choice(METHODS),
+        default="rotated",
+        show_default=True,
+        help="Our own: a new basis per head, then any widths; or the variants of arXiv 2509.26207.",
+    ),
+    click.option(
+        "--basis", type=click.Choice(BASES), help="rotated: what the new basis is made from.  [default: fisher]"
+    ),
+    click.option(
+        "--labels",
+        type=click.Choice(LABELS),
+        help="rotated: whose gradients score: of random projections of the Fisher information, of labels sampled"
+        " from the model, or of the clips' own labels.  [default: projected]",
+    ),
+    click.option("--shots", type=click.IntRange(1, 20), help="rotated: in how many parts, scored anew.  [default: 1]"),
+    click.option(
+        "--one-width-per-head/--two-widths-per-head",
+        default=None,
+        help="rotated: the query/key and the value/output width of a head are one, or two.  [default: as the target"
+        " says]",
+    ),
+    click.option(
+        "--prune",
+        type=click.Choice(PRUNE),
+        help="rotated: what becomes smaller, and what --sparsity is a share of: attention blocks, feed-forward blocks,"
+        " or both in one budget.  [default: attention]",
+    ),
+    click.option(
+        "--pools",
+        type=click.Choice(POOLS),
+        help="rotated, Whisper: one budget for all attention, or the same share of each kind (encoder self-, decoder"
+        " self-, cross-attention).  [default: global]",
+    ),
+    click.option(
+        "--sites",
+        type=click.Choice(SITES),
+        help="Whisper: prune all attention, or leave cross-attention alone, as the reference does.  [default: all]",
+    ),
+    click.option(
+        "--compensate/--no-compensate",
+        default=None,
+        help="rotated: fit the output projections by least squares where that helps held-out clips.  [default:"
+        " compensate]",
+    ),
+    click.option(
+        "--scheme",
+        type=click.Choice(SCHEMES),
+        help="reference: remove channels of every head, or entire heads.  [default: channels]",
+    ),
+    click.option(
+        "--score", type=click.Choice(SCORES), help="reference: what a channel is judged by.  [default: fisher]"
+    ),
+    click.option(
+        "--threshold",
+        type=click.Choice(THRESHOLDS),
+        help="reference: compare channels across layers, or remove the same share in each.  [default: local]",
+    ),
+    click.option(
+        "--schedule",
+        type=click.Choice(("one-shot", "iterative")),
+        help="reference: all at once, or 10 % of what remains at a time.  [default: one-shot]",
+    ),
+    click.option("--batch-size", type=click.IntRange(min=1), help="reference: clips per gradient.  [default: 16]"),
+    click.option(
+        "--recovery",
+        type=click.Choice(RECOVERIES),
+        default="none",
+        show_default=True,
+        help="Train afterwards: all weights, or low-rank updates that are merged. rotated: by distillation from the"
+        " dense model; reference: lora on the labels after every step.",
+    ),
+    click.option(
+        "--recovery-minutes",
+        type=click.FloatRange(min=0.0, min_open=True),
+        callback=finite,
+        help="rotated: recovery ends then at the latest, at the end of a pass over the clips.  [default: 20]",
+    ),
+    click.option(
+        "--calibration-clips",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        help="Clips to score, search and recover on, at most.",
+    ),
+)

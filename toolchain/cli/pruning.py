@@ -1,0 +1,209 @@
+"""`leanear prune` and `leanear explore`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from leanear.cli.job import prune_job
+from leanear.cli.options import (
+    GOALS,
+    PRUNE,
+    asked_option,
+    data_option,
+    goal_options,
+    not_empty,
+    recipe_options,
+    seed_option,
+    window,
+)
+from leanear.cli.voice import narrated
+from leanear.families.asked import Asked
+from leanear.progress import Narrator
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.precisions import PRECISIONS
+from leanear.runtimes.process.notes import no_notes
+from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
+
+if TYPE_CHECKING:
+    from leanear.data.dataset import Data
+
+
+@click.command()
+@click.argument("model", callback=not_empty)
+@data_option
+@asked_option
+@goal_options
+@recipe_options
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="For whose device: widths are multiples of what it likes, and milliseconds are its own.",
+)
+@click.option(
+    "--precision",
+    "timed_precision",
+    type=click.Choice(PRECISIONS),
+    help="Goals in time: what the model will compute in.  [default: the target's]",
+)
+@click.option(
+    "--window",
+    "timed_window",
+    metavar="full|auto|SECONDS",
+    callback=window,
+    help=f"Whisper, goals in time: the windows that its encoder will take.  [default: {DEFAULT_WINDOW}]",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
+@click.option(
+    "--keep-scores",
+    "scores",
+    type=click.Path(path_type=Path),
+    help="rotated: folder in which the clips' scores stay: another goal with it needs no new pass over the clips.",
+)
+@seed_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@narrated
+@click.pass_obj
+def prune(
+    narrator: Narrator,
+    model: str,
+    data: Data | None,
+    target: str,
+    out: Path,
+    scores: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Prune MODEL to a smaller checkpoint that transformers opens: its attention, feed-forward blocks, or both.
+
+    Started by torchrun, the processes share the scoring and the training, to the same plan.
+
+    \b
+    Examples:
+      leanear prune demo-ast --sparsity 0.7 --out slim/
+      leanear prune demo-ast --prune all --macs 0.5 --keep-scores scores/ --out slim/
+      leanear prune demo-ast --max-drop 0.5 --recovery full --out slim/
+      leanear prune demo-whisper --speedup 1.2 --clip-seconds 4 --tokens 12 --out slim/
+      .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
+    """
+    from leanear.benchmarks.formatting import PRUNED_PARTS
+    from leanear.calibration.shards import processes
+    from leanear.prune.job import prune_checkpoint
+    from leanear.prune.notes import loss_warning, pruning_notes
+
+    if flags["max_drop"] is not None and any(flags[kind] is not None for kind in GOALS if kind != "max_drop"):
+        raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
+    with processes() as rank, no_notes() if rank != 0 else contextlib.nullcontext():
+        if rank != 0:
+            narrator.hush()
+        job = prune_job(model, target, flags)
+        if scores is not None and flags["method"] == "reference":
+            raise BadInput("--keep-scores belongs to --method rotated")
+        result = prune_checkpoint(model, data=data, job=job, out=out, narrator=narrator, scores=scores)
+    if rank != 0:
+        return
+    warning = loss_warning(result["pruning"])
+    if warning is not None:
+        click.echo(f"WARNING: {warning}", err=as_json)
+    if as_json:
+        click.echo(json.dumps({**result, "warning": warning}, allow_nan=False))
+        return
+    removed = f"{100 * result['sparsity']:.1f} % of the {PRUNED_PARTS[result['prune']]} parameters removed"
+    click.echo(
+        f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all"
+    )
+    checks = (result["pruning"] or {}).get("latency_checks")
+    medians = {"dense": checks[-1]["measured_dense_ms"], "slim": checks[-1]["measured_ms"]} if checks else {}
+    for note in pruning_notes(result["pruning"], medians):
+        click.echo(note)
+
+
+@click.command()
+@click.argument("model", callback=not_empty)
+@data_option
+@asked_option
+@click.option("--target", help="Predict milliseconds too, from this target's blocks, timed here.")
+@click.option(
+    "--prune",
+    type=click.Choice(PRUNE),
+    default="attention",
+    show_default=True,
+    help="What would become smaller.",
+)
+@click.option(
+    "--calibration-clips",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Clips to score and to measure on, at most.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the curve and the scores.")
+@seed_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@narrated
+@click.pass_obj
+def explore(
+    narrator: Narrator,
+    model: str,
+    data: Data | None,
+    asked: Asked,
+    target: str | None,
+    prune: Any,
+    calibration_clips: int,
+    out: Path,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Show what pruning MODEL to any size would lose, before anything is pruned.
+
+    The clips are scored once; losses are estimated from 10 to 90 % and measured at a few sizes on held-out clips.
+
+    \b
+    Examples:
+      leanear explore demo-ast --out explored/
+      leanear explore checkpoint/ --data clips/ --target cpu --out explored/
+    """
+    from leanear.prune import exploring
+    from leanear.prune.widths import RotatedRecipe
+    from leanear.targets.target import read_target
+
+    device = read_target(target or "cpu")
+    multiples = (device.query_key_multiple, device.value_output_multiple)
+    recipe = RotatedRecipe(
+        multiples=multiples,
+        one_width_per_head=device.one_width_per_head,
+        prune=prune,
+        feed_forward_multiple=device.feed_forward_multiple,
+        calibration_clips=calibration_clips,
+        seed=seed,
+    )
+    document = exploring.explore(
+        model,
+        data=data,
+        asked=asked,
+        recipe=recipe,
+        target=device,
+        milliseconds=target is not None,
+        out=out,
+        narrator=narrator,
+    )
+    if as_json:
+        click.echo(json.dumps(document, allow_nan=False))
+        return
+    header, rows = exploring.table_rows(document)
+    table = Table(box=None, pad_edge=False)
+    for heading in header:
+        table.add_column(heading, justify="left" if heading == "removed" else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    click.echo(exploring.summary(document))
+    click.echo(f"page:    {out / 'explore.html'}")
+    click.echo(f"next:    {document['command']}")
