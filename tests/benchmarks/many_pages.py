@@ -18,7 +18,7 @@ from leanear.benchmarks.report.report import write_page, write_report
 from leanear.benchmarks.results import Results, write_results
 from leanear.prune.exploring import _page as explore_page
 from leanear.runtimes.files import write_json
-from tests.benchmarks.test_comparison import document as methods_document
+from tests.benchmarks.report.test_comparison import document as methods_document
 
 CLIPS = 2000
 LABELS = ["dog", "rain", "a baby that cries at night", "chainsaw"]

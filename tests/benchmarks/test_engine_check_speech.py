@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.benchmarks.test_engine_check import restamped, verdict
+from tests.benchmarks.measure.test_engine_check import restamped, verdict
 from tests.export.whisper_cases import small_artifact
 
 

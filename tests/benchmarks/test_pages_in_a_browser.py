@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.many_pages import pages
-from tests.benchmarks.test_speech_report import PLAN as SPEECH_PLAN
-from tests.benchmarks.test_speech_report import with_word_errors
+from tests.benchmarks.report.test_speech_report import PLAN as SPEECH_PLAN
+from tests.benchmarks.report.test_speech_report import with_word_errors
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FAULTS = Path(__file__).with_name("page_faults.js").read_text(encoding="utf-8")

@@ -1,0 +1,129 @@
+"""The report's section on losses, from a pruning.json made up by hand, and the warning at its head."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from leanear.benchmarks.report.loss_section import curve_picture, loss_section, nats
+from leanear.benchmarks.report.page import Paragraph, Section, Table
+from leanear.benchmarks.report.pictures import Curve
+from leanear.benchmarks.report.plotting import Picture
+from leanear.benchmarks.results import write_results
+from leanear.deploy.measuring import pruning_sections, write_folder_report
+from leanear.runtimes.files import write_json
+from tests.benchmarks.drawn import drawn, lines, texts
+from tests.benchmarks.report.test_report import Page
+
+FINISHED = {
+    "clips": 40, "divergence": 0.31, "dense_mistakes": 2.0, "slim_mistakes": 10.0, "counted": 40.0,
+    "standard_error_points": 5.5, "points": 20.0, "matters": True,
+}  # fmt: skip
+PRUNING = {
+    "schema": "leanear-pruning-1",
+    "method": "rotated",
+    "metric": "accuracy",
+    "goal": {"kind": "sparsity", "value": 0.7, "text": "70 %"},
+    "sparsity": 0.7,
+    "loss": {
+        "estimated": 0.2,
+        "rounds": [
+            {
+                "estimated": 0.01, "measured": 0.9, "cost": 30.0,
+                "blocks": [{"name": "layers.0.attention", "estimated": 0.01, "measured": 0.9}],
+            },
+            {
+                "estimated": 0.2, "measured": 0.31, "cost": 30.0,
+                "blocks": [
+                    {"name": "layers.0.attention", "estimated": 0.15, "measured": 0.25},
+                    {"name": "layers.1.attention", "estimated": 0.0, "measured": 0.0},
+                ],
+            },
+        ],
+        "best": 1,
+        "curve": [{"sparsity": 0.1, "loss": 0.0}, {"sparsity": 0.5, "loss": 0.04}, {"sparsity": 0.9, "loss": 2.0}],
+        "begins_at": 0.52,
+        "finished": FINISHED,
+    },
+}  # fmt: skip
+
+
+def blocks(section: Section, kind: type) -> list:
+    return [block for block in section.blocks if isinstance(block, kind)]
+
+
+def test_rounds_and_the_blocks_of_the_best_one_are_told():
+    section = loss_section(PRUNING)
+    rounds, by_block = blocks(section, Table)
+    assert rounds.rows == (("round 1", "0.01", "0.9", ""), ("round 2", "0.2", "0.31", "this model"))
+    assert by_block.rows == (("layers.0.attention", "0.15", "0.25"), ("layers.1.attention", "0", "0"))
+    assert len(blocks(section, Paragraph)) == 1
+    curve, ratio = blocks(section, Picture)
+    assert (curve.title, ratio.title) == ("Size against loss", "Estimate and measurement of every block")
+
+
+def test_without_a_curve_or_a_block_that_lost_anything_there_is_no_picture():
+    pruning = copy.deepcopy(PRUNING)
+    del pruning["loss"]["curve"]
+    assert len(blocks(loss_section(pruning), Picture)) == 1
+    pruning["loss"]["rounds"][1]["blocks"].pop(0)
+    assert blocks(loss_section(pruning), Picture) == []
+
+
+@pytest.mark.parametrize("loss", [None, {}, {"finished": FINISHED}, {"rounds": [], "best": 0}])
+def test_without_rounds_there_is_no_section(loss):
+    pruning = {key: value for key, value in PRUNING.items() if key != "loss"}
+    assert loss_section(pruning if loss is None else {**pruning, "loss": loss}) is None
+
+
+def test_a_loss_of_nothing_is_drawn_on_the_axis_of_logarithms():
+    """Nought has no logarithm."""
+    curve = [{"sparsity": 0.1, "loss": 0.0}, {"sparsity": 0.2, "loss": 0.1}]
+    root = drawn(curve_picture(curve, [Curve("this model", ((0.1, 0.0),), joined=False, chosen=True)]))
+    ((_, _, points),) = lines(root)
+    assert points[0][1] > points[1][1] + 100, "all the way down"
+    assert "this model" in texts(root)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.0, "0"), (9e-7, "0"), (1e-6, "1e-06"), (0.0123, "0.012"), (3, "3")])
+def test_two_digits_are_shown(value, shown):
+    assert nats(value) == shown
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    write_json(tmp_path / "checkpoint" / "pruning.json", PRUNING)
+    return tmp_path
+
+
+def test_the_warning_is_read_before_all_else(deployment, null_results):
+    write_results(deployment / "results.json", null_results.document)
+    paths = write_folder_report(deployment, deployment / "results.json", deployment, None)
+    warning = (
+        "Removing 70 % of the attention does damage here: on 40 held-out calibration clips accuracy went from 95.0"
+    )
+    markdown = paths.markdown.read_text()
+    assert markdown.splitlines()[4].startswith(f"**{warning}")
+    assert "## Loss" in markdown
+    page = Page(paths.html.read_text())
+    assert page.open == []
+    assert page.text.index(warning) < page.text.index("Latency")
+    assert ("p", {"class": "warning"}) in page.tags
+
+
+def test_a_loss_that_does_not_matter_warns_of_nothing(deployment, null_results):
+    pruning = copy.deepcopy(PRUNING)
+    pruning["loss"]["finished"] = {**FINISHED, "matters": False}
+    write_json(deployment / "checkpoint" / "pruning.json", pruning)
+    write_results(deployment / "results.json", null_results.document)
+    paths = write_folder_report(deployment, deployment / "results.json", deployment, None)
+    assert "does damage" not in paths.markdown.read_text()
+
+
+def test_a_folder_that_was_not_measured_yet_says_the_same(deployment):
+    pruning, loss = pruning_sections(deployment)
+    assert pruning.blocks[0].tone == "warning"
+    assert pruning.blocks[0].text.startswith("Removing 70 % of the attention does damage here")
+    assert loss == loss_section(PRUNING)

@@ -1,0 +1,463 @@
+"""The command as its users meet it: bad input is one clear line and a status, good input is a result."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from leanear.cli.commands import cli, run
+from leanear.runtimes.errors import BadInput
+from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    from transformers import ASTFeatureExtractor
+
+    folder = tmp_path_factory.mktemp("model") / "tiny-ast"
+    make_tiny_ast().save_pretrained(folder)
+    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two labels of the model's five, 44.1 kHz stereo WAV."""
+    folder = tmp_path_factory.mktemp("data")
+    for label, frequency_hz in (("yes", 500), ("up", 1500)):
+        (folder / label).mkdir()
+        for number in range(8):
+            mono = tone(frequency_hz + 20 * number, 0.5, 44100)
+            soundfile.write(folder / label / f"{number}.wav", np.stack([mono, 0.5 * mono], axis=1), 44100)
+    return folder
+
+
+def one_line(capsys) -> str:
+    said = capsys.readouterr().err.strip().splitlines()
+    complaint = [line for line in said if line.startswith("leanear: ")]
+    assert len(complaint) == 1, said
+    assert not any("Traceback" in line for line in said)
+    return complaint[0]
+
+
+@pytest.mark.parametrize("sparsity", ["0", "1", "1.5", "-0.5", "nan", "half"])
+def test_sparsity_out_of_range(capsys, model, data, tmp_path, sparsity):
+    arguments = ["prune", str(model), "--data", str(data), f"--sparsity={sparsity}", "--out", str(tmp_path / "slim")]
+    assert run(arguments) == 2
+    assert "--sparsity" in one_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_target_lists_the_known(capsys):
+    assert run(["deploy", "--target", "toaster"]) == 2
+    assert "'toaster'; known are cpu, jetson, openvino, raspberrypi, rtx" in one_line(capsys)
+
+
+def test_misspelt_flag(capsys):
+    assert run(["deploy", "--targt", "cpu"]) == 2
+    assert "--targt" in one_line(capsys)
+
+
+def test_missing_model_folder(capsys, data, tmp_path):
+    assert run(["prune", "./no/such/model", "--data", str(data), "--out", str(tmp_path / "slim")]) == 2
+    assert "./no/such/model: no such model folder" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"model_type": "wav2vec2"}', "'wav2vec2'; leanear takes Audio Spectrogram Transformers"),
+        ('{"model_type": "wav2vec2"}', "and Whisper (whisper)"),
+        ("{", "not JSON"),
+    ],
+)
+def test_a_model_of_another_family(capsys, data, tmp_path, config, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    assert run(["prune", str(folder), "--data", str(data), "--out", str(tmp_path / "slim")]) == 2
+    line = one_line(capsys)
+    assert message in line
+    assert str(folder / "config.json") in line
+
+
+def test_damaged_weights(capsys, model, data, tmp_path):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert run(["prune", str(broken), "--data", str(data), "--out", str(tmp_path / "slim")]) == 2
+    assert f"{weights}: weights cannot be read" in one_line(capsys)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text named wav", "unknown label"])
+def test_unusable_data(capsys, model, tmp_path, kind):
+    folder = tmp_path / "data"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "text named wav":
+        (folder / "yes").mkdir()
+        for name in ("a.wav", "b.wav"):
+            (folder / "yes" / name).write_text("no audio")
+    if kind == "unknown label":
+        (folder / "perhaps").mkdir()
+        for name in ("a.wav", "b.wav"):
+            soundfile.write(folder / "perhaps" / name, tone(300), 16000)
+    assert run(["prune", str(model), "--data", str(folder), "--out", str(tmp_path / "slim")]) == 2
+    message = {
+        "missing": "no such data folder",
+        "empty": "no .wav",
+        "text named wav": "not readable as audio",
+        "unknown label": "'perhaps' is unknown to the model",
+    }[kind]
+    assert message in one_line(capsys)
+    assert not (tmp_path / "slim").exists()
+
+
+def test_a_model_without_audio_of_its_own_needs_data(capsys, model, tmp_path):
+    assert run(["prune", str(model), "--out", str(tmp_path / "slim")]) == 2
+    assert "--data is missing" in one_line(capsys)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(capsys, model, data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert run(["prune", str(model), "--data", str(data), "--out", str(tmp_path)]) == 2
+    assert "left alone" in one_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_output_folder_that_cannot_be_written(capsys, model, data):
+    assert run(["prune", str(model), "--data", str(data), "--out", "/proc/leanear/slim"]) == 1
+    assert "/proc/leanear" in one_line(capsys)
+
+
+def test_deploy_leaves_a_folder_with_something_else_in_it_alone(capsys, model, data, tmp_path):
+    for name in ("checkpoint", "dense", ".x.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("years of work")
+    assert run(["deploy", str(model), "--data", str(data), "--out", str(tmp_path)]) == 2
+    assert "left alone" in one_line(capsys)
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 3
+
+
+@pytest.mark.parametrize("inside", ["model", "data"])
+def test_deploy_does_not_replace_what_it_reads(capsys, model, data, tmp_path, inside):
+    out = tmp_path / "deployment"
+    out.mkdir()
+    (out / ".leanear-lock").touch()
+    paths = {"model": model, "data": data}
+    paths[inside] = Path(shutil.copytree(paths[inside], out / "checkpoint"))
+    assert run(["deploy", str(paths["model"]), "--data", str(paths["data"]), "--out", str(out)]) == 2
+    assert "lies inside --out" in one_line(capsys)
+    assert any((out / "checkpoint").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", '"hidden_act": "nope"', "config.json: no model can be built"),
+        ("config.json", '"num_attention_heads": 0', "config.json: no model can be built"),
+        ("config.json", '"hidden_size": "big"', "config.json: no model can be built"),
+        ("config.json", '"id2label": ["a"]', "config.json: no model can be built"),
+        ("config.json", '"num_hidden_layers": 0', "num_hidden_layers is 0"),
+        ("config.json", '"intermediate_size": 64', "has another shape in the weights"),
+        (
+            "preprocessor_config.json",
+            '"sampling_rate": 0',
+            "preprocessor_config.json: sampling_rate is 0; a whole number",
+        ),
+        ("preprocessor_config.json", '"max_length": 99', "max_length is 99, but config.json says 46"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(capsys, model, data, tmp_path, name, text, message):
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    settings = {**json.loads((folder / name).read_text()), **json.loads("{" + text + "}")}
+    (folder / name).write_text(json.dumps(settings))
+    assert run(["prune", str(folder), "--data", str(data), "--out", str(tmp_path / "slim")]) == 2
+    line = one_line(capsys)
+    assert message in line
+    assert str(folder) in line
+
+
+def test_weights_that_are_not_numbers(capsys, model, data, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.dense.bias"][2] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert run(["eval", str(folder), "--data", str(data), "--json"]) == 2
+    assert "NaN or infinite values, in 'classifier.dense.bias'" in one_line(capsys)
+
+
+def test_flags_out_of_range(capsys, model, data):
+    for flags in (["--seed", "9" * 20], ["--max-drop", "nan"], ["--data", ""]):
+        assert run(["deploy", str(model), "--data", str(data), *flags]) == 2
+        assert flags[0] in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--speedup 0.9", "--speedup is 0.9; it must be above 1"),
+        ("--speedup inf", "--speedup is inf"),
+        ("--macs 1.5", "--macs is 1.5; it must lie between 0 and 1"),
+        ("--latency-ms 0", "--latency-ms is 0; it must be above 0"),
+        ("--max-drop -1", "--max-drop"),
+        ("--max-drop 101", "--max-drop is 101"),
+        ("--sparsity 0.5 --speedup 1.2", "--sparsity and --speedup: give one of them"),
+        ("--macs 0.5 --latency-ms 9", "--macs and --latency-ms: give one of them"),
+        ("--method fastest", "--method"),
+        ("--basis upright", "--basis"),
+        ("--shots 0", "--shots"),
+        ("--pools by-kind", "--pools is for models with several kinds of attention"),
+        ("--sites self-attention", "--sites is for models with several kinds of attention"),
+        ("--score fisher", "--score belongs to --method reference"),
+        ("--scheme heads", "--scheme belongs to --method reference"),
+        ("--threshold local", "--threshold belongs to --method reference"),
+        ("--schedule iterative", "--schedule belongs to --method reference"),
+        ("--batch-size 4", "--batch-size belongs to --method reference"),
+        ("--method reference --basis fisher", "--basis belongs to --method rotated"),
+        ("--method reference --labels observed", "--labels belongs to --method rotated"),
+        ("--method reference --shots 2", "--shots belongs to --method rotated"),
+        ("--method reference --pools by-kind", "--pools belongs to --method rotated"),
+        ("--method reference --speedup 1.2", "--speedup belongs to --method rotated"),
+        ("--method reference --max-drop 1", "--max-drop belongs to --method rotated"),
+        ("--method reference --recovery full", "belong to --method rotated"),
+        ("--method reference --compensate", "belong to --method rotated"),
+        ("--method reference --recovery lora --recovery-minutes 5", "--recovery-minutes belongs to --method rotated"),
+        ("--recovery-minutes 5", "--recovery-minutes is of no use without --recovery"),
+        ("--recovery full --recovery-minutes 0", "--recovery-minutes"),
+    ],
+)
+@pytest.mark.parametrize("command", ["prune", "deploy"])
+def test_goals_and_flags_that_do_not_go_together(capsys, model, data, tmp_path, command, flags, message):
+    out = ["--data", str(data), "--out", str(tmp_path / "out")]
+    assert run([command, str(model), *out, *flags.split()]) == 2
+    assert message in one_line(capsys)
+    assert not list(tmp_path.iterdir()), "refused before any work"
+
+
+@pytest.mark.parametrize(("flags", "seconds"), [("", 1200.0), (" --recovery-minutes 0.5", 30.0)])
+def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, model, data, tmp_path, flags, seconds):
+    from leanear.prune import job as pruning
+
+    jobs = []
+
+    def prune_checkpoint(*_arguments, job, **_settings):
+        jobs.append(job)
+        raise BadInput("enough")
+
+    monkeypatch.setattr(pruning, "prune_checkpoint", prune_checkpoint)
+    arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
+    assert run([*arguments, "--recovery", "lora", *flags.split()]) == 2
+    assert (jobs[0].recovery.method, jobs[0].recovery.seconds) == ("lora", seconds)
+
+
+def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
+    """A table and measurements made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
+    from leanear.data.clips import read_examples_for
+    from leanear.prune import job as pruning
+    from leanear.prune import model_timing
+    from leanear.prune.latency_table import LatencyTable, ModelTiming, Parts, read_geometry
+
+    parts = Parts(1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0)
+
+    def table(checkpoint, target, keep_busy, report):
+        geometry = read_geometry(checkpoint)
+        return LatencyTable(
+            geometry, target.graph_form, 3.0, {"ordinary": parts, "last": parts}, ModelTiming((), 9.0, 9.0, 9.0), (),
+            0.0, {},
+        )  # fmt: skip
+
+    monkeypatch.setattr(model_timing, "latency_table", table)
+    monkeypatch.setattr(model_timing, "kept_table", lambda *_: None)
+    monkeypatch.setattr(model_timing.AstTiming, "dense_and_slim", lambda *_: (6.0, 5.75))
+    arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
+    with monkeypatch.context() as unread:
+        unread.setattr(pruning, "read_examples_for", lambda *_, **__: pytest.fail("a clip was read"))
+        assert run([*arguments, "--latency-ms", "0.001"]) == 2
+        assert one_line(capsys) == (
+            "leanear: --latency-ms 0.001: 0.001 ms are out of reach: the narrowest model, one head per block, takes"
+            " 5.75 ms on cpu, 1.04 times as fast as the dense one with 6 ms"
+        )
+        assert run([*arguments, "--speedup", "1.2"]) == 2
+        assert "--speedup 1.2: 5 ms are out of reach: the narrowest model" in one_line(capsys)
+        monkeypatch.setattr(model_timing, "kept_table", lambda checkpoint, target: table(checkpoint, target, 0, 0))
+        assert run([*arguments, "--latency-ms", "4.9"]) == 2
+        least_ms = 3.0 + 2 * (1.0 + 0.1 + 4 * 0.01 + 4 * 0.01)  # two blocks of one head of 4 and 4 columns
+        assert f"4.9 ms are out of reach: the narrowest model, one head per block, takes {least_ms:.4g} ms" in one_line(
+            capsys
+        )
+        monkeypatch.setattr(model_timing, "kept_table", lambda *_: None)
+    assert not (tmp_path / "slim").exists()
+    assert pruning.read_examples_for is read_examples_for
+    assert run([*arguments, "--latency-ms", "5.8", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["pruning"]
+    (check,) = facts["latency_checks"]
+    assert (check["measured_dense_ms"], check["measured_ms"], check["met"]) == (6.0, 5.75, True)
+    assert facts["goal"] == {"kind": "latency_ms", "value": 5.8}
+    assert facts["cost"]["unit"] == "ms"
+    assert facts["timed"]["precision"] == "fp32"
+    assert facts["cost"]["slim"] <= 5.8 < facts["cost"]["dense"]
+    assert run([*arguments, "--speedup", "1.02", "--json"]) == 0
+    cost = json.loads(capsys.readouterr().out)["pruning"]["cost"]
+    assert cost["slim"] <= cost["dense"] / 1.02
+
+
+def test_too_few_clips_to_hold_any_out(capsys, model, data, tmp_path):
+    arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim"), "--calibration-clips", "4"]
+    assert run([*arguments, "--max-drop", "1"]) == 2
+    assert "--max-drop 1: the search needs at least 6 calibration clips; there are 4" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "method", "basis"),
+    [
+        ((), "rotated", "rotated by fisher"),
+        (("--basis", "activations", "--labels", "observed", "--shots", "2"), "rotated", "rotated by activations"),
+        (("--no-compensate",), "rotated", "rotated by fisher"),
+        (("--macs", "0.9"), "rotated", "rotated by fisher"),
+        (("--max-drop", "100"), "rotated", "rotated by fisher"),
+        (("--method", "reference", "--score", "magnitude"), "reference", "channels as trained"),
+        (("--method", "reference", "--scheme", "heads", "--threshold", "global", "--batch-size", "4"), "reference",
+         "channels as trained"),
+    ],
+)  # fmt: skip
+def test_each_method_prunes_and_says_how(capsys, model, data, tmp_path, flags, method, basis):
+    arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim"), "--json"]
+    assert run([*arguments, *flags]) == 0
+    pruned = json.loads(capsys.readouterr().out)
+    plan = json.loads((tmp_path / "slim" / "plan.json").read_text())
+    assert (plan["basis"], plan["recipe"]["method"], pruned["pruning"]["method"]) == (basis, method, method)
+    assert plan["sparsity"] == pytest.approx(pruned["sparsity"], abs=1e-6)
+    if not {"--macs", "--max-drop"} & set(flags):
+        assert pruned["sparsity"] >= 0.5
+    assert ("search" in pruned["pruning"]) == ("--max-drop" in flags)
+    assert ("compensation" in pruned["pruning"]) == (method == "rotated" and "--no-compensate" not in flags)
+    assert json.loads((tmp_path / "slim" / "pruning.json").read_text()) == pruned["pruning"]
+
+
+def leanear(*arguments: str, file_limit_bytes: int | None = None) -> subprocess.Popen[str]:
+    def limit() -> None:
+        if file_limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "leanear.entry", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "written"),
+    [(20_000, ".slim.state/statistics/chunk-00000.safetensors"), (80_000, "slim")],
+)
+def test_no_room_for_statistics_or_weights(model, data, tmp_path, limit_bytes, written):
+    """A limit on file size stands in for a full disk: the write fails in the same place."""
+    flags = ("--data", str(data), "--out", str(tmp_path / "slim"), "--calibration-clips", "4")
+    process = leanear("prune", str(model), *flags, file_limit_bytes=limit_bytes)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    assert errors.strip().splitlines()[-1].startswith(f"leanear: {tmp_path / written}: ")
+    assert [path.name for path in tmp_path.iterdir()] == [".slim.state"], "nothing half-written, what was finished kept"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_interrupted_deploy_goes_on(model, data, tmp_path):
+    out = tmp_path / "deployment"
+    arguments = ("deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "3")
+    process = leanear(*arguments)
+    while not (out / ".stages" / "dense.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("leanear: interrupted")
+    assert "Traceback" not in errors
+    dense_made_ns = (out / "dense" / "model.onnx").stat().st_mtime_ns
+
+    process = leanear(*arguments)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert (out / "dense" / "model.onnx").stat().st_mtime_ns == dense_made_ns, "what was finished is kept"
+    assert "report:" in printed
+    assert (out / "report.html").stat().st_size > 10_000
+
+    process = leanear(*arguments)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "nothing to do" in errors
+
+    slim = out / "slim" / "model.onnx"
+    slim.write_bytes(slim.read_bytes()[:-1] + b"\0")
+    process = leanear("classify", str(data / "yes" / "0.wav"), "--model", str(out / "slim"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "sha256 differs" in errors
+
+
+def test_prune_export_eval_classify_agree(capsys, model, data, tmp_path):
+    slim, artifact = tmp_path / "slim", tmp_path / "artifact"
+    assert run(["prune", str(model), "--data", str(data), "--sparsity", "0.5", "--out", str(slim), "--json"]) == 0
+    pruned = json.loads(capsys.readouterr().out)
+    assert 0.5 <= pruned["sparsity"] < 0.6
+    assert run(["export", str(slim), "--form", "onnxruntime", "--out", str(artifact)]) == 0
+    assert "bound 1e-04" in capsys.readouterr().out
+    results = []
+    for folder in (slim, artifact):
+        assert run(["eval", str(folder), "--data", str(data), "--threads", "1", "--json"]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert [result["kind"] for result in results] == ["checkpoint", "artifact"]
+    assert results[0]["correct"] == results[1]["correct"]
+    assert results[0]["cross_entropy"] == pytest.approx(results[1]["cross_entropy"], rel=1e-4)
+    labels = []
+    for folder in (slim, artifact):
+        assert run(["classify", str(data / "yes" / "0.wav"), "--model", str(folder), "--json"]) == 0
+        labels.append(json.loads(capsys.readouterr().out))
+    assert {entry["label"] for entry in labels[0]} == set(TINY_LABELS)
+    assert [entry["label"] for entry in labels[0]] == [entry["label"] for entry in labels[1]]
+    assert sum(entry["probability"] for entry in labels[0]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("samples", [1, 160, 239, 240, 399])
+def test_clips_shorter_than_a_frame_are_silence_everywhere(capsys, model, tmp_path, samples):
+    soundfile.write(tmp_path / "click.wav", np.full(samples, 0.5), 16000)
+    artifact = tmp_path / "artifact"
+    assert run(["export", str(model), "--out", str(artifact)]) == 0
+    answers = []
+    for folder in (model, artifact):
+        capsys.readouterr()
+        assert run(["classify", str(tmp_path / "click.wav"), "--model", str(folder), "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    for one, other in zip(*answers, strict=True):
+        assert one["label"] == other["label"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_has_help_an_example_and_a_place_in_the_readme(name, capsys):
+    assert run([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "Example" in printed
+    assert f"leanear {name}" in printed
+    assert f"leanear {name}" in (ROOT / "README.md").read_text()

@@ -1,0 +1,129 @@
+"""Ctrl-C from the first moment of a command on: one line, no traceback, and nothing is called kept that is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from leanear.runtimes.process.kept_work import GOES_ON, forget_kept, remember_kept, what_is_kept
+from tests.conftest import tone
+
+ROOT = Path(__file__).parents[3]
+ASCII, C_LOCALE = {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+INTERRUPTED, KEPT = "leanear: interrupted", f"leanear: interrupted; {GOES_ON}"
+MOMENTS_S = (0.0, 0.05, 0.2, 0.6, 1.5)
+
+
+def start(*arguments: str, module: str = "leanear.entry", **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def last_line(process: subprocess.Popen[str]) -> str:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    return errors.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def data(tmp_path):
+    for label, frequency_hz in (("yes", 500), ("up", 1500)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(8):
+            soundfile.write(tmp_path / "data" / label / f"{number}.wav", tone(frequency_hz + 20 * number), 16_000)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("module", "seconds"),
+    [
+        *(("leanear.entry", seconds) for seconds in MOMENTS_S),
+        ("leanear.benchmarks.__main__", 0.02),
+        ("leanear.benchmarks.__main__", 0.1),
+    ],
+)
+def test_while_it_is_importing(tiny_folder, data, tmp_path, module, seconds):
+    """As pip writes commands; the first moments are too early even for a line, then the signal alone ends it."""
+    out = ("--data", str(data), "--out", str(tmp_path / "out"))
+    arguments = ("prune", str(tiny_folder), *out) if module == "leanear.entry" else ("doctor",)
+    code = f"from {module} import main; print('started', flush=True); main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "started\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert "Traceback" not in errors
+    assert "KeyboardInterrupt" not in errors
+    if module == "leanear.entry":
+        assert process.returncode in (130, -signal.SIGINT)
+    if process.returncode == 130:
+        assert errors.strip().splitlines()[-1] == INTERRUPTED
+
+
+def test_what_is_kept_is_said_only_where_it_is(tiny_folder, data, tmp_path):
+    """Ctrl-C when the chunks of the statistics are on the disk, and again in the same command before any is."""
+    flags = ("--data", str(data), "--out", str(tmp_path / "slim"), "--recovery", "full", "--recovery-minutes", "2")
+    process = start("prune", str(tiny_folder), *flags)
+    while not list(tmp_path.glob(".slim.state/**/*.safetensors")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert last_line(process) == KEPT
+    shutil.rmtree(tmp_path / ".slim.state")
+    process = start("prune", str(tiny_folder), *flags)
+    while "reading" not in (said := process.stderr.readline()):
+        assert said, process.communicate()
+    process.send_signal(signal.SIGINT)
+    assert last_line(process) == INTERRUPTED
+    assert not list(tmp_path.glob(".slim.state/**/*.safetensors"))
+
+
+def test_what_is_gone_again_is_not_called_kept(tmp_path):
+    forget_kept()
+    assert what_is_kept() == ""
+    path = tmp_path / "chunk"
+    remember_kept(path)
+    assert what_is_kept() == ""
+    path.touch()
+    assert what_is_kept() == f"; {GOES_ON}"
+    path.unlink()
+    assert what_is_kept() == ""
+    path.touch()
+    forget_kept()
+    assert what_is_kept() == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments"),
+    [
+        (ASCII, ("--help",)),
+        (ASCII, ("targets",)),
+        (C_LOCALE, ("prune", "{model}", "--data", "{data}", "--out", "{out}/größer", "--no-compensate")),
+        (ASCII, ("explore", "{model}", "--data", "{data}", "--out", "{out}/explored")),
+        (ASCII, ("prune", "{out}/größer", "--out", "{out}/slim")),
+    ],
+)
+def test_no_letter_is_too_much_for_an_output_in_ascii(tiny_folder, data, tmp_path, environment, arguments):
+    places = {"model": tiny_folder, "data": data, "out": tmp_path}
+    process = start(*(each.format(**places) for each in arguments), **environment)
+    printed, errors = process.communicate(timeout=300)
+    assert "Traceback" not in errors
+    assert process.returncode in (0, 1, 2), errors
+    assert printed or errors

@@ -1,0 +1,73 @@
+"""Notes: one line each on standard error, beside a result that standard output holds alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from leanear.benchmarks.device.classify import classify_files
+from leanear.cli.commands import run
+from leanear.runtimes.process.notes import note_first
+from leanear.runtimes.sessions import SessionOptions
+from tests.conftest import tone
+from tests.runtimes.tiny_artifact import loudness_weights, write_tiny_artifact
+from tests.wav_bytes import wav_bytes
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_notes_go_to_standard_error_and_results_to_standard_output(tiny_folder, tmp_path):
+    stereo = np.stack([tone(300), -tone(300)], axis=1) * 32767
+    (tmp_path / "odd.wav").write_bytes(wav_bytes(stereo.astype("<i2").tobytes(), channels=2, data_size=8_000))
+    command = [sys.executable, "-m", "leanear.entry", "classify", "odd.wav", "--json", "--model", str(tiny_folder)]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)[0]["label"]
+    notes = [line for line in ended.stderr.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2
+    assert notes[0].startswith("note: odd.wav: its header promises 8,000 bytes of audio")
+    assert notes[1].startswith("note: odd.wav: its channels cancel")
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, []), (0.5, []), (2.0, ["the first 0.47 s of 2.00 s"])])
+def test_a_clip_that_the_model_hears_only_a_part_of(tiny_folder, tmp_path, caplog, seconds, said):
+    soundfile.write(tmp_path / "clip.wav", tone(300, seconds), 16_000)
+    assert run(["classify", str(tmp_path / "clip.wav"), "--model", str(tiny_folder)]) == 0
+    assert [f"note: {tmp_path / 'clip.wav'}: the model hears {each}" for each in said] == caplog.messages
+
+
+def test_clips_of_a_folder_that_are_heard_in_part_are_counted(tiny_folder, tmp_path, caplog):
+    for label, seconds in (("yes", 0.4), ("up", 2.0)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(4):
+            soundfile.write(tmp_path / "data" / label / f"{number}.wav", tone(300, seconds), 16_000)
+    assert run(["eval", str(tiny_folder), "--data", str(tmp_path / "data"), "--calibration-clips", "2"]) == 0
+    assert caplog.messages == [
+        f"note: {tmp_path / 'data'}: the model hears only the first 0.47 s of 3 of 6 clips, which are longer"
+    ]
+
+
+def test_a_device_says_so_too(tmp_path, caplog):
+    matrix = loudness_weights()
+    write_tiny_artifact(tmp_path / "artifact", matrix)
+    for name, seconds in (("short.wav", 0.05), ("long.wav", 1.0)):
+        soundfile.write(tmp_path / name, tone(300, seconds), 16_000)
+    paths = [tmp_path / "short.wav", tmp_path / "long.wav"]
+    classify_files(tmp_path / "artifact", paths, "null", SessionOptions(threads=1), 1)
+    assert caplog.messages == [f"note: {paths[1]}: the model hears the first 0.01 s of 1.00 s"]
+
+
+def test_many_notes_of_one_kind_are_counted(caplog):
+    note_first([f"{number}.wav: odd" for number in range(3)], "clips")
+    note_first([f"{number}.wav: odd" for number in range(8)], "clips")
+    first = [f"note: {number}.wav: odd" for number in range(3)]
+    assert caplog.messages == [*first, *first, "note: and so of 5 more clips"]
