@@ -27,7 +27,8 @@ MOST_CLIPS = 4  # two as they are, and the two that the proof made shorter and l
 # speech: KL(checkpoint || engine) in nats per token after the same tokens, the mean of all steps.
 SPREAD_BOUNDS = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.35, "int8": 0.35, "int8-bf16": 0.4}
 NATS_BOUNDS = {"fp32": 3e-5, "fp16": 0.003, "bf16": 0.06, "int8": 0.06, "int8-bf16": 0.06}
-CHANGED_WORDS_SHARE, FEW_WORDS = 1 / 3, 2  # near ties fall either way, and a text that breaks off there is many words
+# Near ties fall either way, and a text that breaks off there is many words; the more so the coarser the type.
+CHANGED_WORDS_SHARE, COARSE_CHANGED_WORDS_SHARE, FEW_WORDS = 1 / 3, 0.9, 2
 COMPUTES_NOTHING = "the null runtime computes nothing that could be compared"
 SPREAD, NATS = "of the logits' spread", "nats a token"
 
@@ -102,7 +103,9 @@ def figures_text(answer: Dict[str, Any]) -> str:
 
 def _reason(answer: Dict[str, Any], is_speech: bool) -> str:
     """Why the engine is wrong, "" if it is not."""
-    many = is_speech and answer["changed"] > max(FEW_WORDS, CHANGED_WORDS_SHARE * answer["answers"])
+    coarse = answer["bound"] > NATS_BOUNDS["fp16"]
+    share = COARSE_CHANGED_WORDS_SHARE if coarse else CHANGED_WORDS_SHARE
+    many = is_speech and answer["changed"] > max(FEW_WORDS, share * answer["answers"])
     if answer["error"] <= answer["bound"] and not many:
         return ""
     return f"the engine does not answer as the checkpoint does: {figures_text(answer)}"

@@ -120,6 +120,7 @@ def _exploration() -> dict[str, Any]:
     return {
         "model": "/home/somebody/models/a-long-name-of-a-run/checkpoint-4000",
         "metric": "accuracy",
+        "prune": "attention",
         "matters_nats": 0.01,
         "knee": 0.7,
         "begins_at": 0.62,

@@ -172,7 +172,7 @@ def test_quiet_says_nothing_and_verbose_every_report():
 
 def test_a_reader_of_standard_error_that_is_gone_ends_no_work_and_loses_no_result():
     code = (
-        "import time; from toolchain import narration; narration.SILENCE_S = 0.05; narrator = narration.Narrator()\n"
+        "import time; from leanear import progress; progress.SILENCE_S = 0.05; narrator = progress.Narrator()\n"
         "with narrator.step('a step'): print('begun', flush=True); time.sleep(1)\n"
         "narrator.say('more'); print('result')"
     )

@@ -42,6 +42,7 @@ from leanear.runtimes.files import read_json, write_json
 from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.process.kept_work import remember_kept
 from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
 
 WORKER = "leanear.benchmarks.measure.speech_rounds"
@@ -184,6 +185,7 @@ def export_to_time(
     exported = export_whisper(model, extractor, *files, target.graph_form, precision, observed, work.any_window)
     manifest = {
         "family": "whisper",
+        "task": SPEECH_TASK,
         "graphs": {
             "encoder": {"form": target.graph_form, "precision": exported.encoder.precision},
             "decoder": {"form": target.graph_form, "precision": exported.decoder.precision},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import leanear.benchmarks.measure.answers
+import leanear.benchmarks.measure.engine_check
 import leanear.benchmarks.measure.measure
 import leanear.benchmarks.measure.sustained
 from leanear.benchmarks.measure.latency import measure_latency
@@ -26,6 +27,7 @@ from tests.runtimes.tiny_artifact import WINDOW_SAMPLES
 
 RUN_MS = 1.25  # of every run, as the made-up events say
 WORKERS = {
+    "leanear.benchmarks.measure.engine_check": "check_engine",
     "leanear.benchmarks.measure.latency": "measure_latency",
     "leanear.benchmarks.measure.memory": "measure_memory",
     "leanear.benchmarks.measure.accuracy": "measure_logits",
@@ -53,6 +55,7 @@ def results(library, dense_folder, slim_folder, clips_path, tmp_path, monkeypatc
     for module in (
         leanear.benchmarks.measure.measure,
         leanear.benchmarks.measure.answers,
+        leanear.benchmarks.measure.engine_check,
         leanear.benchmarks.measure.sustained,
     ):
         monkeypatch.setattr(module, "run_fresh", in_this_process)

@@ -213,17 +213,3 @@ def test_flags_that_make_no_sense(model, data, tmp_path, capsys, flags, message)
     assert deploy(model, data, "cpu", tmp_path / "out", *flags) == 2
     assert message in complaint(capsys)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("target", "flags", "message"),
-    [
-        ("openvino", ["--precision", "bf16"], "the latency table is timed in fp32, which says nothing of bf16"),
-        ("cpu", ["--precision", "int8"], "timed on graphs of float32, which say nothing of int8"),
-    ],
-)
-def test_milliseconds_are_those_of_float32(tiny_folder, data, tmp_path, capsys, target, flags, message):
-    out = tmp_path / "out"
-    assert deploy(tiny_folder, data, target, out, "--speedup", "1.2", *flags) == 2
-    assert message in complaint(capsys)
-    assert not out.exists()

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from transformers import ASTConfig
 
-import leanear.export.onnx.attention
+import leanear.export.onnx.heads
 from leanear.cli.commands import run
 from leanear.export.ast.front_end import read_front_end
 from leanear.export.ast.graph import export_ast
@@ -40,7 +40,7 @@ DRAWN = np.random.default_rng(5).choice([16, 32, 48], (40, 3))
 
 @pytest.fixture(params=[0, 10**12], ids=["groups are free", "groups are dear"])
 def group_macs(request, monkeypatch) -> int:
-    monkeypatch.setattr(leanear.export.onnx.attention, "FUSED_GROUP_MACS", request.param)
+    monkeypatch.setattr(leanear.export.onnx.heads, "FUSED_GROUP_MACS", request.param)
     return request.param
 
 
@@ -148,7 +148,7 @@ def test_the_graph_of_a_plan_with_one_width_per_head_has_no_padding(family, grou
 
 @pytest.mark.parametrize("start", [0, 2_000_000, 10**12])
 def test_blocks_that_are_filled_up_are_those_whose_graph_is_larger(start, monkeypatch, tmp_path, tiny_extractor):
-    monkeypatch.setattr(leanear.export.onnx.attention, "FUSED_GROUP_MACS", start)
+    monkeypatch.setattr(leanear.export.onnx.heads, "FUSED_GROUP_MACS", start)
     dense = make_tiny_ast(48, 3, 2)
     site, found = ast.attention_sites(dense)[0], set()
     for drawn in DRAWN[:12].tolist():
