@@ -40,19 +40,25 @@ ROOMS = {
     "reference": " calibration data families recover runtimes runtimes.process",
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "
     "families recover runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
+    "timing": " benchmarks benchmarks.measure benchmarks.sensors calibration data export export.ast export.onnx "
+    "export.whisper families runtimes runtimes.process runtimes.speech targets",
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
+    "timing "
     "export export.ast export.onnx export.whisper families recover reference runtimes runtimes.process runtimes.speech "
     "targets",
     "devices": " benchmarks benchmarks.device benchmarks.measure runtimes",
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo devices "
+    "timing "
     "evaluate export export.whisper families prune runtimes runtimes.backends runtimes.process runtimes.speech targets",
     "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
+    "timing "
     "export.ast families prune recover reference runtimes runtimes.process targets",
     "studies.references": "cli",
     "studies.demo": "calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families prune "
+    "timing "
     "recover reference runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice studies targets",
-    "api": " benchmarks benchmarks.report deploy evaluate families prune recover runtimes runtimes.speech targets",
+    "api": " benchmarks benchmarks.report deploy evaluate families prune recover runtimes runtimes.speech targets timing",
     "entry": "cli runtimes.process",
 }
 

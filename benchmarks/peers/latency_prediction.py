@@ -26,9 +26,9 @@ from leanear.export.ast.graph import export_ast
 from leanear.families.ast import AstCheckpoint
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 from leanear.progress import Narrator
-from leanear.prune.block_timing import latency_table, time_in_turn
-from leanear.prune.latency_table import LatencyTable, model_sites, site_kind, tie_widths
 from leanear.targets.target import Target, read_target
+from leanear.timing.block_timing import latency_table, time_in_turn
+from leanear.timing.latency_table import LatencyTable, model_sites, site_kind, tie_widths
 
 LABELS, PLANS_AT_A_TIME, SHARE_S = 527, 5, 60.0
 

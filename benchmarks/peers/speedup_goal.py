@@ -29,11 +29,11 @@ from leanear.export.ast.graph import export_ast
 from leanear.families import ast
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
 from leanear.progress import Narrator
-from leanear.prune.block_timing import latency_table, time_in_turn
 from leanear.prune.costs import latency_costs
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, Sharing, choose_widths, cut
 from leanear.targets.target import read_target
+from leanear.timing.block_timing import latency_table, time_in_turn
 
 LONG_FRAMES = 500  # of inputs that are run one by one, for memory's sake
 

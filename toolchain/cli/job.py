@@ -76,7 +76,7 @@ def prune_job(model: str, target: str, flags: dict[str, Any]) -> Any:
 
 def _work(goal: Any, device: Any, flags: dict[str, Any]) -> Any:
     """What one inference of a Whisper is for a goal in time; None without one, where no flag may speak of it."""
-    from leanear.prune.speech_work import SpeechWork
+    from leanear.timing.speech_work import SpeechWork
 
     if not goal.needs_latency:
         for name in ("clip_seconds", "tokens", "timed_window", "timed_precision"):

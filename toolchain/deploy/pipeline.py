@@ -44,7 +44,6 @@ from leanear.families.checkpoint import checkpoint_folder, checkpoint_name, chec
 from leanear.families.tasks import labels_of, read_spellings, task_of
 from leanear.outputs import check_deployment_folder, only_here
 from leanear.progress import Narrator
-from leanear.prune.speech_work import SpeechWork
 from leanear.runtimes.backends.engines import import_library
 from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.errors import BadInput
@@ -53,6 +52,7 @@ from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
+from leanear.timing.speech_work import SpeechWork
 
 if TYPE_CHECKING:
     from leanear.prune.job import PruneJob

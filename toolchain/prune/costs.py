@@ -9,7 +9,7 @@ from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.calibration.sites import FeedForwardKind
 from leanear.families.family import HeadCost
 from leanear.plan import Plan, feed_forward_parameters, head_parameters
-from leanear.prune.latency_table import Table, tie_widths
+from leanear.timing.latency_table import Table, tie_widths
 
 Widths = tuple[tuple[int, int], ...]
 """(K, V) of every kept head of one block."""

@@ -34,13 +34,13 @@ from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
 from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
-from leanear.prune.model_timing import timing_of
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.targets.target import Target
+from leanear.timing.model_timing import timing_of
 
 EXPLORE_SCHEMA = "leanear-explore-1"
 MEASURED = (0.3, 0.5, 0.7, 0.9)

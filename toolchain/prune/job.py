@@ -32,20 +32,16 @@ from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune, plan_sha256
 from leanear.progress import Narrator, Report, counted
-from leanear.prune.block_timing import BUSY_SHARE
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import prune_to_latency, refuse_out_of_reach
-from leanear.prune.latency_table import Table
-from leanear.prune.model_timing import ModelTiming, timing_of
 from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
 from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
 from leanear.prune.search import search_sparsity
-from leanear.prune.speech_work import SpeechWork
 from leanear.prune.widths import RotatedRecipe, check_budget
 from leanear.recover.compensation import Compensated, compensate_, fitted_sites
 from leanear.recover.distillation import Distillation, distill_
@@ -54,6 +50,10 @@ from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_json
 from leanear.targets.target import FORM_COLUMNS, Target, check_one_width
+from leanear.timing.block_timing import BUSY_SHARE
+from leanear.timing.latency_table import Table
+from leanear.timing.model_timing import ModelTiming, timing_of
+from leanear.timing.speech_work import SpeechWork
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
 

@@ -18,13 +18,13 @@ from leanear.families.registry import family_of
 from leanear.progress import Report, quiet
 from leanear.prune.costs import Costs, latency_costs
 from leanear.prune.goal import Goal
-from leanear.prune.model_timing import ModelTiming
 from leanear.prune.rotated import Rotated
 from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
+from leanear.timing.model_timing import ModelTiming
 
 MOST_CHECKS = 4
 ALLOWANCE = 0.005  # a goal that is missed by less is met: timings of the same model differ by more

@@ -12,12 +12,12 @@ from leanear.benchmarks.measure.processes import absolute
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.export.ast.graph import export_ast
 from leanear.progress import Report
-from leanear.prune.block_timing import time_in_turn
-from leanear.prune.latency_table import read_geometry
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_folder
 from leanear.studies.methods import Bench, Method
 from leanear.targets.target import Target
+from leanear.timing.block_timing import time_in_turn
+from leanear.timing.latency_table import read_geometry
 
 BUILDING = 0.3  # of the progress bar
 

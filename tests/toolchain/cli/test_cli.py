@@ -270,8 +270,8 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     """A table and measurements made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
     from leanear.data.clips import read_examples_for
     from leanear.prune import job as pruning
-    from leanear.prune import model_timing
-    from leanear.prune.latency_table import LatencyTable, ModelTiming, Parts, read_geometry
+    from leanear.timing import model_timing
+    from leanear.timing.latency_table import LatencyTable, ModelTiming, Parts, read_geometry
 
     parts = Parts(1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0)
 

@@ -12,7 +12,7 @@ from leanear.export.macs import count_macs
 from leanear.families import ast
 from leanear.plan import HeadPlan, SitePlan
 from leanear.prune.costs import latency_costs, mac_costs, parameter_costs
-from leanear.prune.latency_table import Geometry, LatencyTable, ModelTiming, Parts, read_geometry
+from leanear.timing.latency_table import Geometry, LatencyTable, ModelTiming, Parts, read_geometry
 from tests.conftest import make_tiny_ast
 
 LAYERS, HEADS, WIDTH = 3, 2, 16

@@ -18,10 +18,10 @@ from leanear.prune import latency_goal
 from leanear.prune.costs import parameter_costs
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import LatencyBound, latency_bound, refuse_out_of_reach
-from leanear.prune.model_timing import timing_of
 from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
+from leanear.timing.model_timing import timing_of
 from tests.conftest import make_tiny_ast, tone
 from tests.whisper_models import make_whisper
 

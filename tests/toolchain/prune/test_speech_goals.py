@@ -10,12 +10,12 @@ import pytest
 from leanear.cli.commands import run
 from leanear.families import whisper
 from leanear.families.checkpoint import load_checkpoint
-from leanear.prune import model_timing
-from leanear.prune.speech_latency import KINDS, PARTS, SpeechTable
-from leanear.prune.speech_timing import speech_geometry
-from leanear.prune.speech_work import SpeechWork
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
+from leanear.timing import model_timing
+from leanear.timing.speech_latency import KINDS, PARTS, SpeechTable
+from leanear.timing.speech_timing import speech_geometry
+from leanear.timing.speech_work import SpeechWork
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 

@@ -18,8 +18,15 @@ from leanear.benchmarks.sensors.device import device_facts
 from leanear.export.blocks import EXPORTER, KINDS, export_blocks
 from leanear.families.ast import AstCheckpoint
 from leanear.progress import Report, quiet
-from leanear.prune.ast_timing import export_ast_to_time
-from leanear.prune.latency_table import (
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.files import sha256_json, write_json
+from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.sessions import SessionOptions
+from leanear.targets.target import Target
+from leanear.timing.ast_timing import export_ast_to_time
+from leanear.timing.latency_table import (
     Geometry,
     HasHeads,
     LatencyTable,
@@ -31,13 +38,6 @@ from leanear.prune.latency_table import (
     read_table,
     table_to_json,
 )
-from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.files import sha256_json, write_json
-from leanear.runtimes.precisions import graph_precision
-from leanear.runtimes.process.kept_work import remember_kept
-from leanear.runtimes.sessions import SessionOptions
-from leanear.targets.target import Target
 
 PROCESSES = 2  # timings of one process can all be off by how its memory happened to be laid out
 ROUNDS = 6

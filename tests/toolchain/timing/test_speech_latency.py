@@ -10,10 +10,12 @@ import pytest
 
 from leanear.export.blocks import exported_groups
 from leanear.families import whisper
-from leanear.prune import model_timing, speech_timing
-from leanear.prune.block_timing import table_key
 from leanear.prune.costs import latency_costs
-from leanear.prune.speech_latency import (
+from leanear.runtimes.errors import BadInput
+from leanear.targets.target import read_target
+from leanear.timing import model_timing, speech_timing
+from leanear.timing.block_timing import table_key
+from leanear.timing.speech_latency import (
     ENCODER_STAGE,
     KINDS,
     PARTS,
@@ -23,7 +25,7 @@ from leanear.prune.speech_latency import (
     fit_speech_parts,
     speech_table_to_json,
 )
-from leanear.prune.speech_timing import (
+from leanear.timing.speech_timing import (
     Rounds,
     beside,
     kept_speech_table,
@@ -35,9 +37,7 @@ from leanear.prune.speech_timing import (
     undisturbed,
     work_of,
 )
-from leanear.prune.speech_work import SpeechWork
-from leanear.runtimes.errors import BadInput
-from leanear.targets.target import read_target
+from leanear.timing.speech_work import SpeechWork
 from tests.whisper_models import write_whisper
 
 CPU = dataclasses.replace(read_target("cpu"), threads=1)

@@ -19,11 +19,11 @@ from leanear.export.ast.graph import patch_size, token_count
 from leanear.export.blocks import KINDS, exported_groups
 from leanear.export.onnx.heads import VECTOR_COLUMNS, HeadGroup, read_widths
 from leanear.families.family import Checkpoint
-from leanear.prune.parts_fit import fit_nonnegative
-from leanear.prune.table_values import checked_number, checked_numbers, checked_site, checked_whole
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
 from leanear.targets.target import Target
+from leanear.timing.parts_fit import fit_nonnegative
+from leanear.timing.table_values import checked_number, checked_numbers, checked_site, checked_whole
 
 TABLE_SCHEMA = "leanear-latency-table-1"
 TABLE_KEYS = ("key", "rest_ms", "model", "parts", "probes", "others_share")

@@ -20,9 +20,17 @@ from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.plan import HeadPlan, SitePlan
 from leanear.progress import Report, quiet
-from leanear.prune.block_timing import BUSY_SHARE, ragged_widths, table_key, table_path
-from leanear.prune.latency_table import Widths
-from leanear.prune.speech_latency import (
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.tasks import SPEECH_TASK
+from leanear.targets.target import Target
+from leanear.timing.block_timing import BUSY_SHARE, ragged_widths, table_key, table_path
+from leanear.timing.latency_table import Widths
+from leanear.timing.speech_latency import (
     ENCODER_STAGE,
     KINDS,
     PARTS,
@@ -34,16 +42,8 @@ from leanear.prune.speech_latency import (
     fit_speech_parts,
     speech_table_to_json,
 )
-from leanear.prune.speech_work import SizedWork, SpeechWork, sized_work
-from leanear.prune.table_values import checked_number, checked_numbers, checked_site, checked_whole
-from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.files import read_json, write_json
-from leanear.runtimes.precisions import graph_precision
-from leanear.runtimes.process.kept_work import remember_kept
-from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.tasks import SPEECH_TASK
-from leanear.targets.target import Target
+from leanear.timing.speech_work import SizedWork, SpeechWork, sized_work
+from leanear.timing.table_values import checked_number, checked_numbers, checked_site, checked_whole
 
 WORKER = "leanear.benchmarks.measure.speech_rounds"
 PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process
@@ -314,7 +314,7 @@ def speech_table(
 ) -> SpeechTable:
     """The table of this device for models of the checkpoint's dimensions and this work: kept, or timed here (minutes).
 
-    The arguments are those of `leanear.prune.block_timing.latency_table`.
+    The arguments are those of `leanear.timing.block_timing.latency_table`.
 
     Raises:
         RuntimeUnavailable: the target's runtime does not work here.

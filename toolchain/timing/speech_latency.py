@@ -17,8 +17,8 @@ from typing import Any
 
 from leanear.export.blocks import exported_groups
 from leanear.export.onnx.attention import HeadGroup
-from leanear.prune.latency_table import Widths, whole_vectors
-from leanear.prune.parts_fit import fit_nonnegative
+from leanear.timing.latency_table import Widths, whole_vectors
+from leanear.timing.parts_fit import fit_nonnegative
 
 SPEECH_TABLE_SCHEMA = "leanear-speech-latency-table-1"
 KINDS = ("encoder", "decoder", "cross")

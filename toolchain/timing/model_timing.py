@@ -16,19 +16,19 @@ from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.progress import Report
-from leanear.prune.ast_timing import export_ast_to_time
-from leanear.prune.block_timing import kept_table, latency_table, time_in_turn
-from leanear.prune.latency_table import Table
-from leanear.prune.speech_timing import (
+from leanear.runtimes.errors import BadInput
+from leanear.targets.target import Target
+from leanear.timing.ast_timing import export_ast_to_time
+from leanear.timing.block_timing import kept_table, latency_table, time_in_turn
+from leanear.timing.latency_table import Table
+from leanear.timing.speech_timing import (
     export_to_time,
     kept_speech_table,
     speech_table,
     time_dense_and_slim,
     work_of,
 )
-from leanear.prune.speech_work import SpeechWork
-from leanear.runtimes.errors import BadInput
-from leanear.targets.target import Target
+from leanear.timing.speech_work import SpeechWork
 
 
 class ModelTiming(Protocol):

@@ -12,9 +12,12 @@ from leanear.export.blocks import export_blocks
 from leanear.export.onnx.heads import group_heads
 from leanear.families.ast import AstCheckpoint, load_checkpoint
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from leanear.prune import block_timing
-from leanear.prune.block_timing import latency_table, probe_widths, table_key, time_in_turn
-from leanear.prune.latency_table import (
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.files import write_json
+from leanear.targets.target import Target, read_target
+from leanear.timing import block_timing
+from leanear.timing.block_timing import latency_table, probe_widths, table_key, time_in_turn
+from leanear.timing.latency_table import (
     Geometry,
     LatencyTable,
     ModelTiming,
@@ -29,9 +32,6 @@ from leanear.prune.latency_table import (
     table_to_json,
     tie_widths,
 )
-from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.files import write_json
-from leanear.targets.target import Target, read_target
 from tests.conftest import make_tiny_ast
 
 GEOMETRY = Geometry(
