@@ -332,10 +332,11 @@ class Measured:
 
     def table(self) -> str:
         """The headline as text, a line per figure."""
-        from leanear.benchmarks.report.headline import headline_rows
+        from leanear.benchmarks.report.headline import headline_table
 
-        rows = headline_rows(self.results)
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        header, body = headline_table(self.results)
+        rows = [header, *body]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
