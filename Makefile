@@ -66,7 +66,7 @@ test: $(READY)  ## Run the tests
 lint: $(READY)  ## Run ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@mkdir -p build/lint/leanear
+	@rm -rf build/lint && mkdir -p build/lint/leanear
 	@ln -sfn "$(CURDIR)"/toolchain/* "$(CURDIR)"/runtimes "$(CURDIR)"/export "$(CURDIR)"/calibration "$(CURDIR)"/benchmarks build/lint/leanear/
 	@MYPYPATH=build/lint $(BIN)/mypy -p leanear
 

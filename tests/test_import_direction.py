@@ -58,8 +58,8 @@ ROOMS = {
     "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families prune "
     "timing "
     "recover reference runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice studies targets",
-    "api": " benchmarks benchmarks.report deploy evaluate families prune recover runtimes runtimes.speech "
-    "targets timing",
+    "api": " benchmarks benchmarks.report benchmarks.sensors deploy evaluate families prune recover runtimes "
+    "runtimes.speech targets timing",
     "entry": "cli runtimes.process",
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from leanear.benchmarks.sensors.device import usable_cores
 from leanear.runtimes.artifact import Artifact as Files
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
@@ -273,7 +274,7 @@ class Artifact:
         forms = {graph["form"] for graph in self.files.manifest["graphs"].values()}
         chosen = runtime or self.runtime or ("openvino" if "openvino" in forms else "onnxruntime")
         computed = precision or (self.precision if chosen == self.runtime else None)
-        return chosen, SessionOptions(threads or _cores(), computed or own_precision(self.files, chosen))
+        return chosen, SessionOptions(threads or usable_cores(), computed or own_precision(self.files, chosen))
 
 
 @dataclass(frozen=True)
@@ -350,20 +351,18 @@ def _evaluated(
     asked: Any,
     narrator: Any,
 ) -> dict[str, Any]:
+    from leanear.deploy.measuring import CALIBRATION_CLIPS
     from leanear.evaluate.evaluation import evaluate
 
     return evaluate(
-        name, data=_data(data), split="evaluation", runtime=runtime, precision=precision, threads=threads or _cores(),
-        calibration_clips=256, seed=seed, asked=asked, narrator=narrator,
+        name, data=_data(data), split="evaluation", runtime=runtime, precision=precision,
+        threads=threads or usable_cores(), calibration_clips=CALIBRATION_CLIPS, seed=seed, asked=asked,
+        narrator=narrator,
     )  # fmt: skip
 
 
 def _data(data: PathLike | None) -> str | None:
     return None if data is None else os.fspath(data)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _narrator(progress: bool) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from leanear.benchmarks.sensors.device import usable_cores
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_file
 
@@ -60,11 +60,6 @@ class Bundle:
     def sustained_s(self) -> float:
         """Seconds of work without a pause."""
         return float(self.document["run"]["sustained_s"])
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_bundle_path(name: object) -> bool:

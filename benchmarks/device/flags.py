@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Sequence
 
+from leanear.benchmarks.sensors.device import usable_cores
 from leanear.runtimes.choose import offered_runtimes
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.speech.decoding import TASKS
@@ -61,8 +61,7 @@ def precisions(text: str) -> tuple[str, ...]:
 
 def add_session_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """--runtime, --threads and --precision, of which there may be several."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    known = offered_runtimes()
+    cores, known = usable_cores(), offered_runtimes()
     parser.add_argument("--runtime", default="onnxruntime", help=f"one of {', '.join(known)} (default: onnxruntime)")
     parser.add_argument("--threads", type=int, default=cores, help=f"compute threads (default: all {cores})")
     if several:

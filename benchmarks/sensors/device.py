@@ -54,7 +54,7 @@ def device_facts(root: Path = Path("/")) -> dict[str, Any]:
         "cpu": cpu["model"],
         "architecture": platform.machine() or not_measured("platform.machine() says nothing"),
         "cores_visible": os.cpu_count() or not_measured("os.cpu_count() says nothing"),
-        "cores_usable": _usable_cores(),
+        "cores_usable": usable_cores(),
         "threads_per_core": cpu["threads_per_core"],
         "cpu_quota_cores": _cpu_quota(root),
         "instructions": cpu["instructions"],
@@ -132,7 +132,8 @@ def _cpu_info(root: Path) -> dict[str, Any]:
     }
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
