@@ -36,10 +36,11 @@ ROOMS = {
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": "runtimes runtimes.backends",
     "families": " benchmarks calibration data demo export export.ast runtimes runtimes.speech",
+    "families.whisper": " calibration data export families runtimes runtimes.speech",
     "recover": " calibration data families runtimes runtimes.process",
     "reference": " calibration data families recover runtimes runtimes.process",
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "
-    "families recover runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
+    "families families.whisper recover runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
     "timing": " benchmarks benchmarks.measure benchmarks.sensors calibration data export export.ast export.onnx "
     "export.whisper families runtimes runtimes.process runtimes.speech targets",
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
@@ -49,7 +50,8 @@ ROOMS = {
     "devices": " benchmarks benchmarks.device benchmarks.measure runtimes",
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo devices "
     "timing "
-    "evaluate export export.whisper families prune runtimes runtimes.backends runtimes.process runtimes.speech targets",
+    "evaluate export export.whisper families families.whisper prune runtimes runtimes.backends runtimes.process "
+    "runtimes.speech targets",
     "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
     "timing "
     "export.ast families prune recover reference runtimes runtimes.process targets",

@@ -126,7 +126,7 @@ def export_stage(
 
     def work() -> None:
         from leanear.deploy.exporting import write_proved_artifact
-        from leanear.families.alignment import choose_alignment
+        from leanear.families.whisper.alignment import choose_alignment
 
         with narrator.step(f"exporting {name} to ONNX and proving it") as report:
             clips = read_clips(calibration).waveforms
