@@ -24,7 +24,8 @@ from leanear.benchmarks.device.flags import (
 )
 from leanear.benchmarks.device.summary_lines import print_summary, tags_text
 from leanear.benchmarks.device.transcribe import transcribe_recordings
-from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
+from leanear.benchmarks.measure.evaluation import evaluate, evaluate_tags, evaluate_transcripts
+from leanear.benchmarks.measure.measure import BUDGET_S, benchmark
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from leanear.benchmarks.report.report import render_markdown
 from leanear.benchmarks.results import ROLES
