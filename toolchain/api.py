@@ -21,7 +21,7 @@ from leanear.runtimes.sessions import SessionOptions, own_precision
 if TYPE_CHECKING:
     from leanear.benchmarks.results import Results
     from leanear.plan import Plan
-    from leanear.runtimes.speech.long_audio import Segment
+    from leanear.runtimes.speech.transcript import Segment
 
     PathLike = str | os.PathLike[str]
 Recovery = Literal["full", "lora"]
@@ -299,13 +299,14 @@ class Session:
 
         Args:
             word_timestamps: each segment has its `words` with times, for which the artifact has to be made.
-            options: of `leanear.runtimes.speech.decoding.DecodeOptions`, such as language="en".
+            options: of `leanear.runtimes.speech.decode_options.DecodeOptions`, such as language="en".
 
         Raises:
             BadInput: the model classifies (see `run`), or the artifact has no word times to give.
         """
-        from leanear.runtimes.speech.decoding import DecodeOptions
-        from leanear.runtimes.speech.long_audio import read_speech_model, require_word_times, transcribe
+        from leanear.runtimes.speech.decode_options import DecodeOptions
+        from leanear.runtimes.speech.long_audio import transcribe
+        from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
 
         if not self.files.is_speech:
             raise BadInput(f"{self.files.folder}: it classifies: use run()")

@@ -13,7 +13,7 @@ from leanear.benchmarks.measure.transcripts import options_for, read_transcripts
 from leanear.benchmarks.sensors.device import device_facts
 from leanear.benchmarks.tagging import packed, tag_divergences, tag_entropies
 from leanear.runtimes.files import sha256_file, sha256_json
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.decode_options import DecodeOptions
 
 NO_CLIPS = "no evaluation clips were given"
 

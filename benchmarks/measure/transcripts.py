@@ -18,10 +18,12 @@ from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, write_json
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
-from leanear.runtimes.speech.decoding import DecodeOptions, check_options
-from leanear.runtimes.speech.long_audio import Segment, SpeechModel, Tally, read_speech_model, transcribe
-from leanear.runtimes.speech.repeats import compression_ratio
-from leanear.runtimes.speech.token_rules import speech_tokens
+from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
+from leanear.runtimes.speech.long_audio import transcribe
+from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
+from leanear.runtimes.speech.tokens.repeats import compression_ratio
+from leanear.runtimes.speech.tokens.token_rules import speech_tokens
+from leanear.runtimes.speech.transcript import Segment, Tally
 
 TRANSCRIPTS_SCHEMA = "leanear-transcripts-1"
 

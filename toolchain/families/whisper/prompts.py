@@ -17,7 +17,7 @@ from leanear.families.whisper.settings import END, NO_TIMESTAMPS, START, TASK_TO
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.decoding import DETECT
+from leanear.runtimes.speech.decode_options import DETECT
 
 HEARD_FOR_LANGUAGE = 16  # clips
 
