@@ -46,15 +46,16 @@ ROOMS = {
     "runtimes.speech.tokens runtimes.voice",
     "timing": " benchmarks benchmarks.measure benchmarks.sensors calibration data export export.ast export.onnx "
     "export.whisper families runtimes runtimes.process runtimes.speech targets",
+    "prune.allocation": "runtimes",
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
-    "timing export export.ast export.onnx export.whisper families recover reference runtimes runtimes.process "
+    "timing prune.allocation export export.ast export.onnx export.whisper families recover reference runtimes runtimes.process "
     "runtimes.speech targets",
     "devices": " benchmarks benchmarks.device benchmarks.measure runtimes",
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo "
     "devices timing evaluate export export.whisper families families.whisper prune runtimes runtimes.backends "
     "runtimes.process runtimes.speech targets",
     "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
-    "timing export.ast families prune recover reference runtimes runtimes.process targets",
+    "timing export.ast families prune prune.allocation recover reference runtimes runtimes.process targets",
     "studies.references": "cli",
     "studies.demo": "calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families "

@@ -32,9 +32,9 @@ from leanear.data.held_out import HeldOut, divided
 from leanear.families.family import Checkpoint, Family
 from leanear.plan import ROTATED, Plan, Prune, SitePlan, compose, untouched
 from leanear.progress import Report, quiet
-from leanear.prune.allocate import Allocation
+from leanear.prune.allocation.allocate import Allocation
+from leanear.prune.allocation.frontier import ROUNDING
 from leanear.prune.costs import Costs, parameter_costs
-from leanear.prune.frontier import ROUNDING
 from leanear.prune.rotated import Rotated, best_compensated, prune_measured, prune_rotated
 from leanear.prune.scoring import Bases, Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels

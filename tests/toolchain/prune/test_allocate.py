@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from leanear.prune import frontier, site_frontiers
-from leanear.prune.allocate import Allocation, allocate, entire_heads_allocation, equal_widths_allocation
-from leanear.prune.options import HeadOptions
+from leanear.prune.allocation import frontier, site_frontiers
+from leanear.prune.allocation.allocate import Allocation, allocate, entire_heads_allocation, equal_widths_allocation
+from leanear.prune.allocation.options import HeadOptions
 from leanear.runtimes.errors import BadInput
 
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from leanear.prune.frontier import as_floats, choose_each, least_cost, limit_of, pareto, use_slack
-from leanear.prune.options import (
+from leanear.prune.allocation.frontier import as_floats, choose_each, least_cost, limit_of, pareto, use_slack
+from leanear.prune.allocation.options import (
     BlockOptions,
     HeadOptions,
     RaggedCost,
@@ -34,7 +34,7 @@ from leanear.prune.options import (
     pairs_of,
     removed_or_widest,
 )
-from leanear.prune.site_frontiers import frontiers_of_sites
+from leanear.prune.allocation.site_frontiers import frontiers_of_sites
 from leanear.runtimes.errors import BadInput
 
 

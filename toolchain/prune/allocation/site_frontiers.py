@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from leanear.prune.frontier import Frontier, as_floats, cell_size, combine, join, pareto, thin_evenly
-from leanear.prune.options import (
+from leanear.prune.allocation.frontier import Frontier, as_floats, cell_size, combine, join, pareto, thin_evenly
+from leanear.prune.allocation.options import (
     HeadOptions,
     RaggedCost,
     TiedCost,
