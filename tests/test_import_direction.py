@@ -48,8 +48,8 @@ ROOMS = {
     "export.whisper families runtimes runtimes.process runtimes.speech targets",
     "prune.allocation": "runtimes",
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
-    "timing prune.allocation export export.ast export.onnx export.whisper families recover reference runtimes runtimes.process "
-    "runtimes.speech targets",
+    "timing prune.allocation export export.ast export.onnx export.whisper families recover reference runtimes "
+    "runtimes.process runtimes.speech targets",
     "devices": " benchmarks benchmarks.device benchmarks.measure runtimes",
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo "
     "devices timing evaluate export export.whisper families families.whisper prune runtimes runtimes.backends "

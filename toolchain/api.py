@@ -81,7 +81,7 @@ class Model:
     @property
     def pruning(self) -> dict[str, Any] | None:
         """What pruning estimated, and what it then measured on held-out calibration clips; the keys of pruning.json."""
-        from leanear.prune.job import read_pruning
+        from leanear.prune.pruning import read_pruning
 
         return read_pruning(self.folder)
 
@@ -111,7 +111,8 @@ class Model:
             LeanearError: the data is not usable, the goal is out of reach, or `out` holds something else.
         """
         from leanear.prune.goal import choose_goal
-        from leanear.prune.job import PruneJob, prune_checkpoint
+        from leanear.prune.job import PruneJob
+        from leanear.prune.pruning import prune_checkpoint
         from leanear.prune.widths import RotatedRecipe
         from leanear.recover.distillation import Distillation
         from leanear.targets.target import read_target

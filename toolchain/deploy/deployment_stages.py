@@ -79,7 +79,7 @@ def prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -
     }
 
     def work() -> None:
-        from leanear.prune.job import write_slim_checkpoint
+        from leanear.prune.pruning import write_slim_checkpoint
 
         with narrator.step(f"pruning: {job.text}") as report:
             checkpoint, clips = load_checkpoint(source, job.asked), read_clips(calibration)

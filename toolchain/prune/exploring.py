@@ -33,7 +33,7 @@ from leanear.progress import Narrator, counted
 from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
-from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
+from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio

@@ -25,7 +25,7 @@ from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune
 from leanear.progress import Narrator, counted
-from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
+from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from leanear.recover.distillation import Distillation
 from leanear.reference.choose import SCHEMES
 from leanear.runtimes.choose import require_runtime
