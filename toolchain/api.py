@@ -114,7 +114,7 @@ class Model:
         from leanear.prune.job import PruneJob
         from leanear.prune.pruning import prune_checkpoint
         from leanear.prune.widths import RotatedRecipe
-        from leanear.recover.distillation import Distillation
+        from leanear.recover.distillation_options import Distillation
         from leanear.targets.target import read_target
 
         goals = {

@@ -20,7 +20,7 @@ from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import refuse_out_of_reach
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.widths import RotatedRecipe, check_budget
-from leanear.recover.distillation import Distillation
+from leanear.recover.distillation_options import Distillation
 from leanear.reference.schedule import PruneRecipe, check_sparsity
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import FORM_COLUMNS, Target, check_one_width

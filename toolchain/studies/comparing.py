@@ -26,7 +26,7 @@ from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune
 from leanear.progress import Narrator, counted
 from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
-from leanear.recover.distillation import Distillation
+from leanear.recover.distillation_options import Distillation
 from leanear.reference.choose import SCHEMES
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips

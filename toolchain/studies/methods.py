@@ -40,7 +40,8 @@ from leanear.prune.scoring import Bases, Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated as Compensation
 from leanear.recover.compensation import compensate_, fitted_sites
-from leanear.recover.distillation import Distillation, distill_
+from leanear.recover.distillation import distill_
+from leanear.recover.distillation_options import Distillation
 from leanear.recover.lora import LoraRecovery
 from leanear.reference.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
 from leanear.reference.schedule import SCORES, PruneRecipe, Score, calibration_order, prune, score

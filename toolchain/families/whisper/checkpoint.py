@@ -11,11 +11,7 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
 
 SLIM_MODEL_TYPE = SlimWhisperConfig.model_type
-
-
 FRAMES_PER_POSITION = 2  # the stride of the encoder's second convolution
-
-
 WhisperModel: TypeAlias = WhisperForConditionalGeneration  # of which the slim one is a subclass
 
 
