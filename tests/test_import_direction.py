@@ -30,6 +30,7 @@ ROOMS = {
     "runtimes.speech.tokens",
     "benchmarks.report": "benchmarks benchmarks.measure benchmarks.sensors runtimes runtimes.speech",
     "benchmarks.compare": "benchmarks benchmarks.report benchmarks.sensors runtimes",
+    "benchmarks.device.receiver": "",
     "benchmarks.device": "benchmarks benchmarks.compare benchmarks.measure benchmarks.report benchmarks.sensors "
     "runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
     "benchmarks.__main__": "benchmarks.device runtimes.process",
@@ -50,7 +51,7 @@ ROOMS = {
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
     "timing prune.allocation export export.ast export.onnx export.whisper families recover reference runtimes "
     "runtimes.process runtimes.speech targets",
-    "devices": " benchmarks benchmarks.device benchmarks.measure runtimes",
+    "devices": " benchmarks benchmarks.device benchmarks.device.receiver benchmarks.measure runtimes",
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo "
     "devices timing evaluate export export.whisper families families.whisper prune runtimes runtimes.backends "
     "runtimes.process runtimes.speech targets",
