@@ -28,7 +28,9 @@ ROOMS = {
     "benchmarks": "benchmarks.sensors runtimes runtimes.speech",
     "benchmarks.measure": "benchmarks benchmarks.sensors runtimes runtimes.process runtimes.speech "
     "runtimes.speech.tokens",
-    "benchmarks.report": "benchmarks benchmarks.measure benchmarks.sensors runtimes runtimes.speech",
+    "benchmarks.report.drawing": "benchmarks runtimes",
+    "benchmarks.report": "benchmarks benchmarks.measure benchmarks.report.drawing benchmarks.sensors runtimes "
+    "runtimes.speech",
     "benchmarks.compare": "benchmarks benchmarks.report benchmarks.sensors runtimes",
     "benchmarks.device.receiver": "",
     "benchmarks.device": "benchmarks benchmarks.compare benchmarks.measure benchmarks.report benchmarks.sensors "
@@ -48,9 +50,9 @@ ROOMS = {
     "timing": " benchmarks benchmarks.measure benchmarks.sensors calibration data export export.ast export.onnx "
     "export.whisper families runtimes runtimes.process runtimes.speech targets",
     "prune.allocation": "runtimes",
-    "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
-    "timing prune.allocation export export.ast export.onnx export.whisper families recover reference runtimes "
-    "runtimes.process runtimes.speech targets",
+    "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.report.drawing benchmarks.sensors "
+    "calibration data demo evaluate export export.ast export.onnx export.whisper families prune.allocation recover "
+    "reference runtimes runtimes.process runtimes.speech targets timing",
     "devices": " benchmarks benchmarks.device benchmarks.device.receiver benchmarks.measure runtimes",
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo "
     "devices timing evaluate export export.whisper families families.whisper prune runtimes runtimes.backends "

@@ -12,9 +12,9 @@ from typing import Any
 
 from leanear.accelerator import on_accelerator
 from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE
+from leanear.benchmarks.report.drawing.pictures import Curve
 from leanear.benchmarks.report.loss_section import curve_picture, nats
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
-from leanear.benchmarks.report.pictures import Curve
 from leanear.benchmarks.report.report import write_page
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
