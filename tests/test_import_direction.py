@@ -60,7 +60,7 @@ ROOMS = {
     "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
     "timing export.ast families prune prune.allocation recover reference runtimes runtimes.process targets",
     "studies.references": "cli",
-    "studies.demo": "calibration demo families runtimes",
+    "studies.demo": "benchmarks calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families "
     "prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice studies "
     "targets",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
 
 from leanear.benchmarks.measure.job import Job, keep_part, kept_part, latency_head, store_waveform
 from leanear.benchmarks.measure.memory import memory_readable
@@ -99,18 +99,25 @@ def memory_part(job: Job, progress: Progress) -> dict[str, Any]:
     if reason is not None:
         part.update(status="not measured", reason=reason)
         return part
-    stored = store_waveform(job)
+    more = {"waveform": absolute(store_waveform(job)), "share_s": MEMORY_SHARE_S, "tokens": job.tokens}
+    for role, answer in role_answers(job, "leanear.benchmarks.measure.memory", lambda _: more, part, progress):
+        part["roles"][role] = answer
+    keep_part(job, "memory", part)
+    return part
+
+
+def role_answers(
+    job: Job, worker: str, more_of: Callable[[str], Dict[str, Any]], part: Dict[str, Any], progress: Progress
+) -> Iterator[Tuple[str, Any]]:
+    """Each role with what its fresh process answered; one that failed is left out, and the part says so.
+
+    more_of(role): what the worker's request has beside the artifact and how to load it.
+    """
+    share = 1 / len(job.artifacts)
     for place, role in enumerate(job.artifacts):
-        request = {**job.request(role), "waveform": absolute(stored), "share_s": MEMORY_SHARE_S, "tokens": job.tokens}
-        share = 1 / len(job.artifacts)
-        outcome = run_fresh(
-            "leanear.benchmarks.measure.memory",
-            request,
-            part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "),
-        )
+        told = part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, ")
+        outcome = run_fresh(worker, {**job.request(role), **more_of(role)}, told)
         if outcome.answer is None:
             part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
         else:
-            part["roles"][role] = outcome.answer
-    keep_part(job, "memory", part)
-    return part
+            yield role, outcome.answer

@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 
-import leanear.benchmarks.measure.answers
 import leanear.benchmarks.measure.engine_check
 import leanear.benchmarks.measure.parts
 import leanear.benchmarks.measure.sustained
@@ -54,7 +53,6 @@ def in_this_process(module, request, progress, **_keywords) -> Outcome:
 def results(library, dense_folder, slim_folder, clips_path, tmp_path, monkeypatch):
     for module in (
         leanear.benchmarks.measure.parts,
-        leanear.benchmarks.measure.answers,
         leanear.benchmarks.measure.engine_check,
         leanear.benchmarks.measure.sustained,
     ):

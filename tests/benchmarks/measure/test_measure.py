@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-import leanear.benchmarks.measure.answers
 import leanear.benchmarks.measure.parts
 from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.measure.evaluation import evaluate
@@ -44,8 +43,7 @@ def measured(dense_folder, slim_folder, clips_path, tmp_path_factory):
 
 
 def replace_run_fresh(monkeypatch, function):
-    for module in (leanear.benchmarks.measure.parts, leanear.benchmarks.measure.answers):
-        monkeypatch.setattr(module, "run_fresh", function)
+    monkeypatch.setattr(leanear.benchmarks.measure.parts, "run_fresh", function)
 
 
 def test_processes_alternate_so_that_drift_falls_on_both_alike():
