@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Iterator, Protocol, Sequence
 import numpy as np
 
 from leanear.runtimes.artifact import Artifact
-from leanear.runtimes.speech.attempts import hear_window, holds_no_speech
+from leanear.runtimes.speech.attempts import Hearing, holds_no_speech
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, chosen_language
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.prompts import read_prompts
@@ -102,9 +102,9 @@ def transcribe_windows(
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
     tokens, most = model.tokens, model.encoder_windows.longest_piece
-    tally = Tally() if tally is None else tally
-    language = chosen_language(tokens, options)
     generator = np.random.default_rng(options.seed)
+    hearing = Hearing(session, model, options, generator, Tally() if tally is None else tally)
+    language = chosen_language(tokens, options)
     frame_samples = max(model.step_samples // FRAMES_PER_STEP, 1)
     prompts = read_prompts(model.vocabulary, tokens, options)
     before = list(prompts.first)
@@ -124,9 +124,7 @@ def transcribe_windows(
             window = Window(start, len(samples), len(samples), None, ())
         else:
             known = first_try if start == 0 else None
-            decoded = hear_window(
-                session, model, samples, options, language, prompts.shown(before), generator, tally, known
-            )
+            decoded = hearing.window(samples, language, prompts.shown(before), known)
             window = _taken(model, options, decoded, start, len(samples))
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
                 window = Window(start, len(samples), len(samples), decoded, ())

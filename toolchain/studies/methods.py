@@ -20,12 +20,7 @@ from torch import nn
 
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_basis
 from leanear.calibration.scores import SiteScores
-from leanear.calibration.statistics import (
-    Statistics,
-    collect_statistics,
-    empty_statistics,
-    merge_statistics,
-)
+from leanear.calibration.statistics import Statistics, collect_statistics, empty_statistics, merge_statistics
 from leanear.calibration.targets import strata
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided

@@ -213,33 +213,12 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     wire, child = Wire(source, sink), Child()
-
-    def leave() -> None:
-        child.end(for_good=True)
-        os._exit(1)
-
     for number in (signal.SIGHUP, signal.SIGTERM):  # in a thread: the main one may hold what `leave` waits for
-        signal.signal(number, lambda *_: threading.Thread(target=leave).start())
+        signal.signal(number, lambda *_: threading.Thread(target=leave, args=(child,)).start())
     frames: queue.Queue[tuple[Frame, bytes]] = queue.Queue(maxsize=4)
-
-    def listen() -> None:
-        while True:
-            heard = wire.hear()
-            if heard is None:
-                child.end(for_good=True)
-                frames.put(({"verb": GONE}, b""))  # after what has arrived, which is kept
-                time.sleep(END_PATIENCE_S)
-                leave()
-            elif heard[0].get("verb") != "alive":
-                frames.put(heard)
-
-    def breathe() -> None:
-        while True:
-            time.sleep(ALIVE_EVERY_S)
-            try:
-                wire.say({"say": "alive"})
-            except OSError:
-                return  # the end of the input says it, too
+    greet(wire)
+    threading.Thread(target=listen, args=(wire, child, frames), daemon=True).start()
+    threading.Thread(target=breathe, args=(wire,), daemon=True).start()
 
     def next_frame() -> tuple[Frame, bytes]:
         frame, payload = frames.get()
@@ -247,6 +226,21 @@ def main() -> None:
             raise BrokenPipeError
         return frame, payload
 
+    try:
+        Receiver(wire, next_frame, child).serve()
+    except OSError:
+        leave(child)
+    os._exit(0)
+
+
+def leave(child: Child) -> None:
+    """End this process and all that it started."""
+    child.end(for_good=True)
+    os._exit(1)
+
+
+def greet(wire: Wire) -> None:
+    """Say first of all what this device is."""
     facts = {
         "say": GREETING,
         "python": "%d.%d.%d" % sys.version_info[:3],
@@ -255,13 +249,29 @@ def main() -> None:
         "machine": os.uname().machine,
     }
     wire.say(facts)
-    for work in (listen, breathe):
-        threading.Thread(target=work, daemon=True).start()
-    try:
-        Receiver(wire, next_frame, child).serve()
-    except OSError:
-        leave()
-    os._exit(0)
+
+
+def listen(wire: Wire, child: Child, frames: queue.Queue[tuple[Frame, bytes]]) -> None:
+    """Queue what the workstation sends; once it is gone or silent, end the program that runs and leave."""
+    while True:
+        heard = wire.hear()
+        if heard is None:
+            child.end(for_good=True)
+            frames.put(({"verb": GONE}, b""))  # after what has arrived, which is kept
+            time.sleep(END_PATIENCE_S)
+            leave(child)
+        elif heard[0].get("verb") != "alive":
+            frames.put(heard)
+
+
+def breathe(wire: Wire) -> None:
+    """Give a sign of life between answers."""
+    while True:
+        time.sleep(ALIVE_EVERY_S)
+        try:
+            wire.say({"say": "alive"})
+        except OSError:
+            return  # the end of the input says it, too
 
 
 if __name__ == "__main__":
