@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM, bundled: Se
     return 0
 
 
-def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:  # noqa: PLR0915, a flag each
     what = __doc__.partition(": ")[2]
     parser = argparse.ArgumentParser(prog=program, description=what[:1].upper() + what[1:])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

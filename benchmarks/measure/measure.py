@@ -40,7 +40,7 @@ NOT_MEASURED = {
 }
 
 
-def benchmark(
+def benchmark(  # noqa: PLR0913, what a measurement is of
     dense: Path | None,
     slim: Path,
     clips: Path | None,

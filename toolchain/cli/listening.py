@@ -132,7 +132,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @seed_option
 @narrated
 @click.pass_obj
-def transcribe(
+def transcribe(  # noqa: PLR0913, a flag each
     narrator: Narrator,
     audio: tuple[Path, ...],
     model: str,

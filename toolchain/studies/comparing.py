@@ -119,7 +119,7 @@ def require_timed_precision(target: Target, flag: str) -> None:
         )
 
 
-def compare_methods(
+def compare_methods(  # noqa: PLR0915
     model: str, *, data: Data | None, request: ComparisonRequest, out: Path, command: Sequence[str], narrator: Narrator
 ) -> ComparisonPaths:
     """The paths of comparison.json, .md and .html in `out`; rows that are there, of the same inputs, are taken over.
