@@ -28,8 +28,8 @@ from leanear.plan import Plan
 from leanear.progress import Narrator, Report, counted
 from leanear.prune.job import PruneJob, check_reachable, open_reachable
 from leanear.prune.notes import PRUNING_SCHEMA
-from leanear.prune.rotation import Rotation, rotate
 from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
+from leanear.prune.stages import Pruning, prune_in_stages
 from leanear.reference.schedule import PruneRecipe, prune
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
@@ -170,9 +170,9 @@ def write_slim_checkpoint(
         )  # fmt: skip
         model, plan = pruned.model, pruned.plan
     else:
-        work = Rotation(checkpoint, judge, scored, every, job, made_from, state, clips_at_once, report)
+        work = Pruning(checkpoint, judge, scored, every, job, made_from, state, clips_at_once, report)
         try:
-            model, plan, facts = rotate(work)
+            model, plan, facts = prune_in_stages(work)
         except BadInput as error:
             raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
     report("measuring the finished model on held-out clips", None)

@@ -35,7 +35,7 @@ from leanear.timing.model_timing import ModelTiming, timing_of
 
 
 @dataclass(frozen=True)
-class Rotation:
+class Pruning:
     """What the stages of one pruning share.
 
     clips: those that are scored and fitted to; every: these and, at the end, those of the judge, which only the search
@@ -77,7 +77,7 @@ class _Reached:
 class _Pruner:
     """Prunes to one budget after another: what a call learns of the same scores serves the next."""
 
-    def __init__(self, work: Rotation) -> None:
+    def __init__(self, work: Pruning) -> None:
         self._work = work
         self._learned: Corrections | None = None
 
@@ -97,7 +97,7 @@ class _Pruner:
         return pruned
 
 
-def rotate(work: Rotation) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
+def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
     """The slim model, its plan, and what pruning.json tells of how they came about.
 
     Raises:
@@ -122,7 +122,7 @@ def rotate(work: Rotation) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
     return pruned.model, pruned.plan, facts
 
 
-def _prune_to_goal(work: Rotation, parameters: Costs) -> _Reached:
+def _prune_to_goal(work: Pruning, parameters: Costs) -> _Reached:
     if work.job.goal.needs_latency:
         return _prune_to_latency(work)
     if work.job.goal.kind == "max_drop":
@@ -132,7 +132,7 @@ def _prune_to_goal(work: Rotation, parameters: Costs) -> _Reached:
     return _Reached(_Pruner(work).to(costs, budget), costs, budget, {})
 
 
-def _prune_to_latency(work: Rotation) -> _Reached:
+def _prune_to_latency(work: Pruning) -> _Reached:
     timing = timing_of(work.checkpoint, work.job.target, work.job.work)
     table = _shared_table(timing, work.report)
     costs, pruner = latency_costs(table), _Pruner(work)
@@ -145,7 +145,7 @@ def _prune_to_latency(work: Rotation) -> _Reached:
     return _Reached(dataclasses.replace(pruned, others=()), costs, checks[-1].budget_ms, facts)
 
 
-def _prune_to_drop(work: Rotation, costs: Costs) -> _Reached:
+def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:
     search = search_sparsity(
         work.family, work.checkpoint, work.every, costs, work.recipe, work.job.goal.value,
         made_from=work.made_from, state=work.state / "search", clips_at_once=work.clips_at_once, report=work.report,
@@ -155,7 +155,7 @@ def _prune_to_drop(work: Rotation, costs: Costs) -> _Reached:
     return _Reached(_Pruner(work).to(costs, budget), costs, budget, facts)
 
 
-def _compensate(work: Rotation, slim: torch.nn.Module) -> Compensated:
+def _compensate(work: Pruning, slim: torch.nn.Module) -> Compensated:
     dense, family = work.checkpoint.model, work.family
     with on_accelerator(slim, dense):
         return compensate_(
@@ -164,7 +164,7 @@ def _compensate(work: Rotation, slim: torch.nn.Module) -> Compensated:
         )  # fmt: skip
 
 
-def _recover(work: Rotation, pruned: Rotated) -> dict[str, Any]:
+def _recover(work: Pruning, pruned: Rotated) -> dict[str, Any]:
     """Train the pruned model in place; what the training did."""
     assert work.job.recovery is not None
     made = {**work.made_from, "job": sha256_json(work.job.as_json()), "plan": plan_sha256(pruned.plan)}
@@ -185,7 +185,7 @@ def _widths_told(job: PruneJob) -> dict[str, Any]:
     }
 
 
-def _loss_told(work: Rotation, pruned: Rotated, parameters: Costs) -> dict[str, Any]:
+def _loss_told(work: Pruning, pruned: Rotated, parameters: Costs) -> dict[str, Any]:
     """What was estimated, and measured round by round before anything was fitted; the curve of other budgets."""
     loss: dict[str, Any] = {"estimated": pruned.damage}
     if pruned.rounds:
