@@ -107,7 +107,7 @@ def test_a_model_is_its_layers_and_the_rest():
     expected = 100.0 + table.site_ms("ordinary", sites[0]) + table.site_ms("ordinary", sites[1])
     assert table.model_ms(sites) == pytest.approx(expected + table.site_ms("last", sites[2]))
     assert [site_kind(layer, 3) for layer in range(3)] == ["ordinary", "ordinary", "last"]
-    with pytest.raises(BadInput, match="2 layers for a model of 3"):
+    with pytest.raises(BadInput, match="2 blocks for a model of 3"):
         table.model_ms(sites[:2])
 
 
