@@ -113,8 +113,7 @@ def _reason(answer: Dict[str, Any], is_speech: bool) -> str:
 
 def _bound(artifact: Artifact, precision: str, bounds: Dict[str, float]) -> float:
     """The bound of the coarsest type that is computed in: the graphs' own, or the one that the runtime is told."""
-    graphs = {str(graph["precision"]) for graph in artifact.manifest["graphs"].values()}
-    return max(bounds[each] for each in {precision, *graphs})
+    return max(bounds[each] for each in {precision, *artifact.precisions})
 
 
 def _classified(session: Any, artifact: Artifact, golden: Golden, clips: Sequence[int]) -> Dict[str, Any]:  # noqa: ARG001
@@ -132,16 +131,16 @@ def _classified(session: Any, artifact: Artifact, golden: Golden, clips: Sequenc
 
 
 def _heard(session: Any, artifact: Artifact, golden: Golden, clips: Sequence[int]) -> Dict[str, Any]:
-    decoding, speech = artifact.manifest["decoding"], golden.speech
+    decoding, speech = artifact.speech.decoding, golden.speech
     assert speech is not None
-    vocabulary = read_vocabulary(artifact.folder / artifact.manifest["vocabulary"]["file"])
+    vocabulary = read_vocabulary(artifact.folder / artifact.speech.vocabulary.file)
     windows, nats, cosines, words = artifact_windows(artifact), [], [], [0, 0]
     for clip in clips:
         waveform, steps = golden.waveforms[clip], text_steps(golden, clip, decoding)
         logits, _ = guided_logits(session, waveform, windows.holding(len(waveform)), speech, clip)
         nats.append(clip_divergences(golden, clip, logits, decoding))
         cosines.append(_cosines(golden.logits[clip, steps], logits[steps][:, speech.columns]))
-        said = vocabulary.text(until_end(speech.tokens[clip].tolist(), decoding["end"])).split()
+        said = vocabulary.text(until_end(speech.tokens[clip].tolist(), decoding.end)).split()
         own = vocabulary.text(written_down(session, speech.prompt, speech.tokens.shape[1], decoding)).split()
         words = [words[0] + len(said), words[1] + edits(said, own)]
     return {

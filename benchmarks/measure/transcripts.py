@@ -21,7 +21,6 @@ from leanear.runtimes.sessions import SessionOptions, SpeechSession
 from leanear.runtimes.speech.decoding import DecodeOptions, check_options
 from leanear.runtimes.speech.long_audio import Segment, SpeechModel, Tally, read_speech_model, transcribe
 from leanear.runtimes.speech.repeats import compression_ratio
-from leanear.runtimes.speech.token_rules import speech_tokens
 
 TRANSCRIPTS_SCHEMA = "leanear-transcripts-1"
 
@@ -65,11 +64,11 @@ def options_for(artifact: Artifact, clips: Clips, asked: dict[str, str]) -> Deco
     Raises:
         BadInput: the artifact does not have them.
     """
-    decoding = artifact.manifest["decoding"]
+    decoding = artifact.speech.decoding
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
-    options = evaluation_options(longest_s, float(decoding["window_s"]))
+    options = evaluation_options(longest_s, decoding.window_s)
     options = dataclasses.replace(options, task=asked.get("task"), language=asked.get("language"))
-    check_options(speech_tokens(decoding), options)
+    check_options(decoding, options)
     return options
 
 

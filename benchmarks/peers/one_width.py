@@ -124,7 +124,7 @@ class Judge:
             built=self.built(allocation) / self.parameters.dense,
             macs=self.built(allocation, self.macs) / self.macs.dense,
             answers=judge_answers(logits, self.dense, self.judged.targets, mistakes),
-            graph_bytes=sum(graph["bytes"] for graph in artifact.manifest["graphs"].values()),
+            graph_bytes=artifact.graph_bytes,
             engine_bytes=engine_bytes,
         )
 

@@ -30,12 +30,13 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import LeanearError
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
 from leanear.runtimes.speech import decoding
 from leanear.runtimes.speech.decoding import DecodeOptions
 from leanear.runtimes.speech.long_audio import SpeechModel, Tally, read_speech_model, transcribe
 from leanear.runtimes.speech.text_tokens import text_tokens
-from leanear.runtimes.speech.token_rules import SpeechTokens, TokenRules
+from leanear.runtimes.speech.token_rules import TokenRules
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import VoiceGraph, load_voice_graph
 from leanear.runtimes.voice.speech_only import SpeechOnly
@@ -185,7 +186,7 @@ class biased:
                             if tuple(before[-length:]) == word[:length] and math.isfinite(row[word[length]]):
                                 row[word[length]] += later
 
-        self._rules: Callable[[SpeechTokens, bool], TokenRules] = BiasedRules
+        self._rules: Callable[[Decoding, bool], TokenRules] = BiasedRules
 
     def __enter__(self) -> None:
         decoding.TokenRules = self._rules  # type: ignore[misc, assignment]

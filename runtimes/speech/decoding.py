@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Sequence
 import numpy as np
 
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.repeats import without_loop
-from leanear.runtimes.speech.token_rules import SpeechTokens, TokenRules
+from leanear.runtimes.speech.token_rules import TokenRules
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
@@ -108,7 +109,7 @@ class _Hypothesis:
 
 def decode_window(
     session: SpeechSession,
-    tokens: SpeechTokens,
+    tokens: Decoding,
     options: DecodeOptions,
     *,
     language: str | None = None,
@@ -163,7 +164,7 @@ def decode_window(
 
 def decode_windows(
     session: SpeechSession,
-    tokens: SpeechTokens,
+    tokens: Decoding,
     options: DecodeOptions,
     most_tokens: Sequence[int],
     *,
@@ -199,7 +200,7 @@ def decode_windows(
 
 def _decoded(
     best: _Hypothesis,
-    tokens: SpeechTokens,
+    tokens: Decoding,
     options: DecodeOptions,
     temperature: float,
     no_speech_probability: float | None,
@@ -219,7 +220,7 @@ def _decoded(
     )
 
 
-def check_options(tokens: SpeechTokens, options: DecodeOptions) -> None:
+def check_options(tokens: Decoding, options: DecodeOptions) -> None:
     """Raises BadInput where the model cannot do what the options ask for."""
     if options.timestamps and tokens.timestamp_begin is None:
         raise BadInput("timestamps: this model has no timestamp tokens")
@@ -237,20 +238,20 @@ def check_options(tokens: SpeechTokens, options: DecodeOptions) -> None:
         raise BadInput(f"task: this model cannot {task}")
 
 
-def chosen_language(tokens: SpeechTokens, options: DecodeOptions) -> str | None:
+def chosen_language(tokens: Decoding, options: DecodeOptions) -> str | None:
     """The language's code as the options or the model say it, or None: it is to be detected, or there is but one."""
     if not tokens.multilingual or options.language == DETECT:
         return None
     return options.language or tokens.default_language
 
 
-def likeliest_language(logits: np.ndarray, tokens: SpeechTokens) -> str:
+def likeliest_language(logits: np.ndarray, tokens: Decoding) -> str:
     """The code of the likeliest language, from the logits (vocabulary,) after the start token."""
     codes = sorted(tokens.languages, key=lambda code: tokens.languages[code])
     return codes[int(np.argmax(logits[[tokens.languages[code] for code in codes]]))]
 
 
-def prompt_tokens(tokens: SpeechTokens, options: DecodeOptions, language: str | None) -> list[int]:
+def prompt_tokens(tokens: Decoding, options: DecodeOptions, language: str | None) -> list[int]:
     """What follows the start token: language and task of a multilingual model, and whether timestamps are wanted."""
     prompt: list[int] = []
     if tokens.multilingual:
@@ -265,7 +266,7 @@ def prompt_tokens(tokens: SpeechTokens, options: DecodeOptions, language: str | 
 class _Search:
     """The hypotheses of one window, from the prompt on."""
 
-    def __init__(self, session: SpeechSession, tokens: SpeechTokens, options: DecodeOptions, budget: int) -> None:
+    def __init__(self, session: SpeechSession, tokens: Decoding, options: DecodeOptions, budget: int) -> None:
         self._session, self._tokens, self._options, self._budget = session, tokens, options, budget
         self._rules = TokenRules(tokens, options.timestamps)
 
@@ -351,7 +352,7 @@ class _Search:
         return self._session.step(fed.astype(np.int64), parents)
 
 
-def _step(session: SpeechSession, prompt: Sequence[int], rows: int, tokens: SpeechTokens) -> np.ndarray:
+def _step(session: SpeechSession, prompt: Sequence[int], rows: int, tokens: Decoding) -> np.ndarray:
     """Logits, float32 (rows, vocabulary), after `prompt` in every row."""
     logits = session.step(np.tile(np.array(prompt, dtype=np.int64), (rows, 1)))
     highest = max(tokens.end, tokens.timestamp_begin or 0)

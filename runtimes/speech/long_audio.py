@@ -35,13 +35,12 @@ import numpy as np
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.alignment import Alignment, read_alignment
+from leanear.runtimes.manifest import Alignment, Decoding, EncoderWindows
 from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, check_options, chosen_language, decode_window
-from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows, full_window
+from leanear.runtimes.speech.encoder_windows import artifact_windows, full_window
 from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
 from leanear.runtimes.speech.short_windows import most_tokens, why_heard_again
-from leanear.runtimes.speech.token_rules import SpeechTokens, speech_tokens
 from leanear.runtimes.speech.vocabulary import Vocabulary, read_vocabulary
 from leanear.runtimes.speech.word_times import with_word_times
 from leanear.runtimes.speech.words import Word
@@ -77,7 +76,7 @@ class SpeechModel:
     """
 
     vocabulary: Vocabulary
-    tokens: SpeechTokens
+    tokens: Decoding
     sample_rate_hz: int
     window_samples: int
     windows: EncoderWindows | None = None
@@ -179,19 +178,21 @@ def read_speech_model(artifact: Artifact, window: str | None = None) -> SpeechMo
         BadInput: the artifact is of another family, its vocabulary is not usable or of another size, or its encoder
             does not take such a window.
     """
-    manifest = artifact.manifest
-    if "decoding" not in manifest:
-        raise BadInput(f"{artifact.folder}: a model that classifies; it has no words to transcribe with")
-    path = artifact.folder / manifest["vocabulary"]["file"]
+    manifest = artifact.speech
+    path = artifact.folder / manifest.vocabulary.file
     vocabulary = read_vocabulary(path)
-    size = manifest["output"]["shape"][-1]
+    size = manifest.output.shape[1]
     if len(vocabulary) != size:
         raise BadInput(f"{path}: {len(vocabulary)} tokens, but the decoder knows {size}")
-    tokens = speech_tokens(manifest["decoding"])
     windows = artifact_windows(artifact, window)
-    alignment = read_alignment(manifest["alignment"]) if "alignment" in manifest else None
     return SpeechModel(
-        vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows, alignment, artifact.voice_graph
+        vocabulary,
+        manifest.decoding,
+        artifact.sample_rate_hz,
+        windows.full,
+        windows,
+        manifest.alignment,
+        artifact.voice_graph,
     )
 
 
@@ -483,7 +484,7 @@ def _text_tokens(window: Window, model: SpeechModel) -> list[int]:
 
 
 def _said_before(
-    before: list[int], window: Window, last: Window | None, options: DecodeOptions, tokens: SpeechTokens
+    before: list[int], window: Window, last: Window | None, options: DecodeOptions, tokens: Decoding
 ) -> list[int]:
     """What was said before, for the next window's decoder: the latest tokens, at most half of its positions."""
     if not window.segments or window.decoded is None:

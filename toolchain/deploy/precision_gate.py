@@ -345,7 +345,7 @@ def compare_answers(
         right = [float((np.asarray(ids) == np.asarray(truth)).mean()) for ids in (reference, answers)]
         return _compared(right[0], right[1], change, sum(a != b for a, b in zip(reference, answers, strict=True)))
     heard = [each.language for each in reference]
-    normaliser = choose_normaliser(written_language(artifact.manifest["decoding"], NOTHING_ASKED, heard), spellings)
+    normaliser = choose_normaliser(written_language(artifact.speech.decoding, NOTHING_ASKED, heard), spellings)
     texts = [[each.text for each in transcripts] for transcripts in (reference, answers)]
     counted = [count_word_errors(clips.texts, each, normaliser) for each in texts]
     words = counted[0].reference_words

@@ -17,7 +17,6 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
 README_FILE = "README.txt"
@@ -133,12 +132,12 @@ def _inference_here(bundle: Bundle, role: str) -> tuple[float, float]:
     reason = runtime.available()
     if reason is not None:
         raise LeanearError(reason)
-    tokens = window_tokens(artifact.manifest["decoding"]) if artifact.task == SPEECH_TASK else None
+    tokens = window_tokens(artifact.speech.decoding) if artifact.is_speech else None
     session = runtime.load(artifact, options)
     infer = one_inference(session, artifact, read_golden(artifact).waveforms[0], tokens)
     timed = [_timed_ms(infer) for _ in range(TIMED_RUNS)]
     session.close()
-    return median(timed[1:]), int(artifact.manifest["input"]["window_samples"]) / artifact.sample_rate_hz
+    return median(timed[1:]), artifact.manifest.input.window_samples / artifact.sample_rate_hz
 
 
 def _timed_ms(infer: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +22,7 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
 from leanear.runtimes.speech.decoding import DETECT, DecodeOptions
 from leanear.runtimes.speech.encoder_windows import FULL
@@ -134,15 +135,15 @@ def _transcripts(
     return [found[number] for number in range(len(clips))]
 
 
-def written_language(decoding: Mapping[str, Any], asked: Asked, heard: Sequence[str | None]) -> str | None:
+def written_language(decoding: Decoding, asked: Asked, heard: Sequence[str | None]) -> str | None:
     """The language of transcripts, whose normaliser is meant; None where no clip was heard to be in any.
 
     Translations are in English; otherwise it is the language that is asked for, or the model's own, or the one that it
     heard in most clips. decoding: as in a manifest; heard: by clip.
     """
-    if not decoding["multilingual"] or (asked.task or decoding.get("default_task")) == "translate":
+    if not decoding.multilingual or (asked.task or decoding.default_task) == "translate":
         return "en"
-    told = asked.language or decoding["default_language"]
+    told = asked.language or decoding.default_language
     if told not in (None, DETECT):
         return str(told)
     counted = Counter(code for code in heard if code is not None)

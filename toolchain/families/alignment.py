@@ -7,7 +7,7 @@ from typing import Any
 from leanear.families.whisper import WhisperCheckpoint, cross_attention_heads
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
-from leanear.runtimes.speech.alignment import Alignment
+from leanear.runtimes.manifest import Alignment
 
 
 def choose_alignment(checkpoint: Any) -> Alignment:

@@ -16,7 +16,7 @@ from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.plan import Plan, SitePlan
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
-from leanear.runtimes.speech.alignment import Alignment
+from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.speech.encoder_windows import FULL
 
 HeadCost = Callable[[int, int], float]

@@ -60,6 +60,7 @@ from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.decoding import DETECT
 
 FAMILY = "whisper"
@@ -687,13 +688,12 @@ def export(
         BadInput: as `leanear.export.artifact.export_artifact`.
     """
     decoding, words = decoding_settings(checkpoint), added_words(checkpoint)
-    special_from = min(decoding["start"], decoding["end"])
-    speech = Speech(vocabulary_tokens(checkpoint), special_from, decoding, words, options.alignment)
+    speech = Speech(vocabulary_tokens(checkpoint), decoding.text_tokens, decoding, words, options.alignment)
     model, extractor = checkpoint.model, checkpoint.feature_extractor
     return export_artifact(model, extractor, golden_waveforms, out, speech=speech, **options.of_any_family())
 
 
-def decoding_settings(checkpoint: WhisperCheckpoint) -> dict[str, Any]:
+def decoding_settings(checkpoint: WhisperCheckpoint) -> Decoding:
     """All that a device needs to decode, as an artifact's manifest holds it: ids, limits and the unit of time."""
     settings, config, extractor = (
         checkpoint.model.generation_config,
@@ -702,29 +702,28 @@ def decoding_settings(checkpoint: WhisperCheckpoint) -> dict[str, Any]:
     )
     known = checkpoint.tokenizer.get_vocab()
     multilingual = checkpoint.is_multilingual
-    return {
-        "start": known[START],
-        "end": known[END],
-        "previous": known.get(PREVIOUS),
-        "no_speech": next((known[name] for name in NO_SPEECH if name in known), None),
-        "no_timestamps": known[NO_TIMESTAMPS],
-        "timestamp_begin": known[NO_TIMESTAMPS] + 1,
-        "timestamp_end": _timestamp_end(config, known),
-        "transcribe": known.get(TRANSCRIBE),
-        "translate": known.get(TRANSLATE),
-        "languages": {name.removeprefix("<|").removesuffix("|>"): token for name, token in settings.lang_to_id.items()}
-        if multilingual
-        else {},
-        "default_language": prompt_language(checkpoint) if multilingual else "en",
-        "default_task": checkpoint.task,
-        "multilingual": multilingual,
-        "suppress": list(settings.suppress_tokens or ()),
-        "begin_suppress": list(settings.begin_suppress_tokens or ()),
-        "max_initial_timestamp_index": getattr(settings, "max_initial_timestamp_index", None),
-        "positions": config.max_target_positions,
-        "timestamp_step_s": FRAMES_PER_POSITION * extractor.hop_length / extractor.sampling_rate,
-        "window_s": extractor.n_samples / extractor.sampling_rate,
-    }
+    languages = settings.lang_to_id if multilingual else {}
+    return Decoding(
+        start=known[START],
+        end=known[END],
+        previous=known.get(PREVIOUS),
+        no_speech=next((known[name] for name in NO_SPEECH if name in known), None),
+        no_timestamps=known[NO_TIMESTAMPS],
+        timestamp_begin=known[NO_TIMESTAMPS] + 1,
+        timestamp_end=_timestamp_end(config, known),
+        transcribe=known.get(TRANSCRIBE),
+        translate=known.get(TRANSLATE),
+        languages={name.removeprefix("<|").removesuffix("|>"): token for name, token in languages.items()},
+        default_language=prompt_language(checkpoint) if multilingual else "en",
+        default_task=checkpoint.task,
+        multilingual=multilingual,
+        suppress=tuple(settings.suppress_tokens or ()),
+        begin_suppress=tuple(settings.begin_suppress_tokens or ()),
+        max_initial_timestamp_index=getattr(settings, "max_initial_timestamp_index", None),
+        positions=config.max_target_positions,
+        timestamp_step_s=FRAMES_PER_POSITION * extractor.hop_length / extractor.sampling_rate,
+        window_s=extractor.n_samples / extractor.sampling_rate,
+    )
 
 
 def _timestamp_end(config: WhisperConfig, known: Mapping[str, int]) -> int:
@@ -744,9 +743,8 @@ def vocabulary_tokens(checkpoint: WhisperCheckpoint) -> list[str]:
     known = checkpoint.tokenizer.get_vocab()
     texts = [""] * checkpoint.model.config.vocab_size
     decoding = decoding_settings(checkpoint)
-    first, step_s = decoding["timestamp_begin"], decoding["timestamp_step_s"]
-    for token in range(first, decoding["timestamp_end"]):
-        texts[token] = f"<|{(token - first) * step_s:.2f}|>"  # older tokenizers do not list them
+    for place, token in enumerate(decoding.times):
+        texts[token] = f"<|{place * decoding.timestamp_step_s:.2f}|>"  # older tokenizers do not list them
     for text, token in known.items():
         texts[token] = text
     return texts

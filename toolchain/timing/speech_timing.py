@@ -15,7 +15,7 @@ import numpy as np
 from leanear.benchmarks.inference import STAGES
 from leanear.benchmarks.measure.processes import absolute, part_of, run_fresh
 from leanear.benchmarks.measure.rounds import FEWEST_QUIET, QUIET_SHARE
-from leanear.export.whisper.graph import export_whisper, observe_encoder
+from leanear.export.whisper.graph import cache_sizes, export_whisper, observe_encoder
 from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.plan import HeadPlan, SitePlan
@@ -23,8 +23,17 @@ from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.manifest import (
+    MANIFEST_SCHEMA,
+    NO_FILE,
+    NO_GOLDEN,
+    SpeechManifest,
+    SpeechOutput,
+    waveform_input,
+)
 from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.records import as_json, read
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
@@ -183,19 +192,25 @@ def export_to_time(
         observed = observe_encoder(model, extractor, target.graph_form, [noise.astype(np.float32)])
     files = folder / "encoder.onnx", folder / "decoder.onnx"
     exported = export_whisper(model, extractor, *files, target.graph_form, precision, observed, work.any_window)
-    manifest = {
-        "family": "whisper",
-        "task": SPEECH_TASK,
-        "graphs": {
-            "encoder": {"form": target.graph_form, "precision": exported.encoder.precision},
-            "decoder": {"form": target.graph_form, "precision": exported.decoder.precision},
-        },
-        "input": {"window_samples": work.full_samples, "sample_rate_hz": int(extractor.sampling_rate)},
-        "output": {"shape": ["rows", int(model.config.vocab_size)]},
-        "decoding": whisper.decoding_settings(checkpoint),
-        "embedding": exported.embedding,
-    }
-    return {"folder": absolute(folder), "manifest": manifest}
+    manifest = SpeechManifest(
+        schema=MANIFEST_SCHEMA,
+        family="whisper",
+        task=SPEECH_TASK,
+        model={},
+        graphs=exported.facts(),
+        input=waveform_input(int(extractor.sampling_rate), work.full_samples),
+        output=SpeechOutput("logits", "float32", ("rows", int(model.config.vocab_size)), exported.stages),
+        vocabulary=NO_FILE,
+        voice=None,
+        decoding=whisper.decoding_settings(checkpoint),
+        embedding=exported.embedding,
+        cache=cache_sizes(model, target.graph_form),
+        golden=NO_GOLDEN,
+        parity=None,
+        left_in_float32=(),
+        made_from={},
+    )
+    return {"folder": absolute(folder), "manifest": as_json(manifest)}
 
 
 def time_speech_in_turn(
@@ -211,7 +226,6 @@ def time_speech_in_turn(
     Raises:
         MeasurementFailed: a process ended without an answer.
     """
-    decoding = models[0]["manifest"]["decoding"]
     request = {
         "models": list(models),
         "runtime": target.runtime,
@@ -221,7 +235,7 @@ def time_speech_in_turn(
         "window": work.window_samples,
         "prompt": list(work.prompt),
         "tokens": work.tokens,
-        "text_tokens": min(decoding["start"], decoding["end"]),
+        "text_tokens": read(SpeechManifest, models[0]["manifest"]).decoding.text_tokens,
         "rounds": ROUNDS,
         "share_s": share_s / processes,
     }

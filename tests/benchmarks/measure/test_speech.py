@@ -65,25 +65,24 @@ class Listening:
 
 def test_a_window_makes_as_many_tokens_as_it_is_told_whatever_the_model_says(dense_speech):
     artifact = read_artifact(dense_speech)
-    decoding = artifact.manifest["decoding"]
-    session = Listening(artifact.manifest["output"]["shape"][1], decoding["end"])
+    decoding = artifact.speech.decoding
+    session = Listening(artifact.speech.output.shape[1], decoding.end)
     one_inference(session, artifact, say("cat"), 5)()
-    prompt = [decoding["start"], decoding["languages"]["en"], decoding["transcribe"], decoding["no_timestamps"]]
+    prompt = [decoding.start, decoding.languages["en"], decoding.transcribe, decoding.no_timestamps]
     steps = [("step", [prompt]), *[("step", [[3]])] * 4]
     assert session.calls == [("encode", len(say())), ("start", 1), *steps]
 
 
 def test_the_number_of_tokens_follows_the_window(dense_speech):
-    own = read_artifact(dense_speech).manifest["decoding"]
-    decoding = {**own, "window_s": 30.0, "positions": 448}
+    own = read_artifact(dense_speech).speech.decoding
+    decoding = replace(own, window_s=30.0, positions=448)
     assert window_tokens(decoding) == 100
-    assert window_tokens({**decoding, "window_s": 6.0}) == 20
-    decoding["positions"] = POSITIONS
-    assert window_tokens(decoding) == POSITIONS - 4, "no more than fit behind the prompt"
+    assert window_tokens(replace(decoding, window_s=6.0)) == 20
+    assert window_tokens(replace(decoding, positions=POSITIONS)) == POSITIONS - 4, "no more than fit behind the prompt"
     assert window_tokens(own) == 4
-    english = {**decoding, "multilingual": False}
-    assert transcribe_prompt(english) == [decoding["start"], decoding["no_timestamps"]]
-    assert transcribe_prompt({**decoding, "default_language": None})[1] == decoding["languages"]["en"]
+    english = replace(decoding, multilingual=False)
+    assert transcribe_prompt(english) == [decoding.start, decoding.no_timestamps]
+    assert transcribe_prompt(replace(decoding, default_language=None))[1] == decoding.languages["en"]
 
 
 def test_memory_is_looked_at_after_every_window(speech_results):
@@ -120,7 +119,7 @@ def test_the_identity_and_the_cache_are_recorded(speech_results, dense_speech):
         "default_language": "en",
         "default_task": None,
     }
-    assert facts["vocabulary"] == read_artifact(dense_speech).manifest["output"]["shape"][1]
+    assert facts["vocabulary"] == read_artifact(dense_speech).speech.output.shape[1]
 
 
 def test_transcribing_goes_on_from_the_clips_that_were_done(slim_speech, speech_clips_path, tmp_path):

@@ -491,7 +491,7 @@ def test_english_only(tmp_path, heard):
     with pytest.raises(BadInput, match="knows English alone, not 'de'"):
         whisper.prompt_language(checkpoint, "de")
     settings = whisper.decoding_settings(checkpoint)
-    assert (settings["multilingual"], settings["languages"], settings["default_language"]) == (False, {}, "en")
+    assert (settings.multilingual, settings.languages, settings.default_language) == (False, {}, "en")
     sites = full_sites(checkpoint.model)
     slim, out = saved(folder, sites, tmp_path / "slim")
     assert not load_checkpoint(out).is_multilingual
@@ -501,11 +501,11 @@ def test_english_only(tmp_path, heard):
 def test_decoding_settings(dense_folder):
     settings = whisper.decoding_settings(whisper.load_checkpoint(dense_folder))
     known = make_tokenizer().get_vocab()
-    assert settings["start"] == known["<|startoftranscript|>"]
-    assert settings["languages"] == {name: known[f"<|{name}|>"] for name in ("en", "zh", "de", "es")}
-    assert settings["timestamp_begin"] == known["<|0.00|>"]
-    assert settings["begin_suppress"] == [220, known["<|endoftext|>"]]
-    assert (settings["positions"], settings["timestamp_step_s"], settings["window_s"]) == (64, 0.02, 2.0)
+    assert settings.start == known["<|startoftranscript|>"]
+    assert settings.languages == {name: known[f"<|{name}|>"] for name in ("en", "zh", "de", "es")}
+    assert settings.timestamp_begin == known["<|0.00|>"]
+    assert settings.begin_suppress == (220, known["<|endoftext|>"])
+    assert (settings.positions, settings.timestamp_step_s, settings.window_s) == (64, 0.02, 2.0)
     assert json.loads(json.dumps(settings)) == settings
 
 
