@@ -105,7 +105,7 @@ def export_artifact(
         model={
             **model_sizes(model, [layer.attention for layer in model.audio_spectrogram_transformer.layers]),
             "macs": macs.total,
-            "macs_by_kind": macs.by_kind(),
+            "macs_by_kind": macs.by_kind,
             **source,
         },
         made_from=made_from,

@@ -139,6 +139,6 @@ def _model_facts(model: Any, log_mel: LogMel, tokens: int) -> dict[str, Any]:
     return {
         **model_sizes(model, blocks),
         "macs": macs.total,
-        "macs_by_kind": macs.by_kind(),
-        "macs_tokens": macs.tokens,
+        "macs_by_kind": macs.by_kind,
+        "macs_tokens": tokens,
     }

@@ -85,8 +85,14 @@ def _read_value(hint: Any, value: Any, name: str, key: str) -> Any:
     if not _fits(hint, value):
         raise _unexpected(_expected(hint), value, name, key)
     if origin in UNIONS:
-        return _read_value(next(choice for choice in inner if _fits(choice, value)), value, name, key)
+        fitting = [choice for choice in inner if _fits(choice, value)]
+        return _read_value(
+            next(filter(lambda choice: _is_tagged(choice, value), fitting), fitting[0]), value, name, key
+        )
     if origin is dict:
+        for each in value:
+            if not _fits(inner[0], each):
+                raise BadInput(f"{name}: unknown key {f'{key}.{each}'!r}")
         return {each: _read_value(inner[1], item, name, f"{key}.{each}") for each, item in value.items()}
     if origin is list or (origin is tuple and inner[-1] is Ellipsis):
         read_items = (_read_value(inner[0], item, name, f"{key}[{place}]") for place, item in enumerate(value))
@@ -94,6 +100,12 @@ def _read_value(hint: Any, value: Any, name: str, key: str) -> Any:
     if origin is tuple:
         return tuple(_read_value(*pair, name, f"{key}[{place}]") for place, pair in enumerate(zip(inner, value)))
     return value
+
+
+def _is_tagged(choice: Any, value: Any) -> bool:
+    """Whether an object has the literals of a dataclass, by which two in a union are told apart."""
+    literals = {} if not is_dataclass(choice) else {k: h for k, h in _hints(choice).items() if get_origin(h) is Literal}
+    return bool(literals) and all(key in value and _fits(hint, value[key]) for key, hint in literals.items())
 
 
 def _fits(hint: Any, value: Any) -> bool:

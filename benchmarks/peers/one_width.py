@@ -85,7 +85,7 @@ class Judge:
         self.held = held_blocks(self.family, self.model, form)
         self.parameters = parameter_costs(plan)
         self.unfilled = without_filled(self.parameters, unfilled_blocks(self.family, self.model, form))
-        self.macs = mac_costs(plan, self.family.head_macs(self.model, form), self.family.model_macs(self.model, form))
+        self.macs = mac_costs(plan, self.family.macs(self.checkpoint, self.model, form))
         self.dense = predict(self.model, self.judged.inputs, self.family.logits)
 
     def two_widths(self, share: float) -> Allocation:

@@ -26,6 +26,8 @@ from leanear.calibration.sites import AttentionKind, AttentionSite, FeedForwardK
 from leanear.calibration.targets import NO_TARGET as NOT_A_TARGET
 from leanear.data.examples import LabelledInputs, Mistakes, SpeechInputs
 from leanear.export.artifact import export_artifact
+from leanear.export.macs import Macs, count_whisper_macs
+from leanear.export.whisper.log_mel import read_log_mel
 from leanear.export.whisper_artifact import Speech
 from leanear.families import modeling_slim_whisper
 from leanear.families.asked import NOTHING_ASKED, Asked
@@ -41,9 +43,8 @@ from leanear.families.checkpoint_files import (
     slim_settings,
     write_slim_folder,
 )
-from leanear.families.family import AttentionBlocks, ExportOptions, HeadCost
+from leanear.families.family import AttentionBlocks, ExportOptions
 from leanear.families.greedy_transcripts import word_mistakes
-from leanear.families.macs import speech_feed_forward_macs, speech_head_macs, speech_macs
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
 from leanear.families.slimming import feed_forward_state, kept_widths, slim_state
 from leanear.families.whisper_settings import (
@@ -62,6 +63,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.decoding import DETECT
+from leanear.runtimes.windows import window_tokens
 
 FAMILY = "whisper"
 SLIM_MODEL_TYPE = SlimWhisperConfig.model_type
@@ -545,21 +547,11 @@ def activation_bytes(model: WhisperModel, inputs: SpeechInputs) -> int:
     return int((config.max_source_positions * encoder + tokens * decoder) * inputs.features.element_size())
 
 
-def model_macs(model: WhisperModel, form: str = "portable") -> int:
-    """The MACs of one window and its tokens, the front end's not counted, in a graph of whatever form."""
+def macs(checkpoint: WhisperCheckpoint, model: WhisperModel, form: str = "portable") -> Macs:
+    """The MACs of one window and the tokens that are measured of it, in a graph of whatever form."""
     del form
-    return speech_macs(model, attention_sites(model), feed_forward_sites(model))
-
-
-def head_macs(model: WhisperModel, form: str = "portable") -> tuple[HeadCost, ...]:
-    """Block by block, the MACs of one head of widths (K, V); none of one that is gone."""
-    del form
-    return speech_head_macs(model, attention_sites(model))
-
-
-def feed_forward_macs(model: WhisperModel) -> tuple[float, ...]:
-    """As `Family` says."""
-    return speech_feed_forward_macs(model, feed_forward_sites(model))
+    tokens = window_tokens(decoding_settings(checkpoint))
+    return count_whisper_macs(model, read_log_mel(checkpoint.feature_extractor), tokens)
 
 
 def attention_blocks(model: WhisperModel) -> AttentionBlocks:

@@ -138,9 +138,7 @@ def _points(
     dense = checkpoint.model
     plan, form = dataclasses.replace(family.dense_plan(dense), prune=recipe.prune), target.graph_form
     costs = parameter_costs(plan)
-    macs = mac_costs(
-        plan, family.head_macs(dense, form), family.model_macs(dense, form), family.feed_forward_macs(dense)
-    )
+    macs = mac_costs(plan, family.macs(checkpoint, dense, form))
     with narrator.step("scoring") as report, on_accelerator(dense):
         labelled = family.labelled_inputs(checkpoint, audio, report)
         at_once = 1 if family.activation_bytes(dense, labelled.inputs) > RECOMPUTE_ABOVE_BYTES else None

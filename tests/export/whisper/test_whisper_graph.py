@@ -235,15 +235,17 @@ def test_cache_sizes_are_those_of_the_widths() -> None:
 
 def test_macs_by_hand() -> None:
     model = make_whisper()  # width 32, two layers each, 100 positions, MLP 48 wide
-    macs = count_whisper_macs(model, tokens=3)
+    macs = count_whisper_macs(model, None, 3)
     vocabulary = model.config.vocab_size
-    assert macs.convolutions == 200 * 240 * 32 + 100 * 96 * 32
-    assert macs.encoder == 2 * (100 * 4 * 32 * 32 + 100 * 100 * 64 + 100 * 2 * 32 * 48)
-    assert macs.cross_keys_values == 2 * 100 * 32 * 64
+    assert macs.by_kind["convolutions"] == 200 * 240 * 32 + 100 * 96 * 32
+    assert macs.by_kind["encoder"] == 2 * (100 * 4 * 32 * 32 + 100 * 100 * 64 + 100 * 2 * 32 * 48)
+    assert macs.by_kind["cross_keys_values"] == 2 * 100 * 32 * 64
     looked_at = 1 + 2 + 3
-    assert macs.decoder == 2 * (3 * 4 * 32 * 32 + looked_at * 64 + 3 * 2 * 32 * 32 + 3 * 100 * 64 + 3 * 2 * 32 * 48)
-    assert macs.head == 3 * 32 * vocabulary
-    assert count_whisper_macs(small_whisper("fewer heads"), tokens=3).total < macs.total
+    assert macs.by_kind["decoder"] == 2 * (
+        3 * 4 * 32 * 32 + looked_at * 64 + 3 * 2 * 32 * 32 + 3 * 100 * 64 + 3 * 2 * 32 * 48
+    )
+    assert macs.by_kind["head"] == 3 * 32 * vocabulary
+    assert count_whisper_macs(small_whisper("fewer heads"), None, 3).total < macs.total
 
 
 @pytest.mark.parametrize(
