@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Type, cast
+from typing import Any, Mapping, Type
 
 from leanear.benchmarks.results_document import (
-    Accuracy,
     LabelsDocument,
     Latency,
     Part,
@@ -65,21 +64,6 @@ class Results:
     def is_tagging(self) -> bool:
         """Whether clips may have several labels, so that the logits of all were kept."""
         return isinstance(self.content, TagsDocument)
-
-    @property
-    def labels(self) -> Accuracy:
-        """The answers to clips of one label each."""
-        return cast(Accuracy, self.content.accuracy)
-
-    @property
-    def tags(self) -> Tags:
-        """The answers to clips that may have several labels."""
-        return cast(Tags, self.content.accuracy)
-
-    @property
-    def transcripts(self) -> Transcripts:
-        """What was written down of clips of speech."""
-        return cast(Transcripts, self.content.accuracy)
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -183,6 +167,9 @@ def _check_consistency(content: ResultsDocument, path: Path) -> None:
     _check_repeats(content.latency, path)
     _check_record(content.latency.sensors, f"{path}: latency.sensors")
     if isinstance(content, SpeechDocument):
+        for role, artifact in content.artifacts.items():
+            if artifact.decoding is None or artifact.cache is None:
+                raise BadInput(f"{path}: artifacts.{role} has no decoding or no cache, although it writes down speech")
         _check_transcripts(content.accuracy, path)
     elif isinstance(content, (LabelsDocument, TagsDocument)):
         _check_lengths(content.accuracy.roles, len(content.accuracy.label_ids), f"{path}: accuracy.roles")

@@ -349,7 +349,7 @@ def _finished(out: Path, job: Job) -> Results | None:
         results = read_results(out)
     except BadInput:
         return None
-    same = results.document["inputs_sha256"] == job.inputs_sha256
+    same = results.content.inputs_sha256 == job.inputs_sha256
     return results if same and not results.failures() else None
 
 

@@ -38,7 +38,7 @@ def import_results(
         BadInput: there are no results, they are of other artifacts, or several go by one name.
     """
     found = [read_results(path) for given in brought for path in _files(given)]
-    names = [name or str(results.document["device_name"]) for results in found]
+    names = [name or str(results.content.device_name) for results in found]
     if len(set(names)) < len(names):
         raise BadInput(f"{brought[0]}: several results of {names[0]}; import one at a time, each with a --name")
     folder = into or _deployment_of(found[0])
@@ -78,7 +78,7 @@ def _files(given: Path) -> list[Path]:
 
 def _deployment_of(results: Results) -> Path:
     """The deployment under deployments/ whose slim artifact was measured."""
-    wanted = results.document["artifacts"]["slim"]["manifest_sha256"]
+    wanted = results.content.artifacts["slim"].manifest_sha256
     for manifest in sorted(Path("deployments").glob("*/*/slim/manifest.json")):
         if sha256_file(manifest) == wanted:
             return manifest.parent.parent

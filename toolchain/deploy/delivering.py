@@ -106,9 +106,9 @@ def _brought_home_before(folder: Path, hosts: set[str]) -> list[dict[str, Any]]:
 
 def foreign_role(results: Results, folder: Path) -> str | None:
     """The role whose measured model is not the deployment's own; None where all are."""
-    for role, measured in results.document["artifacts"].items():
+    for role, measured in results.content.artifacts.items():
         path = folder / role / "manifest.json"
-        if not path.is_file() or sha256_file(path) != measured["manifest_sha256"]:
+        if not path.is_file() or sha256_file(path) != measured.manifest_sha256:
             return str(role)
     return None
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from leanear.benchmarks.measure.transcripts import Transcript, evaluation_options, transcribe_clip, transcript_of
 from leanear.benchmarks.results import Results, read_results, write_results
+from leanear.benchmarks.results_document import DecodingFacts, ErrorCounts, Transcripts, WordErrors
 from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO
 from leanear.benchmarks.summary import word_error_rate
 from leanear.data.word_errors import choose_normaliser, count_word_errors
@@ -23,6 +24,7 @@ from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.records import as_json
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
 from leanear.runtimes.speech.decoding import DETECT, DecodeOptions
 from leanear.runtimes.speech.encoder_windows import FULL
@@ -135,7 +137,7 @@ def _transcripts(
     return [found[number] for number in range(len(clips))]
 
 
-def written_language(decoding: Decoding, asked: Asked, heard: Sequence[str | None]) -> str | None:
+def written_language(decoding: Decoding | DecodingFacts, asked: Asked, heard: Sequence[str | None]) -> str | None:
     """The language of transcripts, whose normaliser is meant; None where no clip was heard to be in any.
 
     Translations are in English; otherwise it is the language that is asked for, or the model's own, or the one that it
@@ -157,28 +159,21 @@ def count_results_word_errors(path: Path, spellings: dict[str, str] | None) -> R
         BadInput: it is no results file, or no reference has a word in it.
     """
     results = read_results(path)
-    accuracy = results.document["accuracy"]
-    if not results.is_speech or accuracy["status"] != "ok" or accuracy["word_errors"] is not None:
+    accuracy, decoding = results.content.accuracy, results.content.artifacts["slim"].decoding
+    if not isinstance(accuracy, Transcripts) or accuracy.status != "ok" or accuracy.word_errors is not None:
         return results
-    asked = Asked(accuracy["decoding"].get("task"), accuracy["decoding"].get("language"))
-    heard = [language for answers in accuracy["roles"].values() for language in answers["languages"]]
-    written = written_language(results.document["artifacts"]["slim"]["decoding"], asked, heard)
-    normaliser = choose_normaliser(written, spellings)
+    asked = Asked(accuracy.decoding.get("task"), accuracy.decoding.get("language"))
+    heard = [language for answers in accuracy.roles.values() for language in answers.languages]
+    normaliser = choose_normaliser(None if decoding is None else written_language(decoding, asked, heard), spellings)
     counted = {
-        role: count_word_errors(accuracy["references"], answers["texts"], normaliser)
-        for role, answers in accuracy["roles"].items()
+        role: count_word_errors(accuracy.references, answers.texts, normaliser)
+        for role, answers in accuracy.roles.items()
     }
     first = next(iter(counted.values()))
-    accuracy["word_errors"] = {
-        "metric": first.metric,
-        "reference_words": list(first.reference_words),
-        "roles": {
-            role: {
-                "substitutions": list(errors.substitutions),
-                "deletions": list(errors.deletions),
-                "insertions": list(errors.insertions),
-            }
-            for role, errors in counted.items()
-        },
+    kinds = {
+        role: ErrorCounts(list(errors.substitutions), list(errors.deletions), list(errors.insertions))
+        for role, errors in counted.items()
     }
-    return write_results(path, results.document)
+    word_errors = WordErrors(first.metric, list(first.reference_words), kinds)
+    content = replace(results.content, accuracy=replace(accuracy, word_errors=word_errors))
+    return write_results(path, as_json(content))

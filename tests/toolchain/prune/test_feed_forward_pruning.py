@@ -167,8 +167,8 @@ def test_a_plan_of_the_first_schema_is_read_with_its_feed_forward_blocks_whole(t
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"prune": "everything"}, "key 'prune' is 'everything'"),
-        ({"feed_forward": [{"name": "a"}]}, "key 'feed_forward' is malformed"),
+        ({"prune": "everything"}, "prune is 'everything', expected one of attention, feed-forward, all"),
+        ({"feed_forward": [{"name": "a"}]}, r"missing key 'feed_forward\[0\].dense_width'"),
         (
             {"feed_forward": [{"name": "a", "dense_width": 4, "channels": [3, 9], "kind": "encoder"}]},
             "a channels must be a non-empty ascending list of indices below 4",

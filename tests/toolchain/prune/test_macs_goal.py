@@ -89,8 +89,7 @@ def test_a_whisper_is_counted_as_its_graphs_step_by_step(tmp_path, kept):
     tokens = window_tokens(whisper.decoding_settings(checkpoint))
     assert tokens == 7, "of a window of 2 s"
     steps = [
-        multiplied(decoder, rows=1, windows=1, new=1, room=before, room_and_new=before + 1)
-        for before in range(tokens)
+        multiplied(decoder, rows=1, windows=1, new=1, room=before, room_and_new=before + 1) for before in range(tokens)
     ]
     assert whisper.macs(checkpoint, model).total == multiplied(encoder, samples=32_000) + sum(steps)
 
