@@ -22,6 +22,7 @@ Record = TypeVar("Record")
 Count = Annotated[int, 0]
 """A whole number of at least 0; any `Annotated[int, least]` or `Annotated[float, least]` is read so."""
 Positive = Annotated[int, 1]
+Amount = Annotated[float, 0]
 UNIONS = (Union, getattr(types, "UnionType", Union))
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 

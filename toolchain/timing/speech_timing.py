@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from leanear.plan import HeadPlan, SitePlan
 from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.files import write_json
 from leanear.runtimes.manifest import (
     MANIFEST_SCHEMA,
     NO_FILE,
@@ -52,13 +51,12 @@ from leanear.timing.speech_latency import (
     speech_table_to_json,
 )
 from leanear.timing.speech_work import SizedWork, SpeechWork, sized_work
-from leanear.timing.table_values import checked_number, checked_numbers, checked_site, checked_whole
+from leanear.timing.table_file import read_table_document
 
 WORKER = "leanear.benchmarks.measure.speech_rounds"
 PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process
 MOST_AT_A_TIME, MOST_BYTES = 7, 4e9  # models in a process beside the dense one, and of memory that all of them take
 UNDISTURBED = 0.25  # quantile
-TABLE_KEYS = ("key", "rest_ms", "parts", "probes", "others_share")
 BUILDING = 0.15  # of the progress bar
 
 Stages = dict[str, float]
@@ -365,26 +363,8 @@ def read_speech_table(path: Path, key: dict[str, Any]) -> SpeechTable:
     Raises:
         BadInput: the file is missing, malformed, or for something else.
     """
-    value = read_json(path, SPEECH_TABLE_SCHEMA, TABLE_KEYS)
-    if value["key"] != json.loads(json.dumps(key)):
-        raise BadInput(f"{path}: key 'key' is another device, runtime, model or work than asked for")
-    try:
-        geometry = dict(value["key"]["geometry"])
-        any_window = bool(geometry.pop("any_window"))
-        numbers = {name: checked_whole(number) for name, number in geometry.items()}
-        return SpeechTable(
-            geometry=SpeechGeometry(**numbers, any_window=any_window),
-            graph_form=str(value["key"]["graph_form"]),
-            rest_ms=checked_number(value["rest_ms"]),
-            parts={kind: {name: checked_number(value["parts"][kind][name]) for name in PARTS} for kind in KINDS},
-            probes=tuple(_read_probe(probe) for probe in value["probes"]),
-            others_share=checked_number(value["others_share"]),
-            key=value["key"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path}: malformed table ({error})") from None
-
-
-def _read_probe(probe: dict[str, Any]) -> SpeechProbe:
-    widths = {kind: checked_site(probe["widths"][kind]) for kind in KINDS}
-    return SpeechProbe(widths, checked_numbers(probe["measured_ms"]), checked_numbers(probe["fitted_ms"]))
+    table = read_table_document(SpeechTable, SPEECH_TABLE_SCHEMA, path, key)
+    kinds = [set(table.parts), *(set(probe.widths) for probe in table.probes)]
+    if any(found != set(KINDS) for found in kinds) or any(set(of) != set(PARTS) for of in table.parts.values()):
+        raise BadInput(f"{path}: parts and probes have to be of the kinds {', '.join(KINDS)}, parts {', '.join(PARTS)}")
+    return table

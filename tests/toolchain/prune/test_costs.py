@@ -56,7 +56,7 @@ def geometry(model) -> Geometry:
 
 def table_of(geometry: Geometry, form: str = "onnxruntime") -> LatencyTable:
     return LatencyTable(
-        geometry, form, 100.0, {"ordinary": ORDINARY, "last": LAST}, ModelTiming((), 9.0, 9.0, 9.0), (), 0.0, {}
+        geometry, form, 100.0, ModelTiming((), 9.0, 9.0, 9.0), {"ordinary": ORDINARY, "last": LAST}, (), 0.0, {}
     )
 
 
