@@ -11,7 +11,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_file
 from leanear.runtimes.precisions import GRAPH_PRECISIONS
 from leanear.runtimes.records import Count, Positive, read
-from leanear.runtimes.tasks import SPEECH_TASK, TASKS
+from leanear.runtimes.tasks import SPEECH_TASK, TASKS, SpokenTask
 
 MANIFEST_FILE, MANIFEST_SCHEMA = "manifest.json", "leanear-artifact-2"
 CLASSIFIER_ROLES, SPEECH_ROLES = ("classifier",), ("encoder", "decoder")
@@ -165,7 +165,7 @@ class Decoding:
     translate: Optional[int]
     languages: Dict[str, int]
     default_language: Optional[str]
-    default_task: Literal["transcribe", "translate"]
+    default_task: SpokenTask
     multilingual: bool
     suppress: Tuple[int, ...]
     begin_suppress: Tuple[int, ...]

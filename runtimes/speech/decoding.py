@@ -11,11 +11,11 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.repeats import without_loop
 from leanear.runtimes.speech.token_rules import TokenRules
+from leanear.runtimes.tasks import SPOKEN_TASKS
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
 
-TASKS = ("transcribe", "translate")
 DETECT = "auto"
 CHECK_LOOPS_EVERY = 16  # tokens
 
@@ -25,7 +25,7 @@ class DecodeOptions:
     """How to decode; the defaults are those of openai's Whisper but for `condition_on_previous`, which is off.
 
     language: a code such as "en", "auto" to detect it, or None: the model's own where it has one, else detected.
-    task: one of TASKS, or None: the model's own.
+    task: one of SPOKEN_TASKS, or None: the model's own.
     timestamps: ask for them, and let them say where the next window starts.
     beams: hypotheses that are followed at temperature 0; 1 is greedy. patience: search until beams × patience of them
         have ended. length_penalty: rank them by log probability over ((5 + tokens) / 6) ** penalty; None: over tokens.
@@ -67,8 +67,8 @@ class DecodeOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.task is not None and self.task not in TASKS:
-            raise BadInput(f"task: {self.task!r} is not one of {', '.join(TASKS)}")
+        if self.task is not None and self.task not in SPOKEN_TASKS:
+            raise BadInput(f"task: {self.task!r} is not one of {', '.join(SPOKEN_TASKS)}")
         for name in ("beams", "best_of"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name}: {getattr(self, name)} is not a positive whole number")

@@ -118,7 +118,7 @@ def test_rtx_is_built_ahead_of_time_in_half_precision():
     ("line", "message"),
     [
         ('compute_capabilities = ["sm_86"]', "not a list such as"),
-        ("compute_capabilities = 8.6", "not a list such as"),
+        ("compute_capabilities = 8.6", "compute_capabilities is 8.6, expected a list"),
         ('compute_capabilities = ["8.6"]', "belong to the runtime tensorrt_rtx"),
     ],
 )
