@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Mapping, Type
 
 from leanear.benchmarks.results_document import (
+    ROLES,
     LabelsDocument,
     Latency,
     Part,
@@ -27,7 +28,6 @@ from leanear.runtimes.records import read
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK, TASKS
 
 RESULTS_SCHEMA = "leanear-results-3"
-ROLES: tuple[Role, ...] = ("dense", "slim")
 PARTS = ("check", "latency", "memory", "accuracy", "sustained")
 
 
@@ -149,6 +149,7 @@ def results_files(folder: Path) -> list[Path]:
 
 
 def _check_consistency(content: ResultsDocument, path: Path) -> None:
+    _check_repeats(content.latency, path)
     if "slim" not in content.artifacts:
         raise BadInput(f"{path}: missing key 'artifacts.slim'")
     for role in content.artifacts:
@@ -164,7 +165,6 @@ def _check_consistency(content: ResultsDocument, path: Path) -> None:
     for name, part in parts(content):
         if part.status != "ok" and not part.reason:
             raise BadInput(f"{path}: {name}.reason: empty, though the status is {part.status!r}")
-    _check_repeats(content.latency, path)
     _check_record(content.latency.sensors, f"{path}: latency.sensors")
     if isinstance(content, SpeechDocument):
         for role, artifact in content.artifacts.items():

@@ -7,11 +7,12 @@ evaluation clips, in their order. Roles are "dense", which may be missing, and "
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, List, Literal, Optional, Union
+from typing import Annotated, Any, ClassVar, Dict, List, Literal, Optional, Union
 
 from leanear.runtimes.manifest import Cache, GraphFile, Input
 
-Role = Literal["dense", "slim"]
+ROLES = ("dense", "slim")
+Role = Annotated[str, ROLES]
 Status = Literal["ok", "not measured", "failed"]
 Samples = List[float]
 

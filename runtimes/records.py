@@ -20,7 +20,7 @@ from leanear.runtimes.files import read_object, write_json
 
 Record = TypeVar("Record")
 Count = Annotated[int, 0]
-"""A whole number of at least 0; any `Annotated[int, least]` or `Annotated[float, least]` is read so."""
+"""A whole number of at least 0; so is any `Annotated[int, least]` read, and any `Annotated[str, choices]` as one."""
 Positive = Annotated[int, 1]
 Amount = Annotated[float, 0]
 UNIONS = (Union, getattr(types, "UnionType", Union))
@@ -105,7 +105,11 @@ def _read_value(hint: Any, value: Any, name: str, key: str) -> Any:
 
 def _is_tagged(choice: Any, value: Any) -> bool:
     """Whether an object has the literals of a dataclass, by which two in a union are told apart."""
-    literals = {} if not is_dataclass(choice) else {k: h for k, h in _hints(choice).items() if get_origin(h) is Literal}
+    literals = (
+        {}
+        if not is_dataclass(choice)
+        else {k: h for k, h in _hints(cast(Any, choice)).items() if get_origin(h) is Literal}
+    )
     return bool(literals) and all(key in value and _fits(hint, value[key]) for key, hint in literals.items())
 
 
@@ -115,7 +119,8 @@ def _fits(hint: Any, value: Any) -> bool:
     if origin in UNIONS:
         return any(_fits(choice, value) for choice in inner)
     if origin is Annotated:
-        return _fits(inner[0], value) and bool(value >= inner[1])
+        limit = inner[1]
+        return _fits(inner[0], value) and (value in limit if isinstance(limit, tuple) else bool(value >= limit))
     if origin is Literal:
         return any(value == choice and isinstance(value, type(choice)) for choice in inner)
     if origin is tuple and inner[-1] is not Ellipsis:
@@ -134,14 +139,19 @@ def _expected(hint: Any) -> str:
     if origin in UNIONS:
         return " or ".join(dict.fromkeys(_expected(choice) for choice in inner))
     if origin is Annotated:
-        return f"{_expected(inner[0])} of at least {inner[1]}"
+        limit = inner[1]
+        return _one_of(limit) if isinstance(limit, tuple) else f"{_expected(inner[0])} of at least {limit}"
     if origin is Literal:
-        return f"one of {', '.join(map(str, inner))}"
+        return _one_of(inner)
     if origin is tuple and inner[-1] is not Ellipsis:
         return f"a list of {len(inner)}"
     if origin in (list, tuple):
         return "a list"
     return NAMES.get(hint, "an object")
+
+
+def _one_of(choices: Any) -> str:
+    return f"one of {', '.join(map(str, choices))}"
 
 
 def _unexpected(expected: str, value: Any, name: str, key: str) -> BadInput:

@@ -120,7 +120,7 @@ def _cold_table(analysis: Analysis) -> Table:
     columns = []
     for role in analysis.results.roles:
         repeats = analysis.results.repeats(role)
-        warm = [repeat.warm_up for repeat in repeats]
+        warm = [repeat.warm_up for repeat in repeats if repeat.warm_up is not None]
         runs, seconds = (np.median([getattr(one, key) for one in warm]) for key in ("runs", "seconds"))
         once = (
             median_and_span([getattr(repeat, key) for repeat in repeats])

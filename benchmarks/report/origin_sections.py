@@ -103,8 +103,8 @@ def _quality_method(analysis: Analysis) -> str:
 def missing_section(analysis: Analysis) -> Section:
     """Everything that was not measured, each thing once; what has the same reason is in one row."""
     document = analysis.content
-    absent = [(name, part) for name, part in parts(document) if name in MAIN_PARTS and part.status != "ok"]
-    rows = [(name, f"{part.status}: {part.reason}") for name, part in absent]
+    failed = [(name, part) for name, part in parts(document) if name in MAIN_PARTS and part.status != "ok"]
+    rows = [(name, f"{part.status}: {part.reason}") for name, part in failed]
     rows += [*document.not_measured.items(), *state_missing(document)]
     for facts in (document.device, vars(document.device_after)):
         for name, fact in facts.items():

@@ -184,10 +184,10 @@ def memory_section(analysis: Analysis) -> Section:
     rows.append(comparison_row("peak above the imported runtime", above, megabytes))
     if analysis.speech is not None:
         rows.append(comparison_row("peak above the graph files", _above_files(analysis), megabytes))
-    runs = ", ".join(f"{analysis.name(role)} {len(roles[role]['rss_run_bytes'])}" for role in analysis.results.roles)
+    runs = ", ".join(f"{analysis.name(role)} {len(roles[role].rss_run_bytes)}" for role in analysis.results.roles)
     table = comparison_table(analysis, "Resident memory of one process (RSS, VmHWM)", rows)
     said = Paragraph(f"Measured in a pass of its own, one fresh process per model, over so many inferences: {runs}.")
-    stacks = [(analysis.name(role), _memory_stack(stages)) for role, stages in roles.items()]
+    stacks = [(analysis.name(role), _memory_stack(vars(stages))) for role, stages in roles.items()]
     picture = picture_stacks(stacks, "MB", MEGA, "Resident memory at its peak")
     blocks: list[Block] = [said, picture, table, *_growth(analysis)]
     if analysis.speech is not None:

@@ -76,6 +76,6 @@ def test_another_schema_is_refused(document, tmp_path):
 
 
 def test_nan_is_not_written(document, tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(BadInput, match=r"load_ms is nan"):
         write_results(tmp_path / "nan.json", changed(document, ("latency", "repeats", 0, "load_ms"), float("nan")))
     assert not list(tmp_path.iterdir())

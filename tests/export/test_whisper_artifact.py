@@ -229,7 +229,7 @@ def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
         ("decoding.multilingual", 1, "decoding.multilingual is 1"),
         ("decoding.colour", 1, "unknown key 'decoding.colour'"),
         ("cache.layers", [], "cache.layers is not a list"),
-        ("cache.layers", [{"self_key": [2]}], r"missing key 'cache.layers\[0\].self_value'"),
+        ("cache.layers", [{"self_key": [2]}], r"cache.layers\[0\].self_key is \[2\], expected a list of 2"),
         ("cache.cross_bytes", "9", "cache.cross_bytes is '9'"),
         ("input.window_samples", 0, "input.window_samples is 0"),
     ],

@@ -60,7 +60,7 @@ Models compute by {run.runtime} on {threads}.
 
 1. What the device needs
 
-   {wanted(run["runtime"])}.
+   {wanted(run.runtime)}.
    Nothing of leanear has to be installed: {RUNNER_FILE} holds it.
 
 2. What to type, in this folder

@@ -94,7 +94,7 @@ def evaluate_clips(
     options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
     options = replace(options, task=asked.task, language=asked.language)
     transcripts = _transcripts(transcriber, clips, options, batch, report)
-    written = written_language(vars(transcriber.model.tokens), asked, [each.language for each in transcripts])
+    written = written_language(transcriber.model.tokens, asked, [each.language for each in transcripts])
     normaliser = choose_normaliser(written, transcriber.spellings)
     counted = count_word_errors(clips.texts, [each.text for each in transcripts], normaliser)
     rate = word_error_rate(counted.errors, counted.reference_words)

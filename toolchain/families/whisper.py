@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -63,6 +63,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.decoding import DETECT
+from leanear.runtimes.tasks import SpokenTask
 from leanear.runtimes.windows import window_tokens
 
 FAMILY = "whisper"
@@ -707,7 +708,7 @@ def decoding_settings(checkpoint: WhisperCheckpoint) -> Decoding:
         translate=known.get(TRANSLATE),
         languages={name.removeprefix("<|").removesuffix("|>"): token for name, token in languages.items()},
         default_language=prompt_language(checkpoint) if multilingual else "en",
-        default_task=checkpoint.task,
+        default_task=cast(SpokenTask, checkpoint.task),
         multilingual=multilingual,
         suppress=tuple(settings.suppress_tokens or ()),
         begin_suppress=tuple(settings.begin_suppress_tokens or ()),
