@@ -35,7 +35,7 @@ ROOMS = {
     "demo": "runtimes",
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": "runtimes runtimes.backends",
-    "families": " benchmarks calibration data demo export export.ast runtimes runtimes.speech",
+    "families": " benchmarks calibration data demo export export.ast export.whisper runtimes runtimes.speech",
     "recover": " calibration data families runtimes runtimes.process",
     "reference": " calibration data families recover runtimes runtimes.process",
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "

@@ -225,12 +225,12 @@ def test_same_model_gives_the_same_bytes(form: str, tmp_path: Path) -> None:
 def test_cache_sizes_are_those_of_the_widths() -> None:
     sizes = cache_sizes(small_whisper("ragged"))
     assert sizes.layers[0] == CacheLayer((2, 9), (2, 6), (2, 100, 16), (2, 100, 12))
-    assert sizes["bytes_per_token"] == 4 * (5 + 9 + 6 + 3 + 8 + 8 + 1 + 8)
+    assert sizes.bytes_per_token == 4 * (5 + 9 + 6 + 3 + 8 + 8 + 1 + 8)
     assert sizes.cross_bytes == 4 * 100 * (16 + 2 + 4 + 12 + 1 + 7 + 16 + 16)
     assert sizes.padded_bytes_per_token == 4 * 2 * (9 + 6 + 8 + 8)
     assert sizes.padded_cross_bytes == 4 * 100 * 2 * (16 + 12 + 7 + 16)
     dense = cache_sizes(small_whisper("stock"))
-    assert dense["bytes_per_token"] == dense.padded_bytes_per_token == 2 * 2 * 4 * 32
+    assert dense.bytes_per_token == dense.padded_bytes_per_token == 2 * 2 * 4 * 32
 
 
 def test_macs_by_hand() -> None:

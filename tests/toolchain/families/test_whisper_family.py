@@ -23,6 +23,8 @@ from leanear.families.checkpoint import CHECKPOINT_FILES, checkpoint_sha256, loa
 from leanear.families.whisper_settings import languages
 from leanear.plan import HeadPlan, SitePlan, compose, full_plan, read_plan
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.records import as_json, read
 from leanear.surgery import rotated_attention_state, zero_dropped_channels_
 from tests.conftest import tone
 from tests.whisper_models import WINDOW_S, make_extractor, make_tokenizer, make_whisper, write_whisper
@@ -506,7 +508,7 @@ def test_decoding_settings(dense_folder):
     assert settings.timestamp_begin == known["<|0.00|>"]
     assert settings.begin_suppress == (220, known["<|endoftext|>"])
     assert (settings.positions, settings.timestamp_step_s, settings.window_s) == (64, 0.02, 2.0)
-    assert json.loads(json.dumps(settings)) == settings
+    assert read(Decoding, json.loads(json.dumps(as_json(settings))), "settings") == settings
 
 
 def test_vocabulary_is_whole_even_where_the_tokenizer_lists_no_timestamps(dense_folder):

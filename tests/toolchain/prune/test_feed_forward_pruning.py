@@ -68,9 +68,9 @@ def test_whisper_macs_of_the_plan_are_those_of_the_model():
     model = checkpoint.model
     plan = dataclasses.replace(whisper.dense_plan(model), prune="all")
     costs = mac_costs(plan, whisper.macs(checkpoint, model))
-    found = prune_rotated(whisper, model, whisper_clips(6), costs, 0.8 * costs.dense, ALL)
+    found = prune_rotated(whisper, model, whisper_clips(6), costs, 0.98 * costs.dense, ALL)
     slim, dense = (whisper.macs(checkpoint, each).total for each in (found.model, model))
-    assert found.cost == slim <= 0.8 * dense
+    assert found.cost == slim <= 0.98 * dense
     assert {block.kind for block in found.plan.feed_forward} == {"encoder", "decoder"}
     assert any(len(block.channels) < block.dense_width for block in found.plan.feed_forward)
 

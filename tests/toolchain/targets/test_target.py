@@ -43,7 +43,7 @@ def test_multiples_that_a_file_does_not_give(tmp_path):
         (OWN + "treads = 2\n", "unknown key 'treads'"),
         (OWN.replace("threads = 1\n", ""), "missing key 'threads'"),
         (OWN.replace("openvino", "tflite"), "runtime is 'tflite', expected one of"),
-        (OWN.replace("threads = 1", "threads is 0"), "threads is 0"),
+        (OWN.replace("threads = 1", "threads = 0"), "threads is 0"),
         (OWN.replace("portable", "onnxruntime"), "not meant for openvino"),
         ("runtime =", "not TOML"),
         (
