@@ -19,7 +19,6 @@ from leanear.benchmarks.results_document import (
     SpeechDocument,
     Tags,
     TagsDocument,
-    Transcripts,
 )
 from leanear.benchmarks.tagging import unpacked
 from leanear.runtimes.errors import BadInput
@@ -150,6 +149,21 @@ def results_files(folder: Path) -> list[Path]:
 
 def _check_consistency(content: ResultsDocument, path: Path) -> None:
     _check_repeats(content.latency, path)
+    _check_roles(content, path)
+    for name, part in parts(content):
+        if part.status != "ok" and not part.reason:
+            raise BadInput(f"{path}: {name}.reason: empty, though the status is {part.status!r}")
+    _check_record(content.latency.sensors, f"{path}: latency.sensors")
+    if isinstance(content, SpeechDocument):
+        _check_transcripts(content, path)
+    elif isinstance(content, (LabelsDocument, TagsDocument)):
+        _check_lengths(content.accuracy.roles, len(content.accuracy.label_ids), f"{path}: accuracy.roles")
+    if isinstance(content, TagsDocument):
+        _check_tags(content.accuracy, path)
+
+
+def _check_roles(content: ResultsDocument, path: Path) -> None:
+    """Raises BadInput where a part that went well lacks one of the measured roles."""
     if "slim" not in content.artifacts:
         raise BadInput(f"{path}: missing key 'artifacts.slim'")
     for role in content.artifacts:
@@ -162,19 +176,6 @@ def _check_consistency(content: ResultsDocument, path: Path) -> None:
         samples = [repeat.samples_ms for repeat in content.latency.repeats if repeat.role == role]
         if content.latency.status == "ok" and not (samples and all(samples)):
             raise BadInput(f"{path}: latency.repeats: no samples of {role!r}, though the status is 'ok'")
-    for name, part in parts(content):
-        if part.status != "ok" and not part.reason:
-            raise BadInput(f"{path}: {name}.reason: empty, though the status is {part.status!r}")
-    _check_record(content.latency.sensors, f"{path}: latency.sensors")
-    if isinstance(content, SpeechDocument):
-        for role, artifact in content.artifacts.items():
-            if artifact.decoding is None or artifact.cache is None:
-                raise BadInput(f"{path}: artifacts.{role} has no decoding or no cache, although it writes down speech")
-        _check_transcripts(content.accuracy, path)
-    elif isinstance(content, (LabelsDocument, TagsDocument)):
-        _check_lengths(content.accuracy.roles, len(content.accuracy.label_ids), f"{path}: accuracy.roles")
-    if isinstance(content, TagsDocument):
-        _check_tags(content.accuracy, path)
 
 
 def _check_repeats(latency: Latency, path: Path) -> None:
@@ -199,7 +200,11 @@ def _check_record(record: Record, where: str) -> None:
                 raise BadInput(f"{where}.sources.{kind}: missing key {name!r}")
 
 
-def _check_transcripts(accuracy: Transcripts, path: Path) -> None:
+def _check_transcripts(content: SpeechDocument, path: Path) -> None:
+    for role, artifact in content.artifacts.items():
+        if artifact.decoding is None or artifact.cache is None:
+            raise BadInput(f"{path}: artifacts.{role} has no decoding or no cache, although it writes down speech")
+    accuracy = content.accuracy
     clips, counted = len(accuracy.references), accuracy.word_errors
     _check_lengths(accuracy.roles, clips, f"{path}: accuracy.roles")
     if counted is not None:

@@ -22,7 +22,7 @@ from leanear.export.whisper.graph import (
 )
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.voice import write_voice_graph
-from leanear.runtimes.artifact import write_golden
+from leanear.runtimes.artifact import Golden, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.manifest import (
@@ -94,21 +94,14 @@ def write_whisper_artifact(
     if precision == "int8":
         observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms)
         observed = {name: seen for name, seen in observed.items() if name not in left_in_float32}
-    files = folder / ENCODER_FILE, folder / DECODER_FILE
-    any_window = len(windows.lengths) > 1
     too_large: dict[str, float] = {}
     if has_half_precision(precision, form):
         clips = quantiser_waveforms or golden.waveforms
         too_large = too_large_in_encoder(model, feature_extractor, form, clips)
+    files, any_window = (folder / ENCODER_FILE, folder / DECODER_FILE), len(windows.lengths) > 1
     exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, heads, too_large)
     write_golden(folder / GOLDEN_FILE, golden)
-    document = {
-        "schema": VOCABULARY_SCHEMA,
-        "tokens": list(speech.vocabulary),
-        "special_from": speech.special_from,
-        "words": list(speech.words),
-    }
-    write_json(folder / VOCABULARY_FILE, document)
+    _write_vocabulary(folder / VOCABULARY_FILE, speech)
     manifest = SpeechManifest(
         schema=MANIFEST_SCHEMA,
         family="whisper",
@@ -122,13 +115,28 @@ def write_whisper_artifact(
         decoding=speech.decoding,
         embedding=exported.embedding,
         cache=cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),
-        golden=GoldenFile(GOLDEN_FILE, sha256_file(folder / GOLDEN_FILE), len(golden.waveforms)),
+        golden=golden_facts(folder / GOLDEN_FILE, golden),
         parity=None,
         left_in_float32=tuple(sorted({*left_in_float32, *too_large})),
         made_from=made_from,
         alignment=speech.alignment,
     )
     write(folder / MANIFEST_FILE, manifest)
+
+
+def golden_facts(path: Path, golden: Golden) -> GoldenFile:
+    """What a manifest says of the golden clips in `path`."""
+    return GoldenFile(path.name, sha256_file(path), len(golden.waveforms))
+
+
+def _write_vocabulary(path: Path, speech: Speech) -> None:
+    document = {
+        "schema": VOCABULARY_SCHEMA,
+        "tokens": list(speech.vocabulary),
+        "special_from": speech.special_from,
+        "words": list(speech.words),
+    }
+    write_json(path, document)
 
 
 def _model_facts(model: Any, log_mel: LogMel, tokens: int) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Sequence
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
-from leanear.runtimes.speech.decoding import DecodeOptions
-from leanear.runtimes.speech.text_tokens import text_tokens
-from leanear.runtimes.speech.vocabulary import Vocabulary
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.tokens.text_tokens import text_tokens
+from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from leanear.runtimes.manifest import Decoding
-from leanear.runtimes.speech.long_audio import SpeechModel
-from leanear.runtimes.speech.vocabulary import Vocabulary
+from leanear.runtimes.speech.speech_model import SpeechModel
+from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 
 WORDS = (b" yes", b" no", b" one", b" two", b" three", b" four", b" five", b" six", b" seven", b" eight")
 END = len(WORDS)

@@ -174,19 +174,6 @@ def with_precision(target: Target, precision: str | None) -> Target:
     return replace(target, precision=precision)
 
 
-def require_timed_precision(target: Target, flag: str) -> None:
-    """Nothing, where graphs of float32, which are all that is timed before a model is exported, stand for the target.
-
-    Raises:
-        BadInput: the target's graphs have products of another type.
-    """
-    if graph_precision(target.precision) != "fp32":
-        raise BadInput(
-            f"{flag}: it is timed on graphs of float32, which say nothing of {target.precision}, the precision of "
-            f"target {target.name}"
-        )
-
-
 def require_timed_form(target: Target, flag: str) -> None:
     """Nothing, where the graphs that would be timed for a goal are those that ship.
 
