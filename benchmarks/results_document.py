@@ -30,8 +30,6 @@ Figure = Union[float, Unknown]
 
 @dataclass(frozen=True)
 class Tool:
-    """The program that measured."""
-
     name: str
     version: str
 
@@ -78,8 +76,6 @@ class MeasuredArtifact:
 
 @dataclass(frozen=True)
 class ClipsFacts:
-    """The evaluation clips."""
-
     file: str
     sha256: str
     clips: int
@@ -124,15 +120,11 @@ class RoleCheck:
 
 @dataclass(frozen=True)
 class Check(Part):
-    """Of the engines, before anything was measured."""
-
     roles: Dict[Role, RoleCheck]
 
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """What was wanted. tokens: of a window of speech, None of a classifier."""
-
     repeats: int
     samples_wanted: int
     budget_s: float
@@ -141,8 +133,6 @@ class LatencySettings:
 
 @dataclass(frozen=True)
 class TimedInput:
-    """The waveform."""
-
     source: str
     samples: int
     audio_s: float
@@ -150,8 +140,6 @@ class TimedInput:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """The runs before samples were taken."""
-
     runs: int
     seconds: float
     settled: bool
@@ -183,8 +171,6 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Throttling:
-    """Whether the device was held back."""
-
     verdict: str
     reasons: List[str]
     looked_at: List[str]
@@ -205,8 +191,6 @@ class Record:
 
 @dataclass(frozen=True)
 class Sensors(Record):
-    """Readings while latency was measured, and what they say."""
-
     throttling: Throttling
 
 
@@ -225,8 +209,6 @@ class Latency(Part):
 
 @dataclass(frozen=True)
 class RoleMemory:
-    """Resident memory of a fresh process, stage by stage, and after each run."""
-
     rss_interpreter_bytes: int
     rss_runtime_imported_bytes: int
     rss_loaded_bytes: int
@@ -236,15 +218,11 @@ class RoleMemory:
 
 @dataclass(frozen=True)
 class Memory(Part):
-    """Memory by role."""
-
     roles: Dict[Role, RoleMemory]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Of a classifier: the first label and the cross-entropy of every clip."""
-
     predicted_ids: List[int]
     cross_entropy_nats: List[float]
 
@@ -270,8 +248,6 @@ class TagAnswers:
 
 @dataclass(frozen=True)
 class Tags(Part):
-    """Of clips that may have several labels."""
-
     labels: List[str]
     names: List[str]
     label_ids: List[List[int]]
@@ -296,8 +272,6 @@ class RoleTranscripts:
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Words of every clip that were got wrong."""
-
     substitutions: List[int]
     deletions: List[int]
     insertions: List[int]
@@ -326,8 +300,6 @@ class Transcripts(Part):
 
 @dataclass(frozen=True)
 class Stretch:
-    """Inferences at the beginning or the end of the work."""
-
     n: int
     median_ms: float
     most_ms: float
@@ -335,8 +307,6 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Work:
-    """Inferences without a pause."""
-
     start_monotonic_s: float
     end_monotonic_s: float
     inferences: int
@@ -358,8 +328,6 @@ class Energy:
 
 @dataclass(frozen=True)
 class Trend:
-    """How the speed changed as the work went on."""
-
     ratio: float
     text: str
 
@@ -379,8 +347,6 @@ class Lasting:
 
 @dataclass(frozen=True)
 class Sustained(Part):
-    """Work without a pause, by role."""
-
     seconds: float
     roles: Dict[Role, Lasting]
 
@@ -416,20 +382,14 @@ class ResultsDocument:
 
 @dataclass(frozen=True)
 class LabelsDocument(ResultsDocument):
-    """The whole file, of a classifier whose clips have one label each."""
-
     accuracy: Accuracy
 
 
 @dataclass(frozen=True)
 class TagsDocument(ResultsDocument):
-    """The whole file, of a classifier whose clips may have several labels."""
-
     accuracy: Tags
 
 
 @dataclass(frozen=True)
 class SpeechDocument(ResultsDocument):
-    """The whole file, of speech."""
-
     accuracy: Transcripts

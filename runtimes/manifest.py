@@ -20,16 +20,12 @@ FULL, AUTO = "full", "auto"  # windows that a user can ask for by name
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A file of the folder, and the hex sha256 of its bytes."""
-
     file: str
     sha256: str
 
 
 @dataclass(frozen=True)
 class GoldenFile:
-    """The file of golden clips, and how many these are."""
-
     file: str
     sha256: str
     clips: Count
