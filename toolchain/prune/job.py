@@ -31,7 +31,7 @@ from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune, plan_sha256
-from leanear.progress import Narrator, Report, counted
+from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import estimated_curve, loss_begins_at
@@ -64,9 +64,9 @@ class PruneJob:
 
     compensation: fit the output projections to the dense model's, where held-out clips say that it helps; recovery:
     train by distillation at the end; target: for whose device milliseconds are meant; asked: of a Whisper, what it is
-    calibrated for and does by itself from then on; work: of a Whisper, what takes the milliseconds of such a goal. The
-    reference's recipe holds its own recovery, and its only goal is
-    a sparsity.
+    calibrated for and does by itself from then on; work: of a Whisper, what takes the milliseconds of such a goal;
+    recipe_file: what a recipe file sets, as a report quotes it. The reference's recipe holds its own recovery, and its
+    only goal is a sparsity.
     """
 
     goal: Goal
@@ -76,12 +76,13 @@ class PruneJob:
     recovery: Distillation | None = None
     asked: Asked = NOTHING_ASKED
     work: SpeechWork | None = None
+    recipe_file: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, PruneRecipe) and (
             self.goal.kind != "sparsity" or self.compensation or self.recovery
         ):
-            raise BadInput("--method reference knows --sparsity alone as its goal, and --recovery lora")
+            raise BadInput("method reference knows a sparsity alone as its goal, and recovery lora")
         if self.one_width_per_head:
             check_one_width(self.target, f"target {self.target.name}")
 
@@ -266,7 +267,8 @@ def write_slim_checkpoint(
     """
     family = family_of(checkpoint)
     check_reachable(checkpoint, job)
-    labelled = family.labelled_inputs(checkpoint, audio, report)
+    part = in_parts(report, {"inputs": 1, "pruning": 18, "finished": 1})
+    labelled = family.labelled_inputs(checkpoint, audio, part("inputs"))
     spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
     clips_at_once = 1 if spare_memory else None
     every = labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)]
@@ -276,15 +278,17 @@ def write_slim_checkpoint(
     if isinstance(job.recipe, PruneRecipe):
         pruned = prune(
             family, checkpoint, scored, job.recipe, made_from=made_from, state=state,
-            clips_at_once=clips_at_once, recompute=spare_memory, report=report,
+            clips_at_once=clips_at_once, recompute=spare_memory, report=part("pruning"),
         )  # fmt: skip
         model, plan = pruned.model, pruned.plan
     else:
         try:
-            model, plan, facts = _prune_rotated(checkpoint, judge, every, job, made_from, state, clips_at_once, report)
+            model, plan, facts = _prune_rotated(
+                checkpoint, judge, every, job, made_from, state, clips_at_once, part("pruning")
+            )
         except BadInput as error:
             raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
-    report("measuring the finished model on held-out clips", None)
+    part("finished")("measuring the finished model on held-out clips", None)
     with on_accelerator(model, checkpoint.model):
         facts["loss"]["finished"] = judge.loss(model).as_json()
     loss = facts["loss"]
@@ -364,6 +368,7 @@ def _prune_rotated(
             "not_filled_up_by": job.filled_by,
         },
     }
+    part = in_parts(report, _shares(job))
     learned: list[Corrections] = []  # by earlier calls: of the same scores for another budget
 
     def prune_to(costs: Costs, budget: float) -> Rotated:
@@ -371,7 +376,7 @@ def _prune_rotated(
             pruned = prune_rotated(
                 family, checkpoint.model, clips, costs, budget, recipe, held_out=judge.held_out,
                 corrections=learned[-1] if learned else None,
-                made_from=made_from, state=state, clips_at_once=clips_at_once, report=report,
+                made_from=made_from, state=state, clips_at_once=clips_at_once, report=part("pruning"),
             )  # fmt: skip
         for each in (pruned, *pruned.others):
             each.model.to("cpu")
@@ -382,10 +387,10 @@ def _prune_rotated(
     parameters = _as_held(parameter_costs(_dense_plan(family, checkpoint, job)), family, checkpoint.model, job)
     if job.goal.needs_latency:
         timing = timing_of(checkpoint, job.target, job.work)
-        table = _shared_table(timing, report)
+        table = _shared_table(timing, part("goal"))
         costs = latency_costs(table)
         try:
-            pruned, checks = prune_to_latency(job.goal, costs, lambda ms: prune_to(costs, ms), timing, report)
+            pruned, checks = prune_to_latency(job.goal, costs, lambda ms: prune_to(costs, ms), timing, part("pruning"))
         except BadInput as error:
             raise BadInput(f"{error}{_doubts(table)}") from None
         pruned = dataclasses.replace(pruned, others=())  # what was timed is the model
@@ -396,7 +401,7 @@ def _prune_rotated(
         costs = parameters
         search = search_sparsity(
             family, checkpoint, every, costs, recipe, job.goal.value,
-            made_from=made_from, state=state / "search", clips_at_once=clips_at_once, report=report,
+            made_from=made_from, state=state / "search", clips_at_once=clips_at_once, report=part("goal"),
         )  # fmt: skip
         budget = (1 - search.sparsity) * costs.dense
         facts["search"] = [dataclasses.asdict(trial) for trial in search.trials]
@@ -410,7 +415,7 @@ def _prune_rotated(
         with on_accelerator(slim, checkpoint.model):
             return compensate_(
                 slim, checkpoint.model, *fitted_sites(family, slim, checkpoint.model),
-                clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=report,
+                clips, judge.held_out.clips, family.logits, batch_size=clips_at_once or 16, report=part("compensation"),
             )  # fmt: skip
 
     if job.compensation:
@@ -428,10 +433,16 @@ def _prune_rotated(
         distilled = distill_(
             slim, checkpoint.model, clips, judge.held_out.clips, family.logits, job.recovery,
             layers=family.encoder_layers, decoder_layers=family.decoder_layers, seed=recipe.seed,
-            state=state / "recovery", made_from=made, report=report,
+            state=state / "recovery", made_from=made, report=part("recovery"),
         )  # fmt: skip
         facts["recovery"] = dataclasses.asdict(distilled)
     return slim, pruned.plan, facts
+
+
+def _shares(job: PruneJob) -> dict[str, float]:
+    """What parts of pruning take of its time, roughly: a table of milliseconds or a search, then what it leads to."""
+    goal = 4 if job.goal.kind == "max_drop" else 2 if job.goal.needs_latency else 0
+    return {"goal": goal, "pruning": 4, "compensation": job.compensation, "recovery": 6 * (job.recovery is not None)}
 
 
 def _removed_of(plan: Plan) -> dict[str, float]:

@@ -22,7 +22,7 @@ from leanear.calibration.targets import answered, kind_of, positions
 from leanear.data.examples import LabelledInputs, Mistakes
 from leanear.evaluate.quality import of_clips
 from leanear.families.family import Checkpoint, Family
-from leanear.progress import Report, quiet
+from leanear.progress import Report, in_parts, quiet
 from leanear.prune.costs import Costs
 from leanear.prune.rotated import prune_rotated
 from leanear.prune.scoring import Scores, score_widths
@@ -98,7 +98,8 @@ def search_sparsity(
     folds = [torch.arange(fold, len(clips), FOLDS) for fold in range(FOLDS)]
     model = checkpoint.model
     ranked = kind_of(clips.targets) == "tags"
-    report("answers of the dense model", None)
+    part = in_parts(report, {"folds": 3, "trials": 2})
+    part("folds")("answers of the dense model", None)
     dense_logits = _logits(family, model, clips)
     dense = _Answers(dense_logits, family.mistakes(checkpoint, model, clips, dense_logits))
     sites = family.attention_sites(model)
@@ -107,7 +108,7 @@ def search_sparsity(
         others = torch.tensor([clip for clip in range(len(clips)) if clip % FOLDS != number])
 
         def told(text: str, fraction: float | None = None, number: int = number) -> None:
-            report(f"fold {number + 1} of {FOLDS}, {text}", None if fraction is None else (number + fraction) / FOLDS)
+            part("folds")(f"fold {number + 1} of {FOLDS}, {text}", (number + (fraction or 0.0)) / FOLDS)
 
         scored = clips[others]
         if recipe.shots == 1:
@@ -149,14 +150,14 @@ def search_sparsity(
     most, tried = math.ceil(math.log2(LARGEST_STEP + 1)), 0
     while bad - good > 1:
         step = (good + bad) // 2
-        report(f"trial {tried + 1} of at most {most}: {100 * step / STEPS:g} %", tried / most)
+        part("trials")(f"trial {tried + 1} of at most {most}: {100 * step / STEPS:g} %", tried / most)
         tried += 1
         try:
             trials[step] = attempt(step)
         except BadInput:  # narrower than the narrowest model
             bad = step
             continue
-        report(f"{100 * step / STEPS:g} %: {_drop_text(trials[step])} on held-out clips", tried / most)
+        part("trials")(f"{100 * step / STEPS:g} %: {_drop_text(trials[step])} on held-out clips", tried / most)
         good, bad = (step, bad) if trials[step].within else (good, step)
     if good == 0:
         raise BadInput(
