@@ -34,7 +34,7 @@ ROOMS = {
     "": "benchmarks calibration runtimes runtimes.process",
     "demo": "runtimes",
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
-    "targets": "runtimes runtimes.backends",
+    "targets": " runtimes runtimes.backends",
     "families": " benchmarks calibration data demo export export.ast runtimes runtimes.speech",
     "recover": " calibration data families runtimes runtimes.process",
     "reference": " calibration data families recover runtimes runtimes.process",
@@ -53,7 +53,7 @@ ROOMS = {
     "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
     "timing "
     "export.ast families prune recover reference runtimes runtimes.process targets",
-    "studies.references": "cli",
+    "studies.references": "cli prune",
     "studies.demo": "calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families prune "
     "timing "
