@@ -17,10 +17,9 @@ import soundfile
 
 from leanear.cli.commands import cli, run
 from tests.conftest import make_tiny_ast, tone
-from tests.toolchain.speech_folder import write_speech_folder
-from tests.whisper_models import make_whisper, write_whisper
 
 ROOT = Path(__file__).parents[2]
+DEMOS = ROOT / "toolchain" / "demo"
 MADE = {"cli.md", "python.md"}  # from help, which is looked at itself
 PAGES = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in MADE)]
 PROGRAMS = ("leanear", "make", "python3", "python", "pip")
@@ -92,10 +91,9 @@ def field(tmp_path_factory):
     for name in ("demo-ast", "path-or-hub-id", "CHECKPOINT"):
         make_tiny_ast().save_pretrained(folder / name)
         ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / name)
-    write_whisper(folder / "demo-whisper", make_whisper(positions=64))
-    texts = [f"number {number} of the colours" for number in range(10)]
+    shutil.copytree(DEMOS / "whisper" / "model", folder / "demo-whisper")  # whose 8 bits are proved on real words
     for part in ("train", "test"):
-        write_speech_folder(folder / "demo-whisper-clips" / part, texts)
+        _copy_first_clips(DEMOS / "whisper" / "clips" / "evaluation", folder / "demo-whisper-clips" / part, 8)
         for label, frequency_hz in (("yes", 500), ("up", 1500)):
             (folder / "folder" / part / label).mkdir(parents=True)
             for number in range(6):
@@ -107,6 +105,14 @@ def field(tmp_path_factory):
     for place in ("talk.flac", "interview.wav", "talks/one.flac"):
         soundfile.write(folder / place, np.asarray(tone(440, 2.5, 16000)), 16000)
     return folder
+
+
+def _copy_first_clips(given: Path, out: Path, clips: int) -> None:
+    out.mkdir(parents=True)
+    rows = (given / "metadata.csv").read_text(encoding="utf-8").splitlines()[: clips + 1]
+    (out / "metadata.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for row in rows[1:]:
+        shutil.copy(given / row.split(",")[0], out)
 
 
 @pytest.fixture

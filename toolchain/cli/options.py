@@ -213,7 +213,7 @@ goal_options = _options(
 def recipe_option(name: str) -> Any:
     """The option of a field of `Recipe`, with the field's choices, limits, default and meaning."""
     setting = settings(Recipe)[name]
-    kind = click.Choice(setting.choices) if setting.choices else click.IntRange(setting.least, setting.most)
+    kind = click.Choice(setting.choices) if setting.choices else click.IntRange(min=int(setting.least or 0))
     flag = "--" + name.replace("_", "-")
     return click.option(flag, type=kind, default=setting.default, show_default=True, help=setting.about)
 

@@ -90,7 +90,9 @@ def test_values_of_the_environment_too(make, odd):
 
 
 def test_what_is_empty_is_not_set(make):
-    assert make("deploy", "TARGET=", "SPARSITY=", LEANEAR_DEPLOY_TARGET="rtx")[1] == {"LEANEAR_DEPLOY_TARGET": "rtx"}
+    assert make("deploy", "TARGET=", "SPARSITY=", LEANEAR_DEPLOY_TARGET="own.toml")[1] == {
+        "LEANEAR_DEPLOY_TARGET": "own.toml"
+    }
 
 
 def test_the_name_of_this_machine_is_no_device(make):

@@ -190,7 +190,7 @@ def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_fold
         ((tmp_path / "text.txt", "--model", artifact, "--output-format", "vtt"), "text.txt: not readable as audio"),
         ((clip, "--model", tmp_path / "nowhere"), "nowhere"),
         ((clip, "--model", tiny_folder), "a model that classifies"),
-        ((clip, "--model", artifact, "--language", "xx"), "no 'xx'"),
+        ((clip, "--model", artifact, "--language", "xx"), "no language 'xx'"),
         ((clip, "--model", artifact, "--temperatures", "warm"), "--temperatures"),
         ((clip, "--model", artifact, "--temperatures", "-1"), "temperatures"),
         ((clip, "--model", checkpoint, "--precision", "int8"), "--precision int8 is for artifacts"),
