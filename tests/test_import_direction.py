@@ -56,8 +56,8 @@ ROOMS = {
     "studies.references": "cli prune",
     "studies.demo": "calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.device benchmarks.report calibration data deploy devices "
-    "evaluate families prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice "
-    "studies targets",
+    "evaluate families prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech "
+    "runtimes.voice studies targets",
     "api": " benchmarks benchmarks.report benchmarks.sensors deploy evaluate families prune recover runtimes "
     "runtimes.speech targets timing",
     "entry": "cli runtimes.process",
