@@ -27,7 +27,8 @@ from leanear.benchmarks.device.flags import (
 from leanear.benchmarks.device.summary_lines import print_summary, tags_text
 from leanear.benchmarks.device.transcribe import transcribe_recordings
 from leanear.benchmarks.device.transcript_files import forms_of
-from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
+from leanear.benchmarks.measure.evaluation import evaluate, evaluate_tags, evaluate_transcripts
+from leanear.benchmarks.measure.measure import BUDGET_S, benchmark
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from leanear.benchmarks.report.report import render_markdown
 from leanear.benchmarks.results import ROLES
@@ -45,7 +46,7 @@ from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.cues import chosen_lines
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.prompts import hotwords_of
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 

@@ -10,7 +10,7 @@ from leanear.benchmarks.device.transcript_files import FORMATS
 from leanear.benchmarks.sensors.device import usable_cores
 from leanear.runtimes.choose import offered_runtimes
 from leanear.runtimes.precisions import PRECISIONS
-from leanear.runtimes.speech.decoding import TASKS
+from leanear.runtimes.speech.decode_options import TASKS
 from leanear.runtimes.voice.speech_only import AUTO, CHOICES
 
 

@@ -19,7 +19,7 @@ from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import artifact_windows
 from leanear.runtimes.speech.guided_steps import clip_divergences, guided_logits, text_steps, until_end, written_down
-from leanear.runtimes.speech.vocabulary import read_vocabulary
+from leanear.runtimes.speech.tokens.vocabulary import read_vocabulary
 
 MOST_CLIPS = 4  # two as they are, and the two that the proof made shorter and longer than a window
 # They tell an engine that is wrong from one that is coarse: what coarseness costs is for the precision gate to say.

@@ -15,7 +15,7 @@ from leanear.targets.target import Target, read_target, require_timed_form, with
 if TYPE_CHECKING:  # torch: seconds to import
     from leanear.prune.job import PruneJob
     from leanear.prune.widths import RotatedRecipe
-    from leanear.recover.distillation import Distillation
+    from leanear.recover.distillation_options import Distillation
     from leanear.reference.schedule import PruneRecipe
     from leanear.timing.speech_work import SpeechWork
 
@@ -83,7 +83,7 @@ def _shared(recipe: Recipe, of: type) -> dict[str, Any]:
 
 
 def _training(recipe: Recipe) -> Distillation | None:
-    from leanear.recover.distillation import Distillation
+    from leanear.recover.distillation_options import Distillation
 
     if recipe.recovery == "none":
         return None

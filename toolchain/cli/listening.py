@@ -143,7 +143,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @seed_option
 @narrated
 @click.pass_obj
-def transcribe(
+def transcribe(  # noqa: PLR0913, a flag each
     narrator: Narrator,
     audio: tuple[Path, ...],
     model: str,
@@ -187,7 +187,7 @@ def transcribe(
     check_early(model, asked)
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
     from leanear.runtimes.speech.cues import chosen_lines
-    from leanear.runtimes.speech.decoding import DecodeOptions
+    from leanear.runtimes.speech.decode_options import DecodeOptions
 
     forms = forms_of(output_formats, output_dir)
     lines = chosen_lines(forms, word_timestamps, max_line_width, max_line_count)

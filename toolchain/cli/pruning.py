@@ -101,8 +101,8 @@ def prune(
     job = prune_job(model, target, flags, ships=False)
     from leanear.benchmarks.formatting import PRUNED_PARTS
     from leanear.calibration.shards import processes
-    from leanear.prune.job import prune_checkpoint
     from leanear.prune.notes import loss_warning, pruning_notes
+    from leanear.prune.pruning import prune_checkpoint
 
     with processes() as rank, no_notes() if rank != 0 else contextlib.nullcontext():
         if rank != 0:

@@ -10,9 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-import leanear.benchmarks.measure.answers
 import leanear.benchmarks.measure.engine_check
-import leanear.benchmarks.measure.measure
+import leanear.benchmarks.measure.parts
 import leanear.benchmarks.measure.sustained
 from leanear.benchmarks.measure.latency import measure_latency
 from leanear.benchmarks.measure.measure import benchmark
@@ -53,8 +52,7 @@ def in_this_process(module, request, progress, **_keywords) -> Outcome:
 @pytest.fixture
 def results(library, dense_folder, slim_folder, clips_path, tmp_path, monkeypatch):
     for module in (
-        leanear.benchmarks.measure.measure,
-        leanear.benchmarks.measure.answers,
+        leanear.benchmarks.measure.parts,
         leanear.benchmarks.measure.engine_check,
         leanear.benchmarks.measure.sustained,
     ):

@@ -13,7 +13,7 @@ import pytest
 
 from leanear.prune.recipe import Recipe, Setting, Training, read_recipe, settings
 from leanear.prune.widths import RotatedRecipe
-from leanear.recover.distillation import Distillation
+from leanear.recover.distillation_options import Distillation
 from leanear.reference.schedule import PruneRecipe
 from leanear.runtimes.errors import BadInput
 
