@@ -5,14 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# What a user passes reaches the shell as environment, never as text of a command: the values may hold anything.
-USER_VARIABLES := TARGET MODEL DATA SPARSITY SPEEDUP LATENCY_MS MACS MAX_DROP METHOD SCHEDULE RECOVERY OUT SUSTAINED PRECISION WINDOW
-DEVICE_VARIABLES := HOST HOSTS DEVICE_PYTHON
-USER_VARIABLES += $(DEVICE_VARIABLES)
+# What a user passes reaches `leanear deploy` as its environment, never as text of a command: the values may hold anything.
+SETTINGS := TARGET MODEL DATA SPARSITY SPEEDUP LATENCY_MS RTF MACS MAX_DROP PRUNE RECOVERY RECIPE OUT SUSTAINED PRECISION WINDOW
+DEVICE_SETTINGS := HOST HOSTS DEVICE_PYTHON
 # Some shells export HOST as the name of this machine; only what is said to make itself names a device.
-$(foreach name,$(DEVICE_VARIABLES),$(if $(filter command%,$(origin $(name))),,$(eval override $(name) :=)))
-$(foreach name,$(USER_VARIABLES),$(eval override $(name) := $$(value $(name))))
-export $(USER_VARIABLES)
+$(foreach name,$(DEVICE_SETTINGS),$(if $(filter command%,$(origin $(name))),,$(eval override $(name) :=)))
+SETTINGS += $(DEVICE_SETTINGS)
+$(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
+$(foreach name,$(SETTINGS),$(if $(value $(name)),$(eval deploy: export LEANEAR_DEPLOY_$(name) := $$($(name)))))
+export OUT
 
 .DEFAULT_GOAL := help
 .PHONY: help deploy test lint size bench report demo-ast demo-whisper lock clean
@@ -23,7 +24,7 @@ help:  ## List what make can do
 	@echo "  make deploy TARGET=openvino MODEL=path-or-hub-id DATA=folder SPARSITY=0.5 [OUT=folder] [MAX_DROP=points] [RECOVERY=full]"
 	@echo "  make deploy TARGET=cpu MODEL=demo-whisper PRECISION=int8"
 	@echo "  make deploy TARGET=raspberrypi HOST=user@device [DEVICE_PYTHON=path] [SUSTAINED=600]    over SSH; HOSTS=file for several"
-	@echo "  instead of SPARSITY: SPEEDUP=1.3, LATENCY_MS=12, MACS=0.7, or MAX_DROP=0.5 alone; METHOD=reference SCHEDULE=iterative RECOVERY=lora"
+	@echo "  instead of SPARSITY: SPEEDUP=1.3, LATENCY_MS=12, MACS=0.7, or MAX_DROP=0.5 alone; PRUNE=all RECOVERY=lora RECIPE=file.toml"
 
 # The stamp carries the lock's hash, so a changed lock or pyproject.toml installs again and an interrupted install is repeated.
 $(READY): .requirements.lock pyproject.toml
@@ -35,30 +36,10 @@ $(READY): .requirements.lock pyproject.toml
 	@touch $@
 
 deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|raspberrypi|jetson|rtx|file.toml MODEL= DATA= SPARSITY= ...
-	@[ "$$TARGET" != rtx ] || $(BIN)/python -c 'import tensorrt_rtx' 2>/dev/null || { \
+	@[ "$$LEANEAR_DEPLOY_TARGET" != rtx ] || $(BIN)/python -c 'import tensorrt_rtx' 2>/dev/null || { \
 	echo "installing TensorRT-RTX in $(VENV), once"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[rtx]'; }
-	@set --; \
-	[ -z "$$TARGET" ] || set -- "$$@" --target "$$TARGET"; \
-	[ -z "$$DATA" ] || set -- "$$@" --data "$$DATA"; \
-	[ -z "$$SPARSITY" ] || set -- "$$@" --sparsity "$$SPARSITY"; \
-	[ -z "$$SPEEDUP" ] || set -- "$$@" --speedup "$$SPEEDUP"; \
-	[ -z "$$LATENCY_MS" ] || set -- "$$@" --latency-ms "$$LATENCY_MS"; \
-	[ -z "$$RTF" ] || set -- "$$@" --rtf "$$RTF"; \
-	[ -z "$$MACS" ] || set -- "$$@" --macs "$$MACS"; \
-	[ -z "$$METHOD" ] || set -- "$$@" --method "$$METHOD"; \
-	[ -z "$$OUT" ] || set -- "$$@" --out "$$OUT"; \
-	[ -z "$$MAX_DROP" ] || set -- "$$@" --max-drop "$$MAX_DROP"; \
-	[ -z "$$SCHEDULE" ] || set -- "$$@" --schedule "$$SCHEDULE"; \
-	[ -z "$$RECOVERY" ] || set -- "$$@" --recovery "$$RECOVERY"; \
-	[ -z "$$SUSTAINED" ] || set -- "$$@" --sustained "$$SUSTAINED"; \
-	[ -z "$$PRECISION" ] || set -- "$$@" --precision "$$PRECISION"; \
-	[ -z "$$WINDOW" ] || set -- "$$@" --window "$$WINDOW"; \
-	[ -z "$$HOST" ] || set -- "$$@" --host "$$HOST"; \
-	[ -z "$$HOSTS" ] || set -- "$$@" --hosts "$$HOSTS"; \
-	[ -z "$$DEVICE_PYTHON" ] || set -- "$$@" --device-python "$$DEVICE_PYTHON"; \
-	[ -z "$$MODEL" ] || set -- "$$@" -- "$$MODEL"; \
-	exec $(BIN)/leanear deploy "$$@"
+	@exec $(BIN)/leanear deploy
 
 test: $(READY)  ## Run the tests
 	@$(BIN)/python -m pytest -n auto --dist loadfile

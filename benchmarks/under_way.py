@@ -12,7 +12,7 @@ SILENCE_S = 12.0  # until a line comes: 20 s are promised, and a busy machine ma
 
 @dataclass
 class Work:
-    """Something under way: what was reported of it last, and since when its fraction has been growing.
+    """Something under way: what was reported of it last, and since when its fraction, which never falls, has grown.
 
     as_a_whole: it is all that a command does, and is only spoken of where no step of it is under way.
     """
@@ -22,14 +22,16 @@ class Work:
     text: str = ""
     fraction: float | None = None
     started: float = field(default_factory=time.monotonic)
-    part_started: float = 0.0
-    part_from: float = 0.0
+    grows_since: float = 0.0
+    grows_from: float = 0.0
 
     def report(self, text: str, fraction: float | None = None) -> None:
-        """Take a report; a fraction that falls, or comes anew, begins another part of the work."""
-        if fraction is not None and (self.fraction is None or fraction < self.fraction):
-            self.part_started, self.part_from = time.monotonic(), fraction
-        self.text, self.fraction = text, fraction
+        """Take a report; a fraction that falls, or is not known, leaves the work as far as it was."""
+        if fraction is not None and self.fraction is None:
+            self.grows_since, self.grows_from = time.monotonic(), fraction
+        if fraction is not None:
+            self.fraction = max(fraction, self.fraction or 0.0)
+        self.text = text
 
     def line(self, now: float) -> str:
         """What is being done, how far that is and how long it may still take, and the time so far."""
@@ -43,8 +45,8 @@ class Work:
     def _how_far(self, now: float) -> str:
         if self.fraction is None:
             return ""
-        done, grown = f"{100 * self.fraction:.0f} %", self.fraction - self.part_from
+        done, grown = f"{100 * self.fraction:.0f} %", self.fraction - self.grows_from
         if not grown > 0 or self.fraction >= 1:
             return f" ({done})"
-        left_s = (1 - self.fraction) * (now - self.part_started) / grown
+        left_s = (1 - self.fraction) * (now - self.grows_since) / grown
         return f" ({done}, about {duration(left_s)} to go)"

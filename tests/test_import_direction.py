@@ -39,7 +39,7 @@ ROOMS = {
     "": "benchmarks calibration runtimes runtimes.process",
     "demo": "runtimes",
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
-    "targets": "runtimes runtimes.backends",
+    "targets": " runtimes runtimes.backends",
     "families": " benchmarks calibration data demo export export.ast runtimes runtimes.speech",
     "families.whisper": " calibration data export export.whisper families runtimes runtimes.speech",
     "recover": " calibration data families runtimes runtimes.process",
@@ -59,11 +59,11 @@ ROOMS = {
     "runtimes.process runtimes.speech targets",
     "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
     "timing export.ast families prune prune.allocation recover reference runtimes runtimes.process targets",
-    "studies.references": "cli",
+    "studies.references": "cli prune",
     "studies.demo": "benchmarks calibration demo families runtimes",
-    "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families "
-    "prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice studies "
-    "targets",
+    "cli": " benchmarks benchmarks.compare benchmarks.device benchmarks.report calibration data deploy devices "
+    "evaluate families prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech "
+    "runtimes.voice studies targets",
     "api": " benchmarks benchmarks.report benchmarks.sensors deploy evaluate families prune recover runtimes "
     "runtimes.speech targets timing",
     "entry": "cli runtimes.process",

@@ -7,9 +7,10 @@ that long work is never silent for 20 s: what is being done, how far it is, and 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from rich.console import Console
@@ -32,6 +33,24 @@ def quiet(text: str, fraction: float | None = None) -> None:
 def counted(report: Report, text: str = "") -> Callable[[int, int], None]:
     """A report that takes how many of how many are done."""
     return lambda done, total: report(f"{text}{done} of {total}", done / total)
+
+
+def in_parts(report: Report, shares: Mapping[str, float]) -> Callable[[str], Report]:
+    """Gives the report of each part of a step; a part's fraction becomes one of the step.
+
+    shares: what each part, in the order in which they come, takes of the step; only their ratios matter.
+    """
+    whole = sum(shares.values())
+    begins = dict(zip(shares, itertools.accumulate(shares.values(), initial=0.0), strict=False))
+
+    def part(name: str) -> Report:
+        def of_part(text: str, fraction: float | None = None) -> None:
+            done = 0.0 if fraction is None else fraction * shares[name]
+            report(text, (begins[name] + done) / whole)
+
+        return of_part
+
+    return part
 
 
 class StandardError(Console):
@@ -76,7 +95,7 @@ class Narrator:
             def report(text: str, fraction: float | None = None) -> None:
                 announce()
                 self._take(work, text, fraction)
-                bar.update(task, description=work.said, total=1.0, completed=fraction or 0.0)
+                bar.update(task, description=work.said, total=1.0, completed=work.fraction or 0.0)
 
             if not if_reported:
                 announce()
@@ -107,7 +126,7 @@ class Narrator:
                             bars.start()
                             drawn = True
                     self._take(works[title], text, fraction)
-                    bars.update(tasks[title], description=works[title].said, completed=fraction or 0.0)
+                    bars.update(tasks[title], description=works[title].said, completed=works[title].fraction or 0.0)
 
                 return report
 
@@ -141,9 +160,10 @@ class Narrator:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def _take(self, work: Work, text: str, fraction: float | None) -> None:
-        if self._verbose and (text, fraction) != (work.text, work.fraction):
-            self.say(f"  {work.title}: {text}" + ("" if fraction is None else f" ({100 * fraction:.0f} %)"))
+        before = (work.text, work.fraction)
         work.report(text, fraction)
+        if self._verbose and (work.text, work.fraction) != before:
+            self.say(f"  {work.said}" + ("" if work.fraction is None else f" ({100 * work.fraction:.0f} %)"))
 
     @contextlib.contextmanager
     def _bars(self) -> Iterator[Progress]:

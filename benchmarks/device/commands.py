@@ -8,22 +8,25 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
 from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.device.doctor import lines, report
 from leanear.benchmarks.device.flags import (
     add_artifact,
+    add_clips,
+    add_decoding_flags,
     add_session_flags,
     add_speech_flags,
+    add_transcript_flags,
     add_window_flag,
     asked,
     at_least_0,
-    bundles,
 )
 from leanear.benchmarks.device.summary_lines import print_summary, tags_text
 from leanear.benchmarks.device.transcribe import transcribe_recordings
+from leanear.benchmarks.device.transcript_files import forms_of
 from leanear.benchmarks.measure.evaluation import evaluate, evaluate_tags, evaluate_transcripts
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
@@ -46,7 +49,9 @@ from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.prompts import hotwords_of
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
-from leanear.runtimes.voice.speech_only import AUTO, CHOICES
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 PROGRAM = "python -m leanear.benchmarks"
 
@@ -80,15 +85,25 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM, bundled: Se
     return 0
 
 
-def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:  # noqa: PLR0915, a flag each
+def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
     what = __doc__.partition(": ")[2]
     parser = argparse.ArgumentParser(prog=program, description=what[:1].upper() + what[1:])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_doctor(commands)
+    _add_bench(commands, program, bundled)
+    _add_eval(commands, program, bundled)
+    _add_transcribe(commands, program)
+    _add_compare(commands, program)
+    return parser
 
+
+def _add_doctor(commands: Commands) -> None:
     doctor = commands.add_parser("doctor", help="say what this machine is and which runtimes work on it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(command=_doctor)
 
+
+def _add_bench(commands: Commands, program: str, bundled: Sequence[str]) -> None:
     bench = commands.add_parser(
         "bench",
         help="measure an artifact, beside the dense one if given",
@@ -99,7 +114,7 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:  #
     bench.add_argument(
         "--dense-precision", choices=PRECISIONS, help="what the dense one computes in (default: --precision)"
     )
-    bench.add_argument("--clips", type=Path, help=f"evaluation clips (.npz){bundles('clips', bundled)}")
+    add_clips(bench, bundled)
     bench.add_argument("--out", type=Path, help="results file (default: results/DEVICE/RUNTIME-PRECISION.json)")
     bench.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="time for the latency pass")
     bench.add_argument(
@@ -111,27 +126,26 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:  #
     add_session_flags(bench, several=True)
     bench.set_defaults(command=_bench)
 
+
+def _add_eval(commands: Commands, program: str, bundled: Sequence[str]) -> None:
     evaluation = commands.add_parser(
         "eval",
         help="the accuracy, or the mAP, of an artifact on labelled clips, or its transcripts of transcribed ones",
         epilog=f"example: {program} eval slim --clips clips.npz --json",
     )
     add_artifact(evaluation, bundled)
-    evaluation.add_argument(
-        "--clips",
-        type=Path,
-        required="clips" not in bundled,
-        help=f"evaluation clips (.npz){bundles('clips', bundled)}",
-    )
+    add_clips(evaluation, bundled, required=True)
     evaluation.add_argument("--json", action="store_true", help="print JSON")
     add_speech_flags(evaluation)
     add_session_flags(evaluation)
     evaluation.set_defaults(command=_eval)
 
+
+def _add_transcribe(commands: Commands, program: str) -> None:
     transcribing = commands.add_parser(
         "transcribe",
         help="the words of WAV files, as they are found",
-        epilog=f"example: {program} transcribe slim talk.wav --srt",
+        epilog=f"example: {program} transcribe slim talk.wav --output-format srt",
     )
     transcribing.add_argument("artifact", type=Path, help="artifact folder")
     transcribing.add_argument(
@@ -144,26 +158,14 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:  #
     transcribing.add_argument("--rate", type=int, metavar="HZ", help="of --raw (default: 16000)")
     transcribing.add_argument("--channels", type=int, help="of --raw (default: 1)")
     add_speech_flags(transcribing)
-    transcribing.add_argument("--no-timestamps", action="store_true", help="windows, not sentences, have times")
-    transcribing.add_argument("--beams", type=int, default=1, help="hypotheses that are followed (default: 1, greedy)")
-    transcribing.add_argument("--condition", action="store_true", help="show the decoder what it said before")
-    transcribing.add_argument("--prompt", default="", help="text that is shown to the decoder before the first words")
-    transcribing.add_argument("--hotwords", metavar="A,B", help="words that are shown to it before every window")
-    transcribing.add_argument(
-        "--vad", choices=CHOICES, default=AUTO, help="hear speech alone; auto: of audio over 30 s (default: auto)"
-    )
+    add_decoding_flags(transcribing)
     add_window_flag(transcribing, "the artifact's own")
-    transcribing.add_argument("--word-timestamps", action="store_true", help="each word has times of its own")
-    transcribing.add_argument("--max-line-width", type=int, help="letters of a line of subtitles, cut between words")
-    transcribing.add_argument("--max-line-count", type=int, help="lines of a subtitle of such lines (default: 2)")
-    for writer in ("json", "srt", "vtt", "words"):
-        transcribing.add_argument(f"--{writer}", dest="forms", action="append_const", const=writer)
-    transcribing.add_argument(
-        "--output-dir", type=Path, help="write a file per recording there, in every form asked for (default: print)"
-    )
+    add_transcript_flags(transcribing)
     add_session_flags(transcribing)
     transcribing.set_defaults(command=_transcribe)
 
+
+def _add_compare(commands: Commands, program: str) -> None:
     comparing = commands.add_parser(
         "compare",
         help="what changed from one results file to another, and whether it is worse (status 8)",
@@ -188,7 +190,6 @@ def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:  #
     comparing.add_argument("--strict", action="store_true", help="fail where something is missing or not to be trusted")
     comparing.add_argument("--json", action="store_true", help="print JSON")
     comparing.set_defaults(command=_compare)
-    return parser
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -325,12 +326,12 @@ def _transcribe(options: argparse.Namespace) -> None:
         language=options.language,
         task=options.task,
         timestamps=not options.no_timestamps,
-        beams=options.beams,
+        beams=options.beam_size,
         condition_on_previous=options.condition,
         prompt=options.prompt,
         hotwords=hotwords_of(options.hotwords),
     )
-    forms = options.forms or ["plain"]
+    forms = forms_of(options.output_formats, options.output_dir)
     lines = chosen_lines(forms, options.word_timestamps, options.max_line_width, options.max_line_count)
     session = SessionOptions(threads=options.threads, precision=options.precision)
     transcribe_recordings(

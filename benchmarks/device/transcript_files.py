@@ -15,7 +15,8 @@ from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.subtitles import WRITERS
 from leanear.runtimes.speech.transcript import Segment, Tally
 
-ENDINGS = {"plain": "txt", "words": "txt", "json": "json", "srt": "srt", "vtt": "vtt"}
+PLAIN, TEXT = "plain", "txt"  # with times, to be looked at, and without
+FORMATS = (TEXT, "srt", "vtt", "json")  # that files have, and are named by
 
 Heard = Callable[[Path, Tally], Iterator[Segment]]
 """Gives the segments of a recording as they are found, and adds to the tally."""
@@ -30,6 +31,11 @@ class Recorded:
 
     audio: Path
     outputs: Mapping[str, Path]
+
+
+def forms_of(formats: Sequence[str], folder: Path | None) -> list[str]:
+    """The names of WRITERS for the formats asked for; folder: where transcripts go, None: they are printed."""
+    return list(dict.fromkeys(formats)) or [PLAIN if folder is None else TEXT]
 
 
 def recordings_of(
@@ -54,7 +60,7 @@ def recordings_of(
             name = audio.relative_to(path).with_suffix("") if path.is_dir() else name
             if folder is not None and owners.setdefault(name, audio) != audio:
                 raise BadInput(f"{audio}: its transcript would have the name of that of {owners[name]}; rename one")
-            outputs = {} if folder is None else {form: folder / f"{name}.{ENDINGS[form]}" for form in forms}
+            outputs = {} if folder is None else {form: folder / f"{name}.{form}" for form in forms}
             recordings.append(Recorded(audio, outputs))
     return recordings
 
@@ -66,13 +72,11 @@ def check_forms(given: Sequence[Path], forms: Sequence[str], folder: Path | None
         BadInput: several forms of one output, or several recordings in a form that holds one.
     """
     if folder is None and len(forms) > 1:
-        raise BadInput(f"--{forms[0]} and --{forms[1]} are two forms of the same; choose one, or name an --output-dir")
-    if {"plain", "words"} <= set(forms):
-        raise BadInput("the text with and without times would have the same name; choose one")
+        raise BadInput(f"--output-format {forms[0]} and {forms[1]}: choose one, or name an --output-dir")
     if STANDARD_INPUT in given and len(given) > 1:
         raise BadInput("-: standard input is one recording; give no others beside it")
-    if folder is None and is_several(given) and forms[0] not in ("plain", "words"):
-        raise BadInput(f"--{forms[0]} of several recordings: say where with --output-dir")
+    if folder is None and is_several(given) and forms[0] not in (PLAIN, TEXT):
+        raise BadInput(f"--output-format {forms[0]} of several recordings: say where with --output-dir")
 
 
 def is_several(given: Sequence[Path]) -> bool:

@@ -54,7 +54,7 @@ class PipedAudio:
 
     Raises:
         BadInput: what comes is neither WAV nor promised to be raw, or is of no known format; or, where the reading
-            comes to it, holds NaN or infinite samples.
+            comes to it, there is no sample, or a NaN or infinite one.
     """
 
     def __init__(
@@ -133,6 +133,8 @@ class PipedAudio:
         self._watch.hear(samples, mono)
         self._frames = np.concatenate([self._frames, mono])
         if self._closed:
+            if self._frames_from + len(self._frames) == 0:
+                raise BadInput(f"{NAME} held no audio")
             self._say_what_was_found()
 
     def _say_what_was_found(self) -> None:
@@ -149,7 +151,7 @@ class PipedAudio:
         """The format of a WAV whose audio comes next."""
         opening = self._reader.read(12)
         if not opening:
-            raise BadInput(f"{NAME}: nothing came")
+            raise BadInput(f"{NAME} held no audio")
         if opening[:4] != b"RIFF" or opening[8:] != b"WAVE":
             name = format_name(opening.ljust(12))
             raise BadInput(

@@ -37,14 +37,14 @@ def chosen_lines(forms: Sequence[str], word_timestamps: bool, width: int | None,
     Raises:
         BadInput: lines are for something that has none, or without times of words, or there is no room in them.
     """
-    if word_timestamps and "words" in forms:
-        raise BadInput("--word-timestamps: --words is the text alone, without times; choose another form, or none")
+    if word_timestamps and "txt" in forms:
+        raise BadInput("--word-timestamps: --output-format txt is the text alone, without times; choose another")
     if width is None:
         if count is not None:
             raise BadInput("--max-line-count: lines are cut where --max-line-width says; give that, too")
         return None
     if not {"srt", "vtt"} & set(forms):
-        raise BadInput("--max-line-width: it is for --srt and --vtt")
+        raise BadInput("--max-line-width: it is for the formats srt and vtt")
     if not word_timestamps:
         raise BadInput("--max-line-width: a cut line needs to know when its words are said; add --word-timestamps")
     for flag, number in (("--max-line-width", width), ("--max-line-count", count)):

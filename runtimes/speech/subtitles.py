@@ -63,7 +63,7 @@ def vtt(segments: Iterable[Segment], _tally: Tally | None = None, lines: Lines |
 
 WRITERS: Mapping[str, Callable[..., Iterator[str]]] = {
     "plain": plain,
-    "words": words_alone,
+    "txt": words_alone,
     "json": as_json,
     "srt": srt,
     "vtt": vtt,

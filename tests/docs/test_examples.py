@@ -118,8 +118,8 @@ def test_a_classifier_without_leanear(tmp_path):
     )
 
 
-def test_the_readmes_exit_statuses_are_the_codes():
-    text = (ROOT / "README.md").read_text()
+def test_the_exit_statuses_that_are_told_are_the_codes():
+    text = (ROOT / "docs" / "running.md").read_text()
     table = text.partition("| status | meaning |")[2].partition("\n\n")[0]
     told = {int(number) for row in table.splitlines()[2:] for number in re.findall(r"\d+", row.split("|")[1])}
     errors = {error.exit_status for error in (LeanearError, *LeanearError.__subclasses__())}

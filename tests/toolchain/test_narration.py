@@ -17,7 +17,7 @@ from leanear import progress as narration
 from leanear.benchmarks.formatting import duration
 from leanear.benchmarks.under_way import Work
 from leanear.cli.commands import cli, run
-from leanear.progress import Narrator, counted
+from leanear.progress import Narrator, counted, in_parts
 from tests.conftest import tone
 
 SILENCE_S = 0.1
@@ -134,12 +134,13 @@ def test_of_works_side_by_side_each_that_goes_on_is_spoken_of():
         ([(0.0, "a", 0.0), (30.0, "b", 0.25)], 30.0, "work: b (25 %, about 1 min 30 s to go), 30 s so far"),
         ([(0.0, "a", 0.0), (30.0, "b", 0.25)], 60.0, "work: b (25 %, about 3 min 0 s to go), 1 min 0 s so far"),
         ([(40.0, "a", 0.5), (50.0, "b", 0.75)], 50.0, "work: b (75 %, about 10 s to go), 50 s so far"),
-        ([(0.0, "a", 0.9), (40.0, "b", 0.0), (50.0, "b", 0.5)], 50.0, "work: b (50 %, about 10 s to go), 50 s so far"),
-        ([(0.0, "a", 0.0), (40.0, "b", None), (50.0, "b", 0.5)], 70.0, "work: b (50 %), 1 min 10 s so far"),
+        ([(0.0, "a", 0.0), (40.0, "b", 0.5), (50.0, "c", 0.0)], 50.0, "work: c (50 %, about 50 s to go), 50 s so far"),
+        ([(0.0, "a", 0.0), (40.0, "b", 0.5), (50.0, "c", None)], 50.0, "work: c (50 %, about 50 s to go), 50 s so far"),
+        ([(0.0, "a", None), (40.0, "b", 0.5)], 50.0, "work: b (50 %), 50 s so far"),
         ([(0.0, "a", 0.0), (40.0, "b", 1.0)], 70.0, "work: b (100 %), 1 min 10 s so far"),
     ],
 )  # fmt: skip
-def test_the_time_to_go_is_that_of_the_part_under_way(monkeypatch, reports, now, line):
+def test_how_far_never_goes_back_and_the_time_to_go_is_by_all_of_it(monkeypatch, reports, now, line):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     work = Work("work")
@@ -167,7 +168,18 @@ def test_quiet_says_nothing_and_verbose_every_report():
         if voice == "quiet":
             assert stream.lines == []
         else:
-            assert stream.lines[:3] == ["  a step ...", "  a step: one (50 %)", "  a step: two"]
+            assert stream.lines[:3] == ["  a step ...", "  a step: one (50 %)", "  a step: two (50 %)"]
+
+
+def test_parts_of_a_step_are_shares_of_it():
+    told = []
+    part = in_parts(lambda text, fraction: told.append((text, fraction)), {"long": 3, "none": 0, "short": 1})
+    for name, fraction in (("long", 0.0), ("long", 0.5), ("long", 1.0), ("none", 1.0), ("short", None), ("short", 1.0)):
+        part(name)(name, fraction)
+    assert [fraction for _, fraction in told] == [0.0, 0.375, 0.75, 0.75, 0.75, 1.0]
+    nested = in_parts(part("short"), {"one": 1, "two": 1})
+    nested("two")("two", 0.5)
+    assert told[-1] == ("two", 0.75 + 0.25 * 0.75)
 
 
 def test_a_reader_of_standard_error_that_is_gone_ends_no_work_and_loses_no_result():

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import click
 
+from leanear.cli.sections import command
 from leanear.cli.voice import narrated
 
-if TYPE_CHECKING:
-    pass
 
-
-@click.command()
+@command()
 @click.argument("names", nargs=-1, metavar="[TARGET]...")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 @narrated
@@ -39,7 +36,7 @@ def targets(names: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"{target.name:12} {target.description}; {target.precision}; {readiness(target).text}")
 
 
-@click.command()
+@command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @narrated
 def doctor(as_json: bool) -> None:

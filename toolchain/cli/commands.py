@@ -15,6 +15,7 @@ from leanear.cli.listening import classify, transcribe
 from leanear.cli.measuring import bench, evaluate, export, report
 from leanear.cli.methods import compare_methods
 from leanear.cli.pruning import explore, prune
+from leanear.cli.sections import variable_of
 from leanear.cli.version import version_option
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.process.interrupts import (
@@ -32,7 +33,9 @@ from leanear.runtimes.process.pipes import leave_closed_pipe
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @version_option
 def cli() -> None:
-    """Prune the attention of an audio transformer (AST, Whisper), export it smaller, measure it, and report.
+    """Prune an audio transformer (AST, Whisper), export it smaller, measure it, and report.
+
+    Every option may be set by an environment variable, LEANEAR_COMMAND_OPTION, such as LEANEAR_DEPLOY_TARGET.
 
     \b
     Example:
@@ -68,7 +71,7 @@ def _status_of(error: BaseException, own_stdout: bool) -> int:
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.ClickException):
-        _complain(error.format_message())
+        _complain(f"{error.format_message().rstrip('.')}{variable_of(error)}")
         return 2
     if isinstance(error, LeanearError):
         _complain(str(error))

@@ -23,6 +23,7 @@ from leanear.benchmarks.compare.compare_page import (
 )
 from leanear.benchmarks.report.report import render_html, render_markdown
 from leanear.benchmarks.results import ROLES
+from leanear.cli.sections import command
 from leanear.cli.voice import narrated
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
@@ -42,7 +43,7 @@ def _bound(flag: str, default: float, text: str) -> Any:
     )
 
 
-@click.command()
+@command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leanear.cli.early import check_early
 from leanear.cli.job import prune_job
 from leanear.cli.options import (
     asked_option,
@@ -20,6 +21,7 @@ from leanear.cli.options import (
     window_option,
 )
 from leanear.cli.printing import as_typed, print_headline, print_report
+from leanear.cli.sections import PRUNING, Host, command
 from leanear.cli.voice import narrated
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from leanear.data.dataset import Data
 
 
-@click.command()
+@command(sections=PRUNING)
 @click.argument("model", default=DEMO_MODEL, callback=not_empty)
 @click.option(
     "--target",
@@ -57,9 +59,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--no-fallback",
-    "fallback",
-    flag_value=False,
-    default=True,
+    is_flag=True,
     help="Fail where the gate is missed, in place of the next slower precision.",
 )
 @window_option(f"{DEFAULT_WINDOW}; the dense model beside it, and all that is for TensorRT, has the full window")
@@ -85,7 +85,12 @@ if TYPE_CHECKING:
     help="Evaluate on so many clips at most, drawn at random.  [default: all of them]",
 )
 @click.option(
-    "--host", "hosts", multiple=True, metavar="HOST", help="Measure on [user@]name over SSH; may be repeated."
+    "--host",
+    "hosts",
+    type=Host(),
+    multiple=True,
+    metavar="HOST",
+    help="Measure on [user@]name over SSH; may be repeated.",
 )
 @click.option(
     "--hosts",
@@ -130,29 +135,31 @@ def deploy(
       leanear deploy --target raspberrypi --host pi@raspberrypi.local
       leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
     """
+    check_early(model, flags["asked"], data)
+    job = prune_job(model, target, flags, ships=True)
     from leanear.deploy.delivering import commands, require_all
+    from leanear.deploy.pipeline import Request
     from leanear.deploy.pipeline import deploy as deploy_model
     from leanear.deploy.precision_gate import PrecisionGate
     from leanear.prune.notes import loss_warning
     from leanear.prune.pruning import read_pruning
 
-    job = prune_job(model, target, flags)
-    deployment = deploy_model(
-        model,
+    request = Request(
+        model=model,
         data=data,
         job=job,
         out=out,
         max_drop=flags["max_drop"],
         budget_s=budget_s,
+        command=as_typed(),
         devices=_devices(job.target, flags),
         sustained_s=flags["sustained_s"],
-        gate=PrecisionGate(flags["precision_drop"], flags["fallback"]),
+        gate=PrecisionGate(flags["precision_drop"], not flags["no_fallback"]),
         window=flags["window"],
         eval_clips=flags["eval_clips"],
         word_timestamps=flags["word_timestamps"],
-        command=as_typed(),
-        narrator=narrator,
     )
+    deployment = deploy_model(request, narrator)
     warning = loss_warning(read_pruning(deployment.folder / "checkpoint"))
     if warning is not None:
         click.echo(f"WARNING: {warning}")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from leanear.cli.sections import command
 from leanear.cli.voice import narrated
 
 
-@click.command(name="import")
+@command(name="import")
 @click.argument("results", nargs=-1, required=True, metavar="RESULTS...", type=click.Path(path_type=Path))
 @click.option(
     "--into",

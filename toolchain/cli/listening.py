@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from leanear.benchmarks.device.transcript_files import FORMATS, forms_of
+from leanear.cli.early import check_early
 from leanear.cli.options import (
     asked_option,
     not_empty,
@@ -16,6 +18,7 @@ from leanear.cli.options import (
     threads_option,
     window_option,
 )
+from leanear.cli.sections import LISTENING, command
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import DEMO_MODEL
@@ -29,11 +32,8 @@ from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.prompts import hotwords_of
 from leanear.runtimes.voice.speech_only import AUTO, CHOICES
 
-if TYPE_CHECKING:
-    pass
 
-
-@click.command()
+@command()
 @click.argument("clips", nargs=-1, required=True, metavar="CLIP...", type=click.Path(path_type=Path))
 @click.option(
     "--model",
@@ -80,7 +80,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
             click.echo(f"{100 * probability:6.2f} %  {label}")
 
 
-@click.command()
+@command(sections=LISTENING)
 @click.argument("audio", nargs=-1, required=True, metavar="AUDIO...", type=click.Path(path_type=Path))
 @click.option(
     "--model",
@@ -91,7 +91,14 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 )
 @asked_option
 @click.option("--no-timestamps", is_flag=True, help="Decode without timestamps: windows, not sentences, have times.")
-@click.option("--beams", type=click.IntRange(1, 100), default=1, show_default=True, help="1 is greedy.")
+@click.option(
+    "--beam-size",
+    "beams",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Hypotheses of beam search; 1 is greedy.",
+)
 @click.option("--best-of", type=click.IntRange(1, 100), default=5, show_default=True, help="Samples of a second try.")
 @click.option(
     "--temperatures",
@@ -113,10 +120,14 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option("--word-timestamps", is_flag=True, help="Each word has times of its own.")
 @click.option("--max-line-width", type=int, help="Letters of a line of subtitles, which is cut between words.")
 @click.option("--max-line-count", type=int, help="Lines of a subtitle of such lines.  [default: 2]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, with everything known of each segment.")
-@click.option("--srt", is_flag=True, help="SubRip subtitles.")
-@click.option("--vtt", is_flag=True, help="WebVTT subtitles.")
-@click.option("--words", is_flag=True, help="The text alone.")
+@click.option(
+    "--output-format",
+    "output_formats",
+    type=click.Choice(FORMATS),
+    multiple=True,
+    help="The text alone, SubRip or WebVTT subtitles, or one JSON object with everything known of each segment; may be"
+    " repeated with --output-dir.  [default: printed with times, written as txt]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
 @click.option("--raw", is_flag=True, help="Standard input is PCM of 16 bits (little-endian) without a header.")
 @click.option("--rate", type=int, metavar="HZ", help="Of --raw.  [default: 16000]")
@@ -124,7 +135,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path),
-    help="Write a file per recording there, in every form that is asked for (.txt, .json, .srt, .vtt).",
+    help="Write a file per recording and format there.",
 )
 @click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
@@ -146,10 +157,7 @@ def transcribe(  # noqa: PLR0913, a flag each
     word_timestamps: bool,
     max_line_width: int | None,
     max_line_count: int | None,
-    as_json: bool,
-    srt: bool,
-    vtt: bool,
-    words: bool,
+    output_formats: tuple[str, ...],
     raw: bool,
     rate: int | None,
     channels: int | None,
@@ -168,20 +176,20 @@ def transcribe(  # noqa: PLR0913, a flag each
     \b
     Examples:
       leanear transcribe talk.flac
-      leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --srt --out talk.srt
-      leanear transcribe talk.flac --word-timestamps --vtt --max-line-width 42
-      leanear transcribe talks/ interview.wav --srt --json --output-dir subtitles
+      leanear transcribe talk.flac --model deployments/demo-whisper/cpu/slim --output-format srt --out talk.srt
+      leanear transcribe talk.flac --word-timestamps --output-format vtt --max-line-width 42
+      leanear transcribe talks/ interview.wav --output-format srt --output-format json --output-dir subtitles
       arecord -f S16_LE -r 16000 -c 1 | leanear transcribe -
     """
     is_piped = STANDARD_INPUT in audio
     raw_format = raw_audio(raw, is_piped, rate, channels)
     reader = read_standard_input() if is_piped else None
+    check_early(model, asked)
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
     from leanear.runtimes.speech.cues import chosen_lines
     from leanear.runtimes.speech.decode_options import DecodeOptions
 
-    wanted = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
-    forms = [name for name, is_wanted in wanted.items() if is_wanted] or ["plain"]
+    forms = forms_of(output_formats, output_dir)
     lines = chosen_lines(forms, word_timestamps, max_line_width, max_line_count)
     options = DecodeOptions(
         timestamps=not no_timestamps,
@@ -213,4 +221,4 @@ def _temperatures(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise BadInput(f"--temperatures is {text!r}; numbers with commas between are wanted") from None
+        raise BadInput(f"--temperatures is {text!r}; expected comma-separated numbers") from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leanear.benchmarks.formatting import NO_RATE_INTERVAL
+from leanear.cli.early import check_early
 from leanear.cli.options import (
     asked_option,
     data_option,
@@ -20,6 +21,7 @@ from leanear.cli.options import (
     window_option,
 )
 from leanear.cli.printing import as_typed, print_headline, print_report
+from leanear.cli.sections import command
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
 from leanear.progress import Narrator
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from leanear.data.dataset import Data
 
 
-@click.command()
+@command()
 @click.argument("model", callback=not_empty)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
 @click.option(
@@ -79,6 +81,7 @@ def export(
     Example:
       leanear export slim/ --form onnxruntime --out artifact/
     """
+    check_early(model, asked, data)
     from leanear.deploy.exporting import export_checkpoint
 
     parity = export_checkpoint(
@@ -96,7 +99,7 @@ def export(
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
 
-@click.command()
+@command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option(
     "--against",
@@ -153,6 +156,7 @@ def bench(  # noqa: PLR0913, a flag each
     Example:
       leanear bench deployments/demo-ast/cpu/slim --against deployments/demo-ast/cpu/dense --out results.json
     """
+    check_early(str(artifact), asked, data)
     from leanear.deploy.measuring import bench_artifacts
 
     results = bench_artifacts(
@@ -175,7 +179,7 @@ def bench(  # noqa: PLR0913, a flag each
     click.echo(f"results: {out}")
 
 
-@click.command()
+@command()
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.md and report.html.  [default: beside RESULTS]"
@@ -208,7 +212,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
     print_report(paths)
 
 
-@click.command(name="eval")
+@command(name="eval")
 @click.argument("model_or_artifact", callback=not_empty)
 @data_option
 @asked_option
@@ -253,6 +257,7 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
       leanear eval demo-whisper
       leanear eval deployments/demo-ast/cpu/slim --data clips/ --json
     """
+    check_early(model_or_artifact, options["asked"], data)
     from leanear.evaluate.evaluation import evaluate as evaluate_model
 
     result = evaluate_model(model_or_artifact, data=data, narrator=narrator, **options)

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leanear.cli.early import check_early
 from leanear.cli.options import (
-    PRUNE,
     asked_option,
     data_option,
     not_empty,
+    recipe_option,
     seed_option,
 )
 from leanear.cli.printing import as_typed
+from leanear.cli.sections import command
 from leanear.cli.voice import narrated
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from leanear.data.dataset import Data
 
 
-@click.command(name="compare-methods")
+@command(name="compare-methods")
 @click.argument("model", default=DEMO_MODEL, callback=not_empty)
 @data_option
 @asked_option
@@ -35,13 +37,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Shares to remove of the parameters of what is pruned, with commas between.",
 )
-@click.option(
-    "--prune",
-    type=click.Choice(PRUNE),
-    default="attention",
-    show_default=True,
-    help="What becomes smaller; other methods that know more than attention are few.",
-)
+@recipe_option("prune")
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -66,13 +62,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder; finished rows are kept in it.",
 )
-@click.option(
-    "--calibration-clips",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    help="Clips that every seed draws, at most.",
-)
+@recipe_option("calibration_clips")
 @seed_option
 @narrated
 @click.pass_obj
@@ -94,6 +84,7 @@ def compare_methods(
       leanear compare-methods demo-ast --out comparison/
       leanear compare-methods demo-ast --recovery --target cpu
     """
+    check_early(model, options["asked"], data)
     from leanear.studies.comparing import ComparisonRequest
     from leanear.studies.comparing import compare_methods as compare
 
@@ -111,7 +102,7 @@ def _numbers(flag: str, text: str) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise BadInput(f"{flag} is {text!r}; numbers with commas between are wanted") from None
+        raise BadInput(f"{flag} is {text!r}; expected comma-separated numbers") from None
     for value in values:
         if not 0.0 < value < 1.0:
             raise BadInput(f"{flag} has {value:g}; each must lie between 0 and 1")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leanear.families.asked import Asked
+from leanear.prune.recipe import Recipe, read_recipe, settings
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.encoder_windows import check_window_choice
 from leanear.runtimes.tasks import SPOKEN_TASKS
@@ -21,24 +22,6 @@ if TYPE_CHECKING:
 
 
 MOST_THREADS = 1024
-
-
-SCHEMES, SCORES, THRESHOLDS = ("channels", "heads"), ("fisher", "magnitude"), ("global", "local")
-
-
-METHODS, RECOVERIES = ("rotated", "reference"), ("none", "lora", "full")
-
-
-BASES = ("trained", "weights", "activations", "attention", "fisher")
-
-
-LABELS = ("projected", "sampled", "observed")
-
-
-POOLS, SITES = ("global", "by-kind"), ("all", "self-attention")
-
-
-PRUNE = ("attention", "feed-forward", "all")
 
 
 DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")
@@ -188,134 +171,67 @@ goal_options = _options(
         "--sparsity",
         type=float,
         callback=finite,
-        help="Goal: share to remove of the parameters of the blocks that --prune names.  [default: 0.5]",
+        help="Share to remove of the parameters of the blocks that --prune names.  [default: 0.5]",
     ),
-    click.option(
-        "--macs", type=float, callback=finite, help="Goal: share of the model's multiply-accumulates to keep."
-    ),
+    click.option("--macs", type=float, callback=finite, help="Share of the model's multiply-accumulates to keep."),
     click.option(
         "--latency-ms",
         type=float,
         callback=finite,
-        help="Goal: milliseconds of one inference on the target, timed here.",
+        help="Milliseconds of one inference on the target, timed here.",
     ),
     click.option(
         "--speedup",
         type=float,
         callback=finite,
-        help="Goal: dense over slim latency on the target, timed here, both in the precision and window that ship.",
+        help="Dense over slim latency on the target, timed here, both in the precision and window that ship.",
     ),
-    click.option(
-        "--rtf", type=float, callback=finite, help="Goal: seconds of computing per second of audio, timed here."
-    ),
+    click.option("--rtf", type=float, callback=finite, help="Seconds of computing per second of audio, timed here."),
     click.option(
         "--clip-seconds",
         type=float,
         callback=finite,
-        help="Whisper, goals in time: one inference hears a clip so long.  [default: the model's window]",
+        help="Whisper, goals in time: length of the clip of one inference.  [default: the model's window]",
     ),
     click.option(
         "--tokens",
         type=click.IntRange(min=2),
-        help="Whisper, goals in time: and generates so many tokens.  [default: 200 a minute]",
+        help="Whisper, goals in time: tokens that it generates.  [default: 200 a minute]",
     ),
     click.option(
         "--max-drop",
         type=click.FloatRange(min=0.0),
         callback=finite,
         default=None,
-        help="Goal where it is the only one: as small as possible while held-out calibration clips lose at most so many"
-        " points of accuracy, or of mAP where clips have several labels (Whisper: gain so many of word error rate),"
-        " found by search. In a report: the gate.",
+        help="As small as possible while held-out calibration clips lose at most so many points of accuracy, or of mAP"
+        " where clips have several labels (Whisper: gain so many of word error rate), found by search. Beside another"
+        " goal: the report's gate.",
     ),
 )
 
 
+def recipe_option(name: str) -> Any:
+    """The option of a field of `Recipe`, with the field's choices, limits, default and meaning."""
+    setting = settings(Recipe)[name]
+    kind = click.Choice(setting.choices) if setting.choices else click.IntRange(min=int(setting.least or 0))
+    flag = "--" + name.replace("_", "-")
+    return click.option(flag, type=kind, default=setting.default, show_default=True, help=setting.about)
+
+
+def _read_recipe(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Recipe:
+    return Recipe() if path is None else read_recipe(path)
+
+
 recipe_options = _options(
+    recipe_option("prune"),
+    recipe_option("recovery"),
+    recipe_option("calibration_clips"),
     click.option(
-        "--method",
-        type=click.Choice(METHODS),
-        default="rotated",
-        show_default=True,
-        help="Our own: a new basis per head, then any widths; or the variants of arXiv 2509.26207.",
-    ),
-    click.option(
-        "--basis", type=click.Choice(BASES), help="rotated: what the new basis is made from.  [default: fisher]"
-    ),
-    click.option(
-        "--labels",
-        type=click.Choice(LABELS),
-        help="rotated: whose gradients score: of random projections of the Fisher information, of labels sampled"
-        " from the model, or of the clips' own labels.  [default: projected]",
-    ),
-    click.option("--shots", type=click.IntRange(1, 20), help="rotated: in how many parts, scored anew.  [default: 1]"),
-    click.option(
-        "--one-width-per-head/--two-widths-per-head",
-        default=None,
-        help="rotated: the query/key and the value/output width of a head are one, or two.  [default: as the target"
-        " says]",
-    ),
-    click.option(
-        "--prune",
-        type=click.Choice(PRUNE),
-        help="rotated: what becomes smaller, and what --sparsity is a share of: attention blocks, feed-forward blocks,"
-        " or both in one budget.  [default: attention]",
-    ),
-    click.option(
-        "--pools",
-        type=click.Choice(POOLS),
-        help="rotated, Whisper: one budget for all attention, or the same share of each kind (encoder self-, decoder"
-        " self-, cross-attention).  [default: global]",
-    ),
-    click.option(
-        "--sites",
-        type=click.Choice(SITES),
-        help="Whisper: prune all attention, or leave cross-attention alone, as the reference does.  [default: all]",
-    ),
-    click.option(
-        "--compensate/--no-compensate",
-        default=None,
-        help="rotated: fit the output projections by least squares where that helps held-out clips.  [default:"
-        " compensate]",
-    ),
-    click.option(
-        "--scheme",
-        type=click.Choice(SCHEMES),
-        help="reference: remove channels of every head, or entire heads.  [default: channels]",
-    ),
-    click.option(
-        "--score", type=click.Choice(SCORES), help="reference: what a channel is judged by.  [default: fisher]"
-    ),
-    click.option(
-        "--threshold",
-        type=click.Choice(THRESHOLDS),
-        help="reference: compare channels across layers, or remove the same share in each.  [default: local]",
-    ),
-    click.option(
-        "--schedule",
-        type=click.Choice(("one-shot", "iterative")),
-        help="reference: all at once, or 10 % of what remains at a time.  [default: one-shot]",
-    ),
-    click.option("--batch-size", type=click.IntRange(min=1), help="reference: clips per gradient.  [default: 16]"),
-    click.option(
-        "--recovery",
-        type=click.Choice(RECOVERIES),
-        default="none",
-        show_default=True,
-        help="Train afterwards: all weights, or low-rank updates that are merged. rotated: by distillation from the"
-        " dense model; reference: lora on the labels after every step.",
-    ),
-    click.option(
-        "--recovery-minutes",
-        type=click.FloatRange(min=0.0, min_open=True),
-        callback=finite,
-        help="rotated: recovery ends then at the latest, at the end of a pass over the clips.  [default: 20]",
-    ),
-    click.option(
-        "--calibration-clips",
-        type=click.IntRange(min=1),
-        default=256,
-        show_default=True,
-        help="Clips to score, search and recover on, at most.",
+        "--recipe",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        callback=_read_recipe,
+        help="How the method works, as TOML: basis, pruning rounds, the reference method, training, and more (see"
+        " docs/recipe.md).  [default: what measured best]",
     ),
 )

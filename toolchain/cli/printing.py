@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -12,14 +11,13 @@ from rich.table import Table
 from leanear.benchmarks.report.headline import headline_table
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results
+from leanear.cli.sections import as_flags
 from leanear.runtimes.errors import GateMissed
-
-if TYPE_CHECKING:
-    pass
 
 
 def as_typed() -> list[str]:
-    return ["leanear", *sys.argv[1:]]
+    """The command under way; what the environment set is in it as flags."""
+    return ["leanear", *sys.argv[1:], *as_flags(click.get_current_context())]
 
 
 def print_headline(results: Results) -> None:

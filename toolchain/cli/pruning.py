@@ -11,21 +11,24 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from leanear.cli.early import check_early
 from leanear.cli.job import prune_job
 from leanear.cli.options import (
     GOALS,
-    PRUNE,
     asked_option,
     data_option,
     goal_options,
     not_empty,
+    recipe_option,
     recipe_options,
     seed_option,
     window,
 )
+from leanear.cli.sections import PRUNING, command
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
 from leanear.progress import Narrator
+from leanear.prune.recipe import REFERENCE
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.process.notes import no_notes
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from leanear.data.dataset import Data
 
 
-@click.command()
+@command(sections=PRUNING)
 @click.argument("model", callback=not_empty)
 @data_option
 @asked_option
@@ -45,17 +48,15 @@ if TYPE_CHECKING:
     "--target",
     default="cpu",
     show_default=True,
-    help="For whose device: widths are multiples of what it likes, and milliseconds are its own.",
+    help="Target whose width multiples and latency are used (see `leanear targets`), or a .toml file.",
 )
 @click.option(
     "--precision",
-    "timed_precision",
     type=click.Choice(PRECISIONS),
     help="Goals in time: what the model will compute in.  [default: the target's]",
 )
 @click.option(
     "--window",
-    "timed_window",
     metavar="full|auto|SECONDS",
     callback=window,
     help=f"Whisper, goals in time: the windows that its encoder will take.  [default: {DEFAULT_WINDOW}]",
@@ -63,9 +64,8 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the slim checkpoint.")
 @click.option(
     "--keep-scores",
-    "scores",
     type=click.Path(path_type=Path),
-    help="rotated: folder in which the clips' scores stay: another goal with it needs no new pass over the clips.",
+    help="Folder in which the clips' scores stay: another goal with it needs no new pass over the clips.",
 )
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -77,7 +77,7 @@ def prune(
     data: Data | None,
     target: str,
     out: Path,
-    scores: Path | None,
+    keep_scores: Path | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -93,20 +93,21 @@ def prune(
       leanear prune demo-whisper --speedup 1.2 --clip-seconds 4 --tokens 12 --out slim/
       .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
     """
+    if flags["max_drop"] is not None and any(flags[kind] is not None for kind in GOALS if kind != "max_drop"):
+        raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
+    if keep_scores is not None and flags["recipe"].method == REFERENCE:
+        raise BadInput("--keep-scores is of method rotated, and the method is reference")
+    check_early(model, flags["asked"], data)
+    job = prune_job(model, target, flags, ships=False)
     from leanear.benchmarks.formatting import PRUNED_PARTS
     from leanear.calibration.shards import processes
     from leanear.prune.notes import loss_warning, pruning_notes
     from leanear.prune.pruning import prune_checkpoint
 
-    if flags["max_drop"] is not None and any(flags[kind] is not None for kind in GOALS if kind != "max_drop"):
-        raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
     with processes() as rank, no_notes() if rank != 0 else contextlib.nullcontext():
         if rank != 0:
             narrator.hush()
-        job = prune_job(model, target, flags)
-        if scores is not None and flags["method"] == "reference":
-            raise BadInput("--keep-scores belongs to --method rotated")
-        result = prune_checkpoint(model, data=data, job=job, out=out, narrator=narrator, scores=scores)
+        result = prune_checkpoint(model, data=data, job=job, out=out, narrator=narrator, scores=keep_scores)
     if rank != 0:
         return
     warning = loss_warning(result["pruning"])
@@ -125,25 +126,13 @@ def prune(
         click.echo(note)
 
 
-@click.command()
+@command(sections=PRUNING)
 @click.argument("model", callback=not_empty)
 @data_option
 @asked_option
 @click.option("--target", help="Predict milliseconds too, from this target's blocks, timed here.")
-@click.option(
-    "--prune",
-    type=click.Choice(PRUNE),
-    default="attention",
-    show_default=True,
-    help="What would become smaller.",
-)
-@click.option(
-    "--calibration-clips",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    help="Clips to score and to measure on, at most.",
-)
+@recipe_option("prune")
+@recipe_option("calibration_clips")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the curve and the scores.")
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -170,6 +159,7 @@ def explore(
       leanear explore demo-ast --out explored/
       leanear explore checkpoint/ --data clips/ --target cpu --out explored/
     """
+    check_early(model, asked, data)
     from leanear.prune import exploring
     from leanear.prune.widths import RotatedRecipe
     from leanear.targets.target import read_target

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from leanear.cli.sections import environment_sentence
 from leanear.progress import Narrator
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import no_notes
+from leanear.runtimes.process.notes import no_notes, note
 
 
 def narrated(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,6 +30,8 @@ def narrated(command: Callable[..., Any]) -> Callable[..., Any]:
         context = click.get_current_context()
         context.obj = Narrator("quiet" if quiet else "verbose" if verbose else "normal")
         with context.obj.whole(context.command_path), no_notes() if quiet else contextlib.nullcontext():
+            if said := environment_sentence(context):
+                note(said)
             return command(*arguments, **options)
 
     return with_narrator

@@ -12,7 +12,7 @@ import numpy as np
 
 from leanear.data.audio import SUFFIXES
 from leanear.data.dataset import DataFolder, Example, Reader, audio_files, folders, named
-from leanear.data.metadata import Column, metadata_file
+from leanear.data.metadata import METADATA_FILES, Column, metadata_file
 from leanear.data.split_names import SPLIT_KEYWORDS, VALIDATION, is_split, split_of, uses
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, note
@@ -50,8 +50,7 @@ def read_splits(
     """
     reader = Reader(data if isinstance(data, DataFolder) else DataFolder(data), column, say)
     root = reader.root
-    if not root.is_dir():
-        raise BadInput(f"{root}: no such data folder")
+    require_audio(reader)
     naming = reader.data.label_names(column, labels)
     table = metadata_file(root)
     names = [] if table is not None else _split_folders(root)
@@ -66,9 +65,26 @@ def read_splits(
     elif examples:
         splits = _divide(root, examples, calibration_clips, seed, say)
     else:
-        where = "and no metadata.csv" if column == "text" else "in class sub-folders and no metadata.csv"
-        raise BadInput(f"{root}: no {', '.join(SUFFIXES)} files {where}{reader.unread(root)}")
+        raise _no_audio(reader)
     return dataclasses.replace(splits, origin=splits.origin + naming.told)
+
+
+def require_audio(reader: Reader) -> None:
+    """Nothing, where the folder may hold clips; what they are is not looked into.
+
+    Raises:
+        BadInput: no such folder, or no audio and no table in it.
+    """
+    root = reader.root
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such data folder")
+    if not any(path.suffix.lower() in SUFFIXES or path.name in METADATA_FILES for path in root.rglob("*")):
+        raise _no_audio(reader)
+
+
+def _no_audio(reader: Reader) -> BadInput:
+    where = "and no metadata.csv" if reader.column == "text" else "in class sub-folders and no metadata.csv"
+    return BadInput(f"{reader.root}: no {', '.join(SUFFIXES)} files {where}{reader.unread(reader.root)}")
 
 
 def _split_folders(root: Path) -> list[str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanear.benchmarks.device.bundled import ALL_THREADS
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
-from leanear.data.dataset import Data, column_for
+from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.evaluation_clips import draw_evaluation
-from leanear.data.splits import read_splits
+from leanear.data.splits import Splits, read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from leanear.deploy.deployment_folder import claim, default_folder
@@ -39,7 +39,6 @@ from leanear.deploy.precision_gate import (
 from leanear.devices.bundle import RunSettings
 from leanear.devices.remote import RemoteOutcome
 from leanear.evaluate.evaluation import data_folder
-from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
 from leanear.families.tasks import labels_of, read_spellings, task_of
 from leanear.outputs import check_deployment_folder, only_here
@@ -76,138 +75,204 @@ class Deployment:
     outcomes: tuple[RemoteOutcome, ...] = ()
 
 
-def deploy(  # noqa: C901, PLR0912, PLR0913, PLR0915, the stages of a deployment
-    model: str,
-    *,
-    data: Data | None,
-    job: PruneJob,
-    out: Path | None,
-    max_drop: float | None,
-    budget_s: float,
-    command: Sequence[str],
-    narrator: Narrator,
-    devices: Devices | None = None,
-    sustained_s: float = 0.0,
-    gate: PrecisionGate | None = None,
-    window: str | None = None,
-    eval_clips: int | None = None,
-    word_timestamps: bool = False,
-) -> Deployment:
-    """Prune `model`, export it dense and slim for the job's target, prove both, measure both, and write the report.
-
-    The slim model ships in the target's precision, or in a slower one where `gate` finds that this costs too much; the
-    dense one is measured in the runtime's plain precision, so that what a precision costs and saves is in the figures.
+@dataclass(frozen=True)
+class Request:
+    """What is deployed, where to, and how it is measured.
 
     model: MODEL as in `checkpoint_folder`; data: DATA, by default the demo's own clips; job: how it is pruned, and for
-    which target; out: the deployment folder; max_drop: points of accuracy that may be lost, or of the word error rate
-    that may be added; budget_s: seconds for latency samples; devices: where both are measured, None for this machine;
-    sustained_s: seconds of work without a pause.
-    gate: what the target's precision may cost, one point by default. window: which windows the slim Whisper's encoder
-    takes, "full", "auto" or seconds; None: DEFAULT_WINDOW where the target's graphs take several; the dense one has the
-    full window. eval_clips: how many clips are evaluated at most, None: all. word_timestamps: of a Whisper, the slim
-    model is made for them.
-    A stage whose inputs and outputs are unchanged is not run again.
+        which target; out: the deployment folder, None: the default one.
+    max_drop: points of accuracy that may be lost, or of the word error rate that may be added.
+    budget_s: seconds for latency samples; sustained_s: seconds of work without a pause.
+    command: as it was typed, for the report.
+    devices: where both models are measured, None for this machine.
+    gate: what the target's precision may cost.
+    window: which windows the slim Whisper's encoder takes, "full", "auto" or seconds; None: DEFAULT_WINDOW where the
+        target's graphs take several; the dense one has the full window.
+    eval_clips: how many clips are evaluated at most, None: all.
+    word_timestamps: of a Whisper, the slim model is made for them.
+    """
+
+    model: str
+    data: Data | None
+    job: PruneJob
+    out: Path | None
+    max_drop: float | None
+    budget_s: float
+    command: Sequence[str]
+    devices: Devices | None = None
+    sustained_s: float = 0.0
+    gate: PrecisionGate = field(default_factory=PrecisionGate)
+    window: str | None = None
+    eval_clips: int | None = None
+    word_timestamps: bool = False
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a request comes to, its inputs read and nothing written.
+
+    source: the checkpoint's folder; job: with the work that its goal times; not_here: why the target's engines, built
+    here, cannot run here; devices: as of the request, or of nobody where they cannot.
+    """
+
+    source: Path
+    audio: DataFolder
+    task: str
+    job: PruneJob
+    window: str
+    splits: Splits
+    folder: Path
+    not_here: str
+    devices: Devices | None
+
+    @property
+    def target(self) -> Target:
+        return self.job.target
+
+    @property
+    def builds_ahead(self) -> bool:
+        """Whether engines are built here, ahead of time."""
+        return bool(self.target.compute_capabilities)
+
+
+def deploy(request: Request, narrator: Narrator) -> Deployment:
+    """Prune a model, export it dense and slim for the job's target, prove both, measure both, and write the report.
+
+    The slim model ships in the target's precision, or in a slower one where the gate finds that this costs too much;
+    the dense one is measured in the runtime's plain precision, so that what a precision costs and saves is in the
+    figures. A stage whose inputs and outputs are unchanged is not run again.
 
     Raises:
         LeanearError: an input is not usable, an export is not equivalent, or a measurement failed.
     """
-    device = job.target
-    if devices is not None and job.goal.needs_latency:
+    ready = _prepare(request)
+    folder, job = ready.folder, ready.job
+    if not was_pruned(folder, ready.source, job):
+        _refuse_out_of_reach(ready.source, job, narrator)
+    name = _take_folder(request, ready, narrator)
+    with only_here(folder, OWN_NAMES):
+        ran = [
+            clips_stage(folder, ready.source, ready.splits, ready.task, narrator),
+            prune_stage(folder, ready.source, job, narrator),
+        ]
+        ships, exported = _artifact_stages(request, ready, narrator)
+        device = dataclasses.replace(ready.target, precision=ships)
+        if job.goal.needs_latency and ships != ready.target.precision:
+            asked = ready.target.precision
+            narrator.say(f"  {job.goal.text}: timed in {asked}, which does not ship; {ships} was not timed for it")
+        ran.append(exported)
+        if ready.builds_ahead:
+            ran.append(engines_stage(folder, device, ready.not_here, narrator))
+            say_engines(folder, narrator)
+        about = _about(request, ready, name, ships)
+        write_json(folder / ABOUT_FILE, about)
+        if ready.devices is not None:
+            return _deliver(request, folder, device, ready.devices, about, narrator)
+        return _measure_here(request, ready, device, any(ran), narrator)
+
+
+def _prepare(request: Request) -> _Prepared:
+    """The request with its inputs read; raises where one of them is not usable."""
+    model, job = request.model, request.job
+    target = job.target
+    if request.devices is not None and job.goal.needs_latency:
         raise BadInput(
-            f"--{job.goal.kind.replace('_', '-')}: the latency table is timed on this machine, which says nothing of "
-            "another; use --sparsity, --macs or --max-drop for devices"
+            f"{job.goal.flag}: the latency table is timed on this machine, which says nothing of another; use"
+            " --sparsity, --macs or --max-drop for devices"
         )
     source = checkpoint_folder(model)
-    audio = data_folder(model, data)
+    audio = data_folder(model, request.data)
     task = task_of(source)
     if job.asked.as_json():
         load_checkpoint(source, job.asked)  # what it does not have is refused before any work
-    window = _window(window, device, task, model)
+    window = _window(request.window, target, task, model)
     if task == SPEECH_TASK and job.goal.needs_latency:
         job = dataclasses.replace(job, work=dataclasses.replace(job.work or SpeechWork(), window=window))
-    if word_timestamps:
-        _require_word_timestamps(device, task, model)
+    if request.word_timestamps:
+        _require_word_timestamps(target, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
-    splits = draw_evaluation(splits, eval_clips, job.recipe.seed)
-    folder = out or default_folder(model, device.name)
+    splits = draw_evaluation(splits, request.eval_clips, job.recipe.seed)
+    folder = request.out or default_folder(model, target.name)
     check_deployment_folder(folder, [source, audio.path])
-    ahead = bool(device.compute_capabilities)
+    not_here, devices = _where_measured(target, request.devices)
+    return _Prepared(source, audio, task, job, window, splits, folder, not_here, devices)
+
+
+def _where_measured(target: Target, devices: Devices | None) -> tuple[str, Devices | None]:
+    """Why engines that are built here cannot run here, "" where they can, and the devices; None for this machine."""
     not_here = ""
-    if ahead:
-        import_library(device.runtime)
-        not_here = choose_runtime(device.runtime).available() or ""
+    if target.compute_capabilities:
+        import_library(target.runtime)
+        not_here = choose_runtime(target.runtime).available() or ""
         if devices is None and not_here:
             devices = Devices()  # what is built here is for another machine
     if devices is None:
-        require_runtime(device.runtime, SessionOptions(threads=device.threads, precision=device.precision))
-    if not was_pruned(folder, source, job):
-        _refuse_out_of_reach(source, job, narrator)
+        require_runtime(target.runtime, SessionOptions(threads=target.threads, precision=target.precision))
+    return not_here, devices
+
+
+def _take_folder(request: Request, ready: _Prepared, narrator: Narrator) -> str:
+    """Make the folder the model's; the model's name in it."""
+    folder, target = ready.folder, ready.target
     folder.mkdir(parents=True, exist_ok=True)
-    if out is None:
-        claim(folder, model)
-    name = checkpoint_name(model) if out is not None else folder.parent.name
-    narrator.say(f"{name} for {device.name} ({device.description}), in {folder}")
-    with only_here(folder, OWN_NAMES):
-        ran = [
-            clips_stage(folder, source, splits, task, narrator),
-            prune_stage(folder, source, job, narrator),
-        ]
-        gate = gate or PrecisionGate()
-        ships, exported = _artifact_stages(
-            folder, source, model, job.asked, device, gate, window, word_timestamps, narrator
-        )
-        asked, device = device.precision, dataclasses.replace(device, precision=ships)
-        if job.goal.needs_latency and ships != asked:
-            narrator.say(f"  {job.goal.text}: timed in {asked}, which does not ship; {ships} was not timed for it")
-        plain = plain_precision(device.runtime, ships)
-        ran.append(exported)
-        if ahead:
-            ran.append(engines_stage(folder, device, not_here, narrator))
-            say_engines(folder, narrator)
-        used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
-        about = {
-            "schema": ABOUT_SCHEMA,
-            "title": f"{name} for {device.name}",
-            "provenance": {
-                "model": model,
-                "target": f"{device.name}: {device.description}",
-                "precision": precision_text(asked, ships, plain),
-                "audio": str(audio),
-                "clips used": f"{used}; {splits.origin}",
-                **job.asked.as_json(),
-            },
-        }
-        write_json(folder / ABOUT_FILE, about)
-        if devices is not None:
-            threads = ALL_THREADS if device.all_threads else device.threads
-            run = RunSettings(device.runtime, ships, threads, budget_s, sustained_s, plain)
-            return _deliver(folder, device, devices, run, about, max_drop, narrator)
-        (folder / DEVICES_FILE).unlink(missing_ok=True)
-        results, measured = bench_stage(folder, source, device, plain, budget_s, sustained_s, command, narrator)
-        if not (any(ran) or measured):
-            narrator.say("  nothing to do: every stage was done before, from the same inputs")
-        report = write_folder_report(folder, results.path, folder, max_drop)
-    return Deployment(folder, results, report)
+    if request.out is None:
+        claim(folder, request.model)
+    name = checkpoint_name(request.model) if request.out is not None else folder.parent.name
+    narrator.say(f"{name} for {target.name} ({target.description}), in {folder}")
+    return name
+
+
+def _about(request: Request, ready: _Prepared, name: str, ships: str) -> dict[str, Any]:
+    """What about.json says of the deployment: its title, and what it was made from."""
+    target, job, splits = ready.target, ready.job, ready.splits
+    plain = plain_precision(target.runtime, ships)
+    used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
+    return {
+        "schema": ABOUT_SCHEMA,
+        "title": f"{name} for {target.name}",
+        "provenance": {
+            "model": request.model,
+            "target": f"{target.name}: {target.description}",
+            "precision": precision_text(target.precision, ships, plain),
+            "audio": str(ready.audio),
+            "clips used": f"{used}; {splits.origin}",
+            **({"recipe file": job.recipe_file} if job.recipe_file else {}),
+            **job.asked.as_json(),
+        },
+    }
+
+
+def _measure_here(request: Request, ready: _Prepared, device: Target, ran: bool, narrator: Narrator) -> Deployment:
+    """The deployment after both models were measured on this machine."""
+    folder, plain = ready.folder, plain_precision(device.runtime, device.precision)
+    (folder / DEVICES_FILE).unlink(missing_ok=True)
+    results, measured = bench_stage(
+        folder, ready.source, device, plain, request.budget_s, request.sustained_s, request.command, narrator
+    )
+    if not (ran or measured):
+        narrator.say("  nothing to do: every stage was done before, from the same inputs")
+    return Deployment(folder, results, write_folder_report(folder, results.path, folder, request.max_drop))
 
 
 def _deliver(
-    folder: Path,
-    device: Target,
-    devices: Devices,
-    run: RunSettings,
-    about: dict[str, Any],
-    max_drop: float | None,
-    narrator: Narrator,
+    request: Request, folder: Path, device: Target, devices: Devices, about: dict[str, Any], narrator: Narrator
 ) -> Deployment:
     """The deployment after its bundle was made and brought to the devices."""
     delivery = deliver_deployment(
         folder,
         title=about["title"],
         target=f"{device.name}: {device.description}",
-        run=run,
+        run=RunSettings(
+            device.runtime,
+            device.precision,
+            ALL_THREADS if device.all_threads else device.threads,
+            request.budget_s,
+            request.sustained_s,
+            plain_precision(device.runtime, device.precision),
+        ),
         devices=devices,
         provenance=about["provenance"],
-        max_drop=max_drop,
+        max_drop=request.max_drop,
         narrator=narrator,
     )
     outcomes = delivery.outcomes
@@ -243,50 +308,42 @@ def _require_word_timestamps(device: Target, task: str, model: str) -> None:
         raise BadInput(f"--word-timestamps: TensorRT's fused kernels give no attention, so {device.name} has none")
 
 
-def _artifact_stages(
-    folder: Path,
-    source: Path,
-    model: str,
-    asked: Asked,
-    device: Target,
-    gate: PrecisionGate,
-    window: str,
-    word_timestamps: bool,
-    narrator: Narrator,
-) -> tuple[str, bool]:
+def _artifact_stages(request: Request, ready: _Prepared, narrator: Narrator) -> tuple[str, bool]:
     """dense/ and slim/; the precision that the slim one ships in, and whether anything had to be done.
 
     The dense artifact is of the plain precision that goes with what ships, which only the gate can say, and has the
     full window.
     """
-    checkpoint, dense, form = folder / "checkpoint", folder / "dense", device.graph_form
-    made_for: dict[str, Any] = {"window": window, "word_timestamps": word_timestamps}
+    folder, source, target, model = ready.folder, ready.source, ready.target, request.model
+    checkpoint, dense, form = folder / "checkpoint", folder / "dense", target.graph_form
+    made_for: dict[str, Any] = {"window": ready.window, "word_timestamps": request.word_timestamps}
+
+    def export_dense(ships: str) -> bool:
+        precision = plain_precision(target.runtime, ships)
+        return export_stage(
+            folder, dense, "dense", source, model, form, precision, narrator, asked=ready.job.asked
+        )  # fmt: skip
+
+    def export_slim(out: Path, what: str, precision: str) -> bool:
+        return export_stage(folder, out, what, checkpoint, model, form, precision, narrator, dense, **made_for)
 
     def export_trial(precision: str) -> Path:
         out = folder / TRIALS_FOLDER / precision
-        what = f"slim in {precision}"
-        export_stage(folder, out, what, checkpoint, model, form, precision, narrator, dense, **made_for)
+        export_slim(out, f"slim in {precision}", precision)
         return out
 
     made_from = {
         "leanear": VERSION,
         "checkpoint": checkpoint_sha256(checkpoint),
-        "form": device.graph_form,
-        "window": window,
-        **({"word_timestamps": True} if word_timestamps else {}),
+        "form": form,
+        "window": ready.window,
+        **({"word_timestamps": True} if request.word_timestamps else {}),
     }
-    candidate = Candidate(folder, device, made_from, export_trial, read_spellings(source))
-
-    def export_dense(ships: str) -> bool:
-        precision = plain_precision(device.runtime, ships)
-        return export_stage(folder, dense, "dense", source, model, form, precision, narrator, asked=asked)
-
-    ran = export_dense(ships_by_record(candidate, gate) or device.precision)
-    if device.precision == PLAIN:
+    candidate = Candidate(folder, target, made_from, export_trial, read_spellings(source))
+    ran = export_dense(ships_by_record(candidate, request.gate) or target.precision)
+    if target.precision == PLAIN:
         (folder / PRECISION_FILE).unlink(missing_ok=True)
-        out = folder / "slim"
-        slim = export_stage(folder, out, "slim", checkpoint, model, form, PLAIN, narrator, dense, **made_for)
-        return PLAIN, ran or slim
-    ships, judged = precision_stage(candidate, gate, narrator)
+        return PLAIN, export_slim(folder / "slim", "slim", PLAIN) or ran
+    ships, judged = precision_stage(candidate, request.gate, narrator)
     again = export_dense(ships)
     return ships, ran or judged or again

@@ -34,9 +34,9 @@ class PruneJob:
 
     compensation: fit the output projections to the dense model's, where held-out clips say that it helps; recovery:
     train by distillation at the end; target: for whose device milliseconds are meant; asked: of a Whisper, what it is
-    calibrated for and does by itself from then on; work: of a Whisper, what takes the milliseconds of such a goal. The
-    reference's recipe holds its own recovery, and its only goal is
-    a sparsity.
+    calibrated for and does by itself from then on; work: of a Whisper, what takes the milliseconds of such a goal;
+    recipe_file: what a recipe file sets, as a report quotes it. The reference's recipe holds its own recovery, and its
+    only goal is a sparsity.
     """
 
     goal: Goal
@@ -46,12 +46,13 @@ class PruneJob:
     recovery: Distillation | None = None
     asked: Asked = NOTHING_ASKED
     work: SpeechWork | None = None
+    recipe_file: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, PruneRecipe) and (
             self.goal.kind != "sparsity" or self.compensation or self.recovery
         ):
-            raise BadInput("--method reference knows --sparsity alone as its goal, and --recovery lora")
+            raise BadInput("method reference knows a sparsity alone as its goal, and recovery lora")
         if self.one_width_per_head:
             check_one_width(self.target, f"target {self.target.name}")
 

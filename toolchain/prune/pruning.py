@@ -25,7 +25,7 @@ from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan
-from leanear.progress import Narrator, Report, counted
+from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.job import PruneJob, check_reachable, open_reachable
 from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
@@ -156,7 +156,8 @@ def write_slim_checkpoint(
     """
     family = family_of(checkpoint)
     check_reachable(checkpoint, job)
-    labelled = family.labelled_inputs(checkpoint, audio, report)
+    part = in_parts(report, {"inputs": 1, "pruning": 18, "finished": 1})
+    labelled = family.labelled_inputs(checkpoint, audio, part("inputs"))
     spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
     clips_at_once = 1 if spare_memory else None
     every = labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)]
@@ -166,16 +167,16 @@ def write_slim_checkpoint(
     if isinstance(job.recipe, PruneRecipe):
         pruned = prune(
             family, checkpoint, scored, job.recipe, made_from=made_from, state=state,
-            clips_at_once=clips_at_once, recompute=spare_memory, report=report,
+            clips_at_once=clips_at_once, recompute=spare_memory, report=part("pruning"),
         )  # fmt: skip
         model, plan = pruned.model, pruned.plan
     else:
-        work = Pruning(checkpoint, judge, scored, every, job, made_from, state, clips_at_once, report)
+        work = Pruning(checkpoint, judge, scored, every, job, made_from, state, clips_at_once, part("pruning"))
         try:
             model, plan, facts = prune_in_stages(work)
         except BadInput as error:
             raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
-    report("measuring the finished model on held-out clips", None)
+    part("finished")("measuring the finished model on held-out clips", None)
     with on_accelerator(model, checkpoint.model):
         facts["loss"]["finished"] = judge.loss(model).as_json()
     plan = dataclasses.replace(plan, recipe={**job.as_json(), "loss_nats_per_target": _loss_told(facts["loss"])})

@@ -18,13 +18,15 @@ from leanear.data.held_out import HeldOut
 from leanear.evaluate.measured_loss import MATTERS_NATS
 from leanear.families.family import Family
 from leanear.plan import CHANNELS_AS_TRAINED, ROTATED, Plan, SitePlan, compose, compose_feed_forward
-from leanear.progress import Report, quiet
+from leanear.progress import Report, in_parts, quiet
 from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.closed_loop import Corrections, Round, choose_measured, losing
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated
+
+SHARES = {"scoring": 1, "rounds": 2}  # of the time, as two real models took it
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,18 @@ def prune_rotated(
         family.dense_plan(model), made_from=dict(made_from or {}), prune=recipe.prune,
         basis=CHANNELS_AS_TRAINED if recipe.prune == "feed-forward" else ROTATED + recipe.basis,
     )  # fmt: skip
-    damage, cost = 0.0, costs.dense
+    damage, cost, stage = 0.0, costs.dense, in_parts(report, SHARES)
     for shot in range(1, recipe.shots + 1):
-        told = report if recipe.shots == 1 else _about_shot(report, shot, recipe.shots)
+        told = stage("scoring") if recipe.shots == 1 else _about_shot(report, shot, recipe.shots)
         scores = score_widths(
             family, model, clips, recipe.scoring, state=state if shot == 1 else None, made_from=made_from or {},
             clips_at_once=clips_at_once, report=told,
         )  # fmt: skip
         if held_out is not None and recipe.shots == 1:
             return prune_measured(
-                family, model, plan, scores, costs, budget, recipe, held_out, corrections=corrections, report=report
-            )
+                family, model, plan, scores, costs, budget, recipe, held_out, corrections=corrections,
+                report=stage("rounds"),
+            )  # fmt: skip
         part = costs.dense * (budget / costs.dense) ** (shot / recipe.shots)
         allocation = choose_widths(family.attention_sites(model), scores.losses, costs, part, recipe)
         dense = model
@@ -149,6 +152,6 @@ def _composed(
 
 def _about_shot(report: Report, shot: int, shots: int) -> Report:
     def about_shot(text: str, fraction: float | None = None) -> None:
-        report(f"shot {shot} of {shots}, {text}", fraction)
+        report(f"shot {shot} of {shots}, {text}", (shot - 1 + (fraction or 0.0)) / shots)
 
     return about_shot

@@ -22,7 +22,7 @@ from leanear.calibration.targets import answered, kind_of, positions
 from leanear.data.examples import LabelledInputs, Mistakes
 from leanear.evaluate.quality import of_clips
 from leanear.families.family import Checkpoint, Family
-from leanear.progress import Report, quiet
+from leanear.progress import Report, in_parts, quiet
 from leanear.prune.costs import Costs
 from leanear.prune.rotated import prune_rotated
 from leanear.prune.scoring import Scores, score_widths
@@ -95,12 +95,13 @@ def search_sparsity(
     """
     if len(clips) < 2 * FOLDS:
         raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips)}")
-    report("answers of the dense model", None)
+    part = in_parts(report, {"folds": 3, "trials": 2})
+    part("folds")("answers of the dense model", None)
     dense_logits = _logits(family, checkpoint.model, clips)
     dense = _Answers(dense_logits, family.mistakes(checkpoint, checkpoint.model, clips, dense_logits))
     search = _HeldOutFolds(family, checkpoint, clips, costs, recipe, max_drop, made_from, clips_at_once, dense)
-    folds = tuple(search.scored(number, state, report) for number in range(FOLDS))
-    found = _bisect(lambda step: search.trial(step / STEPS, folds), report)
+    folds = tuple(search.scored(number, state, part("folds")) for number in range(FOLDS))
+    found = _bisect(lambda step: search.trial(step / STEPS, folds), part("trials"))
     if not any(trial.within for trial in found):
         raise BadInput(
             f"not even {100 / STEPS:g} % of the {PRUNED_PARTS[recipe.prune]} can go within that drop, as far as"
@@ -149,7 +150,7 @@ class _HeldOutFolds:
             return others
 
         def told(text: str, fraction: float | None = None) -> None:
-            report(f"fold {number + 1} of {FOLDS}, {text}", None if fraction is None else (number + fraction) / FOLDS)
+            report(f"fold {number + 1} of {FOLDS}, {text}", (number + (fraction or 0.0)) / FOLDS)
 
         return score_widths(
             self.family, self.checkpoint.model, others, self.recipe.scoring,

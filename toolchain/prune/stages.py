@@ -16,7 +16,7 @@ from leanear.evaluate.measured_loss import Judge
 from leanear.families.family import Checkpoint, Family
 from leanear.families.registry import family_of
 from leanear.plan import Plan, plan_sha256
-from leanear.progress import Report
+from leanear.progress import Report, in_parts
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import Costs, latency_costs, parameter_costs
 from leanear.prune.curve import estimated_curve, loss_begins_at
@@ -58,6 +58,13 @@ class Pruning:
         """The checkpoint's."""
         return family_of(self.checkpoint)
 
+    def part(self, name: str) -> Report:
+        """The report of a part of the work, by its share of the time, roughly; goal: a latency table, or a search."""
+        job = self.job
+        goal = 4 if job.goal.kind == "max_drop" else 2 if job.goal.needs_latency else 0
+        rest = {"compensation": int(job.compensation), "recovery": 6 if job.recovery is not None else 0}
+        return in_parts(self.report, {"goal": goal, "pruning": 4, **rest})(name)
+
     @property
     def recipe(self) -> RotatedRecipe:
         """How widths are scored and chosen."""
@@ -88,7 +95,7 @@ class _Pruner:
             pruned = prune_rotated(
                 work.family, work.checkpoint.model, work.clips, costs, budget, work.recipe,
                 held_out=work.judge.held_out, corrections=self._learned, made_from=work.made_from, state=work.state,
-                clips_at_once=work.clips_at_once, report=work.report,
+                clips_at_once=work.clips_at_once, report=work.part("pruning"),
             )  # fmt: skip
         for each in (pruned, *pruned.others):
             each.model.to("cpu")
@@ -134,10 +141,12 @@ def _prune_to_goal(work: Pruning, parameters: Costs) -> _Reached:
 
 def _prune_to_latency(work: Pruning) -> _Reached:
     timing = timing_of(work.checkpoint, work.job.target, work.job.work)
-    table = _shared_table(timing, work.report)
+    table = _shared_table(timing, work.part("goal"))
     costs, pruner = latency_costs(table), _Pruner(work)
     try:
-        pruned, checks = prune_to_latency(work.job.goal, costs, lambda ms: pruner.to(costs, ms), timing, work.report)
+        pruned, checks = prune_to_latency(
+            work.job.goal, costs, lambda ms: pruner.to(costs, ms), timing, work.part("pruning")
+        )
     except BadInput as error:
         raise BadInput(f"{error}{_doubts(table)}") from None
     facts = {"latency_checks": [dataclasses.asdict(check) for check in checks], "timed": timing.told()}
@@ -148,7 +157,8 @@ def _prune_to_latency(work: Pruning) -> _Reached:
 def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:
     search = search_sparsity(
         work.family, work.checkpoint, work.every, costs, work.recipe, work.job.goal.value,
-        made_from=work.made_from, state=work.state / "search", clips_at_once=work.clips_at_once, report=work.report,
+        made_from=work.made_from, state=work.state / "search", clips_at_once=work.clips_at_once,
+        report=work.part("goal"),
     )  # fmt: skip
     budget = (1 - search.sparsity) * costs.dense
     facts = {"search": [dataclasses.asdict(trial) for trial in search.trials]}
@@ -160,7 +170,7 @@ def _compensate(work: Pruning, slim: torch.nn.Module) -> Compensated:
     with on_accelerator(slim, dense):
         return compensate_(
             slim, dense, *fitted_sites(family, slim, dense), work.clips, work.judge.held_out.clips, family.logits,
-            batch_size=work.clips_at_once or 16, report=work.report,
+            batch_size=work.clips_at_once or 16, report=work.part("compensation"),
         )  # fmt: skip
 
 
@@ -171,7 +181,7 @@ def _recover(work: Pruning, pruned: Rotated) -> dict[str, Any]:
     distilled = distill_(
         pruned.model, work.checkpoint.model, work.clips, work.judge.held_out.clips, work.family.logits,
         work.job.recovery, layers=work.family.encoder_layers, decoder_layers=work.family.decoder_layers,
-        seed=work.recipe.seed, state=work.state / "recovery", made_from=made, report=work.report,
+        seed=work.recipe.seed, state=work.state / "recovery", made_from=made, report=work.part("recovery"),
     )  # fmt: skip
     return dataclasses.asdict(distilled)
 

@@ -239,7 +239,7 @@ def _about_step(report: Report, step: int, recipe: PruneRecipe) -> Report:
         return report
 
     def about_step(text: str, fraction: float | None = None) -> None:
-        report(f"step {step}, {text}", fraction)
+        report(f"step {step}, {text}", (step - 1 + (fraction or 0.0)) / recipe.max_steps)
 
     return about_step
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +12,7 @@ from leanear.runtimes.choose import MODULES, choose_runtime, graph_forms
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.records import Positive, read
+from leanear.toml_file import read_toml
 
 TARGETS = Path(__file__).parent
 MOST_THREADS = 1024
@@ -92,13 +92,7 @@ def read_target(name: str) -> Target:
     path = Path(name) if name.endswith(".toml") else TARGETS / f"{name}.toml"
     if not name.endswith(".toml") and name not in target_names():
         raise BadInput(f"unknown target {name!r}; known are {', '.join(target_names())}, or the path of a .toml file")
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{path}: not TOML ({error})") from None
-    file = read(TargetFile, settings, path)
+    file = read(TargetFile, read_toml(path), path)
     _check_file(file, path)
     target = Target(
         name=path.stem,

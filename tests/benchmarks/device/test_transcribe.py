@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from leanear.benchmarks.device.commands import main
+from leanear.benchmarks.device.transcript_files import FORMATS
 from leanear.runtimes.files import write_json
 from tests.benchmarks.speech_artifact import SAMPLE_RATE_HZ, WINDOW_S, say, write_speech_artifact
 
@@ -38,22 +39,22 @@ def test_words_are_printed_with_their_windows_times(capsys, artifact, tmp_path):
     assert first.endswith("]  the cat sat")
 
 
-@pytest.mark.parametrize("flag", ["--json", "--srt", "--vtt", "--words"])
-def test_each_writer_writes(capsys, artifact, tmp_path, flag):
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_writer_writes(capsys, artifact, tmp_path, format):
     audio = write(tmp_path / "clip.wav", say("dog", "ran", "home"))
-    status, out, _ = transcribe(capsys, artifact, audio, flag, "--no-timestamps")
+    status, out, _ = transcribe(capsys, artifact, audio, "--output-format", format, "--no-timestamps")
     assert status == 0
-    if flag == "--json":
+    if format == "json":
         document = json.loads(out)
         assert (document["text"], document["language"]) == ("dog ran home", "en")
         assert document["segments"][0]["end_s"] == WINDOW_S
     else:
         expected = {
-            "--srt": "1\n00:00:00,000 --> 00:00:00,400\ndog ran home\n\n",
-            "--vtt": "WEBVTT\n\n00:00:00.000 --> 00:00:00.400\ndog ran home\n\n",
-            "--words": "dog ran home\n",
+            "srt": "1\n00:00:00,000 --> 00:00:00,400\ndog ran home\n\n",
+            "vtt": "WEBVTT\n\n00:00:00.000 --> 00:00:00.400\ndog ran home\n\n",
+            "txt": "dog ran home\n",
         }
-        assert out == expected[flag]
+        assert out == expected[format]
 
 
 def test_silence_and_emptiness_have_no_words(capsys, artifact, tmp_path):
@@ -65,7 +66,7 @@ def test_silence_and_emptiness_have_no_words(capsys, artifact, tmp_path):
 def test_another_sample_rate_and_stereo_are_taken(capsys, artifact, tmp_path):
     clip = say("seven", "lights")
     audio = write(tmp_path / "stereo.wav", np.stack([clip, clip], axis=1)[::2], SAMPLE_RATE_HZ // 2)
-    status, out, _ = transcribe(capsys, artifact, audio, "--words", "--no-timestamps")
+    status, out, _ = transcribe(capsys, artifact, audio, "--output-format", "txt", "--no-timestamps")
     assert status == 0
     assert "seven lights" in out
 
@@ -74,7 +75,7 @@ def test_another_sample_rate_and_stereo_are_taken(capsys, artifact, tmp_path):
     ("flags", "complaint"),
     [
         (("--language", "fr"), "language: this model has no 'fr'; it has de, en"),
-        (("--beams", "0"), "beams: 0 is not a positive whole number"),
+        (("--beam-size", "0"), "beams: 0 is not a positive whole number"),
         (("--threads", "0"), "threads: expected"),
     ],
 )
@@ -102,7 +103,7 @@ def test_a_model_that_classifies_has_no_words(capsys, slim_folder, tmp_path):
 
 def test_an_artifact_without_a_voice_model_hears_all_and_says_so(capsys, caplog, artifact, tmp_path):
     audio = write(tmp_path / "long.wav", np.concatenate([say("cat")] * 80))
-    status, out, _ = transcribe(capsys, artifact, audio, "--words", "--no-timestamps")
+    status, out, _ = transcribe(capsys, artifact, audio, "--output-format", "txt", "--no-timestamps")
     assert (status, out) == (0, "cat\n" * 80)
     assert "has no voice activity model; export it again" in caplog.text
     status, out, err = transcribe(capsys, artifact, audio, "--vad", "on")
@@ -134,7 +135,7 @@ def test_each_word_has_times_where_they_are_asked_for(capsys, aligned, tmp_path)
     status, out, _ = transcribe(capsys, aligned, audio, *flags)
     assert status == 0
     assert [line.split("]  ")[1] for line in out.splitlines()] == ["the", "cat", "sat", "lights", "off"]
-    status, out, _ = transcribe(capsys, aligned, audio, "--json", *flags)
+    status, out, _ = transcribe(capsys, aligned, audio, "--output-format", "json", *flags)
     document = json.loads(out)
     for number, segment in enumerate(document["segments"]):
         words = segment["words"]
@@ -147,8 +148,8 @@ def test_each_word_has_times_where_they_are_asked_for(capsys, aligned, tmp_path)
 
 def test_word_times_change_nothing_else(capsys, aligned, artifact, tmp_path):
     audio = write(tmp_path / "clip.wav", say("the", "dog", "ran", "home"))
-    without = json.loads(transcribe(capsys, artifact, audio, "--json")[1])
-    found = json.loads(transcribe(capsys, aligned, audio, "--json", "--word-timestamps")[1])
+    without = json.loads(transcribe(capsys, artifact, audio, "--output-format", "json")[1])
+    found = json.loads(transcribe(capsys, aligned, audio, "--output-format", "json", "--word-timestamps")[1])
     for segment in found["segments"]:
         assert [word["text"] for word in segment.pop("words")] == [" the", " dog", " ran", " home"]
     assert found == without
@@ -156,7 +157,7 @@ def test_word_times_change_nothing_else(capsys, aligned, artifact, tmp_path):
 
 def test_subtitles_are_cut_between_words(capsys, aligned, tmp_path):
     audio = write(tmp_path / "clip.wav", say("the", "cat", "sat", "down", "seven", "lights"))
-    flags = ("--srt", "--word-timestamps", "--no-timestamps", "--max-line-width", "8")
+    flags = ("--output-format", "srt", "--word-timestamps", "--no-timestamps", "--max-line-width", "8")
     blocks = transcribe(capsys, aligned, audio, *flags)[1].strip().split("\n\n")
     assert [block.splitlines()[2:] for block in blocks] == [["the cat", "sat down"], ["seven", "lights"]]
     single = transcribe(capsys, aligned, audio, *flags, "--max-line-count", "1")[1].strip().split("\n\n")
@@ -165,16 +166,19 @@ def test_subtitles_are_cut_between_words(capsys, aligned, tmp_path):
     assert [end for _, end in ends[:-1]] == [start for start, _ in ends[1:]]
 
 
+SUBTITLES = ("--word-timestamps", "--output-format", "vtt")
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
         (("--word-timestamps",), "slim do not give their attention; export its checkpoint again with leanear export"),
-        (("--word-timestamps", "--words"), "--words is the text alone"),
-        (("--max-line-width", "20", "--srt"), "add --word-timestamps"),
-        (("--max-line-width", "20", "--word-timestamps"), "--max-line-width: it is for --srt and --vtt"),
-        (("--max-line-width", "0", "--word-timestamps", "--vtt"), "--max-line-width: 0 is not a positive"),
-        (("--max-line-count", "2", "--word-timestamps", "--vtt"), "give that, too"),
-        (("--max-line-width", "9", "--max-line-count", "0", "--word-timestamps", "--vtt"), "--max-line-count: 0"),
+        (("--word-timestamps", "--output-format", "txt"), "txt is the text alone"),
+        (("--max-line-width", "20", "--output-format", "srt"), "add --word-timestamps"),
+        (("--max-line-width", "20", "--word-timestamps"), "--max-line-width: it is for the formats srt and vtt"),
+        ((*SUBTITLES, "--max-line-width", "0"), "--max-line-width: 0 is not a positive"),
+        ((*SUBTITLES, "--max-line-count", "2"), "give that, too"),
+        ((*SUBTITLES, "--max-line-width", "9", "--max-line-count", "0"), "--max-line-count: 0"),
     ],
 )
 def test_what_has_no_word_times_says_so_in_a_line(capsys, artifact, tmp_path, flags, complaint):

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from leanear.benchmarks.device.commands import main
+from leanear.benchmarks.device.transcript_files import FORMATS
 from tests.benchmarks.speech_artifact import SAMPLE_RATE_HZ, say, write_speech_artifact
 
 
@@ -33,13 +34,13 @@ def transcribe(capsys, artifact, *arguments):
 
 
 def test_a_folder_is_printed_file_by_file(capsys, artifact, talks):
-    status, out, err = transcribe(capsys, artifact, talks, "--words")
+    status, out, err = transcribe(capsys, artifact, talks, "--output-format", "txt")
     assert (status, err) == (0, "")
     assert out == f"{talks}/cat.wav\nthe cat sat\n{talks}/monday/dog.wav\na dog ran\n"
 
 
 def test_every_form_of_every_file_is_written_beside_the_others(capsys, artifact, talks, tmp_path):
-    forms = ("--words", "--json", "--srt", "--vtt")
+    forms = [word for name in FORMATS for word in ("--output-format", name)]
     status, out, err = transcribe(capsys, artifact, talks, *forms, "--output-dir", tmp_path / "out")
     assert (status, out) == (0, "")
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
@@ -48,7 +49,8 @@ def test_every_form_of_every_file_is_written_beside_the_others(capsys, artifact,
     assert set(err.split()) == {str(tmp_path / "out" / name) for name in written}
     assert (tmp_path / "out" / "monday" / "dog.txt").read_text() == "a dog ran\n"
     assert json.loads((tmp_path / "out" / "cat.json").read_text())["text"] == "the cat sat"
-    assert (tmp_path / "out" / "cat.srt").read_text() == transcribe(capsys, artifact, talks / "cat.wav", "--srt")[1]
+    srt = transcribe(capsys, artifact, talks / "cat.wav", "--output-format", "srt")[1]
+    assert (tmp_path / "out" / "cat.srt").read_text() == srt
 
 
 def test_one_that_cannot_be_heard_does_not_stop_the_others(capsys, artifact, talks, tmp_path):
@@ -63,8 +65,11 @@ def test_one_that_cannot_be_heard_does_not_stop_the_others(capsys, artifact, tal
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("talks", "--srt"), "--srt of several recordings: say where with --output-dir"),
-        (("talks/cat.wav", "--srt", "--json"), "--srt and --json are two forms of the same"),
+        (("talks", "--output-format", "srt"), "--output-format srt of several recordings: say where with --output-dir"),
+        (
+            ("talks/cat.wav", "--output-format", "srt", "--output-format", "json"),
+            "--output-format srt and json: choose one, or name an --output-dir",
+        ),
         (("talks/cat.wav", "talks/monday/cat.wav", "--output-dir", "out"), "the name of that of"),
         (("talks/cat.wav", "talks/no.wav"), "no.wav: no such file"),
         (("talks/cat.wav", "-"), "standard input is one recording"),

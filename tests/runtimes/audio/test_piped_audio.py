@@ -113,7 +113,7 @@ def test_what_lacks_and_what_is_left_is_said():
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "nothing came"),
+        (b"", "standard input held no audio"),
         (b"fLaC and so on, and so on", "standard input: FLAC; WAV is read from a pipe"),
         (b"abc", "not WAV"),
         (as_wav(noise(0.1))[:30], "its WAV format is cut short"),

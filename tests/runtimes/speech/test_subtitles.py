@@ -61,7 +61,7 @@ def test_json_is_one_object():
 def test_nothing_heard_is_still_a_file_of_its_kind():
     assert {name: "".join(write([])) for name, write in WRITERS.items() if name != "json"} == {
         "plain": "",
-        "words": "",
+        "txt": "",
         "srt": "",
         "vtt": "WEBVTT\n\n",
     }

@@ -193,7 +193,7 @@ def test_a_classifier_is_not_benchmarked_in_a_language(tmp_path, capsys):
     artifact = write_tiny_artifact(tmp_path / "artifact", loudness_weights(), source="tiny")
     flags = ["--out", str(tmp_path / "r.json"), "--threads", "1", "--language", "de"]
     assert run(["bench", str(artifact), *flags]) == 2
-    assert "--language: for Whisper; " in capsys.readouterr().err.splitlines()[-1]
+    assert "--task and --language are for Whisper; " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_curve_and_a_comparison_say_what_was_asked_for(field, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 import resource
@@ -10,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ import soundfile
 from leanear.cli.commands import cli, run
 from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from tests.toolchain.recipes import recipe_flags
 
 ROOT = Path(__file__).parents[3]
 
@@ -219,27 +223,7 @@ def test_flags_out_of_range(capsys, model, data):
         ("--max-drop 101", "--max-drop is 101"),
         ("--sparsity 0.5 --speedup 1.2", "--sparsity and --speedup: give one of them"),
         ("--macs 0.5 --latency-ms 9", "--macs and --latency-ms: give one of them"),
-        ("--method fastest", "--method"),
-        ("--basis upright", "--basis"),
-        ("--shots 0", "--shots"),
-        ("--pools by-kind", "--pools is for models with several kinds of attention"),
-        ("--sites self-attention", "--sites is for models with several kinds of attention"),
-        ("--score fisher", "--score belongs to --method reference"),
-        ("--scheme heads", "--scheme belongs to --method reference"),
-        ("--threshold local", "--threshold belongs to --method reference"),
-        ("--schedule iterative", "--schedule belongs to --method reference"),
-        ("--batch-size 4", "--batch-size belongs to --method reference"),
-        ("--method reference --basis fisher", "--basis belongs to --method rotated"),
-        ("--method reference --labels observed", "--labels belongs to --method rotated"),
-        ("--method reference --shots 2", "--shots belongs to --method rotated"),
-        ("--method reference --pools by-kind", "--pools belongs to --method rotated"),
-        ("--method reference --speedup 1.2", "--speedup belongs to --method rotated"),
-        ("--method reference --max-drop 1", "--max-drop belongs to --method rotated"),
-        ("--method reference --recovery full", "belong to --method rotated"),
-        ("--method reference --compensate", "belong to --method rotated"),
-        ("--method reference --recovery lora --recovery-minutes 5", "--recovery-minutes belongs to --method rotated"),
-        ("--recovery-minutes 5", "--recovery-minutes is of no use without --recovery"),
-        ("--recovery full --recovery-minutes 0", "--recovery-minutes"),
+        ("--recipe nowhere.toml", "nowhere.toml: cannot be read (No such file or directory)"),
     ],
 )
 @pytest.mark.parametrize("command", ["prune", "deploy"])
@@ -250,8 +234,31 @@ def test_goals_and_flags_that_do_not_go_together(capsys, model, data, tmp_path, 
     assert not list(tmp_path.iterdir()), "refused before any work"
 
 
-@pytest.mark.parametrize(("flags", "seconds"), [("", 1200.0), (" --recovery-minutes 0.5", 30.0)])
-def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, model, data, tmp_path, flags, seconds):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--speedup 1.2", "--speedup is of method rotated"),
+        ("--max-drop 1", "--max-drop is of method rotated"),
+        ("--recovery full", "--recovery full is of method rotated"),
+        ("--prune all", "--prune all is of method rotated"),
+        ("--keep-scores scores", "--keep-scores is of method rotated"),
+    ],
+)
+def test_options_that_the_reference_does_not_have(capsys, model, data, tmp_path, flags, message):
+    recipe = recipe_flags(tmp_path, 'method = "reference"')
+    out = ["--data", str(data), "--out", str(tmp_path / "out")]
+    assert run(["prune", str(model), *out, *recipe, *flags.split()]) == 2
+    assert message in one_line(capsys)
+
+
+def test_training_that_is_not_asked_for(capsys, model, data, tmp_path):
+    recipe = recipe_flags(tmp_path, "[distillation]\nminutes = 5")
+    assert run(["prune", str(model), "--data", str(data), "--out", str(tmp_path / "out"), *recipe]) == 2
+    assert "[distillation] is of no use without --recovery full or lora" in one_line(capsys)
+
+
+@pytest.mark.parametrize(("recipe", "seconds"), [("", 1200.0), ("[distillation]\nminutes = 0.5", 30.0)])
+def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, model, data, tmp_path, recipe, seconds):
     from leanear.prune import pruning
 
     jobs = []
@@ -262,7 +269,7 @@ def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, mo
 
     monkeypatch.setattr(pruning, "prune_checkpoint", prune_checkpoint)
     arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
-    assert run([*arguments, "--recovery", "lora", *flags.split()]) == 2
+    assert run([*arguments, "--recovery", "lora", *recipe_flags(tmp_path, recipe)]) == 2
     assert (jobs[0].recovery.method, jobs[0].recovery.seconds) == ("lora", seconds)
 
 
@@ -324,19 +331,20 @@ def test_too_few_clips_to_hold_any_out(capsys, model, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "method", "basis"),
+    ("flags", "recipe", "basis"),
     [
-        ((), "rotated", "rotated by fisher"),
-        (("--basis", "activations", "--labels", "observed", "--shots", "2"), "rotated", "rotated by activations"),
-        (("--no-compensate",), "rotated", "rotated by fisher"),
-        (("--macs", "0.9"), "rotated", "rotated by fisher"),
-        (("--max-drop", "100"), "rotated", "rotated by fisher"),
-        (("--method", "reference", "--score", "magnitude"), "reference", "channels as trained"),
-        (("--method", "reference", "--scheme", "heads", "--threshold", "global", "--batch-size", "4"), "reference",
-         "channels as trained"),
+        ((), "", "rotated by fisher"),
+        ((), 'basis = "activations"\nlabels = "observed"\nshots = 2', "rotated by activations"),
+        ((), "compensate = false", "rotated by fisher"),
+        (("--macs", "0.9"), "", "rotated by fisher"),
+        (("--max-drop", "100"), "", "rotated by fisher"),
+        ((), 'method = "reference"\nscore = "magnitude"', "channels as trained"),
+        ((), 'method = "reference"\nscheme = "heads"\nthreshold = "global"\nbatch_size = 4', "channels as trained"),
     ],
-)  # fmt: skip
-def test_each_method_prunes_and_says_how(capsys, model, data, tmp_path, flags, method, basis):
+)
+def test_each_method_prunes_and_says_how(capsys, model, data, tmp_path, flags, recipe, basis):
+    method = "reference" if "reference" in recipe else "rotated"
+    flags = (*flags, *recipe_flags(tmp_path, recipe))
     arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim"), "--json"]
     assert run([*arguments, *flags]) == 0
     pruned = json.loads(capsys.readouterr().out)
@@ -346,8 +354,10 @@ def test_each_method_prunes_and_says_how(capsys, model, data, tmp_path, flags, m
     if not {"--macs", "--max-drop"} & set(flags):
         assert pruned["sparsity"] >= 0.5
     assert ("search" in pruned["pruning"]) == ("--max-drop" in flags)
-    assert ("compensation" in pruned["pruning"]) == (method == "rotated" and "--no-compensate" not in flags)
+    assert ("compensation" in pruned["pruning"]) == (method == "rotated" and "compensate" not in recipe)
     assert json.loads((tmp_path / "slim" / "pruning.json").read_text()) == pruned["pruning"]
+    for name, value in tomllib.loads(recipe).items():
+        assert plan["recipe"]["compensation" if name == "compensate" else name] == value
 
 
 def leanear(*arguments: str, file_limit_bytes: int | None = None) -> subprocess.Popen[str]:
@@ -455,9 +465,11 @@ def test_clips_shorter_than_a_frame_are_silence_everywhere(capsys, model, tmp_pa
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
-def test_every_command_has_help_an_example_and_a_place_in_the_readme(name, capsys):
+def test_every_command_has_help_an_example_and_a_function(name, capsys):
     assert run([name, "--help"]) == 0
     printed = capsys.readouterr().out
     assert "Example" in printed
     assert f"leanear {name}" in printed
-    assert f"leanear {name}" in (ROOT / "README.md").read_text()
+    (row,) = [row for row in (ROOT / "docs" / "running.md").read_text().splitlines() if row.startswith(f"| `{name}` |")]
+    module, _, function = row.rstrip(" |").rpartition("`")[0].rpartition("`")[2].rpartition(".")
+    assert inspect.getdoc(getattr(importlib.import_module(module), function))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from leanear.cli.deploying import deploy
+
 MAKEFILE = Path(__file__).parents[3] / "Makefile"
 ODD = [
     'it\'s "odd"; touch PWNED | touch PWNED & touch PWNED',
@@ -26,9 +28,17 @@ ODD = [
     "ü ☃ \x1b[31m",
 ]
 TELLING = """#!{python}
-import json, sys
-print(json.dumps(sys.argv[1:]))
+import json, os, sys
+told = {{name: os.environ[name] for name in sorted(os.environ) if name.startswith("LEANEAR_DEPLOY_")}}
+print(json.dumps([sys.argv[1:], told]))
 """
+FLAGS = {
+    "TARGET": "--target", "DATA": "--data", "SPARSITY": "--sparsity", "SPEEDUP": "--speedup",
+    "LATENCY_MS": "--latency-ms", "RTF": "--rtf", "MACS": "--macs", "MAX_DROP": "--max-drop", "PRUNE": "--prune",
+    "RECOVERY": "--recovery", "RECIPE": "--recipe", "OUT": "--out", "SUSTAINED": "--sustained",
+    "PRECISION": "--precision", "WINDOW": "--window", "HOST": "--host", "HOSTS": "--hosts",
+    "DEVICE_PYTHON": "--device-python",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -46,7 +56,7 @@ def make(tmp_path):
     program.write_text(TELLING.format(python=sys.executable))
     program.chmod(0o755)
 
-    def run(*arguments: str, **environment: str) -> list[str]:
+    def run(*arguments: str, **environment: str) -> tuple[list[str], dict[str, str]]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         ended = subprocess.run(
             ["make", "--silent", *arguments],
@@ -59,27 +69,40 @@ def make(tmp_path):
         assert ended.returncode == 0, ended.stderr
         assert not list(tmp_path.rglob("PWNED"))
         assert not Path("PWNED").exists()
-        given = json.loads(ended.stdout)
-        assert isinstance(given, list)
-        return given
+        given, told = json.loads(ended.stdout)
+        return given, told
 
     return run
 
 
 @pytest.mark.parametrize("odd", ODD)
 def test_every_value_arrives_as_it_was_typed(make, odd):
-    names = ("TARGET", "DATA", "OUT", "HOST", "HOSTS", "DEVICE_PYTHON", "SUSTAINED")
-    given = make("deploy", f"MODEL={odd}", *(f"{name}={odd}" for name in names))
-    flags = ["--target", "--data", "--out", "--sustained", "--host", "--hosts", "--device-python"]
-    assert given == ["deploy", *(word for flag in flags for word in (flag, odd)), "--", odd]
+    given, told = make("deploy", *(f"{name}={odd}" for name in ("MODEL", *FLAGS)))
+    assert given == ["deploy"]
+    assert told == {f"LEANEAR_DEPLOY_{name}": odd for name in ("MODEL", *FLAGS)}
 
 
 @pytest.mark.parametrize("odd", ODD)
 def test_values_of_the_environment_too(make, odd):
-    assert make("deploy", MODEL=odd, TARGET=odd) == ["deploy", "--target", odd, "--", odd]
-    assert make("report", OUT=odd) == ["report", "--", odd]
+    given, told = make("deploy", MODEL=odd, TARGET=odd)
+    assert (given, told) == (["deploy"], {"LEANEAR_DEPLOY_MODEL": odd, "LEANEAR_DEPLOY_TARGET": odd})
+    assert make("report", OUT=odd)[0] == ["report", "--", odd]
+
+
+def test_what_is_empty_is_not_set(make):
+    assert make("deploy", "TARGET=", "SPARSITY=", LEANEAR_DEPLOY_TARGET="own.toml")[1] == {
+        "LEANEAR_DEPLOY_TARGET": "own.toml"
+    }
 
 
 def test_the_name_of_this_machine_is_no_device(make):
     """Some shells export HOST."""
-    assert make("deploy", HOST="laptop", HOSTS="x", DEVICE_PYTHON="y") == ["deploy"]
+    assert make("deploy", HOST="laptop", HOSTS="x", DEVICE_PYTHON="y") == (["deploy"], {})
+
+
+def test_every_setting_is_one_of_deploys():
+    """By its own name: the variable that click reads for the option."""
+    variables = {parameter.envvar: parameter for parameter in deploy.params}
+    for name, flag in FLAGS.items():
+        assert flag in variables[f"LEANEAR_DEPLOY_{name}"].opts
+    assert variables["LEANEAR_DEPLOY_MODEL"].name == "model"

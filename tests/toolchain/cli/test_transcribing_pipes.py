@@ -72,7 +72,7 @@ def test_a_pipe_says_what_the_file_says(capsys, checkpoint, tmp_path, pipe_in):
 def test_a_pipe_into_a_device_is_written_too(capsys, artifact, tmp_path, pipe_in):
     pipe_in(wav(WORDS, "FLOAT"))
     arguments = ("transcribe", str(artifact), "-", "--runtime", "null", "--no-timestamps")
-    assert device_main([*arguments, "--words", "--output-dir", str(tmp_path)]) == 0
+    assert device_main([*arguments, "--output-dir", str(tmp_path)]) == 0
     assert (tmp_path / "stdin.txt").read_text() == "the cat sat\na dog ran\nlights off seven\n"
     capsys.readouterr()
     assert device_main([*arguments, "--raw", "--rate", "7"]) == 2
@@ -81,7 +81,7 @@ def test_a_pipe_into_a_device_is_written_too(capsys, artifact, tmp_path, pipe_in
 
 def listening(artifact):
     command = (sys.executable, "-m", "leanear.benchmarks", "transcribe", str(artifact), "-", "--runtime", "null")
-    flags = ("--words", "--no-timestamps", "--vad", "off")
+    flags = ("--output-format", "txt", "--no-timestamps", "--vad", "off")
     return subprocess.Popen((*command, *flags), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -120,7 +120,7 @@ def test_the_first_ctrl_c_is_the_recorders(artifact, times):
 
 def test_bad_pipes_are_one_line(capsys, checkpoint, pipe_in):
     for content, flags, complaint in (
-        (b"", (), "standard input: nothing came"),
+        (b"", (), "standard input held no audio"),
         (b"OggS and more of it", (), "standard input: OGG; WAV is read from a pipe"),
         (b"", ("--rate", "8000"), "--rate and --channels are of --raw"),
     ):

@@ -69,22 +69,22 @@ def test_deploy_ships_the_window_and_says_so(model, data, tmp_path):
 
 
 def test_transcribe_counts_second_tries(artifact, clip, capsys):
-    assert run(["transcribe", str(clip), "--model", str(artifact), "--threads", "1", "--json"]) == 0
+    assert run(["transcribe", str(clip), "--model", str(artifact), "--threads", "1", "--output-format", "json"]) == 0
     printed = capsys.readouterr()
     windows = json.loads(printed.out)["windows"]
     assert windows["decoded"] >= windows["short"] >= windows["second_tries"]
     assert windows["short"] >= 1
     assert sum(windows["second_tries_because"].values()) == windows["second_tries"]
     assert ("heard again in full" in printed.err) == (windows["second_tries"] > 0)
-    full = ["transcribe", str(clip), "--model", str(artifact), "--threads", "1", "--window", "full", "--json"]
-    assert run(full) == 0
+    base = ["transcribe", str(clip), "--model", str(artifact), "--threads", "1"]
+    assert run([*base, "--window", "full", "--output-format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["windows"]["short"] == 0
 
 
 def test_a_checkpoint_is_heard_in_short_windows_as_its_artifact_is(model, artifact, clip, capsys):
     said = []
     for which in (model, artifact):
-        options = ["--window", "4", "--threads", "1", "--temperatures", "0", "--json"]
+        options = ["--window", "4", "--threads", "1", "--temperatures", "0", "--output-format", "json"]
         assert run(["transcribe", str(clip), "--model", str(which), *options]) == 0
         document = json.loads(capsys.readouterr().out)
         said.append(([segment["tokens"] for segment in document["segments"]], document["windows"]))

@@ -19,6 +19,7 @@ from leanear.cli.commands import run
 from leanear.deploy import exporting
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.errors import BadInput, ParityFailed
+from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -129,12 +130,13 @@ def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsy
 
     prove_8_bits(monkeypatch, refuse)
     out = tmp_path / "out"
-    assert deploy(model, data, "cpu", out, "--precision", "int8", "--no-compensate", "--no-fallback") == 6
+    flags = ("--precision", "int8", *recipe_flags(tmp_path, "compensate = false"))
+    assert deploy(model, data, "cpu", out, *flags, "--no-fallback") == 6
     line = complaint(capsys)
     assert "precision gate: int8 failed before its gate" in line
     assert "products in 8 bits" in line
     assert not (out / "slim").exists()
-    assert deploy(model, data, "cpu", out, "--precision", "int8", "--no-compensate") == 0
+    assert deploy(model, data, "cpu", out, *flags) == 0
     said = capsys.readouterr()
     assert "fp32 ships in place of int8" in said.err
     assert "median" not in said.out
@@ -145,7 +147,8 @@ def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsy
     assert "It ships in fp32, not in int8.**" in report.split("\n")[6]
     assert "\nThe slim model ships in fp32, not in int8 as it was asked for" in report
     assert "| precision | fp32 (int8 was asked for) |" in report
-    assert deploy(model, data, "cpu", out, "--precision", "int8", "--no-compensate") == 0
+    assert "| recipe file | compensate = false |" in report
+    assert deploy(model, data, "cpu", out, *flags) == 0
     assert "nothing to do" in capsys.readouterr().err
 
 
@@ -188,7 +191,7 @@ def test_a_device_runs_each_artifact_in_its_own(bundled, tmp_path, verb):
 
 def test_an_artifact_is_run_in_what_its_graphs_are_of(bundled, data, tmp_path, capsys):
     clip, slim = str(data / "0.flac"), str(bundled / "slim")
-    assert run(["transcribe", clip, "--model", slim, "--words"]) == 0
+    assert run(["transcribe", clip, "--model", slim, "--output-format", "txt"]) == 0
     assert run(["eval", slim, "--data", str(data), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["precision"] == "int8"
     assert run(["eval", slim, "--data", str(data), "--precision", "fp32"]) == 2

@@ -10,6 +10,7 @@ import pytest
 
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
+from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -117,9 +118,6 @@ def test_bench_and_report_count_words(deployed, data, tmp_path, capsys):
         (["--speedup", "1.3", "--clip-seconds", "31"], "--clip-seconds 31: the model's window is 2 s"),
         (["--latency-ms", "9", "--tokens", "400"], "--tokens 400: behind the prompt the model's decoder has"),
         (["--sparsity", "0.5", "--tokens", "9"], "--tokens belongs to --speedup, --latency-ms and --rtf"),
-        (["--pools", "apart"], "--pools"),
-        (["--sites", "cross"], "--sites"),
-        (["--method", "reference", "--pools", "global"], "--pools belongs to --method rotated"),
     ],
 )
 def test_flags_that_make_no_sense_for_speech(model, data, target, tmp_path, capsys, flags, message):
@@ -128,18 +126,20 @@ def test_flags_that_make_no_sense_for_speech(model, data, target, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flag", [["--pools", "by-kind"], ["--sites", "self-attention"]])
-def test_flags_for_several_kinds_of_attention_are_for_models_that_have_them(tiny_folder, data, tmp_path, capsys, flag):
-    assert run(["prune", str(tiny_folder), "--data", str(data), "--out", str(tmp_path / "slim"), *flag]) == 2
-    assert f"{flag[0]} is for models with several kinds of attention" in only_complaint(capsys)
+@pytest.mark.parametrize(("key", "value"), [("pools", "by-kind"), ("sites", "self-attention")])
+def test_keys_for_several_kinds_of_attention_are_for_models_that_have_them(
+    tiny_folder, data, tmp_path, capsys, key, value
+):
+    flags = recipe_flags(tmp_path, f'{key} = "{value}"')
+    assert run(["prune", str(tiny_folder), "--data", str(data), "--out", str(tmp_path / "slim"), *flags]) == 2
+    assert f"{key} is for models with several kinds of attention" in only_complaint(capsys)
 
 
-@pytest.mark.parametrize(
-    ("flag", "left"), [(["--sites", "self-attention"], {"cross"}), (["--pools", "by-kind"], set())]
-)
-def test_kinds_of_attention_are_pruned_as_told(model, data, tmp_path, capsys, flag, left):
+@pytest.mark.parametrize(("recipe", "left"), [('sites = "self-attention"', {"cross"}), ('pools = "by-kind"', set())])
+def test_kinds_of_attention_are_pruned_as_told(model, data, tmp_path, capsys, recipe, left):
     arguments = ["prune", str(model), "--data", str(data), "--calibration-clips", "4", "--sparsity", "0.3"]
-    assert run([*arguments, "--out", str(tmp_path / "slim"), "--json", *flag]) == 0
+    flags = ["--out", str(tmp_path / "slim"), "--json", *recipe_flags(tmp_path, recipe)]
+    assert run([*arguments, *flags]) == 0
     shares = json.loads(capsys.readouterr().out)["sparsity_by_kind"]
     assert {kind for kind, share in shares.items() if share == 0} == left
     if not left:

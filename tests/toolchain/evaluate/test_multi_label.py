@@ -25,6 +25,7 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
+from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.tagged_folder import TAGS, write_tagged_folder, write_tagger
 
 CLIPS = 48
@@ -268,9 +269,11 @@ def test_max_drop_is_in_points_of_map(model, data, tmp_path, capsys):
     assert 0 <= finished["dense_mistakes"] <= 1
 
 
-@pytest.mark.parametrize("flags", [("--recovery", "lora", "--recovery-minutes", "0.05"), ("--method", "reference")])
-def test_other_ways_to_prune(model, data, tmp_path, flags):
-    out = tmp_path / "slim"
+@pytest.mark.parametrize(
+    ("recovery", "recipe"), [("lora", "[distillation]\nminutes = 0.05"), ("none", 'method = "reference"')]
+)
+def test_other_ways_to_prune(model, data, tmp_path, recovery, recipe):
+    out, flags = tmp_path / "slim", ["--recovery", recovery, *recipe_flags(tmp_path, recipe)]
     assert run(["prune", str(model), "--data", str(data), "--sparsity", "0.4", "--out", str(out), *flags]) == 0
     assert ast.load_checkpoint(out).task == "audio-tagging"
 

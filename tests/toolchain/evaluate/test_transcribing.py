@@ -136,22 +136,23 @@ def test_the_command_prints_and_writes(capsys, artifact, tmp_path):
     assert (status, err) == (0, "")
     assert out.startswith("[00:00.")
     assert command(capsys, *base)[1] == out
-    status, srt, _ = command(capsys, *base, "--srt")
+    status, srt, _ = command(capsys, *base, "--output-format", "srt")
     assert srt.startswith("1\n00:00:00,")
-    status, nothing, _ = command(capsys, *base, "--srt", "--out", tmp_path / "clip.srt")
+    status, nothing, _ = command(capsys, *base, "--output-format", "srt", "--out", tmp_path / "clip.srt")
     assert (status, nothing) == (0, "")
     assert (tmp_path / "clip.srt").read_text(encoding="utf-8") == srt
-    document = json.loads(command(capsys, *base, "--json")[1])
+    document = json.loads(command(capsys, *base, "--output-format", "json")[1])
     assert len(document["segments"]) == out.count("\n") == srt.count(" --> ")
-    assert command(capsys, *base, "--vtt")[1].startswith("WEBVTT\n\n00:00:")
+    assert command(capsys, *base, "--output-format", "vtt")[1].startswith("WEBVTT\n\n00:00:")
 
 
 def test_a_folder_is_written_file_by_file(capsys, checkpoint, tmp_path):
     (tmp_path / "talks").mkdir()
     for name in ("one.flac", "two.wav"):
         soundfile.write(tmp_path / "talks" / name, sounds(1.5), RATE_HZ)
-    base = ("--model", checkpoint, "--threads", 1, "--srt")
-    status, out, err = command(capsys, tmp_path / "talks", *base, "--json", "--output-dir", tmp_path / "out")
+    base = ("--model", checkpoint, "--threads", 1, "--output-format", "srt")
+    both = ("--output-format", "json", "--output-dir", tmp_path / "out")
+    status, out, err = command(capsys, tmp_path / "talks", *base, *both)
     assert (status, out) == (0, "")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.json", "one.srt", "two.json", "two.srt"]
     assert err.count("\n") == 4
@@ -168,11 +169,11 @@ def test_what_nobody_says_is_left_out_of_long_audio_and_told(capsys, checkpoint,
             status, out, err = command(capsys, *base, *flags)
             assert (status, out) == (0, "")
             assert err == "speech in 0.0 of 31.0 s (0 %), the rest was not transcribed (--vad)\n"
-    kept = json.loads(command(capsys, *base, "--model", artifact, "--json")[1])["voice_activity"]
+    kept = json.loads(command(capsys, *base, "--model", artifact, "--output-format", "json")[1])["voice_activity"]
     assert kept == {"audio_s": 31.0, "speech_s": 0.0}
     assert device_main(["transcribe", str(artifact), str(tmp_path / "long.wav"), "--runtime", "openvino"]) == 0
     assert capsys.readouterr() == ("", err)
-    status, out, err = command(capsys, *base, "--model", artifact, "--vad", "off", "--json")
+    status, out, err = command(capsys, *base, "--model", artifact, "--vad", "off", "--output-format", "json")
     assert (status, err) == (0, "")
     assert json.loads(out)["voice_activity"] is None
     assert json.loads(out)["segments"]
@@ -185,17 +186,17 @@ def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_fold
     capsys.readouterr()  # what writing the models said
     for arguments, complaint in (
         ((tmp_path / "no.wav", "--model", artifact), "no.wav: no such file"),
-        ((tmp_path / "no.wav", "--model", artifact, "--json"), "no.wav: no such file"),
-        ((tmp_path / "text.txt", "--model", artifact, "--vtt"), "text.txt: not readable as audio"),
+        ((tmp_path / "no.wav", "--model", artifact, "--output-format", "json"), "no.wav: no such file"),
+        ((tmp_path / "text.txt", "--model", artifact, "--output-format", "vtt"), "text.txt: not readable as audio"),
         ((clip, "--model", tmp_path / "nowhere"), "nowhere"),
         ((clip, "--model", tiny_folder), "a model that classifies"),
-        ((clip, "--model", artifact, "--language", "xx"), "no 'xx'"),
+        ((clip, "--model", artifact, "--language", "xx"), "no language 'xx'"),
         ((clip, "--model", artifact, "--temperatures", "warm"), "--temperatures"),
         ((clip, "--model", artifact, "--temperatures", "-1"), "temperatures"),
         ((clip, "--model", checkpoint, "--precision", "int8"), "--precision int8 is for artifacts"),
         ((clip, "--model", artifact, "--out", tmp_path), ""),
         ((clip, clip, "--model", artifact, "--out", tmp_path / "out.txt"), "--out: the file of one transcript"),
-        ((tmp_path, "--model", artifact, "--vtt"), "--vtt of several recordings"),
+        ((tmp_path, "--model", artifact, "--output-format", "vtt"), "--output-format vtt of several recordings"),
     ):
         status, out, err = command(capsys, *arguments)
         assert status in (1, 2), arguments
@@ -271,18 +272,19 @@ def test_every_runtime_has_the_same_word_times(checkpoint, aligned):
 def test_words_by_the_command(aligned, artifact, checkpoint, tmp_path, capsys):
     audio = tmp_path / "clip.wav"
     soundfile.write(audio, sounds(2.0), RATE_HZ)
-    assert run(["transcribe", str(audio), "--model", str(aligned), "--word-timestamps", "--json", "-q"]) == 0
+    asked = ["transcribe", str(audio), "--word-timestamps"]
+    assert run([*asked, "--model", str(aligned), "--output-format", "json", "-q"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert all({"text", "start_s", "end_s", "probability"} == set(word) for word in document["segments"][0]["words"])
-    assert run(["transcribe", str(audio), "--model", str(artifact), "--word-timestamps"]) == 2
+    assert run([*asked, "--model", str(artifact)]) == 2
     assert "export its checkpoint again with leanear export CHECKPOINT --word-timestamps" in capsys.readouterr().err
-    assert run(["transcribe", str(audio), "--model", str(checkpoint), "--word-timestamps", "--words"]) == 2
+    assert run([*asked, "--model", str(checkpoint), "--output-format", "txt"]) == 2
 
 
 def test_a_checkpoint_without_a_list_takes_its_upper_half_and_says_so(tmp_path, capsys, caplog):
     folder = write_whisper(tmp_path / "tiny", make_whisper(seed=5, positions=32, alignment_heads=()))
     audio = tmp_path / "clip.wav"
     soundfile.write(audio, sounds(2.0), RATE_HZ)
-    assert run(["transcribe", str(audio), "--model", str(folder), "--word-timestamps", "--json"]) == 0
+    assert run(["transcribe", str(audio), "--model", str(folder), "--word-timestamps", "--output-format", "json"]) == 0
     assert "word times from 2 heads, the whole upper half of the decoder" in caplog.text
     assert json.loads(capsys.readouterr().out)["segments"][0]["words"]

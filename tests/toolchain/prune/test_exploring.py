@@ -17,6 +17,7 @@ from leanear.prune import exploring, scoring
 from leanear.prune.curve import measured_ratio
 from leanear.prune.exploring import Point, _begins_at, summary, table_rows
 from tests.conftest import make_tiny_ast, tone
+from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.whisper_pruning import write_audio
 from tests.whisper_models import write_whisper
 
@@ -267,7 +268,7 @@ def test_a_model_that_was_hurt_comes_with_a_warning(capsys, speaker, tmp_path):
 
 def test_the_plan_tells_what_was_estimated_and_what_was_measured(capsys, classifier, tmp_path):
     model, data = classifier
-    flags = ["--sparsity", "0.5", "--no-compensate"]
+    flags = ["--sparsity", "0.5", *recipe_flags(tmp_path, "compensate = false")]
     assert run(["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim"), *flags]) == 0
     told = json.loads((tmp_path / "slim" / "plan.json").read_text())["recipe"]["loss_nats_per_target"]
     loss = json.loads((tmp_path / "slim" / "pruning.json").read_text())["loss"]

@@ -31,6 +31,7 @@ from tests.conftest import make_tiny_ast, tone
 from tests.export.test_macs import _graph_macs as graph_macs
 from tests.toolchain import whisper_pruning
 from tests.toolchain.prune.test_rotated import clips
+from tests.toolchain.recipes import recipe_flags
 from tests.whisper_models import make_extractor, make_whisper
 
 HEADS, WIDTH = 2, 48
@@ -243,7 +244,7 @@ def prune(capsys, model, data, out, *flags) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_target_says_one_width_and_a_flag_says_otherwise(capsys, tiny_folder, data, tmp_path):
+def test_a_target_says_one_width_and_a_recipe_says_otherwise(capsys, tiny_folder, data, tmp_path):
     ours = (
         'description = "mine"\nruntime = "onnxruntime"\ngraph_form = "onnxruntime"\nprecision = "fp32"\nthreads = 1\n'
     )
@@ -257,10 +258,18 @@ def test_a_target_says_one_width_and_a_flag_says_otherwise(capsys, tiny_folder, 
     assert all(head["query_key"] == head["value_output"] for head in heads)
     assert found["pruning"]["widths"] == {"multiples": [2, 2], "one_per_head": True, "not_filled_up_by": None}
     assert "Query/key and value/output width of a head are one, a multiple of 2." in pruning_notes(found["pruning"], {})
-    prune(capsys, tiny_folder, data, tmp_path / "two", *target, "--two-widths-per-head")
+    prune(capsys, tiny_folder, data, tmp_path / "two", *target, *recipe_flags(tmp_path, "one_width_per_head = false"))
     plan = json.loads((tmp_path / "two" / "plan.json").read_text())
     assert any(head["query_key"] != head["value_output"] for site in plan["sites"] for head in site["heads"])
-    prune(capsys, tiny_folder, data, tmp_path / "again", "--one-width-per-head", "--sparsity", "0.45")
+    prune(
+        capsys,
+        tiny_folder,
+        data,
+        tmp_path / "again",
+        *recipe_flags(tmp_path, "one_width_per_head = true"),
+        "--sparsity",
+        "0.45",
+    )
     plan = json.loads((tmp_path / "again" / "plan.json").read_text())
     assert all(head["query_key"] == head["value_output"] for site in plan["sites"] for head in site["heads"])
 
@@ -290,9 +299,7 @@ def test_multiples_of_one_width_are_one_and_those_of_the_graph(capsys, tiny_fold
             "--out",
             str(tmp_path / "out"),
         ]
-        assert run([*arguments, "--one-width-per-head"]) == 2
+        assert run([*arguments, *recipe_flags(tmp_path, "one_width_per_head = true")]) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(BadInput, match="multiples of 4 and of 8"):
         RotatedRecipe(multiples=(4, 8), one_width_per_head=True)
-    assert run([*arguments, "--method", "reference", "--one-width-per-head"]) == 2
-    assert "--one-width-per-head belongs to --method rotated" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
 from leanear.timing.model_timing import timing_of
 from tests.conftest import make_tiny_ast, tone
+from tests.toolchain.recipes import recipe_flags
 from tests.whisper_models import make_whisper
 
 CPU = read_target("cpu")
@@ -43,23 +44,24 @@ def nothing_is_read(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "goal"),
+    ("command", "goal", "recipe"),
     [
-        ("prune", "--macs 0.1"),
-        ("deploy", "--macs 0.1"),
-        ("prune", "--sparsity 0.999"),
-        ("deploy", "--speedup 40"),
-        ("prune", "--latency-ms 0.0001"),
-        ("deploy", "--method reference --sparsity 0.999"),
-        ("prune", "--method reference --scheme heads --sparsity 0.9"),
+        ("prune", "--macs 0.1", ""),
+        ("deploy", "--macs 0.1", ""),
+        ("prune", "--sparsity 0.999", ""),
+        ("deploy", "--speedup 40", ""),
+        ("prune", "--latency-ms 0.0001", ""),
+        ("deploy", "--sparsity 0.999", 'method = "reference"'),
+        ("prune", "--sparsity 0.9", 'method = "reference"\nscheme = "heads"'),
     ],
 )
 def test_no_clip_is_read_for_a_goal_out_of_reach(
-    capsys, monkeypatch, tiny_folder, data, tmp_path, nothing_is_read, command, goal
+    capsys, monkeypatch, tiny_folder, data, tmp_path, nothing_is_read, command, goal, recipe
 ):
     monkeypatch.setenv("LEANEAR_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
-    assert run([command, str(tiny_folder), "--data", str(data), "--out", str(out), *goal.split()]) == 2
+    flags = [*goal.split(), *recipe_flags(tmp_path, recipe)]
+    assert run([command, str(tiny_folder), "--data", str(data), "--out", str(out), *flags]) == 2
     (complaint,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("leanear: "))
     assert "out of reach" in complaint
     assert not out.exists()

@@ -265,12 +265,15 @@ def test_state_without_what_it_was_made_from_is_refused(tiny_ast, tmp_path):
 # Processes
 
 WORKER = """
+import pathlib
 import sys
 from leanear.calibration.shards import processes
 from leanear.cli.commands import run
+from tests.toolchain.recipes import recipe_flags
 model, data, out = sys.argv[1:]
 with processes():
-    for name, goal in (("half", ["--sparsity", "0.5"]), ("shots", ["--sparsity", "0.8", "--shots", "2"]),
+    shots = recipe_flags(pathlib.Path(out), "shots = 2")
+    for name, goal in (("half", ["--sparsity", "0.5"]), ("shots", ["--sparsity", "0.8", *shots]),
                        ("search", ["--max-drop", "60"])):
         flags = ["--out", f"{out}/{name}", "--calibration-clips", "60", *goal]
         status = run(["prune", model, "--data", data, *flags])

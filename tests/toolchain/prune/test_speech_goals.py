@@ -16,6 +16,7 @@ from leanear.timing import model_timing
 from leanear.timing.speech_latency import KINDS, PARTS, SpeechTable
 from leanear.timing.speech_timing import speech_geometry
 from leanear.timing.speech_work import SpeechWork
+from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -59,7 +60,8 @@ def asked(monkeypatch) -> list:
 
 
 def arguments(model: Path, data: Path, out: Path) -> list[str]:
-    return ["prune", str(model), "--data", str(data), "--out", str(out), "--calibration-clips", "5", "--no-compensate"]
+    flags = ["--out", str(out), "--calibration-clips", "5", *recipe_flags(out.parent / "recipes", "compensate = false")]
+    return ["prune", str(model), "--data", str(data), *flags]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leanear.cli.commands import cli
-from leanear.studies.references import DOCS, cli_reference, python_reference
+from leanear.studies.references import DOCS, cli_reference, python_reference, recipe_reference
 
 REMEDY = "run `python -m leanear.studies.references`"
 
@@ -14,6 +14,10 @@ def test_the_command_line_is_as_told():
 
 def test_the_python_face_is_as_told():
     assert (DOCS / "python.md").read_text(encoding="utf-8") == python_reference(), REMEDY
+
+
+def test_the_recipe_is_as_told():
+    assert (DOCS / "recipe.md").read_text(encoding="utf-8") == recipe_reference(), REMEDY
 
 
 def test_every_command_is_told():
