@@ -34,10 +34,10 @@ def test_the_stages_add_up_to_the_sample(speech_results):
     assert speech_results.is_speech
     for role in ("dense", "slim"):
         for repeat in speech_results.repeats(role):
-            assert set(repeat["stages_ms"]) == set(STAGES)
-            stages = np.array([repeat["stages_ms"][name] for name in STAGES])
-            assert stages.shape[1] == len(repeat["samples_ms"])
-            apart = np.array(repeat["samples_ms"]) - stages.sum(axis=0)
+            assert set(repeat.stages_ms) == set(STAGES)
+            stages = np.array([repeat.stages_ms[name] for name in STAGES])
+            assert stages.shape[1] == len(repeat.samples_ms)
+            apart = np.array(repeat.samples_ms) - stages.sum(axis=0)
             assert (apart >= -0.001).all()
             assert (apart < 1.0).all()
     assert speech_results.document["latency"]["settings"]["tokens"] == 4
@@ -118,7 +118,7 @@ def test_the_identity_and_the_cache_are_recorded(speech_results, dense_speech):
         "positions": POSITIONS,
         "multilingual": True,
         "default_language": "en",
-        "default_task": None,
+        "default_task": "transcribe",
     }
     assert facts["vocabulary"] == read_artifact(dense_speech).speech.output.shape[1]
 

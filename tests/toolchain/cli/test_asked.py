@@ -10,6 +10,7 @@ import pytest
 from transformers import GenerationConfig
 
 from leanear.benchmarks.measure.measure import benchmark
+from leanear.benchmarks.results_document import DecodingFacts
 from leanear.cli.commands import cli, run
 from leanear.evaluate.speech_evaluation import count_results_word_errors, written_language
 from leanear.families import whisper
@@ -224,4 +225,5 @@ def test_a_curve_and_a_comparison_say_what_was_asked_for(field, tmp_path, monkey
     ],
 )
 def test_the_language_of_transcripts(decoding, asked, heard, language):
-    assert written_language(decoding, asked, heard) == language
+    facts = DecodingFacts(**{"window_s": 30.0, "positions": 448, "default_task": None, **decoding})
+    assert written_language(facts, asked, heard) == language
