@@ -22,7 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from leanear.data.audio import read_waveform
-from leanear.data.dataset import column_for, read_examples_for, read_splits
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import column_for
+from leanear.data.splits import read_splits
 from leanear.data.word_errors import Normaliser, choose_normaliser, count_word_errors
 from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.families.tasks import read_spellings

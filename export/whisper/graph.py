@@ -12,7 +12,6 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from leanear.export.onnx.eight_bit_weights import add_block_products, add_eight_bit_weights
-from leanear.export.onnx.float16_ranges import too_large_for_half
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
 from leanear.export.onnx.heads import read_widths
@@ -70,8 +69,8 @@ def export_whisper(
     integers in the encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
     decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
     weights is in float16. alignment_heads: (layer, head) of the decoder, ascending, whose attention it gives as well,
-    which that form does not. too_large: tensors of the encoder that float16 does not hold
-    (`too_large_in_encoder`).
+    which that form does not. too_large: tensors of either graph that float16 does not hold
+    (`leanear.export.whisper.half_ranges`).
 
     Raises:
         BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
@@ -106,7 +105,8 @@ def export_whisper(
         add_half_precision(encoder, ["waveform"], half, half=half, too_large=too_large)
         half |= {t.name for t in (*inputs, *outputs) if t.name.startswith(CACHED)}
         floats = [tensor.name for tensor in inputs if not tensor.is_integer]
-        add_half_precision(decoder, floats, [t.name for t in outputs], half=half, kept_inputs=["bias"])
+        given = [tensor.name for tensor in outputs]
+        add_half_precision(decoder, floats, given, half=half, kept_inputs=["bias"], too_large=too_large)
     encoder_outputs = [helper.make_tensor_value_info(name, _kind(name in half), shape) for name, shape in produced]
     data_files = [f"{Path(out).stem}.bin" for out in (encoder_out, decoder_out)]
     with replaced_file(Path(encoder_out)) as part:
@@ -151,16 +151,6 @@ def observe_encoder(
         encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
         exported = export_whisper(model, feature_extractor, encoder, decoder, form)
         return observe(exported.encoder.path, names, ({"waveform": clip[None]} for clip in waveforms))
-
-
-def too_large_in_encoder(
-    model: Any, feature_extractor: Any, form: str, waveforms: Sequence[np.ndarray]
-) -> dict[str, float]:
-    """The largest magnitudes of an encoder's tensors that float16 does not hold; waveforms: real clips."""
-    with tempfile.TemporaryDirectory(prefix="leanear-ranges-") as folder:
-        encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
-        exported = export_whisper(model, feature_extractor, encoder, decoder, form)
-        return too_large_for_half(exported.encoder.path, ({"waveform": clip[None]} for clip in waveforms))
 
 
 def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
 
 PLAIN = "fp32"
-SLOWER = ("int8-bf16", "int8", "bf16", "fp16", PLAIN)
+SLOWER = ("int8-bf16", "int8", "fp16", "bf16", PLAIN)  # a runtime has one of the two in 16 bits, or is faster in fp16
 MOST_GATE_CLIPS = 192
 QUANTISER_SHARE = 1 / 3  # of the calibration clips, where they are few
 TRIALS_FOLDER = "trials"
@@ -231,11 +231,14 @@ def _missed(document: dict[str, Any], trial: dict[str, Any]) -> str:
 
 
 def _offered(target: Target) -> tuple[str, ...]:
-    """What the target's runtime computes in: here, or, of a target that is elsewhere, at all."""
+    """What the target's runtime computes in: here, or, of a target that is elsewhere, at all.
+
+    There a GPU's bf16 cannot be judged, so it takes the place of no other precision.
+    """
     runtime = choose_runtime(target.runtime)
-    if target.on_device or runtime.available() is not None:
-        return runtime.PRECISIONS
-    return runtime.precisions()
+    if not target.on_device and runtime.available() is None:
+        return runtime.precisions()
+    return tuple(name for name in runtime.PRECISIONS if not (runtime.ON_GPU and graph_precision(name) != name))
 
 
 def _gate_runtime(target: Target) -> tuple[str, str, str]:
