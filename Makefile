@@ -63,12 +63,13 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|ra
 test: $(READY)  ## Run the tests
 	@$(BIN)/python -m pytest -n auto --dist loadfile
 
-lint: $(READY)  ## Run ruff and mypy
+lint: $(READY)  ## Run ruff, mypy and the check of sizes
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@rm -rf build/lint && mkdir -p build/lint/leanear
 	@ln -sfn "$(CURDIR)"/toolchain/* "$(CURDIR)"/runtimes "$(CURDIR)"/export "$(CURDIR)"/calibration "$(CURDIR)"/benchmarks build/lint/leanear/
 	@MYPYPATH=build/lint $(BIN)/mypy -p leanear
+	@$(BIN)/python -m tests.size --check
 
 size:  ## Count lines, files and the largest of them
 	@$(PYTHON) -m tests.size

@@ -336,7 +336,7 @@ def _type_name(expected: Any) -> str:
     return " or ".join("null" if choice is type(None) else choice.__name__ for choice in choices)
 
 
-def _check_consistency(document: dict[str, Any], path: Path) -> None:
+def _check_consistency(document: dict[str, Any], path: Path) -> None:  # noqa: C901, PLR0912, a key each
     if "slim" not in document["artifacts"]:
         raise BadInput(f"{path}: artifacts: missing key 'slim'")
     for role in document["artifacts"]:

@@ -81,11 +81,6 @@ def average_precisions(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return _by_label(scores, truth, np.ones((1, len(scores)), np.float32))[0][0]
 
 
-def roc_areas(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(C,): how often a clip with the label scores higher than one without, ties half; NaN without both."""
-    return _by_label(scores, truth, np.ones((1, len(scores)), np.float32))[1][0]
-
-
 def d_prime(mean_auc: float) -> float:
     """How many standard deviations two normal scores are apart whose area is this one; infinite of 0 and 1."""
     if math.isnan(mean_auc):

@@ -162,31 +162,6 @@ def recomputed_activations(layers: Sequence[nn.Module]) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-def merge_curvatures(first: Curvature, second: Curvature) -> Curvature:
-    """The curvature of both sets of batches together: sums and counts add.
-
-    Raises:
-        BadInput: they are of different checkpoints, blocks, shapes or batch sizes.
-    """
-    if first.made_from.get("checkpoint") != second.made_from.get("checkpoint"):
-        raise BadInput("curvatures of different checkpoints cannot be merged")
-    if first.batch_size != second.batch_size:
-        raise BadInput(f"curvatures of batch sizes {first.batch_size} and {second.batch_size} cannot be merged")
-    if first.sites.keys() != second.sites.keys():
-        raise BadInput("curvatures of different attention blocks cannot be merged")
-    sites = {}
-    for name, one in first.sites.items():
-        pairs = [(getattr(one, projection), getattr(second.sites[name], projection)) for projection in PROJECTIONS]
-        if any(a.shape != b.shape for a, b in pairs):
-            raise BadInput(f"curvatures cannot be merged: {name} has different widths in them")
-        sites[name] = SiteCurvature(*(a + b for a, b in pairs))
-    made_from = {
-        key: "+".join(sorted({value for value in (first.made_from.get(key), second.made_from.get(key)) if value}))
-        for key in sorted({*first.made_from, *second.made_from})
-    }
-    return Curvature(sites, first.batches + second.batches, first.batch_size, made_from)
-
-
 def write_curvature(path: Path, curvature: Curvature) -> None:
     """Write curvature.safetensors, whole or not at all: one float64 vector per block and projection."""
     tensors = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from leanear.export.ast.graph import export_ast, observe_ast, too_large_in_ast
 from leanear.export.macs import count_macs
 from leanear.export.onnx.graph import ExportedGraph, graph_facts, model_sizes
 from leanear.export.onnx.half_precision import has_half_precision
-from leanear.export.whisper_artifact import Speech, write_whisper_artifact
+from leanear.export.whisper_artifact import Speech, golden_facts, write_whisper_artifact
 from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_folder, sha256_file, write_json
+from leanear.runtimes.files import replaced_folder, write_json
 from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.runtimes.tasks import classifier_task
 
@@ -81,13 +81,53 @@ def export_artifact(
                 made_from, window, left_in_float32,
             )  # fmt: skip
         return out
+    return _export_ast(
+        model, feature_extractor, golden_waveforms, out, form, source, made_from, precision, quantiser_waveforms
+    )
+
+
+def _export_ast(
+    model: Any,
+    feature_extractor: Any,
+    golden_waveforms: Sequence[np.ndarray],
+    out: Path,
+    form: str,
+    source: dict[str, Any],
+    made_from: dict[str, Any],
+    precision: str,
+    quantiser_waveforms: Sequence[np.ndarray],
+) -> Path:
+    """The artifact of an AST; the arguments are those of `export_artifact`."""
     rate = feature_extractor.sampling_rate
     golden = collect_golden(
         model, lambda clip: feature_extractor(clip, sampling_rate=rate)["input_values"], golden_waveforms
     )
+    observed = observe_ast(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
+    too_large: dict[str, float] = {}
+    if has_half_precision(precision, form):
+        clips = quantiser_waveforms or golden.waveforms
+        too_large = too_large_in_ast(model, feature_extractor, form, clips)
+    return write_classifier_artifact(
+        out,
+        golden,
+        _ast_facts(model, feature_extractor, form, source, made_from, sorted(too_large)),
+        lambda path: export_ast(
+            model, feature_extractor, path, form, precision=precision, observed=observed, too_large=too_large
+        ),
+    )
+
+
+def _ast_facts(
+    model: Any,
+    feature_extractor: Any,
+    form: str,
+    source: dict[str, Any],
+    made_from: dict[str, Any],
+    left_in_float32: Sequence[str],
+) -> ClassifierFacts:
     front_end, config = read_front_end(feature_extractor), model.config
     macs = count_macs(model, front_end, form=form)
-    facts = ClassifierFacts(
+    return ClassifierFacts(
         family="ast",
         task=classifier_task(config.problem_type, config.num_labels),
         labels=[config.id2label[number] for number in range(config.num_labels)],
@@ -100,19 +140,7 @@ def export_artifact(
             **source,
         },
         made_from=made_from,
-    )
-    observed = observe_ast(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
-    too_large: dict[str, float] = {}
-    if has_half_precision(precision, form):
-        clips = quantiser_waveforms or golden.waveforms
-        too_large = too_large_in_ast(model, feature_extractor, form, clips)
-    return write_classifier_artifact(
-        out,
-        golden,
-        replace(facts, left_in_float32=sorted(too_large)),
-        lambda path: export_ast(
-            model, feature_extractor, path, form, precision=precision, observed=observed, too_large=too_large
-        ),
+        left_in_float32=left_in_float32,
     )
 
 
@@ -127,7 +155,7 @@ def write_classifier_artifact(
     with replaced_folder(out) as part:
         exported = write_graph(part / GRAPH_FILE)
         write_golden(part / GOLDEN_FILE, golden)
-        write_json(part / "manifest.json", _manifest(facts, exported, part, len(golden.waveforms)))
+        write_json(part / "manifest.json", _manifest(facts, exported, part, golden))
     return out
 
 
@@ -153,7 +181,7 @@ def collect_golden(model: Any, features: Callable[[np.ndarray], Any], waveforms:
     return Golden(waveforms=clips, logits=np.stack(logits))
 
 
-def _manifest(facts: ClassifierFacts, exported: ExportedGraph, folder: Path, clips: int) -> dict[str, Any]:
+def _manifest(facts: ClassifierFacts, exported: ExportedGraph, folder: Path, golden: Golden) -> dict[str, Any]:
     return {
         "schema": MANIFEST_SCHEMA,
         "family": facts.family,
@@ -169,7 +197,7 @@ def _manifest(facts: ClassifierFacts, exported: ExportedGraph, folder: Path, cli
         },
         "output": {"name": "logits", "dtype": "float32", "shape": [1, len(facts.labels)]},
         "labels": list(facts.labels),
-        "golden": {"file": GOLDEN_FILE, "sha256": sha256_file(folder / GOLDEN_FILE), "clips": clips},
+        "golden": golden_facts(folder / GOLDEN_FILE, golden),
         "parity": None,
         "made_from": facts.made_from,
         "left_in_float32": list(facts.left_in_float32),

@@ -15,6 +15,7 @@ from leanear.export.onnx.half_precision import has_half_precision
 from leanear.export.whisper.golden_speech import collect_golden_speech
 from leanear.export.whisper.graph import (
     FRAMES_PER_POSITION,
+    ExportedWhisper,
     cache_sizes,
     export_whisper,
     observe_encoder,
@@ -22,11 +23,11 @@ from leanear.export.whisper.graph import (
 from leanear.export.whisper.half_ranges import too_large_in_whisper
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.voice import write_voice_graph
-from leanear.runtimes.artifact import MANIFEST_SCHEMA, write_golden
+from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.speech.alignment import Alignment
-from leanear.runtimes.speech.encoder_windows import FULL, choose_windows, windows_facts
+from leanear.runtimes.speech.encoder_windows import FULL, EncoderWindows, choose_windows, windows_facts
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
@@ -82,26 +83,55 @@ def write_whisper_artifact(
     if precision == "int8":
         observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms)
         observed = {name: seen for name, seen in observed.items() if name not in left_in_float32}
-    files = folder / ENCODER_FILE, folder / DECODER_FILE
-    any_window = len(windows.lengths) > 1
     too_large: dict[str, float] = {}
     if has_half_precision(precision, form):
         clips = quantiser_waveforms or golden.waveforms
         too_large = too_large_in_whisper(model, feature_extractor, form, clips, golden)
+    files, any_window = (folder / ENCODER_FILE, folder / DECODER_FILE), len(windows.lengths) > 1
     exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, heads, too_large)
     write_golden(folder / GOLDEN_FILE, golden)
+    _write_vocabulary(folder / VOCABULARY_FILE, speech)
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "family": "whisper",
+        "task": SPEECH_TASK,
+        "model": {**_model_facts(model, log_mel, window_tokens(speech.decoding)), **source},
+        **_graph_facts(exported, folder, log_mel, windows, size),
+        "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
+        "voice": write_voice_graph(folder, log_mel.sample_rate_hz),
+        "decoding": speech.decoding,
+        "embedding": exported.embedding,
+        "cache": cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),
+        "golden": golden_facts(folder / GOLDEN_FILE, golden),
+        "parity": None,
+        "left_in_float32": sorted({*left_in_float32, *too_large}),
+        "made_from": made_from,
+    }
+    if speech.alignment is not None:
+        manifest["alignment"] = speech.alignment.as_json()
+    write_json(folder / "manifest.json", manifest)
+
+
+def golden_facts(path: Path, golden: Golden) -> dict[str, Any]:
+    """What a manifest says of the golden clips in `path`."""
+    return {"file": path.name, "sha256": sha256_file(path), "clips": len(golden.waveforms)}
+
+
+def _write_vocabulary(path: Path, speech: Speech) -> None:
     document = {
         "schema": VOCABULARY_SCHEMA,
         "tokens": list(speech.vocabulary),
         "special_from": speech.special_from,
         "words": list(speech.words),
     }
-    write_json(folder / VOCABULARY_FILE, document)
-    manifest = {
-        "schema": MANIFEST_SCHEMA,
-        "family": "whisper",
-        "task": SPEECH_TASK,
-        "model": {**_model_facts(model, log_mel, window_tokens(speech.decoding)), **source},
+    write_json(path, document)
+
+
+def _graph_facts(
+    exported: ExportedWhisper, folder: Path, log_mel: LogMel, windows: EncoderWindows, vocabulary: int
+) -> dict[str, Any]:
+    """Both graphs, and what goes into the first and comes out of the last."""
+    return {
         "graphs": {
             "encoder": graph_facts(exported.encoder, folder / ENCODER_FILE),
             "decoder": graph_facts(exported.decoder, folder / DECODER_FILE),
@@ -117,26 +147,10 @@ def write_whisper_artifact(
         "output": {
             "name": "logits",
             "dtype": "float32",
-            "shape": ["rows", size],
+            "shape": ["rows", vocabulary],
             "two_stages": None if exported.stages is None else asdict(exported.stages),
         },
-        "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
-        "voice": write_voice_graph(folder, log_mel.sample_rate_hz),
-        "decoding": speech.decoding,
-        "embedding": exported.embedding,
-        "cache": cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),
-        "golden": {
-            "file": GOLDEN_FILE,
-            "sha256": sha256_file(folder / GOLDEN_FILE),
-            "clips": len(golden.waveforms),
-        },
-        "parity": None,
-        "left_in_float32": sorted({*left_in_float32, *too_large}),
-        "made_from": made_from,
     }
-    if speech.alignment is not None:
-        manifest["alignment"] = speech.alignment.as_json()
-    write_json(folder / "manifest.json", manifest)
 
 
 def _model_facts(model: Any, log_mel: LogMel, tokens: int) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _named_files(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
             yield part, manifest[part]
 
 
-def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
+def _check_manifest(manifest: dict[str, Any], path: Path) -> None:  # noqa: C901, PLR0912, a key each
     """Raises BadInput, naming the key, where a value that is used later is not of the kind that was promised."""
     if not isinstance(manifest["family"], str):
         raise BadInput(f"{path}: family is {manifest['family']!r}, not a text")
@@ -223,7 +223,7 @@ def _check_labels(manifest: dict[str, Any], path: Path) -> None:
         )
 
 
-def _check_whisper(manifest: dict[str, Any], path: Path) -> None:
+def _check_whisper(manifest: dict[str, Any], path: Path) -> None:  # noqa: C901, PLR0912, a key each
     for part in ("vocabulary", "decoding", "cache", "embedding"):
         if not isinstance(manifest[part], dict):
             raise BadInput(f"{path}: {part} is not an object")

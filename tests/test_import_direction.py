@@ -15,19 +15,24 @@ ROOMS = {
     "runtimes": "",
     "runtimes.process": "",
     "runtimes.audio": "runtimes runtimes.process",
-    "runtimes.speech": "runtimes",
+    "runtimes.speech.tokens": "runtimes",
+    "runtimes.speech": "runtimes runtimes.speech.tokens",
     "runtimes.backends": "runtimes runtimes.audio runtimes.speech",
     "runtimes.voice": "runtimes runtimes.backends runtimes.process runtimes.speech",
     "export.onnx": "runtimes",
     "export.ast": "export.onnx runtimes",
-    "export.whisper": "export.onnx runtimes runtimes.speech runtimes.voice",
+    "export.whisper": "export.onnx runtimes runtimes.speech runtimes.speech.tokens runtimes.voice",
     "export": "export.ast export.onnx export.whisper runtimes runtimes.backends runtimes.process runtimes.speech",
     "calibration": "runtimes runtimes.process",
     "benchmarks.sensors": "",
     "benchmarks": "benchmarks.sensors runtimes runtimes.speech",
-    "benchmarks.measure": "benchmarks benchmarks.sensors runtimes runtimes.process runtimes.speech",
-    "benchmarks.report": "benchmarks benchmarks.measure benchmarks.sensors runtimes runtimes.speech",
+    "benchmarks.measure": "benchmarks benchmarks.sensors runtimes runtimes.process runtimes.speech "
+    "runtimes.speech.tokens",
+    "benchmarks.report.drawing": "benchmarks runtimes",
+    "benchmarks.report": "benchmarks benchmarks.measure benchmarks.report.drawing benchmarks.sensors runtimes "
+    "runtimes.speech",
     "benchmarks.compare": "benchmarks benchmarks.report benchmarks.sensors runtimes",
+    "benchmarks.device.receiver": "",
     "benchmarks.device": "benchmarks benchmarks.compare benchmarks.measure benchmarks.report benchmarks.sensors "
     "runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
     "benchmarks.__main__": "benchmarks.device runtimes.process",
@@ -36,28 +41,29 @@ ROOMS = {
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": "runtimes runtimes.backends",
     "families": " benchmarks calibration data demo export export.ast runtimes runtimes.speech",
+    "families.whisper": " calibration data export families runtimes runtimes.speech",
     "recover": " calibration data families runtimes runtimes.process",
     "reference": " calibration data families recover runtimes runtimes.process",
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "
-    "families recover runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
+    "families families.whisper recover runtimes runtimes.audio runtimes.process runtimes.speech "
+    "runtimes.speech.tokens runtimes.voice",
     "timing": " benchmarks benchmarks.measure benchmarks.sensors calibration data export export.ast export.onnx "
     "export.whisper families runtimes runtimes.process runtimes.speech targets",
-    "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data demo evaluate "
-    "timing "
-    "export export.ast export.onnx export.whisper families recover reference runtimes runtimes.process runtimes.speech "
-    "targets",
-    "devices": " benchmarks benchmarks.device benchmarks.measure runtimes",
-    "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo devices "
-    "timing "
-    "evaluate export export.whisper families prune runtimes runtimes.backends runtimes.process runtimes.speech targets",
+    "prune.allocation": "runtimes",
+    "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.report.drawing benchmarks.sensors "
+    "calibration data demo evaluate export export.ast export.onnx export.whisper families prune.allocation recover "
+    "reference runtimes runtimes.process runtimes.speech targets timing",
+    "devices": " benchmarks benchmarks.device benchmarks.device.receiver benchmarks.measure runtimes",
+    "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo "
+    "devices timing evaluate export export.whisper families families.whisper prune runtimes runtimes.backends "
+    "runtimes.process runtimes.speech targets",
     "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
-    "timing "
-    "export.ast families prune recover reference runtimes runtimes.process targets",
+    "timing export.ast families prune prune.allocation recover reference runtimes runtimes.process targets",
     "studies.references": "cli",
-    "studies.demo": "calibration demo families runtimes",
-    "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families prune "
-    "timing "
-    "recover reference runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice studies targets",
+    "studies.demo": "benchmarks calibration demo families runtimes",
+    "cli": " benchmarks benchmarks.compare benchmarks.report calibration data deploy devices evaluate families "
+    "prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice studies "
+    "targets",
     "api": " benchmarks benchmarks.report benchmarks.sensors deploy evaluate families prune recover runtimes "
     "runtimes.speech targets timing",
     "entry": "cli runtimes.process",

@@ -21,7 +21,7 @@ from leanear.runtimes.sessions import SessionOptions, own_precision
 if TYPE_CHECKING:
     from leanear.benchmarks.results import Results
     from leanear.plan import Plan
-    from leanear.runtimes.speech.long_audio import Segment
+    from leanear.runtimes.speech.transcript import Segment
 
     PathLike = str | os.PathLike[str]
 Recovery = Literal["full", "lora"]
@@ -81,7 +81,7 @@ class Model:
     @property
     def pruning(self) -> dict[str, Any] | None:
         """What pruning estimated, and what it then measured on held-out calibration clips; the keys of pruning.json."""
-        from leanear.prune.job import read_pruning
+        from leanear.prune.pruning import read_pruning
 
         return read_pruning(self.folder)
 
@@ -111,9 +111,10 @@ class Model:
             LeanearError: the data is not usable, the goal is out of reach, or `out` holds something else.
         """
         from leanear.prune.goal import choose_goal
-        from leanear.prune.job import PruneJob, prune_checkpoint
+        from leanear.prune.job import PruneJob
+        from leanear.prune.pruning import prune_checkpoint
         from leanear.prune.widths import RotatedRecipe
-        from leanear.recover.distillation import Distillation
+        from leanear.recover.distillation_options import Distillation
         from leanear.targets.target import read_target
 
         goals = {
@@ -299,13 +300,14 @@ class Session:
 
         Args:
             word_timestamps: each segment has its `words` with times, for which the artifact has to be made.
-            options: of `leanear.runtimes.speech.decoding.DecodeOptions`, such as language="en".
+            options: of `leanear.runtimes.speech.decode_options.DecodeOptions`, such as language="en".
 
         Raises:
             BadInput: the model classifies (see `run`), or the artifact has no word times to give.
         """
-        from leanear.runtimes.speech.decoding import DecodeOptions
-        from leanear.runtimes.speech.long_audio import read_speech_model, require_word_times, transcribe
+        from leanear.runtimes.speech.decode_options import DecodeOptions
+        from leanear.runtimes.speech.long_audio import transcribe
+        from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
 
         if not self.files.is_speech:
             raise BadInput(f"{self.files.folder}: it classifies: use run()")

@@ -94,7 +94,7 @@ def read_bundle(folder: Path) -> Bundle:
     )
 
 
-def read_bundle_document(folder: Path) -> dict[str, Any]:
+def read_bundle_document(folder: Path) -> dict[str, Any]:  # noqa: C901, PLR0912, a key each
     """`bundle.json` of `folder`, checked as strictly as it is written; the other files are not looked at.
 
     Raises:

@@ -24,7 +24,8 @@ from leanear.benchmarks.device.flags import (
 )
 from leanear.benchmarks.device.summary_lines import print_summary, tags_text
 from leanear.benchmarks.device.transcribe import transcribe_recordings
-from leanear.benchmarks.measure.measure import BUDGET_S, benchmark, evaluate, evaluate_tags, evaluate_transcripts
+from leanear.benchmarks.measure.evaluation import evaluate, evaluate_tags, evaluate_transcripts
+from leanear.benchmarks.measure.measure import BUDGET_S, benchmark
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from leanear.benchmarks.report.report import render_markdown
 from leanear.benchmarks.results import ROLES
@@ -42,7 +43,7 @@ from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.cues import chosen_lines
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.prompts import hotwords_of
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 from leanear.runtimes.voice.speech_only import AUTO, CHOICES
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM, bundled: Se
     return 0
 
 
-def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:  # noqa: PLR0915, a flag each
     what = __doc__.partition(": ")[2]
     parser = argparse.ArgumentParser(prog=program, description=what[:1].upper() + what[1:])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

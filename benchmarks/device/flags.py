@@ -9,7 +9,7 @@ from typing import Sequence
 from leanear.benchmarks.sensors.device import usable_cores
 from leanear.runtimes.choose import offered_runtimes
 from leanear.runtimes.precisions import PRECISIONS
-from leanear.runtimes.speech.decoding import TASKS
+from leanear.runtimes.speech.decode_options import TASKS
 
 
 def at_least_0(text: str) -> float:

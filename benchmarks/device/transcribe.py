@@ -17,9 +17,10 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.cues import Lines
-from leanear.runtimes.speech.decoding import DecodeOptions, check_options
-from leanear.runtimes.speech.long_audio import Segment, Tally, read_speech_model, require_word_times
+from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
 from leanear.runtimes.speech.prompts import read_prompts
+from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
+from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.voice.graph import detectors
 from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
 

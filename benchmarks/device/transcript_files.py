@@ -12,8 +12,8 @@ from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
 from leanear.runtimes.speech.cues import Lines
-from leanear.runtimes.speech.long_audio import Segment, Tally
 from leanear.runtimes.speech.subtitles import WRITERS
+from leanear.runtimes.speech.transcript import Segment, Tally
 
 ENDINGS = {"plain": "txt", "words": "txt", "json": "json", "srt": "srt", "vtt": "vtt"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, List, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from leanear.runtimes.tasks import TAGGING_TASK
 
 SAVE_EVERY_S = 10.0
 SAY_EVERY_S = 0.2
+
+Answer = TypeVar("Answer")
 
 
 def check_clips(artifact: Artifact, clips: Clips, path: Path) -> None:
@@ -74,19 +76,30 @@ def measure_logits(request: dict[str, Any], progress: Progress) -> dict[str, Any
     rows = list(read_logits(store, len(artifact.labels)))
     if len(rows) < len(clips):
         session = require_runtime(request["runtime"], options).load(artifact, options)
-        said = saved = time.perf_counter()
-        for waveform in clips.waveforms[len(rows) :]:
-            rows.append(session.run(waveform))
-            now = time.perf_counter()
-            if now - said > SAY_EVERY_S:
-                progress(f"{len(rows)} of {len(clips)} clips", len(rows) / len(clips))
-                said = now
-            if now - saved > SAVE_EVERY_S:
-                _write_logits(store, rows)
-                saved = now
+        answer_the_rest(clips, rows, session.run, lambda: _write_logits(store, rows), progress)
         session.close()
-        _write_logits(store, rows)
     return {"clips": len(rows)}
+
+
+def answer_the_rest(
+    clips: Clips,
+    done: List[Answer],
+    answer: Callable[[np.ndarray], Answer],
+    save: Callable[[], None],
+    progress: Progress,
+) -> None:
+    """Add the answers to the clips that have none yet to `done`; they are saved now and then, and at the end."""
+    said = saved = time.perf_counter()
+    for waveform in clips.waveforms[len(done) :]:
+        done.append(answer(waveform))
+        now = time.perf_counter()
+        if now - said > SAY_EVERY_S:
+            progress(f"{len(done)} of {len(clips)} clips", len(done) / len(clips))
+            said = now
+        if now - saved > SAVE_EVERY_S:
+            save()
+            saved = now
+    save()
 
 
 def read_logits(path: Path, labels: int) -> np.ndarray:

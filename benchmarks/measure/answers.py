@@ -8,12 +8,13 @@ import numpy as np
 
 from leanear.benchmarks.measure.accuracy import cross_entropy_nats, kl_divergence_nats, read_logits
 from leanear.benchmarks.measure.job import Job
-from leanear.benchmarks.measure.processes import Progress, absolute, part_of, run_fresh
+from leanear.benchmarks.measure.parts import role_answers
+from leanear.benchmarks.measure.processes import Progress, absolute
 from leanear.benchmarks.measure.transcripts import options_for, read_transcripts
 from leanear.benchmarks.sensors.device import device_facts
 from leanear.benchmarks.tagging import packed, tag_divergences, tag_entropies
 from leanear.runtimes.files import sha256_file, sha256_json
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.decode_options import DecodeOptions
 
 NO_CLIPS = "no evaluation clips were given"
 
@@ -40,20 +41,11 @@ def _classification(job: Job, progress: Progress) -> dict[str, Any]:
     tags = job.clips.tags
     truth = [int(k) for k in job.clips.label_ids] if tags is None else [np.flatnonzero(row).tolist() for row in tags]
     part.update(labels=list(job.clips.labels), names=list(job.clips.names), label_ids=truth)
-    logits = {}
-    for place, role in enumerate(job.artifacts):
-        share = 1 / len(job.artifacts)
-        store = job.parts / f"logits-{_answers_key(job, role)}.npz"
-        request = {**job.request(role), "clips": absolute(job.clips_path), "logits": absolute(store)}
-        outcome = run_fresh(
-            "leanear.benchmarks.measure.accuracy",
-            request,
-            part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "),
-        )
-        if outcome.answer is None:
-            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
-            continue
-        logits[role] = read_logits(store, len(job.clips.labels))
+    clips, logits = absolute(job.clips_path), {}
+    stores = {role: job.parts / f"logits-{_answers_key(job, role)}.npz" for role in job.artifacts}
+    requests = {role: {"clips": clips, "logits": absolute(store)} for role, store in stores.items()}
+    for role, _ in role_answers(job, "leanear.benchmarks.measure.accuracy", requests.__getitem__, part, progress):
+        logits[role] = read_logits(stores[role], len(job.clips.labels))
         if tags is None:
             part["roles"][role] = {
                 "predicted_ids": [int(label) for label in logits[role].argmax(axis=1)],
@@ -90,20 +82,13 @@ def _transcription(job: Job, progress: Progress) -> dict[str, Any]:
         audio_s=[round(len(waveform) / job.clips.sample_rate_hz, 4) for waveform in job.clips.waveforms],
         decoding=_as_json(options_for(job.artifacts["slim"], job.clips, job.asked)),
     )
-    for place, role in enumerate(job.artifacts):
-        share = 1 / len(job.artifacts)
-        store = job.parts / f"transcripts-{_answers_key(job, role)}.json"
-        kept = {"clips": absolute(job.clips_path), "transcripts": absolute(store)}
-        request = {**job.request(role), **kept, "asked": job.asked}
-        outcome = run_fresh(
-            "leanear.benchmarks.measure.transcripts",
-            request,
-            part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "),
-        )
-        if outcome.answer is None:
-            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
-            continue
-        transcripts = read_transcripts(store)
+    clips = absolute(job.clips_path)
+    stores = {role: job.parts / f"transcripts-{_answers_key(job, role)}.json" for role in job.artifacts}
+    requests = {
+        role: {"clips": clips, "transcripts": absolute(store), "asked": job.asked} for role, store in stores.items()
+    }
+    for role, _ in role_answers(job, "leanear.benchmarks.measure.transcripts", requests.__getitem__, part, progress):
+        transcripts = read_transcripts(stores[role])
         part["roles"][role] = {
             "texts": [transcript.text for transcript in transcripts],
             "languages": [transcript.language for transcript in transcripts],

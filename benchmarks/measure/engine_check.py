@@ -19,7 +19,7 @@ from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import artifact_windows
 from leanear.runtimes.speech.guided_steps import clip_divergences, guided_logits, text_steps, until_end, written_down
-from leanear.runtimes.speech.vocabulary import read_vocabulary
+from leanear.runtimes.speech.tokens.vocabulary import read_vocabulary
 
 MOST_CLIPS = 4  # two as they are, and the two that the proof made shorter and longer than a window
 # They tell an engine that is wrong from one that is coarse: what coarseness costs is for the precision gate to say.
@@ -115,7 +115,7 @@ def _reason(answer: Dict[str, Any], is_speech: bool) -> str:
 def _bound(artifact: Artifact, precision: str, bounds: Dict[str, float]) -> float:
     """The bound of the coarsest type that is computed in: the graphs' own, or the one that the runtime is told.
 
-    What 8 bits cost this model is known from its proof, and where all else is finer an engine may be off by so much more.
+    What 8 bits cost this model is known from its proof; an engine may be off by a few times as much.
     """
     graphs = {str(graph["precision"]) for graph in artifact.manifest["graphs"].values()}
     bound = max(bounds[each] for each in {precision, *graphs})

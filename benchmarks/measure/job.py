@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Dict
 
@@ -26,6 +26,26 @@ PART_SCHEMA = "leanear-results-part-2"
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How much is measured: seconds for warm-up and steady state, samples per artifact, processes, seconds of work.
+
+    Raises:
+        BadInput: one of them is not a number to measure by.
+    """
+
+    budget_s: float
+    samples: int
+    repeats: int
+    sustained_s: float
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or self.samples < 1 or not self.budget_s > 0:
+            raise BadInput("repeats, samples and budget: each must be greater than 0")
+        if not 0 <= self.sustained_s < float("inf"):
+            raise BadInput(f"sustained: {self.sustained_s:g} s is not a time to work")
+
+
+@dataclass(frozen=True)
 class Job:
     """What is measured, checked and named: artifacts by role, clips if any, runtime, and each role's options.
 
@@ -43,6 +63,7 @@ class Job:
     parts: Path
     inputs_sha256: str
     asked: Dict[str, str]
+    effort: Effort
 
     @property
     def is_speech(self) -> bool:
@@ -87,14 +108,14 @@ def check_job(
     runtime: str,
     options: dict[str, SessionOptions],
     out: Path,
-    settings: tuple[float, int, int, float],
+    effort: Effort,
     asked: dict[str, str],
     window: str | None = None,
 ) -> Job:
     """The job, its artifacts and clips read and found to belong together.
 
-    options: of "slim" and, where there is one, of "dense"; settings: budget_s, samples, repeats, sustained_s; asked: as
-    a Job's; window: of slim, None: the artifact's own, as dense's always is.
+    options: of "slim" and, where there is one, of "dense"; asked: as a Job's; window: of slim, None: the artifact's
+    own, as dense's always is.
 
     Raises:
         BadInput: they do not.
@@ -102,20 +123,15 @@ def check_job(
     """
     for each in options.values():
         require_runtime(runtime, each)
-    artifacts = {} if dense is None else {"dense": read_artifact(Path(dense))}
-    artifacts["slim"] = read_artifact(Path(slim))
-    if dense is not None:
-        _check_comparable(artifacts["dense"], artifacts["slim"])
-    clips = None
-    if clips_path is not None:
-        clips = read_clips(Path(clips_path))
-        for artifact in artifacts.values():
-            check_clips(artifact, clips, Path(clips_path))
+    artifacts = _read_artifacts(dense, slim)
+    clips = None if clips_path is None else _read_clips(clips_path, artifacts)
     if asked:
         _check_asked(artifacts["slim"], clips, asked)
     asked_windows = {role: window if role == "slim" else None for role in artifacts}
-    is_speech = artifacts["slim"].is_speech
-    if window is not None and not is_speech:
+    windows = {}
+    if artifacts["slim"].is_speech:
+        windows = {role: artifact_windows(each, asked_windows[role]) for role, each in artifacts.items()}
+    elif window is not None:
         raise BadInput(f"--window {window}: it is for Whisper; {slim} is a classifier")
     facts = device_facts()
     inputs = {
@@ -123,7 +139,7 @@ def check_job(
         "clips": None if clips_path is None else sha256_file(Path(clips_path)),
         "runtime": runtime,
         "options": {role: [options[role].threads, options[role].precision] for role in artifacts},
-        "settings": [*settings, window],
+        "settings": [*astuple(effort), window],
         "device": device_name(facts),
         "libraries": facts["libraries"],
         **({"asked": asked} if asked else {}),
@@ -134,14 +150,28 @@ def check_job(
         clips=clips,
         runtime=runtime,
         options=options,
-        windows={role: artifact_windows(each, asked_windows[role]) for role, each in artifacts.items()}
-        if is_speech
-        else {},
+        windows=windows,
         asked_windows=asked_windows,
         parts=Path(out).with_name(f".{Path(out).stem}.parts"),
         inputs_sha256=sha256_json(inputs),
         asked=asked,
+        effort=effort,
     )
+
+
+def _read_artifacts(dense: Path | None, slim: Path) -> dict[str, Artifact]:
+    artifacts = {} if dense is None else {"dense": read_artifact(Path(dense))}
+    artifacts["slim"] = read_artifact(Path(slim))
+    if dense is not None:
+        _check_comparable(artifacts["dense"], artifacts["slim"])
+    return artifacts
+
+
+def _read_clips(path: Path, artifacts: dict[str, Artifact]) -> Clips:
+    clips = read_clips(Path(path))
+    for artifact in artifacts.values():
+        check_clips(artifact, clips, Path(path))
+    return clips
 
 
 def _check_asked(artifact: Artifact, clips: Clips | None, asked: dict[str, str]) -> None:
@@ -221,11 +251,30 @@ def _median_clip(job: Job) -> tuple[np.ndarray, str]:
     return np.ascontiguousarray(waveform[:window], np.float32), f"{source}, that of median length"
 
 
-def store_waveform(job: Job, waveform: np.ndarray) -> Path:
-    """The waveform in a file among the parts, for the processes that measure."""
+def latency_head(job: Job) -> dict[str, Any]:
+    """What the results' part "latency" says before anything is measured."""
+    waveform, source = benchmark_waveform(job)
+    effort = job.effort
+    return {
+        "settings": {
+            "repeats": effort.repeats,
+            "samples_wanted": effort.samples,
+            "budget_s": effort.budget_s,
+            "tokens": job.tokens,
+        },
+        "input": {
+            "source": source,
+            "samples": len(waveform),
+            "audio_s": round(len(waveform) / job.artifacts["slim"].sample_rate_hz, 6),
+        },
+    }
+
+
+def store_waveform(job: Job) -> Path:
+    """The benchmark's waveform in a file among the parts, for the processes that measure."""
     path = job.parts / "waveform.npy"
     with replaced_file(path) as part, open(part, "wb") as stream:
-        np.save(stream, waveform)
+        np.save(stream, benchmark_waveform(job)[0])
     return path
 
 

@@ -4,49 +4,29 @@ from __future__ import annotations
 
 import datetime
 import shutil
-import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Sequence
 
-import numpy as np
-
-from leanear.benchmarks.measure.accuracy import check_clips, cross_entropy_nats, read_logits
 from leanear.benchmarks.measure.answers import measure_answers
 from leanear.benchmarks.measure.engine_check import check_engines
-from leanear.benchmarks.measure.job import (
-    Job,
-    benchmark_waveform,
-    check_job,
-    clips_facts,
-    keep_part,
-    kept_part,
-    store_waveform,
-)
-from leanear.benchmarks.measure.memory import memory_readable
-from leanear.benchmarks.measure.processes import Progress, absolute, free_of_noise, part_of, run_fresh
+from leanear.benchmarks.measure.job import Effort, Job, check_job, clips_facts
+from leanear.benchmarks.measure.parts import latency_part, memory_part
+from leanear.benchmarks.measure.processes import Progress, free_of_noise, part_of
 from leanear.benchmarks.measure.sustained import measure_lasting_work
-from leanear.benchmarks.measure.transcripts import Transcript, options_for, read_transcripts
 from leanear.benchmarks.measure.unmeasured import unmeasured_parts
 from leanear.benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_results
-from leanear.benchmarks.sensors.device import device_facts, device_name, device_state, load_average
-from leanear.benchmarks.sensors.recorder import Recorder
-from leanear.benchmarks.sensors.sensor_records import throttling
-from leanear.benchmarks.summary import Interval, wilson_interval
-from leanear.benchmarks.tagging import TagQuality, tag_entropies, tag_quality
-from leanear.runtimes.artifact import Artifact, read_artifact
-from leanear.runtimes.choose import choose_runtime, require_runtime
-from leanear.runtimes.clips import Clips, read_clips
+from leanear.benchmarks.sensors.device import device_facts, device_name, device_state
+from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import windows_text
-from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
 REPEATS = 4
 SAMPLES_WANTED = 664  # p99 needs 662; a multiple of the repeats
 BUDGET_S = 60.0
-MEMORY_SHARE_S = 5.0
 CHECK_END, LATENCY_END, MEMORY_END, SUSTAINED_START = 0.03, 0.55, 0.65, 0.8
 LASTING_S = 600.0
 SUSTAINED_SPEED, OTHER_DEVICES, GPU_MEMORY = "sustained speed", "GPU or NPU", "GPU memory"
@@ -60,7 +40,7 @@ NOT_MEASURED = {
 }
 
 
-def benchmark(
+def benchmark(  # noqa: PLR0913, what a measurement is of
     dense: Path | None,
     slim: Path,
     clips: Path | None,
@@ -98,28 +78,33 @@ def benchmark(
         ParityFailed: an engine does not answer as the checkpoint does, so nothing is measured; `out` says so.
         MeasurementFailed: a part failed; `out` is written all the same and holds the reason and the end of the log.
     """
-    if repeats < 1 or samples < 1 or not budget_s > 0:
-        raise BadInput("repeats, samples and budget: each must be greater than 0")
-    if not 0 <= sustained_s < float("inf"):
-        raise BadInput(f"sustained: {sustained_s:g} s is not a time to work")
+    effort = Effort(budget_s, samples, repeats, sustained_s)
     by_role = {} if dense is None else {"dense": replace(options, precision=dense_precision or options.precision)}
     by_role["slim"] = options
-    settings = (budget_s, samples, repeats, sustained_s)
-    job = check_job(dense, slim, clips, runtime, by_role, out, settings, asked or {}, window)
+    job = check_job(dense, slim, clips, runtime, by_role, out, effort, asked or {}, window)
     if fresh:
         shutil.rmtree(job.parts, ignore_errors=True)
     else:
         done = _finished(out, job)
         if done is not None:
             return done
+    results = write_results(out, _measured(job, command, progress))
+    _refuse_failures(results)
+    shutil.rmtree(job.parts, ignore_errors=True)
+    progress("measured", 1.0)
+    return results
+
+
+def _measured(job: Job, command: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """The document of a results file, of which nothing is measured where an engine's answers are wrong."""
     started, before = _now(), device_state()
     check = check_engines(job, part_of(progress, 0.0, CHECK_END, "check: "))
     if check["status"] == "failed":
-        parts = unmeasured_parts(job, settings, f"the check of the engines failed: {check['reason']}")
+        parts = unmeasured_parts(job, f"the check of the engines failed: {check['reason']}")
     else:
-        parts = _measured_parts(job, settings, progress)
+        parts = _measured_parts(job, progress)
     facts = device_facts()
-    document = {
+    return {
         "schema": RESULTS_SCHEMA,
         "tool": {"name": "leanear", "version": facts["libraries"]["leanear"]},
         "command": [str(argument) for argument in command],
@@ -127,14 +112,8 @@ def benchmark(
         "finished_utc": _now(),
         "inputs_sha256": job.inputs_sha256,
         "task": job.artifacts["slim"].task,
-        "runtime": runtime,
-        "options": {
-            "threads": options.threads,
-            "precisions": {role: each.precision for role, each in by_role.items()},
-            "windows": {
-                role: windows_text(each, job.artifacts[role].sample_rate_hz) for role, each in job.windows.items()
-            },
-        },
+        "runtime": job.runtime,
+        "options": _options_facts(job),
         "artifacts": {role: _artifact_facts(artifact) for role, artifact in job.artifacts.items()},
         "clips": clips_facts(job),
         "device_name": device_name(facts),
@@ -143,27 +122,35 @@ def benchmark(
         "device_after": device_state(),
         "check": check,
         **parts,
-        "not_measured": _not_measured(runtime, parts["sustained"]["seconds"]),
+        "not_measured": _not_measured(job.runtime, parts["sustained"]["seconds"]),
     }
-    results = write_results(out, document)
-    failures = results.failures()
+
+
+def _options_facts(job: Job) -> dict[str, Any]:
+    windows = {role: windows_text(each, job.artifacts[role].sample_rate_hz) for role, each in job.windows.items()}
+    return {
+        "threads": job.options["slim"].threads,
+        "precisions": {role: each.precision for role, each in job.options.items()},
+        "windows": windows,
+    }
+
+
+def _refuse_failures(results: Results) -> None:
+    runtime, out = results.document["runtime"], results.path
     if results.is_wrong:
-        raise ParityFailed(f"on {runtime} nothing was measured: {check['reason']} (all of it is in {out})")
-    if failures:
-        part, reason = next(iter(failures.items()))
+        reason = results.document["check"]["reason"]
+        raise ParityFailed(f"on {runtime} nothing was measured: {reason} (all of it is in {out})")
+    for part, reason in results.failures().items():
         raise MeasurementFailed(f"{part} on {runtime} failed: {reason} (all of it is in {out})")
-    shutil.rmtree(job.parts, ignore_errors=True)
-    progress("measured", 1.0)
-    return results
 
 
-def _measured_parts(job: Job, settings: tuple[float, int, int, float], progress: Progress) -> dict[str, Any]:
-    """Latency, memory, accuracy and sustained work; settings: budget_s, samples, repeats, sustained_s."""
-    budget_s, samples, repeats, sustained_s = settings
+def _measured_parts(job: Job, progress: Progress) -> dict[str, Any]:
+    """Latency, memory, accuracy and sustained work."""
+    sustained_s = job.effort.sustained_s
     answers_end = SUSTAINED_START if sustained_s else 1.0
     return {
-        "latency": _latency(job, budget_s, samples, repeats, part_of(progress, CHECK_END, LATENCY_END, "latency: ")),
-        "memory": _memory(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: ")),
+        "latency": latency_part(job, part_of(progress, CHECK_END, LATENCY_END, "latency: ")),
+        "memory": memory_part(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: ")),
         "accuracy": measure_answers(job, part_of(progress, MEMORY_END, answers_end, "accuracy: ")),
         "sustained": measure_lasting_work(job, sustained_s, part_of(progress, answers_end, 1.0, "sustained: ")),
     }
@@ -177,169 +164,6 @@ def _not_measured(runtime: str, sustained_s: float) -> dict[str, str]:
     return {name: reason for name, reason in NOT_MEASURED.items() if name not in told}
 
 
-@dataclass(frozen=True)
-class TagEvaluation:
-    """One artifact's answers on clips that may have several labels. logits: float32 (clips, labels)."""
-
-    quality: TagQuality
-    cross_entropy_nats: float
-    logits: np.ndarray
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One artifact's answers on labelled clips. accuracy: a share with Wilson's interval; cross_entropy_nats: mean."""
-
-    clips: int
-    correct: int
-    accuracy: Interval
-    cross_entropy_nats: float
-    names: tuple[str, ...]
-    label_ids: tuple[int, ...]
-    predicted_ids: tuple[int, ...]
-    labels: tuple[str, ...]
-
-
-def evaluate(
-    artifact: Path,
-    clips: Path,
-    runtime: str,
-    options: SessionOptions,
-    *,
-    store: Path | None = None,
-    progress: Progress = free_of_noise,
-) -> Evaluation:
-    """The accuracy of one classifier of single labels on its runtime, in a fresh process.
-
-    store: a file that keeps the answers, so that interrupted work goes on; it has to be of just these arguments.
-
-    Raises:
-        BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
-    """
-    checked, labelled = _check_evaluation(artifact, clips, runtime, options)
-    if checked.task in (SPEECH_TASK, TAGGING_TASK):
-        raise BadInput(f"{artifact}: it is for {checked.task}; its answers have no accuracy")
-    logits = _logits(checked, labelled, clips, runtime, options, store, progress)
-    predicted = logits.argmax(axis=1)
-    correct = int((predicted == labelled.label_ids).sum())
-    return Evaluation(
-        clips=len(labelled),
-        correct=correct,
-        accuracy=wilson_interval(correct, len(labelled)),
-        cross_entropy_nats=float(cross_entropy_nats(logits, labelled.label_ids).mean()),
-        names=labelled.names,
-        label_ids=tuple(int(label) for label in labelled.label_ids),
-        predicted_ids=tuple(int(label) for label in predicted),
-        labels=labelled.labels,
-    )
-
-
-def evaluate_tags(
-    artifact: Path,
-    clips: Path,
-    runtime: str,
-    options: SessionOptions,
-    *,
-    store: Path | None = None,
-    progress: Progress = free_of_noise,
-) -> TagEvaluation:
-    """How well one artifact whose clips may have several labels ranks them on its runtime, in a fresh process.
-
-    store: as for `evaluate`.
-
-    Raises:
-        BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
-    """
-    checked, tagged = _check_evaluation(artifact, clips, runtime, options)
-    if checked.task != TAGGING_TASK or tagged.tags is None:
-        raise BadInput(f"{artifact}: it is for {checked.task}; its clips do not have several labels")
-    logits = _logits(checked, tagged, clips, runtime, options, store, progress)
-    return TagEvaluation(tag_quality(logits, tagged.tags), float(tag_entropies(logits, tagged.tags).mean()), logits)
-
-
-def _logits(
-    artifact: Artifact,
-    labelled: Clips,
-    clips: Path,
-    runtime: str,
-    options: SessionOptions,
-    store: Path | None,
-    progress: Progress,
-) -> np.ndarray:
-    """float32 (clips, labels); store: as for `evaluate`."""
-    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
-        store = store or Path(folder) / "logits.npz"
-        _answer_clips(
-            artifact,
-            clips,
-            runtime,
-            options,
-            "leanear.benchmarks.measure.accuracy",
-            {"logits": absolute(store)},
-            progress,
-        )
-        return read_logits(store, len(labelled.labels))
-
-
-def evaluate_transcripts(
-    artifact: Path,
-    clips: Path,
-    runtime: str,
-    options: SessionOptions,
-    *,
-    store: Path | None = None,
-    progress: Progress = free_of_noise,
-    asked: dict[str, str] | None = None,
-) -> tuple[Transcript, ...]:
-    """What one speech artifact hears in every clip on its runtime, in a fresh process.
-
-    store: as for `evaluate`; asked: as for `benchmark`.
-
-    Raises:
-        BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
-    """
-    checked, read = _check_evaluation(artifact, clips, runtime, options)
-    if not checked.is_speech:
-        raise BadInput(f"{artifact}: it classifies; it writes no transcripts")
-    options_for(checked, read, asked or {})
-    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
-        store = store or Path(folder) / "transcripts.json"
-        worker, kept = "leanear.benchmarks.measure.transcripts", {"transcripts": absolute(store), "asked": asked or {}}
-        _answer_clips(checked, clips, runtime, options, worker, kept, progress)
-        return read_transcripts(store)
-
-
-def _check_evaluation(artifact: Path, clips: Path, runtime: str, options: SessionOptions) -> tuple[Artifact, Clips]:
-    require_runtime(runtime, options)
-    checked, read = read_artifact(Path(artifact)), read_clips(Path(clips))
-    check_clips(checked, read, Path(clips))
-    return checked, read
-
-
-def _answer_clips(
-    artifact: Artifact,
-    clips: Path,
-    runtime: str,
-    options: SessionOptions,
-    worker: str,
-    kept: dict[str, Any],
-    progress: Progress,
-) -> None:
-    """Run `worker` over all clips; kept: the key and the file of its answers, and what else it is told."""
-    request = {
-        "artifact": absolute(artifact.folder),
-        "runtime": runtime,
-        "threads": options.threads,
-        "precision": options.precision,
-        "window": None,
-        "clips": absolute(clips),
-        **kept,
-    }
-    outcome = run_fresh(worker, request, progress)
-    if outcome.answer is None:
-        raise MeasurementFailed(f"the clips through {artifact.folder} on {runtime} failed: {outcome.reason}")
-
-
 def _finished(out: Path, job: Job) -> Results | None:
     """What `out` holds, if it is whole, of the same inputs, and nothing in it failed."""
     if not Path(out).is_file():
@@ -350,111 +174,6 @@ def _finished(out: Path, job: Job) -> Results | None:
         return None
     same = results.document["inputs_sha256"] == job.inputs_sha256
     return results if same and not results.failures() else None
-
-
-def _latency(job: Job, budget_s: float, samples: int, repeats: int, progress: Progress) -> dict[str, Any]:
-    """The results' part "latency", with what the sensors showed meanwhile."""
-    kept = kept_part(job, "latency")
-    if kept is not None:
-        return kept
-    with Recorder() as recorder:
-        part = _timings(job, budget_s, samples, repeats, progress)
-    record = recorder.record()
-    part["sensors"] = {**record, "throttling": throttling(record)}
-    keep_part(job, "latency", part)
-    return part
-
-
-def _timings(job: Job, budget_s: float, samples: int, repeats: int, progress: Progress) -> dict[str, Any]:
-    order = interleaved(tuple(job.artifacts), repeats)
-    waveform, source = benchmark_waveform(job)
-    part: dict[str, Any] = {
-        "status": "ok",
-        "reason": "",
-        "log_tail": [],
-        "settings": {"repeats": repeats, "samples_wanted": samples, "budget_s": budget_s, "tokens": job.tokens},
-        "input": {
-            "source": source,
-            "samples": len(waveform),
-            "audio_s": round(len(waveform) / job.artifacts["slim"].sample_rate_hz, 6),
-        },
-        "order": list(order),
-        "repeats": [],
-        "session": {},
-        "front_end_share": {},
-    }
-    stored = store_waveform(job, waveform)
-    for place, role in enumerate(order):
-        repeat = sum(earlier == role for earlier in order[:place])
-        done, following = place / len(order), (place + 1) / len(order)
-        request = {
-            **job.request(role),
-            "waveform": absolute(stored),
-            "samples": -(-samples // repeats),
-            "share_s": budget_s / len(order),
-            "tokens": job.tokens,
-        }
-        load = load_average()
-        text = f"{job.name(role)}, process {repeat + 1} of {repeats}, "
-        outcome = run_fresh("leanear.benchmarks.measure.latency", request, part_of(progress, done, following, text))
-        entry = {"role": role, "repeat": repeat, "load_average_before": load}
-        if outcome.answer is None:
-            entry.update(status="failed", reason=outcome.reason, log_tail=list(outcome.log_tail))
-            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
-            part["repeats"].append(entry)
-            break
-        part["session"][role] = outcome.answer.pop("facts")
-        entry.update(status="ok", reason="", log_tail=[], **outcome.answer)
-        part["repeats"].append(entry)
-    if job.is_speech and part["status"] == "ok":
-        _front_end_shares(job, part, stored)
-    return part
-
-
-def _front_end_shares(job: Job, part: dict[str, Any], waveform: Path) -> None:
-    """Add each role's share of the encoder's time that is the front end's."""
-    for role in job.artifacts:
-        request = {**job.request(role), "waveform": absolute(waveform)}
-        outcome = run_fresh("leanear.benchmarks.measure.front_end", request, free_of_noise)
-        if outcome.answer is None:
-            reason = f"{job.name(role)}, front end: {outcome.reason}"
-            part.update(status="failed", reason=reason, log_tail=list(outcome.log_tail))
-            return
-        part["front_end_share"][role] = outcome.answer["share"]
-
-
-def interleaved(roles: Sequence[str], repeats: int) -> tuple[str, ...]:
-    """The order of the processes: A B B A A B B A, so that a slow drift of the machine falls on both alike."""
-    order: list[str] = []
-    for repeat in range(repeats):
-        order.extend(roles if repeat % 2 == 0 else reversed(roles))
-    return tuple(order)
-
-
-def _memory(job: Job, progress: Progress) -> dict[str, Any]:
-    kept = kept_part(job, "memory")
-    if kept is not None:
-        return kept
-    part: dict[str, Any] = {"status": "ok", "reason": "", "log_tail": [], "roles": {}}
-    reason = memory_readable()
-    if reason is not None:
-        part.update(status="not measured", reason=reason)
-        return part
-    stored = store_waveform(job, benchmark_waveform(job)[0])
-    for place, role in enumerate(job.artifacts):
-        request = {**job.request(role), "waveform": absolute(stored), "share_s": MEMORY_SHARE_S, "tokens": job.tokens}
-        share = 1 / len(job.artifacts)
-        outcome = run_fresh(
-            "leanear.benchmarks.measure.memory",
-            request,
-            part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "),
-        )
-        if outcome.answer is None:
-            part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
-        else:
-            part["roles"][role] = outcome.answer
-    keep_part(job, "memory", part)
-    return part
 
 
 def _artifact_facts(artifact: Artifact) -> dict[str, Any]:

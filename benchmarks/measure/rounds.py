@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Iterator, Sequence, TypeVar
 
 import numpy as np
 
@@ -49,15 +49,9 @@ def measure_rounds(request: dict[str, Any], progress: Progress) -> dict[str, Any
     calls = [_timed_call(session, source) for session, source in zip(sessions, inputs)]
     typical_ms = [_typical_ms(turn(call, 2)[0]) for call in calls]
     turns: list[list[tuple[float, float]]] = [[] for _ in sessions]
-    deadline = time.perf_counter() + request["share_s"]
-    for made in range(request["rounds"]):
-        if made >= 2 and time.perf_counter() > deadline:
-            break
-        progress(f"round {made + 1}", 0.2 + 0.8 * made / request["rounds"])
-        order = range(len(sessions)) if made % 2 == 0 else range(len(sessions) - 1, -1, -1)
-        for number in order:
-            samples_ms, share = quiet_turn(calls[number], _runs_in_a_turn(typical_ms[number]), deadline)
-            turns[number].append((_typical_ms(samples_ms), share))
+    runs = [_runs_in_a_turn(each) for each in typical_ms]
+    for number, samples_ms, share in taken_in_turn(calls, runs, request, progress):
+        turns[number].append((_typical_ms(samples_ms), share))
     facts = sessions[0].facts()
     for session in sessions:
         session.close()
@@ -105,6 +99,23 @@ def _timed_call(session: Session, source: np.ndarray) -> Callable[[], float]:
 def _typical_ms(samples_ms: list[float]) -> float:
     """The median of a turn's calls after the first, or its only one."""
     return round(statistics.median(samples_ms[1:] or samples_ms), 4)
+
+
+def taken_in_turn(
+    calls: Sequence[Callable[[], Timed]], runs: Sequence[int], request: dict[str, Any], progress: Progress
+) -> Iterator[tuple[int, list[Timed], float]]:
+    """Turn by turn, whose it was, what its calls gave, and the share of all cores that others used meanwhile.
+
+    runs: calls in a turn of each. Every second round goes backwards; request: rounds and share_s of `measure_rounds`.
+    """
+    deadline = time.perf_counter() + request["share_s"]
+    for made in range(request["rounds"]):
+        if made >= 2 and time.perf_counter() > deadline:
+            return
+        progress(f"round {made + 1}", 0.2 + 0.8 * made / request["rounds"])
+        order = range(len(calls)) if made % 2 == 0 else range(len(calls) - 1, -1, -1)
+        for number in order:
+            yield (number, *quiet_turn(calls[number], runs[number], deadline))
 
 
 def quiet_turn(call: Callable[[], Timed], runs: int, deadline: float) -> tuple[list[Timed], float]:

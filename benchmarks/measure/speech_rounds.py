@@ -6,7 +6,6 @@ Every window is given the same noise and generates the same number of tokens, wh
 from __future__ import annotations
 
 import statistics
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from leanear.benchmarks.inference import STAGES, timed_window
 from leanear.benchmarks.measure.processes import Progress, answer_request
-from leanear.benchmarks.measure.rounds import quiet_turn, turn
+from leanear.benchmarks.measure.rounds import taken_in_turn, turn
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
@@ -42,16 +41,9 @@ def measure_speech_rounds(request: dict[str, Any], progress: Progress) -> dict[s
         turn(call, 1)
     stages: list[list[Stages]] = [[] for _ in sessions]
     shares: list[list[float]] = [[] for _ in sessions]
-    deadline = time.perf_counter() + request["share_s"]
-    for made in range(request["rounds"]):
-        if made >= 2 and time.perf_counter() > deadline:
-            break
-        progress(f"round {made + 1}", 0.2 + 0.8 * made / request["rounds"])
-        order = range(len(sessions)) if made % 2 == 0 else range(len(sessions) - 1, -1, -1)
-        for number in order:
-            windows, share = quiet_turn(calls[number], 2, deadline)
-            stages[number].append({stage: _settled(windows, stage) for stage in STAGES})
-            shares[number].append(share)
+    for number, windows, share in taken_in_turn(calls, [2] * len(calls), request, progress):
+        stages[number].append({stage: _settled(windows, stage) for stage in STAGES})
+        shares[number].append(share)
     for session in sessions:
         session.close()
     return {"stages_ms": stages, "others_share": shares}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from leanear.benchmarks.inference import Inference, one_inference
-from leanear.benchmarks.measure.job import Job, benchmark_waveform, keep_part, kept_part, store_waveform
+from leanear.benchmarks.measure.job import Job, keep_part, kept_part, store_waveform
 from leanear.benchmarks.measure.processes import Progress, absolute, answer_request, part_of, run_fresh
 from leanear.benchmarks.sensors.energy import energy
 from leanear.benchmarks.sensors.recorder import Recorder
@@ -106,7 +106,7 @@ def measure_lasting_work(job: Job, seconds: float, progress: Progress, root: Pat
             part.update(status="not measured", reason=reason)
             return part
         part["seconds"] = ENERGY_S
-    waveform = absolute(store_waveform(job, benchmark_waveform(job)[0]))
+    waveform = absolute(store_waveform(job))
     for place, role in enumerate(job.artifacts):
         request = {**job.request(role), "waveform": waveform, "tokens": job.tokens, "seconds": part["seconds"]}
         share = 1 / len(job.artifacts)

@@ -10,7 +10,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from leanear.benchmarks.measure.accuracy import SAVE_EVERY_S, SAY_EVERY_S, check_clips
+from leanear.benchmarks.measure.accuracy import answer_the_rest, check_clips
 from leanear.benchmarks.measure.processes import Progress, answer_request
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import require_runtime
@@ -18,10 +18,12 @@ from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, write_json
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
-from leanear.runtimes.speech.decoding import DecodeOptions, check_options
-from leanear.runtimes.speech.long_audio import Segment, SpeechModel, Tally, read_speech_model, transcribe
-from leanear.runtimes.speech.repeats import compression_ratio
-from leanear.runtimes.speech.token_rules import speech_tokens
+from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
+from leanear.runtimes.speech.long_audio import transcribe
+from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
+from leanear.runtimes.speech.tokens.repeats import compression_ratio
+from leanear.runtimes.speech.tokens.token_rules import speech_tokens
+from leanear.runtimes.speech.transcript import Segment, Tally
 
 TRANSCRIPTS_SCHEMA = "leanear-transcripts-1"
 
@@ -113,18 +115,14 @@ def measure_transcripts(request: dict[str, Any], progress: Progress) -> dict[str
         session_options = SessionOptions(threads=request["threads"], precision=request["precision"])
         model = read_speech_model(artifact, request["window"])
         session = require_runtime(request["runtime"], session_options).load(artifact, session_options)
-        said = saved = time.perf_counter()
-        for waveform in clips.waveforms[len(done) :]:
-            done.append(transcribe_clip(session, model, waveform, options))
-            now = time.perf_counter()
-            if now - said > SAY_EVERY_S:
-                progress(f"{len(done)} of {len(clips)} clips", len(done) / len(clips))
-                said = now
-            if now - saved > SAVE_EVERY_S:
-                _write_transcripts(store, done)
-                saved = now
+        answer_the_rest(
+            clips,
+            done,
+            lambda waveform: transcribe_clip(session, model, waveform, options),
+            lambda: _write_transcripts(store, done),
+            progress,
+        )
         session.close()
-        _write_transcripts(store, done)
     return {"clips": len(done)}
 
 

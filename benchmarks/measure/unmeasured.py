@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple
+from typing import Any, Dict
 
-from leanear.benchmarks.measure.job import Job, benchmark_waveform
+from leanear.benchmarks.measure.job import Job, latency_head
 from leanear.benchmarks.sensors.recorder import Recorder
 from leanear.benchmarks.sensors.sensor_records import throttling
 
 
-def unmeasured_parts(job: Job, settings: Tuple[float, int, int, float], reason: str) -> Dict[str, Any]:
-    """Latency, memory, accuracy and sustained work without a number.
-
-    settings: budget_s, samples, repeats, sustained_s.
-    """
-    budget_s, samples, repeats, _ = settings
+def unmeasured_parts(job: Job, reason: str) -> Dict[str, Any]:
+    """Latency, memory, accuracy and sustained work without a number."""
     none: Dict[str, Any] = {"status": "not measured", "reason": reason, "log_tail": []}
-    waveform, source = benchmark_waveform(job)
     with Recorder() as recorder:
         pass
     record = recorder.record()
     latency = {
         **none,
-        "settings": {"repeats": repeats, "samples_wanted": samples, "budget_s": budget_s, "tokens": job.tokens},
-        "input": {
-            "source": source,
-            "samples": len(waveform),
-            "audio_s": round(len(waveform) / job.artifacts["slim"].sample_rate_hz, 6),
-        },
+        **latency_head(job),
         "order": [],
         "repeats": [],
         "session": {},

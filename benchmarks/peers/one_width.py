@@ -30,7 +30,7 @@ from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import task_of
 from leanear.progress import Narrator
-from leanear.prune.allocate import Allocation
+from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.costs import Costs, mac_costs, parameter_costs
 from leanear.prune.padding import held_blocks, unfilled_blocks, without_filled
 from leanear.prune.scoring import score_widths

@@ -36,7 +36,9 @@ class Ours:
         from leanear.runtimes.artifact import read_artifact
         from leanear.runtimes.choose import require_runtime
         from leanear.runtimes.sessions import SessionOptions
-        from leanear.runtimes.speech.long_audio import Tally, read_speech_model, transcribe
+        from leanear.runtimes.speech.long_audio import transcribe
+        from leanear.runtimes.speech.speech_model import read_speech_model
+        from leanear.runtimes.speech.transcript import Tally
 
         artifact = read_artifact(Path(request["model"]))
         options = SessionOptions(threads=request["threads"], precision=request["precision"])

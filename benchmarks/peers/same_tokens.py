@@ -21,8 +21,9 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
-from leanear.runtimes.speech.long_audio import read_speech_model
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import decode_window
+from leanear.runtimes.speech.speech_model import read_speech_model
 
 BATCH_CLIPS = 40
 ROOM = 6  # positions for the prompt

@@ -80,7 +80,7 @@ def render(rows: list[Row], title: str, predicted_dense_ms: float, dense_ms: flo
     return shown
 
 
-def main() -> int:
+def main() -> int:  # noqa: PLR0915
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--data")

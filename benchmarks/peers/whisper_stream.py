@@ -21,7 +21,7 @@ import numpy as np
 
 from leanear.data.audio import read_waveform
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.speech.long_audio import read_speech_model
+from leanear.runtimes.speech.speech_model import read_speech_model
 
 RATE_HZ = 16_000
 PIECE_S = 0.1

@@ -34,10 +34,12 @@ from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
 from leanear.runtimes.speech import decoding
-from leanear.runtimes.speech.decoding import DecodeOptions
-from leanear.runtimes.speech.long_audio import SpeechModel, Tally, read_speech_model, transcribe
-from leanear.runtimes.speech.text_tokens import text_tokens
-from leanear.runtimes.speech.token_rules import SpeechTokens, TokenRules
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.long_audio import transcribe
+from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
+from leanear.runtimes.speech.tokens.text_tokens import text_tokens
+from leanear.runtimes.speech.tokens.token_rules import SpeechTokens, TokenRules
+from leanear.runtimes.speech.transcript import Tally
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import VoiceGraph, load_voice_graph
 from leanear.runtimes.voice.speech_only import SpeechOnly

@@ -27,7 +27,7 @@ from leanear.benchmarks.peers.environments import build_environment
 from leanear.data.audio import read_waveform
 from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.runtimes.files import write_json
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.long_audio import transcribe
 
 ENVIRONMENT = Path(__file__).with_name(".venv-words")

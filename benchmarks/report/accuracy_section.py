@@ -10,8 +10,8 @@ import numpy as np
 from leanear.benchmarks.analysis import Analysis, correct_answers
 from leanear.benchmarks.formatting import runtime_text
 from leanear.benchmarks.report.blocks import gate_paragraph, unmeasured
+from leanear.benchmarks.report.drawing.pictures import picture_intervals
 from leanear.benchmarks.report.page import Block, Section, Table, figures
-from leanear.benchmarks.report.pictures import picture_intervals
 from leanear.benchmarks.summary import Gate, Interval, wilson_interval
 from leanear.benchmarks.verdict import loss_of, loss_text, points_moved
 

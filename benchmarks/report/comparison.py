@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from leanear.benchmarks.formatting import NO_RATE_INTERVAL, PRUNED_PARTS, WORD_ERROR_RATE, count
+from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
 from leanear.benchmarks.report.page import Block, Card, Paragraph, Report, Section, Table
-from leanear.benchmarks.report.pictures import Curve, picture_curves
 from leanear.benchmarks.tagging import MEAN_AP
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json

@@ -8,8 +8,8 @@ from typing import Any, Sequence
 
 from leanear.benchmarks.analysis import Analysis, analyse, medians_ms, memory_bytes, quotient
 from leanear.benchmarks.formatting import megabytes, milliseconds
+from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
 from leanear.benchmarks.report.page import Block, Card, Log, Paragraph, Report, Section, Table
-from leanear.benchmarks.report.pictures import Curve, picture_curves
 from leanear.benchmarks.report.report import ReportPaths, write_page
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.sensors.device import is_measured

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List
 
+from leanear.benchmarks.report.drawing.pictures import picture_stacks
 from leanear.benchmarks.report.page import Block, Paragraph, Table
-from leanear.benchmarks.report.pictures import picture_stacks
 
 TITLES = {"encoder": "encoder", "decoder": "decoder"}
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any, Mapping, Sequence
 
 from leanear.benchmarks.formatting import PRUNED_PARTS
+from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
+from leanear.benchmarks.report.drawing.plotting import Picture
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
-from leanear.benchmarks.report.pictures import Curve, picture_curves
-from leanear.benchmarks.report.plotting import Picture
 
 LEAST_NATS = 1e-6  # what less is drawn as, and called 0
 

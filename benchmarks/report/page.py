@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Sequence, Union
 
-from leanear.benchmarks.report.plotting import Picture
+from leanear.benchmarks.report.drawing.plotting import Picture
 from leanear.benchmarks.summary import Gate
 from leanear.benchmarks.verdict import Verdict
 

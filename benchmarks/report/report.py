@@ -10,8 +10,8 @@ from typing import Any, Sequence
 
 from leanear.benchmarks.formatting import without_folders
 from leanear.benchmarks.report.comparison import comparison_report, comparison_sections, read_comparison
+from leanear.benchmarks.report.drawing.plotting import Picture, svgs
 from leanear.benchmarks.report.page import Block, Log, Paragraph, Report, Section, Table
-from leanear.benchmarks.report.plotting import Picture, svgs
 from leanear.benchmarks.report.precision_section import read_precision
 from leanear.benchmarks.report.sections import Extra, compose_report
 from leanear.benchmarks.results import Results, read_results

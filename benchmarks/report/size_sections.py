@@ -15,10 +15,10 @@ from leanear.benchmarks.analysis import (
 )
 from leanear.benchmarks.formatting import MEGA, PRUNED_PARTS, count, kilobytes, megabytes
 from leanear.benchmarks.report.blocks import comparison_table, unmeasured
+from leanear.benchmarks.report.drawing.pictures import WidthCell, picture_ratios, picture_stacks, picture_widths
 from leanear.benchmarks.report.feed_forward_map import feed_forward_map
 from leanear.benchmarks.report.headline import comparison_row, macs_name
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
-from leanear.benchmarks.report.pictures import WidthCell, picture_ratios, picture_stacks, picture_widths
 from leanear.benchmarks.speech_analysis import cache_bytes
 
 KIND_NAMES = {

@@ -16,9 +16,9 @@ from leanear.benchmarks.formatting import (
     signed,
 )
 from leanear.benchmarks.report.blocks import comparison_table, gate_paragraph, unmeasured
+from leanear.benchmarks.report.drawing.pictures import picture_intervals, picture_stacks
 from leanear.benchmarks.report.headline import comparison_row, rtf_of
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
-from leanear.benchmarks.report.pictures import picture_intervals, picture_stacks
 from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, clip_errors
 from leanear.benchmarks.summary import Gate, Interval
 from leanear.benchmarks.verdict import loss_text

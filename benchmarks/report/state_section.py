@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
+from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
-from leanear.benchmarks.report.pictures import Curve, picture_curves
 from leanear.benchmarks.sensors.device import is_measured
 
 UNITS = {

@@ -10,8 +10,8 @@ import numpy as np
 from leanear.benchmarks.analysis import Analysis
 from leanear.benchmarks.formatting import NO_RATE_INTERVAL, runtime_text
 from leanear.benchmarks.report.blocks import gate_paragraph, unmeasured
+from leanear.benchmarks.report.drawing.pictures import picture_intervals
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
-from leanear.benchmarks.report.pictures import picture_intervals
 from leanear.benchmarks.summary import Gate, Interval
 from leanear.benchmarks.tag_analysis import TagAnalysis
 from leanear.benchmarks.tagging import MEAN_AP, TagQuality, differing_answers

@@ -22,8 +22,6 @@ GROUP_MACS = 2_000_000  # what starting the operators of one more group costs, a
 # TensorRT has a fused kernel for heads whose two widths are equal and at least 16, and fills up what is no multiple of
 # 16 by kernels of their own: of 19 pairs of widths built with TensorRT-RTX 1.7 for SM 8.6, none with two widths fused.
 FUSED_COLUMNS = 16
-
-
 FUSED_GROUP_MACS = 100_000_000  # what a group's kernels cost to start, 20 microseconds of 5 TMAC/s: an estimate
 
 

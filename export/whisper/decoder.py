@@ -75,51 +75,65 @@ def add_decoder(
     (R, H, N, V). With `alignment_heads`, (layer, head) ascending, `alignment` (A, R N, T) as well: their scores before
     the softmax.
     """
-    config, decoder = model.config, model.model.decoder
+    config = model.config
+    positions: int | str = POSITIONS if any_window else config.max_source_positions
     inputs = [
         Tensor("embedded", ["rows", "new", config.d_model]),
         Tensor("positions", ["new"], is_integer=True),
         Tensor("bias", ["new", "room_and_new"]),
     ]
     outputs = [Tensor("logits", ["rows", config.vocab_size])]
+    step = _add_step(graph, form)
+    hidden = _add_embeddings(graph, model)
+    for number, layer in enumerate(model.model.decoder.layers):
+        hidden = _add_layer(graph, hidden, layer, step, number, form)
+        cached, new = _keys_and_values(layer, number, form, positions)
+        inputs, outputs = inputs + cached, outputs + new
+    _add_logits(graph, hidden, model, step, stages, form)
+    if alignment_heads:
+        _add_alignment(graph, alignment_heads)
+        outputs.append(Tensor("alignment", [len(alignment_heads), "rows_and_new", positions]))
+    return inputs, outputs
+
+
+def _add_step(graph: Graph, form: str) -> _Step:
     shape = graph.node("Shape", ["embedded"], "decoder.shape", start=0, end=2)
     room = graph.node("Shape", ["self_key.0"], "decoder.room", start=3, end=4)
     new = graph.node("Shape", ["positions"], "decoder.new")
     windows = "" if form == "tensorrt" else graph.node("Shape", ["cross_key.0"], "decoder.windows", start=0, end=1)
-    step = _Step(shape, graph.node("Concat", [room, new], "decoder.parts", axis=0), windows, "bias")
-    hidden = _add_embeddings(graph, model)
-    for number, layer in enumerate(decoder.layers):
-        name = f"decoder.layers.{number}"
-        normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
-        attention, group = read_attention(layer.self_attn), cache_group(layer.self_attn, form)
-        attended = _add_self_attention(graph, normed, attention, group, step, number, form)
-        hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
-        normed = add_layernorm(graph, hidden, layer.encoder_attn_layer_norm, f"{name}.encoder_attn_layer_norm")
-        cross, cross_group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
-        attended = _add_cross_attention(graph, normed, cross, cross_group, step, number, form)
-        hidden = graph.node("Add", [attended, hidden], f"{name}.encoder_attn.residual")
-        hidden = add_mlp(graph, hidden, layer, name)
+    return _Step(shape, graph.node("Concat", [room, new], "decoder.parts", axis=0), windows, "bias")
 
-        heads, key, value = len(group.heads), group.query_key_width, group.value_output_width
-        cross_heads = len(cross_group.heads)
-        positions: int | str = POSITIONS if any_window else config.max_source_positions
-        of_each: Shape = [] if form == "tensorrt" else ["windows"]
-        inputs += [
-            Tensor(f"self_key.{number}", ["rows", heads, key, "room"]),
-            Tensor(f"self_value.{number}", ["rows", heads, "room", value]),
-            Tensor(f"cross_key.{number}", [*of_each, cross_heads, cross_group.query_key_width, positions]),
-            Tensor(f"cross_value.{number}", [*of_each, cross_heads, positions, cross_group.value_output_width]),
-        ]
-        outputs += [
-            Tensor(f"new_key.{number}", ["rows", heads, key, "new"]),
-            Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
-        ]
-    _add_logits(graph, hidden, model, step, stages, form)
-    if alignment_heads:
-        _add_alignment(graph, alignment_heads)
-        positions = POSITIONS if any_window else config.max_source_positions
-        outputs.append(Tensor("alignment", [len(alignment_heads), "rows_and_new", positions]))
-    return inputs, outputs
+
+def _add_layer(graph: Graph, hidden: str, layer: Any, step: _Step, number: int, form: str) -> str:
+    """One layer: (R N, D) in and out."""
+    name = f"decoder.layers.{number}"
+    normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
+    attention, group = read_attention(layer.self_attn), cache_group(layer.self_attn, form)
+    attended = _add_self_attention(graph, normed, attention, group, step, number, form)
+    hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
+    normed = add_layernorm(graph, hidden, layer.encoder_attn_layer_norm, f"{name}.encoder_attn_layer_norm")
+    attention, group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
+    attended = _add_cross_attention(graph, normed, attention, group, step, number, form)
+    hidden = graph.node("Add", [attended, hidden], f"{name}.encoder_attn.residual")
+    return add_mlp(graph, hidden, layer, name)
+
+
+def _keys_and_values(layer: Any, number: int, form: str, positions: int | str) -> tuple[list[Tensor], list[Tensor]]:
+    """A layer's inputs, of earlier tokens and of encoded windows, and its outputs, of the new tokens."""
+    group, cross = cache_group(layer.self_attn, form), cache_group(layer.encoder_attn, form)
+    heads, key, value = len(group.heads), group.query_key_width, group.value_output_width
+    of_each: Shape = [] if form == "tensorrt" else ["windows"]
+    cached = [
+        Tensor(f"self_key.{number}", ["rows", heads, key, "room"]),
+        Tensor(f"self_value.{number}", ["rows", heads, "room", value]),
+        Tensor(f"cross_key.{number}", [*of_each, len(cross.heads), cross.query_key_width, positions]),
+        Tensor(f"cross_value.{number}", [*of_each, len(cross.heads), positions, cross.value_output_width]),
+    ]
+    new = [
+        Tensor(f"new_key.{number}", ["rows", heads, key, "new"]),
+        Tensor(f"new_value.{number}", ["rows", heads, "new", value]),
+    ]
+    return cached, new
 
 
 def _add_alignment(graph: Graph, heads: Sequence[tuple[int, int]]) -> None:

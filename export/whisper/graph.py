@@ -75,52 +75,86 @@ def export_whisper(
     Raises:
         BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
     """
-    if form not in FORMS:
-        raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
-    if precision not in GRAPH_PRECISIONS:
-        raise BadInput(f"precision {precision!r}: expected one of {', '.join(GRAPH_PRECISIONS)}")
-    if (precision == "int8") != (observed is not None):
-        raise ValueError("products in 8 bits need what was observed, and nothing else does")
-    check_half(precision, form)
-    if any_window and form == "tensorrt":
-        raise BadInput("--window: an engine is built for one window, so the form 'tensorrt' has the full one alone")
-    if alignment_heads and form == "tensorrt":
-        raise BadInput("--word-timestamps: TensorRT's fused kernels give no attention, so the form 'tensorrt' has none")
+    _check_form(form, precision, observed is not None, any_window, bool(alignment_heads))
     log_mel = read_log_mel(feature_extractor)
     _check(model, log_mel)
     encoder, decoder = Graph(), Graph()
     produced = add_encoder(encoder, "waveform", model, log_mel, form, observed, any_window)
-    encoder_inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
-    is_half = has_half_precision(precision, form)
-    half = {name for name, _ in produced} if is_half else set()
     stages = two_stages(model.config.vocab_size, first_special(model), form, precision)
     inputs, outputs = add_decoder(decoder, model, form, any_window, alignment_heads, stages)
     if observed is not None:
-        add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
-        if form == "onnxruntime":
-            add_block_products(decoder)
-        elif form != "tensorrt":
-            add_eight_bit_weights(decoder)
+        _add_eight_bits(encoder, decoder, observed, form)
+    is_half = has_half_precision(precision, form)
+    half: set[str] = set()
     if is_half:
+        half = {name for name, _ in produced}
         add_half_precision(encoder, ["waveform"], half, half=half, too_large=too_large)
-        half |= {t.name for t in (*inputs, *outputs) if t.name.startswith(CACHED)}
-        floats = [tensor.name for tensor in inputs if not tensor.is_integer]
-        given = [tensor.name for tensor in outputs]
-        add_half_precision(decoder, floats, given, half=half, kept_inputs=["bias"], too_large=too_large)
-    encoder_outputs = [helper.make_tensor_value_info(name, _kind(name in half), shape) for name, shape in produced]
-    data_files = [f"{Path(out).stem}.bin" for out in (encoder_out, decoder_out)]
-    with replaced_file(Path(encoder_out)) as part:
-        encoder.write(part, encoder_inputs, encoder_outputs, "whisper_encoder", data_files[0])
-    decoder_tensors = [_value_info(i, half) for i in inputs], [_value_info(o, half) for o in outputs]
+        half |= _add_half_decoder(decoder, inputs, outputs, half, too_large)
+    _write_encoder(encoder, encoder_out, produced, half)
+    tensors = [_value_info(i, half) for i in inputs], [_value_info(o, half) for o in outputs]
     with replaced_file(Path(decoder_out)) as part:
-        offsets = decoder.write(part, *decoder_tensors, "whisper_decoder", data_files[1])
-    decoder_precision = "fp16" if is_half else precision
+        offsets = decoder.write(part, *tensors, "whisper_decoder", _data_file(decoder_out))
     return ExportedWhisper(
-        ExportedGraph(Path(encoder_out), form, OPSET, len(encoder.nodes), precision, data_files[0]),
-        ExportedGraph(Path(decoder_out), form, OPSET, len(decoder.nodes), decoder_precision, data_files[1]),
-        _place_of_embedding(model, decoder, data_files[1], offsets),
+        _exported(encoder, encoder_out, form, precision),
+        _exported(decoder, decoder_out, form, "fp16" if is_half else precision),
+        _place_of_embedding(model, decoder, _data_file(decoder_out), offsets),
         stages,
     )
+
+
+def _check_form(form: str, precision: str, is_observed: bool, any_window: bool, gives_attention: bool) -> None:
+    """See that there are graphs of this form that have what is asked of them."""
+    if form not in FORMS:
+        raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
+    if precision not in GRAPH_PRECISIONS:
+        raise BadInput(f"precision {precision!r}: expected one of {', '.join(GRAPH_PRECISIONS)}")
+    if (precision == "int8") != is_observed:
+        raise ValueError("products in 8 bits need what was observed, and nothing else does")
+    check_half(precision, form)
+    if any_window and form == "tensorrt":
+        raise BadInput("--window: an engine is built for one window, so the form 'tensorrt' has the full one alone")
+    if gives_attention and form == "tensorrt":
+        raise BadInput("--word-timestamps: TensorRT's fused kernels give no attention, so the form 'tensorrt' has none")
+
+
+def _add_eight_bits(encoder: Graph, decoder: Graph, observed: Mapping[str, Observed], form: str) -> None:
+    add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
+    if form == "onnxruntime":
+        add_block_products(decoder)
+    elif form != "tensorrt":
+        add_eight_bit_weights(decoder)
+
+
+def _add_half_decoder(
+    decoder: Graph,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    half: Collection[str],
+    too_large: Collection[str],
+) -> set[str]:
+    """Products, keys and values of the decoder in float16; the names of its inputs and outputs that are."""
+    cached = {tensor.name for tensor in (*inputs, *outputs) if tensor.name.startswith(CACHED)}
+    floats = [tensor.name for tensor in inputs if not tensor.is_integer]
+    given, both = [tensor.name for tensor in outputs], {*half, *cached}
+    add_half_precision(decoder, floats, given, half=both, kept_inputs=["bias"], too_large=too_large)
+    return cached
+
+
+def _write_encoder(encoder: Graph, out: Path, produced: Sequence[tuple[str, Any]], half: Collection[str] = ()) -> None:
+    """half: which of the produced keys and values are in float16."""
+    inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
+    outputs = [helper.make_tensor_value_info(name, _kind(name in half), shape) for name, shape in produced]
+    with replaced_file(Path(out)) as part:
+        encoder.write(part, inputs, outputs, "whisper_encoder", _data_file(out))
+
+
+def _data_file(out: Path) -> str:
+    """The file beside a graph that has its large weights."""
+    return f"{Path(out).stem}.bin"
+
+
+def _exported(graph: Graph, out: Path, form: str, precision: str) -> ExportedGraph:
+    return ExportedGraph(Path(out), form, OPSET, len(graph.nodes), precision, _data_file(out))
 
 
 def write_eight_bit_encoder(
@@ -130,10 +164,7 @@ def write_eight_bit_encoder(
     encoder = Graph()
     produced = add_encoder(encoder, "waveform", model, read_log_mel(feature_extractor), form, observed, any_window)
     add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
-    inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in produced]
-    with replaced_file(Path(out)) as part:
-        encoder.write(part, inputs, outputs, "whisper_encoder", f"{Path(out).stem}.bin")
+    _write_encoder(encoder, out, produced)
 
 
 def observe_encoder(

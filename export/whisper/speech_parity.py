@@ -26,7 +26,7 @@ from leanear.runtimes.sessions import SessionOptions, SpeechSession
 from leanear.runtimes.speech.alignment import softmax
 from leanear.runtimes.speech.encoder_windows import artifact_windows, step_samples
 from leanear.runtimes.speech.guided_steps import clip_divergences, guided_logits, log_sums, until_end, written_down
-from leanear.runtimes.speech.vocabulary import read_vocabulary
+from leanear.runtimes.speech.tokens.vocabulary import read_vocabulary
 
 DIVERGENCE_BOUND = 0.03  # nats per token; docs/real-models.md has what so much costs in words
 CHANGED_WORDS_SHARE = 0.2  # of golden words: near ties fall either way, and texts that break off or loop are many more
@@ -75,29 +75,14 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
     reason = runtime.available()
     if reason is not None:
         raise RuntimeUnavailable(f"parity needs {runtime.NAME}: {reason}")
-    windows, heard = artifact_windows(artifact), _Heard(artifact, golden)
     session = runtime.load(artifact, SessionOptions(threads=threads, precision="fp32" if exact else precision))
-    difference, same, moved = 0.0, [], []
-    for clip, waveform in enumerate(golden.waveforms):
-        where = f"{name}: golden clip {clip}"
-        logits, at_once = _run(session, waveform, windows.holding(len(waveform)), speech, clip, where)
-        exactly = _exact_logits(logits, artifact.manifest["output"].get("two_stages"))
-        moved += [] if speech.alignment is None else [attention_moved(session, speech, clip, artifact)]
-        apart = np.abs(golden.logits[clip].astype(np.float64) - logits[:, speech.columns])
-        apart *= exactly[:, speech.columns]
-        difference = max(difference, float(apart.max()))
-        if exact:
-            sums_apart = np.abs(speech.log_sums[clip].astype(np.float64) - log_sums(logits))
-            sums_apart /= 1 if exactly.all() else ROUGH_SUMS_BOUND / (bound * scale)
-            _require_close(np.maximum(apart.max(axis=1), sums_apart), bound, scale, where)
-            again = np.abs(at_once - logits[-1])[exactly[-1]]
-            _require_close(again.max(keepdims=True), bound, scale, f"{where}, at once")
-        else:
-            heard.listen(session, clip, logits)
-        tolerance = bound * scale if exact else 0.0
-        same.append(_same_tokens(logits[1:], speech.tokens[clip], artifact.manifest["decoding"], tolerance))
+    heard = _Heard(artifact, golden)
+    clips = _Clips(artifact, golden, speech, session, bound, scale)
+    found = [clips.compared(clip, None if exact else heard) for clip in range(len(golden.waveforms))]
     version = str(session.facts()["version"])
     session.close()
+    moved = [of_clip.moved for of_clip in found if of_clip.moved is not None]
+    same, difference = [of_clip.same for of_clip in found], max(of_clip.difference for of_clip in found)
     _require_little_moved(moved, exact, name)
     if exact:
         _require_all_tokens(same, speech, name)
@@ -119,6 +104,59 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
         changed_words=None if exact else heard.changed_words,
         attention_moved=float(np.mean(moved)) if moved else None,
     )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One golden clip: how far apart logits are at most, which steps say the same token, how much attention moved."""
+
+    difference: float
+    same: np.ndarray
+    moved: float | None
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """The golden clips through the graphs, one by one; scale: the checkpoint's largest logit."""
+
+    artifact: Artifact
+    golden: Golden
+    speech: GoldenSpeech
+    session: SpeechSession
+    bound: float
+    scale: float
+
+    def compared(self, clip: int, heard: _Heard | None) -> _Compared:
+        """What the graphs say of a clip; heard: takes in what graphs in 8 bits say, None: each step has to be close.
+
+        Raises:
+            ParityFailed: it is not.
+        """
+        speech, manifest = self.speech, self.artifact.manifest
+        where, waveform = f"{self.artifact.folder}: golden clip {clip}", self.golden.waveforms[clip]
+        window = artifact_windows(self.artifact).holding(len(waveform))
+        logits, at_once = _run(self.session, waveform, window, speech, clip, where)
+        exactly = _exact_logits(logits, manifest["output"].get("two_stages"))
+        moved = None if speech.alignment is None else attention_moved(self.session, speech, clip, self.artifact)
+        apart = np.abs(self.golden.logits[clip].astype(np.float64) - logits[:, speech.columns])
+        apart *= exactly[:, speech.columns]
+        if heard is None:
+            self._require_close(clip, logits, at_once, apart, exactly)
+        else:
+            heard.listen(self.session, clip, logits)
+        tolerance = self.bound * self.scale if heard is None else 0.0
+        same = _same_tokens(logits[1:], speech.tokens[clip], manifest["decoding"], tolerance)
+        return _Compared(float(apart.max()), same, moved)
+
+    def _require_close(
+        self, clip: int, logits: np.ndarray, at_once: np.ndarray, apart: np.ndarray, exactly: np.ndarray
+    ) -> None:
+        where = f"{self.artifact.folder}: golden clip {clip}"
+        sums_apart = np.abs(self.speech.log_sums[clip].astype(np.float64) - log_sums(logits))
+        sums_apart /= 1 if exactly.all() else ROUGH_SUMS_BOUND / (self.bound * self.scale)
+        _require_close(np.maximum(apart.max(axis=1), sums_apart), self.bound, self.scale, where)
+        again = np.abs(at_once - logits[-1])[exactly[-1]]
+        _require_close(again.max(keepdims=True), self.bound, self.scale, f"{where}, at once")
 
 
 def attention_moved(session: SpeechSession, speech: GoldenSpeech, clip: int, artifact: Artifact) -> float:

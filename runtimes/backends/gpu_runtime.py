@@ -7,7 +7,8 @@ from pathlib import Path
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.backends.bf16_networks import has_bf16
 from leanear.runtimes.backends.cuda_memory import Cuda
-from leanear.runtimes.backends.engine_sessions import Gpu, GpuSession, GpuSpeechSession
+from leanear.runtimes.backends.engine_runs import Gpu
+from leanear.runtimes.backends.engine_sessions import GpuSession, GpuSpeechSession
 from leanear.runtimes.backends.engines import (
     BF16,
     Place,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator, Sequence
 from leanear.runtimes.errors import BadInput
 
 if TYPE_CHECKING:
-    from leanear.runtimes.speech.long_audio import Segment
+    from leanear.runtimes.speech.transcript import Segment
     from leanear.runtimes.speech.words import Word
 
 MOST_LINES = 2

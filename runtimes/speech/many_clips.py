@@ -14,9 +14,12 @@ from typing import Iterator, Sequence
 import numpy as np
 
 from leanear.runtimes.sessions import SpeechSession
-from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, chosen_language, decode_windows
-from leanear.runtimes.speech.long_audio import Segment, SpeechModel, Tally, single_window, transcribe
+from leanear.runtimes.speech.decode_options import DecodeOptions, chosen_language
+from leanear.runtimes.speech.decoding import Decoded, decode_windows
+from leanear.runtimes.speech.long_audio import single_window, transcribe
 from leanear.runtimes.speech.short_windows import most_tokens
+from leanear.runtimes.speech.speech_model import SpeechModel
+from leanear.runtimes.speech.transcript import Segment, Tally
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Sequence
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.decoding import DecodeOptions
-from leanear.runtimes.speech.text_tokens import text_tokens
-from leanear.runtimes.speech.token_rules import SpeechTokens
-from leanear.runtimes.speech.vocabulary import Vocabulary
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.tokens.text_tokens import text_tokens
+from leanear.runtimes.speech.tokens.token_rules import SpeechTokens
+from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from leanear.runtimes.speech.decoding import Decoded
-from leanear.runtimes.speech.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
-from leanear.runtimes.speech.token_rules import SpeechTokens
-from leanear.runtimes.speech.vocabulary import Vocabulary
+from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
+from leanear.runtimes.speech.tokens.token_rules import SpeechTokens
+from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 
 MOST_TOKENS_PER_S, MOST_TOKENS_MORE = 8.0, 12  # of audio; nobody speaks so fast
 LEAST_TOKENS_PER_S = 1.5  # of audible audio; of 100 clips of read speech none has fewer than 2.5

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import Callable, Iterable, Iterator, Mapping
 
 from leanear.runtimes.speech.cues import Cue, Lines, cues_of, one_line
-from leanear.runtimes.speech.long_audio import Segment, Tally
+from leanear.runtimes.speech.transcript import Segment, Tally
 
 TRANSCRIPT_SCHEMA = "leanear-transcript-1"
 SHORTEST_CUE_S = 0.001  # players refuse a cue that ends when it begins

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Sequence
 import numpy as np
 
 from leanear.runtimes.speech.alignment import token_positions
-from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, prompt_tokens
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import Decoded, prompt_tokens
 from leanear.runtimes.speech.words import (
     TRUSTED_TIME_S,
     keep_out_pauses,
@@ -24,7 +25,8 @@ from leanear.runtimes.speech.words import (
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
-    from leanear.runtimes.speech.long_audio import SpeechModel, Window
+    from leanear.runtimes.speech.speech_model import SpeechModel
+    from leanear.runtimes.speech.transcript import Window
 
 
 def with_word_times(

@@ -11,7 +11,7 @@ from typing import Sequence
 
 import numpy as np
 
-from leanear.runtimes.speech.vocabulary import TextDecoder, Vocabulary
+from leanear.runtimes.speech.tokens.vocabulary import TextDecoder, Vocabulary
 
 SPACELESS = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})  # languages that put no space between words
 SENTENCE_ENDS = frozenset(".。!！?？…")

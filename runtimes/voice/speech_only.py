@@ -13,8 +13,10 @@ import numpy as np
 
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.process.notes import note
-from leanear.runtimes.speech.decoding import DecodeOptions
-from leanear.runtimes.speech.long_audio import Segment, SpeechModel, Tally, VoiceKept, Waveform, transcribe
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.long_audio import Waveform, transcribe
+from leanear.runtimes.speech.speech_model import SpeechModel
+from leanear.runtimes.speech.transcript import Segment, Tally, VoiceKept
 from leanear.runtimes.speech.words import Word
 from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ, Detector
 from leanear.runtimes.voice.stretches import SpeechStretches, VoiceRules

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from leanear.benchmarks.report.plotting import Picture, svgs
+from leanear.benchmarks.report.drawing.plotting import Picture, svgs
 
 HANDLE_PX = 15  # a line in a legend
 COLOURS = r"var\(--(slim|bad|query-key|value-output|s1|dense)\)"

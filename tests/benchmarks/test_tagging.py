@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from leanear.benchmarks.tagging import (
+    _by_label,
     average_precisions,
     clip_shares,
     d_prime,
@@ -18,7 +19,6 @@ from leanear.benchmarks.tagging import (
     multi_hot,
     packed,
     probabilities,
-    roc_areas,
     tag_change,
     tag_divergences,
     tag_entropies,
@@ -40,6 +40,10 @@ def macro(metric, scores: np.ndarray, truth: np.ndarray) -> float:
     """The mean of one of scikit-learn's metrics over the labels for which it is defined."""
     has = truth.any(axis=0) if metric is average_precision_score else truth.any(axis=0) & ~truth.all(axis=0)
     return float(np.mean([metric(truth[:, label], scores[:, label]) for label in np.flatnonzero(has)]))
+
+
+def roc_areas(scores, truth):
+    return _by_label(scores, truth, np.ones((1, len(scores)), np.float32))[1][0]
 
 
 @pytest.mark.parametrize("ties", [False, True])

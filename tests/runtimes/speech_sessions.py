@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from leanear.runtimes.speech.long_audio import SpeechModel
-from leanear.runtimes.speech.token_rules import SpeechTokens
-from leanear.runtimes.speech.vocabulary import Vocabulary
+from leanear.runtimes.speech.speech_model import SpeechModel
+from leanear.runtimes.speech.tokens.token_rules import SpeechTokens
+from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 
 WORDS = (b" yes", b" no", b" one", b" two", b" three", b" four", b" five", b" six", b" seven", b" eight")
 END = len(WORDS)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import leanear.benchmarks.device.receiver
 from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.receiver_program import receiver_program
 from leanear.devices.remote import RemoteOptions, RemoteOutcome
 from leanear.devices.statuses import STATUSES
 from leanear.runtimes.clips import Clips, write_clips
@@ -165,22 +165,20 @@ def programs(folder):
 PAUSED = """
 import sys
 from pathlib import Path
-import leanear.benchmarks.device.receiver
 import leanear.devices.channel
 from leanear.devices.remote import RemoteOptions, deliver
 host, bundle, results, python, folder, receiver = sys.argv[1:]
-leanear.benchmarks.device.receiver.__file__ = receiver
+leanear.devices.channel.receiver_program = Path(receiver).read_text
 leanear.devices.channel.LONGEST_STEP_S = 0.5
 options = RemoteOptions(python=python, folder=folder, batch=True, silence_limit_s=2.0)
 print(deliver(host, Path(bundle), Path(results), options, lambda text, share=None: print(text, flush=True)).status)
 """
 
 
-def with_receiver(change, folder, work):
+def with_receiver(change, work):
     """What `work` returns while a changed receiver is sent in place of our own."""
-    text = Path(leanear.benchmarks.device.receiver.__file__).read_text()
+    text = receiver_program()
     assert change(text) != text
-    (folder / "changed_receiver.py").write_text(change(text))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leanear.benchmarks.device.receiver, "__file__", str(folder / "changed_receiver.py"))
+        patch.setattr("leanear.devices.channel.receiver_program", lambda: change(text))
         return work()

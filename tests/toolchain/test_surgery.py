@@ -19,8 +19,9 @@ from leanear.calibration.statistics import collect_statistics
 from leanear.families import ast
 from leanear.plan import HeadPlan, Plan, SitePlan, compose, full_plan, plan_to_json, read_plan, write_plan
 from leanear.runtimes.errors import BadInput
-from leanear.surgery import rotated_attention_state, zero_dropped_channels_
+from leanear.surgery import rotated_attention_state
 from tests.conftest import TINY_LABELS, make_tiny_ast
+from tests.toolchain.dense_twin import zero_dropped_channels_
 
 
 def random_sites(model, seed: int, *, ragged: bool, drop_head: bool) -> tuple[SitePlan, ...]:

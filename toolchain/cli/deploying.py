@@ -133,8 +133,8 @@ def deploy(
     from leanear.deploy.delivering import commands, require_all
     from leanear.deploy.pipeline import deploy as deploy_model
     from leanear.deploy.precision_gate import PrecisionGate
-    from leanear.prune.job import read_pruning
     from leanear.prune.notes import loss_warning
+    from leanear.prune.pruning import read_pruning
 
     job = prune_job(model, target, flags)
     deployment = deploy_model(

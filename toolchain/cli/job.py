@@ -31,7 +31,7 @@ def prune_job(model: str, target: str, flags: dict[str, Any]) -> Any:
     from leanear.prune.goal import choose_goal
     from leanear.prune.job import PruneJob
     from leanear.prune.widths import RotatedRecipe
-    from leanear.recover.distillation import Distillation
+    from leanear.recover.distillation_options import Distillation
     from leanear.reference.schedule import PruneRecipe
     from leanear.targets.target import read_target, require_timed_form, with_precision
 

@@ -132,7 +132,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @seed_option
 @narrated
 @click.pass_obj
-def transcribe(
+def transcribe(  # noqa: PLR0913, a flag each
     narrator: Narrator,
     audio: tuple[Path, ...],
     model: str,
@@ -178,7 +178,7 @@ def transcribe(
     reader = read_standard_input() if is_piped else None
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
     from leanear.runtimes.speech.cues import chosen_lines
-    from leanear.runtimes.speech.decoding import DecodeOptions
+    from leanear.runtimes.speech.decode_options import DecodeOptions
 
     wanted = {"json": as_json, "srt": srt, "vtt": vtt, "words": words}
     forms = [name for name, is_wanted in wanted.items() if is_wanted] or ["plain"]

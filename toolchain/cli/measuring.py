@@ -130,7 +130,7 @@ def export(
 @seed_option
 @narrated
 @click.pass_obj
-def bench(
+def bench(  # noqa: PLR0913, a flag each
     narrator: Narrator,
     artifact: Path,
     against: Path | None,

@@ -13,7 +13,7 @@ import click
 
 from leanear.families.asked import Asked
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.decoding import TASKS
+from leanear.runtimes.speech.decode_options import TASKS
 from leanear.runtimes.speech.encoder_windows import check_window_choice
 
 if TYPE_CHECKING:

@@ -95,8 +95,8 @@ def prune(
     """
     from leanear.benchmarks.formatting import PRUNED_PARTS
     from leanear.calibration.shards import processes
-    from leanear.prune.job import prune_checkpoint
     from leanear.prune.notes import loss_warning, pruning_notes
+    from leanear.prune.pruning import prune_checkpoint
 
     if flags["max_drop"] is not None and any(flags[kind] is not None for kind in GOALS if kind != "max_drop"):
         raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")

@@ -81,7 +81,7 @@ def prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -
     }
 
     def work() -> None:
-        from leanear.prune.job import write_slim_checkpoint
+        from leanear.prune.pruning import write_slim_checkpoint
 
         with narrator.step(f"pruning: {job.text}") as report:
             checkpoint, clips = load_checkpoint(source, job.asked), read_clips(calibration)
@@ -128,7 +128,7 @@ def export_stage(
 
     def work() -> None:
         from leanear.deploy.exporting import write_proved_artifact
-        from leanear.families.alignment import choose_alignment
+        from leanear.families.whisper.alignment import choose_alignment
 
         with narrator.step(f"exporting {name} to ONNX and proving it") as report:
             clips = read_clips(calibration).waveforms

@@ -14,12 +14,12 @@ from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
 from leanear.export.parity import Parity, prove_parity
-from leanear.families.alignment import choose_alignment
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
 from leanear.families.family import Checkpoint, ExportOptions
 from leanear.families.registry import family_of, writes_speech
 from leanear.families.tasks import labels_of, task_of
+from leanear.families.whisper.alignment import choose_alignment
 from leanear.outputs import check_replaceable
 from leanear.plan import read_plan
 from leanear.progress import Narrator, Report

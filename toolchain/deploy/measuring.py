@@ -37,7 +37,7 @@ DEVICES_FILE, PRECISION_FILE = "devices.json", "precision.json"
 CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders
 
 
-def bench_artifacts(
+def bench_artifacts(  # noqa: PLR0913, what every stage is given
     artifact: Path,
     *,
     against: Path | None,

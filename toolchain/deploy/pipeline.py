@@ -76,7 +76,7 @@ class Deployment:
     outcomes: tuple[RemoteOutcome, ...] = ()
 
 
-def deploy(
+def deploy(  # noqa: C901, PLR0912, PLR0913, PLR0915, the stages of a deployment
     model: str,
     *,
     data: Data | None,

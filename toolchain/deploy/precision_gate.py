@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
-from leanear.benchmarks.measure.measure import evaluate, evaluate_tags, evaluate_transcripts
+from leanear.benchmarks.measure.evaluation import evaluate, evaluate_tags, evaluate_transcripts
 from leanear.benchmarks.measure.transcripts import Transcript
 from leanear.benchmarks.report.precision_section import (
     FAILED,

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import leanear.benchmarks.device.receiver
 from leanear.benchmarks.device.bundled import RUNNER_FILE
+from leanear.benchmarks.device.receiver.serve import GREETING
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE
+from leanear.devices.receiver_program import receiver_program
 from leanear.devices.ssh import explain_failure, ssh_command
 from leanear.devices.statuses import STATUSES, Stop, plain
 from leanear.progress import Report, quiet
@@ -136,7 +137,7 @@ class Channel:
 
     def greet(self) -> dict[str, Any]:
         """Send the receiver; what it says first. Whatever a login shell prints before that is passed over."""
-        program = Path(leanear.benchmarks.device.receiver.__file__).read_bytes()
+        program = receiver_program().encode()
         self._queue(f"{len(program)}\n".encode() + program)
         limit_s = self._options.connect_limit_s * (1 if self._batch else PATIENCE_WITH_PEOPLE)
         deadline = self._patience.now() + limit_s
@@ -314,7 +315,7 @@ class Channel:
             end = self._heard.index(b"\n")
             frame = _frame(bytes(self._heard[:end]))
             if not self._greeted:
-                self._greeted = frame is not None and frame.get("say") == leanear.benchmarks.device.receiver.GREETING
+                self._greeted = frame is not None and frame.get("say") == GREETING
                 del self._heard[: end + 1]
                 if frame is not None and self._greeted:
                     self._frames.append((frame, b""))

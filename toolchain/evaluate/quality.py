@@ -12,7 +12,7 @@ from leanear.calibration.likelihood import kl_divergences, negative_log_likeliho
 from leanear.calibration.targets import clip_numbers, kind_of, positions
 from leanear.data.examples import Inputs, Mistakes
 from leanear.progress import Report, quiet
-from leanear.recover.distillation import Logits
+from leanear.recover.training import Logits
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
-from leanear.runtimes.speech.decoding import DETECT, DecodeOptions
+from leanear.runtimes.speech.decode_options import DETECT, DecodeOptions
 from leanear.runtimes.speech.encoder_windows import FULL
-from leanear.runtimes.speech.long_audio import SpeechModel, read_speech_model
 from leanear.runtimes.speech.many_clips import transcribe_many
+from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 
 if TYPE_CHECKING:
     from leanear.families.whisper import WhisperCheckpoint

@@ -11,14 +11,14 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from leanear.export.whisper.window_states import cross_attention, window_states
 from leanear.families import whisper
-from leanear.families.alignment import alignment_of
 from leanear.families.whisper import WhisperCheckpoint
+from leanear.families.whisper.alignment import alignment_of
 from leanear.runtimes.audio.waveforms import checked_waveform
 from leanear.runtimes.sessions import check_rows, checked_tokens
 from leanear.runtimes.speech.encoder_windows import FULL, choose_windows
-from leanear.runtimes.speech.long_audio import SpeechModel
-from leanear.runtimes.speech.token_rules import speech_tokens
-from leanear.runtimes.speech.vocabulary import make_vocabulary
+from leanear.runtimes.speech.speech_model import SpeechModel
+from leanear.runtimes.speech.tokens.token_rules import speech_tokens
+from leanear.runtimes.speech.tokens.vocabulary import make_vocabulary
 
 SMALLEST_WEIGHT = 1e-30  # of attention, so that its logarithm is a number
 

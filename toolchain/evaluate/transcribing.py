@@ -22,10 +22,11 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.cues import Lines
-from leanear.runtimes.speech.decoding import DecodeOptions, check_options
+from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
-from leanear.runtimes.speech.long_audio import Segment, Tally, require_word_times
 from leanear.runtimes.speech.prompts import read_prompts
+from leanear.runtimes.speech.speech_model import require_word_times
+from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import detectors
 from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken

@@ -27,7 +27,7 @@ from leanear.data.held_out import HeldOut, evaluated
 from leanear.families.family import Family
 from leanear.plan import SitePlan
 from leanear.progress import Report, quiet
-from leanear.prune.allocate import Allocation
+from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Losses, Scores
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut

@@ -11,7 +11,7 @@ import numpy as np
 
 from leanear.evaluate.measured_loss import MATTERS_NATS
 from leanear.families.family import Family
-from leanear.prune.allocate import Allocation
+from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.closed_loop import NOTHING_NATS, Corrections
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Scores

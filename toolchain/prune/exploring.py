@@ -12,12 +12,13 @@ from typing import Any
 
 from leanear.accelerator import on_accelerator
 from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE
+from leanear.benchmarks.report.drawing.pictures import Curve
 from leanear.benchmarks.report.loss_section import curve_picture, nats
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
-from leanear.benchmarks.report.pictures import Curve
 from leanear.benchmarks.report.report import write_page
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
+from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
 from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
@@ -33,8 +34,8 @@ from leanear.progress import Narrator, counted
 from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
-from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
-from leanear.prune.scoring import score_widths
+from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
+from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.errors import BadInput
@@ -141,15 +142,7 @@ def _points(
     macs = mac_costs(
         plan, family.head_macs(dense, form), family.model_macs(dense, form), family.feed_forward_macs(dense)
     )
-    with narrator.step("scoring") as report, on_accelerator(dense):
-        labelled = family.labelled_inputs(checkpoint, audio, report)
-        at_once = 1 if family.activation_bytes(dense, labelled.inputs) > RECOMPUTE_ABOVE_BYTES else None
-        scored, held_out = divided(labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)])
-        scores = score_widths(
-            family, dense, scored, recipe.scoring,
-            made_from=made_from,
-            state=out / SCORES, clips_at_once=at_once, report=report,
-        )  # fmt: skip
+    scores, held_out = _scored(checkpoint, family, made_from, audio, recipe, out / SCORES, narrator)
     judge = Judge(family, checkpoint, HeldOut(dense, held_out, family.logits))
     with narrator.step("measuring half, to correct the estimates") as report, on_accelerator(dense):
         budget = costs.dense / 2
@@ -161,20 +154,11 @@ def _points(
     if milliseconds:
         with narrator.step("timing the target") as report:
             table = latency_costs(timing_of(checkpoint, target, None).table(False, report))
-    measured: dict[float, MeasuredLoss] = {}
-    with narrator.step("measuring points of the curve") as report, on_accelerator(dense):
-        estimates = estimated_curve(*curve, TENTHS)
-        for number, each in enumerate(estimates):
-            if each.sparsity in MEASURED:
-                slim, _ = cut(family, dense, scores.bases, each.allocation)
-                found = measured[each.sparsity] = judge.loss(slim)
-                report(f"{100 * each.sparsity:.0f} %: {found.divergence:.3g} nats", number / len(estimates))
-    known = [
-        (each.sparsity, each.loss, measured[each.sparsity].divergence)
-        for each in estimates
-        if each.sparsity in measured
-    ]
-    ratio = measured_ratio(known)
+    estimates = estimated_curve(*curve, TENTHS)
+    measured = _measured(family, dense, scores, estimates, judge, narrator)
+    ratio = measured_ratio(
+        [(e.sparsity, e.loss, measured[e.sparsity].divergence) for e in estimates if e.sparsity in measured]
+    )
     losses = itertools.accumulate((each.loss * ratio(each.sparsity) for each in estimates), max)
     estimates = tuple(dataclasses.replace(each, loss=loss) for each, loss in zip(estimates, losses, strict=True))
     points = [_point(each, dense, costs, macs, table, measured.get(each.sparsity)) for each in estimates]
@@ -188,6 +172,42 @@ def _points(
         "latency_ms_dense": table.dense if table is not None else None,
     }
     return points, facts
+
+
+def _scored(
+    checkpoint: Checkpoint,
+    family: Family,
+    made_from: dict[str, str],
+    audio: Audio,
+    recipe: RotatedRecipe,
+    state: Path,
+    narrator: Narrator,
+) -> tuple[Scores, LabelledInputs]:
+    """The dense model's scores, kept in `state`, and the clips that are held out of them."""
+    dense = checkpoint.model
+    with narrator.step("scoring") as report, on_accelerator(dense):
+        labelled = family.labelled_inputs(checkpoint, audio, report)
+        at_once = 1 if family.activation_bytes(dense, labelled.inputs) > RECOMPUTE_ABOVE_BYTES else None
+        scored, held_out = divided(labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)])
+        scores = score_widths(
+            family, dense, scored, recipe.scoring,
+            made_from=made_from, state=state, clips_at_once=at_once, report=report,
+        )  # fmt: skip
+    return scores, held_out
+
+
+def _measured(
+    family: Family, dense: Any, scores: Scores, estimates: Sequence[Estimate], judge: Judge, narrator: Narrator
+) -> dict[float, MeasuredLoss]:
+    """By sparsity, what some of the curve's models lose on held-out clips."""
+    measured: dict[float, MeasuredLoss] = {}
+    with narrator.step("measuring points of the curve") as report, on_accelerator(dense):
+        for number, each in enumerate(estimates):
+            if each.sparsity in MEASURED:
+                slim, _ = cut(family, dense, scores.bases, each.allocation)
+                found = measured[each.sparsity] = judge.loss(slim)
+                report(f"{100 * each.sparsity:.0f} %: {found.divergence:.3g} nats", number / len(estimates))
+    return measured
 
 
 def _begins_at(estimated: float, points: Sequence[Point]) -> float:

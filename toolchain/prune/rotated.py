@@ -19,7 +19,7 @@ from leanear.evaluate.measured_loss import MATTERS_NATS
 from leanear.families.family import Family
 from leanear.plan import CHANNELS_AS_TRAINED, ROTATED, Plan, SitePlan, compose, compose_feed_forward
 from leanear.progress import Report, quiet
-from leanear.prune.allocate import Allocation
+from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.closed_loop import Corrections, Round, choose_measured, losing
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Scores, score_widths

@@ -7,7 +7,7 @@ and widths were chosen on the other folds. So no clip that a choice was made on 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,56 +95,23 @@ def search_sparsity(
     """
     if len(clips) < 2 * FOLDS:
         raise BadInput(f"the search needs at least {2 * FOLDS} calibration clips; there are {len(clips)}")
-    folds = [torch.arange(fold, len(clips), FOLDS) for fold in range(FOLDS)]
-    model = checkpoint.model
-    ranked = kind_of(clips.targets) == "tags"
     report("answers of the dense model", None)
-    dense_logits = _logits(family, model, clips)
-    dense = _Answers(dense_logits, family.mistakes(checkpoint, model, clips, dense_logits))
-    sites = family.attention_sites(model)
-    folds_scores: list[Scores | LabelledInputs] = []
-    for number in range(FOLDS):
-        others = torch.tensor([clip for clip in range(len(clips)) if clip % FOLDS != number])
+    dense_logits = _logits(family, checkpoint.model, clips)
+    dense = _Answers(dense_logits, family.mistakes(checkpoint, checkpoint.model, clips, dense_logits))
+    search = _HeldOutFolds(family, checkpoint, clips, costs, recipe, max_drop, made_from, clips_at_once, dense)
+    folds = tuple(search.scored(number, state, report) for number in range(FOLDS))
+    found = _bisect(lambda step: search.trial(step / STEPS, folds), report)
+    if not any(trial.within for trial in found):
+        raise BadInput(
+            f"not even {100 / STEPS:g} % of the {PRUNED_PARTS[recipe.prune]} can go within that drop, as far as"
+            f" {len(clips)} held-out clips tell"
+        )
+    return Search(max(trial.sparsity for trial in found if trial.within), found)
 
-        def told(text: str, fraction: float | None = None, number: int = number) -> None:
-            report(f"fold {number + 1} of {FOLDS}, {text}", None if fraction is None else (number + fraction) / FOLDS)
 
-        scored = clips[others]
-        if recipe.shots == 1:
-            scores = score_widths(
-                family, model, scored, recipe.scoring,
-                made_from={**made_from, "fold": f"{number + 1} of {FOLDS}"},
-                state=None if state is None else state / f"fold-{number + 1}",
-                clips_at_once=clips_at_once, report=told,
-            )  # fmt: skip
-            folds_scores.append(scores)
-        else:
-            folds_scores.append(scored)
-
-    def attempt(step: int) -> Trial:
-        sparsity = step / STEPS
-        parts: list[torch.Tensor] = []
-        errors: list[np.ndarray] = []
-        for fold, scores in zip(folds, folds_scores, strict=True):
-            budget = (1 - sparsity) * costs.dense
-            if isinstance(scores, LabelledInputs):
-                cut_model = prune_rotated(
-                    family, model, scores, costs, budget, recipe, made_from=made_from, clips_at_once=clips_at_once
-                ).model
-            else:
-                allocation = choose_widths(sites, scores.losses, costs, budget, recipe)
-                cut_model, _ = cut(family, model, scores.bases, allocation)
-            parts.append(_logits(family, cut_model, clips[fold]))
-            if not ranked:
-                errors.append(family.mistakes(checkpoint, cut_model, clips[fold], parts[-1]).errors)
-        back = torch.cat(folds).argsort()
-        logits = torch.cat(parts)[back]
-        if ranked:  # each clip among all, not among those of its fold
-            found = family.mistakes(checkpoint, model, clips, logits)
-            return _ranking_trial(sparsity, dense, _Answers(logits, found), clips.targets, max_drop)
-        return _trial(sparsity, dense, logits, np.concatenate(errors)[back.numpy()], clips.targets, max_drop)
-
-    trials: dict[int, Trial] = {}
+def _bisect(attempt: Callable[[int], Trial], report: Report) -> tuple[Trial, ...]:
+    """The trials, in order: each step lies above all that were within the drop and below all that were not."""
+    trials: list[Trial] = []
     good, bad = 0, LARGEST_STEP + 1
     most, tried = math.ceil(math.log2(LARGEST_STEP + 1)), 0
     while bad - good > 1:
@@ -152,18 +119,76 @@ def search_sparsity(
         report(f"trial {tried + 1} of at most {most}: {100 * step / STEPS:g} %", tried / most)
         tried += 1
         try:
-            trials[step] = attempt(step)
+            trials.append(attempt(step))
         except BadInput:  # narrower than the narrowest model
             bad = step
             continue
-        report(f"{100 * step / STEPS:g} %: {_drop_text(trials[step])} on held-out clips", tried / most)
-        good, bad = (step, bad) if trials[step].within else (good, step)
-    if good == 0:
-        raise BadInput(
-            f"not even {100 / STEPS:g} % of the {PRUNED_PARTS[recipe.prune]} can go within that drop, as far as"
-            f" {len(clips)} held-out clips tell"
-        )
-    return Search(good / STEPS, tuple(trials.values()))
+        report(f"{100 * step / STEPS:g} %: {_drop_text(trials[-1])} on held-out clips", tried / most)
+        good, bad = (step, bad) if trials[-1].within else (good, step)
+    return tuple(trials)
+
+
+@dataclass(frozen=True)
+class _HeldOutFolds:
+    """The clips in folds, each of which is judged by a model that was made of the others; dense: what is lost from."""
+
+    family: Family
+    checkpoint: Checkpoint
+    clips: LabelledInputs
+    costs: Costs
+    recipe: RotatedRecipe
+    max_drop: float
+    made_from: Mapping[str, str]
+    clips_at_once: int | None
+    dense: _Answers
+
+    def scored(self, number: int, state: Path | None, report: Report) -> Scores | LabelledInputs:
+        """The scores of all clips but a fold's, or, where several shots score anew, these clips."""
+        others = self.clips[torch.tensor([clip for clip in range(len(self.clips)) if clip % FOLDS != number])]
+        if self.recipe.shots > 1:
+            return others
+
+        def told(text: str, fraction: float | None = None) -> None:
+            report(f"fold {number + 1} of {FOLDS}, {text}", None if fraction is None else (number + fraction) / FOLDS)
+
+        return score_widths(
+            self.family, self.checkpoint.model, others, self.recipe.scoring,
+            made_from={**self.made_from, "fold": f"{number + 1} of {FOLDS}"},
+            state=None if state is None else state / f"fold-{number + 1}",
+            clips_at_once=self.clips_at_once, report=told,
+        )  # fmt: skip
+
+    def trial(self, sparsity: float, folds: Sequence[Scores | LabelledInputs]) -> Trial:
+        """What is lost at this sparsity, each clip judged by the model that did not see it.
+
+        Raises:
+            BadInput: the budget is below the narrowest model.
+        """
+        ranked = kind_of(self.clips.targets) == "tags"
+        rows = [torch.arange(fold, len(self.clips), FOLDS) for fold in range(FOLDS)]
+        parts: list[torch.Tensor] = []
+        errors: list[np.ndarray] = []
+        for fold, scores in zip(rows, folds, strict=True):
+            model, clips = self._pruned((1 - sparsity) * self.costs.dense, scores), self.clips[fold]
+            parts.append(_logits(self.family, model, clips))
+            if not ranked:
+                errors.append(self.family.mistakes(self.checkpoint, model, clips, parts[-1]).errors)
+        back = torch.cat(rows).argsort()
+        logits, targets = torch.cat(parts)[back], self.clips.targets
+        if ranked:  # each clip among all, not among those of its fold
+            found = self.family.mistakes(self.checkpoint, self.checkpoint.model, self.clips, logits)
+            return _ranking_trial(sparsity, self.dense, _Answers(logits, found), targets, self.max_drop)
+        return _trial(sparsity, self.dense, logits, np.concatenate(errors)[back.numpy()], targets, self.max_drop)
+
+    def _pruned(self, budget: float, scores: Scores | LabelledInputs) -> nn.Module:
+        family, model, recipe = self.family, self.checkpoint.model, self.recipe
+        if isinstance(scores, LabelledInputs):
+            return prune_rotated(
+                family, model, scores, self.costs, budget, recipe,
+                made_from=self.made_from, clips_at_once=self.clips_at_once,
+            ).model  # fmt: skip
+        allocation = choose_widths(family.attention_sites(model), scores.losses, self.costs, budget, recipe)
+        return cut(family, model, scores.bases, allocation)[0]
 
 
 @dataclass(frozen=True)

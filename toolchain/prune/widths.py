@@ -27,14 +27,8 @@ from leanear.plan import (
     SitesChoice,
     untouched,
 )
-from leanear.prune.allocate import (
-    Allocation,
-    BlockOptions,
-    HeadOptions,
-    allocate,
-    entire_heads_allocation,
-    equal_widths_allocation,
-)
+from leanear.prune.allocation.allocate import Allocation, allocate, entire_heads_allocation, equal_widths_allocation
+from leanear.prune.allocation.options import BlockOptions, HeadOptions
 from leanear.prune.costs import Costs, FeedForwardCost
 from leanear.prune.scoring import Bases, Losses, Scoring
 from leanear.runtimes.errors import BadInput

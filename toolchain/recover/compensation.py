@@ -8,10 +8,9 @@ block gives to the residual stream less what the slim one gives) and n tokens, t
           = Cov(r, u) (Cov(u) + ridge * tr(Cov u) / C * I)^-1         b += mean r - Delta mean u
 
 so a block that loses nothing is not changed at all. One pass over the clips sums up what all blocks need, on contexts
-as the slim model computes them; a further pass fits what is left once all blocks are changed. Of several ridges each
-block takes the one that leaves the smallest residual on held-out clips, which their own sums say without asking a model
-again, or no change if none leaves less than there is. Then the changes stay where they lower the held-out
-KL(dense || slim), found by halving groups of blocks.
+as the slim model computes them. Of several ridges each block takes the one that leaves the smallest residual on held-
+out clips, which their own sums say without asking a model again, or no change if none leaves less than there is. Then
+the changes stay where they lower the held-out KL(dense || slim), found by halving groups of blocks.
 Dimension letters: B batch, T tokens, D model width, C the sum of the heads' value/output widths.
 """
 
@@ -45,7 +44,7 @@ Projection = tuple[torch.Tensor, torch.Tensor]  # weight (D, C) and bias (D,)
 class CompensatedBlock:
     """One block's change.
 
-    ridge: the one chosen, in the last pass that chose any, or None if no pass found a change that lowers the residual;
+    ridge: the one chosen, or None if no change lowers the residual;
     residual_share_before, residual_share_after: the squared residual of the held-out tokens over the squared dense
     output, as pruned, and with the fitted change on the contexts that it was fitted on; kept: whether the block has a
     change now, or its old weights.
@@ -131,7 +130,6 @@ def compensate_(
     logits: Logits,
     *,
     ridge: Sequence[float] = (1e-3, 1e-2, 1e-1),
-    passes: int = 1,
     batch_size: int = 16,
     report: Report = quiet,
 ) -> Compensated:
@@ -139,8 +137,8 @@ def compensate_(
 
     slim_sites, dense_sites: the same blocks of both models; fitted: clips to fit on; held_out: others, which choose the
     ridges and refuse the changes that do not lower their KL(dense || slim); logits(model, inputs): (B, classes), or
-    (B, L, classes); ridge: pulls towards the weights as they are, each above 0; passes: how often to go through the
-    clips; batch_size: clips in memory together. Both models must be on the same device.
+    (B, L, classes); ridge: pulls towards the weights as they are, each above 0; batch_size: clips in
+    memory together. Both models must be on the same device.
 
     Weights change nowhere else; both models keep their modes and requires_grad flags. When interrupted, the slim model
     keeps the weights that it came with.
@@ -149,7 +147,7 @@ def compensate_(
         BadInput: too few clips, or a setting out of range.
         ValueError: the sites do not pair up, or a block has no output bias.
     """
-    _check_settings(fitted, held_out, ridge, passes)
+    _check_settings(fitted, held_out, ridge)
     _check_pairs(slim_sites, dense_sites)
     models = _Models(slim, dense, tuple(zip(slim_sites, dense_sites, strict=True)), logits)
     judge = HeldOut(dense, held_out, logits, batch_size)
@@ -157,30 +155,25 @@ def compensate_(
     pruned = changed = _projections(outputs)
     kept: frozenset[int] = frozenset()
 
+    def kl_with(blocks: frozenset[int]) -> float:
+        _set_(outputs, pruned, changed, blocks)
+        return judge.kl(slim)
+
     with torch.no_grad(), evaluated(slim), evaluated(dense):
         try:
-            fits: list[list[_Fit]] = []  # of every pass, all blocks
-            for number in range(1, passes + 1):
-                text = f"compensation, pass {number}/{passes}"
-                sums = _sums(models, fitted, batch_size, f"{text}, fitting on clip", report)
-                judged = _sums(models, held_out, batch_size, f"{text}, judging on held-out clip", report)
-                fits.append([_fit(*both, ridge) for both in zip(sums, judged, strict=True)])
-                _add_(outputs, [fit.change for fit in fits[-1]])
+            sums = _sums(models, fitted, batch_size, "compensation, fitting on clip", report)
+            judged = _sums(models, held_out, batch_size, "compensation, judging on held-out clip", report)
+            fits = [_fit(*both, ridge) for both in zip(sums, judged, strict=True)]
+            _add_(outputs, [fit.change for fit in fits])
             changed = _projections(outputs)
-
-            def kl_with(blocks: frozenset[int]) -> float:
-                _set_(outputs, pruned, changed, blocks)
-                return judge.kl(slim)
-
-            ridges = [_last_ridge(of_block) for of_block in zip(*fits, strict=True)]
-            kinds = {index: site.kind for index, site in enumerate(slim_sites) if ridges[index] is not None}
+            kinds = {index: site.kind for index, site in enumerate(slim_sites) if fits[index].ridge is not None}
             kept, before, after, evaluations = _kept_blocks(kinds, kl_with, report)
         finally:
             _set_(outputs, pruned, changed, kept)
     report(f"compensated, held-out KL {before:.4f} -> {after:.4f} nats", 1.0)
     blocks = (
-        CompensatedBlock(site.name, ridges[index], first.share_before, last.share_after, index in kept)
-        for index, (site, first, last) in enumerate(zip(slim_sites, fits[0], fits[-1], strict=True))
+        CompensatedBlock(site.name, fit.ridge, fit.share_before, fit.share_after, index in kept)
+        for index, (site, fit) in enumerate(zip(slim_sites, fits, strict=True))
     )
     return Compensated(tuple(blocks), before, after, evaluations)
 
@@ -195,11 +188,9 @@ def fitted_sites(family: Family, slim: Any, dense: Any) -> tuple[list[Site], lis
     )
 
 
-def _check_settings(fitted: LabelledInputs, held_out: LabelledInputs, ridge: Sequence[float], passes: int) -> None:
+def _check_settings(fitted: LabelledInputs, held_out: LabelledInputs, ridge: Sequence[float]) -> None:
     if not ridge or not all(value > 0.0 for value in ridge):
         raise BadInput(f"compensation ridge is {tuple(ridge)}; it must be one or more numbers above 0")
-    if passes < 1:
-        raise BadInput(f"compensation passes is {passes}; it must be at least 1")
     if not len(fitted) or not len(held_out):
         raise BadInput(
             f"{len(fitted) + len(held_out)} clips are too few for compensation: it fits on {len(fitted)} and holds out"
@@ -286,11 +277,6 @@ def _fit(fitted: BlockSums, held_out: BlockSums, ridge: Sequence[float]) -> _Fit
         if after < best.share_after:
             best = _Fit(change, each, before, after)
     return best
-
-
-def _last_ridge(fits: Sequence[_Fit]) -> float | None:
-    """Of the fits of one block, pass by pass, that of the last that changes it."""
-    return next((fit.ridge for fit in reversed(fits) if fit.ridge is not None), None)
 
 
 def least_squares_change(sums: BlockSums, ridge: float) -> torch.Tensor:

@@ -19,14 +19,8 @@ from leanear.runtimes.files import replaced_file
 from leanear.runtimes.process.kept_work import remember_kept
 
 STATE_FILE = "distillation.safetensors"
-
-
 STATE_SCHEMA = "leanear-distillation-2"
-
-
 METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
-
-
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of what AdamW keeps of every parameter
 
 

@@ -25,13 +25,14 @@ from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune
 from leanear.progress import Narrator, counted
-from leanear.prune.job import RECOMPUTE_ABOVE_BYTES, clips_sha256
-from leanear.recover.distillation import Distillation
+from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
+from leanear.recover.distillation_options import Distillation
 from leanear.reference.choose import SCHEMES
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json, write_text
+from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.studies.comparison import (
@@ -65,7 +66,7 @@ from leanear.studies.methods import (
     ten_steps,
 )
 from leanear.studies.timing_methods import time_methods
-from leanear.targets.target import read_target, require_timed_precision
+from leanear.targets.target import Target, read_target
 
 COMPARISON_FILE = "comparison.json"
 POOL_SHARE = 1.5  # calibration clips to draw from, over those that a seed draws
@@ -105,7 +106,20 @@ class ComparisonPaths:
     html: Path
 
 
-def compare_methods(
+def require_timed_precision(target: Target, flag: str) -> None:
+    """Nothing, where graphs of float32, which are all that is timed before a model is exported, stand for the target.
+
+    Raises:
+        BadInput: the target's graphs have products of another type.
+    """
+    if graph_precision(target.precision) != "fp32":
+        raise BadInput(
+            f"{flag}: it is timed on graphs of float32, which say nothing of {target.precision}, the precision of "
+            f"target {target.name}"
+        )
+
+
+def compare_methods(  # noqa: PLR0915
     model: str, *, data: Data | None, request: ComparisonRequest, out: Path, command: Sequence[str], narrator: Narrator
 ) -> ComparisonPaths:
     """The paths of comparison.json, .md and .html in `out`; rows that are there, of the same inputs, are taken over.

@@ -20,26 +20,23 @@ from torch import nn
 
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_basis
 from leanear.calibration.scores import SiteScores
-from leanear.calibration.statistics import (
-    Statistics,
-    collect_statistics,
-    empty_statistics,
-    merge_statistics,
-)
+from leanear.calibration.statistics import Statistics, collect_statistics, empty_statistics, merge_statistics
 from leanear.calibration.targets import strata
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
 from leanear.families.family import Checkpoint, Family
 from leanear.plan import ROTATED, Plan, Prune, SitePlan, compose, untouched
 from leanear.progress import Report, quiet
-from leanear.prune.allocate import ROUNDING, Allocation
+from leanear.prune.allocation.allocate import Allocation
+from leanear.prune.allocation.frontier import ROUNDING
 from leanear.prune.costs import Costs, parameter_costs
 from leanear.prune.rotated import Rotated, best_compensated, prune_measured, prune_rotated
 from leanear.prune.scoring import Bases, Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated as Compensation
 from leanear.recover.compensation import compensate_, fitted_sites
-from leanear.recover.distillation import Distillation, distill_
+from leanear.recover.distillation import distill_
+from leanear.recover.distillation_options import Distillation
 from leanear.recover.lora import LoraRecovery
 from leanear.reference.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
 from leanear.reference.schedule import SCORES, PruneRecipe, Score, calibration_order, prune, score

@@ -14,6 +14,16 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
 
 TARGETS = Path(__file__).parent
+KEYS = ("description", "runtime", "graph_form", "precision", "threads")
+OTHER_KEYS = (
+    "query_key_multiple",
+    "value_output_multiple",
+    "feed_forward_multiple",
+    "one_width_per_head",
+    "measured",
+    "python",
+    "compute_capabilities",
+)
 PLACES = ("here", "device")
 MOST_THREADS = 1024
 USUAL_FEED_FORWARD_MULTIPLE = 16  # where a file does not say: the float32 values of a 512-bit vector
@@ -65,37 +75,8 @@ def read_target(name: str) -> Target:
     path = Path(name) if name.endswith(".toml") else TARGETS / f"{name}.toml"
     if not name.endswith(".toml") and name not in target_names():
         raise BadInput(f"unknown target {name!r}; known are {', '.join(target_names())}, or the path of a .toml file")
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{path}: not TOML ({error})") from None
-    keys = ("description", "runtime", "graph_form", "precision", "threads")
-    others = (
-        "query_key_multiple",
-        "value_output_multiple",
-        "feed_forward_multiple",
-        "one_width_per_head",
-        "measured",
-        "python",
-    )
-    known = (*keys, *others, "compute_capabilities")
-    for key in settings:
-        if key not in known:
-            raise BadInput(f"{path}: unknown key {key!r}; known are {', '.join(known)}")
-    for key in keys:
-        if key not in settings:
-            raise BadInput(f"{path}: key {key!r} is missing")
-    settings = {"measured": PLACES[0], "python": "python3", **settings}
-    runtimes, forms = tuple(MODULES), graph_forms()
-    offers = (("runtime", runtimes), ("graph_form", forms), ("precision", PRECISIONS), ("measured", PLACES))
-    for key, offered in offers:
-        if settings[key] not in offered:
-            raise BadInput(f"{path}: {key} = {settings[key]!r} is not one of {', '.join(offered)}")
-    _check_precision(settings["precision"], settings["runtime"], f"{path}: precision = {settings['precision']!r}")
-    if settings["graph_form"] not in ("portable", choose_runtime(settings["runtime"]).FORM):
-        raise BadInput(f"{path}: graph_form = {settings['graph_form']!r} is not meant for {settings['runtime']}")
+    settings = {"measured": PLACES[0], "python": "python3", **_settings_in(path)}
+    _check_offers(settings, path)
     target = Target(
         name=path.stem,
         description=str(settings["description"]),
@@ -117,6 +98,35 @@ def read_target(name: str) -> Target:
     if target.one_width_per_head:
         check_one_width(target, str(path))
     return target
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    """The settings of a target's file, none of them unknown and none of `KEYS` missing."""
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path}: not TOML ({error})") from None
+    known = (*KEYS, *OTHER_KEYS)
+    for key in settings:
+        if key not in known:
+            raise BadInput(f"{path}: unknown key {key!r}; known are {', '.join(known)}")
+    for key in KEYS:
+        if key not in settings:
+            raise BadInput(f"{path}: key {key!r} is missing")
+    return settings
+
+
+def _check_offers(settings: dict[str, Any], path: Path) -> None:
+    """See that runtime, form, precision and place of measurement are ones that there are, and belong together."""
+    offers = {"runtime": tuple(MODULES), "graph_form": graph_forms(), "precision": PRECISIONS, "measured": PLACES}
+    for key, offered in offers.items():
+        if settings[key] not in offered:
+            raise BadInput(f"{path}: {key} = {settings[key]!r} is not one of {', '.join(offered)}")
+    _check_precision(settings["precision"], settings["runtime"], f"{path}: precision = {settings['precision']!r}")
+    if settings["graph_form"] not in ("portable", choose_runtime(settings["runtime"]).FORM):
+        raise BadInput(f"{path}: graph_form = {settings['graph_form']!r} is not meant for {settings['runtime']}")
 
 
 def check_one_width(target: Target, where: str) -> None:
@@ -153,19 +163,6 @@ def with_precision(target: Target, precision: str | None) -> Target:
         return target
     _check_precision(precision, target.runtime, f"--precision {precision}")
     return replace(target, precision=precision)
-
-
-def require_timed_precision(target: Target, flag: str) -> None:
-    """Nothing, where graphs of float32, which are all that is timed before a model is exported, stand for the target.
-
-    Raises:
-        BadInput: the target's graphs have products of another type.
-    """
-    if graph_precision(target.precision) != "fp32":
-        raise BadInput(
-            f"{flag}: it is timed on graphs of float32, which say nothing of {target.precision}, the precision of "
-            f"target {target.name}"
-        )
 
 
 def require_timed_form(target: Target, flag: str) -> None:

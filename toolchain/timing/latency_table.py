@@ -10,6 +10,7 @@ Dimension letters: T tokens, D model width, H heads, K per-head query/key width,
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from leanear.export.onnx.heads import VECTOR_COLUMNS, HeadGroup, read_widths
 from leanear.families.family import Checkpoint
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
-from leanear.targets.target import Target
 from leanear.timing.parts_fit import fit_nonnegative
 from leanear.timing.table_values import checked_number, checked_numbers, checked_site, checked_whole
 
@@ -102,37 +102,54 @@ class HasHeads(Protocol):
     def head_width(self) -> int: ...
 
 
-class Table(Protocol):
+class Table(ABC):
     """What a latency table of either family tells of attention blocks of some kind."""
 
-    @property
-    def others_share(self) -> float: ...
+    geometry: HasHeads
+    graph_form: str
+    rest_ms: float
+    others_share: float
 
     @property
-    def rest_ms(self) -> float: ...
+    @abstractmethod
+    def site_kinds(self) -> tuple[str, ...]:
+        """The kind of every block, in the order of the model's attention sites."""
+
+    @abstractmethod
+    def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]:
+        """The groups in which the exporter computes heads of these widths."""
+
+    @abstractmethod
+    def block_ms(self, kind: str) -> float:
+        """What a block costs apart from its heads."""
+
+    @abstractmethod
+    def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float:
+        """What one head of these widths adds to a block whose heads are all in one group."""
+
+    @abstractmethod
+    def site_ms(self, kind: str, widths: Widths) -> float:
+        """One block with heads of these widths, in the groups and filled up as the exporter does."""
 
     @property
-    def site_kinds(self) -> tuple[str, ...]: ...
+    def dense_site(self) -> tuple[tuple[int, int], ...]:
+        """(K, V) of every head of a dense block."""
+        return ((self.head_width,) * 2,) * self.geometry.heads
 
     @property
-    def dense_site(self) -> tuple[tuple[int, int], ...]: ...
+    def head_width(self) -> int:
+        """K and V of a dense head."""
+        return self.geometry.head_width
 
-    @property
-    def head_width(self) -> int: ...
-
-    def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]: ...
-
-    def block_ms(self, kind: str) -> float: ...
-
-    def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float: ...
-
-    def site_ms(self, kind: str, widths: Widths) -> float: ...
-
-    def model_ms(self, sites: Sequence[Widths]) -> float: ...
+    def model_ms(self, sites: Sequence[Widths]) -> float:
+        """A whole model whose blocks, in the order of its attention sites, have heads of these widths."""
+        if len(sites) != len(self.site_kinds):
+            raise BadInput(f"latency table: widths of {len(sites)} blocks for a model of {len(self.site_kinds)}")
+        return self.rest_ms + sum(map(self.site_ms, self.site_kinds, sites))
 
 
 @dataclass(frozen=True)
-class LatencyTable:
+class LatencyTable(Table):
     """Milliseconds of attention blocks on one device, runtime, precision and number of threads.
 
     rest_ms: all of the model that is not an attention block: front end, patches, MLPs and head; parts: by kind,
@@ -154,16 +171,6 @@ class LatencyTable:
         """The kind of every layer's attention block."""
         return tuple(site_kind(layer, self.geometry.layers) for layer in range(self.geometry.layers))
 
-    @property
-    def dense_site(self) -> tuple[tuple[int, int], ...]:
-        """(K, V) of every head of a dense block."""
-        return ((self.geometry.head_width,) * 2,) * self.geometry.heads
-
-    @property
-    def head_width(self) -> int:
-        """K and V of a dense head."""
-        return self.geometry.head_width
-
     def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]:
         """The groups in which the exporter computes heads of these widths."""
         return exported_groups(kind, widths, self.geometry.tokens, self.geometry.model_width, self.graph_form)
@@ -182,19 +189,6 @@ class LatencyTable:
         features = _features(kind, widths, self.geometry, self.graph_form)
         parts = asdict(self.parts[kind])
         return sum(parts[name] * value for name, value in features.items())
-
-    def model_ms(self, sites: Sequence[Widths]) -> float:
-        """A whole model with heads of these widths, layer by layer."""
-        if len(sites) != self.geometry.layers:
-            raise BadInput(f"latency table: widths of {len(sites)} layers for a model of {self.geometry.layers}")
-        return self.rest_ms + sum(
-            self.site_ms(site_kind(number, len(sites)), widths) for number, widths in enumerate(sites)
-        )
-
-    def worst_fit(self) -> float:
-        """How far the parts are from the timed blocks at most, as a share of a dense ordinary block."""
-        dense_ms = self.site_ms("ordinary", [(self.geometry.head_width,) * 2] * self.geometry.heads)
-        return max(abs(probe.fitted_ms - probe.median_ms) for probe in self.probes) / dense_ms
 
 
 def site_kind(layer: int, layers: int) -> str:
@@ -238,15 +232,6 @@ def fit_parts(kind: str, timed: Sequence[tuple[Widths, float]], geometry: Geomet
     """The parts, none of them negative, whose sums are nearest to timed blocks: least squares of relative errors."""
     rows = [_features(kind, widths, geometry, form) for widths, _ in timed]
     return Parts(**fit_nonnegative(rows, [milliseconds for _, milliseconds in timed]))
-
-
-def candidate_widths(target: Target, head_width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Query/key widths and value/output widths to choose among for one head: the target's multiples up to the whole."""
-
-    def multiples(step: int) -> tuple[int, ...]:
-        return (*range(step, head_width, step), head_width)
-
-    return multiples(target.query_key_multiple), multiples(target.value_output_multiple)
 
 
 def tie_widths(table: Table, kind: str, widths: Widths) -> list[tuple[int, int]]:

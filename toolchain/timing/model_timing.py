@@ -21,13 +21,7 @@ from leanear.targets.target import Target
 from leanear.timing.ast_timing import export_ast_to_time
 from leanear.timing.block_timing import kept_table, latency_table, time_in_turn
 from leanear.timing.latency_table import Table
-from leanear.timing.speech_timing import (
-    export_to_time,
-    kept_speech_table,
-    speech_table,
-    time_dense_and_slim,
-    work_of,
-)
+from leanear.timing.speech_timing import export_to_time, kept_speech_table, speech_table, time_dense_and_slim, work_of
 from leanear.timing.speech_work import SpeechWork
 
 

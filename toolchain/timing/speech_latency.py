@@ -17,7 +17,7 @@ from typing import Any
 
 from leanear.export.blocks import exported_groups
 from leanear.export.onnx.attention import HeadGroup
-from leanear.timing.latency_table import Widths, whole_vectors
+from leanear.timing.latency_table import Table, Widths, whole_vectors
 from leanear.timing.parts_fit import fit_nonnegative
 
 SPEECH_TABLE_SCHEMA = "leanear-speech-latency-table-1"
@@ -67,7 +67,7 @@ class SpeechProbe:
 
 
 @dataclass(frozen=True)
-class SpeechTable:
+class SpeechTable(Table):
     """Milliseconds of one inference's attention blocks on one device, runtime, precision and number of threads.
 
     rest_ms: all that no head's width changes; parts: by kind of block, what `PARTS` cost in one inference; probes: the
@@ -87,16 +87,6 @@ class SpeechTable:
         """The kind of every block, in the order of the model's attention sites."""
         return ("encoder",) * self.geometry.encoder_layers + ("decoder", "cross") * self.geometry.decoder_layers
 
-    @property
-    def dense_site(self) -> tuple[tuple[int, int], ...]:
-        """(K, V) of every head of a dense block."""
-        return ((self.geometry.head_width,) * 2,) * self.geometry.heads
-
-    @property
-    def head_width(self) -> int:
-        """K and V of a dense head."""
-        return self.geometry.head_width
-
     def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]:
         """The groups in which the exporter computes heads of these widths."""
         return _groups(kind, widths, self.geometry, self.graph_form)
@@ -113,16 +103,6 @@ class SpeechTable:
         """All that one block's heads of these widths take of an inference, in groups and filled up as exported."""
         features = _features(kind, widths, self.geometry, self.graph_form)
         return sum(self.parts[kind][name] * value for name, value in features.items())
-
-    def model_ms(self, sites: Sequence[Widths]) -> float:
-        """One inference of a model whose blocks, in the order of its attention sites, have heads of these widths."""
-        return self.rest_ms + sum(
-            self.site_ms(kind, widths) for kind, widths in zip(self.site_kinds, sites, strict=True)
-        )
-
-    def worst_fit(self) -> float:
-        """By what share the parts are off a timed model at most."""
-        return max(abs(probe.error) for probe in self.probes)
 
 
 def _groups(kind: str, widths: Widths, geometry: SpeechGeometry, form: str) -> tuple[HeadGroup, ...]:

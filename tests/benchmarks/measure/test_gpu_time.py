@@ -10,9 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-import leanear.benchmarks.measure.answers
 import leanear.benchmarks.measure.engine_check
-import leanear.benchmarks.measure.measure
+import leanear.benchmarks.measure.parts
 import leanear.benchmarks.measure.sustained
 from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.measure.latency import measure_latency
@@ -55,8 +54,7 @@ def in_this_process(module, request, progress, **_keywords) -> Outcome:
 def workers(library, monkeypatch) -> None:
     """What would run in fresh processes runs in this one, which has the made-up library."""
     for module in (
-        leanear.benchmarks.measure.measure,
-        leanear.benchmarks.measure.answers,
+        leanear.benchmarks.measure.parts,
         leanear.benchmarks.measure.engine_check,
         leanear.benchmarks.measure.sustained,
     ):

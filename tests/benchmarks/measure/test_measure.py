@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-import leanear.benchmarks.measure.answers
-import leanear.benchmarks.measure.measure
+import leanear.benchmarks.measure.parts
 from leanear.benchmarks.device.commands import main
-from leanear.benchmarks.measure.measure import benchmark, evaluate, interleaved
+from leanear.benchmarks.measure.evaluation import evaluate
+from leanear.benchmarks.measure.measure import benchmark
+from leanear.benchmarks.measure.parts import interleaved
 from leanear.benchmarks.measure.processes import Outcome, run_fresh
 from leanear.benchmarks.results import read_results
 from leanear.runtimes.clips import clips_sha256, read_clips, write_clips
@@ -42,8 +43,7 @@ def measured(dense_folder, slim_folder, clips_path, tmp_path_factory):
 
 
 def replace_run_fresh(monkeypatch, function):
-    for module in (leanear.benchmarks.measure.measure, leanear.benchmarks.measure.answers):
-        monkeypatch.setattr(module, "run_fresh", function)
+    monkeypatch.setattr(leanear.benchmarks.measure.parts, "run_fresh", function)
 
 
 def test_processes_alternate_so_that_drift_falls_on_both_alike():
@@ -209,7 +209,7 @@ def test_a_worker_that_dies_leaves_a_reason_and_no_number(slim_folder, tmp_path,
             return Outcome(None, "the process was ended by SIGKILL", ("last words",))
         return run_fresh(module, *arguments, **keywords)
 
-    monkeypatch.setattr(leanear.benchmarks.measure.measure, "run_fresh", dying)
+    monkeypatch.setattr(leanear.benchmarks.measure.parts, "run_fresh", dying)
     out = tmp_path / "r.json"
     with pytest.raises(MeasurementFailed, match="memory on null failed: model: the process was ended by SIGKILL"):
         benchmark(None, slim_folder, None, "null", OPTIONS, out, **QUICK)
@@ -231,7 +231,7 @@ def test_a_latency_process_that_dies_stops_the_pass_and_not_the_others(slim_fold
             return Outcome(None, "the process ended with status 1: MemoryError", ("MemoryError",))
         return run_fresh(module, *arguments, **keywords)
 
-    monkeypatch.setattr(leanear.benchmarks.measure.measure, "run_fresh", dying)
+    monkeypatch.setattr(leanear.benchmarks.measure.parts, "run_fresh", dying)
     out = tmp_path / "r.json"
     with pytest.raises(MeasurementFailed, match="latency on null failed"):
         benchmark(None, slim_folder, None, "null", OPTIONS, out, **QUICK)

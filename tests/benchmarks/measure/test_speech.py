@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.inference import STAGES, one_inference
-from leanear.benchmarks.measure.measure import benchmark, evaluate, evaluate_transcripts
+from leanear.benchmarks.measure.evaluation import evaluate, evaluate_transcripts
+from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.measure.transcripts import measure_transcripts, read_transcripts
 from leanear.benchmarks.results import read_results, write_results
 from leanear.runtimes.artifact import read_artifact

@@ -21,6 +21,7 @@ from leanear.benchmarks.peers.whisper_tiny_size import (
     write_tiny_size_checkpoint,
 )
 from leanear.families import whisper
+from leanear.families.whisper.settings import languages
 
 RANKS = Path(__file__).parents[4] / "shared" / "data" / "whisper-multilingual.tiktoken"
 needs_ranks = pytest.mark.skipif(not RANKS.is_file(), reason=f"{RANKS} is absent")
@@ -53,7 +54,7 @@ def test_the_real_vocabulary():
     assert (known["<|endoftext|>"], known["<|startoftranscript|>"], known["<|en|>"]) == (END, START, START + 1)
     assert (known["<|su|>"], known["<|translate|>"], known["<|transcribe|>"]) == (50357, 50358, TRANSCRIBE)
     assert (known["<|notimestamps|>"], known["<|0.00|>"], known["<|30.00|>"]) == (50363, 50364, 51864)
-    assert len(LANGUAGE_CODES) == len(whisper.languages(tokenizer)) == 99
+    assert len(LANGUAGE_CODES) == len(languages(tokenizer)) == 99
     spoken = " And so my fellow Americans ask not what your country can do for you"
     assert whisper.text_tokens(tokenizer, spoken) == [
         400, 370, 452, 7177, 6280, 1029, 406, 437, 428, 1941, 393, 360, 337, 291,

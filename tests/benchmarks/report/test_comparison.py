@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from leanear.benchmarks.report.comparison import COMPARISON_SCHEMA, comparison_sections, read_comparison
-from leanear.benchmarks.report.pictures import Curve, picture_curves
+from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
 from leanear.benchmarks.report.report import write_comparison, write_report
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json

@@ -10,8 +10,8 @@ import pytest
 
 from leanear.benchmarks.report import report
 from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report, write_devices_report
+from leanear.benchmarks.report.drawing.plotting import Picture
 from leanear.benchmarks.report.page import Table
-from leanear.benchmarks.report.plotting import Picture
 from leanear.benchmarks.report.report import render_html, render_markdown
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.summary import Gate

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 
+from leanear.benchmarks.report.drawing.pictures import Curve
+from leanear.benchmarks.report.drawing.plotting import Picture
 from leanear.benchmarks.report.loss_section import curve_picture, loss_section, nats
 from leanear.benchmarks.report.page import Paragraph, Section, Table
-from leanear.benchmarks.report.pictures import Curve
-from leanear.benchmarks.report.plotting import Picture
 from leanear.benchmarks.results import write_results
 from leanear.deploy.measuring import pruning_sections, write_folder_report
 from leanear.runtimes.files import write_json

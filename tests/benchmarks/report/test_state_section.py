@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from leanear.benchmarks.measure.sustained import run_sustained
+from leanear.benchmarks.report.drawing.plotting import Picture
 from leanear.benchmarks.report.page import Paragraph, Table
-from leanear.benchmarks.report.plotting import Picture
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.report.state_section import state_missing, state_section
 from leanear.benchmarks.results import write_results

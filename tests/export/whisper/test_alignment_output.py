@@ -18,8 +18,9 @@ from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.alignment import Alignment, read_alignment, softmax
-from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
-from leanear.runtimes.speech.long_audio import read_speech_model, require_word_times
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import decode_window
+from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
 from tests.export.whisper_cases import KINDS, noise, small_artifact, small_whisper
 from tests.whisper_models import make_extractor
 

@@ -21,9 +21,10 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import write_json
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.encoder_windows import artifact_windows
-from leanear.runtimes.speech.long_audio import read_speech_model, transcribe
+from leanear.runtimes.speech.long_audio import transcribe
+from leanear.runtimes.speech.speech_model import read_speech_model
 from tests.export.whisper_cases import KINDS, noise, small_whisper
 from tests.whisper_models import make_extractor, make_whisper, write_whisper
 

@@ -90,7 +90,7 @@ def test_a_classifier_computes_on_device_buffers_whatever_the_length(library, cu
 
 
 def test_speech_is_that_of_the_other_runtime_through_rooms_rows_and_parents(library, cuda, speech, monkeypatch):
-    monkeypatch.setattr("leanear.runtimes.backends.engine_sessions.ROOMS", (8, 32))
+    monkeypatch.setattr("leanear.runtimes.backends.gpu_cache.ROOMS", (8, 32))
     monkeypatch.setattr("leanear.runtimes.backends.engines.ROOMS", (8, 32))
     ours, theirs = nvidia_gpu.load(speech, _options(speech)), onnx_cpu.load(speech, FP32)
     generator = np.random.default_rng(0)

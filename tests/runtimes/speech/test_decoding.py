@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.speech.decoding import Decoded, DecodeOptions, decode_window
-from leanear.runtimes.speech.long_audio import SpeechModel
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import Decoded, decode_window
+from leanear.runtimes.speech.speech_model import SpeechModel
 from tests.runtimes.speech_sessions import (
     DE,
     EN,

@@ -9,8 +9,9 @@ from leanear.families.whisper import WhisperModel
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
-from leanear.runtimes.speech.long_audio import read_speech_model
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import decode_window
+from leanear.runtimes.speech.speech_model import read_speech_model
 from tests.export.whisper_cases import KINDS, noise, small_artifact, small_whisper
 from tests.whisper_models import make_extractor
 

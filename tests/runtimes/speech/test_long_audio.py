@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.decoding import DecodeOptions
-from leanear.runtimes.speech.long_audio import (
-    SILENT_PEAK,
-    Segment,
-    split_by_timestamps,
-    transcribe,
-    transcribe_windows,
-)
-from leanear.runtimes.speech.repeats import SUSPECT_LOOP_TOKENS, loop_start
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.long_audio import SILENT_PEAK, split_by_timestamps, transcribe, transcribe_windows
+from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, loop_start
+from leanear.runtimes.speech.transcript import Segment
 from tests.runtimes.speech_sessions import (
     EN,
     END,

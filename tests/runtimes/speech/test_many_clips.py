@@ -10,9 +10,12 @@ import pytest
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.decoding import DecodeOptions, decode_window, decode_windows
-from leanear.runtimes.speech.long_audio import Tally, read_speech_model, transcribe
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import decode_window, decode_windows
+from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.many_clips import transcribe_many
+from leanear.runtimes.speech.speech_model import read_speech_model
+from leanear.runtimes.speech.transcript import Tally
 from tests.export.whisper_cases import KINDS, noise, small_artifact
 
 LENGTHS = (9_000, 32_000, 21_000, 70_000, 15_500, 160, 30_000, 40_000)  # of a window of 32,000: some take several

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from leanear.runtimes.speech.repeats import LOOP_TIMES, LOOP_TOKENS, compression_ratio, loop_start
+from leanear.runtimes.speech.tokens.repeats import LOOP_TIMES, LOOP_TOKENS, compression_ratio, loop_start
 
 
 def brute_force(tokens: list[int]) -> tuple[int, int] | None:

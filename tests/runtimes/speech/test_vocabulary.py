@@ -11,7 +11,13 @@ import pytest
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.vocabulary import TextDecoder, Vocabulary, byte_alphabet, make_vocabulary, read_vocabulary
+from leanear.runtimes.speech.tokens.vocabulary import (
+    TextDecoder,
+    Vocabulary,
+    byte_alphabet,
+    make_vocabulary,
+    read_vocabulary,
+)
 from tests.whisper_models import make_tokenizer
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "whisper-multilingual.tiktoken"

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from leanear.runtimes.speech.vocabulary import Vocabulary
+from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 from leanear.runtimes.speech.words import Span, keep_out_pauses, make_words, spans_of, split_words, usual_length
 
 RATE_HZ = 1000

@@ -11,8 +11,8 @@ import soundfile
 
 from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
-from leanear.runtimes.speech.decoding import DecodeOptions
-from leanear.runtimes.speech.long_audio import Segment, Tally
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.speech.words import Word
 from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ, VoiceGraph, detectors, load_voice_graph
 from leanear.runtimes.voice.speech_only import SpeechOnly, Voice, _moved, transcribe_spoken

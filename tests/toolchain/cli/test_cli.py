@@ -252,7 +252,7 @@ def test_goals_and_flags_that_do_not_go_together(capsys, model, data, tmp_path, 
 
 @pytest.mark.parametrize(("flags", "seconds"), [("", 1200.0), (" --recovery-minutes 0.5", 30.0)])
 def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, model, data, tmp_path, flags, seconds):
-    from leanear.prune import job as pruning
+    from leanear.prune import pruning
 
     jobs = []
 
@@ -269,7 +269,7 @@ def test_recovery_ends_after_the_minutes_that_were_given(capsys, monkeypatch, mo
 def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     """A table and measurements made up, so that nothing is timed: all of the model but its heads takes 5 ms."""
     from leanear.data.clips import read_examples_for
-    from leanear.prune import job as pruning
+    from leanear.prune import pruning
     from leanear.timing import model_timing
     from leanear.timing.latency_table import LatencyTable, ModelTiming, Parts, read_geometry
 

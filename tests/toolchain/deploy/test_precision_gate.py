@@ -32,7 +32,7 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file
-from leanear.targets.target import Target, read_target, require_timed_precision, with_precision
+from leanear.targets.target import Target, read_target, with_precision
 from tests.benchmarks.conftest import clips_path, dense_folder, loud_clip, null_results, slim_folder  # noqa: F401
 from tests.runtimes.integer_artifact import rounded, set_precision, write_integer_artifact
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, write_tiny_artifact
@@ -410,6 +410,3 @@ def test_a_target_can_be_given_another_precision():
     with pytest.raises(BadInput, match="--precision int8-bf16: tensorrt computes in fp32, bf16, fp16"):
         with_precision(read_target("jetson"), "int8-bf16")
     assert with_precision(read_target("jetson"), "bf16").precision == "bf16"
-    with pytest.raises(BadInput, match="--speedup: it is timed on graphs of float32, which say nothing of int8"):
-        require_timed_precision(with_precision(read_target("cpu"), "int8"), "--speedup")
-    require_timed_precision(with_precision(read_target("openvino"), "bf16"), "--speedup")

@@ -21,6 +21,7 @@ import leanear.benchmarks.device.receiver
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, read_bundle
 from leanear.benchmarks.results import read_results
 from leanear.devices.bundle import DEVICE_SOURCES, write_bundle
+from leanear.devices.receiver_program import receiver_program
 from leanear.devices.remote import deliver
 from tests.toolchain.deliveries import (
     CLIP_BYTES,
@@ -46,17 +47,15 @@ def test_no_room_is_seen_before_anything_is_copied(large, options, tmp_path):
     expect(outcome, "disk full", "to be copied", "are free")
 
 
-def test_a_disk_that_fills_up_under_way(large, options, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_under_way(large, options, tmp_path):
     """The disk is full although there seemed to be room; what arrived whole is kept, and with room it goes on."""
-    careless = tmp_path / "receiver.py"
-    text = Path(leanear.benchmarks.device.receiver.__file__).read_text()
-    assert "    return facts.f_bavail * facts.f_frsize" in text
-    careless.write_text(text.replace("    return facts.f_bavail * facts.f_frsize", "    return 1 << 60"))
     with small_disk(tmp_path / "disk", 8) as disk:
         there = dataclasses.replace(options, folder=str(disk / "leanear"))
-        with monkeypatch.context() as patch:
-            patch.setattr(leanear.benchmarks.device.receiver, "__file__", str(careless))
-            expect(deliver(HOST, large, tmp_path, there), "disk full", "No space left on device")
+        outcome = with_receiver(
+            lambda text: text.replace("    return facts.f_bavail * facts.f_frsize", "    return 1 << 60"),
+            lambda: deliver(HOST, large, tmp_path, there),
+        )
+        expect(outcome, "disk full", "No space left on device")
         assert not list(disk.rglob("*.part"))
         assert not list(disk.rglob(BUNDLE_FILE))
         assert list((deployment(there) / "incoming").iterdir())
@@ -124,14 +123,9 @@ def test_a_restart_during_copy_leaves_the_old_bundle(small, parts, options, tmp_
 
 def test_a_workstation_that_dies_leaves_nothing_running(small, options, tmp_path, server):
     """SIGKILL on this side while the benchmark runs there; the next run goes on."""
-    arguments = [
-        HOST,
-        small,
-        tmp_path / "results",
-        options.python,
-        options.folder,
-        leanear.benchmarks.device.receiver.__file__,
-    ]
+    receiver = tmp_path / "receiver.py"
+    receiver.write_text(receiver_program())
+    arguments = [HOST, small, tmp_path / "results", options.python, options.folder, receiver]
     command = [sys.executable, "-c", PAUSED, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as workstation:
         next(line for line in workstation.stdout if "process 1 of 4" in line)
@@ -213,7 +207,7 @@ def test_a_device_that_stops_talking(small, options, tmp_path, server):
 
 def test_a_pause_of_both_machines_is_no_silence(small, options, tmp_path, server):
     """Both are stopped for longer than the device may be silent, and this one goes on first."""
-    text = Path(leanear.benchmarks.device.receiver.__file__).read_text()
+    text = receiver_program()
     assert "\nALIVE_EVERY_S = 4.0\n" in text
     receiver = tmp_path / "receiver.py"
     receiver.write_text(text.replace("\nALIVE_EVERY_S = 4.0\n", "\nALIVE_EVERY_S = 0.5\n"))
@@ -238,7 +232,6 @@ def test_a_device_that_lives_but_does_nothing(small, options, tmp_path):
     impatient = dataclasses.replace(options, standstill_limit_s=3.0)
     outcome = with_receiver(
         lambda text: text.replace('sys.executable, "-u"', f'{python!r}, "-u"'),
-        tmp_path,
         lambda: deliver(HOST, small, tmp_path, impatient),
     )
     expect(outcome, "stalled", "has done nothing for 3 s")
@@ -272,7 +265,7 @@ def test_a_device_that_says_what_it_should_not(small, options, tmp_path, told, u
             notes = deliver(HOST, small, tmp_path, nowhere).notes
         assert notes == ("the device did not tell the time",)
 
-    with_receiver(lambda text: text.replace(told, untrue), tmp_path, work)
+    with_receiver(lambda text: text.replace(told, untrue), work)
 
 
 def test_a_receiver_that_hears_nothing_ends(small, options, tmp_path, server):
@@ -286,9 +279,7 @@ def test_a_receiver_that_hears_nothing_ends(small, options, tmp_path, server):
         with pytest.raises(Interruption):
             deliver(HOST, small, tmp_path, options, at("doctor", vanish))
 
-    with_receiver(
-        lambda text: text.replace("HOST_SILENCE_LIMIT_S = 120.0", "HOST_SILENCE_LIMIT_S = 0.5"), tmp_path, work
-    )
+    with_receiver(lambda text: text.replace("HOST_SILENCE_LIMIT_S = 120.0", "HOST_SILENCE_LIMIT_S = 0.5"), work)
     assert not [name for _, name in server.sessions() if "python" in name]
 
 
@@ -311,7 +302,6 @@ def test_two_deploys_at_once_are_told_apart(small, options, tmp_path):
     assert first_is_there.wait(30)
     busy = with_receiver(
         lambda text: text.replace("LOCK_PATIENCE_S = 15.0", "LOCK_PATIENCE_S = 0.5"),
-        tmp_path,
         lambda: deliver(HOST, small, tmp_path / "second", options),
     )
     expect(busy, "busy", f"from {getpass.getuser()}@", "since")
@@ -408,7 +398,7 @@ def test_a_device_that_lives_in_another_year(small, options, tmp_path):
 
 def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path, monkeypatch):
     """The process that measures memory dies: its reason and the other parts are here."""
-    source = Path(leanear.benchmarks.device.receiver.__file__).parents[1]
+    source = Path(leanear.benchmarks.device.receiver.__file__).parents[2]
     shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("peers", "__pycache__"))
     memory = tmp_path / "source" / "measure" / "memory.py"
     dying = "import os\n\n    os.abort()\n"

@@ -15,7 +15,7 @@ from leanear.data.held_out import HeldOut, divided
 from leanear.evaluate.measured_loss import Judge, MeasuredLoss
 from leanear.families import ast, whisper
 from leanear.prune import curve
-from leanear.prune.allocate import Allocation
+from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at

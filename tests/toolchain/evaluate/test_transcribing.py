@@ -18,9 +18,9 @@ from leanear.evaluate.transcribing import transcribe_file
 from leanear.export.artifact import export_artifact
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.speech.alignment import Alignment
-from leanear.runtimes.speech.decoding import DecodeOptions
+from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.long_audio import transcribe
-from leanear.runtimes.speech.repeats import compression_ratio, loop_start
+from leanear.runtimes.speech.tokens.repeats import compression_ratio, loop_start
 from tests.export.whisper_cases import small_speech
 from tests.whisper_models import WINDOW_S, make_extractor, make_whisper, write_whisper
 

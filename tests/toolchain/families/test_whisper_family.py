@@ -20,11 +20,12 @@ from leanear.calibration.basis import SiteBasis
 from leanear.data.examples import SpeechInputs
 from leanear.families import whisper
 from leanear.families.checkpoint import CHECKPOINT_FILES, checkpoint_sha256, load_checkpoint
-from leanear.families.whisper_settings import languages
+from leanear.families.whisper.settings import languages
 from leanear.plan import HeadPlan, SitePlan, compose, full_plan, read_plan
 from leanear.runtimes.errors import BadInput
-from leanear.surgery import rotated_attention_state, zero_dropped_channels_
+from leanear.surgery import rotated_attention_state
 from tests.conftest import tone
+from tests.toolchain.dense_twin import zero_dropped_channels_
 from tests.whisper_models import WINDOW_S, make_extractor, make_tokenizer, make_whisper, write_whisper
 
 KINDS = ("encoder", "decoder", "cross")

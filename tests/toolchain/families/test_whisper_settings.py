@@ -15,8 +15,9 @@ from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
 from leanear.families import whisper
 from leanear.families.checkpoint import load_checkpoint
 from leanear.runtimes.artifact import read_artifact, read_golden
-from leanear.runtimes.speech.decoding import DecodeOptions, decode_window
-from leanear.runtimes.speech.vocabulary import read_vocabulary
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import decode_window
+from leanear.runtimes.speech.tokens.vocabulary import read_vocabulary
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import make_tokenizer, make_whisper, write_whisper
 

@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from leanear.prune import allocate as allocation_module
-from leanear.prune.allocate import (
-    Allocation,
-    HeadOptions,
-    allocate,
-    entire_heads_allocation,
-    equal_widths_allocation,
-)
+from leanear.prune.allocation import frontier, site_frontiers
+from leanear.prune.allocation.allocate import Allocation, allocate, entire_heads_allocation, equal_widths_allocation
+from leanear.prune.allocation.options import HeadOptions
 from leanear.runtimes.errors import BadInput
 
 
@@ -153,7 +148,7 @@ def test_ragged_blocks_are_judged_by_their_true_cost(seed, monkeypatch):
         best = enumerate_best(sites, budget, tied, ragged)[0]
         assert found.damage == pytest.approx(best, abs=1e-9)
         # Where there are too many blocks, what summed costs propose may miss the best, but tied blocks are all there.
-        monkeypatch.setattr(allocation_module, "COUNTS", 0)
+        monkeypatch.setattr(site_frontiers, "COUNTS", 0)
         proposed = allocate(sites, budget, tied=tied, ragged=ragged)
         monkeypatch.undo()
         assert_adds_up(proposed, sites, tied, ragged)
@@ -260,7 +255,7 @@ def test_cells_lose_nothing_where_every_cost_has_its_own(whole, monkeypatch):
     sites = ordinary_sites(5, sites=3, heads=3, widths=(2, 4, 6), cost_of=cost_of)
     budget = 0.5 * sum(head.costs.max() for site in sites for head in site)
     listed = allocate(sites, budget)
-    monkeypatch.setattr(allocation_module, "ALL_PAIRS", 0)
+    monkeypatch.setattr(frontier, "ALL_PAIRS", 0)
     assert allocate(sites, budget) == listed
 
 
@@ -294,7 +289,7 @@ def test_same_result_again_with_whole_and_with_broken_costs():
 @pytest.mark.parametrize("cost_of", [lambda k, v: float(k + v), lambda k, v: 0.013 + k / 700 + v / 900])
 @pytest.mark.parametrize("pairs", [0, 1 << 16])
 def test_least_possible_cost_is_enough_and_less_is_refused_with_its_number(cost_of, pairs, monkeypatch):
-    monkeypatch.setattr(allocation_module, "ALL_PAIRS", pairs)
+    monkeypatch.setattr(frontier, "ALL_PAIRS", pairs)
     sites = ordinary_sites(10, 3, 4, (4, 8, 16), cost_of)
     least = 3 * cost_of(4, 4)
     assert allocate(sites, least, resolution=16).cost == pytest.approx(least, rel=1e-11)

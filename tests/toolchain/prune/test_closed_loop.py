@@ -15,7 +15,7 @@ from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut
 from leanear.families import ast
 from leanear.prune import closed_loop
-from leanear.prune.allocate import Allocation
+from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.closed_loop import BlockLoss, Corrections, Round, SingleBlocks, block_loss, choose_measured
 from leanear.prune.costs import parameter_costs
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated

@@ -13,9 +13,9 @@ from leanear.calibration.sites import FeedForwardSite
 from leanear.data.held_out import HeldOut
 from leanear.families import ast
 from leanear.prune import scoring
-from leanear.prune.allocate import Allocation
+from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.closed_loop import Corrections, SingleBlocks
-from leanear.prune.job import check_scores_folder
+from leanear.prune.pruning import check_scores_folder
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.errors import BadInput

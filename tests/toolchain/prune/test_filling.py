@@ -201,7 +201,8 @@ def test_multiply_accumulates_are_those_of_the_graph(group_macs, tiny_extractor,
 
 def test_many_heads_take_all_their_counts_into_account_in_moments():
     """Heads of Whisper large: 20 of 64, whose 10,626 blocks are all looked at."""
-    from leanear.prune.allocate import HeadOptions, allocate
+    from leanear.prune.allocation.allocate import allocate
+    from leanear.prune.allocation.options import HeadOptions
 
     generator = np.random.default_rng(0)
     widths = np.array([0, 16, 32, 48, 64])

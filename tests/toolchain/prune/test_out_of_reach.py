@@ -13,8 +13,7 @@ from leanear.cli.commands import run
 from leanear.deploy import deployment_stages
 from leanear.families import ast, whisper
 from leanear.families.checkpoint import load_checkpoint
-from leanear.prune import job as pruning
-from leanear.prune import latency_goal
+from leanear.prune import latency_goal, pruning
 from leanear.prune.costs import parameter_costs
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import LatencyBound, latency_bound, refuse_out_of_reach

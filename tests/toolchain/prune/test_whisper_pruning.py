@@ -18,11 +18,13 @@ from leanear.plan import read_plan
 from leanear.progress import Narrator
 from leanear.prune.costs import parameter_costs
 from leanear.prune.goal import Goal
-from leanear.prune.job import PruneJob, prune_checkpoint
+from leanear.prune.job import PruneJob
+from leanear.prune.pruning import prune_checkpoint
 from leanear.prune.search import search_sparsity
 from leanear.prune.widths import RotatedRecipe
 from leanear.recover.compensation import compensate_
-from leanear.recover.distillation import METHODS, Distillation, distill_
+from leanear.recover.distillation import distill_
+from leanear.recover.distillation_options import METHODS, Distillation
 from leanear.recover.lora import LoraRecovery, masked, with_lora
 from leanear.reference.choose import SCHEMES, THRESHOLDS, choose_share
 from leanear.reference.schedule import SCORES, PruneRecipe, prune
@@ -127,7 +129,7 @@ def test_answers_too_large_to_keep_are_asked_for_again(monkeypatch):
     options = Distillation(epochs=2, batch_size=8, temperature=1.0, hidden_weight=0.0)
     one, two = halved(dense), halved(dense)
     kept = distill_(one, dense, given[2:], given[:2], whisper.logits, options)
-    monkeypatch.setattr("leanear.recover.distillation.MOST_KEPT_BYTES", 0)
+    monkeypatch.setattr("leanear.recover.training.MOST_KEPT_BYTES", 0)
     again = distill_(two, dense, given[2:], given[:2], whisper.logits, options)
     assert again.held_out_kls == pytest.approx(kept.held_out_kls, rel=1e-3)
     assert again.training_losses == pytest.approx(kept.training_losses, rel=1e-3)

@@ -20,7 +20,8 @@ from leanear.prune.scoring import score_widths
 from leanear.prune.widths import POOLS, RotatedRecipe, choose_widths, cut
 from leanear.reference.choose import choose_share
 from leanear.runtimes.errors import BadInput
-from leanear.surgery import kept_attention_state, rotated_attention_state, zero_dropped_channels_
+from leanear.surgery import kept_attention_state, rotated_attention_state
+from tests.toolchain.dense_twin import zero_dropped_channels_
 from tests.toolchain.whisper_pruning import answers, checkpoint, clips, divergence
 
 SMALL = RotatedRecipe(multiples=(2, 2), chunk=4)

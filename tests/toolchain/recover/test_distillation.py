@@ -17,23 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from leanear.calibration.likelihood import kl_divergences
 from leanear.data.examples import LabelledInputs, SpeechInputs
 from leanear.families import ast, whisper
 from leanear.plan import full_plan
-from leanear.recover import distillation
-from leanear.recover.distillation import (
-    ALL_EPOCHS,
-    ALL_STEPS,
-    DIVERGED,
-    FEWEST_EPOCHS,
-    NO_BETTER,
-    OUT_OF_TIME,
-    Distillation,
-    distill_,
-    kl_divergences,
-)
+from leanear.recover.distillation import distill_
+from leanear.recover.distillation_options import FEWEST_EPOCHS, Distillation
 from leanear.recover.hidden_states import hidden_differences
 from leanear.recover.kept_training import STATE_FILE, check_same_state
+from leanear.recover.training import ALL_EPOCHS, ALL_STEPS, DIVERGED, NO_BETTER, OUT_OF_TIME
 from leanear.runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
 from tests.toolchain import whisper_pruning
@@ -330,7 +322,7 @@ class Clock:
 
 @pytest.mark.parametrize(("seconds", "epochs"), [(1.0, 1), (25.0, 3), (30.0, 3), (31.0, 4)])
 def test_training_ends_with_the_epoch_in_which_its_time_is_spent(tiny_ast, monkeypatch, seconds, epochs):
-    monkeypatch.setattr(distillation, "time", Clock())
+    monkeypatch.setattr("leanear.recover.training.time", Clock())
     student = damaged(tiny_ast)
     distilled = distill_(student, tiny_ast, *parts(), ast.logits, plain(seconds=seconds))
     assert (len(distilled.training_losses), distilled.stopped) == (epochs, OUT_OF_TIME)
@@ -342,13 +334,13 @@ def test_time_before_an_interruption_counts(tiny_ast, monkeypatch, tmp_path):
     """Two epochs of ten seconds, an interruption in the third, of which nothing is kept, and two more."""
     options, settings = plain(seconds=35.0), {"state": tmp_path, "made_from": MADE_FROM}
     whole, resumed = damaged(tiny_ast), damaged(tiny_ast)
-    monkeypatch.setattr(distillation, "time", Clock())
+    monkeypatch.setattr("leanear.recover.training.time", Clock())
     expected = distill_(whole, tiny_ast, *parts(), ast.logits, options)
     assert (len(expected.training_losses), expected.stopped) == (4, OUT_OF_TIME)
-    monkeypatch.setattr(distillation, "time", Clock())
+    monkeypatch.setattr("leanear.recover.training.time", Clock())
     with pytest.raises(KeyboardInterrupt):
         distill_(damaged(tiny_ast), tiny_ast, *parts(), ast.logits, options, report=interrupted_at(8), **settings)
-    monkeypatch.setattr(distillation, "time", Clock())
+    monkeypatch.setattr("leanear.recover.training.time", Clock())
     assert distill_(resumed, tiny_ast, *parts(), ast.logits, options, **settings) == expected
     assert everything_same(resumed, whole)
 
@@ -653,7 +645,7 @@ def test_too_few_clips_are_refused(tiny_ast):
 
 def test_after_an_epoch_that_makes_it_worse_training_begins_again_with_a_lower_rate(tiny_ast, monkeypatch):
     """A rate that destroys the model, and then none to speak of: the second epoch ends where the first began."""
-    monkeypatch.setattr("leanear.recover.distillation.RATE_AFTER_FAILURE", 1e-12)
+    monkeypatch.setattr("leanear.recover.training.RATE_AFTER_FAILURE", 1e-12)
     student = damaged(tiny_ast)
     options = plain(learning_rate=1e2, epochs=3, patience=3, warm_up=0.0)
     training, held_out = parts()

@@ -16,7 +16,7 @@ from leanear.prune.costs import parameter_costs
 from leanear.prune.rotated import prune_rotated
 from leanear.prune.widths import RotatedRecipe, choose_widths
 from leanear.recover.compensation import compensate_
-from leanear.recover.distillation import Distillation
+from leanear.recover.distillation_options import Distillation
 from leanear.reference.schedule import calibration_order, prune
 from leanear.runtimes.errors import BadInput
 from leanear.studies import methods as module

@@ -14,7 +14,7 @@ from leanear.families.ast import AstCheckpoint, load_checkpoint
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import write_json
-from leanear.targets.target import Target, read_target
+from leanear.targets.target import Target
 from leanear.timing import block_timing
 from leanear.timing.block_timing import latency_table, probe_widths, table_key, time_in_turn
 from leanear.timing.latency_table import (
@@ -23,7 +23,6 @@ from leanear.timing.latency_table import (
     ModelTiming,
     Parts,
     Probe,
-    candidate_widths,
     fit_parts,
     model_sites,
     read_geometry,
@@ -178,17 +177,6 @@ def test_heads_are_tied_where_groups_are_dear():
     assert tie_widths(table_of(free), "ordinary", widths) == widths
 
 
-def test_candidate_widths_are_multiples_and_the_whole():
-    assert candidate_widths(dataclasses.replace(NULL, query_key_multiple=8, value_output_multiple=16), 40) == (
-        (8, 16, 24, 32, 40),
-        (16, 32, 40),
-    )
-    assert candidate_widths(NULL, 4) == ((4,), (4,))
-    assert candidate_widths(NULL, 3) == ((3,), (3,))
-    for name in ("cpu", "openvino"):
-        assert candidate_widths(read_target(name), 64)[0][-1] == 64
-
-
 def test_a_slim_model_has_the_dimensions_of_its_dense_one(tmp_path, tiny_ast, tiny_extractor):
     labels = tuple("abcde")
     dense = AstCheckpoint(tmp_path, tiny_ast, tiny_extractor, labels)
@@ -262,7 +250,6 @@ def test_a_written_table_is_read_back(tmp_path):
     table = dataclasses.replace(table_of(form="portable"), key=key, probes=(probe,))
     write_json(tmp_path / "table.json", table_to_json(table))
     assert read_table(tmp_path / "table.json", key) == table
-    assert table.worst_fit() == pytest.approx(0.1 / table.site_ms("ordinary", [(64, 64)] * 12))
     with pytest.raises(BadInput, match="another device"):
         read_table(tmp_path / "table.json", {**key, "threads": 64})
 

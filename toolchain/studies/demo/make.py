@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import textwrap
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +13,13 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import ASTFeatureExtractor
 
-from leanear.runtimes.errors import LeanearError, RuntimeUnavailable
+from leanear.benchmarks.summary import wilson_interval
+from leanear.runtimes.errors import RuntimeUnavailable
 from leanear.runtimes.files import replaced_file
 from leanear.studies.demo.acoustics import Mixed, Ranges, Scene, make_scene, mix
-from leanear.studies.demo.packaging import wilson_interval, write_clips, write_model
+from leanear.studies.demo.packaging import write_clips, write_model
 from leanear.studies.demo.speech import Take, espeak_missing, plan_takes, say_all
-from leanear.studies.demo.steps import Advance, claim, counter, step
+from leanear.studies.demo.steps import Advance, Job, claim, counter, run_maker, step
 from leanear.studies.demo.training import TRAIN_RANGES, Schedule, measured_extractor, new_model, train
 from leanear.studies.demo.words import WORDS
 
@@ -35,38 +34,12 @@ SHIPPED_RANGES = Ranges(snr_db=(10.0, 25.0), peak=(0.05, 0.25))
 DEV_RANGES = replace(SHIPPED_RANGES, snr_db=(-10.0, 25.0))
 
 
-@dataclass(frozen=True)
-class Job:
-    """What was asked for."""
-
-    out: Path
-    work: Path
-    schedule: Schedule
-    threads: int
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The exit status of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m leanear.studies.demo.make", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/demo-ast"), help="default: build/demo-ast")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=Schedule.steps, help="training steps (fewer: quicker and worse)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    options = parser.parse_args(arguments)
-    schedule = Schedule(steps=options.steps, seed=options.seed)
-    console = Console(stderr=True, highlight=False)
-    try:
-        make(Job(options.out, options.out / "work", schedule, options.threads), console)
-    except LeanearError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        return error.exit_status
-    except KeyboardInterrupt:
-        console.print("stopped; the same command continues from here", markup=False)
-        return 130
-    return 0
+    return run_maker("make", str(__doc__), "build/demo-ast", Schedule, make, arguments)
 
 
-def make(job: Job, console: Console) -> None:
+def make(job: Job[Schedule], console: Console) -> None:
     """Writes `clips/` and `model/` under `job.out`, skipping every step whose result is already there.
 
     Raises:
@@ -101,15 +74,15 @@ def make(job: Job, console: Console) -> None:
     console.print(f"{job.out}: clips/ and model/ are complete", markup=False, soft_wrap=True)
 
 
-def _speech_file(job: Job, split: str) -> Path:
+def _speech_file(job: Job[Schedule], split: str) -> Path:
     return job.work / f"speech-{split}.npz"
 
 
-def _takes(job: Job, split: str) -> list[Take]:
+def _takes(job: Job[Schedule], split: str) -> list[Take]:
     return plan_takes(split, TAKES_PER_WORD[split], job.schedule.seed)
 
 
-def _make_speech(job: Job, split: str, advance: Advance) -> None:
+def _make_speech(job: Job[Schedule], split: str, advance: Advance) -> None:
     reason = espeak_missing()
     if reason:
         raise RuntimeUnavailable(reason)
@@ -118,7 +91,7 @@ def _make_speech(job: Job, split: str, advance: Advance) -> None:
         np.savez(stream, samples=samples, offsets=offsets)
 
 
-def _scene(job: Job, split: str) -> Scene:
+def _scene(job: Job[Schedule], split: str) -> Scene:
     with np.load(_speech_file(job, split)) as speech:
         samples, offsets = speech["samples"], speech["offsets"]
     labels = np.array([take.label for take in _takes(job, split)])
@@ -126,12 +99,12 @@ def _scene(job: Job, split: str) -> Scene:
     return make_scene(samples, offsets, labels, ROOMS[split], job.schedule.seed + number)
 
 
-def _dev_clips(job: Job) -> Mixed:
+def _dev_clips(job: Job[Schedule]) -> Mixed:
     scene = _scene(job, "dev")
     return mix(scene, np.arange(len(scene.labels)), DEV_RANGES, np.random.default_rng([job.schedule.seed, 5]))
 
 
-def _extractor(job: Job) -> ASTFeatureExtractor:
+def _extractor(job: Job[Schedule]) -> ASTFeatureExtractor:
     """The extractor with the training clips' mean and deviation, measured once and kept."""
     folder = job.work / "extractor"
     if not (folder / "preprocessor_config.json").exists():
@@ -139,28 +112,30 @@ def _extractor(job: Job) -> ASTFeatureExtractor:
     return ASTFeatureExtractor.from_pretrained(folder)
 
 
-def _train(job: Job, extractor: ASTFeatureExtractor, final: Path, advance: Advance) -> None:
+def _train(job: Job[Schedule], extractor: ASTFeatureExtractor, final: Path, advance: Advance) -> None:
     model, state_file = new_model(job.schedule.seed), job.work / "training.safetensors"
     averaged = train(model, extractor, _scene(job, "train"), _dev_clips(job), job.schedule, state_file, advance)
     with replaced_file(final) as partial:
         save_file(averaged.state_dict(), partial)
 
 
-def _write_clips(job: Job, split: str, per_word: int, advance: Advance) -> None:
+def _write_clips(job: Job[Schedule], split: str, per_word: int, advance: Advance) -> None:
     folder = job.out / "clips" / split
     scene, takes = _scene(job, split), _takes(job, split)
     write_clips(folder, scene, takes, per_word, SHIPPED_RANGES, job.schedule.seed, counter(advance))
 
 
-def _write_model(job: Job, extractor: ASTFeatureExtractor, final: Path, console: Console) -> None:
+def _write_model(job: Job[Schedule], extractor: ASTFeatureExtractor, final: Path, console: Console) -> None:
     model = new_model(job.schedule.seed)
     model.load_state_dict(load_file(final))
     heard = write_model(
         job.out / "model", model.eval(), extractor, job.out / "clips", _recipe(job.schedule), SHIPPED_RANGES
     )
-    low, high = wilson_interval(heard.right, heard.clips)
+    interval = wilson_interval(heard.right, heard.clips)
     share = f"{heard.right} of {heard.clips} evaluation clips right"
-    console.print(f"  {share}: {heard.right / heard.clips:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+    console.print(
+        f"  {share}: {heard.right / heard.clips:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f}"
+    )
 
 
 def _recipe(schedule: Schedule) -> str:

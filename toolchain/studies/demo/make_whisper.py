@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +13,14 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
-from leanear.runtimes.errors import LeanearError, RuntimeUnavailable
+from leanear.runtimes.errors import RuntimeUnavailable
 from leanear.runtimes.files import replaced_file
 from leanear.studies.demo.acoustics import make_noises
 from leanear.studies.demo.alignment import choose_alignment_heads
 from leanear.studies.demo.sentences import draw_sentences
 from leanear.studies.demo.spectrograms import whisper_log_mel
 from leanear.studies.demo.speech import espeak_missing
-from leanear.studies.demo.steps import Advance, claim, counter, step
+from leanear.studies.demo.steps import Advance, Job, claim, counter, run_maker, step
 from leanear.studies.demo.tokens import make_tokenizer, new_extractor, train_bpe
 from leanear.studies.demo.utterances import Speech, make_speech, read_speech
 from leanear.studies.demo.whisper_card import model_card
@@ -39,38 +37,12 @@ DEV_CONDITIONS = Conditions(snr_db=(10.0, 25.0), peak=(0.03, 0.3))
 DEV_CLIPS = 80
 
 
-@dataclass(frozen=True)
-class Job:
-    """What was asked for."""
-
-    out: Path
-    work: Path
-    schedule: Schedule
-    threads: int
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The exit status of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m leanear.studies.demo.make_whisper", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/demo-whisper"), help="default: build/demo-whisper")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=Schedule.steps, help="training steps (fewer: quicker and worse)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    options = parser.parse_args(arguments)
-    schedule = Schedule(steps=options.steps, seed=options.seed)
-    console = Console(stderr=True, highlight=False)
-    try:
-        make(Job(options.out, options.out / "work", schedule, options.threads), console)
-    except LeanearError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        return error.exit_status
-    except KeyboardInterrupt:
-        console.print("stopped; the same command continues from here", markup=False)
-        return 130
-    return 0
+    return run_maker("make_whisper", str(__doc__), "build/demo-whisper", Schedule, make, arguments)
 
 
-def make(job: Job, console: Console) -> None:
+def make(job: Job[Schedule], console: Console) -> None:
     """Writes `clips/` and `model/` under `job.out`, skipping every step whose result is already there.
 
     Raises:
@@ -100,11 +72,11 @@ def make(job: Job, console: Console) -> None:
     console.print(f"{job.out}: clips/ and model/ are complete", markup=False, soft_wrap=True)
 
 
-def _speech_folder(job: Job, split: str) -> Path:
+def _speech_folder(job: Job[Schedule], split: str) -> Path:
     return job.work / f"speech-{split}"
 
 
-def _make_speech(job: Job, split: str, advance: Callable[[], None]) -> None:
+def _make_speech(job: Job[Schedule], split: str, advance: Callable[[], None]) -> None:
     reason = espeak_missing()
     if reason:
         raise RuntimeUnavailable(reason)
@@ -113,18 +85,18 @@ def _make_speech(job: Job, split: str, advance: Callable[[], None]) -> None:
     make_speech(_speech_folder(job, split), split, UTTERANCES[split], ROOMS[split], job.schedule.seed, workers, advance)
 
 
-def _noises(job: Job, split: str, speech: Speech) -> torch.Tensor:
+def _noises(job: Job[Schedule], split: str, speech: Speech) -> torch.Tensor:
     """A split's noises; its babble is made of its own utterances, so no voice crosses from another split."""
     number = 77 + list(UTTERANCES).index(split)
     rng = np.random.default_rng([job.schedule.seed, number])
     return torch.from_numpy(make_noises(speech.samples, speech.offsets, rng))
 
 
-def _tokenizer(job: Job) -> WhisperTokenizer:
+def _tokenizer(job: Job[Schedule]) -> WhisperTokenizer:
     return make_tokenizer(*train_bpe(draw_sentences("train", UTTERANCES["train"], job.schedule.seed)))
 
 
-def _dev_clips(job: Job) -> DevClips:
+def _dev_clips(job: Job[Schedule]) -> DevClips:
     speech = read_speech(_speech_folder(job, "dev"))
     rng = np.random.default_rng([job.schedule.seed, 5])
     clips = mix_clips(speech, _noises(job, "dev", speech), DEV_CLIPS, DEV_CONDITIONS, rng)
@@ -135,7 +107,7 @@ def _dev_clips(job: Job) -> DevClips:
     return DevClips(whisper_log_mel(waves, new_extractor()), texts)
 
 
-def _train(job: Job, final: Path, advance: Advance) -> None:
+def _train(job: Job[Schedule], final: Path, advance: Advance) -> None:
     tokenizer, speech = _tokenizer(job), read_speech(_speech_folder(job, "train"))
     lesson = Lesson(speech, _noises(job, "train", speech), tokenizer, new_extractor())
     model, state_file = new_model(tokenizer, job.schedule.seed), job.work / "training.safetensors"
@@ -146,7 +118,7 @@ def _train(job: Job, final: Path, advance: Advance) -> None:
         save_file(dict(averaged.named_parameters()), partial)
 
 
-def _write_model(job: Job, final: Path, console: Console) -> None:
+def _write_model(job: Job[Schedule], final: Path, console: Console) -> None:
     tokenizer = _tokenizer(job)
     model = restored_model(tokenizer, final)
     dev = _dev_clips(job)

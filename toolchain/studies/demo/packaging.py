@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import soundfile
 import torch
 from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
+from leanear.benchmarks.summary import wilson_interval
 from leanear.runtimes.files import replaced_file, replaced_folder
 from leanear.studies.demo.acoustics import NOISES, Ranges, Scene, mix
 from leanear.studies.demo.speech import SAMPLE_RATE_HZ, Take
@@ -104,15 +104,6 @@ def with_uniform_attention(model: ASTForAudioClassification) -> ASTForAudioClass
     return uniform
 
 
-def wilson_interval(right: int, clips: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `right` in `clips` (Wilson 1927)."""
-    z = 1.959963984540054
-    share = right / clips
-    middle = (share + z * z / (2 * clips)) / (1 + z * z / clips)
-    half = z / (1 + z * z / clips) * math.sqrt(share * (1 - share) / clips + z * z / (4 * clips * clips))
-    return middle - half, middle + half
-
-
 def write_model(
     folder: Path,
     model: ASTForAudioClassification,
@@ -135,7 +126,8 @@ def write_model(
 
 def model_card(heard: Heard, recipe: str, ranges: Ranges) -> str:
     """The model card, Markdown with the Hub's header; every figure in it is measured or is the recipe's own."""
-    low, high = (100 * bound for bound in wilson_interval(heard.right, heard.clips))
+    interval = wilson_interval(heard.right, heard.clips)
+    low, high = 100 * interval.low, 100 * interval.high
     low_db, high_db = ranges.snr_db
     accuracy, uniform = 100 * heard.right / heard.clips, 100 * heard.right_uniform_attention / heard.clips
     labels = textwrap.fill(", ".join(WORDS) + ".", 118, initial_indent="  ", subsequent_indent="  ")

@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from leanear.runtimes.errors import BadInput
+from leanear.runtimes.errors import BadInput, LeanearError
 from leanear.runtimes.files import replaced_file
 
 Advance = Callable[[int, str], None]
+AnySchedule = TypeVar("AnySchedule")
+
+
+@dataclass(frozen=True)
+class Job(Generic[AnySchedule]):
+    """What was asked for."""
+
+    out: Path
+    work: Path
+    schedule: AnySchedule
+    threads: int
+
+
+def run_maker(
+    module: str,
+    description: str,
+    out: str,
+    schedule: Callable[..., AnySchedule],
+    make: Callable[[Job[AnySchedule], Console], None],
+    arguments: list[str] | None,
+) -> int:
+    """The exit status of `python -m leanear.studies.demo.MODULE`; out: the default of --out.
+
+    schedule(steps=, seed=): of a training, with `steps` as its default number of them.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m leanear.studies.demo.{module}", description=description)
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"default: {out}")
+    parser.add_argument("--seed", type=int, default=0)
+    steps = getattr(schedule, "steps")  # noqa: B009, a class's default
+    parser.add_argument("--steps", type=int, default=steps, help="training steps (fewer: quicker and worse)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args(arguments)
+    console = Console(stderr=True, highlight=False)
+    asked = schedule(steps=options.steps, seed=options.seed)
+    try:
+        make(Job(options.out, options.out / "work", asked, options.threads), console)
+    except LeanearError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        return error.exit_status
+    except KeyboardInterrupt:
+        console.print("stopped; the same command continues from here", markup=False)
+        return 130
+    return 0
 
 
 def claim(work: Path, asked: dict[str, Any]) -> None:

@@ -150,7 +150,7 @@ def accuracy_by_clip(model: AstModel, features: torch.Tensor, labels: np.ndarray
     return torch.cat(named).numpy() == labels
 
 
-def train(
+def train(  # noqa: PLR0915
     model: AstModel,
     extractor: ASTFeatureExtractor,
     scene: Scene,

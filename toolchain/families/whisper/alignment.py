@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from leanear.families.whisper import WhisperCheckpoint, cross_attention_heads
+from leanear.families.whisper.blocks import cross_attention_heads
+from leanear.families.whisper.checkpoint import WhisperCheckpoint
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
 from leanear.runtimes.speech.alignment import Alignment

@@ -8,7 +8,7 @@ from typing import Any, Sequence, Tuple
 
 import numpy as np
 
-from leanear.benchmarks.report.plotting import Canvas, Picture, colour
+from leanear.benchmarks.report.drawing.plotting import Canvas, Picture, colour
 
 HISTOGRAM_BINS = 72
 HISTOGRAM_UPPER_PERCENTILE = 99.0

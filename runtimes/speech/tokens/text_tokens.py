@@ -10,7 +10,7 @@ import unicodedata
 from typing import Iterator, Mapping
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.vocabulary import Vocabulary
+from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 

@@ -1,0 +1,185 @@
+"""One artifact's answers to labelled clips on its runtime, in a fresh process: accuracy, ranking, transcripts."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leanear.benchmarks.measure.accuracy import check_clips, cross_entropy_nats, read_logits
+from leanear.benchmarks.measure.processes import Progress, absolute, free_of_noise, run_fresh
+from leanear.benchmarks.measure.transcripts import Transcript, options_for, read_transcripts
+from leanear.benchmarks.summary import Interval, wilson_interval
+from leanear.benchmarks.tagging import TagQuality, tag_entropies, tag_quality
+from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.clips import Clips, read_clips
+from leanear.runtimes.errors import BadInput, MeasurementFailed
+from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
+
+
+@dataclass(frozen=True)
+class TagEvaluation:
+    """One artifact's answers on clips that may have several labels. logits: float32 (clips, labels)."""
+
+    quality: TagQuality
+    cross_entropy_nats: float
+    logits: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One artifact's answers on labelled clips. accuracy: a share with Wilson's interval; cross_entropy_nats: mean."""
+
+    clips: int
+    correct: int
+    accuracy: Interval
+    cross_entropy_nats: float
+    names: tuple[str, ...]
+    label_ids: tuple[int, ...]
+    predicted_ids: tuple[int, ...]
+    labels: tuple[str, ...]
+
+
+def evaluate(
+    artifact: Path,
+    clips: Path,
+    runtime: str,
+    options: SessionOptions,
+    *,
+    store: Path | None = None,
+    progress: Progress = free_of_noise,
+) -> Evaluation:
+    """The accuracy of one classifier of single labels on its runtime, in a fresh process.
+
+    store: a file that keeps the answers, so that interrupted work goes on; it has to be of just these arguments.
+
+    Raises:
+        BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
+    """
+    checked, labelled = _check_evaluation(artifact, clips, runtime, options)
+    if checked.task in (SPEECH_TASK, TAGGING_TASK):
+        raise BadInput(f"{artifact}: it is for {checked.task}; its answers have no accuracy")
+    logits = _logits(checked, labelled, clips, runtime, options, store, progress)
+    predicted = logits.argmax(axis=1)
+    correct = int((predicted == labelled.label_ids).sum())
+    return Evaluation(
+        clips=len(labelled),
+        correct=correct,
+        accuracy=wilson_interval(correct, len(labelled)),
+        cross_entropy_nats=float(cross_entropy_nats(logits, labelled.label_ids).mean()),
+        names=labelled.names,
+        label_ids=tuple(int(label) for label in labelled.label_ids),
+        predicted_ids=tuple(int(label) for label in predicted),
+        labels=labelled.labels,
+    )
+
+
+def evaluate_tags(
+    artifact: Path,
+    clips: Path,
+    runtime: str,
+    options: SessionOptions,
+    *,
+    store: Path | None = None,
+    progress: Progress = free_of_noise,
+) -> TagEvaluation:
+    """How well one artifact whose clips may have several labels ranks them on its runtime, in a fresh process.
+
+    store: as for `evaluate`.
+
+    Raises:
+        BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
+    """
+    checked, tagged = _check_evaluation(artifact, clips, runtime, options)
+    if checked.task != TAGGING_TASK or tagged.tags is None:
+        raise BadInput(f"{artifact}: it is for {checked.task}; its clips do not have several labels")
+    logits = _logits(checked, tagged, clips, runtime, options, store, progress)
+    return TagEvaluation(tag_quality(logits, tagged.tags), float(tag_entropies(logits, tagged.tags).mean()), logits)
+
+
+def _logits(
+    artifact: Artifact,
+    labelled: Clips,
+    clips: Path,
+    runtime: str,
+    options: SessionOptions,
+    store: Path | None,
+    progress: Progress,
+) -> np.ndarray:
+    """float32 (clips, labels); store: as for `evaluate`."""
+    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
+        store = store or Path(folder) / "logits.npz"
+        _answer_clips(
+            artifact,
+            clips,
+            runtime,
+            options,
+            "leanear.benchmarks.measure.accuracy",
+            {"logits": absolute(store)},
+            progress,
+        )
+        return read_logits(store, len(labelled.labels))
+
+
+def evaluate_transcripts(
+    artifact: Path,
+    clips: Path,
+    runtime: str,
+    options: SessionOptions,
+    *,
+    store: Path | None = None,
+    progress: Progress = free_of_noise,
+    asked: dict[str, str] | None = None,
+) -> tuple[Transcript, ...]:
+    """What one speech artifact hears in every clip on its runtime, in a fresh process.
+
+    store: as for `evaluate`; asked: as for `benchmark`.
+
+    Raises:
+        BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
+    """
+    checked, read = _check_evaluation(artifact, clips, runtime, options)
+    if not checked.is_speech:
+        raise BadInput(f"{artifact}: it classifies; it writes no transcripts")
+    options_for(checked, read, asked or {})
+    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
+        store = store or Path(folder) / "transcripts.json"
+        worker, kept = "leanear.benchmarks.measure.transcripts", {"transcripts": absolute(store), "asked": asked or {}}
+        _answer_clips(checked, clips, runtime, options, worker, kept, progress)
+        return read_transcripts(store)
+
+
+def _check_evaluation(artifact: Path, clips: Path, runtime: str, options: SessionOptions) -> tuple[Artifact, Clips]:
+    require_runtime(runtime, options)
+    checked, read = read_artifact(Path(artifact)), read_clips(Path(clips))
+    check_clips(checked, read, Path(clips))
+    return checked, read
+
+
+def _answer_clips(
+    artifact: Artifact,
+    clips: Path,
+    runtime: str,
+    options: SessionOptions,
+    worker: str,
+    kept: dict[str, Any],
+    progress: Progress,
+) -> None:
+    """Run `worker` over all clips; kept: the key and the file of its answers, and what else it is told."""
+    request = {
+        "artifact": absolute(artifact.folder),
+        "runtime": runtime,
+        "threads": options.threads,
+        "precision": options.precision,
+        "window": None,
+        "clips": absolute(clips),
+        **kept,
+    }
+    outcome = run_fresh(worker, request, progress)
+    if outcome.answer is None:
+        raise MeasurementFailed(f"the clips through {artifact.folder} on {runtime} failed: {outcome.reason}")

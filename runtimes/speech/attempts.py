@@ -1,0 +1,120 @@
+"""One window of audio, decoded until a text passes: in a short window, again in full, at rising temperatures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Sequence
+
+import numpy as np
+
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import Decoded, decode_window
+from leanear.runtimes.speech.short_windows import most_tokens, why_heard_again
+from leanear.runtimes.speech.speech_model import SpeechModel
+from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
+from leanear.runtimes.speech.transcript import Tally
+
+if TYPE_CHECKING:
+    from leanear.runtimes.sessions import SpeechSession
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What the windows of one recording are decoded with; the tally is added to."""
+
+    session: SpeechSession
+    model: SpeechModel
+    options: DecodeOptions
+    generator: np.random.Generator
+    tally: Tally
+
+    def window(
+        self, samples: np.ndarray, language: str | None, previous: Sequence[int], first_try: Decoded | None
+    ) -> Decoded:
+        """What is heard in `samples`: in the shortest window that holds them and, where it is not trusted, in full.
+
+        first_try: what was heard already, at the first temperature.
+        """
+        windows = self.model.encoder_windows
+        length = windows.holding(len(samples))
+        self.tally.windows += 1
+        if length < windows.full:
+            self.tally.short += 1
+            decoded = first_try or self._short(samples, length, language, previous)
+            reason = self._why_again(decoded, samples)
+            if not reason:
+                return decoded
+            self.tally.second_tries[reason] = self.tally.second_tries.get(reason, 0) + 1
+        elif first_try is not None and self._passes(first_try):
+            return first_try
+        self.session.encode(samples)
+        return self._with_fallback(language, previous)
+
+    def _short(self, samples: np.ndarray, length: int, language: str | None, previous: Sequence[int]) -> Decoded:
+        """A window of `length` at the first temperature, with no more tokens than so much audio has."""
+        self.session.encode(samples, length)
+        options, cap = self.options, most_tokens(len(samples), self.model.sample_rate_hz)
+        capped = replace(options, max_tokens=cap if options.max_tokens is None else min(cap, options.max_tokens))
+        return self._decoded(capped, language, previous, 0)
+
+    def _decoded(self, options: DecodeOptions, language: str | None, previous: Sequence[int], attempt: int) -> Decoded:
+        return decode_window(
+            self.session,
+            self.model.tokens,
+            options,
+            language=language,
+            previous=previous,
+            temperature=options.temperatures[attempt],
+            generator=self.generator,
+            no_speech=attempt == 0 and options.no_speech_limit is not None,
+        )
+
+    def _why_again(self, decoded: Decoded, samples: np.ndarray) -> str:
+        """Why a short window is heard again, "" where it is not: what was asked to pass has to pass too."""
+        if holds_no_speech(decoded, self.options):
+            return ""
+        model = self.model
+        reason = why_heard_again(decoded, model.tokens, model.vocabulary, samples, model.sample_rate_hz)
+        if reason:
+            return reason
+        if self._repeats(decoded):
+            return "loop"
+        return "unlikely" if _is_unlikely(decoded, self.options) else ""
+
+    def _with_fallback(self, language: str | None, previous: Sequence[int]) -> Decoded:
+        """The window that the session holds at the first temperature that passes the tests, else at the last."""
+        no_speech = None
+        for attempt in range(len(self.options.temperatures)):
+            decoded = self._decoded(self.options, language, previous, attempt)
+            if attempt == 0:
+                no_speech, language = decoded.no_speech_probability, decoded.language
+            else:  # it does not depend on what is said
+                decoded = replace(decoded, no_speech_probability=no_speech)
+            if self._passes(decoded):
+                return decoded
+        if self.options.stop_repeats and not decoded.looped and self._repeats(decoded):
+            cut = without_loop(decoded.tokens, self.model.tokens.times, SUSPECT_LOOP_TOKENS)
+            decoded = decoded if cut is None else replace(decoded, tokens=cut, looped=True)
+        return decoded
+
+    def _passes(self, decoded: Decoded) -> bool:
+        if holds_no_speech(decoded, self.options):
+            return True
+        return not (decoded.looped or self._repeats(decoded) or _is_unlikely(decoded, self.options))
+
+    def _repeats(self, decoded: Decoded) -> bool:
+        limit = self.options.compression_ratio_limit
+        return limit is not None and compression_ratio(self.model.vocabulary.text(decoded.tokens)) > limit
+
+
+def _is_unlikely(decoded: Decoded, options: DecodeOptions) -> bool:
+    limit = options.log_probability_limit
+    return limit is not None and decoded.average_log_probability < limit
+
+
+def holds_no_speech(decoded: Decoded, options: DecodeOptions) -> bool:
+    """Whether nobody speaks in a window, as far as the options have a limit for that."""
+    probability, limit = decoded.no_speech_probability, options.no_speech_limit
+    if probability is None or limit is None or probability <= limit:
+        return False
+    return options.log_probability_limit is None or _is_unlikely(decoded, options)

@@ -1,0 +1,156 @@
+"""The hypotheses about one window: one likeliest or drawn token at a time, or the best of several beams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Sequence
+
+import numpy as np
+
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.tokens.repeats import without_loop
+from leanear.runtimes.speech.tokens.token_rules import SpeechTokens, TokenRules
+
+if TYPE_CHECKING:
+    from leanear.runtimes.sessions import SpeechSession
+
+
+CHECK_LOOPS_EVERY = 16  # tokens
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    tokens: tuple[int, ...]
+    ended: bool
+    log_probability: float
+    each: tuple[float, ...]  # of the tokens, one by one
+
+
+class Search:
+    """The hypotheses of one window, from the prompt on."""
+
+    def __init__(self, session: SpeechSession, tokens: SpeechTokens, options: DecodeOptions, budget: int) -> None:
+        self._session, self._tokens, self._options, self._budget = session, tokens, options, budget
+        self._rules = TokenRules(tokens, options.timestamps)
+
+    def samples(
+        self,
+        logits: np.ndarray,
+        temperature: float,
+        generator: np.random.Generator | None,
+        caps: Sequence[int] | None = None,
+    ) -> list[Hypothesis]:
+        """One hypothesis per row: the likeliest token at each step at temperature 0, drawn ones above.
+
+        caps: the most tokens of each row, None: as many as there is budget for.
+        """
+        rows, end = len(logits), self._tokens.end
+        generator = generator or np.random.default_rng(self._options.seed)
+        said: list[list[int]] = [[] for _ in range(rows)]
+        each: list[list[float]] = [[] for _ in range(rows)]
+        sums, open_rows, ended = [0.0] * rows, [True] * rows, [False] * rows
+        for length in range(1, self._budget + 1):
+            scores = logits.copy()
+            self._rules.apply(scores, said)
+            chosen = _drawn(scores, temperature, generator) if temperature > 0.0 else scores.argmax(axis=1)
+            log_probabilities = _log_softmax_at(scores, chosen)
+            for row in range(rows):
+                if open_rows[row]:
+                    sums[row] += float(log_probabilities[row])
+                    ended[row] = bool(chosen[row] == end)
+                    if not ended[row]:
+                        said[row].append(int(chosen[row]))
+                        each[row].append(float(log_probabilities[row]))
+                    open_rows[row] = not ended[row] and not self._is_stuck(said[row])
+                    open_rows[row] = open_rows[row] and (caps is None or length < caps[row])
+            if not any(open_rows) or length == self._budget:
+                break
+            # A row that has ended goes on with the end token: what follows is not looked at.
+            fed = np.where(open_rows, chosen, end)
+            logits = self._logits(fed[:, np.newaxis], None)
+        return [Hypothesis(tuple(said[row]), ended[row], sums[row], tuple(each[row])) for row in range(rows)]
+
+    def beams(self, logits: np.ndarray) -> list[Hypothesis]:
+        """The hypotheses that ended, likeliest continuations first, as in openai's `BeamSearchDecoder`.
+
+        Each step looks at the beams + 1 likeliest tokens of every hypothesis, takes those that end out of the search,
+        and goes on with the best that do not, until beams × patience have ended.
+        """
+        beams, end = self._options.beams, self._tokens.end
+        wanted = max(round(beams * self._options.patience), 1)
+        said: list[list[int]] = [[] for _ in range(beams)]
+        each: list[list[float]] = [[] for _ in range(beams)]
+        sums = np.full(beams, -np.inf)
+        sums[0] = 0.0  # every row holds the same prompt, so only one of them counts at first
+        ended: list[Hypothesis] = []
+        for length in range(1, self._budget + 1):
+            scores = logits.copy()
+            self._rules.apply(scores, said)
+            going_on: list[tuple[int, int, float]] = []
+            for row, token, total in _best_continuations(log_softmax(scores), sums, beams):
+                if token != end:
+                    going_on.append((row, token, total))
+                elif len(ended) < wanted and total > -np.inf:
+                    ended.append(Hypothesis(tuple(said[row]), True, total, tuple(each[row])))
+                if len(going_on) == beams:
+                    break
+            said = [[*said[row], token] for row, token, _ in going_on]
+            each = [[*each[row], total - float(sums[row])] for row, _, total in going_on]
+            sums = np.array([total for _, _, total in going_on])
+            if len(ended) >= wanted or length == self._budget or self._is_stuck(said[0]):
+                break
+            parents = np.array([row for row, _, _ in going_on], dtype=np.int64)
+            logits = self._logits(np.array([[tokens[-1]] for tokens in said], dtype=np.int64), parents)
+        for row in range(beams - len(ended)):  # the best of those that did not come to an end; they are in order
+            if sums[row] > -np.inf:
+                ended.append(Hypothesis(tuple(said[row]), False, float(sums[row]), tuple(each[row])))
+        return ended
+
+    def _is_stuck(self, said: list[int]) -> bool:
+        if not self._options.stop_repeats or len(said) == 0 or len(said) % CHECK_LOOPS_EVERY:
+            return False
+        return without_loop(said, self._tokens.times) is not None
+
+    def _logits(self, fed: np.ndarray, parents: np.ndarray | None) -> np.ndarray:
+        return self._session.step(fed.astype(np.int64), parents)
+
+
+def rank_of(hypothesis: Hypothesis, length_penalty: float | None) -> float:
+    """Log probability, the end's included, over tokens or over a penalty of their number, as openai's ranker."""
+    length = len(hypothesis.tokens)
+    divisor = max(length, 1) if length_penalty is None else ((5 + length) / 6) ** length_penalty
+    return hypothesis.log_probability / divisor
+
+
+def _best_continuations(log_probabilities: np.ndarray, sums: np.ndarray, beams: int) -> list[tuple[int, int, float]]:
+    """Row, token and total of each row's `beams` + 1 likeliest tokens, the best total first."""
+    kept = min(beams + 1, log_probabilities.shape[1])
+    likeliest = np.argpartition(-log_probabilities, kept - 1, axis=1)[:, :kept]
+    totals = sums[:, np.newaxis] + np.take_along_axis(log_probabilities, likeliest, axis=1)
+    order = np.argsort(-totals, axis=None, kind="stable")
+    return [
+        (int(place // kept), int(likeliest[place // kept, place % kept]), float(totals.flat[place])) for place in order
+    ]
+
+
+def _drawn(scores: np.ndarray, temperature: float, generator: np.random.Generator) -> np.ndarray:
+    """A token per row, drawn with the probabilities that its scores over `temperature` have."""
+    scaled = (scores - scores.max(axis=1, keepdims=True)) / temperature
+    cumulative = np.exp(scaled, dtype=np.float64).cumsum(axis=1)
+    points = generator.random(len(scores)) * cumulative[:, -1]
+    # The first token whose cumulative weight is over the point: never one of weight 0.
+    return np.array([np.searchsorted(row, point, side="right") for row, point in zip(cumulative, points)])
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Log probabilities, float64, of scores (rows, vocabulary)."""
+    shifted = (scores - scores.max(axis=1, keepdims=True)).astype(np.float64)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _log_softmax_at(scores: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """The log probability of one token per row."""
+    highest = scores.max(axis=1)
+    exponentials = scores - highest[:, np.newaxis]
+    np.exp(exponentials, out=exponentials)  # summed pairwise in float32, which is off by a ten-millionth
+    return scores[np.arange(len(scores)), tokens] - highest - np.log(exponentials.sum(axis=1), dtype=np.float64)

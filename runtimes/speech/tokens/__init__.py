@@ -1,0 +1,1 @@
+"""The tokens of a Whisper: what they spell, which may follow which, and what says itself again."""

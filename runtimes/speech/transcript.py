@@ -1,0 +1,87 @@
+"""What is heard of a recording: windows, their segments, and the tally of what that took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from leanear.runtimes.speech.decoding import Decoded
+from leanear.runtimes.speech.words import Word
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class VoiceKept:
+    """How much audio there was, and how much of it was kept because somebody speaks."""
+
+    audio_s: float
+    speech_s: float
+
+
+@dataclass
+class Tally:
+    """What transcribing took, counted as it goes on.
+
+    windows: that were decoded; short: of them, in a window shorter than the full one; second_tries: how many of those
+    were heard again in full, by the reason ("cap", "loop", "short": see `short_windows`; "unlikely": the tokens were).
+    voice: what was left out because nobody speaks, None: nothing was.
+    """
+
+    windows: int = 0
+    short: int = 0
+    second_tries: dict[str, int] = field(default_factory=dict)
+    voice: VoiceKept | None = None
+
+    @property
+    def heard_again(self) -> int:
+        """Second tries for any reason."""
+        return sum(self.second_tries.values())
+
+    @property
+    def sentence(self) -> str:
+        """How much was kept as speech, how many second tries there were, and why; "" of neither."""
+        parts = []
+        if self.voice is not None:
+            audio_s, speech_s = self.voice.audio_s, self.voice.speech_s
+            share = f" ({100 * speech_s / audio_s:.0f} %)" if audio_s else ""
+            parts.append(f"speech in {speech_s:.1f} of {audio_s:.1f} s{share}, the rest was not transcribed (--vad)")
+        if self.second_tries:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
+            parts.append(f"{self.heard_again} of {self.short} short windows were heard again in full ({reasons})")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech: its times in the audio, its text, and how the window that it is from was decoded.
+
+    words: with times of their own, which together are the text; None where they were not asked for.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    tokens: tuple[int, ...]
+    temperature: float
+    average_log_probability: float
+    no_speech_probability: float | None
+    compression_ratio: float
+    language: str | None = None
+    words: tuple[Word, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window as it was taken: samples [start, start + advance) are done with; decoded is None where it was silent.
+
+    segments: with the timestamps in their tokens, those without text too; none where the window was judged to hold no
+    speech.
+    """
+
+    start: int
+    samples: int
+    advance: int
+    decoded: Decoded | None
+    segments: tuple[Segment, ...]

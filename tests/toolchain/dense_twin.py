@@ -1,0 +1,28 @@
+"""A dense model that computes what a slim one does: the oracle of everything that is cut."""
+
+from __future__ import annotations
+
+import torch
+
+from leanear.calibration.sites import AttentionSite
+from leanear.plan import SitePlan
+from leanear.surgery import kept_rows
+
+
+def zero_dropped_channels_(site: AttentionSite, site_plan: SitePlan) -> None:
+    """Set to zero, in place, every channel and head that `site_plan` does not keep: the slim block's dense twin.
+
+    A dropped query/key channel then adds nothing to any score and a dropped value/output channel nothing to the output,
+    while every matrix keeps its dense shape.
+    """
+    query_key = kept_rows(site_plan, site.query_key_widths, "query_key")
+    value_output = kept_rows(site_plan, site.value_output_widths, "value_output")
+    for linear, rows in ((site.query, query_key), (site.key, query_key), (site.value, value_output)):
+        dropped = torch.ones(linear.out_features, dtype=torch.bool)
+        dropped[rows] = False
+        linear.weight.data[dropped] = 0.0
+        if linear.bias is not None:
+            linear.bias.data[dropped] = 0.0
+    dropped = torch.ones(site.output.in_features, dtype=torch.bool)
+    dropped[value_output] = False
+    site.output.weight.data[:, dropped] = 0.0

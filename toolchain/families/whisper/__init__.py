@@ -1,0 +1,70 @@
+"""The Whisper family: what `leanear.families.family.Family` asks of one, and what only a Whisper has."""
+
+from leanear.families.whisper.artifact import added_words, decoding_settings, export, vocabulary_tokens
+from leanear.families.whisper.blocks import (
+    FAMILY,
+    activation_bytes,
+    attention_blocks,
+    attention_sites,
+    cross_attention_heads,
+    decoder_layers,
+    dense_plan,
+    encoder_layers,
+    feed_forward_macs,
+    feed_forward_sites,
+    head_macs,
+    model_macs,
+)
+from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
+from leanear.families.whisper.forward import batch_loss, encoded, features, logits, mistakes, window_samples
+from leanear.families.whisper.loading import load_checkpoint
+from leanear.families.whisper.prompts import (
+    decoder_tokens,
+    detected_language,
+    labelled_inputs,
+    prompt_language,
+    prompt_tokens,
+    targets,
+    text_tokens,
+)
+from leanear.families.whisper.slim import AlignmentHeads, alignment_heads, save_slim_checkpoint, slim_model
+
+__all__ = [
+    "FAMILY",
+    "FRAMES_PER_POSITION",
+    "AlignmentHeads",
+    "WhisperCheckpoint",
+    "WhisperModel",
+    "activation_bytes",
+    "added_words",
+    "alignment_heads",
+    "attention_blocks",
+    "attention_sites",
+    "batch_loss",
+    "cross_attention_heads",
+    "decoder_layers",
+    "decoder_tokens",
+    "decoding_settings",
+    "dense_plan",
+    "detected_language",
+    "encoded",
+    "encoder_layers",
+    "export",
+    "features",
+    "feed_forward_macs",
+    "feed_forward_sites",
+    "head_macs",
+    "labelled_inputs",
+    "load_checkpoint",
+    "logits",
+    "mistakes",
+    "model_macs",
+    "prompt_language",
+    "prompt_tokens",
+    "save_slim_checkpoint",
+    "slim_model",
+    "targets",
+    "text_tokens",
+    "vocabulary_tokens",
+    "window_samples",
+]

@@ -1,0 +1,160 @@
+"""What a Whisper's decoder is fed and should say: prompt, language, task, transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import WhisperTokenizer
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from leanear.calibration.targets import NO_TARGET as NOT_A_TARGET
+from leanear.data.examples import LabelledInputs, SpeechInputs
+from leanear.families.asked import Asked
+from leanear.families.whisper.checkpoint import WhisperCheckpoint
+from leanear.families.whisper.forward import features, logits
+from leanear.families.whisper.settings import END, NO_TIMESTAMPS, START, TASK_TOKENS
+from leanear.progress import Report, quiet
+from leanear.runtimes.clips import Clips
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.decode_options import DETECT
+
+HEARD_FOR_LANGUAGE = 16  # clips
+
+
+def prompt_language(checkpoint: WhisperCheckpoint, language: str | None = None) -> str | None:
+    """The language code for the prompt of a model: what is asked for, or else the one that its settings name.
+
+    None for an English-only model, whose prompt has no language, and for a multilingual one of no fixed language, whose
+    language must be detected.
+
+    Raises:
+        BadInput: the model does not know the language.
+    """
+    settings = checkpoint.model.generation_config
+    asked = language if language is not None else getattr(settings, "language", None)
+    code = None
+    if isinstance(asked, str):
+        code = asked.lower().removeprefix("<|").removesuffix("|>")
+        code = TO_LANGUAGE_CODE.get(code, code)
+    if not checkpoint.is_multilingual:
+        if language is not None and code != "en":
+            raise BadInput(f"{checkpoint.folder}: the model knows English alone, not {language!r}")
+        return None
+    known = [name.removeprefix("<|").removesuffix("|>") for name in settings.lang_to_id]
+    if code is not None and code not in known:
+        raise BadInput(f"{checkpoint.folder}: the model knows no language {asked!r}; it knows {', '.join(known)}")
+    return known[0] if code is None and len(known) == 1 else code
+
+
+def set_defaults(checkpoint: WhisperCheckpoint, asked: Asked) -> None:
+    """Make the task and the language that are asked for the model's own, in memory.
+
+    Raises:
+        BadInput: the model does not have them.
+    """
+    settings, task, language = checkpoint.model.generation_config, asked.task, asked.language
+    if task is not None and task not in (settings.task_to_id if checkpoint.is_multilingual else ("transcribe",)):
+        raise BadInput(f"{checkpoint.folder}: the model cannot {task}")
+    code = None if language in (None, DETECT) else prompt_language(checkpoint, language)
+    if checkpoint.is_multilingual and task is not None:
+        settings.task = task
+    if checkpoint.is_multilingual and language is not None:
+        settings.language = code
+
+
+def detected_language(checkpoint: WhisperCheckpoint, waveform_features: torch.Tensor) -> str | None:
+    """The code of the language that the model hears in these windows (B, mels, frames) taken together."""
+    if not checkpoint.is_multilingual:
+        return None
+    ids = checkpoint.model.generation_config.lang_to_id
+    start = torch.full((len(waveform_features), 1), checkpoint.model.config.decoder_start_token_id)
+    with torch.no_grad():
+        after_start = logits(checkpoint.model, SpeechInputs(waveform_features, start))[:, 0]
+    heard = after_start[:, list(ids.values())].log_softmax(dim=1).sum(dim=0).argmax().item()
+    return list(ids)[int(heard)].removeprefix("<|").removesuffix("|>")
+
+
+def prompt_tokens(tokenizer: WhisperTokenizer, language: str | None, task: str = "transcribe") -> list[int]:
+    """The ids of `<|startoftranscript|>`, language and task, if there is a language, and `<|notimestamps|>`.
+
+    Raises:
+        BadInput: the tokenizer has no such language or no tasks.
+    """
+    asked = [f"<|{language}|>", TASK_TOKENS[task]] if language is not None else []
+    names = [START, *asked, NO_TIMESTAMPS]
+    known = tokenizer.get_vocab()
+    for name in names:
+        if name not in known:
+            raise BadInput(f"the tokenizer has no {name!r}")
+    return [known[name] for name in names]
+
+
+def text_tokens(tokenizer: WhisperTokenizer, text: str) -> list[int]:
+    """The ids of a transcript, which begins with a space, as all that Whisper was trained on.
+
+    Raises:
+        BadInput: the transcript spells a special token.
+    """
+    # Without `verbose` it warns of long texts; what is too long for a decoder is refused where that is known.
+    ids = tokenizer(f" {text.strip()}", add_special_tokens=False, verbose=False)["input_ids"]
+    end = tokenizer.get_vocab()[END]
+    behind = (token for token in ids if token >= end)  # special ones, timestamps, and words added by a fine-tuning
+    special = next((token for token in behind if tokenizer.convert_ids_to_tokens(token).startswith("<|")), None)
+    if special is not None:
+        raise BadInput(f"the transcript {text!r} holds {tokenizer.convert_ids_to_tokens(special)!r}, a special token")
+    return ids
+
+
+def decoder_tokens(
+    tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None, task: str = "transcribe"
+) -> torch.Tensor:
+    """What the decoder is fed, int64 (N, L): the prompt and the text, padded with `<|endoftext|>`."""
+    prompt, end = prompt_tokens(tokenizer, language, task), tokenizer.get_vocab()[END]
+    return _padded([prompt + text_tokens(tokenizer, text) for text in texts], end)
+
+
+def targets(tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None) -> torch.Tensor:
+    """What the decoder should say after each of `decoder_tokens`, int64 (N, L): the text and `<|endoftext|>`.
+
+    The rest of the prompt, which is given and not to be learned, and the padding are -100.
+    """
+    given = [NOT_A_TARGET] * (len(prompt_tokens(tokenizer, language)) - 1)
+    end = tokenizer.get_vocab()[END]
+    return _padded([[*given, *text_tokens(tokenizer, text), end] for text in texts], NOT_A_TARGET)
+
+
+def _padded(rows: list[list[int]], padding: int) -> torch.Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([row + [padding] * (longest - len(row)) for row in rows], dtype=torch.int64)
+
+
+def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
+    """Features of the clips with their transcripts as decoder tokens and as targets.
+
+    The prompt's task is the model's own, and so is its language, or it is the one that is heard in the first clips.
+
+    Raises:
+        BadInput: the clips have no transcripts, or one is too long for the window or for the decoder.
+    """
+    if clips.texts is None:
+        raise BadInput("the clips have labels and no transcripts, which a speech model is calibrated on")
+    arrays = []
+    for number, (name, waveform) in enumerate(zip(clips.names, clips.waveforms, strict=True)):
+        try:
+            arrays.append(features(checkpoint.feature_extractor, [waveform]))
+        except BadInput as error:
+            raise BadInput(f"{name}: {error}") from None
+        report(f"front end of clip {number + 1} of {len(clips)}", (number + 1) / len(clips))
+    heard = torch.cat(arrays)
+    language = prompt_language(checkpoint) or detected_language(checkpoint, heard[:HEARD_FOR_LANGUAGE])
+    tokens = decoder_tokens(checkpoint.tokenizer, clips.texts, language, checkpoint.task)
+    wanted = targets(checkpoint.tokenizer, clips.texts, language)
+    positions = checkpoint.model.config.max_target_positions
+    if tokens.shape[1] > positions:
+        longest = int((wanted != NOT_A_TARGET).sum(dim=1).argmax())
+        raise BadInput(
+            f"{clips.names[longest]}: its transcript takes {tokens.shape[1]} tokens, prompt included, and the model's"
+            f" decoder {positions}"
+        )
+    return LabelledInputs(SpeechInputs(heard, tokens), wanted, clips.texts)

@@ -1,0 +1,1 @@
+"""One budget shared among heads and blocks, at the least damage."""

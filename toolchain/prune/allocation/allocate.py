@@ -1,0 +1,172 @@
+"""Share one budget among all heads: which ones stay, and how wide, at the least damage (a multiple-choice knapsack).
+
+Everything is made of frontiers: what a head, a site or several sites may become, by rising cost and falling damage,
+dominated choices left out. Two frontiers are combined by adding each point of the one to each point of the other. As
+long as few enough points result, none is lost and the optimum is exact. Beyond that the costs are cut into cells, and
+of the points in a cell the least damage stays, with its exact cost, so that no budget is passed by rounding. Where all
+costs are whole numbers (parameters, MACs) a cell is their common divisor, unless that makes too many cells: no two
+costs share such a cell, and the optimum is exact again.
+
+Dimension letters: H heads, K per-head query/key width, V per-head value/output width.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from leanear.prune.allocation.frontier import as_floats, choose_each, least_cost, limit_of, pareto, use_slack
+from leanear.prune.allocation.options import (
+    BlockOptions,
+    HeadOptions,
+    RaggedCost,
+    TiedCost,
+    Widths,
+    check_options,
+    checked_cost,
+    chosen_widths,
+    has_widths,
+    least_damage,
+    pairs_of,
+    removed_or_widest,
+)
+from leanear.prune.allocation.site_frontiers import frontiers_of_sites
+from leanear.runtimes.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The widths that are kept, per site and head (K, V), (0, 0) being a removed head; summed cost and damage.
+
+    feed_forward: of blocks of one width that share the budget, by name.
+    """
+
+    widths: tuple[Widths, ...]
+    cost: float
+    damage: float
+    feed_forward: dict[str, int] = field(default_factory=dict)
+
+
+def allocate(
+    sites: Sequence[Sequence[HeadOptions]],
+    budget: float,
+    *,
+    resolution: int = 4096,
+    tied: Sequence[TiedCost] | None = None,
+    ragged: Sequence[RaggedCost] | None = None,
+    blocks: Sequence[BlockOptions] = (),
+) -> Allocation:
+    """The options of least summed damage whose summed cost is within the budget, a head at least kept in every site.
+
+    Of equal damage the lower cost is taken, then the option named first. The budget is kept to rounding of the sum
+    (1e-12 of it).
+
+    tied: per site, cost of a block of H kept heads that all have the widths (K, V); such blocks compete with those of
+    any widths, at this cost. ragged: per site, true cost of a block of kept heads of the given (K, V), in whatever
+    order; it takes the place of the sum of the heads' costs. Where a site has few widths to choose among (`COUNTS`),
+    the best of all its blocks is found; otherwise the sum of the heads' costs proposes blocks, `PROPOSALS` a site: the
+    result is the best of the proposals, and need not be the best of all. Either may return infinity for a block that
+    cannot be had.
+    blocks: others that share the budget, each with one width.
+    resolution: cells of cost over the budget, where costs are neither few enough nor whole numbers with a divisor that
+    is large enough to be exact.
+
+    Raises:
+        BadInput: options that do not fit together; a budget below the least possible cost, which the text states.
+    """
+    check_options(sites, tied, ragged, blocks)
+    of_blocks = [pareto(as_floats(b.costs), as_floats(b.damages), np.arange(len(b.costs))[:, None]) for b in blocks]
+    frontiers = [*frontiers_of_sites(sites, limit_of(budget), resolution, tied, ragged), *of_blocks]
+    if not least_cost(frontiers) <= min(limit_of(budget), sys.float_info.max):
+        least = least_cost([*frontiers_of_sites(sites, math.inf, resolution, tied, ragged), *of_blocks])
+        raise BadInput(
+            f"budget of {budget:.10g} is below {least:.10g}, the least possible cost with a head kept in every block"
+        )
+    picks = use_slack(frontiers, choose_each(frontiers, budget, resolution), budget)
+    places = [frontier.choices[pick] for frontier, pick in zip(frontiers, picks, strict=True)]
+    return Allocation(
+        widths=tuple(chosen_widths(heads, place) for heads, place in zip(sites, places[: len(sites)], strict=True)),
+        cost=math.fsum(float(frontier.costs[pick]) for frontier, pick in zip(frontiers, picks, strict=True)),
+        damage=math.fsum(float(frontier.damages[pick]) for frontier, pick in zip(frontiers, picks, strict=True)),
+        feed_forward={
+            block.name: int(block.widths[place[0]]) for block, place in zip(blocks, places[len(sites) :], strict=True)
+        },
+    )
+
+
+def equal_widths_allocation(
+    sites: Sequence[Sequence[HeadOptions]],
+    budget: float,
+    *,
+    tied: Sequence[TiedCost] | None = None,
+    ragged: Sequence[RaggedCost] | None = None,
+) -> Allocation:
+    """The same width K = V in every head of every site, none removed: the one of least damage within the budget.
+
+    Costs are those of `allocate`: of each block the lowest that the cost functions give.
+
+    Raises:
+        BadInput: no width is an option of every head; a budget below the cost of the cheapest.
+    """
+    check_options(sites, tied, ragged)
+    all_widths = [set(pairs_of(head)) for heads in sites for head in heads]
+    shared = sorted(key for key, value in set.intersection(*all_widths) if key == value and key > 0)
+    if not shared:
+        raise BadInput("equal widths: no width K = V is an option of every head")
+    allocations = []
+    for width in shared:
+        costs = [_equal_block_cost(index, heads, width, tied, ragged) for index, heads in enumerate(sites)]
+        damages = [
+            float(head.damages[least_damage(head, has_widths(head, (width, width)))])
+            for heads in sites
+            for head in heads
+        ]
+        widths = tuple(((width, width),) * len(heads) for heads in sites)
+        allocations.append(Allocation(widths, math.fsum(costs), math.fsum(damages)))
+    within = [allocation for allocation in allocations if allocation.cost <= limit_of(budget)]
+    if not within:
+        least = min(allocation.cost for allocation in allocations)
+        raise BadInput(f"budget of {budget:.10g} is below {least:.10g}, the least possible cost with equal widths")
+    return min(within, key=lambda allocation: (allocation.damage, allocation.cost))
+
+
+def entire_heads_allocation(
+    sites: Sequence[Sequence[HeadOptions]],
+    budget: float,
+    *,
+    resolution: int = 4096,
+    tied: Sequence[TiedCost] | None = None,
+    ragged: Sequence[RaggedCost] | None = None,
+) -> Allocation:
+    """What `allocate` gives when a head is either removed or keeps the widest of its options.
+
+    Raises:
+        BadInput: as `allocate`.
+    """
+    check_options(sites, tied, ragged)
+    entire = [[removed_or_widest(head) for head in heads] for heads in sites]
+    return allocate(entire, budget, resolution=resolution, tied=tied, ragged=ragged)
+
+
+def _equal_block_cost(
+    index: int,
+    heads: Sequence[HeadOptions],
+    width: int,
+    tied: Sequence[TiedCost] | None,
+    ragged: Sequence[RaggedCost] | None,
+) -> float:
+    """The lowest cost that is known of a block all of whose heads have K = V = width."""
+    costs = []
+    if ragged:
+        costs.append(checked_cost(ragged[index](((width, width),) * len(heads))))
+    else:
+        costs.append(
+            math.fsum(float(head.costs[least_damage(head, has_widths(head, (width, width)))]) for head in heads)
+        )
+    if tied:
+        costs.append(checked_cost(tied[index](len(heads), width, width)))
+    return min(costs)

@@ -1,0 +1,214 @@
+"""From a dense checkpoint and calibration clips to a slim checkpoint folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leanear.accelerator import on_accelerator
+from leanear.calibration import shards
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import Data, column_for
+from leanear.data.held_out import HeldOut, divided
+from leanear.data.splits import read_splits
+from leanear.evaluate.evaluation import data_folder
+from leanear.evaluate.measured_loss import Judge
+from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256
+from leanear.families.checkpoint_files import PRUNING_FILE
+from leanear.families.family import Checkpoint
+from leanear.families.registry import family_of
+from leanear.families.tasks import labels_of, task_of
+from leanear.outputs import check_replaceable
+from leanear.plan import Plan
+from leanear.progress import Narrator, Report, counted
+from leanear.prune.job import PruneJob, check_reachable, open_reachable
+from leanear.prune.notes import PRUNING_SCHEMA
+from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
+from leanear.prune.stages import Pruning, prune_in_stages
+from leanear.reference.schedule import PruneRecipe, prune
+from leanear.runtimes.clips import Clips as Audio
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import read_json, sha256_json
+
+RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
+
+
+def prune_checkpoint(
+    model: str, *, data: Data | None, job: PruneJob, out: Path, narrator: Narrator, scores: Path | None = None
+) -> dict[str, Any]:
+    """Prune MODEL on the calibration clips of DATA and write the slim checkpoint to `out`; the numbers, by stable keys.
+
+    scores: a folder in which the clips' scores stay, so that another goal takes them from there; by default they go.
+    Under `torchrun` the processes share the scoring and the training; the first one writes.
+
+    Raises:
+        LeanearError: the model or the data is not usable, or `out` holds something that is no slim checkpoint.
+    """
+    check_replaceable(out, "plan.json")
+    if scores is not None:
+        check_scores_folder(scores, out)
+    source, audio = checkpoint_folder(model), data_folder(model, data)
+    task = task_of(source)
+    splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
+    checkpoint = open_reachable(source, job, narrator)
+    with narrator.step(f"reading {len(splits.calibration)} calibration clips") as report:
+        extractor = checkpoint.feature_extractor
+        window = family_of(checkpoint).window_samples(extractor)
+        clips = read_examples_for(
+            task, splits.calibration, checkpoint.labels, extractor.sampling_rate, counted(report), window_samples=window
+        )
+    made_from = {
+        "checkpoint": checkpoint_sha256(source),
+        "calibration": clips_sha256(clips),
+        **job.asked.as_json(),
+    }
+    with narrator.step(f"pruning: {job.text}") as report:
+        state = scores or out.parent / f".{out.name}.state"
+        plan = write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
+        if shards.rank() == 0 and scores is None:
+            shutil.rmtree(state, ignore_errors=True)
+    return {
+        "schema": "leanear-prune-1",
+        "model": model,
+        "out": str(out),
+        **_parameters_told(checkpoint, plan),
+        "calibration_clips": len(clips),
+        "checkpoint_sha256": checkpoint_sha256(out),
+        "pruning": read_pruning(out),
+    }
+
+
+def _parameters_told(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
+    """Parameters before and after, and the shares that are gone."""
+    dense = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+    return {
+        "sparsity": plan.sparsity,
+        "sparsity_by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
+        "attention_parameters_dense": plan.attention_parameters_dense,
+        "attention_parameters": plan.attention_parameters_kept,
+        "parameters_dense": dense,
+        "feed_forward_parameters_dense": plan.feed_forward_parameters_dense,
+        "feed_forward_parameters": plan.feed_forward_parameters_kept,
+        "prune": plan.prune,
+        "parameters": dense - plan.parameters_removed,
+    }
+
+
+def check_scores_folder(scores: Path, out: Path) -> None:
+    """See that scores can be kept in `scores`: a folder of such, an empty one, or none yet.
+
+    Raises:
+        BadInput: it holds something else, or is where the checkpoint goes.
+    """
+    if scores.resolve() == out.resolve():
+        raise BadInput(f"--keep-scores {scores}: the checkpoint goes there; name another folder")
+    if scores.exists() and not scores.is_dir():
+        raise BadInput(f"--keep-scores {scores}: not a folder")
+    known = {SCORES_FILE, BASIS_FOLDER, LOSSES_FOLDER, "search", "recovery"}
+    strange = sorted(each.name for each in scores.iterdir() if each.name not in known) if scores.is_dir() else []
+    if strange:
+        raise BadInput(
+            f"--keep-scores {scores}: holds {strange[0]}, which is no part of kept scores; name another folder"
+        )
+
+
+def read_pruning(folder: Path) -> dict[str, Any] | None:
+    """What pruning.json in a slim checkpoint folder tells of goal, cost, search and recovery; None if there is none."""
+    path = folder / PRUNING_FILE
+    return read_json(path, PRUNING_SCHEMA, ("goal", "method")) if path.is_file() else None
+
+
+def clips_sha256(clips: Audio) -> str:
+    """Hex sha256 over the clips' samples and labels or transcripts."""
+    samples = hashlib.sha256()
+    for waveform in clips.waveforms:
+        samples.update(np.ascontiguousarray(waveform).tobytes())
+    lengths = [len(waveform) for waveform in clips.waveforms]
+    answers: list[Any] = [clips.label_ids.tolist(), list(clips.labels)]
+    if clips.texts is not None:
+        answers.append(list(clips.texts))
+    if clips.tags is not None:
+        answers.append(hashlib.sha256(np.packbits(clips.tags).tobytes()).hexdigest())
+    return sha256_json([samples.hexdigest(), lengths, *answers])
+
+
+def write_slim_checkpoint(
+    checkpoint: Checkpoint,
+    audio: Audio,
+    job: PruneJob,
+    made_from: dict[str, str],
+    out: Path,
+    state: Path,
+    report: Report,
+) -> Plan:
+    """Prune the checkpoint on `audio`, write the slim folder `out`, and give back its plan.
+
+    state: a folder for the dense model's bases or curvature and the last finished step, from which an interrupted run,
+    or a later one with another goal, goes on.
+
+    Raises:
+        BadInput: the clips do not suit the model, or the goal cannot be reached.
+    """
+    family = family_of(checkpoint)
+    check_reachable(checkpoint, job)
+    labelled = family.labelled_inputs(checkpoint, audio, report)
+    spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
+    clips_at_once = 1 if spare_memory else None
+    every = labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)]
+    scored, held_out = divided(every)
+    judge = Judge(family, checkpoint, HeldOut(checkpoint.model, held_out, family.logits))
+    facts: dict[str, Any] = {"method": "reference", "loss": {}}
+    if isinstance(job.recipe, PruneRecipe):
+        pruned = prune(
+            family, checkpoint, scored, job.recipe, made_from=made_from, state=state,
+            clips_at_once=clips_at_once, recompute=spare_memory, report=report,
+        )  # fmt: skip
+        model, plan = pruned.model, pruned.plan
+    else:
+        work = Pruning(checkpoint, judge, scored, every, job, made_from, state, clips_at_once, report)
+        try:
+            model, plan, facts = prune_in_stages(work)
+        except BadInput as error:
+            raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
+    report("measuring the finished model on held-out clips", None)
+    with on_accelerator(model, checkpoint.model):
+        facts["loss"]["finished"] = judge.loss(model).as_json()
+    plan = dataclasses.replace(plan, recipe={**job.as_json(), "loss_nats_per_target": _loss_told(facts["loss"])})
+    if shards.rank() == 0:
+        family.save_slim_checkpoint(model, checkpoint, plan, out, _pruning_facts(checkpoint, job, plan, facts))
+    shards.wait()
+    return plan
+
+
+def _loss_told(loss: dict[str, Any]) -> dict[str, Any]:
+    """What the plan says of the loss; measured: before anything was fitted."""
+    measured = loss["rounds"][loss["best"]]["measured"] if loss.get("rounds") else None
+    return {"estimated": loss.get("estimated"), "measured": measured, "finished": loss["finished"]["divergence"]}
+
+
+def _pruning_facts(checkpoint: Checkpoint, job: PruneJob, plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
+    """The document pruning.json."""
+    return {
+        "schema": PRUNING_SCHEMA,
+        "metric": checkpoint.metric,
+        "goal": dataclasses.asdict(job.goal),
+        "prune": plan.prune,
+        "sparsity": plan.sparsity,
+        "by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
+        **({"feed_forward_by_kind": _removed_of(plan)} if plan.prune != "attention" else {}),
+        **facts,
+    }
+
+
+def _removed_of(plan: Plan) -> dict[str, float]:
+    """The share of the feed-forward channels that is gone, by kind of block."""
+    shares: dict[str, float] = {}
+    for kind in dict.fromkeys(block.kind for block in plan.feed_forward):
+        blocks = [block for block in plan.feed_forward if block.kind == kind]
+        shares[kind] = 1 - sum(len(b.channels) for b in blocks) / sum(b.dense_width for b in blocks)
+    return shares

@@ -1,0 +1,214 @@
+"""Pruning in a new basis, from clips to a slim model: to the goal, compensated where it helps, recovered if asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from leanear.accelerator import on_accelerator
+from leanear.calibration import shards
+from leanear.data.examples import LabelledInputs
+from leanear.evaluate.measured_loss import Judge
+from leanear.families.family import Checkpoint, Family
+from leanear.families.registry import family_of
+from leanear.plan import Plan, plan_sha256
+from leanear.progress import Report
+from leanear.prune.closed_loop import Corrections
+from leanear.prune.costs import Costs, latency_costs, parameter_costs
+from leanear.prune.curve import estimated_curve, loss_begins_at
+from leanear.prune.job import PruneJob, as_held, costs_and_budget, dense_plan
+from leanear.prune.latency_goal import prune_to_latency
+from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
+from leanear.prune.search import search_sparsity
+from leanear.prune.widths import RotatedRecipe
+from leanear.recover.compensation import Compensated, compensate_, fitted_sites
+from leanear.recover.distillation import distill_
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import sha256_json
+from leanear.timing.block_timing import BUSY_SHARE
+from leanear.timing.latency_table import Table
+from leanear.timing.model_timing import ModelTiming, timing_of
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What the stages of one pruning share.
+
+    clips: those that are scored and fitted to; every: these and, at the end, those of the judge, which only the search
+    sees, as it holds clips out by itself; made_from: sha256 by kind; state: a folder from which an interrupted run, or
+    one with another goal, goes on; clips_at_once: how many clips are in memory together.
+    """
+
+    checkpoint: Checkpoint
+    judge: Judge
+    clips: LabelledInputs
+    every: LabelledInputs
+    job: PruneJob
+    made_from: dict[str, str]
+    state: Path
+    clips_at_once: int | None
+    report: Report
+
+    @property
+    def family(self) -> Family:
+        """The checkpoint's."""
+        return family_of(self.checkpoint)
+
+    @property
+    def recipe(self) -> RotatedRecipe:
+        """How widths are scored and chosen."""
+        return cast(RotatedRecipe, self.job.recipe)
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """The model that meets the goal, in what costs and within what budget, and what pruning.json tells of it."""
+
+    pruned: Rotated
+    costs: Costs
+    budget: float
+    facts: dict[str, Any]
+
+
+class _Pruner:
+    """Prunes to one budget after another: what a call learns of the same scores serves the next."""
+
+    def __init__(self, work: Pruning) -> None:
+        self._work = work
+        self._learned: Corrections | None = None
+
+    def to(self, costs: Costs, budget: float) -> Rotated:
+        """The model within `budget`, in memory of the CPU."""
+        work = self._work
+        with on_accelerator(work.checkpoint.model):
+            pruned = prune_rotated(
+                work.family, work.checkpoint.model, work.clips, costs, budget, work.recipe,
+                held_out=work.judge.held_out, corrections=self._learned, made_from=work.made_from, state=work.state,
+                clips_at_once=work.clips_at_once, report=work.report,
+            )  # fmt: skip
+        for each in (pruned, *pruned.others):
+            each.model.to("cpu")
+        if pruned.corrections is not None:
+            self._learned = pruned.corrections
+        return pruned
+
+
+def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
+    """The slim model, its plan, and what pruning.json tells of how they came about.
+
+    Raises:
+        BadInput: the goal cannot be reached.
+    """
+    parameters = parameter_costs(dense_plan(work.family, work.checkpoint, work.job))
+    parameters = as_held(parameters, work.family, work.checkpoint.model, work.job)
+    reached = _prune_to_goal(work, parameters)
+    pruned, facts = reached.pruned, {"method": "rotated", "widths": _widths_told(work.job), **reached.facts}
+    if work.job.compensation:
+        pruned, compensated = best_compensated(pruned, lambda slim: _compensate(work, slim))
+        facts["compensation"] = dataclasses.asdict(compensated)
+    facts["cost"] = {
+        "unit": reached.costs.unit,
+        "dense": reached.costs.dense,
+        "budget": reached.budget,
+        "slim": pruned.cost,
+    }
+    facts["loss"] = _loss_told(work, pruned, parameters)
+    if work.job.recovery is not None:
+        facts["recovery"] = _recover(work, pruned)
+    return pruned.model, pruned.plan, facts
+
+
+def _prune_to_goal(work: Pruning, parameters: Costs) -> _Reached:
+    if work.job.goal.needs_latency:
+        return _prune_to_latency(work)
+    if work.job.goal.kind == "max_drop":
+        return _prune_to_drop(work, parameters)
+    costs, budget = costs_and_budget(work.family, work.checkpoint, work.job)
+    costs = as_held(costs, work.family, work.checkpoint.model, work.job)
+    return _Reached(_Pruner(work).to(costs, budget), costs, budget, {})
+
+
+def _prune_to_latency(work: Pruning) -> _Reached:
+    timing = timing_of(work.checkpoint, work.job.target, work.job.work)
+    table = _shared_table(timing, work.report)
+    costs, pruner = latency_costs(table), _Pruner(work)
+    try:
+        pruned, checks = prune_to_latency(work.job.goal, costs, lambda ms: pruner.to(costs, ms), timing, work.report)
+    except BadInput as error:
+        raise BadInput(f"{error}{_doubts(table)}") from None
+    facts = {"latency_checks": [dataclasses.asdict(check) for check in checks], "timed": timing.told()}
+    # what was timed is the model
+    return _Reached(dataclasses.replace(pruned, others=()), costs, checks[-1].budget_ms, facts)
+
+
+def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:
+    search = search_sparsity(
+        work.family, work.checkpoint, work.every, costs, work.recipe, work.job.goal.value,
+        made_from=work.made_from, state=work.state / "search", clips_at_once=work.clips_at_once, report=work.report,
+    )  # fmt: skip
+    budget = (1 - search.sparsity) * costs.dense
+    facts = {"search": [dataclasses.asdict(trial) for trial in search.trials]}
+    return _Reached(_Pruner(work).to(costs, budget), costs, budget, facts)
+
+
+def _compensate(work: Pruning, slim: torch.nn.Module) -> Compensated:
+    dense, family = work.checkpoint.model, work.family
+    with on_accelerator(slim, dense):
+        return compensate_(
+            slim, dense, *fitted_sites(family, slim, dense), work.clips, work.judge.held_out.clips, family.logits,
+            batch_size=work.clips_at_once or 16, report=work.report,
+        )  # fmt: skip
+
+
+def _recover(work: Pruning, pruned: Rotated) -> dict[str, Any]:
+    """Train the pruned model in place; what the training did."""
+    assert work.job.recovery is not None
+    made = {**work.made_from, "job": sha256_json(work.job.as_json()), "plan": plan_sha256(pruned.plan)}
+    distilled = distill_(
+        pruned.model, work.checkpoint.model, work.clips, work.judge.held_out.clips, work.family.logits,
+        work.job.recovery, layers=work.family.encoder_layers, decoder_layers=work.family.decoder_layers,
+        seed=work.recipe.seed, state=work.state / "recovery", made_from=made, report=work.report,
+    )  # fmt: skip
+    return dataclasses.asdict(distilled)
+
+
+def _widths_told(job: PruneJob) -> dict[str, Any]:
+    recipe = cast(RotatedRecipe, job.recipe)
+    return {
+        "multiples": list(recipe.multiples),
+        "one_per_head": recipe.one_width_per_head,
+        "not_filled_up_by": job.filled_by,
+    }
+
+
+def _loss_told(work: Pruning, pruned: Rotated, parameters: Costs) -> dict[str, Any]:
+    """What was estimated, and measured round by round before anything was fitted; the curve of other budgets."""
+    loss: dict[str, Any] = {"estimated": pruned.damage}
+    if pruned.rounds:
+        loss |= {"rounds": [dataclasses.asdict(each) for each in pruned.rounds], "best": pruned.best}
+    if pruned.scores is not None and pruned.corrections is not None:
+        model = work.checkpoint.model
+        curve = (work.family, model, pruned.scores, pruned.corrections, parameters, work.recipe)
+        loss["curve"] = [estimate.as_json() for estimate in estimated_curve(*curve)]
+        loss["begins_at"] = loss_begins_at(*curve)
+    return loss
+
+
+def _doubts(table: Table) -> str:
+    if table.others_share <= BUSY_SHARE:
+        return ""
+    return f"; but other programs used {table.others_share:.0%} of the CPU while it was timed: try on an idle machine"
+
+
+def _shared_table(timing: ModelTiming, report: Report) -> Table:
+    """The target's latency table; the first process times the device, and the others read what it has kept."""
+    if shards.rank() != 0:
+        shards.wait()
+    table = timing.table(shards.world_size() > 1, report)
+    if shards.rank() == 0:
+        shards.wait()
+    return table

@@ -1,0 +1,297 @@
+"""The epochs of a distillation: update by update, with the best state on held-out clips kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from leanear.calibration.likelihood import kl_divergences, negative_log_likelihoods
+from leanear.calibration.targets import kind_of, positions
+from leanear.data.examples import Inputs, LabelledInputs
+from leanear.progress import Report
+from leanear.recover.distillation_options import Distillation
+from leanear.recover.hidden_states import hidden_sum, outputs_of
+from leanear.recover.kept_training import (
+    MOMENTS,
+    Distilled,
+    check_same_state,
+    copy_into,
+    read_state,
+    restore_moments,
+    write_state,
+)
+from leanear.recover.lora import masked
+
+Logits = Callable[[nn.Module, Any], torch.Tensor]
+RATE_AFTER_FAILURE = 0.3  # of the learning rate, after an epoch that made nothing better
+LARGEST_GRADIENT_NORM = 1.0
+MOST_KEPT_BYTES = 512 * 1024**2  # of the dense model's answers; above, it answers every batch anew
+ALL_EPOCHS = "all epochs are done"
+ALL_STEPS = "max_steps updates are done"
+NO_BETTER = "the held-out KL no longer falls"
+OUT_OF_TIME = "the time budget is spent"
+DIVERGED = "the loss is not finite any more"
+
+
+@dataclass(frozen=True)
+class ComparedLayers:
+    """The transformer layers whose outputs are compared, if any, and which of them a sequence's decoder has."""
+
+    student: tuple[nn.Module, ...] = ()
+    teacher: tuple[nn.Module, ...] = ()
+    of_decoder: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that stays the same during a distillation."""
+
+    accelerator: Any
+    student: nn.Module
+    teacher: nn.Module
+    training: LabelledInputs
+    held_out: LabelledInputs
+    logits: Logits
+    layers: ComparedLayers
+    options: Distillation
+    seed: int
+    report: Report
+
+    @property
+    def updates_planned(self) -> int:
+        """Updates on the training clips, at most."""
+        return self.options.updates_planned(len(self.training))
+
+
+def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None, identity: str) -> Distilled:
+    """Train the parameters `trained`, epoch by epoch, and leave them in their best state."""
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained.values(), lr=work.options.peak_learning_rate, weight_decay=0.0)
+    best = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    kept = read_state(state_path, identity, best, work.accelerator.device)
+    check_same_state(work.accelerator, kept, state_path)
+    began_s = time.monotonic() - (0.0 if kept is None else kept.seconds)
+    done = Distilled()
+    if kept is not None:
+        done, best = kept.done, kept.tensors["best"]
+        if done.stopped:
+            work.report("recovery was finished before", None)
+        else:
+            work.report(f"recovery goes on after epoch {len(done.training_losses)}", None)
+            copy_into(trained, kept.tensors["trained"])
+            restore_moments(optimizer, trained, kept.tensors)
+    if not done.stopped:
+        held_out_logits = None
+        if _bytes_of_logits(work, work.held_out) <= MOST_KEPT_BYTES:
+            held_out_logits = _all_logits(work, work.teacher, work.held_out)
+        # With masks, what the teacher hears changes. The outputs of its layers are larger than most memories: what
+        # computes them anew gives the logits as well.
+        anew = work.options.masks or work.layers.teacher or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
+        training_logits = None if anew else _all_logits(work, work.teacher, work.training)
+        if kept is None:
+            done = dataclasses.replace(done, held_out_kls=(_held_out_kl(work, held_out_logits),))
+        while not done.stopped:
+            done = _train_epoch(work, trained, optimizer, training_logits, held_out_logits, done)
+            seconds = _longest(work.accelerator, time.monotonic() - began_s)
+            if not done.stopped and work.options.seconds is not None and seconds >= work.options.seconds:
+                done = dataclasses.replace(done, stopped=OUT_OF_TIME)
+            if done.best_epoch == len(done.training_losses):
+                best = {name: parameter.detach().clone() for name, parameter in trained.items()}
+            else:
+                _begin_again_(trained, best, optimizer)
+            if state_path is not None and work.accelerator.is_main_process:
+                write_state(state_path, identity, done, seconds, trained, best, optimizer)
+    copy_into(trained, best)
+    work.accelerator.wait_for_everyone()
+    return done
+
+
+def _begin_again_(
+    trained: Mapping[str, nn.Parameter], best: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Go back to the best state, and forget what the optimizer knows of the way that led away from it."""
+    copy_into(trained, best)
+    for parameter in trained.values():
+        for moment in MOMENTS:
+            if moment in optimizer.state[parameter]:
+                optimizer.state[parameter][moment].zero_()
+
+
+def _failures(done: Distilled) -> int:
+    """How many epochs did not lower the held-out KL below all before."""
+    kls = done.held_out_kls
+    return sum(not kls[epoch] < min(kls[:epoch]) for epoch in range(1, len(kls)))
+
+
+def _longest(accelerator: Any, seconds: float) -> float:
+    """The longest time of any process: they must end after the same epoch."""
+    return float(accelerator.reduce(torch.tensor(seconds, device=accelerator.device), "max"))
+
+
+def _train_epoch(
+    work: Work,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    training_logits: torch.Tensor | None,
+    held_out_logits: torch.Tensor | None,
+    done: Distilled,
+) -> Distilled:
+    """One more pass over the training clips, and what is known after it. Its draws depend on seed and epoch alone."""
+    options, accelerator = work.options, work.accelerator
+    epoch = len(done.training_losses) + 1
+    draws = torch.Generator().manual_seed(work.seed * 1_000_003 + epoch)
+    # dropout, if the model has any, differs between processes; what `draws` gives does not
+    torch.manual_seed((work.seed * 1_000_003 + epoch) * 4_099 + accelerator.process_index)
+    work.student.train()
+    updates, loss_sum, clips = done.updates, 0.0, 0
+    so_far = f"held-out KL {done.held_out_kls[-1]:.4f} nats"
+    batches = torch.randperm(len(work.training), generator=draws).split(options.batch_size)
+    peak = options.peak_learning_rate * RATE_AFTER_FAILURE ** _failures(done)
+    for rows in batches[: work.updates_planned - updates]:
+        blanked = masked(work.training.inputs[rows], options.frequency_mask_bins, options.time_mask_frames, draws)
+        optimizer.param_groups[0]["lr"] = peak * _rate_share(work, updates)
+        loss = _mean_loss_gradients(work, trained, rows, blanked, training_logits)
+        torch.nn.utils.clip_grad_norm_(trained.values(), LARGEST_GRADIENT_NORM)
+        if math.isfinite(loss):
+            optimizer.step()
+        updates, loss_sum, clips = updates + 1, loss_sum + loss * len(rows), clips + len(rows)
+        work.report(f"recovery, update {updates}/{work.updates_planned}, {so_far}", updates / work.updates_planned)
+    held_out_kls = (*done.held_out_kls, _held_out_kl(work, held_out_logits))
+    best_epoch = epoch if held_out_kls[-1] < held_out_kls[done.best_epoch] else done.best_epoch
+    stopped = ""
+    if not math.isfinite(loss_sum):
+        stopped = DIVERGED
+    elif updates >= work.updates_planned:
+        stopped = ALL_STEPS if updates == options.max_steps else ALL_EPOCHS
+    elif epoch - best_epoch >= options.patience:
+        stopped = NO_BETTER
+    return Distilled(updates, (*done.training_losses, loss_sum / clips), held_out_kls, best_epoch, stopped)
+
+
+def _rate_share(work: Work, updates: int) -> float:
+    """Share of the learning rate for the next update: a linear rise, then half a cosine to 0."""
+    warm_up = round(work.options.warm_up * work.updates_planned)
+    if updates < warm_up:
+        return (updates + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (updates - warm_up) / (work.updates_planned - warm_up)))
+
+
+def _mean_loss_gradients(
+    work: Work,
+    trained: Mapping[str, nn.Parameter],
+    rows: torch.Tensor,
+    blanked: Inputs,
+    training_logits: torch.Tensor | None,
+) -> float:
+    """The mean loss of a batch shared out among the processes; leaves its gradients in the parameters of each.
+
+    The gradients are summed here, not by DistributedDataParallel: so a last batch that does not divide evenly keeps
+    its exact mean, and a block that keeps no head, whose parameters get no gradient, is no error.
+    """
+    accelerator = work.accelerator
+    mine = _share(accelerator, torch.arange(len(rows)))
+    all_targets = work.training.targets[rows]
+    for parameter in trained.values():
+        parameter.grad = torch.zeros_like(parameter)
+    loss = torch.zeros((), device=accelerator.device)
+    if len(mine):
+        part = blanked[mine].to(accelerator.device)
+        targets = all_targets[mine].to(accelerator.device)
+        dense_outputs: dict[int, torch.Tensor] = {}
+        if training_logits is None:
+            with torch.no_grad(), outputs_of(work.layers.teacher) as dense_outputs:
+                dense_logits = work.logits(work.teacher, part)
+        else:
+            dense_logits = training_logits[rows[mine].to(accelerator.device)]
+        with outputs_of(work.layers.student) as slim_outputs:
+            slim_logits = work.logits(work.student, part)
+        loss = _loss_sum(slim_logits, dense_logits, targets, work.options) / positions(all_targets)
+        if slim_outputs:
+            hidden = hidden_sum(dense_outputs, slim_outputs, targets, work.layers.of_decoder)
+            loss = loss + work.options.hidden_weight * hidden / len(rows)
+        accelerator.backward(loss)
+    if accelerator.num_processes > 1:
+        gradients = torch.cat([parameter.grad.flatten() for parameter in trained.values()])  # type: ignore[union-attr]
+        summed = accelerator.reduce(gradients, "sum").split([parameter.numel() for parameter in trained.values()])
+        for parameter, gradient in zip(trained.values(), summed, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+    return float(accelerator.reduce(loss.detach(), "sum"))
+
+
+def _loss_sum(
+    slim_logits: torch.Tensor, dense_logits: torch.Tensor, targets: torch.Tensor, options: Distillation
+) -> torch.Tensor:
+    """The loss that `Distillation` defines, summed over the clips' targets; logits are (B, C) or (B, L, C)."""
+    temperature = options.temperature
+    divergences = kl_divergences(dense_logits / temperature, slim_logits / temperature, targets)
+    softened = temperature**2 * divergences.sum()
+    if not options.label_weight:
+        return softened
+    labelled = negative_log_likelihoods(slim_logits, targets).sum()
+    return options.label_weight * labelled + (1 - options.label_weight) * softened
+
+
+def _share(accelerator: Any, clips: torch.Tensor) -> torch.Tensor:
+    """This process's part of the clips: in one piece, and as large as the others' give or take one."""
+    return torch.tensor_split(clips, accelerator.num_processes)[accelerator.process_index]
+
+
+@torch.no_grad()
+def _bytes_of_logits(work: Work, clips: LabelledInputs) -> int:
+    """What the logits of all these clips take."""
+    if kind_of(clips.targets) != "sequence":
+        return 0  # one row each: never much
+    work.teacher.eval()
+    one = work.logits(work.teacher, clips.inputs[:1].to(work.accelerator.device))
+    return len(clips) * one.numel() * one.element_size()
+
+
+@torch.no_grad()
+def _logits_of(work: Work, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
+    model.eval()
+    batches = torch.arange(len(clips)).split(work.options.batch_size)
+    parts = [work.logits(model, clips.inputs[rows].to(work.accelerator.device)) for rows in batches if len(rows)]
+    shape = (0, 1, 1) if kind_of(clips.targets) == "sequence" else (0, 1)
+    return torch.cat(parts) if parts else torch.zeros(shape, device=work.accelerator.device)
+
+
+def _all_logits(work: Work, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
+    """The model's logits of the clips, (clips, ...), the same on all processes, each of which computes a part."""
+    accelerator = work.accelerator
+    mine = _share(accelerator, torch.arange(len(clips)))
+    own = _logits_of(work, model, clips[mine])
+    if accelerator.num_processes == 1:
+        return own
+    sizes = accelerator.reduce(torch.tensor(own.shape[1:], device=accelerator.device), "max").tolist()
+    everything = torch.zeros(len(clips), *sizes, device=accelerator.device)
+    if len(own):
+        everything[mine.to(accelerator.device)] = own
+    return accelerator.reduce(everything, "sum")
+
+
+def _held_out_kl(work: Work, held_out_logits: torch.Tensor | None) -> float:
+    """The mean KL(dense || slim) at the targets of the held-out clips, nats, the same on all processes.
+
+    held_out_logits: the dense model's, or None to ask it batch by batch.
+    """
+    targets = work.held_out.targets
+    if held_out_logits is not None:
+        slim_logits = _all_logits(work, work.student, work.held_out)
+        return float(kl_divergences(held_out_logits, slim_logits, targets).cpu().double().mean())
+    total = torch.zeros((), dtype=torch.float64)
+    for rows in _share(work.accelerator, torch.arange(len(targets))).split(work.options.batch_size):
+        if len(rows):
+            clips = work.held_out[rows]
+            dense, slim = (_logits_of(work, model, clips) for model in (work.teacher, work.student))
+            total += kl_divergences(dense, slim, clips.targets).cpu().double().sum()
+    total = work.accelerator.reduce(total.to(work.accelerator.device), "sum")
+    return float(total) / positions(targets)
