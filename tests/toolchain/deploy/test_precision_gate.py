@@ -353,6 +353,7 @@ def test_speech_is_judged_by_its_words(tmp_path, narrator, monkeypatch):
     )
     write_clips(tmp_path / "clips" / "calibration.npz", clips)
     heard = {"fp32": ("the cat sat!", "a dog ran home", "lights on", "seven lights of")}
+    heard["fp16"] = heard["fp32"]
     heard["int8"] = ("The cat, sat", "a dog run", "lights on", "seven lights of")
 
     def transcribed(artifact, path, *_, **__):
@@ -378,7 +379,7 @@ def test_speech_is_judged_by_its_words(tmp_path, narrator, monkeypatch):
     assert trial["differing"] == dog, "a comma is no other answer"
     assert (ships, document["metric"]) == ("int8", "word error rate")
     assert "where at most 20 points may be added" in said(narrator)
-    assert precision_stage(asked, PrecisionGate(10.0), narrator)[0] == "bf16", "it is over 10 points"
+    assert precision_stage(asked, PrecisionGate(10.0), narrator)[0] == "fp16", "it is over 10 points"
     assert trial["change"]["estimate"] > 0.1
 
 
