@@ -18,8 +18,8 @@ from leanear.export.whisper.graph import (
     cache_sizes,
     export_whisper,
     observe_encoder,
-    too_large_in_encoder,
 )
+from leanear.export.whisper.half_ranges import too_large_in_whisper
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.voice import write_voice_graph
 from leanear.runtimes.artifact import Golden, write_golden
@@ -97,7 +97,7 @@ def write_whisper_artifact(
     too_large: dict[str, float] = {}
     if has_half_precision(precision, form):
         clips = quantiser_waveforms or golden.waveforms
-        too_large = too_large_in_encoder(model, feature_extractor, form, clips)
+        too_large = too_large_in_whisper(model, feature_extractor, form, clips, golden)
     files, any_window = (folder / ENCODER_FILE, folder / DECODER_FILE), len(windows.lengths) > 1
     exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, heads, too_large)
     write_golden(folder / GOLDEN_FILE, golden)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document
 from leanear.benchmarks.device.doctor import lacks, lines, report
+from leanear.benchmarks.device.packed import unpack_bundle
 from leanear.runtimes.choose import MODULES
 from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
 from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED, end_by_sigterm, was_terminated
@@ -115,7 +116,7 @@ def _compile(_options: argparse.Namespace) -> None:
     from leanear.runtimes.artifact import read_artifact
     from leanear.runtimes.choose import require_runtime
 
-    bundle = read_bundle(bundle_folder())
+    bundle = _ready_bundle()
     for role, folder in bundle.artifacts.items():
         options = _session_options(bundle, role)
         runtime = require_runtime(bundle.runtime, options)
@@ -123,6 +124,13 @@ def _compile(_options: argparse.Namespace) -> None:
         out = compiled_folder() / artifact.identity[:16]
         made = runtime.compile(artifact, options, out)
         print(f"{role}: {made}" if made is not None else f"{role}: {bundle.runtime} has nothing to do ahead of time")
+
+
+def _ready_bundle() -> Bundle:
+    """The bundle, verified and unpacked."""
+    bundle = read_bundle(bundle_folder())
+    unpack_bundle(bundle)
+    return bundle
 
 
 def compiled_folder() -> Path:
@@ -135,7 +143,7 @@ def _classify(options: argparse.Namespace) -> None:
     _require_numpy()
     from leanear.benchmarks.device.classify import classify_files
 
-    bundle = read_bundle(bundle_folder())
+    bundle = _ready_bundle()
     artifact = options.artifact or bundle.artifacts["slim"]
     answers = classify_files(artifact, options.audio, bundle.runtime, _session_options(bundle), options.top)
     if options.json:
@@ -163,7 +171,7 @@ def _pass_on(verb: str, given: list[str]) -> int:
     bundled = (*(["artifact"] if in_bundle else []), *(["clips"] if has_clips else []))
     if verb == "compare" or given == ["--help"] or not in_bundle:
         return benchmarks_main([verb, *given], PROGRAM, bundled)
-    bundle = read_bundle(bundle_folder())
+    bundle = _ready_bundle()
     filled = ["--runtime", bundle.runtime, "--precision", bundle.precision, "--threads", str(bundle.threads)]
     if verb in ON_A_BUNDLE:
         filled += _own_inputs(verb, bundle, given)

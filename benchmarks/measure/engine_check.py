@@ -30,6 +30,7 @@ MOST_CLIPS = 4  # two as they are, and the two that the proof made shorter and l
 # speech: KL(checkpoint || engine) in nats per token after the same tokens, the mean of all steps.
 SPREAD_BOUNDS = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.35, "int8": 0.35, "int8-bf16": 0.4}
 NATS_BOUNDS = {"fp32": 3e-5, "fp16": 0.003, "bf16": 0.06, "int8": 0.06, "int8-bf16": 0.06}
+TIMES_PROVED = 4.0  # of what 8 bits cost when the graph was proved, on these clips and some more
 # Near ties fall either way, and a text that breaks off there is many words; the more so the coarser the type.
 CHANGED_WORDS_SHARE, COARSE_CHANGED_WORDS_SHARE, FEW_WORDS = 1 / 3, 0.9, 2
 COMPUTES_NOTHING = "the null runtime computes nothing that could be compared"
@@ -114,8 +115,16 @@ def _reason(answer: RoleCheck, is_speech: bool) -> str:
 
 
 def _bound(artifact: Artifact, precision: str, bounds: Dict[str, float]) -> float:
-    """The bound of the coarsest type that is computed in: the graphs' own, or the one that the runtime is told."""
-    return max(bounds[each] for each in {precision, *artifact.precisions})
+    """The bound of the coarsest type that is computed in: the graphs' own, or the one that the runtime is told.
+
+    What 8 bits cost this model is known from its proof; an engine may be off by a few times as much.
+    """
+    bound = max(bounds[each] for each in {precision, *artifact.precisions})
+    proof = artifact.manifest.parity or {}
+    proved = proof.get("divergence" if artifact.is_speech else "noise")
+    if precision != "int8" or proved is None:
+        return bound
+    return min(bound, max(TIMES_PROVED * float(proved), bounds["fp16"]))
 
 
 def _classified(session: Any, artifact: Artifact, golden: Golden, clips: Sequence[int]) -> Dict[str, Any]:  # noqa: ARG001

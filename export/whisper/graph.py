@@ -13,7 +13,6 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from leanear.export.onnx.eight_bit_weights import add_block_products, add_eight_bit_weights
-from leanear.export.onnx.float16_ranges import too_large_for_half
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph, graph_facts
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
 from leanear.export.onnx.heads import read_widths
@@ -76,8 +75,8 @@ def export_whisper(
     integers in the encoder's products, in the ranges `observed` (see `observe_encoder`), and 8-bit weights in the
     decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
     weights is in float16. alignment_heads: (layer, head) of the decoder, ascending, whose attention it gives as well,
-    which that form does not. too_large: tensors of the encoder that float16 does not hold
-    (`too_large_in_encoder`).
+    which that form does not. too_large: tensors of either graph that float16 does not hold
+    (`leanear.export.whisper.half_ranges`).
 
     Raises:
         BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
@@ -96,7 +95,7 @@ def export_whisper(
     if is_half:
         half = {name for name, _ in produced}
         add_half_precision(encoder, ["waveform"], half, half=half, too_large=too_large)
-        half |= _add_half_decoder(decoder, inputs, outputs, half)
+        half |= _add_half_decoder(decoder, inputs, outputs, half, too_large)
     _write_encoder(encoder, encoder_out, produced, half)
     tensors = [_value_info(i, half) for i in inputs], [_value_info(o, half) for o in outputs]
     with replaced_file(Path(decoder_out)) as part:
@@ -133,12 +132,17 @@ def _add_eight_bits(encoder: Graph, decoder: Graph, observed: Mapping[str, Obser
 
 
 def _add_half_decoder(
-    decoder: Graph, inputs: Sequence[Tensor], outputs: Sequence[Tensor], half: Collection[str]
+    decoder: Graph,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    half: Collection[str],
+    too_large: Collection[str],
 ) -> set[str]:
     """Products, keys and values of the decoder in float16; the names of its inputs and outputs that are."""
     cached = {tensor.name for tensor in (*inputs, *outputs) if tensor.name.startswith(CACHED)}
     floats = [tensor.name for tensor in inputs if not tensor.is_integer]
-    add_half_precision(decoder, floats, [t.name for t in outputs], half={*half, *cached}, kept_inputs=["bias"])
+    given, both = [tensor.name for tensor in outputs], {*half, *cached}
+    add_half_precision(decoder, floats, given, half=both, kept_inputs=["bias"], too_large=too_large)
     return cached
 
 
@@ -184,16 +188,6 @@ def observe_encoder(
         encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
         exported = export_whisper(model, feature_extractor, encoder, decoder, form)
         return observe(exported.encoder.path, names, ({"waveform": clip[None]} for clip in waveforms))
-
-
-def too_large_in_encoder(
-    model: Any, feature_extractor: Any, form: str, waveforms: Sequence[np.ndarray]
-) -> dict[str, float]:
-    """The largest magnitudes of an encoder's tensors that float16 does not hold; waveforms: real clips."""
-    with tempfile.TemporaryDirectory(prefix="leanear-ranges-") as folder:
-        encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
-        exported = export_whisper(model, feature_extractor, encoder, decoder, form)
-        return too_large_for_half(exported.encoder.path, ({"waveform": clip[None]} for clip in waveforms))
 
 
 def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> EmbeddingPlace:

@@ -2,7 +2,7 @@
 
 An engine belongs to the graph, the library's version, the GPU and the options that it was built for, so its file is
 named by all of them, and one that is not of just these is never loaded. Networks are strongly typed: their precision is
-that of the graph's own tensors.
+that of the graph's own tensors, but for bfloat16, which a network of float32 is changed to before it is built.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.backends.bf16_networks import compute_in_bf16, has_bf16
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
@@ -24,6 +25,7 @@ from leanear.runtimes.speech.speech_cache import ROOMS
 
 ENGINE_SCHEMA = "leanear-engine-1"
 ENGINE_KEYS = ("key", "file", "sha256", "bytes", "build_s", "built_for", "layers", "fused_attention", "attention")
+BF16 = "bf16"
 BUILDER = 1  # raised when the same graph becomes another engine by a change here
 MOST_ROWS = 8  # hypotheses that a decoder's engine takes at once
 WORKSPACE_SHARE = 0.5  # of the GPU's free memory, which on a Jetson is the board's
@@ -93,9 +95,12 @@ def compiled_folder(artifact: Artifact) -> Path:
 
 
 def check_graph_precision(artifact: Artifact, options: SessionOptions) -> None:
-    """Raises BadInput where the options ask for another precision than the graphs' own, which an engine keeps."""
+    """Raises BadInput where the options ask for another precision than the graphs' own, which an engine keeps.
+
+    Graphs in float32 may be asked for in bfloat16.
+    """
     found = engine_precision(artifact)
-    if found != options.precision:
+    if options.precision not in ((found, BF16) if found == "fp32" else (found,)):
         raise BadInput(
             f"precision: {options.precision} was asked for, but the graphs of {artifact.folder} are {found}, and an"
             " engine computes in what its graph says"
@@ -156,11 +161,13 @@ def build_engines(
         MeasurementFailed: building failed; the text has the library's own last word.
     """
     check_graph_precision(artifact, options)
+    if options.precision == BF16:
+        _require_bf16(place)
     library = import_library(library_name)
     roles = sorted(artifact.graphs, key=lambda role: -artifact.manifest.graphs[role].bytes)
     built = {}
     for number, role in enumerate(roles):
-        key = _key(library_name, library, artifact, role, place)
+        key = _key(library_name, library, artifact, options, role, place)
         path = _path(out, role, key)
         found = _kept(path, key)
         if found is None:
@@ -170,11 +177,13 @@ def build_engines(
     return {role: built[role] for role in artifact.graphs}
 
 
-def kept_engines(library_name: str, artifact: Artifact, place: Place, out: Path) -> dict[str, BuiltEngine] | None:
+def kept_engines(
+    library_name: str, artifact: Artifact, options: SessionOptions, place: Place, out: Path
+) -> dict[str, BuiltEngine] | None:
     """What `build_engines` would return if it is all there already, None if something would have to be built."""
     library, kept = import_library(library_name), {}
     for role in artifact.graphs:
-        key = _key(library_name, library, artifact, role, place)
+        key = _key(library_name, library, artifact, options, role, place)
         found = _kept(_path(out, role, key), key)
         if found is None:
             return None
@@ -182,7 +191,9 @@ def kept_engines(library_name: str, artifact: Artifact, place: Place, out: Path)
     return kept
 
 
-def engines_ahead(library_name: str, artifact: Artifact, capability: str) -> dict[str, BuiltEngine] | None:
+def engines_ahead(
+    library_name: str, artifact: Artifact, options: SessionOptions, capability: str
+) -> dict[str, BuiltEngine] | None:
     """Engines that were built ahead of time for GPUs of `capability` and lie in the artifact's own folder."""
     for path in sorted(artifact.folder.glob("*.json")):
         try:
@@ -191,7 +202,7 @@ def engines_ahead(library_name: str, artifact: Artifact, capability: str) -> dic
             continue
         if place["ahead_of_time"] and capability in place["compute_capabilities"]:
             capabilities = ahead_of_time(place["compute_capabilities"])
-            found = kept_engines(library_name, artifact, capabilities, artifact.folder)
+            found = kept_engines(library_name, artifact, options, capabilities, artifact.folder)
             if found is not None:
                 return found
     return None
@@ -209,13 +220,21 @@ def unsupported_nodes(library_name: str, graph: Path) -> list[str]:
     return named or [f"subgraph {n}" for n in range(parser.num_subgraphs) if not parser.is_subgraph_supported(n)]
 
 
-def _key(library_name: str, library: Any, artifact: Artifact, role: str, place: Place) -> dict[str, Any]:
+def _require_bf16(place: Place) -> None:
+    lacking = [capability for capability in place.capabilities if not has_bf16(capability)]
+    if lacking:
+        raise BadInput(f"precision: GPUs of compute capability {lacking[0]} do not compute in bf16")
+
+
+def _key(
+    library_name: str, library: Any, artifact: Artifact, options: SessionOptions, role: str, place: Place
+) -> dict[str, Any]:
     graph = artifact.manifest.graphs[role]
     return {
         "builder": BUILDER,
         "graph": graph.sha256,
         "data": None if graph.data is None else graph.data.sha256,
-        "precision": graph.precision,
+        "precision": BF16 if options.precision == BF16 else graph.precision,
         "library": library_name,
         "version": str(library.__version__),
         **place.as_json(),
@@ -246,6 +265,8 @@ def _build(library: Any, artifact: Artifact, role: str, place: Place, path: Path
         errors = [parser.get_error(number) for number in range(parser.num_errors)]
         said = "; ".join(f"{error.node_name() or 'graph'}: {error.desc()}" for error in errors) or log.last
         raise BadInput(f"{graph}: {library.__name__}'s parser refuses it ({said[:300]})")
+    if key["precision"] == BF16:
+        compute_in_bf16(library, network)
     config = builder.create_builder_config()
     _configure(library, config, place)
     _add_profile(builder, config, network, artifact, role)

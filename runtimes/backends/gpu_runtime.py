@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.backends.bf16_networks import has_bf16
 from leanear.runtimes.backends.cuda_memory import Cuda
 from leanear.runtimes.backends.engine_runs import Gpu
 from leanear.runtimes.backends.engine_sessions import GpuSession, GpuSpeechSession
 from leanear.runtimes.backends.engines import (
+    BF16,
     Place,
     build_engines,
     check_graph_precision,
@@ -28,6 +30,17 @@ def available(name: str) -> str | None:
     except RuntimeUnavailable as error:
         return str(error)
     return None
+
+
+def precisions(of_all: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a library's precisions that the GPU which is here computes in; all, where none is here."""
+    try:
+        cuda = Cuda()
+    except RuntimeUnavailable:
+        return of_all
+    capability = cuda.capability
+    cuda.close()
+    return tuple(name for name in of_all if name != BF16 or has_bf16(capability))
 
 
 def compile_engines(name: str, artifact: Artifact, options: SessionOptions, out: Path) -> Path:
@@ -57,7 +70,7 @@ def load_session(name: str, artifact: Artifact, options: SessionOptions) -> GpuS
     check_graph_precision(artifact, options)
     library = import_library(name)
     cuda = Cuda()
-    built = engines_ahead(name, artifact, cuda.capability)
+    built = engines_ahead(name, artifact, options, cuda.capability)
     if built is None:
         built = build_engines(name, artifact, options, here(cuda), compiled_folder(artifact))
     gpu = Gpu(library, name, cuda, options)

@@ -15,7 +15,7 @@ PACKAGE = "tensorrt-rtx"
 INSTALL = "pip install tensorrt-rtx cuda-python"
 EARLIEST = 1  # major version
 FORM = "tensorrt"
-PRECISIONS = ("fp32", "fp16", "int8")  # an engine computes in its graph's
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")  # an engine computes in its graph's; bf16 is made of fp32
 ON_GPU = True
 AHEAD_OF_TIME = True
 
@@ -28,8 +28,10 @@ def available() -> str | None:
 
 
 def precisions() -> tuple[str, ...]:
-    """The same on every machine."""
-    return PRECISIONS
+    """bf16 where the GPU has it, which those before Ampere have not, and the others on every machine."""
+    from leanear.runtimes.backends import gpu_runtime
+
+    return gpu_runtime.precisions(PRECISIONS)
 
 
 def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:

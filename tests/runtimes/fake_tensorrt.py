@@ -1,5 +1,8 @@
 """TensorRT and the CUDA runtime without a GPU, for tests: an engine is its ONNX graph, run by ONNX Runtime.
 
+A cast to bfloat16 that is put into a network rounds, and what computes behind it is of float32 again, as ONNX Runtime
+has no kernels of bfloat16.
+
 The GPU's memory is the machine's own, so a pointer is an address; names, arguments, results and the order in which they
 may be called are those of TensorRT 10's Python package and of cuda-python.
 """
@@ -159,25 +162,133 @@ class ILogger:
         self.began = True
 
 
+DataType = enum.IntEnum("DataType", {"FLOAT": 0, "HALF": 1, "INT8": 2, "INT32": 3, "INT64": 8, "BF16": 7})
+LayerType = enum.IntEnum("LayerType", "SOFTMAX NORMALIZATION CONVOLUTION SHAPE CAST QUANTIZE DEQUANTIZE OTHER")
+LAYERS = {
+    "Softmax": LayerType.SOFTMAX,
+    "LayerNormalization": LayerType.NORMALIZATION,
+    "Conv": LayerType.CONVOLUTION,
+    "Shape": LayerType.SHAPE,
+    "Cast": LayerType.CAST,
+    "QuantizeLinear": LayerType.QUANTIZE,
+    "DequantizeLinear": LayerType.DEQUANTIZE,
+}
+DATA_TYPES = {
+    onnx.TensorProto.FLOAT: DataType.FLOAT,
+    onnx.TensorProto.FLOAT16: DataType.HALF,
+    onnx.TensorProto.INT64: DataType.INT64,
+    onnx.TensorProto.BFLOAT16: DataType.BF16,
+}
+
+
 class _Tensor:
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-        self.name, self.shape = name, shape
+    """A tensor of a network, which has one name wherever it is looked at."""
+
+    def __init__(self, network: _Network, name: str, shape: tuple[int, ...] = ()) -> None:
+        self._network, self._name, self.shape = network, name, shape
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        for node in self._network.graph.node:
+            node.input[:] = [name if each == self._name else each for each in node.input]
+            node.output[:] = [name if each == self._name else each for each in node.output]
+        self._network.kinds[name] = self._network.kinds[self._name]
+        self._name = name
+
+    @property
+    def dtype(self) -> DataType:
+        return self._network.kinds.get(self._name, DataType.INT32)
+
+
+class _Layer:
+    """A node of a graph."""
+
+    def __init__(self, network: _Network, node: onnx.NodeProto) -> None:
+        self._network, self.node = network, node
+
+    name = property(lambda self: self.node.name)
+    type = property(lambda self: LAYERS.get(self.node.op_type, LayerType.OTHER))
+    num_inputs = property(lambda self: len(self.node.input))
+    num_outputs = property(lambda self: len(self.node.output))
+
+    def get_input(self, place):
+        return _Tensor(self._network, self.node.input[place]) if self.node.input[place] else None
+
+    def get_output(self, place):
+        return _Tensor(self._network, self.node.output[place])
+
+    def set_input(self, place, tensor):
+        self.node.input[place] = tensor.name
 
 
 class _Network:
     def __init__(self) -> None:
         self.path = ""
+        self.graph = onnx.GraphProto()
         self.inputs: list[_Tensor] = []
-        self.layers: list[Any] = []
+        self.kinds: dict[str, DataType] = {}
+        self.casts: list[tuple[str, DataType]] = []
 
+    layers = property(lambda self: [_Layer(self, node) for node in self.graph.node])
     num_inputs = property(lambda self: len(self.inputs))
-    num_layers = property(lambda self: len(self.layers))
+    num_outputs = property(lambda self: len(self.graph.output))
+    num_layers = property(lambda self: len(self.graph.node))
 
     def get_input(self, number):
         return self.inputs[number]
 
+    def get_output(self, number):
+        return _Tensor(self, self.graph.output[number].name)
+
     def get_layer(self, number):
         return self.layers[number]
+
+    def parse(self, path):
+        self.path, self.model = path, onnx.load(path, load_external_data=False)
+        self.graph = self.model.graph
+        inferred = onnx.shape_inference.infer_shapes(self.model).graph
+        for value in (*inferred.value_info, *inferred.input, *inferred.output):
+            self.kinds[value.name] = DATA_TYPES.get(value.type.tensor_type.elem_type, DataType.INT32)
+        for tensor in inferred.initializer:
+            self.kinds[tensor.name] = DATA_TYPES.get(tensor.data_type, DataType.INT32)
+        for value in self.graph.input:
+            sizes = value.type.tensor_type.shape.dim
+            shape = tuple(size.dim_value if size.HasField("dim_value") else -1 for size in sizes)
+            self.inputs.append(_Tensor(self, value.name, shape))
+
+    def add_cast(self, tensor, kind):
+        place = 1 + max([n for n, node in enumerate(self.graph.node) if tensor.name in node.output], default=-1)
+        name = f"{tensor.name}.cast.{kind.name}"
+        self.casts.append((tensor.name, kind))
+        rounded = [onnx.TensorProto.BFLOAT16] if kind == DataType.BF16 else []
+        before = tensor.name
+        for number, target in enumerate((*rounded, onnx.TensorProto.FLOAT)):
+            after = name if target == onnx.TensorProto.FLOAT else f"{name}.rounded"
+            self.graph.node.insert(
+                place + number, onnx.helper.make_node("Cast", [before], [after], name=after, to=target)
+            )
+            before = after
+        self.kinds[name] = kind
+        return _Layer(self, self.graph.node[place + len(rounded)])
+
+    def unmark_output(self, tensor):
+        (number,) = [n for n, value in enumerate(self.graph.output) if value.name == tensor.name]
+        self.unmarked = self.graph.output.pop(number)
+
+    def mark_output(self, tensor):
+        assert self.unmarked.name == tensor.name
+        self.graph.output.append(self.unmarked)
+
+    def serialize(self):
+        """What an engine has to be made of: the graph's path, or that of what it was changed to."""
+        if not self.casts:
+            return self.path.encode()
+        onnx.save(self.model, f"{self.path}.changed.onnx")
+        return f"{self.path}.changed.onnx".encode()
 
 
 class _Error:
@@ -225,7 +336,7 @@ class FakeTensorRT(types.ModuleType):
         self.ProfilingVerbosity = enum.IntEnum("Verbosity", {"DETAILED": 2})
         self.BuilderFlag = enum.IntEnum("BuilderFlag", {"TF32": 7})
         self.MemoryPoolType = enum.IntEnum("Pool", {"WORKSPACE": 0})
-        self.LayerType = enum.IntEnum("LayerType", {"SOFTMAX": 6, "OTHER": 7})
+        self.LayerType, self.DataType = LayerType, DataType
         self.TensorIOMode = enum.IntEnum("Mode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2})
         self.ComputeCapability = enum.IntEnum("Capability", {"SM86": 1, "SM89": 2, "SM120": 3})
 
@@ -289,7 +400,7 @@ class FakeTensorRT(types.ModuleType):
                     Severity.VERBOSE,
                     "Engine Layer Information:\n" + "\n".join([*lines, "Name: out, LayerType: gemm, Inputs: []"]),
                 )
-                return memoryview(network.path.encode())
+                return memoryview(network.serialize())
 
         class OnnxParser:
             def __init__(self, network, log) -> None:
@@ -309,15 +420,7 @@ class FakeTensorRT(types.ModuleType):
                 if fake.refused:
                     self.errors.append(_Error("some.node", fake.refused))
                     return False
-                graph = onnx.load(path, load_external_data=False).graph
-                for value in graph.input:
-                    sizes = value.type.tensor_type.shape.dim
-                    shape = tuple(size.dim_value if size.HasField("dim_value") else -1 for size in sizes)
-                    self.network.inputs.append(_Tensor(value.name, shape))
-                for node in graph.node:
-                    kind = fake.LayerType.SOFTMAX if node.op_type == "Softmax" else fake.LayerType.OTHER
-                    self.network.layers.append(types.SimpleNamespace(type=kind))
-                self.network.path = path
+                self.network.parse(path)
                 return True
 
             def get_error(self, number):

@@ -32,6 +32,7 @@ def murmur(samples=16_000, seed=0):
         np.array([-32768, 32767, -32768, 32767, 0, 1, -1], np.int16),
         np.random.default_rng(0).integers(-32768, 32768, 70_000).astype(np.int16),
         murmur(),
+        murmur(600_000),
     ],
 )
 def test_every_16_bit_value_comes_back(pcm):
@@ -55,6 +56,18 @@ def test_a_file_of_16_bit_clips_is_exact_and_small(tmp_path):
     assert again.texts == clips.texts
     pcm = np.concatenate([in_16_bits(waveform) for waveform in clips.waveforms])
     assert (tmp_path / "clips.npz").stat().st_size < len(lzma.compress(pcm.tobytes()))
+
+
+@pytest.mark.parametrize("slow", [0, 1, 2])
+def test_they_take_what_flac_takes(slow):
+    """libFLAC's at its best compression, which fits its predictors to the sound as well."""
+    noise = 40 * np.random.default_rng(slow).normal(size=160_000)
+    for _ in range(slow):
+        noise = np.convolve(noise, np.ones(12) / 4, "same")
+    pcm, stream = noise.clip(-32768, 32767).astype(np.int16), io.BytesIO()
+    soundfile.write(stream, pcm, 16_000, format="FLAC", subtype="PCM_16", compression_level=1.0)
+    packed = sum(array.nbytes for array in pack(pcm).values())
+    assert packed < 1.05 * len(stream.getvalue())
 
 
 def test_finer_clips_stay_as_they_are_until_they_are_rounded(tmp_path):

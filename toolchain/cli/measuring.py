@@ -110,8 +110,8 @@ def export(
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="bf16 is offered by OpenVINO alone, int8 is for graphs of 8-bit products; --against is measured in it too if"
-    " its graphs are of it.  [default: what the graphs are of]",
+    help="bf16 runs graphs of fp32, where the runtime has it; int8 is for graphs of 8-bit products; --against is"
+    " measured in it too if its graphs are of it.  [default: what the graphs are of]",
 )
 @window_option("ARTIFACT's own; --against is always heard in its own")
 @threads_option

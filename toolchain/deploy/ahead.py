@@ -9,8 +9,9 @@ from typing import Any
 from leanear.benchmarks.formatting import megabytes
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
 from leanear.progress import Narrator
-from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.backends.engines import (
+    BF16,
     ahead_of_time,
     build_engines,
     engine_precision,
@@ -43,9 +44,9 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
     built, engines, precisions = False, {}, []
     for role in ROLES:
         artifact = read_artifact(folder / role)
-        options = SessionOptions(threads=device.threads, precision=engine_precision(artifact))
+        options = SessionOptions(threads=device.threads, precision=_precision(role, artifact, device))
         precisions.append(options.precision)
-        kept = kept_engines(device.runtime, artifact, place, artifact.folder)
+        kept = kept_engines(device.runtime, artifact, options, place, artifact.folder)
         if kept is None:
             built = True
             with narrator.step(f"parsing {role} and building its engines for {_named(place.capabilities)}") as report:
@@ -72,6 +73,11 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
     }
     write_json(folder / ENGINES_FILE, document)
     return built
+
+
+def _precision(role: str, artifact: Artifact, device: Target) -> str:
+    """What an artifact's engines compute in: what its graphs say, but for a slim model that ships in bf16."""
+    return device.precision if (role, device.precision) == ("slim", BF16) else engine_precision(artifact)
 
 
 def _remove_engines(folder: Path) -> None:

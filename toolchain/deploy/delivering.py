@@ -88,19 +88,20 @@ def deliver_deployment(
     Raises:
         BadInput: a host is not usable.
     """
+    artifacts = {role: folder / role for role in ("dense", "slim")}
     with narrator.step("bundling artifacts, clips and the runner"):
         bundle = write_bundle(
             folder / BUNDLE_FOLDER,
             name=title,
             target=target,
-            slim=folder / "slim",
-            dense=folder / "dense",
+            slim=artifacts["slim"],
+            dense=artifacts["dense"],
             clips=folder / "clips" / "evaluation.npz",
             run=run,
         )
     if not devices.hosts:
         with narrator.step("timing both models here, to say how long a device will take"):
-            expected = expected_time(bundle)
+            expected = expected_time(bundle, artifacts)
         narrator.say(f"  {expected}")
     outcomes = _deliver(bundle.folder, folder / "results", devices, narrator)
     told = [_outcome_of(folder, outcome) for outcome in outcomes]

@@ -23,6 +23,7 @@ from leanear.progress import Narrator, counted
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import clips_in_16_bits, read_clips, write_clips
 from leanear.runtimes.files import sha256_file, sha256_json
+from leanear.runtimes.packed_pcm import STREAMS
 from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.sessions import SessionOptions
@@ -49,6 +50,7 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
         "evaluation": _examples_identity(splits.evaluation),
         "origin": splits.origin,
         "evaluation bits": 16,
+        "packing": list(STREAMS),
     }
 
     def work() -> None:

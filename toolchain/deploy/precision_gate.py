@@ -230,11 +230,14 @@ def _missed(document: dict[str, Any], trial: dict[str, Any]) -> str:
 
 
 def _offered(target: Target) -> tuple[str, ...]:
-    """What the target's runtime computes in: here, or, of a target that is elsewhere, at all."""
+    """What the target's runtime computes in: here, or, of a target that is elsewhere, at all.
+
+    There a GPU's bf16 cannot be judged, so it takes the place of no other precision.
+    """
     runtime = choose_runtime(target.runtime)
-    if target.on_device or runtime.available() is not None:
-        return runtime.PRECISIONS
-    return runtime.precisions()
+    if not target.on_device and runtime.available() is None:
+        return runtime.precisions()
+    return tuple(name for name in runtime.PRECISIONS if not (runtime.ON_GPU and graph_precision(name) != name))
 
 
 def _gate_runtime(target: Target) -> tuple[str, str, str]:

@@ -25,9 +25,11 @@ from leanear.benchmarks.device.bundled import (
     FileFacts,
     read_bundle,
 )
+from leanear.benchmarks.device.packed import unpacked_bytes
 from leanear.benchmarks.results_document import Role
 from leanear.devices.bundle_readme import README_FILE, readme_text
-from leanear.runtimes.artifact import read_artifact
+from leanear.devices.packing import Packer, is_packed, packed_name, tensors_of
+from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, replaced_folder, sha256_file, sha256_json
@@ -116,11 +118,9 @@ def write_bundle(
         raise BadInput(f"{out}: there is something there that is not a bundle (no {BUNDLE_FILE}); it is left alone")
     artifacts: dict[Role, Path] = {"slim": slim} if dense is None else {"dense": dense, "slim": slim}
     with replaced_folder(out) as fresh:
+        packer = Packer()
         for role, folder in artifacts.items():
-            read_artifact(folder)
-            for path in sorted(folder.iterdir()):
-                if path.is_file():
-                    _place(path, fresh / role / path.name)
+            _place_artifact(read_artifact(folder), role, fresh, packer)
         if clips is not None:
             _place(clips, fresh / CLIPS_FILE)
         write_runner(fresh / RUNNER_FILE)
@@ -141,7 +141,8 @@ def write_bundle(
             clips=None if clips is None else CLIPS_FILE,
             files=_files(fresh),
         )
-        text = readme_text(document, None if clips is None else read_clips(clips))
+        unpacked = unpacked_bytes(fresh, document.files)
+        text = readme_text(document, None if clips is None else read_clips(clips), unpacked)
         (fresh / README_FILE).write_text(text, encoding="utf-8")
         write(fresh / BUNDLE_FILE, replace(document, files=_files(fresh)))
     return read_bundle(out)
@@ -185,6 +186,19 @@ def _files(folder: Path) -> dict[str, FileFacts]:
     """The size and the sha256 of every file of a bundle so far, by its path in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): FileFacts(sha256_file(path), path.stat().st_size) for path in files}
+
+
+def _place_artifact(artifact: Artifact, role: str, bundle: Path, packer: Packer) -> None:
+    """The files of an artifact, the large ones packed, in the order in which they are unpacked."""
+    tensors = tensors_of(artifact)
+    for path in sorted(
+        (path for path in artifact.folder.iterdir() if path.is_file()), key=lambda p: packed_name(p.name)
+    ):
+        name = f"{role}/{path.name}"
+        if is_packed(path):
+            packer.pack(path, name, bundle / packed_name(name), tensors.get(path.name, []))
+        else:
+            _place(path, bundle / name)
 
 
 def _place(source: Path, target: Path) -> None:

@@ -40,10 +40,10 @@ def wanted(runtime: str) -> str:
     return f"Python 3.9 or later, {' and '.join(libraries)}"
 
 
-def readme_text(document: BundleDocument, clips: Clips | None) -> str:
+def readme_text(document: BundleDocument, clips: Clips | None, unpacked: int) -> str:
     """README.txt of a bundle; the same bundle has the same text.
 
-    document: bundle.json, but for README.txt itself among its files.
+    document: bundle.json, but for README.txt itself among its files; unpacked: bytes of what its packed files hold.
     """
     run, files = document.run, document.files
     size = sum(facts.bytes for facts in files.values())
@@ -67,7 +67,7 @@ Models compute by {run.runtime} on {threads}.
 
 {chr(10).join(f"   {command:{width}}   {said}" for command, said in typed)}
 
-   {textwrap.fill(_duration(document, clips), 110, subsequent_indent="   ")}
+   {textwrap.fill(f"{_unpacking(unpacked)}{_duration(document, clips)}", 110, subsequent_indent="   ")}
    Interrupted and typed again, it goes on where it was. A model that does not compute here what it computed where
    it was made is not measured: bench then ends with exit status 3, and the results say so.
    python3 {RUNNER_FILE} --help lists what else there is.
@@ -90,6 +90,10 @@ def _held(document: BundleDocument, clips: Clips | None) -> str:
     return f"{models}, {len(clips)} evaluation clips of {seconds:.0f} s in all"
 
 
+def _unpacking(size: int) -> str:
+    return f"The first command that needs the models unpacks them, {size / 1e6:.1f} MB more. " if size else ""
+
+
 def _duration(document: BundleDocument, clips: Clips | None) -> str:
     """How long `bench` takes, as far as that does not depend on the device."""
     run, roles = document.run, len(document.artifacts)
@@ -100,18 +104,21 @@ def _duration(document: BundleDocument, clips: Clips | None) -> str:
     return f"bench takes {fixed:.0f} s of timing, and as long as the device needs for {rest}."
 
 
-def expected_time(bundle: Bundle) -> str:
-    """One line on how long `bench` will take, by what inferences take on this machine; or why that is not known."""
+def expected_time(bundle: Bundle, artifacts: dict[str, Path]) -> str:
+    """One line on how long `bench` will take, by what inferences take on this machine; or why that is not known.
+
+    artifacts: folder by role, of what the bundle has packed.
+    """
     seconds, told = 0.0, []
     clips = None if bundle.clips is None else read_clips(bundle.clips)
     try:
-        for role in bundle.artifacts:
-            each_ms, waveform_s = _inference_here(bundle, role)
+        for role, folder in artifacts.items():
+            each_ms, waveform_s = _inference_here(bundle, role, folder)
             told.append(f"{role} {each_ms:.1f} ms")
             seconds += _inferences(clips, waveform_s) * each_ms / 1e3
     except LeanearError as error:
         return f"expected: {_duration(bundle.document, clips)} Not timed here: {error}"
-    fixed = bundle.budget_s + len(bundle.artifacts) * bundle.sustained_s
+    fixed = bundle.budget_s + len(artifacts) * bundle.sustained_s
     return (
         f"expected: {fixed:.0f} s of timing, and for the clips {seconds:.0f} s on a device as fast as this machine "
         f"({', '.join(told)} an inference), in proportion longer on a slower one"
@@ -125,9 +132,9 @@ def _inferences(clips: Clips | None, window_s: float) -> int:
     return sum(max(1, -(-len(waveform) // int(window_s * clips.sample_rate_hz))) for waveform in clips.waveforms)
 
 
-def _inference_here(bundle: Bundle, role: Role) -> tuple[float, float]:
+def _inference_here(bundle: Bundle, role: Role, folder: Path) -> tuple[float, float]:
     """Milliseconds of one inference on this machine, the median of a few, and the seconds of its window."""
-    artifact = read_artifact(bundle.artifacts[role])
+    artifact = read_artifact(folder)
     runtime = choose_runtime(bundle.runtime)
     options = SessionOptions(threads=bundle.threads, precision=bundle.precision_of(role))
     reason = runtime.available()

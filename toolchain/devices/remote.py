@@ -23,6 +23,7 @@ from typing import Any
 
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle
 from leanear.benchmarks.device.doctor import lacks, read_report
+from leanear.benchmarks.device.packed import unpacked_bytes
 from leanear.benchmarks.results import read_results
 from leanear.devices.bundle import device_folder_name
 from leanear.devices.channel import CHUNK_BYTES, Channel, RemoteOptions, connection, whole_number
@@ -173,6 +174,7 @@ def _copy(channel: Channel, bundle: Bundle, options: RemoteOptions, progress: Re
             "base": options.folder,
             "name": device_folder_name(bundle.document.name),
             "from": _here(),
+            "unpacked": unpacked_bytes(bundle.folder, files),
         },
         "opened",
         json.dumps(as_json(files)).encode(),

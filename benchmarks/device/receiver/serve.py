@@ -91,10 +91,11 @@ class Receiver:
                 missing[sha256] = min(os.path.getsize(partial), size) if os.path.isfile(partial) else 0
         needed = sum(wanted[sha256] - offset for sha256, offset in missing.items())
         free = free_bytes(place.root)
-        if missing and needed + SPARE_BYTES > free:
+        spare = frame["unpacked"] + SPARE_BYTES
+        if missing and needed + spare > free:
             raise Refusal(
                 "disk full",
-                f"{place.root}: {needed / 1e6:.1f} MB are to be copied and {SPARE_BYTES / 1e6:.0f} MB must stay free, "
+                f"{place.root}: {needed / 1e6:.1f} MB are to be copied and {spare / 1e6:.0f} MB must stay free, "
                 f"but {free / 1e6:.1f} MB are free",
             )
         self._wire.say(

@@ -144,6 +144,22 @@ def test_what_float16_rounds_passes_as_float16(tiny):
     assert 1e-6 < answer["error"] < 0.01
 
 
+@pytest.mark.parametrize(
+    ("parity", "bound"), [(None, 0.35), ({"noise": 0.004}, 0.05), ({"noise": 0.03}, 0.12), ({"noise": 0.2}, 0.35)]
+)
+def test_in_8_bits_the_proof_says_how_far_off_an_engine_may_be(tiny, parity, bound):
+    perturbed(tiny, 0.1)
+
+    def in_8_bits(manifest):
+        manifest["graphs"]["classifier"]["precision"] = "int8"
+        manifest["parity"] = parity
+
+    answer = verdict(restamped(tiny, in_8_bits), precision="int8")
+    assert answer["bound"] == pytest.approx(bound)
+    assert (answer["verdict"] == "passed") == (answer["error"] <= bound)
+    assert 0.05 < answer["error"] < 0.12
+
+
 def test_a_process_that_ends_without_an_answer_fails_and_nothing_is_measured(tiny, clips_path, tmp_path):  # noqa: F811
     graph = tiny / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-40])

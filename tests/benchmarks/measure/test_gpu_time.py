@@ -13,6 +13,7 @@ import pytest
 import leanear.benchmarks.measure.engine_check
 import leanear.benchmarks.measure.parts
 import leanear.benchmarks.measure.sustained
+from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.measure.latency import measure_latency
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.measure.processes import Outcome
@@ -22,7 +23,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
 from tests.export.whisper_cases import noise, small_artifact
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
-from tests.runtimes.tiny_artifact import WINDOW_SAMPLES
+from tests.runtimes.tiny_artifact import WINDOW_SAMPLES, weights, write_tiny_artifact
 
 RUN_MS = 1.25  # of every run, as the made-up events say
 WORKERS = {
@@ -50,13 +51,18 @@ def in_this_process(module, request, progress, **_keywords) -> Outcome:
 
 
 @pytest.fixture
-def results(library, dense_folder, slim_folder, clips_path, tmp_path, monkeypatch):
+def workers(library, monkeypatch) -> None:
+    """What would run in fresh processes runs in this one, which has the made-up library."""
     for module in (
         leanear.benchmarks.measure.parts,
         leanear.benchmarks.measure.engine_check,
         leanear.benchmarks.measure.sustained,
     ):
         monkeypatch.setattr(module, "run_fresh", in_this_process)
+
+
+@pytest.fixture
+def results(workers, dense_folder, slim_folder, clips_path, tmp_path):
     options, quick = SessionOptions(threads=1), {"budget_s": 1.0, "samples": 12, "repeats": 2}
     return benchmark(dense_folder, slim_folder, clips_path, "tensorrt", options, tmp_path / "tensorrt.json", **quick)
 
@@ -70,6 +76,20 @@ def test_every_sample_has_the_gpus_own_time_beside_the_wall_clocks(results):
     assert "GPU or NPU" not in read.document["not_measured"]
     assert "not among them" in read.document["not_measured"]["GPU memory"]
     assert read.document["latency"]["session"]["slim"]["execution_devices"] == ["Fake Orin (compute capability 8.7)"]
+
+
+def test_what_bfloat16_gets_wrong_is_measured_in_float32(workers, tmp_path, capsys):
+    """Weights that differ by less than a step of bfloat16, on a GPU that takes them for equal."""
+    artifact = write_tiny_artifact(tmp_path / "model", 100.0 + 0.1 * weights())
+    out = tmp_path / "results.json"
+    asked = ["--runtime", "tensorrt", "--precision", "bf16,fp32", "--threads", "1", "--budget", "0.2"]
+    assert main(["bench", str(artifact), *asked, "--out", str(out)]) == 0
+    (first,) = [line for line in capsys.readouterr().err.splitlines() if "next precision" in line]
+    assert first.startswith("leanear: bf16: ")
+    assert "does not answer as the checkpoint does" in first
+    results = read_results(out)
+    assert results.precisions == {"slim": "fp32"}
+    assert results.document["check"]["roles"]["slim"]["verdict"] == "passed"
 
 
 def test_the_report_shows_both(results, tmp_path):

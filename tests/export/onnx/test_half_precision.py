@@ -17,9 +17,12 @@ from leanear.export.ast.graph import export_ast, too_large_in_ast
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.half_precision import add_half_precision
 from leanear.export.onnx.heads import fused_width
+from leanear.export.whisper.golden_speech import collect_golden_speech
 from leanear.export.whisper.graph import export_whisper
+from leanear.export.whisper.half_ranges import too_large_in_whisper, written_feeds
 from leanear.runtimes.errors import BadInput
-from tests.export.whisper_cases import make_extractor
+from leanear.runtimes.speech.encoder_windows import FULL, choose_windows
+from tests.export.whisper_cases import WINDOW_SAMPLES, make_extractor, noise, small_speech, small_whisper
 from tests.whisper_models import make_whisper
 
 
@@ -136,6 +139,43 @@ def test_what_float16_does_not_hold_stays_in_float32(dense, extractor, clips, tm
     with np.errstate(all="ignore"):
         (logits,) = ReferenceEvaluator(str(tmp_path / "model.onnx")).run(None, {"waveform": clips[0][None]})
     assert not np.isfinite(logits).all()
+
+
+def test_what_float16_does_not_hold_in_a_decoder_stays_in_float32(tmp_path: Path) -> None:
+    """Its logits after a clip's tokens are torch's, by the reference evaluator; without it they are no numbers."""
+    model, extractor, clips = small_whisper("stock"), make_extractor(), [noise(20_000)]
+    layer = model.model.decoder.layers[0]
+    with torch.no_grad():
+        layer.fc1.weight.mul_(4e4)
+        layer.fc1.bias.mul_(4e4)
+        layer.fc2.weight.div_(4e4)
+    speech = small_speech(model)
+    windows = choose_windows(FULL, WINDOW_SAMPLES, 16_000, 320)
+    golden = collect_golden_speech(model, extractor, clips, speech.decoding, windows)
+    found = too_large_in_whisper(model, extractor, "tensorrt", clips, golden)
+    assert set(found) == {"decoder.layers.0.wide", "decoder.layers.0.active"}
+
+    def logits(folder: Path, too_large) -> np.ndarray:
+        folder.mkdir()
+        exported = export_whisper(
+            model, extractor, folder / "encoder.onnx", folder / "decoder.onnx", "tensorrt", "fp16", too_large=too_large
+        )
+        decoder = onnx.load(str(exported.decoder.path))
+        wide = _types(decoder)["decoder.layers.0.wide"]
+        assert wide == (TensorProto.FLOAT if too_large else TensorProto.FLOAT16)
+        assert _types(decoder)["decoder.layers.1.wide"] == TensorProto.FLOAT16
+        kinds = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in decoder.graph.input}
+        feed = next(written_feeds(model, export_whisper(model, extractor, *paths, "tensorrt"), golden))
+        with np.errstate(all="ignore"):
+            return ReferenceEvaluator(decoder).run(
+                ["logits"], {name: value.astype(kinds[name]) for name, value in feed.items()}
+            )[0]
+
+    paths = tmp_path / "encoder.onnx", tmp_path / "decoder.onnx"
+    expected = golden.logits[0, -1]
+    kept = logits(tmp_path / "kept", found)[0, golden.speech.columns]
+    np.testing.assert_allclose(kept, expected, rtol=0, atol=2e-2 * np.abs(expected).max())
+    assert not np.isfinite(logits(tmp_path / "lost", {})).all()
 
 
 def test_nothing_is_kept_where_all_fits(dense, extractor, clips) -> None:

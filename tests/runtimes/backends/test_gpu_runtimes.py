@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from leanear.export.artifact import export_artifact
-from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
 from leanear.runtimes.backends import engines, onnx_cpu, rtx_gpu
 from leanear.runtimes.backends import tensorrt_gpu as nvidia_gpu
+from leanear.runtimes.backends.bf16_networks import compute_in_bf16
 from leanear.runtimes.backends.engines import ahead_of_time, build_engines, input_spans, unsupported_nodes
 from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions
-from tests.export.whisper_cases import make_extractor, noise, small_speech, small_whisper
+from leanear.runtimes.speech.guided_steps import guided_logits
+from tests.export.whisper_cases import make_extractor, noise, small_artifact, small_speech, small_whisper
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
 from tests.runtimes.tiny_artifact import WINDOW_SAMPLES, expected_logits, weights, write_tiny_artifact
 
-FP32, FP16 = (SessionOptions(threads=1, precision=precision) for precision in ("fp32", "fp16"))
+FP32, FP16, BF16 = (SessionOptions(threads=1, precision=precision) for precision in ("fp32", "fp16", "bf16"))
 CLIP = noise(25_000)
 
 
@@ -272,8 +277,83 @@ def test_the_precision_is_the_graphs_own(library, tiny):
     with pytest.raises(BadInput, match="fp16 was asked for, but the graphs"):
         nvidia_gpu.load(tiny, FP16)
     assert require_runtime("tensorrt", FP16) is nvidia_gpu
-    with pytest.raises(BadInput, match="does not compute in bf16"):
-        require_runtime("tensorrt", SessionOptions(threads=1, precision="bf16"))
+    with pytest.raises(BadInput, match="does not compute in int8-bf16"):
+        require_runtime("tensorrt", SessionOptions(threads=1, precision="int8-bf16"))
+
+
+def test_products_in_bfloat16_are_torchs(library, tiny):
+    matrix, clip = weights(), noise(WINDOW_SAMPLES)
+    session = nvidia_gpu.load(tiny, BF16)
+    rounded = [torch.from_numpy(each).to(torch.bfloat16).double().numpy() for each in (clip, matrix)]
+    np.testing.assert_allclose(session.run(clip), rounded[0] @ rounded[1], atol=1e-4)
+    assert np.abs(session.run(clip) - expected_logits(clip, matrix)).max() > 1e-3
+    np.testing.assert_allclose(nvidia_gpu.load(tiny, FP32).run(clip), expected_logits(clip, matrix), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ast", "speech"])
+def test_a_network_in_bfloat16_keeps_its_front_end_norms_and_softmax(library, kind, tiny_ast, tiny_extractor, tmp_path):
+    """What each node of the changed graph reads says in which type it computes."""
+    if kind == "ast":
+        sources = {"source": {}, "made_from": {}}
+        export_artifact(tiny_ast, tiny_extractor, [noise(9_000)], tmp_path / "a", form="tensorrt", **sources)
+    else:
+        small_artifact(tmp_path / "a", "ragged", "tensorrt", [noise(20_000)])
+    artifact = read_artifact(tmp_path / "a")
+    build_engines("tensorrt", artifact, BF16, ahead(library), tmp_path / "out")
+    for network, _ in library.builds:
+        coarse = {name for name, kind in network.kinds.items() if kind == library.DataType.BF16}
+        computed = set(coarse)
+        for node in network.graph.node:
+            if node.op_type == "Cast":
+                continue
+            reads = computed & set(node.input)
+            if node.name.startswith("front_end.") or node.op_type in ("LayerNormalization", "Softmax", "Conv"):
+                assert not reads, node.name
+                continue
+            if node.op_type in ("MatMul", "Gemm"):
+                assert reads == set(node.input) - {""}, node.name
+            if reads:
+                computed |= set(node.output)
+        assert coarse
+        assert not computed & {value.name for value in (*network.graph.input, *network.graph.output)}
+        onnx.checker.check_model(network.path + ".changed.onnx")
+
+
+def test_speech_in_bfloat16_writes_logits_near_those_in_float32(library, tmp_path):
+    small_artifact(tmp_path / "a", "stock", "tensorrt", [noise(20_000)])
+    artifact = read_artifact(tmp_path / "a")
+    golden = read_golden(artifact)
+    logits = [
+        guided_logits(nvidia_gpu.load(artifact, options), golden.waveforms[0], 32_000, golden.speech, 0)[0]
+        for options in (FP32, BF16)
+    ]
+    apart = np.sqrt(((logits[0] - logits[1]) ** 2).mean())
+    assert 1e-4 < apart / logits[0].std() < 0.15
+
+
+def test_engines_of_both_precisions_lie_side_by_side(library, tiny, tmp_path):
+    found = {
+        options.precision: build_engines("tensorrt", tiny, options, ahead(library), tmp_path)["classifier"]
+        for options in (FP32, BF16)
+    }
+    assert found["fp32"].path != found["bf16"].path
+    assert len(library.builds) == 2
+    build_engines("tensorrt", tiny, BF16, ahead(library), tmp_path)
+    assert len(library.builds) == 2, "it is there already"
+
+
+def test_bfloat16_is_for_gpus_that_have_it(library, cuda, tiny, tmp_path, monkeypatch):
+    assert nvidia_gpu.precisions() == rtx_gpu.PRECISIONS == ("fp32", "bf16", "fp16", "int8")
+    monkeypatch.setattr(
+        cuda, "cudaGetDeviceProperties", lambda device: (0, types.SimpleNamespace(name=b"Xavier", major=7, minor=2))
+    )
+    assert nvidia_gpu.precisions() == ("fp32", "fp16", "int8")
+    with pytest.raises(BadInput, match="tensorrt does not compute in bf16 on this machine"):
+        require_runtime("tensorrt", BF16)
+    with pytest.raises(BadInput, match=r"capability 7\.2 do not compute in bf16"):
+        nvidia_gpu.compile(tiny, BF16, tmp_path)
+    cuda.devices = 0
+    assert nvidia_gpu.precisions() == nvidia_gpu.PRECISIONS, "no GPU is here to say otherwise"
 
 
 def test_logits_that_are_not_finite_are_a_failure(library, cuda, tiny, monkeypatch):
@@ -314,3 +394,24 @@ def test_the_real_parser_takes_every_node_of_speech(speech):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install 'leanear[rtx]'")
     for graph in speech.graphs.values():
         assert unsupported_nodes("tensorrt_rtx", graph) == []
+
+
+def test_the_real_library_takes_a_network_of_bfloat16(tmp_path, tiny_ast, tiny_extractor):
+    """TensorRT-RTX says itself in which types the layers of the changed network compute."""
+    library = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install 'leanear[rtx]'")
+    sources = {"source": {}, "made_from": {}}
+    export_artifact(tiny_ast, tiny_extractor, [noise(9_000)], tmp_path / "a", form="tensorrt", **sources)
+    log = engines._log(library)
+    _, network = engines._network(library, log)
+    parser = library.OnnxParser(network, log)
+    assert parser.parse_from_file(str(tmp_path / "a" / "model.onnx"))
+    compute_in_bf16(library, network)
+    coarse, fine = set(), set()
+    for layer in map(network.get_layer, range(network.num_layers)):
+        kinds = {layer.get_input(place).dtype for place in range(layer.num_inputs) if layer.get_input(place)}
+        of_layer = coarse if library.DataType.BF16 in kinds else fine if library.DataType.FLOAT in kinds else set()
+        of_layer.add("front end" if layer.name.startswith("front_end.") else layer.type.name)
+    assert "MATRIX_MULTIPLY" in coarse - fine
+    assert {"SOFTMAX", "NORMALIZATION", "CONVOLUTION", "front end"} <= fine - coarse
+    assert {network.get_output(0).name, network.get_output(0).dtype} == {"logits", library.DataType.FLOAT}
+    assert build_engines("tensorrt_rtx", read_artifact(tmp_path / "a"), BF16, ahead_of_time(("8.9",)), tmp_path)

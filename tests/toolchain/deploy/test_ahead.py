@@ -22,6 +22,7 @@ from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 
 REASON = "no NVIDIA GPU"
+FP32, BF16 = (SessionOptions(threads=1, precision=precision) for precision in ("fp32", "bf16"))
 
 
 @pytest.fixture
@@ -103,12 +104,21 @@ def test_a_report_without_results_says_how_the_slim_model_came_about(folder):
 def test_a_gpu_takes_the_engines_that_were_built_for_its_capability(library, folder, target, narrator):
     engines_stage(folder, target, REASON, narrator)
     artifact = read_artifact(folder / "slim")
-    found = engines_ahead("tensorrt_rtx", artifact, "8.9")
+    found = engines_ahead("tensorrt_rtx", artifact, FP32, "8.9")
     assert found is not None
     assert found["classifier"].path.parent == folder / "slim"
-    assert engines_ahead("tensorrt_rtx", artifact, "9.0") is None
+    assert engines_ahead("tensorrt_rtx", artifact, FP32, "9.0") is None
     library.__version__ = "1.8.0"
-    assert engines_ahead("tensorrt_rtx", artifact, "8.9") is None
+    assert engines_ahead("tensorrt_rtx", artifact, FP32, "8.9") is None
+
+
+def test_a_slim_model_that_ships_in_bf16_has_such_engines(library, folder, target, narrator):
+    engines_stage(folder, replace(target, precision="bf16"), REASON, narrator)
+    assert read_engines(folder)["precision"] == "fp32 and bf16"
+    slim = read_artifact(folder / "slim")
+    assert engines_ahead("tensorrt_rtx", slim, BF16, "8.6") is not None
+    assert engines_ahead("tensorrt_rtx", slim, FP32, "8.6") is None
+    assert engines_ahead("tensorrt_rtx", read_artifact(folder / "dense"), FP32, "8.6") is not None
 
 
 def test_a_node_that_the_parser_does_not_take_stops_the_deployment(library, folder, target, narrator):

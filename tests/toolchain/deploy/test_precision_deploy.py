@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from leanear.benchmarks.device.bundled import RUNNER_FILE, read_bundle
+from leanear.benchmarks.device.packed import unpack_bundle
 from leanear.benchmarks.report.precision_section import read_precision
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
@@ -167,6 +168,7 @@ def bundled(model, data, tmp_path_factory):
 
 def test_a_device_is_given_two_precisions(bundled):
     bundle = read_bundle(bundled / "bundle")
+    unpack_bundle(bundle)
     assert (bundle.precision, bundle.precision_of("dense")) == ("int8", "fp32")
     graphs = {role: read_artifact(folder).manifest.graphs["decoder"] for role, folder in bundle.artifacts.items()}
     assert {role: graph.precision for role, graph in graphs.items()} == {"dense": "fp32", "slim": "int8"}

@@ -208,10 +208,18 @@ def test_the_slower_precisions_are_tried_in_turn(folder, narrator):
         ("bf16", ALL_OPENVINO, ("bf16", "fp32")),
         ("fp16", ("fp32", "fp16"), ("fp16", "fp32")),
         ("int8", ("fp32", "fp16", "int8"), ("int8", "fp16", "fp32")),
+        ("int8", ("fp32", "bf16", "fp16", "int8"), ("int8", "fp16", "bf16", "fp32")),
     ],
 )
 def test_what_is_tried_after_a_miss(asked, offered, tried):
     assert precisions_to_try(asked, offered) == tried
+
+
+def test_no_gpus_bf16_takes_the_place_of_another_precision_unjudged(folder):
+    asked = candidate(folder, "int8", runtime="tensorrt", on_device=True).target
+    assert precisions_to_try("int8", precision_gate._offered(asked)) == ("int8", "fp16", "fp32")
+    asked = candidate(folder, "bf16", runtime="tensorrt", on_device=True).target
+    assert precisions_to_try("bf16", precision_gate._offered(asked)) == ("bf16", "fp32")
 
 
 @pytest.mark.parametrize(
@@ -345,6 +353,7 @@ def test_speech_is_judged_by_its_words(tmp_path, narrator, monkeypatch):
     )
     write_clips(tmp_path / "clips" / "calibration.npz", clips)
     heard = {"fp32": ("the cat sat!", "a dog ran home", "lights on", "seven lights of")}
+    heard["fp16"] = heard["fp32"]
     heard["int8"] = ("The cat, sat", "a dog run", "lights on", "seven lights of")
 
     def transcribed(artifact, path, *_, **__):
@@ -370,7 +379,7 @@ def test_speech_is_judged_by_its_words(tmp_path, narrator, monkeypatch):
     assert trial["differing"] == dog, "a comma is no other answer"
     assert (ships, document["metric"]) == ("int8", "word error rate")
     assert "where at most 20 points may be added" in said(narrator)
-    assert precision_stage(asked, PrecisionGate(10.0), narrator)[0] == "bf16", "it is over 10 points"
+    assert precision_stage(asked, PrecisionGate(10.0), narrator)[0] == "fp16", "it is over 10 points"
     assert trial["change"]["estimate"] > 0.1
 
 
@@ -399,5 +408,6 @@ def test_a_target_can_be_given_another_precision():
     assert with_precision(read_target("openvino"), "int8-bf16").precision == "int8-bf16"
     with pytest.raises(BadInput, match="--precision bf16: onnxruntime computes in fp32, int8"):
         with_precision(read_target("cpu"), "bf16")
-    with pytest.raises(BadInput, match="--precision bf16: tensorrt computes in fp32, fp16"):
-        with_precision(read_target("jetson"), "bf16")
+    with pytest.raises(BadInput, match="--precision int8-bf16: tensorrt computes in fp32, bf16, fp16"):
+        with_precision(read_target("jetson"), "int8-bf16")
+    assert with_precision(read_target("jetson"), "bf16").precision == "bf16"
