@@ -235,10 +235,12 @@ class SingleBlocks:
 
 
 def block_loss(losses: Losses, site: AttentionSite, widths: Sequence[tuple[int, int]]) -> float:
-    """The summed estimates of a block's heads at these widths, nats per target.
+    """The summed estimates of a block's heads at these widths, or that of all their removal, nats per target.
 
     A query/key width to which a target fills heads up may not have been tried: the next narrower one stands for it.
     """
+    if not any(pair != (0, 0) for pair in widths):
+        return float(losses[site.name][-1, 0, 0])
     tried = (losses[site.name][head, : k + 1, v] for head, (k, v) in enumerate(widths))
     return float(sum(column[np.isfinite(column)][-1] for column in tried))
 
