@@ -394,7 +394,7 @@ def test_losses_of_other_heads_hurt_where_little_is_left(demo, scores):
         shuffled = {}
         for name in names:
             taken = [next(other) for _ in range(4)]
-            shuffled[name] = np.stack([scores.losses[n][head] for n, head in taken])
+            shuffled[name] = np.stack([*(scores.losses[n][head] for n, head in taken), scores.losses[name][-1]])
         divergences.append(demo.divergence(demo.cut(scores, 0.95, shuffled)))
     assert np.mean(divergences) > 1.25 * demo.divergence(demo.cut(scores, 0.95))
 
