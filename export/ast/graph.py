@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
-from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention
+from leanear.export.onnx.attention import add_attention, add_first_tokens, add_output_bias, add_reader_attention
 from leanear.export.onnx.float16_ranges import too_large_for_half
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
@@ -177,8 +177,7 @@ def _add_attended(
     """Layer norm and attention, of the last layer for the tokens that are read; of a block without heads its bias."""
     here, attention = f"{name}.attention", read_attention(layer.attention)
     if not attention.query_key_widths:
-        bias = attention.output_bias
-        return graph.weight(f"{here}.output.bias", bias.shape, lambda: bias)
+        return add_output_bias(graph, attention, here)
     normed = add_layernorm(graph, hidden, layer.layernorm_before, f"{name}.layernorm_before")
     if not is_last:
         return add_attention(graph, normed, attention, form, tokens, here, observed)

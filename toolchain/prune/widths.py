@@ -198,12 +198,10 @@ def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedReci
 
 def narrowest_name(sites: Sequence[AttentionSite], recipe: RotatedRecipe) -> str:
     """What the narrowest model is called, with what it keeps of attention where that is pruned."""
-    pruned = [site for site in sites if site.name not in kept_whole_names(sites, recipe)]
-    if not pruned:
-        return "the narrowest model"
-    return (
-        f"the narrowest model, {'no head' if all(may_go(site, recipe) for site in pruned) else 'one head per block'},"
-    )
+    whole = kept_whole_names(sites, recipe)
+    losing = {may_go(site, recipe) for site in sites if site.name not in whole}
+    kept = {1: "no head" if True in losing else "one head per block", 2: "one head per block that must have one"}
+    return f"the narrowest model, {kept[len(losing)]}," if losing else "the narrowest model"
 
 
 def narrowest_model(family: Family, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:

@@ -120,7 +120,7 @@ def test_shots_take_equal_shares_and_add_up_in_one_plan(tiny_ast):
 
 def test_a_budget_below_the_smallest_model_is_refused(tiny_ast):
     with pytest.raises(BadInput, match=r"83\.84 attention parameters are out of reach: the narrowest model"):
-        pruned(tiny_ast, 0.99)
+        pruned(tiny_ast, 0.99, dataclasses.replace(SMALL, whole_blocks=False))
     with pytest.raises(BadInput, match="already slim"):
         costs = costs_of(tiny_ast)
         prune_rotated(ast, pruned(tiny_ast, 0.5).model, clips(), costs, costs.dense / 4, SMALL)

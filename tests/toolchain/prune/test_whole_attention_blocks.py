@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -21,9 +22,10 @@ from leanear.export.ast.graph import FORMS, export_ast, observe_ast
 from leanear.export.macs import count_macs
 from leanear.families import ast, whisper
 from leanear.plan import plan_to_json, read_plan, write_plan
+from leanear.prune import closed_loop
 from leanear.prune.allocation.allocate import Allocation, allocate
 from leanear.prune.allocation.options import HeadOptions
-from leanear.prune.closed_loop import block_loss
+from leanear.prune.closed_loop import block_loss, choose_measured
 from leanear.prune.costs import latency_costs, mac_costs, parameter_costs
 from leanear.prune.rotated import prune_rotated
 from leanear.prune.scoring import infinitesimal_losses, score_widths
@@ -33,6 +35,7 @@ from leanear.recover.lora import with_lora
 from tests.conftest import make_tiny_ast
 from tests.toolchain.prune.test_rotated import clips, costs_of
 from tests.toolchain.whisper_pruning import checkpoint as whisper_checkpoint
+from tests.toolchain.whisper_pruning import clips as whisper_clips
 
 RECIPE = RotatedRecipe(multiples=(4, 4), chunk=4)
 FIRST, LAST = "layers.0.attention", "layers.1.attention"
@@ -185,11 +188,32 @@ def test_whole_blocks_go_where_nothing_else_is_within_the_budget():
     assert narrowest_name(sites, kept) == "the narrowest model, one head per block,"
 
 
-def test_a_whispers_blocks_keep_a_head():
-    model = whisper_checkpoint().model
+def test_a_whispers_encoder_alone_may_lose_blocks():
+    model, given = whisper_checkpoint().model, whisper_clips(6)
     sites = whisper.attention_sites(model)
-    assert least_cost(sites, parameter_costs(whisper.dense_plan(model)), RECIPE) > 0.0
-    assert narrowest_name(sites, RECIPE) == "the narrowest model, one head per block,"
+    costs = parameter_costs(whisper.dense_plan(model))
+    assert narrowest_name(sites, RECIPE) == "the narrowest model, one head per block that must have one,"
+    scores = score_widths(whisper, model, given, RECIPE.scoring, made_from={})
+    found = choose_widths(sites, scores.losses, costs, least_cost(sites, costs, RECIPE), RECIPE)
+    gone = [not any(pair != (0, 0) for pair in widths) for widths in found.widths]
+    assert gone == [site.kind == "encoder" for site in sites]
+    dense = tuple(tuple(zip(site.query_key_widths, site.value_output_widths, strict=True)) for site in sites)
+    widths = ((((0, 0),) * len(dense[0])), *dense[1:])
+    slim, _ = cut(whisper, model, scores.bases, Allocation(widths, 0.0, 0.0))
+    mean = whisper.attention_sites(slim)[0].output.bias
+    hook = sites[0].output.register_forward_hook(lambda _module, _inputs, given: mean.expand_as(given))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            whisper.logits(slim, given.inputs), whisper.logits(model, given.inputs), rtol=1e-3, atol=1e-4
+        )
+        seen = []
+        again = sites[0].output.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+        whisper.logits(model, given.inputs)
+    hook.remove()
+    again.remove()
+    torch.testing.assert_close(mean, sites[0].output(torch.cat(seen).flatten(0, 1).mean(dim=0)), rtol=1e-3, atol=1e-4)
+    tokens = slim.generate(given.inputs.features[:1], max_new_tokens=4, num_beams=1)
+    assert tokens.shape[0] == 1
 
 
 # The model
@@ -219,6 +243,27 @@ def test_a_plan_without_blocks_goes_through_the_loop_compensation_and_further_sh
     twice = prune_rotated(ast, model, clips(), costs, budget, dataclasses.replace(recipe, shots=3))
     assert any(not site.heads for site in twice.plan.sites)
     assert twice.cost <= budget
+
+
+@pytest.mark.parametrize(("divergences", "stays"), [((0.2, 0.1), True), ((0.1, 0.2), False), ((np.nan, 0.2), True)])
+def test_of_plans_with_and_without_a_block_the_one_that_measures_better_is_taken(monkeypatch, divergences, stays):
+    gone, kept = (Allocation(((pair,), ((4, 4),)), 1.0, 0.1) for pair in ((0, 0), (4, 4)))
+    monkeypatch.setattr(closed_loop, "choose_widths", lambda *given: gone if given[-1].whole_blocks else kept)
+    monkeypatch.setattr(closed_loop, "cut", lambda _family, _model, _bases, allocation: (allocation is kept, ()))
+    nothing = SimpleNamespace(measure=lambda *_: ())
+    monkeypatch.setattr(closed_loop, "SingleBlocks", lambda *_: nothing)
+
+    class Judges:
+        def __len__(self):
+            return 4
+
+        def kl(self, is_kept):
+            return divergences[is_kept]
+
+    family, scores = SimpleNamespace(attention_sites=lambda _model: ()), SimpleNamespace(bases={}, losses={})
+    found = choose_measured(family, None, scores, None, 1.0, RECIPE, Judges())
+    assert found.model is stays
+    assert found.allocation is (kept if stays else gone)
 
 
 def test_a_model_without_a_block_can_be_trained():
