@@ -163,7 +163,7 @@ def _with_and_without_blocks(
     if all(any(pair != (0, 0) for pair in heads) for heads in plan.widths):
         return [plan]
     try:
-        return [plan, choose_widths(sites, losses, costs, budget, dataclasses.replace(recipe, whole_blocks=False))]
+        return [plan, choose_widths(sites, losses, costs, budget, recipe.estimated)]
     except BadInput:  # narrower than one head per block
         return [plan]
 

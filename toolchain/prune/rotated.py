@@ -103,7 +103,7 @@ def prune_rotated(
                 family, model, plan, scores, costs, budget, recipe, held_out, corrections=corrections, report=report
             )
         part = costs.dense * (budget / costs.dense) ** (shot / recipe.shots)
-        allocation = choose_widths(family.attention_sites(model), scores.losses, costs, part, recipe)
+        allocation = choose_widths(family.attention_sites(model), scores.losses, costs, part, recipe.estimated)
         dense = model
         model, kept = cut(family, dense, scores.bases, allocation)
         plan = _composed(family, dense, scores, plan, kept, allocation)

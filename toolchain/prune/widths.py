@@ -98,6 +98,11 @@ class RotatedRecipe:
             raise BadInput(f"one width per head cannot be of multiples of {step} and of {other}")
 
     @property
+    def estimated(self) -> RotatedRecipe:
+        """The same for plans that nobody measures: of whole blocks the estimates are too far off, so heads stay."""
+        return dataclasses.replace(self, whole_blocks=False)
+
+    @property
     def scoring(self) -> Scoring:
         """What of it says how clips are scored."""
         return Scoring(
