@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Iterable, Sequence
+from typing import Iterable, Sequence
 
 import numpy as np
 
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
 from leanear.benchmarks.results import Results
+from leanear.benchmarks.results_document import ResultsDocument
 from leanear.benchmarks.speech_analysis import SpeechAnalysis, analyse_speech
 from leanear.benchmarks.summary import (
     AccuracyChange,
@@ -76,22 +77,22 @@ class Analysis:
     @property
     def clips(self) -> int:
         """How many clips were answered."""
-        return len(self.document["accuracy"]["names"])
+        return len(self.content.accuracy.names)
 
     @property
     def real_time_factors(self) -> dict[str, float | None]:
         """Seconds of compute per second of audio: of the evaluation clips that were transcribed, else of a window."""
         if self.speech is not None and self.speech.counts:
             return {role: counts.real_time_factor for role, counts in self.speech.counts.items()}
-        audio_s = self.document["latency"]["input"]["audio_s"]
+        audio_s = self.content.latency.input.audio_s
         return {role: None if ms is None else ms / 1000 / audio_s for role, ms in medians_ms(self).items()}
 
     @property
     def noisy(self) -> str:
         """What says that the timings were disturbed, or nothing: spread, a machine that was busy or held back."""
-        said = disturbance(self.latency.values(), self.document)
-        throttling = (self.document["latency"].get("sensors") or {}).get("throttling", {})
-        held_back = "the device was held back" if throttling.get("verdict") == "throttled" else ""
+        said = disturbance(self.latency.values(), self.content)
+        is_held_back = self.content.latency.sensors.throttling.verdict == "throttled"
+        held_back = "the device was held back" if is_held_back else ""
         return " and ".join(filter(None, (said, held_back)))
 
     @property
@@ -102,13 +103,13 @@ class Analysis:
     @property
     def emulated(self) -> str:
         """What processor was imitated by what other one, or nothing: no time on an emulated device is a real one's."""
-        kind, _, said = str(self.document["device"].get("emulation", "")).partition(": ")
+        kind, _, said = str(self.content.device.get("emulation", "")).partition(": ")
         return said if kind == "yes" else ""
 
     @property
-    def document(self) -> dict[str, Any]:
-        """The results file's content."""
-        return self.results.document
+    def content(self) -> ResultsDocument:
+        """What the results file holds."""
+        return self.results.content
 
     @property
     def paired(self) -> bool:
@@ -122,18 +123,17 @@ class Analysis:
 
 def analyse(results: Results) -> Analysis:
     """The statistics of a results file."""
-    document = results.document
     samples = {role: results.samples_ms(role) for role in results.roles}
-    latency_ok = document["latency"]["status"] == "ok"
+    latency_ok = results.content.latency.status == "ok"
     latency = {role: summarise_latency(all_samples(samples[role])) for role in results.roles} if latency_ok else {}
     speed = speed_up(samples["dense"], samples["slim"]) if latency_ok and "dense" in results.roles else None
     if results.is_speech:
         return Analysis(results, latency, speed, {}, None, analyse_speech(results))
     if results.is_tagging:
         return Analysis(results, latency, speed, {}, None, tags=analyse_tags(results))
-    accuracy = document["accuracy"]
-    answers = {role: accuracy["roles"][role]["predicted_ids"] for role in results.roles if role in accuracy["roles"]}
-    truth = accuracy["label_ids"]
+    accuracy = results.content.accuracy
+    answers = {role: accuracy.roles[role].predicted_ids for role in results.roles if role in accuracy.roles}
+    truth = accuracy.label_ids
     return Analysis(
         results=results,
         latency=latency,
@@ -143,11 +143,11 @@ def analyse(results: Results) -> Analysis:
     )
 
 
-def disturbance(latency: Iterable[LatencySummary], document: dict[str, Any]) -> str:
+def disturbance(latency: Iterable[LatencySummary], content: ResultsDocument) -> str:
     """What says that these timings of a results file were disturbed, or nothing."""
     spread = max((summary.cv for summary in latency if summary.n > 1), default=0.0)
     said = [f"the samples spread by {spread:.0%} (CV)"] if spread > NOISY_CV else []
-    busy = document["device_before"]["cpu_busy_share"]
+    busy = content.device_before.cpu_busy_share
     if isinstance(busy, (int, float)) and busy > NOISY_BUSY_SHARE:
         said.append(f"other processes kept the cores {busy:.0%} busy before the benchmark began")
     return " and ".join(said)
@@ -155,18 +155,15 @@ def disturbance(latency: Iterable[LatencySummary], document: dict[str, Any]) -> 
 
 def model_numbers(analysis: Analysis, key: str) -> dict[str, float | None]:
     """What each role's manifest says of its model under `key`, None where it is not a number."""
-    artifacts = analysis.document["artifacts"]
-    found = {role: artifacts[role]["model"].get(key) for role in analysis.results.roles}
+    artifacts = analysis.content.artifacts
+    found = {role: artifacts[role].model.get(key) for role in analysis.results.roles}
     return {role: value if isinstance(value, (int, float)) else None for role, value in found.items()}
 
 
 def graph_bytes(analysis: Analysis) -> dict[str, float | None]:
     """Bytes of each role's graph files together."""
-    artifacts = analysis.document["artifacts"]
-    found = {
-        role: [graph.get("bytes") for graph in artifacts[role]["graphs"].values()] for role in analysis.results.roles
-    }
-    return {role: None if not sizes or None in sizes else sum(sizes) for role, sizes in found.items()}
+    artifacts = analysis.content.artifacts
+    return {role: sum(graph.bytes for graph in artifacts[role].graphs.values()) for role in analysis.results.roles}
 
 
 def medians_ms(analysis: Analysis) -> dict[str, float | None]:
@@ -176,12 +173,12 @@ def medians_ms(analysis: Analysis) -> dict[str, float | None]:
 
 def memory_bytes(analysis: Analysis, key: str) -> dict[str, float | None]:
     """One stage's bytes of each role whose memory was measured."""
-    return {role: stages[key] for role, stages in analysis.document["memory"]["roles"].items()}
+    return {role: getattr(stages, key) for role, stages in analysis.content.memory.roles.items()}
 
 
 def run_bytes(analysis: Analysis, run: int) -> dict[str, float | None]:
     """Resident bytes after one of the runs: 0 is the first, -1 the last."""
-    return {role: stages["rss_run_bytes"][run] for role, stages in analysis.document["memory"]["roles"].items()}
+    return {role: stages.rss_run_bytes[run] for role, stages in analysis.content.memory.roles.items()}
 
 
 def growth_bytes(runs: Sequence[int]) -> float | None:

@@ -124,10 +124,15 @@ def fact_name(name: str) -> str:
     return name.replace("_", " ").replace("1 min", "over 1 minute")
 
 
+def reason_of(value: Any) -> str:
+    """Why a fact was not measured, of an object in JSON or of an `Unknown`."""
+    return str(value["reason"] if isinstance(value, dict) else value.reason)
+
+
 def fact_text(name: str, value: Any) -> str:
     """A fact's value with its unit, or why it was not measured."""
     if not is_measured(value):
-        return f"not measured ({value['reason']})"
+        return f"not measured ({reason_of(value)})"
     if name.endswith("_bytes") and isinstance(value, (int, float)):
         return f"{value / 1e9:,.2f} GB"
     if name.endswith("_khz") and isinstance(value, (int, float)):

@@ -34,10 +34,13 @@ def one_inference(
             return {}
 
         return classify
-    decoding = artifact.manifest["decoding"]
+    decoding = artifact.speech.decoding
     prompt = np.array([transcribe_prompt(decoding)], dtype=np.int64)
-    text_tokens = min(decoding["start"], decoding["end"])
-    wanted, window = tokens, artifact_windows(artifact, choice).holding(len(waveform))
+    text_tokens, wanted, window = (
+        decoding.text_tokens,
+        tokens,
+        artifact_windows(artifact, choice).holding(len(waveform)),
+    )
 
     def transcribe() -> dict[str, float]:
         return timed_window(session, waveform, prompt, wanted, text_tokens, window)

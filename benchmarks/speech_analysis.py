@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from leanear.benchmarks.inference import STAGES
 from leanear.benchmarks.results import Results
+from leanear.benchmarks.results_document import Role, Transcripts
 from leanear.benchmarks.summary import Interval, WordErrorChange, summarise_latency, word_error_change, word_error_rate
 
 LOOP_COMPRESSION_RATIO = 2.4  # Whisper's own limit, over which a text repeats itself
@@ -66,16 +66,16 @@ class SpeechAnalysis:
 
 def analyse_speech(results: Results) -> SpeechAnalysis:
     """The statistics of results of speech."""
-    accuracy = results.document["accuracy"]
-    counted = accuracy["word_errors"]
+    accuracy: Transcripts = results.content.accuracy
+    counted = accuracy.word_errors
     errors: dict[str, list[int]] = {}
     counts = {}
     if counted is not None:
         for role in results.roles:
-            if role in counted["roles"]:
+            if role in counted.roles:
                 errors[role] = clip_errors(accuracy, role)
                 counts[role] = _counts(accuracy, role)
-    words = [] if counted is None else counted["reference_words"]
+    words = [] if counted is None else counted.reference_words
     return SpeechAnalysis(
         windows={role: _window_times(results, role) for role in results.roles if results.repeats(role)},
         rates={role: word_error_rate(each, words) for role, each in errors.items()},
@@ -84,10 +84,11 @@ def analyse_speech(results: Results) -> SpeechAnalysis:
     )
 
 
-def clip_errors(accuracy: dict[str, Any], role: str) -> list[int]:
+def clip_errors(accuracy: Transcripts, role: Role) -> list[int]:
     """Errors of each clip of `role`, all kinds together."""
-    kinds = accuracy["word_errors"]["roles"][role]
-    return [sum(clip) for clip in zip(kinds["substitutions"], kinds["deletions"], kinds["insertions"])]
+    assert accuracy.word_errors is not None
+    kinds = accuracy.word_errors.roles[role]
+    return [sum(clip) for clip in zip(kinds.substitutions, kinds.deletions, kinds.insertions)]
 
 
 def cache_bytes(results: Results) -> dict[str, dict[str, float | None]]:
@@ -98,23 +99,26 @@ def cache_bytes(results: Results) -> dict[str, dict[str, float | None]]:
     """
     found: dict[str, dict[str, float | None]] = {"token": {}, "tokens": {}, "window": {}, "all": {}, "held": {}}
     for role in results.roles:
-        artifact = results.document["artifacts"][role]
-        cache, positions = artifact["cache"], artifact["decoding"]["positions"]
-        found["token"][role] = cache["bytes_per_token"]
-        found["tokens"][role] = cache["bytes_per_token"] * positions
-        found["window"][role] = cache["cross_bytes"]
-        found["all"][role] = cache["cross_bytes"] + cache["bytes_per_token"] * positions
-        found["held"][role] = cache["padded_cross_bytes"] + cache["padded_bytes_per_token"] * positions
+        artifact = results.content.artifacts[role]
+        cache, decoding = artifact.cache, artifact.decoding
+        assert cache is not None, "of speech it never is"
+        assert decoding is not None, "of speech it never is"
+        positions = decoding.positions
+        found["token"][role] = cache.bytes_per_token
+        found["tokens"][role] = cache.bytes_per_token * positions
+        found["window"][role] = cache.cross_bytes
+        found["all"][role] = cache.cross_bytes + cache.bytes_per_token * positions
+        found["held"][role] = cache.padded_cross_bytes + cache.padded_bytes_per_token * positions
     return found
 
 
 def _window_times(results: Results, role: str) -> WindowTimes:
-    latency = results.document["latency"]
-    tokens = latency["settings"]["tokens"]
+    latency = results.content.latency
+    tokens = latency.settings.tokens or 1
     encoder, first, later = (
         _median([sample for samples in results.stages_ms(role, stage) for sample in samples]) for stage in STAGES
     )
-    share = latency["front_end_share"].get(role)
+    share = latency.front_end_share.get(role)
     decoder = None if first is None or later is None else first + later
     return WindowTimes(
         front_end_ms=None if share is None or encoder is None else share * encoder,
@@ -130,14 +134,15 @@ def _median(samples: list[float]) -> float | None:
     return summarise_latency(samples).percentiles_ms[50] if samples else None
 
 
-def _counts(accuracy: dict[str, Any], role: str) -> WordCounts:
-    answers, counted = accuracy["roles"][role], accuracy["word_errors"]
-    words = counted["reference_words"]
-    kinds = {name: sum(values) for name, values in counted["roles"][role].items()}
+def _counts(accuracy: Transcripts, role: str) -> WordCounts:
+    answers, counted = accuracy.roles[role], accuracy.word_errors
+    assert counted is not None
+    words = counted.reference_words
+    kinds = {name: sum(values) for name, values in vars(counted.roles[role]).items()}
     return WordCounts(
         reference_words=sum(words),
-        loops=sum(ratio > LOOP_COMPRESSION_RATIO for ratio in answers["compression_ratios"]),
-        empty=sum(not text.strip() and said > 0 for text, said in zip(answers["texts"], words)),
-        real_time_factor=sum(answers["seconds"]) / sum(accuracy["audio_s"]),
+        loops=sum(ratio > LOOP_COMPRESSION_RATIO for ratio in answers.compression_ratios),
+        empty=sum(not text.strip() and said > 0 for text, said in zip(answers.texts, words)),
+        real_time_factor=sum(answers.seconds) / sum(accuracy.audio_s),
         **kinds,
     )

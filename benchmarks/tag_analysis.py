@@ -45,17 +45,17 @@ def analyse_tags(results: Results) -> TagAnalysis:
 
 def has_answers(results: Results, role: str) -> bool:
     """Whether the answers of a role were measured."""
-    return role in results.document["accuracy"]["roles"]
+    return role in results.content.accuracy.roles
 
 
 def truth_of(results: Results) -> np.ndarray:
     """Which labels every evaluation clip has, bool (clips, labels)."""
-    accuracy = results.document["accuracy"]
-    return multi_hot(accuracy["label_ids"], len(accuracy["labels"]))
+    accuracy = results.content.accuracy
+    return multi_hot(accuracy.label_ids, len(accuracy.labels))
 
 
 def logits_of(results: Results, role: str) -> np.ndarray:
     """What a role answered, float32 (clips, labels)."""
-    accuracy = results.document["accuracy"]
-    text = accuracy["roles"][role]["logits_float32"]
-    return unpacked(text, len(accuracy["label_ids"]), len(accuracy["labels"]))
+    accuracy = results.content.accuracy
+    text = accuracy.roles[role].logits_float32
+    return unpacked(text, len(accuracy.label_ids), len(accuracy.labels))

@@ -15,9 +15,17 @@ from leanear.export.macs import count_macs
 from leanear.export.onnx.graph import ExportedGraph, graph_facts, model_sizes
 from leanear.export.onnx.half_precision import has_half_precision
 from leanear.export.whisper_artifact import Speech, golden_facts, write_whisper_artifact
-from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
+from leanear.runtimes.artifact import Golden, write_golden
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_folder, write_json
+from leanear.runtimes.files import replaced_folder
+from leanear.runtimes.manifest import (
+    MANIFEST_FILE,
+    MANIFEST_SCHEMA,
+    ClassifierManifest,
+    Output,
+    waveform_input,
+)
+from leanear.runtimes.records import write
 from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.runtimes.tasks import classifier_task
 
@@ -136,7 +144,7 @@ def _ast_facts(
         model={
             **model_sizes(model, [layer.attention for layer in model.audio_spectrogram_transformer.layers]),
             "macs": macs.total,
-            "macs_by_kind": macs.by_kind(),
+            "macs_by_kind": macs.by_kind,
             **source,
         },
         made_from=made_from,
@@ -155,7 +163,7 @@ def write_classifier_artifact(
     with replaced_folder(out) as part:
         exported = write_graph(part / GRAPH_FILE)
         write_golden(part / GOLDEN_FILE, golden)
-        write_json(part / "manifest.json", _manifest(facts, exported, part, golden))
+        write(part / MANIFEST_FILE, _manifest(facts, exported, part, golden))
     return out
 
 
@@ -181,24 +189,18 @@ def collect_golden(model: Any, features: Callable[[np.ndarray], Any], waveforms:
     return Golden(waveforms=clips, logits=np.stack(logits))
 
 
-def _manifest(facts: ClassifierFacts, exported: ExportedGraph, folder: Path, golden: Golden) -> dict[str, Any]:
-    return {
-        "schema": MANIFEST_SCHEMA,
-        "family": facts.family,
-        "task": facts.task,
-        "model": facts.model,
-        "graphs": {"classifier": graph_facts(exported, folder / GRAPH_FILE)},
-        "input": {
-            "name": "waveform",
-            "dtype": "float32",
-            "shape": [1, "samples"],
-            "sample_rate_hz": facts.sample_rate_hz,
-            "window_samples": facts.window_samples,
-        },
-        "output": {"name": "logits", "dtype": "float32", "shape": [1, len(facts.labels)]},
-        "labels": list(facts.labels),
-        "golden": golden_facts(folder / GOLDEN_FILE, golden),
-        "parity": None,
-        "made_from": facts.made_from,
-        "left_in_float32": list(facts.left_in_float32),
-    }
+def _manifest(facts: ClassifierFacts, exported: ExportedGraph, folder: Path, golden: Golden) -> ClassifierManifest:
+    return ClassifierManifest(
+        schema=MANIFEST_SCHEMA,
+        family=facts.family,
+        task=facts.task,
+        model=facts.model,
+        graphs={"classifier": graph_facts(exported)},
+        input=waveform_input(facts.sample_rate_hz, facts.window_samples),
+        output=Output("logits", "float32", (1, len(facts.labels))),
+        labels=tuple(facts.labels),
+        golden=golden_facts(folder / GOLDEN_FILE, golden),
+        parity=None,
+        made_from=facts.made_from,
+        left_in_float32=tuple(facts.left_in_float32),
+    )

@@ -19,8 +19,9 @@ from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND
 from leanear.runtimes.artifact import Artifact, Golden, read_golden
 from leanear.runtimes.backends.onnx_sessions import OnnxSpeechSession
 from leanear.runtimes.errors import MeasurementFailed
+from leanear.runtimes.manifest import Decoding, EncoderWindows
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
-from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows
+from leanear.runtimes.speech.encoder_windows import artifact_windows
 from leanear.runtimes.speech.guided_steps import clip_divergences, until_end
 
 BETWEEN_TOKENS = re.compile(r"(.*)\.(query|key|value)(\.group\d+)?")
@@ -41,7 +42,7 @@ def tensor_costs(
     artifact: in 8 bits, made of that model with those quantiser's waveforms. Queries, keys and values of a block are
     one entry, as is DECODER. Integers are those of the graph's form, run by ONNX Runtime.
     """
-    golden, form = read_golden(artifact), str(artifact.manifest["graphs"]["encoder"]["form"])
+    golden, form = read_golden(artifact), artifact.manifest.graphs["encoder"].form
     observed = observe_encoder(model, feature_extractor, form, waveforms)
     any_window = len(artifact_windows(artifact).lengths) > 1
     with tempfile.TemporaryDirectory(prefix="leanear-costs-") as name:
@@ -51,7 +52,7 @@ def tensor_costs(
             alone = {each: observed[each] for each in tensors}
             write_eight_bit_encoder(model, feature_extractor, path, form, alone, any_window)
             costs[tensors] = _divergence(replace(plain, graphs={**plain.graphs, "encoder": path}), golden)
-        if artifact.manifest["graphs"]["decoder"]["precision"] == "int8":
+        if artifact.manifest.graphs["decoder"].precision == "int8":
             decoder = replace(artifact, graphs={**artifact.graphs, "encoder": plain.graphs["encoder"]})
             costs[DECODER,] = _divergence(decoder, golden)
     return dict(sorted(costs.items(), key=lambda item: -item[1]))
@@ -94,15 +95,14 @@ def _plain_artifact(
     exported = export_whisper(
         model, feature_extractor, graphs["encoder"], graphs["decoder"], form, any_window=any_window
     )
-    return replace(
-        artifact, folder=folder, graphs=graphs, manifest={**artifact.manifest, "embedding": exported.embedding}
-    )
+    manifest = replace(artifact.speech, embedding=exported.embedding)
+    return replace(artifact, folder=folder, graphs=graphs, manifest=manifest)
 
 
 def _divergence(artifact: Artifact, golden: Golden) -> float:
     """Nats per token of the first golden clips; infinite where the graph gives no numbers."""
     session = OnnxSpeechSession(artifact, SessionOptions(threads=THREADS))
-    decoding, windows, found = artifact.manifest["decoding"], artifact_windows(artifact), []
+    decoding, windows, found = artifact.speech.decoding, artifact_windows(artifact), []
     try:
         for clip in range(min(MOST_CLIPS, len(golden.waveforms))):
             logits = _steps(session, windows, golden, clip, decoding)
@@ -114,11 +114,13 @@ def _divergence(artifact: Artifact, golden: Golden) -> float:
     return float(np.concatenate(found).mean())
 
 
-def _steps(session: SpeechSession, windows: EncoderWindows, golden: Golden, clip: int, decoding: Any) -> np.ndarray:
+def _steps(
+    session: SpeechSession, windows: EncoderWindows, golden: Golden, clip: int, decoding: Decoding
+) -> np.ndarray:
     """Logits after the prompt's first token, after the prompt, and after each golden token up to the end."""
     speech = golden.speech
     assert speech is not None
-    said = np.array(until_end(speech.tokens[clip].tolist(), decoding["end"]), dtype=np.int64)
+    said = np.array(until_end(speech.tokens[clip].tolist(), decoding.end), dtype=np.int64)
     session.encode(golden.waveforms[clip], windows.holding(len(golden.waveforms[clip])))
     session.start()
     fed = (speech.prompt[:1], speech.prompt[1:], *said[:-1, None])

@@ -12,15 +12,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from leanear.export.whisper.speech_parity import compare_speech
 from leanear.runtimes.artifact import Artifact, Golden, read_artifact, read_golden
 from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
-from leanear.runtimes.files import write_json
+from leanear.runtimes.manifest import MANIFEST_FILE, Alignment, SpeechManifest
 from leanear.runtimes.process.isolation import isolated_environment, module_command
+from leanear.runtimes.records import read, write
 
 BOUND = 1e-4
 NOISE_BOUND = 0.1  # of a classifier's products in 8 bits
@@ -63,6 +64,12 @@ class Parity:
     words: int | None = None
     changed_words: int | None = None
     left_in_float32: tuple[str, ...] = ()
+    MAY_LACK: ClassVar[dict[str, Any]] = {
+        "divergence": None,
+        "words": None,
+        "changed_words": None,
+        "left_in_float32": (),
+    }
 
     @property
     def _left(self) -> str:
@@ -114,17 +121,17 @@ def prove_parity(folder: Path, *, dense_graph_bytes: int | None = None) -> Parit
     if ended.returncode != 0:
         how = f"{folder}: the process that ran the graph ended with status {ended.returncode}"
         raise ParityFailed(f"{how}; it said: {' | '.join(said) or 'nothing'}")
-    figures = read_artifact(Path(folder)).manifest["parity"]
-    return Parity(**{**figures, "left_in_float32": tuple(figures["left_in_float32"])})
+    return read(Parity, read_artifact(Path(folder)).manifest.parity or {}, Path(folder) / MANIFEST_FILE)
 
 
 def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> Parity:
     """The same as `prove_parity`, in this process."""
     artifact = read_artifact(Path(folder))
     golden = read_golden(artifact)
-    found: dict[str, Any] = {}
-    if artifact.is_speech:
-        parity, found = _prove_whisper(artifact, golden, dense_graph_bytes)
+    manifest = artifact.manifest
+    if isinstance(manifest, SpeechManifest):
+        parity, alignment = _prove_whisper(artifact, manifest, golden, dense_graph_bytes)
+        manifest = replace(manifest, alignment=alignment)
     else:
         version, logits = _run(artifact, golden.waveforms)
         is_eight_bit = _is_eight_bit(artifact)
@@ -138,9 +145,8 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
             bound=NOISE_BOUND if is_eight_bit else _bound(artifact),
             is_eight_bit=is_eight_bit,
         )
-        parity = replace(parity, left_in_float32=tuple(artifact.manifest.get("left_in_float32", ())))
-    manifest: dict[str, Any] = {**artifact.manifest, "parity": asdict(parity), **found}
-    write_json(artifact.folder / "manifest.json", manifest)
+        parity = replace(parity, left_in_float32=manifest.left_in_float32)
+    write(artifact.folder / MANIFEST_FILE, replace(manifest, parity=asdict(parity)))
     return parity
 
 
@@ -235,31 +241,32 @@ def _compared(expected: np.ndarray, logits: np.ndarray, name: str) -> tuple[floa
 
 
 def _is_eight_bit(artifact: Artifact) -> bool:
-    return "int8" in {graph["precision"] for graph in artifact.manifest["graphs"].values()}
+    return "int8" in artifact.precisions
 
 
-def _prove_whisper(artifact: Artifact, golden: Golden, dense_graph_bytes: int | None) -> tuple[Parity, dict[str, Any]]:
-    """The figures of graphs that agree with the Whisper checkpoint after every token, and what else changes in the
-    manifest; raises ParityFailed if they do not."""
+def _prove_whisper(
+    artifact: Artifact, manifest: SpeechManifest, golden: Golden, dense_graph_bytes: int | None
+) -> tuple[Parity, Alignment | None]:
+    """The figures of graphs that agree with the Whisper checkpoint after every token, and how far their alignment heads
+    have moved; raises ParityFailed if they do not agree."""
     figures = asdict(compare_speech(artifact, golden, _bound(artifact), THREADS))
     _require_smaller(artifact.graph_bytes, dense_graph_bytes, str(artifact.folder))
     moved = figures.pop("attention_moved")
-    found = {} if moved is None else {"alignment": {**artifact.manifest["alignment"], "moved": moved}}
+    alignment = None if manifest.alignment is None else replace(manifest.alignment, moved=moved)
     parity = Parity(
         clips=len(golden.waveforms),
         threads=THREADS,
         graph_bytes=artifact.graph_bytes,
         dense_graph_bytes=dense_graph_bytes,
-        left_in_float32=tuple(artifact.manifest.get("left_in_float32", ())),
+        left_in_float32=manifest.left_in_float32,
         **figures,
     )
-    return parity, found
+    return parity, alignment
 
 
 def _bound(artifact: Artifact) -> float:
     """How far logits may be from the checkpoint's, as a share of its largest, in the precision of the graphs."""
-    precisions = {graph["precision"] for graph in artifact.manifest["graphs"].values()}
-    return HALF_BOUND if "fp16" in precisions else BOUND
+    return HALF_BOUND if "fp16" in artifact.precisions else BOUND
 
 
 def _require_smaller(graph_bytes: int, dense_graph_bytes: int | None, name: str) -> None:
@@ -280,7 +287,7 @@ def _run(artifact: Artifact, waveforms: Sequence[np.ndarray]) -> tuple[str, np.n
     session = onnxruntime.InferenceSession(
         str(artifact.graphs["classifier"]), options, providers=["CPUExecutionProvider"]
     )
-    name = artifact.manifest["input"]["name"]
+    name = artifact.manifest.input.name
     return onnxruntime.__version__, np.concatenate([session.run(None, {name: clip[None]})[0] for clip in waveforms])
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leanear.export.macs import count_whisper_macs
-from leanear.export.onnx.graph import graph_facts, model_sizes
+from leanear.export.onnx.graph import model_sizes
 from leanear.export.onnx.half_precision import has_half_precision
 from leanear.export.whisper.golden_speech import collect_golden_speech
 from leanear.export.whisper.graph import (
     FRAMES_PER_POSITION,
-    ExportedWhisper,
     cache_sizes,
     export_whisper,
     observe_encoder,
@@ -23,11 +22,23 @@ from leanear.export.whisper.graph import (
 )
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.voice import write_voice_graph
-from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
+from leanear.runtimes.artifact import Golden, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
-from leanear.runtimes.speech.alignment import Alignment
-from leanear.runtimes.speech.encoder_windows import FULL, EncoderWindows, choose_windows, windows_facts
+from leanear.runtimes.manifest import (
+    FULL,
+    MANIFEST_FILE,
+    MANIFEST_SCHEMA,
+    Alignment,
+    Decoding,
+    GoldenFile,
+    SpeechManifest,
+    SpeechOutput,
+    named_file,
+    waveform_input,
+)
+from leanear.runtimes.records import write
+from leanear.runtimes.speech.encoder_windows import choose_windows
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
@@ -47,7 +58,7 @@ class Speech:
 
     vocabulary: Sequence[str]
     special_from: int
-    decoding: dict[str, Any]
+    decoding: Decoding
     words: Sequence[int] = ()
     alignment: Alignment | None = None
 
@@ -91,30 +102,31 @@ def write_whisper_artifact(
     exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, heads, too_large)
     write_golden(folder / GOLDEN_FILE, golden)
     _write_vocabulary(folder / VOCABULARY_FILE, speech)
-    manifest = {
-        "schema": MANIFEST_SCHEMA,
-        "family": "whisper",
-        "task": SPEECH_TASK,
-        "model": {**_model_facts(model, log_mel, window_tokens(speech.decoding)), **source},
-        **_graph_facts(exported, folder, log_mel, windows, size),
-        "vocabulary": {"file": VOCABULARY_FILE, "sha256": sha256_file(folder / VOCABULARY_FILE)},
-        "voice": write_voice_graph(folder, log_mel.sample_rate_hz),
-        "decoding": speech.decoding,
-        "embedding": exported.embedding,
-        "cache": cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),
-        "golden": golden_facts(folder / GOLDEN_FILE, golden),
-        "parity": None,
-        "left_in_float32": sorted({*left_in_float32, *too_large}),
-        "made_from": made_from,
-    }
-    if speech.alignment is not None:
-        manifest["alignment"] = speech.alignment.as_json()
-    write_json(folder / "manifest.json", manifest)
+    manifest = SpeechManifest(
+        schema=MANIFEST_SCHEMA,
+        family="whisper",
+        task=SPEECH_TASK,
+        model={**_model_facts(model, log_mel, window_tokens(speech.decoding)), **source},
+        graphs=exported.facts(),
+        input=waveform_input(log_mel.sample_rate_hz, log_mel.window_samples, windows),
+        output=SpeechOutput("logits", "float32", ("rows", size), exported.stages),
+        vocabulary=named_file(folder / VOCABULARY_FILE),
+        voice=write_voice_graph(folder, log_mel.sample_rate_hz),
+        decoding=speech.decoding,
+        embedding=exported.embedding,
+        cache=cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),
+        golden=golden_facts(folder / GOLDEN_FILE, golden),
+        parity=None,
+        left_in_float32=tuple(sorted({*left_in_float32, *too_large})),
+        made_from=made_from,
+        alignment=speech.alignment,
+    )
+    write(folder / MANIFEST_FILE, manifest)
 
 
-def golden_facts(path: Path, golden: Golden) -> dict[str, Any]:
+def golden_facts(path: Path, golden: Golden) -> GoldenFile:
     """What a manifest says of the golden clips in `path`."""
-    return {"file": path.name, "sha256": sha256_file(path), "clips": len(golden.waveforms)}
+    return GoldenFile(path.name, sha256_file(path), len(golden.waveforms))
 
 
 def _write_vocabulary(path: Path, speech: Speech) -> None:
@@ -127,32 +139,6 @@ def _write_vocabulary(path: Path, speech: Speech) -> None:
     write_json(path, document)
 
 
-def _graph_facts(
-    exported: ExportedWhisper, folder: Path, log_mel: LogMel, windows: EncoderWindows, vocabulary: int
-) -> dict[str, Any]:
-    """Both graphs, and what goes into the first and comes out of the last."""
-    return {
-        "graphs": {
-            "encoder": graph_facts(exported.encoder, folder / ENCODER_FILE),
-            "decoder": graph_facts(exported.decoder, folder / DECODER_FILE),
-        },
-        "input": {
-            "name": "waveform",
-            "dtype": "float32",
-            "shape": [1, "samples"],
-            "sample_rate_hz": log_mel.sample_rate_hz,
-            "window_samples": log_mel.window_samples,
-            "windows": windows_facts(windows),
-        },
-        "output": {
-            "name": "logits",
-            "dtype": "float32",
-            "shape": ["rows", vocabulary],
-            "two_stages": None if exported.stages is None else asdict(exported.stages),
-        },
-    }
-
-
 def _model_facts(model: Any, log_mel: LogMel, tokens: int) -> dict[str, Any]:
     macs = count_whisper_macs(model, log_mel, tokens)
     blocks = [layer.self_attn for layer in model.model.encoder.layers]
@@ -161,6 +147,6 @@ def _model_facts(model: Any, log_mel: LogMel, tokens: int) -> dict[str, Any]:
     return {
         **model_sizes(model, blocks),
         "macs": macs.total,
-        "macs_by_kind": macs.by_kind(),
-        "macs_tokens": macs.tokens,
+        "macs_by_kind": macs.by_kind,
+        "macs_tokens": tokens,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leanear.runtimes.errors import BadInput
 
-OF_GRAPHS = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8", "int8-bf16": "int8"}
+OF_GRAPHS = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", "int8": "int8", "int8-bf16": "int8"}  # the slowest first
 PRECISIONS = tuple(OF_GRAPHS)
 GRAPH_PRECISIONS = tuple(dict.fromkeys(OF_GRAPHS.values()))
 

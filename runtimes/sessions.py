@@ -203,7 +203,7 @@ def checked_tokens(
 
 def check_precision(artifact: Artifact, options: SessionOptions) -> None:
     """Raises BadInput where graphs of 8-bit products meet options that say otherwise, or the other way round."""
-    found = {str(graph["precision"]) for graph in artifact.manifest.get("graphs", {}).values()} or {"fp32"}
+    found = artifact.precisions or {"fp32"}
     if ("int8" in found) != (graph_precision(options.precision) == "int8"):
         raise BadInput(
             f"precision: {options.precision} was asked for, but the graphs of {artifact.folder} are"
@@ -216,7 +216,7 @@ def own_precision(artifact: Artifact, runtime: str) -> str:
 
     Graphs in float16 run in float32 on a runtime that does not compute in float16.
     """
-    found = {str(graph["precision"]) for graph in artifact.manifest["graphs"].values()}
+    found = artifact.precisions
     if "int8" in found:
         return "int8"
     return "fp16" if "fp16" in found and "fp16" in choose_runtime(runtime).PRECISIONS else "fp32"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal, Tuple, get_args
+
 SPEECH_TASK = "automatic-speech-recognition"
 CLASSIFICATION_TASK = "audio-classification"
 TAGGING_TASK = "audio-tagging"  # the Hub calls this classification too
 TASKS = (CLASSIFICATION_TASK, TAGGING_TASK, SPEECH_TASK)
+SpokenTask = Literal["transcribe", "translate"]  # what a speech model is asked for
+SPOKEN_TASKS: Tuple[SpokenTask, ...] = get_args(SpokenTask)
 MULTI_LABEL = "multi_label_classification"
 
 

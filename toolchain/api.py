@@ -272,8 +272,7 @@ class Artifact:
         return Measured(results)
 
     def _options(self, runtime: str | None, precision: str | None, threads: int | None) -> tuple[str, SessionOptions]:
-        forms = {graph["form"] for graph in self.files.manifest["graphs"].values()}
-        chosen = runtime or self.runtime or ("openvino" if "openvino" in forms else "onnxruntime")
+        chosen = runtime or self.runtime or ("openvino" if "openvino" in self.files.forms else "onnxruntime")
         computed = precision or (self.precision if chosen == self.runtime else None)
         return chosen, SessionOptions(threads or usable_cores(), computed or own_precision(self.files, chosen))
 

@@ -5,25 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from leanear.calibration.sites import AttentionKind, AttentionSite, FeedForwardKind, FeedForwardSite
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_json, write_json
+from leanear.runtimes.records import Positive, as_json, read
 
 PLAN_SCHEMA = "leanear-plan-2"
 FIRST_PLAN_SCHEMA = "leanear-plan-1"  # of attention alone
-PLAN_KEYS = (
-    "family",
-    "dense_head_width",
-    "model_width",
-    "projection_bias",
-    "scaling",
-    "basis",
-    "sites",
-    "recipe",
-    "made_from",
-)
+DERIVED_KEYS = ("attention_parameters", "feed_forward_parameters", "sparsity", "by_kind")  # for the reader
 CHANNELS_AS_TRAINED = "channels as trained"
 Prune = Literal["attention", "feed-forward", "all"]
 PRUNE_CHOICES: tuple[Prune, ...] = ("attention", "feed-forward", "all")
@@ -52,6 +43,7 @@ class SitePlan:
     dense_heads: int
     heads: tuple[HeadPlan, ...]
     kind: AttentionKind = "encoder"
+    MAY_LACK: ClassVar[dict[str, Any]] = {"kind": "encoder"}
 
     @property
     def query_key_widths(self) -> tuple[int, ...]:
@@ -100,8 +92,8 @@ class Plan:
     """
 
     family: str
-    dense_head_width: int
-    model_width: int
+    dense_head_width: Positive
+    model_width: Positive
     projection_bias: bool
     scaling: float
     sites: tuple[SitePlan, ...]
@@ -111,6 +103,7 @@ class Plan:
     key_bias: bool = True
     feed_forward: tuple[FeedForwardPlan, ...] = ()
     prune: Prune = "attention"
+    MAY_LACK: ClassVar[dict[str, Any]] = {"key_bias": True, "feed_forward": (), "prune": "attention"}  # of the first
 
     @property
     def feed_forward_parameters_dense(self) -> int:
@@ -275,27 +268,8 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         },
         "recipe": plan.recipe,
         "made_from": plan.made_from,
-        "sites": [
-            {
-                "name": site.name,
-                "kind": site.kind,
-                "dense_heads": site.dense_heads,
-                "heads": [
-                    {"head": head.head, "query_key": list(head.query_key), "value_output": list(head.value_output)}
-                    for head in site.heads
-                ],
-            }
-            for site in plan.sites
-        ],
-        "feed_forward": [
-            {
-                "name": block.name,
-                "kind": block.kind,
-                "dense_width": block.dense_width,
-                "channels": list(block.channels),
-            }
-            for block in plan.feed_forward
-        ],
+        "sites": [{"name": site.name, "kind": site.kind, **as_json(site)} for site in plan.sites],
+        "feed_forward": [{"name": block.name, "kind": block.kind, **as_json(block)} for block in plan.feed_forward],
     }
 
 
@@ -315,47 +289,11 @@ def read_plan(path: Path) -> Plan:
     Raises:
         BadInput: the file is missing, malformed, or names channels that a dense head does not have.
     """
-    value = read_json(path, PLAN_SCHEMA, PLAN_KEYS, older=(FIRST_PLAN_SCHEMA,))
-    if value.get("prune", "attention") not in PRUNE_CHOICES:
-        raise BadInput(f"{path}: key 'prune' is {value['prune']!r}; it must be one of {', '.join(PRUNE_CHOICES)}")
-    if value["basis"] != CHANNELS_AS_TRAINED and not str(value["basis"]).startswith(ROTATED):
-        raise BadInput(f"{path}: unknown basis {value['basis']!r}")
-    try:
-        sites = tuple(
-            SitePlan(
-                name=site["name"],
-                dense_heads=site["dense_heads"],
-                heads=tuple(
-                    HeadPlan(head["head"], tuple(head["query_key"]), tuple(head["value_output"]))
-                    for head in site["heads"]
-                ),
-                kind=site.get("kind", "encoder"),
-            )
-            for site in value["sites"]
-        )
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{path}: key 'sites' is malformed ({error})") from None
-    try:
-        feed_forward = tuple(
-            FeedForwardPlan(block["name"], block["dense_width"], tuple(block["channels"]), block["kind"])
-            for block in value.get("feed_forward", ())
-        )
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{path}: key 'feed_forward' is malformed ({error})") from None
-    plan = Plan(
-        family=value["family"],
-        dense_head_width=value["dense_head_width"],
-        model_width=value["model_width"],
-        projection_bias=value["projection_bias"],
-        scaling=value["scaling"],
-        sites=sites,
-        recipe=value["recipe"],
-        made_from=value["made_from"],
-        basis=value["basis"],
-        key_bias=value.get("key_bias", True),
-        feed_forward=feed_forward,
-        prune=value.get("prune", "attention"),
-    )
+    document = read_json(path, PLAN_SCHEMA, older=(FIRST_PLAN_SCHEMA,))
+    kept = {key: value for key, value in document.items() if key not in ("schema", *DERIVED_KEYS)}
+    plan = read(Plan, kept, path)
+    if plan.basis != CHANNELS_AS_TRAINED and not plan.basis.startswith(ROTATED):
+        raise BadInput(f"{path}: unknown basis {plan.basis!r}")
     _check(plan, path)
     return plan
 
@@ -373,6 +311,6 @@ def _check(plan: Plan, path: Path) -> None:
 
 
 def _check_indices(path: Path, where: str, indices: tuple[int, ...], bound: int) -> None:
-    well_formed = indices and all(isinstance(index, int) and 0 <= index < bound for index in indices)
+    well_formed = indices and all(0 <= index < bound for index in indices)
     if not well_formed or list(indices) != sorted(set(indices)):
         raise BadInput(f"{path}: {where} must be a non-empty ascending list of indices below {bound}")

@@ -29,6 +29,7 @@ from leanear.benchmarks.compare.compare_rows import (
 )
 from leanear.benchmarks.compare.compare_times import LATENCY, OVER_DENSE, over_dense_row, time_rows
 from leanear.benchmarks.results import read_results, results_files
+from leanear.benchmarks.results_document import Energy
 from leanear.benchmarks.summary import Interval
 from leanear.benchmarks.verdict import loss_text, points_of
 from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, Regressed
@@ -228,11 +229,11 @@ def _side_json(side: Side) -> dict[str, Any]:
     return {
         "path": str(side.results.path),
         "side": side.role,
-        "task": side.document["task"],
-        "model": side.document["artifacts"][side.role]["model"].get("source"),
-        "device": side.document["device_name"],
-        "finished_utc": side.document["finished_utc"],
-        "content_sha256": sha256_json(side.document),
+        "task": side.content.task,
+        "model": side.content.artifacts[side.role].model.get("source"),
+        "device": side.content.device_name,
+        "finished_utc": side.content.finished_utc,
+        "content_sha256": sha256_json(side.results.document),
     }
 
 
@@ -261,8 +262,8 @@ def _row_json(row: Row, judgement: Judgement | None, comparison: Comparison) -> 
 def _require_comparable(sides: Sides) -> None:
     kinds = []
     for side in sides:
-        artifact = side.document["artifacts"][side.role]
-        kinds.append((artifact["family"], artifact["task"]))
+        artifact = side.content.artifacts[side.role]
+        kinds.append((artifact.family, artifact.task))
     if kinds[0] != kinds[1]:
         said = [f"{side.results.path} is of {family} ({task})" for side, (family, task) in zip(sides, kinds)]
         raise BadInput(f"{said[0]}, {said[1]}: they cannot be compared")
@@ -274,10 +275,10 @@ def _require_comparable(sides: Sides) -> None:
 def _memory_row(sides: Sides) -> Row:
     values = []
     for side in sides:
-        part = side.document["memory"]
-        known = side.role in part["roles"]
+        part = side.content.memory
+        known = side.role in part.roles
         values.append(
-            positive(part["roles"][side.role]["peak_rss_bytes"], "the file says 0")
+            positive(part.roles[side.role].peak_rss_bytes, "the file says 0")
             if known
             else Figure(None, part_reason(part))
         )
@@ -287,12 +288,11 @@ def _memory_row(sides: Sides) -> Row:
 def _size_rows(sides: Sides) -> list[Row]:
     sizes = []
     for side in sides:
-        found = [graph.get("bytes") for graph in side.document["artifacts"][side.role]["graphs"].values()]
-        known = bool(found) and all(isinstance(each, int) for each in found)
-        sizes.append(positive(sum(found) if known else None, "the manifest does not say"))
+        graphs = side.content.artifacts[side.role].graphs.values()
+        sizes.append(positive(sum(graph.bytes for graph in graphs), "the manifest does not say"))
     rows = [counted_row(Quantity("graph_bytes", "graph files", "bytes"), sizes)]
     for key, name in (("parameters", "parameters"), ("macs", "MACs")):
-        models = [side.document["artifacts"][side.role]["model"] for side in sides]
+        models = [side.content.artifacts[side.role].model for side in sides]
         counts = [positive(model.get(key), "the manifest does not say") for model in models]
         rows.append(counted_row(Quantity(key, name, "count"), counts))
     return rows
@@ -302,10 +302,12 @@ def _energy_rows(sides: Sides) -> list[Row]:
     """Energy per inference, where at least one side has it."""
     values = []
     for side in sides:
-        part = side.document["sustained"]
-        energy = part["roles"].get(side.role, {}).get("energy_per_inference", {})
-        reason = energy.get("reason") or part["reason"] or "not in the file"
-        values.append(positive(energy.get("joules"), reason))
+        part = side.content.sustained
+        energy = part.roles[side.role].energy_per_inference if side.role in part.roles else None
+        if isinstance(energy, Energy):
+            values.append(positive(energy.joules, "the file says 0"))
+        else:
+            values.append(Figure(None, (energy and energy.reason) or part.reason or "not in the file"))
     if all(figure.value is None for figure in values):
         return []
     return [single_row(Quantity("energy", "energy per inference", "J", timed=True), values, ENERGY_FLOOR)]

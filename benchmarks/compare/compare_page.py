@@ -35,10 +35,10 @@ def row_cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
 
 def side_sentence(side: Side) -> str:
     """Which measurement a side is."""
-    document = side.document
-    model = document["artifacts"][side.role]["model"].get("source") or document["artifacts"][side.role]["folder"]
-    runtime = f"{runtime_text(document['runtime'])} {side.results.precisions[side.role]}"
-    where, when = document["device_name"], document["finished_utc"][:16].replace("T", " ")
+    document = side.content
+    model = document.artifacts[side.role].model.get("source") or document.artifacts[side.role].folder
+    runtime = f"{runtime_text(document.runtime)} {side.results.precisions[side.role]}"
+    where, when = document.device_name, document.finished_utc[:16].replace("T", " ")
     return f"{side.name}: {side.results.path} ({side.role} of {model}, {runtime}, {where}, {when})"
 
 

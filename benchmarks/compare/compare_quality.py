@@ -54,24 +54,24 @@ def quality_rows(sides: Sides) -> list[Row]:
 
 def same_clips(sides: Sides) -> bool:
     """Whether both were evaluated on the same clips, by hash, name and truth."""
-    a, b = (side.document for side in sides)
-    if not a["clips"] or not b["clips"] or a["clips"]["sha256"] != b["clips"]["sha256"]:
+    a, b = (side.content for side in sides)
+    if not a.clips or not b.clips or a.clips.sha256 != b.clips.sha256:
         return False
     truth = ("names", "references") if sides[0].results.is_speech else ("names", "label_ids", "labels")
-    return all(a["accuracy"][key] == b["accuracy"][key] for key in truth)
+    return all(getattr(a.accuracy, key) == getattr(b.accuracy, key) for key in truth)
 
 
 def _accuracy_row(sides: Sides) -> Row:
     values = [_accuracy(side) for side in sides]
-    a, b = (side.document["accuracy"] for side in sides)
+    a, b = (side.content.accuracy for side in sides)
     if not both_known(values):
         return missing_row(ACCURACY, values)
-    if a["labels"] != b["labels"]:
+    if a.labels != b.labels:
         return missing_row(ACCURACY, values, "not comparable: the models know other labels")
     if not same_clips(sides):
         change = unpaired_change(_right_interval(sides[0]), _right_interval(sides[1]))
         return share_row(ACCURACY, values, change, _verdict(change, lower_is_better=False), _unpaired_note(sides))
-    truth, answers = a["label_ids"], [side.document["accuracy"]["roles"][side.role]["predicted_ids"] for side in sides]
+    truth, answers = a.label_ids, [side.content.accuracy.roles[side.role].predicted_ids for side in sides]
     right = [[answer == label for answer, label in zip(each, truth)] for each in answers]
     lost = sum(one and not other for one, other in zip(*right))
     won = sum(other and not one for one, other in zip(*right))
@@ -90,17 +90,17 @@ def _accuracy(side: Side) -> Figure:
 
 
 def _right_interval(side: Side) -> Interval:
-    accuracy = side.document["accuracy"]
-    truth = accuracy["label_ids"]
-    return wilson_interval(correct_answers(accuracy["roles"][side.role]["predicted_ids"], truth), len(truth))
+    accuracy = side.content.accuracy
+    truth = accuracy.label_ids
+    return wilson_interval(correct_answers(accuracy.roles[side.role].predicted_ids, truth), len(truth))
 
 
 def _tags_row(sides: Sides) -> Row:
     values = [_mean_ap(side) for side in sides]
     if not both_known(values):
         return missing_row(MEAN_AVERAGE_PRECISION, values)
-    a, b = (side.document["accuracy"] for side in sides)
-    if a["labels"] != b["labels"]:
+    a, b = (side.content.accuracy for side in sides)
+    if a.labels != b.labels:
         return missing_row(MEAN_AVERAGE_PRECISION, values, "not comparable: the models know other labels")
     logits, truths = [logits_of(side.results, side.role) for side in sides], [truth_of(side.results) for side in sides]
     if same_clips(sides):
@@ -123,9 +123,9 @@ def _word_row(sides: Sides) -> Row:
     values = [_word_errors(side) for side in sides]
     if not both_known(values):
         return missing_row(WORD_ERROR_RATE, values)
-    counted = [side.document["accuracy"]["word_errors"] for side in sides]
-    words = [each["reference_words"] for each in counted]
-    errors = [clip_errors(side.document["accuracy"], side.role) for side in sides]
+    counted = [side.content.accuracy.word_errors for side in sides]
+    words = [each.reference_words for each in counted]
+    errors = [clip_errors(side.content.accuracy, side.role) for side in sides]
     if same_clips(sides) and words[0] == words[1]:
         paired = word_error_change(errors[0], errors[1], words[0])
         change = paired.change
@@ -136,18 +136,18 @@ def _word_row(sides: Sides) -> Row:
     else:
         change = unpaired_change(word_error_rate(errors[0], words[0]), word_error_rate(errors[1], words[1]))
         note = _unpaired_note(sides)
-    if counted[0]["metric"] != counted[1]["metric"]:
+    if counted[0].metric != counted[1].metric:
         note += "; counted by two metrics"
     return share_row(WORD_ERROR_RATE, values, change, _verdict(change, lower_is_better=True), note)
 
 
 def _word_errors(side: Side) -> Figure:
-    reason, accuracy = _no_answers(side), side.document["accuracy"]
+    reason, accuracy = _no_answers(side), side.content.accuracy
     if reason:
         return Figure(None, reason)
-    if accuracy["word_errors"] is None:
+    if accuracy.word_errors is None:
         return Figure(None, f"word errors were not counted yet; `leanear report {side.results.path}` does")
-    words = sum(accuracy["word_errors"]["reference_words"])
+    words = sum(accuracy.word_errors.reference_words)
     if not words:
         return Figure(None, "there is no word in the transcripts of the clips")
     return Figure(sum(clip_errors(accuracy, side.role)) / words)
@@ -160,31 +160,31 @@ def _transcribing_row(sides: Sides) -> Row:
         return missing_row(TRANSCRIBING, values)
     if not same_clips(sides):
         return missing_row(TRANSCRIBING, values, OTHER_CLIPS)
-    before, after = (side.document["accuracy"]["roles"][side.role]["seconds"] for side in sides)
+    before, after = (side.content.accuracy.roles[side.role].seconds for side in sides)
     note = f"paired by clip, {len(before):,} clips, one process on each side"
     return measured_row(TRANSCRIBING, values, ratio_of_sums(before, after), NO_CHANGE, note)
 
 
 def _transcribing(side: Side) -> Figure:
-    reason, accuracy = _no_answers(side), side.document["accuracy"]
+    reason, accuracy = _no_answers(side), side.content.accuracy
     if reason:
         return Figure(None, reason)
-    seconds = times(side, f"accuracy.roles.{side.role}.seconds", accuracy["roles"][side.role]["seconds"])
-    audio_s = sum(times(side, "accuracy.audio_s", accuracy["audio_s"]))
+    seconds = times(side, f"accuracy.roles.{side.role}.seconds", accuracy.roles[side.role].seconds)
+    audio_s = sum(times(side, "accuracy.audio_s", accuracy.audio_s))
     return Figure(sum(seconds) / audio_s) if audio_s else Figure(None, "the file does not say how long the clips are")
 
 
 def _no_answers(side: Side) -> str:
     """Why there are no answers to evaluation clips; nothing where there are."""
-    accuracy = side.document["accuracy"]
-    if accuracy["status"] != "ok" or side.role not in accuracy["roles"]:
+    accuracy = side.content.accuracy
+    if accuracy.status != "ok" or side.role not in accuracy.roles:
         return part_reason(accuracy)
-    truth = accuracy["references" if side.results.is_speech else "label_ids"]
+    truth = accuracy.references if side.results.is_speech else accuracy.label_ids
     return "" if truth else "there are no evaluation clips in the file"
 
 
 def _unpaired_note(sides: Sides) -> str:
-    a, b = (len(side.document["accuracy"]["names"]) for side in sides)
+    a, b = (len(side.content.accuracy.names) for side in sides)
     return f"not paired, for the clips of A ({a:,}) and of B ({b:,}) are not the same: the interval is wider"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Sequence, Tuple
 
 from leanear.benchmarks.results import Results
+from leanear.benchmarks.results_document import Part, ResultsDocument, Role
 from leanear.benchmarks.summary import Interval, no_interval
 
 BETTER, WORSE, NOISE, SAME, NOT_MEASURED = "better", "worse", "noise", "same", "not measured"
@@ -19,12 +20,12 @@ class Side:
 
     name: str
     results: Results
-    role: str
+    role: Role
 
     @property
-    def document(self) -> dict[str, Any]:
-        """The results file's content."""
-        return self.results.document
+    def content(self) -> ResultsDocument:
+        """What the results file holds."""
+        return self.results.content
 
 
 Sides = Tuple[Side, Side]
@@ -132,9 +133,9 @@ def positive(value: Any, reason: str) -> Figure:
     return Figure(float(value)) if known else Figure(None, reason)
 
 
-def part_reason(part: dict[str, Any]) -> str:
+def part_reason(part: Part) -> str:
     """Why a part of a results file has nothing to compare."""
-    return f"{part['status']}: {part['reason']}" if part["status"] != NOT_MEASURED else str(part["reason"])
+    return f"{part.status}: {part.reason}" if part.status != NOT_MEASURED else part.reason
 
 
 def _plain_row(what: Quantity, values: Sequence[Figure], floor: float, little: str, note: str) -> Row:

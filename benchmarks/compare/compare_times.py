@@ -21,6 +21,7 @@ from leanear.benchmarks.compare.compare_rows import (
 )
 from leanear.benchmarks.compare.two_runs import Processes, ratio_of_medians, ratio_of_slim_to_dense
 from leanear.benchmarks.inference import STAGES
+from leanear.benchmarks.results_document import Role
 from leanear.benchmarks.summary import NO_CHANGE, SAMPLES_NEEDED
 from leanear.runtimes.errors import BadInput
 
@@ -59,7 +60,7 @@ def time_rows(sides: Sides) -> list[Row]:
 
 def latency_row(sides: Sides) -> Row:
     """The median of one inference, or of one window of speech."""
-    tokens = sides[0].document["latency"]["settings"]["tokens"]
+    tokens = sides[0].content.latency.settings.tokens
     name = "latency, median" if tokens is None else f"window of {tokens} tokens, median"
     return _row(Quantity(LATENCY, name, "ms", timed=True), sides, steady_samples)
 
@@ -90,13 +91,13 @@ def why_no_control(sides: Sides) -> str:
             return "the dense models themselves are compared"
         if "dense" not in side.results.roles:
             return f"{side.name}: no dense model was measured beside the slim one"
-        if side.document["latency"]["status"] != "ok":
-            return f"{side.name}: {part_reason(side.document['latency'])}"
+        if side.content.latency.status != "ok":
+            return f"{side.name}: {part_reason(side.content.latency)}"
     facts: dict[str, Callable[[Side], Any]] = {
         "dense graphs": lambda side: graph_hashes(side, "dense"),
-        "devices": lambda side: (side.document["device_name"], side.document["device"].get("board")),
+        "devices": lambda side: (side.content.device_name, side.content.device.get("board")),
         "runtimes": lambda side: runtime_version(side, "dense"),
-        "threads": lambda side: side.document["options"]["threads"],
+        "threads": lambda side: side.content.options.threads,
         "dense precisions": lambda side: side.results.precisions["dense"],
     }
     for what, fact in facts.items():
@@ -105,21 +106,20 @@ def why_no_control(sides: Sides) -> str:
     return _other_work(sides)
 
 
-def graph_hashes(side: Side, role: str) -> dict[str, list[str]]:
+def graph_hashes(side: Side, role: Role) -> dict[str, list[str]]:
     """sha256 of each graph of `role`, and of the data beside it, by the graph's own role."""
     found = {}
-    for name, graph in side.document["artifacts"][role]["graphs"].items():
-        hashes = (graph.get("sha256"), (graph.get("data") or {}).get("sha256"))
-        found[name] = [str(each) for each in hashes if each is not None]
+    for name, graph in side.content.artifacts[role].graphs.items():
+        found[name] = [graph.sha256, *(() if graph.data is None else (graph.data.sha256,))]
     return found
 
 
-def runtime_version(side: Side, role: str) -> str:
+def runtime_version(side: Side, role: Role) -> str:
     """The runtime's name and, as far as it is known, its version."""
-    runtime = side.document["runtime"]
-    session = side.document["latency"]["session"].get(role, {})
-    version = session.get("version") or side.document["device"].get("libraries", {}).get(runtime)
-    return f"{runtime} {version}" if version else str(runtime)
+    runtime = side.content.runtime
+    session = side.content.latency.session.get(role, {})
+    version = session.get("version") or side.content.device.get("libraries", {}).get(runtime)
+    return f"{runtime} {version}" if version else runtime
 
 
 def steady_samples(side: Side) -> Processes:
@@ -172,14 +172,14 @@ def _stage(stage: str) -> SamplesOf:
 def _gpu(stage: str) -> SamplesOf:
     where = f"latency.repeats.gpu_ms.{stage}"
     return lambda side: [
-        times(side, where, repeat["gpu_ms"][stage])
+        times(side, where, repeat.gpu_ms[stage])
         for repeat in side.results.repeats(side.role)
-        if repeat["gpu_ms"].get(stage)
+        if repeat.gpu_ms and repeat.gpu_ms.get(stage)
     ]
 
 
 def _each_token(side: Side) -> Processes:
-    later = max((side.document["latency"]["settings"]["tokens"] or 1) - 1, 1)
+    later = max((side.content.latency.settings.tokens or 1) - 1, 1)
     return [[sample / later for sample in process] for process in _stage(STAGES[2])(side)]
 
 
@@ -187,13 +187,13 @@ def _cold(keys: Sequence[str]) -> SamplesOf:
     """One sample of each process: the sum of what it took once."""
     where = f"latency.repeats.{' + '.join(keys)}"
     return lambda side: [
-        times(side, where, [sum(repeat[key] for key in keys)]) for repeat in side.results.repeats(side.role)
+        times(side, where, [sum(getattr(repeat, key) for key in keys)]) for repeat in side.results.repeats(side.role)
     ]
 
 
 def _median(samples_of: SamplesOf, side: Side, least: int = SAMPLES_NEEDED[50]) -> Figure:
-    part = side.document["latency"]
-    if part["status"] != "ok":
+    part = side.content.latency
+    if part.status != "ok":
         return Figure(None, part_reason(part))
     flat = all_samples(samples_of(side))
     if not flat:
@@ -211,11 +211,11 @@ def _quotient(dense: Figure, slim: Figure) -> Figure:
 
 def _other_work(sides: Sides) -> str:
     """Why the times of the two are of different work; nothing where they are of the same, or were not taken."""
-    one, other = (side.document["latency"] for side in sides)
-    if one["status"] != "ok" or other["status"] != "ok":
+    one, other = (side.content.latency for side in sides)
+    if one.status != "ok" or other.status != "ok":
         return ""
-    if one["settings"]["tokens"] != other["settings"]["tokens"]:
-        return f"not comparable: windows of {one['settings']['tokens']} and of {other['settings']['tokens']} tokens"
-    if one["input"]["audio_s"] != other["input"]["audio_s"]:
-        return f"not comparable: {one['input']['audio_s']:g} and {other['input']['audio_s']:g} s of audio at a time"
+    if one.settings.tokens != other.settings.tokens:
+        return f"not comparable: windows of {one.settings.tokens} and of {other.settings.tokens} tokens"
+    if one.input.audio_s != other.input.audio_s:
+        return f"not comparable: {one.input.audio_s:g} and {other.input.audio_s:g} s of audio at a time"
     return ""

@@ -61,7 +61,7 @@ def classify_files(
         raise BadInput(f"top: {top} is less than 1")
     paths = [clip for path in audio for clip in clips_in(path, WAV_SUFFIXES)]
     waveforms = [read_recording(path, artifact.sample_rate_hz) for path in paths]
-    window = int(artifact.manifest["input"]["window_samples"])
+    window = artifact.manifest.input.window_samples
     for path, waveform in zip(paths, waveforms):
         note_cut(path, len(waveform), window, artifact.sample_rate_hz)
     session = require_runtime(runtime, options).load(artifact, options)

@@ -9,7 +9,7 @@ from typing import Sequence
 from leanear.benchmarks.sensors.device import usable_cores
 from leanear.runtimes.choose import offered_runtimes
 from leanear.runtimes.precisions import PRECISIONS
-from leanear.runtimes.speech.decode_options import TASKS
+from leanear.runtimes.tasks import SPOKEN_TASKS
 
 
 def at_least_0(text: str) -> float:
@@ -35,7 +35,7 @@ def add_speech_flags(parser: argparse.ArgumentParser) -> None:
     """--language and --task."""
     code = 'a code such as "en", or "auto" (default: the model\'s own, or auto)'
     parser.add_argument("--language", metavar="CODE", help=f"Whisper: {code}")
-    parser.add_argument("--task", choices=TASKS, help="Whisper: (default: the model's own)")
+    parser.add_argument("--task", choices=SPOKEN_TASKS, help="Whisper: (default: the model's own)")
 
 
 def asked(options: argparse.Namespace) -> dict[str, str]:

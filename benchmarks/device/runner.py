@@ -98,7 +98,7 @@ def _doctor(options: argparse.Namespace) -> None:
     folder = bundle_folder()
     runtime = options.runtime
     if runtime is None and (folder / BUNDLE_FILE).is_file():
-        runtime = read_bundle_document(folder)["run"]["runtime"]
+        runtime = read_bundle_document(folder).run.runtime
     document = report(runtime, folder)
     print(json.dumps(document, indent=1) if options.json else "\n".join(lines(document)))
     if not document["ok"]:
@@ -107,7 +107,7 @@ def _doctor(options: argparse.Namespace) -> None:
 
 def _verify(_options: argparse.Namespace) -> None:
     bundle = read_bundle(bundle_folder())
-    print(f"{len(bundle.document['files'])} files, each as {BUNDLE_FILE} says")
+    print(f"{len(bundle.document.files)} files, each as {BUNDLE_FILE} says")
 
 
 def _compile(_options: argparse.Namespace) -> None:
@@ -159,8 +159,8 @@ def _pass_on(verb: str, given: list[str]) -> int:
     from leanear.benchmarks.device.commands import main as benchmarks_main
 
     in_bundle = (bundle_folder() / BUNDLE_FILE).is_file()
-    document = read_bundle_document(bundle_folder()) if in_bundle else {"clips": None}
-    bundled = (*(["artifact"] if in_bundle else []), *(["clips"] if document["clips"] is not None else []))
+    has_clips = in_bundle and read_bundle_document(bundle_folder()).clips is not None
+    bundled = (*(["artifact"] if in_bundle else []), *(["clips"] if has_clips else []))
     if verb == "compare" or given == ["--help"] or not in_bundle:
         return benchmarks_main([verb, *given], PROGRAM, bundled)
     bundle = read_bundle(bundle_folder())

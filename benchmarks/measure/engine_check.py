@@ -6,6 +6,7 @@ kernel with a fault, a driver. What it answers to a few golden clips says so, an
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
@@ -13,9 +14,11 @@ import numpy as np
 
 from leanear.benchmarks.measure.job import Job, keep_part, kept_part
 from leanear.benchmarks.measure.processes import Progress, answer_request, part_of, run_fresh
+from leanear.benchmarks.results_document import RoleCheck
 from leanear.runtimes.artifact import Artifact, Golden, read_artifact, read_golden
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import MeasurementFailed
+from leanear.runtimes.records import as_json
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import artifact_windows
 from leanear.runtimes.speech.guided_steps import clip_divergences, guided_logits, text_steps, until_end, written_down
@@ -70,18 +73,18 @@ def check_engine(request: Dict[str, Any], progress: Progress) -> Dict[str, Any]:
     golden, clips = read_golden(artifact), chosen_clips(len(read_golden(artifact).waveforms))
     is_speech = golden.speech is not None
     bound = _bound(artifact, options.precision, NATS_BOUNDS if is_speech else SPREAD_BOUNDS)
-    answer: Dict[str, Any] = {"clips": len(clips), "unit": NATS if is_speech else SPREAD, "bound": bound}
+    answer = RoleCheck(len(clips), NATS if is_speech else SPREAD, bound, None, None, None, None, "failed", "")
     session = require_runtime(request["runtime"], options).load(artifact, options)
     progress("golden clips", 0.5)
     try:
         figures = (_heard if is_speech else _classified)(session, artifact, golden, clips)
     except MeasurementFailed as error:
-        nothing = dict.fromkeys(("error", "cosine", "answers", "changed"))
-        return {**answer, **nothing, "verdict": "failed", "reason": f"golden clips: {error}"}
+        return as_json(replace(answer, reason=f"golden clips: {error}"))
     finally:
         session.close()
-    reason = _reason({**answer, **figures}, is_speech)
-    return {**answer, **figures, "verdict": "failed" if reason else "passed", "reason": reason}
+    answer = replace(answer, **figures)
+    reason = _reason(answer, is_speech)
+    return as_json(replace(answer, verdict="failed" if reason else "passed", reason=reason))
 
 
 def chosen_clips(clips: int) -> List[int]:
@@ -90,31 +93,29 @@ def chosen_clips(clips: int) -> List[int]:
     return list(range(clips)) if clips <= MOST_CLIPS else [*range(half), *range(clips - half, clips)]
 
 
-def figures_text(answer: Dict[str, Any]) -> str:
+def figures_text(answer: RoleCheck) -> str:
     """A role's figures in words."""
-    if answer["error"] is None:
+    if answer.error is None:
         return "no finite logits"
-    what = "words" if answer["unit"] == NATS else "first labels"
+    what = "words" if answer.unit == NATS else "first labels"
     return (
-        f"off by {answer['error']:.2g} {answer['unit']} (bound {answer['bound']:g}), cosine {answer['cosine']:.4f}, "
-        f"{answer['changed']} of {answer['answers']} {what} changed, on {answer['clips']} golden clips"
+        f"off by {answer.error:.2g} {answer.unit} (bound {answer.bound:g}), cosine {answer.cosine or 0.0:.4f}, "
+        f"{answer.changed} of {answer.answers} {what} changed, on {answer.clips} golden clips"
     )
 
 
-def _reason(answer: Dict[str, Any], is_speech: bool) -> str:
+def _reason(answer: RoleCheck, is_speech: bool) -> str:
     """Why the engine is wrong, "" if it is not."""
-    coarse = answer["bound"] > NATS_BOUNDS["fp16"]
-    share = COARSE_CHANGED_WORDS_SHARE if coarse else CHANGED_WORDS_SHARE
-    many = is_speech and answer["changed"] > max(FEW_WORDS, share * answer["answers"])
-    if answer["error"] <= answer["bound"] and not many:
+    share = COARSE_CHANGED_WORDS_SHARE if answer.bound > NATS_BOUNDS["fp16"] else CHANGED_WORDS_SHARE
+    many = is_speech and (answer.changed or 0) > max(FEW_WORDS, share * (answer.answers or 0))
+    if answer.error is not None and answer.error <= answer.bound and not many:
         return ""
     return f"the engine does not answer as the checkpoint does: {figures_text(answer)}"
 
 
 def _bound(artifact: Artifact, precision: str, bounds: Dict[str, float]) -> float:
     """The bound of the coarsest type that is computed in: the graphs' own, or the one that the runtime is told."""
-    graphs = {str(graph["precision"]) for graph in artifact.manifest["graphs"].values()}
-    return max(bounds[each] for each in {precision, *graphs})
+    return max(bounds[each] for each in {precision, *artifact.precisions})
 
 
 def _classified(session: Any, artifact: Artifact, golden: Golden, clips: Sequence[int]) -> Dict[str, Any]:  # noqa: ARG001
@@ -132,16 +133,16 @@ def _classified(session: Any, artifact: Artifact, golden: Golden, clips: Sequenc
 
 
 def _heard(session: Any, artifact: Artifact, golden: Golden, clips: Sequence[int]) -> Dict[str, Any]:
-    decoding, speech = artifact.manifest["decoding"], golden.speech
+    decoding, speech = artifact.speech.decoding, golden.speech
     assert speech is not None
-    vocabulary = read_vocabulary(artifact.folder / artifact.manifest["vocabulary"]["file"])
+    vocabulary = read_vocabulary(artifact.folder / artifact.speech.vocabulary.file)
     windows, nats, cosines, words = artifact_windows(artifact), [], [], [0, 0]
     for clip in clips:
         waveform, steps = golden.waveforms[clip], text_steps(golden, clip, decoding)
         logits, _ = guided_logits(session, waveform, windows.holding(len(waveform)), speech, clip)
         nats.append(clip_divergences(golden, clip, logits, decoding))
         cosines.append(_cosines(golden.logits[clip, steps], logits[steps][:, speech.columns]))
-        said = vocabulary.text(until_end(speech.tokens[clip].tolist(), decoding["end"])).split()
+        said = vocabulary.text(until_end(speech.tokens[clip].tolist(), decoding.end)).split()
         own = vocabulary.text(written_down(session, speech.prompt, speech.tokens.shape[1], decoding)).split()
         words = [words[0] + len(said), words[1] + edits(said, own)]
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict
 
@@ -17,9 +17,10 @@ from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips, clips_sha256, read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
+from leanear.runtimes.manifest import EncoderWindows
 from leanear.runtimes.process.kept_work import remember_kept
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows
+from leanear.runtimes.speech.encoder_windows import artifact_windows
 from leanear.runtimes.windows import window_tokens
 
 PART_SCHEMA = "leanear-results-part-2"
@@ -75,11 +76,9 @@ class Job:
         """How many tokens a measured window of speech generates; None for classifiers."""
         if not self.is_speech:
             return None
-        decoding = self.artifacts["slim"].manifest["decoding"]
-        if self.hears_short:
-            seconds = len(benchmark_waveform(self)[0]) / self.artifacts["slim"].sample_rate_hz
-            decoding = {**decoding, "window_s": seconds}
-        return window_tokens(decoding)
+        slim = self.artifacts["slim"]
+        heard_s = len(benchmark_waveform(self)[0]) / slim.sample_rate_hz if self.hears_short else None
+        return window_tokens(slim.speech.decoding, heard_s)
 
     @property
     def hears_short(self) -> bool:
@@ -192,12 +191,13 @@ def _check_comparable(dense: Artifact, slim: Artifact) -> None:
     if dense.labels != slim.labels:
         raise BadInput(f"{both}: their labels differ, so they cannot be compared")
     if slim.is_speech:
-        for key, what in (("vocabulary", "vocabularies"), ("decoding", "decoding settings"), ("input", "inputs")):
-            found = [
-                {name: value for name, value in each.manifest[key].items() if name != "windows"}
-                for each in (dense, slim)
-            ]
-            if found[0] != found[1]:
+        one, other = dense.speech, slim.speech
+        for what, differs in (
+            ("vocabularies", one.vocabulary != other.vocabulary),
+            ("decoding settings", one.decoding != other.decoding),
+            ("inputs", replace(one.input, windows=None) != replace(other.input, windows=None)),
+        ):
+            if differs:
                 raise BadInput(f"{both}: their {what} differ, so they cannot be compared")
 
 
@@ -234,7 +234,7 @@ def benchmark_waveform(job: Job) -> tuple[np.ndarray, str]:
         waveform, source = job.clips.waveforms[0], f"clip {job.clips.names[0]}"
     else:
         waveform, source = read_golden(job.artifacts["slim"]).waveforms[0], "the artifact's first golden clip"
-    window = int(job.artifacts["slim"].manifest["input"].get("window_samples") or len(waveform))
+    window = job.artifacts["slim"].manifest.input.window_samples
     padded = np.zeros(window, np.float32)
     padded[: min(window, len(waveform))] = waveform[:window]
     return padded, f"{source}, cut or padded to the model's window"
@@ -247,7 +247,7 @@ def _median_clip(job: Job) -> tuple[np.ndarray, str]:
         golden = read_golden(job.artifacts["slim"]).waveforms
         named = [(waveform, f"golden clip {number} of the artifact") for number, waveform in enumerate(golden)]
     waveform, source = sorted(named, key=lambda pair: len(pair[0]))[(len(named) - 1) // 2]
-    window = int(job.artifacts["slim"].manifest["input"]["window_samples"])
+    window = job.artifacts["slim"].manifest.input.window_samples
     return np.ascontiguousarray(waveform[:window], np.float32), f"{source}, that of median length"
 
 

@@ -21,6 +21,7 @@ from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file
+from leanear.runtimes.records import as_json
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import windows_text
 
@@ -172,25 +173,26 @@ def _finished(out: Path, job: Job) -> Results | None:
         results = read_results(out)
     except BadInput:
         return None
-    same = results.document["inputs_sha256"] == job.inputs_sha256
+    same = results.content.inputs_sha256 == job.inputs_sha256
     return results if same and not results.failures() else None
 
 
 def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
-    manifest, speech = artifact.manifest, artifact.is_speech
+    manifest = artifact.manifest
+    speech = artifact.speech if artifact.is_speech else None
     return {
         "folder": artifact.folder.resolve().name,
-        "family": manifest["family"],
-        "task": manifest["task"],
+        "family": manifest.family,
+        "task": manifest.task,
         "labels": len(artifact.labels),
-        "vocabulary": manifest["output"]["shape"][1] if speech else None,
-        "decoding": {key: manifest["decoding"].get(key) for key in DECODING_FACTS} if speech else None,
-        "cache": manifest["cache"] if speech else None,
-        "graphs": manifest["graphs"],
-        "input": manifest["input"],
-        "model": manifest["model"],
-        "parity": manifest["parity"],
-        "made_from": manifest["made_from"],
+        "vocabulary": None if speech is None else speech.output.shape[1],
+        "decoding": None if speech is None else {key: getattr(speech.decoding, key) for key in DECODING_FACTS},
+        "cache": None if speech is None else as_json(speech.cache),
+        "graphs": as_json(manifest.graphs),
+        "input": as_json(manifest.input),
+        "model": manifest.model,
+        "parity": manifest.parity,
+        "made_from": manifest.made_from,
         "manifest_sha256": sha256_file(artifact.folder / "manifest.json"),
     }
 

@@ -16,6 +16,8 @@ from leanear.benchmarks.measure.processes import Progress, answer_request
 from leanear.benchmarks.measure.rounds import taken_in_turn, turn
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.manifest import SpeechManifest
+from leanear.runtimes.records import read
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
 
 Stages = Dict[str, float]
@@ -62,10 +64,11 @@ def _window(session: SpeechSession, request: dict[str, Any]) -> Callable[[], Sta
 
 
 def _artifact(model: dict[str, Any]) -> Artifact:
-    """Two graphs with as much of a manifest as a session reads."""
+    """Two graphs with as much of an artifact as a session reads."""
     folder = Path(model["folder"])
     graphs = {"encoder": folder / "encoder.onnx", "decoder": folder / "decoder.onnx"}
-    return Artifact(folder, model["manifest"], graphs, (), int(model["manifest"]["input"]["sample_rate_hz"]))
+    manifest = read(SpeechManifest, model["manifest"], "request")
+    return Artifact(folder, manifest, graphs, (), manifest.input.sample_rate_hz)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
 from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 from leanear.runtimes.speech.tokens.repeats import compression_ratio
-from leanear.runtimes.speech.tokens.token_rules import speech_tokens
 from leanear.runtimes.speech.transcript import Segment, Tally
 
 TRANSCRIPTS_SCHEMA = "leanear-transcripts-1"
@@ -67,11 +66,11 @@ def options_for(artifact: Artifact, clips: Clips, asked: dict[str, str]) -> Deco
     Raises:
         BadInput: the artifact does not have them.
     """
-    decoding = artifact.manifest["decoding"]
+    decoding = artifact.speech.decoding
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
-    options = evaluation_options(longest_s, float(decoding["window_s"]))
+    options = evaluation_options(longest_s, decoding.window_s)
     options = dataclasses.replace(options, task=asked.get("task"), language=asked.get("language"))
-    check_options(speech_tokens(decoding), options)
+    check_options(decoding, options)
     return options
 
 

@@ -85,7 +85,7 @@ class Judge:
         self.held = held_blocks(self.family, self.model, form)
         self.parameters = parameter_costs(plan)
         self.unfilled = without_filled(self.parameters, unfilled_blocks(self.family, self.model, form))
-        self.macs = mac_costs(plan, self.family.head_macs(self.model, form), self.family.model_macs(self.model, form))
+        self.macs = mac_costs(plan, self.family.macs(self.checkpoint, self.model, form))
         self.dense = predict(self.model, self.judged.inputs, self.family.logits)
 
     def two_widths(self, share: float) -> Allocation:
@@ -124,7 +124,7 @@ class Judge:
             built=self.built(allocation) / self.parameters.dense,
             macs=self.built(allocation, self.macs) / self.macs.dense,
             answers=judge_answers(logits, self.dense, self.judged.targets, mistakes),
-            graph_bytes=sum(graph["bytes"] for graph in artifact.manifest["graphs"].values()),
+            graph_bytes=artifact.graph_bytes,
             engine_bytes=engine_bytes,
         )
 

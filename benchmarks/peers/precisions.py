@@ -48,7 +48,6 @@ from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, P
 from leanear.runtimes.files import sha256_file, sha256_json, write_json
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 from leanear.targets.target import read_target
 
@@ -219,10 +218,10 @@ def _take_turn(row: Row, worker: LastingWorker) -> None:
 def _write_waveform(artifact: Artifact, path: Path) -> int | None:
     """One window of the first golden clip; of speech, how many tokens are generated of it."""
     golden = read_golden(artifact).waveforms[0]
-    window = np.zeros(int(artifact.manifest["input"].get("window_samples") or len(golden)), np.float32)
+    window = np.zeros(artifact.manifest.input.window_samples, np.float32)
     window[: min(len(window), len(golden))] = golden[: len(window)]
     np.save(path, window)
-    return window_tokens(artifact.manifest["decoding"]) if artifact.task == SPEECH_TASK else None
+    return window_tokens(artifact.speech.decoding) if artifact.is_speech else None
 
 
 def answer_rows(rows: list[Row], options: argparse.Namespace, state: Path, source: Path, narrator: Narrator) -> str:

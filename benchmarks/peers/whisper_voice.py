@@ -32,13 +32,14 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import LeanearError
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
 from leanear.runtimes.speech import decoding
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 from leanear.runtimes.speech.tokens.text_tokens import text_tokens
-from leanear.runtimes.speech.tokens.token_rules import SpeechTokens, TokenRules
+from leanear.runtimes.speech.tokens.token_rules import TokenRules
 from leanear.runtimes.speech.transcript import Tally
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import VoiceGraph, load_voice_graph
@@ -189,7 +190,7 @@ class biased:
                             if tuple(before[-length:]) == word[:length] and math.isfinite(row[word[length]]):
                                 row[word[length]] += later
 
-        self._rules: Callable[[SpeechTokens, bool], TokenRules] = BiasedRules
+        self._rules: Callable[[Decoding, bool], TokenRules] = BiasedRules
 
     def __enter__(self) -> None:
         decoding.TokenRules = self._rules  # type: ignore[misc, assignment]

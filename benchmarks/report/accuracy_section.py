@@ -19,10 +19,10 @@ MOST_ROWS = 12
 
 
 def accuracy_section(analysis: Analysis, torch_counts: dict[str, tuple[int, int]], gate: Gate | None) -> Section:
-    accuracy = analysis.document["accuracy"]
-    if accuracy["status"] != "ok":
+    accuracy = analysis.content.accuracy
+    if accuracy.status != "ok":
         return Section("Accuracy", unmeasured(accuracy))
-    runtime = runtime_text(analysis.document["runtime"])
+    runtime = runtime_text(analysis.content.runtime)
     torch = {role: wilson_interval(*torch_counts[role]) for role in torch_counts}
     rows: list[tuple[str, str, Interval, tuple[int, int], float | None]] = [
         (f"{role} checkpoint, PyTorch", role, torch[role], torch_counts[role], None)
@@ -30,9 +30,9 @@ def accuracy_section(analysis: Analysis, torch_counts: dict[str, tuple[int, int]
         if role in torch
     ]
     for role in analysis.results.roles:
-        right = correct_answers(accuracy["roles"][role]["predicted_ids"], accuracy["label_ids"])
-        entropy = float(np.mean(accuracy["roles"][role]["cross_entropy_nats"]))
-        counts = (right, len(accuracy["label_ids"]))
+        right = correct_answers(accuracy.roles[role].predicted_ids, accuracy.label_ids)
+        entropy = float(np.mean(accuracy.roles[role].cross_entropy_nats))
+        counts = (right, len(accuracy.label_ids))
         rows.append((f"{analysis.name(role)} artifact", role, analysis.accuracy[role], counts, entropy))
     columns = [
         (
@@ -65,7 +65,7 @@ def _change_table(analysis: Analysis) -> Table:
     change = analysis.change
     assert change is not None
     difference = change.change
-    kl = analysis.document["accuracy"]["kl_dense_slim_nats"]
+    kl = analysis.content.accuracy.kl_dense_slim_nats
     rows = [
         (
             "accuracy, slim against dense",
@@ -82,15 +82,15 @@ def _change_table(analysis: Analysis) -> Table:
 
 def _label_table(analysis: Analysis) -> Table | None:
     """The labels whose accuracy moved, most lost first, so that an average hides nobody."""
-    accuracy = analysis.document["accuracy"]
-    truth = np.array(accuracy["label_ids"])
-    right = {role: np.array(accuracy["roles"][role]["predicted_ids"]) == truth for role in ("dense", "slim")}
+    accuracy = analysis.content.accuracy
+    truth = np.array(accuracy.label_ids)
+    right = {role: np.array(accuracy.roles[role].predicted_ids) == truth for role in ("dense", "slim")}
     moved = []
     for label in np.unique(truth):
         chosen = truth == label
         dense, slim = (int(right[role][chosen].sum()) for role in ("dense", "slim"))
         if slim != dense:
-            moved.append((slim - dense, accuracy["labels"][label], int(chosen.sum()), dense, slim))
+            moved.append((slim - dense, accuracy.labels[label], int(chosen.sum()), dense, slim))
     rows = tuple(
         (name, f"{dense} → {slim} of {clips}", points_moved((dense - slim) / clips))
         for _, name, clips, dense, slim in sorted(moved)[:MOST_ROWS]
@@ -103,11 +103,9 @@ def _label_table(analysis: Analysis) -> Table | None:
 
 def _confusion_table(analysis: Analysis) -> Table | None:
     """Which wrong answers slim gives more often, or less often, than dense, those that it gives more often first."""
-    accuracy = analysis.document["accuracy"]
-    names = accuracy["labels"]
-    dense, slim = (
-        Counter(zip(accuracy["label_ids"], accuracy["roles"][role]["predicted_ids"])) for role in ("dense", "slim")
-    )
+    accuracy = analysis.content.accuracy
+    names = accuracy.labels
+    dense, slim = (Counter(zip(accuracy.label_ids, accuracy.roles[role].predicted_ids)) for role in ("dense", "slim"))
     moved = sorted(
         (dense[pair] - slim[pair], names[pair[0]], names[pair[1]], pair)
         for pair in {*dense, *slim}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Sequence
 
 from leanear.benchmarks.analysis import Analysis
 from leanear.benchmarks.report.page import Block, Log, Paragraph, Table
+from leanear.benchmarks.results_document import Part
 from leanear.benchmarks.summary import Gate
 
 
-def unmeasured(part: dict[str, Any]) -> tuple[Block, ...]:
+def unmeasured(part: Part) -> tuple[Block, ...]:
     """Why a part of the results has no figures, and the end of its log."""
-    said = f"{part['status'].capitalize()}: {part['reason']}."
+    said = f"{part.status.capitalize()}: {part.reason}."
     blocks: list[Block] = [Paragraph(said, "warning")]
-    if part["log_tail"]:
-        blocks.append(Log("\n".join(part["log_tail"])))
+    if part.log_tail:
+        blocks.append(Log("\n".join(part.log_tail)))
     return tuple(blocks)
 
 

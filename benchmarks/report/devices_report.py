@@ -291,7 +291,7 @@ def _facts_section(entries: Sequence[DeviceEntry]) -> Section | None:
 
 def _facts(entry: DeviceEntry) -> dict[str, Any] | None:
     if entry.results is not None:
-        return dict(entry.results.document["device"])
+        return dict(entry.results.content.device)
     return None if entry.doctor is None else dict(entry.doctor["device"])
 
 

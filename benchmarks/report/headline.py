@@ -65,9 +65,9 @@ def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
 
 
 def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str, str, str, str], ...]:
-    tokens = analysis.document["latency"]["settings"]["tokens"]
+    tokens = analysis.content.latency.settings.tokens
     windows, rates, counts, rtf = speech.windows, speech.rates, speech.counts, analysis.real_time_factors
-    transcribed = "not counted" if analysis.document["accuracy"]["roles"] else "not measured"
+    transcribed = "not counted" if analysis.content.accuracy.roles else "not measured"
     dense, slim = (f"{rates[role].estimate:.2%}" if role in rates else transcribed for role in ROLES)
     kinds = {role: counts[role].by_kind if role in counts else transcribed for role in ROLES}
     return (
@@ -195,7 +195,7 @@ def headline_verdict(analysis: Analysis, limit_points: float | None) -> Verdict:
 
 def _quality_verdict(analysis: Analysis, limit_points: float | None) -> Verdict:
     if analysis.loss is None:
-        reason = analysis.document["accuracy"]["reason"] or f"the {analysis.metric} was not counted"
+        reason = analysis.content.accuracy.reason or f"the {analysis.metric} was not counted"
         return Verdict(f"{analysis.metric} not measured: {reason}")
     said = quality_verdict(analysis.loss, analysis.clips, limit_points)
     return replace(said, text=f"{analysis.metric}: {said.text}")
@@ -235,7 +235,7 @@ def headline_cards(analysis: Analysis, limit_points: float | None) -> tuple[Card
             "peak memory",
             "peak memory",
             memory_bytes(analysis, "peak_rss_bytes"),
-            analysis.document["memory"]["reason"],
+            analysis.content.memory.reason,
             MEMORY_FLOOR,
         ),
     )
@@ -272,7 +272,7 @@ def _ratio_card(name: str, missing: str, sizes: dict[str, float | None], reason:
 
 def _speed_card(analysis: Analysis) -> Card:
     if analysis.speed is None:
-        return Card("not measured", "speed", analysis.document["latency"]["reason"])
+        return Card("not measured", "speed", analysis.content.latency.reason)
     ratio = analysis.speed.ratio
     medians = " → ".join(milliseconds(medians_ms(analysis)[role]) for role in ROLES)
     detail = f"{_timed('median', analysis)} {medians}, 95% between {ratio.low:.2f}× and {ratio.high:.2f}×"
@@ -289,7 +289,7 @@ def _speed_card(analysis: Analysis) -> Card:
 
 def _single_cards(analysis: Analysis) -> list[Card]:
     quality = analysis.qualities.get("slim")
-    reason = analysis.document["accuracy"]["reason"] or "word errors were not counted"
+    reason = analysis.content.accuracy.reason or "word errors were not counted"
     cards = [Card("not measured", analysis.metric, reason)]
     if quality is not None:
         cards = [Card(f"{quality.estimate:.1%}", analysis.metric, rate_between(quality))]
@@ -298,11 +298,11 @@ def _single_cards(analysis: Analysis) -> list[Card]:
         said = f"n = {n}; {analysis.untrusted}" if analysis.untrusted else f"n = {n}"
         cards.append(Card(milliseconds(medians_ms(analysis)["slim"]), _timed("median latency", analysis), said))
     else:
-        cards.append(Card("not measured", "latency", analysis.document["latency"]["reason"]))
+        cards.append(Card("not measured", "latency", analysis.content.latency.reason))
     whole = (
         "front end and weights in one graph" if analysis.speech is None else "encoder, with the front end, and decoder"
     )
     cards.append(Card(megabytes(graph_bytes(analysis)["slim"]), "file" if analysis.speech is None else "files", whole))
     peak = memory_bytes(analysis, "peak_rss_bytes").get("slim")
-    detail = "of one process, Python and the runtime in it" if peak else analysis.document["memory"]["reason"]
+    detail = "of one process, Python and the runtime in it" if peak else analysis.content.memory.reason
     return [*cards, Card(megabytes(peak), "peak memory", detail)]

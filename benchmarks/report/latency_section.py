@@ -13,19 +13,17 @@ from leanear.benchmarks.summary import SAMPLES_NEEDED
 
 
 def latency_section(analysis: Analysis) -> Section:
-    latency = analysis.document["latency"]
+    latency = analysis.content.latency
     title = "Latency"
-    if latency["status"] != "ok":
+    if latency.status != "ok":
         return Section(title, unmeasured(latency))
     flat = {role: np.array(all_samples(analysis.results.samples_ms(role))) for role in analysis.results.roles}
     named = {analysis.name(role): samples for role, samples in flat.items()}
     medians = {analysis.name(role): median for role, median in medians_ms(analysis).items()}
     processes = [
-        (analysis.name(repeat["role"]), np.array(repeat["samples_ms"]))
-        for repeat in latency["repeats"]
-        if repeat["status"] == "ok"
+        (analysis.name(repeat.role), np.array(repeat.samples_ms)) for repeat in latency.repeats if repeat.status == "ok"
     ]
-    audio_s = latency["input"]["audio_s"]
+    audio_s = latency.input.audio_s
     blocks: list[Block] = [
         Paragraph(_one_inference(analysis, audio_s)),
         *_emulation_warning(analysis),
@@ -48,7 +46,7 @@ def latency_section(analysis: Analysis) -> Section:
 
 
 def _one_inference(analysis: Analysis, audio_s: float) -> str:
-    tokens = analysis.document["latency"]["settings"]["tokens"]
+    tokens = analysis.content.latency.settings.tokens
     if tokens is None:
         return (
             f"One inference is one synchronous call, from {audio_s:g} s of waveform to the label scores, front end "
@@ -122,12 +120,12 @@ def _cold_table(analysis: Analysis) -> Table:
     columns = []
     for role in analysis.results.roles:
         repeats = analysis.results.repeats(role)
-        warm = [repeat["warm_up"] for repeat in repeats]
-        runs, seconds = (np.median([one[key] for one in warm]) for key in ("runs", "seconds"))
+        warm = [repeat.warm_up for repeat in repeats if repeat.warm_up is not None]
+        runs, seconds = (np.median([getattr(one, key) for one in warm]) for key in ("runs", "seconds"))
         once = (
-            median_and_span([repeat[key] for repeat in repeats])
+            median_and_span([getattr(repeat, key) for repeat in repeats])
             for key in ("import_ms", "load_ms", "first_inference_ms")
         )
-        settled = f"{sum(one['settled'] for one in warm)} of {len(warm)}"
+        settled = f"{sum(one.settled for one in warm)} of {len(warm)}"
         columns.append((analysis.name(role), *once, f"{runs:g} in {seconds:.2f} s", settled))
     return figures(f"Cold path, median of {len(repeats)} fresh processes (least to most)", names, columns)

@@ -5,26 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from leanear.benchmarks.analysis import Analysis
-from leanear.benchmarks.formatting import fact_name, fact_text, parity_text, runtime_text
+from leanear.benchmarks.formatting import fact_name, fact_text, parity_text, reason_of, runtime_text
 from leanear.benchmarks.measure.latency import WARM_UP_RUNS, WARM_UP_S, WARM_UP_SETTLED, WARM_UP_SHARE
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
 from leanear.benchmarks.report.speech_sections import NO_FRONT_END
 from leanear.benchmarks.report.state_section import state_missing
+from leanear.benchmarks.results import parts
 from leanear.benchmarks.sensors.device import is_measured
 from leanear.benchmarks.summary import RESAMPLES, SAMPLES_NEEDED, WORD_RESAMPLES, Gate
 
+MAIN_PARTS = ("latency", "memory", "accuracy")
 MISSING_TITLE = "What was not measured, and why"
 
 
 def environment_section(analysis: Analysis) -> Section:
-    document = analysis.document
+    document = analysis.content
     blocks: list[Block] = []
-    if str(document["device"].get("virtual_machine")).startswith("yes"):
+    if str(document.device.get("virtual_machine")).startswith("yes"):
         said = "This is a virtual machine: neighbours that cannot be seen from inside may have taken time."
         blocks.append(Paragraph(said, "warning"))
-    if document["latency"]["session"]:
+    if document.latency.session:
         blocks.append(_session_table(analysis))
-    machine, before, after = document["device"], document["device_before"], document["device_after"]
+    machine, before, after = document.device, vars(document.device_before), vars(document.device_after)
     rows = tuple((fact_name(name), fact_text(name, value)) for name, value in machine.items() if is_measured(value))
     states = tuple(
         (fact_name(name), fact_text(name, before[name]), fact_text(name, after[name]))
@@ -39,19 +41,19 @@ def environment_section(analysis: Analysis) -> Section:
 
 def _session_table(analysis: Analysis) -> Table:
     """What the runtime reports of its sessions; a fact that is the same for both is said once."""
-    session: dict[str, dict[str, Any]] = analysis.document["latency"]["session"]
+    session = analysis.content.latency.session
     rows = []
     for key in dict.fromkeys(key for facts in session.values() for key in facts):
         told = {analysis.name(role): fact_text(key, facts.get(key, "-")) for role, facts in session.items()}
         same = len(set(told.values())) == 1
         text = next(iter(told.values())) if same else "; ".join(f"{name}: {text}" for name, text in told.items())
         rows.append((fact_name(key), text))
-    return Table(f"What {runtime_text(analysis.document['runtime'])} says that it used", ("", ""), tuple(rows))
+    return Table(f"What {runtime_text(analysis.content.runtime)} says that it used", ("", ""), tuple(rows))
 
 
 def method_section(analysis: Analysis, gate: Gate | None) -> Section:
-    latency = analysis.document["latency"]
-    settings, order = latency["settings"], latency["order"]
+    latency = analysis.content.latency
+    settings, order = latency.settings, latency.order
     needed = ", ".join(f"p{percent} from {count}" for percent, count in SAMPLES_NEEDED.items())
     loss = f"drop of {analysis.metric}" if analysis.speech is None else "rise of the word error rate"
     turns = f", in the order {', '.join(order)}, so that a slow drift of the machine falls on both alike"
@@ -61,9 +63,9 @@ def method_section(analysis: Analysis, gate: Gate | None) -> Section:
         "Each process imports the runtime, loads the graph and makes a first inference; it then warms up for at least "
         f"{WARM_UP_RUNS} runs and {WARM_UP_S:g} s, until the medians of its last two groups of five differ by at most "
         f"{WARM_UP_SETTLED:.0%} (or {WARM_UP_SHARE:.0%} of its time is spent), and only after that takes samples.",
-        f"{settings['samples_wanted']} samples per model were wanted within {settings['budget_s']:g} s for all. "
+        f"{settings.samples_wanted} samples per model were wanted within {settings.budget_s:g} s for all. "
         "Every sample is in the results file; none is discarded.",
-        f"Input: {latency['input']['source']} ({latency['input']['samples']:,} samples).",
+        f"Input: {latency.input.source} ({latency.input.samples:,} samples).",
         "A percentile is printed only where there are enough samples for it, by the counts of MLPerf's early stopping: "
         f"{needed}.",
         f"The interval of the speed-up is a bootstrap of {RESAMPLES:,} resamples, over processes and then over samples "
@@ -100,14 +102,14 @@ def _quality_method(analysis: Analysis) -> str:
 
 def missing_section(analysis: Analysis) -> Section:
     """Everything that was not measured, each thing once; what has the same reason is in one row."""
-    document = analysis.document
-    parts = [part for part in ("latency", "memory", "accuracy") if document[part]["status"] != "ok"]
-    rows = [(part, f"{document[part]['status']}: {document[part]['reason']}") for part in parts]
-    rows += [*document["not_measured"].items(), *state_missing(document)]
-    for facts in (document["device"], document["device_after"]):
+    document = analysis.content
+    failed = [(name, part) for name, part in parts(document) if name in MAIN_PARTS and part.status != "ok"]
+    rows = [(name, f"{part.status}: {part.reason}") for name, part in failed]
+    rows += [*document.not_measured.items(), *state_missing(document)]
+    for facts in (document.device, vars(document.device_after)):
         for name, fact in facts.items():
             if not is_measured(fact) and fact_name(name) not in dict(rows):
-                rows.append((fact_name(name), fact["reason"]))
+                rows.append((fact_name(name), reason_of(fact)))
     if analysis.speech is not None and any(w.front_end_ms is None for w in analysis.speech.windows.values()):
         rows.append(("front end by itself", NO_FRONT_END))
     for role, summary in analysis.latency.items():
@@ -122,31 +124,30 @@ def missing_section(analysis: Analysis) -> Section:
 
 
 def provenance_section(analysis: Analysis, plan: dict[str, Any] | None, said: dict[str, str]) -> Section:
-    document = analysis.document
+    document = analysis.content
     rows = [
-        ("tool", f"{document['tool']['name']} {document['tool']['version']}"),
-        ("command", " ".join(document["command"]) or "called from Python"),
-        ("started, finished (UTC)", f"{document['started_utc']}, {document['finished_utc']}"),
+        ("tool", f"{document.tool.name} {document.tool.version}"),
+        ("command", " ".join(document.command) or "called from Python"),
+        ("started, finished (UTC)", f"{document.started_utc}, {document.finished_utc}"),
     ]
-    for role, artifact in document["artifacts"].items():
+    for role, artifact in document.artifacts.items():
         name = analysis.name(role)
-        for graph_role, graph in artifact["graphs"].items():
-            named = f"{name} graph" if len(artifact["graphs"]) == 1 else f"{name} {graph_role} graph"
-            rows.append((f"{named}, sha256", str(graph.get("sha256", "-"))))
-            described = ", ".join(f"{key} {graph[key]}" for key in ("form", "opset", "nodes") if key in graph)
-            rows.append((named, described or "-"))
-        rows.append((f"{name} parity with the checkpoint", parity_text(artifact["parity"])))
-        for key, value in artifact["made_from"].items():
+        for graph_role, graph in artifact.graphs.items():
+            named = f"{name} graph" if len(artifact.graphs) == 1 else f"{name} {graph_role} graph"
+            rows.append((f"{named}, sha256", graph.sha256))
+            rows.append((named, f"form {graph.form}, opset {graph.opset}, nodes {graph.nodes}"))
+        rows.append((f"{name} parity with the checkpoint", parity_text(artifact.parity)))
+        for key, value in artifact.made_from.items():
             rows.append((f"{name} made from {key}", str(value)))
-    if document["clips"]:
-        clips = document["clips"]
+    if document.clips:
+        clips = document.clips
         rows.append(
             (
                 "evaluation clips",
-                f"{clips['clips']:,} clips, {clips['audio_s']:,.0f} s at {clips['sample_rate_hz']:,} Hz",
+                f"{clips.clips:,} clips, {clips.audio_s:,.0f} s at {clips.sample_rate_hz:,} Hz",
             )
         )
-        rows.append(("evaluation clips, sha256", clips["sha256"]))
+        rows.append(("evaluation clips, sha256", clips.sha256))
     if plan is not None:
         rows += [
             (f"recipe: {_recipe_name(key)}", fact_text(key, value)) for key, value in plan.get("recipe", {}).items()

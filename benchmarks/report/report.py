@@ -78,7 +78,7 @@ def write_report(
 def _precision_of(results: Results, path: Path) -> dict[str, Any] | None:
     """precision.json, if the slim artifact that it tells of is the one that was measured, in what ships."""
     document = read_precision(path)
-    same = document["slim_manifest_sha256"] == results.document["artifacts"]["slim"]["manifest_sha256"]
+    same = document["slim_manifest_sha256"] == results.content.artifacts["slim"].manifest_sha256
     return document if same and document["ships"] == results.precisions["slim"] else None
 
 

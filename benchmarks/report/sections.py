@@ -60,7 +60,7 @@ def compose_report(
     analysis = analyse(results)
     gate = None if max_drop is None else _judge(analysis, max_drop)
     makers: list[Callable[[], Section | None]] = [
-        lambda: check_section(results.document) if results.is_wrong else None,
+        lambda: check_section(results.content) if results.is_wrong else None,
         lambda: None if precision is None else precision_section(precision),
         lambda: _quality_section(analysis, extra, gate),
         lambda: loss,
@@ -69,23 +69,23 @@ def compose_report(
         lambda: None if plan is None else widths_section(plan),
         lambda: size_section(analysis),
         lambda: memory_section(analysis),
-        lambda: state_section(analysis.document),
-        lambda: None if results.is_wrong else check_section(results.document),
+        lambda: state_section(analysis.content),
+        lambda: None if results.is_wrong else check_section(results.content),
         lambda: environment_section(analysis),
         lambda: method_section(analysis, gate),
         lambda: missing_section(analysis),
         lambda: provenance_section(analysis, plan, extra.provenance),
     ]
-    document = results.document
+    document = results.content
     chosen = [] if precision is None else precision_sentences(precision)
-    source = str(document["artifacts"]["slim"]["model"].get("source") or document["artifacts"]["slim"]["folder"])
-    cpu = document["device"].get("cpu")
-    machine = cpu if isinstance(cpu, str) else document["device_name"]
+    source = str(document.artifacts["slim"].model.get("source") or document.artifacts["slim"].folder)
+    cpu = document.device.get("cpu")
+    machine = cpu if isinstance(cpu, str) else document.device_name
     return Report(
-        title=extra.title or f"{source} on {runtime_text(document['runtime'])}",
+        title=extra.title or f"{source} on {runtime_text(document.runtime)}",
         subtitle=(
-            f"{machine}, {threads_text(document['options']['threads'])}, {precisions_text(results.precisions)}, "
-            f"measured {document['finished_utc'][:10]}"
+            f"{machine}, {threads_text(document.options.threads)}, {precisions_text(results.precisions)}, "
+            f"measured {document.finished_utc[:10]}"
         ),
         summary=" ".join((*chosen, *summary_sentences(analysis), *extra.notes)),
         warning=extra.warning,
@@ -114,7 +114,7 @@ def _quality_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Sec
 
 
 def _judge(analysis: Analysis, max_drop: float) -> Gate:
-    reason = analysis.document["accuracy"]["reason"]
+    reason = analysis.content.accuracy.reason
     if not analysis.paired:
         reason = "there is no dense artifact to compare with"
     if analysis.speech is not None:

@@ -160,7 +160,7 @@ def _promise(analysis: Analysis) -> list[Block]:
 def _mac_stacks(analysis: Analysis) -> list[tuple[str, list[tuple[str, float]]]]:
     stacks: list[tuple[str, list[tuple[str, float]]]] = []
     for role in analysis.results.roles:
-        kinds = analysis.document["artifacts"][role]["model"].get("macs_by_kind")
+        kinds = analysis.content.artifacts[role].model.get("macs_by_kind")
         if not isinstance(kinds, dict) or not kinds:
             return []
         names = KIND_NAMES if analysis.speech is None else SPEECH_KIND_NAMES
@@ -171,17 +171,17 @@ def _mac_stacks(analysis: Analysis) -> list[tuple[str, list[tuple[str, float]]]]
 
 
 def memory_section(analysis: Analysis) -> Section:
-    memory = analysis.document["memory"]
-    if memory["status"] != "ok":
+    memory = analysis.content.memory
+    if memory.status != "ok":
         return Section("Memory", unmeasured(memory))
-    roles = memory["roles"]
-    before = {role: megabytes(stages["rss_runtime_imported_bytes"]) for role, stages in roles.items()}
+    roles = memory.roles
+    before = {role: megabytes(stages.rss_runtime_imported_bytes) for role, stages in roles.items()}
     rows = [
         ("Python, numpy and the runtime, which pruning does not change", before.get("dense", "-"), before["slim"], "-"),
         comparison_row("+ model loaded", memory_bytes(analysis, "rss_loaded_bytes"), megabytes),
     ]
     above: dict[str, float | None] = {
-        role: stages["peak_rss_bytes"] - stages["rss_runtime_imported_bytes"] for role, stages in roles.items()
+        role: stages.peak_rss_bytes - stages.rss_runtime_imported_bytes for role, stages in roles.items()
     }
     rows.append(comparison_row("+ first inference", run_bytes(analysis, 0), megabytes))
     rows.append(comparison_row("+ last inference", run_bytes(analysis, -1), megabytes))
@@ -189,10 +189,10 @@ def memory_section(analysis: Analysis) -> Section:
     rows.append(comparison_row("peak above the imported runtime", above, megabytes))
     if analysis.speech is not None:
         rows.append(comparison_row("peak above the graph files", _above_files(analysis), megabytes))
-    runs = ", ".join(f"{analysis.name(role)} {len(roles[role]['rss_run_bytes'])}" for role in analysis.results.roles)
+    runs = ", ".join(f"{analysis.name(role)} {len(roles[role].rss_run_bytes)}" for role in analysis.results.roles)
     table = comparison_table(analysis, "Resident memory of one process (RSS, VmHWM)", rows)
     said = Paragraph(f"Measured in a pass of its own, one fresh process per model, over so many inferences: {runs}.")
-    stacks = [(analysis.name(role), _memory_stack(stages)) for role, stages in roles.items()]
+    stacks = [(analysis.name(role), _memory_stack(vars(stages))) for role, stages in roles.items()]
     picture = picture_stacks(stacks, "MB", MEGA, "Resident memory at its peak")
     blocks: list[Block] = [said, picture, table, *_growth(analysis)]
     if analysis.speech is not None:
@@ -213,10 +213,10 @@ def _above_files(analysis: Analysis) -> dict[str, float | None]:
 def _growth(analysis: Analysis) -> list[Block]:
     """Whether memory stays flat from run to run."""
     said, grows = [], False
-    for role, stages in analysis.document["memory"]["roles"].items():
-        grown = growth_bytes(stages["rss_run_bytes"])
+    for role, stages in analysis.content.memory.roles.items():
+        grown = growth_bytes(stages.rss_run_bytes)
         if grown is not None:
-            said.append(f"{analysis.name(role)} {grown / MEGA:+.1f} MB over {len(stages['rss_run_bytes'])} inferences")
+            said.append(f"{analysis.name(role)} {grown / MEGA:+.1f} MB over {len(stages.rss_run_bytes)} inferences")
             grows = grows or grown > FLAT_BYTES
     if not said:
         return []
@@ -233,10 +233,10 @@ def _growth(analysis: Analysis) -> list[Block]:
 def _cache_blocks(analysis: Analysis) -> list[Block]:
     """What the decoder keeps of a window, by the manifests."""
     sizes = cache_bytes(analysis.results)
-    positions = analysis.document["artifacts"]["slim"]["decoding"]["positions"]
+    decoding = analysis.content.artifacts["slim"].decoding
     rows = [
         comparison_row("keys and values of one token", sizes["token"], kilobytes),
-        comparison_row(f"of all {positions} positions", sizes["tokens"], kilobytes),
+        comparison_row(f"of all {decoding.positions if decoding else 0} positions", sizes["tokens"], kilobytes),
         comparison_row("cross-attention, once per window", sizes["window"], kilobytes),
         comparison_row("all of it", sizes["all"], kilobytes),
         comparison_row("the same as the graphs hold it, padded", sizes["held"], kilobytes),

@@ -31,12 +31,12 @@ NO_FRONT_END = "it is part of the encoder's graph, and the runtime does not tell
 
 def stages_section(analysis: Analysis) -> Section:
     """Where the time of a window of speech goes, and how that compares with the time of the speech."""
-    latency, speech = analysis.document["latency"], analysis.speech
+    latency, speech = analysis.content.latency, analysis.speech
     assert speech is not None
     title = "Stages of a window"
-    if latency["status"] != "ok":
+    if latency.status != "ok":
         return Section(title, unmeasured(latency))
-    tokens, audio_s = latency["settings"]["tokens"], latency["input"]["audio_s"]
+    tokens, audio_s = latency.settings.tokens, latency.input.audio_s
     factors = analysis.real_time_factors
 
     def row(
@@ -72,7 +72,7 @@ def stages_section(analysis: Analysis) -> Section:
 
 def _windows_clause(analysis: Analysis) -> str:
     """In which windows it was heard, where that is not the same of all models, or not the full one."""
-    windows = analysis.document["options"].get("windows", {})
+    windows = analysis.content.options.windows
     if all(text.startswith(FULL) for text in windows.values()):
         return ""
     return f" (heard by {', by '.join(f'{analysis.name(role)} in: {text}' for role, text in windows.items())})"
@@ -104,19 +104,19 @@ def _stack_picture(analysis: Analysis, speech: SpeechAnalysis) -> list[Block]:
 
 def words_section(analysis: Analysis, gate: Gate | None) -> Section:
     """Word error rates with intervals, dense against slim, and signs of a decoder that went astray."""
-    accuracy, speech = analysis.document["accuracy"], analysis.speech
+    accuracy, speech = analysis.content.accuracy, analysis.speech
     assert speech is not None
     title = "Word errors"
-    if accuracy["status"] != "ok":
+    if accuracy.status != "ok":
         return Section(title, unmeasured(accuracy))
     blocks: list[Block] = [] if gate is None else [gate_paragraph(gate)]
-    if accuracy["word_errors"] is None:
+    if accuracy.word_errors is None:
         said = (
             "The transcripts are in the results file, but their word errors were not counted: that takes Whisper's "
             "text normaliser, which devices do not have. `leanear report` on a workstation counts them."
         )
         return Section(title, (*blocks, Paragraph(said, "warning")))
-    runtime = runtime_text(analysis.document["runtime"])
+    runtime = runtime_text(analysis.content.runtime)
     rates = [(f"{analysis.name(role)} artifact", role, rate) for role, rate in speech.rates.items()]
     blocks += [
         picture_intervals(
@@ -125,11 +125,11 @@ def words_section(analysis: Analysis, gate: Gate | None) -> Section:
             "Word error rate with 95% intervals",
         ),
         _rate_table(rates, speech, runtime),
-        Paragraph(f"Metric: {accuracy['word_errors']['metric']}. {_decoding_sentence(accuracy['decoding'])}"),
+        Paragraph(f"Metric: {accuracy.word_errors.metric}. {_decoding_sentence(accuracy.decoding)}"),
     ]
     if speech.change is not None:
         blocks.append(_change_table(analysis, speech))
-    if any("second_tries" in answers for answers in accuracy["roles"].values()):
+    if any(answers.second_tries is not None for answers in accuracy.roles.values()):
         blocks.append(_windows_table(analysis))
     blocks.append(_astray_table(analysis, speech))
     if speech.change is not None:
@@ -164,7 +164,7 @@ def _decoding_sentence(decoding: dict[str, Any]) -> str:
 def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
     change = speech.change
     assert change is not None
-    texts = {role: analysis.document["accuracy"]["roles"][role]["texts"] for role in ("dense", "slim")}
+    texts = {role: analysis.content.accuracy.roles[role].texts for role in ("dense", "slim")}
     same = sum(a == b for a, b in zip(texts["dense"], texts["slim"])) / len(texts["dense"])
     relative = change.relative
     rows = (
@@ -194,11 +194,11 @@ def _windows_table(analysis: Analysis) -> Table:
     rows = tuple(
         (
             analysis.name(role),
-            analysis.document["options"]["windows"][role],
-            f"{sum(answers['windows']):,}",
-            f"{sum(answers['second_tries']):,}",
+            analysis.content.options.windows.get(role, "-"),
+            f"{sum(answers.windows or ()):,}",
+            f"{sum(answers.second_tries or ()):,}",
         )
-        for role, answers in analysis.document["accuracy"]["roles"].items()
+        for role, answers in analysis.content.accuracy.roles.items()
     )
     caption = (
         "The encoder's window: a clip is heard in the shortest one that holds it and a tail of silence, and a second "
@@ -226,15 +226,15 @@ def _astray_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
 
 def _worst_clips(analysis: Analysis) -> Table | None:
     """The clips that lost the most, word for word, so that a rate hides nothing."""
-    accuracy = analysis.document["accuracy"]
+    accuracy = analysis.content.accuracy
     dense, slim = clip_errors(accuracy, "dense"), clip_errors(accuracy, "slim")
     order = sorted(range(len(dense)), key=lambda clip: (dense[clip] - slim[clip], clip))
     rows = tuple(
         (
-            accuracy["names"][clip],
-            accuracy["references"][clip],
-            accuracy["roles"]["dense"]["texts"][clip] or "(nothing)",
-            accuracy["roles"]["slim"]["texts"][clip] or "(nothing)",
+            accuracy.names[clip],
+            accuracy.references[clip],
+            accuracy.roles["dense"].texts[clip] or "(nothing)",
+            accuracy.roles["slim"].texts[clip] or "(nothing)",
             f"{dense[clip]} → {slim[clip]}",
         )
         for clip in order[:WORST_CLIPS]

@@ -22,11 +22,11 @@ WORST_LABELS = 6
 
 def tags_section(analysis: Analysis, tags: TagAnalysis, gate: Gate | None) -> Section:
     """mAP, mean area and d' with intervals, dense against slim, and the labels that lost the most."""
-    accuracy = analysis.document["accuracy"]
-    if accuracy["status"] != "ok":
+    accuracy = analysis.content.accuracy
+    if accuracy.status != "ok":
         return Section(MEAN_AP, unmeasured(accuracy))
     blocks: list[Block] = [] if gate is None else [gate_paragraph(gate)]
-    runtime = runtime_text(analysis.document["runtime"])
+    runtime = runtime_text(analysis.content.runtime)
     found = [(f"{analysis.name(role)} artifact", role, quality) for role, quality in tags.quality.items()]
     shares = [
         (name, role, 100 * share.estimate, 100 * share.low, 100 * share.high)
@@ -78,11 +78,11 @@ def _share(value: float) -> str:
 
 
 def _entropy(analysis: Analysis, role: str) -> str:
-    return f"{float(np.mean(analysis.document['accuracy']['roles'][role]['cross_entropy_nats'])):.4f}"
+    return f"{float(np.mean(analysis.content.accuracy.roles[role].cross_entropy_nats)):.4f}"
 
 
 def _change_table(analysis: Analysis, tags: TagAnalysis, change: Interval) -> Table:
-    kl = analysis.document["accuracy"]["kl_dense_slim_nats"]
+    kl = analysis.content.accuracy.kl_dense_slim_nats
     differing = differing_answers(tags.logits["dense"], tags.logits["slim"])
     fell = tags.average_precisions("slim") - tags.average_precisions("dense")
     rows = [
@@ -104,7 +104,7 @@ def _change_table(analysis: Analysis, tags: TagAnalysis, change: Interval) -> Ta
 def _label_table(analysis: Analysis, tags: TagAnalysis) -> Table | None:
     """The labels that lost the most, so that an average hides nobody."""
     dense, slim = (tags.average_precisions(role) for role in ("dense", "slim"))
-    names, clips = analysis.document["accuracy"]["labels"], tags.truth.sum(axis=0)
+    names, clips = analysis.content.accuracy.labels, tags.truth.sum(axis=0)
     lost = sorted((float(slim[label] - dense[label]), names[label], label) for label in np.flatnonzero(clips))
     worst = [entry for entry in lost if entry[0] < 0][:WORST_LABELS]
     if not worst:

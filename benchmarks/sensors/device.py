@@ -38,8 +38,9 @@ def not_measured(reason: str) -> dict[str, str]:
 
 
 def is_measured(value: Any) -> bool:
-    """Whether a fact has a value."""
-    return not (isinstance(value, dict) and value.get("status") == "not measured")
+    """Whether a fact has a value, not the reason why it has none."""
+    status = value.get("status") if isinstance(value, dict) else getattr(value, "status", None)
+    return status != "not measured"
 
 
 def device_facts(root: Path = Path("/")) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from onnx import helper
 from leanear.runtimes.choose import graph_forms
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file
+from leanear.runtimes.manifest import GraphFile, named_file
 
 FORMS = graph_forms()
 OPSET = 20
@@ -71,19 +72,20 @@ class ExportedGraph:
     data: str | None = None
 
 
-def graph_facts(exported: ExportedGraph, path: Path) -> dict[str, Any]:
-    """What a manifest says of a graph, which is in the file `path` now; its bytes are those of all its files."""
+def graph_facts(exported: ExportedGraph) -> GraphFile:
+    """What a manifest says of a graph, whose file is there now; its bytes are those of all its files."""
+    path = exported.path
     data = None if exported.data is None else path.parent / exported.data
-    return {
-        "file": path.name,
-        "sha256": sha256_file(path),
-        "bytes": path.stat().st_size + (0 if data is None else data.stat().st_size),
-        "data": None if data is None else {"file": data.name, "sha256": sha256_file(data)},
-        "form": exported.form,
-        "opset": exported.opset,
-        "nodes": exported.nodes,
-        "precision": exported.precision,
-    }
+    return GraphFile(
+        file=path.name,
+        sha256=sha256_file(path),
+        bytes=path.stat().st_size + (0 if data is None else data.stat().st_size),
+        data=None if data is None else named_file(data),
+        form=exported.form,
+        opset=exported.opset,
+        nodes=exported.nodes,
+        precision=exported.precision,
+    )
 
 
 def model_sizes(model: Any, attention_blocks: Iterable[Any]) -> dict[str, int]:

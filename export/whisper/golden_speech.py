@@ -10,8 +10,9 @@ import numpy as np
 from leanear.export.whisper.window_states import cross_attention, window_states
 from leanear.runtimes.artifact import Golden, GoldenSpeech
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.encoder_windows import EncoderWindows
+from leanear.runtimes.manifest import Decoding, EncoderWindows
 from leanear.runtimes.speech.guided_steps import log_sums
+from leanear.runtimes.windows import transcribe_prompt
 
 GOLDEN_TOKENS = 24
 ALIGNMENT_BLOCK = 8  # positions whose attention golden clips hold as one sum
@@ -19,23 +20,11 @@ GOLDEN_COLUMNS = 8192  # so that golden logits of a large vocabulary stay a few 
 LIKELY = 1e-3  # tokens that are as likely as this after any step are kept, whatever their number
 
 
-def golden_prompt(decoding: dict[str, Any]) -> np.ndarray:
-    """The tokens before a transcript without timestamps, in the model's own task, and its language or English."""
-    languages = decoding["languages"]
-    prompt = [decoding["start"]]
-    if languages:
-        prompt.append(languages.get(decoding["default_language"] or "en", next(iter(languages.values()))))
-    task = decoding[decoding.get("default_task", "transcribe")]
-    if decoding["multilingual"] and task is not None:
-        prompt.append(task)
-    return np.array([*prompt, decoding["no_timestamps"]], dtype=np.int64)
-
-
 def collect_golden_speech(
     model: Any,
     feature_extractor: Any,
     waveforms: Sequence[np.ndarray],
-    decoding: dict[str, Any],
+    decoding: Decoding,
     windows: EncoderWindows,
     alignment_heads: Sequence[tuple[int, int]] = (),
 ) -> Golden:
@@ -50,7 +39,7 @@ def collect_golden_speech(
     if not waveforms:
         raise BadInput("golden clips: at least one is needed")
     clips = tuple(np.ascontiguousarray(waveform, dtype=np.float32) for waveform in waveforms)
-    prompt, training = golden_prompt(decoding), model.training
+    prompt, training = np.array(transcribe_prompt(decoding), dtype=np.int64), model.training
     steps = min(GOLDEN_TOKENS, model.config.max_target_positions - len(prompt))
     if steps < 1:
         raise BadInput(f"config.json: max_target_positions of {model.config.max_target_positions} hold no transcript")
@@ -73,7 +62,7 @@ def collect_golden_speech(
                 wanted = [0, -1] if step == 0 else [-1]
                 rows += list(model.proj_out(decoded.last_hidden_state[0, wanted]).numpy())
                 allowed = rows[-1].copy()
-                allowed[decoding["suppress"] + (decoding["begin_suppress"] if step == 0 else [])] = -np.inf
+                allowed[[*decoding.suppress, *(decoding.begin_suppress if step == 0 else ())]] = -np.inf
                 fed.append(int(allowed.argmax()))
             tokens.append(fed[len(prompt) :])
             logits.append(np.stack(rows))

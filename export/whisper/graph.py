@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 
 from leanear.export.onnx.eight_bit_weights import add_block_products, add_eight_bit_weights
 from leanear.export.onnx.float16_ranges import too_large_for_half
-from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
+from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph, graph_facts
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
 from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
@@ -21,9 +22,10 @@ from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder, first_special
 from leanear.export.whisper.encoder import FLAT_FORMS, STATES, add_encoder, cache_group
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
-from leanear.export.whisper.two_stage_vocabulary import TwoStages, two_stages
+from leanear.export.whisper.two_stage_vocabulary import two_stages
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
+from leanear.runtimes.manifest import Blocks, Cache, CacheLayer, EmbeddingPlace, GraphFile, TwoStages
 from leanear.runtimes.precisions import GRAPH_PRECISIONS
 
 CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
@@ -41,8 +43,12 @@ class ExportedWhisper:
 
     encoder: ExportedGraph
     decoder: ExportedGraph
-    embedding: dict[str, Any]
+    embedding: EmbeddingPlace
     stages: TwoStages | None
+
+    def facts(self) -> dict[str, GraphFile]:
+        """What a manifest says of them."""
+        return {"encoder": graph_facts(self.encoder), "decoder": graph_facts(self.decoder)}
 
 
 def export_whisper(
@@ -190,14 +196,13 @@ def too_large_in_encoder(
         return too_large_for_half(exported.encoder.path, ({"waveform": clip[None]} for clip in waveforms))
 
 
-def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> dict[str, Any]:
+def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> EmbeddingPlace:
     weight = decoder.weights[EMBEDDING]
-    place = {"file": file, "offset": offsets[EMBEDDING], "shape": [model.config.vocab_size, model.config.d_model]}
+    place = partial(EmbeddingPlace, file, offsets[EMBEDDING], (model.config.vocab_size, model.config.d_model))
     if weight.dtype != np.uint8:
-        return {**place, "precision": "fp16" if weight.dtype == np.float16 else "fp32", "blocks": None}
+        return place("fp16" if weight.dtype == np.float16 else "fp32", None)
     blocks, length = weight.shape[1:] if len(weight.shape) == 3 else (1, weight.shape[1])
-    scales = offsets[f"{EMBEDDING}.scales"]
-    return {**place, "precision": "int8", "blocks": {"number": blocks, "length": length, "scales_offset": scales}}
+    return place("int8", Blocks(blocks, length, offsets[f"{EMBEDDING}.scales"]))
 
 
 def _kind(is_half: bool) -> int:
@@ -209,7 +214,7 @@ def _value_info(tensor: Tensor, half: set[str]) -> Any:
     return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
 
 
-def cache_sizes(model: Any, form: str = "portable", value_bytes: int = 4) -> dict[str, Any]:
+def cache_sizes(model: Any, form: str = "portable", value_bytes: int = 4) -> Cache:
     """What the manifest says of keys and values: per decoder layer heads and widest width, and bytes.
 
     value_bytes: of one key or value, 2 in float16; bytes_per_token, cross_bytes: of the widths that the model keeps;
@@ -220,12 +225,12 @@ def cache_sizes(model: Any, form: str = "portable", value_bytes: int = 4) -> dic
     for layer in model.model.decoder.layers:
         (key, value), (cross_key, cross_value) = read_widths(layer.self_attn), read_widths(layer.encoder_attn)
         layers.append(
-            {
-                "self_key": [len(key), max(key)],
-                "self_value": [len(value), max(value)],
-                "cross_key": [len(cross_key), positions, max(cross_key)],
-                "cross_value": [len(cross_value), positions, max(cross_value)],
-            }
+            CacheLayer(
+                (len(key), max(key)),
+                (len(value), max(value)),
+                (len(cross_key), positions, max(cross_key)),
+                (len(cross_value), positions, max(cross_value)),
+            )
         )
         kept += sum(key) + sum(value)
         cross_kept += positions * (sum(cross_key) + sum(cross_value))
@@ -236,13 +241,7 @@ def cache_sizes(model: Any, form: str = "portable", value_bytes: int = 4) -> dic
                 padded += columns
             else:
                 cross_padded += columns
-    return {
-        "layers": layers,
-        "bytes_per_token": value_bytes * kept,
-        "cross_bytes": value_bytes * cross_kept,
-        "padded_bytes_per_token": value_bytes * padded,
-        "padded_cross_bytes": value_bytes * cross_padded,
-    }
+    return Cache(tuple(layers), *(value_bytes * columns for columns in (kept, cross_kept, padded, cross_padded)))
 
 
 def _check(model: Any, log_mel: LogMel) -> None:

@@ -14,7 +14,6 @@ All is run on the runtime that the graphs are for, where it is here: integers ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from leanear.export.whisper.golden_speech import in_blocks
 from leanear.runtimes.artifact import Artifact, Golden, GoldenSpeech
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import MeasurementFailed, ParityFailed, RuntimeUnavailable
+from leanear.runtimes.manifest import Decoding, TwoStages
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
 from leanear.runtimes.speech.alignment import softmax
 from leanear.runtimes.speech.encoder_windows import artifact_windows, step_samples
@@ -68,8 +68,7 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
     name, speech = str(artifact.folder), golden.speech
     assert speech is not None  # of a Whisper's artifact it never is
     scale = _scale(golden, name)
-    precisions = {str(graph["precision"]) for graph in artifact.manifest["graphs"].values()}
-    precision = "int8" if "int8" in precisions else precisions.pop()
+    precision = "int8" if "int8" in artifact.precisions else artifact.precisions.pop()
     exact = precision != "int8"
     runtime = choose_runtime("onnxruntime" if exact else proving_runtime(artifact))
     reason = runtime.available()
@@ -132,11 +131,11 @@ class _Clips:
         Raises:
             ParityFailed: it is not.
         """
-        speech, manifest = self.speech, self.artifact.manifest
+        speech, manifest = self.speech, self.artifact.speech
         where, waveform = f"{self.artifact.folder}: golden clip {clip}", self.golden.waveforms[clip]
         window = artifact_windows(self.artifact).holding(len(waveform))
         logits, at_once = _run(self.session, waveform, window, speech, clip, where)
-        exactly = _exact_logits(logits, manifest["output"].get("two_stages"))
+        exactly = _exact_logits(logits, manifest.output.two_stages)
         moved = None if speech.alignment is None else attention_moved(self.session, speech, clip, self.artifact)
         apart = np.abs(self.golden.logits[clip].astype(np.float64) - logits[:, speech.columns])
         apart *= exactly[:, speech.columns]
@@ -145,7 +144,7 @@ class _Clips:
         else:
             heard.listen(self.session, clip, logits)
         tolerance = self.bound * self.scale if heard is None else 0.0
-        same = _same_tokens(logits[1:], speech.tokens[clip], manifest["decoding"], tolerance)
+        same = _same_tokens(logits[1:], speech.tokens[clip], manifest.decoding, tolerance)
         return _Compared(float(apart.max()), same, moved)
 
     def _require_close(
@@ -165,8 +164,7 @@ def attention_moved(session: SpeechSession, speech: GoldenSpeech, clip: int, art
     It is the total variation from the checkpoint's, 0 to 1, averaged over heads and tokens.
     """
     assert speech.alignment is not None
-    manifest = artifact.manifest
-    positions = manifest["input"]["window_samples"] // step_samples(artifact)
+    positions = artifact.manifest.input.window_samples // step_samples(artifact)
     fed = np.concatenate([speech.prompt, speech.tokens[clip, :-1]])
     found = in_blocks(softmax(session.alignment_scores(fed)), positions)
     return float(0.5 * np.abs(found - speech.alignment[clip]).sum(axis=-1).mean())
@@ -184,9 +182,8 @@ def _require_little_moved(moved: list[float], exact: bool, name: str) -> None:
 
 def proving_runtime(artifact: Artifact) -> str:
     """OpenVINO for graphs of its form where it computes in 8 bits here, ONNX Runtime for all others."""
-    form = str(artifact.manifest["graphs"]["encoder"]["form"])
     openvino = choose_runtime("openvino")
-    is_here = form == "openvino" and openvino.available() is None and "int8" in openvino.precisions()
+    is_here = "openvino" in artifact.forms and openvino.available() is None and "int8" in openvino.precisions()
     return "openvino" if is_here else "onnxruntime"
 
 
@@ -194,8 +191,8 @@ class _Heard:
     """What graphs in 8 bits say of golden clips, beside the checkpoint: divergences and words so far."""
 
     def __init__(self, artifact: Artifact, golden: Golden) -> None:
-        self._decoding, self._golden = artifact.manifest["decoding"], golden
-        self._vocabulary = read_vocabulary(artifact.folder / artifact.manifest["vocabulary"]["file"])
+        self._decoding, self._golden = artifact.speech.decoding, golden
+        self._vocabulary = read_vocabulary(artifact.folder / artifact.speech.vocabulary.file)
         self._divergences: list[np.ndarray] = []
         self.words = self.changed_words = 0
 
@@ -208,7 +205,7 @@ class _Heard:
         """Take in the steps' logits of a clip, which is encoded, and let the session write it down by itself."""
         speech = self._golden.speech
         assert speech is not None
-        said = until_end(speech.tokens[clip].tolist(), self._decoding["end"])
+        said = until_end(speech.tokens[clip].tolist(), self._decoding.end)
         self._divergences.append(clip_divergences(self._golden, clip, logits, self._decoding))
         own = written_down(session, speech.prompt, speech.tokens.shape[1], self._decoding)
         changed, words = changed_words(self._vocabulary.text(said), self._vocabulary.text(own))
@@ -259,13 +256,13 @@ def _run(
         raise ParityFailed(f"{where}: {error}") from None
 
 
-def _exact_logits(logits: np.ndarray, two_stages: dict[str, int] | None) -> np.ndarray:
+def _exact_logits(logits: np.ndarray, two_stages: TwoStages | None) -> np.ndarray:
     """Which logits (steps, vocabulary) are not rough: all, or the likeliest of text and all that are no text."""
     exact = np.ones(logits.shape, dtype=bool)
     if two_stages is not None:
-        text = logits[:, : two_stages["exact_from"]]
+        text = logits[:, : two_stages.exact_from]
         least = np.partition(text, -SURELY_RESCORED, axis=1)[:, -SURELY_RESCORED, None]
-        exact[:, : two_stages["exact_from"]] = text >= least
+        exact[:, : two_stages.exact_from] = text >= least
     return exact
 
 
@@ -279,11 +276,11 @@ def _require_close(differences: np.ndarray, bound: float, scale: float, where: s
         )
 
 
-def _same_tokens(logits: np.ndarray, tokens: np.ndarray, decoding: dict[str, Any], tolerance: float) -> np.ndarray:
+def _same_tokens(logits: np.ndarray, tokens: np.ndarray, decoding: Decoding, tolerance: float) -> np.ndarray:
     """For each step whether the likeliest token that may be said is the given one, or within tolerance of it."""
     allowed = logits.copy()
-    allowed[:, decoding["suppress"]] = -np.inf
-    allowed[0, decoding["begin_suppress"]] = -np.inf
+    allowed[:, list(decoding.suppress)] = -np.inf
+    allowed[0, list(decoding.begin_suppress)] = -np.inf
     shortfall = allowed.max(axis=1) - allowed[np.arange(len(tokens)), tokens]
     return np.asarray(shortfall <= tolerance)
 

@@ -16,7 +16,6 @@ Dimension letters: R rows, D model width, V vocabulary, S tokens that are no tex
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,17 +27,10 @@ from leanear.export.onnx.eight_bit_weights import (
     block_scales,
 )
 from leanear.export.onnx.graph import CONTRIB_DOMAIN, Graph, Weight
+from leanear.runtimes.manifest import TwoStages
 
 RESCORED = 64
 SMALLEST_VOCABULARY = 16_384  # of a smaller one the product costs no time worth two stages
-
-
-@dataclass(frozen=True)
-class TwoStages:
-    """Which logits of a graph are exact: the `rescored` likeliest of text, and all from the token `exact_from` on."""
-
-    rescored: int
-    exact_from: int
 
 
 def two_stages(vocabulary: int, first_special: int, form: str, precision: str) -> TwoStages | None:

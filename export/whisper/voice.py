@@ -6,10 +6,10 @@ import importlib.metadata
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import Any
 
 from leanear.runtimes.errors import RuntimeUnavailable
 from leanear.runtimes.files import sha256_file
+from leanear.runtimes.manifest import VoiceFile
 from leanear.runtimes.voice.graph import RATE_HZ
 
 PACKAGE, PACKAGED_FILE, VOICE_FILE = "silero_vad", "silero_vad_16k_sequence.onnx", "voice.onnx"
@@ -29,11 +29,11 @@ def packaged_voice_graph() -> Path:
     raise RuntimeUnavailable("--vad: the package silero-vad is not installed; pip install silero-vad")
 
 
-def write_voice_graph(folder: Path, sample_rate_hz: int) -> dict[str, Any] | None:
+def write_voice_graph(folder: Path, sample_rate_hz: int) -> VoiceFile | None:
     """Copy the graph to an artifact's folder; what the manifest says of it, None where the model hears another rate."""
     if sample_rate_hz != RATE_HZ:
         return None
     path = folder / VOICE_FILE
     shutil.copyfile(packaged_voice_graph(), path)
     made_by = f"silero-vad {importlib.metadata.version('silero-vad')}"
-    return {"file": VOICE_FILE, "sha256": sha256_file(path), "bytes": path.stat().st_size, "made_by": made_by}
+    return VoiceFile(VOICE_FILE, sha256_file(path), path.stat().st_size, made_by)

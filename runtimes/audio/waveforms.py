@@ -42,15 +42,14 @@ class WaveformInput:
     """
 
     def __init__(self, artifact: Artifact) -> None:
-        window = artifact.manifest.get("input", {}).get("window_samples")  # a graph that is only timed has none
-        self._window_samples = None if window is None else int(window)
+        self._window_samples = artifact.manifest.input.window_samples
         self._sample_rate_hz = artifact.sample_rate_hz
         self._said = False
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """The waveform as a float32 (1, samples) array, whole; raises BadInput as `checked_waveform`."""
         checked = checked_waveform(waveform)
-        if self._window_samples is not None and not self._said:
+        if not self._said:
             samples = checked.shape[1]
             self._said = is_cut(samples, self._window_samples, self._sample_rate_hz)
             note_cut("waveform", samples, self._window_samples, self._sample_rate_hz)

@@ -6,6 +6,7 @@ import numpy as np
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import Blocks
 
 BLOCK_ZERO = 128  # what stands for 0 in a row of 8-bit integers
 
@@ -18,12 +19,12 @@ class Embedding:
     """
 
     def __init__(self, artifact: Artifact) -> None:
-        place = artifact.manifest["embedding"]
-        self.width = int(place["shape"][1])
-        self._offset = int(place["offset"])
-        self._blocks = place["blocks"]
-        self._type = np.float16 if place["precision"] == "fp16" else np.float32
-        self._path = artifact.folder / place["file"]
+        place = artifact.speech.embedding
+        self.width = place.shape[1]
+        self._offset = place.offset
+        self._blocks = place.blocks
+        self._type = np.float16 if place.precision == "fp16" else np.float32
+        self._path = artifact.folder / place.file
         self._stream = open(self._path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
 
     def read(self, tokens: np.ndarray, out: np.ndarray) -> None:
@@ -37,13 +38,13 @@ class Embedding:
                 self._fill(self._offset, token, half)
                 row[...] = half
             else:
-                row[...] = self._row_of_blocks(token)
+                row[...] = self._row_of_blocks(token, self._blocks)
 
-    def _row_of_blocks(self, token: int) -> np.ndarray:
-        number, length = self._blocks["number"], self._blocks["length"]
+    def _row_of_blocks(self, token: int, blocks: Blocks) -> np.ndarray:
+        number, length = blocks.number, blocks.length
         integers, scales = np.empty((number, length), np.uint8), np.empty((number, 1), np.float32)
         self._fill(self._offset, token, integers)
-        self._fill(self._blocks["scales_offset"], token, scales)
+        self._fill(blocks.scales_offset, token, scales)
         return ((integers.astype(np.float32) - BLOCK_ZERO) * scales).reshape(-1)[: self.width]
 
     def _fill(self, offset: int, token: int, row: np.ndarray) -> None:

@@ -31,7 +31,7 @@ class GpuSession:
         self._engine = LoadedEngine(gpu, built["classifier"])
         self._context = Context(self._engine)
         self._labels = len(artifact.labels)
-        self._window = int(artifact.manifest["input"]["window_samples"])
+        self._window = artifact.manifest.input.window_samples
         self._checked = WaveformInput(artifact)
         self._waveform = Pinned(gpu.cuda, (1, self._window))
         self._logits = Pinned(gpu.cuda, (1, self._labels))
@@ -81,9 +81,9 @@ class GpuSpeechSession:
 
     def __init__(self, gpu: Gpu, artifact: Artifact, built: dict[str, BuiltEngine]) -> None:
         self._gpu, cuda = gpu, gpu.cuda
-        self._vocabulary = int(artifact.manifest["output"]["shape"][1])
-        self._positions = int(artifact.manifest["decoding"]["positions"])
-        self._window = int(artifact.manifest["input"]["window_samples"])
+        self._vocabulary = artifact.speech.output.shape[1]
+        self._positions = artifact.speech.decoding.positions
+        self._window = artifact.manifest.input.window_samples
         self._checked = WaveformInput(artifact)
         self._encoder, self._decoder = LoadedEngine(gpu, built["encoder"]), LoadedEngine(gpu, built["decoder"])
         self._encoding, self._single, self._several = (

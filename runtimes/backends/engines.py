@@ -107,7 +107,7 @@ def engine_precision(artifact: Artifact) -> str:
 
     A Whisper in "int8" has products in 8 bits in its encoder alone; the decoder is of float16.
     """
-    found = sorted({str(graph["precision"]) for graph in artifact.manifest["graphs"].values()})
+    found = sorted(artifact.precisions)
     return "int8" if found == ["fp16", "int8"] else " and ".join(found)
 
 
@@ -117,11 +117,11 @@ def input_spans(artifact: Artifact, role: str, shapes: dict[str, tuple[int, ...]
     An AST takes clips up to its window; an encoder's clips are filled up to the window before; a decoder takes 1 to 8
     rows, 1 to all positions of new tokens, and room for 64 to all positions.
     """
-    window = int(artifact.manifest["input"]["window_samples"])
+    window = artifact.manifest.input.window_samples
     if role != "decoder":
         least = window if role == "encoder" else 1
         return {name: ((1, least), (1, window), (1, window)) for name, shape in shapes.items() if -1 in shape}
-    positions = int(artifact.manifest["decoding"]["positions"])
+    positions = artifact.speech.decoding.positions
     rows, new, room = (1, 1, MOST_ROWS), (1, 1, positions), (min(ROOMS[0], positions), positions, positions)
     spans: dict[str, Span] = {}
     for name, shape in shapes.items():
@@ -157,7 +157,7 @@ def build_engines(
     """
     check_graph_precision(artifact, options)
     library = import_library(library_name)
-    roles = sorted(artifact.graphs, key=lambda role: -int(artifact.manifest["graphs"][role]["bytes"]))
+    roles = sorted(artifact.graphs, key=lambda role: -artifact.manifest.graphs[role].bytes)
     built = {}
     for number, role in enumerate(roles):
         key = _key(library_name, library, artifact, role, place)
@@ -210,12 +210,12 @@ def unsupported_nodes(library_name: str, graph: Path) -> list[str]:
 
 
 def _key(library_name: str, library: Any, artifact: Artifact, role: str, place: Place) -> dict[str, Any]:
-    graph = artifact.manifest["graphs"][role]
+    graph = artifact.manifest.graphs[role]
     return {
         "builder": BUILDER,
-        "graph": graph["sha256"],
-        "data": None if graph["data"] is None else graph["data"]["sha256"],
-        "precision": graph["precision"],
+        "graph": graph.sha256,
+        "data": None if graph.data is None else graph.data.sha256,
+        "precision": graph.precision,
         "library": library_name,
         "version": str(library.__version__),
         **place.as_json(),

@@ -49,10 +49,9 @@ def said_tokens(artifact: Artifact, waveform: np.ndarray) -> list[int]:
 
     A stretch that rounds to zero says nothing.
     """
-    window = np.zeros(int(artifact.manifest["input"]["window_samples"]), np.float32)
+    window = np.zeros(artifact.manifest.input.window_samples, np.float32)
     window[: len(waveform)] = waveform[: len(window)]
-    decoding = artifact.manifest["decoding"]
-    text_tokens = min(decoding["start"], decoding["end"])
+    text_tokens = artifact.speech.decoding.text_tokens
     loudness = [round(1000 * float(np.abs(stretch).mean())) for stretch in np.array_split(window, STRETCHES)]
     return [thousandths % text_tokens for thousandths in loudness if thousandths]
 
@@ -63,8 +62,8 @@ class NullSpeechSession:
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         self._artifact, self._options = artifact, options
         self._checked = WaveformInput(artifact)
-        self._decoding = artifact.manifest["decoding"]
-        self._vocabulary = int(artifact.manifest["output"]["shape"][1])
+        self._decoding = artifact.speech.decoding
+        self._vocabulary = artifact.speech.output.shape[1]
         self._said: list[list[int]] = []  # of every window
         self._rows: list[list[int]] = []
 
@@ -87,7 +86,7 @@ class NullSpeechSession:
         time.sleep(INFERENCE_S / 10)
         filled = len(self._rows[0]) if self._rows else 0
         tokens, parents = checked_tokens(
-            tokens, parents, len(self._rows), filled, self._vocabulary, self._decoding["positions"]
+            tokens, parents, len(self._rows), filled, self._vocabulary, self._decoding.positions
         )
         chosen = range(len(self._rows)) if parents is None else parents
         self._rows = [[*self._rows[parent], *new.tolist()] for parent, new in zip(chosen, tokens)]
@@ -99,25 +98,25 @@ class NullSpeechSession:
 
     def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
         """Scores of heads that look at one position after the other, as many for each token: (A, n, T)."""
-        manifest = self._artifact.manifest
-        step = self._decoding["timestamp_step_s"] * manifest["input"]["sample_rate_hz"]
-        positions = round(manifest["input"]["window_samples"] / step)
+        manifest = self._artifact.speech
+        step = self._decoding.timestamp_step_s * manifest.input.sample_rate_hz
+        positions = round(manifest.input.window_samples / step)
         looked_at = np.arange(positions) * len(tokens) // positions
         scores = np.where(looked_at == np.arange(len(tokens))[:, np.newaxis], np.float32(CERTAIN), np.float32(0.0))
-        return np.tile(scores, (len(manifest["alignment"]["heads"]), 1, 1))
+        return np.tile(scores, (len(manifest.alignment.heads) if manifest.alignment else 0, 1, 1))
 
     def _next(self, fed: list[int], known: list[int]) -> int:
         decoding = self._decoding
-        if fed[-1] == decoding["start"]:
-            languages = decoding["languages"]
-            spoken = languages.get(decoding["default_language"], next(iter(languages.values()), decoding["end"]))
-            silent = not known and decoding["no_speech"] is not None
-            return int(decoding["no_speech"] if silent else spoken)
-        text_tokens = min(decoding["start"], decoding["end"])
-        past_end = self._vocabulary if decoding["timestamp_begin"] is None else decoding["timestamp_begin"]
+        if fed[-1] == decoding.start:
+            if not known and decoding.no_speech is not None:
+                return decoding.no_speech
+            languages = decoding.languages
+            return languages.get(decoding.default_language or "", next(iter(languages.values()), decoding.end))
+        text_tokens = decoding.text_tokens
+        past_end = self._vocabulary if decoding.timestamp_begin is None else decoding.timestamp_begin
         prompts = [place for place, token in enumerate(fed) if text_tokens <= token < past_end]
         said = sum(token < text_tokens for token in fed[prompts[-1] + 1 if prompts else 0 :])
-        return known[said] if said < len(known) else int(decoding["end"])
+        return known[said] if said < len(known) else decoding.end
 
     def facts(self) -> dict[str, Any]:
         """The options, as no runtime changed them."""

@@ -121,14 +121,15 @@ class OnnxSpeechSession:
         # An encoder's threads that spin when it has ended would take the cores from the decoder's.
         self._encoder = load_graph(artifact.graphs["encoder"], options, keep_memory=False, force_spinning_stop="1")
         self._checked = WaveformInput(artifact)
-        self._vocabulary = int(artifact.manifest["output"]["shape"][1])
-        self._positions = int(artifact.manifest["decoding"]["positions"])
-        self._alignment_heads = len(artifact.manifest.get("alignment", {}).get("heads", ()))
+        self._vocabulary = artifact.speech.output.shape[1]
+        self._positions = artifact.speech.decoding.positions
+        alignment = artifact.speech.alignment
+        self._alignment_heads = 0 if alignment is None else len(alignment.heads)
         self._precision = options.precision
         kept = np.float16 if self._encoder.get_outputs()[0].type == "tensor(float16)" else np.float32
         crossed = {output.name: _sizes(output.shape) for output in self._encoder.get_outputs()}
         self._takes_any = any(None in shape for shape in crossed.values())
-        self._window, self._step = int(artifact.manifest["input"]["window_samples"]), step_samples(artifact)
+        self._window, self._step = artifact.manifest.input.window_samples, step_samples(artifact)
         self._crossed = CrossMemory(crossed, self._window // self._step, kept)
         inputs = {tensor.name: tensor.shape for tensor in self._decoder.get_inputs()}
         self._takes_several = len(inputs["cross_key.0"]) == WINDOWS_RANK

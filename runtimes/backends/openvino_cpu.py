@@ -66,7 +66,7 @@ def load(artifact: Artifact, options: SessionOptions) -> Any:
     try:
         return IntelSpeechSession(artifact, options) if artifact.is_speech else IntelCpuSession(artifact, options)
     except BadInput as error:
-        if any(graph["form"] == "onnxruntime" for graph in artifact.manifest["graphs"].values()):
+        if "onnxruntime" in artifact.forms:
             raise RuntimeUnavailable(
                 f"{artifact.folder}: its graphs are of the form onnxruntime, and OpenVINO does not take all of their "
                 "operators; export it with --form openvino, or portable"

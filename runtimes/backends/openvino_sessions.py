@@ -131,11 +131,11 @@ class IntelSpeechSession:
         self._encoder = compile_graph(artifact.graphs["encoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
         self._checked = WaveformInput(artifact)
-        self._vocabulary = int(artifact.manifest["output"]["shape"][1])
-        self._positions = int(artifact.manifest["decoding"]["positions"])
+        self._vocabulary = artifact.speech.output.shape[1]
+        self._positions = artifact.speech.decoding.positions
         crossed = {output.get_any_name(): _sizes(output.get_partial_shape()) for output in self._encoder.outputs}
         self._takes_any = any(None in shape for shape in crossed.values())
-        self._window, self._step = int(artifact.manifest["input"]["window_samples"]), step_samples(artifact)
+        self._window, self._step = artifact.manifest.input.window_samples, step_samples(artifact)
         self._crossed = CrossMemory(crossed, self._window // self._step)
         shapes = {port.get_any_name(): port.get_partial_shape() for port in self._decoder.inputs}
         self._takes_several = len(shapes["cross_key.0"]) == WINDOWS_RANK

@@ -9,52 +9,7 @@ Dimension letters: A alignment heads, N tokens, T encoder positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Mapping
-
 import numpy as np
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """The heads that word times are taken from.
-
-    heads: (decoder layer, head) of each, ascending; chosen_by: one of ALIGNMENT_CHOSEN_BY: the model's own list, or all
-    heads of the upper half of the decoder, where it has none; lost: how many heads of the model's own list were pruned;
-    filter_positions: of the median filter over time.
-    """
-
-    heads: tuple[tuple[int, int], ...]
-    chosen_by: str
-    lost: int = 0
-    filter_positions: int = 7
-
-    def as_json(self) -> dict[str, Any]:
-        """What a manifest says of it; moved: what the proof of the graphs finds, null before."""
-        return {
-            "heads": [list(head) for head in self.heads],
-            "chosen_by": self.chosen_by,
-            "lost": self.lost,
-            "filter_positions": self.filter_positions,
-            "moved": None,
-        }
-
-    @property
-    def sentence(self) -> str:
-        """Which heads these are and how they were found, in a line."""
-        heads = f"{len(self.heads)} head{'' if len(self.heads) == 1 else 's'}"
-        found = {
-            "generation_config": f"{heads} that generation_config.json names",
-            "upper half": f"{heads}, the whole upper half of the decoder, as generation_config.json names none",
-        }
-        lost = f"; {self.lost} more of the model's own list were pruned" if self.lost else ""
-        return f"word times from {found[self.chosen_by]}{lost}"
-
-
-def read_alignment(document: Mapping[str, Any]) -> Alignment:
-    """The `alignment` object of a manifest that `read_artifact` has checked."""
-    heads = tuple((int(layer), int(head)) for layer, head in document["heads"])
-    return Alignment(heads, document["chosen_by"], document["lost"], document["filter_positions"])
 
 
 def token_positions(scores: np.ndarray, first: int, count: int, filter_positions: int) -> np.ndarray:

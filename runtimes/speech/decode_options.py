@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.tokens.token_rules import SpeechTokens
+from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.tasks import SPOKEN_TASKS
 
 if TYPE_CHECKING:
     pass
 
 
-TASKS = ("transcribe", "translate")
 DETECT = "auto"
 
 
@@ -23,7 +23,7 @@ class DecodeOptions:
     """How to decode; the defaults are those of openai's Whisper but for `condition_on_previous`, which is off.
 
     language: a code such as "en", "auto" to detect it, or None: the model's own where it has one, else detected.
-    task: one of TASKS, or None: the model's own.
+    task: one of SPOKEN_TASKS, or None: the model's own.
     timestamps: ask for them, and let them say where the next window starts.
     beams: hypotheses that are followed at temperature 0; 1 is greedy. patience: search until beams × patience of them
         have ended. length_penalty: rank them by log probability over ((5 + tokens) / 6) ** penalty; None: over tokens.
@@ -65,8 +65,8 @@ class DecodeOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.task is not None and self.task not in TASKS:
-            raise BadInput(f"task: {self.task!r} is not one of {', '.join(TASKS)}")
+        if self.task is not None and self.task not in SPOKEN_TASKS:
+            raise BadInput(f"task: {self.task!r} is not one of {', '.join(SPOKEN_TASKS)}")
         for name in ("beams", "best_of"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name}: {getattr(self, name)} is not a positive whole number")
@@ -78,7 +78,7 @@ class DecodeOptions:
             raise BadInput(f"patience: {self.patience} is not a number over 0")
 
 
-def check_options(tokens: SpeechTokens, options: DecodeOptions) -> None:
+def check_options(tokens: Decoding, options: DecodeOptions) -> None:
     """Raises BadInput where the model cannot do what the options ask for."""
     if options.timestamps and tokens.timestamp_begin is None:
         raise BadInput("timestamps: this model has no timestamp tokens")
@@ -96,7 +96,7 @@ def check_options(tokens: SpeechTokens, options: DecodeOptions) -> None:
         raise BadInput(f"task: this model cannot {task}")
 
 
-def chosen_language(tokens: SpeechTokens, options: DecodeOptions) -> str | None:
+def chosen_language(tokens: Decoding, options: DecodeOptions) -> str | None:
     """The language's code as the options or the model say it, or None: it is to be detected, or there is but one."""
     if not tokens.multilingual or options.language == DETECT:
         return None

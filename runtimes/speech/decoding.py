@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Sequence
 import numpy as np
 
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, chosen_language
 from leanear.runtimes.speech.search import Hypothesis, Search, log_softmax, rank_of
 from leanear.runtimes.speech.tokens.repeats import without_loop
-from leanear.runtimes.speech.tokens.token_rules import SpeechTokens
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
@@ -38,7 +38,7 @@ class Decoded:
 
 def decode_window(
     session: SpeechSession,
-    tokens: SpeechTokens,
+    tokens: Decoding,
     options: DecodeOptions,
     *,
     language: str | None = None,
@@ -93,7 +93,7 @@ def decode_window(
 
 def decode_windows(
     session: SpeechSession,
-    tokens: SpeechTokens,
+    tokens: Decoding,
     options: DecodeOptions,
     most_tokens: Sequence[int],
     *,
@@ -129,7 +129,7 @@ def decode_windows(
 
 def _decoded(
     best: Hypothesis,
-    tokens: SpeechTokens,
+    tokens: Decoding,
     options: DecodeOptions,
     temperature: float,
     no_speech_probability: float | None,
@@ -149,13 +149,13 @@ def _decoded(
     )
 
 
-def likeliest_language(logits: np.ndarray, tokens: SpeechTokens) -> str:
+def likeliest_language(logits: np.ndarray, tokens: Decoding) -> str:
     """The code of the likeliest language, from the logits (vocabulary,) after the start token."""
     codes = sorted(tokens.languages, key=lambda code: tokens.languages[code])
     return codes[int(np.argmax(logits[[tokens.languages[code] for code in codes]]))]
 
 
-def prompt_tokens(tokens: SpeechTokens, options: DecodeOptions, language: str | None) -> list[int]:
+def prompt_tokens(tokens: Decoding, options: DecodeOptions, language: str | None) -> list[int]:
     """What follows the start token: language and task of a multilingual model, and whether timestamps are wanted."""
     prompt: list[int] = []
     if tokens.multilingual:
@@ -167,7 +167,7 @@ def prompt_tokens(tokens: SpeechTokens, options: DecodeOptions, language: str | 
     return prompt
 
 
-def _step(session: SpeechSession, prompt: Sequence[int], rows: int, tokens: SpeechTokens) -> np.ndarray:
+def _step(session: SpeechSession, prompt: Sequence[int], rows: int, tokens: Decoding) -> np.ndarray:
     """Logits, float32 (rows, vocabulary), after `prompt` in every row."""
     logits = session.step(np.tile(np.array(prompt, dtype=np.int64), (rows, 1)))
     highest = max(tokens.end, tokens.timestamp_begin or 0)

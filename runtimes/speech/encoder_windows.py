@@ -8,46 +8,17 @@ is lost. The full window is always there: it hears what the shorter ones were no
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import AUTO, FULL, EncoderWindows
 
-FULL, AUTO = "full", "auto"
 DEFAULT_WINDOW = AUTO  # of `transcribe`, and of what is exported for a runtime that takes windows of several lengths
 AUTO_FROM_S, AUTO_STEP_S = (
     10,
     1,
 )  # a new length costs a runtime milliseconds once, a second of silence costs them always
 TAIL_S = 2.0  # of silence behind the audio
-
-
-@dataclass(frozen=True)
-class EncoderWindows:
-    """The windows that audio is put in, in samples.
-
-    choice: "full", "auto", or seconds, as a user said it; lengths: ascending, the last one is the model's full window;
-    tail: samples of silence that a window shorter than the full one has to have behind the audio.
-    """
-
-    choice: str
-    lengths: tuple[int, ...]
-    tail: int
-
-    @property
-    def full(self) -> int:
-        """The window that the model was trained with."""
-        return self.lengths[-1]
-
-    @property
-    def longest_piece(self) -> int:
-        """Samples of longer audio that are taken at a time: seconds that a user said are meant for all pieces."""
-        return self.full if self.choice in (FULL, AUTO) else self.lengths[0] - self.tail
-
-    def holding(self, samples: int) -> int:
-        """The shortest window that holds so many samples and the tail, else the full one."""
-        return next((length for length in self.lengths if samples + self.tail <= length), self.full)
 
 
 def full_window(window_samples: int) -> EncoderWindows:
@@ -95,8 +66,8 @@ def artifact_windows(artifact: Artifact, choice: str | None = None) -> EncoderWi
     Raises:
         BadInput: there is no such window, or the artifact's encoder takes its full one alone.
     """
-    made, full = artifact.manifest["input"].get("windows"), int(artifact.manifest["input"]["window_samples"])
-    own = full_window(full) if made is None else EncoderWindows(made["choice"], tuple(made["lengths"]), made["tail"])
+    full = artifact.manifest.input.window_samples
+    own = artifact.manifest.input.windows or full_window(full)
     if choice is None:
         return own
     chosen = choose_windows(choice, full, artifact.sample_rate_hz, step_samples(artifact))
@@ -110,7 +81,7 @@ def artifact_windows(artifact: Artifact, choice: str | None = None) -> EncoderWi
 
 def step_samples(artifact: Artifact) -> int:
     """Samples of one position of a Whisper's encoder, which is a timestamp's step."""
-    return round(float(artifact.manifest["decoding"]["timestamp_step_s"]) * artifact.sample_rate_hz)
+    return round(artifact.speech.decoding.timestamp_step_s * artifact.sample_rate_hz)
 
 
 def check_window_choice(choice: str) -> str:
@@ -127,11 +98,6 @@ def check_window_choice(choice: str) -> str:
         if not known:
             raise BadInput(f"--window {choice}: expected full, auto, or seconds over {TAIL_S:g}")
     return choice
-
-
-def windows_facts(windows: EncoderWindows) -> dict[str, Any]:
-    """What a manifest's input says of them."""
-    return {"choice": windows.choice, "lengths": list(windows.lengths), "tail": windows.tail}
 
 
 def windows_text(windows: EncoderWindows, sample_rate_hz: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Tuple
+from typing import List, Tuple
 
 import numpy as np
 
 from leanear.runtimes.artifact import Golden, GoldenSpeech
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.sessions import SpeechSession
 
 SMALLEST_SHARE = 1e-6  # of probability, below which float32 tells nothing apart
@@ -30,16 +31,16 @@ def guided_logits(
     return np.stack(logits), session.step(np.concatenate([prompt, tokens[:-1]])[None])[0].copy()
 
 
-def written_down(session: SpeechSession, prompt: np.ndarray, most: int, decoding: dict[str, Any]) -> List[int]:
+def written_down(session: SpeechSession, prompt: np.ndarray, most: int, decoding: Decoding) -> List[int]:
     """The likeliest tokens of the encoded window, one by one, up to the end of the text or `most`."""
     session.start()
     logits = session.step(prompt[None])[0]
     tokens: List[int] = []
-    while len(tokens) < most and decoding["end"] not in tokens[-1:]:
+    while len(tokens) < most and decoding.end not in tokens[-1:]:
         if tokens:
             logits = session.step(np.array([tokens[-1:]], dtype=np.int64))[0]
         allowed = logits.copy()
-        allowed[decoding["suppress"] + ([] if tokens else decoding["begin_suppress"])] = -np.inf
+        allowed[[*decoding.suppress, *(() if tokens else decoding.begin_suppress)]] = -np.inf
         tokens.append(int(allowed.argmax()))
     return tokens
 
@@ -49,14 +50,14 @@ def until_end(tokens: List[int], end: int) -> List[int]:
     return tokens[: tokens.index(end) + 1] if end in tokens else tokens
 
 
-def text_steps(golden: Golden, clip: int, decoding: dict[str, Any]) -> slice:
+def text_steps(golden: Golden, clip: int, decoding: Decoding) -> slice:
     """The steps of a golden clip up to the end of its text; what language it is counts."""
     assert golden.speech is not None
-    said = until_end(golden.speech.tokens[clip].tolist(), decoding["end"])
-    return slice(0 if decoding["multilingual"] else 1, 1 + len(said))
+    said = until_end(golden.speech.tokens[clip].tolist(), decoding.end)
+    return slice(0 if decoding.multilingual else 1, 1 + len(said))
 
 
-def clip_divergences(golden: Golden, clip: int, logits: np.ndarray, decoding: dict[str, Any]) -> np.ndarray:
+def clip_divergences(golden: Golden, clip: int, logits: np.ndarray, decoding: Decoding) -> np.ndarray:
     """`divergences` of a golden clip's steps up to the end of its text; logits: of at least those steps."""
     speech, steps = golden.speech, text_steps(golden, clip, decoding)
     assert speech is not None

@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING, Iterator, Protocol, Sequence
 import numpy as np
 
 from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.attempts import Hearing, holds_no_speech
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, chosen_language
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 from leanear.runtimes.speech.tokens.repeats import compression_ratio
-from leanear.runtimes.speech.tokens.token_rules import SpeechTokens
 from leanear.runtimes.speech.transcript import Segment, Tally, Window
 from leanear.runtimes.speech.word_times import with_word_times
 
@@ -219,7 +219,7 @@ def _text_tokens(window: Window, model: SpeechModel) -> list[int]:
 
 
 def _said_before(
-    before: list[int], window: Window, last: Window | None, options: DecodeOptions, tokens: SpeechTokens
+    before: list[int], window: Window, last: Window | None, options: DecodeOptions, tokens: Decoding
 ) -> list[int]:
     """What was said before, for the next window's decoder: the latest tokens, at most half of its positions."""
     if not window.segments or window.decoded is None:

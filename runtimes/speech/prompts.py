@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Sequence
 
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.tokens.text_tokens import text_tokens
-from leanear.runtimes.speech.tokens.token_rules import SpeechTokens
 from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 
 
@@ -30,7 +30,7 @@ class Prompts:
         return [*self.every, *(before[-room:] if room else ())]
 
 
-def read_prompts(vocabulary: Vocabulary, tokens: SpeechTokens, options: DecodeOptions) -> Prompts:
+def read_prompts(vocabulary: Vocabulary, tokens: Decoding, options: DecodeOptions) -> Prompts:
     """The tokens of `options.prompt` and `options.hotwords`, each after a space, as Whisper's are.
 
     Raises:

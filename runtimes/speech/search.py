@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.tokens.repeats import without_loop
-from leanear.runtimes.speech.tokens.token_rules import SpeechTokens, TokenRules
+from leanear.runtimes.speech.tokens.token_rules import TokenRules
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SpeechSession
@@ -29,7 +30,7 @@ class Hypothesis:
 class Search:
     """The hypotheses of one window, from the prompt on."""
 
-    def __init__(self, session: SpeechSession, tokens: SpeechTokens, options: DecodeOptions, budget: int) -> None:
+    def __init__(self, session: SpeechSession, tokens: Decoding, options: DecodeOptions, budget: int) -> None:
         self._session, self._tokens, self._options, self._budget = session, tokens, options, budget
         self._rules = TokenRules(tokens, options.timestamps)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
-from leanear.runtimes.speech.tokens.token_rules import SpeechTokens
 from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 
 MOST_TOKENS_PER_S, MOST_TOKENS_MORE = 8.0, 12  # of audio; nobody speaks so fast
@@ -28,7 +28,7 @@ def most_tokens(samples: int, sample_rate_hz: int) -> int:
 
 
 def why_heard_again(
-    decoded: Decoded, tokens: SpeechTokens, vocabulary: Vocabulary, samples: np.ndarray, sample_rate_hz: int
+    decoded: Decoded, tokens: Decoding, vocabulary: Vocabulary, samples: np.ndarray, sample_rate_hz: int
 ) -> str:
     """Why a short window's text is not to be trusted: "cap", "loop" or "short"; "" where it is.
 

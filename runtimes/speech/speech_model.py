@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.alignment import Alignment, read_alignment
-from leanear.runtimes.speech.encoder_windows import EncoderWindows, artifact_windows, full_window
-from leanear.runtimes.speech.tokens.token_rules import SpeechTokens, speech_tokens
+from leanear.runtimes.manifest import Alignment, Decoding, EncoderWindows
+from leanear.runtimes.speech.encoder_windows import artifact_windows, full_window
 from leanear.runtimes.speech.tokens.vocabulary import Vocabulary, read_vocabulary
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -26,7 +21,7 @@ class SpeechModel:
     """
 
     vocabulary: Vocabulary
-    tokens: SpeechTokens
+    tokens: Decoding
     sample_rate_hz: int
     window_samples: int
     windows: EncoderWindows | None = None
@@ -53,17 +48,14 @@ def read_speech_model(artifact: Artifact, window: str | None = None) -> SpeechMo
         BadInput: the artifact is of another family, its vocabulary is not usable or of another size, or its encoder
             does not take such a window.
     """
-    manifest = artifact.manifest
-    if "decoding" not in manifest:
-        raise BadInput(f"{artifact.folder}: a model that classifies; it has no words to transcribe with")
-    path = artifact.folder / manifest["vocabulary"]["file"]
+    manifest = artifact.speech
+    path = artifact.folder / manifest.vocabulary.file
     vocabulary = read_vocabulary(path)
-    size = manifest["output"]["shape"][-1]
+    size = manifest.output.shape[1]
     if len(vocabulary) != size:
         raise BadInput(f"{path}: {len(vocabulary)} tokens, but the decoder knows {size}")
-    tokens = speech_tokens(manifest["decoding"])
     windows = artifact_windows(artifact, window)
-    alignment = read_alignment(manifest["alignment"]) if "alignment" in manifest else None
+    tokens, alignment = manifest.decoding, manifest.alignment
     return SpeechModel(
         vocabulary, tokens, artifact.sample_rate_hz, windows.full, windows, alignment, artifact.voice_graph
     )

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, GoldenSpeech, write_golden
+from leanear.runtimes.artifact import Golden, GoldenSpeech, write_golden
 from leanear.runtimes.backends.null_sessions import STRETCHES
 from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.manifest import MANIFEST_SCHEMA
 
 WORDS = ("a", "the", "cat", "dog", "sat", "ran", "home", "seven", "lights", "on", "off", "down")
 TEXT_TOKENS = ["Ġum", *(f"Ġ{word}" for word in WORDS)]  # the null runtime hears token 0 nowhere

@@ -60,17 +60,13 @@ def test_artifact_reads_back_and_says_what_the_model_is(folder: Path, slim, extr
     assert sorted(path.name for path in folder.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
     assert artifact.labels == tuple(slim.config.id2label[number] for number in range(5))
     assert artifact.sample_rate_hz == 16000
-    assert manifest["parity"] is None
-    assert manifest["made_from"] == {"checkpoint": "0" * 64}
-    assert manifest["model"]["name"] == "small"
-    assert manifest["model"]["parameters"] == slim.num_parameters()
-    assert manifest["model"]["checkpoint_bytes"] == 4 * slim.num_parameters()
-    assert (
-        manifest["graphs"]["classifier"]["bytes"]
-        == artifact.graph_bytes
-        == artifact.graphs["classifier"].stat().st_size
-    )
-    assert manifest["input"]["window_samples"] == 9840
+    assert manifest.parity is None
+    assert manifest.made_from == {"checkpoint": "0" * 64}
+    assert manifest.model["name"] == "small"
+    assert manifest.model["parameters"] == slim.num_parameters()
+    assert manifest.model["checkpoint_bytes"] == 4 * slim.num_parameters()
+    assert manifest.graphs["classifier"].bytes == artifact.graph_bytes == artifact.graphs["classifier"].stat().st_size
+    assert manifest.input.window_samples == 9840
     golden = read_golden(artifact)
     for clip, waveform, logits in zip(clips, golden.waveforms, golden.logits, strict=True):
         np.testing.assert_array_equal(waveform, clip)
@@ -108,7 +104,7 @@ def test_proved_figures_are_in_the_manifest(folder: Path) -> None:
     parity = prove_parity(folder, dense_graph_bytes=10**9)
     assert 0 < parity.relative_difference <= 1e-5
     assert parity.clips == parity.same_top1 == 3
-    recorded = read_artifact(folder).manifest["parity"]
+    recorded = read_artifact(folder).manifest.parity
     assert recorded["relative_difference"] == parity.relative_difference
     assert recorded["dense_graph_bytes"] == 10**9
 
@@ -120,7 +116,7 @@ def test_a_wrong_weight_fails(folder: Path, name: str) -> None:
     _change_weight(folder, name, _scale_unevenly)
     with pytest.raises(ParityFailed, match="logits differ by"):
         prove_parity(folder)
-    assert read_artifact(folder).manifest["parity"] is None
+    assert read_artifact(folder).manifest.parity is None
 
 
 def test_nan_fails(folder: Path) -> None:

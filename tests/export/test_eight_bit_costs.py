@@ -89,7 +89,7 @@ def test_what_hurts_is_left_in_float32_and_said(tmp_path: Path, monkeypatch: pyt
     assert parity.left_in_float32 == (hurt,)
     assert parity.sentence.endswith(f"; left in float32: {hurt}")
     artifact = read_artifact(out)
-    assert artifact.manifest["left_in_float32"] == [hurt]
+    assert artifact.manifest.left_in_float32 == (hurt,)
     nodes = onnx.load(str(artifact.graphs["encoder"]), load_external_data=False).graph.node
     (behind,) = [node for node in nodes if hurt in node.input and node.op_type != "QuantizeLinear"]
     assert behind.op_type == "Gemm"

@@ -39,14 +39,14 @@ def test_a_count_by_hand() -> None:
     )  # fmt: skip
     macs = count_macs(ASTForAudioClassification(config))
     # One row of two patches, so four tokens; the second layer is computed for two of them.
-    assert macs.patches == 2 * 16 * 16 * 8
-    assert macs.projections == 4 * (4 * 8 * 8) + 2 * (4 * 8 * 8)
+    assert macs.by_kind["patches"] == 2 * 16 * 16 * 8
+    assert macs.by_kind["projections"] == 4 * (4 * 8 * 8) + 2 * (4 * 8 * 8)
     # First layer: 4 x 4 scores and as many weighted values, 4 wide, for 2 heads. Second: 2 x 4, 8 wide, for 2 heads.
-    assert macs.attention == 2 * 2 * (4 * 4 * 4) + 2 * 2 * (2 * 4 * 8)
-    assert macs.mlp == 4 * (2 * 8 * 10) + 2 * (2 * 8 * 10)
-    assert macs.head == 8 * 3
-    assert macs.front_end == 0
-    assert macs.total == sum(macs.by_kind().values())
+    assert macs.by_kind["attention"] == 2 * 2 * (4 * 4 * 4) + 2 * 2 * (2 * 4 * 8)
+    assert macs.by_kind["mlp"] == 4 * (2 * 8 * 10) + 2 * (2 * 8 * 10)
+    assert macs.by_kind["head"] == 8 * 3
+    assert macs.by_kind["front_end"] == 0
+    assert macs.total == sum(macs.by_kind.values())
 
 
 def test_whole_last_layer_agrees_with_pytorchs_counter() -> None:

@@ -13,10 +13,11 @@ from onnx import numpy_helper
 
 from leanear.export.artifact import export_artifact
 from leanear.export.parity import main, prove_parity, prove_parity_here
-from leanear.export.whisper.golden_speech import golden_prompt
 from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import sha256_file
+from leanear.runtimes.records import as_json
+from leanear.runtimes.windows import transcribe_prompt
 from tests.export.whisper_cases import noise, small_artifact, small_speech, small_whisper, torch_logits
 from tests.whisper_models import make_extractor, make_whisper
 
@@ -54,20 +55,20 @@ def _change_manifest(folder: Path, change) -> None:
 
 
 def test_artifact_reads_back_and_says_what_the_model_is(artifact: Artifact) -> None:
-    model, manifest = small_whisper("ragged"), artifact.manifest
+    model, manifest = small_whisper("ragged"), artifact.speech
     graphs = ["decoder.bin", "decoder.onnx", "encoder.bin", "encoder.onnx"]
     names = [*graphs, "golden.npz", "manifest.json", "vocabulary.json", "voice.onnx"]
     assert artifact.voice_graph == artifact.folder / "voice.onnx"
     assert sorted(path.name for path in artifact.folder.iterdir()) == names
     assert (artifact.family, artifact.task, artifact.labels) == ("whisper", "automatic-speech-recognition", ())
-    assert "labels" not in manifest
+    assert not artifact.labels
     assert artifact.sample_rate_hz == 16000
-    assert manifest["input"]["window_samples"] == 32000
-    assert manifest["output"]["shape"] == ["rows", model.config.vocab_size]
-    assert manifest["model"]["parameters"] == model.num_parameters()
-    assert manifest["model"]["checkpoint_bytes"] == 4 * model.num_parameters()
-    assert manifest["model"]["macs_tokens"] == 7, "of a window of 2 s"
-    assert manifest["decoding"] == small_speech(model).decoding
+    assert manifest.input.window_samples == 32000
+    assert manifest.output.shape == ("rows", model.config.vocab_size)
+    assert manifest.model["parameters"] == model.num_parameters()
+    assert manifest.model["checkpoint_bytes"] == 4 * model.num_parameters()
+    assert manifest.model["macs_tokens"] == 7, "of a window of 2 s"
+    assert manifest.decoding == small_speech(model).decoding
     vocabulary = json.loads((artifact.folder / "vocabulary.json").read_text())
     assert vocabulary["tokens"][vocabulary["special_from"]] == "<|endoftext|>"
     assert len(vocabulary["tokens"]) == model.config.vocab_size
@@ -75,15 +76,15 @@ def test_artifact_reads_back_and_says_what_the_model_is(artifact: Artifact) -> N
     embedding = np.fromfile(artifact.folder / "decoder.bin", np.float32, model.proj_out.weight.numel())
     np.testing.assert_array_equal(embedding, model.proj_out.weight.detach().numpy().ravel())
     place = {"file": "decoder.bin", "offset": 0, "shape": list(model.proj_out.weight.shape)}
-    assert manifest["embedding"] == {**place, "precision": "fp32", "blocks": None}
+    assert as_json(manifest.embedding) == {**place, "precision": "fp32", "blocks": None}
 
 
 def test_golden_logits_are_those_of_the_model_step_by_step(artifact: Artifact) -> None:
-    model, golden, decoding = small_whisper("ragged"), read_golden(artifact), artifact.manifest["decoding"]
+    model, golden, decoding = small_whisper("ragged"), read_golden(artifact), artifact.speech.decoding
     speech = golden.speech
     assert speech is not None
     assert speech.prompt.tolist() == [
-        decoding["start"], decoding["languages"]["en"], decoding["transcribe"], decoding["no_timestamps"],
+        decoding.start, decoding.languages["en"], decoding.transcribe, decoding.no_timestamps,
     ]  # fmt: skip
     for clip, waveform in enumerate(golden.waveforms):
         fed = np.concatenate([speech.prompt, speech.tokens[clip]])
@@ -92,8 +93,8 @@ def test_golden_logits_are_those_of_the_model_step_by_step(artifact: Artifact) -
         np.testing.assert_allclose(golden.logits[clip], logits[kept], rtol=0, atol=1e-4)
         np.testing.assert_allclose(speech.log_sums[clip], np.log(np.exp(logits[kept]).sum(axis=1)), rtol=1e-5)
         allowed = logits[kept[1:]].copy()
-        allowed[:, decoding["suppress"]] = -np.inf
-        allowed[0, decoding["begin_suppress"]] = -np.inf
+        allowed[:, list(decoding.suppress)] = -np.inf
+        allowed[0, list(decoding.begin_suppress)] = -np.inf
         assert speech.tokens[clip].tolist() == allowed.argmax(axis=1).tolist()
     # A model that says one thing over and over would prove little.
     assert len(np.unique(speech.tokens)) > 4
@@ -117,7 +118,7 @@ def test_proved_figures_are_in_the_manifest(artifact: Artifact) -> None:
     assert 0 < parity.relative_difference <= 1e-5
     assert parity.clips == parity.same_top1 == 2
     assert parity.tokens == parity.same_tokens == 2 * 24
-    recorded = read_artifact(artifact.folder).manifest["parity"]
+    recorded = read_artifact(artifact.folder).manifest.parity
     assert recorded["relative_difference"] == parity.relative_difference
     assert recorded["tokens"] == 48
 
@@ -137,7 +138,7 @@ def test_a_wrong_weight_fails(artifact: Artifact, role: str, name: str) -> None:
     _change_weight(artifact, role, name, lambda w: w * np.linspace(0.8, 1.1, w.size, dtype=np.float32).reshape(w.shape))
     with pytest.raises(ParityFailed, match="golden clip 0: logits differ by"):
         prove_parity_here(artifact.folder)
-    assert read_artifact(artifact.folder).manifest["parity"] is None
+    assert read_artifact(artifact.folder).manifest.parity is None
 
 
 def test_a_position_that_only_late_steps_read_is_proved_too(artifact: Artifact) -> None:
@@ -180,7 +181,7 @@ def test_program_says_so(artifact: Artifact, capsys: pytest.CaptureFixture[str])
 def test_english_only_models_have_a_short_prompt(tmp_path: Path) -> None:
     model = make_whisper(english_only=True)
     speech = small_speech(model)
-    assert golden_prompt(speech.decoding).tolist() == [speech.decoding["start"], speech.decoding["no_timestamps"]]
+    assert transcribe_prompt(speech.decoding) == [speech.decoding.start, speech.decoding.no_timestamps]
     export_artifact(
         model, make_extractor(), [noise(5000)], tmp_path / "a", form="portable", source={}, made_from={}, speech=speech
     )
@@ -207,14 +208,14 @@ def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("vocabulary", 7, "vocabulary is not an object"),
+        ("vocabulary", 7, "vocabulary is 7"),
         ("vocabulary.file", "../x.json", "vocabulary.file is not the plain name"),
-        ("graphs.encoder", None, "graphs.encoder is not an object"),
+        ("graphs.encoder", None, "graphs.encoder is None"),
         ("graphs.decoder.precision", 8, "graphs.decoder.precision is 8"),
         ("graphs.decoder.data", "x", "graphs.decoder.data is 'x'"),
-        ("graphs.encoder.data", {}, "graphs.encoder.data.file is not the plain name"),
+        ("graphs.encoder.data", {}, "missing key 'graphs.encoder.data.file'"),
         ("graphs.decoder.data", None, "embedding is not a place"),
-        ("embedding.offset", -4, "embedding is not a place"),
+        ("embedding.offset", -4, "embedding.offset is -4"),
         ("embedding.shape", [386, 32], r"embedding.shape is \[386, 32\]"),
         ("output.shape", [1, "x"], "output.shape"),
         ("decoding.start", 10**6, "decoding.start is 1000000, not one of the 387 tokens"),
@@ -226,9 +227,9 @@ def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
         ("decoding.timestamp_end", 10**6, "decoding.timestamp_end is 1000000, not behind"),
         ("decoding.default_task", "sing", "decoding.default_task is 'sing'"),
         ("decoding.multilingual", 1, "decoding.multilingual is 1"),
-        ("decoding.colour", 1, "unknown key decoding.colour"),
+        ("decoding.colour", 1, "unknown key 'decoding.colour'"),
         ("cache.layers", [], "cache.layers is not a list"),
-        ("cache.layers", [{"self_key": [2]}], r"cache.layers\[0\].self_value is None"),
+        ("cache.layers", [{"self_key": [2]}], r"cache.layers\[0\].self_key is \[2\], expected a list of 2"),
         ("cache.cross_bytes", "9", "cache.cross_bytes is '9'"),
         ("input.window_samples", 0, "input.window_samples is 0"),
     ],

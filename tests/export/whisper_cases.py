@@ -16,7 +16,7 @@ from leanear.families import whisper
 from leanear.families.checkpoint_files import slim_settings
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
 from leanear.runtimes.artifact import Artifact, read_artifact
-from leanear.runtimes.speech.alignment import Alignment
+from leanear.runtimes.manifest import Alignment
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
 
 KINDS = ("stock", "ragged", "fewer heads", "narrow feed-forward")
@@ -68,7 +68,7 @@ def small_speech(model: torch.nn.Module) -> Speech:
     """What decoding has to know of a small Whisper."""
     checkpoint = whisper.WhisperCheckpoint(Path(), model, make_extractor(), make_tokenizer())  # type: ignore[arg-type]
     decoding = whisper.decoding_settings(checkpoint)
-    return Speech(whisper.vocabulary_tokens(checkpoint), decoding["end"], decoding)
+    return Speech(whisper.vocabulary_tokens(checkpoint), decoding.end, decoding)
 
 
 def small_artifact(

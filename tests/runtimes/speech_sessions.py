@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.speech.speech_model import SpeechModel
-from leanear.runtimes.speech.tokens.token_rules import SpeechTokens
 from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 
 WORDS = (b" yes", b" no", b" one", b" two", b" three", b" four", b" five", b" six", b" seven", b" eight")
@@ -20,17 +20,19 @@ SIZE = TIMES + STEPS + 1
 RATE_HZ = 1000
 WINDOW = STEPS * 20  # samples: one second
 
-TOKENS = SpeechTokens(
+TOKENS = Decoding(
     start=START,
     end=END,
     previous=PREVIOUS,
     no_speech=NO_SPEECH,
     no_timestamps=NO_TIMESTAMPS,
     timestamp_begin=TIMES,
+    timestamp_end=None,
     transcribe=TRANSCRIBE,
     translate=TRANSLATE,
     languages={"en": EN, "de": DE},
     default_language="en",
+    default_task="transcribe",
     multilingual=True,
     suppress=(START, EN, DE, TRANSLATE, TRANSCRIBE, PREVIOUS, NO_SPEECH),
     begin_suppress=(END,),

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from leanear.runtimes.artifact import MANIFEST_SCHEMA, Golden, write_golden
+from leanear.runtimes.artifact import Golden, write_golden
 from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.manifest import MANIFEST_SCHEMA
 
 WINDOW_SAMPLES = 160
 LABELS = ("bed", "cat", "dog", "owl")

@@ -22,6 +22,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSe
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.data.examples import LabelledInputs
 from leanear.export.artifact import ClassifierFacts, collect_golden, write_classifier_artifact
+from leanear.export.macs import Macs
 from leanear.export.onnx.attention import add_attention
 from leanear.export.onnx.graph import OPSET, ExportedGraph, Graph, model_sizes
 from leanear.export.onnx.heads import read_attention, read_widths
@@ -37,7 +38,7 @@ from leanear.families.checkpoint_files import (
     write_slim_folder,
 )
 from leanear.families.classifier import check_head, labelled, metric_of
-from leanear.families.family import AttentionBlocks, ExportOptions, HeadCost
+from leanear.families.family import AttentionBlocks, ExportOptions
 from leanear.families.slimming import slim_state
 from leanear.plan import Plan, SitePlan, full_plan
 from leanear.progress import Report, quiet
@@ -175,7 +176,7 @@ def token_count(model: Any) -> int:
     return int(model._get_feat_extract_output_lengths(WINDOW_SAMPLES))
 
 
-def model_macs(model: Any, form: str = "portable") -> int:
+def macs(checkpoint: Checkpoint, model: Any, form: str = "portable") -> Macs:
     """Convolutions, projections, attention, MLPs and the head."""
     config, tokens = model.config, token_count(model)
     width, samples, inputs, total = config.hidden_size, WINDOW_SAMPLES, 1, 0
@@ -185,23 +186,14 @@ def model_macs(model: Any, form: str = "portable") -> int:
     places = config.num_conv_pos_embeddings * width // config.num_conv_pos_embedding_groups
     total += tokens * width * (inputs + places + 2 * config.num_hidden_layers * config.intermediate_size)
     total += tokens * width * config.classifier_proj_size + config.classifier_proj_size * config.num_labels
-    pairs = [pair for site in attention_sites(model) for pair in zip(site.query_key_widths, site.value_output_widths)]
-    return total + int(sum(head_macs(model, form)[0](*pair) for pair in pairs))
-
-
-def head_macs(model: Any, form: str = "portable") -> tuple[HeadCost, ...]:
-    del form
-    tokens, width = token_count(model), model.config.hidden_size
-    cost = 2 * tokens * width + tokens * tokens
-    return (lambda query_key, value_output: float(cost * (query_key + value_output)),) * model.config.num_hidden_layers
+    column = 2 * tokens * width + tokens * tokens
+    columns = sum(sum(site.query_key_widths) + sum(site.value_output_widths) for site in attention_sites(model))
+    heads = (lambda query_key, value_output: float(column * (query_key + value_output)),) * config.num_hidden_layers
+    return Macs({"attention": column * columns, "all else": total}, heads, ())
 
 
 def feed_forward_sites(model: Any) -> tuple[FeedForwardSite, ...]:
     return ()  # this family prunes attention alone
-
-
-def feed_forward_macs(model: Any) -> tuple[float, ...]:
-    return ()
 
 
 def attention_blocks(model: Any) -> AttentionBlocks:
@@ -247,7 +239,7 @@ def export(checkpoint: Checkpoint, golden_waveforms: Sequence[np.ndarray], out: 
         labels=checkpoint.labels,
         sample_rate_hz=extractor.sampling_rate,
         window_samples=WINDOW_SAMPLES,
-        model={**model_sizes(model, blocks), "macs": model_macs(model), **options.source},
+        model={**model_sizes(model, blocks), "macs": macs(checkpoint, model).total, **options.source},
         made_from=options.made_from,
     )
     golden = collect_golden(model, lambda clip: features(extractor, [clip]), golden_waveforms)

@@ -13,8 +13,8 @@ import click
 
 from leanear.families.asked import Asked
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.decode_options import TASKS
 from leanear.runtimes.speech.encoder_windows import check_window_choice
+from leanear.runtimes.tasks import SPOKEN_TASKS
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Data
@@ -131,7 +131,7 @@ def asked_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return _options(
         click.option(
             "--task",
-            type=click.Choice(TASKS),
+            type=click.Choice(SPOKEN_TASKS),
             help="Whisper: write down what is said, or translate it to English.  [default: the model's own]",
         ),
         click.option(

@@ -53,11 +53,11 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
                 for graph in artifact.graphs.values():
                     _require_supported(device.runtime, graph)
                 kept = build_engines(device.runtime, artifact, options, place, artifact.folder, report)
-        parity = artifact.manifest["parity"] or {}
+        parity = artifact.manifest.parity or {}
         engines[role] = {
             name: {
                 **engine.facts,
-                "graph_bytes": artifact.manifest["graphs"][name]["bytes"],
+                "graph_bytes": artifact.manifest.graphs[name].bytes,
                 "parity": parity.get("relative_difference"),
             }
             for name, engine in kept.items()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results, results_files
-from leanear.deploy.delivering import BY_HAND, DEVICES_SCHEMA, foreign_role, write_delivery_report
+from leanear.deploy.delivering import (
+    BY_HAND,
+    DeviceOutcome,
+    foreign_role,
+    read_devices,
+    write_delivery_report,
+)
 from leanear.deploy.measuring import DEVICES_FILE
 from leanear.devices.hosts import host_folder_name
 from leanear.devices.statuses import plain, results_status
 from leanear.runtimes.errors import BadInput, DeviceFailed
-from leanear.runtimes.files import read_json, replaced_file, sha256_file, write_json
+from leanear.runtimes.files import replaced_file, sha256_file
+from leanear.runtimes.records import write
 
 
 @dataclass(frozen=True)
@@ -38,19 +44,19 @@ def import_results(
         BadInput: there are no results, they are of other artifacts, or several go by one name.
     """
     found = [read_results(path) for given in brought for path in _files(given)]
-    names = [name or str(results.document["device_name"]) for results in found]
+    names = [name or results.content.device_name for results in found]
     if len(set(names)) < len(names):
         raise BadInput(f"{brought[0]}: several results of {names[0]}; import one at a time, each with a --name")
     folder = into or _deployment_of(found[0])
-    document = read_json(folder / DEVICES_FILE, DEVICES_SCHEMA, ("title", "target", "provenance", "outcomes"))
+    document = read_devices(folder)
     for results in found:
         foreign = foreign_role(results, folder)
         if foreign is not None:
             raise BadInput(f"{results.path}: its {foreign} model is not the one in {folder}; it does not belong there")
-    outcomes = [outcome for outcome in document["outcomes"] if outcome["host"] not in names]
+    outcomes = [outcome for outcome in document.outcomes if outcome.host not in names]
     imported = [_placed(results, device, folder) for results, device in zip(found, names, strict=True)]
-    write_json(folder / DEVICES_FILE, {**document, "outcomes": [*outcomes, *imported]})
-    told = tuple((outcome["host"], outcome["status"], outcome["reason"]) for outcome in imported)
+    write(folder / DEVICES_FILE, replace(document, outcomes=(*outcomes, *imported)))
+    told = tuple((outcome.host, outcome.status, outcome.reason) for outcome in imported)
     return Homecoming(folder, told, write_delivery_report(folder, max_drop))
 
 
@@ -78,25 +84,17 @@ def _files(given: Path) -> list[Path]:
 
 def _deployment_of(results: Results) -> Path:
     """The deployment under deployments/ whose slim artifact was measured."""
-    wanted = results.document["artifacts"]["slim"]["manifest_sha256"]
+    wanted = results.content.artifacts["slim"].manifest_sha256
     for manifest in sorted(Path("deployments").glob("*/*/slim/manifest.json")):
         if sha256_file(manifest) == wanted:
             return manifest.parent.parent
     raise BadInput(f"{results.path}: no folder in deployments/ has the model that was measured; name it with --into")
 
 
-def _placed(results: Results, device: str, folder: Path) -> dict[str, Any]:
+def _placed(results: Results, device: str, folder: Path) -> DeviceOutcome:
     """The outcome that devices.json has of one device, whose results are in the deployment folder now."""
     out = folder / "results" / host_folder_name(device) / results.path.name
     with replaced_file(out) as part:
         part.write_bytes(results.path.read_bytes())
     status, reason = results_status(results)
-    return {
-        "host": device,
-        "status": status,
-        "reason": plain(reason),
-        "notes": [BY_HAND],
-        "log_tail": [],
-        "results": out.relative_to(folder).as_posix(),
-        "doctor": None,
-    }
+    return DeviceOutcome(device, status, plain(reason), (BY_HAND,), (), out.relative_to(folder).as_posix(), None)

@@ -19,7 +19,8 @@ from leanear.devices.hosts import deliver_to_all, host_folder_name
 from leanear.devices.remote import RemoteOptions, RemoteOutcome
 from leanear.progress import Narrator
 from leanear.runtimes.errors import DeviceFailed
-from leanear.runtimes.files import read_json, sha256_file, write_json
+from leanear.runtimes.files import read_json, sha256_file
+from leanear.runtimes.records import read, write
 
 BUNDLE_FOLDER = "bundle"
 DEVICES_SCHEMA = "leanear-devices-1"
@@ -33,6 +34,30 @@ class Devices:
 
     hosts: tuple[str, ...] = ()
     options: RemoteOptions = field(default_factory=RemoteOptions)
+
+
+@dataclass(frozen=True)
+class DeviceOutcome:
+    """How one device's delivery ended, as `RemoteOutcome` says; results: path in the deployment folder."""
+
+    host: str
+    status: str
+    reason: str
+    notes: tuple[str, ...]
+    log_tail: tuple[str, ...]
+    results: str | None
+    doctor: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class DevicesDocument:
+    """`devices.json` of a deployment folder: the devices that it went to, or that its results came home from."""
+
+    schema: str
+    title: str
+    target: str
+    provenance: dict[str, str]
+    outcomes: tuple[DeviceOutcome, ...]
 
 
 @dataclass(frozen=True)
@@ -78,37 +103,40 @@ def deliver_deployment(
             expected = expected_time(bundle)
         narrator.say(f"  {expected}")
     outcomes = _deliver(bundle.folder, folder / "results", devices, narrator)
-    told = [_outcome_json(folder, outcome) for outcome in outcomes]
-    document = {
-        "schema": DEVICES_SCHEMA,
-        "title": title,
-        "target": target,
-        "provenance": provenance,
-        "outcomes": [*told, *_brought_home_before(folder, {outcome.host for outcome in outcomes})],
-    }
-    write_json(folder / DEVICES_FILE, document)
+    told = [_outcome_of(folder, outcome) for outcome in outcomes]
+    before = _brought_home_before(folder, {outcome.host for outcome in outcomes})
+    write(folder / DEVICES_FILE, DevicesDocument(DEVICES_SCHEMA, title, target, provenance, (*told, *before)))
     return Delivery(bundle.folder, outcomes, write_delivery_report(folder, max_drop))
 
 
-def _brought_home_before(folder: Path, hosts: set[str]) -> list[dict[str, Any]]:
+def read_devices(folder: Path) -> DevicesDocument:
+    """`devices.json` of a deployment folder.
+
+    Raises:
+        BadInput: it is missing, or is not what it should be.
+    """
+    return read(DevicesDocument, read_json(folder / DEVICES_FILE, DEVICES_SCHEMA), folder / DEVICES_FILE)
+
+
+def _brought_home_before(folder: Path, hosts: set[str]) -> list[DeviceOutcome]:
     """Outcomes that were imported earlier and are of the artifacts that the deployment still has."""
-    path = folder / DEVICES_FILE
-    earlier = read_json(path, DEVICES_SCHEMA, ("outcomes",))["outcomes"] if path.is_file() else []
+    earlier = read_devices(folder).outcomes if (folder / DEVICES_FILE).is_file() else ()
     return [
         outcome
         for outcome in earlier
-        if BY_HAND in outcome["notes"]
-        and outcome["host"] not in hosts
-        and (folder / outcome["results"]).is_file()
-        and foreign_role(read_results(folder / outcome["results"]), folder) is None
+        if BY_HAND in outcome.notes
+        and outcome.host not in hosts
+        and outcome.results is not None
+        and (folder / outcome.results).is_file()
+        and foreign_role(read_results(folder / outcome.results), folder) is None
     ]
 
 
 def foreign_role(results: Results, folder: Path) -> str | None:
     """The role whose measured model is not the deployment's own; None where all are."""
-    for role, measured in results.document["artifacts"].items():
+    for role, measured in results.content.artifacts.items():
         path = folder / role / "manifest.json"
-        if not path.is_file() or sha256_file(path) != measured["manifest_sha256"]:
+        if not path.is_file() or sha256_file(path) != measured.manifest_sha256:
             return str(role)
     return None
 
@@ -119,17 +147,16 @@ def write_delivery_report(folder: Path, max_drop: float | None) -> ReportPaths:
     Raises:
         BadInput: that file or one that it names is not what it should be.
     """
-    document = read_json(folder / DEVICES_FILE, DEVICES_SCHEMA, ("title", "target", "provenance", "outcomes"))
-    outcomes = document["outcomes"]
-    if len(outcomes) == 1 and outcomes[0]["status"] == "ok":
-        (outcome,) = outcomes
-        notes = [f"{outcome['host']}: {note}." for note in outcome["notes"]]
-        return write_folder_report(folder, folder / outcome["results"], folder, max_drop, notes=notes)
+    document = read_devices(folder)
+    outcomes = document.outcomes
+    if len(outcomes) == 1 and outcomes[0].status == "ok" and outcomes[0].results is not None:
+        notes = [f"{outcomes[0].host}: {note}." for note in outcomes[0].notes]
+        return write_folder_report(folder, folder / outcomes[0].results, folder, max_drop, notes=notes)
     entries = [_entry(folder, outcome, max_drop) for outcome in outcomes]
-    said = {"target": document["target"], **document["provenance"]}
+    said = {"target": document.target, **document.provenance}
     by_hand_commands = () if outcomes else commands(folder)
     more = (*pruning_sections(folder), *precision_sections(folder), *engine_sections(folder))
-    return write_devices_report(folder, document["title"], document["target"], entries, said, by_hand_commands, more)
+    return write_devices_report(folder, document.title, document.target, entries, said, by_hand_commands, more)
 
 
 def commands(folder: Path) -> tuple[str, ...]:
@@ -161,35 +188,29 @@ def _deliver(bundle: Path, results: Path, devices: Devices, narrator: Narrator) 
         return deliver_to_all(devices.hosts, bundle, results, devices.options, report_of, done)
 
 
-def _outcome_json(folder: Path, outcome: RemoteOutcome) -> dict[str, Any]:
-    return {
-        "host": outcome.host,
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "notes": list(outcome.notes),
-        "log_tail": list(outcome.log_tail),
-        "results": None if outcome.results_path is None else outcome.results_path.relative_to(folder).as_posix(),
-        "doctor": outcome.doctor,
-    }
+def _outcome_of(folder: Path, outcome: RemoteOutcome) -> DeviceOutcome:
+    results = None if outcome.results_path is None else outcome.results_path.relative_to(folder).as_posix()
+    notes, log_tail = tuple(outcome.notes), tuple(outcome.log_tail)
+    return DeviceOutcome(outcome.host, outcome.status, outcome.reason, notes, log_tail, results, outcome.doctor)
 
 
-def _entry(folder: Path, outcome: dict[str, Any], max_drop: float | None) -> DeviceEntry:
+def _entry(folder: Path, outcome: DeviceOutcome, max_drop: float | None) -> DeviceEntry:
     """What the report over all says of one device; its own report is written too, where it has results."""
     results, report, gate = None, "", None
-    if outcome["results"] is not None:
-        out = folder / DEVICES_FOLDER / host_folder_name(outcome["host"])
-        notes = [f"{note}." for note in outcome["notes"]]
-        paths = write_folder_report(folder, folder / outcome["results"], out, max_drop, notes=notes)
-        results = read_results(folder / outcome["results"])
+    if outcome.results is not None:
+        out = folder / DEVICES_FOLDER / host_folder_name(outcome.host)
+        notes = [f"{note}." for note in outcome.notes]
+        paths = write_folder_report(folder, folder / outcome.results, out, max_drop, notes=notes)
+        results = read_results(folder / outcome.results)
         report, gate = paths.html.relative_to(folder).as_posix(), paths.gate
     return DeviceEntry(
-        host=outcome["host"],
-        status=outcome["status"],
-        reason=outcome["reason"],
-        notes=tuple(outcome["notes"]),
-        log_tail=tuple(outcome["log_tail"]),
+        host=outcome.host,
+        status=outcome.status,
+        reason=outcome.reason,
+        notes=outcome.notes,
+        log_tail=outcome.log_tail,
         results=results,
-        doctor=outcome["doctor"],
+        doctor=outcome.doctor,
         report=report,
         gate=gate,
     )

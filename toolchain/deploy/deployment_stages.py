@@ -148,8 +148,7 @@ def export_stage(
 def _graph_bytes(folder: Path, precision: str) -> int | None:
     """Bytes of an artifact's graphs, None where they are of another precision."""
     artifact = read_artifact(folder)
-    found = {graph["precision"] for graph in artifact.manifest["graphs"].values()}
-    return artifact.graph_bytes if found == {precision} else None
+    return artifact.graph_bytes if artifact.precisions == {precision} else None
 
 
 def bench_stage(

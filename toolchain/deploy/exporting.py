@@ -26,8 +26,8 @@ from leanear.progress import Narrator, Report
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import replaced_folder
+from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.process.notes import note
-from leanear.runtimes.speech.alignment import Alignment
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 
 GOLDEN_CLIPS = 6

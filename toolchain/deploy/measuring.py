@@ -99,8 +99,7 @@ def bench_artifacts(  # noqa: PLR0913, what every stage is given
 
 def _precision_beside(artifact: Artifact, runtime: str, asked: str | None) -> str:
     """The precision that was asked for of another artifact, where this one's graphs are of it; else this one's own."""
-    found = {graph["precision"] for graph in artifact.manifest["graphs"].values()}
-    same = asked is not None and found == {graph_precision(asked)}
+    same = asked is not None and artifact.precisions == {graph_precision(asked)}
     return asked if asked is not None and same else own_precision(artifact, runtime)
 
 

@@ -44,12 +44,11 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.files import replaced_folder, sha256_file, sha256_json, write_json
-from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
 
 PLAIN = "fp32"
-SLOWER = ("int8-bf16", "int8", "bf16", "fp16", PLAIN)
 MOST_GATE_CLIPS = 192
 QUANTISER_SHARE = 1 / 3  # of the calibration clips, where they are few
 TRIALS_FOLDER = "trials"
@@ -105,8 +104,8 @@ def plain_precision(runtime: str, ships: str) -> str:
 
 def precisions_to_try(asked: str, offered: Sequence[str]) -> tuple[str, ...]:
     """The precision that is asked for, and the slower ones that the runtime offers, in the order of their trial."""
-    slower = SLOWER[SLOWER.index(asked) + 1 :] if asked in SLOWER else (PLAIN,)
-    return (asked, *(precision for precision in slower if precision in offered))
+    slower = PRECISIONS[: PRECISIONS.index(asked)] if asked in PRECISIONS else (PLAIN,)
+    return (asked, *(precision for precision in reversed(slower) if precision in offered))
 
 
 def quantiser_clips(clips: int) -> int:
@@ -345,7 +344,7 @@ def compare_answers(
         right = [float((np.asarray(ids) == np.asarray(truth)).mean()) for ids in (reference, answers)]
         return _compared(right[0], right[1], change, sum(a != b for a, b in zip(reference, answers, strict=True)))
     heard = [each.language for each in reference]
-    normaliser = choose_normaliser(written_language(artifact.manifest["decoding"], NOTHING_ASKED, heard), spellings)
+    normaliser = choose_normaliser(written_language(artifact.speech.decoding, NOTHING_ASKED, heard), spellings)
     texts = [[each.text for each in transcripts] for transcripts in (reference, answers)]
     counted = [count_word_errors(clips.texts, each, normaliser) for each in texts]
     words = counted[0].reference_words

@@ -7,19 +7,31 @@ import os
 import re
 import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import leanear
 import leanear.benchmarks
 import leanear.runtimes
-from leanear.benchmarks.device.bundled import ALL_THREADS, BUNDLE_FILE, BUNDLE_SCHEMA, RUNNER_FILE, Bundle, read_bundle
+from leanear.benchmarks.device.bundled import (
+    ALL_THREADS,
+    BUNDLE_FILE,
+    BUNDLE_SCHEMA,
+    RUNNER_FILE,
+    Bundle,
+    BundleDocument,
+    BundleRun,
+    FileFacts,
+    read_bundle,
+)
+from leanear.benchmarks.results_document import Role
 from leanear.devices.bundle_readme import README_FILE, readme_text
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file, replaced_folder, sha256_file, sha256_json, write_json
+from leanear.runtimes.files import replaced_file, replaced_folder, sha256_file, sha256_json
+from leanear.runtimes.records import write
 
 DEVICE_SOURCES = {p.__name__: Path(next(iter(p.__path__))) for p in (leanear.runtimes, leanear.benchmarks)}
 STAYS_HERE = "peers"  # the folder of programs that measure leanear itself
@@ -77,7 +89,7 @@ class RunSettings:
 
     runtime: str
     precision: str
-    threads: int | str = ALL_THREADS
+    threads: int | Literal["all"] = ALL_THREADS
     budget_s: float = 60.0
     sustained_s: float = 0.0
     dense_precision: str | None = None
@@ -102,7 +114,7 @@ def write_bundle(
     """
     if out.exists() and not (out / BUNDLE_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out}: there is something there that is not a bundle (no {BUNDLE_FILE}); it is left alone")
-    artifacts = {"slim": slim} if dense is None else {"dense": dense, "slim": slim}
+    artifacts: dict[Role, Path] = {"slim": slim} if dense is None else {"dense": dense, "slim": slim}
     with replaced_folder(out) as fresh:
         for role, folder in artifacts.items():
             read_artifact(folder)
@@ -112,27 +124,26 @@ def write_bundle(
         if clips is not None:
             _place(clips, fresh / CLIPS_FILE)
         write_runner(fresh / RUNNER_FILE)
-        document: dict[str, Any] = {
-            "schema": BUNDLE_SCHEMA,
-            "leanear": importlib.metadata.version("leanear"),
-            "name": name,
-            "target": target,
-            "run": {
-                "runtime": run.runtime,
-                "precision": run.precision,
-                "dense_precision": run.dense_precision or run.precision,
-                "threads": run.threads,
-                "budget_s": run.budget_s,
-                "sustained_s": run.sustained_s,
-            },
-            "artifacts": {role: role for role in artifacts},
-            "clips": None if clips is None else CLIPS_FILE,
-            "files": _files(fresh),
-        }
+        document = BundleDocument(
+            schema=BUNDLE_SCHEMA,
+            leanear=importlib.metadata.version("leanear"),
+            name=name,
+            target=target,
+            run=BundleRun(
+                runtime=run.runtime,
+                precision=run.precision,
+                dense_precision=run.dense_precision or run.precision,
+                threads=run.threads,
+                budget_s=run.budget_s,
+                sustained_s=run.sustained_s,
+            ),
+            artifacts={role: role for role in artifacts},
+            clips=None if clips is None else CLIPS_FILE,
+            files=_files(fresh),
+        )
         text = readme_text(document, None if clips is None else read_clips(clips))
         (fresh / README_FILE).write_text(text, encoding="utf-8")
-        document["files"] = _files(fresh)
-        write_json(fresh / BUNDLE_FILE, document)
+        write(fresh / BUNDLE_FILE, replace(document, files=_files(fresh)))
     return read_bundle(out)
 
 
@@ -170,13 +181,10 @@ def device_folder_name(name: str) -> str:
     return f"{plain}-{sha256_json(name)[:8]}"
 
 
-def _files(folder: Path) -> dict[str, dict[str, Any]]:
+def _files(folder: Path) -> dict[str, FileFacts]:
     """The size and the sha256 of every file of a bundle so far, by its path in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-        for path in files
-    }
+    return {path.relative_to(folder).as_posix(): FileFacts(sha256_file(path), path.stat().st_size) for path in files}
 
 
 def _place(source: Path, target: Path) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from leanear.benchmarks.device.bundled import ALL_THREADS, RUNNER_FILE, Bundle
+from leanear.benchmarks.device.bundled import ALL_THREADS, RUNNER_FILE, Bundle, BundleDocument
 from leanear.benchmarks.device.doctor import package
 from leanear.benchmarks.inference import milliseconds, one_inference
 from leanear.benchmarks.measure.measure import REPEATS
+from leanear.benchmarks.results_document import Role
 from leanear.runtimes.artifact import read_artifact, read_golden
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.windows import window_tokens
 
 README_FILE = "README.txt"
@@ -40,27 +40,27 @@ def wanted(runtime: str) -> str:
     return f"Python 3.9 or later, {' and '.join(libraries)}"
 
 
-def readme_text(document: dict[str, Any], clips: Clips | None) -> str:
+def readme_text(document: BundleDocument, clips: Clips | None) -> str:
     """README.txt of a bundle; the same bundle has the same text.
 
     document: bundle.json, but for README.txt itself among its files.
     """
-    run, files = document["run"], document["files"]
-    size = sum(facts["bytes"] for facts in files.values())
-    title = f"{document['name']}: a bundle of leanear {document['leanear']}"
+    run, files = document.run, document.files
+    size = sum(facts.bytes for facts in files.values())
+    title = f"{document.name}: a bundle of leanear {document.leanear}"
     typed = [(f"python3 {RUNNER_FILE} {verb}", said) for verb, said in VERBS]
     width = max(len(command) for command, _ in typed)
-    threads = "all cores" if run["threads"] == ALL_THREADS else f"{run['threads']} threads"
+    threads = "all cores" if run.threads == ALL_THREADS else f"{run.threads} threads"
     return f"""{title}
 {"=" * len(title)}
 
-For {document["target"]}.
+For {document.target}.
 {len(files) + 1} files, {size / 1e6:.1f} MB: {_held(document, clips)}.
-Models compute by {run["runtime"]} on {threads}.
+Models compute by {run.runtime} on {threads}.
 
 1. What the device needs
 
-   {wanted(run["runtime"])}.
+   {wanted(run.runtime)}.
    Nothing of leanear has to be installed: {RUNNER_FILE} holds it.
 
 2. What to type, in this folder
@@ -82,18 +82,18 @@ Models compute by {run["runtime"]} on {threads}.
 """
 
 
-def _held(document: dict[str, Any], clips: Clips | None) -> str:
-    models = " and ".join(f"the {role} model" for role in document["artifacts"])
+def _held(document: BundleDocument, clips: Clips | None) -> str:
+    models = " and ".join(f"the {role} model" for role in document.artifacts)
     if clips is None:
         return f"{models}, no evaluation clips"
     seconds = sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
     return f"{models}, {len(clips)} evaluation clips of {seconds:.0f} s in all"
 
 
-def _duration(document: dict[str, Any], clips: Clips | None) -> str:
+def _duration(document: BundleDocument, clips: Clips | None) -> str:
     """How long `bench` takes, as far as that does not depend on the device."""
-    run, roles = document["run"], len(document["artifacts"])
-    fixed = run["budget_s"] + roles * run["sustained_s"]
+    run, roles = document.run, len(document.artifacts)
+    fixed = run.budget_s + roles * run.sustained_s
     rest = f"starting each model {REPEATS + 2} times"
     if clips is not None:
         rest += f" and answering each of the {len(clips)} clips by each"
@@ -125,7 +125,7 @@ def _inferences(clips: Clips | None, window_s: float) -> int:
     return sum(max(1, -(-len(waveform) // int(window_s * clips.sample_rate_hz))) for waveform in clips.waveforms)
 
 
-def _inference_here(bundle: Bundle, role: str) -> tuple[float, float]:
+def _inference_here(bundle: Bundle, role: Role) -> tuple[float, float]:
     """Milliseconds of one inference on this machine, the median of a few, and the seconds of its window."""
     artifact = read_artifact(bundle.artifacts[role])
     runtime = choose_runtime(bundle.runtime)
@@ -133,12 +133,12 @@ def _inference_here(bundle: Bundle, role: str) -> tuple[float, float]:
     reason = runtime.available()
     if reason is not None:
         raise LeanearError(reason)
-    tokens = window_tokens(artifact.manifest["decoding"]) if artifact.task == SPEECH_TASK else None
+    tokens = window_tokens(artifact.speech.decoding) if artifact.is_speech else None
     session = runtime.load(artifact, options)
     infer = one_inference(session, artifact, read_golden(artifact).waveforms[0], tokens)
     timed = [_timed_ms(infer) for _ in range(TIMED_RUNS)]
     session.close()
-    return median(timed[1:]), int(artifact.manifest["input"]["window_samples"]) / artifact.sample_rate_hz
+    return median(timed[1:]), artifact.manifest.input.window_samples / artifact.sample_rate_hz
 
 
 def _timed_ms(infer: Any) -> float:
@@ -149,7 +149,7 @@ def _timed_ms(infer: Any) -> float:
 
 def to_type(bundle: Bundle, deployment: Path) -> tuple[str, ...]:
     """How the bundle is used: where it goes, the commands to type there, and how the results come home."""
-    size = sum(facts["bytes"] for facts in bundle.document["files"].values())
+    size = sum(facts.bytes for facts in bundle.document.files.values())
     return (
         f"copy the folder {bundle.folder} ({size / 1e6:.1f} MB; its {README_FILE} says all of this) to the device, "
         f"which needs {wanted(bundle.runtime)}, and there, in that folder:",

@@ -30,6 +30,7 @@ from leanear.devices.ssh import check_host
 from leanear.devices.statuses import Stop, plain
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed, RuntimeUnavailable
+from leanear.runtimes.records import as_json
 
 CLOCK_LIMIT_S = 120.0
 LATEST_S = 1e11  # since 1970: in the year 5138
@@ -165,23 +166,23 @@ def _compare_clocks(greeting: dict[str, Any], now: float, story: _Story) -> None
 
 def _copy(channel: Channel, bundle: Bundle, options: RemoteOptions, progress: Report, story: _Story) -> None:
     """Bring what is missing, and let the device put the bundle together."""
-    files = bundle.document["files"]
+    files = bundle.document.files
     opened = channel.ask(
         {
             "verb": "open",
             "base": options.folder,
-            "name": device_folder_name(bundle.document["name"]),
+            "name": device_folder_name(bundle.document.name),
             "from": _here(),
         },
         "opened",
-        json.dumps(files).encode(),
+        json.dumps(as_json(files)).encode(),
     )
     if opened.get("cut_short"):
         story.notes.append(
             f"the attempt before this one was cut short {plain(str(opened['cut_short']))}; this one went on"
         )
-    paths = {facts["sha256"]: bundle.folder / name for name, facts in files.items()}
-    sizes = {facts["sha256"]: facts["bytes"] for facts in files.values()}
+    paths = {facts.sha256: bundle.folder / name for name, facts in files.items()}
+    sizes = {facts.sha256: facts.bytes for facts in files.values()}
     told = opened.get("missing")
     if not isinstance(told, dict) or not set(told) <= set(sizes):
         raise Stop("failed", "the device did not say which files it lacks")

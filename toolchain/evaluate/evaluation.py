@@ -72,7 +72,7 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
         options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
 
-        window = int(artifact.manifest["input"]["window_samples"])
+        window = artifact.manifest.input.window_samples
 
         def logits(waveforms: Sequence[np.ndarray]) -> np.ndarray:
             return np.stack([session.run(waveform[:window]) for waveform in waveforms])
@@ -214,7 +214,7 @@ def _speech_folder(model_or_artifact: str, data: Data | None) -> DataFolder:
     """DATA; without it the demo's clips, for an artifact that was made of the demo."""
     folder = Path(model_or_artifact)
     if data is None and is_artifact(folder):
-        source = str(read_artifact(folder).manifest["model"].get("source"))
+        source = str(read_artifact(folder).manifest.model.get("source"))
         if source in DEMO_MODELS:
             return DataFolder(demo_clips_folder(source))
     return data_folder(model_or_artifact, data)

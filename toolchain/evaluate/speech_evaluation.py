@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from leanear.benchmarks.measure.transcripts import Transcript, evaluation_options, transcribe_clip, transcript_of
 from leanear.benchmarks.results import Results, read_results, write_results
+from leanear.benchmarks.results_document import DecodingFacts, ErrorCounts, Transcripts, WordErrors
 from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO
 from leanear.benchmarks.summary import word_error_rate
 from leanear.data.word_errors import choose_normaliser, count_word_errors
@@ -22,6 +23,8 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.records import as_json
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
 from leanear.runtimes.speech.decode_options import DETECT, DecodeOptions
 from leanear.runtimes.speech.encoder_windows import FULL
@@ -91,7 +94,7 @@ def evaluate_clips(
     options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
     options = replace(options, task=asked.task, language=asked.language)
     transcripts = _transcripts(transcriber, clips, options, batch, report)
-    written = written_language(vars(transcriber.model.tokens), asked, [each.language for each in transcripts])
+    written = written_language(transcriber.model.tokens, asked, [each.language for each in transcripts])
     normaliser = choose_normaliser(written, transcriber.spellings)
     counted = count_word_errors(clips.texts, [each.text for each in transcripts], normaliser)
     rate = word_error_rate(counted.errors, counted.reference_words)
@@ -134,15 +137,15 @@ def _transcripts(
     return [found[number] for number in range(len(clips))]
 
 
-def written_language(decoding: Mapping[str, Any], asked: Asked, heard: Sequence[str | None]) -> str | None:
+def written_language(decoding: Decoding | DecodingFacts, asked: Asked, heard: Sequence[str | None]) -> str | None:
     """The language of transcripts, whose normaliser is meant; None where no clip was heard to be in any.
 
     Translations are in English; otherwise it is the language that is asked for, or the model's own, or the one that it
     heard in most clips. decoding: as in a manifest; heard: by clip.
     """
-    if not decoding["multilingual"] or (asked.task or decoding.get("default_task")) == "translate":
+    if not decoding.multilingual or (asked.task or decoding.default_task) == "translate":
         return "en"
-    told = asked.language or decoding["default_language"]
+    told = asked.language or decoding.default_language
     if told not in (None, DETECT):
         return str(told)
     counted = Counter(code for code in heard if code is not None)
@@ -156,28 +159,21 @@ def count_results_word_errors(path: Path, spellings: dict[str, str] | None) -> R
         BadInput: it is no results file, or no reference has a word in it.
     """
     results = read_results(path)
-    accuracy = results.document["accuracy"]
-    if not results.is_speech or accuracy["status"] != "ok" or accuracy["word_errors"] is not None:
+    accuracy, decoding = results.content.accuracy, results.content.artifacts["slim"].decoding
+    if not isinstance(accuracy, Transcripts) or accuracy.status != "ok" or accuracy.word_errors is not None:
         return results
-    asked = Asked(accuracy["decoding"].get("task"), accuracy["decoding"].get("language"))
-    heard = [language for answers in accuracy["roles"].values() for language in answers["languages"]]
-    written = written_language(results.document["artifacts"]["slim"]["decoding"], asked, heard)
-    normaliser = choose_normaliser(written, spellings)
+    asked = Asked(accuracy.decoding.get("task"), accuracy.decoding.get("language"))
+    heard = [language for answers in accuracy.roles.values() for language in answers.languages]
+    normaliser = choose_normaliser(None if decoding is None else written_language(decoding, asked, heard), spellings)
     counted = {
-        role: count_word_errors(accuracy["references"], answers["texts"], normaliser)
-        for role, answers in accuracy["roles"].items()
+        role: count_word_errors(accuracy.references, answers.texts, normaliser)
+        for role, answers in accuracy.roles.items()
     }
     first = next(iter(counted.values()))
-    accuracy["word_errors"] = {
-        "metric": first.metric,
-        "reference_words": list(first.reference_words),
-        "roles": {
-            role: {
-                "substitutions": list(errors.substitutions),
-                "deletions": list(errors.deletions),
-                "insertions": list(errors.insertions),
-            }
-            for role, errors in counted.items()
-        },
+    kinds = {
+        role: ErrorCounts(list(errors.substitutions), list(errors.deletions), list(errors.insertions))
+        for role, errors in counted.items()
     }
-    return write_results(path, results.document)
+    word_errors = WordErrors(first.metric, list(first.reference_words), kinds)
+    content = replace(results.content, accuracy=replace(accuracy, word_errors=word_errors))
+    return write_results(path, as_json(content))

@@ -17,7 +17,6 @@ from leanear.runtimes.audio.waveforms import checked_waveform
 from leanear.runtimes.sessions import check_rows, checked_tokens
 from leanear.runtimes.speech.encoder_windows import FULL, choose_windows
 from leanear.runtimes.speech.speech_model import SpeechModel
-from leanear.runtimes.speech.tokens.token_rules import speech_tokens
 from leanear.runtimes.speech.tokens.vocabulary import make_vocabulary
 
 SMALLEST_WEIGHT = 1e-30  # of attention, so that its logarithm is a number
@@ -113,7 +112,7 @@ def speech_model(checkpoint: WhisperCheckpoint, window: str = FULL) -> SpeechMod
     Raises:
         BadInput: the model has no such window.
     """
-    tokens = speech_tokens(whisper.decoding_settings(checkpoint))
+    tokens = whisper.decoding_settings(checkpoint)
     texts, special_from = whisper.vocabulary_tokens(checkpoint), min(tokens.start, tokens.end)
     extractor, words = checkpoint.feature_extractor, whisper.added_words(checkpoint)
     step = whisper.FRAMES_PER_POSITION * extractor.hop_length

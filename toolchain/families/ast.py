@@ -16,7 +16,7 @@ from leanear.data.examples import LabelledInputs
 from leanear.export.artifact import export_artifact
 from leanear.export.ast.front_end import read_front_end
 from leanear.export.ast.graph import token_count
-from leanear.export.macs import count_macs
+from leanear.export.macs import Macs, count_macs
 from leanear.families import classifier, modeling_slim_ast
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint_files import (
@@ -32,8 +32,7 @@ from leanear.families.checkpoint_files import (
     write_slim_folder,
 )
 from leanear.families.classifier import check_head, labelled, metric_of
-from leanear.families.family import AttentionBlocks, ExportOptions, HeadCost
-from leanear.families.macs import ast_feed_forward_macs, ast_head_macs
+from leanear.families.family import AttentionBlocks, ExportOptions
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 from leanear.families.slimming import feed_forward_state, kept_widths, slim_state
 from leanear.plan import Plan, SitePlan, full_plan
@@ -216,19 +215,9 @@ def activation_bytes(model: AstModel, inputs: torch.Tensor) -> int:
     return int(config.num_hidden_layers * tokens * per_token * inputs.element_size())
 
 
-def model_macs(model: AstModel, form: str = "portable") -> int:
-    """The MACs of one clip, the front end's not counted, as a graph of `form` computes it."""
-    return count_macs(model, form=form).total
-
-
-def head_macs(model: AstModel, form: str = "portable") -> tuple[HeadCost, ...]:
-    """Block by block, the MACs of one head of widths (K, V); none of one that is gone."""
-    return ast_head_macs(model, form)
-
-
-def feed_forward_macs(model: AstModel) -> tuple[float, ...]:
-    """As `Family` says."""
-    return ast_feed_forward_macs(model)
+def macs(checkpoint: AstCheckpoint, model: AstModel, form: str = "portable") -> Macs:
+    """The MACs of one window, as a graph of `form` computes it."""
+    return count_macs(model, read_front_end(checkpoint.feature_extractor), form=form)
 
 
 def attention_blocks(model: AstModel) -> AttentionBlocks:

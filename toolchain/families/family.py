@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,14 +12,13 @@ import torch
 
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.data.examples import LabelledInputs, Mistakes
+from leanear.export.macs import Macs
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.plan import Plan, SitePlan
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
-from leanear.runtimes.speech.alignment import Alignment
+from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.speech.encoder_windows import FULL
-
-HeadCost = Callable[[int, int], float]
 
 
 class Checkpoint(Protocol):
@@ -133,14 +132,8 @@ class Family(Protocol):
     def activation_bytes(self, model: Any, inputs: Any) -> int:
         """Roughly what one clip's activations take when all layers keep theirs for the backward pass, in bytes."""
 
-    def model_macs(self, model: Any, form: str = "portable") -> int:
-        """The MACs of one inference of the model, dense or slim, exported in `form`."""
-
-    def head_macs(self, model: Any, form: str = "portable") -> tuple[HeadCost, ...]:
-        """Block by block, the MACs of one head of widths (K, V); none of one that is gone."""
-
-    def feed_forward_macs(self, model: Any) -> tuple[float, ...]:
-        """Block by block, the MACs of one hidden channel of the feed-forward blocks."""
+    def macs(self, checkpoint: Any, model: Any, form: str = "portable") -> Macs:
+        """The MACs of one inference of the model, dense or slim, exported in `form` with the checkpoint's front end."""
 
     def attention_blocks(self, model: Any) -> AttentionBlocks:
         """What the exporter makes of the blocks, by which heads are grouped and padded."""

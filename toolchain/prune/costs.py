@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.calibration.sites import AttentionSite, FeedForwardKind
-from leanear.families.family import HeadCost
+from leanear.export.macs import HeadCost, Macs
 from leanear.plan import Plan, feed_forward_parameters, head_parameters
 from leanear.timing.latency_table import Table, tie_widths
 
@@ -70,18 +70,13 @@ def parameter_costs(plan: Plan) -> Costs:
     )  # fmt: skip
 
 
-def mac_costs(
-    plan: Plan, heads: tuple[HeadCost, ...], dense_macs: int, channels: Sequence[float] | None = None
-) -> Costs:
-    """The multiply-accumulates of one inference; heads: block by block of one head; dense_macs: of the dense model.
-
-    channels: block by block of one hidden channel, where feed-forward blocks are pruned.
-    """
+def mac_costs(plan: Plan, macs: Macs) -> Costs:
+    """The multiply-accumulates of one inference; macs: of the dense model."""
     width = plan.dense_head_width
-    feed_forward = _feed_forward(plan, channels or ())
-    dense = sum(site.dense_heads * head(width, width) for site, head in zip(plan.sites, heads, strict=True))
+    feed_forward = _feed_forward(plan, macs.channels)
+    dense = sum(site.dense_heads * head(width, width) for site, head in zip(plan.sites, macs.heads, strict=True))
     dense += sum(block.width * block.channel for block in feed_forward)
-    return Costs("MACs", float(dense_macs), dense_macs - dense, heads, feed_forward=feed_forward)
+    return Costs("MACs", float(macs.total), macs.total - dense, macs.heads, feed_forward=feed_forward)
 
 
 def _feed_forward(plan: Plan, channels: Sequence[float]) -> tuple[FeedForwardCost, ...]:

@@ -139,9 +139,7 @@ def _points(
     dense = checkpoint.model
     plan, form = dataclasses.replace(family.dense_plan(dense), prune=recipe.prune), target.graph_form
     costs = parameter_costs(plan)
-    macs = mac_costs(
-        plan, family.head_macs(dense, form), family.model_macs(dense, form), family.feed_forward_macs(dense)
-    )
+    macs = mac_costs(plan, family.macs(checkpoint, dense, form))
     scores, held_out = _scored(checkpoint, family, made_from, audio, recipe, out / SCORES, narrator)
     judge = Judge(family, checkpoint, HeldOut(dense, held_out, family.logits))
     with narrator.step("measuring half, to correct the estimates") as report, on_accelerator(dense):

@@ -168,8 +168,7 @@ def costs_and_budget(family: Family, checkpoint: Checkpoint, job: PruneJob) -> t
     if goal.kind == "sparsity":
         costs = parameter_costs(plan)
         return costs, (1 - goal.value) * costs.dense
-    channels = family.feed_forward_macs(model)
-    costs = mac_costs(plan, family.head_macs(model, form), family.model_macs(model, form), channels)
+    costs = mac_costs(plan, family.macs(checkpoint, model, form))
     return costs, goal.value * costs.dense
 
 

@@ -173,7 +173,7 @@ def _compute(
         sparsity=made.plan.sparsity,
         attention_parameters=made.plan.attention_parameters_kept,
         parameters=sum(parameter.numel() for parameter in made.model.parameters()),
-        macs=bench.family.model_macs(made.model),
+        macs=bench.family.macs(bench.checkpoint, made.model).total,
         by_kind={kind: share.sparsity for kind, share in made.plan.shares.items()},
         clips=len(evaluation),
         counted=float(answers.counted.sum()),

@@ -7,24 +7,14 @@ import re
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from leanear.runtimes.choose import MODULES, choose_runtime, graph_forms
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
+from leanear.runtimes.records import Positive, read
 
 TARGETS = Path(__file__).parent
-KEYS = ("description", "runtime", "graph_form", "precision", "threads")
-OTHER_KEYS = (
-    "query_key_multiple",
-    "value_output_multiple",
-    "feed_forward_multiple",
-    "one_width_per_head",
-    "measured",
-    "python",
-    "compute_capabilities",
-)
-PLACES = ("here", "device")
 MOST_THREADS = 1024
 USUAL_FEED_FORWARD_MULTIPLE = 16  # where a file does not say: the float32 values of a 512-bit vector
 USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
@@ -61,6 +51,33 @@ class Target:
     feed_forward_multiple: int = USUAL_FEED_FORWARD_MULTIPLE
 
 
+@dataclass(frozen=True)
+class TargetFile:
+    """A target's TOML file, whose keys are those of `Target` but for `measured`; docs/targets.md explains them."""
+
+    description: str
+    runtime: str
+    graph_form: str
+    precision: str
+    threads: Positive | Literal["all"]
+    query_key_multiple: Positive
+    value_output_multiple: Positive
+    feed_forward_multiple: Positive
+    one_width_per_head: bool
+    measured: Literal["here", "device"]
+    python: str
+    compute_capabilities: tuple[str, ...]
+    MAY_LACK: ClassVar[dict[str, Any]] = {
+        "query_key_multiple": USUAL_MULTIPLE,
+        "value_output_multiple": USUAL_MULTIPLE,
+        "feed_forward_multiple": USUAL_FEED_FORWARD_MULTIPLE,
+        "one_width_per_head": False,
+        "measured": "here",
+        "python": "python3",
+        "compute_capabilities": (),
+    }
+
+
 def target_names() -> tuple[str, ...]:
     """The names of the targets that leanear brings."""
     return tuple(sorted(path.stem for path in TARGETS.glob("*.toml")))
@@ -75,58 +92,57 @@ def read_target(name: str) -> Target:
     path = Path(name) if name.endswith(".toml") else TARGETS / f"{name}.toml"
     if not name.endswith(".toml") and name not in target_names():
         raise BadInput(f"unknown target {name!r}; known are {', '.join(target_names())}, or the path of a .toml file")
-    settings = {"measured": PLACES[0], "python": "python3", **_settings_in(path)}
-    _check_offers(settings, path)
-    target = Target(
-        name=path.stem,
-        description=str(settings["description"]),
-        runtime=settings["runtime"],
-        graph_form=settings["graph_form"],
-        precision=settings["precision"],
-        threads=_threads(settings["threads"], path),
-        query_key_multiple=_multiple(settings, "query_key_multiple", path),
-        value_output_multiple=_multiple(settings, "value_output_multiple", path),
-        all_threads=settings["threads"] == "all",
-        on_device=settings["measured"] == "device",
-        python=_python(settings["python"], path),
-        compute_capabilities=_capabilities(settings, path),
-        one_width_per_head=_yes_or_no(settings, "one_width_per_head", path),
-        feed_forward_multiple=_multiple(
-            {"feed_forward_multiple": USUAL_FEED_FORWARD_MULTIPLE, **settings}, "feed_forward_multiple", path
-        ),
-    )
-    if target.one_width_per_head:
-        check_one_width(target, str(path))
-    return target
-
-
-def _settings_in(path: Path) -> dict[str, Any]:
-    """The settings of a target's file, none of them unknown and none of `KEYS` missing."""
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not TOML ({error})") from None
-    known = (*KEYS, *OTHER_KEYS)
-    for key in settings:
-        if key not in known:
-            raise BadInput(f"{path}: unknown key {key!r}; known are {', '.join(known)}")
-    for key in KEYS:
-        if key not in settings:
-            raise BadInput(f"{path}: key {key!r} is missing")
-    return settings
+    file = read(TargetFile, settings, path)
+    _check_file(file, path)
+    target = Target(
+        name=path.stem,
+        description=file.description,
+        runtime=file.runtime,
+        graph_form=file.graph_form,
+        precision=file.precision,
+        threads=len(os.sched_getaffinity(0)) if file.threads == "all" else int(file.threads),
+        query_key_multiple=file.query_key_multiple,
+        value_output_multiple=file.value_output_multiple,
+        all_threads=file.threads == "all",
+        on_device=file.measured == "device",
+        python=file.python,
+        compute_capabilities=file.compute_capabilities,
+        one_width_per_head=file.one_width_per_head,
+        feed_forward_multiple=file.feed_forward_multiple,
+    )
+    if target.one_width_per_head:
+        check_one_width(target, str(path))
+    return target
 
 
-def _check_offers(settings: dict[str, Any], path: Path) -> None:
-    """See that runtime, form, precision and place of measurement are ones that there are, and belong together."""
-    offers = {"runtime": tuple(MODULES), "graph_form": graph_forms(), "precision": PRECISIONS, "measured": PLACES}
-    for key, offered in offers.items():
-        if settings[key] not in offered:
-            raise BadInput(f"{path}: {key} = {settings[key]!r} is not one of {', '.join(offered)}")
-    _check_precision(settings["precision"], settings["runtime"], f"{path}: precision = {settings['precision']!r}")
-    if settings["graph_form"] not in ("portable", choose_runtime(settings["runtime"]).FORM):
-        raise BadInput(f"{path}: graph_form = {settings['graph_form']!r} is not meant for {settings['runtime']}")
+def _check_file(file: TargetFile, path: Path) -> None:
+    """Raises BadInput where a value is not offered, or two do not belong together."""
+    offers = (("runtime", MODULES), ("graph_form", graph_forms()), ("precision", PRECISIONS))
+    for key, offered in offers:
+        if getattr(file, key) not in offered:
+            raise BadInput(f"{path}: {key} is {getattr(file, key)!r}, expected one of {', '.join(offered)}")
+    _check_precision(file.precision, file.runtime, f"{path}: precision is {file.precision!r}")
+    runtime = choose_runtime(file.runtime)
+    if file.graph_form not in ("portable", runtime.FORM):
+        raise BadInput(f"{path}: graph_form is {file.graph_form!r}, which is not meant for {file.runtime}")
+    limits = [(key, MOST_MULTIPLE) for key in ("query_key_multiple", "value_output_multiple", "feed_forward_multiple")]
+    for key, most in (*limits, ("threads", MOST_THREADS)):
+        value = getattr(file, key)
+        if value != "all" and value > most:
+            raise BadInput(f"{path}: {key} is {value}, expected a number from 1 to {most}")
+    if not file.python.strip() or file.python.startswith("-"):
+        raise BadInput(f"{path}: python is {file.python!r}, not the name or the path of a program")
+    if not all(re.fullmatch(r"\d+\.\d", one) for one in file.compute_capabilities):
+        raise BadInput(f'{path}: compute_capabilities is not a list such as ["8.6", "12.0"]')
+    if bool(file.compute_capabilities) != runtime.AHEAD_OF_TIME:
+        ahead = ", ".join(name for name in MODULES if choose_runtime(name).AHEAD_OF_TIME)
+        raise BadInput(f"{path}: compute_capabilities belong to the runtime {ahead}, which needs them")
 
 
 def check_one_width(target: Target, where: str) -> None:
@@ -144,13 +160,6 @@ def check_one_width(target: Target, where: str) -> None:
             f"{where}: one width per head in multiples of {step}: a graph of the form {target.graph_form} fills up to"
             f" multiples of {columns}; choose among these"
         )
-
-
-def _yes_or_no(settings: dict[str, Any], key: str, path: Path) -> bool:
-    value = settings.get(key, False)
-    if not isinstance(value, bool):
-        raise BadInput(f"{path}: {key} = {value!r} is neither true nor false")
-    return value
 
 
 def with_precision(target: Target, precision: str | None) -> Target:
@@ -182,34 +191,3 @@ def _check_precision(precision: str, runtime: str, what: str) -> None:
     offered = choose_runtime(runtime).PRECISIONS
     if precision not in offered:
         raise BadInput(f"{what}: {runtime} computes in {', '.join(offered)}")
-
-
-def _capabilities(settings: dict[str, Any], path: Path) -> tuple[str, ...]:
-    value = settings.get("compute_capabilities", [])
-    if not isinstance(value, list) or not all(isinstance(one, str) and re.fullmatch(r"\d+\.\d", one) for one in value):
-        raise BadInput(f'{path}: compute_capabilities = {value!r} is not a list such as ["8.6", "12.0"]')
-    if bool(value) != choose_runtime(settings["runtime"]).AHEAD_OF_TIME:
-        ahead = ", ".join(name for name in MODULES if choose_runtime(name).AHEAD_OF_TIME)
-        raise BadInput(f"{path}: compute_capabilities belong to the runtime {ahead}, which needs them")
-    return tuple(value)
-
-
-def _python(value: object, path: Path) -> str:
-    if not isinstance(value, str) or not value.strip() or value.startswith("-"):
-        raise BadInput(f"{path}: python = {value!r} is not the name or the path of a program")
-    return value
-
-
-def _multiple(settings: dict[str, Any], key: str, path: Path) -> int:
-    value = settings.get(key, USUAL_MULTIPLE)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_MULTIPLE:
-        raise BadInput(f"{path}: {key} = {value!r} is not a number from 1 to {MOST_MULTIPLE}")
-    return value
-
-
-def _threads(value: object, path: Path) -> int:
-    if value == "all":
-        return len(os.sched_getaffinity(0))
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_THREADS:
-        raise BadInput(f'{path}: threads = {value!r} is neither "all" nor a number from 1 to {MOST_THREADS}')
-    return value

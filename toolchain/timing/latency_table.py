@@ -9,7 +9,6 @@ Dimension letters: T tokens, D model width, H heads, K per-head query/key width,
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,12 +20,11 @@ from leanear.export.blocks import KINDS, exported_groups
 from leanear.export.onnx.heads import VECTOR_COLUMNS, HeadGroup, read_widths
 from leanear.families.family import Checkpoint
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import read_json
+from leanear.runtimes.records import Amount, Positive
 from leanear.timing.parts_fit import fit_nonnegative
-from leanear.timing.table_values import checked_number, checked_numbers, checked_site, checked_whole
+from leanear.timing.table_file import read_table_document, table_document
 
 TABLE_SCHEMA = "leanear-latency-table-1"
-TABLE_KEYS = ("key", "rest_ms", "model", "parts", "probes", "others_share")
 
 Widths = Sequence[tuple[int, int]]
 """(K, V) of every kept head of one attention block."""
@@ -39,17 +37,17 @@ class Geometry:
     clip_samples: a waveform that fills the model's window; patch_values: mel bins times frames of one patch.
     """
 
-    tokens: int
-    model_width: int
-    heads: int
-    head_width: int
-    layers: int
-    feed_forward_width: int
-    frames: int
-    mel_bins: int
-    patch_values: int
-    labels: int
-    clip_samples: int
+    tokens: Positive
+    model_width: Positive
+    heads: Positive
+    head_width: Positive
+    layers: Positive
+    feed_forward_width: Positive
+    frames: Positive
+    mel_bins: Positive
+    patch_values: Positive
+    labels: Positive
+    clip_samples: Positive
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,13 @@ class Parts:
     every column of V filled up to whole vectors.
     """
 
-    block_ms: float
-    group_ms: float
-    cut_ms: float
-    head_ms: float
-    query_key_ms: float
-    value_output_ms: float
-    vector_ms: float
+    block_ms: Amount
+    group_ms: Amount
+    cut_ms: Amount
+    head_ms: Amount
+    query_key_ms: Amount
+    value_output_ms: Amount
+    vector_ms: Amount
 
 
 @dataclass(frozen=True)
@@ -75,21 +73,21 @@ class Probe:
     """Blocks of some widths as they were timed: the median of one block, its quartiles, and what the parts say."""
 
     kind: str
-    widths: tuple[tuple[int, int], ...]
-    median_ms: float
-    lower_quartile_ms: float
-    upper_quartile_ms: float
-    fitted_ms: float
+    widths: tuple[tuple[Positive, Positive], ...]
+    median_ms: Amount
+    lower_quartile_ms: Amount
+    upper_quartile_ms: Amount
+    fitted_ms: Amount
 
 
 @dataclass(frozen=True)
 class ModelTiming:
     """The whole model that was timed in turn with the blocks: the widths of its layers' heads, median and quartiles."""
 
-    sites: tuple[tuple[tuple[int, int], ...], ...]
-    median_ms: float
-    lower_quartile_ms: float
-    upper_quartile_ms: float
+    sites: tuple[tuple[tuple[Positive, Positive], ...], ...]
+    median_ms: Amount
+    lower_quartile_ms: Amount
+    upper_quartile_ms: Amount
 
 
 class HasHeads(Protocol):
@@ -159,11 +157,11 @@ class LatencyTable(Table):
 
     geometry: Geometry
     graph_form: str
-    rest_ms: float
-    parts: dict[str, Parts]
+    rest_ms: Amount
     model: ModelTiming
+    parts: dict[str, Parts]
     probes: tuple[Probe, ...]
-    others_share: float
+    others_share: Amount
     key: dict[str, Any]
 
     @property
@@ -273,15 +271,7 @@ def read_geometry(checkpoint: Checkpoint) -> Geometry:
 
 def table_to_json(table: LatencyTable) -> dict[str, Any]:
     """The table as its file holds it."""
-    return {
-        "schema": TABLE_SCHEMA,
-        "key": table.key,
-        "rest_ms": table.rest_ms,
-        "model": asdict(table.model),
-        "parts": {kind: asdict(parts) for kind, parts in table.parts.items()},
-        "probes": [asdict(probe) for probe in table.probes],
-        "others_share": table.others_share,
-    }
+    return table_document(TABLE_SCHEMA, table)
 
 
 def read_table(path: Path, key: dict[str, Any] | None = None) -> LatencyTable:
@@ -290,32 +280,9 @@ def read_table(path: Path, key: dict[str, Any] | None = None) -> LatencyTable:
     Raises:
         BadInput: the file is missing, malformed, or for something else.
     """
-    value = read_json(path, TABLE_SCHEMA, TABLE_KEYS)
-    if set(value) != {"schema", *TABLE_KEYS}:
-        raise BadInput(f"{path}: unknown key {min(set(value) - {'schema', *TABLE_KEYS})!r}")
-    if key is not None and value["key"] != json.loads(json.dumps(key)):
-        raise BadInput(f"{path}: key 'key' is another device, runtime or model than asked for")
-    try:
-        table = LatencyTable(
-            geometry=Geometry(**{name: checked_whole(number) for name, number in value["key"]["geometry"].items()}),
-            graph_form=str(value["key"]["graph_form"]),
-            rest_ms=checked_number(value["rest_ms"]),
-            parts={kind: Parts(**checked_numbers(value["parts"][kind])) for kind in KINDS},
-            model=ModelTiming(
-                sites=tuple(checked_site(site) for site in value["model"].pop("sites")),
-                **checked_numbers(value["model"]),
-            ),
-            probes=tuple(
-                Probe(kind=probe.pop("kind"), widths=checked_site(probe.pop("widths")), **checked_numbers(probe))
-                for probe in value["probes"]
-            ),
-            others_share=checked_number(value["others_share"]),
-            key=value["key"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path}: malformed table ({error})") from None
-    if set(value["parts"]) != set(KINDS) or any(probe.kind not in KINDS for probe in table.probes):
-        raise BadInput(f"{path}: a kind of block is not one of {', '.join(KINDS)}")
+    table = read_table_document(LatencyTable, TABLE_SCHEMA, path, key)
+    if set(table.parts) != set(KINDS) or any(probe.kind not in KINDS for probe in table.probes):
+        raise BadInput(f"{path}: parts and probes have to be of the kinds {', '.join(KINDS)}")
     return table
 
 

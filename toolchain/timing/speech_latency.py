@@ -12,13 +12,15 @@ Dimension letters: H heads, K per-head query/key width, V per-head value/output 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from leanear.export.blocks import exported_groups
 from leanear.export.onnx.attention import HeadGroup
+from leanear.runtimes.records import Amount, Positive
 from leanear.timing.latency_table import Table, Widths, whole_vectors
 from leanear.timing.parts_fit import fit_nonnegative
+from leanear.timing.table_file import table_document
 
 SPEECH_TABLE_SCHEMA = "leanear-speech-latency-table-1"
 KINDS = ("encoder", "decoder", "cross")
@@ -34,31 +36,31 @@ class SpeechGeometry:
     positions: of the full window, by which the exporter groups heads; window_samples: that the encoder is given.
     """
 
-    positions: int
-    model_width: int
-    heads: int
-    head_width: int
-    encoder_layers: int
-    decoder_layers: int
-    encoder_feed_forward_width: int
-    decoder_feed_forward_width: int
-    mel_bins: int
-    vocabulary: int
-    decoder_positions: int
-    clip_samples: int
-    window_samples: int
+    positions: Positive
+    model_width: Positive
+    heads: Positive
+    head_width: Positive
+    encoder_layers: Positive
+    decoder_layers: Positive
+    encoder_feed_forward_width: Positive
+    decoder_feed_forward_width: Positive
+    mel_bins: Positive
+    vocabulary: Positive
+    decoder_positions: Positive
+    clip_samples: Positive
+    window_samples: Positive
     any_window: bool
-    prompt_tokens: int
-    tokens: int
+    prompt_tokens: Positive
+    tokens: Positive
 
 
 @dataclass(frozen=True)
 class SpeechProbe:
     """A model that was timed: the widths of all blocks of each kind; medians of its stages and what the parts say."""
 
-    widths: dict[str, tuple[tuple[int, int], ...]]
-    measured_ms: dict[str, float]
-    fitted_ms: dict[str, float]
+    widths: dict[str, tuple[tuple[Positive, Positive], ...]]
+    measured_ms: dict[str, Amount]
+    fitted_ms: dict[str, Amount]
 
     @property
     def error(self) -> float:
@@ -76,10 +78,10 @@ class SpeechTable(Table):
 
     geometry: SpeechGeometry
     graph_form: str
-    rest_ms: float
-    parts: dict[str, dict[str, float]]
+    rest_ms: Amount
+    parts: dict[str, dict[str, Amount]]
     probes: tuple[SpeechProbe, ...]
-    others_share: float
+    others_share: Amount
     key: dict[str, Any]
 
     @property
@@ -161,11 +163,4 @@ def fit_speech_parts(
 
 def speech_table_to_json(table: SpeechTable) -> dict[str, Any]:
     """The table as its file holds it."""
-    return {
-        "schema": SPEECH_TABLE_SCHEMA,
-        "key": table.key,
-        "rest_ms": table.rest_ms,
-        "parts": table.parts,
-        "probes": [asdict(probe) for probe in table.probes],
-        "others_share": table.others_share,
-    }
+    return table_document(SPEECH_TABLE_SCHEMA, table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,16 +14,25 @@ import numpy as np
 from leanear.benchmarks.inference import STAGES
 from leanear.benchmarks.measure.processes import absolute, part_of, run_fresh
 from leanear.benchmarks.measure.rounds import FEWEST_QUIET, QUIET_SHARE
-from leanear.export.whisper.graph import export_whisper, observe_encoder
+from leanear.export.whisper.graph import cache_sizes, export_whisper, observe_encoder
 from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.plan import HeadPlan, SitePlan
 from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.files import write_json
+from leanear.runtimes.manifest import (
+    MANIFEST_SCHEMA,
+    NO_FILE,
+    NO_GOLDEN,
+    SpeechManifest,
+    SpeechOutput,
+    waveform_input,
+)
 from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.records import as_json, read
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
@@ -43,13 +51,12 @@ from leanear.timing.speech_latency import (
     speech_table_to_json,
 )
 from leanear.timing.speech_work import SizedWork, SpeechWork, sized_work
-from leanear.timing.table_values import checked_number, checked_numbers, checked_site, checked_whole
+from leanear.timing.table_file import read_table_document
 
 WORKER = "leanear.benchmarks.measure.speech_rounds"
 PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process
 MOST_AT_A_TIME, MOST_BYTES = 7, 4e9  # models in a process beside the dense one, and of memory that all of them take
 UNDISTURBED = 0.25  # quantile
-TABLE_KEYS = ("key", "rest_ms", "parts", "probes", "others_share")
 BUILDING = 0.15  # of the progress bar
 
 Stages = dict[str, float]
@@ -183,19 +190,25 @@ def export_to_time(
         observed = observe_encoder(model, extractor, target.graph_form, [noise.astype(np.float32)])
     files = folder / "encoder.onnx", folder / "decoder.onnx"
     exported = export_whisper(model, extractor, *files, target.graph_form, precision, observed, work.any_window)
-    manifest = {
-        "family": "whisper",
-        "task": SPEECH_TASK,
-        "graphs": {
-            "encoder": {"form": target.graph_form, "precision": exported.encoder.precision},
-            "decoder": {"form": target.graph_form, "precision": exported.decoder.precision},
-        },
-        "input": {"window_samples": work.full_samples, "sample_rate_hz": int(extractor.sampling_rate)},
-        "output": {"shape": ["rows", int(model.config.vocab_size)]},
-        "decoding": whisper.decoding_settings(checkpoint),
-        "embedding": exported.embedding,
-    }
-    return {"folder": absolute(folder), "manifest": manifest}
+    manifest = SpeechManifest(
+        schema=MANIFEST_SCHEMA,
+        family="whisper",
+        task=SPEECH_TASK,
+        model={},
+        graphs=exported.facts(),
+        input=waveform_input(int(extractor.sampling_rate), work.full_samples),
+        output=SpeechOutput("logits", "float32", ("rows", int(model.config.vocab_size)), exported.stages),
+        vocabulary=NO_FILE,
+        voice=None,
+        decoding=whisper.decoding_settings(checkpoint),
+        embedding=exported.embedding,
+        cache=cache_sizes(model, target.graph_form),
+        golden=NO_GOLDEN,
+        parity=None,
+        left_in_float32=(),
+        made_from={},
+    )
+    return {"folder": absolute(folder), "manifest": as_json(manifest)}
 
 
 def time_speech_in_turn(
@@ -211,7 +224,6 @@ def time_speech_in_turn(
     Raises:
         MeasurementFailed: a process ended without an answer.
     """
-    decoding = models[0]["manifest"]["decoding"]
     request = {
         "models": list(models),
         "runtime": target.runtime,
@@ -221,7 +233,7 @@ def time_speech_in_turn(
         "window": work.window_samples,
         "prompt": list(work.prompt),
         "tokens": work.tokens,
-        "text_tokens": min(decoding["start"], decoding["end"]),
+        "text_tokens": read(SpeechManifest, models[0]["manifest"]).decoding.text_tokens,
         "rounds": ROUNDS,
         "share_s": share_s / processes,
     }
@@ -351,26 +363,8 @@ def read_speech_table(path: Path, key: dict[str, Any]) -> SpeechTable:
     Raises:
         BadInput: the file is missing, malformed, or for something else.
     """
-    value = read_json(path, SPEECH_TABLE_SCHEMA, TABLE_KEYS)
-    if value["key"] != json.loads(json.dumps(key)):
-        raise BadInput(f"{path}: key 'key' is another device, runtime, model or work than asked for")
-    try:
-        geometry = dict(value["key"]["geometry"])
-        any_window = bool(geometry.pop("any_window"))
-        numbers = {name: checked_whole(number) for name, number in geometry.items()}
-        return SpeechTable(
-            geometry=SpeechGeometry(**numbers, any_window=any_window),
-            graph_form=str(value["key"]["graph_form"]),
-            rest_ms=checked_number(value["rest_ms"]),
-            parts={kind: {name: checked_number(value["parts"][kind][name]) for name in PARTS} for kind in KINDS},
-            probes=tuple(_read_probe(probe) for probe in value["probes"]),
-            others_share=checked_number(value["others_share"]),
-            key=value["key"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path}: malformed table ({error})") from None
-
-
-def _read_probe(probe: dict[str, Any]) -> SpeechProbe:
-    widths = {kind: checked_site(probe["widths"][kind]) for kind in KINDS}
-    return SpeechProbe(widths, checked_numbers(probe["measured_ms"]), checked_numbers(probe["fitted_ms"]))
+    table = read_table_document(SpeechTable, SPEECH_TABLE_SCHEMA, path, key)
+    kinds = [set(table.parts), *(set(probe.widths) for probe in table.probes)]
+    if any(found != set(KINDS) for found in kinds) or any(set(of) != set(PARTS) for of in table.parts.values()):
+        raise BadInput(f"{path}: parts and probes have to be of the kinds {', '.join(KINDS)}, parts {', '.join(PARTS)}")
+    return table

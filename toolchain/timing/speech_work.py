@@ -7,7 +7,8 @@ from typing import Any
 
 from leanear.export.whisper.graph import FRAMES_PER_POSITION
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.encoder_windows import FULL, choose_windows
+from leanear.runtimes.manifest import FULL, Decoding
+from leanear.runtimes.speech.encoder_windows import choose_windows
 from leanear.runtimes.windows import transcribe_prompt, window_tokens
 
 LONGEST_CLIP_S = 3600.0
@@ -45,7 +46,7 @@ class SizedWork:
     any_window: bool
 
 
-def sized_work(work: SpeechWork, decoding: dict[str, Any], extractor: Any) -> SizedWork:
+def sized_work(work: SpeechWork, decoding: Decoding, extractor: Any) -> SizedWork:
     """The work of a model with these `decoding` settings, as a manifest has them, and this front end.
 
     Raises:
@@ -58,8 +59,8 @@ def sized_work(work: SpeechWork, decoding: dict[str, Any], extractor: Any) -> Si
     if not 0 < samples <= full:
         raise BadInput(f"--clip-seconds {clip_s:g}: the model's window is {full / rate_hz:g} s")
     prompt = tuple(transcribe_prompt(decoding))
-    most = int(decoding["positions"]) - len(prompt)
-    tokens = window_tokens({**decoding, "window_s": clip_s}) if work.tokens is None else work.tokens
+    most = decoding.positions - len(prompt)
+    tokens = window_tokens(decoding, clip_s) if work.tokens is None else work.tokens
     if tokens > most:
         raise BadInput(f"--tokens {tokens}: behind the prompt the model's decoder has {most} positions")
     return SizedWork(samples, windows.holding(samples), full, clip_s, prompt, tokens, len(windows.lengths) > 1)

@@ -5,68 +5,20 @@ The rules are those of openai's `ApplyTimestampRules`, as transformers applies t
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Sequence
 
 import numpy as np
 
 from leanear.runtimes.errors import MeasurementFailed
+from leanear.runtimes.manifest import Decoding
 
 FORBIDDEN = -np.inf
-
-
-@dataclass(frozen=True)
-class SpeechTokens:
-    """The ids that decoding knows by name, and what the model was made for.
-
-    start, end: around a transcript; previous: in front of earlier text; no_speech: said at `start` where nobody speaks;
-    no_timestamps: asks for none; timestamp_begin: 0.00 s, every next id `timestamp_step_s` later; languages: id by
-    code; suppress: never said; begin_suppress: not said first; max_initial_timestamp_index: the latest first timestamp,
-    in steps; positions: most tokens, prompt and transcript together; timestamp_end: the first id behind the timestamps,
-    where words begin that were added to the model's own, None: there are none; default_task: "transcribe" or
-    "translate", as the model does unless it is told otherwise. What a model does not have is None.
-    """
-
-    start: int
-    end: int
-    previous: int | None
-    no_speech: int | None
-    no_timestamps: int | None
-    timestamp_begin: int | None
-    transcribe: int | None
-    translate: int | None
-    languages: Mapping[str, int]
-    default_language: str | None
-    multilingual: bool
-    suppress: tuple[int, ...]
-    begin_suppress: tuple[int, ...]
-    max_initial_timestamp_index: int | None
-    positions: int
-    timestamp_step_s: float
-    window_s: float
-    timestamp_end: int | None = None
-    default_task: str = "transcribe"
-
-    @property
-    def times(self) -> range:
-        """The ids of timestamps."""
-        if self.timestamp_begin is None:
-            return range(0)
-        return range(self.timestamp_begin, sys.maxsize if self.timestamp_end is None else self.timestamp_end)
-
-
-def speech_tokens(decoding: Mapping[str, Any]) -> SpeechTokens:
-    """The `decoding` object of a manifest that `read_artifact` has checked."""
-    values = {name: decoding[name] for name in SpeechTokens.__dataclass_fields__ if name in decoding}
-    values["suppress"], values["begin_suppress"] = tuple(decoding["suppress"]), tuple(decoding["begin_suppress"])
-    return SpeechTokens(**values)
 
 
 class TokenRules:
     """The rules of one window, applied to the scores of every step."""
 
-    def __init__(self, tokens: SpeechTokens, timestamps: bool) -> None:
+    def __init__(self, tokens: Decoding, timestamps: bool) -> None:
         self._tokens = tokens
         self._timestamps = timestamps
         never = set(tokens.suppress)

@@ -66,25 +66,24 @@ class Listening:
 
 def test_a_window_makes_as_many_tokens_as_it_is_told_whatever_the_model_says(dense_speech):
     artifact = read_artifact(dense_speech)
-    decoding = artifact.manifest["decoding"]
-    session = Listening(artifact.manifest["output"]["shape"][1], decoding["end"])
+    decoding = artifact.speech.decoding
+    session = Listening(artifact.speech.output.shape[1], decoding.end)
     one_inference(session, artifact, say("cat"), 5)()
-    prompt = [decoding["start"], decoding["languages"]["en"], decoding["transcribe"], decoding["no_timestamps"]]
+    prompt = [decoding.start, decoding.languages["en"], decoding.transcribe, decoding.no_timestamps]
     steps = [("step", [prompt]), *[("step", [[3]])] * 4]
     assert session.calls == [("encode", len(say())), ("start", 1), *steps]
 
 
 def test_the_number_of_tokens_follows_the_window(dense_speech):
-    own = read_artifact(dense_speech).manifest["decoding"]
-    decoding = {**own, "window_s": 30.0, "positions": 448}
+    own = read_artifact(dense_speech).speech.decoding
+    decoding = replace(own, window_s=30.0, positions=448)
     assert window_tokens(decoding) == 100
-    assert window_tokens({**decoding, "window_s": 6.0}) == 20
-    decoding["positions"] = POSITIONS
-    assert window_tokens(decoding) == POSITIONS - 4, "no more than fit behind the prompt"
+    assert window_tokens(replace(decoding, window_s=6.0)) == 20
+    assert window_tokens(replace(decoding, positions=POSITIONS)) == POSITIONS - 4, "no more than fit behind the prompt"
     assert window_tokens(own) == 4
-    english = {**decoding, "multilingual": False}
-    assert transcribe_prompt(english) == [decoding["start"], decoding["no_timestamps"]]
-    assert transcribe_prompt({**decoding, "default_language": None})[1] == decoding["languages"]["en"]
+    english = replace(decoding, multilingual=False)
+    assert transcribe_prompt(english) == [decoding.start, decoding.no_timestamps]
+    assert transcribe_prompt(replace(decoding, default_language=None))[1] == decoding.languages["en"]
 
 
 def test_memory_is_looked_at_after_every_window(speech_results):
@@ -121,7 +120,7 @@ def test_the_identity_and_the_cache_are_recorded(speech_results, dense_speech):
         "default_language": "en",
         "default_task": None,
     }
-    assert facts["vocabulary"] == read_artifact(dense_speech).manifest["output"]["shape"][1]
+    assert facts["vocabulary"] == read_artifact(dense_speech).speech.output.shape[1]
 
 
 def test_transcribing_goes_on_from_the_clips_that_were_done(slim_speech, speech_clips_path, tmp_path):
@@ -208,19 +207,19 @@ WORD_ERRORS = {
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (("task",), None, "missing key 'task'"),
-        (("task",), "translation", "task: expected one of audio-classification"),
-        (("task",), "audio-classification", "accuracy: missing key 'labels'"),
-        (("accuracy", "audio_s"), None, "accuracy: missing key 'audio_s'"),
-        (("accuracy", "label_ids"), [1], "accuracy: unknown key 'label_ids'"),
+        (("task",), None, "task is None, expected one of"),
+        (("task",), "translation", "task is 'translation', expected one of audio-classification"),
+        (("task",), "audio-classification", "missing key 'accuracy.labels'"),
+        (("accuracy", "audio_s"), None, "missing key 'accuracy.audio_s'"),
+        (("accuracy", "label_ids"), [1], "unknown key 'accuracy.label_ids'"),
         (("accuracy", "roles", "slim", "texts"), ["x"], "accuracy.roles.slim.texts: 1 for 13 clips"),
-        (("accuracy", "roles", "slim", "texts", 0), 7, r"texts\[0\]: expected str, found int"),
-        (("accuracy", "word_errors"), {**WORD_ERRORS, "metric": 1}, "word_errors.metric: expected str"),
-        (("accuracy", "word_errors"), {**WORD_ERRORS, "roles": {}}, "word_errors.roles: missing key 'dense'"),
+        (("accuracy", "roles", "slim", "texts", 0), 7, r"texts\[0\] is 7, expected a text"),
+        (("accuracy", "word_errors"), {**WORD_ERRORS, "metric": 1}, "word_errors.metric is 1, expected a text"),
+        (("accuracy", "word_errors"), {**WORD_ERRORS, "roles": {}}, "missing key 'accuracy.word_errors.roles.dense'"),
         (("accuracy", "word_errors"), {**WORD_ERRORS, "reference_words": [1]}, "reference_words: 1 for 13 clips"),
-        (("latency", "repeats", 0, "stages_ms"), None, r"repeats\[0\]: missing key 'stages_ms'"),
-        (("latency", "front_end_share", "slim"), "half", "front_end_share.slim: expected int or float or null"),
-        (("artifacts", "slim", "cache"), [], "cache: expected dict or null"),
+        (("latency", "repeats", 0, "stages_ms"), None, r"missing key 'latency.repeats\[0\].stages_ms'"),
+        (("latency", "front_end_share", "slim"), "half", "front_end_share.slim is 'half', expected a number or null"),
+        (("artifacts", "slim", "cache"), [], r"cache is \[\], expected an object or null"),
     ],
 )
 def test_a_wrong_key_of_speech_results_is_named(speech_results, tmp_path, path, value, said):

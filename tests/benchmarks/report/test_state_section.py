@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +15,17 @@ from leanear.benchmarks.report.page import Paragraph, Table
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.report.state_section import state_missing, state_section
 from leanear.benchmarks.results import write_results
+from leanear.benchmarks.results_document import Sensors, Sustained
 from leanear.benchmarks.sensors.recorder import Recorder
 from leanear.benchmarks.sensors.sensor_records import throttling
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.records import read
 from tests.benchmarks.device_trees import JETSON, nobody, tree
 
 
 def sensors(verdict="no sign of it", **series):
     return {
+        "start_monotonic_s": 0.0,
         "interval_s": 1.0,
         "seconds": [0.0, 1.0, 2.0, 3.0],
         "series": series,
@@ -40,7 +44,12 @@ def role(joules=0.0046, above=0.001):
         "sensor": "VDD_IN (ina3221), the whole module",
     }
     return {
+        "idle": {},
+        "energy": {},
+        "sensors": {key: value for key, value in sensors().items() if key != "throttling"},
         "work": {
+            "start_monotonic_s": 0.0,
+            "end_monotonic_s": 600.0,
             "inferences": 1234,
             "window_s": 60.0,
             "first": {"n": 100, "median_ms": 4.0, "most_ms": 9.0},
@@ -53,16 +62,21 @@ def role(joules=0.0046, above=0.001):
     }
 
 
-def document(latency_sensors=None, sustained=None):
-    latency = {} if latency_sensors is None else {"sensors": latency_sensors}
-    return {"latency": latency, "sustained": sustained}
+NO_SENSORS = {**sensors("not measured"), "not_measured": {}}
+NOT_ASKED = {"status": "not measured", "reason": "not asked for", "log_tail": [], "seconds": 0.0, "roles": {}}
+
+
+def content(latency_sensors=NO_SENSORS, sustained=NOT_ASKED):
+    """As much of a results file as the section looks at."""
+    latency = SimpleNamespace(sensors=read(Sensors, latency_sensors, "sensors"))
+    return SimpleNamespace(latency=latency, sustained=read(Sustained, {**NOT_ASKED, **sustained}, "sustained"))
 
 
 def test_sensors_are_in_a_table_with_their_source_and_drawn():
     said = sensors(
         temperature_c={"cpu": [50.0, 60.0, 70.0, None]}, clock_mhz={"cpu 0": [2400.0, 2400.0, 1500.0, 1500.0]}
     )
-    section = state_section(document(said))
+    section = state_section(content(said))
     (table,) = [block for block in section.blocks if isinstance(block, Table)]
     assert table.rows[0] == ("temperature, cpu", "50 °C", "60 °C", "70 °C", "/sys/cpu")
     assert "4 readings; reading them took 0.10% of one core" in table.caption
@@ -72,26 +86,25 @@ def test_sensors_are_in_a_table_with_their_source_and_drawn():
 
 
 def test_a_device_that_was_held_back_is_a_warning():
-    section = state_section(document(sensors("throttled", temperature_c={"cpu": [50.0] * 4})))
+    section = state_section(content(sensors("throttled", temperature_c={"cpu": [50.0] * 4})))
     assert section.blocks[0].tone == "warning"
     assert "went up by 2" in section.blocks[0].text
 
 
 def test_what_is_absent_is_named():
     said = sensors("not measured")
-    rows = dict(state_missing(document(said, {"status": "not measured", "reason": "not asked for", "roles": {}})))
+    rows = dict(state_missing(content(said)))
     assert rows["power"] == "no power rail"
     assert "went up" in rows["throttling"]
     assert rows["energy per inference"] == "not asked for"
     failed = {"status": "failed", "reason": "slim: it died", "roles": {}}
-    assert ("work without a pause", "slim: it died") in state_missing(document(said, failed))
-    assert state_section(document()) is None
-    assert state_missing(document()) == []
+    assert ("work without a pause", "slim: it died") in state_missing(content(said, failed))
+    assert state_section(content()) is None
 
 
 def test_sustained_work_and_its_energy():
     sustained = {"status": "ok", "reason": "", "seconds": 600.0, "roles": {"dense": role(4.6, 1.2), "slim": role()}}
-    section = state_section(document(None, sustained))
+    section = state_section(content(NO_SENSORS, sustained))
     (table,) = [block for block in section.blocks if isinstance(block, Table)]
     assert table.caption == "Work without a pause for 600 s"
     assert table.header == ("", "dense", "slim")
@@ -107,16 +120,16 @@ def test_energy_that_no_sensor_shows_is_not_0(above):
     part = role(above=above)
     assert (
         "mJ"
-        in state_section(document(None, {"status": "ok", "seconds": 5.0, "roles": {"slim": part}}))
+        in state_section(content(NO_SENSORS, {"status": "ok", "seconds": 5.0, "roles": {"slim": part}}))
         .blocks[0]
         .rows[-1][-1]
     )
     part["energy_per_inference"] = {"status": "not measured", "reason": "no power rail"}
     sustained = {"status": "ok", "reason": "", "seconds": 5.0, "roles": {"slim": part}}
-    section = state_section(document(None, sustained))
+    section = state_section(content(NO_SENSORS, sustained))
     assert section.blocks[0].header == ("", "model"), "one alone is not slim"
     assert section.blocks[0].rows[-1][-1] == "not measured"
-    assert ("energy per inference", "no power rail") in state_missing(document(None, sustained))
+    assert ("energy per inference", "no power rail") in state_missing(content(NO_SENSORS, sustained))
 
 
 @pytest.mark.parametrize(
@@ -125,11 +138,14 @@ def test_energy_that_no_sensor_shows_is_not_0(above):
         (lambda document: document["latency"]["sensors"]["series"].update(clock_mhz={"cpu": [1.0]}), "values for"),
         (
             lambda document: document["latency"]["sensors"]["series"].update(clock_mhz={"cpu": "fast"}),
-            "expected a list",
+            "clock_mhz.cpu is 'fast', expected a list",
         ),
-        (lambda document: document["latency"]["sensors"]["throttling"].pop("verdict"), "missing key 'verdict'"),
+        (
+            lambda document: document["latency"]["sensors"]["throttling"].pop("verdict"),
+            "throttling.verdict'",
+        ),
         (lambda document: document["sustained"].update(status="fine"), "sustained.status"),
-        (lambda document: document["sustained"].update(roles={"slim": {}}), "missing key 'work'"),
+        (lambda document: document["sustained"].update(roles={"slim": {}}), "missing key 'sustained.roles.slim.work'"),
         (lambda document: document["sustained"].update(status="failed", reason=""), "sustained.reason: empty"),
     ],
 )

@@ -150,8 +150,8 @@ def test_proved_with_the_noise_in_the_manifest(kind: str, form: str, tmp_path: P
     assert (parity.tokens, parity.clips) == (48, 2)
     assert "nats a token (bound 0.03) and change" in parity.sentence
     artifact = read_artifact(folder)
-    assert artifact.manifest["parity"]["divergence"] == parity.divergence
-    precisions = {role: graph["precision"] for role, graph in artifact.manifest["graphs"].items()}
+    assert artifact.manifest.parity["divergence"] == parity.divergence
+    precisions = {role: graph.precision for role, graph in artifact.manifest.graphs.items()}
     assert precisions == {"encoder": "int8", "decoder": "fp16" if form == "tensorrt" else "int8"}
 
 
@@ -165,7 +165,7 @@ def test_divergence_and_words_over_their_bounds_fail(tmp_path: Path, monkeypatch
     monkeypatch.setattr("leanear.export.whisper.speech_parity.CHANGED_WORDS_SHARE", -1.0)
     with pytest.raises(ParityFailed, match=r"8 bits change \d+ of \d+ words of golden clips"):
         prove_parity_here(folder)
-    assert read_artifact(folder).manifest["parity"] is None
+    assert read_artifact(folder).manifest.parity is None
 
 
 def test_divergences_are_those_of_scipy_with_the_tokens_left_out_as_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from leanear.export.parity import prove_parity, prove_parity_here
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
-from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.files import sha256_file
+from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
 
 
@@ -96,7 +98,7 @@ def test_proved_with_the_noise_in_the_manifest(
     assert "products in 8 bits move the logits by" in parity.sentence
     assert f"of {len(clips)} clips is the checkpoint's" in parity.sentence
     artifact = read_artifact(folder)
-    assert artifact.manifest["graphs"]["classifier"]["precision"] == "int8"
+    assert artifact.precisions == {"int8"}
     initializers = onnx.load(str(artifact.graphs["classifier"])).graph.initializer
     wide = [tensor for tensor in initializers if len(tensor.dims) == 2 and tensor.name.startswith("layers.")]
     assert wide
@@ -117,13 +119,12 @@ def test_integers_that_do_not_fit_fail_the_proof(dense, extractor, clips, tmp_pa
         if tensor.name.endswith(".step"):
             tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) / 64).tobytes()
     onnx.save(graph, str(artifact.graphs["classifier"]))
-    manifest = {**artifact.manifest}
-    manifest["graphs"]["classifier"]["sha256"] = sha256_file(artifact.graphs["classifier"])
-    manifest["graphs"]["classifier"]["bytes"] = artifact.graphs["classifier"].stat().st_size
-    write_json(folder / "manifest.json", manifest)
+    changed = sha256_file(artifact.graphs["classifier"])
+    graph = replace(artifact.manifest.graphs["classifier"], sha256=changed)
+    write(folder / "manifest.json", replace(artifact.manifest, graphs={"classifier": graph}))
     with pytest.raises(ParityFailed, match=r"products in 8 bits move the logits by .* the bound is 0.1"):
         prove_parity_here(folder)
-    assert read_artifact(folder).manifest["parity"] is None
+    assert read_artifact(folder).manifest.parity is None
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-bf16"])

@@ -16,8 +16,9 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import sha256_file, write_json
+from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.alignment import Alignment, read_alignment, softmax
+from leanear.runtimes.speech.alignment import softmax
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import decode_window
 from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
@@ -116,13 +117,13 @@ def test_other_artifacts_have_neither_output_nor_cost(tmp_path):
         for folder in (plain.folder, aligned.folder)
     }
     assert set(outputs["aligned"]) - set(outputs["plain"]) == {"alignment"}
-    assert "alignment" not in plain.manifest
+    assert plain.speech.alignment is None
     for file in ("encoder.onnx", "encoder.bin", "decoder.bin", "vocabulary.json"):
         assert (plain.folder / file).read_bytes() == (aligned.folder / file).read_bytes()
     with pytest.raises(BadInput, match=r"graphs of here do not give.*export CHECKPOINT --word-timestamps"):
         require_word_times(read_speech_model(plain), "here")
     require_word_times(read_speech_model(aligned), "here")
-    assert read_speech_model(aligned).alignment == ALIGNMENT == read_alignment(aligned.manifest["alignment"])
+    assert read_speech_model(aligned).alignment == ALIGNMENT == aligned.speech.alignment
 
 
 def test_fused_kernels_give_no_attention(tmp_path):
@@ -136,13 +137,13 @@ def test_fused_kernels_give_no_attention(tmp_path):
     [
         ({"heads": [[0, 0], [2, 0]]}, r"alignment.heads names \[2, 0\]"),
         ({"heads": [[0, 2]]}, r"alignment.heads names \[0, 2\]"),
-        ({"heads": [[0, True]]}, "alignment.heads names"),
+        ({"heads": [[0, True]]}, r"alignment.heads\[0\]\[1\] is True"),
         ({"heads": []}, "not an ascending list"),
         ({"heads": [[1, 0], [0, 0]]}, "not an ascending list"),
         ({"chosen_by": "hand"}, "alignment.chosen_by is 'hand'"),
         ({"filter_positions": 4}, "not an odd number"),
         ({"lost": -1}, "alignment.lost is -1"),
-        ({"more": 1}, "unknown key alignment.more"),
+        ({"more": 1}, "unknown key 'alignment.more'"),
     ],
 )
 def test_a_manifest_with_other_heads_is_refused(changes, complaint, tmp_path_factory, proved_once):

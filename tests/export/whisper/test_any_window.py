@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from leanear.families.checkpoint import load_checkpoint
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
-from leanear.runtimes.files import write_json
+from leanear.runtimes.manifest import EncoderWindows
+from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.encoder_windows import artifact_windows
@@ -142,7 +144,7 @@ def test_sessions_hear_in_windows_of_several_lengths_in_turn(exported, checkpoin
     form, precision, artifact = exported
     windows = artifact_windows(artifact)
     assert windows.lengths == (56_000, 96_000)
-    assert artifact.manifest["input"]["windows"]["choice"] == "3.5"
+    assert artifact.manifest.input.windows.choice == "3.5"
     runtime = "openvino" if form == "openvino" else "onnxruntime"
     session = choose_runtime(runtime).load(artifact, SessionOptions(threads=1, precision=precision))
     tokens = np.random.default_rng(0).integers(0, 200, (2, 5))
@@ -172,8 +174,8 @@ def test_a_proof_hears_golden_clips_in_short_windows(checkpoint: Any, tmp_path: 
     folder = tmp_path / "artifact"
     write_proved_artifact(checkpoint, CLIPS, folder, "portable", "long", {}, None, lambda *_: None, "fp32", "3.5")
     manifest = read_artifact(folder).manifest
-    manifest["input"]["windows"] = {"choice": "4", "lengths": [64_000, 96_000], "tail": 32_000}
-    write_json(folder / "manifest.json", manifest)
+    windows = EncoderWindows("4", (64_000, 96_000), 32_000)
+    write(folder / "manifest.json", replace(manifest, input=replace(manifest.input, windows=windows)))
     with pytest.raises(ParityFailed):
         prove_parity_here(folder)
 
@@ -185,9 +187,9 @@ def test_an_artifact_can_be_heard_in_other_windows_than_its_own(exported, tmp_pa
     assert read_speech_model(artifact, "full").encoder_windows.lengths == (96_000,)
     assert read_speech_model(artifact, "4").encoder_windows.lengths == (64_000, 96_000)
     options = DecodeOptions(temperatures=(0.0,), timestamps=False, max_tokens=5)
-    session = choose_runtime(
-        "onnxruntime" if artifact.manifest["graphs"]["encoder"]["form"] != "openvino" else "openvino"
-    ).load(artifact, SessionOptions(threads=1))
+    session = choose_runtime("onnxruntime" if "openvino" not in artifact.forms else "openvino").load(
+        artifact, SessionOptions(threads=1)
+    )
     for choice in ("full", "4", None):
         assert list(transcribe(session, read_speech_model(artifact, choice), CLIPS[0], options))
     session.close()

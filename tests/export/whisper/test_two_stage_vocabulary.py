@@ -82,9 +82,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["stock", "ragged"])
 def test_an_artifact_of_two_stages_is_proved(kind: str, form: str, tmp_path: Path) -> None:
     artifact = small_artifact(tmp_path / "artifact", kind, form)
-    stages = artifact.manifest["output"]["two_stages"]
-    assert stages["rescored"] == 48
-    assert stages["exact_from"] == min(artifact.manifest["decoding"][key] for key in ("start", "end"))
+    stages = artifact.speech.output.two_stages
+    assert stages.rescored == 48
+    assert stages.exact_from == artifact.speech.decoding.text_tokens
     parity = prove_parity(artifact.folder)
     assert parity.relative_difference < 1e-4
     assert parity.same_tokens == parity.tokens

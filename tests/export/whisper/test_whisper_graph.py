@@ -18,6 +18,7 @@ from leanear.export.macs import count_whisper_macs
 from leanear.export.onnx.graph import FORMS
 from leanear.export.whisper.graph import cache_sizes, export_whisper
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import CacheLayer
 from tests.export.whisper_cases import KINDS, WINDOW_SAMPLES, noise, small_whisper, torch_logits
 from tests.whisper_models import make_extractor, make_whisper
 
@@ -223,28 +224,28 @@ def test_same_model_gives_the_same_bytes(form: str, tmp_path: Path) -> None:
 
 def test_cache_sizes_are_those_of_the_widths() -> None:
     sizes = cache_sizes(small_whisper("ragged"))
-    assert sizes["layers"][0] == {
-        "self_key": [2, 9], "self_value": [2, 6], "cross_key": [2, 100, 16], "cross_value": [2, 100, 12],
-    }  # fmt: skip
-    assert sizes["bytes_per_token"] == 4 * (5 + 9 + 6 + 3 + 8 + 8 + 1 + 8)
-    assert sizes["cross_bytes"] == 4 * 100 * (16 + 2 + 4 + 12 + 1 + 7 + 16 + 16)
-    assert sizes["padded_bytes_per_token"] == 4 * 2 * (9 + 6 + 8 + 8)
-    assert sizes["padded_cross_bytes"] == 4 * 100 * 2 * (16 + 12 + 7 + 16)
+    assert sizes.layers[0] == CacheLayer((2, 9), (2, 6), (2, 100, 16), (2, 100, 12))
+    assert sizes.bytes_per_token == 4 * (5 + 9 + 6 + 3 + 8 + 8 + 1 + 8)
+    assert sizes.cross_bytes == 4 * 100 * (16 + 2 + 4 + 12 + 1 + 7 + 16 + 16)
+    assert sizes.padded_bytes_per_token == 4 * 2 * (9 + 6 + 8 + 8)
+    assert sizes.padded_cross_bytes == 4 * 100 * 2 * (16 + 12 + 7 + 16)
     dense = cache_sizes(small_whisper("stock"))
-    assert dense["bytes_per_token"] == dense["padded_bytes_per_token"] == 2 * 2 * 4 * 32
+    assert dense.bytes_per_token == dense.padded_bytes_per_token == 2 * 2 * 4 * 32
 
 
 def test_macs_by_hand() -> None:
     model = make_whisper()  # width 32, two layers each, 100 positions, MLP 48 wide
-    macs = count_whisper_macs(model, tokens=3)
+    macs = count_whisper_macs(model, None, 3)
     vocabulary = model.config.vocab_size
-    assert macs.convolutions == 200 * 240 * 32 + 100 * 96 * 32
-    assert macs.encoder == 2 * (100 * 4 * 32 * 32 + 100 * 100 * 64 + 100 * 2 * 32 * 48)
-    assert macs.cross_keys_values == 2 * 100 * 32 * 64
+    assert macs.by_kind["convolutions"] == 200 * 240 * 32 + 100 * 96 * 32
+    assert macs.by_kind["encoder"] == 2 * (100 * 4 * 32 * 32 + 100 * 100 * 64 + 100 * 2 * 32 * 48)
+    assert macs.by_kind["cross_keys_values"] == 2 * 100 * 32 * 64
     looked_at = 1 + 2 + 3
-    assert macs.decoder == 2 * (3 * 4 * 32 * 32 + looked_at * 64 + 3 * 2 * 32 * 32 + 3 * 100 * 64 + 3 * 2 * 32 * 48)
-    assert macs.head == 3 * 32 * vocabulary
-    assert count_whisper_macs(small_whisper("fewer heads"), tokens=3).total < macs.total
+    assert macs.by_kind["decoder"] == 2 * (
+        3 * 4 * 32 * 32 + looked_at * 64 + 3 * 2 * 32 * 32 + 3 * 100 * 64 + 3 * 2 * 32 * 48
+    )
+    assert macs.by_kind["head"] == 3 * 32 * vocabulary
+    assert count_whisper_macs(small_whisper("fewer heads"), None, 3).total < macs.total
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,8 @@ def test_speech_sessions_take_the_same(tmp_path, caplog):
     from tests.benchmarks.speech_artifact import say, write_speech_artifact
 
     artifact = read_artifact(write_speech_artifact(tmp_path / "speech", source="speech"))
-    window = int(artifact.manifest["input"]["window_samples"])
-    prompt = np.array([[artifact.manifest["decoding"]["start"]]])
+    window = artifact.manifest.input.window_samples
+    prompt = np.array([[artifact.speech.decoding.start]])
     waveform = say("the", "cat")
     quantised = np.round(waveform * 32768).astype(np.int16)
     logits = []

@@ -65,7 +65,7 @@ def speech(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _options(artifact: Artifact) -> SessionOptions:
-    return FP16 if artifact.manifest["graphs"]["decoder"]["precision"] == "fp16" else FP32
+    return FP16 if artifact.manifest.graphs["decoder"].precision == "fp16" else FP32
 
 
 def test_a_classifier_computes_on_device_buffers_whatever_the_length(library, cuda, tiny):
@@ -194,7 +194,7 @@ def test_a_decoder_takes_its_caches_layer_by_layer(library, speech, tmp_path):
 def test_attention_that_was_fused_is_counted_beside_what_there_is(library, speech, tmp_path):
     built = build_engines("tensorrt", speech, _options(speech), ahead(library), tmp_path)
     facts = built["decoder"].facts
-    layers = len(speech.manifest["cache"]["layers"])
+    layers = len(speech.speech.cache.layers)
     assert facts["attention"] == len(facts["fused_attention"]) == 2 * layers
     assert facts["layers"] == {"gemm": 1, "kgen": 2 * layers}
 

@@ -229,20 +229,20 @@ def test_buffers_begin_on_a_cache_line(artifacts):
 
 def test_null_says_what_the_waveform_tells_it_to(artifacts):
     artifact = artifacts["stock"]
-    decoding = artifact.manifest["decoding"]
+    decoding = artifact.speech.decoding
     waveform = np.zeros(WINDOW_SAMPLES, np.float32)
     waveform[:4000], waveform[8000:12000] = 0.065, -0.110
     assert said_tokens(artifact, waveform) == [65, 110]
     session = choose_runtime("null").load(artifact, SessionOptions(threads=1))
     session.encode(waveform)
     session.start(2)
-    start = np.full((2, 1), decoding["start"])
-    assert session.step(start).argmax(axis=1).tolist() == [decoding["languages"]["en"]] * 2
-    prompt = np.tile([decoding["languages"]["en"], decoding["transcribe"], decoding["no_timestamps"]], (2, 1))
+    start = np.full((2, 1), decoding.start)
+    assert session.step(start).argmax(axis=1).tolist() == [decoding.languages["en"]] * 2
+    prompt = np.tile([decoding.languages["en"], decoding.transcribe, decoding.no_timestamps], (2, 1))
     assert session.step(prompt).argmax(axis=1).tolist() == [65, 65]
-    assert session.step(np.array([[65], [decoding["timestamp_begin"]]])).argmax(axis=1).tolist() == [110, 65]
-    assert session.step(np.array([[110], [65]]), np.array([0, 0])).argmax(axis=1).tolist() == [decoding["end"]] * 2
+    assert session.step(np.array([[65], [decoding.timestamp_begin]])).argmax(axis=1).tolist() == [110, 65]
+    assert session.step(np.array([[110], [65]]), np.array([0, 0])).argmax(axis=1).tolist() == [decoding.end] * 2
     session.encode(np.zeros(5, np.float32))
     session.start()
-    assert session.step(start[:1]).argmax() == decoding["no_speech"]
+    assert session.step(start[:1]).argmax() == decoding.no_speech
     session.close()

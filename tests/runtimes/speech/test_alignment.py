@@ -12,11 +12,10 @@ from scipy.ndimage import median_filter as scipy_median_filter
 
 from leanear.export.whisper.window_states import cross_attention, window_states
 from leanear.families import whisper
+from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.speech.alignment import (
-    Alignment,
     first_columns,
     median_filter,
-    read_alignment,
     softmax,
     token_positions,
     warp,
@@ -124,7 +123,6 @@ def test_first_columns_of_a_path():
     assert first_columns([(0, 0), (0, 1), (1, 2), (2, 2), (2, 3)]).tolist() == [0, 2, 2]
 
 
-def test_what_a_manifest_says_is_read_again():
+def test_where_heads_come_from_is_said():
     alignment = Alignment(((0, 1), (2, 3)), "upper half", lost=2, filter_positions=5)
-    assert read_alignment(alignment.as_json()) == alignment
     assert alignment.sentence.endswith("; 2 more of the model's own list were pruned")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from leanear.runtimes.manifest import EncoderWindows
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import Decoded
-from leanear.runtimes.speech.encoder_windows import EncoderWindows
 from leanear.runtimes.speech.long_audio import transcribe, transcribe_windows
 from leanear.runtimes.speech.short_windows import audible_s, most_tokens, why_heard_again
 from leanear.runtimes.speech.transcript import Tally

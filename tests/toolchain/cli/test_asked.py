@@ -87,7 +87,7 @@ def test_what_is_asked_for_comes_before_what_is_the_models_own(field, tmp_path, 
     path = tmp_path / "model" / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
     decoding = whisper.decoding_settings(load_checkpoint(tmp_path / "model", asked))
-    assert (decoding["default_language"], decoding["default_task"]) == (language, task)
+    assert (decoding.default_language, decoding.default_task) == (language, task)
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -105,7 +105,7 @@ def test_clips_are_calibrated_on_under_that_prompt(field, tmp_path, own):
 
 def test_auto_is_no_language_to_refuse_of_a_model_of_one(tmp_path):
     folder = write_whisper(tmp_path / "model", english_only=True)
-    assert whisper.decoding_settings(load_checkpoint(folder, Asked(language="auto")))["default_language"] == "en"
+    assert whisper.decoding_settings(load_checkpoint(folder, Asked(language="auto"))).default_language == "en"
     with pytest.raises(BadInput, match="the model cannot translate"):
         load_checkpoint(folder, Asked(task="translate"))
 
@@ -118,7 +118,7 @@ def test_a_slim_checkpoint_is_of_what_was_asked_for(field, tmp_path):
     assert (plan.recipe["language"], plan.recipe["task"]) == ("de", "translate")
     assert (plan.made_from["language"], plan.made_from["task"]) == ("de", "translate")
     decoding = whisper.decoding_settings(load_checkpoint(slim))
-    assert (decoding["default_language"], decoding["default_task"]) == ("de", "translate")
+    assert (decoding.default_language, decoding.default_task) == ("de", "translate")
 
 
 def test_a_deployment_in_another_language_is_another(field, tmp_path, capsys):
@@ -135,8 +135,8 @@ def test_a_deployment_in_another_language_is_another(field, tmp_path, capsys):
     assert "reading 4 calibration" not in said, "the clips are the same"
     for name in ("dense", "slim"):
         artifact = read_artifact(out / name)
-        decoding = artifact.manifest["decoding"]
-        assert (decoding["default_language"], decoding["default_task"]) == ("de", "translate")
+        decoding = artifact.speech.decoding
+        assert (decoding.default_language, decoding.default_task) == ("de", "translate")
         golden = read_golden(artifact).speech
         assert golden is not None
         assert golden.prompt.tolist()[1:3] == [DE, TRANSLATE]

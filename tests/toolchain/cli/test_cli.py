@@ -278,7 +278,7 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     def table(checkpoint, target, keep_busy, report):
         geometry = read_geometry(checkpoint)
         return LatencyTable(
-            geometry, target.graph_form, 3.0, {"ordinary": parts, "last": parts}, ModelTiming((), 9.0, 9.0, 9.0), (),
+            geometry, target.graph_form, 3.0, ModelTiming((), 9.0, 9.0, 9.0), {"ordinary": parts, "last": parts}, (),
             0.0, {},
         )  # fmt: skip
 

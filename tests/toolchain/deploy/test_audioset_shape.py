@@ -66,7 +66,7 @@ def test_deployment(model, data, tmp_path, capsys):
     flags = ["--sparsity", "0.5", "--max-drop", "100", "--calibration-clips", "10", "--budget", "1"]
     assert run(["deploy", str(model), "--data", str(data), "--target", "cpu", "--out", str(out), *flags]) == 0
     for artifact in (read_artifact(out / "dense"), read_artifact(out / "slim")):
-        assert artifact.manifest["input"]["window_samples"] == 400 + 160 * (FRAMES - 1)
+        assert artifact.manifest.input.window_samples == 400 + 160 * (FRAMES - 1)
         assert artifact.labels == LABELS
     clips = read_clips(out / "clips" / "evaluation.npz")
     assert clips.tags.shape == (len(clips), 527)

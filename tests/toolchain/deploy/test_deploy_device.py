@@ -70,7 +70,7 @@ def test_without_a_host_there_are_a_bundle_and_three_commands(model, data, expor
     for verb in ("doctor", "compile", "bench"):
         assert f"python3 leanear.pyz {verb}" in said
     bundle = read_bundle(out / "bundle")
-    assert bundle.document["run"]["threads"] == "all"
+    assert bundle.document.run.threads == "all"
     assert "nothing was measured on one" in (out / "report.md").read_text()
 
 

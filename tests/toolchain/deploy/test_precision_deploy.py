@@ -65,7 +65,7 @@ def prove_8_bits(patch: pytest.MonkeyPatch, proof: Callable[[Path], None]) -> No
     prove = exporting.prove_parity
 
     def chosen(folder: Path, **given: Any) -> Any:
-        is_8_bits = read_artifact(folder).manifest["graphs"]["decoder"]["precision"] == "int8"
+        is_8_bits = read_artifact(folder).manifest.graphs["decoder"].precision == "int8"
         return proof(folder) if is_8_bits else prove(folder, **given)
 
     patch.setattr(exporting, "prove_parity", chosen)
@@ -165,8 +165,8 @@ def bundled(model, data, tmp_path_factory):
 def test_a_device_is_given_two_precisions(bundled):
     bundle = read_bundle(bundled / "bundle")
     assert (bundle.precision, bundle.precision_of("dense")) == ("int8", "fp32")
-    graphs = {role: read_artifact(folder).manifest["graphs"]["decoder"] for role, folder in bundle.artifacts.items()}
-    assert {role: graph["precision"] for role, graph in graphs.items()} == {"dense": "fp32", "slim": "int8"}
+    graphs = {role: read_artifact(folder).manifest.graphs["decoder"] for role, folder in bundle.artifacts.items()}
+    assert {role: graph.precision for role, graph in graphs.items()} == {"dense": "fp32", "slim": "int8"}
     report = (bundled / "report.md").read_text()
     assert "## Precision" in report
     assert "Asked for: int8. Ships: int8." in report

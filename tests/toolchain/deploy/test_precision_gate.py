@@ -94,7 +94,7 @@ def said(narrator) -> str:
 
 
 def slim_precision(folder) -> str:
-    return read_artifact(folder / "slim").manifest["graphs"]["classifier"]["precision"]
+    return read_artifact(folder / "slim").manifest.graphs["classifier"].precision
 
 
 def test_8_bits_that_cost_nothing_ship(folder, narrator):

@@ -72,7 +72,7 @@ def test_a_users_target_in_8_bits(there, tmp_path, capsys):
     target.write_text(EIGHT_BITS.replace("PYTHON", f'"{sys.executable}"'))
     assert run([*there, "--target", str(target), "--max-drop", "100", "--sparsity", "0.3"]) == 0
     bundle = read_bundle(tmp_path / "out" / "bundle")
-    precision = bundle.document["run"]["precision"]
+    precision = bundle.document.run.precision
     results = read_results(tmp_path / "out" / "results" / HOST / f"onnxruntime-{precision}.json")
     assert results.precisions["slim"] == precision
     assert precision in (tmp_path / "out" / "report.md").read_text()

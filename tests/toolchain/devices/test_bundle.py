@@ -77,7 +77,7 @@ def test_the_runner_holds_device_code_alone(tmp_path):
 
 def test_every_file_is_named_with_its_contents(bundle):
     files = {path.relative_to(bundle.folder).as_posix() for path in bundle.folder.rglob("*") if path.is_file()}
-    assert set(bundle.document["files"]) == files - {BUNDLE_FILE}
+    assert set(bundle.document.files) == files - {BUNDLE_FILE}
     assert bundle.artifacts["dense"].name == "dense"
     assert bundle.threads >= 1
 
@@ -160,7 +160,7 @@ def test_doctor_finds_all_and_says_what_is_missing(bundle):
     assert ended.returncode == 0, ended.stderr
     document = json.loads(ended.stdout)
     assert document["ok"]
-    assert document["device"]["libraries"]["leanear"] == bundle.document["leanear"]
+    assert document["device"]["libraries"]["leanear"] == bundle.document.leanear
     findings = {finding["name"]: finding for finding in document["findings"]}
     assert findings["numpy"]["text"] == np.__version__
     ended = runner(bundle, "doctor", "--runtime", "tensorrt")
@@ -222,11 +222,11 @@ def test_the_readme_says_what_to_install_to_type_and_to_bring_home(bundle):
     assert "numpy>=" in text
     assert "8 evaluation clips" in text
     assert "leanear import results/" in text
-    assert bundle.document["leanear"] in text
+    assert bundle.document.leanear in text
 
 
 def test_the_runner_speaks_of_itself_by_its_own_name(bundle, parts, tmp_path):
-    assert runner(bundle, "--version").stdout.strip() == bundle.document["leanear"]
+    assert runner(bundle, "--version").stdout.strip() == bundle.document.leanear
     for verb in ("bench", "eval", "compare", "transcribe"):
         said = runner(bundle, verb, "--help").stdout
         assert f"usage: python3 leanear.pyz {verb}" in said

@@ -97,7 +97,7 @@ def test_names_run_no_command(parts, options, tmp_path, monkeypatch):
     there = dataclasses.replace(options, python=str(python), folder=str(odd / "de\nvice; $(touch PWNED)"))
     with pytest.raises(Interruption):
         deliver(HOST, bundle, tmp_path, there, stop_at("doctor"))
-    assert read_bundle(deployment(there) / "bundle").document["name"] == NASTY
+    assert read_bundle(deployment(there) / "bundle").document.name == NASTY
     assert not list(tmp_path.rglob("PWNED"))
     assert not (Path.home() / "PWNED").exists()
 

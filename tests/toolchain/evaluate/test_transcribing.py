@@ -17,7 +17,7 @@ from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.evaluate.transcribing import transcribe_file
 from leanear.export.artifact import export_artifact
 from leanear.runtimes.files import sha256_file, write_json
-from leanear.runtimes.speech.alignment import Alignment
+from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.tokens.repeats import compression_ratio, loop_start

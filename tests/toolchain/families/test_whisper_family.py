@@ -23,6 +23,8 @@ from leanear.families.checkpoint import CHECKPOINT_FILES, checkpoint_sha256, loa
 from leanear.families.whisper.settings import languages
 from leanear.plan import HeadPlan, SitePlan, compose, full_plan, read_plan
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.records import as_json, read
 from leanear.surgery import rotated_attention_state
 from tests.conftest import tone
 from tests.toolchain.dense_twin import zero_dropped_channels_
@@ -492,7 +494,7 @@ def test_english_only(tmp_path, heard):
     with pytest.raises(BadInput, match="knows English alone, not 'de'"):
         whisper.prompt_language(checkpoint, "de")
     settings = whisper.decoding_settings(checkpoint)
-    assert (settings["multilingual"], settings["languages"], settings["default_language"]) == (False, {}, "en")
+    assert (settings.multilingual, settings.languages, settings.default_language) == (False, {}, "en")
     sites = full_sites(checkpoint.model)
     slim, out = saved(folder, sites, tmp_path / "slim")
     assert not load_checkpoint(out).is_multilingual
@@ -502,12 +504,12 @@ def test_english_only(tmp_path, heard):
 def test_decoding_settings(dense_folder):
     settings = whisper.decoding_settings(whisper.load_checkpoint(dense_folder))
     known = make_tokenizer().get_vocab()
-    assert settings["start"] == known["<|startoftranscript|>"]
-    assert settings["languages"] == {name: known[f"<|{name}|>"] for name in ("en", "zh", "de", "es")}
-    assert settings["timestamp_begin"] == known["<|0.00|>"]
-    assert settings["begin_suppress"] == [220, known["<|endoftext|>"]]
-    assert (settings["positions"], settings["timestamp_step_s"], settings["window_s"]) == (64, 0.02, 2.0)
-    assert json.loads(json.dumps(settings)) == settings
+    assert settings.start == known["<|startoftranscript|>"]
+    assert settings.languages == {name: known[f"<|{name}|>"] for name in ("en", "zh", "de", "es")}
+    assert settings.timestamp_begin == known["<|0.00|>"]
+    assert settings.begin_suppress == (220, known["<|endoftext|>"])
+    assert (settings.positions, settings.timestamp_step_s, settings.window_s) == (64, 0.02, 2.0)
+    assert read(Decoding, json.loads(json.dumps(as_json(settings))), "settings") == settings
 
 
 def test_vocabulary_is_whole_even_where_the_tokenizer_lists_no_timestamps(dense_folder):

@@ -70,9 +70,9 @@ def test_language_and_task_are_those_of_generate(tmp_path, generation, config, l
     edit(folder / "config.json", **config)
     checkpoint = load_checkpoint(folder)
     decoding = whisper.decoding_settings(checkpoint)
-    assert (decoding["default_language"], decoding["default_task"]) == (language, task)
-    assert decoding["multilingual"]
-    assert decoding["languages"]["de"] == DE
+    assert (decoding.default_language, decoding.default_task) == (language, task)
+    assert decoding.multilingual
+    assert decoding.languages["de"] == DE
     for number in range(3):
         assert said_by_us(folder, sound(number)) == said_by_transformers(folder, sound(number))
 
@@ -81,7 +81,7 @@ def test_what_the_tokenizer_knows_and_what_openai_suppresses(tmp_path):
     folder = write_whisper(tmp_path / "model", english_only=True)
     edit(folder / "generation_config.json", no_timestamps_token_id=None, suppress_tokens=[-1])
     decoding = whisper.decoding_settings(load_checkpoint(folder))
-    assert (decoding["no_timestamps"], decoding["suppress"]) == (KNOWN["<|notimestamps|>"], [])
+    assert (decoding.no_timestamps, decoding.suppress) == (KNOWN["<|notimestamps|>"], ())
     edit(folder / "generation_config.json", no_timestamps_token_id=KNOWN["<|notimestamps|>"])
     assert said_by_us(folder, sound(1)) == said_by_transformers(folder, sound(1))
 
@@ -108,8 +108,8 @@ def test_eval_and_export_take_task_and_language(tmp_path, capsys):
     assert measured[1] < measured[0]
     artifact = tmp_path / "artifact"
     assert run(["export", str(folder), "--data", str(data), "--out", str(artifact), *flags]) == 0
-    decoding = read_artifact(artifact).manifest["decoding"]
-    assert (decoding["default_task"], decoding["default_language"]) == ("translate", "de")
+    decoding = read_artifact(artifact).speech.decoding
+    assert (decoding.default_task, decoding.default_language) == ("translate", "de")
     golden = read_golden(read_artifact(artifact)).speech
     assert golden is not None
     assert golden.prompt.tolist()[1:3] == [DE, TRANSLATE]
@@ -150,7 +150,7 @@ def test_words_behind_the_timestamps_are_words(with_words, tmp_path):
     folder, first = with_words
     checkpoint = load_checkpoint(folder)
     decoding = whisper.decoding_settings(checkpoint)
-    assert (decoding["timestamp_begin"] + 101, decoding["timestamp_end"]) == (first, first)
+    assert (decoding.timestamp_begin + 101, decoding.timestamp_end) == (first, first)
     assert whisper.added_words(checkpoint) == [first, first + 1]
     asked = {"language": "en", "task": "transcribe"}
     heard = [said_by_us(folder, sound(number), **asked) for number in range(6)]

@@ -59,17 +59,19 @@ def test_the_plan_is_within_its_budget_and_counts_what_the_model_has(recipe, sha
 def test_macs_of_the_plan_are_those_of_the_model():
     model = make_tiny_ast()
     plan = dataclasses.replace(ast.dense_plan(model), prune="all")
-    costs = mac_costs(plan, ast.head_macs(model), ast.model_macs(model), ast.feed_forward_macs(model))
+    costs = mac_costs(plan, count_macs(model))
     found = prune_rotated(ast, model, clips(), costs, 0.7 * costs.dense, ALL)
     assert found.cost == count_macs(found.model).total <= 0.7 * count_macs(model).total
 
 
 def test_whisper_macs_of_the_plan_are_those_of_the_model():
-    model = whisper_checkpoint().model
+    checkpoint = whisper_checkpoint()
+    model = checkpoint.model
     plan = dataclasses.replace(whisper.dense_plan(model), prune="all")
-    costs = mac_costs(plan, whisper.head_macs(model), whisper.model_macs(model), whisper.feed_forward_macs(model))
-    found = prune_rotated(whisper, model, whisper_clips(6), costs, 0.8 * costs.dense, ALL)
-    assert found.cost == whisper.model_macs(found.model) <= 0.8 * whisper.model_macs(model)
+    costs = mac_costs(plan, whisper.macs(checkpoint, model))
+    found = prune_rotated(whisper, model, whisper_clips(6), costs, 0.98 * costs.dense, ALL)
+    slim, dense = (whisper.macs(checkpoint, each).total for each in (found.model, model))
+    assert found.cost == slim <= 0.98 * dense
     assert {block.kind for block in found.plan.feed_forward} == {"encoder", "decoder"}
     assert any(len(block.channels) < block.dense_width for block in found.plan.feed_forward)
 
@@ -166,8 +168,8 @@ def test_a_plan_of_the_first_schema_is_read_with_its_feed_forward_blocks_whole(t
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"prune": "everything"}, "key 'prune' is 'everything'"),
-        ({"feed_forward": [{"name": "a"}]}, "key 'feed_forward' is malformed"),
+        ({"prune": "everything"}, "prune is 'everything', expected one of attention, feed-forward, all"),
+        ({"feed_forward": [{"name": "a"}]}, r"missing key 'feed_forward\[0\].dense_width'"),
         (
             {"feed_forward": [{"name": "a", "dense_width": 4, "channels": [3, 9], "kind": "encoder"}]},
             "a channels must be a non-empty ascending list of indices below 4",

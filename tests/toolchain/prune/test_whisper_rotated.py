@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from leanear.calibration.scores import score_magnitude
 from leanear.calibration.statistics import collect_statistics, statistics_tensors
 from leanear.data.examples import SpeechInputs
+from leanear.export.macs import count_whisper_macs
 from leanear.families import whisper
-from leanear.families.macs import speech_length
 from leanear.plan import plan_sha256
 from leanear.prune.costs import mac_costs, parameter_costs
 from leanear.prune.rotated import prune_rotated
@@ -183,35 +183,34 @@ def test_the_basis_beats_the_channels_as_trained():
 
 
 def test_parameters_and_macs_are_those_of_built_models():
-    model = checkpoint().model
+    dense = checkpoint()
+    model = dense.model
     plan = whisper.dense_plan(model)
     assert not plan.key_bias
     assert plan.attention_parameters_dense == 6 * (4 * 32 * 32 + 2 * 32), "four matrices, two biases"
     slim = pruned(model, 0.5)
-    costs = mac_costs(plan, whisper.head_macs(model), whisper.model_macs(model))
+    costs = mac_costs(plan, whisper.macs(dense, model))
     widths = [tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in slim.plan.sites]
-    assert costs.of(widths) == whisper.model_macs(slim.model) < costs.dense
-    assert costs.of([((16, 16), (16, 16))] * 6) == costs.dense == whisper.model_macs(model)
+    assert costs.of(widths) == whisper.macs(dense, slim.model).total < costs.dense
+    assert costs.of([((16, 16), (16, 16))] * 6) == costs.dense == whisper.macs(dense, model).total
 
 
 def test_macs_of_torch_are_counted_alike():
     """Encoder and cross-attention as torch counts them in one pass over all tokens; a cache saves half the pairs.
 
-    Torch computes every token's pairs with all tokens, and the logits of every token.
+    Torch computes every token's pairs with all tokens.
     """
     model = checkpoint().model
-    length = speech_length(model)
-    assert (length.encoder_tokens, length.answers, length.decoder_tokens) == (100, 7, 10)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.set_attn_implementation("eager")
         model(
             input_features=torch.randn(1, 80, 200),
-            decoder_input_ids=torch.zeros(1, length.decoder_tokens, dtype=torch.int64),
+            decoder_input_ids=torch.zeros(1, 10, dtype=torch.int64),
             use_cache=False,
         )
     later_pairs = 10 * 10 - 10 * 11 // 2
-    more = 2 * 2 * later_pairs * (16 + 16) + 3 * 32 * model.config.vocab_size
-    assert counter.get_total_flops() / 2 == whisper.model_macs(model) + more
+    more = 2 * 2 * later_pairs * (16 + 16)
+    assert counter.get_total_flops() / 2 == count_whisper_macs(model, None, 10).total + more
 
 
 def test_what_is_out_of_reach_is_said():

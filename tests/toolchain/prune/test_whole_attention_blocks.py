@@ -224,8 +224,7 @@ def test_a_whispers_encoder_alone_may_lose_blocks():
 def test_a_plan_without_blocks_goes_through_the_loop_and_compensation(prune):
     model, recipe = make_tiny_ast(), dataclasses.replace(RECIPE, prune=prune)
     plan = dataclasses.replace(ast.dense_plan(model), prune=prune)
-    channels = ast.feed_forward_macs(model)
-    costs = mac_costs(plan, ast.head_macs(model), ast.model_macs(model), channels)
+    costs = mac_costs(plan, count_macs(model))
     budget = costs.fixed + 0.02 * (costs.dense - costs.fixed)
     held = HeldOut(model, clips(6, seed=5), ast.logits)
     found = prune_rotated(ast, model, clips(), costs, budget, recipe, held_out=held)

@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import torch
 from scipy.signal import fftconvolve
-from scipy.stats import binomtest
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from leanear.demo import demo_clips_folder, demo_model_folder
@@ -24,7 +23,6 @@ from leanear.studies.demo.packaging import (
     choose_words,
     count_right,
     read_clips,
-    wilson_interval,
     with_uniform_attention,
 )
 from leanear.studies.demo.spectrograms import log_mel, normalise
@@ -235,12 +233,6 @@ def test_every_word_is_chosen_equally_often_and_voices_evenly():
     voices = Counter((takes[k].label, takes[k].voice) for k in chosen)
     assert set(voices.values()) == {2}
     assert len(voices) == 35 * len(VOICES["calibration"])
-
-
-def test_wilson_interval_agrees_with_scipy():
-    for right, clips in ((0, 10), (7, 10), (815, 840), (840, 840)):
-        expected = binomtest(right, clips).proportion_ci(method="wilson")
-        assert wilson_interval(right, clips) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def slim_model(query_key_widths: list[int], value_output_widths: list[int], seed: int) -> SlimASTForAudioClassification:

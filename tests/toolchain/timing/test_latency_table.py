@@ -107,7 +107,7 @@ def test_a_model_is_its_layers_and_the_rest():
     expected = 100.0 + table.site_ms("ordinary", sites[0]) + table.site_ms("ordinary", sites[1])
     assert table.model_ms(sites) == pytest.approx(expected + table.site_ms("last", sites[2]))
     assert [site_kind(layer, 3) for layer in range(3)] == ["ordinary", "ordinary", "last"]
-    with pytest.raises(BadInput, match="2 layers for a model of 3"):
+    with pytest.raises(BadInput, match="2 blocks for a model of 3"):
         table.model_ms(sites[:2])
 
 
@@ -264,14 +264,20 @@ def _without(value, name):
         (lambda value: _without(value, "parts"), "missing key 'parts'"),
         (lambda value: {**value, "more": 1}, "unknown key 'more'"),
         (lambda value: {**value, "schema": "other"}, "expected schema"),
-        (lambda value: {**value, "rest_ms": -1.0}, "-1.0 is not a number of at least 0"),
-        (lambda value: {**value, "rest_ms": "fast"}, "'fast' is not"),
-        (lambda value: {**value, "others_share": None}, "None is not a number"),
-        (lambda value: {**value, "parts": _without(value["parts"], "last")}, "last"),
-        (lambda value: {**value, "parts": {**value["parts"], "third": value["parts"]["last"]}}, "kind of block"),
-        (lambda value: {**value, "probes": [{"kind": "last"}]}, "malformed"),
-        (lambda value: {**value, "probes": 3}, "malformed"),
-        (lambda value: {**value, "key": {**value["key"], "geometry": {"tokens": 3}}}, "malformed"),
+        (lambda value: {**value, "rest_ms": -1.0}, "rest_ms is -1.0, expected a number of at least 0"),
+        (lambda value: {**value, "rest_ms": "fast"}, "rest_ms is 'fast'"),
+        (lambda value: {**value, "others_share": None}, "others_share is None"),
+        (lambda value: {**value, "parts": _without(value["parts"], "last")}, "of the kinds ordinary, last"),
+        (
+            lambda value: {**value, "parts": {**value["parts"], "third": value["parts"]["last"]}},
+            "of the kinds ordinary, last",
+        ),
+        (lambda value: {**value, "probes": [{"kind": "last"}]}, r"missing key 'probes\[0\].widths'"),
+        (lambda value: {**value, "probes": 3}, "probes is 3"),
+        (
+            lambda value: {**value, "key": {**value["key"], "geometry": {"tokens": 3}}},
+            "missing key 'geometry",
+        ),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, damage, message):

@@ -1,6 +1,6 @@
 """The Whisper family: what `leanear.families.family.Family` asks of one, and what only a Whisper has."""
 
-from leanear.families.whisper.artifact import added_words, decoding_settings, export, vocabulary_tokens
+from leanear.families.whisper.artifact import added_words, decoding_settings, export, macs, vocabulary_tokens
 from leanear.families.whisper.blocks import (
     FAMILY,
     activation_bytes,
@@ -10,10 +10,7 @@ from leanear.families.whisper.blocks import (
     decoder_layers,
     dense_plan,
     encoder_layers,
-    feed_forward_macs,
     feed_forward_sites,
-    head_macs,
-    model_macs,
 )
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
 from leanear.families.whisper.forward import batch_loss, encoded, features, logits, mistakes, window_samples
@@ -51,14 +48,12 @@ __all__ = [
     "encoder_layers",
     "export",
     "features",
-    "feed_forward_macs",
     "feed_forward_sites",
-    "head_macs",
     "labelled_inputs",
     "load_checkpoint",
     "logits",
+    "macs",
     "mistakes",
-    "model_macs",
     "prompt_language",
     "prompt_tokens",
     "save_slim_checkpoint",

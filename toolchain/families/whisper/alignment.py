@@ -8,7 +8,7 @@ from leanear.families.whisper.blocks import cross_attention_heads
 from leanear.families.whisper.checkpoint import WhisperCheckpoint
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
-from leanear.runtimes.speech.alignment import Alignment
+from leanear.runtimes.manifest import Alignment
 
 
 def choose_alignment(checkpoint: Any) -> Alignment:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 from transformers import WhisperConfig
 
 from leanear.export.artifact import export_artifact
+from leanear.export.macs import Macs, count_whisper_macs
+from leanear.export.whisper.log_mel import read_log_mel
 from leanear.export.whisper_artifact import Speech
 from leanear.families.family import ExportOptions
-from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint
+from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
 from leanear.families.whisper.prompts import prompt_language
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, START, TRANSCRIBE, TRANSLATE
+from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.tasks import SpokenTask
+from leanear.runtimes.windows import window_tokens
 
 PREVIOUS = "<|startofprev|>"
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the newer and the older name of one token
@@ -29,13 +34,12 @@ def export(
         BadInput: as `leanear.export.artifact.export_artifact`.
     """
     decoding, words = decoding_settings(checkpoint), added_words(checkpoint)
-    special_from = min(decoding["start"], decoding["end"])
-    speech = Speech(vocabulary_tokens(checkpoint), special_from, decoding, words, options.alignment)
+    speech = Speech(vocabulary_tokens(checkpoint), decoding.text_tokens, decoding, words, options.alignment)
     model, extractor = checkpoint.model, checkpoint.feature_extractor
     return export_artifact(model, extractor, golden_waveforms, out, speech=speech, **options.of_any_family())
 
 
-def decoding_settings(checkpoint: WhisperCheckpoint) -> dict[str, Any]:
+def decoding_settings(checkpoint: WhisperCheckpoint) -> Decoding:
     """All that a device needs to decode, as an artifact's manifest holds it: ids, limits and the unit of time."""
     settings, config, extractor = (
         checkpoint.model.generation_config,
@@ -44,29 +48,35 @@ def decoding_settings(checkpoint: WhisperCheckpoint) -> dict[str, Any]:
     )
     known = checkpoint.tokenizer.get_vocab()
     multilingual = checkpoint.is_multilingual
-    return {
-        "start": known[START],
-        "end": known[END],
-        "previous": known.get(PREVIOUS),
-        "no_speech": next((known[name] for name in NO_SPEECH if name in known), None),
-        "no_timestamps": known[NO_TIMESTAMPS],
-        "timestamp_begin": known[NO_TIMESTAMPS] + 1,
-        "timestamp_end": _timestamp_end(config, known),
-        "transcribe": known.get(TRANSCRIBE),
-        "translate": known.get(TRANSLATE),
-        "languages": {name.removeprefix("<|").removesuffix("|>"): token for name, token in settings.lang_to_id.items()}
-        if multilingual
-        else {},
-        "default_language": prompt_language(checkpoint) if multilingual else "en",
-        "default_task": checkpoint.task,
-        "multilingual": multilingual,
-        "suppress": list(settings.suppress_tokens or ()),
-        "begin_suppress": list(settings.begin_suppress_tokens or ()),
-        "max_initial_timestamp_index": getattr(settings, "max_initial_timestamp_index", None),
-        "positions": config.max_target_positions,
-        "timestamp_step_s": FRAMES_PER_POSITION * extractor.hop_length / extractor.sampling_rate,
-        "window_s": extractor.n_samples / extractor.sampling_rate,
-    }
+    languages = settings.lang_to_id if multilingual else {}
+    return Decoding(
+        start=known[START],
+        end=known[END],
+        previous=known.get(PREVIOUS),
+        no_speech=next((known[name] for name in NO_SPEECH if name in known), None),
+        no_timestamps=known[NO_TIMESTAMPS],
+        timestamp_begin=known[NO_TIMESTAMPS] + 1,
+        timestamp_end=_timestamp_end(config, known),
+        transcribe=known.get(TRANSCRIBE),
+        translate=known.get(TRANSLATE),
+        languages={name.removeprefix("<|").removesuffix("|>"): token for name, token in languages.items()},
+        default_language=prompt_language(checkpoint) if multilingual else "en",
+        default_task=cast(SpokenTask, checkpoint.task),
+        multilingual=multilingual,
+        suppress=tuple(settings.suppress_tokens or ()),
+        begin_suppress=tuple(settings.begin_suppress_tokens or ()),
+        max_initial_timestamp_index=getattr(settings, "max_initial_timestamp_index", None),
+        positions=config.max_target_positions,
+        timestamp_step_s=FRAMES_PER_POSITION * extractor.hop_length / extractor.sampling_rate,
+        window_s=extractor.n_samples / extractor.sampling_rate,
+    )
+
+
+def macs(checkpoint: WhisperCheckpoint, model: WhisperModel, form: str = "portable") -> Macs:
+    """The MACs of one window and the tokens that are measured of it, in a graph of whatever form."""
+    del form
+    tokens = window_tokens(decoding_settings(checkpoint))
+    return count_whisper_macs(model, read_log_mel(checkpoint.feature_extractor), tokens)
 
 
 def _timestamp_end(config: WhisperConfig, known: Mapping[str, int]) -> int:
@@ -86,9 +96,8 @@ def vocabulary_tokens(checkpoint: WhisperCheckpoint) -> list[str]:
     known = checkpoint.tokenizer.get_vocab()
     texts = [""] * checkpoint.model.config.vocab_size
     decoding = decoding_settings(checkpoint)
-    first, step_s = decoding["timestamp_begin"], decoding["timestamp_step_s"]
-    for token in range(first, decoding["timestamp_end"]):
-        texts[token] = f"<|{(token - first) * step_s:.2f}|>"  # older tokenizers do not list them
+    for place, token in enumerate(decoding.times):
+        texts[token] = f"<|{place * decoding.timestamp_step_s:.2f}|>"  # older tokenizers do not list them
     for text, token in known.items():
         texts[token] = text
     return texts

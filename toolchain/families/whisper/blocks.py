@@ -10,8 +10,7 @@ from transformers import WhisperConfig
 from leanear.calibration.sites import AttentionKind, AttentionSite, FeedForwardKind, FeedForwardSite
 from leanear.data.examples import SpeechInputs
 from leanear.families import modeling_slim_whisper
-from leanear.families.family import AttentionBlocks, HeadCost
-from leanear.families.macs import speech_feed_forward_macs, speech_head_macs, speech_macs
+from leanear.families.family import AttentionBlocks
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
 from leanear.families.whisper.checkpoint import WhisperModel
 from leanear.plan import Plan, full_plan
@@ -103,23 +102,6 @@ def activation_bytes(model: WhisperModel, inputs: SpeechInputs) -> int:
     decoder = config.decoder_layers * (18 * width + 2 * config.decoder_ffn_dim) + 8 * config.vocab_size
     tokens = inputs.tokens.shape[1]
     return int((config.max_source_positions * encoder + tokens * decoder) * inputs.features.element_size())
-
-
-def model_macs(model: WhisperModel, form: str = "portable") -> int:
-    """The MACs of one window and its tokens, the front end's not counted, in a graph of whatever form."""
-    del form
-    return speech_macs(model, attention_sites(model), feed_forward_sites(model))
-
-
-def head_macs(model: WhisperModel, form: str = "portable") -> tuple[HeadCost, ...]:
-    """Block by block, the MACs of one head of widths (K, V); none of one that is gone."""
-    del form
-    return speech_head_macs(model, attention_sites(model))
-
-
-def feed_forward_macs(model: WhisperModel) -> tuple[float, ...]:
-    """As `Family` says."""
-    return speech_feed_forward_macs(model, feed_forward_sites(model))
 
 
 def attention_blocks(model: WhisperModel) -> AttentionBlocks:
