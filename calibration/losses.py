@@ -44,7 +44,10 @@ def empty_squares(sites: Sequence[AttentionSite], grids: Mapping[str, Sequence[i
     """All zeros in the shapes of what `collect_squares` gives."""
     return {
         site.name: torch.zeros(
-            len(site.query_key_widths), len(grids[site.name]), max(site.value_output_widths) + 1, dtype=torch.float64
+            len(site.query_key_widths) + 1,
+            len(grids[site.name]),
+            max(site.value_output_widths) + 1,
+            dtype=torch.float64,
         )
         for site in sites
     }
@@ -62,11 +65,11 @@ def collect_squares(
     labels: Labels = "projected",
     generator: torch.Generator | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Squared changes of the objective, summed over the clips of a batch: by block (H, G, V + 1), float64.
+    """Squared changes of the objective, summed over the clips of a batch: by block (H + 1, G, V + 1), float64.
 
     grids: the query/key widths of each block, ascending, the widest last; entry [h, g, v] is of head h with grids[g]
-    query/key and v value/output channels, v = 0 being its removal. The rest is as in `pass_through`. Sums of several
-    batches add.
+    query/key and v value/output channels, v = 0 being its removal, [H, g, v] of all heads together. The rest is as in
+    `pass_through`. Sums of several batches add.
     """
     passed = pass_through(
         model, sites, inputs, targets, logits, labels=labels, query_gradients=False, generator=generator
@@ -98,7 +101,7 @@ def squares_of(
 def _clip_changes(
     site: AttentionSite, basis: SiteBasis, grid: Sequence[int], block: BlockPass, clip: int, count: int | None
 ) -> torch.Tensor:
-    """The change of one clip's objective, (H, G, V + 1), float64; count: its decoder's tokens, None where all are."""
+    """One clip's change, (H + 1, G, V + 1), float64, by head and of all; count: its decoder's tokens, None: all are."""
     asking = None if site.kind == "encoder" else count
     answering = count if site.kind == "decoder" else None
 
@@ -122,7 +125,8 @@ def _clip_changes(
     kept = _attention_changes(query, key, value, context, gradient, grid, site.causal)
     kept_sums = nn.functional.pad(kept.cumsum(dim=-1), (1, 0))
     dropped_sums = nn.functional.pad(dropped.flip(-1).cumsum(dim=-1).flip(-1), (0, 1))
-    return kept_sums - dropped_sums[:, None]
+    changes = kept_sums - dropped_sums[:, None]
+    return torch.cat([changes, changes.sum(dim=0, keepdim=True)])
 
 
 def _telling_rows(
@@ -170,14 +174,15 @@ def _attention_changes(
 def width_losses(
     site: AttentionSite, grid: Sequence[int], squares: torch.Tensor, clips: int, targets_per_clip: float
 ) -> np.ndarray:
-    """Estimated loss in nats per target, (H, K + 1, V + 1), of every head and pair of widths; infinite off the grid.
+    """Estimated losses, nats per target, (H + 1, K + 1, V + 1), of heads by pairs of widths; infinite off the grid.
 
     squares: as from `collect_squares`, summed over `clips` clips, which have so many targets each on average, labels or
     tokens. [h, 0, 0] is the loss of removing head h; the rest of its row 0 and column 0 is infinite, since a head
-    without values has no use for scores, and one without scores is not offered.
+    without values has no use for scores, and one without scores is not offered. [H, 0, 0] is the loss of removing all
+    heads, which is not the sum of theirs; the rest of [H] is infinite.
     """
     means = squares.numpy() / (2 * clips * targets_per_clip)
     losses = np.full((len(means), max(site.query_key_widths) + 1, means.shape[-1]), np.inf)
-    losses[:, list(grid), 1:] = means[:, :, 1:]
+    losses[:-1, list(grid), 1:] = means[:-1, :, 1:]
     losses[:, 0, 0] = means[:, -1, 0]
     return losses

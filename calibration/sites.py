@@ -19,7 +19,8 @@ class AttentionSite:
     query_key_widths, value_output_widths: one per head; scaling: the constant by which q.k is multiplied; causal: a
     query sees no key after itself; kind: which tokens attend to which: an encoder's or a decoder's among themselves, or
     "cross", a decoder's to an encoder's, so that keys and values come from other tokens than queries. A projection may
-    lack its bias on its own: Whisper's keys have none.
+    lack its bias on its own: Whisper's keys have none. may_go: whether the family has a model without the block, in
+    which the mean of what it gave is all that stays.
     """
 
     name: str
@@ -33,6 +34,7 @@ class AttentionSite:
     scaling: float
     causal: bool = False
     kind: AttentionKind = "encoder"
+    may_go: bool = False
 
     @property
     def parameters(self) -> int:

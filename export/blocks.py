@@ -114,8 +114,11 @@ def exported_groups(
 ) -> tuple[HeadGroup, ...]:
     """The groups of heads that the exported block computes, with the widths that they are filled up to.
 
-    kind: as of `export_blocks`, or "cached", a block of a Whisper's decoder, whose keys and values are kept.
+    kind: as of `export_blocks`, or "cached", a block of a Whisper's decoder, whose keys and values are kept. There is
+    none where there is no head.
     """
+    if not widths:
+        return ()
     query_key_widths, value_output_widths = zip(*widths, strict=True)
     together = (HeadGroup(tuple(range(len(widths))), max(query_key_widths), max(value_output_widths)),)
     if kind == "last" and form not in WHOLE_LAST_ATTENTION:

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from leanear.runtimes.errors import BadInput
 
-# Of a precision to compute in, that of the graphs; the slowest first. What has both types of 16 bits is faster in fp16.
+# The graphs of each precision to compute in; the slowest first. What has both types of 16 bits is faster in fp16.
 OF_GRAPHS = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8", "int8-bf16": "int8"}
-    "fp32": "fp32",
-    "bf16": "fp32",
-    "fp16": "fp16",
-    "int8": "int8",
-    "int8-bf16": "int8",
-}  # the slowest first; what has both 16-bit types is faster in fp16
 PRECISIONS = tuple(OF_GRAPHS)
 GRAPH_PRECISIONS = tuple(dict.fromkeys(OF_GRAPHS.values()))
 

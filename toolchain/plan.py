@@ -34,7 +34,10 @@ class HeadPlan:
 
 @dataclass(frozen=True)
 class SitePlan:
-    """One attention block: how many heads it had and the heads that it keeps, ascending; kind: as of its site."""
+    """One attention block: how many heads it had and those that it keeps, ascending, none of one that is gone.
+
+    kind: as of its site.
+    """
 
     name: str
     dense_heads: int
@@ -297,9 +300,8 @@ def read_plan(path: Path) -> Plan:
 
 def _check(plan: Plan, path: Path) -> None:
     for site in plan.sites:
-        if not site.heads:
-            raise BadInput(f"{path}: {site.name} keeps no head; at least one must stay")
-        _check_indices(path, f"{site.name} heads", tuple(head.head for head in site.heads), site.dense_heads)
+        if site.heads:
+            _check_indices(path, f"{site.name} heads", tuple(head.head for head in site.heads), site.dense_heads)
         for head in site.heads:
             for kind, channels in (("query_key", head.query_key), ("value_output", head.value_output)):
                 _check_indices(path, f"{site.name} head {head.head} {kind}", channels, plan.dense_head_width)

@@ -47,7 +47,7 @@ def rotated_attention_state(site: AttentionSite, basis: SiteBasis, site_plan: Si
 
     site_plan counts the new channels, of which every head keeps the first ones. Key and value biases become zero: the
     softmax does not see the one, and the other, passed through the output weights, is part of the output bias, as is
-    the mean of what the dropped contexts gave. Computed in float64.
+    the mean of what the dropped contexts gave: all that is left of a block without heads. Computed in float64.
 
     Raises:
         ValueError: the block has no output bias to take these means.
@@ -55,7 +55,8 @@ def rotated_attention_state(site: AttentionSite, basis: SiteBasis, site_plan: Si
     if site.output.bias is None:
         raise ValueError(f"{site.name} has no output bias")
     kept = {head.head: head for head in site_plan.heads}
-    parts: dict[str, list[torch.Tensor]] = {"query": [], "query_bias": [], "key": [], "value": [], "output": []}
+    none = torch.zeros(0, site.query.in_features, dtype=torch.float64)  # where no head is kept, that is all
+    parts = {"query": [none], "query_bias": [none[:, 0]], "key": [none], "value": [none], "output": [none.mT]}
     output_bias = site.output.bias.detach().double().cpu().clone()
     for head, weights in enumerate(head_weights(site)):
         qk, vo = site.query_key_widths[head], site.value_output_widths[head]

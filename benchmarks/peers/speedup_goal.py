@@ -109,7 +109,8 @@ def main() -> int:  # noqa: PLR0915
         )  # fmt: skip
     with narrator.step("latency table") as report:
         table = latency_table(checkpoint, target, report=report)
-    costs, sites = latency_costs(table), ast.attention_sites(checkpoint.model)
+    sites = ast.attention_sites(checkpoint.model)
+    costs = latency_costs(table, sites)
     dense = log_probabilities(checkpoint.model, judge_inputs)
     full = sum(sum(site.query_key_widths) + sum(site.value_output_widths) for site in sites)
     planned, graphs = [], []

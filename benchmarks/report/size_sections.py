@@ -53,6 +53,8 @@ def widths_section(plan: dict[str, Any]) -> Section:
     parts = PRUNED_PARTS[plan.get("prune", "attention")]
     sparsity = f"{plan['sparsity']:.1%} of the {parts} blocks' parameters are removed. " if "sparsity" in plan else ""
     heads = f"All {kept} heads are kept" if not removed else f"{kept} heads are kept and {removed} are removed"
+    gone = sum(not site["heads"] for site in sites)
+    blocks = f" {gone} of {len(sites)} attention blocks are gone: the mean of what they gave is all that stays."
     rows = tuple(
         (
             name,
@@ -66,7 +68,10 @@ def widths_section(plan: dict[str, Any]) -> Section:
     return Section(
         "What was kept",
         (
-            Paragraph(f"{sparsity}{heads}; a dense head has {width} query/key and {width} value/output channels."),
+            Paragraph(
+                f"{sparsity}{heads}; a dense head has {width} query/key and {width} value/output channels."
+                f"{blocks if gone else ''}"
+            ),
             picture_widths(groups, width),
             *_kinds_table(plan),
             Table("Channels kept in every head (– for a removed head)", header, rows, folded=True),

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
-from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention
+from leanear.export.onnx.attention import add_attention, add_first_tokens, add_output_bias, add_reader_attention
 from leanear.export.onnx.float16_ranges import too_large_for_half
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
@@ -150,17 +150,9 @@ def _add_classifier(
     hidden = _add_embeddings(graph, features, body.embeddings, config)
     for number, layer in enumerate(body.layers):
         name = f"layers.{number}"
-        normed = add_layernorm(graph, hidden, layer.layernorm_before, f"{name}.layernorm_before")
-        attention = read_attention(layer.attention)
-        here = f"{name}.attention"
-        if number + 1 < len(body.layers):
-            attended = add_attention(graph, normed, attention, form, tokens, here, observed)
-        else:
-            if form in WHOLE_LAST_ATTENTION:
-                every = add_attention(graph, normed, attention, form, tokens, here)
-                attended = add_first_tokens(graph, every, READ_TOKENS, f"{name}.readers")
-            else:
-                attended = add_reader_attention(graph, normed, attention, READ_TOKENS, here)
+        is_last = number + 1 == len(body.layers)
+        attended = _add_attended(graph, hidden, layer, form, tokens, name, is_last, observed)
+        if is_last:
             hidden = add_first_tokens(graph, hidden, READ_TOKENS, f"{name}.read")
         hidden = graph.node("Add", [attended, hidden], f"{name}.attention.residual")
         hidden = _add_mlp(graph, hidden, layer, form, name, observed is not None)
@@ -170,6 +162,29 @@ def _add_classifier(
     )
     pooled = add_layernorm(graph, pooled, model.classifier.layernorm, "classifier.layernorm")
     add_linear(graph, pooled, model.classifier.dense, "classifier.dense", LOGITS)
+
+
+def _add_attended(
+    graph: Graph,
+    hidden: str,
+    layer: Any,
+    form: str,
+    tokens: int,
+    name: str,
+    is_last: bool,
+    observed: Mapping[str, Observed] | None,
+) -> str:
+    """Layer norm and attention, of the last layer for the tokens that are read; of a block without heads its bias."""
+    here, attention = f"{name}.attention", read_attention(layer.attention)
+    if not attention.query_key_widths:
+        return add_output_bias(graph, attention, here)
+    normed = add_layernorm(graph, hidden, layer.layernorm_before, f"{name}.layernorm_before")
+    if not is_last:
+        return add_attention(graph, normed, attention, form, tokens, here, observed)
+    if form in WHOLE_LAST_ATTENTION:
+        every = add_attention(graph, normed, attention, form, tokens, here)
+        return add_first_tokens(graph, every, READ_TOKENS, f"{name}.readers")
+    return add_reader_attention(graph, normed, attention, READ_TOKENS, here)
 
 
 def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -> str:

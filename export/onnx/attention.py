@@ -197,8 +197,12 @@ def _add_output(graph: Graph, context: str, attention: Attention, groups: tuple[
         (columns, attention.model_width),
         lambda: value_output_rows(attention.output_weight.T, attention, groups),
     )
-    bias = graph.weight(f"{name}.output.bias", (attention.model_width,), lambda: output_bias(attention))
-    return graph.node("Gemm", [context, weight, bias], f"{name}.output")
+    return graph.node("Gemm", [context, weight, add_output_bias(graph, attention, name)], f"{name}.output")
+
+
+def add_output_bias(graph: Graph, attention: Attention, name: str) -> str:
+    """Add what is the same for every token (D,): all that is left of a block without heads."""
+    return graph.weight(f"{name}.output.bias", (attention.model_width,), lambda: output_bias(attention))
 
 
 def add_reader_attention(graph: Graph, tokens: str, attention: Attention, readers: int, name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from leanear.export.onnx.attention import add_attention
+from leanear.export.onnx.attention import add_attention, add_output_bias
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.heads import (
     Attention,
@@ -66,10 +66,13 @@ def add_encoder(
     positions = model.config.max_source_positions
     for number, layer in enumerate(encoder.layers):
         name = f"encoder.layers.{number}"
-        normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
-        attention = read_attention(layer.self_attn)
-        attended = add_attention(graph, normed, attention, form, positions, f"{name}.self_attn", observed, any_window)
-        hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
+        attention, here = read_attention(layer.self_attn), f"{name}.self_attn"
+        if attention.query_key_widths:
+            normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
+            attended = add_attention(graph, normed, attention, form, positions, here, observed, any_window)
+        else:
+            attended = add_output_bias(graph, attention, here)
+        hidden = graph.node("Add", [attended, hidden], f"{here}.residual")
         parts = -(-layer.fc1.out_features // MLP_COLUMNS) if form == "onnxruntime" else 1
         hidden = add_mlp(graph, hidden, layer, name, parts)
     states = add_layernorm(graph, hidden, encoder.layer_norm, STATES)

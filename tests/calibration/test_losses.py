@@ -98,8 +98,8 @@ def by_loops(model, site, basis, inputs, targets, logits, lengths=None) -> list[
 
 
 def agree(found: torch.Tensor, expected: list[np.ndarray], site: AttentionSite, grid, rtol: float = 1e-7) -> None:
-    """A head that is narrower than a width has all it has there."""
-    assert found.shape == (len(expected), len(grid), max(site.value_output_widths) + 1)
+    """A head that is narrower than a width has all it has there. After the heads come all of them together."""
+    assert found.shape == (len(expected) + 1, len(grid), max(site.value_output_widths) + 1)
     for head, sums in enumerate(expected):
         scale = sums.max()
         assert scale > 0
@@ -298,10 +298,12 @@ def test_values_alone_lose_what_their_derivatives_say():
 
 def test_losses_are_per_target_and_infinite_off_the_grid():
     site = small_attention.Attention(5, cross=False).site()
-    squares = torch.arange(2 * 2 * 5, dtype=torch.float64).reshape(2, 2, 5)
+    squares = torch.arange(3 * 2 * 5, dtype=torch.float64).reshape(3, 2, 5)
     found = width_losses(site, (2, 3), squares, 4, 2.5)
-    assert found.shape == (2, 4, 5)
+    assert found.shape == (3, 4, 5)
     offered = np.zeros_like(found, dtype=bool)
+    offered[2, 0, 0] = True
+    assert found[2, 0, 0] == float(squares[2, 1, 0]) / 20, "of both heads together"
     for head in range(2):
         offered[head, 0, 0] = True
         assert found[head, 0, 0] == float(squares[head, 1, 0]) / 20

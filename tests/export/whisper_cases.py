@@ -1,4 +1,4 @@
-"""Small Whispers with random weights: as transformers has them, with ragged heads, and with heads removed."""
+"""Small Whispers with random weights: as transformers has them, with ragged heads, and with heads or blocks removed."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ WIDTHS = {
         [[16], [12, 16], [8], [10], [16, 7], [8]],
     ),
     "narrow feed-forward": (
-        [[16, 16], [16, 16], [16, 16], [9, 16], [16, 5], [16, 16]],
-        [[16, 16], [12, 16], [16, 16], [10, 16], [16, 7], [16, 16]],
+        [[], [16, 16], [16, 16], [9, 16], [16, 5], [16, 16]],
+        [[], [12, 16], [16, 16], [10, 16], [16, 7], [16, 16]],
     ),
 }
 FEED_FORWARD_WIDTHS = {"narrow feed-forward": [24, 0, 17, 0]}

@@ -155,6 +155,7 @@ def attention_sites(model: AstModel) -> tuple[AttentionSite, ...]:
                 query_key_widths=query_key_widths,
                 value_output_widths=value_output_widths,
                 scaling=block.scaling,
+                may_go=True,
             )
         )
     return tuple(sites)

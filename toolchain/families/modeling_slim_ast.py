@@ -24,7 +24,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 class SlimASTConfig(ASTConfig):
     """The settings of ASTConfig and, per layer, the widths of every kept head.
 
-    query_key_widths, value_output_widths: one list per layer, one width per kept head.
+    query_key_widths, value_output_widths: one list per layer, one width per kept head, none where only the output bias
+    is left.
     feed_forward_widths: one width per layer, hidden channels of its feed-forward block, 0 where only its bias is left;
     none: intermediate_size everywhere.
     attention_scaling: what query-key products are multiplied by. It belongs to the trained model (1/sqrt of the dense
@@ -61,12 +62,14 @@ class SlimAttention(nn.Module):
         self.value_output_widths = tuple(config.value_output_widths[layer])
         self.scaling = config.attention_scaling
         self.attention_dropout = config.attention_probs_dropout_prob
-        self.q_proj = nn.Linear(config.hidden_size, sum(self.query_key_widths), bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, sum(self.query_key_widths), bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, sum(self.value_output_widths), bias=config.qkv_bias)
-        self.o_proj = nn.Linear(sum(self.value_output_widths), config.hidden_size, bias=True)
+        self.q_proj = _linear(config.hidden_size, sum(self.query_key_widths), bias=config.qkv_bias)
+        self.k_proj = _linear(config.hidden_size, sum(self.query_key_widths), bias=config.qkv_bias)
+        self.v_proj = _linear(config.hidden_size, sum(self.value_output_widths), bias=config.qkv_bias)
+        self.o_proj = _linear(sum(self.value_output_widths), config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.query_key_widths:
+            return self.o_proj.bias.expand_as(hidden_states)
         width = max(self.query_key_widths + self.value_output_widths)
         query = _split_heads(self.q_proj(hidden_states), self.query_key_widths, width)  # (B, H, T, width)
         key = _split_heads(self.k_proj(hidden_states), self.query_key_widths, width)
@@ -110,11 +113,11 @@ class SlimMLP(nn.Module):
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
+def _linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """A linear layer; of one that has no inputs or outputs torch says that there is nothing to initialise."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-        return nn.Linear(inputs, outputs)
+        return nn.Linear(inputs, outputs, bias=bias)
 
 
 class SlimLayer(nn.Module):

@@ -28,7 +28,8 @@ class SlimWhisperConfig(WhisperConfig):
     """The settings of WhisperConfig and, per attention block, the widths of every kept head.
 
     query_key_widths, value_output_widths: one list per block, one width per kept head. The blocks are those of the
-    encoder from the first layer to the last, then per decoder layer its self-attention and its cross-attention.
+    encoder from the first layer to the last, then per decoder layer its self-attention and its cross-attention. A block
+    of the encoder may have none: only its output bias is left.
     feed_forward_widths: one width per layer, of the encoder and then of the decoder: hidden channels of its
     feed-forward block, 0 where only its bias is left; none: encoder_ffn_dim and decoder_ffn_dim.
     attention_scaling: what query-key products are multiplied by. It belongs to the trained model (1/sqrt of the dense
@@ -72,10 +73,10 @@ class SlimWhisperAttention(WhisperAttention):
         self.value_output_widths = tuple(config.value_output_widths[block])
         self.scaling = config.attention_scaling
         self.dropout = config.attention_dropout
-        self.q_proj = nn.Linear(config.d_model, sum(self.query_key_widths), bias=True)
-        self.k_proj = nn.Linear(config.d_model, sum(self.query_key_widths), bias=False)
-        self.v_proj = nn.Linear(config.d_model, sum(self.value_output_widths), bias=True)
-        self.out_proj = nn.Linear(sum(self.value_output_widths), config.d_model, bias=True)
+        self.q_proj = _linear(config.d_model, sum(self.query_key_widths))
+        self.k_proj = _linear(config.d_model, sum(self.query_key_widths), bias=False)
+        self.v_proj = _linear(config.d_model, sum(self.value_output_widths))
+        self.out_proj = _linear(sum(self.value_output_widths), config.d_model)
 
     def forward(
         self,
@@ -85,6 +86,8 @@ class SlimWhisperAttention(WhisperAttention):
         attention_mask: torch.Tensor | None = None,
         **kwargs,  # of other kinds of attention, and the cache positions of transformers 4
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if not self.query_key_widths:
+            return self.out_proj.bias.expand_as(hidden_states), None
         # the product with the scale comes first, as in Whisper's own code: rounding depends on the order
         query = _split_heads(self.q_proj(hidden_states) * self.scaling, self.query_key_widths)  # (B, H, T, K)
         key, value = self._keys_and_values(hidden_states, key_value_states, past_key_values, kwargs)
@@ -175,8 +178,8 @@ class SlimWhisperForConditionalGeneration(WhisperForConditionalGeneration):
                 layer.fc1, layer.fc2 = _linear(config.d_model, width), _linear(width, config.d_model)
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
+def _linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """A linear layer; of one that has no inputs or outputs torch says that there is nothing to initialise."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-        return nn.Linear(inputs, outputs)
+        return nn.Linear(inputs, outputs, bias=bias)

@@ -31,6 +31,7 @@ from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Losses, Scores
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut
+from leanear.runtimes.errors import BadInput
 
 MOST_ROUNDS = 3
 FACTOR = 2.0
@@ -127,9 +128,12 @@ def choose_measured(
     in_force: list[Corrections] = []
     made: list[tuple[nn.Module, tuple[SitePlan, ...], Allocation]] = []
     for number in range(MOST_ROUNDS):
-        allocation = choose_widths(sites, corrections.applied(scores.losses), costs, budget, recipe)
-        slim, kept = cut(family, model, scores.bases, allocation)
-        measured = shards.same(held_out.kl(slim))
+        losses = corrections.applied(scores.losses)
+        plans = _with_and_without_blocks(sites, losses, costs, budget, recipe)
+        tried = [(*cut(family, model, scores.bases, each), each) for each in plans]
+        divergences = [shards.same(held_out.kl(each[0])) for each in tried]
+        measured = min(divergences, key=losing)
+        slim, kept, allocation = tried[divergences.index(measured)]
         told = f"measured {measured:.4f} nats, estimated {allocation.damage:.4f}"
         report(f"round {number + 1}: {told}; block by block", number / MOST_ROUNDS)
         blocks = alone.measure(corrections, allocation, slim)
@@ -146,6 +150,22 @@ def choose_measured(
     ]
     report(f"measured {found[0].round.measured:.4f} nats on {len(held_out)} held-out clips", 1.0)
     return dataclasses.replace(found[0], others=tuple(found[1:]))
+
+
+def _with_and_without_blocks(
+    sites: Sequence[AttentionSite], losses: Losses, costs: Costs, budget: float, recipe: RotatedRecipe
+) -> list[Allocation]:
+    """The plan, and where it has attention blocks without heads, the one that keeps a head in each, if there is one.
+
+    Where so much goes, estimates are the furthest from what is measured, and those of whole blocks most of all.
+    """
+    plan = choose_widths(sites, losses, costs, budget, recipe)
+    if all(any(pair != (0, 0) for pair in heads) for heads in plan.widths):
+        return [plan]
+    try:
+        return [plan, choose_widths(sites, losses, costs, budget, recipe.estimated)]
+    except BadInput:  # narrower than one head per block
+        return [plan]
 
 
 def losing(divergence: float) -> float:
@@ -235,10 +255,12 @@ class SingleBlocks:
 
 
 def block_loss(losses: Losses, site: AttentionSite, widths: Sequence[tuple[int, int]]) -> float:
-    """The summed estimates of a block's heads at these widths, nats per target.
+    """The summed estimates of a block's heads at these widths, or that of all their removal, nats per target.
 
     A query/key width to which a target fills heads up may not have been tried: the next narrower one stands for it.
     """
+    if not any(pair != (0, 0) for pair in widths):
+        return float(losses[site.name][-1, 0, 0])
     tried = (losses[site.name][head, : k + 1, v] for head, (k, v) in enumerate(widths))
     return float(sum(column[np.isfinite(column)][-1] for column in tried))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leanear.benchmarks.formatting import PRUNED_PARTS
-from leanear.calibration.sites import FeedForwardKind
+from leanear.calibration.sites import AttentionSite, FeedForwardKind
 from leanear.export.macs import HeadCost, Macs
 from leanear.plan import Plan, feed_forward_parameters, head_parameters
 from leanear.timing.latency_table import Table, tie_widths
@@ -89,30 +89,34 @@ def _feed_forward(plan: Plan, channels: Sequence[float]) -> tuple[FeedForwardCos
     )
 
 
-def latency_costs(table: Table) -> Costs:
-    """Milliseconds of one inference, as the table of the target's device predicts them."""
-    kinds = table.site_kinds
+def latency_costs(table: Table, sites: Sequence[AttentionSite]) -> Costs:
+    """Milliseconds of one inference, as the table of the target's device predicts them.
+
+    What a block costs apart from its heads is fixed where a head of it stays, and goes with the last one elsewhere.
+    """
+    kinds = tuple(zip(table.site_kinds, (site.may_go for site in sites), strict=True))
 
     def head(kind: str) -> HeadCost:
         return lambda query_key, value_output: (
             table.head_ms(kind, query_key, value_output) if query_key and value_output else 0.0
         )
 
-    def ragged(kind: str) -> Callable[[Widths], float]:
-        return lambda widths: table.site_ms(kind, list(widths)) - table.block_ms(kind)
+    def ragged(kind: str, may_go: bool) -> Callable[[Widths], float]:
+        fixed_ms = 0.0 if may_go else table.block_ms(kind)
+        return lambda widths: table.site_ms(kind, list(widths)) - fixed_ms if widths else 0.0
 
-    def tied(kind: str) -> Callable[[int, int, int], float]:
-        return lambda heads, query_key, value_output: ragged(kind)(((query_key, value_output),) * heads)
+    def tied(kind: str, may_go: bool) -> Callable[[int, int, int], float]:
+        return lambda heads, query_key, value_output: ragged(kind, may_go)(((query_key, value_output),) * heads)
 
     def widened(kind: str) -> Callable[[Widths], Sequence[tuple[int, int]]]:
         return lambda widths: tie_widths(table, kind, list(widths))
 
     return Costs(
         unit="ms",
-        dense=table.model_ms([table.dense_site] * len(kinds)),
-        fixed=table.rest_ms + sum(table.block_ms(kind) for kind in kinds),
-        heads=tuple(head(kind) for kind in kinds),
-        tied=tuple(tied(kind) for kind in kinds),
-        ragged=tuple(ragged(kind) for kind in kinds),
-        widened=tuple(widened(kind) for kind in kinds),
+        dense=table.model_ms([table.dense_site] * len(sites)),
+        fixed=table.rest_ms + sum(table.block_ms(kind) for kind, may_go in kinds if not may_go),
+        heads=tuple(head(kind) for kind, _ in kinds),
+        tied=tuple(tied(*kind) for kind in kinds),
+        ragged=tuple(ragged(*kind) for kind in kinds),
+        widened=tuple(widened(kind) for kind, _ in kinds),
     )

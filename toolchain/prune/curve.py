@@ -51,7 +51,7 @@ def estimated_curve(
     estimates = []
     for sparsity in sparsities:
         try:
-            allocation = choose_widths(sites, losses, costs, (1 - sparsity) * costs.dense, recipe)
+            allocation = choose_widths(sites, losses, costs, (1 - sparsity) * costs.dense, recipe.estimated)
         except BadInput:  # narrower than the narrowest model, as is all that follows
             break
         estimates.append(Estimate(sparsity, allocation.damage, allocation))

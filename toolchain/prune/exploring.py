@@ -151,7 +151,9 @@ def _points(
     table: Costs | None = None
     if milliseconds:
         with narrator.step("timing the target") as report:
-            table = latency_costs(timing_of(checkpoint, target, None).table(False, report))
+            table = latency_costs(
+                timing_of(checkpoint, target, None).table(False, report), family.attention_sites(dense)
+            )
     estimates = estimated_curve(*curve, TENTHS)
     measured = _measured(family, dense, scores, estimates, judge, narrator)
     ratio = measured_ratio(

@@ -19,7 +19,7 @@ from leanear.progress import Report, quiet
 from leanear.prune.costs import Costs, latency_costs
 from leanear.prune.goal import Goal
 from leanear.prune.rotated import Rotated
-from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
+from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model, narrowest_name
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
@@ -86,8 +86,9 @@ def refuse_out_of_reach(
     dense_ms, narrowest_ms, margin = told.tolist()
     wanted_ms = goal.milliseconds(dense_ms, timing.audio_s)
     if wanted_ms < narrowest_ms * (1 - margin):
+        narrowest = narrowest_name(family_of(checkpoint).attention_sites(checkpoint.model), recipe)
         raise BadInput(
-            f"{goal.flag} {goal.value:g}: {wanted_ms:.4g} ms are out of reach: the narrowest model, one head per block,"
+            f"{goal.flag} {goal.value:g}: {wanted_ms:.4g} ms are out of reach: {narrowest}"
             f" takes {narrowest_ms:.4g} ms on {target.name}, {dense_ms / narrowest_ms:.3g} times as fast as the dense"
             f" one with {dense_ms:.4g} ms"
         )
@@ -99,8 +100,9 @@ def latency_bound(
     """What the latency table says of both, or one timing of them in turn."""
     family, table = family_of(checkpoint), timing.kept_table()
     if table is not None:
-        costs = latency_costs(table)
-        return LatencyBound(costs.dense, least_cost(family.attention_sites(checkpoint.model), costs, recipe), 0.0)
+        sites = family.attention_sites(checkpoint.model)
+        costs = latency_costs(table, sites)
+        return LatencyBound(costs.dense, least_cost(sites, costs, recipe), 0.0)
     require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
     narrowest = narrowest_model(family, checkpoint.model, recipe)
     dense_ms, narrowest_ms = timing.dense_and_slim(narrowest, report, BOUND_SHARE_S)

@@ -106,7 +106,7 @@ def prune_rotated(
                 report=stage("rounds"),
             )  # fmt: skip
         part = costs.dense * (budget / costs.dense) ** (shot / recipe.shots)
-        allocation = choose_widths(family.attention_sites(model), scores.losses, costs, part, recipe)
+        allocation = choose_widths(family.attention_sites(model), scores.losses, costs, part, recipe.estimated)
         dense = model
         model, kept = cut(family, dense, scores.bases, allocation)
         plan = _composed(family, dense, scores, plan, kept, allocation)

@@ -49,6 +49,7 @@ from leanear.prune.feed_forward import RunningSums, bases_of, empty_basis, empty
 from leanear.runtimes.files import sha256_json
 
 SCORES_FILE = "scores.safetensors"
+SCORES_VERSION = 2  # of what is kept: with another one, scores are made anew
 BASIS_FOLDER, LOSSES_FOLDER = "statistics", "losses"
 OTHER_SIGNS = 500_000_003  # so that no pass draws the signs of the other
 
@@ -80,9 +81,10 @@ class Scoring:
 class Scores:
     """Every block's new basis, and estimated losses, nats per target, by name.
 
-    Of an attention block (H, K + 1, V + 1): entry [h, k, v] is of head h keeping its first k query/key and v
-    value/output channels, [h, 0, 0] of its removal; infinite where a pair of widths is not offered. Of a feed-forward
-    block (C + 1,), see `feed_forward_losses`. Blocks that are not to be pruned have neither basis nor losses.
+    Of an attention block (H + 1, K + 1, V + 1): entry [h, k, v] is of head h keeping its first k query/key and v
+    value/output channels, [h, 0, 0] of its removal, [H, 0, 0] of that of all heads together; infinite where a pair of
+    widths is not offered. Of a feed-forward block (C + 1,), see `feed_forward_losses`. Blocks that are not to be pruned
+    have neither basis nor losses.
     """
 
     bases: Bases
@@ -104,12 +106,16 @@ def score_widths(
 
     What is in `state` is used if it was made from the same inputs; when the scores are there, the chunks go.
     """
-    sites: tuple[AttentionSite, ...] = family.attention_sites(model) if scoring.prune != "feed-forward" else ()
+    sites: tuple[AttentionSite, ...] = (
+        tuple(site for site in family.attention_sites(model) if site.query_key_widths)
+        if scoring.prune != "feed-forward"
+        else ()
+    )
     feed_forward: tuple[FeedForwardSite, ...] = (
         tuple(site for site in family.feed_forward_sites(model) if site.width) if scoring.prune != "attention" else ()
     )
     grids = {site.name: width_grid(site, scoring.multiple) for site in sites}
-    made_from = {**made_from, "scoring": sha256_json([dataclasses.asdict(scoring), len(clips)])}
+    made_from = {**made_from, "scoring": sha256_json([SCORES_VERSION, dataclasses.asdict(scoring), len(clips)])}
     kept = kept_tensors(state / SCORES_FILE, made_from) if state is not None and shards.rank() == 0 else None
     found = torch.tensor([kept is not None])
     shards.broadcast([found])  # what the first process has need not be there for the others
@@ -150,11 +156,13 @@ def infinitesimal_losses(
     losses = {}
     for site in sites:
         basis = bases[site.name]
-        shape = (len(site.query_key_widths), max(site.query_key_widths) + 1, max(site.value_output_widths) + 1)
+        shape = (len(site.query_key_widths) + 1, max(site.query_key_widths) + 1, max(site.value_output_widths) + 1)
         losses[site.name] = np.full(shape, np.inf)
         for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths, strict=True)):
             damages = width_damages(basis.query_key[:, head, :qk].numpy(), basis.value_output[:, head, :vo].numpy())
             losses[site.name][head, : qk + 1, : vo + 1] = damages / targets_per_clip
+        removals = basis.value_output.sum(dim=(1, 2)).numpy()
+        losses[site.name][-1, 0, 0] = 0.5 * np.square(removals).mean() / targets_per_clip
     return losses
 
 

@@ -188,7 +188,7 @@ class _HeldOutFolds:
                 family, model, scores, self.costs, budget, recipe,
                 made_from=self.made_from, clips_at_once=self.clips_at_once,
             ).model  # fmt: skip
-        allocation = choose_widths(family.attention_sites(model), scores.losses, self.costs, budget, recipe)
+        allocation = choose_widths(family.attention_sites(model), scores.losses, self.costs, budget, recipe.estimated)
         return cut(family, model, scores.bases, allocation)[0]
 
 

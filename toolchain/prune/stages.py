@@ -142,7 +142,7 @@ def _prune_to_goal(work: Pruning, parameters: Costs) -> _Reached:
 def _prune_to_latency(work: Pruning) -> _Reached:
     timing = timing_of(work.checkpoint, work.job.target, work.job.work)
     table = _shared_table(timing, work.part("goal"))
-    costs, pruner = latency_costs(table), _Pruner(work)
+    costs, pruner = latency_costs(table, work.family.attention_sites(work.checkpoint.model)), _Pruner(work)
     try:
         pruned, checks = prune_to_latency(
             work.job.goal, costs, lambda ms: pruner.to(costs, ms), timing, work.part("pruning")

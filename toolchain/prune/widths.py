@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -57,6 +58,7 @@ class RotatedRecipe:
     pools: whether the blocks of every kind (encoder, decoder, cross-attention) have a budget of their own, the same
         share of what they cost, or all blocks one. sites: which blocks are pruned, see `untouched`.
     prune: attention, feed-forward blocks, or both. feed_forward_multiple: hidden channels come in multiples of it.
+    whole_blocks: whether all heads of a block may go, in a family and a sharing that have that, or one always stays.
     shots: in how many parts; calibration_clips: at most; chunk: clips that are added up at once; seed: of the clips'
         order and of the random labels.
     """
@@ -71,6 +73,7 @@ class RotatedRecipe:
     sites: SitesChoice = "all"
     prune: Prune = "attention"
     feed_forward_multiple: int = 16
+    whole_blocks: bool = True
     shots: int = 1
     calibration_clips: int = 256
     basis_clips: int = 64
@@ -93,6 +96,11 @@ class RotatedRecipe:
         if self.one_width_per_head and len(set(self.multiples)) > 1:
             step, other = self.multiples
             raise BadInput(f"one width per head cannot be of multiples of {step} and of {other}")
+
+    @property
+    def estimated(self) -> RotatedRecipe:
+        """The same for plans that nobody measures: of whole blocks the estimates are too far off, so heads stay."""
+        return dataclasses.replace(self, whole_blocks=False)
 
     @property
     def scoring(self) -> Scoring:
@@ -129,6 +137,10 @@ def choose_widths(
         [] if site.name in whole else _site_options(site, losses[site.name], head_cost, recipe)
         for site, head_cost in zip(sites, costs.heads, strict=True)
     ]
+    removals = [
+        float(losses[site.name][-1, 0, 0]) if site.name not in whole and may_go(site, recipe) else math.inf
+        for site in sites
+    ]
     blocks = {
         block.name: _block_options(block, losses[block.name], recipe)
         for block in costs.feed_forward
@@ -142,7 +154,7 @@ def choose_widths(
     for pool, dense_cost in zip(pools, of_pools, strict=True):
         share = dense_cost / sum(of_pools)
         of_pool = [blocks[name] for name in pool.feed_forward if name in blocks]
-        chosen = _allocate_pool(pool.attention, options, of_pool, (budget - fixed) * share, costs, recipe)
+        chosen = _allocate_pool(pool.attention, options, removals, of_pool, (budget - fixed) * share, costs, recipe)
         for index, site_widths in zip(pool.attention, chosen.widths, strict=True):
             widths[index] = site_widths
         cost, damage, feed_forward = cost + chosen.cost, damage + chosen.damage, feed_forward | chosen.feed_forward
@@ -151,8 +163,14 @@ def choose_widths(
 
 
 def kept_whole_names(sites: Sequence[AttentionSite], recipe: RotatedRecipe) -> frozenset[str]:
-    """The names of the attention blocks that are not pruned."""
-    return frozenset(site.name for site in sites) if recipe.prune == "feed-forward" else untouched(sites, recipe.sites)
+    """The names of the attention blocks that are not pruned, those that have no head any more among them."""
+    gone = {site.name for site in sites if recipe.prune == "feed-forward" or not site.query_key_widths}
+    return untouched(sites, recipe.sites) | gone
+
+
+def may_go(site: AttentionSite, recipe: RotatedRecipe) -> bool:
+    """Whether the block, which is pruned, may lose all its heads; the other ways of sharing keep one."""
+    return site.may_go and recipe.whole_blocks and recipe.sharing == "any widths" and bool(site.query_key_widths)
 
 
 def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, recipe: RotatedRecipe) -> None:
@@ -163,25 +181,32 @@ def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, re
     """
     least = least_cost(sites, costs, recipe)
     if budget < least * (1 - 1e-9):
-        heads = recipe.prune != "feed-forward"
         fewer = 100 * (1 - least / costs.dense)
         raise BadInput(
-            f"{budget:.6g} {costs.unit} are out of reach: the narrowest model{', one head per block,' * heads} has"
+            f"{budget:.6g} {costs.unit} are out of reach: {narrowest_name(sites, recipe)} has"
             f" {least:.6g},"
             f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
         )
 
 
 def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedRecipe) -> float:
-    """What the narrowest model costs: one head in every attention block that is pruned, no feed-forward channel."""
+    """What the narrowest model costs: one head, or none, in every block that is pruned, no feed-forward channel."""
     whole, least = kept_whole_names(sites, recipe), costs.fixed
     for index, site in enumerate(sites):
         dense = tuple(zip(site.query_key_widths, site.value_output_widths, strict=True))
         if site.name in whole:
             least += costs.block(index, dense)
-        else:
+        elif not may_go(site, recipe):
             least += min(costs.block(index, (_width_pairs(*pair, recipe)[0],)) for pair in dense)
     return least
+
+
+def narrowest_name(sites: Sequence[AttentionSite], recipe: RotatedRecipe) -> str:
+    """What the narrowest model is called, with what it keeps of attention where that is pruned."""
+    whole = kept_whole_names(sites, recipe)
+    losing = {may_go(site, recipe) for site in sites if site.name not in whole}
+    kept = {1: "no head" if True in losing else "one head per block", 2: "one head per block that must have one"}
+    return f"the narrowest model, {kept[len(losing)]}," if losing else "the narrowest model"
 
 
 def narrowest_model(family: Family, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
@@ -193,7 +218,7 @@ def narrowest_model(family: Family, model: nn.Module, recipe: RotatedRecipe) -> 
 
 def _narrowest(site: AttentionSite, whole: bool, recipe: RotatedRecipe) -> SitePlan:
     pairs = list(zip(site.query_key_widths, site.value_output_widths, strict=True))
-    kept = pairs if whole else [_width_pairs(*pairs[0], recipe)[0]]
+    kept = pairs if whole else [] if may_go(site, recipe) else [_width_pairs(*pairs[0], recipe)[0]]
     heads = tuple(HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(kept))
     return SitePlan(name=site.name, kind=site.kind, dense_heads=len(pairs), heads=heads)
 
@@ -227,6 +252,7 @@ def _dense_cost(pool: _Pool, dense: Sequence[Any], costs: Costs) -> float:
 def _allocate_pool(
     pool: Sequence[int],
     options: Sequence[Sequence[HeadOptions]],
+    removals: Sequence[float],
     blocks: Sequence[BlockOptions],
     budget: float,
     costs: Costs,
@@ -234,7 +260,7 @@ def _allocate_pool(
 ) -> Allocation:
     """The widths of the heads and channels of some blocks, by the recipe's way of sharing."""
     ways: dict[Sharing, Callable[..., Allocation]] = {
-        "any widths": functools.partial(allocate, blocks=blocks),
+        "any widths": functools.partial(allocate, blocks=blocks, removals=[removals[index] for index in pool]),
         "equal widths": equal_widths_allocation,
         "entire heads": entire_heads_allocation,
     }
@@ -297,7 +323,7 @@ def _widened(sites: Sequence[AttentionSite], allocation: Allocation, costs: Cost
     widths = []
     for site, heads, widen in zip(sites, allocation.widths, costs.widened, strict=True):
         kept = [index for index, pair in enumerate(heads) if pair != (0, 0)]
-        wider = dict(zip(kept, widen(tuple(heads[index] for index in kept)), strict=True))
+        wider = dict(zip(kept, widen(tuple(heads[index] for index in kept)), strict=True)) if kept else {}
         most = list(zip(site.query_key_widths, site.value_output_widths, strict=True))
         widths.append(
             tuple(

@@ -179,13 +179,15 @@ def compensate_(
 
 
 def fitted_sites(family: Family, slim: Any, dense: Any) -> tuple[list[Site], list[Site]]:
-    """The blocks of slim and dense that compensation fits: attention, and feed-forward blocks that became narrower."""
-    pairs = zip(family.feed_forward_sites(slim), family.feed_forward_sites(dense), strict=True)
-    narrower = [(narrow, wide) for narrow, wide in pairs if 0 < narrow.width < wide.width]
-    return (
-        [*family.attention_sites(slim), *(narrow for narrow, _ in narrower)],
-        [*family.attention_sites(dense), *(wide for _, wide in narrower)],
-    )
+    """The blocks of slim and dense that compensation fits: attention, and feed-forward blocks that became narrower.
+
+    Blocks that are gone are left out.
+    """
+    attention = zip(family.attention_sites(slim), family.attention_sites(dense), strict=True)
+    blocks = zip(family.feed_forward_sites(slim), family.feed_forward_sites(dense), strict=True)
+    fitted: list[tuple[Site, Site]] = [pair for pair in attention if pair[0].query_key_widths]
+    fitted += [(narrow, wide) for narrow, wide in blocks if 0 < narrow.width < wide.width]
+    return [slim_site for slim_site, _ in fitted], [dense_site for _, dense_site in fitted]
 
 
 def _check_settings(fitted: LabelledInputs, held_out: LabelledInputs, ridge: Sequence[float]) -> None:

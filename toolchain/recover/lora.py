@@ -105,7 +105,7 @@ def with_lora(model: nn.Module, rank: int, alpha: float) -> Any:
         name
         for name, module in model.named_modules()
         # a matrix that is tied to an embedding would change there too, unheard of by the training
-        if isinstance(module, nn.Linear) and id(module.weight) not in embeddings
+        if isinstance(module, nn.Linear) and module.weight.numel() and id(module.weight) not in embeddings
     ]
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=linear_layers, bias="none")
     with warnings.catch_warnings():

@@ -623,7 +623,9 @@ def _shuffled_heads(bench: Bench, sparsity: float, recipe: Control) -> Made:
     heads = [(site.name, head) for site in sites for head in range(len(site.query_key_widths))]
     shuffled = iter(np.random.default_rng(bench.seed).permutation(len(heads)))
     wrong = {
-        site.name: np.stack([scores.losses[name][head] for name, head in (heads[next(shuffled)] for _ in losses)])
+        site.name: np.stack(
+            [*(scores.losses[name][head] for name, head in (heads[next(shuffled)] for _ in losses[:-1])), losses[-1]]
+        )
         for site in sites
         for losses in (scores.losses[site.name],)
     }

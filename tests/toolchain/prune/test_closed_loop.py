@@ -233,6 +233,7 @@ def test_each_block_is_measured_alone(case):
         assert block.measured == pytest.approx(divergence(case.model, alone, case.held_out.clips), rel=1e-3, abs=1e-6)
         table = case.scores.losses[site.name]
         expected = sum(table[head, k, v] for head, (k, v) in enumerate(widths[index]))
+        assert any(k for k, _ in widths[index])
         assert block.estimated == pytest.approx(expected)
         assert block_loss(case.scores.losses, site, widths[index]) == pytest.approx(expected)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -98,16 +100,22 @@ def test_macs_of_torch_are_counted_alike(model, geometry):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("form", ["onnxruntime", "openvino", "portable"])
-def test_milliseconds_are_those_of_the_table(geometry, seed, form):
+@pytest.mark.parametrize("may_go", [False, True])
+def test_milliseconds_are_those_of_the_table(geometry, seed, form, may_go):
     table, widths = table_of(geometry, form), any_widths(seed)
-    costs = latency_costs(table)
+    costs = latency_costs(table, [SimpleNamespace(may_go=may_go)] * LAYERS)
     assert costs.of(widths) == pytest.approx(table.model_ms(widths))
     assert costs.of([((WIDTH, WIDTH),) * HEADS] * LAYERS) == pytest.approx(costs.dense)
-    assert costs.fixed == pytest.approx(100 + 2 * 0.6 + 0.2)
+    assert costs.fixed == pytest.approx(100 if may_go else 100 + 2 * 0.6 + 0.2)
+    if may_go:
+        assert costs.of([(), *widths[1:]]) == pytest.approx(
+            table.model_ms(widths) - table.site_ms("ordinary", widths[0])
+        )
     for block, kind in enumerate(("ordinary", "ordinary", "last")):
         tied = costs.tied[block](2, 5, 7)
         assert tied == costs.ragged[block](((5, 7), (5, 7)))
-        assert tied + table.block_ms(kind) == pytest.approx(table.site_ms(kind, [(5, 7), (5, 7)]))
+        fixed_ms = 0.0 if may_go else table.block_ms(kind)
+        assert tied + fixed_ms == pytest.approx(table.site_ms(kind, [(5, 7), (5, 7)]))
         assert costs.heads[block](5, 7) == pytest.approx(table.site_ms(kind, [(5, 7)]) - table.block_ms(kind))
         assert costs.heads[block](0, 0) == 0
         wider = costs.widened[block](widths[block])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_the_fit_is_close_on_widths_that_were_not_timed_though_timings_are_noisy
 
 def test_costs_are_those_of_the_table():
     table, widths = fitted_table(), ragged(1)
-    costs = latency_costs(table)
+    costs = latency_costs(table, [SimpleNamespace(may_go=False)] * 10)
     assert costs.of([tuple(site) for site in sites(widths)]) == pytest.approx(table.model_ms(sites(widths)))
     assert costs.fixed == table.rest_ms
     assert costs.dense == pytest.approx(table.model_ms([[(64, 64)] * 6] * 10))

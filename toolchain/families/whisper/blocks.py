@@ -55,6 +55,9 @@ def _attention_site(name: str, block: Any, kind: AttentionKind) -> AttentionSite
         scaling=block.scaling,
         causal=kind == "decoder",
         kind=kind,
+        # A decoder's blocks keep a head: transformers counts the tokens so far by the first layer's keys, and sessions
+        # hold keys and values of every layer.
+        may_go=kind == "encoder",
     )
 
 

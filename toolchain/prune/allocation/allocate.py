@@ -59,6 +59,7 @@ def allocate(
     tied: Sequence[TiedCost] | None = None,
     ragged: Sequence[RaggedCost] | None = None,
     blocks: Sequence[BlockOptions] = (),
+    removals: Sequence[float] | None = None,
 ) -> Allocation:
     """The options of least summed damage whose summed cost is within the budget, a head at least kept in every site.
 
@@ -71,7 +72,8 @@ def allocate(
     the best of all its blocks is found; otherwise the sum of the heads' costs proposes blocks, `PROPOSALS` a site: the
     result is the best of the proposals, and need not be the best of all. Either may return infinity for a block that
     cannot be had.
-    blocks: others that share the budget, each with one width.
+    blocks: others that share the budget, each with one width. removals: per site, the damage of all its heads' removal,
+    at no cost; infinite where that is not offered, as it is not without them.
     resolution: cells of cost over the budget, where costs are neither few enough nor whole numbers with a divisor that
     is large enough to be exact.
 
@@ -80,12 +82,11 @@ def allocate(
     """
     check_options(sites, tied, ragged, blocks)
     of_blocks = [pareto(as_floats(b.costs), as_floats(b.damages), np.arange(len(b.costs))[:, None]) for b in blocks]
-    frontiers = [*frontiers_of_sites(sites, limit_of(budget), resolution, tied, ragged), *of_blocks]
+    frontiers = [*frontiers_of_sites(sites, limit_of(budget), resolution, tied, ragged, removals), *of_blocks]
     if not least_cost(frontiers) <= min(limit_of(budget), sys.float_info.max):
-        least = least_cost([*frontiers_of_sites(sites, math.inf, resolution, tied, ragged), *of_blocks])
-        raise BadInput(
-            f"budget of {budget:.10g} is below {least:.10g}, the least possible cost with a head kept in every block"
-        )
+        least = least_cost([*frontiers_of_sites(sites, math.inf, resolution, tied, ragged, removals), *of_blocks])
+        kept = "" if np.isfinite(removals or ()).any() else " with a head kept in every block"
+        raise BadInput(f"budget of {budget:.10g} is below {least:.10g}, the least possible cost{kept}")
     picks = use_slack(frontiers, choose_each(frontiers, budget, resolution), budget)
     places = [frontier.choices[pick] for frontier, pick in zip(frontiers, picks, strict=True)]
     return Allocation(

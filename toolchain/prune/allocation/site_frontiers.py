@@ -33,13 +33,19 @@ def frontiers_of_sites(
     resolution: int,
     tied: Sequence[TiedCost] | None,
     ragged: Sequence[RaggedCost] | None,
+    removals: Sequence[float] | None = None,
 ) -> list[Frontier]:
-    """What every site may become, in choices of an option per head (n, H); empty where nothing is within the limit."""
+    """What every site may become, in choices of an option per head (n, H); empty where nothing is within the limit.
+
+    removals: the damage of each site without heads, infinite where one has to stay; None: everywhere.
+    """
     frontiers = []
     for index, heads in enumerate(sites):
         frontier = _any_blocks(heads, ragged[index], resolution) if ragged else _any_widths(heads, limit, resolution)
         if tied:
             frontier = join(frontier, _one_width(heads, tied[index]))
+        if removals is not None and math.isfinite(removals[index]):
+            frontier = join(_no_head(heads, removals[index]), frontier)
         frontiers.append(frontier.take(np.flatnonzero(frontier.costs <= limit)))
     return frontiers
 
@@ -58,6 +64,11 @@ def _any_widths(heads: Sequence[HeadOptions], limit: float, resolution: int) -> 
         )
         none = combine(none, _options(head, removed), limit, cell)
     return some
+
+
+def _no_head(heads: Sequence[HeadOptions], damage: float) -> Frontier:
+    choice = np.array([[least_damage(head, removes(head)) for head in heads]], dtype=np.int32)
+    return Frontier(np.zeros(1), np.array([damage]), choice)
 
 
 def _options(head: HeadOptions, among: np.ndarray) -> Frontier:
