@@ -129,10 +129,10 @@ def test_a_windows_stages_each_have_theirs(speech_answer):
 def test_the_report_of_speech_has_a_row_for_each_stage(speech_answer, speech_results, tmp_path):
     document = copy.deepcopy(speech_results.document)
     for repeat in document["latency"]["repeats"]:
-        times = len(repeat.samples_ms)
-        repeat.stages_ms = {name: [10.0 * RUN_MS] * times for name in repeat.stages_ms}
-        repeat.samples_ms = [30.0 * RUN_MS] * times
-        repeat.gpu_ms = {name: samples[:1] * times for name, samples in speech_answer["gpu_ms"].items()}
+        times = len(repeat["samples_ms"])
+        repeat["stages_ms"] = {name: [10.0 * RUN_MS] * times for name in repeat["stages_ms"]}
+        repeat["samples_ms"] = [30.0 * RUN_MS] * times
+        repeat["gpu_ms"] = {name: samples[:1] * times for name, samples in speech_answer["gpu_ms"].items()}
     results = write_results(tmp_path / "speech.json", document)
     text = write_report(results.path, tmp_path / "report").markdown.read_text(encoding="utf-8")
     for row in (
