@@ -183,10 +183,13 @@ def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, re
     if budget < least * (1 - 1e-9):
         fewer = 100 * (1 - least / costs.dense)
         raise BadInput(
-            f"{budget:.6g} {costs.unit} are out of reach: {narrowest_name(sites, recipe)} has"
-            f" {least:.6g},"
-            f" {fewer:.1f} % less than the dense one's {costs.dense:.6g}"
+            f"{_amount(budget)} {costs.unit} are out of reach: {narrowest_name(sites, recipe)} has"
+            f" {_amount(least)}, {fewer:.1f} % less than the dense one's {_amount(costs.dense)}"
         )
+
+
+def _amount(value: float) -> str:
+    return f"{value / 1e6:.4g} million" if value >= 1e6 else f"{value:.4g}"
 
 
 def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedRecipe) -> float:

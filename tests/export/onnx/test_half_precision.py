@@ -80,7 +80,7 @@ def test_a_whisper_in_float16_keeps_its_keys_and_values_in_float16(tmp_path: Pat
     exported = export_whisper(
         make_whisper(), make_extractor(), tmp_path / "encoder.onnx", tmp_path / "decoder.onnx", "tensorrt", "fp16"
     )
-    assert exported.embedding["precision"] == "fp16"
+    assert exported.embedding.precision == "fp16"
     decoder = onnx.load(str(exported.decoder.path), load_external_data=False)
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*decoder.graph.input, *decoder.graph.output)}
     for name, kind in kinds.items():

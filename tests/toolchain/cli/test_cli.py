@@ -333,7 +333,7 @@ def test_too_few_clips_to_hold_any_out(capsys, model, data, tmp_path):
         ((), "", "rotated by fisher"),
         ((), 'basis = "activations"\nlabels = "observed"\nshots = 2', "rotated by activations"),
         ((), "compensate = false", "rotated by fisher"),
-        (("--macs", "0.9"), "", "rotated by fisher"),
+        (("--macs", "0.97"), "", "rotated by fisher"),
         (("--max-drop", "100"), "", "rotated by fisher"),
         ((), 'method = "reference"\nscore = "magnitude"', "channels as trained"),
         ((), 'method = "reference"\nscheme = "heads"\nthreshold = "global"\nbatch_size = 4', "channels as trained"),

@@ -6,6 +6,7 @@ import filecmp
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -48,14 +49,14 @@ def test_every_byte_comes_back(artifacts, tmp_path, slim):
     for role, name in (("dense", "dense"), ("slim", slim)):
         assert filecmp.cmpfiles(bundle.folder / role, artifacts[name], FILES, shallow=False) == (FILES, [], [])
         read_artifact(bundle.folder / role)
-    assert unpacked_bytes(bundle.folder, bundle.document["files"]) >= sum(path.stat().st_size for path in graphs)
+    assert unpacked_bytes(bundle.folder, bundle.document.files) >= sum(path.stat().st_size for path in graphs)
 
 
 def test_what_two_models_share_travels_once_and_floats_take_less(artifacts, tmp_path):
     sizes = {}
     for slim in ("same", "other"):
-        files = bundle_of(artifacts, slim, tmp_path / slim).document["files"]
-        sizes[slim] = [files[f"{role}/model.onnx.packed"]["bytes"] for role in ("dense", "slim")]
+        files = bundle_of(artifacts, slim, tmp_path / slim).document.files
+        sizes[slim] = [files[f"{role}/model.onnx.packed"].bytes for role in ("dense", "slim")]
     weights = WINDOW * 4 * 4  # bytes
     assert sizes["same"][1] < 0.01 * weights
     # Of a standard normal float32 at least 24 bits are noise: its sign and its mantissa.
@@ -154,4 +155,4 @@ class Bundled:
     """As much of a bundle as is unpacked."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.document = folder, {"files": [path.name for path in folder.iterdir()]}
+        self.folder, self.document = folder, SimpleNamespace(files=[path.name for path in folder.iterdir()])

@@ -145,7 +145,7 @@ def choices_of(of: type, name: str) -> tuple[Any, ...]:
     ("of", "known", "beside"),
     [
         (RotatedRecipe, settings(Recipe), {"multiples", "feed_forward_multiple", "losses", "sharing", "basis_clips",
-                                           "chunk", "seed"}),
+                                           "chunk", "seed", "whole_blocks"}),
         (PruneRecipe, settings(Recipe), {"sparsity", "recovery_options", "seed"}),
         (Distillation, settings(Training), {"method", "seconds"}),
     ],

@@ -268,7 +268,7 @@ def job(kind="sparsity", value=0.5, recipe=SMALL, **options) -> PruneJob:
     [
         job(),
         job(recipe=dataclasses.replace(SMALL, shots=2), compensation=True),
-        job("macs", 0.9, recovery=Distillation(epochs=1, batch_size=4, hidden_weight=1.0)),
+        job("macs", 0.96, recovery=Distillation(epochs=1, batch_size=4, hidden_weight=1.0)),
         job("max_drop", 90.0),
         job(recipe=PruneRecipe(0.5, batch_size=4)),
     ],
