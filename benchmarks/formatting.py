@@ -144,7 +144,7 @@ def fact_text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {fact_text(key, item)}" for key, item in value.items())
+        return ", ".join(f"{key} {fact_text(key, item)}" for key, item in value.items() if item is not None)
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
     return str(value)

@@ -95,8 +95,8 @@ def write_transcripts(
 ) -> None:
     """Write or print the transcript of each recording, one after the other.
 
-    forms: names of WRITERS; what is printed is in the first. say: takes what the tallies count, where transcripts
-    were written and, of several recordings, which one is not usable. lines: of subtitles.
+    forms: names of WRITERS; what is printed is in the first. say: takes what the tallies count and where transcripts
+    were written; which of several recordings is not usable goes to standard error. lines: of subtitles.
 
     Raises:
         BadInput: the one recording is not usable; or, after all of several, how many of them were not.
@@ -113,7 +113,7 @@ def write_transcripts(
         except BadInput as error:
             if not several:
                 raise
-            say(f"leanear: {error}")
+            print(f"leanear: {error}", file=sys.stderr, flush=True)
             refused += 1
             continue
         for path in recorded.outputs.values() if several else ():

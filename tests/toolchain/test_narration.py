@@ -199,8 +199,8 @@ def test_a_reader_of_standard_error_that_is_gone_ends_no_work_and_loses_no_resul
 def test_every_command_can_be_quiet_and_verbose(name, capsys):
     assert run([name, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"-q, --quiet +Say results and errors alone\.", shown)
-    assert re.search(r"-v, --verbose +Say every report of the work as a line\.", shown)
+    assert re.search(r"-q, --quiet +Print only results and errors\.", shown)
+    assert re.search(r"-v, --verbose +Print every progress report on its own line\.", shown)
 
 
 def test_quiet_and_verbose_are_opposites(capsys):

@@ -114,12 +114,12 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     type=click.Choice(CHOICES),
     default=AUTO,
     show_default=True,
-    help="Hear the stretches with speech alone; auto: of audio over 30 s. How much that is, is always said.",
+    help="Transcribe only stretches that contain speech; auto: of audio over 30 s. How much was kept is reported.",
 )
 @window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
 @click.option("--word-timestamps", is_flag=True, help="Each word has times of its own.")
-@click.option("--max-line-width", type=int, help="Letters of a line of subtitles, which is cut between words.")
-@click.option("--max-line-count", type=int, help="Lines of a subtitle of such lines.  [default: 2]")
+@click.option("--max-line-width", type=int, help="Maximum characters per subtitle line; lines break between words.")
+@click.option("--max-line-count", type=int, help="Maximum lines per subtitle.  [default: 2]")
 @click.option(
     "--output-format",
     "output_formats",
@@ -130,8 +130,8 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write there, whole or not at all.  [default: print]")
 @click.option("--raw", is_flag=True, help="Standard input is PCM of 16 bits (little-endian) without a header.")
-@click.option("--rate", type=int, metavar="HZ", help="Of --raw.  [default: 16000]")
-@click.option("--channels", type=int, help="Of --raw.  [default: 1]")
+@click.option("--rate", type=int, metavar="HZ", help="Sample rate of --raw.  [default: 16000]")
+@click.option("--channels", type=int, help="Channels of --raw.  [default: 1]")
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path),

@@ -142,7 +142,7 @@ def window_option(default: str) -> Callable[..., Any]:
 
 
 seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of every random choice."
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Random seed."
 )
 
 
@@ -191,7 +191,7 @@ goal_options = _options(
         "--clip-seconds",
         type=float,
         callback=finite,
-        help="Whisper, goals in time: length of the clip of one inference.  [default: the model's window]",
+        help="Whisper, goals in time: seconds of audio per inference.  [default: the model's window]",
     ),
     click.option(
         "--tokens",
@@ -203,9 +203,9 @@ goal_options = _options(
         type=click.FloatRange(min=0.0),
         callback=finite,
         default=None,
-        help="As small as possible while held-out calibration clips lose at most so many points of accuracy, or of mAP"
-        " where clips have several labels (Whisper: gain so many of word error rate), found by search. Beside another"
-        " goal: the report's gate.",
+        help="As small as possible while held-out calibration clips lose at most this many points of accuracy, or of"
+        " mAP where clips have several labels (Whisper: gain this many of word error rate), found by search. Together"
+        " with another goal: the report's gate.",
     ),
 )
 

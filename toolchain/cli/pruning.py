@@ -130,7 +130,7 @@ def prune(
 @click.argument("model", callback=not_empty)
 @data_option
 @asked_option
-@click.option("--target", help="Predict milliseconds too, from this target's blocks, timed here.")
+@click.option("--target", help="Also predict latency on this target, from its blocks timed here.")
 @recipe_option("prune")
 @recipe_option("calibration_clips")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the curve and the scores.")

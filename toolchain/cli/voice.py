@@ -21,8 +21,8 @@ def narrated(command: Callable[..., Any]) -> Callable[..., Any]:
     While the command works that narrator speaks of it, so that no command is silent for long.
     """
 
-    @click.option("-q", "--quiet", is_flag=True, help="Say results and errors alone.")
-    @click.option("-v", "--verbose", is_flag=True, help="Say every report of the work as a line.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print only results and errors.")
+    @click.option("-v", "--verbose", is_flag=True, help="Print every progress report on its own line.")
     @functools.wraps(command)
     def with_narrator(*arguments: Any, quiet: bool, verbose: bool, **options: Any) -> Any:
         if quiet and verbose:

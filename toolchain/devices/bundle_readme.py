@@ -55,7 +55,7 @@ def readme_text(document: BundleDocument, clips: Clips | None, unpacked: int) ->
 {"=" * len(title)}
 
 For {document.target}.
-{len(files) + 1} files, {size / 1e6:.1f} MB: {_held(document, clips)}.
+{len(files) + 2} files, {size / 1e6:.1f} MB: {_held(document, clips)}.
 Models compute by {run.runtime} on {threads}.
 
 1. What the device needs
@@ -78,7 +78,8 @@ Models compute by {run.runtime} on {threads}.
 
    leanear import results/
 
-   It puts them into the deployment that they are of, and writes its report.
+   It puts them into the deployment in deployments/ that they belong to (--into FOLDER names one elsewhere) and writes
+   its report.
 """
 
 

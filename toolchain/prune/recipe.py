@@ -52,8 +52,7 @@ class Recipe:
 
     prune: Literal["attention", "feed-forward", "all"] = _key(
         "attention",
-        "What becomes smaller, and what --sparsity is a share of: attention, feed-forward blocks, or both in one"
-        " budget.",
+        "What is pruned, and what --sparsity is a share of: attention, feed-forward blocks, or both in one budget.",
         option=True,
     )
     recovery: Literal["none", "lora", "full"] = _key(
