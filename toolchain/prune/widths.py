@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from leanear.benchmarks.formatting import count
 from leanear.calibration.basis import BASIS_KINDS, BasisKind, SiteBasis
 from leanear.calibration.feed_forward import FeedForwardBasis
 from leanear.calibration.passes import LABELS, Labels
@@ -182,14 +183,11 @@ def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, re
     least = least_cost(sites, costs, recipe)
     if budget < least * (1 - 1e-9):
         fewer = 100 * (1 - least / costs.dense)
+        told = count if costs.dense >= 1e6 else "{:.4g}".format
         raise BadInput(
-            f"{_amount(budget)} {costs.unit} are out of reach: {narrowest_name(sites, recipe)} has"
-            f" {_amount(least)}, {fewer:.1f} % less than the dense one's {_amount(costs.dense)}"
+            f"{told(budget)} {costs.unit} are out of reach: {narrowest_name(sites, recipe)} has"
+            f" {told(least)}, {fewer:.1f} % less than the dense one's {told(costs.dense)}"
         )
-
-
-def _amount(value: float) -> str:
-    return f"{value / 1e6:.4g} million" if value >= 1e6 else f"{value:.4g}"
 
 
 def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedRecipe) -> float:
