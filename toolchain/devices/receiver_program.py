@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import threading
 from pathlib import Path
 
 from leanear.benchmarks.device.receiver import child, place, serve, wire
 
 FUTURE = "from __future__ import annotations\n"
+PARSING = threading.Lock()  # devices are greeted at once, and ast.parse of Python 3.11 is not for threads
 
 
 def receiver_program() -> str:
@@ -17,9 +19,11 @@ def receiver_program() -> str:
 
 
 def _without_own_imports(text: str) -> str:
+    with PARSING:
+        body = ast.parse(text).body
     own = [
         node
-        for node in ast.parse(text).body
+        for node in body
         if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in ("leanear", "__future__")
     ]
     dropped = {number for node in own for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
