@@ -39,22 +39,38 @@ class _Example:
 
 
 def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """Features of windows with their transcripts as decoder tokens and as targets; fewer than there are clips.
+    """Features of the clips with their transcripts as decoder tokens, without timestamps, and as targets.
 
-    The prompt's task is the model's own, and so is its language, or it is the one that is heard in the first windows.
+    The prompt's task is the model's own, and so is its language, or it is the one that is heard in the first clips.
 
     Raises:
         BadInput: the clips have no transcripts, or one is too long for the window or for the decoder.
     """
+    return _labelled(checkpoint, _alone(checkpoint, clips), report)
+
+
+def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
+    """The same of every second clip, and of windows that the others fill, with timestamps.
+
+    Raises:
+        BadInput: as `labelled_inputs`.
+    """
+    alone = _alone(checkpoint, clips)
+    joined = sorted(alone[1::2], key=lambda example: example.name)
+    windows = [_window(checkpoint, parts) for parts in _filling_windows(checkpoint, joined)]
+    return _labelled(checkpoint, alone[::2] + windows, report)
+
+
+def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
     if clips.texts is None:
         raise BadInput("the clips have labels and no transcripts, which a speech model is calibrated on")
-    tokenizer = checkpoint.tokenizer
-    alone = [
-        _Example(name, waveform, text, tuple(text_tokens(tokenizer, text)))
+    return [
+        _Example(name, waveform, text, tuple(text_tokens(checkpoint.tokenizer, text)))
         for name, waveform, text in zip(clips.names, clips.waveforms, clips.texts, strict=True)
     ]
-    joined = sorted(alone[1::2], key=lambda example: example.name)
-    examples = alone[::2] + [_window(checkpoint, parts) for parts in _filling_windows(checkpoint, joined)]
+
+
+def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> LabelledInputs:
     arrays = []
     for number, example in enumerate(examples):
         try:
@@ -64,8 +80,8 @@ def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report 
         report(f"front end of window {number + 1} of {len(examples)}", (number + 1) / len(examples))
     heard = torch.cat(arrays)
     language = prompt_language(checkpoint) or detected_language(checkpoint, heard[:HEARD_FOR_LANGUAGE])
-    prompt = prompt_tokens(tokenizer, language, checkpoint.task)
-    tokens, targets = _fed_and_said(examples, prompt, tokenizer.get_vocab()[END])
+    prompt = prompt_tokens(checkpoint.tokenizer, language, checkpoint.task)
+    tokens, targets = _fed_and_said(examples, prompt, checkpoint.tokenizer.get_vocab()[END])
     positions = checkpoint.model.config.max_target_positions
     if tokens.shape[1] > positions:
         longest = max(examples, key=lambda example: len(example.tokens))
