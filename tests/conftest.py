@@ -1,7 +1,8 @@
-"""Tiny models with random weights, and one thread per test process so that timings elsewhere are not disturbed."""
+"""Tiny models with random weights, and one thread in every process of the tests, of which several run at once."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -17,6 +18,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
 )
+
+pytest_plugins = ("tests.measured",)
+gc.freeze()  # what libraries made when they were imported stays; looking at it again and again takes a while
 
 TINY_LABELS = ("down", "left", "right", "up", "yes")
 

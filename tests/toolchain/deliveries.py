@@ -75,7 +75,7 @@ def make_bundle(parts, out, *, clips="small", name="tiny", run=QUICK):
 
 @pytest.fixture
 def options(own_configuration, tmp_path):
-    return RemoteOptions(python=sys.executable, folder=str(tmp_path / "device"), batch=True, connect_limit_s=20.0)
+    return RemoteOptions(python=sys.executable, folder=str(tmp_path / "device"), batch=True, connect_limit_s=60.0)
 
 
 @pytest.fixture

@@ -381,7 +381,7 @@ def test_no_room_for_statistics_or_weights(model, data, tmp_path, limit_bytes, w
     """A limit on file size stands in for a full disk: the write fails in the same place."""
     flags = ("--data", str(data), "--out", str(tmp_path / "slim"), "--calibration-clips", "4")
     process = leanear("prune", str(model), *flags, file_limit_bytes=limit_bytes)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 1, errors
     assert "Traceback" not in errors
     assert errors.strip().splitlines()[-1].startswith(f"leanear: {tmp_path / written}: ")
@@ -391,34 +391,34 @@ def test_no_room_for_statistics_or_weights(model, data, tmp_path, limit_bytes, w
 
 def test_interrupted_deploy_goes_on(model, data, tmp_path):
     out = tmp_path / "deployment"
-    arguments = ("deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "3")
+    arguments = ("deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "0.5")
     process = leanear(*arguments)
     while not (out / ".stages" / "dense.json").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1].startswith("leanear: interrupted")
     assert "Traceback" not in errors
     dense_made_ns = (out / "dense" / "model.onnx").stat().st_mtime_ns
 
     process = leanear(*arguments)
-    printed, errors = process.communicate(timeout=120)
+    printed, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert (out / "dense" / "model.onnx").stat().st_mtime_ns == dense_made_ns, "what was finished is kept"
     assert "report:" in printed
     assert (out / "report.html").stat().st_size > 10_000
 
     process = leanear(*arguments)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0
     assert "nothing to do" in errors
 
     slim = out / "slim" / "model.onnx"
     slim.write_bytes(slim.read_bytes()[:-1] + b"\0")
     process = leanear("classify", str(data / "yes" / "0.wav"), "--model", str(out / "slim"))
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "sha256 differs" in errors
 

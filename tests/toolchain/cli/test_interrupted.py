@@ -34,7 +34,7 @@ def start(*arguments: str, module: str = "leanear.entry", **environment: str) ->
 
 
 def last_line(process: subprocess.Popen[str]) -> str:
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     return errors.strip().splitlines()[-1]
@@ -68,7 +68,7 @@ def test_while_it_is_importing(tiny_folder, data, tmp_path, module, seconds):
     assert process.stdout.readline() == "started\n"
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert "Traceback" not in errors
     assert "KeyboardInterrupt" not in errors
     if module == "leanear.entry":
@@ -123,7 +123,7 @@ def test_what_is_gone_again_is_not_called_kept(tmp_path):
 def test_no_letter_is_too_much_for_an_output_in_ascii(tiny_folder, data, tmp_path, environment, arguments):
     places = {"model": tiny_folder, "data": data, "out": tmp_path}
     process = start(*(each.format(**places) for each in arguments), **environment)
-    printed, errors = process.communicate(timeout=300)
+    printed, errors = process.communicate(timeout=600)
     assert "Traceback" not in errors
     assert process.returncode in (0, 1, 2), errors
     assert printed or errors

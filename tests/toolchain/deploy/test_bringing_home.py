@@ -15,7 +15,6 @@ from leanear.cli.commands import run
 from leanear.deploy.delivering import Devices, commands
 from leanear.devices.bundle import RunSettings, write_bundle
 from leanear.runtimes.files import sha256_file
-from tests.benchmarks.conftest import clips_path, dense_folder, slim_folder  # noqa: F401
 from tests.benchmarks.measure.test_engine_check import perturbed
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 from tests.toolchain.deploy.test_delivering import deployment, folder, narrator  # noqa: F401
@@ -102,7 +101,7 @@ def test_a_wrong_engine_comes_home_as_a_status_and_no_number(folder, narrator, t
     )
     deployment(folder, Devices(), narrator)
     ended = subprocess.run(
-        [sys.executable, "leanear.pyz", "bench"], cwd=bundle.folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "leanear.pyz", "bench"], cwd=bundle.folder, capture_output=True, text=True, timeout=600
     )
     assert ended.returncode == 3
     assert "slim: the engine does not answer as the checkpoint does" in ended.stderr

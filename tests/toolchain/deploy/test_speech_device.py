@@ -10,7 +10,7 @@ from leanear.benchmarks.device.bundled import read_bundle
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
 from tests.toolchain.speech_folder import write_speech_folder
-from tests.toolchain.ssh_server import HOST, start_server
+from tests.toolchain.ssh_server import HOST
 from tests.whisper_models import write_whisper
 
 TEXTS = [f"the colour of number {number}" for number in range(10)]
@@ -34,18 +34,11 @@ def data(tmp_path_factory):
     return write_speech_folder(tmp_path_factory.mktemp("data") / "clips", TEXTS)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = start_server(tmp_path_factory.mktemp("sshd"))
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def there(model, data, server, tmp_path, monkeypatch):
     """The flags of a deploy of the tiny Whisper to the server."""
     monkeypatch.setenv("LEANEAR_SSH", server.command)
-    clips = ["--data", str(data), "--calibration-clips", "4", "--budget", "1"]
+    clips = ["--data", str(data), "--calibration-clips", "4", "--budget", "0.2"]
     device = ["--host", HOST, "--device-folder", str(tmp_path / "device"), "--out", str(tmp_path / "out")]
     return ["deploy", str(model), *clips, *device]
 

@@ -64,7 +64,7 @@ def test_an_interruption_ends_all_deliveries(small, options, tmp_path, server, m
     at_work = threading.Event()
 
     def interrupted(futures):
-        assert at_work.wait(60)
+        assert at_work.wait(600)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("leanear.devices.hosts.wait", interrupted)

@@ -182,7 +182,7 @@ def test_a_lost_connection_leaves_nothing_running(small, options, tmp_path, serv
     outcome = deliver(HOST, small, tmp_path, options, at("process 1 of 4", server.cut))
     expect(outcome, "connection lost")
     server.wait_until_idle()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while programs(options.folder) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not programs(options.folder)
@@ -289,7 +289,7 @@ def test_two_deploys_at_once_are_told_apart(small, options, tmp_path):
 
     def wait():
         first_is_there.set()
-        assert second_is_done.wait(30)
+        assert second_is_done.wait(600)
         raise Interruption
 
     def first():
@@ -299,14 +299,14 @@ def test_two_deploys_at_once_are_told_apart(small, options, tmp_path):
 
     thread = threading.Thread(target=first)
     thread.start()
-    assert first_is_there.wait(30)
+    assert first_is_there.wait(600)
     busy = with_receiver(
         lambda text: text.replace("LOCK_PATIENCE_S = 15.0", "LOCK_PATIENCE_S = 0.5"),
         lambda: deliver(HOST, small, tmp_path / "second", options),
     )
     expect(busy, "busy", f"from {getpass.getuser()}@", "since")
     second_is_done.set()
-    thread.join(30)
+    thread.join(600)
     assert outcomes == ["first"]
     with pytest.raises(Interruption):
         deliver(HOST, small, tmp_path / "second", options, stop_at("doctor"))

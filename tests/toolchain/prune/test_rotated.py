@@ -298,7 +298,7 @@ def test_two_processes_write_the_plan_of_one_to_the_byte(tmp_path, tiny_folder):
         workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
         for worker in workers:
-            _, errors = worker.communicate(timeout=150)
+            _, errors = worker.communicate(timeout=600)
             assert worker.returncode == 0, errors[-2000:]
     finally:
         for worker in workers:

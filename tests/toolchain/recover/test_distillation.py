@@ -576,7 +576,7 @@ def test_two_processes_end_with_one_model_that_is_the_single_processs(tmp_path):
     workers = [*start_processes(1, tmp_path / "one"), *start_processes(2, tmp_path / "two")]
     try:
         for worker in workers:
-            _, errors = worker.communicate(timeout=100)
+            _, errors = worker.communicate(timeout=600)
             assert worker.returncode == 0, errors[-2000:]
     finally:
         for worker in workers:

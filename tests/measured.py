@@ -1,4 +1,4 @@
-"""Two tiny artifacts and labelled clips for them."""
+"""Tiny artifacts, clips for them, and what measuring them gave: made once, for every test."""
 
 from __future__ import annotations
 
