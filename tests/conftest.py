@@ -62,13 +62,17 @@ def tiny_extractor() -> ASTFeatureExtractor:
     return ASTFeatureExtractor(max_length=46, num_mel_bins=128)
 
 
-@pytest.fixture
-def tiny_folder(tmp_path, tiny_ast, tiny_extractor):
-    """A dense tiny AST checkpoint on disk."""
-    folder = tmp_path / "tiny-ast"
-    tiny_ast.save_pretrained(folder)
-    tiny_extractor.save_pretrained(folder)
+def write_tiny(folder: Path) -> Path:
+    """Write a dense tiny AST checkpoint and give back its folder."""
+    make_tiny_ast().save_pretrained(folder)
+    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def tiny_folder(tmp_path):
+    """A dense tiny AST checkpoint on disk."""
+    return write_tiny(tmp_path / "tiny-ast")
 
 
 def tone(frequency_hz: float, seconds: float = 0.4, sample_rate_hz: int = 16000) -> np.ndarray:

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from leanear.cli.commands import cli, run
-from tests.conftest import make_tiny_ast, tone
+from tests.conftest import tone, write_tiny
 
 ROOT = Path(__file__).parents[2]
 DEMOS = ROOT / "toolchain" / "demo"
@@ -86,11 +86,9 @@ def test_every_command_is_one(command, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def field(tmp_path_factory):
     folder = tmp_path_factory.mktemp("field")
-    from transformers import ASTFeatureExtractor
 
     for name in ("demo-ast", "path-or-hub-id", "CHECKPOINT"):
-        make_tiny_ast().save_pretrained(folder / name)
-        ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / name)
+        write_tiny(folder / name)
     shutil.copytree(DEMOS / "whisper" / "model", folder / "demo-whisper")  # whose 8 bits are proved on real words
     for part in ("train", "test"):
         _copy_first_clips(DEMOS / "whisper" / "clips" / "evaluation", folder / "demo-whisper-clips" / part, 8)

@@ -34,13 +34,11 @@ def workflow():
 def repository(tmp_path_factory):
     """A user's repository with a model, its clips, and `leanear` on the path."""
     import soundfile
-    from transformers import ASTFeatureExtractor
 
-    from tests.conftest import make_tiny_ast, tone
+    from tests.conftest import tone, write_tiny
 
     folder = tmp_path_factory.mktemp("repository")
-    make_tiny_ast().save_pretrained(folder / "model")
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "model")
+    write_tiny(folder / "model")
     for label, frequency_hz in (("yes", 500), ("up", 1500)):
         (folder / "clips" / label).mkdir(parents=True)
         for number in range(6):
@@ -61,6 +59,7 @@ def step(workflow, name, folder, **more):
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
+        "LEANEAR_DEPLOY_BUDGET": "0.2",
         **more,
     }
     ended = subprocess.run(["bash", "-e", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)

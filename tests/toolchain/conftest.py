@@ -8,5 +8,6 @@ from tests.toolchain.deliveries import (  # noqa: F401
     own_configuration,
     parts,
     server,
+    short_benchmark,
     small,
 )

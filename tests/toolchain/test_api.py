@@ -13,7 +13,7 @@ import torch
 from transformers import ASTFeatureExtractor, AutoModelForAudioClassification
 
 import leanear
-from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from tests.conftest import TINY_LABELS, tone, write_tiny
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -21,8 +21,7 @@ from tests.whisper_models import write_whisper
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
-    make_tiny_ast().save_pretrained(folder / "ast")
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "ast")
+    write_tiny(folder / "ast")
     for number, label in enumerate(TINY_LABELS):
         (folder / "data" / label).mkdir(parents=True)
         for take in range(4):

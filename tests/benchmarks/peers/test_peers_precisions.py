@@ -12,7 +12,7 @@ from rich.console import Console
 
 from leanear.benchmarks.peers import precisions
 from leanear.benchmarks.peers.precisions import Row, choose_rows, ratios, render
-from tests.conftest import make_tiny_ast, tone
+from tests.conftest import tone, write_tiny
 
 
 def row(role="slim", precision="int8", milliseconds=(), **facts):
@@ -65,12 +65,8 @@ def test_the_table_says_what_is_within_the_gate_and_what_has_no_figures():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from transformers import ASTFeatureExtractor
 
-    folder = tmp_path_factory.mktemp("model") / "tiny-ast"
-    make_tiny_ast().save_pretrained(folder)
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
-    return folder
+    return write_tiny(tmp_path_factory.mktemp("model") / "tiny-ast")
 
 
 @pytest.fixture(scope="module")

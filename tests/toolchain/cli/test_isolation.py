@@ -27,7 +27,7 @@ from leanear.runtimes.process.isolation import (
     leave_current_folder,
     module_command,
 )
-from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from tests.conftest import TINY_LABELS, tone, write_tiny
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -143,10 +143,8 @@ def home(request, tmp_path_factory):
 def field(home, tmp_path_factory):
     """Checkpoints `ast` and `whisper` with hostile modules in them, data, a launcher and a stand-in for ssh."""
     folder = tmp_path_factory.mktemp("field")
-    from transformers import ASTFeatureExtractor
 
-    make_tiny_ast().save_pretrained(folder / "ast")
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "ast")
+    write_tiny(folder / "ast")
     config = json.loads((folder / "ast" / "config.json").read_text())
     config["auto_map"] = {"AutoModelForAudioClassification": "modeling_slim_ast.SlimASTForAudioClassification"}
     (folder / "ast" / "config.json").write_text(json.dumps(config))

@@ -20,15 +20,23 @@ from tests.toolchain.ssh_server import free_port, start_server
 QUICK = RunSettings("null", "fp32", "all", 0.5)
 
 
+@pytest.fixture(scope="module")
+def new_folder(dense_folder, slim_folder, clips_path):
+    """Makes a folder as a deployment leaves it before its bundle."""
+
+    def make(folder):
+        (folder / "clips").mkdir(parents=True)
+        (folder / "dense").symlink_to(dense_folder)
+        (folder / "slim").symlink_to(slim_folder)
+        (folder / "clips" / "evaluation.npz").write_bytes(clips_path.read_bytes())
+        return folder
+
+    return make
+
+
 @pytest.fixture
-def folder(tmp_path, dense_folder, slim_folder, clips_path):
-    folder = tmp_path / "deployment"
-    folder.mkdir()
-    (folder / "dense").symlink_to(dense_folder)
-    (folder / "slim").symlink_to(slim_folder)
-    (folder / "clips").mkdir()
-    (folder / "clips" / "evaluation.npz").write_bytes(clips_path.read_bytes())
-    return folder
+def folder(new_folder, tmp_path):
+    return new_folder(tmp_path / "deployment")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import soundfile
 from leanear.benchmarks.device.bundled import read_bundle
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
-from tests.conftest import make_tiny_ast, tone
+from tests.conftest import tone, write_tiny
 from tests.toolchain.ssh_server import HOST, free_port, start_server
 
 NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>\n-x ü"
@@ -22,12 +22,8 @@ NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>\n-x ü"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    from transformers import ASTFeatureExtractor
 
-    folder = tmp_path_factory.mktemp("model") / NASTY
-    make_tiny_ast().save_pretrained(folder)
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
-    return folder
+    return write_tiny(tmp_path_factory.mktemp("model") / NASTY)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from leanear.cli.commands import run
 from leanear.prune import exploring, scoring
 from leanear.prune.curve import measured_ratio
 from leanear.prune.exploring import Point, _begins_at, summary, table_rows
-from tests.conftest import make_tiny_ast, tone
+from tests.conftest import tone, write_tiny
 from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.whisper_pruning import write_audio
 from tests.whisper_models import write_whisper
@@ -27,11 +27,9 @@ FILES = {"explore.json", "explore.md", "explore.html", ".scores"}
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory) -> tuple[Path, Path]:
     """A tiny AST's folder, and its clips'."""
-    from transformers import ASTFeatureExtractor
 
     folder = tmp_path_factory.mktemp("classifier")
-    make_tiny_ast().save_pretrained(folder / "model")
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "model")
+    write_tiny(folder / "model")
     for label, frequency_hz in (("yes", 500), ("up", 1500)):
         (folder / "data" / label).mkdir(parents=True)
         for number in range(12):

@@ -21,7 +21,7 @@ from leanear.families.checkpoint import load_checkpoint
 from leanear.plan import HeadPlan, SitePlan
 from leanear.prune.costs import mac_costs
 from leanear.runtimes.windows import window_tokens
-from tests.conftest import TINY_LABELS, make_tiny_ast
+from tests.conftest import TINY_LABELS, make_tiny_ast, write_tiny
 from tests.toolchain import whisper_pruning
 from tests.toolchain.speech_folder import sound
 from tests.toolchain.whisper_pruning import write_audio
@@ -108,8 +108,7 @@ def test_a_whisper_is_counted_as_its_graphs_step_by_step(tmp_path, kept):
 
 def write_ast(folder: Path, extractor) -> tuple[Path, Path]:
     """A tiny AST and clips of its labels."""
-    make_tiny_ast().save_pretrained(folder / "model")
-    extractor.save_pretrained(folder / "model")
+    write_tiny(folder / "model")
     (folder / "data").mkdir()
     rows = ["file_name,label"]
     for number in range(24):
