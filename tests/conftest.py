@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
@@ -79,3 +80,12 @@ def tone(frequency_hz: float, seconds: float = 0.4, sample_rate_hz: int = 16000)
     """A sine of amplitude 0.3, float32."""
     time_s = np.arange(int(seconds * sample_rate_hz)) / sample_rate_hz
     return (0.3 * np.sin(2 * np.pi * frequency_hz * time_s)).astype(np.float32)
+
+
+def write_tones(folder: Path, takes: int, seconds: float = 0.4, **labels: float) -> Path:
+    """Write so many clips of each label, tones near its frequency in Hz, and give back the folder."""
+    for label, frequency_hz in (labels or {"yes": 500, "up": 1500}).items():
+        (folder / label).mkdir(parents=True)
+        for number in range(takes):
+            soundfile.write(folder / label / f"{number}.wav", tone(frequency_hz + 20 * number, seconds), 16_000)
+    return folder

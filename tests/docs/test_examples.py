@@ -33,17 +33,12 @@ def workflow():
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
     """A user's repository with a model, its clips, and `leanear` on the path."""
-    import soundfile
 
-    from tests.conftest import tone, write_tiny
+    from tests.conftest import write_tiny, write_tones
 
     folder = tmp_path_factory.mktemp("repository")
     write_tiny(folder / "model")
-    for label, frequency_hz in (("yes", 500), ("up", 1500)):
-        (folder / "clips" / label).mkdir(parents=True)
-        for number in range(6):
-            sound = tone(frequency_hz + 20 * number, 0.5, 16000)
-            soundfile.write(folder / "clips" / label / f"{number}.wav", np.asarray(sound), 16000)
+    write_tones(folder / "clips", 6, 0.5)
     (folder / "bin").mkdir()
     (folder / "bin" / "leanear").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m leanear.entry "$@"\n')
     (folder / "bin" / "leanear").chmod(0o755)

@@ -8,12 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from transformers import ASTFeatureExtractor, AutoModelForAudioClassification
 
 import leanear
-from tests.conftest import TINY_LABELS, tone, write_tiny
+from tests.conftest import TINY_LABELS, tone, write_tiny, write_tones
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -22,10 +21,7 @@ from tests.whisper_models import write_whisper
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
     write_tiny(folder / "ast")
-    for number, label in enumerate(TINY_LABELS):
-        (folder / "data" / label).mkdir(parents=True)
-        for take in range(4):
-            soundfile.write(folder / "data" / label / f"{take}.wav", tone(200 + 90 * number + 9 * take), 16_000)
+    write_tones(folder / "data", 4, **{label: 200 + 90 * number for number, label in enumerate(TINY_LABELS)})
     return folder
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from rich.console import Console
 
 from leanear.benchmarks.peers import precisions
 from leanear.benchmarks.peers.precisions import Row, choose_rows, ratios, render
-from tests.conftest import tone, write_tiny
+from tests.conftest import write_tiny, write_tones
 
 
 def row(role="slim", precision="int8", milliseconds=(), **facts):
@@ -71,13 +69,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for label, frequency_hz in (("yes", 500), ("up", 1500)):
-        (folder / label).mkdir()
-        for number in range(8):
-            sound = np.asarray(tone(frequency_hz + 20 * number, 0.5))
-            soundfile.write(folder / label / f"{number}.wav", sound, 16000)
-    return folder
+    return write_tones(tmp_path_factory.mktemp("data"), 8, 0.5)
 
 
 def test_the_whole_table_is_made_and_resumed(model, data, tmp_path, capsys, monkeypatch):

@@ -14,10 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-import soundfile
 
 from leanear.runtimes.process.kept_work import GOES_ON, forget_kept, remember_kept, what_is_kept
-from tests.conftest import tone, write_tiny
+from tests.conftest import write_tiny, write_tones
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENTS = {
@@ -66,17 +65,9 @@ def last_line(process: subprocess.Popen[str]) -> str:
     return errors.strip().splitlines()[-1]
 
 
-def write_data(folder: Path) -> Path:
-    for label, frequency_hz in (("yes", 500), ("up", 1500)):
-        (folder / label).mkdir(parents=True)
-        for number in range(8):
-            soundfile.write(folder / label / f"{number}.wav", tone(frequency_hz + 20 * number), 16_000)
-    return folder
-
-
 @pytest.fixture
 def data(tmp_path):
-    return write_data(tmp_path / "data")
+    return write_tones(tmp_path / "data", 8)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +135,7 @@ def test_what_is_gone_again_is_not_called_kept(tmp_path):
 def in_one_process(tmp_path_factory):
     """Gives status, output and errors of each of some commands in an environment, run once, one after another."""
     out = tmp_path_factory.mktemp("out")
-    places = {"model": write_tiny(out / "model"), "data": write_data(out / "data"), "out": out}
+    places = {"model": write_tiny(out / "model"), "data": write_tones(out / "data", 8), "out": out}
 
     def ended(environment):
         commands = [[word.format(**places) for word in command] for command in COMMANDS[environment]]

@@ -27,7 +27,7 @@ from leanear.runtimes.process.isolation import (
     leave_current_folder,
     module_command,
 )
-from tests.conftest import TINY_LABELS, tone, write_tiny
+from tests.conftest import TINY_LABELS, write_tiny, write_tones
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -151,10 +151,7 @@ def field(home, tmp_path_factory):
     write_whisper(folder / "whisper")
     for name in ("ast", "whisper"):
         plant(folder / name, folder / "mark")
-    for number, label in enumerate(TINY_LABELS):
-        (folder / "data" / label).mkdir(parents=True)
-        for take in range(4):
-            soundfile.write(folder / "data" / label / f"{take}.wav", tone(200 + 90 * number + 9 * take), 16_000)
+    write_tones(folder / "data", 4, **{label: 200 + 90 * number for number, label in enumerate(TINY_LABELS)})
     write_speech_folder(folder / "speech", ["a", "an and", "the", "on"])
     soundfile.write(folder / "sound.wav", sound(1), 16_000)
     (folder / "bin").mkdir()

@@ -16,7 +16,7 @@ from leanear.cli.commands import run
 from leanear.prune import exploring, scoring
 from leanear.prune.curve import measured_ratio
 from leanear.prune.exploring import Point, _begins_at, summary, table_rows
-from tests.conftest import tone, write_tiny
+from tests.conftest import tone, write_tiny, write_tones
 from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.whisper_pruning import write_audio
 from tests.whisper_models import write_whisper
@@ -29,12 +29,7 @@ def classifier(tmp_path_factory) -> tuple[Path, Path]:
     """A tiny AST's folder, and its clips'."""
 
     folder = tmp_path_factory.mktemp("classifier")
-    write_tiny(folder / "model")
-    for label, frequency_hz in (("yes", 500), ("up", 1500)):
-        (folder / "data" / label).mkdir(parents=True)
-        for number in range(12):
-            soundfile.write(folder / "data" / label / f"{number}.wav", tone(frequency_hz + 20 * number), 16000)
-    return folder / "model", folder / "data"
+    return write_tiny(folder / "model"), write_tones(folder / "data", 12)
 
 
 @pytest.fixture(scope="module")
