@@ -71,11 +71,18 @@ def short_look_at_other_processes():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def few_processes():
-    """Where a test does not say how often each artifact is measured, it is twice, not four times."""
+def short_measurements():
+    """Where a test does not say how often an artifact is measured, it is twice, and its samples are drawn 200 times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(benchmark.__kwdefaults__, "repeats", 2)
+        patch.setattr("leanear.benchmarks.summary.RESAMPLES", 200)
         yield
+
+
+@pytest.fixture
+def all_resamples(monkeypatch):
+    """As many as in reports of users."""
+    monkeypatch.setattr("leanear.benchmarks.summary.RESAMPLES", 1000)
 
 
 @pytest.fixture(scope="session")

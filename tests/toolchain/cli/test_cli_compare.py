@@ -7,7 +7,7 @@ import json
 import pytest
 
 from leanear.cli.commands import run
-from tests.benchmarks.compare.test_compare import changed, fewer_resamples, quiet, slower  # noqa: F401
+from tests.benchmarks.compare.test_compare import changed, quiet, slower
 
 
 @pytest.fixture
