@@ -13,6 +13,8 @@ import soundfile
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
+from leanear.benchmarks.sensors.device import usable_cores
+
 # A shell that started the tests in the background has made them deaf to Ctrl-C, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Processes that tests start find the tests' own modules, wherever they run.
@@ -24,6 +26,25 @@ pytest_plugins = ("tests.measured",)
 gc.freeze()  # what libraries made when they were imported stays; looking at it again and again takes a while
 
 TINY_LABELS = ("down", "left", "right", "up", "yes")
+
+LONGEST = (
+    "test_isolation.py", "test_commands.py", "test_remote_faults.py", "test_precision_deploy.py", "test_cli.py",
+    "test_asked.py", "test_deploy_device.py", "test_speech_deploy.py", "test_rotated.py", "test_multi_label.py",
+    "test_speech_device.py", "test_examples.py", "test_demo.py", "test_comparison.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: no core waits at the end for what another one has only just begun."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One process more than there are cores: a test often waits, for what it started or for a moment to come."""
+    asked = "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ
+    return None if asked else usable_cores() + 1
 
 
 @pytest.fixture(autouse=True)
