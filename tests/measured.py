@@ -72,9 +72,10 @@ def short_look_at_other_processes():
 
 @pytest.fixture(autouse=True, scope="session")
 def short_measurements():
-    """Where a test does not say how often an artifact is measured, it is twice, and its samples are drawn 200 times."""
+    """Where a test does not say how much is measured, it is 12 samples in 2 processes, which are drawn 200 times."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(benchmark.__kwdefaults__, "repeats", 2)
+        for name, value in (("repeats", 2), ("samples", 12)):
+            patch.setitem(benchmark.__kwdefaults__, name, value)
         patch.setattr("leanear.benchmarks.summary.RESAMPLES", 200)
         yield
 

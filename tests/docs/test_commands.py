@@ -118,8 +118,8 @@ def here(field, monkeypatch):
         "leanear.evaluate.evaluation.demo_clips_folder", lambda name="demo-ast": field / f"{name}-clips"
     )
     for name, value in {
-        "DEPLOY_BUDGET": "0.2", "DEPLOY_CALIBRATION_CLIPS": "8", "EXPLORE_CALIBRATION_CLIPS": "8",
-        "BENCH_BUDGET": "0.2", "TRANSCRIBE_TEMPERATURES": "0", "TRANSCRIBE_THREADS": "1",
+        "DEPLOY_BUDGET": "1", "DEPLOY_CALIBRATION_CLIPS": "8", "EXPLORE_CALIBRATION_CLIPS": "8",
+        "BENCH_BUDGET": "1", "TRANSCRIBE_TEMPERATURES": "0", "TRANSCRIBE_THREADS": "1",
     }.items():  # fmt: skip
         monkeypatch.setenv(f"LEANEAR_{name}", value)
     return field

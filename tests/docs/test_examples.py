@@ -54,7 +54,7 @@ def step(workflow, name, folder, **more):
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
-        "LEANEAR_DEPLOY_BUDGET": "0.2",
+        "LEANEAR_DEPLOY_BUDGET": "1",
         **more,
     }
     ended = subprocess.run(["bash", "-e", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)

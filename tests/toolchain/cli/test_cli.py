@@ -381,7 +381,7 @@ def test_no_room_for_statistics_or_weights(capsys, model, data, tmp_path, limit_
 
 def test_interrupted_deploy_goes_on(capsys, model, data, tmp_path):
     out = tmp_path / "deployment"
-    arguments = ["deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "0.5"]
+    arguments = ["deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "1"]
     command = [sys.executable, "-m", "leanear.entry", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (out / ".stages" / "dense.json").exists():

@@ -139,7 +139,7 @@ def in_one_process(tmp_path_factory):
 
     def ended(environment):
         commands = [[word.format(**places) for word in command] for command in COMMANDS[environment]]
-        program = [sys.executable, "-c", SEVERAL, json.dumps(commands)]
+        program = [sys.executable, "-c", SEVERAL, json.dumps(commands, ensure_ascii=False)]
         environ = {**os.environ, **ENVIRONMENTS[environment]}
         process = subprocess.run(program, env=environ, capture_output=True, text=True, timeout=600)
         parts = [re.split(r"-- (\d+)\n", stream) for stream in (process.stdout, process.stderr)]

@@ -51,10 +51,10 @@ for arguments in json.loads(sys.argv[1]):
 sys.exit(any(status))
 """
 FEW = "--calibration-clips 4"
-DEPLOYED = "--calibration-clips 8 --budget 0.2 --sparsity 0.3 --precision-drop 100"
+DEPLOYED = "--calibration-clips 8 --budget 1 --sparsity 0.3 --precision-drop 100"
 CLASSIFIER = (
     "export . --out ../artifact",
-    "bench ../artifact --threads 1 --budget 0.2 --data ../data --out ../results.json",
+    "bench ../artifact --threads 1 --budget 1 --data ../data --out ../results.json",
     "report ../results.json --out ../report",
     "compare ../results.json ../results.json",
     "eval . --data ../data --threads 1",
@@ -68,7 +68,7 @@ CLASSIFIER = (
 )
 WHISPER = (
     "export ../whisper --data ../speech --out ../speech-artifact",
-    "bench ../speech-artifact --data ../speech --threads 1 --budget 0.2 --out ../speech.json",
+    "bench ../speech-artifact --data ../speech --threads 1 --budget 1 --out ../speech.json",
     "transcribe ../sound.wav --model ../whisper --temperatures 0 --threads 1",
     "transcribe ../sound.wav --model ../speech-artifact --temperatures 0 --threads 1",
     "eval ../whisper --data ../speech --threads 1",

@@ -94,7 +94,7 @@ def test_a_checkpoint_is_heard_in_short_windows_as_its_artifact_is(model, artifa
 def test_bench_and_compare_say_the_window(artifact, data, tmp_path, capsys):
     for name, flags in (("short", []), ("full", ["--window", "full"])):
         out = str(tmp_path / f"{name}.json")
-        common = ["--data", str(data), "--threads", "1", "--budget", "0.2"]
+        common = ["--data", str(data), "--threads", "1", "--budget", "1"]
         assert run(["bench", str(artifact), *common, "--out", out, *flags]) == 0
     assert read_results(tmp_path / "short.json").windows == {"slim": "4 s (else 6 s)"}
     assert read_results(tmp_path / "full.json").windows == {"slim": "full (6 s)"}

@@ -63,7 +63,7 @@ def data(tmp_path_factory):
 
 def test_deployment(model, data, tmp_path, capsys):
     out = tmp_path / "out"
-    flags = ["--sparsity", "0.5", "--max-drop", "100", "--calibration-clips", "10", "--budget", "0.2"]
+    flags = ["--sparsity", "0.5", "--max-drop", "100", "--calibration-clips", "10", "--budget", "1"]
     assert run(["deploy", str(model), "--data", str(data), "--target", "cpu", "--out", str(out), *flags]) == 0
     for artifact in (read_artifact(out / "dense"), read_artifact(out / "slim")):
         assert artifact.manifest.input.window_samples == 400 + 160 * (FRAMES - 1)

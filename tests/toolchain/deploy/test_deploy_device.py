@@ -46,7 +46,7 @@ def exported(model, data, tmp_path_factory):
 
 
 def deploy(model, data, out, *more, target="raspberrypi"):
-    arguments = ["deploy", "--data", str(data), "--target", target, "--out", str(out), "--budget", "0.2"]
+    arguments = ["deploy", "--data", str(data), "--target", target, "--out", str(out), "--budget", "1"]
     return run([*arguments, "--device-python", sys.executable, *map(str, more), "--", str(model)])
 
 

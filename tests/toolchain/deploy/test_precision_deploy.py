@@ -51,7 +51,7 @@ def nothing(tmp_path_factory):
 
 
 def deploy(model, data, target, out, *more):
-    clips = ["--calibration-clips", "9", "--budget", "0.2"]
+    clips = ["--calibration-clips", "9", "--budget", "1"]
     return run(["deploy", str(model), "--data", str(data), "--target", str(target), "--out", str(out), *clips, *more])
 
 
@@ -199,7 +199,7 @@ def test_an_artifact_is_run_in_what_its_graphs_are_of(bundled, data, tmp_path, c
     assert run(["eval", slim, "--data", str(data), "--precision", "fp32"]) == 2
     assert "fp32 was asked for, but the graphs of" in complaint(capsys)
     out = tmp_path / "results.json"
-    pair = ["bench", slim, "--against", str(bundled / "dense"), "--budget", "0.2", "--threads", "1", "--out", str(out)]
+    pair = ["bench", slim, "--against", str(bundled / "dense"), "--budget", "1", "--threads", "1", "--out", str(out)]
     for flags in ([], ["--precision", "int8"]):
         assert run([*pair, *flags]) == 0
         assert read_results(out).precisions == {"dense": "fp32", "slim": "int8"}

@@ -41,7 +41,7 @@ def target(tmp_path_factory):
 
 
 def deploy_arguments(model, data, target, out):
-    clips = ["--calibration-clips", "4", "--budget", "0.2"]
+    clips = ["--calibration-clips", "4", "--budget", "1"]
     return ["deploy", str(model), "--data", str(data), "--target", str(target), "--out", str(out), *clips]
 
 
@@ -99,7 +99,7 @@ def test_what_is_done_is_not_done_again_and_other_transcripts_are_other_clips(
 
 def test_bench_and_report_count_words(deployed, data, tmp_path, capsys):
     out = tmp_path / "results.json"
-    arguments = ["bench", str(deployed / "slim"), "--data", str(data), "--budget", "0.2", "--out", str(out)]
+    arguments = ["bench", str(deployed / "slim"), "--data", str(data), "--budget", "1", "--out", str(out)]
     assert run([*arguments, "--threads", "1"]) == 0
     assert "word error rate" in capsys.readouterr().out
     results = json.loads(out.read_text())

@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 def there(model, data, server, tmp_path, monkeypatch):
     """The flags of a deploy of the tiny Whisper to the server."""
     monkeypatch.setenv("LEANEAR_SSH", server.command)
-    clips = ["--data", str(data), "--calibration-clips", "4", "--budget", "0.2"]
+    clips = ["--data", str(data), "--calibration-clips", "4", "--budget", "1"]
     device = ["--host", HOST, "--device-folder", str(tmp_path / "device"), "--out", str(tmp_path / "out")]
     return ["deploy", str(model), *clips, *device]
 

@@ -53,7 +53,7 @@ def test_it_is_measured_and_reported(program, tmp_path):
     slim = write_tiny_artifact(tmp_path / "slim", loudness_weights())
     dense = write_tiny_artifact(tmp_path / "dense", loudness_weights())
     out = tmp_path / "results.json"
-    flags = ["--dense", str(dense), "--runtime", "loud", "--threads", "1", "--budget", "0.2", "--out", str(out)]
+    flags = ["--dense", str(dense), "--runtime", "loud", "--threads", "1", "--budget", "1", "--out", str(out)]
     ended = run(program, "bench", str(slim), *flags)
     assert ended.returncode == 0, ended.stderr
     assert read_results(out).document["runtime"] == "loud"
@@ -63,6 +63,6 @@ def test_it_is_measured_and_reported(program, tmp_path):
 
 def test_a_precision_that_it_lacks_is_refused(program, tmp_path):
     slim = write_tiny_artifact(tmp_path / "slim", loudness_weights())
-    ended = run(program, "bench", str(slim), "--runtime", "loud", "--precision", "bf16", "--budget", "0.2")
+    ended = run(program, "bench", str(slim), "--runtime", "loud", "--precision", "bf16", "--budget", "1")
     assert ended.returncode == 2
     assert ended.stderr.strip() == "leanear: precision: loud does not compute in bf16 on this machine; it offers fp32"

@@ -52,7 +52,7 @@ def deployed(model, data, tmp_path_factory):
 
 
 def deploy(model, data, out, *flags):
-    clips = ["--calibration-clips", "20", "--budget", "0.2"]
+    clips = ["--calibration-clips", "20", "--budget", "1"]
     return run(["deploy", str(model), "--data", str(data), "--target", "cpu", "--out", str(out), *clips, *flags])
 
 
