@@ -55,11 +55,14 @@ def test_tokens_are_what_the_tokenizer_says(checkpoint, made):
     said = [tokenizer(f" {text}", add_special_tokens=False)["input_ids"] for text in ("Über", "in", "out")]
     expected = [at[0], *said[0], at[1], at[1], *said[1], at[2], at[2], *said[2], at[3]]
     start, end = (tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("startoftranscript", "endoftext"))
+    before = tokenizer.get_prompt_ids(" the other hand").tolist()  # that of the window before, begun by <|startofprev|>
     fed, targets = made.inputs.tokens[4].tolist(), made.targets[4].tolist()
-    assert fed[: len(expected) + 1] == [start, *expected]
-    assert targets[: len(expected) + 1] == [*expected, end]
-    assert set(fed[len(expected) + 1 :]) <= {end}
-    assert set(targets[len(expected) + 1 :]) <= {-100}
+    length = len(before) + 1 + len(expected)
+    assert fed[:length] == [*before, start, *expected]
+    assert targets[:length] == [*[-100] * len(before), *expected, end]
+    assert set(fed[length:]) <= {end}
+    assert set(targets[length:]) <= {-100}
+    assert made.inputs.tokens[3, 0] == start, "nothing is before the first window"
 
 
 def test_clips_that_are_alone_are_as_they_are_judged(checkpoint, clips, made):
@@ -71,10 +74,10 @@ def test_clips_that_are_alone_are_as_they_are_judged(checkpoint, clips, made):
 
 
 def test_words_are_counted_without_timestamps_whichever_clip_is_first(checkpoint, made):
-    order = torch.tensor([4, 0, 1, 2, 3])
+    order = torch.tensor([4, 3, 0, 1, 2])
     there, turned = (word_mistakes(checkpoint.model, checkpoint.tokenizer, each) for each in (made, made[order]))
     np.testing.assert_array_equal(there.errors[order.numpy()], turned.errors)
-    assert turned.counted.tolist() == [3, 1, 3, 1, 3]
+    assert turned.counted.tolist() == [3, 3, 1, 3, 1]
 
 
 def test_one_clip_is_heard_alone(checkpoint, clips):

@@ -1,9 +1,10 @@
 """What a Whisper is calibrated on: a third of the clips as they are, the others joined to windows full of speech.
 
 A short clip leaves most of the window silent. Pruned on nothing else, a model forgets what it knew of a window's later
-positions, of long texts and of timestamps, and breaks on long recordings while short clips measure well. So every
-third clip is heard alone, to be written down without timestamps, and the rest, in the order of their names, one after
-the other in as few windows as they take, with a timestamp at either end of each.
+positions, of long texts, of timestamps and of text from before, and breaks on long recordings while short clips measure
+well. So every third clip is heard alone, to be written down without timestamps, and the rest, in the order of their
+names, one after the other in as few windows as they take, with a timestamp at either end of each; every second of these
+windows is told what was said in the one before, as `transcribe --condition` does.
 """
 
 from __future__ import annotations
@@ -19,24 +20,26 @@ from leanear.data.examples import LabelledInputs, SpeechInputs
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint
 from leanear.families.whisper.forward import features, window_samples
 from leanear.families.whisper.prompts import detected_language, padded, prompt_language, prompt_tokens, text_tokens
-from leanear.families.whisper.settings import END, NO_TIMESTAMPS
+from leanear.families.whisper.settings import END, NO_TIMESTAMPS, PREVIOUS
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 
 HEARD_FOR_LANGUAGE = 16  # clips
+MOST_SPECIAL = 8  # tokens of prompt and end, and to spare
 ALONE = 3  # every so many clips one: half of the clips left a model of half its attention worse on long recordings
 
 
 @dataclass(frozen=True)
 class _Example:
-    """A window as waveform, the tokens to be said in it, and whether it has timestamps."""
+    """A window as waveform, the tokens to be said in it, whether it has timestamps, and tokens told from before."""
 
     name: str
     waveform: np.ndarray
     text: str
     tokens: tuple[int, ...]
     timed: bool = False
+    before: tuple[int, ...] = ()
 
 
 def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
@@ -58,7 +61,9 @@ def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Repo
     """
     alone = _alone(checkpoint, clips)
     joined = sorted((each for number, each in enumerate(alone) if number % ALONE), key=lambda example: example.name)
-    windows = [_window(checkpoint, parts) for parts in _filling_windows(checkpoint, joined)]
+    runs = _filling_windows(checkpoint, joined)
+    told = [runs[number - 1] if number % 2 else () for number in range(len(runs))]
+    windows = [_window(checkpoint, *each) for each in zip(runs, told, strict=True)]
     return _labelled(checkpoint, alone[::ALONE] + windows, report)
 
 
@@ -96,7 +101,7 @@ def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], repor
 def _filling_windows(checkpoint: WhisperCheckpoint, clips: Sequence[_Example]) -> list[list[_Example]]:
     """The clips in runs that a window and the decoder hold, each as long as they come."""
     most_samples = window_samples(checkpoint.feature_extractor)
-    most_tokens = checkpoint.model.config.max_target_positions // 2  # as much as text from before may take up
+    most_tokens = checkpoint.model.config.max_target_positions // 2 - MOST_SPECIAL  # the rest is for text from before
     windows: list[list[_Example]] = []
     samples = tokens = 0
     for clip in clips:
@@ -108,11 +113,12 @@ def _filling_windows(checkpoint: WhisperCheckpoint, clips: Sequence[_Example]) -
     return windows
 
 
-def _window(checkpoint: WhisperCheckpoint, clips: Sequence[_Example]) -> _Example:
-    """The clips one after the other, each between the timestamps of its ends."""
-    extractor = checkpoint.feature_extractor
+def _window(checkpoint: WhisperCheckpoint, clips: Sequence[_Example], told: Sequence[_Example]) -> _Example:
+    """The clips one after the other, each between the timestamps of its ends; told: what was said before them."""
+    extractor, known = checkpoint.feature_extractor, checkpoint.tokenizer.get_vocab()
     step = FRAMES_PER_POSITION * extractor.hop_length
-    first = checkpoint.tokenizer.get_vocab()[NO_TIMESTAMPS] + 1
+    first = known[NO_TIMESTAMPS] + 1
+    before = [token for clip in told for token in clip.tokens]
     ends = np.cumsum([0, *(len(clip.waveform) for clip in clips)]) // step + first
     tokens: list[int] = []
     for clip, begin, end in zip(clips, ends, ends[1:], strict=False):
@@ -123,15 +129,17 @@ def _window(checkpoint: WhisperCheckpoint, clips: Sequence[_Example]) -> _Exampl
         " ".join(clip.text for clip in clips),
         tuple(tokens),
         timed=True,
+        before=(known[PREVIOUS], *before) if before and PREVIOUS in known else (),
     )
 
 
 def _fed_and_said(examples: Sequence[_Example], prompt: list[int], end: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What the decoder is fed, prompt and tokens, and what it is to say after each, both int64 (N, L).
 
-    The prompt is given and not to be learned; the last of it says that there are no timestamps.
+    What was said before and the prompt are given and not to be learned; the prompt's last token says that there are no
+    timestamps.
     """
-    prompts = [prompt[:-1] if example.timed else prompt for example in examples]
+    prompts = [[*example.before, *(prompt[:-1] if example.timed else prompt)] for example in examples]
     fed = [[*before, *example.tokens] for before, example in zip(prompts, examples, strict=True)]
     said = [
         [*[NO_TARGET] * (len(before) - 1), *example.tokens, end]

@@ -24,6 +24,7 @@ def word_mistakes(
     assert isinstance(clips.inputs, SpeechInputs)
     assert clips.texts is not None
     prompt = clips.inputs.tokens[:1, : int((clips.targets[0] != NO_TARGET).int().argmax()) + 1]
+    prompt = prompt[:, int((prompt[0] == model.config.decoder_start_token_id).int().argmax()) :]  # no text from before
     untimed = torch.tensor([[tokenizer.convert_tokens_to_ids(NO_TIMESTAMPS)]])
     if prompt[0, -1] != untimed:  # the first clip has timestamps
         prompt = torch.cat([prompt, untimed], dim=1)
