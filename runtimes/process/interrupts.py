@@ -81,10 +81,7 @@ def was_terminated() -> bool:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     _told.set()
-    if _loads_library(frame):
-        _send_again(number)
-    else:
-        raise Terminated(TERMINATED)
+    _raise_where_it_is_heard(Terminated(TERMINATED), number, frame)
 
 
 def _watch() -> None:
@@ -96,22 +93,21 @@ def _watch() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _asked.set()
-    if _loads_library(frame):
-        _send_again(number)
-    else:
-        raise KeyboardInterrupt
+    _raise_where_it_is_heard(KeyboardInterrupt(), number, frame)
 
 
-def _loads_library(frame: FrameType | None) -> bool:
-    """Whether a module of machine code is starting up in the frame or in one that called it."""
+def _raise_where_it_is_heard(error: BaseException, number: int, frame: FrameType | None) -> None:
+    """Raise it; where a module of machine code is starting up, let the signal come again."""
     while frame is not None:
         if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
-            return True
+            _send_again(number)
+            return
         frame = frame.f_back
-    return False
+    raise error
 
 
 def _send_again(number: int) -> None:
+    """A moment later."""
     threading.Timer(AGAIN_S, os.kill, (os.getpid(), number)).start()
 
 
