@@ -159,10 +159,11 @@ def _card(entry: DeviceEntry, analysis: Analysis | None) -> Card:
         return Card(_median(analysis, "slim"), entry.host, "median latency")
     ratio = analysis.speed.ratio
     tone = "" if analysis.untrusted else {"faster": "good", "slower": "bad"}.get(analysis.speed.verdict, "")
+    measured = f"{ratio.estimate:.2f}×"
     return Card(
-        f"{ratio.estimate:.2f}×",
+        "not trusted" if analysis.untrusted else measured,
         entry.host,
-        f"as fast as dense (95% {ratio.low:.2f} to {ratio.high:.2f}){_doubt(analysis)}",
+        f"{measured} as fast as dense (95% {ratio.low:.2f} to {ratio.high:.2f}){_doubt(analysis)}",
         tone,
     )
 
