@@ -102,13 +102,17 @@ def _lost(analysis: Analysis) -> str:
 
 
 def _time_row(name: str, analysis: Analysis) -> tuple[str, str, str, str]:
-    """The row of the medians, with what makes their quotient doubtful."""
-    called, dense, slim, change = comparison_row(_timed(name, analysis), medians_ms(analysis), milliseconds)
-    if analysis.speed is not None and analysis.untrusted:
-        change += ", not trusted"
-    elif analysis.speed is not None and analysis.speed.verdict == "not distinguishable":
-        change += ", within the noise"
-    return called, dense, slim, change
+    return (*comparison_row(_timed(name, analysis), medians_ms(analysis), milliseconds)[:3], time_change(analysis))
+
+
+def time_change(analysis: Analysis) -> str:
+    """Slim's median over dense's, with what makes it doubtful."""
+    medians = medians_ms(analysis)
+    ratio = quotient(medians.get("slim"), medians.get("dense"))
+    if ratio is None or analysis.speed is None:
+        return "-"
+    undecided = analysis.speed.verdict == "not distinguishable"
+    return f"{ratio:.3f}×{', not trusted' if analysis.untrusted else ', within the noise' if undecided else ''}"
 
 
 def _timed(name: str, analysis: Analysis) -> str:
