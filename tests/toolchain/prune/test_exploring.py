@@ -215,7 +215,7 @@ def test_answers_that_are_not_numbers_are_not_called_nothing():
 
 
 def test_the_curve_in_words():
-    measured = "Measured on {}, before compensation and further rounds; estimates follow what was measured."
+    measured = "Measured on {}, before compensation and further rounds; estimates are corrected by what was measured."
     assert summary(document()) == (
         "A loss that matters (0.05 nats and more) begins at about 42 %; the knee is at 50 %. "
         + measured.format("10 held-out clips")
