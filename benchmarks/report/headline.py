@@ -217,7 +217,7 @@ def _speed_verdict(analysis: Analysis) -> Verdict:
     ratio = analysis.speed.ratio
     measured = f"{ratio.estimate:.2f}× as fast ({ratio.low:.2f} to {ratio.high:.2f})"
     if analysis.untrusted:
-        return Verdict(f"speed not to be trusted: {analysis.untrusted}, and {measured} was measured")
+        return Verdict(f"speed not to be trusted, {measured} as measured: {analysis.untrusted}")
     return {
         "faster": Verdict(measured, "good"),
         "slower": Verdict(f"slower, {measured}", "bad"),
