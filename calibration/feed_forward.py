@@ -114,12 +114,20 @@ def feed_forward_basis(site: FeedForwardSite, gram: torch.Tensor, felt: torch.Te
 
 
 def channel_covariance(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The channels' covariance with its ridge (C, C), and their mean (C,), float64; gram (C + 1, C + 1): the sum."""
+    """The channels' covariance with its ridge (C, C), and their mean (C,), float64; gram (C + 1, C + 1): the sum.
+
+    Few tokens, or channels that are all but constant, leave a float32 sum whose covariance has eigenvalues below zero
+    by rounding: the ridge is then as much larger as it takes for a positive definite one.
+    """
     moments = gram.double() / max(float(gram[-1, -1]), 1.0)
     mean = moments[-1, :-1].clone()
     covariance = moments[:-1, :-1] - torch.outer(mean, mean)
     scale = float(covariance.trace()) / len(covariance)
-    covariance.diagonal().add_(RIDGE * scale if scale > 0.0 else 1.0)
+    ridge = RIDGE * scale if scale > 0.0 else 1.0
+    covariance.diagonal().add_(ridge)
+    while int(torch.linalg.cholesky_ex(covariance).info):
+        covariance.diagonal().add_(9 * ridge)
+        ridge *= 10
     return covariance, mean
 
 

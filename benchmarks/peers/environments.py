@@ -19,7 +19,7 @@ def build_environment(environment: Path, requirements: Path, unwanted: str = "")
         WorkerFailed: the packages cannot be had here.
     """
     python, ready = environment / "bin" / "python", environment / ".ready"  # what was interrupted is not ready
-    wanted = requirements.read_text(encoding="utf-8")
+    wanted = f"{requirements.read_text(encoding='utf-8')}# leanear of {ROOT}\n"
     if not (ready.is_file() and ready.read_text(encoding="utf-8") == wanted):
         print(f"setting up {environment} (a few minutes, once)", flush=True)
         run([sys.executable, "-I", "-m", "venv", str(environment)])

@@ -116,10 +116,13 @@ class OnnxSpeechSession:
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        # The larger one first: while it is loaded, its weights are in memory twice.
-        self._decoder = load_graph(artifact.graphs["decoder"], options, keep_memory=False)
-        # An encoder's threads that spin when it has ended would take the cores from the decoder's.
-        self._encoder = load_graph(artifact.graphs["encoder"], options, keep_memory=False, force_spinning_stop="1")
+        # Threads of one graph that spin when it has ended would take the cores from the other's: an encoder that comes
+        # after a step then takes as long as on half of them. The larger graph first: while it is loaded, its weights
+        # are in memory twice.
+        self._decoder, self._encoder = (
+            load_graph(artifact.graphs[name], options, keep_memory=False, force_spinning_stop="1")
+            for name in ("decoder", "encoder")
+        )
         self._checked = WaveformInput(artifact)
         self._vocabulary = artifact.speech.output.shape[1]
         self._positions = artifact.speech.decoding.positions

@@ -10,6 +10,7 @@ from torch import nn
 from leanear.calibration.feed_forward import (
     RIDGE,
     FeedForwardBasis,
+    channel_covariance,
     elimination_order,
     feed_forward_basis,
     feed_forward_losses,
@@ -98,6 +99,21 @@ def test_what_others_give_exactly_goes_first():
     covariance.diagonal().add_(1e-6)
     order = elimination_order(covariance, torch.eye(6, dtype=torch.float64))
     assert int(order[-1]) in (0, 1, 2)
+
+
+def test_channels_that_are_all_but_constant_have_a_covariance_that_can_be_factorised():
+    """A float32 sum of a few tokens far from zero, whose covariance numpy finds indefinite with the usual ridge."""
+    generator = torch.Generator().manual_seed(6)
+    rows = 100 + 0.01 * torch.randn(40, 300, generator=generator)
+    ones = torch.cat([rows, torch.ones(40, 1)], dim=1)
+    gram = ones.mT @ ones
+    moments = gram.double().numpy() / 40
+    plain = moments[:-1, :-1] - np.outer(moments[-1, :-1], moments[-1, :-1])
+    ridge = RIDGE * max(np.trace(plain) / 300, 0.0)
+    assert np.linalg.eigvalsh(plain + ridge * np.eye(300)).min() < 0
+    covariance, mean = channel_covariance(gram)
+    assert np.linalg.eigvalsh(covariance.numpy()).min() > 0
+    np.testing.assert_allclose(mean, rows.double().mean(dim=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["ast", "whisper"])

@@ -166,6 +166,9 @@ def labelled_inputs(checkpoint: Checkpoint, clips: Clips, report: Report = quiet
     return labelled(lambda waveforms: features(checkpoint.feature_extractor, waveforms), clips, report)
 
 
+calibration_inputs = labelled_inputs
+
+
 def activation_bytes(model: Any, inputs: torch.Tensor) -> int:
     config = model.config
     per_token = 10 * config.hidden_size + 2 * config.intermediate_size

@@ -207,6 +207,9 @@ def labelled_inputs(checkpoint: AstCheckpoint, clips: Clips, report: Report = qu
     return labelled(lambda waveforms: features(checkpoint.feature_extractor, waveforms), clips, report)
 
 
+calibration_inputs = labelled_inputs
+
+
 def activation_bytes(model: AstModel, inputs: torch.Tensor) -> int:
     """Roughly what one clip's activations take when all layers keep theirs for the backward pass, in bytes."""
     config = model.config

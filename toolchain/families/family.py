@@ -117,6 +117,9 @@ class Family(Protocol):
     def labelled_inputs(self, checkpoint: Any, clips: Clips, report: Report = quiet) -> LabelledInputs:
         """The clips as the model takes them, with the targets of each."""
 
+    def calibration_inputs(self, checkpoint: Any, clips: Clips, report: Report = quiet) -> LabelledInputs:
+        """The same of clips to calibrate on, which a family may join."""
+
     def logits(self, model: Any, inputs: Any) -> torch.Tensor:
         """Logits (B, labels), or (B, L, vocabulary), of a batch of inputs, on the model's device."""
 

@@ -186,7 +186,7 @@ def _scored(
     """The dense model's scores, kept in `state`, and the clips that are held out of them."""
     dense = checkpoint.model
     with narrator.step("scoring") as report, on_accelerator(dense):
-        labelled = family.labelled_inputs(checkpoint, audio, report)
+        labelled = family.calibration_inputs(checkpoint, audio, report)
         at_once = 1 if family.activation_bytes(dense, labelled.inputs) > RECOMPUTE_ABOVE_BYTES else None
         scored, held_out = divided(labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)])
         scores = score_widths(

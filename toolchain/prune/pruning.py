@@ -157,7 +157,7 @@ def write_slim_checkpoint(
     family = family_of(checkpoint)
     check_reachable(checkpoint, job)
     part = in_parts(report, {"inputs": 1, "pruning": 18, "finished": 1})
-    labelled = family.labelled_inputs(checkpoint, audio, part("inputs"))
+    labelled = family.calibration_inputs(checkpoint, audio, part("inputs"))
     spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
     clips_at_once = 1 if spare_memory else None
     every = labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)]

@@ -49,7 +49,7 @@ from leanear.prune.feed_forward import RunningSums, bases_of, empty_basis, empty
 from leanear.runtimes.files import sha256_json
 
 SCORES_FILE = "scores.safetensors"
-SCORES_VERSION = 2  # of what is kept: with another one, scores are made anew
+SCORES_VERSION = 3  # of what is kept: with another one, scores are made anew
 BASIS_FOLDER, LOSSES_FOLDER = "statistics", "losses"
 OTHER_SIGNS = 500_000_003  # so that no pass draws the signs of the other
 

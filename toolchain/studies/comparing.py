@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import data_folder
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune
-from leanear.progress import Narrator, counted
+from leanear.progress import Narrator, Report, counted
 from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from leanear.recover.distillation_options import Distillation
 from leanear.reference.choose import SCHEMES
@@ -143,15 +144,17 @@ def compare_methods(  # noqa: PLR0915
         checkpoint = load_checkpoint(source, request.asked)
         family, labels = family_of(checkpoint), checkpoint.labels
 
-        def read(examples: tuple[Example, ...]) -> tuple[Clips, LabelledInputs]:
+        def read(
+            examples: tuple[Example, ...], inputs: Callable[[Checkpoint, Clips, Report], LabelledInputs]
+        ) -> tuple[Clips, LabelledInputs]:
             extractor = checkpoint.feature_extractor
             window = family.window_samples(extractor)
             told = counted(report, "reading ")
             clips = read_examples_for(task, examples, labels, extractor.sampling_rate, told, window_samples=window)
-            return clips, family.labelled_inputs(checkpoint, clips, report)
+            return clips, inputs(checkpoint, clips, report)
 
-        calibration_audio, pool = read(splits.calibration)
-        evaluation_audio, evaluation = read(splits.evaluation)
+        calibration_audio, pool = read(splits.calibration, family.calibration_inputs)
+        evaluation_audio, evaluation = read(splits.evaluation, family.labelled_inputs)
     if not (out / ROWS_FILE).is_file():
         write_text(out / ROWS_FILE, "")  # by which the folder is known as a comparison's
     made_from = {

@@ -124,7 +124,7 @@ def test_a_slim_checkpoint_is_of_what_was_asked_for(field, tmp_path):
 
 def test_a_deployment_in_another_language_is_another(field, tmp_path, capsys):
     out, target = tmp_path / "out", str(field / "nothing.toml")
-    flags = ["--target", target, "--out", str(out), "--calibration-clips", "4", "--budget", "1", "--sparsity", "0.3"]
+    flags = ["--target", target, "--out", str(out), "--calibration-clips", "6", "--budget", "1", "--sparsity", "0.2"]
     assert run_in(field, "deploy", *flags) == 0
     own = (out / "dense" / "manifest.json").read_bytes()
     capsys.readouterr()

@@ -12,13 +12,13 @@ from leanear.families.whisper.blocks import (
     encoder_layers,
     feed_forward_sites,
 )
+from leanear.families.whisper.calibration_examples import calibration_inputs, labelled_inputs
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
 from leanear.families.whisper.forward import batch_loss, encoded, features, logits, mistakes, window_samples
 from leanear.families.whisper.loading import load_checkpoint
 from leanear.families.whisper.prompts import (
     decoder_tokens,
     detected_language,
-    labelled_inputs,
     prompt_language,
     prompt_tokens,
     targets,
@@ -38,6 +38,7 @@ __all__ = [
     "attention_blocks",
     "attention_sites",
     "batch_loss",
+    "calibration_inputs",
     "cross_attention_heads",
     "decoder_layers",
     "decoder_tokens",

@@ -16,12 +16,11 @@ from leanear.export.whisper_artifact import Speech
 from leanear.families.family import ExportOptions
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
 from leanear.families.whisper.prompts import prompt_language
-from leanear.families.whisper.settings import END, NO_TIMESTAMPS, START, TRANSCRIBE, TRANSLATE
+from leanear.families.whisper.settings import END, NO_TIMESTAMPS, PREVIOUS, START, TRANSCRIBE, TRANSLATE
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.tasks import SpokenTask
 from leanear.runtimes.windows import window_tokens
 
-PREVIOUS = "<|startofprev|>"
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the newer and the older name of one token
 
 

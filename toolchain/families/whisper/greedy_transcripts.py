@@ -11,6 +11,7 @@ from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditiona
 from leanear.calibration.targets import NO_TARGET
 from leanear.data.examples import LabelledInputs, Mistakes, SpeechInputs
 from leanear.data.word_errors import choose_normaliser, count_word_errors
+from leanear.families.whisper.settings import NO_TIMESTAMPS
 
 BATCH_CLIPS = 32
 LANGUAGE_PLACE = 1  # in a multilingual model's prompt, after <|startoftranscript|>
@@ -19,10 +20,14 @@ LANGUAGE_PLACE = 1  # in a multilingual model's prompt, after <|startoftranscrip
 def word_mistakes(
     model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, clips: LabelledInputs
 ) -> Mistakes:
-    """The word errors of the model's greedy transcripts, and the words of the references, clip by clip."""
+    """The word errors of the model's greedy transcripts without timestamps, and the references' words, clip by clip."""
     assert isinstance(clips.inputs, SpeechInputs)
     assert clips.texts is not None
     prompt = clips.inputs.tokens[:1, : int((clips.targets[0] != NO_TARGET).int().argmax()) + 1]
+    prompt = prompt[:, int((prompt[0] == model.config.decoder_start_token_id).int().argmax()) :]  # no text from before
+    untimed = torch.tensor([[tokenizer.convert_tokens_to_ids(NO_TIMESTAMPS)]])
+    if prompt[0, -1] != untimed:  # the first clip has timestamps
+        prompt = torch.cat([prompt, untimed], dim=1)
     language = "en"
     if model.generation_config.is_multilingual and getattr(model.generation_config, "task", None) != "translate":
         token = tokenizer.convert_ids_to_tokens(int(prompt[0, LANGUAGE_PLACE]))

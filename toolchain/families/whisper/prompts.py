@@ -9,17 +9,13 @@ from transformers import WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from leanear.calibration.targets import NO_TARGET as NOT_A_TARGET
-from leanear.data.examples import LabelledInputs, SpeechInputs
+from leanear.data.examples import SpeechInputs
 from leanear.families.asked import Asked
 from leanear.families.whisper.checkpoint import WhisperCheckpoint
-from leanear.families.whisper.forward import features, logits
+from leanear.families.whisper.forward import logits
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, START, TASK_TOKENS
-from leanear.progress import Report, quiet
-from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.decode_options import DETECT
-
-HEARD_FOR_LANGUAGE = 16  # clips
 
 
 def prompt_language(checkpoint: WhisperCheckpoint, language: str | None = None) -> str | None:
@@ -111,7 +107,7 @@ def decoder_tokens(
 ) -> torch.Tensor:
     """What the decoder is fed, int64 (N, L): the prompt and the text, padded with `<|endoftext|>`."""
     prompt, end = prompt_tokens(tokenizer, language, task), tokenizer.get_vocab()[END]
-    return _padded([prompt + text_tokens(tokenizer, text) for text in texts], end)
+    return padded([prompt + text_tokens(tokenizer, text) for text in texts], end)
 
 
 def targets(tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None) -> torch.Tensor:
@@ -121,40 +117,10 @@ def targets(tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | N
     """
     given = [NOT_A_TARGET] * (len(prompt_tokens(tokenizer, language)) - 1)
     end = tokenizer.get_vocab()[END]
-    return _padded([[*given, *text_tokens(tokenizer, text), end] for text in texts], NOT_A_TARGET)
+    return padded([[*given, *text_tokens(tokenizer, text), end] for text in texts], NOT_A_TARGET)
 
 
-def _padded(rows: list[list[int]], padding: int) -> torch.Tensor:
+def padded(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
+    """The rows side by side, int64 (N, L), the shorter ones filled up."""
     longest = max(len(row) for row in rows)
-    return torch.tensor([row + [padding] * (longest - len(row)) for row in rows], dtype=torch.int64)
-
-
-def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """Features of the clips with their transcripts as decoder tokens and as targets.
-
-    The prompt's task is the model's own, and so is its language, or it is the one that is heard in the first clips.
-
-    Raises:
-        BadInput: the clips have no transcripts, or one is too long for the window or for the decoder.
-    """
-    if clips.texts is None:
-        raise BadInput("the clips have labels and no transcripts, which a speech model is calibrated on")
-    arrays = []
-    for number, (name, waveform) in enumerate(zip(clips.names, clips.waveforms, strict=True)):
-        try:
-            arrays.append(features(checkpoint.feature_extractor, [waveform]))
-        except BadInput as error:
-            raise BadInput(f"{name}: {error}") from None
-        report(f"front end of clip {number + 1} of {len(clips)}", (number + 1) / len(clips))
-    heard = torch.cat(arrays)
-    language = prompt_language(checkpoint) or detected_language(checkpoint, heard[:HEARD_FOR_LANGUAGE])
-    tokens = decoder_tokens(checkpoint.tokenizer, clips.texts, language, checkpoint.task)
-    wanted = targets(checkpoint.tokenizer, clips.texts, language)
-    positions = checkpoint.model.config.max_target_positions
-    if tokens.shape[1] > positions:
-        longest = int((wanted != NOT_A_TARGET).sum(dim=1).argmax())
-        raise BadInput(
-            f"{clips.names[longest]}: its transcript takes {tokens.shape[1]} tokens, prompt included, and the model's"
-            f" decoder {positions}"
-        )
-    return LabelledInputs(SpeechInputs(heard, tokens), wanted, clips.texts)
+    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.int64)

@@ -17,6 +17,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
 
 END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
+PREVIOUS = "<|startofprev|>"  # text from before follows
 TRANSCRIBE, TRANSLATE = "<|transcribe|>", "<|translate|>"
 TASK_TOKENS = {"transcribe": TRANSCRIBE, "translate": TRANSLATE}
 ENGLISH_ONLY_END, MULTILINGUAL_END = 50256, 50257  # the first token behind the text, of openai's two vocabularies

@@ -1,0 +1,148 @@
+"""What a Whisper is calibrated on: a third of the clips as they are, the others joined to windows full of speech.
+
+A short clip leaves most of the window silent. Pruned on nothing else, a model forgets what it knew of a window's later
+positions, of long texts, of timestamps and of text from before, and breaks on long recordings while short clips measure
+well. So every third clip is heard alone, to be written down without timestamps, and the rest, in the order of their
+names, one after the other in as few windows as they take, with a timestamp at either end of each; every second of these
+windows is told what was said in the one before, as `transcribe --condition` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from leanear.calibration.targets import NO_TARGET
+from leanear.data.examples import LabelledInputs, SpeechInputs
+from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint
+from leanear.families.whisper.forward import features, window_samples
+from leanear.families.whisper.prompts import detected_language, padded, prompt_language, prompt_tokens, text_tokens
+from leanear.families.whisper.settings import END, NO_TIMESTAMPS, PREVIOUS
+from leanear.progress import Report, quiet
+from leanear.runtimes.clips import Clips
+from leanear.runtimes.errors import BadInput
+
+HEARD_FOR_LANGUAGE = 16  # clips
+MOST_SPECIAL = 8  # tokens of prompt and end, and to spare
+ALONE = 3  # every so many clips one: half of the clips left a model of half its attention worse on long recordings
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A window as waveform, the tokens to be said in it, whether it has timestamps, and tokens told from before."""
+
+    name: str
+    waveform: np.ndarray
+    text: str
+    tokens: tuple[int, ...]
+    timed: bool = False
+    before: tuple[int, ...] = ()
+
+
+def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
+    """Features of the clips with their transcripts as decoder tokens, without timestamps, and as targets.
+
+    The prompt's task is the model's own, and so is its language, or it is the one that is heard in the first clips.
+
+    Raises:
+        BadInput: the clips have no transcripts, or one is too long for the window or for the decoder.
+    """
+    return _labelled(checkpoint, _alone(checkpoint, clips), report)
+
+
+def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
+    """The same of every third clip, and of windows that the others fill, with timestamps.
+
+    Raises:
+        BadInput: as `labelled_inputs`.
+    """
+    alone = _alone(checkpoint, clips)
+    joined = sorted((each for number, each in enumerate(alone) if number % ALONE), key=lambda example: example.name)
+    runs = _filling_windows(checkpoint, joined)
+    told = [runs[number - 1] if number % 2 else () for number in range(len(runs))]
+    windows = [_window(checkpoint, *each) for each in zip(runs, told, strict=True)]
+    return _labelled(checkpoint, alone[::ALONE] + windows, report)
+
+
+def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
+    if clips.texts is None:
+        raise BadInput("the clips have labels and no transcripts, which a speech model is calibrated on")
+    return [
+        _Example(name, waveform, text, tuple(text_tokens(checkpoint.tokenizer, text)))
+        for name, waveform, text in zip(clips.names, clips.waveforms, clips.texts, strict=True)
+    ]
+
+
+def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> LabelledInputs:
+    arrays = []
+    for number, example in enumerate(examples):
+        try:
+            arrays.append(features(checkpoint.feature_extractor, [example.waveform]))
+        except BadInput as error:
+            raise BadInput(f"{example.name}: {error}") from None
+        report(f"front end of window {number + 1} of {len(examples)}", (number + 1) / len(examples))
+    heard = torch.cat(arrays)
+    language = prompt_language(checkpoint) or detected_language(checkpoint, heard[:HEARD_FOR_LANGUAGE])
+    prompt = prompt_tokens(checkpoint.tokenizer, language, checkpoint.task)
+    tokens, targets = _fed_and_said(examples, prompt, checkpoint.tokenizer.get_vocab()[END])
+    positions = checkpoint.model.config.max_target_positions
+    if tokens.shape[1] > positions:
+        longest = max(examples, key=lambda example: len(example.tokens))
+        raise BadInput(
+            f"{longest.name}: its transcript takes {tokens.shape[1]} tokens, prompt included, and the model's decoder"
+            f" {positions}"
+        )
+    return LabelledInputs(SpeechInputs(heard, tokens), targets, tuple(example.text for example in examples))
+
+
+def _filling_windows(checkpoint: WhisperCheckpoint, clips: Sequence[_Example]) -> list[list[_Example]]:
+    """The clips in runs that a window and the decoder hold, each as long as they come."""
+    most_samples = window_samples(checkpoint.feature_extractor)
+    most_tokens = checkpoint.model.config.max_target_positions // 2 - MOST_SPECIAL  # the rest is for text from before
+    windows: list[list[_Example]] = []
+    samples = tokens = 0
+    for clip in clips:
+        samples, tokens = samples + len(clip.waveform), tokens + len(clip.tokens) + 2
+        if not windows or samples > most_samples or tokens > most_tokens:
+            windows.append([])
+            samples, tokens = len(clip.waveform), len(clip.tokens) + 2
+        windows[-1].append(clip)
+    return windows
+
+
+def _window(checkpoint: WhisperCheckpoint, clips: Sequence[_Example], told: Sequence[_Example]) -> _Example:
+    """The clips one after the other, each between the timestamps of its ends; told: what was said before them."""
+    extractor, known = checkpoint.feature_extractor, checkpoint.tokenizer.get_vocab()
+    step = FRAMES_PER_POSITION * extractor.hop_length
+    first = known[NO_TIMESTAMPS] + 1
+    before = [token for clip in told for token in clip.tokens]
+    ends = np.cumsum([0, *(len(clip.waveform) for clip in clips)]) // step + first
+    tokens: list[int] = []
+    for clip, begin, end in zip(clips, ends, ends[1:], strict=False):
+        tokens += [int(begin), *clip.tokens, int(end)]
+    return _Example(
+        " + ".join(clip.name for clip in clips),
+        np.concatenate([clip.waveform for clip in clips]),
+        " ".join(clip.text for clip in clips),
+        tuple(tokens),
+        timed=True,
+        before=(known[PREVIOUS], *before) if before and PREVIOUS in known else (),
+    )
+
+
+def _fed_and_said(examples: Sequence[_Example], prompt: list[int], end: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the decoder is fed, prompt and tokens, and what it is to say after each, both int64 (N, L).
+
+    What was said before and the prompt are given and not to be learned; the prompt's last token says that there are no
+    timestamps.
+    """
+    prompts = [[*example.before, *(prompt[:-1] if example.timed else prompt)] for example in examples]
+    fed = [[*before, *example.tokens] for before, example in zip(prompts, examples, strict=True)]
+    said = [
+        [*[NO_TARGET] * (len(before) - 1), *example.tokens, end]
+        for before, example in zip(prompts, examples, strict=True)
+    ]
+    return padded(fed, end), padded(said, NO_TARGET)
