@@ -8,7 +8,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from leanear.benchmarks.sensors.device import is_measured
-from leanear.benchmarks.summary import Interval, LatencySummary, no_interval
+from leanear.benchmarks.summary import Interval, LatencySummary
 from leanear.runtimes.choose import MODULES, choose_runtime
 
 MEGA = 1e6
@@ -73,13 +73,6 @@ def signed(share: float) -> str:
 def without_folders(text: str) -> str:
     """`text` with the last part alone of absolute paths, for their folders are this machine's; /sys and such stay."""
     return ABSOLUTE_PATH.sub(r"…/\1", text)
-
-
-def between(change: Interval) -> str:
-    """The interval of a change of a share in points, or why there is none."""
-    if not change.has_spread:
-        return no_interval(change.estimate)
-    return f"95% between {signed(change.low)} and {signed(change.high)}"
 
 
 def rate_between(rate: Interval, digits: int = 1) -> str:

@@ -27,7 +27,8 @@ def loss_of(change: Interval, metric: str) -> Interval:
 def loss_text(loss: Interval, of: str = "") -> str:
     """A loss, a share, in points with its 95% interval: "a loss of 0.4 points (0.1 to 0.8)"; of: of what."""
     span = span_text(loss) if loss.has_spread else no_interval(loss.estimate)
-    return f"{_moved(loss.estimate)}{of and f' of {of}'} ({span})"
+    moved = "0 points" if loss.has_spread and points(loss.estimate) == "0" else _moved(loss.estimate)
+    return f"{moved}{of and f' of {of}'} ({span})"
 
 
 def span_text(loss: Interval) -> str:
@@ -71,6 +72,11 @@ def quality_verdict(loss: Interval, clips: int, limit_points: float | None) -> V
     alone = ""
     if gate:
         alone = f", which by itself {'keeps' if loss.estimate <= allowed else 'misses'} {gate}"
+    if points(loss.estimate) == "0":
+        return Verdict(
+            f"not decided: as good on {clips:,} clips, but so few do not rule out {_moved(loss.high)}"
+            + (f", beyond {gate}" if gate else "")
+        )
     return Verdict(f"not decided: too few clips ({clips:,}); measured: {loss_text(loss)}{alone}")
 
 

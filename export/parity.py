@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,7 +43,7 @@ class Parity:
     alone, and null of others: noise, of a classifier (see `compare_logits`); divergence in nats per token, words and
     how many of them changed, of a Whisper (see `leanear.export.whisper.speech_parity`). `bound` then limits noise or
     divergence. left_in_float32: tensors of its encoder that are not in 8 bits although they could be, because that cost
-    too much, or that are not in float16, because that does not hold them.
+    too much, or that are not in float16, because that does not hold them. architecture: of the CPU that proved it.
     """
 
     runtime: str
@@ -64,11 +65,13 @@ class Parity:
     words: int | None = None
     changed_words: int | None = None
     left_in_float32: tuple[str, ...] = ()
+    architecture: str = field(default_factory=platform.machine)
     MAY_LACK: ClassVar[dict[str, Any]] = {
         "divergence": None,
         "words": None,
         "changed_words": None,
         "left_in_float32": (),
+        "architecture": "",
     }
 
     @property

@@ -53,7 +53,7 @@ ROOMS = {
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.report.drawing benchmarks.sensors "
     "calibration data demo evaluate export export.ast export.onnx export.whisper families prune.allocation recover "
     "reference runtimes runtimes.process runtimes.speech targets timing",
-    "devices": " benchmarks benchmarks.device benchmarks.device.receiver benchmarks.measure runtimes",
+    "devices": " benchmarks benchmarks.device benchmarks.device.receiver benchmarks.measure runtimes runtimes.process",
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo "
     "devices timing evaluate export export.whisper families families.whisper prune runtimes runtimes.backends "
     "runtimes.process runtimes.speech targets",
@@ -64,8 +64,8 @@ ROOMS = {
     "cli": " benchmarks benchmarks.compare benchmarks.device benchmarks.report calibration data deploy devices "
     "evaluate families prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech "
     "runtimes.voice studies targets",
-    "api": " benchmarks benchmarks.report benchmarks.sensors deploy evaluate families prune recover runtimes "
-    "runtimes.speech targets timing",
+    "api": " benchmarks benchmarks.report benchmarks.sensors cli deploy evaluate families prune runtimes "
+    "runtimes.process runtimes.speech targets",
     "entry": "cli runtimes.process",
 }
 

@@ -16,11 +16,12 @@ from leanear.runtimes.artifact import Artifact as Files
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.notes import LOGGER
 from leanear.runtimes.sessions import SessionOptions, own_precision
 
 if TYPE_CHECKING:
     from leanear.benchmarks.results import Results
-    from leanear.plan import Plan
+    from leanear.plan import Plan, Prune
     from leanear.runtimes.speech.transcript import Segment
 
     PathLike = str | os.PathLike[str]
@@ -85,7 +86,7 @@ class Model:
 
         return read_pruning(self.folder)
 
-    def prune(
+    def prune(  # noqa: PLR0913, an option each
         self,
         data: PathLike | None = None,
         *,
@@ -96,43 +97,44 @@ class Model:
         rtf: float | None = None,
         max_drop: float | None = None,
         target: str = "cpu",
+        prune: Prune = "attention",
         recovery: Recovery | None = None,
+        recipe: PathLike | None = None,
         calibration_clips: int = 256,
         seed: int = 0,
         out: PathLike | None = None,
     ) -> Model:
         """The slim model, its loss measured; the arguments are the options of `leanear prune`.
 
+        It takes minutes, of which `load(..., progress=True)` tells. A plan that does damage is warned of in any case,
+        by the logger "leanear", which writes to standard error where no handler is set.
+
         Args:
             data: folder of audio with labels or texts; None: the demo's own clips.
+            recipe: a recipe file (docs/recipe.md).
             out: where the checkpoint is written; None: a folder that goes when the model is forgotten (see `save`).
 
         Raises:
             LeanearError: the data is not usable, the goal is out of reach, or `out` holds something else.
         """
-        from leanear.prune.goal import choose_goal
-        from leanear.prune.job import PruneJob
+        from leanear.cli.job import prune_job
+        from leanear.prune.notes import loss_warning
         from leanear.prune.pruning import prune_checkpoint
-        from leanear.prune.widths import RotatedRecipe
-        from leanear.recover.distillation_options import Distillation
-        from leanear.targets.target import read_target
+        from leanear.prune.recipe import Recipe, read_recipe
 
-        goals = {
+        read = Recipe() if recipe is None else read_recipe(Path(recipe))
+        flags = {
             "sparsity": sparsity, "macs": macs, "latency_ms": latency_ms, "speedup": speedup, "rtf": rtf,
-            "max_drop": max_drop,
+            "max_drop": max_drop, "recipe": read, "prune": prune, "recovery": recovery or "none",
+            "calibration_clips": calibration_clips, "seed": seed, "asked": self.asked,
+            **dict.fromkeys(("precision", "clip_seconds", "tokens", "window")),
         }  # fmt: skip
-        device = read_target(target)
-        recipe = RotatedRecipe(
-            multiples=(device.query_key_multiple, device.value_output_multiple),
-            one_width_per_head=device.one_width_per_head,
-            calibration_clips=calibration_clips,
-            seed=seed,
-        )
-        training = None if recovery is None else Distillation(method=recovery)
-        job = PruneJob(choose_goal(goals), recipe, device, compensation=True, recovery=training, asked=self.asked)
+        job = prune_job(self.name, target, flags, ships=False)
         scratch = tempfile.TemporaryDirectory(prefix="leanear-") if out is None else None
         folder = Path(scratch.name) / "slim" if scratch is not None else Path(os.fspath(out))  # type: ignore[arg-type]
-        prune_checkpoint(self.name, data=_data(data), job=job, out=folder, narrator=self._narrator())
+        told = prune_checkpoint(self.name, data=_data(data), job=job, out=folder, narrator=self._narrator())
+        if warning := loss_warning(told["pruning"]):
+            LOGGER.warning("WARNING: %s", warning)
         return Model(str(folder), folder, self.task, self.asked, self.progress, scratch)
 
     def save(self, out: PathLike) -> Model:
@@ -333,13 +335,10 @@ class Measured:
     results: Results
 
     def table(self) -> str:
-        """The headline as text, a line per figure."""
-        from leanear.benchmarks.report.headline import headline_table
+        """The headline as text, a line per figure, and the verdict."""
+        from leanear.benchmarks.report.headline import headline_text
 
-        header, body = headline_table(self.results)
-        rows = [header, *body]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return headline_text(self.results)
 
 
 def _evaluated(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,16 +15,23 @@ LOCK_FILE = ".leanear-lock"
 
 
 def check_replaceable(out: Path, marker: str) -> None:
-    """Nothing, when `out` is absent, empty, or a folder of leanear's own, which has the file `marker` in it.
+    """Nothing, when `out` can be made, is empty, or is a folder of leanear's own, which has the file `marker` in it.
 
     Raises:
-        BadInput: it is anything else; it is left as it is.
+        BadInput: it is anything else, which is left as it is, or nothing can be written there.
     """
     if out.is_dir():
         if any(out.iterdir()) and not (out / marker).is_file():
             raise BadInput(f"{out}: --out is a folder with something else in it (no {marker}); it is left alone")
     elif out.exists() or out.is_symlink():
         raise BadInput(f"{out}: --out is a file, not a folder; it is left alone")
+    there = out
+    try:
+        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        with tempfile.TemporaryDirectory(prefix=".leanear-", dir=there):
+            pass
+    except OSError as error:
+        raise BadInput(f"{out}: --out cannot be written: no folder can be made in {there} ({error.strerror})") from None
 
 
 def check_deployment_folder(folder: Path, sources: Sequence[Path]) -> None:

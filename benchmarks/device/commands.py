@@ -24,15 +24,17 @@ from leanear.benchmarks.device.flags import (
     asked,
     at_least_0,
 )
-from leanear.benchmarks.device.summary_lines import print_summary, tags_text
 from leanear.benchmarks.device.transcribe import transcribe_recordings
 from leanear.benchmarks.device.transcript_files import forms_of
+from leanear.benchmarks.formatting import rate_between
 from leanear.benchmarks.measure.evaluation import evaluate, evaluate_tags, evaluate_transcripts
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
+from leanear.benchmarks.report.headline import headline_text
 from leanear.benchmarks.report.report import render_markdown
 from leanear.benchmarks.results import ROLES
 from leanear.benchmarks.sensors.device import device_facts, device_name
+from leanear.benchmarks.tagging import MEAN_AP
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
@@ -241,7 +243,8 @@ def _bench_in(precision: str, options: argparse.Namespace) -> None:
         asked=asked(options),
     )
     _end_line()
-    print_summary(results)
+    print(headline_text(results))
+    print(results.path)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -289,7 +292,8 @@ def _eval_tags(options: argparse.Namespace, session: SessionOptions) -> None:
         print(json.dumps({**answer, "runtime": options.runtime, "precision": options.precision}, indent=1))
         return
     print(
-        f"{tags_text(quality)}, {quality.skipped} without a clip; mean area {quality.mean_auc.estimate:.4f}, "
+        f"{MEAN_AP} {quality.mean_ap.estimate:.2%} ({rate_between(quality.mean_ap, 2)}) over {quality.labels} labels, "
+        f"{quality.skipped} without a clip; mean area {quality.mean_auc.estimate:.4f}, "
         f"d' {quality.d_prime.estimate:.3f}; {quality.clips} clips, "
         f"cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
     )

@@ -19,7 +19,7 @@ from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
 from leanear.runtimes.speech.prompts import read_prompts
-from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
+from leanear.runtimes.speech.speech_model import demo_hint, read_speech_model, require_word_times
 from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.voice.graph import detectors
 from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
@@ -61,6 +61,8 @@ def transcribe_recordings(
         require_word_times(model, folder)
     session = require_runtime(runtime, session_options).load(artifact, session_options)
 
+    if hint := demo_hint(artifact.manifest.model.get("source")):
+        _say(f"note: {hint}")
     voice = Voice(vad, detectors(lambda: _voice_graph(artifact), runtime), is_live=piped is not None)
 
     def heard(audio: Path, tally: Tally) -> Iterator[Segment]:

@@ -130,9 +130,9 @@ def cross_entropy_nats(logits: np.ndarray, label_ids: np.ndarray) -> np.ndarray:
 
 
 def kl_divergence_nats(dense_logits: np.ndarray, slim_logits: np.ndarray) -> np.ndarray:
-    """KL(dense || slim) of each clip's predicted distribution, (clips,)."""
+    """KL(dense || slim) of each clip's predicted distribution, (clips,); what rounding leaves below 0 is 0."""
     dense, slim = log_probabilities(dense_logits), log_probabilities(slim_logits)
-    return (np.exp(dense) * (dense - slim)).sum(axis=-1)
+    return np.maximum((np.exp(dense) * (dense - slim)).sum(axis=-1), 0.0)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import AutoModelForAudioClassification
 
-from leanear.benchmarks.formatting import NO_RATE_INTERVAL, between, signed
-from leanear.benchmarks.tagging import tag_change
+from leanear.benchmarks.formatting import NO_RATE_INTERVAL
+from leanear.benchmarks.tagging import MEAN_AP, tag_change
+from leanear.benchmarks.verdict import loss_of, loss_text
 from leanear.calibration.likelihood import negative_log_likelihoods
 from leanear.cli.commands import run
 from leanear.data.clips import read_examples_for
@@ -166,7 +167,7 @@ def main() -> int:
             f"{100 * found['mean_auc']:.2f}",
             f"{100 * roc_auc_score(truth, shares, average='macro'):.2f}",
             f"{found['d_prime']:.3f}",
-            f"{signed(moved.estimate)} ({between(moved)})" if sparsity else "",
+            loss_text(loss_of(moved, MEAN_AP)) if sparsity else "",
         )
         print(f"| {' | '.join(cells)} |", flush=True)
     return 0

@@ -23,12 +23,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from leanear.benchmarks.formatting import between, runtime_text, signed
+from leanear.benchmarks.formatting import runtime_text
 from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
 from leanear.benchmarks.report.precision_section import read_change
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.summary import is_within
-from leanear.benchmarks.verdict import loss_of
+from leanear.benchmarks.verdict import loss_of, loss_text
 from leanear.data.dataset import column_for
 from leanear.data.splits import read_splits
 from leanear.deploy.deployment_stages import clips_stage, export_stage, prune_stage
@@ -269,7 +269,7 @@ def render(rows: list[Row], metric: str, drop_points: float) -> Table:
     table = Table(title="every precision; ratios are medians of the rounds' ratios (quartiles)")
     headings = ["", "MB", "ms", f"of {rows[0].name}", "of fp32 there"]
     if metric:
-        headings += [f"{metric}, %", "change, points (95 %)", "other answers", f"within {drop_points:g}"]
+        headings += [f"{metric}, %", "change (95 %)", "other answers", f"within {drop_points:g}"]
     for heading in headings:
         table.add_column(heading, justify="left" if not heading else "right")
     for row in rows:
@@ -278,7 +278,7 @@ def render(rows: list[Row], metric: str, drop_points: float) -> Table:
         cells += [f"{np.median(row.milliseconds):.2f}" if row.milliseconds else "-"]
         cells += [_ratio_text(ratios(row, rows[0])), _ratio_text(ratios(row, own))]
         if metric:
-            cells += _answer_cells(row)
+            cells += _answer_cells(row, metric)
         table.add_row(*cells)
     return table
 
@@ -287,11 +287,10 @@ def _ratio_text(found: tuple[float, float, float] | None) -> str:
     return "-" if found is None else f"{found[1]:.3f} ({found[0]:.3f} to {found[2]:.3f})"
 
 
-def _answer_cells(row: Row) -> list[str]:
+def _answer_cells(row: Row, metric: str) -> list[str]:
     if row.compared is None:
         return ["-"] * 4
-    change = read_change(row.compared)
-    moved = f"{signed(change.estimate)} ({between(change)})"
+    moved = loss_text(loss_of(read_change(row.compared), metric))
     within = "" if row.precision == PLAIN else "yes" if row.within else "no"
     return [f"{100 * row.compared['measured']:.2f}", moved, str(row.compared["differing"]), within]
 

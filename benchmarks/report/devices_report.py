@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from leanear.benchmarks.analysis import Analysis, analyse, medians_ms, memory_bytes, quotient
+from leanear.benchmarks.analysis import Analysis, analyse, medians_ms, memory_bytes
 from leanear.benchmarks.formatting import megabytes, milliseconds
 from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
+from leanear.benchmarks.report.headline import time_change
 from leanear.benchmarks.report.page import Block, Card, Log, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.report import ReportPaths, write_page
 from leanear.benchmarks.results import Results
@@ -159,10 +160,11 @@ def _card(entry: DeviceEntry, analysis: Analysis | None) -> Card:
         return Card(_median(analysis, "slim"), entry.host, "median latency")
     ratio = analysis.speed.ratio
     tone = "" if analysis.untrusted else {"faster": "good", "slower": "bad"}.get(analysis.speed.verdict, "")
+    measured = f"{ratio.estimate:.2f}×"
     return Card(
-        f"{ratio.estimate:.2f}×",
+        "not trusted" if analysis.untrusted else measured,
         entry.host,
-        f"as fast as dense (95% {ratio.low:.2f} to {ratio.high:.2f}){_doubt(analysis)}",
+        f"{measured} as fast as dense (95% {ratio.low:.2f} to {ratio.high:.2f}){_doubt(analysis)}",
         tone,
     )
 
@@ -198,15 +200,14 @@ def _devices_section(entries: Sequence[DeviceEntry], measured: dict[str, Analysi
         if analysis is None:
             rows.append((entry.host, entry.status, *("not measured",) * 6))
             continue
-        medians, qualities = medians_ms(analysis), analysis.qualities
-        ratio = quotient(medians.get("slim"), medians.get("dense"))
+        qualities = analysis.qualities
         rows.append(
             (
                 entry.host,
                 entry.status,
                 _median(analysis, "dense"),
                 _median(analysis, "slim"),
-                "-" if ratio is None else f"{ratio:.3f}×",
+                time_change(analysis),
                 *(
                     f"{qualities[role].estimate:.2%}" if role in qualities else "not measured"
                     for role in ("dense", "slim")

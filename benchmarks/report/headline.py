@@ -38,17 +38,22 @@ COUNTED_FLOOR = 0.005  # less would be shown as 0%
 MEMORY_FLOOR = 0.02  # one measurement each, so less than this is no difference
 
 
-def headline_table(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows for a terminal; one column where there is nothing to compare with."""
-    rows = headline_rows(results)
-    if "dense" in results.roles:
-        return ("", *ROLES, "change"), list(rows)
-    return ("", "model"), [(name, slim) for name, _, slim, _ in rows]
+def headline_text(results: Results, max_drop: float | None = None) -> str:
+    """The short table for a terminal, of one column where there is nothing to compare with, and the verdict below it.
 
-
-def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
-    """A short table: what, dense, slim, change; "not measured" where a part is missing."""
+    max_drop: the gate in points, if any.
+    """
     analysis = analyse(results)
+    rows: list[tuple[str, ...]] = [("", *ROLES, "change"), *headline_rows(analysis)]
+    if not analysis.paired:
+        rows = [("", "model"), *((name, slim) for name, _, slim, _ in rows[1:])]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ("  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))) for row in rows)
+    return "\n".join((*lines, headline_verdict(analysis, max_drop).text))
+
+
+def headline_rows(analysis: Analysis) -> tuple[tuple[str, str, str, str], ...]:
+    """A short table: what, dense, slim, change; "not measured" where a part is missing."""
     if analysis.speech is not None:
         return _speech_rows(analysis, analysis.speech)
     shares = analysis.qualities
@@ -58,7 +63,7 @@ def headline_rows(results: Results) -> tuple[tuple[str, str, str, str], ...]:
         comparison_row("parameters", model_numbers(analysis, "parameters"), count),
         comparison_row("MACs per inference", model_numbers(analysis, "macs"), count),
         comparison_row("graph file", graph_bytes(analysis), megabytes),
-        comparison_row(_timed("median latency", analysis), medians_ms(analysis), milliseconds),
+        _time_row("median latency", analysis),
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
         (analysis.metric, dense, slim, _lost(analysis)),
     )
@@ -76,7 +81,7 @@ def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str,
         comparison_row(macs_name(analysis), model_numbers(analysis, "macs"), count),
         comparison_row("graph files", graph_bytes(analysis), megabytes),
         comparison_row("cache of keys and values", cache_bytes(analysis.results)["all"], kilobytes),
-        comparison_row(_timed(f"window, {tokens} tokens", analysis), medians_ms(analysis), milliseconds),
+        _time_row(f"window, {tokens} tokens", analysis),
         comparison_row("of it, encoder", {role: each.encoder_ms for role, each in windows.items()}, milliseconds),
         comparison_row("each token", {role: each.per_token_ms for role, each in windows.items()}, milliseconds),
         comparison_row(f"real-time factor (RTF), {rtf_of(analysis)}", rtf, factor),
@@ -94,6 +99,20 @@ def rtf_of(analysis: Analysis) -> str:
 
 def _lost(analysis: Analysis) -> str:
     return "-" if analysis.loss is None else points_moved(analysis.loss.estimate)
+
+
+def _time_row(name: str, analysis: Analysis) -> tuple[str, str, str, str]:
+    return (*comparison_row(_timed(name, analysis), medians_ms(analysis), milliseconds)[:3], time_change(analysis))
+
+
+def time_change(analysis: Analysis) -> str:
+    """Slim's median over dense's, with what makes it doubtful."""
+    medians = medians_ms(analysis)
+    ratio = quotient(medians.get("slim"), medians.get("dense"))
+    if ratio is None or analysis.speed is None:
+        return "-"
+    undecided = analysis.speed.verdict == "not distinguishable"
+    return f"{ratio:.3f}×{', not trusted' if analysis.untrusted else ', within the noise' if undecided else ''}"
 
 
 def _timed(name: str, analysis: Analysis) -> str:
@@ -125,45 +144,35 @@ def comparison_row(
 
 
 def summary_sentences(analysis: Analysis) -> list[str]:
-    """The result in plain sentences, for who reads nothing else."""
-    said = _comparison_sentences(analysis) if analysis.paired else []
+    """What stands below the verdict: what was compared, how well it answers, and what failed."""
+    said = []
+    precisions = analysis.results.precisions
+    if analysis.paired and precisions["dense"] != precisions["slim"]:
+        said.append(
+            f"The slim model computes in {precisions['slim']}, the dense one in {precisions['dense']}: every "
+            "comparison is between these two, and holds what the change of precision saves and costs."
+        )
+    if analysis.loss is not None:
+        said.append(_quality_sentence(analysis, analysis.loss))
+    said += _another_processor(analysis)
     if analysis.emulated:
         said.append(f"The device is emulated: {analysis.emulated}.")
-    if analysis.noisy:
-        said.append(f"The timings are less certain than usual: {analysis.noisy}.")
     for part, reason in analysis.results.failures().items():
         what = "check of the engines" if part == "check" else f"{part} measurement"
         said.append(f"The {what} failed: {reason}.")
     return said
 
 
-def _comparison_sentences(analysis: Analysis) -> list[str]:
-    said = []
-    precisions = analysis.results.precisions
-    if precisions["dense"] != precisions["slim"]:
-        said.append(
-            f"The slim model computes in {precisions['slim']}, the dense one in {precisions['dense']}: every "
-            "comparison is between these two, and holds what the change of precision saves and costs."
-        )
-    sizes = graph_bytes(analysis)
-    smaller = quotient(sizes["dense"], sizes["slim"])
-    if smaller is not None:
-        word = "smaller" if smaller > 1 else "larger"
-        said.append(f"The slim model's file is {abs(1 - 1 / smaller):.1%} {word} than the dense one's.")
-    if analysis.speed is not None:
-        ratio = analysis.speed.ratio
-        span = f"(95% between {ratio.low:.2f}× and {ratio.high:.2f}×)"
-        said.append(
-            {
-                "faster": f"It answers {ratio.estimate:.2f}× as fast {span}.",
-                "slower": f"It is slower: {ratio.estimate:.2f}× the dense model's speed {span}.",
-                "no change": f"There is no speed-up: {ratio.estimate:.3f}× is within 2% of the dense model's speed.",
-                "not distinguishable": f"No speed-up can be told from the noise: {ratio.estimate:.2f}× {span}.",
-            }[analysis.speed.verdict]
-        )
-    if analysis.loss is not None:
-        said.append(_quality_sentence(analysis, analysis.loss))
-    return said
+def _another_processor(analysis: Analysis) -> list[str]:
+    """That the graphs were proved on a CPU of another architecture than the one that was measured, if so."""
+    here, check = analysis.content.device.get("architecture"), analysis.content.check
+    proofs = [artifact.parity or {} for artifact in analysis.content.artifacts.values()]
+    others = {str(proof["architecture"]) for proof in proofs if proof.get("architecture") not in (None, "", here)}
+    if not others:
+        return []
+    checked = check is not None and check.status == "ok"
+    seen = "the check of the engines was passed on it" if checked else "no check of the engines was passed on it"
+    return [f"Measured on {here}, while the graphs were proved on {' and '.join(sorted(others))}; {seen}."]
 
 
 def _quality_sentence(analysis: Analysis, loss: Interval) -> str:
@@ -183,7 +192,8 @@ def headline_verdict(analysis: Analysis, limit_points: float | None) -> Verdict:
     """Quality, speed and size in one sentence; limit_points: of the gate, if any."""
     if not analysis.paired:
         gate = "" if limit_points is None else "; the gate cannot be judged: there is no dense artifact to compare with"
-        return Verdict(f"Measured by itself: nothing here is a comparison{gate}.")
+        doubt = f" Its times are not to be trusted: {analysis.untrusted}." if analysis.untrusted else ""
+        return Verdict(f"Measured by itself: nothing here is a comparison{gate}.{doubt}")
     quality = _quality_verdict(analysis, limit_points)
     speed = _speed_verdict(analysis)
     said = "; ".join(filter(None, (quality.text, speed.text, _size_text(analysis))))
@@ -204,14 +214,16 @@ def _quality_verdict(analysis: Analysis, limit_points: float | None) -> Verdict:
 def _speed_verdict(analysis: Analysis) -> Verdict:
     if analysis.speed is None:
         return Verdict("speed not measured")
-    ratio = analysis.speed.ratio.estimate
-    text, tone = {
-        "faster": (f"{ratio:.2f}× as fast", "good"),
-        "slower": (f"slower, {ratio:.2f}× as fast", "bad"),
-        "no change": ("no faster", ""),
-        "not distinguishable": ("speed not decided", ""),
+    ratio = analysis.speed.ratio
+    measured = f"{ratio.estimate:.2f}× as fast ({ratio.low:.2f} to {ratio.high:.2f})"
+    if analysis.untrusted:
+        return Verdict(f"speed not to be trusted, {measured} as measured: {analysis.untrusted}")
+    return {
+        "faster": Verdict(measured, "good"),
+        "slower": Verdict(f"slower, {measured}", "bad"),
+        "no change": Verdict("no faster"),
+        "not distinguishable": Verdict(f"speed not decided: {measured}"),
     }[analysis.speed.verdict]
-    return Verdict(f"{text}, not to be trusted: {analysis.untrusted}") if analysis.untrusted else Verdict(text, tone)
 
 
 def _size_text(analysis: Analysis) -> str:
@@ -283,7 +295,7 @@ def _speed_card(analysis: Analysis) -> Card:
         "not distinguishable": "speed, within the noise",
     }[analysis.speed.verdict]
     if analysis.untrusted:
-        return Card(f"{ratio.estimate:.2f}×", f"{what}, not to be trusted", f"{detail}; {analysis.untrusted}")
+        return Card("not trusted", "speed", f"{analysis.untrusted}; {ratio.estimate:.2f}×, {detail}")
     return Card(f"{ratio.estimate:.2f}×", what, detail, _speed_verdict(analysis).tone)
 
 

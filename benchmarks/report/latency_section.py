@@ -26,8 +26,7 @@ def latency_section(analysis: Analysis) -> Section:
     audio_s = latency.input.audio_s
     blocks: list[Block] = [
         Paragraph(_one_inference(analysis, audio_s)),
-        *_emulation_warning(analysis),
-        *_noise_warning(analysis),
+        *_warnings(analysis),
         picture_latency(named, medians),
         _latency_table(analysis),
         *_gpu_table(analysis),
@@ -58,15 +57,11 @@ def _one_inference(analysis: Analysis, audio_s: float) -> str:
     )
 
 
-def _emulation_warning(analysis: Analysis) -> list[Block]:
-    return [Paragraph(f"The device is emulated: {analysis.emulated}.", "warning")] if analysis.emulated else []
-
-
-def _noise_warning(analysis: Analysis) -> list[Block]:
-    if not analysis.noisy:
-        return []
-    said = f"The timings were disturbed: {analysis.noisy}. Read the interval, not the figure alone."
-    return [Paragraph(said, "warning")]
+def _warnings(analysis: Analysis) -> list[Block]:
+    said = [f"The device is emulated: {analysis.emulated}."] if analysis.emulated else []
+    if analysis.noisy:
+        said.append(f"The timings were disturbed: {analysis.noisy}. Do not decide by them.")
+    return [Paragraph(text, "warning") for text in said]
 
 
 def _latency_table(analysis: Analysis) -> Table:

@@ -23,14 +23,15 @@ def loss_section(pruning: Mapping[str, Any]) -> Section | None:
         Paragraph(
             "A loss is the Kullback-Leibler divergence of the slim model's answers from the dense model's, in nats per"
             " target (a label, or a token of a transcript), on calibration clips that were neither scored nor fitted"
-            " on; the best round, and what was kept of compensation and recovery, were chosen on them. Estimates add up"
-            " single heads; a block is measured by pruning it alone. Nothing was trained or fitted yet."
+            " on; the best round, and what was kept of compensation and recovery, were chosen on them. What follows is"
+            " from before compensation and recovery. Estimates add up single heads; a block is measured by pruning it"
+            " alone."
         ),
         Table("Rounds", ("", "estimated", "measured", ""), tuple(_round_rows(rounds, loss["best"]))),
     ]
     if loss.get("curve"):
         measured = ((pruning["sparsity"], rounds[loss["best"]]["measured"]),)
-        chosen = Curve("this model, as measured", measured, joined=False, chosen=True)
+        chosen = Curve("this model, measured before compensation", measured, joined=False, chosen=True)
         blocks.append(curve_picture(loss["curve"], [chosen], PRUNED_PARTS[pruning.get("prune", "attention")]))
     chosen = rounds[loss["best"]]["blocks"]
     rows = tuple((block["name"], nats(block["estimated"]), nats(block["measured"])) for block in chosen)
@@ -49,8 +50,10 @@ def loss_section(pruning: Mapping[str, Any]) -> Section | None:
 
 
 def curve_picture(curve: list[dict[str, float]], others: Sequence[Curve], parts: str = "attention") -> Picture:
-    """Estimated loss by the share removed of these parts, and other points, measured or chosen: (share, nats)."""
-    estimated = Curve("estimated", tuple((point["sparsity"], point["loss"]) for point in curve))
+    """Loss by the share removed of these parts, estimated, times what measurements said of the estimates; and other
+    points, measured or chosen: (share, nats)."""
+    points = tuple((point["sparsity"], point["loss"]) for point in curve)
+    estimated = Curve("estimated, corrected by measurements", points)
     drawn = [
         replace(each, points=tuple((100 * share, max(loss, LEAST_NATS)) for share, loss in each.points))
         for each in (estimated, *others)

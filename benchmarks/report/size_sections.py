@@ -13,7 +13,7 @@ from leanear.benchmarks.analysis import (
     quotient,
     run_bytes,
 )
-from leanear.benchmarks.formatting import MEGA, PRUNED_PARTS, count, kilobytes, megabytes
+from leanear.benchmarks.formatting import MEGA, PRUNED_PARTS, count, kilobytes, megabytes, precisions_text
 from leanear.benchmarks.report.blocks import comparison_table, unmeasured
 from leanear.benchmarks.report.drawing.pictures import WidthCell, picture_ratios, picture_stacks, picture_widths
 from leanear.benchmarks.report.feed_forward_map import feed_forward_map
@@ -241,7 +241,11 @@ def _cache_blocks(analysis: Analysis) -> list[Block]:
         comparison_row("all of it", sizes["all"], kilobytes),
         comparison_row("the same as the graphs hold it, padded", sizes["held"], kilobytes),
     ]
-    said = "Counted from the shapes in the manifests, float32; the graphs fill widths up to what their kernels like."
+    artifacts = analysis.content.artifacts
+    halves = {role: artifacts[role].graphs["decoder"].precision == "fp16" for role in analysis.results.roles}
+    kinds = precisions_text({role: "float16" if half else "float32" for role, half in halves.items()})
+    kept = ", which bf16 leaves them in" if "bf16" in analysis.results.precisions["slim"] else ""
+    said = f"Counted from the manifests' shapes ({kinds}{kept}); graphs fill widths up to what their kernels like."
     return [comparison_table(analysis, "Cache of keys and values for one hypothesis", rows), Paragraph(said)]
 
 

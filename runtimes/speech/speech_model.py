@@ -61,6 +61,13 @@ def read_speech_model(artifact: Artifact, window: str | None = None) -> SpeechMo
     )
 
 
+def demo_hint(source: object) -> str:
+    """What has to be known of the demo model, by where a model comes from; "" of any other one."""
+    if source != "demo-whisper":
+        return ""
+    return "demo-whisper knows synthetic sentences of a few words alone: of people's speech it makes nonsense"
+
+
 def require_word_times(model: SpeechModel, folder: object) -> None:
     """Raises BadInput, with the remedy, where the artifact in `folder` has no word times to give."""
     if model.alignment is None:

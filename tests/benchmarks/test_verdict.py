@@ -34,7 +34,14 @@ def share(estimate: float, low: float, high: float) -> Interval:
         (
             share(0, -27.75, 27.75),
             None,
-            "not decided: too few clips (50); measured: no change (a gain of 27.75 to a loss of 27.75)",
+            "not decided: as good on 50 clips, but so few do not rule out a loss of 27.75 points",
+            "",
+        ),
+        (
+            share(0.001, -2, 2),
+            1.0,
+            "not decided: as good on 50 clips, but so few do not rule out a loss of 2 points, beyond the gate of 1"
+            " point",
             "",
         ),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,7 @@ def test_proved_figures_are_in_the_manifest(folder: Path) -> None:
     assert parity.clips == parity.same_top1 == 3
     recorded = read_artifact(folder).manifest.parity
     assert recorded["relative_difference"] == parity.relative_difference
+    assert recorded["architecture"] == parity.architecture == platform.machine()
     assert recorded["dense_graph_bytes"] == 10**9
 
 

@@ -53,6 +53,20 @@ def test_a_plan_and_the_loss_that_was_measured(slim):
     assert leanear.load(slim.folder).plan == slim.plan
 
 
+def test_damage_is_warned_of_without_progress_and_a_recipe_is_followed(folder, tmp_path, caplog, capfd):
+    (tmp_path / "recipe.toml").write_text('basis = "weights"\ncompensate = false\n')
+    model, given = leanear.load(folder / "ast"), {"recipe": tmp_path / "recipe.toml", "prune": "all"}
+    slim = model.prune(folder / "data", sparsity=0.9, calibration_clips=8, **given)
+    assert slim.plan.basis == "rotated by weights"
+    assert slim.plan.prune == "all"
+    assert "compensation" not in slim.pruning
+    assert slim.pruning["loss"]["finished"]["matters"]
+    assert "WARNING: Removing 9" in caplog.text
+    assert "pruning" not in capfd.readouterr().err, "progress is not shown"
+    with pytest.raises(leanear.BadInput, match="--max-drop beside another goal"):
+        model.prune(folder / "data", sparsity=0.5, max_drop=1.0)
+
+
 def test_what_is_not_saved_goes_with_the_model(folder, slim, tmp_path):
     kept = slim.save(tmp_path / "kept")
     assert kept.plan == slim.plan

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leanear.benchmarks.report.headline import headline_text
 from leanear.cli.early import check_early
 from leanear.cli.job import prune_job
 from leanear.cli.options import (
@@ -20,7 +21,7 @@ from leanear.cli.options import (
     sustained_option,
     window_option,
 )
-from leanear.cli.printing import as_typed, print_headline, print_report
+from leanear.cli.printing import as_typed, print_report
 from leanear.cli.sections import PRUNING, Host, command
 from leanear.cli.voice import narrated
 from leanear.families.checkpoint import DEMO_MODEL
@@ -136,6 +137,7 @@ def deploy(
       leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
     """
     check_early(model, flags["asked"], data)
+    hosts = _hosts(flags)
     job = prune_job(model, target, flags, ships=True)
     from leanear.deploy.delivering import commands, require_all
     from leanear.deploy.pipeline import Request
@@ -152,7 +154,7 @@ def deploy(
         max_drop=flags["max_drop"],
         budget_s=budget_s,
         command=as_typed(),
-        devices=_devices(job.target, flags),
+        devices=_devices(job.target, hosts, flags),
         sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], not flags["no_fallback"]),
         window=flags["window"],
@@ -164,7 +166,7 @@ def deploy(
     if warning is not None:
         click.echo(f"WARNING: {warning}")
     if deployment.results is not None:
-        print_headline(deployment.results)
+        click.echo(headline_text(deployment.results, request.max_drop))
     if deployment.bundle is not None and not deployment.outcomes:
         for line in commands(deployment.folder):
             click.echo(line)
@@ -172,17 +174,27 @@ def deploy(
     require_all(deployment.outcomes)
 
 
-def _devices(target: Any, flags: dict[str, Any]) -> Any:
-    """The devices that flags name; None where the target is measured here."""
-    from leanear.deploy.delivering import Devices
-    from leanear.devices.hosts import read_hosts
-    from leanear.devices.remote import RemoteOptions
+def _hosts(flags: dict[str, Any]) -> tuple[str, ...]:
+    """The hosts that flags name, some of which have an address."""
+    from leanear.devices.hosts import check_names, read_hosts
     from leanear.devices.ssh import check_host, quoted_python
 
+    if flags["device_python"] is not None:
+        quoted_python(flags["device_python"])
     named = tuple(check_host(host) for host in flags["hosts"])
     hosts = (*named, *(read_hosts(flags["hosts_file"]) if flags["hosts_file"] is not None else ()))
     if len(set(hosts)) < len(hosts):
         raise BadInput("--host: a device is named twice")
+    check_names(hosts)
+    return hosts
+
+
+def _devices(target: Any, hosts: tuple[str, ...], flags: dict[str, Any]) -> Any:
+    """The devices, and how they are reached; None where the target is measured here."""
+    from leanear.deploy.delivering import Devices
+    from leanear.devices.remote import RemoteOptions
+    from leanear.devices.ssh import quoted_python
+
     if not hosts and not target.on_device:
         return None
     python = flags["device_python"] or target.python

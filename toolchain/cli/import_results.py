@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from leanear.cli.options import not_empty
+from leanear.cli.printing import print_report
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
 
@@ -18,7 +20,9 @@ from leanear.cli.voice import narrated
     metavar="FOLDER",
     help="The deployment folder.  [default: the one in deployments/ whose model was measured]",
 )
-@click.option("--name", metavar="NAME", help="What to call the device.  [default: as its results name it]")
+@click.option(
+    "--name", metavar="NAME", callback=not_empty, help="What to call the device.  [default: as its results name it]"
+)
 @click.option("--max-drop", type=click.FloatRange(min=0.0), default=None, help="The report's gate, in points.")
 @narrated
 def import_command(results: tuple[Path, ...], into: Path | None, name: str | None, max_drop: float | None) -> None:
@@ -30,18 +34,9 @@ def import_command(results: tuple[Path, ...], into: Path | None, name: str | Non
       leanear import usb-stick/results/ --into deployments/demo-ast/raspberrypi --name kitchen
     """
     from leanear.deploy.bringing_home import import_results, require_measured
-    from leanear.runtimes.errors import BadInput, GateMissed
 
-    if name is not None and not name.strip():
-        raise BadInput("--name is empty")
     home = import_results(results, into=into, name=name, max_drop=max_drop)
     for device, status, _ in home.devices:
         click.echo(f"{device}: {'measured' if status == 'ok' else status}, into {home.folder}")
-    click.echo(f"report: {home.report.html}")
-    click.echo(f"        {home.report.markdown}")
+    print_report(home.report)
     require_measured(home.devices)
-    gate = home.report.gate
-    if gate is not None:
-        click.echo(f"gate:   {gate.verdict}: {gate.sentence}")
-        if gate.verdict != "PASS":
-            raise GateMissed(f"gate: {gate.verdict}: {gate.sentence}")

@@ -31,6 +31,8 @@ def prune_job(model: str, target: str, flags: dict[str, Any], ships: bool) -> Pr
         flags["recipe"], **{name: flags[name] for name in ("prune", "recovery", "calibration_clips")}
     )
     goal = choose_goal({kind: flags[kind] for kind in GOALS})
+    if not ships and flags["max_drop"] is not None and goal.kind != "max_drop":
+        raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
     device = with_precision(read_target(target), flags["precision"])
     if goal.needs_latency:
         require_timed_form(device, goal.flag)

@@ -170,8 +170,8 @@ def transcribe(  # noqa: PLR0913, a flag each
 ) -> None:
     """The words of AUDIO with their times, as they are found.
 
-    AUDIO is WAV, FLAC, OGG, MP3 or AIFF of any length and sample rate, mono or stereo, a folder of such files, or - for
-    standard input, which is WAV or raw PCM and is heard while it comes, window by window (--window).
+    AUDIO is WAV, FLAC, OGG, Opus, MP3 or AIFF of any length and sample rate, mono or stereo, a folder of such files, or
+    - for standard input, which is WAV or raw PCM and is heard while it comes, window by window (--window).
 
     \b
     Examples:

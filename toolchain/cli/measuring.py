@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leanear.benchmarks.formatting import NO_RATE_INTERVAL
+from leanear.benchmarks.report.headline import headline_text
 from leanear.cli.early import check_early
 from leanear.cli.options import (
     asked_option,
@@ -20,7 +21,7 @@ from leanear.cli.options import (
     threads_option,
     window_option,
 )
-from leanear.cli.printing import as_typed, print_headline, print_report
+from leanear.cli.printing import as_typed, print_report
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
@@ -175,7 +176,7 @@ def bench(  # noqa: PLR0913, a flag each
         command=as_typed(),
         narrator=narrator,
     )
-    print_headline(results)
+    click.echo(headline_text(results))
     click.echo(f"results: {out}")
 
 

@@ -30,15 +30,15 @@ DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels
 GOALS = ("sparsity", "macs", "latency_ms", "speedup", "rtf", "max_drop")
 
 
-def finite(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+def finite(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{parameter.opts[0]} is {value:g}; a finite number is wanted")
+        raise click.BadParameter(f"{value:g} is not a finite number")
     return value
 
 
-def not_empty(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def not_empty(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not value.strip():
-        raise click.BadParameter(f"{parameter.opts[0]} is empty")
+        raise click.BadParameter("it is empty")
     return value
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import sys
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from leanear.benchmarks.report.headline import headline_table
 from leanear.benchmarks.report.report import ReportPaths
-from leanear.benchmarks.results import Results
 from leanear.cli.sections import as_flags
 from leanear.runtimes.errors import GateMissed
 
@@ -18,16 +14,6 @@ from leanear.runtimes.errors import GateMissed
 def as_typed() -> list[str]:
     """The command under way; what the environment set is in it as flags."""
     return ["leanear", *sys.argv[1:], *as_flags(click.get_current_context())]
-
-
-def print_headline(results: Results) -> None:
-    table = Table(box=None, pad_edge=False)
-    header, rows = headline_table(results)
-    for place, heading in enumerate(header):
-        table.add_column(heading, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
 
 
 def print_report(paths: ReportPaths) -> None:

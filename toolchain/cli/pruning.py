@@ -14,7 +14,6 @@ from rich.table import Table
 from leanear.cli.early import check_early
 from leanear.cli.job import prune_job
 from leanear.cli.options import (
-    GOALS,
     asked_option,
     data_option,
     goal_options,
@@ -93,8 +92,6 @@ def prune(
       leanear prune demo-whisper --speedup 1.2 --clip-seconds 4 --tokens 12 --out slim/
       .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
     """
-    if flags["max_drop"] is not None and any(flags[kind] is not None for kind in GOALS if kind != "max_drop"):
-        raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")
     if keep_scores is not None and flags["recipe"].method == REFERENCE:
         raise BadInput("--keep-scores is of method rotated, and the method is reference")
     check_early(model, flags["asked"], data)

@@ -59,14 +59,14 @@ class HeldOut:
 
     @torch.no_grad()
     def kl(self, model: nn.Module) -> float:
-        """The mean KL(dense || model) of a model on the dense one's device, nats per target."""
+        """The mean KL(dense || model) of a model on the dense one's device, nats per target, 0 or more."""
         total = 0.0
         for number, rows in enumerate(torch.arange(len(self.clips)).split(self.batch_size)):
             batch = self.clips[rows]
             found, targets = self._answers(model, batch)
             dense = self._dense_answers(number, batch).to(found.device)
             total += float(kl_divergences(dense, found, targets).double().sum())
-        return total / positions(self.clips.targets)
+        return max(total / positions(self.clips.targets), 0.0)  # below 0 is rounding; what is no number stays so
 
     def _dense_answers(self, number: int, batch: LabelledInputs) -> torch.Tensor:
         if number in self.answers:

@@ -23,6 +23,7 @@ from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED
 from leanear.families.tasks import read_spellings
+from leanear.plan import read_plan
 from leanear.progress import Narrator, counted
 from leanear.prune.notes import PRUNING_SCHEMA, loss_warning, pruning_notes
 from leanear.runtimes.artifact import Artifact, read_artifact
@@ -170,6 +171,8 @@ def write_folder_report(
     """
     plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
     precision_path = folder / PRECISION_FILE
+    if plan_path.is_file():
+        read_plan(plan_path)
     pruning = _read_pruning(folder)
     measured = count_results_word_errors(results, read_spellings(folder))
     said = [*notes, *pruning_notes(pruning, medians_ms(analyse(measured)))]

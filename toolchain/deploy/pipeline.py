@@ -46,7 +46,8 @@ from leanear.progress import Narrator
 from leanear.runtimes.backends.engines import import_library
 from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import write_json
+from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.process.notes import note
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 from leanear.runtimes.tasks import SPEECH_TASK
@@ -150,6 +151,7 @@ def deploy(request: Request, narrator: Narrator) -> Deployment:
     if not was_pruned(folder, ready.source, job):
         _refuse_out_of_reach(ready.source, job, narrator)
     name = _take_folder(request, ready, narrator)
+    _note_replaced(folder, _asked(request, ready))
     with only_here(folder, OWN_NAMES):
         ran = [
             clips_stage(folder, ready.source, ready.splits, ready.task, narrator),
@@ -222,6 +224,21 @@ def _take_folder(request: Request, ready: _Prepared, narrator: Narrator) -> str:
     return name
 
 
+def _asked(request: Request, ready: _Prepared) -> dict[str, Any]:
+    """What tells a request from others whose results would lie in the same folder."""
+    told = {"model": request.model, "audio": str(ready.audio), "evaluation clips": len(ready.splits.evaluation)}
+    return {**told, **ready.job.as_json(), "precision": ready.target.precision, "window": ready.window}
+
+
+def _note_replaced(folder: Path, asked: dict[str, Any]) -> None:
+    """Say that the results of another request are in the folder, which are going to be replaced."""
+    path = folder / ABOUT_FILE
+    before = read_json(path, ABOUT_SCHEMA).get("asked", {}) if path.is_file() else {}
+    changed = [f"{key}: {before[key]}" for key in before if key in asked and before[key] != asked[key]]
+    if changed:
+        note(f"{folder}: replaces the results of another request ({'; '.join(changed)}); --out FOLDER keeps both")
+
+
 def _about(request: Request, ready: _Prepared, name: str, ships: str) -> dict[str, Any]:
     """What about.json says of the deployment: its title, and what it was made from."""
     target, job, splits = ready.target, ready.job, ready.splits
@@ -230,6 +247,7 @@ def _about(request: Request, ready: _Prepared, name: str, ships: str) -> dict[st
     return {
         "schema": ABOUT_SCHEMA,
         "title": f"{name} for {target.name}",
+        "asked": _asked(request, ready),
         "provenance": {
             "model": request.model,
             "target": f"{target.name}: {target.description}",

@@ -121,8 +121,9 @@ def expected_time(bundle: Bundle, artifacts: dict[str, Path]) -> str:
         return f"expected: {_duration(bundle.document, clips)} Not timed here: {error}"
     fixed = bundle.budget_s + len(artifacts) * bundle.sustained_s
     return (
-        f"expected: {fixed:.0f} s of timing, and for the clips {seconds:.0f} s on a device as fast as this machine "
-        f"({', '.join(told)} an inference), in proportion longer on a slower one"
+        f"expected of bench: {fixed:.0f} s of timing, and for the clips {seconds:.0f} s on a device as fast as this"
+        f" machine, longer on a slower one (a rough timing on this machine, which says nothing of the device:"
+        f" {', '.join(told)} an inference)"
     )
 
 

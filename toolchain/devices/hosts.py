@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from leanear.devices.remote import RemoteOptions, RemoteOutcome, deliver
-from leanear.devices.ssh import check_host
+from leanear.devices.ssh import check_host, unresolved
 from leanear.progress import Report
-from leanear.runtimes.errors import BadInput
+from leanear.runtimes.errors import BadInput, DeviceFailed
 from leanear.runtimes.files import sha256_json
+from leanear.runtimes.process.notes import note_first
 
 MOST_HOSTS = 64
 
@@ -45,6 +46,20 @@ def read_hosts(path: Path) -> tuple[str, ...]:
     if len(hosts) > MOST_HOSTS:
         raise BadInput(f"{path}: {len(hosts)} hosts; {MOST_HOSTS} at most")
     return tuple(hosts)
+
+
+def check_names(hosts: Sequence[str]) -> None:
+    """See that some host has an address, before any work; of those that have none, where others do, say so.
+
+    Raises:
+        DeviceFailed: none has one.
+        BadInput: there is no ssh.
+    """
+    with ThreadPoolExecutor(len(hosts) or 1) as pool:
+        reasons = {host: why for host, why in zip(hosts, pool.map(unresolved, hosts), strict=True) if why}
+    if hosts and len(reasons) == len(hosts):
+        raise DeviceFailed("; ".join(f"{host}: name unknown: {why}" for host, why in reasons.items()))
+    note_first([f"{host}: {why}" for host, why in reasons.items()], "hosts")
 
 
 def host_folder_name(host: str) -> str:

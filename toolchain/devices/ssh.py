@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 import subprocess
 from dataclasses import dataclass
 
@@ -150,8 +151,33 @@ def _client() -> list[str]:
     return client
 
 
+def unresolved(host: str) -> str:
+    """Why there is no address for `host`, as far as that can be told without connecting; "" where there is one.
+
+    Behind a jump host or a proxy the name is looked up elsewhere, and an open master connection needs no look-up.
+
+    Raises:
+        BadInput: there is no ssh.
+    """
+    settings = _settings(_client(), check_host(host)) or {}
+    elsewhere = any(settings.get(key, "none") != "none" for key in ("proxyjump", "proxycommand", "controlpath"))
+    if elsewhere or "hostname" not in settings:
+        return ""
+    try:
+        socket.getaddrinfo(settings["hostname"], None)
+    except (OSError, UnicodeError) as error:
+        return f"no device has this name ({settings['hostname']}: {getattr(error, 'strerror', None) or error})"
+    return ""
+
+
 def _keys_unchecked(client: list[str], host: str) -> bool:
     """Whether the user's configuration would accept any host key from `host`."""
+    settings = _settings(client, host)
+    return settings is None or settings.get("stricthostkeychecking") in ("no", "off", "false")
+
+
+def _settings(client: list[str], host: str) -> dict[str, str] | None:
+    """What the user's configuration says of `host`, by keys in small letters; None where the client does not answer."""
     try:
         asked = subprocess.run(
             [*client, "-G", "--", host],
@@ -165,6 +191,5 @@ def _keys_unchecked(client: list[str], host: str) -> bool:
     except FileNotFoundError:
         raise BadInput(f"{client[0]}: there is no such program; install an OpenSSH client") from None
     except subprocess.TimeoutExpired:
-        return True
-    found = re.search(r"^stricthostkeychecking (\S+)$", asked.stdout, re.MULTILINE)
-    return found is not None and found.group(1) in ("no", "off", "false")
+        return None
+    return dict(line.split(" ", 1) for line in asked.stdout.splitlines() if " " in line)

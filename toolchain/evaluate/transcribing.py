@@ -19,13 +19,14 @@ from leanear.progress import Narrator, Report, quiet
 from leanear.runtimes.audio.pipe_reader import PipeReader
 from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.manifest import MANIFEST_FILE, read_manifest
 from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.prompts import read_prompts
-from leanear.runtimes.speech.speech_model import require_word_times
+from leanear.runtimes.speech.speech_model import demo_hint, require_word_times
 from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import detectors
@@ -69,6 +70,8 @@ def speech_listener(
             require_word_times(transcriber.model, model)
         if word_timestamps and alignment is not None and alignment.chosen_by == "upper half":
             note(f"{model}: {alignment.sentence}")
+        if hint := demo_hint(read_manifest(folder / MANIFEST_FILE).model.get("source") if own else model):
+            note(hint)
         yield transcriber
     finally:
         transcriber.session.close()
@@ -88,7 +91,7 @@ def transcribe_file(
     word_timestamps: bool = False,
     report: Report = quiet,
 ) -> Iterator[Segment]:
-    """The segments of an audio file (WAV, FLAC, OGG, MP3, AIFF; any sample rate, length and number of channels).
+    """The segments of an audio file (as libsndfile reads; any sample rate, length and number of channels).
 
     model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
     `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.

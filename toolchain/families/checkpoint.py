@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from leanear.demo import demo_model_folder
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.registry import family_in
+from leanear.plan import read_plan
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, sha256_json
 
@@ -99,8 +100,10 @@ def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> Checkpoint:
     asked: becomes a Whisper's own task and language, in memory.
 
     Raises:
-        BadInput: config.json is unreadable or names a family that leanear does not have, or the model does not have
-            what is asked for.
+        BadInput: config.json is unreadable or names a family that leanear does not have, plan.json is not a plan, or
+            the model does not have what is asked for.
     """
     require_no_adapter(folder)
+    if (folder / "plan.json").is_file():
+        read_plan(folder / "plan.json")  # what is wrong in it is said, whoever reads it later
     return family_in(folder).load_checkpoint(folder, asked)

@@ -247,7 +247,8 @@ def table_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[st
     """Header and rows of the curve, as terminal and page show it."""
     timed = document["latency_ms_dense"] is not None
     rate = "WER" if document["metric"] == WORD_ERROR_RATE else document["metric"]
-    header = ("removed", "parameters", "MACs", *(("ms",) if timed else ()), "estimated", "measured, nats", f"{rate}, %")
+    losses = ("corrected estimate", "measured, nats", f"{rate}, %")
+    header = ("removed", "parameters", "MACs", *(("ms",) if timed else ()), *losses)
     rows = []
     for point in document["points"]:
         measured = point["measured"]
@@ -285,7 +286,7 @@ def summary(document: dict[str, Any]) -> str:
     clips = document["held_out_clips"]
     return (
         f"{said} Measured on {clips} held-out clip{'s' if clips != 1 else ''}, before compensation and further rounds;"
-        " estimates follow what was measured."
+        " estimates are corrected by what was measured."
     )
 
 

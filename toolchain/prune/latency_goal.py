@@ -70,12 +70,13 @@ def refuse_out_of_reach(
     timing: ModelTiming,
     report: Report = quiet,
 ) -> None:
-    """See that the narrowest model meets a goal of milliseconds: by the latency table where it is there, else timed.
+    """See that the narrowest model meets a goal of milliseconds, and the dense one not yet: by the latency table where
+    it is there, else timed.
 
     Under `torchrun` the first process finds out, and tells the others.
 
     Raises:
-        BadInput: it does not.
+        BadInput: it is not so.
         RuntimeUnavailable, MeasurementFailed: the target's runtime does not work here.
     """
     told = torch.zeros(3, dtype=torch.float64)
@@ -85,6 +86,8 @@ def refuse_out_of_reach(
     shards.broadcast([told])
     dense_ms, narrowest_ms, margin = told.tolist()
     wanted_ms = goal.milliseconds(dense_ms, timing.audio_s)
+    if dense_ms * (1 + margin) <= wanted_ms:
+        raise BadInput(f"{goal.flag} {goal.value:g}: {_met_by_dense(wanted_ms, dense_ms)}")
     if wanted_ms < narrowest_ms * (1 - margin):
         narrowest = narrowest_name(family_of(checkpoint).attention_sites(checkpoint.model), recipe)
         raise BadInput(
@@ -120,8 +123,13 @@ def prune_to_latency(
 
     goal: of milliseconds; costs: of the target's latency table; prune(budget_ms): the model of that predicted latency.
     Under `torchrun` the first process measures and tells the others.
+
+    Raises:
+        BadInput: the dense model meets it.
     """
     budget = goal.milliseconds(costs.dense, timing.audio_s)
+    if costs.dense <= budget:
+        raise BadInput(_met_by_dense(budget, costs.dense))
     checks: list[LatencyCheck] = []
     while True:
         pruned = prune(budget)
@@ -138,6 +146,10 @@ def prune_to_latency(
             return pruned, tuple(checks)
         rest_ms = costs.fixed / costs.dense * dense_ms
         budget = costs.fixed + (pruned.cost - costs.fixed) * _shrinking(slim_ms, goal_ms, rest_ms)
+
+
+def _met_by_dense(wanted_ms: float, dense_ms: float) -> str:
+    return f"the dense model meets it already, with {dense_ms:.4g} of {wanted_ms:.4g} ms: there is nothing to prune"
 
 
 def _shrinking(slim_ms: float, goal_ms: float, rest_ms: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE
+from leanear.benchmarks.report.loss_section import nats
 from leanear.benchmarks.summary import Interval, how_surely
 from leanear.benchmarks.verdict import quality_verdict
 
@@ -86,21 +87,22 @@ def loss_warning(pruning: Mapping[str, Any] | None) -> str | None:
 
 
 def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
-    """What was estimated and what was measured, and how the closed loop got there."""
+    """What was measured of the finished model; and before, what was estimated, and how the closed loop got there."""
     loss = pruning.get("loss", {})
     finished = loss.get("finished")
     if finished is None or finished["divergence"] is None:
         return None
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
     said = (
-        f"Measured on {_clips(finished)}: {finished['divergence']:.2g} nats from the dense model's answers;"
-        f" {_rate_moved(pruning, before, after)}{_uncertain(finished)}."
+        f"Measured on {_clips(finished)}{_after(pruning)}: {nats(finished['divergence'])} nats from the dense model's"
+        f" answers; {_rate_moved(pruning, before, after)}{_uncertain(finished)}."
     )
     rounds = loss.get("rounds")
     if not rounds:
         return said
     chosen, first = rounds[loss["best"]], rounds[0]
-    said += f" The plan's estimate was {chosen['estimated']:.2g} nats, and {chosen['measured']:.2g} were measured."
+    said += f" {'Before that, the' if _after(pruning) else 'The'} plan's estimate was {nats(chosen['estimated'])} nats,"
+    said += f" and {nats(chosen['measured'])} were measured."
     least = min(round["measured"] for round in rounds)
     if len(rounds) > 1 and chosen["measured"] > least:
         said += f" Round {loss['best'] + 1} of {len(rounds)}: compensated, it loses less than the others."
@@ -108,10 +110,19 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
         said += f" Widths were chosen again {len(rounds) - 1}\u00d7, which made nothing better."
     elif len(rounds) > 1:
         said += (
-            f" It is round {loss['best'] + 1} of {len(rounds)}: the first plan, estimated at {first['estimated']:.2g},"
-            f" measured {first['measured']:.2g}, so blocks were measured one by one and widths chosen again."
+            f" It is round {loss['best'] + 1} of {len(rounds)}: the first plan, estimated at"
+            f" {nats(first['estimated'])}, measured {nats(first['measured'])}, so blocks were measured one by one and"
+            " widths chosen again."
         )
     return said
+
+
+def _after(pruning: Mapping[str, Any]) -> str:
+    """What the finished model went through that was measured before."""
+    kept = any(block["kept"] for block in (pruning.get("compensation") or {}).get("blocks", ()))
+    trained = (pruning.get("recovery") or {}).get("best_epoch")
+    done = [*(["compensation"] if kept else []), *(["recovery"] if trained else [])]
+    return f", after {' and '.join(done)}" if done else ""
 
 
 def _clips(finished: Mapping[str, Any]) -> str:
@@ -131,9 +142,10 @@ def _uncertain(finished: Mapping[str, Any]) -> str:
 
 def _rate_moved(pruning: Mapping[str, Any], before: float, after: float) -> str:
     metric = pruning.get("metric", "accuracy")
-    if metric == WORD_ERROR_RATE:
-        return f"the word error rate went from {before:.1f} to {after:.1f} %"
-    return f"{metric} went from {100 - before:.1f} to {100 - after:.1f} %"
+    name, ends = f"the {metric}", (f"{before:.1f}", f"{after:.1f}")
+    if metric != WORD_ERROR_RATE:
+        name, ends = metric, (f"{100 - before:.1f}", f"{100 - after:.1f}")
+    return f"{name} stayed at {ends[0]} %" if len(set(ends)) == 1 else f"{name} went from {ends[0]} to {ends[1]} %"
 
 
 def _kinds_sentence(by_kind: Mapping[str, float]) -> str:

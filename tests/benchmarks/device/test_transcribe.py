@@ -39,6 +39,13 @@ def test_words_are_printed_with_their_windows_times(capsys, artifact, tmp_path):
     assert first.endswith("]  the cat sat")
 
 
+def test_the_demo_says_that_it_knows_toy_sentences_alone(capsys, artifact, tmp_path):
+    audio = write(tmp_path / "one.wav", say("the", "cat"))
+    demo = write_speech_artifact(tmp_path / "demo", source="demo-whisper")
+    assert "note: demo-whisper knows synthetic sentences" in transcribe(capsys, demo, audio)[2]
+    assert "demo-whisper" not in transcribe(capsys, artifact, audio)[2]
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_each_writer_writes(capsys, artifact, tmp_path, format):
     audio = write(tmp_path / "clip.wav", say("dog", "ran", "home"))

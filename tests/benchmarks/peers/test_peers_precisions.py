@@ -57,7 +57,7 @@ def test_the_table_says_what_is_within_the_gate_and_what_has_no_figures():
     text = console.export_text()
     assert "0.250 (0.250 to 0.250)" in text
     assert "0.500 (0.500 to 0.500)" in text
-    assert "−2.00 (95% between −4.00 and 0.00)" in text
+    assert "a loss of 2 points (0 to 4)" in text
     assert " no " in text
 
 

@@ -31,10 +31,12 @@ def test_one_devices_report(emulated):
     assert analysis.emulated == REASON
     assert f"The device is emulated: {REASON}." in summary_sentences(analysis)
     assert any(REASON in getattr(block, "text", "") for block in latency_section(analysis).blocks)
-    (row,) = [row for row in headline_rows(emulated) if "latency" in row[0]]
+    (row,) = [row for row in headline_rows(analysis) if "latency" in row[0]]
     assert row[0] == "median latency (emulated)"
     (card,) = [card for card in headline_cards(analysis, None) if "median" in card.detail]
     assert "(emulated)" in card.detail
+    assert card.figure == "not trusted"
+    assert row[3].endswith("×, not trusted")
 
 
 def test_the_report_of_several(emulated, null_results):

@@ -6,14 +6,16 @@ import copy
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from leanear.benchmarks.analysis import analyse
 from leanear.benchmarks.measure.measure import benchmark
-from leanear.benchmarks.report.headline import headline_rows, headline_table
+from leanear.benchmarks.report.headline import headline_rows, headline_text, headline_verdict
 from leanear.benchmarks.report.report import write_report
-from leanear.benchmarks.results import read_results, write_results
+from leanear.benchmarks.results import Results, read_results, write_results
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.files import write_json
 from leanear.runtimes.sessions import SessionOptions
@@ -109,7 +111,7 @@ def test_two_precisions_are_said_before_any_comparison(report, document):
     page, markdown, paths = report()
     assert "1 thread, dense in fp32, slim in int8, measured" in page.text
     assert "The slim model computes in int8, the dense one in fp32: every comparison is between these two" in markdown
-    rows = headline_rows(read_results(paths.markdown.parent.parent / "results.json"))
+    rows = headline_rows(analyse(read_results(paths.markdown.parent.parent / "results.json")))
     assert rows[0] == ("precision", "fp32", "int8", "-")
     assert "They count the same in fp32 and in int8, which take different time." in markdown
 
@@ -181,7 +183,7 @@ def test_percentiles_without_enough_samples_are_not_printed(report, document):
 
 @pytest.mark.parametrize(
     ("dense", "slim", "said"),
-    [(10.0, 10.1, "There is no speed-up"), (10.0, 12.0, "It is slower"), (10.0, 5.0, "It answers 2.00× as fast")],
+    [(10.0, 10.1, "; no faster;"), (10.0, 12.0, "; slower, 0.83× as fast"), (10.0, 5.0, "; 2.00× as fast (")],
 )
 def test_a_missing_speed_up_is_said_plainly(report, document, dense, slim, said):
     set_medians(document, dense, slim)
@@ -191,9 +193,40 @@ def test_a_missing_speed_up_is_said_plainly(report, document, dense, slim, said)
 
 
 def test_a_disturbed_machine_is_said(report, document):
-    assert "disturbed" not in report()[0].text
+    before = report()[0]
+    assert "disturbed" not in before.text
+    assert re.search(r"; 1\.\d\d× as fast \(1\.\d\d to 1\.\d\d\); ", before.text), "the verdict has the interval"
     document["device_before"]["cpu_busy_share"] = 0.6
-    assert "other processes kept the cores 60% busy" in report()[0].text
+    page, _, paths = report()
+    reason = "other processes kept the cores 60% busy before the benchmark began"
+    assert re.search(rf"; speed not to be trusted, 1\.\d\d× as fast \(\S+ to \S+\) as measured: {reason}; ", page.text)
+    assert not re.search(r"1\.\d\d× (faster|as fast \(\S+ to \S+\);)", page.text), "it is not what is led with"
+    *table, verdict = headline_text(read_results(paths.markdown.parent.parent / "results.json")).splitlines()
+    assert any(line.startswith("median latency ") and line.endswith("×, not trusted") for line in table)
+    assert "; speed not to be trusted, 1." in verdict
+
+
+def test_a_speed_up_within_the_noise_is_said_in_the_short_table(document):
+    """Half of the dense processes take 9 ms, half 11, and the slim ones 9.7."""
+    for repeat in document["latency"]["repeats"]:
+        repeat["samples_ms"] = [9.7 if repeat["role"] == "slim" else (9.0, 11.0)[repeat["repeat"] % 2]] * 166
+    analysis = analyse(Results(Path("r.json"), document))
+    rows = {row[0]: row[3] for row in headline_rows(analysis)}
+    assert rows["median latency"] == "0.970×, within the noise"
+    assert "speed not decided: 1.03× as fast (0.93 to 1.13)" in headline_verdict(analysis, None).text
+
+
+def test_a_processor_that_the_graphs_were_not_proved_on_is_said(report, document):
+    document["device"]["architecture"] = "aarch64"
+    assert "proved on" not in report()[1], "of files from before that was written down"
+    for role, machine in (("dense", "aarch64"), ("slim", "x86_64")):
+        document["artifacts"][role]["parity"] = {"relative_difference": 1e-6, "bound": 1e-4, "architecture": machine}
+    said = "Measured on aarch64, while the graphs were proved on x86_64; no check of the engines was passed on it."
+    assert said in report()[1].replace("\\", "")
+    document["check"] = {"status": "ok", "reason": "", "log_tail": [], "roles": {}}
+    assert "proved on x86_64; the check of the engines was passed on it." in report()[1].replace("\\", "")
+    document["artifacts"]["slim"]["parity"]["architecture"] = "aarch64"
+    assert "were proved on" not in report()[1]
 
 
 @pytest.mark.parametrize(("max_drop", "verdict"), [(5.0, "PASS"), (-100.0, "FAIL"), (None, None)])
@@ -233,7 +266,10 @@ def test_one_artifact_alone(slim_folder, tmp_path):
     page = Page(paths.html.read_text())
     assert "nothing here is a comparison" in page.text
     assert "slim" not in paths.markdown.read_text().replace("# slim on null", ""), "but the name that it was given"
-    assert list(headline_table(read_results(out))[0]) == ["", "model"]
+    *table, verdict = headline_text(read_results(out)).splitlines()
+    assert {len(line) for line in table} == {len(table[0])}
+    assert table[0].split() == ["model"]
+    assert verdict.startswith("Measured by itself: nothing here is a comparison.")
     assert "no dense artifact to compare with" in page.text
     assert "faster" not in page.text
 
@@ -329,7 +365,7 @@ def test_without_a_library_nothing_is_half_written(library, null_results, tmp_pa
 
 
 def test_the_short_table(null_results):
-    rows = {row[0]: row[1:] for row in headline_rows(read_results(null_results.path))}
+    rows = {row[0]: row[1:] for row in headline_rows(analyse(null_results))}
     assert rows["parameters"] == ("1,600", "1,000", "0.625×")
     assert rows["accuracy"] == ("75.00%", "75.00%", "0 points")
     assert rows["median latency"][0] == "not measured"

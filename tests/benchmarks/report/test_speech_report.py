@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from leanear.benchmarks.analysis import analyse
 from leanear.benchmarks.inference import STAGES
 from leanear.benchmarks.report.headline import headline_rows
 from leanear.benchmarks.report.report import write_report
@@ -245,16 +246,30 @@ def test_the_cache_and_the_memory(report, document):
     assert "It is flat" in report()[1]
 
 
+@pytest.mark.parametrize(
+    ("slim", "graph", "said"),
+    [
+        ("fp32", "fp32", "(float32)"),
+        ("fp16", "fp16", "(dense in float32, slim in float16)"),
+        ("bf16", "fp32", "(float32, which bf16 leaves them in)"),
+    ],
+)
+def test_the_numbers_that_a_cache_is_counted_in(report, document, slim, graph, said):
+    document["options"]["precisions"]["slim"] = slim
+    document["artifacts"]["slim"]["graphs"]["decoder"]["precision"] = graph
+    assert f"Counted from the manifests' shapes {said}; graphs fill" in report()[1].replace("\\", "")
+
+
 def test_the_short_table(document, tmp_path):
     write_results(tmp_path / "r.json", document)
-    rows = {row[0]: row[1:] for row in headline_rows(read_results(tmp_path / "r.json"))}
+    rows = {row[0]: row[1:] for row in headline_rows(analyse(read_results(tmp_path / "r.json")))}
     assert rows["word error rate"] == ("2.70%", "10.81%", "8.11 points lost")
     assert rows["window, 4 tokens"] == ("100.00 ms", "80.00 ms", "0.800×")
     assert rows["each token"] == ("10.00 ms", "8.00 ms", "0.800×")
     assert rows["cache of keys and values"] == ("22.5 kB", "9.3 kB", "0.415×")
     document["accuracy"]["word_errors"] = None
     write_results(tmp_path / "r.json", document)
-    rows = {row[0]: row[1:] for row in headline_rows(read_results(tmp_path / "r.json"))}
+    rows = {row[0]: row[1:] for row in headline_rows(analyse(read_results(tmp_path / "r.json")))}
     assert rows["word error rate"] == ("not counted", "not counted", "-")
 
 

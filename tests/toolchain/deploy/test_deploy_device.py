@@ -54,7 +54,9 @@ def test_without_a_host_there_are_a_bundle_and_three_commands(model, data, expor
     out = tmp_path / "pi"
     shutil.copytree(exported, out)
     assert deploy(model, data, out) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr()
+    said = printed.out
+    assert "(a rough timing on this machine, which says nothing of the device: dense " in printed.err
     assert str(out / "bundle") in said
     for verb in ("doctor", "compile", "bench"):
         assert f"python3 leanear.pyz {verb}" in said
@@ -147,6 +149,20 @@ def test_three_devices_of_which_one_is_dead(model, data, exported, tmp_path, cap
     assert not (out / "results" / "cellar").exists()
 
 
+def test_a_name_without_an_address_is_said_before_any_work(model, data, tmp_path, capsys, monkeypatch):
+    config = tmp_path / "config"
+    monkeypatch.setenv("LEANEAR_SSH", f"ssh -F {config}")
+    config.write_text("Host kitchen\n  HostName no-such-device.invalid\n")
+    monkeypatch.setattr("leanear.cli.deploying.prune_job", lambda *_arguments, **_flags: pytest.fail("too late"))
+    assert deploy(model, data, tmp_path / "out", "--host", "kitchen") == 7
+    (complaint,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("leanear: ")]
+    assert complaint.startswith("leanear: kitchen: name unknown: no device has this name (no-such-device.invalid: ")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("LEANEAR_SSH", "no-such-ssh-program")
+    assert deploy(model, data, tmp_path / "out", "--host", "kitchen") == 2
+    assert "no-such-ssh-program: there is no such program" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "word"),
     [
@@ -155,7 +171,7 @@ def test_three_devices_of_which_one_is_dead(model, data, exported, tmp_path, cap
         (["--host", "a", "--host", "a"], "named twice"),
         (["--hosts", "no-such-file"], "no-such-file: cannot be read"),
         (["--host", "a", "--device-python", "-c"], "Python '-c'"),
-        (["--host", "a", "--speedup", "1.3"], "the latency table is timed on this machine"),
+        (["--host", "localhost", "--speedup", "1.3"], "the latency table is timed on this machine"),
         (["--latency-ms", "3"], "the latency table is timed on this machine"),
     ],
 )

@@ -105,7 +105,7 @@ def test_8_bits_that_cost_nothing_ship(folder, narrator):
     assert (trial["verdict"], trial["differing"], trial["reference"], trial["measured"]) == ("PASS", 0, 1.0, 1.0)
     assert (document["gate"]["clips"], document["gate"]["quantiser_clips"]) == (40, 20)
     assert document["slim_manifest_sha256"] == sha256_file(folder / "slim" / "manifest.json")
-    assert "int8 passed its gate: no change of accuracy against fp32" in said(narrator)
+    assert "int8 passed its gate: 0 points of accuracy against fp32" in said(narrator)
 
 
 def test_8_bits_that_are_too_coarse_fall_back_and_it_is_said(folder, narrator):

@@ -9,13 +9,28 @@ import time
 import pytest
 
 from leanear.benchmarks.results import read_results
-from leanear.devices.hosts import deliver_to_all, host_folder_name, read_hosts
+from leanear.devices.hosts import check_names, deliver_to_all, host_folder_name, read_hosts
 from leanear.devices.remote import deliver
-from leanear.runtimes.errors import BadInput
+from leanear.runtimes.errors import BadInput, DeviceFailed
 from tests.toolchain.deliveries import at
 from tests.toolchain.ssh_server import free_port
 
 pytestmark = pytest.mark.usefixtures("short_benchmark")
+
+
+@pytest.mark.parametrize("way", ["ProxyJump elsewhere", "ProxyCommand nc %h %p", "ControlPath /tmp/%C"])
+def test_a_name_that_is_looked_up_elsewhere_is_not_looked_up_here(tmp_path, monkeypatch, caplog, way):
+    """Where the alias has a jump host, a proxy or a connection that may be open; and one address of two is enough."""
+    config = tmp_path / "config"
+    monkeypatch.setenv("LEANEAR_SSH", f"ssh -F {config}")
+    config.write_text(f"Host far\n  HostName far.invalid\n  {way}\nHost gone\n  HostName gone.invalid\n")
+    check_names(["far"])
+    check_names([])
+    with pytest.raises(DeviceFailed, match=r"gone: name unknown: no device has this name \(gone\.invalid: "):
+        check_names(["gone"])
+    check_names(["gone", "far"])
+    assert "note: gone: no device has this name (gone.invalid: " in caplog.text
+    assert "far:" not in caplog.text
 
 
 def test_several_devices_one_of_them_dead(small, options, tmp_path, server, monkeypatch):

@@ -281,6 +281,23 @@ def test_words_by_the_command(aligned, artifact, checkpoint, tmp_path, capsys):
     assert run([*asked, "--model", str(checkpoint), "--output-format", "txt"]) == 2
 
 
+def test_the_demo_says_once_that_it_knows_toy_sentences_alone(artifact, tmp_path, caplog, capsys):
+    demo, audio = tmp_path / "slim", tmp_path / "clip.wav"
+    shutil.copytree(artifact, demo)
+    manifest = json.loads((demo / "manifest.json").read_text())
+    manifest["model"]["source"] = "demo-whisper"
+    (demo / "manifest.json").write_text(json.dumps(manifest))
+    soundfile.write(audio, sounds(2.0), RATE_HZ)
+    assert run(["transcribe", str(audio), str(audio), "--model", str(artifact)]) == 0
+    assert "demo-whisper" not in caplog.text
+    assert run(["transcribe", str(audio), "--model", str(demo)]) == 0
+    assert caplog.text.count("of people's speech it makes nonsense") == 1
+    caplog.clear()
+    capsys.readouterr()
+    assert run(["transcribe", str(audio), "--model", "demo-whisper"]) == 0
+    assert caplog.text.count("note: demo-whisper knows synthetic sentences of a few words alone") == 1
+
+
 def test_a_checkpoint_without_a_list_takes_its_upper_half_and_says_so(tmp_path, capsys, caplog):
     folder = write_whisper(tmp_path / "tiny", make_whisper(seed=5, positions=32, alignment_heads=()))
     audio = tmp_path / "clip.wav"

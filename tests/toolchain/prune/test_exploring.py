@@ -118,7 +118,7 @@ def test_what_is_printed_is_the_table(capsys, classifier, tmp_path):
     printed = capsys.readouterr().out
     document = json.loads((tmp_path / "out" / "explore.json").read_text())
     header, rows = table_rows(document)
-    assert header == ("removed", "parameters", "MACs", "estimated", "measured, nats", "accuracy, %")
+    assert header == ("removed", "parameters", "MACs", "corrected estimate", "measured, nats", "accuracy, %")
     for row in rows:
         (line,) = (line for line in printed.splitlines() if line.startswith(f"{row[0]} "))
         assert line.split() == " ".join(row).split()
@@ -193,7 +193,7 @@ def document(**changes) -> dict:
 
 def test_rows_by_hand():
     header, rows = table_rows(document())
-    assert header == ("removed", "parameters", "MACs", "ms", "estimated", "measured, nats", "accuracy, %")
+    assert header == ("removed", "parameters", "MACs", "ms", "corrected estimate", "measured, nats", "accuracy, %")
     assert rows[0] == ("50 % (knee)", "0.500×", "0.250×", "1.50", "0.04", "0.5", "95.0 → 80.0")
     assert rows[1] == ("60 %", "0.500×", "0.250×", "1.50", "0.04", "", "")
     header, rows = table_rows(document(latency_ms_dense=None, metric="word error rate", knee=None))
@@ -208,7 +208,7 @@ def test_answers_that_are_not_numbers_are_not_called_nothing():
 
 
 def test_the_curve_in_words():
-    measured = "Measured on {}, before compensation and further rounds; estimates follow what was measured."
+    measured = "Measured on {}, before compensation and further rounds; estimates are corrected by what was measured."
     assert summary(document()) == (
         "A loss that matters (0.05 nats and more) begins at about 42 %; the knee is at 50 %. "
         + measured.format("10 held-out clips")

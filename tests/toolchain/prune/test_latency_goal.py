@@ -8,6 +8,7 @@ import pytest
 
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import MOST_CHECKS, prune_to_latency
+from leanear.runtimes.errors import BadInput
 
 COSTS = SimpleNamespace(dense=20.0, fixed=8.0)
 FEWEST_MS = 8.5
@@ -61,6 +62,13 @@ def test_a_speedup_is_of_the_measured_dense_model():
     prune, timing, _ = device(lambda predicted: 1.2 * predicted, dense_ms=24.0)
     _, (check,) = prune_to_latency(Goal("speedup", 1.25), COSTS, prune, timing)
     assert (check.goal_ms, check.measured_ms, check.met) == (pytest.approx(19.2), pytest.approx(19.2), True)
+
+
+def test_what_the_dense_model_meets_is_not_pruned():
+    prune, timing, asked = device(lambda predicted: predicted)
+    with pytest.raises(BadInput, match="the dense model meets it already, with 20 of 20 ms"):
+        prune_to_latency(Goal("latency_ms", 20.0), COSTS, prune, timing)
+    assert not asked
 
 
 def test_what_cannot_be_met_ends_and_says_so():

@@ -113,6 +113,17 @@ def test_a_timing_may_err_by_a_tenth(monkeypatch, tiny_folder, kind, value, refu
         refuse_out_of_reach(checkpoint, Goal(kind, value), CPU, RotatedRecipe(), timing)
 
 
+@pytest.mark.parametrize(("kind", "value"), [("latency_ms", 22.1), ("rtf", 0.0221)])
+def test_a_goal_that_the_dense_model_meets_is_said_to_be_met(monkeypatch, tiny_folder, kind, value):
+    monkeypatch.setattr(latency_goal, "latency_bound", lambda *_: LatencyBound(20.0, 10.0, 0.1))
+    checkpoint, timing = load_checkpoint(tiny_folder), SimpleNamespace(audio_s=1.0)
+    goal = Goal(kind, value)
+    with pytest.raises(BadInput) as error:
+        refuse_out_of_reach(checkpoint, goal, CPU, RotatedRecipe(), timing)
+    said = "the dense model meets it already, with 20 of 22.1 ms: there is nothing to prune"
+    assert str(error.value) == f"{goal.flag} {value:g}: {said}"
+
+
 def test_the_bound_is_a_real_timing_of_both(monkeypatch, tiny_folder, tmp_path):
     monkeypatch.setenv("LEANEAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(latency_goal, "BOUND_SHARE_S", 0.1)

@@ -123,6 +123,26 @@ def test_estimate_and_measurement_are_told_side_by_side():
     assert loss_sentence(ROTATED) is None
 
 
+def test_what_was_measured_before_and_after_compensation_is_told_apart():
+    rounds = [{"estimated": 0.2, "measured": 0.3}]
+    compensation = {"blocks": [{"kept": False}, {"kept": True}]}
+    said = loss_sentence(with_loss(rounds=rounds, compensation=compensation))
+    assert said.startswith("Measured on 50 held-out calibration clips, after compensation: 0.25 nats from")
+    assert said.endswith(" Before that, the plan's estimate was 0.2 nats, and 0.3 were measured.")
+    both = with_loss(rounds=rounds, compensation=compensation, recovery={"best_epoch": 2, "held_out_kls": []})
+    assert "clips, after compensation and recovery: 0.25" in loss_sentence(both)
+    none = with_loss(rounds=rounds, compensation={"blocks": [{"kept": False}]}, recovery={"best_epoch": 0})
+    assert "after" not in loss_sentence(none), "nothing of it was kept"
+
+
+def test_a_divergence_of_rounding_is_none_and_a_rate_that_stayed_is_said_once():
+    pruning = with_loss(divergence=-1.6e-09, rounds=[{"estimated": 1e-9, "measured": -2e-8}])
+    pruning["loss"]["finished"]["slim_mistakes"] = 5.0
+    said = loss_sentence(pruning)
+    assert "clips: 0 nats from the dense model's answers; accuracy stayed at 95.0 %" in said
+    assert "estimate was 0 nats, and 0 were measured." in said
+
+
 def test_the_reference_has_its_loss_measured_too():
     (note,) = pruning_notes({**with_loss(), "method": "reference"}, {})
     assert note.startswith("Measured on 50 held-out calibration clips")
