@@ -252,6 +252,7 @@ def test_of_plans_with_and_without_a_block_the_one_that_measures_better_is_taken
     monkeypatch.setattr(closed_loop, "cut", lambda _family, _model, _bases, allocation: (allocation is kept, ()))
     nothing = SimpleNamespace(measure=lambda *_: ())
     monkeypatch.setattr(closed_loop, "SingleBlocks", lambda *_: nothing)
+    monkeypatch.setattr(closed_loop, "_keeps_hardly_any", lambda *_: False)
 
     class Judges:
         def __len__(self):
