@@ -42,7 +42,7 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|ra
 	@exec $(BIN)/leanear deploy
 
 test: $(READY)  ## Run the tests
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## Run ruff, mypy and the check of sizes
 	@$(BIN)/ruff check .

@@ -1,15 +1,19 @@
-"""Tiny models with random weights, and one thread per test process so that timings elsewhere are not disturbed."""
+"""Tiny models with random weights, and one thread in every process of the tests, of which several run at once."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+from leanear.benchmarks.sensors.device import usable_cores
 
 # A shell that started the tests in the background has made them deaf to Ctrl-C, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,7 +22,29 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
 )
 
+pytest_plugins = ("tests.measured",)
+gc.freeze()  # what libraries made when they were imported stays; looking at it again and again takes a while
+
 TINY_LABELS = ("down", "left", "right", "up", "yes")
+
+LONGEST = (
+    "test_isolation.py", "test_commands.py", "test_remote_faults.py", "test_precision_deploy.py", "test_cli.py",
+    "test_asked.py", "test_deploy_device.py", "test_speech_deploy.py", "test_rotated.py", "test_multi_label.py",
+    "test_speech_device.py", "test_examples.py", "test_demo.py", "test_comparison.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: no core waits at the end for what another one has only just begun."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One process more than there are cores: a test often waits, for what it started or for a moment to come."""
+    asked = "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ
+    return None if asked else usable_cores() + 1
 
 
 @pytest.fixture(autouse=True)
@@ -58,16 +84,29 @@ def tiny_extractor() -> ASTFeatureExtractor:
     return ASTFeatureExtractor(max_length=46, num_mel_bins=128)
 
 
-@pytest.fixture
-def tiny_folder(tmp_path, tiny_ast, tiny_extractor):
-    """A dense tiny AST checkpoint on disk."""
-    folder = tmp_path / "tiny-ast"
-    tiny_ast.save_pretrained(folder)
-    tiny_extractor.save_pretrained(folder)
+def write_tiny(folder: Path) -> Path:
+    """Write a dense tiny AST checkpoint and give back its folder."""
+    make_tiny_ast().save_pretrained(folder)
+    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def tiny_folder(tmp_path):
+    """A dense tiny AST checkpoint on disk."""
+    return write_tiny(tmp_path / "tiny-ast")
 
 
 def tone(frequency_hz: float, seconds: float = 0.4, sample_rate_hz: int = 16000) -> np.ndarray:
     """A sine of amplitude 0.3, float32."""
     time_s = np.arange(int(seconds * sample_rate_hz)) / sample_rate_hz
     return (0.3 * np.sin(2 * np.pi * frequency_hz * time_s)).astype(np.float32)
+
+
+def write_tones(folder: Path, takes: int, seconds: float = 0.4, **labels: float) -> Path:
+    """Write so many clips of each label, tones near its frequency in Hz, and give back the folder."""
+    for label, frequency_hz in (labels or {"yes": 500, "up": 1500}).items():
+        (folder / label).mkdir(parents=True)
+        for number in range(takes):
+            soundfile.write(folder / label / f"{number}.wav", tone(frequency_hz + 20 * number, seconds), 16_000)
+    return folder

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import argparse
 import base64
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import AddedToken
 from transformers import (
@@ -35,8 +32,6 @@ TRANSCRIBE, START_OF_LM, PREVIOUS, NO_SPEECH, NO_TIMESTAMPS = range(TRANSLATE + 
 TIMESTAMPS = WINDOW_S * 50 + 1
 VOCABULARY = NO_TIMESTAMPS + 1 + TIMESTAMPS
 ALIGNMENT_HEADS = ((2, 2), (3, 0), (3, 2), (3, 3), (3, 4), (3, 5))  # those of openai/whisper-tiny
-
-LEAST_KEPT, MOST_KEPT, STEP = 8, 56, 4  # of a head's 64 channels, in the pruned model
 
 # Standard deviations by part of a parameter's name, and 1.4 / sqrt(inputs) otherwise. Small embeddings and large
 # sub-layers keep the last token from being the likeliest next one. Queries and keys much larger than these make so much
@@ -153,33 +148,6 @@ def write_tiny_size_checkpoint(folder: Path, tiktoken_path: Path, seed: int = 0)
     tokenizer = tiny_size_tokenizer(tiktoken_path)
     tokenizer.save_pretrained(folder)
     tokenizer.save_vocabulary(str(folder))
-
-
-def half_pruned(checkpoint: Any, seed: int = 0) -> Any:
-    """The checkpoint with half of all heads' channels, every head's widths drawn at random as pruning makes them."""
-    from leanear.families import whisper
-
-    generator = np.random.default_rng(seed)
-    plan = whisper.dense_plan(checkpoint.model)
-    sites = []
-    for site in plan.sites:
-        widths = [ragged_widths(generator, len(site.heads)) for _ in range(2)]
-        heads = tuple(
-            replace(head, query_key=tuple(range(query_key)), value_output=tuple(range(value_output)))
-            for head, query_key, value_output in zip(site.heads, *widths, strict=True)
-        )
-        sites.append(replace(site, heads=heads))
-    return replace(checkpoint, model=whisper.slim_model(checkpoint.model, tuple(sites)))
-
-
-def ragged_widths(generator: np.random.Generator, heads: int) -> list[int]:
-    """Widths from LEAST_KEPT to MOST_KEPT that are multiples of STEP and whose mean is in the middle."""
-    low, high, middle = LEAST_KEPT // STEP, MOST_KEPT // STEP, (LEAST_KEPT + MOST_KEPT) // (2 * STEP)
-    steps = generator.integers(low, high + 1, heads)
-    while steps.sum() != middle * heads:
-        head, change = generator.integers(heads), 1 if steps.sum() < middle * heads else -1
-        steps[head] = min(max(steps[head] + change, low), high)
-    return [int(step) * STEP for step in steps]
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 Python raises KeyboardInterrupt, or what a handler raises, wherever it happens to be. In a library's start-up code that
 may come back as another error, such as an ImportError, or be printed as "ignored" and lost; so it is remembered what
-was asked for.
+was asked for. In the C++ of a library that is being loaded it may end the process without a word; there it waits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 import threading
+from importlib.machinery import ExtensionFileLoader
+from types import FrameType
 from typing import Any, Callable, Iterator
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -77,9 +79,9 @@ def was_terminated() -> bool:
     return _told.is_set()
 
 
-def _terminate(_number: int, _frame: object) -> None:
+def _terminate(number: int, frame: FrameType | None) -> None:
     _told.set()
-    raise Terminated(TERMINATED)
+    _raise_where_it_is_heard(Terminated(TERMINATED), number, frame)
 
 
 def _watch() -> None:
@@ -89,15 +91,29 @@ def _watch() -> None:
     sys.unraisablehook = _say_unraisable
 
 
-def _interrupt(_number: int, _frame: object) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     _asked.set()
-    raise KeyboardInterrupt
+    _raise_where_it_is_heard(KeyboardInterrupt(), number, frame)
+
+
+def _raise_where_it_is_heard(error: BaseException, number: int, frame: FrameType | None) -> None:
+    """Raise it; where a module of machine code is starting up, let the signal come again."""
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            _send_again(number)
+            return
+        frame = frame.f_back
+    raise error
+
+
+def _send_again(number: int) -> None:
+    """A moment later."""
+    threading.Timer(AGAIN_S, os.kill, (os.getpid(), number)).start()
 
 
 def _say_unraisable(unraisable: Any) -> None:
     """A signal that Python would print and forget comes again, a moment later, where it is heard."""
     if issubclass(unraisable.exc_type, (KeyboardInterrupt, Terminated)):
-        again = signal.SIGTERM if issubclass(unraisable.exc_type, Terminated) else signal.SIGINT
-        threading.Timer(AGAIN_S, os.kill, (os.getpid(), again)).start()
+        _send_again(signal.SIGTERM if issubclass(unraisable.exc_type, Terminated) else signal.SIGINT)
     else:
         sys.__unraisablehook__(unraisable)

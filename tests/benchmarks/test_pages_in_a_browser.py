@@ -47,15 +47,16 @@ def test_a_page_can_be_read_everywhere(kind, browser, null_results, speech_resul
     written = pages(null_results, with_word_errors(speech_results.document), SPEECH_PLAN)[kind](tmp_path)
     assert written.stat().st_size < MOST_BYTES
     kept = os.environ.get("LEANEAR_SCREENSHOTS")  # a folder for pictures to look at
+    page = browser.new_page()
+    page.goto(written.as_uri())
     for name, width, media, scheme in VIEWS:
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(media=media, color_scheme=scheme)
-        page.goto(written.as_uri())
         if kept is not None:
             page.screenshot(path=Path(kept) / f"{kind}-{name}.png", full_page=True)
         faults = page.evaluate(FAULTS)
-        page.close()
         assert not faults, f"{name}: {faults}"
+    page.close()
 
 
 def test_what_is_cut_off_is_seen(browser):

@@ -20,6 +20,8 @@ from leanear.benchmarks.summary import (
     wilson_interval,
 )
 
+pytestmark = pytest.mark.usefixtures("all_resamples")
+
 
 def skewed(seed: int, samples: int, scale: float = 1.0) -> np.ndarray:
     return scale * (10 + np.random.default_rng(seed).gamma(2.0, 0.5, samples))

@@ -11,12 +11,11 @@ import sys
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 
 from leanear.cli.commands import cli, run
-from tests.conftest import make_tiny_ast, tone
+from tests.conftest import tone, write_tiny, write_tones
 
 ROOT = Path(__file__).parents[2]
 DEMOS = ROOT / "toolchain" / "demo"
@@ -86,24 +85,18 @@ def test_every_command_is_one(command, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def field(tmp_path_factory):
     folder = tmp_path_factory.mktemp("field")
-    from transformers import ASTFeatureExtractor
 
     for name in ("demo-ast", "path-or-hub-id", "CHECKPOINT"):
-        make_tiny_ast().save_pretrained(folder / name)
-        ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / name)
+        write_tiny(folder / name)
     shutil.copytree(DEMOS / "whisper" / "model", folder / "demo-whisper")  # whose 8 bits are proved on real words
     for part in ("train", "test"):
         _copy_first_clips(DEMOS / "whisper" / "clips" / "evaluation", folder / "demo-whisper-clips" / part, 8)
-        for label, frequency_hz in (("yes", 500), ("up", 1500)):
-            (folder / "folder" / part / label).mkdir(parents=True)
-            for number in range(6):
-                sound = np.asarray(tone(frequency_hz + 20 * number, 0.5, 16000))
-                soundfile.write(folder / "folder" / part / label / f"{number}.wav", sound, 16000)
+        write_tones(folder / "folder" / part, 6, 0.5)
     for name in ("demo-ast-clips", "DATA", "clips"):
         shutil.copytree(folder / "folder", folder / name)
     (folder / "talks").mkdir()
     for place in ("talk.flac", "interview.wav", "talks/one.flac"):
-        soundfile.write(folder / place, np.asarray(tone(440, 2.5, 16000)), 16000)
+        soundfile.write(folder / place, tone(440, 2.5), 16000)
     return folder
 
 

@@ -33,19 +33,12 @@ def workflow():
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
     """A user's repository with a model, its clips, and `leanear` on the path."""
-    import soundfile
-    from transformers import ASTFeatureExtractor
 
-    from tests.conftest import make_tiny_ast, tone
+    from tests.conftest import write_tiny, write_tones
 
     folder = tmp_path_factory.mktemp("repository")
-    make_tiny_ast().save_pretrained(folder / "model")
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "model")
-    for label, frequency_hz in (("yes", 500), ("up", 1500)):
-        (folder / "clips" / label).mkdir(parents=True)
-        for number in range(6):
-            sound = tone(frequency_hz + 20 * number, 0.5, 16000)
-            soundfile.write(folder / "clips" / label / f"{number}.wav", np.asarray(sound), 16000)
+    write_tiny(folder / "model")
+    write_tones(folder / "clips", 6, 0.5)
     (folder / "bin").mkdir()
     (folder / "bin" / "leanear").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m leanear.entry "$@"\n')
     (folder / "bin" / "leanear").chmod(0o755)
@@ -61,6 +54,7 @@ def step(workflow, name, folder, **more):
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
+        "LEANEAR_DEPLOY_BUDGET": "1",
         **more,
     }
     ended = subprocess.run(["bash", "-e", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)

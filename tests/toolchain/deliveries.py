@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.bundle import DEVICE_SOURCES, RunSettings, write_bundle
 from leanear.devices.receiver_program import receiver_program
 from leanear.devices.remote import RemoteOptions, RemoteOutcome
 from leanear.devices.statuses import STATUSES
@@ -73,9 +73,31 @@ def make_bundle(parts, out, *, clips="small", name="tiny", run=QUICK):
     )
 
 
+def changed_benchmarks(out, changes):
+    """What a bundle takes along of the benchmarks, in a folder `out`; changes: by file, what stands for what in it."""
+    shutil.copytree(DEVICE_SOURCES["leanear.benchmarks"], out, ignore=shutil.ignore_patterns("peers", "__pycache__"))
+    for name, words in changes.items():
+        text = (out / name).read_text()
+        for old, new in words.items():
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (out / name).write_text(text)
+    return out
+
+
+@pytest.fixture(scope="module")
+def short_benchmark(tmp_path_factory):
+    """Devices measure each artifact once, not four times, and do not wait to see how busy other processes are."""
+    few = {"measure/measure.py": {"REPEATS = 4": "REPEATS = 1"}, "sensors/device.py": {"_S = 0.5": "_S = 0.02"}}
+    with pytest.MonkeyPatch.context() as patch:
+        source = changed_benchmarks(tmp_path_factory.mktemp("source") / "benchmarks", few)
+        patch.setitem(DEVICE_SOURCES, "leanear.benchmarks", source)
+        yield
+
+
 @pytest.fixture
 def options(own_configuration, tmp_path):
-    return RemoteOptions(python=sys.executable, folder=str(tmp_path / "device"), batch=True, connect_limit_s=20.0)
+    return RemoteOptions(python=sys.executable, folder=str(tmp_path / "device"), batch=True, connect_limit_s=60.0)
 
 
 @pytest.fixture

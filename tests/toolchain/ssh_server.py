@@ -102,7 +102,7 @@ class SshServer:
         for number, _ in self.sessions():
             kill(number, signal.SIGSTOP if stop else signal.SIGCONT)
 
-    def wait_until_idle(self, limit_s: float = 15.0) -> None:
+    def wait_until_idle(self, limit_s: float = 60.0) -> None:
         """Wait until nothing of any connection runs."""
         deadline = time.monotonic() + limit_s
         while self.sessions() and time.monotonic() < deadline:
@@ -141,7 +141,20 @@ def start_server(folder: Path, *lines: str) -> SshServer:
     require_sshd()
     for name in ("host_key", "key"):
         make_key(folder / name)
-    port = free_port()
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(parents=True, exist_ok=True)
+    for _ in range(3):  # somebody else may take a free port first
+        server = _started(folder, free_port(), lines)
+        if server is not None:
+            server.configure()
+            server.know()
+            return server
+    pytest.fail(f"sshd did not start: {(folder / 'sshd.log').read_text()}")
+
+
+def _started(folder: Path, port: int, lines: tuple[str, ...]) -> SshServer | None:
+    """A server that listens on the port, None if it ended."""
+    pid_file = folder / "sshd.pid"
     (folder / "sshd_config").write_text(
         "\n".join(
             [
@@ -156,31 +169,24 @@ def start_server(folder: Path, *lines: str) -> SshServer:
                 "UsePAM no",
                 "PasswordAuthentication no",
                 "KbdInteractiveAuthentication no",
-                f"PidFile {folder / 'sshd.pid'}",
+                f"PidFile {pid_file}",
                 "",
             ]
         )
     )
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(parents=True, exist_ok=True)
     program = sshd_path()
     assert program is not None
     process = subprocess.Popen(
         [program, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "sshd.log")], stdin=subprocess.DEVNULL
     )
-    server = SshServer(folder, port, process)
-    server.configure()
-    server.know()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return server
-        except OSError:
-            if process.poll() is not None:
-                break
-            time.sleep(0.05)
-    pytest.fail(f"sshd did not start: {(folder / 'sshd.log').read_text()}")
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:  # it ends where it cannot listen
+        if pid_file.exists() and pid_file.read_text().strip() == str(process.pid):
+            return SshServer(folder, port, process)
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    return None
 
 
 def remote_python(folder: Path, program: str) -> str:

@@ -8,12 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from transformers import ASTFeatureExtractor, AutoModelForAudioClassification
 
 import leanear
-from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from tests.conftest import TINY_LABELS, tone, write_tiny, write_tones
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -21,12 +20,8 @@ from tests.whisper_models import write_whisper
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
-    make_tiny_ast().save_pretrained(folder / "ast")
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "ast")
-    for number, label in enumerate(TINY_LABELS):
-        (folder / "data" / label).mkdir(parents=True)
-        for take in range(4):
-            soundfile.write(folder / "data" / label / f"{take}.wav", tone(200 + 90 * number + 9 * take), 16_000)
+    write_tiny(folder / "ast")
+    write_tones(folder / "data", 4, **{label: 200 + 90 * number for number, label in enumerate(TINY_LABELS)})
     return folder
 
 
@@ -46,7 +41,7 @@ def test_six_lines(folder, slim, tmp_path):
         expected = model(**features).logits[0].numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert artifact.evaluate(folder / "data")["clips"] == slim.evaluate(folder / "data")["clips"]
-    table = artifact.bench(folder / "data", budget_s=1, threads=1).table()
+    table = artifact.bench(folder / "data", budget_s=0.2, threads=1).table()
     assert "latency" in table
     assert "not measured" not in table
     assert "accuracy" in table

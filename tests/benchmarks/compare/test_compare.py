@@ -18,11 +18,6 @@ from leanear.runtimes.errors import BadInput, MeasurementFailed, Regressed
 MIRROR = {BETTER: WORSE, WORSE: BETTER, NOISE: NOISE, SAME: SAME, NOT_MEASURED: NOT_MEASURED}
 
 
-@pytest.fixture(autouse=True)
-def fewer_resamples(monkeypatch):
-    monkeypatch.setattr("leanear.benchmarks.summary.RESAMPLES", 200)
-
-
 def timings(document: dict, role: str, median_ms: float, seed: int, spread: float = 0.004) -> None:
     """Give `role` steady samples around `median_ms`, its processes `spread` apart from each other."""
     generator = np.random.default_rng(seed)

@@ -18,6 +18,8 @@ from leanear.benchmarks.compare.two_runs import (
 )
 from leanear.benchmarks.summary import Interval, paired_change, wilson_interval
 
+pytestmark = pytest.mark.usefixtures("all_resamples")
+
 
 def run(seed: int, scale: float = 1.0, processes: int = 4, samples: int = 100, spread: float = 0.02) -> list:
     """Samples of processes that differ from each other by `spread`, and more within."""

@@ -51,7 +51,7 @@ def test_device_modules_import_without_the_workstations_libraries():
     modules = [module_name(path) for path in DEVICE_SIDE]
     assert len(modules) > 90
     program = IMPORT_ALL.format(blocked=BLOCKED, modules=modules)
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=600)
 
 
 @pytest.mark.parametrize("path", DEVICE_SIDE, ids=str)
@@ -71,4 +71,4 @@ def test_python_3_9_compiles_the_device_modules(tmp_path):
         compile_one = (
             f"import py_compile; py_compile.compile({str(ROOT / path)!r}, {str(tmp_path / 'out.pyc')!r}, doraise=True)"
         )
-        subprocess.run([python, "-c", compile_one], check=True, timeout=60)
+        subprocess.run([python, "-c", compile_one], check=True, timeout=600)

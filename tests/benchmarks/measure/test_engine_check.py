@@ -21,7 +21,6 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.sessions import SessionOptions
-from tests.benchmarks.conftest import clips_path, dense_folder, slim_folder  # noqa: F401
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 
 ONE_THREAD = SessionOptions(threads=1)
@@ -82,7 +81,7 @@ def verdict(folder, runtime="onnxruntime", precision="fp32"):
     return check_engine(request, lambda text, fraction: None)
 
 
-def test_a_right_engine_passes_and_its_figures_are_kept(dense_folder, slim_folder, clips_path, tmp_path):  # noqa: F811
+def test_a_right_engine_passes_and_its_figures_are_kept(dense_folder, slim_folder, clips_path, tmp_path):
     out = tmp_path / "results.json"
     results = benchmark(
         dense_folder, slim_folder, clips_path, "onnxruntime", ONE_THREAD, out, budget_s=0.5, samples=9, repeats=3
@@ -97,7 +96,7 @@ def test_a_right_engine_passes_and_its_figures_are_kept(dense_folder, slim_folde
     assert "answered what the checkpoint answers" in write_report(out, tmp_path / "report").markdown.read_text()
 
 
-def test_an_engine_with_other_weights_is_not_measured(tiny, dense_folder, clips_path, tmp_path):  # noqa: F811
+def test_an_engine_with_other_weights_is_not_measured(tiny, dense_folder, clips_path, tmp_path):
     out = tmp_path / "results.json"
     perturbed(tiny, 0.05)
     with pytest.raises(ParityFailed, match="nothing was measured: slim: the engine does not answer as the checkpoint"):
@@ -160,7 +159,7 @@ def test_in_8_bits_the_proof_says_how_far_off_an_engine_may_be(tiny, parity, bou
     assert 0.05 < answer["error"] < 0.12
 
 
-def test_a_process_that_ends_without_an_answer_fails_and_nothing_is_measured(tiny, clips_path, tmp_path):  # noqa: F811
+def test_a_process_that_ends_without_an_answer_fails_and_nothing_is_measured(tiny, clips_path, tmp_path):
     graph = tiny / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-40])
     restamped(tiny)

@@ -20,7 +20,8 @@ from leanear.runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, weights, write_tiny_artifact
 
 OPTIONS = SessionOptions(threads=1)
-QUICK = {"budget_s": 2.0, "samples": 24, "repeats": 3}
+QUICK = {"budget_s": 0.5, "samples": 24, "repeats": 3}
+ONCE = {**QUICK, "repeats": 1}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_finished_results_are_not_measured_again(measured, dense_folder, slim_fo
 
 
 def test_one_artifact_alone_without_clips(slim_folder, tmp_path):
-    results = benchmark(None, slim_folder, None, "null", OPTIONS, tmp_path / "r.json", **QUICK)
+    results = benchmark(None, slim_folder, None, "null", OPTIONS, tmp_path / "r.json", **ONCE)
     assert results.roles == ("slim",)
     assert results.document["accuracy"]["status"] == "not measured"
     assert "no evaluation clips" in results.document["accuracy"]["reason"]
@@ -141,7 +142,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(slim_folder, clips_pa
 
     replace_run_fresh(monkeypatch, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        benchmark(None, slim_folder, clips_path, "null", OPTIONS, out, **QUICK)
+        benchmark(None, slim_folder, clips_path, "null", OPTIONS, out, **ONCE)
     assert not out.exists()
 
     started = []
@@ -151,7 +152,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(slim_folder, clips_pa
         return run_fresh(module, *arguments, **keywords)
 
     replace_run_fresh(monkeypatch, recorded)
-    benchmark(None, slim_folder, clips_path, "null", OPTIONS, out, **QUICK)
+    benchmark(None, slim_folder, clips_path, "null", OPTIONS, out, **ONCE)
     assert started == ["leanear.benchmarks.measure.accuracy"]
     assert list(tmp_path.iterdir()) == [out]
 
@@ -177,8 +178,8 @@ def test_accuracy_goes_on_from_the_clips_that_were_done(slim_folder, clips_path,
 
 
 def test_other_settings_are_measured_anew(slim_folder, tmp_path):
-    first = benchmark(None, slim_folder, None, "null", OPTIONS, tmp_path / "r.json", **QUICK)
-    second = benchmark(None, slim_folder, None, "null", SessionOptions(threads=2), tmp_path / "r.json", **QUICK)
+    first = benchmark(None, slim_folder, None, "null", OPTIONS, tmp_path / "r.json", **ONCE)
+    second = benchmark(None, slim_folder, None, "null", SessionOptions(threads=2), tmp_path / "r.json", **ONCE)
     assert first.document["inputs_sha256"] != second.document["inputs_sha256"]
     assert second.document["options"]["threads"] == 2
 
@@ -186,14 +187,14 @@ def test_other_settings_are_measured_anew(slim_folder, tmp_path):
 def test_each_side_is_measured_in_its_own_precision(dense_folder, slim_folder, clips_path, tmp_path):
     bf16, out = SessionOptions(threads=1, precision="bf16"), tmp_path / "r.json"
     pair = (dense_folder, slim_folder, clips_path, "null", bf16, out)
-    results = benchmark(*pair, dense_precision="fp32", **QUICK)
+    results = benchmark(*pair, dense_precision="fp32", **ONCE)
     assert results.precisions == {"dense": "fp32", "slim": "bf16"}
     session = results.document["latency"]["session"]
     assert {role: facts["precision"] for role, facts in session.items()} == results.precisions
-    same = benchmark(*pair, **QUICK)
+    same = benchmark(*pair, **ONCE)
     assert same.precisions == {"dense": "bf16", "slim": "bf16"}
     assert same.document["inputs_sha256"] != results.document["inputs_sha256"]
-    assert benchmark(None, slim_folder, None, "null", bf16, out, **QUICK).precisions == {"slim": "bf16"}
+    assert benchmark(None, slim_folder, None, "null", bf16, out, **ONCE).precisions == {"slim": "bf16"}
 
 
 def test_a_precision_that_one_side_cannot_have_is_refused(dense_folder, slim_folder, tmp_path):
@@ -212,14 +213,14 @@ def test_a_worker_that_dies_leaves_a_reason_and_no_number(slim_folder, tmp_path,
     monkeypatch.setattr(leanear.benchmarks.measure.parts, "run_fresh", dying)
     out = tmp_path / "r.json"
     with pytest.raises(MeasurementFailed, match="memory on null failed: model: the process was ended by SIGKILL"):
-        benchmark(None, slim_folder, None, "null", OPTIONS, out, **QUICK)
+        benchmark(None, slim_folder, None, "null", OPTIONS, out, **ONCE)
     results = read_results(out)
     assert results.failures() == {"memory": "model: the process was ended by SIGKILL"}
     assert results.document["memory"]["roles"] == {}
     assert results.document["memory"]["log_tail"] == ["last words"]
     assert results.document["latency"]["status"] == "ok"
     monkeypatch.undo()
-    assert not benchmark(None, slim_folder, None, "null", OPTIONS, out, **QUICK).failures()
+    assert not benchmark(None, slim_folder, None, "null", OPTIONS, out, **ONCE).failures()
 
 
 def test_a_latency_process_that_dies_stops_the_pass_and_not_the_others(slim_folder, tmp_path, monkeypatch):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from rich.console import Console
 
 from leanear.benchmarks.peers import precisions
 from leanear.benchmarks.peers.precisions import Row, choose_rows, ratios, render
-from tests.conftest import make_tiny_ast, tone
+from tests.conftest import write_tiny, write_tones
 
 
 def row(role="slim", precision="int8", milliseconds=(), **facts):
@@ -65,23 +63,13 @@ def test_the_table_says_what_is_within_the_gate_and_what_has_no_figures():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from transformers import ASTFeatureExtractor
 
-    folder = tmp_path_factory.mktemp("model") / "tiny-ast"
-    make_tiny_ast().save_pretrained(folder)
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
-    return folder
+    return write_tiny(tmp_path_factory.mktemp("model") / "tiny-ast")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for label, frequency_hz in (("yes", 500), ("up", 1500)):
-        (folder / label).mkdir()
-        for number in range(8):
-            sound = np.asarray(tone(frequency_hz + 20 * number, 0.5))
-            soundfile.write(folder / label / f"{number}.wav", sound, 16000)
-    return folder
+    return write_tones(tmp_path_factory.mktemp("data"), 8, 0.5)
 
 
 def test_the_whole_table_is_made_and_resumed(model, data, tmp_path, capsys, monkeypatch):

@@ -16,12 +16,12 @@ from leanear.benchmarks.peers.whisper_tiny_size import (
     TRANSCRIBE,
     byte_alphabet,
     derive_merges,
-    ragged_widths,
     tiny_size_tokenizer,
     write_tiny_size_checkpoint,
 )
 from leanear.families import whisper
 from leanear.families.whisper.settings import languages
+from tests.benchmarks.peers.half_pruned import ragged_widths
 
 RANKS = Path(__file__).parents[4] / "shared" / "data" / "whisper-multilingual.tiktoken"
 needs_ranks = pytest.mark.skipif(not RANKS.is_file(), reason=f"{RANKS} is absent")

@@ -55,6 +55,7 @@ def test_what_may_be_written_to_or_lies_elsewhere_stays(tmp_path):
 
 def test_freed_heap_is_given_back(tmp_path):
     """Pieces under the size that the C library maps one by one stay in its heap when they are freed."""
+    give_back_memory(tmp_path, tmp_path)  # what earlier tests freed, which would be taken again
     before = own_bytes()
     pieces = [np.ones(8_000) for _ in range(1_000)]
     del pieces[:-1]  # the last one keeps the heap's top where it is

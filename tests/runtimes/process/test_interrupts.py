@@ -29,6 +29,24 @@ def work():
     except KeyboardInterrupt:
         raise ImportError("numpy.core.multiarray failed to import")
 """,
+    "in the start-up of a library, which ends the process where an error reaches it": """
+import _imp
+start_up = _imp.exec_dynamic
+
+def started(module):
+    _imp.exec_dynamic = start_up
+    try:
+        press()
+        time.sleep(0.01)
+    except KeyboardInterrupt:
+        os.abort()
+    return start_up(module)
+
+def work():
+    _imp.exec_dynamic = started
+    import numpy
+    time.sleep(20)
+""",
     "where Python would forget it": """
 class Thing:
     def __del__(self):
@@ -45,7 +63,7 @@ def work():
 
 
 def ended(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -31,29 +32,35 @@ def artifact(request, tmp_path_factory):
     return small_artifact(tmp_path_factory.mktemp("speech") / request.param.replace(" ", "-"), request.param)
 
 
-@pytest.fixture(params=["onnxruntime", "openvino"])
-def session(request, artifact, monkeypatch):
-    monkeypatch.setattr("leanear.runtimes.speech.speech_cache.ROOMS", (8, 32))
-    loaded = choose_runtime(request.param).load(artifact, SessionOptions(threads=1))
-    yield loaded
-    loaded.close()
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def session(request, artifact):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("leanear.runtimes.speech.speech_cache.ROOMS", (8, 32))
+        loaded = choose_runtime(request.param).load(artifact, SessionOptions(threads=1))
+        yield loaded
+        loaded.close()
 
 
-def alone(session, model, waveform, options):
-    tally = Tally()
-    return list(transcribe(session, model, waveform, options, tally)), tally
+@pytest.fixture(scope="module")
+def alone(artifact, session):
+    """Gives segments and tally of every clip on its own."""
+    model = read_speech_model(artifact)
+
+    def heard(waveform, options):
+        tally = Tally()
+        return list(transcribe(session, model, waveform, options, tally)), tally
+
+    return functools.cache(lambda options: [heard(waveform, options) for waveform in clips()])
 
 
 @pytest.mark.parametrize("batch", [2, 3, 64])
 @pytest.mark.parametrize("timestamps", [False, True])
-def test_every_transcript_is_that_of_the_clip_alone(artifact, session, batch, timestamps):
+def test_every_transcript_is_that_of_the_clip_alone(artifact, session, alone, batch, timestamps):
     model = read_speech_model(artifact)
     options = DecodeOptions(language="en", timestamps=timestamps, temperatures=(0.0, 0.5), max_tokens=24)
-    waveforms = clips()
-    found = {heard.number: heard for heard in transcribe_many(session, model, waveforms, options, batch)}
-    assert sorted(found) == list(range(len(waveforms)))
-    for number, waveform in enumerate(waveforms):
-        segments, tally = alone(session, model, waveform, options)
+    found = {heard.number: heard for heard in transcribe_many(session, model, clips(), options, batch)}
+    assert sorted(found) == list(range(len(clips())))
+    for number, (segments, tally) in enumerate(alone(options)):
         told = [(segment.text, segment.tokens, segment.start_s, segment.end_s) for segment in found[number].segments]
         assert told == [(segment.text, segment.tokens, segment.start_s, segment.end_s) for segment in segments]
         assert found[number].tally == tally

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leanear.benchmarks.peers.whisper_tiny_size import half_pruned, write_tiny_size_checkpoint
+from leanear.benchmarks.peers.whisper_tiny_size import write_tiny_size_checkpoint
 from leanear.data.audio import read_waveform
 from leanear.deploy.exporting import write_proved_artifact
 from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
@@ -19,6 +19,7 @@ from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import decode_window
 from leanear.runtimes.speech.speech_model import read_speech_model
+from tests.benchmarks.peers.half_pruned import half_pruned
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 RANKS, SPEECH = SHARED / "whisper-multilingual.tiktoken", SHARED / "jfk.flac"

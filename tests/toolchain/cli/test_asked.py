@@ -36,7 +36,7 @@ TARGET = 'description = "Nothing"\nruntime = "null"\ngraph_form = "portable"\npr
 def field(tmp_path_factory):
     """`model`, a Whisper of four languages of which its settings name none, with `data` and a target of no runtime."""
     folder = tmp_path_factory.mktemp("field")
-    write_whisper(folder / "model")
+    write_whisper(folder / "model", calm=True)
     write_speech_folder(folder / "data", [f"the colour of number {number}" for number in range(10)])
     (folder / "nothing.toml").write_text(TARGET)
     return folder

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
-import os
 import resource
 import shutil
 import signal
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ import soundfile
 
 from leanear.cli.commands import cli, run
 from leanear.runtimes.errors import BadInput
-from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from tests.conftest import TINY_LABELS, tone, write_tiny
 from tests.toolchain.recipes import recipe_flags
 
 ROOT = Path(__file__).parents[3]
@@ -30,12 +31,8 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    from transformers import ASTFeatureExtractor
 
-    folder = tmp_path_factory.mktemp("model") / "tiny-ast"
-    make_tiny_ast().save_pretrained(folder)
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
-    return folder
+    return write_tiny(tmp_path_factory.mktemp("model") / "tiny-ast")
 
 
 @pytest.fixture(scope="module")
@@ -358,70 +355,58 @@ def test_each_method_prunes_and_says_how(capsys, model, data, tmp_path, flags, r
         assert plan["recipe"]["compensation" if name == "compensate" else name] == value
 
 
-def leanear(*arguments: str, file_limit_bytes: int | None = None) -> subprocess.Popen[str]:
-    def limit() -> None:
-        if file_limit_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
-
-    return subprocess.Popen(
-        [sys.executable, "-m", "leanear.entry", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=limit,
-    )
+@contextlib.contextmanager
+def largest_file(limit_bytes: int) -> Iterator[None]:
+    """Until the block ends this process may write no larger file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
     ("limit_bytes", "written"),
     [(20_000, ".slim.state/statistics/chunk-00000.safetensors"), (80_000, "slim")],
 )
-def test_no_room_for_statistics_or_weights(model, data, tmp_path, limit_bytes, written):
+def test_no_room_for_statistics_or_weights(capsys, model, data, tmp_path, limit_bytes, written):
     """A limit on file size stands in for a full disk: the write fails in the same place."""
     flags = ("--data", str(data), "--out", str(tmp_path / "slim"), "--calibration-clips", "4")
-    process = leanear("prune", str(model), *flags, file_limit_bytes=limit_bytes)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
-    assert "Traceback" not in errors
-    assert errors.strip().splitlines()[-1].startswith(f"leanear: {tmp_path / written}: ")
+    with largest_file(limit_bytes):
+        assert run(["prune", str(model), *flags]) == 1
+    assert one_line(capsys).startswith(f"leanear: {tmp_path / written}: ")
     assert [path.name for path in tmp_path.iterdir()] == [".slim.state"], "nothing half-written, what was finished kept"
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_interrupted_deploy_goes_on(model, data, tmp_path):
+def test_interrupted_deploy_goes_on(capsys, model, data, tmp_path):
     out = tmp_path / "deployment"
-    arguments = ("deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "3")
-    process = leanear(*arguments)
+    arguments = ["deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "1"]
+    command = [sys.executable, "-m", "leanear.entry", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (out / ".stages" / "dense.json").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1].startswith("leanear: interrupted")
     assert "Traceback" not in errors
     dense_made_ns = (out / "dense" / "model.onnx").stat().st_mtime_ns
 
-    process = leanear(*arguments)
-    printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    assert run(arguments) == 0
     assert (out / "dense" / "model.onnx").stat().st_mtime_ns == dense_made_ns, "what was finished is kept"
-    assert "report:" in printed
+    assert "report:" in capsys.readouterr().out
     assert (out / "report.html").stat().st_size > 10_000
 
-    process = leanear(*arguments)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "nothing to do" in errors
+    assert run(arguments) == 0
+    assert "nothing to do" in capsys.readouterr().err
 
     slim = out / "slim" / "model.onnx"
     slim.write_bytes(slim.read_bytes()[:-1] + b"\0")
-    process = leanear("classify", str(data / "yes" / "0.wav"), "--model", str(out / "slim"))
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "sha256 differs" in errors
+    assert run(["classify", str(data / "yes" / "0.wav"), "--model", str(out / "slim")]) == 2
+    assert "sha256 differs" in one_line(capsys)
 
 
 def test_prune_export_eval_classify_agree(capsys, model, data, tmp_path):

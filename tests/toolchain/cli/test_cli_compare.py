@@ -7,12 +7,11 @@ import json
 import pytest
 
 from leanear.cli.commands import run
-from tests.benchmarks.compare.test_compare import changed, fewer_resamples, quiet, slower  # noqa: F401
-from tests.benchmarks.conftest import clips_path, dense_folder, null_results, slim_folder  # noqa: F401
+from tests.benchmarks.compare.test_compare import changed, quiet, slower
 
 
 @pytest.fixture
-def files(null_results, tmp_path):  # noqa: F811
+def files(null_results, tmp_path):
     """before.json, and after.json in which slim takes 1.2 times as long."""
     before = quiet(null_results.document)
     after = changed(before, lambda document: slower(document, 1.2))

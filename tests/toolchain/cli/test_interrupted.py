@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,13 +14,35 @@ import time
 from pathlib import Path
 
 import pytest
-import soundfile
 
 from leanear.runtimes.process.kept_work import GOES_ON, forget_kept, remember_kept, what_is_kept
-from tests.conftest import tone
+from tests.conftest import write_tiny, write_tones
 
 ROOT = Path(__file__).parents[3]
-ASCII, C_LOCALE = {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+ENVIRONMENTS = {
+    "ASCII": {"PYTHONIOENCODING": "ascii"},
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+COMMANDS = {
+    "ASCII": (
+        ("--help",),
+        ("targets",),
+        ("explore", "{model}", "--data", "{data}", "--out", "{out}/explored"),
+        ("prune", "{out}/größer", "--out", "{out}/slim"),
+    ),
+    "C": (("prune", "{model}", "--data", "{data}", "--out", "{out}/größer", "--sparsity", "0.4"),),
+}
+SEVERAL = """
+import json, sys
+from leanear.entry import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["leanear", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        for stream in (sys.stdout, sys.stderr):
+            print("--", stop.code or 0, file=stream, flush=True)
+"""
 INTERRUPTED, KEPT = "leanear: interrupted", f"leanear: interrupted; {GOES_ON}"
 MOMENTS_S = (0.0, 0.05, 0.2, 0.6, 1.5)
 
@@ -34,7 +59,7 @@ def start(*arguments: str, module: str = "leanear.entry", **environment: str) ->
 
 
 def last_line(process: subprocess.Popen[str]) -> str:
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     return errors.strip().splitlines()[-1]
@@ -42,11 +67,7 @@ def last_line(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture
 def data(tmp_path):
-    for label, frequency_hz in (("yes", 500), ("up", 1500)):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for number in range(8):
-            soundfile.write(tmp_path / "data" / label / f"{number}.wav", tone(frequency_hz + 20 * number), 16_000)
-    return tmp_path / "data"
+    return write_tones(tmp_path / "data", 8)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +89,7 @@ def test_while_it_is_importing(tiny_folder, data, tmp_path, module, seconds):
     assert process.stdout.readline() == "started\n"
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert "Traceback" not in errors
     assert "KeyboardInterrupt" not in errors
     if module == "leanear.entry":
@@ -110,20 +131,29 @@ def test_what_is_gone_again_is_not_called_kept(tmp_path):
     assert what_is_kept() == ""
 
 
+@pytest.fixture(scope="module")
+def in_one_process(tmp_path_factory):
+    """Gives status, output and errors of each of some commands in an environment, run once, one after another."""
+    out = tmp_path_factory.mktemp("out")
+    places = {"model": write_tiny(out / "model"), "data": write_tones(out / "data", 8), "out": out}
+
+    def ended(environment):
+        commands = [[word.format(**places) for word in command] for command in COMMANDS[environment]]
+        program = [sys.executable, "-c", SEVERAL, json.dumps(commands, ensure_ascii=False)]
+        environ = {**os.environ, **ENVIRONMENTS[environment]}
+        process = subprocess.run(program, env=environ, capture_output=True, text=True, timeout=600)
+        parts = [re.split(r"-- (\d+)\n", stream) for stream in (process.stdout, process.stderr)]
+        assert len(parts[0]) == len(parts[1]) == 2 * len(commands) + 1, process.stderr
+        return list(zip(map(int, parts[0][1::2]), parts[0][::2], parts[1][::2]))
+
+    return functools.cache(ended)
+
+
 @pytest.mark.parametrize(
-    ("environment", "arguments"),
-    [
-        (ASCII, ("--help",)),
-        (ASCII, ("targets",)),
-        (C_LOCALE, ("prune", "{model}", "--data", "{data}", "--out", "{out}/größer", "--sparsity", "0.4")),
-        (ASCII, ("explore", "{model}", "--data", "{data}", "--out", "{out}/explored")),
-        (ASCII, ("prune", "{out}/größer", "--out", "{out}/slim")),
-    ],
+    ("environment", "number"), [(name, n) for name in COMMANDS for n in range(len(COMMANDS[name]))]
 )
-def test_no_letter_is_too_much_for_an_output_in_ascii(tiny_folder, data, tmp_path, environment, arguments):
-    places = {"model": tiny_folder, "data": data, "out": tmp_path}
-    process = start(*(each.format(**places) for each in arguments), **environment)
-    printed, errors = process.communicate(timeout=300)
+def test_no_letter_is_too_much_for_an_output_in_ascii(in_one_process, environment, number):
+    status, printed, errors = in_one_process(environment)[number]
     assert "Traceback" not in errors
-    assert process.returncode in (0, 1, 2), errors
+    assert status in (0, 1, 2), errors
     assert printed or errors

@@ -27,7 +27,7 @@ from leanear.runtimes.process.isolation import (
     leave_current_folder,
     module_command,
 )
-from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from tests.conftest import TINY_LABELS, write_tiny, write_tones
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -135,7 +135,7 @@ def home(request, tmp_path_factory):
     for name in PACKAGES:  # a build leaves files beside what it builds
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*install, "--target", str(folder), str(source)], check=True, timeout=300)
+    subprocess.run([*install, "--target", str(folder), str(source)], check=True, timeout=600)
     return folder
 
 
@@ -143,20 +143,15 @@ def home(request, tmp_path_factory):
 def field(home, tmp_path_factory):
     """Checkpoints `ast` and `whisper` with hostile modules in them, data, a launcher and a stand-in for ssh."""
     folder = tmp_path_factory.mktemp("field")
-    from transformers import ASTFeatureExtractor
 
-    make_tiny_ast().save_pretrained(folder / "ast")
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "ast")
+    write_tiny(folder / "ast")
     config = json.loads((folder / "ast" / "config.json").read_text())
     config["auto_map"] = {"AutoModelForAudioClassification": "modeling_slim_ast.SlimASTForAudioClassification"}
     (folder / "ast" / "config.json").write_text(json.dumps(config))
     write_whisper(folder / "whisper")
     for name in ("ast", "whisper"):
         plant(folder / name, folder / "mark")
-    for number, label in enumerate(TINY_LABELS):
-        (folder / "data" / label).mkdir(parents=True)
-        for take in range(4):
-            soundfile.write(folder / "data" / label / f"{take}.wav", tone(200 + 90 * number + 9 * take), 16_000)
+    write_tones(folder / "data", 4, **{label: 200 + 90 * number for number, label in enumerate(TINY_LABELS)})
     write_speech_folder(folder / "speech", ["a", "an and", "the", "on"])
     soundfile.write(folder / "sound.wav", sound(1), 16_000)
     (folder / "bin").mkdir()
@@ -247,7 +242,7 @@ def test_relative_entries_of_pythonpath_are_not_handed_on(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong one')")
     for command in (code_command("import numpy"), module_command("leanear.benchmarks.device.doctor")):
-        subprocess.run(command, check=True, env={"PYTHONPATH": ""}, timeout=60)
+        subprocess.run(command, check=True, env={"PYTHONPATH": ""}, timeout=600)
 
 
 def test_the_current_folder_leaves_the_path(monkeypatch, tmp_path):

@@ -64,7 +64,7 @@ def make(tmp_path):
             env={**kept, **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
         assert ended.returncode == 0, ended.stderr
         assert not list(tmp_path.rglob("PWNED"))

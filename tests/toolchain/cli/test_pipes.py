@@ -37,13 +37,13 @@ def start(module, *arguments, **environment):
 def test_a_closed_pipe_is_no_error_and_nothing_to_say(module, arguments):
     process = start(module, *arguments)
     process.stdout.close()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=600) == 141
     assert process.stderr.read() == b""
 
 
 def test_shell_completion_says_what_it_completes_and_nothing_else():
     words = {"_LEANEAR_COMPLETE": "bash_complete", "COMP_WORDS": "leanear pru", "COMP_CWORD": "1"}
-    printed, errors = start("leanear.entry", **words).communicate(timeout=60)
+    printed, errors = start("leanear.entry", **words).communicate(timeout=600)
     assert printed.split() == [b"plain,prune"]
     assert errors == b""
 
@@ -61,6 +61,6 @@ def test_only_sigterm_is_called_terminated():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 143
     assert errors.decode().strip().splitlines()[-1] == "leanear: terminated"

@@ -12,17 +12,14 @@ from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
 from tests.toolchain.deploy.test_speech_deploy import TARGET, TEXTS, deploy_arguments, only_complaint
 from tests.toolchain.speech_folder import write_speech_folder
-from tests.whisper_models import make_whisper, write_whisper
+from tests.whisper_models import write_whisper
 
 RATE_HZ = 16_000
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    whisper = make_whisper(window_s=6, positions=48, seed=3)
-    for name, weight in whisper.named_parameters():  # attention so sharp that rounding moves it fails the proof
-        weight.data *= 0.3 if "q_proj" in name or "k_proj" in name else 1.0
-    return write_whisper(tmp_path_factory.mktemp("model") / "six-seconds", whisper)
+    return write_whisper(tmp_path_factory.mktemp("model") / "six-seconds", window_s=6, positions=48, seed=3, calm=True)
 
 
 @pytest.fixture(scope="module")

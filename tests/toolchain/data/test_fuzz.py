@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from transformers import ASTFeatureExtractor
 
 from leanear.cli.commands import run
 from leanear.data.audio import AudioFile, read_waveform
 from leanear.runtimes.audio.recordings import read_recording
 from leanear.runtimes.errors import BadInput
-from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from tests.conftest import TINY_LABELS, tone, write_tiny
 from tests.toolchain.data.test_readers_agree import streamed
 from tests.toolchain.mutations import Mutator
 from tests.toolchain.speech_folder import sound
@@ -60,8 +59,7 @@ class TooLong(BaseException):
 def field(tmp_path_factory):
     """Whole files of every kind, of which damaged ones are made."""
     folder = tmp_path_factory.mktemp("fuzz")
-    make_tiny_ast().save_pretrained(folder / "ast")
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "ast")
+    write_tiny(folder / "ast")
     write_whisper(folder / "whisper")
     (folder / "audio").mkdir()
     for name, how in WAVS.items():

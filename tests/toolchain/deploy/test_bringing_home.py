@@ -14,24 +14,30 @@ from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
 from leanear.deploy.delivering import Devices, commands
 from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.progress import Narrator
 from leanear.runtimes.files import sha256_file
-from tests.benchmarks.conftest import clips_path, dense_folder, slim_folder  # noqa: F401
 from tests.benchmarks.measure.test_engine_check import perturbed
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
-from tests.toolchain.deploy.test_delivering import deployment, folder, narrator  # noqa: F401
+from tests.toolchain.deploy.test_delivering import deployment, folder, narrator, new_folder  # noqa: F401
 
 
-@pytest.fixture
-def carried(folder, narrator, tmp_path):  # noqa: F811
-    """The bundle elsewhere, where its three commands were typed as they are printed."""
-    delivery = deployment(folder, Devices(), narrator)
-    elsewhere = tmp_path / "stick" / "a bundle"
-    shutil.copytree(delivery.bundle, elsewhere)
-    for command in commands(folder)[1:4]:
+@pytest.fixture(scope="module")
+def typed(new_folder, tmp_path_factory):  # noqa: F811
+    """A bundle where its three commands were typed as they are printed."""
+    home, elsewhere = new_folder(tmp_path_factory.mktemp("home") / "deployment"), tmp_path_factory.mktemp("typed")
+    shutil.copytree(deployment(home, Devices(), Narrator("quiet")).bundle, elsewhere, dirs_exist_ok=True)
+    for command in commands(home)[1:4]:
         words = shlex.split(command)
         ended = subprocess.run([sys.executable, *words[1:]], cwd=elsewhere, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
-    return elsewhere / "results"
+    return elsewhere
+
+
+@pytest.fixture
+def carried(typed, folder, narrator, tmp_path):  # noqa: F811
+    """The same, brought back to a deployment that has no results."""
+    deployment(folder, Devices(), narrator)
+    return shutil.copytree(typed, tmp_path / "stick" / "a bundle") / "results"
 
 
 def test_what_comes_home_is_in_the_report(carried, folder, narrator, capsys):  # noqa: F811
@@ -102,7 +108,7 @@ def test_a_wrong_engine_comes_home_as_a_status_and_no_number(folder, narrator, t
     )
     deployment(folder, Devices(), narrator)
     ended = subprocess.run(
-        [sys.executable, "leanear.pyz", "bench"], cwd=bundle.folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "leanear.pyz", "bench"], cwd=bundle.folder, capture_output=True, text=True, timeout=600
     )
     assert ended.returncode == 3
     assert "slim: the engine does not answer as the checkpoint does" in ended.stderr

@@ -15,21 +15,28 @@ from leanear.devices.bundle import RunSettings
 from leanear.devices.remote import RemoteOptions, RemoteOutcome, deliver
 from leanear.progress import Narrator
 from leanear.runtimes.errors import DeviceFailed
-from tests.benchmarks.conftest import clips_path, dense_folder, null_results, slim_folder  # noqa: F401
 from tests.toolchain.ssh_server import free_port, start_server
 
 QUICK = RunSettings("null", "fp32", "all", 0.5)
 
 
+@pytest.fixture(scope="module")
+def new_folder(dense_folder, slim_folder, clips_path):
+    """Makes a folder as a deployment leaves it before its bundle."""
+
+    def make(folder):
+        (folder / "clips").mkdir(parents=True)
+        (folder / "dense").symlink_to(dense_folder)
+        (folder / "slim").symlink_to(slim_folder)
+        (folder / "clips" / "evaluation.npz").write_bytes(clips_path.read_bytes())
+        return folder
+
+    return make
+
+
 @pytest.fixture
-def folder(tmp_path, dense_folder, slim_folder, clips_path):  # noqa: F811
-    folder = tmp_path / "deployment"
-    folder.mkdir()
-    (folder / "dense").symlink_to(dense_folder)
-    (folder / "slim").symlink_to(slim_folder)
-    (folder / "clips").mkdir()
-    (folder / "clips" / "evaluation.npz").write_bytes(clips_path.read_bytes())
-    return folder
+def folder(new_folder, tmp_path):
+    return new_folder(tmp_path / "deployment")
 
 
 @pytest.fixture
@@ -81,7 +88,7 @@ def test_three_devices_one_dead_and_one_without_the_runtime(folder, narrator, tm
             return deliver(host, bundle, results, there, progress)
 
         monkeypatch.setattr("leanear.devices.hosts.deliver", elsewhere)
-        options = RemoteOptions(python=sys.executable, batch=True, connect_limit_s=20.0)
+        options = RemoteOptions(python=sys.executable, batch=True, connect_limit_s=60.0)
         delivery = deployment(folder, Devices(("one", "dead", "bare"), options), narrator)
     finally:
         server.stop()

@@ -182,7 +182,7 @@ def test_a_device_runs_each_artifact_in_its_own(bundled, tmp_path, verb):
     out = tmp_path / "results.json"
     more = ["--out", str(out), "--budget", "0.5"] if verb == "bench" else []
     command = [sys.executable, str(bundled / "bundle" / RUNNER_FILE), verb, *more]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
     if verb == "bench":
         results = read_results(out)

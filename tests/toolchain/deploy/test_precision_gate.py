@@ -33,7 +33,7 @@ from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file
 from leanear.targets.target import Target, read_target, with_precision
-from tests.benchmarks.conftest import clips_path, dense_folder, loud_clip, null_results, slim_folder  # noqa: F401
+from tests.measured import loud_clip
 from tests.runtimes.integer_artifact import rounded, set_precision, write_integer_artifact
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, write_tiny_artifact
 
@@ -383,7 +383,7 @@ def test_speech_is_judged_by_its_words(tmp_path, narrator, monkeypatch):
     assert trial["change"]["estimate"] > 0.1
 
 
-def test_the_report_says_what_was_asked_measured_and_shipped(folder, narrator, null_results):  # noqa: F811
+def test_the_report_says_what_was_asked_measured_and_shipped(folder, narrator, null_results):
     export = Exporter(folder, COARSE)
     precision_stage(candidate(folder, "int8", export), PrecisionGate(), narrator)
     results = json.loads(json.dumps(null_results.document))

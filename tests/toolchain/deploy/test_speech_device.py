@@ -10,7 +10,7 @@ from leanear.benchmarks.device.bundled import read_bundle
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
 from tests.toolchain.speech_folder import write_speech_folder
-from tests.toolchain.ssh_server import HOST, start_server
+from tests.toolchain.ssh_server import HOST
 from tests.whisper_models import write_whisper
 
 TEXTS = [f"the colour of number {number}" for number in range(10)]
@@ -32,13 +32,6 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_speech_folder(tmp_path_factory.mktemp("data") / "clips", TEXTS)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = start_server(tmp_path_factory.mktemp("sshd"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def bundle(parts, tmp_path):
 
 def runner(bundle, *arguments, python=sys.executable, cwd=None, **environment):
     command = [python, str(bundle.folder / RUNNER_FILE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd or bundle.folder, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd or bundle.folder, timeout=600)
 
 
 def test_the_same_inputs_give_the_same_bytes(parts, tmp_path):

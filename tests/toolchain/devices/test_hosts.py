@@ -15,6 +15,8 @@ from leanear.runtimes.errors import BadInput
 from tests.toolchain.deliveries import at
 from tests.toolchain.ssh_server import free_port
 
+pytestmark = pytest.mark.usefixtures("short_benchmark")
+
 
 def test_several_devices_one_of_them_dead(small, options, tmp_path, server, monkeypatch):
     text = "".join(
@@ -64,13 +66,13 @@ def test_an_interruption_ends_all_deliveries(small, options, tmp_path, server, m
     at_work = threading.Event()
 
     def interrupted(futures):
-        assert at_work.wait(60)
+        assert at_work.wait(600)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("leanear.devices.hosts.wait", interrupted)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        deliver_to_all(names, small, tmp_path / "results", options, lambda host: at("process 1 of 4", at_work.set))
+        deliver_to_all(names, small, tmp_path / "results", options, lambda host: at("process 1 of", at_work.set))
     assert [outcome.status for outcome in outcomes] == ["interrupted"] * 2
     assert time.monotonic() - started < 60
     server.wait_until_idle()

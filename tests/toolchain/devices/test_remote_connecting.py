@@ -35,7 +35,7 @@ def test_a_port_that_says_nothing(small, options, tmp_path, server, monkeypatch)
         monkeypatch.setenv("LEANEAR_SSH", server.configure(name="silent", port=listener.getsockname()[1]))
         started = time.monotonic()
         outcome = deliver(HOST, small, tmp_path, dataclasses.replace(options, connect_limit_s=1.0))
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
     expect(outcome, "no answer", "within 1 s")
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import leanear.benchmarks.device.receiver
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, read_bundle
 from leanear.benchmarks.results import read_results
 from leanear.devices.bundle import DEVICE_SOURCES, write_bundle
@@ -29,6 +28,7 @@ from tests.toolchain.deliveries import (
     QUICK,
     Interruption,
     at,
+    changed_benchmarks,
     deployment,
     expect,
     make_bundle,
@@ -38,6 +38,8 @@ from tests.toolchain.deliveries import (
     with_receiver,
 )
 from tests.toolchain.ssh_server import HOST, remote_python
+
+pytestmark = pytest.mark.usefixtures("short_benchmark")
 
 
 def test_no_room_is_seen_before_anything_is_copied(large, options, tmp_path):
@@ -75,9 +77,7 @@ def test_a_disk_that_fills_up_during_bench(small, options, tmp_path):
                 while True:
                     stream.write(bytes(1 << 12))
 
-        expect(
-            deliver(HOST, small, tmp_path, there, at("process 1 of 4", fill)), "disk full", "No space left on device"
-        )
+        expect(deliver(HOST, small, tmp_path, there, at("process 1 of", fill)), "disk full", "No space left on device")
         assert read_bundle(deployment(there) / "bundle")
         (disk / "other").unlink()
         assert deliver(HOST, small, tmp_path / "results", there).ok
@@ -128,7 +128,7 @@ def test_a_workstation_that_dies_leaves_nothing_running(small, options, tmp_path
     arguments = [HOST, small, tmp_path / "results", options.python, options.folder, receiver]
     command = [sys.executable, "-c", PAUSED, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as workstation:
-        next(line for line in workstation.stdout if "process 1 of 4" in line)
+        next(line for line in workstation.stdout if "process 1 of" in line)
         workstation.kill()
     server.wait_until_idle()
     assert not programs(options.folder)
@@ -144,7 +144,7 @@ def test_all_that_is_written_on_the_device_lies_in_its_folder(small, options, tm
     assert sorted(path.name for path in place.iterdir()) == ["bundle", "incoming", "results"]
     shutil.rmtree(place / "results")
     expect(
-        deliver(HOST, small, tmp_path, options, at("process 1 of 4", lambda: server.cut(everything=True))),
+        deliver(HOST, small, tmp_path, options, at("process 1 of", lambda: server.cut(everything=True))),
         "connection lost",
     )
     server.wait_until_idle()
@@ -165,7 +165,7 @@ def test_a_partial_file_that_is_damaged_is_sent_again(large, options, tmp_path, 
 
 
 def test_a_restart_during_bench_goes_on_there(small, options, tmp_path, server):
-    cut = at("process 1 of 4", lambda: server.cut(everything=True))
+    cut = at("process 1 of", lambda: server.cut(everything=True))
     outcome = deliver(HOST, small, tmp_path / "results", options, cut)
     expect(outcome, "connection lost")
     assert not (tmp_path / "results").exists()
@@ -179,10 +179,10 @@ def test_a_restart_during_bench_goes_on_there(small, options, tmp_path, server):
 
 
 def test_a_lost_connection_leaves_nothing_running(small, options, tmp_path, server):
-    outcome = deliver(HOST, small, tmp_path, options, at("process 1 of 4", server.cut))
+    outcome = deliver(HOST, small, tmp_path, options, at("process 1 of", server.cut))
     expect(outcome, "connection lost")
     server.wait_until_idle()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while programs(options.folder) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not programs(options.folder)
@@ -190,7 +190,7 @@ def test_a_lost_connection_leaves_nothing_running(small, options, tmp_path, serv
 
 def test_ctrl_c_leaves_nothing_running_and_frees_the_device(small, options, tmp_path, server):
     with pytest.raises(Interruption):
-        deliver(HOST, small, tmp_path, options, stop_at("process 1 of 4"))
+        deliver(HOST, small, tmp_path, options, stop_at("process 1 of"))
     server.wait_until_idle()
     with pytest.raises(Interruption):
         deliver(HOST, small, tmp_path, options, stop_at("doctor"))
@@ -215,7 +215,7 @@ def test_a_pause_of_both_machines_is_no_silence(small, options, tmp_path, server
     command = [sys.executable, "-c", PAUSED, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as workstation:
         for line in workstation.stdout:
-            if "process 1 of 4" in line:
+            if "process 1 of" in line:
                 break
         workstation.send_signal(signal.SIGSTOP)
         server.freeze()
@@ -289,7 +289,7 @@ def test_two_deploys_at_once_are_told_apart(small, options, tmp_path):
 
     def wait():
         first_is_there.set()
-        assert second_is_done.wait(30)
+        assert second_is_done.wait(600)
         raise Interruption
 
     def first():
@@ -299,14 +299,14 @@ def test_two_deploys_at_once_are_told_apart(small, options, tmp_path):
 
     thread = threading.Thread(target=first)
     thread.start()
-    assert first_is_there.wait(30)
+    assert first_is_there.wait(600)
     busy = with_receiver(
         lambda text: text.replace("LOCK_PATIENCE_S = 15.0", "LOCK_PATIENCE_S = 0.5"),
         lambda: deliver(HOST, small, tmp_path / "second", options),
     )
     expect(busy, "busy", f"from {getpass.getuser()}@", "since")
     second_is_done.set()
-    thread.join(30)
+    thread.join(600)
     assert outcomes == ["first"]
     with pytest.raises(Interruption):
         deliver(HOST, small, tmp_path / "second", options, stop_at("doctor"))
@@ -398,12 +398,9 @@ def test_a_device_that_lives_in_another_year(small, options, tmp_path):
 
 def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path, monkeypatch):
     """The process that measures memory dies: its reason and the other parts are here."""
-    source = Path(leanear.benchmarks.device.receiver.__file__).parents[2]
-    shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("peers", "__pycache__"))
-    memory = tmp_path / "source" / "measure" / "memory.py"
-    dying = "import os\n\n    os.abort()\n"
-    memory.write_text(memory.read_text().replace("answer_request(measure_memory)", dying) + "\nmeasure_memory = None\n")
-    monkeypatch.setitem(DEVICE_SOURCES, "leanear.benchmarks", tmp_path / "source")
+    dying = {"    answer_request(measure_memory)": "    import os\n\n    os.abort()"}
+    source = changed_benchmarks(tmp_path / "source", {"measure/memory.py": dying})
+    monkeypatch.setitem(DEVICE_SOURCES, "leanear.benchmarks", source)
     bundle = make_bundle(parts, tmp_path / "dying").folder
     outcome = deliver(HOST, bundle, tmp_path / "results", options)
     assert outcome.status == "measurement failed", outcome

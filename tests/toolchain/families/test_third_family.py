@@ -94,7 +94,7 @@ def test_the_ordinary_commands(model, data, tmp_path, capsys, monkeypatch):
     assert accuracies[0]["cross_entropy"] == pytest.approx(accuracies[1]["cross_entropy"], rel=1e-4)
 
     benched = ["bench", "artifacts/portable", "--against", "artifacts/dense", "--data", str(data)]
-    assert run([*benched, "--budget", "2", "--out", "results.json"]) == 0, capsys.readouterr().err
+    assert run([*benched, "--budget", "1", "--out", "results.json"]) == 0, capsys.readouterr().err
     assert run(["report", "results.json", "--out", "page"]) == 0, capsys.readouterr().err
     page = next((tmp_path / "page").glob("*.md")).read_text()
     assert "MACs" in page
@@ -102,7 +102,7 @@ def test_the_ordinary_commands(model, data, tmp_path, capsys, monkeypatch):
 
 def test_the_whole_of_a_deployment(model, data, tmp_path, capsys):
     out = tmp_path / "deployment"
-    flags = ["--data", str(data), "--sparsity", "0.5", "--target", "cpu", "--budget", "2", "--out", str(out)]
+    flags = ["--data", str(data), "--sparsity", "0.5", "--target", "cpu", "--budget", "1", "--out", str(out)]
     assert run(["deploy", str(model), *flags]) == 0, capsys.readouterr().err
     assert json.loads((out / "checkpoint" / "plan.json").read_text())["family"] == "wav2vec2"
     assert (out / "report.md").is_file()

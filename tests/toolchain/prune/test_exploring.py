@@ -16,7 +16,7 @@ from leanear.cli.commands import run
 from leanear.prune import exploring, scoring
 from leanear.prune.curve import measured_ratio
 from leanear.prune.exploring import Point, _begins_at, summary, table_rows
-from tests.conftest import make_tiny_ast, tone
+from tests.conftest import tone, write_tiny, write_tones
 from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.whisper_pruning import write_audio
 from tests.whisper_models import write_whisper
@@ -27,16 +27,9 @@ FILES = {"explore.json", "explore.md", "explore.html", ".scores"}
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory) -> tuple[Path, Path]:
     """A tiny AST's folder, and its clips'."""
-    from transformers import ASTFeatureExtractor
 
     folder = tmp_path_factory.mktemp("classifier")
-    make_tiny_ast().save_pretrained(folder / "model")
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder / "model")
-    for label, frequency_hz in (("yes", 500), ("up", 1500)):
-        (folder / "data" / label).mkdir(parents=True)
-        for number in range(12):
-            soundfile.write(folder / "data" / label / f"{number}.wav", tone(frequency_hz + 20 * number), 16000)
-    return folder / "model", folder / "data"
+    return write_tiny(folder / "model"), write_tones(folder / "data", 12)
 
 
 @pytest.fixture(scope="module")

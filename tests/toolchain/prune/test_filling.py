@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import soundfile
 from transformers import ASTConfig
 
 import leanear.export.onnx.heads
@@ -27,7 +26,7 @@ from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut
 from leanear.runtimes.errors import BadInput
-from tests.conftest import make_tiny_ast, tone
+from tests.conftest import make_tiny_ast, write_tones
 from tests.export.test_macs import _graph_macs as graph_macs
 from tests.toolchain import whisper_pruning
 from tests.toolchain.prune.test_rotated import clips
@@ -239,11 +238,7 @@ def test_many_heads_take_all_their_counts_into_account_in_moments():
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    for label, frequency_hz in (("yes", 500), ("up", 1500)):
-        (tmp_path / "clips" / label).mkdir(parents=True)
-        for number in range(4):
-            soundfile.write(tmp_path / "clips" / label / f"{number}.wav", tone(frequency_hz + 20 * number), 16000)
-    return tmp_path / "clips"
+    return write_tones(tmp_path / "clips", 4)
 
 
 def prune(capsys, model, data, out, *flags) -> dict:

@@ -21,7 +21,7 @@ from leanear.families.checkpoint import load_checkpoint
 from leanear.plan import HeadPlan, SitePlan
 from leanear.prune.costs import mac_costs
 from leanear.runtimes.windows import window_tokens
-from tests.conftest import TINY_LABELS, make_tiny_ast
+from tests.conftest import TINY_LABELS, make_tiny_ast, write_tiny
 from tests.toolchain import whisper_pruning
 from tests.toolchain.speech_folder import sound
 from tests.toolchain.whisper_pruning import write_audio
@@ -106,10 +106,9 @@ def test_a_whisper_is_counted_as_its_graphs_step_by_step(tmp_path, kept):
     assert whisper.macs(checkpoint, model).total == multiplied(encoder, samples=32_000) + sum(steps)
 
 
-def write_ast(folder: Path, extractor) -> tuple[Path, Path]:
+def write_ast(folder: Path) -> tuple[Path, Path]:
     """A tiny AST and clips of its labels."""
-    make_tiny_ast().save_pretrained(folder / "model")
-    extractor.save_pretrained(folder / "model")
+    write_tiny(folder / "model")
     (folder / "data").mkdir()
     rows = ["file_name,label"]
     for number in range(24):
@@ -127,9 +126,9 @@ def exported_macs(model: Path, data: Path, out: Path) -> int:
 
 @pytest.mark.parametrize(("family", "goal"), [(ast, 0.985), (whisper, 0.965)])  # most is the front end, which stays
 @pytest.mark.parametrize("prune", ["attention", "all"])
-def test_the_goal_is_what_the_manifests_count(tiny_extractor, tmp_path, family, goal, prune, capsys):
+def test_the_goal_is_what_the_manifests_count(tmp_path, family, goal, prune, capsys):
     if family is ast:
-        model, data = write_ast(tmp_path, tiny_extractor)
+        model, data = write_ast(tmp_path)
     else:
         model, data = write_whisper(tmp_path / "model"), write_audio(tmp_path / "data", 24)
     arguments = ["--data", str(data), "--calibration-clips", "12", "--macs", str(goal), "--prune", prune]

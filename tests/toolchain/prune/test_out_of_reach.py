@@ -6,7 +6,6 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
-import soundfile
 import torch
 
 from leanear.cli.commands import run
@@ -21,7 +20,7 @@ from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
 from leanear.timing.model_timing import timing_of
-from tests.conftest import make_tiny_ast, tone
+from tests.conftest import make_tiny_ast, write_tones
 from tests.toolchain.recipes import recipe_flags
 from tests.whisper_models import make_whisper
 
@@ -30,11 +29,7 @@ CPU = read_target("cpu")
 
 @pytest.fixture
 def data(tmp_path):
-    for label in ("yes", "up"):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for number in range(4):
-            soundfile.write(tmp_path / "data" / label / f"{number}.wav", tone(300 + 50 * number), 16_000)
-    return tmp_path / "data"
+    return write_tones(tmp_path / "data", 4)
 
 
 @pytest.fixture

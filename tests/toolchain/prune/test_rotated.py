@@ -281,7 +281,7 @@ with processes():
 """
 
 
-def test_two_processes_write_the_plan_of_one_to_the_byte(tmp_path, tiny_folder):
+def test_two_processes_write_the_plan_of_one_to_the_byte(tmp_path, tiny_folder, monkeypatch):
     """Of sixty clips 48 are scored: three chunks, so that one process has two of them and the other one."""
     data = tmp_path / "data"
     for label, frequency_hz in (("yes", 500), ("up", 1500), ("left", 2500), ("down", 3500)):
@@ -291,19 +291,17 @@ def test_two_processes_write_the_plan_of_one_to_the_byte(tmp_path, tiny_folder):
             clip = tone(frequency_hz + 20 * number) + 0.02 * number * noise
             soundfile.write(data / label / f"{number}.wav", clip.clip(-1, 1), 16000)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", sys.executable]
-    workers = []
-    for name, launcher in (("one", []), ("two", torchrun)):
-        command = [sys.executable, *launcher, "-c", WORKER, str(tiny_folder), str(data), str(tmp_path / name)]
-        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=150)
-            assert worker.returncode == 0, errors[-2000:]
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.wait()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", sys.executable]
+    given = ["-c", str(tiny_folder), str(data)]
+    command = [sys.executable, *launcher, given[0], WORKER, *given[1:], str(tmp_path / "two")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as two:
+        try:
+            monkeypatch.setattr(sys, "argv", [*given, str(tmp_path / "one")])
+            exec(WORKER, {})  # the one
+            _, errors = two.communicate(timeout=600)
+            assert two.returncode == 0, errors[-2000:]
+        finally:
+            two.terminate()
     plans = {}
     for name in ("half", "shots", "search"):
         one, two = (tmp_path / processes / name for processes in ("one", "two"))

@@ -553,30 +553,32 @@ if torch.distributed.is_initialized():
 """
 
 
-def start_processes(number: int, folder: Path) -> list[subprocess.Popen]:
+def start_two_processes(folder: Path) -> list[subprocess.Popen]:
     """As torchrun starts them, by its environment variables."""
-    folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     workers = []
-    for rank in range(number):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        if number > 1:
-            environment |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            }  # fmt: skip
-        command = [sys.executable, "-c", WORKER, str(rank), str(folder)]
+    for rank in "01":
+        environment = {
+            **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+        command = [sys.executable, "-c", WORKER, rank, str(folder)]
         workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     return workers
 
 
-def test_two_processes_end_with_one_model_that_is_the_single_processs(tmp_path):
-    workers = [*start_processes(1, tmp_path / "one"), *start_processes(2, tmp_path / "two")]
+def test_two_processes_end_with_one_model_that_is_the_single_processs(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    workers = start_two_processes(tmp_path / "two")
     try:
+        monkeypatch.setattr(sys, "argv", ["-c", "0", str(tmp_path / "one")])
+        exec(WORKER, {})
         for worker in workers:
-            _, errors = worker.communicate(timeout=100)
+            _, errors = worker.communicate(timeout=600)
             assert worker.returncode == 0, errors[-2000:]
     finally:
         for worker in workers:

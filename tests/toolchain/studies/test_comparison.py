@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from scipy.stats import bootstrap
 
@@ -31,7 +30,7 @@ from leanear.studies.comparison import (
     read_rows,
 )
 from leanear.studies.methods import DEFAULT, DENSE, Bench, method_named, methods
-from tests.conftest import TINY_LABELS, make_tiny_ast, tone
+from tests.conftest import TINY_LABELS, make_tiny_ast, write_tones
 
 NAMES = (DENSE, "reference: channels, magnitude, local", "reference: heads, fisher, local", DEFAULT)
 
@@ -226,12 +225,7 @@ def test_recovery_takes_the_references_best_and_gives_its_full_schedule_five_tim
 
 @pytest.fixture
 def data(tmp_path):
-    folder = tmp_path / "data"
-    for label, frequency_hz in (("yes", 500), ("up", 1500), ("left", 900)):
-        (folder / label).mkdir(parents=True)
-        for number in range(8):
-            soundfile.write(folder / label / f"{number}.wav", tone(frequency_hz + 20 * number), 16000)
-    return folder
+    return write_tones(tmp_path / "data", 8, yes=500, up=1500, left=900)
 
 
 def test_the_command_writes_its_files_and_takes_rows_over(tiny_folder, data, tmp_path, capsys):

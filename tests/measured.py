@@ -1,4 +1,4 @@
-"""Two tiny artifacts and labelled clips for them."""
+"""Tiny artifacts, clips for them, and what measuring them gave: made once, for every test."""
 
 from __future__ import annotations
 
@@ -68,6 +68,22 @@ def short_look_at_other_processes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("leanear.benchmarks.sensors.device.BUSY_WINDOW_S", 0.02)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_measurements():
+    """Where a test does not say how much is measured, it is 12 samples in 2 processes, which are drawn 200 times."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("repeats", 2), ("samples", 12)):
+            patch.setitem(benchmark.__kwdefaults__, name, value)
+        patch.setattr("leanear.benchmarks.summary.RESAMPLES", 200)
+        yield
+
+
+@pytest.fixture
+def all_resamples(monkeypatch):
+    """As many as in reports of users."""
+    monkeypatch.setattr("leanear.benchmarks.summary.RESAMPLES", 1000)
 
 
 @pytest.fixture(scope="session")
