@@ -1,4 +1,4 @@
-"""Graphs of attention blocks alone, built as the exporter builds a model's, to learn what heads of some widths cost.
+"""Graphs of blocks alone, built as the exporter builds a model's, to learn what heads and channels of them cost.
 
 Dimension letters: T tokens, D model width, H heads, K per-head query/key width, V per-head value/output width.
 """
@@ -9,11 +9,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from leanear.export.ast.graph import READ_TOKENS, WHOLE_LAST_ATTENTION
+from leanear.export.ast.graph import READ_TOKENS, WHOLE_LAST_ATTENTION, add_mlp
 from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.heads import (
@@ -25,30 +27,32 @@ from leanear.export.onnx.heads import (
     fused_width,
     group_heads,
 )
+from leanear.export.onnx.layers import add_layernorm
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.runtimes.files import replaced_file
 
-KINDS = ("ordinary", "last")
+KINDS = ("ordinary", "last")  # of attention
 EXPORTER = {"version": 1, "group_macs": GROUP_MACS, "vector_columns": VECTOR_COLUMNS}
 """What changes when the exporter writes other blocks for the same widths: timings of other blocks are then stale.
-The version is raised by hand when export/onnx/attention.py changes what a block is made of."""
+The version is raised by hand when the exporter changes what a block is made of."""
 ROW_COLUMNS = 4  # the form for ONNX Runtime fills value widths up to rows of whole 16 bytes
 EPSILON = 1e-12
 WEIGHT_SPREAD = 0.02
 
 
 def export_blocks(
-    kind: str, widths: Sequence[tuple[int, int]], tokens: int, model_width: int, copies: int, form: str, out: Path,
-    precision: str = "fp32",
+    kind: str, widths: Sequence[tuple[int, int]] | int, tokens: int, model_width: int, copies: int, form: str,
+    out: Path, precision: str = "fp32",
 ) -> None:  # fmt: skip
-    """Write one ONNX file of `copies` attention blocks, each with its layer norm before and its residual behind.
+    """Write one ONNX file of `copies` blocks, each with its layer norm before and its residual behind.
 
-    kind: "ordinary" blocks feed one another, (T, D) in and out; blocks of kind "last" are computed for the tokens that
-    the classifier reads, all from the same tokens. widths: (K, V) of every head. Every copy has random weights of its
-    own, so that a block's weights come from memory as they do in a model. The graph takes "waveform", float32 (1, D),
-    which is added to every token, and gives "logits", float32 (1, 1): what every runtime here takes and gives.
-    precision: "fp32", or "int8": products as a model's in 8 bits has them, in ranges that noise has.
+    kind: "ordinary" blocks of attention feed one another, (T, D) in and out, as those of kind "feed-forward" do; blocks
+    of kind "last" are attention for the tokens that the classifier reads, all from the same tokens. widths: (K, V) of
+    every head, or how many hidden channels. Every copy has random weights of its own, so that a block's weights come
+    from memory as they do in a model. The graph takes "waveform", float32 (1, D), which is added to every token, and
+    gives "logits", float32 (1, 1): what every runtime here takes and gives. precision: "fp32", or "int8": products as a
+    model's in 8 bits has them, in ranges that noise has.
     """
     arguments = (kind, widths, tokens, model_width, copies, form)
     if precision == "fp32":
@@ -74,7 +78,7 @@ def _write(graph: Graph, model_width: int, out: Path) -> None:
 
 def _blocks(
     kind: str,
-    widths: Sequence[tuple[int, int]],
+    widths: Sequence[tuple[int, int]] | int,
     tokens: int,
     model_width: int,
     copies: int,
@@ -89,8 +93,12 @@ def _blocks(
     results = []
     for number in range(copies):
         name = f"blocks.{number}"
+        if isinstance(widths, int):
+            hidden = add_mlp(graph, hidden, random_feed_forward(widths, model_width, generator), form, name, observed)
+            results = [hidden]
+            continue
         attention = random_attention(widths, model_width, generator)
-        normed = _add_layernorm(graph, hidden, model_width, generator, f"{name}.layernorm")
+        normed = add_layernorm(graph, hidden, _random_norm(model_width, generator), f"{name}.layernorm")
         if kind == "ordinary":
             attended = add_attention(graph, normed, attention, form, tokens, name, observed)
             hidden = graph.node("Add", [attended, hidden], f"{name}.residual")
@@ -155,14 +163,26 @@ def random_attention(widths: Sequence[tuple[int, int]], model_width: int, genera
     )
 
 
-def _add_layernorm(graph: Graph, hidden: str, width: int, generator: np.random.Generator, name: str) -> str:
-    scale, shift = 1.0 + _random(generator, (width,)), _random(generator, (width,))
-    inputs = [
-        hidden,
-        graph.weight(f"{name}.scale", (width,), lambda: scale),
-        graph.weight(f"{name}.shift", (width,), lambda: shift),
-    ]
-    return graph.node("LayerNormalization", inputs, name, axis=-1, epsilon=EPSILON)
+def random_feed_forward(width: int, model_width: int, generator: np.random.Generator) -> SimpleNamespace:
+    """What the exporter reads of a layer with a feed-forward block of so many hidden channels, its weights random."""
+
+    def linear(inputs: int, outputs: int) -> SimpleNamespace:
+        weight, bias = (_parameter(_random(generator, shape)) for shape in ((outputs, inputs), (outputs,)))
+        return SimpleNamespace(in_features=inputs, out_features=outputs, weight=weight, bias=bias)
+
+    mlp = SimpleNamespace(fc1=linear(model_width, width), fc2=linear(width, model_width))
+    return SimpleNamespace(layernorm_after=_random_norm(model_width, generator), mlp=mlp)
+
+
+def _random_norm(width: int, generator: np.random.Generator) -> SimpleNamespace:
+    weight, bias = 1.0 + _random(generator, (width,)), _random(generator, (width,))
+    return SimpleNamespace(weight=_parameter(weight), bias=_parameter(bias), eps=EPSILON)
+
+
+def _parameter(values: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(values)
 
 
 def _random(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -86,6 +86,13 @@ def rotated_attention_state(site: AttentionSite, basis: SiteBasis, site_plan: Si
     return {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
 
 
+def first_channels_state(site: FeedForwardSite, width: int) -> dict[str, torch.Tensor]:
+    """The block's weights and biases with its first so many channels as they are; keys as of `feed_forward_state`."""
+    weights = {"first.weight": site.first.weight[:width], "second.weight": site.second.weight[:, :width]}
+    biases = {"first.bias": site.first.bias[:width], "second.bias": site.second.bias}
+    return {name: tensor.detach().clone().contiguous() for name, tensor in (weights | biases).items()}
+
+
 def feed_forward_state(
     site: FeedForwardSite, basis: FeedForwardBasis, width: int
 ) -> tuple[tuple[int, ...], dict[str, torch.Tensor]]:

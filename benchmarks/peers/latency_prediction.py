@@ -175,7 +175,7 @@ def main() -> int:
     options = parser.parse_args()
     target, checkpoint, narrator = read_target(options.target), dense_checkpoint(), Narrator()
     with narrator.step(f"latency table for {target.name}") as report:
-        table = latency_table(checkpoint, target, cache=options.cache, fresh=options.fresh, report=report)
+        table = latency_table(checkpoint, target).get(cache=options.cache, fresh=options.fresh, report=report)
     plans = all_plans(table, target)
     if options.plan:
         plans = {name: sites for name, sites in plans.items() if any(part in name for part in options.plan)}

@@ -34,6 +34,7 @@ from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, Sharing, choose_widths, cut
 from leanear.targets.target import read_target
 from leanear.timing.block_timing import latency_table, time_in_turn
+from leanear.timing.model_timing import Tables
 
 LONG_FRAMES = 500  # of inputs that are run one by one, for memory's sake
 
@@ -108,9 +109,9 @@ def main() -> int:  # noqa: PLR0915
             clips_at_once=1 if judge_inputs.shape[1] > LONG_FRAMES else None, report=report,
         )  # fmt: skip
     with narrator.step("latency table") as report:
-        table = latency_table(checkpoint, target, report=report)
+        table = latency_table(checkpoint, target).get(report=report)
     sites = ast.attention_sites(checkpoint.model)
-    costs = latency_costs(table, sites)
+    costs = latency_costs(Tables(table, None), sites, ())
     dense = log_probabilities(checkpoint.model, judge_inputs)
     full = sum(sum(site.query_key_widths) + sum(site.value_output_widths) for site in sites)
     planned, graphs = [], []

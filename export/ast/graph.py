@@ -155,7 +155,7 @@ def _add_classifier(
         if is_last:
             hidden = add_first_tokens(graph, hidden, READ_TOKENS, f"{name}.read")
         hidden = graph.node("Add", [attended, hidden], f"{name}.attention.residual")
-        hidden = _add_mlp(graph, hidden, layer, form, name, observed is not None)
+        hidden = add_mlp(graph, hidden, layer, form, name, observed)
     hidden = add_layernorm(graph, hidden, body.layernorm, "layernorm")
     pooled = graph.node(
         "ReduceMean", [hidden, graph.constant("pool.axis", np.array([0], dtype=np.int64))], "pooled", keepdims=1
@@ -213,7 +213,11 @@ def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -
     return graph.node("Concat", [first, placed], "embeddings", axis=0)
 
 
-def _add_mlp(graph: Graph, hidden: str, layer: Any, form: str, name: str, is_eight_bit: bool) -> str:
+def add_mlp(
+    graph: Graph, hidden: str, layer: Any, form: str, name: str, observed: Mapping[str, Observed] | None
+) -> str:
+    """Add a layer's feed-forward block, layer norm before and residual behind, and return the result's name."""
+    is_eight_bit = observed is not None
     if layer.mlp.fc1.out_features == 0:
         return add_bias_alone(graph, hidden, layer.mlp.fc2, f"{name}.mlp")
     padding = _row_padding(layer.mlp.fc1.out_features) if form == "onnxruntime" and not is_eight_bit else 0

@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
+from torch.nn import functional
 
 from leanear.export.ast.graph import export_ast
-from leanear.export.blocks import export_blocks, exported_groups, random_attention
+from leanear.export.blocks import export_blocks, exported_groups, random_attention, random_feed_forward
 
 TOKENS, WIDTH = 40, 48
 RAGGED = [(3, 10), (7, 1), (16, 6)]
@@ -60,6 +62,39 @@ def test_one_block_against_numpy(tmp_path):
         first, begin = first + query_key, begin + value_output
     result = hidden + np.concatenate(contexts, axis=1) @ block.output_weight.T + block.output_bias
     assert run(path, waveform)[0, 0] == pytest.approx(result.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino", "tensorrt"])
+@pytest.mark.parametrize("tokens", [TOKENS, 2])
+def test_feed_forward_blocks_against_torch(tmp_path, tokens, form, precision):
+    """Two blocks that feed one another, pre-norm with residual, by torch's own functions; 1024 channels are padded."""
+    path = tmp_path / "blocks.onnx"
+    export_blocks("feed-forward", 1024, tokens, WIDTH, 2, form, path, precision)
+    generator = np.random.default_rng(0)
+    hidden = torch.from_numpy(np.float32(0.02) * generator.standard_normal((tokens, WIDTH), dtype=np.float32))
+    waveform = np.random.default_rng(1).standard_normal((1, WIDTH), dtype=np.float32)
+    hidden = hidden + torch.from_numpy(waveform)
+    for _ in range(2):
+        block = random_feed_forward(1024, WIDTH, generator)
+        norm, first, second = block.layernorm_after, block.mlp.fc1, block.mlp.fc2
+        normed = functional.layer_norm(hidden, (WIDTH,), norm.weight, norm.bias, norm.eps)
+        wide = functional.gelu(functional.linear(normed, first.weight, first.bias))
+        hidden = hidden + functional.linear(wide, second.weight, second.bias)
+    kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert (precision == "int8") == (kinds["QuantizeLinear"] > 0)
+    assert run(path, waveform)[0, 0] == pytest.approx(float(hidden.mean()), abs=1e-5 if precision == "fp32" else 2e-3)
+
+
+@pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino", "tensorrt"])
+def test_a_feed_forward_block_has_the_operators_of_a_models_layer(tmp_path, slim, extractor, form):
+    export_ast(slim, extractor, tmp_path / "model.onnx", form, input="features")
+    model = onnx.load(tmp_path / "model.onnx")
+    expected = Counter(n.op_type for n in model.graph.node if n.name.startswith("layers.1.mlp"))
+    first = slim.audio_spectrogram_transformer.layers[1].mlp.fc1
+    export_blocks("feed-forward", first.out_features, 40, first.in_features, 1, form, tmp_path / "blocks.onnx")
+    nodes = onnx.load(tmp_path / "blocks.onnx").graph.node
+    assert Counter(n.op_type for n in nodes if n.name.startswith("blocks.0.mlp")) == expected
 
 
 @pytest.mark.parametrize("form", ["portable", "onnxruntime", "openvino", "tensorrt"])

@@ -6,6 +6,9 @@ by more than a factor of two, every block's estimates are multiplied by measured
 what the whole loses beyond the sum of its blocks, and widths are chosen again. Losses are cliffs: a block that turned
 out dear is given more width, turns out cheap, and would be cut again. So a later round takes a root of its ratios, and
 of the plans that were measured the best one stays.
+
+Where hardly any attention stays, estimates of whole blocks' removal are the furthest off of all: there each block's is
+measured, with the rest of the model whole, and offered at that loss.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from leanear.progress import Report, quiet
 from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Losses, Scores
-from leanear.prune.widths import RotatedRecipe, choose_widths, cut
+from leanear.prune.widths import RotatedRecipe, choose_widths, cut, may_go
 from leanear.runtimes.errors import BadInput
 
 MOST_ROUNDS = 3
@@ -38,6 +41,7 @@ FACTOR = 2.0
 NOTHING_NATS = 1e-4  # per target: below, a model is its dense self for every purpose, whatever the ratio
 BLOCK_CLIPS = 16  # held-out clips on which single blocks are measured, at most
 LARGEST_CORRECTION = 1e4
+HARDLY_ANY = 0.15  # of all heads' channels: blocks are down to a few
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,21 @@ class Round:
 
 @dataclass(frozen=True)
 class Corrections:
-    """Factors on the estimates: of every block by name, and of what the blocks lose together beyond their sum."""
+    """Factors on the estimates: of every block by name, and of what the blocks lose together beyond their sum.
+
+    removals: what the removal of whole blocks was measured to lose, in place of its estimate.
+    """
 
     blocks: Mapping[str, float] = dataclasses.field(default_factory=dict)
     together: float = 1.0
+    removals: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def applied(self, losses: Losses) -> dict[str, Any]:
         """The corrected losses."""
-        return {name: table * self.blocks.get(name, 1.0) * self.together for name, table in losses.items()}
+        tables = {name: table * self.blocks.get(name, 1.0) * self.together for name, table in losses.items()}
+        for name, measured in self.removals.items():
+            tables[name][-1, 0, 0] = measured * self.together
+        return tables
 
 
 @dataclass(frozen=True)
@@ -128,8 +139,10 @@ def choose_measured(
     in_force: list[Corrections] = []
     made: list[tuple[nn.Module, tuple[SitePlan, ...], Allocation]] = []
     for number in range(MOST_ROUNDS):
-        losses = corrections.applied(scores.losses)
-        plans = _with_and_without_blocks(sites, losses, costs, budget, recipe)
+        plans = _with_and_without_blocks(sites, corrections.applied(scores.losses), costs, budget, recipe)
+        if not corrections.removals and _keeps_hardly_any(sites, plans[0]):
+            corrections = dataclasses.replace(corrections, removals=alone.removals(recipe))
+            plans = _with_and_without_blocks(sites, corrections.applied(scores.losses), costs, budget, recipe)
         tried = [(*cut(family, model, scores.bases, each), each) for each in plans]
         divergences = [shards.same(held_out.kl(each[0])) for each in tried]
         measured = min(divergences, key=losing)
@@ -168,6 +181,11 @@ def _with_and_without_blocks(
         return [plan]
 
 
+def _keeps_hardly_any(sites: Sequence[AttentionSite], plan: Allocation) -> bool:
+    dense = sum(sum(site.query_key_widths) + sum(site.value_output_widths) for site in sites)
+    return sum(sum(pair) for heads in plan.widths for pair in heads) < HARDLY_ANY * dense
+
+
 def losing(divergence: float) -> float:
     """The divergence, to sort by: what is no number loses the most."""
     return math.inf if math.isnan(divergence) else divergence
@@ -192,7 +210,8 @@ def _corrected(before: Corrections, found: Round, power: float) -> Corrections:
     alone = sum(
         block.estimated * factors.get(block.name, 1.0) / before.blocks.get(block.name, 1.0) for block in found.blocks
     )
-    return Corrections(factors, found.measured / alone if alone > 0 else before.together)
+    together = found.measured / alone if alone > 0 else before.together
+    return dataclasses.replace(before, blocks=factors, together=together)
 
 
 class SingleBlocks:
@@ -202,7 +221,21 @@ class SingleBlocks:
         self._family, self._losses, self._held_out = family, scores.losses, held_out
         self._sites: Sequence[AttentionSite] = family.attention_sites(model)
         self._dense = [tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in self._sites]
-        self._whole, _ = cut(family, model, scores.bases, Allocation(tuple(self._dense), 0.0, 0.0))
+        self._cut = functools.partial(cut, family, model, scores.bases)
+        self._whole, _ = self._cut(Allocation(tuple(self._dense), 0.0, 0.0))
+
+    def removals(self, recipe: RotatedRecipe) -> dict[str, float]:
+        """What each block's removal loses that may go."""
+        gone = [may_go(site, recipe) for site in self._sites]
+        widths = [((0, 0),) * len(dense) if goes else dense for goes, dense in zip(gone, self._dense, strict=True)]
+        without, _ = self._cut(Allocation(tuple(widths), 0.0, 0.0))
+        sites = zip(self._family.attention_sites(self._whole), self._family.attention_sites(without), strict=True)
+        nothing, losses = self._nothing, {}
+        for goes, (wide, none) in zip(gone, sites, strict=True):
+            if goes:
+                with _in_place_of(self._whole, wide.module, none.module):
+                    losses[wide.name] = self._measured(wide.kind, nothing)
+        return losses
 
     def measure(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> tuple[BlockLoss, ...]:
         """Every block's loss, as estimated without what blocks lose together, and as measured; slim: as allocated."""
@@ -215,6 +248,9 @@ class SingleBlocks:
         for (site, widths, dense), (wide, narrow) in zip(pairs, modules, strict=True):
             if widths == dense:
                 losses.append(BlockLoss(site.name, 0.0, 0.0))
+                continue
+            if site.name in corrections.removals and not any(pair != (0, 0) for pair in widths):
+                losses.append(BlockLoss(site.name, *(corrections.removals[site.name],) * 2))
                 continue
             estimated = corrections.blocks.get(site.name, 1.0) * block_loss(self._losses, site, widths)
             with _in_place_of(self._whole, wide.module, narrow.module):

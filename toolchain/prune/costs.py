@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leanear.benchmarks.formatting import PRUNED_PARTS
-from leanear.calibration.sites import AttentionSite, FeedForwardKind
+from leanear.calibration.sites import AttentionSite, FeedForwardKind, FeedForwardSite
 from leanear.export.macs import HeadCost, Macs
 from leanear.plan import Plan, feed_forward_parameters, head_parameters
 from leanear.timing.latency_table import Table, tie_widths
+from leanear.timing.model_timing import Tables
 
 Widths = tuple[tuple[int, int], ...]
 """(K, V) of every kept head of one block."""
@@ -17,12 +18,20 @@ Widths = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class FeedForwardCost:
-    """What a feed-forward block that is pruned costs: width hidden channels, each of `channel`."""
+    """What a feed-forward block that is pruned costs: width hidden channels, each of `channel`, and `block` for them.
+
+    Without channels the block is gone.
+    """
 
     name: str
     kind: FeedForwardKind
     width: int
     channel: float
+    block: float = 0.0
+
+    def of(self, width: int) -> float:
+        """The cost of so many channels."""
+        return self.block + width * self.channel if width else 0.0
 
 
 @dataclass(frozen=True)
@@ -30,16 +39,15 @@ class Costs:
     """Costs of a model's heads in one unit.
 
     dense: of all that counts, at the dense widths; fixed: of what no head's width changes; heads: per block, the cost
-    of one head of widths (K, V). Where they do not add up over a block's heads: tied, per block, is the cost of H heads
-    of (K, V) and ragged that of any heads; widened, per block, are the widths that cost no more than those given.
-    feed_forward: the feed-forward blocks that share the budget.
+    of one head of widths (K, V). Where they do not add up over a block's heads: ragged, per block, is the cost of any
+    heads; widened, per block, are the widths that cost no more than those given. feed_forward: the feed-forward blocks
+    that share the budget.
     """
 
     unit: str
     dense: float
     fixed: float
     heads: tuple[HeadCost, ...]
-    tied: tuple[Callable[[int, int, int], float], ...] | None = None
     ragged: tuple[Callable[[Widths], float], ...] | None = None
     widened: tuple[Callable[[Widths], Sequence[tuple[int, int]]], ...] | None = None
     feed_forward: tuple[FeedForwardCost, ...] = ()
@@ -53,7 +61,7 @@ class Costs:
     def of(self, sites: Sequence[Widths], feed_forward: Mapping[str, int] | None = None) -> float:
         """The cost of the model whose blocks keep heads and, by name, hidden channels of these widths, else all."""
         kept = feed_forward or {}
-        channels = sum(kept.get(block.name, block.width) * block.channel for block in self.feed_forward)
+        channels = sum(block.of(kept.get(block.name, block.width)) for block in self.feed_forward)
         return self.fixed + channels + sum(self.block(index, widths) for index, widths in enumerate(sites))
 
 
@@ -75,7 +83,7 @@ def mac_costs(plan: Plan, macs: Macs) -> Costs:
     width = plan.dense_head_width
     feed_forward = _feed_forward(plan, macs.channels)
     dense = sum(site.dense_heads * head(width, width) for site, head in zip(plan.sites, macs.heads, strict=True))
-    dense += sum(block.width * block.channel for block in feed_forward)
+    dense += sum(block.of(block.width) for block in feed_forward)
     return Costs("MACs", float(macs.total), macs.total - dense, macs.heads, feed_forward=feed_forward)
 
 
@@ -89,11 +97,28 @@ def _feed_forward(plan: Plan, channels: Sequence[float]) -> tuple[FeedForwardCos
     )
 
 
-def latency_costs(table: Table, sites: Sequence[AttentionSite]) -> Costs:
-    """Milliseconds of one inference, as the table of the target's device predicts them.
+def latency_costs(tables: Tables, sites: Sequence[AttentionSite], blocks: Sequence[FeedForwardSite]) -> Costs:
+    """Milliseconds of one inference, as the tables of the target's device predict them of what is pruned.
 
-    What a block costs apart from its heads is fixed where a head of it stays, and goes with the last one elsewhere.
+    What a block costs apart from its heads or channels goes with the last of them, and is fixed where a head stays.
     """
+    attention, feed_forward = tables.attention, tables.feed_forward
+    if attention is not None:
+        costs = _attention_costs(attention, sites)
+    else:
+        assert feed_forward is not None
+        costs = Costs("ms", feed_forward.dense_ms, feed_forward.dense_ms, (lambda *_: 0.0,) * len(sites))
+    if feed_forward is None:
+        return costs
+    of_blocks = tuple(
+        FeedForwardCost(block.name, block.kind, block.width, parts.channel_ms, parts.block_ms)
+        for block, parts in zip(blocks, feed_forward.parts_beside(costs.dense), strict=True)
+    )
+    fixed = costs.fixed - sum(block.of(block.width) for block in of_blocks)
+    return replace(costs, fixed=fixed, feed_forward=of_blocks)
+
+
+def _attention_costs(table: Table, sites: Sequence[AttentionSite]) -> Costs:
     kinds = tuple(zip(table.site_kinds, (site.may_go for site in sites), strict=True))
 
     def head(kind: str) -> HeadCost:
@@ -105,9 +130,6 @@ def latency_costs(table: Table, sites: Sequence[AttentionSite]) -> Costs:
         fixed_ms = 0.0 if may_go else table.block_ms(kind)
         return lambda widths: table.site_ms(kind, list(widths)) - fixed_ms if widths else 0.0
 
-    def tied(kind: str, may_go: bool) -> Callable[[int, int, int], float]:
-        return lambda heads, query_key, value_output: ragged(kind, may_go)(((query_key, value_output),) * heads)
-
     def widened(kind: str) -> Callable[[Widths], Sequence[tuple[int, int]]]:
         return lambda widths: tie_widths(table, kind, list(widths))
 
@@ -116,7 +138,6 @@ def latency_costs(table: Table, sites: Sequence[AttentionSite]) -> Costs:
         dense=table.model_ms([table.dense_site] * len(sites)),
         fixed=table.rest_ms + sum(table.block_ms(kind) for kind, may_go in kinds if not may_go),
         heads=tuple(head(kind) for kind, _ in kinds),
-        tied=tuple(tied(*kind) for kind in kinds),
         ragged=tuple(ragged(*kind) for kind in kinds),
         widened=tuple(widened(kind) for kind, _ in kinds),
     )

@@ -38,10 +38,9 @@ from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
-from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.targets.target import Target
-from leanear.timing.model_timing import timing_of
+from leanear.timing.model_timing import tables_of, timing_of
 
 EXPLORE_SCHEMA = "leanear-explore-1"
 MEASURED = (0.3, 0.5, 0.7, 0.9)
@@ -95,10 +94,6 @@ def explore(
     with narrator.step("reading the checkpoint and the calibration clips") as report:
         checkpoint = load_checkpoint(source, asked)
         family = family_of(checkpoint)
-        if milliseconds and recipe.prune != "attention":
-            raise BadInput(
-                f"--target: no feed-forward block is timed alone in this version; not with --prune {recipe.prune}"
-            )
         extractor = checkpoint.feature_extractor
         window = family.window_samples(extractor)
         audio = read_examples_for(
@@ -151,9 +146,8 @@ def _points(
     table: Costs | None = None
     if milliseconds:
         with narrator.step("timing the target") as report:
-            table = latency_costs(
-                timing_of(checkpoint, target, None).table(False, report), family.attention_sites(dense)
-            )
+            tables = tables_of(timing_of(checkpoint, target, None), recipe.prune, False, report)
+            table = latency_costs(tables, family.attention_sites(dense), family.feed_forward_sites(dense))
     estimates = estimated_curve(*curve, TENTHS)
     measured = _measured(family, dense, scores, estimates, judge, narrator)
     ratio = measured_ratio(
@@ -230,7 +224,7 @@ def _point(
         estimate.loss,
         sum(parameter.numel() for parameter in dense.parameters()) - round(removed),
         macs.of(kept, channels),
-        None if table is None else table.of(kept),
+        None if table is None else table.of(kept, channels),
         measured,
     )
 

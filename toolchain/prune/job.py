@@ -117,26 +117,12 @@ def open_reachable(source: Path, job: PruneJob, narrator: Narrator) -> Any:
     """
     with narrator.step("reading the checkpoint"):
         checkpoint = load_checkpoint(source, job.asked)
-    check_feed_forward(job)
     check_reachable(checkpoint, job)
     if job.goal.needs_latency:
         with narrator.step(f"whether {job.goal.text} can be reached", if_reported=True) as report:
             timing = timing_of(checkpoint, job.target, job.work)
             refuse_out_of_reach(checkpoint, job.goal, job.target, cast(RotatedRecipe, job.recipe), timing, report)
     return checkpoint
-
-
-def check_feed_forward(job: PruneJob) -> None:
-    """See that the goal is one for what is pruned.
-
-    Raises:
-        BadInput: milliseconds are asked for of feed-forward blocks, whose widths no device is timed at.
-    """
-    if job.goal.needs_latency and job.prune != "attention":
-        raise BadInput(
-            f"{job.goal.flag} {job.goal.value:g}: latency goals are for attention in this version; with --prune"
-            f" {job.prune} the goals are --sparsity, --macs and --max-drop"
-        )
 
 
 def check_reachable(checkpoint: Checkpoint, job: PruneJob) -> None:

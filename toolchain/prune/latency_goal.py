@@ -1,6 +1,6 @@
-"""Prune to a latency on the target: by the latency table, then checked and corrected on the finished model.
+"""Prune to a latency on the target: by its latency tables, then checked and corrected on the finished model.
 
-The table adds up attention blocks that were timed alone. A whole model may be a few per cent off, so the pruned model
+The tables add up blocks that were timed alone. A whole model may be a few per cent off, so the pruned model
 is exported and timed in turn with the dense one; where it misses the goal, the budget is corrected by what was
 measured, and the widths are chosen again.
 """
@@ -24,7 +24,7 @@ from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
-from leanear.timing.model_timing import ModelTiming
+from leanear.timing.model_timing import ModelTiming, kept_tables
 
 MOST_CHECKS = 4
 ALLOWANCE = 0.005  # a goal that is missed by less is met: timings of the same model differ by more
@@ -100,11 +100,11 @@ def refuse_out_of_reach(
 def latency_bound(
     checkpoint: Checkpoint, target: Target, recipe: RotatedRecipe, timing: ModelTiming, report: Report = quiet
 ) -> LatencyBound:
-    """What the latency table says of both, or one timing of them in turn."""
-    family, table = family_of(checkpoint), timing.kept_table()
-    if table is not None:
+    """What the latency tables say of both, or one timing of them in turn."""
+    family, tables = family_of(checkpoint), kept_tables(timing, recipe.prune)
+    if tables is not None:
         sites = family.attention_sites(checkpoint.model)
-        costs = latency_costs(table, sites)
+        costs = latency_costs(tables, sites, family.feed_forward_sites(checkpoint.model))
         return LatencyBound(costs.dense, least_cost(sites, costs, recipe), 0.0)
     require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
     narrowest = narrowest_model(family, checkpoint.model, recipe)
@@ -121,7 +121,7 @@ def prune_to_latency(
 ) -> tuple[Rotated, tuple[LatencyCheck, ...]]:
     """The pruned model that meets the goal when timed here, or the last one tried, and all checks in order.
 
-    goal: of milliseconds; costs: of the target's latency table; prune(budget_ms): the model of that predicted latency.
+    goal: of milliseconds; costs: of the target's latency tables; prune(budget_ms): the model of that predicted latency.
     Under `torchrun` the first process measures and tells the others.
 
     Raises:
@@ -153,6 +153,6 @@ def _met_by_dense(wanted_ms: float, dense_ms: float) -> str:
 
 
 def _shrinking(slim_ms: float, goal_ms: float, rest_ms: float) -> float:
-    """By what to multiply the attention blocks' share, which alone can shrink, so that the goal is met."""
+    """By what to multiply the share of the blocks that are pruned, which alone can shrink, so that the goal is met."""
     blocks_ms, wanted_ms = slim_ms - rest_ms, goal_ms * (1 - MARGIN) - rest_ms
     return min(0.98, max(0.5, wanted_ms / blocks_ms)) if blocks_ms > 0 else 0.9

@@ -62,8 +62,4 @@ def without_filled(costs: Costs, unfilled: Sequence[Unfilled]) -> Costs:
     def ragged(index: int) -> Callable[[Widths], float]:
         return lambda widths: costs.block(index, widths) if unfilled[index](widths) else math.inf
 
-    def tied(index: int) -> Callable[[int, int, int], float]:
-        return lambda heads, query_key, value_output: ragged(index)(((query_key, value_output),) * heads)
-
-    blocks = range(len(costs.heads))
-    return dataclasses.replace(costs, ragged=tuple(map(ragged, blocks)), tied=tuple(map(tied, blocks)))
+    return dataclasses.replace(costs, ragged=tuple(map(ragged, range(len(costs.heads)))))

@@ -15,7 +15,7 @@ from leanear.data.examples import LabelledInputs
 from leanear.evaluate.measured_loss import Judge
 from leanear.families.family import Checkpoint, Family
 from leanear.families.registry import family_of
-from leanear.plan import Plan, plan_sha256
+from leanear.plan import Plan, Prune, plan_sha256
 from leanear.progress import Report, in_parts
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import Costs, latency_costs, parameter_costs
@@ -29,9 +29,8 @@ from leanear.recover.compensation import Compensated, compensate_, fitted_sites
 from leanear.recover.distillation import distill_
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_json
-from leanear.timing.block_timing import BUSY_SHARE
-from leanear.timing.latency_table import Table
-from leanear.timing.model_timing import ModelTiming, timing_of
+from leanear.timing.model_timing import ModelTiming, Tables, tables_of, timing_of
+from leanear.timing.table_file import BUSY_SHARE
 
 
 @dataclass(frozen=True)
@@ -141,14 +140,15 @@ def _prune_to_goal(work: Pruning, parameters: Costs) -> _Reached:
 
 def _prune_to_latency(work: Pruning) -> _Reached:
     timing = timing_of(work.checkpoint, work.job.target, work.job.work)
-    table = _shared_table(timing, work.part("goal"))
-    costs, pruner = latency_costs(table, work.family.attention_sites(work.checkpoint.model)), _Pruner(work)
+    tables, model = _shared_tables(timing, work.recipe.prune, work.part("goal")), work.checkpoint.model
+    costs = latency_costs(tables, work.family.attention_sites(model), work.family.feed_forward_sites(model))
+    pruner = _Pruner(work)
     try:
         pruned, checks = prune_to_latency(
             work.job.goal, costs, lambda ms: pruner.to(costs, ms), timing, work.part("pruning")
         )
     except BadInput as error:
-        raise BadInput(f"{error}{_doubts(table)}") from None
+        raise BadInput(f"{error}{_doubts(tables)}") from None
     facts = {"latency_checks": [dataclasses.asdict(check) for check in checks], "timed": timing.told()}
     # what was timed is the model
     return _Reached(dataclasses.replace(pruned, others=()), costs, checks[-1].budget_ms, facts)
@@ -208,17 +208,17 @@ def _loss_told(work: Pruning, pruned: Rotated, parameters: Costs) -> dict[str, A
     return loss
 
 
-def _doubts(table: Table) -> str:
-    if table.others_share <= BUSY_SHARE:
+def _doubts(tables: Tables) -> str:
+    if tables.others_share <= BUSY_SHARE:
         return ""
-    return f"; but other programs used {table.others_share:.0%} of the CPU while it was timed: try on an idle machine"
+    return f"; but other programs used {tables.others_share:.0%} of the CPU while it was timed: try on an idle machine"
 
 
-def _shared_table(timing: ModelTiming, report: Report) -> Table:
-    """The target's latency table; the first process times the device, and the others read what it has kept."""
+def _shared_tables(timing: ModelTiming, prune: Prune, report: Report) -> Tables:
+    """The target's latency tables; the first process times the device, and the others read what it has kept."""
     if shards.rank() != 0:
         shards.wait()
-    table = timing.table(shards.world_size() > 1, report)
+    tables = tables_of(timing, prune, shards.world_size() > 1, report)
     if shards.rank() == 0:
         shards.wait()
-    return table
+    return tables

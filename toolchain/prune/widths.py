@@ -34,7 +34,7 @@ from leanear.prune.allocation.options import BlockOptions, HeadOptions
 from leanear.prune.costs import Costs, FeedForwardCost
 from leanear.prune.scoring import Bases, Losses, Scoring
 from leanear.runtimes.errors import BadInput
-from leanear.surgery import feed_forward_state, kept_attention_state, rotated_attention_state
+from leanear.surgery import feed_forward_state, first_channels_state, kept_attention_state, rotated_attention_state
 
 Sharing = Literal["any widths", "equal widths", "entire heads"]
 Pools = Literal["global", "by-kind"]
@@ -212,9 +212,10 @@ def narrowest_name(sites: Sequence[AttentionSite], recipe: RotatedRecipe) -> str
 
 def narrowest_model(family: Family, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
     """The smallest model that there is to prune to, with some of the dense one's weights: to be timed, not used."""
-    sites = family.attention_sites(model)
+    sites, blocks = family.attention_sites(model), family.feed_forward_sites(model)
     whole = kept_whole_names(sites, recipe)
-    return family.slim_model(model, tuple(_narrowest(site, site.name in whole, recipe) for site in sites))
+    none = {block.name: first_channels_state(block, 0) for block in blocks if recipe.prune != "attention"}
+    return family.slim_model(model, tuple(_narrowest(site, site.name in whole, recipe) for site in sites), None, none)
 
 
 def _narrowest(site: AttentionSite, whole: bool, recipe: RotatedRecipe) -> SitePlan:
@@ -247,7 +248,7 @@ def _pools(sites: Sequence[AttentionSite], kept_whole: Sequence[int], costs: Cos
 
 def _dense_cost(pool: _Pool, dense: Sequence[Any], costs: Costs) -> float:
     attention = sum(costs.block(index, dense[index]) for index in pool.attention)
-    return attention + sum(b.width * b.channel for b in costs.feed_forward if b.name in pool.feed_forward)
+    return attention + sum(block.of(block.width) for block in costs.feed_forward if block.name in pool.feed_forward)
 
 
 def _allocate_pool(
@@ -265,17 +266,14 @@ def _allocate_pool(
         "equal widths": equal_widths_allocation,
         "entire heads": entire_heads_allocation,
     }
-    return ways[recipe.sharing](
-        [options[index] for index in pool],
-        budget,
-        tied=None if costs.tied is None else [costs.tied[index] for index in pool],
-        ragged=None if costs.ragged is None else [costs.ragged[index] for index in pool],
-    )
+    ragged = None if costs.ragged is None else [costs.ragged[index] for index in pool]
+    tied = None if ragged is None else [lambda count, *pair, of=each: of((pair,) * count) for each in ragged]
+    return ways[recipe.sharing]([options[index] for index in pool], budget, tied=tied, ragged=ragged)
 
 
 def _block_options(block: FeedForwardCost, losses: np.ndarray, recipe: RotatedRecipe) -> BlockOptions:
     widths = np.array([0, *multiples(len(losses) - 1, recipe.feed_forward_multiple)])
-    return BlockOptions(block.name, widths, widths * block.channel, _rounded(losses[widths]))
+    return BlockOptions(block.name, widths, np.array([*map(block.of, widths)]), _rounded(losses[widths]))
 
 
 def _site_options(site: AttentionSite, losses: np.ndarray, cost: Any, recipe: RotatedRecipe) -> list[HeadOptions]:

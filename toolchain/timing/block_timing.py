@@ -1,12 +1,12 @@
-"""Times attention blocks and whole classifiers on this device, and keeps the latency table that is made of them."""
+"""Times blocks of classifiers and whole classifiers on this device, and makes the latency tables of them."""
 
 from __future__ import annotations
 
-import os
+import functools
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,18 @@ import numpy as np
 
 from leanear.benchmarks.measure.processes import absolute, part_of, run_fresh
 from leanear.benchmarks.measure.rounds import quiet_samples
-from leanear.benchmarks.sensors.device import device_facts
-from leanear.export.blocks import EXPORTER, KINDS, export_blocks
+from leanear.export.ast.graph import READ_TOKENS, export_ast, observe_ast
+from leanear.export.blocks import KINDS, export_blocks
 from leanear.families.ast import AstCheckpoint
 from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.files import sha256_json, write_json
+from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.precisions import graph_precision
-from leanear.runtimes.process.kept_work import remember_kept
 from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
-from leanear.timing.ast_timing import export_ast_to_time
+from leanear.timing.feed_forward_table import FeedForwardTable, fit_feed_forward
+from leanear.timing.feed_forward_table import probe_widths as channels_to_probe
 from leanear.timing.latency_table import (
-    Geometry,
     HasHeads,
     LatencyTable,
     ModelTiming,
@@ -35,122 +33,55 @@ from leanear.timing.latency_table import (
     fit_parts,
     model_sites,
     read_geometry,
-    read_table,
-    table_to_json,
+    site_kind,
 )
+from leanear.timing.table_file import TableSource, table_key
 
 PROCESSES = 2  # timings of one process can all be off by how its memory happened to be laid out
 ROUNDS = 6
-SHARE_S = 55.0
+SHARE_S, FEED_FORWARD_SHARE_S = 55.0, 30.0
 STACK_MACS = 5_000_000_000  # of a stack of dense blocks: enough that starting it does not show
 FEWEST_COPIES, MOST_COPIES = 4, 12
-BUSY_SHARE = 0.1
 WORKER = "leanear.benchmarks.measure.rounds"
 
 
-def cache_folder() -> Path:
-    """Where tables are kept: latency/ in $LEANEAR_CACHE, or in leanear/ of the user's cache folder."""
-    own = os.environ.get("LEANEAR_CACHE")
-    if own:
-        return Path(own) / "latency"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leanear" / "latency"
+@dataclass(frozen=True)
+class Stack:
+    """Copies of one block that are timed together: its kind and widths as `export_blocks` has them."""
+
+    kind: str
+    widths: list[tuple[int, int]] | int
+    tokens: int
+    copies: int
 
 
-def latency_table(
-    checkpoint: AstCheckpoint,
-    target: Target,
-    *,
-    cache: Path | None = None,
-    fresh: bool = False,
-    keep_busy: bool = False,
-    report: Report = quiet,
-) -> LatencyTable:
-    """The table of this device for models of the checkpoint's dimensions: from the cache, or timed here (minutes).
-
-    cache: a folder, `cache_folder()` if None. A file there that is damaged, or that was timed on another device,
-    runtime, precision or form of the graph, is not used; `fresh` times again in any case. A table that was timed while
-    other programs used the CPU is not kept, unless `keep_busy`.
-
-    Raises:
-        RuntimeUnavailable: the target's runtime does not work here.
-        MeasurementFailed: the timing process ended without an answer.
-    """
-    geometry = read_geometry(checkpoint)
-    key = table_key(geometry, target)
-    path = table_path(key, cache)
-    if not fresh and path.is_file():
-        try:
-            return read_table(path, key)
-        except BadInput as error:
-            report(f"measuring again: {error}", 0.0)
-    table = measure_table(checkpoint, target, geometry, key, report)
-    if table.others_share > BUSY_SHARE:
-        report(f"other programs used {table.others_share:.0%} of the CPU meanwhile", 1.0)
-    if keep_busy or table.others_share <= BUSY_SHARE:
-        write_json(path, table_to_json(table))
-        remember_kept(path)
-    return table
-
-
-def kept_table(checkpoint: AstCheckpoint, target: Target, cache: Path | None = None) -> LatencyTable | None:
-    """The table that `latency_table` would take from the cache, or None where it would have to time."""
+def latency_table(checkpoint: AstCheckpoint, target: Target) -> TableSource[LatencyTable]:
+    """The table of this device for models of the checkpoint's dimensions."""
     key = table_key(read_geometry(checkpoint), target)
-    try:
-        return read_table(table_path(key, cache), key)
-    except BadInput:
-        return None
+    return TableSource(LatencyTable, key, functools.partial(measure_table, checkpoint, target, key))
 
 
-def table_path(key: dict[str, Any], cache: Path | None) -> Path:
-    """The file of the table of just this key."""
-    return (cache or cache_folder()) / f"{key['runtime']}-{sha256_json(key)[:20]}.json"
-
-
-def table_key(geometry: Any, target: Target) -> dict[str, Any]:
-    """All that a table depends on; a table is used for nothing else."""
-    facts = device_facts()
-    return {
-        "cpu": facts["cpu"],
-        "instructions": facts["instructions"],
-        "cores_usable": facts["cores_usable"],
-        "runtime": target.runtime,
-        "runtime_version": facts["libraries"].get(target.runtime, "none"),
-        "precision": target.precision,
-        "threads": target.threads,
-        "graph_form": target.graph_form,
-        "exporter": EXPORTER,
-        "geometry": asdict(geometry),
-    }
+def feed_forward_table(checkpoint: AstCheckpoint, target: Target) -> TableSource[FeedForwardTable]:
+    """The same of feed-forward blocks: only where these are pruned, as it takes a minute more."""
+    key = table_key(read_geometry(checkpoint), target, "feed-forward")
+    return TableSource(FeedForwardTable, key, functools.partial(measure_feed_forward, checkpoint, target, key))
 
 
 def measure_table(
-    checkpoint: AstCheckpoint, target: Target, geometry: Geometry, key: dict[str, Any], report: Report = quiet
+    checkpoint: AstCheckpoint, target: Target, key: dict[str, Any], report: Report = quiet
 ) -> LatencyTable:
-    """The table, timed here and now: stacks of blocks and the checkpoint's own model take turns in fresh processes."""
-    require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
+    """The table, timed here and now."""
+    geometry = read_geometry(checkpoint)
     probes = [(kind, widths) for kind in KINDS for widths in probe_widths(kind, geometry)]
-    copies = stack_copies(geometry)
-    sites = model_sites(checkpoint)
-    with tempfile.TemporaryDirectory(prefix="leanear-blocks-") as name:
-        graphs: list[dict[str, Any]] = []
-        for number, (kind, widths) in enumerate(probes):
-            report("building blocks", 0.1 * number / len(probes))
-            path = Path(name) / f"{number}.onnx"
-            export_blocks(
-                kind, widths, geometry.tokens, geometry.model_width, copies, target.graph_form, path,
-                graph_precision(target.precision),
-            )  # fmt: skip
-            graphs.append({"file": absolute(path), "labels": 1, "samples": geometry.model_width})
-        path = Path(name) / "model.onnx"
-        export_ast_to_time(checkpoint.model, checkpoint.feature_extractor, path, target)
-        graphs.append({"file": absolute(path), "labels": geometry.labels, "samples": geometry.clip_samples})
-        samples_ms, others_share = time_in_turn(graphs, target, report)
-    block_ms = [np.quantile(samples, [0.25, 0.5, 0.75]) / copies for samples in samples_ms[:-1]]
+    columns = geometry.heads * geometry.head_width
+    copies = _copies(geometry.tokens * columns * (4 * geometry.model_width + 2 * geometry.tokens))
+    stacks = [Stack(kind, widths, geometry.tokens, copies) for kind, widths in probes]
+    (*block_ms, (low, middle, high)), others_share = time_stacks(checkpoint, target, stacks, SHARE_S, report)
     parts = {}
     for kind in KINDS:
-        timed = [(widths, float(ms[1])) for (of, widths), ms in zip(probes, block_ms, strict=True) if of == kind]
+        timed = [(widths, ms[1]) for (of, widths), ms in zip(probes, block_ms, strict=True) if of == kind]
         parts[kind] = fit_parts(kind, timed, geometry, target.graph_form)
-    low, middle, high = (float(value) for value in np.quantile(samples_ms[-1], [0.25, 0.5, 0.75]))
+    sites = model_sites(checkpoint)
     unfinished = LatencyTable(
         geometry=geometry,
         graph_form=target.graph_form,
@@ -162,7 +93,7 @@ def measure_table(
         key=key,
     )
     fitted = [
-        Probe(kind, tuple(widths), float(ms[1]), float(ms[0]), float(ms[2]), unfinished.site_ms(kind, widths))
+        Probe(kind, tuple(widths), ms[1], ms[0], ms[2], unfinished.site_ms(kind, widths))
         for (kind, widths), ms in zip(probes, block_ms, strict=True)
     ]
     blocks_ms = unfinished.model_ms(sites)
@@ -172,6 +103,68 @@ def measure_table(
             " measure again while nothing else runs"
         )
     return replace(unfinished, rest_ms=middle - blocks_ms, probes=tuple(fitted))
+
+
+def measure_feed_forward(
+    checkpoint: AstCheckpoint, target: Target, key: dict[str, Any], report: Report = quiet
+) -> FeedForwardTable:
+    """The table of feed-forward blocks, timed here and now; the last one is computed for the tokens that are read."""
+    geometry = read_geometry(checkpoint)
+    full, blocks = geometry.feed_forward_width, tuple(site_kind(n, geometry.layers) for n in range(geometry.layers))
+    tokens = {"ordinary": geometry.tokens, "last": READ_TOKENS}
+    probes = [(kind, width) for kind in tokens for width in channels_to_probe(full)]
+    stacks = [
+        Stack("feed-forward", width, tokens[kind], _copies(2 * tokens[kind] * geometry.model_width * full))
+        for kind, width in probes
+    ]
+    (*block_ms, (_, dense_ms, _)), share = time_stacks(checkpoint, target, stacks, FEED_FORWARD_SHARE_S, report)
+    timed = list(zip(probes, block_ms, strict=True))
+    fits = {kind: fit_feed_forward(kind, [(w, ms[1]) for (of, w), ms in timed if of == kind]) for kind in tokens}
+    parts = {kind: found for kind, (found, _) in fits.items()}
+    said = tuple(probe for _, of_kind in fits.values() for probe in of_kind)
+    return FeedForwardTable(dense_ms, blocks, parts, said, share, key)
+
+
+def time_stacks(
+    checkpoint: AstCheckpoint, target: Target, stacks: Sequence[Stack], share_s: float, report: Report
+) -> tuple[list[list[float]], float]:
+    """Milliseconds of one block of every stack and, last, of the checkpoint's own model: quartiles.
+
+    All take turns in fresh processes; the share of all cores that others used is told, too.
+    """
+    require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
+    geometry = read_geometry(checkpoint)
+    with tempfile.TemporaryDirectory(prefix="leanear-blocks-") as name:
+        graphs: list[dict[str, Any]] = []
+        for number, of in enumerate(stacks):
+            report("building blocks", 0.1 * number / len(stacks))
+            path = Path(name) / f"{number}.onnx"
+            export_blocks(
+                of.kind, of.widths, of.tokens, geometry.model_width, of.copies, target.graph_form, path,
+                graph_precision(target.precision),
+            )  # fmt: skip
+            graphs.append({"file": absolute(path), "labels": 1, "samples": geometry.model_width})
+        path = Path(name) / "model.onnx"
+        export_ast_to_time(checkpoint.model, checkpoint.feature_extractor, path, target)
+        graphs.append({"file": absolute(path), "labels": geometry.labels, "samples": geometry.clip_samples})
+        samples_ms, others_share = time_in_turn(graphs, target, report, share_s)
+    copies = [*(of.copies for of in stacks), 1]
+    quartiles = [
+        (np.quantile(samples, [0.25, 0.5, 0.75]) / of).tolist() for samples, of in zip(samples_ms, copies, strict=True)
+    ]
+    return quartiles, others_share
+
+
+def export_ast_to_time(model: Any, extractor: Any, out: Path, target: Target) -> None:
+    """Write the graph of a classifier for a target, in the graph precision of the target's.
+
+    Integers get ranges from noise: how long they are multiplied does not depend on them.
+    """
+    precision, observed = graph_precision(target.precision), None
+    if precision == "int8":
+        noise = 0.1 * np.random.default_rng(0).standard_normal(extractor.sampling_rate)
+        observed = observe_ast(model, extractor, target.graph_form, [noise.astype(np.float32)])
+    export_ast(model, extractor, out, target.graph_form, precision=precision, observed=observed)
 
 
 def time_in_turn(
@@ -206,57 +199,32 @@ def time_in_turn(
     return kept, statistics.median(share for shares in others_share for share in shares)
 
 
-def stack_copies(geometry: Geometry) -> int:
-    """How many blocks are timed at a time."""
-    columns = geometry.heads * geometry.head_width
-    macs = geometry.tokens * columns * (4 * geometry.model_width + 2 * geometry.tokens)
+def _copies(macs: int) -> int:
+    """How many dense blocks of so many multiply-accumulates are timed at a time."""
     return min(max(FEWEST_COPIES, -(-STACK_MACS // macs)), MOST_COPIES)
 
 
 def probe_widths(kind: str, geometry: HasHeads) -> list[list[tuple[int, int]]]:
     """Widths of the blocks that are timed: equal ones, fewer heads, several groups and ragged ones, none twice."""
-    heads, full = geometry.heads, geometry.head_width
-
-    def share(eighths: float) -> int:
-        return max(1, round(full * eighths / 8))
-
-    def equal(count: int, query_key: float, value_output: float) -> list[tuple[int, int]]:
-        return [(share(query_key), share(value_output))] * max(1, count)
-
+    heads, half, equal = geometry.heads, geometry.heads // 2, functools.partial(equal_widths, geometry)
     if kind == "last":
-        wanted = [
-            equal(heads, 8, 8),
-            equal(heads, 2, 8),
-            equal(heads, 8, 2),
-            equal(heads, 2, 2),
-            equal(heads // 4, 8, 8),
-        ]
+        wanted = [equal(heads, *each) for each in ((8, 8), (2, 8), (8, 2), (2, 2))] + [equal(heads // 4, 8, 8)]
     else:
+        eighths = [
+            (8, 8), (6, 8), (4, 8), (2, 8), (8, 6), (8, 4), (8, 2), (4, 4), (2, 2), (6, 4.5), (4, 2.5), (3, 6.5),
+        ]  # fmt: skip
         wanted = [
-            equal(heads, 8, 8),
-            equal(heads, 6, 8),
-            equal(heads, 4, 8),
-            equal(heads, 2, 8),
-            equal(heads, 8, 6),
-            equal(heads, 8, 4),
-            equal(heads, 8, 2),
-            equal(heads, 4, 4),
-            equal(heads, 2, 2),
-            equal(heads, 6, 4.5),
-            equal(heads, 4, 2.5),
-            equal(heads, 3, 6.5),
-            equal(heads // 2, 8, 8),
-            equal(heads // 4, 8, 8),
-            equal(heads // 2, 4, 4),
-            equal(heads // 2, 8, 8) + equal(heads - heads // 2, 2, 2),
-            equal(heads // 2, 4, 8) + equal(heads - heads // 2, 4, 2),
+            *(equal(heads, *each) for each in eighths), equal(half, 8, 8), equal(heads // 4, 8, 8), equal(half, 4, 4),
+            equal(half, 8, 8) + equal(heads - half, 2, 2), equal(half, 4, 8) + equal(heads - half, 4, 2),
             *(ragged_widths(geometry, seed) for seed in range(4)),
-        ]
-    distinct: list[list[tuple[int, int]]] = []
-    for widths in wanted:
-        if len(widths) <= heads and widths not in distinct:
-            distinct.append(widths)
-    return distinct
+        ]  # fmt: skip
+    return [list(widths) for widths in dict.fromkeys(map(tuple, wanted)) if len(widths) <= heads]
+
+
+def equal_widths(geometry: HasHeads, count: int, query_key: float, value_output: float) -> list[tuple[int, int]]:
+    """So many heads, at least one, of the same two widths, in eighths of the dense ones."""
+    keys, values = (max(1, round(geometry.head_width * eighths / 8)) for eighths in (query_key, value_output))
+    return [(keys, values)] * max(1, count)
 
 
 def ragged_widths(geometry: HasHeads, seed: int) -> list[tuple[int, int]]:

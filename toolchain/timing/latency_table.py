@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 from leanear.export.ast.graph import patch_size, token_count
 from leanear.export.blocks import KINDS, exported_groups
@@ -22,12 +21,15 @@ from leanear.families.family import Checkpoint
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.records import Amount, Positive
 from leanear.timing.parts_fit import fit_nonnegative
-from leanear.timing.table_file import read_table_document, table_document
-
-TABLE_SCHEMA = "leanear-latency-table-1"
+from leanear.timing.table_file import Kept
 
 Widths = Sequence[tuple[int, int]]
 """(K, V) of every kept head of one attention block."""
+BLOCK = "block_ms"  # layer norm, residual and starting
+HEAD_PARTS = ("group_ms", "cut_ms", "head_ms", "query_key_ms", "value_output_ms", "vector_ms")
+"""What the heads of a block cost: every group after the first; every column that is cut into groups and joined again;
+every head; every column of K, of V, and of V filled up to whole vectors."""
+FEW_QUERIES = ("last", "decoder")  # kinds of which a query or two are computed, where no whole vectors show
 
 
 @dataclass(frozen=True)
@@ -48,24 +50,6 @@ class Geometry:
     patch_values: Positive
     labels: Positive
     clip_samples: Positive
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What an attention block's milliseconds are made of.
-
-    block_ms: layer norm, residual and starting; group_ms: every group after the first; cut_ms: every column that is cut
-    into groups and joined again; head_ms: every head; query_key_ms, value_output_ms: every column of K or V; vector_ms:
-    every column of V filled up to whole vectors.
-    """
-
-    block_ms: Amount
-    group_ms: Amount
-    cut_ms: Amount
-    head_ms: Amount
-    query_key_ms: Amount
-    value_output_ms: Amount
-    vector_ms: Amount
 
 
 @dataclass(frozen=True)
@@ -100,13 +84,16 @@ class HasHeads(Protocol):
     def head_width(self) -> int: ...
 
 
-class Table(ABC):
-    """What a latency table of either family tells of attention blocks of some kind."""
+class Table(Kept, ABC):
+    """What a latency table of either family tells of attention blocks of its kinds; parts: milliseconds, by kind."""
+
+    KINDS: ClassVar[tuple[str, ...]]
+    PARTS: ClassVar[tuple[str, ...]]
 
     geometry: HasHeads
     graph_form: str
     rest_ms: float
-    others_share: float
+    parts: dict[str, dict[str, float]]
 
     @property
     @abstractmethod
@@ -117,27 +104,34 @@ class Table(ABC):
     def groups(self, kind: str, widths: Widths) -> tuple[HeadGroup, ...]:
         """The groups in which the exporter computes heads of these widths."""
 
-    @abstractmethod
-    def block_ms(self, kind: str) -> float:
-        """What a block costs apart from its heads."""
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the table, in a few words."""
+        known = set(self.parts) == set(self.KINDS)
+        if known and all(set(parts) == set(self.PARTS) for parts in self.parts.values()):
+            return None
+        return f"parts have to be of the kinds {', '.join(self.KINDS)}, each of {', '.join(self.PARTS)}"
 
-    @abstractmethod
+    def block_ms(self, kind: str) -> float:
+        """What a block costs apart from its heads; nothing where that is in the rest."""
+        return self.parts[kind].get(BLOCK, 0.0)
+
     def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float:
         """What one head of these widths adds to a block whose heads are all in one group."""
+        return self._heads_ms(kind, [(query_key_width, value_output_width)])
 
-    @abstractmethod
     def site_ms(self, kind: str, widths: Widths) -> float:
         """One block with heads of these widths, in the groups and filled up as the exporter does."""
+        return self.block_ms(kind) + self._heads_ms(kind, widths)
+
+    def _heads_ms(self, kind: str, widths: Widths) -> float:
+        parts = self.parts[kind]
+        return sum(parts[name] * often for name, often in head_parts(kind, self.groups(kind, widths)).items())
 
     @property
     def dense_site(self) -> tuple[tuple[int, int], ...]:
         """(K, V) of every head of a dense block."""
-        return ((self.head_width,) * 2,) * self.geometry.heads
-
-    @property
-    def head_width(self) -> int:
-        """K and V of a dense head."""
-        return self.geometry.head_width
+        return ((self.geometry.head_width,) * 2,) * self.geometry.heads
 
     def model_ms(self, sites: Sequence[Widths]) -> float:
         """A whole model whose blocks, in the order of its attention sites, have heads of these widths."""
@@ -155,11 +149,15 @@ class LatencyTable(Table):
     of all cores, what other programs used while it was timed.
     """
 
+    SCHEMA: ClassVar[str] = "leanear-latency-table-1"
+    KINDS: ClassVar[tuple[str, ...]] = KINDS
+    PARTS: ClassVar[tuple[str, ...]] = (BLOCK, *HEAD_PARTS)
+
     geometry: Geometry
     graph_form: str
     rest_ms: Amount
     model: ModelTiming
-    parts: dict[str, Parts]
+    parts: dict[str, dict[str, Amount]]
     probes: tuple[Probe, ...]
     others_share: Amount
     key: dict[str, Any]
@@ -173,34 +171,10 @@ class LatencyTable(Table):
         """The groups in which the exporter computes heads of these widths."""
         return exported_groups(kind, widths, self.geometry.tokens, self.geometry.model_width, self.graph_form)
 
-    def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float:
-        """What one head of these widths adds to a block whose heads are all in one group."""
-        group = self.groups(kind, [(query_key_width, value_output_width)])[0]
-        return _group_ms(self.parts[kind], 1, group.query_key_width, group.value_output_width)
-
-    def block_ms(self, kind: str) -> float:
-        """What a block costs apart from its heads."""
-        return self.parts[kind].block_ms
-
-    def site_ms(self, kind: str, widths: Widths) -> float:
-        """One block with heads of these widths, in the groups and filled up as the exporter does."""
-        features = _features(kind, widths, self.geometry, self.graph_form)
-        parts = asdict(self.parts[kind])
-        return sum(parts[name] * value for name, value in features.items())
-
 
 def site_kind(layer: int, layers: int) -> str:
     """The kind of a layer's attention block."""
     return "last" if layer + 1 == layers else "ordinary"
-
-
-def _group_ms(parts: Parts, heads: int, query_key_width: int, value_output_width: int) -> float:
-    return heads * (
-        parts.head_ms
-        + parts.query_key_ms * query_key_width
-        + parts.value_output_ms * value_output_width
-        + parts.vector_ms * whole_vectors(value_output_width)
-    )
 
 
 def whole_vectors(width: int) -> int:
@@ -208,28 +182,21 @@ def whole_vectors(width: int) -> int:
     return -(-width // VECTOR_COLUMNS) * VECTOR_COLUMNS
 
 
-def _features(kind: str, widths: Widths, geometry: Geometry, form: str) -> dict[str, int]:
-    """How often every one of `Parts` is in a block with heads of these widths."""
-    groups = exported_groups(kind, widths, geometry.tokens, geometry.model_width, form)
-    query_key = sum(len(group.heads) * group.query_key_width for group in groups)
-    value_output = sum(len(group.heads) * group.value_output_width for group in groups)
-    return {
-        "block_ms": 1,
-        "group_ms": len(groups) - 1,
-        "cut_ms": 2 * (query_key + value_output) if len(groups) > 1 else 0,
-        "head_ms": len(widths),
-        "query_key_ms": query_key,
-        "value_output_ms": value_output,
-        "vector_ms": 0
-        if kind == "last"
-        else sum(len(group.heads) * whole_vectors(group.value_output_width) for group in groups),
-    }
+def head_parts(kind: str, groups: Sequence[HeadGroup]) -> dict[str, float]:
+    """How often every one of `HEAD_PARTS` is in a block with these groups of heads."""
+    heads = [(group.query_key_width, group.value_output_width) for group in groups for _ in group.heads]
+    query_key, value_output = sum(width for width, _ in heads), sum(width for _, width in heads)
+    vectors = 0 if kind in FEW_QUERIES else sum(whole_vectors(width) for _, width in heads)
+    cut = 2 * (query_key + value_output) if len(groups) > 1 else 0
+    often: tuple[float, ...] = (max(0, len(groups) - 1), cut, len(heads), query_key, value_output, vectors)
+    return dict(zip(HEAD_PARTS, often, strict=True))
 
 
-def fit_parts(kind: str, timed: Sequence[tuple[Widths, float]], geometry: Geometry, form: str) -> Parts:
+def fit_parts(kind: str, timed: Sequence[tuple[Widths, float]], geometry: Geometry, form: str) -> dict[str, float]:
     """The parts, none of them negative, whose sums are nearest to timed blocks: least squares of relative errors."""
-    rows = [_features(kind, widths, geometry, form) for widths, _ in timed]
-    return Parts(**fit_nonnegative(rows, [milliseconds for _, milliseconds in timed]))
+    groups = (exported_groups(kind, widths, geometry.tokens, geometry.model_width, form) for widths, _ in timed)
+    rows = [{BLOCK: 1.0} | head_parts(kind, each) for each in groups]
+    return fit_nonnegative(rows, [milliseconds for _, milliseconds in timed])
 
 
 def tie_widths(table: Table, kind: str, widths: Widths) -> list[tuple[int, int]]:
@@ -238,7 +205,7 @@ def tie_widths(table: Table, kind: str, widths: Widths) -> list[tuple[int, int]]
     Of the groups that the exporter makes and of one group of all heads the faster is taken, as the table has it; then
     value widths grow to the whole vector where that is free. No width exceeds the dense head's.
     """
-    limit, filled = table.head_width, list(widths)
+    limit, filled = table.geometry.head_width, list(widths)
     for group in table.groups(kind, widths):
         for head in group.heads:
             filled[head] = (min(group.query_key_width, limit), min(group.value_output_width, limit))
@@ -267,23 +234,6 @@ def read_geometry(checkpoint: Checkpoint) -> Geometry:
         labels=int(config.num_labels),
         clip_samples=int(config.max_length) * (extractor.sampling_rate // 100),
     )
-
-
-def table_to_json(table: LatencyTable) -> dict[str, Any]:
-    """The table as its file holds it."""
-    return table_document(TABLE_SCHEMA, table)
-
-
-def read_table(path: Path, key: dict[str, Any] | None = None) -> LatencyTable:
-    """The table in `path`, which must have been timed for `key` where one is given.
-
-    Raises:
-        BadInput: the file is missing, malformed, or for something else.
-    """
-    table = read_table_document(LatencyTable, TABLE_SCHEMA, path, key)
-    if set(table.parts) != set(KINDS) or any(probe.kind not in KINDS for probe in table.probes):
-        raise BadInput(f"{path}: parts and probes have to be of the kinds {', '.join(KINDS)}")
-    return table
 
 
 def model_sites(checkpoint: Checkpoint) -> tuple[tuple[tuple[int, int], ...], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -15,35 +16,69 @@ from leanear.families.ast import AstCheckpoint
 from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of
 from leanear.families.whisper import WhisperCheckpoint
-from leanear.progress import Report
+from leanear.plan import Prune
+from leanear.progress import Report, in_parts
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import Target
-from leanear.timing.ast_timing import export_ast_to_time
-from leanear.timing.block_timing import kept_table, latency_table, time_in_turn
+from leanear.timing.block_timing import export_ast_to_time, feed_forward_table, latency_table, time_in_turn
+from leanear.timing.feed_forward_table import FeedForwardTable
 from leanear.timing.latency_table import Table
-from leanear.timing.speech_timing import export_to_time, kept_speech_table, speech_table, time_dense_and_slim, work_of
+from leanear.timing.speech_timing import (
+    export_to_time,
+    speech_feed_forward_table,
+    speech_table,
+    time_dense_and_slim,
+    work_of,
+)
 from leanear.timing.speech_work import SpeechWork
+from leanear.timing.table_file import TableSource
 
 
 class ModelTiming(Protocol):
     """What a goal in milliseconds needs to know of a checkpoint on a target.
 
-    audio_s: seconds of audio that one inference hears.
+    audio_s: seconds of audio that one inference hears; attention, feed_forward: the latency tables of these blocks.
     """
 
     audio_s: float
-
-    def table(self, keep_busy: bool, report: Report) -> Table:
-        """The latency table, kept or timed now."""
-
-    def kept_table(self) -> Table | None:
-        """The latency table where it is kept."""
+    attention: TableSource[Any]
+    feed_forward: TableSource[FeedForwardTable]
 
     def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> tuple[float, float]:
         """Median milliseconds of the dense model and of a slim one, exported for the target, in turn."""
 
     def told(self) -> dict[str, Any]:
         """What is timed, for the reader of pruning.json."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The latency tables of what is pruned, None of what is not."""
+
+    attention: Table | None
+    feed_forward: FeedForwardTable | None
+
+    @property
+    def others_share(self) -> float:
+        """Of all cores, what other programs used while they were timed, at most."""
+        return max(table.others_share for table in (self.attention, self.feed_forward) if table is not None)
+
+
+def tables_of(timing: ModelTiming, prune: Prune, keep_busy: bool, report: Report) -> Tables:
+    """The tables, each kept or timed now."""
+    part = in_parts(report, {"attention": 2 * (prune != "feed-forward"), "feed-forward": prune != "attention"})
+    return Tables(
+        None if prune == "feed-forward" else timing.attention.get(keep_busy=keep_busy, report=part("attention")),
+        None if prune == "attention" else timing.feed_forward.get(keep_busy=keep_busy, report=part("feed-forward")),
+    )
+
+
+def kept_tables(timing: ModelTiming, prune: Prune) -> Tables | None:
+    """The tables where all that are wanted are kept."""
+    attention = None if prune == "feed-forward" else timing.attention.kept()
+    feed_forward = None if prune == "attention" else timing.feed_forward.kept()
+    is_whole = (attention is None) == (prune == "feed-forward") and (feed_forward is None) == (prune == "attention")
+    return Tables(attention, feed_forward) if is_whole else None
 
 
 def timing_of(checkpoint: Checkpoint, target: Target, work: SpeechWork | None) -> ModelTiming:
@@ -70,12 +105,8 @@ class AstTiming:
         rate_hz = checkpoint.feature_extractor.sampling_rate
         self._samples = int(checkpoint.model.config.max_length) * (rate_hz // 100)
         self.audio_s = self._samples / rate_hz
-
-    def table(self, keep_busy: bool, report: Report) -> Table:
-        return latency_table(self._checkpoint, self._target, keep_busy=keep_busy, report=report)
-
-    def kept_table(self) -> Table | None:
-        return kept_table(self._checkpoint, self._target)
+        self.attention: TableSource[Any] = latency_table(checkpoint, target)
+        self.feed_forward = feed_forward_table(checkpoint, target)
 
     def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> tuple[float, float]:
         checkpoint, graphs = self._checkpoint, []
@@ -98,12 +129,8 @@ class SpeechTiming:
         self._checkpoint, self._target = checkpoint, target
         self._choice, self._work = work.window, work_of(checkpoint, work)
         self.audio_s = self._work.clip_s
-
-    def table(self, keep_busy: bool, report: Report) -> Table:
-        return speech_table(self._checkpoint, self._target, self._work, keep_busy=keep_busy, report=report)
-
-    def kept_table(self) -> Table | None:
-        return kept_speech_table(self._checkpoint, self._target, self._work)
+        self.attention: TableSource[Any] = speech_table(checkpoint, target, self._work)
+        self.feed_forward = speech_feed_forward_table(checkpoint, target, self._work)
 
     def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> tuple[float, float]:
         with tempfile.TemporaryDirectory(prefix="leanear-check-") as folder:

@@ -13,19 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from leanear.export.blocks import exported_groups
 from leanear.export.onnx.attention import HeadGroup
 from leanear.runtimes.records import Amount, Positive
-from leanear.timing.latency_table import Table, Widths, whole_vectors
+from leanear.timing.latency_table import HEAD_PARTS, Table, Widths, head_parts
 from leanear.timing.parts_fit import fit_nonnegative
-from leanear.timing.table_file import table_document
 
-SPEECH_TABLE_SCHEMA = "leanear-speech-latency-table-1"
 KINDS = ("encoder", "decoder", "cross")
 ENCODER_STAGE, STEPS_STAGE = "encoder", "steps"
-PARTS = ("group_ms", "cut_ms", "head_ms", "query_key_ms", "value_output_ms", "vector_ms")
 REST = "rest_ms"
 
 
@@ -62,19 +59,18 @@ class SpeechProbe:
     measured_ms: dict[str, Amount]
     fitted_ms: dict[str, Amount]
 
-    @property
-    def error(self) -> float:
-        """By what share the parts are off the whole inference."""
-        return sum(self.fitted_ms.values()) / sum(self.measured_ms.values()) - 1
-
 
 @dataclass(frozen=True)
 class SpeechTable(Table):
     """Milliseconds of one inference's attention blocks on one device, runtime, precision and number of threads.
 
-    rest_ms: all that no head's width changes; parts: by kind of block, what `PARTS` cost in one inference; probes: the
+    rest_ms: all that no head's width changes; parts: by kind of block, what they cost in one inference; probes: the
     models that were timed, the dense one first; others_share: of all cores, what other programs used meanwhile.
     """
+
+    SCHEMA: ClassVar[str] = "leanear-speech-latency-table-1"
+    KINDS: ClassVar[tuple[str, ...]] = KINDS
+    PARTS: ClassVar[tuple[str, ...]] = HEAD_PARTS
 
     geometry: SpeechGeometry
     graph_form: str
@@ -93,40 +89,10 @@ class SpeechTable(Table):
         """The groups in which the exporter computes heads of these widths."""
         return _groups(kind, widths, self.geometry, self.graph_form)
 
-    def block_ms(self, kind: str) -> float:  # noqa: ARG002
-        """Nothing: what a block costs apart from its heads is in the rest."""
-        return 0.0
-
-    def head_ms(self, kind: str, query_key_width: int, value_output_width: int) -> float:
-        """What one head of these widths adds to a block whose heads are all in one group."""
-        return self.site_ms(kind, [(query_key_width, value_output_width)])
-
-    def site_ms(self, kind: str, widths: Widths) -> float:
-        """All that one block's heads of these widths take of an inference, in groups and filled up as exported."""
-        features = _features(kind, widths, self.geometry, self.graph_form)
-        return sum(self.parts[kind][name] * value for name, value in features.items())
-
 
 def _groups(kind: str, widths: Widths, geometry: SpeechGeometry, form: str) -> tuple[HeadGroup, ...]:
     block = "ordinary" if kind == "encoder" else "cached"
     return exported_groups(block, widths, geometry.positions, geometry.model_width, form)
-
-
-def _features(kind: str, widths: Widths, geometry: SpeechGeometry, form: str) -> dict[str, float]:
-    """How often every one of `PARTS` is in a block with heads of these widths."""
-    groups = _groups(kind, widths, geometry, form)
-    query_key = sum(len(group.heads) * group.query_key_width for group in groups)
-    value_output = sum(len(group.heads) * group.value_output_width for group in groups)
-    return {
-        "group_ms": len(groups) - 1,
-        "cut_ms": 2 * (query_key + value_output) if len(groups) > 1 else 0,
-        "head_ms": len(widths),
-        "query_key_ms": query_key,
-        "value_output_ms": value_output,
-        "vector_ms": 0
-        if kind == "decoder"
-        else sum(len(group.heads) * whole_vectors(group.value_output_width) for group in groups),
-    }
 
 
 def fit_speech_parts(
@@ -137,12 +103,14 @@ def fit_speech_parts(
     timed: for every model the widths of all its blocks of each kind, and its stages' milliseconds.
     """
     layers = {"encoder": geometry.encoder_layers, "decoder": geometry.decoder_layers, "cross": geometry.decoder_layers}
-    features = [{kind: _features(kind, widths[kind], geometry, form) for kind in KINDS} for widths, _ in timed]
+    features = [
+        {kind: head_parts(kind, _groups(kind, widths[kind], geometry, form)) for kind in KINDS} for widths, _ in timed
+    ]
     in_stage: dict[str, dict[str, tuple[str, ...]]] = {
-        ENCODER_STAGE: {"encoder": PARTS, "cross": ("query_key_ms", "value_output_ms")},
-        STEPS_STAGE: {"decoder": PARTS, "cross": PARTS},
+        ENCODER_STAGE: {"encoder": HEAD_PARTS, "cross": ("query_key_ms", "value_output_ms")},
+        STEPS_STAGE: {"decoder": HEAD_PARTS, "cross": HEAD_PARTS},
     }
-    parts: dict[str, dict[str, float]] = {kind: dict.fromkeys(PARTS, 0.0) for kind in KINDS}
+    parts: dict[str, dict[str, float]] = {kind: dict.fromkeys(HEAD_PARTS, 0.0) for kind in KINDS}
     rest = 0.0
     said: list[dict[str, float]] = [{} for _ in timed]
     for stage, kinds in in_stage.items():
@@ -159,8 +127,3 @@ def fit_speech_parts(
             for name in names:
                 parts[kind][name] += found[f"{kind} {name}"]
     return rest, parts, said
-
-
-def speech_table_to_json(table: SpeechTable) -> dict[str, Any]:
-    """The table as its file holds it."""
-    return table_document(SPEECH_TABLE_SCHEMA, table)

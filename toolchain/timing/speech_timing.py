@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,7 @@ from leanear.families.whisper import WhisperCheckpoint
 from leanear.plan import HeadPlan, SitePlan
 from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.files import write_json
+from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.manifest import (
     MANIFEST_SCHEMA,
     NO_FILE,
@@ -31,33 +32,33 @@ from leanear.runtimes.manifest import (
     waveform_input,
 )
 from leanear.runtimes.precisions import graph_precision
-from leanear.runtimes.process.kept_work import remember_kept
 from leanear.runtimes.records import as_json, read
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
+from leanear.surgery import first_channels_state
 from leanear.targets.target import Target
-from leanear.timing.block_timing import BUSY_SHARE, ragged_widths, table_key, table_path
+from leanear.timing.block_timing import equal_widths, ragged_widths
+from leanear.timing.feed_forward_table import FeedForwardTable, fit_feed_forward
+from leanear.timing.feed_forward_table import probe_widths as channels_to_probe
 from leanear.timing.latency_table import Widths
 from leanear.timing.speech_latency import (
     ENCODER_STAGE,
     KINDS,
-    PARTS,
-    SPEECH_TABLE_SCHEMA,
     STEPS_STAGE,
     SpeechGeometry,
     SpeechProbe,
     SpeechTable,
     fit_speech_parts,
-    speech_table_to_json,
 )
 from leanear.timing.speech_work import SizedWork, SpeechWork, sized_work
-from leanear.timing.table_file import read_table_document
+from leanear.timing.table_file import TableSource, table_key
 
 WORKER = "leanear.benchmarks.measure.speech_rounds"
 PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process
 MOST_AT_A_TIME, MOST_BYTES = 7, 4e9  # models in a process beside the dense one, and of memory that all of them take
 UNDISTURBED = 0.25  # quantile
 BUILDING = 0.15  # of the progress bar
+STAGES_TIMED = (ENCODER_STAGE, STEPS_STAGE)
 
 Stages = dict[str, float]
 
@@ -138,12 +139,7 @@ def probe_models(geometry: SpeechGeometry) -> list[dict[str, list[tuple[int, int
 
     Equal widths, fewer heads, several groups and ragged ones, the kinds' apart from one another.
     """
-    heads, full = geometry.heads, geometry.head_width
-
-    def equal(count: int, query_key: float, value_output: float) -> list[tuple[int, int]]:
-        return [(max(1, round(full * query_key / 8)), max(1, round(full * value_output / 8)))] * max(1, count)
-
-    half = heads // 2
+    heads, half, equal = geometry.heads, geometry.heads // 2, functools.partial(equal_widths, geometry)
     encoder = [
         equal(heads, 4, 8), equal(heads, 8, 4), equal(heads, 4, 4), equal(heads, 2, 2), equal(half, 8, 8),
         equal(heads, 6, 4.5), equal(half, 8, 8) + equal(heads - half, 2, 2), equal(1, 8, 8),
@@ -174,6 +170,13 @@ def model_of_widths(checkpoint: WhisperCheckpoint, widths: Mapping[str, Widths])
         for site in whisper.attention_sites(checkpoint.model)
     )
     return whisper.slim_model(checkpoint.model, plans)
+
+
+def model_of_channels(checkpoint: WhisperCheckpoint, widths: Mapping[str, int]) -> Any:
+    """A slim model with so many hidden channels in every feed-forward block of each kind: to be timed, not used."""
+    sites = whisper.feed_forward_sites(checkpoint.model)
+    states = {site.name: first_channels_state(site, widths[site.kind]) for site in sites}
+    return whisper.slim_model(checkpoint.model, whisper.dense_plan(checkpoint.model).sites, None, states)
 
 
 def export_to_time(
@@ -265,27 +268,68 @@ def _encoder_and_steps(stages: Stages) -> Stages:
     return {ENCODER_STAGE: stages[encoder], STEPS_STAGE: sum(stages[step] for step in steps)}
 
 
+def speech_table(checkpoint: WhisperCheckpoint, target: Target, work: SizedWork) -> TableSource[SpeechTable]:
+    """The table of this device for models of the checkpoint's dimensions and this work."""
+    key = table_key(speech_geometry(checkpoint, work), target)
+    return TableSource(SpeechTable, key, functools.partial(measure_speech_table, checkpoint, target, work, key))
+
+
+def speech_feed_forward_table(
+    checkpoint: WhisperCheckpoint, target: Target, work: SizedWork
+) -> TableSource[FeedForwardTable]:
+    """The same of feed-forward blocks: only where these are pruned, as it takes a minute more."""
+    key = table_key(speech_geometry(checkpoint, work), target, "feed-forward")
+    measure = functools.partial(measure_speech_feed_forward, checkpoint, target, work, key)
+    return TableSource(FeedForwardTable, key, measure)
+
+
 def measure_speech_table(
     checkpoint: WhisperCheckpoint, target: Target, work: SizedWork, key: dict[str, Any], report: Report = quiet
 ) -> SpeechTable:
     """The table, timed here and now."""
-    require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
     geometry = speech_geometry(checkpoint, work)
     widths = probe_models(geometry)
-    with tempfile.TemporaryDirectory(prefix="leanear-speech-") as name:
-        dense = export_to_time(checkpoint, checkpoint.model, target, work, Path(name) / "dense")
-        others = []
-        for number, each in enumerate(widths[1:]):
-            report(f"building model {number + 1} of {len(widths) - 1}", BUILDING * number / len(widths))
-            model = model_of_widths(checkpoint, each)
-            others.append(export_to_time(checkpoint, model, target, work, Path(name) / str(number)))
-        stages, share = _time_beside(dense, others, target, work, report)
+    models = (model_of_widths(checkpoint, each) for each in widths[1:])
+    stages, share = _time_models(checkpoint, models, len(widths) - 1, target, work, report)
     rest, parts, fitted = fit_speech_parts(list(zip(widths, stages, strict=True)), geometry, target.graph_form)
     probes = tuple(
         SpeechProbe({kind: tuple(of[kind]) for kind in KINDS}, measured, said)
         for of, measured, said in zip(widths, stages, fitted, strict=True)
     )
     return SpeechTable(geometry, target.graph_form, rest, parts, probes, share, key)
+
+
+def measure_speech_feed_forward(
+    checkpoint: WhisperCheckpoint, target: Target, work: SizedWork, key: dict[str, Any], report: Report = quiet
+) -> FeedForwardTable:
+    """The table of feed-forward blocks, timed here and now: the encoder's in its stage, the decoder's in its steps."""
+    geometry = speech_geometry(checkpoint, work)
+    layers = {"encoder": geometry.encoder_layers, "decoder": geometry.decoder_layers}
+    full = (geometry.encoder_feed_forward_width, geometry.decoder_feed_forward_width)
+    widths = [*itertools.zip_longest(*map(channels_to_probe, full), fillvalue=0), (0, 0)]
+    models = (model_of_channels(checkpoint, dict(zip(layers, each, strict=True))) for each in widths[1:])
+    stages, share = _time_models(checkpoint, models, len(widths) - 1, target, work, report)
+    parts, probes = {}, []
+    for (kind, blocks), stage, of_kind in zip(layers.items(), STAGES_TIMED, zip(*widths, strict=True), strict=True):
+        timed = [(width, found[stage]) for width, found in zip(of_kind, stages, strict=True)]
+        parts[kind], said = fit_feed_forward(kind, timed, blocks, has_rest=True)
+        probes += said
+    kinds = tuple(kind for kind, count in layers.items() for _ in range(count))
+    return FeedForwardTable(sum(stages[0].values()), kinds, parts, tuple(probes), share, key)
+
+
+def _time_models(
+    checkpoint: WhisperCheckpoint, models: Iterable[Any], count: int, target: Target, work: SizedWork, report: Report
+) -> tuple[list[Stages], float]:
+    """The stages of the dense model and of so many slim ones, and what others used of all cores meanwhile."""
+    require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
+    with tempfile.TemporaryDirectory(prefix="leanear-speech-") as name:
+        dense = export_to_time(checkpoint, checkpoint.model, target, work, Path(name) / "dense")
+        others = []
+        for number, model in enumerate(models):
+            report(f"building model {number + 1} of {count}", BUILDING * number / count)
+            others.append(export_to_time(checkpoint, model, target, work, Path(name) / str(number)))
+        return _time_beside(dense, others, target, work, report)
 
 
 def _time_beside(
@@ -313,58 +357,3 @@ def _time_beside(
             ratios[number] += rounds.ratios(model)
     typical = undisturbed(of_dense)
     return [typical, *(beside(typical, of_model) for of_model in ratios)], statistics.median(shares)
-
-
-def speech_table(
-    checkpoint: WhisperCheckpoint,
-    target: Target,
-    work: SizedWork,
-    *,
-    cache: Path | None = None,
-    keep_busy: bool = False,
-    report: Report = quiet,
-) -> SpeechTable:
-    """The table of this device for models of the checkpoint's dimensions and this work: kept, or timed here (minutes).
-
-    The arguments are those of `leanear.timing.block_timing.latency_table`.
-
-    Raises:
-        RuntimeUnavailable: the target's runtime does not work here.
-        MeasurementFailed: a timing process ended without an answer.
-    """
-    kept = kept_speech_table(checkpoint, target, work, cache)
-    if kept is not None:
-        return kept
-    key = table_key(speech_geometry(checkpoint, work), target)
-    table = measure_speech_table(checkpoint, target, work, key, report)
-    if table.others_share > BUSY_SHARE:
-        report(f"other programs used {table.others_share:.0%} of the CPU meanwhile", 1.0)
-    if keep_busy or table.others_share <= BUSY_SHARE:
-        path = table_path(key, cache)
-        write_json(path, speech_table_to_json(table))
-        remember_kept(path)
-    return table
-
-
-def kept_speech_table(
-    checkpoint: WhisperCheckpoint, target: Target, work: SizedWork, cache: Path | None = None
-) -> SpeechTable | None:
-    """The table that `speech_table` would take from the cache, or None where it would have to time."""
-    key = table_key(speech_geometry(checkpoint, work), target)
-    try:
-        return read_speech_table(table_path(key, cache), key)
-    except BadInput:
-        return None
-
-
-def read_speech_table(path: Path, key: dict[str, Any]) -> SpeechTable:
-    """The table in `path`, which must have been timed for `key`.
-
-    Raises:
-        BadInput: the file is missing, malformed, or for something else.
-    """
-    table = read_table_document(SpeechTable, SPEECH_TABLE_SCHEMA, path, key)
-    kinds = [set(table.parts), *(set(probe.widths) for probe in table.probes)]
-    if any(found != set(KINDS) for found in kinds) or any(set(of) != set(PARTS) for of in table.parts.values()):
-        raise BadInput(f"{path}: parts and probes have to be of the kinds {', '.join(KINDS)}, parts {', '.join(PARTS)}")
-    return table

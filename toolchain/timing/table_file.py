@@ -1,35 +1,141 @@
-"""The file of a latency table of either family: its key, which says what was timed, and the table's own fields."""
+"""The file of a latency table: its key, which says what was timed, the table's own fields, and where it is kept."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+from leanear.benchmarks.sensors.device import device_facts
+from leanear.export.blocks import EXPORTER
+from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import read_json
+from leanear.runtimes.files import read_json, sha256_json, write_json
+from leanear.runtimes.process.kept_work import remember_kept
 from leanear.runtimes.records import as_json, read
+from leanear.targets.target import Target
 
 IN_KEY = ("geometry", "graph_form")  # fields of a table that its file has in the key
-TableRecord = TypeVar("TableRecord")
+BUSY_SHARE = 0.1
 
 
-def table_document(schema: str, table: Any) -> dict[str, Any]:
+class Kept:
+    """A table: its key, what other programs used of all cores while it was timed, and what is wrong with it, in words.
+
+    Its class is a frozen dataclass.
+    """
+
+    SCHEMA: ClassVar[str]
+    key: dict[str, Any]
+    others_share: float
+
+    @property
+    def fault(self) -> str | None:
+        return None
+
+
+AnyTable = TypeVar("AnyTable", bound=Kept)
+
+
+@dataclass(frozen=True)
+class TableSource(Generic[AnyTable]):
+    """The table of one key: from a file of the cache, or timed here (minutes).
+
+    record: the table's class; measure: times it now. cache: a folder, `cache_folder()` if None.
+    """
+
+    record: type[AnyTable]
+    key: dict[str, Any]
+    measure: Callable[[Report], AnyTable]
+
+    def kept(self, cache: Path | None = None) -> AnyTable | None:
+        """The table that `get` would take from the cache, or None where it would have to time."""
+        try:
+            return read_table(self.record, table_path(self.key, cache), self.key)
+        except BadInput:
+            return None
+
+    def get(
+        self, *, cache: Path | None = None, fresh: bool = False, keep_busy: bool = False, report: Report = quiet
+    ) -> AnyTable:
+        """The table, kept or timed.
+
+        A file that is damaged, or that was timed for another key, is not used; `fresh` times again in any case. A table
+        that was timed while other programs used the CPU is not kept, unless `keep_busy`.
+
+        Raises:
+            RuntimeUnavailable: the target's runtime does not work here.
+            MeasurementFailed: a timing process ended without an answer.
+        """
+        path = table_path(self.key, cache)
+        if not fresh and path.is_file():
+            try:
+                return read_table(self.record, path, self.key)
+            except BadInput as error:
+                report(f"measuring again: {error}", 0.0)
+        table = self.measure(report)
+        if table.others_share > BUSY_SHARE:
+            report(f"other programs used {table.others_share:.0%} of the CPU meanwhile", 1.0)
+        if keep_busy or table.others_share <= BUSY_SHARE:
+            write_json(path, table_document(table))
+            remember_kept(path)
+        return table
+
+
+def cache_folder() -> Path:
+    """Where tables are kept: latency/ in $LEANEAR_CACHE, or in leanear/ of the user's cache folder."""
+    own = os.environ.get("LEANEAR_CACHE")
+    if own:
+        return Path(own) / "latency"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leanear" / "latency"
+
+
+def table_path(key: dict[str, Any], cache: Path | None) -> Path:
+    """The file of the table of just this key."""
+    return (cache or cache_folder()) / f"{key['runtime']}-{sha256_json(key)[:20]}.json"
+
+
+def table_key(geometry: Any, target: Target, blocks: str = "attention") -> dict[str, Any]:
+    """All that a table of these blocks depends on; a table is used for nothing else."""
+    facts, others = device_facts(), {} if blocks == "attention" else {"blocks": blocks}
+    return {
+        "cpu": facts["cpu"],
+        "instructions": facts["instructions"],
+        "cores_usable": facts["cores_usable"],
+        "runtime": target.runtime,
+        "runtime_version": facts["libraries"].get(target.runtime, "none"),
+        "precision": target.precision,
+        "threads": target.threads,
+        "graph_form": target.graph_form,
+        "exporter": EXPORTER,
+        "geometry": asdict(geometry),
+        **others,
+    }
+
+
+def table_document(table: Kept) -> dict[str, Any]:
     """The table as its file holds it."""
     own = {name: value for name, value in as_json(table).items() if name not in (*IN_KEY, "key")}
-    return {"schema": schema, "key": table.key, **own}
+    return {"schema": table.SCHEMA, "key": table.key, **own}
 
 
-def read_table_document(record: type[TableRecord], schema: str, path: Path, key: dict[str, Any] | None) -> TableRecord:
+def read_table(record: type[AnyTable], path: Path, key: dict[str, Any] | None = None) -> AnyTable:
     """The table in `path`, which must have been timed for `key` where one is given.
 
     Raises:
         BadInput: the file is missing, malformed, or for something else.
     """
-    document = read_json(path, schema, ("key",))
+    document = read_json(path, record.SCHEMA, ("key",))
     del document["schema"]
     found = document["key"]
     if key is not None and found != json.loads(json.dumps(key)):
         raise BadInput(f"{path}: key 'key' is another device, runtime, model or work than asked for")
-    timed = {name: found[name] for name in IN_KEY if name in found} if isinstance(found, dict) else {}
-    return read(record, {**document, **timed}, path)
+    wanted = {field.name for field in fields(record)}.intersection(IN_KEY)  # type: ignore[arg-type]
+    timed = {name: found[name] for name in wanted if name in found} if isinstance(found, dict) else {}
+    table = read(record, {**document, **timed}, path)
+    if table.fault:
+        raise BadInput(f"{path}: {table.fault}")
+    return table

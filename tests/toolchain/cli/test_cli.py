@@ -15,6 +15,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -277,19 +278,19 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     from leanear.data.clips import read_examples_for
     from leanear.prune import pruning
     from leanear.timing import model_timing
-    from leanear.timing.latency_table import LatencyTable, ModelTiming, Parts, read_geometry
+    from leanear.timing.latency_table import LatencyTable, ModelTiming, read_geometry
 
-    parts = Parts(1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0)
+    parts = dict(zip(LatencyTable.PARTS, (1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0), strict=True))
+    kept: list[bool] = []
 
-    def table(checkpoint, target, keep_busy, report):
-        geometry = read_geometry(checkpoint)
-        return LatencyTable(
-            geometry, target.graph_form, 3.0, ModelTiming((), 9.0, 9.0, 9.0), {"ordinary": parts, "last": parts}, (),
-            0.0, {},
+    def table(checkpoint, target):
+        made = LatencyTable(
+            read_geometry(checkpoint), target.graph_form, 3.0, ModelTiming((), 9.0, 9.0, 9.0),
+            {"ordinary": parts, "last": parts}, (), 0.0, {},
         )  # fmt: skip
+        return SimpleNamespace(get=lambda **_: made, kept=lambda: made if kept else None)
 
     monkeypatch.setattr(model_timing, "latency_table", table)
-    monkeypatch.setattr(model_timing, "kept_table", lambda *_: None)
     monkeypatch.setattr(model_timing.AstTiming, "dense_and_slim", lambda *_: (6.0, 5.75))
     arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
     with monkeypatch.context() as unread:
@@ -301,10 +302,10 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
         )
         assert run([*arguments, "--speedup", "1.2"]) == 2
         assert "--speedup 1.2: 5 ms are out of reach: the narrowest model" in one_line(capsys)
-        monkeypatch.setattr(model_timing, "kept_table", lambda checkpoint, target: table(checkpoint, target, 0, 0))
+        kept.append(True)
         assert run([*arguments, "--latency-ms", "2.9"]) == 2
         assert "2.9 ms are out of reach: the narrowest model, no head, takes 3 ms" in one_line(capsys)
-        monkeypatch.setattr(model_timing, "kept_table", lambda *_: None)
+        kept.clear()
     assert not (tmp_path / "slim").exists()
     assert pruning.read_examples_for is read_examples_for
     assert run([*arguments, "--latency-ms", "5.8", "--json"]) == 0

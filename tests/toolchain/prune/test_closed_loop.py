@@ -50,6 +50,7 @@ def scripted(monkeypatch, estimated, measured, blocks=None):
     monkeypatch.setattr(closed_loop, "choose_widths", choose_widths)
     monkeypatch.setattr(closed_loop, "cut", lambda _family, _model, _bases, allocation: (allocation.widths[0][0], ()))
     monkeypatch.setattr(closed_loop, "SingleBlocks", Scripted)
+    monkeypatch.setattr(closed_loop, "_keeps_hardly_any", lambda *_: False)
 
     class Judges:
         def __len__(self):
@@ -256,6 +257,27 @@ def test_of_a_width_that_was_not_tried_the_next_narrower_one_stands(case):
     assert np.isinf(losses[0, 5, 4])
     found = block_loss(case.scores.losses, site, ((5, 4), (0, 0)))
     assert found == pytest.approx(losses[0, 4, 4] + losses[1, 0, 0])
+
+
+def test_where_hardly_anything_stays_removals_are_offered_as_measured(case, monkeypatch):
+    """Against models without just one block; estimates have the dearest one for free, and the cheapest beyond price."""
+    sites, few = ast.attention_sites(case.model), case.held_out.first(16)
+    dense = tuple(((16, 16), (16, 16)) for _ in sites)
+    expected = {}
+    for index, site in enumerate(sites):
+        widths = tuple(((0, 0),) * 2 if place == index else pair for place, pair in enumerate(dense))
+        alone, _ = cut(ast, case.model, case.scores.bases, Allocation(widths, 0.0, 0.0))
+        expected[site.name] = divergence(case.model, alone, few.clips)
+    dearest, cheapest = max(expected, key=expected.get), min(expected, key=expected.get)
+    losses = {name: table.copy() for name, table in case.scores.losses.items()}
+    losses[dearest][-1, 0, 0], losses[cheapest][-1, 0, 0] = 1e-9, 1e3
+    wrong = Scores(case.scores.bases, losses)
+    found = case.choose(wrong, sparsity=0.92)
+    assert found.corrections.removals == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert channels(found.allocation)[[site.name for site in sites].index(dearest)] > 0
+    assert case.choose(sparsity=0.5).corrections.removals == {}
+    monkeypatch.setattr(closed_loop, "_keeps_hardly_any", lambda *_: False)
+    assert found.round.measured < case.choose(wrong, sparsity=0.92).round.measured
 
 
 def test_what_was_learned_makes_the_estimate_the_measurement(case):

@@ -14,12 +14,13 @@ from leanear.export.macs import count_macs
 from leanear.families import ast
 from leanear.plan import HeadPlan, SitePlan
 from leanear.prune.costs import latency_costs, mac_costs, parameter_costs
-from leanear.timing.latency_table import Geometry, LatencyTable, ModelTiming, Parts, read_geometry
+from leanear.timing.latency_table import Geometry, LatencyTable, ModelTiming, read_geometry
+from leanear.timing.model_timing import Tables
 from tests.conftest import make_tiny_ast
 
 LAYERS, HEADS, WIDTH = 3, 2, 16
-ORDINARY = Parts(0.6, 0.25, 0.001, 0.33, 0.031, 0.019, 0.011)
-LAST = Parts(0.2, 0.0, 0.0, 0.01, 0.002, 0.003, 0.0)
+ORDINARY = dict(zip(LatencyTable.PARTS, (0.6, 0.25, 0.001, 0.33, 0.031, 0.019, 0.011), strict=True))
+LAST = dict(zip(LatencyTable.PARTS, (0.2, 0.0, 0.0, 0.01, 0.002, 0.003, 0.0), strict=True))
 
 
 def any_widths(seed: int) -> list[tuple[tuple[int, int], ...]]:
@@ -103,7 +104,7 @@ def test_macs_of_torch_are_counted_alike(model, geometry):
 @pytest.mark.parametrize("may_go", [False, True])
 def test_milliseconds_are_those_of_the_table(geometry, seed, form, may_go):
     table, widths = table_of(geometry, form), any_widths(seed)
-    costs = latency_costs(table, [SimpleNamespace(may_go=may_go)] * LAYERS)
+    costs = latency_costs(Tables(table, None), [SimpleNamespace(may_go=may_go)] * LAYERS, ())
     assert costs.of(widths) == pytest.approx(table.model_ms(widths))
     assert costs.of([((WIDTH, WIDTH),) * HEADS] * LAYERS) == pytest.approx(costs.dense)
     assert costs.fixed == pytest.approx(100 if may_go else 100 + 2 * 0.6 + 0.2)
@@ -112,8 +113,7 @@ def test_milliseconds_are_those_of_the_table(geometry, seed, form, may_go):
             table.model_ms(widths) - table.site_ms("ordinary", widths[0])
         )
     for block, kind in enumerate(("ordinary", "ordinary", "last")):
-        tied = costs.tied[block](2, 5, 7)
-        assert tied == costs.ragged[block](((5, 7), (5, 7)))
+        tied = costs.ragged[block](((5, 7), (5, 7)))
         fixed_ms = 0.0 if may_go else table.block_ms(kind)
         assert tied + fixed_ms == pytest.approx(table.site_ms(kind, [(5, 7), (5, 7)]))
         assert costs.heads[block](5, 7) == pytest.approx(table.site_ms(kind, [(5, 7)]) - table.block_ms(kind))

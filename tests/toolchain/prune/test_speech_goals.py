@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,8 @@ from leanear.families.checkpoint import load_checkpoint
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
 from leanear.timing import model_timing
-from leanear.timing.speech_latency import KINDS, PARTS, SpeechTable
+from leanear.timing.latency_table import HEAD_PARTS
+from leanear.timing.speech_latency import KINDS, SpeechTable
 from leanear.timing.speech_timing import speech_geometry
 from leanear.timing.speech_work import SpeechWork
 from tests.toolchain.recipes import recipe_flags
@@ -39,14 +41,15 @@ def asked(monkeypatch) -> list:
     """Tables and finished models by a law of the columns that the graphs hold; what was to be timed is kept."""
     seen: list = []
 
-    def table(checkpoint, target, work, **_):
+    def table(checkpoint, target, work):
         seen.append((target, work))
         columns = {kind: dict.fromkeys(("query_key_ms", "value_output_ms"), COLUMN_MS[kind]) for kind in KINDS}
-        parts = {kind: {**dict.fromkeys(PARTS, 0.0), **columns[kind]} for kind in KINDS}
-        return SpeechTable(speech_geometry(checkpoint, work), "portable", REST_MS, parts, (), 0.0, {})
+        parts = {kind: {**dict.fromkeys(HEAD_PARTS, 0.0), **columns[kind]} for kind in KINDS}
+        made = SpeechTable(speech_geometry(checkpoint, work), "portable", REST_MS, parts, (), 0.0, {})
+        return SimpleNamespace(get=lambda **_: made, kept=lambda: made)
 
     def measured(self, slim, *_):
-        costs = table(self._checkpoint, self._target, self._work)
+        costs = self.attention.kept()
         sites = [
             list(zip(site.query_key_widths, site.value_output_widths, strict=True))
             for site in whisper.attention_sites(slim)
@@ -54,7 +57,6 @@ def asked(monkeypatch) -> list:
         return DENSE_MS, costs.model_ms(sites)
 
     monkeypatch.setattr(model_timing, "speech_table", table)
-    monkeypatch.setattr(model_timing, "kept_speech_table", table)
     monkeypatch.setattr(model_timing.SpeechTiming, "dense_and_slim", measured)
     return seen
 

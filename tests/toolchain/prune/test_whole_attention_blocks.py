@@ -33,6 +33,7 @@ from leanear.prune.widths import RotatedRecipe, choose_widths, cut, least_cost, 
 from leanear.recover.compensation import compensate_, fitted_sites
 from leanear.recover.lora import with_lora
 from leanear.runtimes.errors import BadInput
+from leanear.timing.model_timing import Tables
 from tests.conftest import make_tiny_ast
 from tests.toolchain.prune.test_rotated import clips, costs_of
 from tests.toolchain.whisper_pruning import checkpoint as whisper_checkpoint
@@ -251,6 +252,7 @@ def test_of_plans_with_and_without_a_block_the_one_that_measures_better_is_taken
     monkeypatch.setattr(closed_loop, "cut", lambda _family, _model, _bases, allocation: (allocation is kept, ()))
     nothing = SimpleNamespace(measure=lambda *_: ())
     monkeypatch.setattr(closed_loop, "SingleBlocks", lambda *_: nothing)
+    monkeypatch.setattr(closed_loop, "_keeps_hardly_any", lambda *_: False)
 
     class Judges:
         def __len__(self):
@@ -302,7 +304,7 @@ def test_milliseconds_of_a_block_go_with_its_last_head():
         def model_ms(self, sites):
             return self.rest_ms + sum(self.site_ms("", widths) for widths in sites)
 
-    costs = latency_costs(Table(), ast.attention_sites(make_tiny_ast()))
+    costs = latency_costs(Tables(Table(), None), ast.attention_sites(make_tiny_ast()), ())
     assert costs.fixed == 5.0
     assert costs.of([(), ((4, 4),)]) == pytest.approx(6.1)
     assert costs.of([Table.dense_site] * 2) == pytest.approx(costs.dense)

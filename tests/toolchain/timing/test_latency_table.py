@@ -16,21 +16,19 @@ from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import write_json
 from leanear.targets.target import Target
 from leanear.timing import block_timing
-from leanear.timing.block_timing import latency_table, probe_widths, table_key, time_in_turn
+from leanear.timing.block_timing import latency_table, probe_widths, time_in_turn
 from leanear.timing.latency_table import (
     Geometry,
     LatencyTable,
     ModelTiming,
-    Parts,
     Probe,
     fit_parts,
     model_sites,
     read_geometry,
-    read_table,
     site_kind,
-    table_to_json,
     tie_widths,
 )
+from leanear.timing.table_file import cache_folder, read_table, table_document, table_key
 from tests.conftest import make_tiny_ast
 
 GEOMETRY = Geometry(
@@ -46,8 +44,8 @@ GEOMETRY = Geometry(
     labels=10,
     clip_samples=163840,
 )
-ORDINARY = Parts(0.6, 0.25, 0.001, 0.33, 0.031, 0.019, 0.011)
-LAST = Parts(0.2, 0.0, 0.0, 0.01, 0.002, 0.003, 0.0)
+ORDINARY = dict(zip(LatencyTable.PARTS, (0.6, 0.25, 0.001, 0.33, 0.031, 0.019, 0.011), strict=True))
+LAST = dict(zip(LatencyTable.PARTS, (0.2, 0.0, 0.0, 0.01, 0.002, 0.003, 0.0), strict=True))
 NULL = Target("none", "nothing is computed", "null", "portable", "fp32", 1, 4, 4)
 
 
@@ -64,18 +62,18 @@ def table_of(ordinary=ORDINARY, form="onnxruntime") -> LatencyTable:
     )
 
 
-def written_out_ms(parts: Parts, widths, value_multiple: int) -> float:
+def written_out_ms(parts: dict[str, float], widths, value_multiple: int) -> float:
     """The cost of an ordinary block in plain sums over its groups, as the module's first lines say it."""
     keys, values = zip(*widths)
     groups = group_heads(keys, values, GEOMETRY.tokens, GEOMETRY.model_width)
-    total, columns = parts.block_ms + parts.group_ms * (len(groups) - 1), 0
+    total, columns = parts["block_ms"] + parts["group_ms"] * (len(groups) - 1), 0
     for group in groups:
         value = -(-group.value_output_width // value_multiple) * value_multiple
         for _ in group.heads:
-            total += parts.head_ms + parts.query_key_ms * group.query_key_width + parts.value_output_ms * value
-            total += parts.vector_ms * 16 * -(-value // 16)
+            total += parts["head_ms"] + parts["query_key_ms"] * group.query_key_width + parts["value_output_ms"] * value
+            total += parts["vector_ms"] * 16 * -(-value // 16)
             columns += group.query_key_width + value
-    return total + (parts.cut_ms * 2 * columns if len(groups) > 1 else 0.0)
+    return total + (parts["cut_ms"] * 2 * columns if len(groups) > 1 else 0.0)
 
 
 def ragged(seed: int, heads: int = 12) -> list[tuple[int, int]]:
@@ -114,7 +112,7 @@ def test_a_model_is_its_layers_and_the_rest():
 def test_the_fit_finds_what_exact_timings_were_made_of():
     timed = [(widths, written_out_ms(ORDINARY, widths, 4)) for widths in probe_widths("ordinary", GEOMETRY)]
     found = fit_parts("ordinary", timed, GEOMETRY, "onnxruntime")
-    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(ORDINARY), rel=1e-6)
+    assert found == pytest.approx(ORDINARY, rel=1e-6)
 
 
 def test_the_fit_is_close_on_widths_that_were_not_timed_though_timings_are_noisy():
@@ -134,7 +132,7 @@ def test_no_part_is_negative_whatever_the_noise():
     generator = np.random.default_rng(1)
     for _ in range(20):
         timed = [(widths, float(generator.uniform(1, 50))) for widths in probe_widths("ordinary", GEOMETRY)]
-        assert min(dataclasses.astuple(fit_parts("ordinary", timed, GEOMETRY, "openvino"))) >= 0
+        assert min(fit_parts("ordinary", timed, GEOMETRY, "openvino").values()) >= 0
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 12])
@@ -170,10 +168,10 @@ def test_zeros_of_a_group_are_kept_channels_instead():
 
 
 def test_heads_are_tied_where_groups_are_dear():
-    dear = dataclasses.replace(ORDINARY, group_ms=1000.0)
+    dear = {**ORDINARY, "group_ms": 1000.0}
     widths = [(64, 64)] * 6 + [(8, 8)] * 6
     assert tie_widths(table_of(dear), "ordinary", widths) == [(64, 64)] * 12
-    free = dataclasses.replace(ORDINARY, group_ms=0.0, cut_ms=0.0)
+    free = {**ORDINARY, "group_ms": 0.0, "cut_ms": 0.0}
     assert tie_widths(table_of(free), "ordinary", widths) == widths
 
 
@@ -210,8 +208,8 @@ def checkpoint(tmp_path, tiny_extractor) -> AstCheckpoint:
 @pytest.mark.usefixtures("hurried")
 def test_a_table_is_timed_once_and_then_read(tmp_path, checkpoint, monkeypatch):
     said = []
-    first = latency_table(
-        checkpoint, NULL, cache=tmp_path / "cache", report=lambda text, fraction: said.append((text, fraction))
+    first = latency_table(checkpoint, NULL).get(
+        cache=tmp_path / "cache", report=lambda text, fraction: said.append((text, fraction))
     )
     (path,) = (tmp_path / "cache").iterdir()
     assert said
@@ -226,32 +224,34 @@ def test_a_table_is_timed_once_and_then_read(tmp_path, checkpoint, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(block_timing, "measure_table", fail)
-        assert latency_table(checkpoint, NULL, cache=tmp_path / "cache") == first
+        assert latency_table(checkpoint, NULL).get(cache=tmp_path / "cache") == first
+        assert latency_table(checkpoint, NULL).kept(tmp_path / "cache") == first
+        assert latency_table(checkpoint, dataclasses.replace(NULL, threads=2)).kept(tmp_path / "cache") is None
         with pytest.raises(AssertionError, match="timed again"):
-            latency_table(checkpoint, NULL, cache=tmp_path / "cache", fresh=True)
+            latency_table(checkpoint, NULL).get(cache=tmp_path / "cache", fresh=True)
         with pytest.raises(AssertionError, match="timed again"):
-            latency_table(checkpoint, dataclasses.replace(NULL, threads=2), cache=tmp_path / "cache")
+            latency_table(checkpoint, dataclasses.replace(NULL, threads=2)).get(cache=tmp_path / "cache")
     path.write_text("{")
-    assert len(latency_table(checkpoint, NULL, cache=tmp_path / "cache").probes) == len(first.probes)
-    assert read_table(path).key == json.loads(json.dumps(table_key(first.geometry, NULL)))
+    assert len(latency_table(checkpoint, NULL).get(cache=tmp_path / "cache").probes) == len(first.probes)
+    assert read_table(LatencyTable, path).key == json.loads(json.dumps(table_key(first.geometry, NULL)))
 
 
 def test_the_cache_is_where_the_user_says(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("LEANEAR_CACHE", raising=False)
-    assert block_timing.cache_folder() == tmp_path / "xdg" / "leanear" / "latency"
+    assert cache_folder() == tmp_path / "xdg" / "leanear" / "latency"
     monkeypatch.setenv("LEANEAR_CACHE", str(tmp_path / "own"))
-    assert block_timing.cache_folder() == tmp_path / "own" / "latency"
+    assert cache_folder() == tmp_path / "own" / "latency"
 
 
 def test_a_written_table_is_read_back(tmp_path):
     key = json.loads(json.dumps(table_key(GEOMETRY, NULL)))
     probe = Probe("last", ((3, 4), (5, 6)), 1.0, 0.5, 1.5, 1.1)
     table = dataclasses.replace(table_of(form="portable"), key=key, probes=(probe,))
-    write_json(tmp_path / "table.json", table_to_json(table))
-    assert read_table(tmp_path / "table.json", key) == table
+    write_json(tmp_path / "table.json", table_document(table))
+    assert read_table(LatencyTable, tmp_path / "table.json", key) == table
     with pytest.raises(BadInput, match="another device"):
-        read_table(tmp_path / "table.json", {**key, "threads": 64})
+        read_table(LatencyTable, tmp_path / "table.json", {**key, "threads": 64})
 
 
 def _without(value, name):
@@ -283,9 +283,9 @@ def _without(value, name):
 def test_a_damaged_table_is_named(tmp_path, damage, message):
     table = dataclasses.replace(table_of(), key=json.loads(json.dumps(table_key(GEOMETRY, NULL))))
     path = tmp_path / "table.json"
-    write_json(path, damage(table_to_json(table)))
+    write_json(path, damage(table_document(table)))
     with pytest.raises(BadInput, match=message) as caught:
-        read_table(path)
+        read_table(LatencyTable, path)
     assert str(path) in str(caught.value)
 
 

@@ -15,30 +15,28 @@ from leanear.prune.costs import latency_costs
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
 from leanear.timing import model_timing, speech_timing
-from leanear.timing.block_timing import table_key
+from leanear.timing.latency_table import HEAD_PARTS
+from leanear.timing.model_timing import Tables
 from leanear.timing.speech_latency import (
     ENCODER_STAGE,
     KINDS,
-    PARTS,
     STEPS_STAGE,
     SpeechGeometry,
     SpeechTable,
     fit_speech_parts,
-    speech_table_to_json,
 )
 from leanear.timing.speech_timing import (
     Rounds,
     beside,
-    kept_speech_table,
     model_of_widths,
     probe_models,
-    read_speech_table,
     speech_geometry,
     speech_table,
     undisturbed,
     work_of,
 )
 from leanear.timing.speech_work import SpeechWork
+from leanear.timing.table_file import read_table, table_document, table_key
 from tests.whisper_models import write_whisper
 
 CPU = dataclasses.replace(read_target("cpu"), threads=1)
@@ -48,9 +46,9 @@ GEOMETRY = SpeechGeometry(
     decoder_positions=448, clip_samples=160000, window_samples=192000, any_window=True, prompt_tokens=2, tokens=33,
 )  # fmt: skip
 ENCODER_REST, STEPS_REST, CROSS_MADE_MS = 50.0, 80.0, 0.004
-ENCODER = dict(zip(PARTS, (0.2, 0.0005, 0.3, 0.011, 0.009, 0.002), strict=True))
-DECODER = dict(zip(PARTS, (0.0, 0.0, 0.05, 0.007, 0.006, 0.0), strict=True))
-CROSS = dict(zip(PARTS, (0.0, 0.0, 0.06, 0.013, 0.010, 0.0), strict=True))
+ENCODER = dict(zip(HEAD_PARTS, (0.2, 0.0005, 0.3, 0.011, 0.009, 0.002), strict=True))
+DECODER = dict(zip(HEAD_PARTS, (0.0, 0.0, 0.05, 0.007, 0.006, 0.0), strict=True))
+CROSS = dict(zip(HEAD_PARTS, (0.0, 0.0, 0.06, 0.013, 0.010, 0.0), strict=True))
 
 
 def law_ms(widths, geometry=GEOMETRY, form="onnxruntime") -> dict[str, float]:
@@ -113,7 +111,7 @@ def test_the_fit_is_close_on_widths_that_were_not_timed_though_timings_are_noisy
 
 def test_costs_are_those_of_the_table():
     table, widths = fitted_table(), ragged(1)
-    costs = latency_costs(table, [SimpleNamespace(may_go=False)] * 10)
+    costs = latency_costs(Tables(table, None), [SimpleNamespace(may_go=False)] * 10, ())
     assert costs.of([tuple(site) for site in sites(widths)]) == pytest.approx(table.model_ms(sites(widths)))
     assert costs.fixed == table.rest_ms
     assert costs.dense == pytest.approx(table.model_ms([[(64, 64)] * 6] * 10))
@@ -154,13 +152,12 @@ def test_a_table_is_timed_once_and_then_read(tmp_path, checkpoint, precision, mo
     target = dataclasses.replace(CPU, precision=precision)
     work = work_of(checkpoint, SpeechWork(1.0, 5))
     monkeypatch.setattr(speech_timing, "probe_models", lambda geometry: probe_models(geometry)[:6])
-    first = speech_table(checkpoint, target, work, cache=tmp_path, keep_busy=True)
+    first = speech_table(checkpoint, target, work).get(cache=tmp_path, keep_busy=True)
     assert all(ms > 0 for probe in first.probes for ms in probe.measured_ms.values())
     assert len(first.probes) == 6
     monkeypatch.setattr(speech_timing, "measure_speech_table", lambda *_: pytest.fail("timed again"))
-    assert speech_table(checkpoint, target, work, cache=tmp_path) == first
-    other = work_of(checkpoint, SpeechWork(1.0, 6))
-    assert kept_speech_table(checkpoint, target, other, tmp_path) is None
+    assert speech_table(checkpoint, target, work).get(cache=tmp_path) == first
+    assert speech_table(checkpoint, target, work_of(checkpoint, SpeechWork(1.0, 6))).kept(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -175,13 +172,13 @@ def test_a_table_is_timed_once_and_then_read(tmp_path, checkpoint, precision, mo
 def test_a_damaged_table_is_refused(tmp_path, change, message):
     key = table_key(GEOMETRY, CPU)
     table = dataclasses.replace(fitted_table(), key=key)
-    value = json.loads(json.dumps(speech_table_to_json(table)))
+    value = json.loads(json.dumps(table_document(table)))
     (tmp_path / "whole.json").write_text(json.dumps(value))
-    assert read_speech_table(tmp_path / "whole.json", key).parts == table.parts
+    assert read_table(SpeechTable, tmp_path / "whole.json", key).parts == table.parts
     change(value)
     (tmp_path / "table.json").write_text(json.dumps(value))
     with pytest.raises(BadInput, match=message):
-        read_speech_table(tmp_path / "table.json", key)
+        read_table(SpeechTable, tmp_path / "table.json", key)
 
 
 def test_the_finished_model_is_exported_and_timed_beside_the_dense_one(checkpoint, monkeypatch):
