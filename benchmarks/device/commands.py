@@ -244,6 +244,8 @@ def _bench_in(precision: str, options: argparse.Namespace) -> None:
     )
     _end_line()
     print(headline_text(results))
+    if results.is_speech and results.content.accuracy.status == "ok":
+        print("The transcripts are in the results; `leanear report` counts their word errors on a workstation.")
     print(results.path)
 
 

@@ -66,7 +66,7 @@ def test_every_command_is_one(command, monkeypatch, tmp_path):
         for name, value in settings_of(words[1:]).items():
             monkeypatch.setenv(name, value)
             assert name in {parameter.envvar for parameter in cli.commands["deploy"].params}
-        cli.commands["deploy"].make_context("deploy", [])
+        cli.commands["deploy"].make_context("deploy", [], parent=cli.make_context("leanear", ["deploy"]))
     elif program == "pip":
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert re.fullmatch(r"\.\[(\w+)\]", words[-1])[1] in extras

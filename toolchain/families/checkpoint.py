@@ -11,7 +11,6 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from leanear.demo import demo_model_folder
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.registry import family_in
-from leanear.plan import read_plan
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, sha256_json
 
@@ -105,5 +104,7 @@ def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> Checkpoint:
     """
     require_no_adapter(folder)
     if (folder / "plan.json").is_file():
+        from leanear.plan import read_plan  # which needs torch
+
         read_plan(folder / "plan.json")  # what is wrong in it is said, whoever reads it later
     return family_in(folder).load_checkpoint(folder, asked)

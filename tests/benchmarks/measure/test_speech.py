@@ -191,8 +191,9 @@ def test_the_device_command_transcribes(slim_speech, dense_speech, speech_clips_
     inputs = [str(slim_speech), "--dense", str(dense_speech), "--clips", str(speech_clips_path)]
     assert main(["bench", *inputs, "--out", str(tmp_path / "r.json"), "--budget", "0.2", *session]) == 0
     said = capsys.readouterr().out
-    assert "13 transcripts" in said
-    assert read_results(tmp_path / "r.json").is_speech
+    assert "`leanear report` counts their word errors on a workstation" in said
+    results = read_results(tmp_path / "r.json")
+    assert {len(answers.texts) for answers in results.content.accuracy.roles.values()} == {13}
 
 
 WORD_ERRORS = {
