@@ -204,14 +204,18 @@ def _corrected(before: Corrections, found: Round, power: float) -> Corrections:
     factors = dict(before.blocks)
     for block in found.blocks:
         if max(block.estimated, block.measured) > NOTHING_NATS and block.estimated > 0:
-            ratio = max(block.measured, 0.0) / block.estimated
-            ratio = min(max(ratio, 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
+            ratio = _bounded(max(block.measured, 0.0) / block.estimated)
             factors[block.name] = factors.get(block.name, 1.0) * ratio**power
     alone = sum(
         block.estimated * factors.get(block.name, 1.0) / before.blocks.get(block.name, 1.0) for block in found.blocks
     )
-    together = found.measured / alone if alone > 0 else before.together
+    together = _bounded(found.measured / alone) if alone > 0 else before.together
     return dataclasses.replace(before, blocks=factors, together=together)
+
+
+def _bounded(ratio: float) -> float:
+    """A correction makes no loss nothing, and none that is infinite, of a width not offered, no number."""
+    return min(max(losing(ratio), 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
 
 
 class SingleBlocks:
