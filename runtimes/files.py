@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any, Iterable, Iterator
@@ -31,7 +32,14 @@ def sha256_json(value: Any) -> str:
 
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to `path` when the block ends well and deleted when it does not."""
+    """A temporary path beside `path`, renamed to `path` when the block ends well and deleted when it does not.
+
+    Of a symbolic link it is what it leads to that is replaced.
+
+    Raises:
+        BadInput: as `file_place`.
+    """
+    path = file_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _named(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -45,6 +53,20 @@ def replaced_file(path: Path) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def file_place(path: Path) -> Path:
+    """Where a file of this name is written: behind links.
+
+    Raises:
+        BadInput: there is a folder, a device or a pipe, or a process's own end of something, such as /dev/stdout.
+    """
+    if path.is_symlink() and Path(os.readlink(path)).parts[1:2] == ("proc",):
+        raise BadInput(f"{path}: it leads to what a process has open, and cannot be replaced; it is left alone")
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        what = "a folder" if path.is_dir() else "a device or a pipe"
+        raise BadInput(f"{path}: it is {what}, not a file; it is left alone")
+    return path.resolve() if path.is_symlink() else path
 
 
 @contextlib.contextmanager

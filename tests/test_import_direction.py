@@ -65,7 +65,7 @@ ROOMS = {
     "evaluate families prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech "
     "runtimes.voice studies targets",
     "api": " benchmarks benchmarks.report benchmarks.sensors cli deploy evaluate families prune runtimes "
-    "runtimes.process runtimes.speech targets",
+    "runtimes.audio runtimes.process runtimes.speech targets",
     "entry": "cli runtimes.process",
 }
 

@@ -297,15 +297,16 @@ class Session:
         return np.asarray(self.own.run(waveform))
 
     def transcribe(self, waveform: np.ndarray, *, word_timestamps: bool = False, **options: Any) -> list[Segment]:
-        """What is said in a waveform of any length, (samples,) at the artifact's rate.
+        """What is said in a waveform of any length, (samples,) at the artifact's rate: floats, or int16 PCM.
 
         Args:
             word_timestamps: each segment has its `words` with times, for which the artifact has to be made.
             options: of `leanear.runtimes.speech.decode_options.DecodeOptions`, such as language="en".
 
         Raises:
-            BadInput: the model classifies (see `run`), or the artifact has no word times to give.
+            BadInput: the model classifies (see `run`), the artifact has no word times to give, or it is no waveform.
         """
+        from leanear.runtimes.audio.waveforms import checked_waveform
         from leanear.runtimes.speech.decode_options import DecodeOptions
         from leanear.runtimes.speech.long_audio import transcribe
         from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
@@ -315,7 +316,8 @@ class Session:
         model = read_speech_model(self.files, None)
         if word_timestamps:
             require_word_times(model, self.files.folder)
-        return list(transcribe(self.own, model, waveform, DecodeOptions(**options), words=word_timestamps))
+        heard = checked_waveform(waveform)[0]
+        return list(transcribe(self.own, model, heard, DecodeOptions(**options), words=word_timestamps))
 
     def close(self) -> None:
         """Release the graphs and their memory."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 
 import pytest
 
@@ -23,6 +25,26 @@ def test_a_file_cut_off_leaves_the_old_one_and_no_litter(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_what_is_no_file_is_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "own end").symlink_to("/proc/self/fd/1")
+    for name, said in (("pipe", "a device or a pipe"), ("own end", "what a process has open"), (".", "a folder")):
+        with pytest.raises(BadInput, match=said), replaced_file(tmp_path / name):
+            pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert os.readlink(tmp_path / "own end") == "/proc/self/fd/1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own end", "pipe"]
+
+
+def test_behind_a_link_the_file_is_replaced(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    with replaced_file(tmp_path / "link") as part:
+        part.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
 
 
 def test_a_folder_cut_off_leaves_the_old_one_and_no_litter(tmp_path):

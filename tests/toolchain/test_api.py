@@ -92,6 +92,13 @@ def test_speech(tmp_path):
     artifact = leanear.load(tmp_path / "whisper").export(tmp_path / "out", data=tmp_path / "speech")
     with artifact.open(threads=1) as session:
         segments = session.transcribe(np.zeros(16_000, np.float32), temperatures=(0.0,))
+        pcm = np.random.default_rng(0).integers(-3000, 3000, 16_000).astype(np.int16)
+        of_pcm, of_floats = (
+            session.transcribe(sound, temperatures=(0.0,)) for sound in (pcm, pcm.astype(np.float32) / 32768)
+        )
+        assert of_pcm == of_floats
+        with pytest.raises(leanear.BadInput, match="int16 samples, got int64"):
+            session.transcribe(pcm.astype(np.int64))
         with pytest.raises(leanear.BadInput, match="transcribe"):
             session.run(np.zeros(16_000, np.float32))
     assert all(isinstance(segment.text, str) for segment in segments)

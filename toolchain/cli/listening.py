@@ -27,6 +27,7 @@ from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_inp
 from leanear.runtimes.audio.piped_audio import raw_audio
 from leanear.runtimes.choose import cpu_runtimes
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import file_place
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.prompts import hotwords_of
@@ -183,6 +184,8 @@ def transcribe(  # noqa: PLR0913, a flag each
     """
     is_piped = STANDARD_INPUT in audio
     raw_format = raw_audio(raw, is_piped, rate, channels)
+    if out is not None:
+        file_place(out)
     reader = read_standard_input() if is_piped else None
     check_early(model, asked)
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
