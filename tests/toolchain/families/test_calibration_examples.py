@@ -83,3 +83,19 @@ def test_words_are_counted_without_timestamps_whichever_clip_is_first(checkpoint
 def test_one_clip_is_heard_alone(checkpoint, clips):
     one = replace(clips, waveforms=clips.waveforms[:1], names=("a",), texts=("one",))
     assert whisper.calibration_inputs(checkpoint, one).texts == ("one",)
+
+
+def test_a_long_text_leaves_less_room_for_what_was_before(checkpoint, clips):
+    """Two windows: in the second a text that fits the decoder by itself, and with all of the first one's would not."""
+    positions, tokenizer = checkpoint.model.config.max_target_positions, checkpoint.tokenizer
+    long = " ".join(["on"] * 60)
+    while len(tokenizer(f" {long}", add_special_tokens=False)["input_ids"]) > positions - 16:
+        long = long[:-3]
+    texts = ("one", "the other the other", long)
+    few = replace(clips, waveforms=clips.waveforms[6:7] * 3, names=("a", "b", "c"), texts=texts)
+    made = whisper.calibration_inputs(checkpoint, few)
+    assert made.texts == texts
+    assert made.inputs.tokens.shape[1] <= positions
+    start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
+    before = made.inputs.tokens[2].tolist().index(start)
+    assert 0 < before < len(tokenizer(" the other the other", add_special_tokens=False)["input_ids"]) + 1

@@ -118,11 +118,13 @@ def _window(checkpoint: WhisperCheckpoint, clips: Sequence[_Example], told: Sequ
     extractor, known = checkpoint.feature_extractor, checkpoint.tokenizer.get_vocab()
     step = FRAMES_PER_POSITION * extractor.hop_length
     first = known[NO_TIMESTAMPS] + 1
-    before = [token for clip in told for token in clip.tokens]
     ends = np.cumsum([0, *(len(clip.waveform) for clip in clips)]) // step + first
     tokens: list[int] = []
     for clip, begin, end in zip(clips, ends, ends[1:], strict=False):
         tokens += [int(begin), *clip.tokens, int(end)]
+    room = max(checkpoint.model.config.max_target_positions - len(tokens) - MOST_SPECIAL, 0)
+    said = [token for clip in told for token in clip.tokens]
+    before = said[max(len(said) - room, 0) :]  # the latest
     return _Example(
         " + ".join(clip.name for clip in clips),
         np.concatenate([clip.waveform for clip in clips]),
