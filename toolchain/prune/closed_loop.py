@@ -5,7 +5,7 @@ block alone: pruned as planned while the rest of the model is whole. Where an es
 by more than a factor of two, every block's estimates are multiplied by measured over estimated, all of them together by
 what the whole loses beyond the sum of its blocks, and widths are chosen again. Losses are cliffs: a block that turned
 out dear is given more width, turns out cheap, and would be cut again. So a later round takes a root of its ratios, and
-of the plans that were measured the best one stays.
+of the plans that were measured the best one stays, or one as good whose estimates held.
 
 Where hardly any attention stays, estimates of whole blocks' removal are the furthest off of all: there each block's is
 measured, with the rest of the model whole, and offered at that loss.
@@ -38,6 +38,7 @@ from leanear.runtimes.errors import BadInput
 
 MOST_ROUNDS = 3
 FACTOR = 2.0
+ALIKE = 1.1  # divergences on a handful of held-out clips that differ by less do not tell plans apart
 NOTHING_NATS = 1e-4  # per target: below, a model is its dense self for every purpose, whatever the ratio
 BLOCK_CLIPS = 16  # held-out clips on which single blocks are measured, at most
 LARGEST_CORRECTION = 1e4
@@ -67,8 +68,8 @@ class Round:
 
     @property
     def agrees(self) -> bool:
-        """Whether estimate and measurement are within a factor of two, or there is nothing to tell apart."""
-        return _close(self.estimated, self.measured)
+        """Whether estimate and measurement, whole and of every block, are within a factor of two, or nothing."""
+        return all(_close(each.estimated, each.measured) for each in (self, *self.blocks))
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,11 @@ def choose_measured(
         rounds.append(Round(allocation.damage, measured, allocation.cost, blocks))
         in_force.append(corrections)
         made.append((slim, kept, allocation))
-        if rounds[-1].agrees and all(_close(block.estimated, block.measured) for block in blocks):
+        if rounds[-1].agrees:
             break
         corrections = _corrected(corrections, rounds[-1], 1 / len(rounds))
-    order = sorted(range(len(rounds)), key=lambda number: losing(rounds[number].measured))
+    best = least(rounds, [each.measured for each in rounds])
+    order = sorted(range(len(rounds)), key=lambda number: (number != best, losing(rounds[number].measured)))
     found = [
         Chosen(*made[number], tuple(rounds), number, _corrected(in_force[number], rounds[number], 1.0))
         for number in order
@@ -184,6 +186,17 @@ def _with_and_without_blocks(
 def _keeps_hardly_any(sites: Sequence[AttentionSite], plan: Allocation) -> bool:
     dense = sum(sum(site.query_key_widths) + sum(site.value_output_widths) for site in sites)
     return sum(sum(pair) for heads in plan.widths for pair in heads) < HARDLY_ANY * dense
+
+
+def least(rounds: Sequence[Round], divergences: Sequence[float]) -> int:
+    """Which round loses the least: by these divergences, and of those alike, one whose estimates held."""
+    alike = ALIKE * min(losing(each) for each in divergences)
+
+    def order(number: int) -> tuple[bool, float]:
+        loss = losing(divergences[number])
+        return (loss > alike or not rounds[number].agrees, loss)
+
+    return min(range(len(rounds)), key=order)
 
 
 def losing(divergence: float) -> float:

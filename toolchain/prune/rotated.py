@@ -20,7 +20,7 @@ from leanear.families.family import Family
 from leanear.plan import CHANNELS_AS_TRAINED, ROTATED, Plan, SitePlan, compose, compose_feed_forward
 from leanear.progress import Report, in_parts, quiet
 from leanear.prune.allocation.allocate import Allocation
-from leanear.prune.closed_loop import Corrections, Round, choose_measured, losing
+from leanear.prune.closed_loop import Corrections, Round, choose_measured, least
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
@@ -56,8 +56,12 @@ class Rotated:
 
 def best_compensated(pruned: Rotated, compensate: Callable[[nn.Module], Compensated]) -> tuple[Rotated, Compensated]:
     """Of the candidates, each compensated in place, the one that loses the least then, and what was done to it."""
-    found = [(each, compensate(each.model)) for each in pruned.candidates]
-    return min(found, key=lambda pair: losing(pair[1].held_out_kl_after))
+    candidates = pruned.candidates
+    done = [compensate(each.model) for each in candidates]
+    if len(candidates) == 1:
+        return pruned, done[0]
+    best = least([each.rounds[each.best] for each in candidates], [each.held_out_kl_after for each in done])
+    return candidates[best], done[best]
 
 
 def prune_rotated(

@@ -111,6 +111,12 @@ def test_where_the_loss_matters_every_round_is_compensated(measured, chosen):
     assert (found.model, done.held_out_kl_after) == (chosen, after[chosen])
 
 
+@pytest.mark.parametrize(("second", "best"), [(0.209, 1), (0.23, 0)])
+def test_of_plans_alike_the_one_that_was_foreseen_stays(monkeypatch, second, best):
+    found, _ = scripted(monkeypatch, [0.01, second, 0.1], [0.2, second, 0.3])
+    assert found.best == best
+
+
 def test_a_blocks_estimate_is_multiplied_by_what_it_was_wrong_by(monkeypatch):
     """0.3 for 0.1 is 3 times; the whole loses 0.6, twice the block alone: together 6, then 6 again of what it was."""
     found, seen = scripted(
