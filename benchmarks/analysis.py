@@ -146,10 +146,18 @@ def analyse(results: Results) -> Analysis:
 def disturbance(latency: Iterable[LatencySummary], content: ResultsDocument) -> str:
     """What says that these timings of a results file were disturbed, or nothing."""
     spread = max((summary.cv for summary in latency if summary.n > 1), default=0.0)
+    return disturbed(spread, content.device_before.cpu_busy_share, "before the benchmark began")
+
+
+def disturbed(spread: float, busy: object, when: str) -> str:
+    """What says that timings were disturbed, or nothing.
+
+    spread: of the samples, a coefficient of variation; busy: the share of all cores that other processes used, where
+    that was measured, and when.
+    """
     said = [f"the samples spread by {spread:.0%} (CV)"] if spread > NOISY_CV else []
-    busy = content.device_before.cpu_busy_share
     if isinstance(busy, (int, float)) and busy > NOISY_BUSY_SHARE:
-        said.append(f"other processes kept the cores {busy:.0%} busy before the benchmark began")
+        said.append(f"other processes kept the cores {busy:.0%} busy {when}")
     return " and ".join(said)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
 from leanear.benchmarks.summary import ROUNDING, Interval, no_interval
+from leanear.runtimes.process.notes import plural
 
 DECIDABLE_POINTS = 1.0  # without a gate, a loss that may be larger than this is undecided
 RULE_OF_THREE = 3.0  # what none of n showed is at most 3/n of all, at 95%: Hanley, JAMA 249 (1983) 1743
@@ -74,7 +75,7 @@ def quality_verdict(loss: Interval, clips: int, limit_points: float | None) -> V
         alone = f", which by itself {'keeps' if loss.estimate <= allowed else 'misses'} {gate}"
     if points(loss.estimate) == "0":
         return Verdict(
-            f"not decided: as good on {clips:,} clips, but so few do not rule out {_moved(loss.high)}"
+            f"not decided: as good on {plural(clips, 'clip')}, but so few do not rule out {_moved(loss.high)}"
             + (f", beyond {gate}" if gate else "")
         )
     return Verdict(f"not decided: too few clips ({clips:,}); measured: {loss_text(loss)}{alone}")

@@ -71,3 +71,11 @@ def strata(targets: torch.Tensor) -> torch.Tensor:
     counts = has.sum(dim=0).expand(len(targets), labels)
     rarest = torch.where(has, counts, len(targets) + 1).argmin(dim=1)
     return torch.where(has.any(dim=1), rarest, labels)
+
+
+def of_clips(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Every clip's share (N,) of values at the targets (P,), so scaled that their mean is the mean of the values."""
+    if kind_of(targets) != "sequence":
+        return values
+    sums = torch.zeros(len(targets), dtype=values.dtype).index_add_(0, clip_numbers(targets), values)
+    return sums * (len(targets) / positions(targets))

@@ -66,7 +66,7 @@ def write_clips(path: Path, clips: Clips) -> None:
     Samples that are all 16-bit values are packed (`leanear.runtimes.packed_pcm`), others stay float32 as they are; both
     are read as they were.
     """
-    samples = _joined(clips)
+    samples = (np.concatenate(clips.waveforms) if clips.waveforms else np.zeros(0)).astype(np.float32)
     kept = pack(in_16_bits(samples)) if is_16_bit(samples) else {"samples": samples}
     with replaced_file(Path(path)) as part, open(part, "wb") as stream:
         arrays: Any = {**kept, **_described(clips)}
@@ -75,15 +75,12 @@ def write_clips(path: Path, clips: Clips) -> None:
 
 def clips_sha256(clips: Clips) -> str:
     """Hex sha256 of what the clips are, whatever file they are in."""
-    digest = hashlib.sha256(_joined(clips).astype("<f4").tobytes())
+    digest = hashlib.sha256()
+    for waveform in clips.waveforms:
+        digest.update(np.ascontiguousarray(waveform, "<f4").tobytes())
     for name, array in sorted(_described(clips).items()):
         digest.update(name.encode() + (repr(array.tolist())).encode())
     return digest.hexdigest()
-
-
-def _joined(clips: Clips) -> np.ndarray:
-    samples = np.concatenate(clips.waveforms) if clips.waveforms else np.zeros(0)
-    return samples.astype(np.float32)
 
 
 def _described(clips: Clips) -> Dict[str, np.ndarray]:

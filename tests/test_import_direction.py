@@ -16,7 +16,7 @@ ROOMS = {
     "runtimes.process": "",
     "runtimes.audio": "runtimes runtimes.process",
     "runtimes.speech.tokens": "runtimes",
-    "runtimes.speech": "runtimes runtimes.speech.tokens",
+    "runtimes.speech": "runtimes runtimes.process runtimes.speech.tokens",
     "runtimes.backends": "runtimes runtimes.audio runtimes.speech",
     "runtimes.voice": "runtimes runtimes.backends runtimes.process runtimes.speech",
     "export.onnx": "runtimes",
@@ -25,13 +25,13 @@ ROOMS = {
     "export": "export.ast export.onnx export.whisper runtimes runtimes.backends runtimes.process runtimes.speech",
     "calibration": "runtimes runtimes.process",
     "benchmarks.sensors": "",
-    "benchmarks": "benchmarks.sensors runtimes runtimes.speech",
+    "benchmarks": "benchmarks.sensors runtimes runtimes.process runtimes.speech",
     "benchmarks.measure": "benchmarks benchmarks.sensors runtimes runtimes.process runtimes.speech "
     "runtimes.speech.tokens",
     "benchmarks.report.drawing": "benchmarks runtimes",
     "benchmarks.report": "benchmarks benchmarks.measure benchmarks.report.drawing benchmarks.sensors runtimes "
-    "runtimes.speech",
-    "benchmarks.compare": "benchmarks benchmarks.report benchmarks.sensors runtimes",
+    "runtimes.process runtimes.speech",
+    "benchmarks.compare": "benchmarks benchmarks.report benchmarks.sensors runtimes runtimes.process",
     "benchmarks.device.receiver": "",
     "benchmarks.device": "benchmarks benchmarks.compare benchmarks.measure benchmarks.report benchmarks.sensors "
     "runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
@@ -45,7 +45,7 @@ ROOMS = {
     "recover": " calibration data families runtimes runtimes.process",
     "reference": " calibration data families recover runtimes runtimes.process",
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "
-    "families families.whisper recover runtimes runtimes.audio runtimes.process runtimes.speech "
+    "families families.whisper runtimes runtimes.audio runtimes.process runtimes.speech "
     "runtimes.speech.tokens runtimes.voice",
     "timing": " benchmarks benchmarks.measure benchmarks.sensors calibration data export export.ast export.onnx "
     "export.whisper families runtimes runtimes.process runtimes.speech targets",
@@ -57,7 +57,7 @@ ROOMS = {
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo "
     "devices timing evaluate export export.whisper families families.whisper prune runtimes runtimes.backends "
     "runtimes.process runtimes.speech targets",
-    "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data evaluate "
+    "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data "
     "timing export.ast families prune prune.allocation recover reference runtimes runtimes.process targets",
     "studies.references": "cli prune",
     "studies.demo": "benchmarks calibration demo families runtimes",

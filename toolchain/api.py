@@ -16,7 +16,8 @@ from leanear.runtimes.artifact import Artifact as Files
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import LOGGER
+from leanear.runtimes.process.notes import LOGGER, note
+from leanear.runtimes.process.signal_watch import beyond_full_scale
 from leanear.runtimes.sessions import SessionOptions, own_precision
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Model:
 
     def evaluate(self, data: PathLike | None = None, *, seed: int = 0) -> dict[str, Any]:
         """Accuracy, mAP or word error rate in torch on evaluation clips of `data`, by the keys of `leanear eval`."""
-        return _evaluated(self.name, data, "onnxruntime", None, None, seed, self.asked, self._narrator())
+        return _evaluated(self.name, data, "onnxruntime", None, usable_cores(), seed, self.asked, self._narrator())
 
     def export(
         self,
@@ -276,52 +277,73 @@ class Artifact:
     def _options(self, runtime: str | None, precision: str | None, threads: int | None) -> tuple[str, SessionOptions]:
         chosen = runtime or self.runtime or ("openvino" if "openvino" in self.files.forms else "onnxruntime")
         computed = precision or (self.precision if chosen == self.runtime else None)
-        return chosen, SessionOptions(threads or usable_cores(), computed or own_precision(self.files, chosen))
+        cores = usable_cores() if threads is None else threads
+        return chosen, SessionOptions(cores, computed or own_precision(self.files, chosen))
 
 
-@dataclass(frozen=True)
 class Session:
     """A loaded artifact: numpy in, numpy out. Close it, or use it in a `with` block."""
 
-    files: Files
-    own: Any
+    def __init__(self, files: Files, own: Any) -> None:
+        self.files = files
+        self._own: Any = own
+        self._noted = False
 
     def run(self, waveform: np.ndarray) -> np.ndarray:
         """A classifier's logits, float32 (labels,), of one waveform (samples,): floats within -1 to 1, or int16.
 
         Raises:
-            BadInput: the waveform is of another shape or type, or the model writes down speech (see `transcribe`).
+            BadInput: the waveform is of another shape or type, the session is closed, or the model writes down speech
+                (see `transcribe`).
         """
         if self.files.is_speech:
             raise BadInput(f"{self.files.folder}: it writes down speech: use transcribe()")
-        return np.asarray(self.own.run(waveform))
+        return np.asarray(self._opened().run(self._heard(waveform)))
 
     def transcribe(self, waveform: np.ndarray, *, word_timestamps: bool = False, **options: Any) -> list[Segment]:
         """What is said in a waveform of any length, (samples,) at the artifact's rate: floats, or int16 PCM.
 
         Args:
             word_timestamps: each segment has its `words` with times, for which the artifact has to be made.
-            options: of `leanear.runtimes.speech.decode_options.DecodeOptions`, such as language="en".
+            options: as of `leanear transcribe`: task, language, timestamps (True), beam_size, best_of, temperatures (a
+                tuple), condition (False), prompt, hotwords (a tuple) and seed; all of them, with their limits, are in
+                `leanear.runtimes.speech.decode_options.DecodeOptions`.
 
         Raises:
-            BadInput: the model classifies (see `run`), the artifact has no word times to give, or it is no waveform.
+            BadInput: the model classifies (see `run`), the artifact has no word times to give, it is no waveform, the
+                session is closed, or there is no option of a name or it is out of its range.
         """
-        from leanear.runtimes.audio.waveforms import checked_waveform
-        from leanear.runtimes.speech.decode_options import DecodeOptions
+        from leanear.runtimes.speech.decode_options import named_options
         from leanear.runtimes.speech.long_audio import transcribe
         from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
 
         if not self.files.is_speech:
             raise BadInput(f"{self.files.folder}: it classifies: use run()")
-        model = read_speech_model(self.files, None)
+        own, model, asked = self._opened(), read_speech_model(self.files, None), named_options(options)
         if word_timestamps:
             require_word_times(model, self.files.folder)
-        heard = checked_waveform(waveform)[0]
-        return list(transcribe(self.own, model, heard, DecodeOptions(**options), words=word_timestamps))
+        return list(transcribe(own, model, self._heard(waveform), asked, words=word_timestamps))
 
     def close(self) -> None:
-        """Release the graphs and their memory."""
-        self.own.close()
+        """Release the graphs and their memory, unless that was done."""
+        own, self._own = self._own, None
+        if own is not None:
+            own.close()
+
+    def _opened(self) -> Any:
+        if self._own is None:
+            raise BadInput(f"{self.files.folder}: this session is closed; open the artifact again")
+        return self._own
+
+    def _heard(self, waveform: np.ndarray) -> np.ndarray:
+        """The waveform, after a word on the first of the session that is plainly not within -1 to 1."""
+        from leanear.runtimes.audio.waveforms import checked_waveform
+
+        heard = checked_waveform(waveform)[0]
+        for finding in () if self._noted else beyond_full_scale(float(np.abs(heard).max())):
+            note(f"waveform: {finding}")
+            self._noted = True
+        return heard
 
     def __enter__(self) -> Session:
         return self
@@ -348,7 +370,7 @@ def _evaluated(
     data: PathLike | None,
     runtime: str,
     precision: str | None,
-    threads: int | None,
+    threads: int,
     seed: int,
     asked: Any,
     narrator: Any,
@@ -358,8 +380,7 @@ def _evaluated(
 
     return evaluate(
         name, data=_data(data), split="evaluation", runtime=runtime, precision=precision,
-        threads=threads or usable_cores(), calibration_clips=CALIBRATION_CLIPS, seed=seed, asked=asked,
-        narrator=narrator,
+        threads=threads, calibration_clips=CALIBRATION_CLIPS, seed=seed, asked=asked, narrator=narrator,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from leanear.runtimes.errors import BadInput
 
 LOCK_FILE = ".leanear-lock"
+SCORES = ".scores"  # of `leanear explore`, in its folder
 
 
 def check_replaceable(out: Path, marker: str) -> None:
@@ -32,6 +33,12 @@ def check_replaceable(out: Path, marker: str) -> None:
             pass
     except OSError as error:
         raise BadInput(f"{out}: --out cannot be written: no folder can be made in {there} ({error.strerror})") from None
+
+
+def check_explorable(out: Path) -> None:
+    """Nothing, when `leanear explore` may write to `out`; raises BadInput as `check_replaceable`."""
+    if not (out / SCORES).is_dir():  # of a run that was interrupted, it is all there is
+        check_replaceable(out, "explore.json")
 
 
 def check_deployment_folder(folder: Path, sources: Sequence[Path]) -> None:

@@ -32,6 +32,7 @@ from leanear.benchmarks.summary import (
 )
 from leanear.benchmarks.tag_analysis import logits_of, truth_of
 from leanear.benchmarks.tagging import MEAN_AP, tag_change, tag_quality
+from leanear.runtimes.process.notes import plural
 
 SIGNIFICANT = 0.05
 ACCURACY = Quantity("accuracy", "accuracy", "share", lower_is_better=False)
@@ -78,7 +79,7 @@ def _accuracy_row(sides: Sides) -> Row:
     p_value = mcnemar_p_value(lost, won)
     verdict = NOISE if p_value >= SIGNIFICANT else BETTER if won > lost else WORSE
     note = (
-        f"paired by clip, {len(truth):,} clips: right in A alone {lost}, in B alone {won}, "
+        f"paired by clip, {plural(len(truth), 'clip')}: right in A alone {lost}, in B alone {won}, "
         f"McNemar's exact p {p_value:.2g}"
     )
     return share_row(ACCURACY, values, paired_change(lost, won, len(truth)), verdict, note)
@@ -105,7 +106,8 @@ def _tags_row(sides: Sides) -> Row:
     logits, truths = [logits_of(side.results, side.role) for side in sides], [truth_of(side.results) for side in sides]
     if same_clips(sides):
         change = tag_change(logits[0], logits[1], truths[0]).interval
-        note = f"paired by clip, {len(truths[0]):,} clips; over {int(truths[0].any(axis=0).sum()):,} labels"
+        labels = plural(int(truths[0].any(axis=0).sum()), "label")
+        note = f"paired by clip, {plural(len(truths[0]), 'clip')}; over {labels}"
     else:
         change = unpaired_change(*(tag_quality(*pair).mean_ap for pair in zip(logits, truths)))
         note = _unpaired_note(sides)
@@ -130,7 +132,7 @@ def _word_row(sides: Sides) -> Row:
         paired = word_error_change(errors[0], errors[1], words[0])
         change = paired.change
         note = (
-            f"paired by clip, {len(words[0]):,} clips: fewer errors in A on {paired.only_dense_better}, "
+            f"paired by clip, {plural(len(words[0]), 'clip')}: fewer errors in A on {paired.only_dense_better}, "
             f"in B on {paired.only_slim_better}"
         )
     else:
@@ -161,7 +163,7 @@ def _transcribing_row(sides: Sides) -> Row:
     if not same_clips(sides):
         return missing_row(TRANSCRIBING, values, OTHER_CLIPS)
     before, after = (side.content.accuracy.roles[side.role].seconds for side in sides)
-    note = f"paired by clip, {len(before):,} clips, one process on each side"
+    note = f"paired by clip, {plural(len(before), 'clip')}, one process on each side"
     return measured_row(TRANSCRIBING, values, ratio_of_sums(before, after), NO_CHANGE, note)
 
 

@@ -24,6 +24,7 @@ from leanear.benchmarks.inference import STAGES
 from leanear.benchmarks.results_document import Role
 from leanear.benchmarks.summary import NO_CHANGE, SAMPLES_NEEDED
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.notes import plural
 
 START_FLOOR = 0.10  # start-up depends on what of the files is still in memory
 LATENCY, OVER_DENSE = "latency", "latency_over_dense"
@@ -161,7 +162,8 @@ def _row(
 
 
 def _counted(processes: Processes) -> str:
-    return f"{sum(len(process) for process in processes):,} samples of {len(processes)} processes"
+    count = f"{len(processes)} process" + ("es" if len(processes) != 1 else "")
+    return f"{plural(sum(map(len, processes)), 'sample')} of {count}"
 
 
 def _stage(stage: str) -> SamplesOf:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
+from leanear.benchmarks.device.several import clips_in, each_usable
+from leanear.benchmarks.device.transcript_files import is_several
 from leanear.benchmarks.measure.accuracy import log_probabilities
 from leanear.benchmarks.tagging import probabilities
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.recordings import read_recording
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import note, note_cut
+from leanear.runtimes.process.notes import note_cut
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import TAGGING_TASK
 
 WAV_SUFFIXES = (".wav",)
+
+Ranked = List[Tuple[str, float]]
+"""Labels with their probabilities, the likeliest first."""
 
 
 def label_probabilities(logits: np.ndarray, task: str) -> np.ndarray:
@@ -25,30 +32,19 @@ def label_probabilities(logits: np.ndarray, task: str) -> np.ndarray:
     return probabilities(logits) if task == TAGGING_TASK else np.exp(log_probabilities(logits))
 
 
-def clips_in(path: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The file itself, or a folder's files of these suffixes, those in sub-folders too, in the order of their names.
-
-    Raises:
-        BadInput: a folder has none; of other files it is noted how many there are.
-    """
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    clips = [file for file in files if file.suffix.lower() in suffixes]
-    if not clips:
-        raise BadInput(f"{path}: no {', '.join(suffixes)} files in it")
-    if len(clips) < len(files):
-        note(f"{path}: files of other kinds are passed over: {len(files) - len(clips)}")
-    return clips
+def likeliest(logits: np.ndarray, labels: Sequence[str], task: str, top: int) -> Ranked:
+    """The `top` likeliest labels of logits (labels,)."""
+    shares = label_probabilities(logits, task)
+    return [(labels[index], float(shares[index])) for index in np.argsort(-shares, kind="stable")[:top]]
 
 
 def classify_files(
     folder: Path, audio: Sequence[Path], runtime: str, options: SessionOptions, top: int
-) -> list[dict[str, Any]]:
-    """For each WAV file its name and its `top` labels with their probabilities, the likeliest first.
+) -> Iterator[tuple[Path, Ranked]]:
+    """Each WAV file and its `top` labels, as they are found.
 
-    audio: files, and folders, see `clips_in`. Probabilities are a softmax, or sigmoids where a clip may have several
-    labels.
+    audio: files, and folders, see `clips_in`. Of several, a file that is not usable is a line on standard error.
+    Probabilities are a softmax, or sigmoids where a clip may have several labels.
 
     Raises:
         BadInput: a file or the artifact is not usable, or the artifact does not classify.
@@ -60,16 +56,31 @@ def classify_files(
     if top < 1:
         raise BadInput(f"top: {top} is less than 1")
     paths = [clip for path in audio for clip in clips_in(path, WAV_SUFFIXES)]
-    waveforms = [read_recording(path, artifact.sample_rate_hz) for path in paths]
     window = artifact.manifest.input.window_samples
-    for path, waveform in zip(paths, waveforms):
-        note_cut(path, len(waveform), window, artifact.sample_rate_hz)
-    session = require_runtime(runtime, options).load(artifact, options)
-    answers = []
-    for path, waveform in zip(paths, waveforms):
-        shares = label_probabilities(session.run(waveform[:window]), artifact.task)
-        order = np.argsort(-shares, kind="stable")[:top]
-        labels = [{"label": artifact.labels[index], "probability": round(float(shares[index]), 6)} for index in order]
-        answers.append({"file": str(path), "labels": labels})
-    session.close()
-    return answers
+    with contextlib.closing(require_runtime(runtime, options).load(artifact, options)) as session:
+
+        def heard(path: Path) -> Ranked:
+            waveform = read_recording(path, artifact.sample_rate_hz)
+            note_cut(path, len(waveform), window, artifact.sample_rate_hz)
+            return likeliest(session.run(waveform[:window]), artifact.labels, artifact.task, top)
+
+        yield from each_usable(paths, heard, "clip", "classified", several=is_several(audio))
+
+
+def print_labels(answers: Iterable[tuple[Path, Ranked]], *, as_json: bool, one: bool = False) -> None:
+    """Print each answer as it comes, or as JSON what there is once there is no more; one: a single clip is not named.
+
+    Raises:
+        LeanearError: what `answers` raises, after what was answered before it.
+    """
+    told: list[object] = []
+    try:
+        for path, ranked in answers:
+            labels = [{"label": label, "probability": probability} for label, probability in ranked]
+            told.append(labels if one else {"file": str(path), "labels": labels})
+            if not as_json:
+                lines = [f"{100 * probability:6.2f} %  {label}" for label, probability in ranked]
+                print("\n".join(lines if one else [str(path), *lines]))
+    finally:
+        if as_json and told:
+            print(json.dumps(told[0] if one else told))

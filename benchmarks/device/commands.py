@@ -45,6 +45,7 @@ from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
+from leanear.runtimes.process.notes import plural
 from leanear.runtimes.process.pipes import leave_closed_pipe
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.cues import chosen_lines
@@ -278,8 +279,8 @@ def _eval(options: argparse.Namespace) -> None:
         return
     share = evaluation.accuracy
     print(
-        f"accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%}), "
-        f"{evaluation.correct} of {evaluation.clips} clips, cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
+        f"accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%}), {evaluation.correct} of"
+        f" {plural(evaluation.clips, 'clip')}, cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
     )
 
 
@@ -294,9 +295,9 @@ def _eval_tags(options: argparse.Namespace, session: SessionOptions) -> None:
         print(json.dumps({**answer, "runtime": options.runtime, "precision": options.precision}, indent=1))
         return
     print(
-        f"{MEAN_AP} {quality.mean_ap.estimate:.2%} ({rate_between(quality.mean_ap, 2)}) over {quality.labels} labels, "
-        f"{quality.skipped} without a clip; mean area {quality.mean_auc.estimate:.4f}, "
-        f"d' {quality.d_prime.estimate:.3f}; {quality.clips} clips, "
+        f"{MEAN_AP} {quality.mean_ap.estimate:.2%} ({rate_between(quality.mean_ap, 2)}) over"
+        f" {plural(quality.labels, 'label')}, {quality.skipped} without a clip; mean area"
+        f" {quality.mean_auc.estimate:.4f}, d' {quality.d_prime.estimate:.3f}; {plural(quality.clips, 'clip')}, "
         f"cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
     )
 
@@ -332,8 +333,8 @@ def _transcribe(options: argparse.Namespace) -> None:
         language=options.language,
         task=options.task,
         timestamps=not options.no_timestamps,
-        beams=options.beam_size,
-        condition_on_previous=options.condition,
+        beam_size=options.beam_size,
+        condition=options.condition,
         prompt=options.prompt,
         hotwords=hotwords_of(options.hotwords),
     )

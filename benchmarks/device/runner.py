@@ -141,18 +141,12 @@ def compiled_folder() -> Path:
 
 def _classify(options: argparse.Namespace) -> None:
     _require_numpy()
-    from leanear.benchmarks.device.classify import classify_files
+    from leanear.benchmarks.device.classify import classify_files, print_labels
 
     bundle = _ready_bundle()
     artifact = options.artifact or bundle.artifacts["slim"]
     answers = classify_files(artifact, options.audio, bundle.runtime, _session_options(bundle), options.top)
-    if options.json:
-        print(json.dumps(answers, indent=1))
-        return
-    for answer in answers:
-        print(answer["file"])
-        for guess in answer["labels"]:
-            print(f"  {guess['probability']:7.2%}  {guess['label']}")
+    print_labels(answers, as_json=options.json)
 
 
 def _session_options(bundle: Bundle, role: str = "slim") -> SessionOptions:

@@ -1,4 +1,4 @@
-"""One or several recordings: where the transcript of each goes, and what becomes of the rest when one is not usable."""
+"""One or several recordings: where the transcript of each goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, Sequence
 
-from leanear.benchmarks.device.classify import clips_in
+from leanear.benchmarks.device.several import clips_in, each_usable
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
@@ -99,29 +99,23 @@ def write_transcripts(
     were written; which of several recordings is not usable goes to standard error. lines: of subtitles.
 
     Raises:
-        BadInput: the one recording is not usable; or, after all of several, how many of them were not.
+        LeanearError: as `each_usable`.
     """
-    refused = 0
-    for recorded in recordings:
+
+    def transcribed(recorded: Recorded) -> Tally:
         tally = Tally()
-        try:
-            segments = heard(recorded.audio, tally)
-            if recorded.outputs:
-                _write(list(segments), recorded.outputs, tally, lines)
-            else:
-                _print(segments, forms[0], tally, lines, recorded.audio if several else None)
-        except BadInput as error:
-            if not several:
-                raise
-            print(f"leanear: {error}", file=sys.stderr, flush=True)
-            refused += 1
-            continue
+        segments = heard(recorded.audio, tally)
+        if recorded.outputs:
+            _write(list(segments), recorded.outputs, tally, lines)
+        else:
+            _print(segments, forms[0], tally, lines, recorded.audio if several else None)
+        return tally
+
+    for recorded, tally in each_usable(recordings, transcribed, "recording", "transcribed", several=several):
         for path in recorded.outputs.values() if several else ():
             say(str(path))
         if tally.sentence:
             say(f"{recorded.audio}: {tally.sentence}" if several else tally.sentence)
-    if refused:
-        raise BadInput(f"{refused} of {len(recordings)} recordings were not transcribed")
 
 
 def _print(segments: Iterator[Segment], form: str, tally: Tally, lines: Lines | None, name: Path | None) -> None:

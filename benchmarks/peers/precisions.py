@@ -34,8 +34,7 @@ from leanear.data.splits import read_splits
 from leanear.deploy.deployment_stages import clips_stage, export_stage, prune_stage
 from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.deploy.precision_gate import PLAIN, clip_answers, compare_answers, metric_of
-from leanear.evaluate.evaluation import data_folder
-from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.families.checkpoint import checkpoint_folder, data_folder, load_checkpoint
 from leanear.families.tasks import read_spellings, task_of
 from leanear.progress import Narrator
 from leanear.prune.goal import choose_goal

@@ -24,21 +24,23 @@ import time
 import torch
 
 from leanear.calibration.curvature import collect_curvature
-from leanear.data.clips import read_examples_as_clips
+from leanear.data.clips import read_examples_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.splits import read_splits
-from leanear.evaluate.evaluation import data_folder
 from leanear.families import ast
-from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.families.checkpoint import checkpoint_folder, data_folder, load_checkpoint
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import LossKind, RotatedRecipe
+from leanear.runtimes.tasks import CLASSIFICATION_TASK
 
 
 def read_inputs(model: str, data: str | None, count: int):
     """The checkpoint, features (count, frames, mels) and label ids (count,)."""
     checkpoint = load_checkpoint(checkpoint_folder(model))
     splits = read_splits(data_folder(model, data), count, 0)
-    clips = read_examples_as_clips(splits.calibration, checkpoint.labels, checkpoint.feature_extractor.sampling_rate)
+    clips = read_examples_for(
+        CLASSIFICATION_TASK, splits.calibration, checkpoint.labels, checkpoint.feature_extractor.sampling_rate
+    )
     labelled = ast.labelled_inputs(checkpoint, clips)
     repeated = labelled[torch.arange(count) % len(labelled)]
     return checkpoint.model, repeated.inputs, repeated.targets

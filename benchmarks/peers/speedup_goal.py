@@ -22,16 +22,16 @@ from rich.console import Console
 from rich.table import Table
 
 from leanear.benchmarks.measure.processes import absolute
-from leanear.data.clips import read_examples_as_clips
+from leanear.data.clips import read_examples_for
 from leanear.data.splits import read_splits
-from leanear.evaluate.evaluation import data_folder
 from leanear.export.ast.graph import export_ast
 from leanear.families import ast
-from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, data_folder, load_checkpoint
 from leanear.progress import Narrator
 from leanear.prune.costs import latency_costs
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, Sharing, choose_widths, cut
+from leanear.runtimes.tasks import CLASSIFICATION_TASK
 from leanear.targets.target import read_target
 from leanear.timing.block_timing import latency_table, time_in_turn
 from leanear.timing.model_timing import Tables
@@ -97,8 +97,8 @@ def main() -> int:  # noqa: PLR0915
     checkpoint = load_checkpoint(source)
     splits = read_splits(data_folder(options.model, options.data), options.clips, 0)
     rate_hz = checkpoint.feature_extractor.sampling_rate
-    read = read_examples_as_clips(splits.calibration, checkpoint.labels, rate_hz)
-    judges = read_examples_as_clips(splits.evaluation[: options.judges], checkpoint.labels, rate_hz)
+    read = read_examples_for(CLASSIFICATION_TASK, splits.calibration, checkpoint.labels, rate_hz)
+    judges = read_examples_for(CLASSIFICATION_TASK, splits.evaluation[: options.judges], checkpoint.labels, rate_hz)
     clips = ast.labelled_inputs(checkpoint, read)
     judge_inputs = ast.labelled_inputs(checkpoint, judges).inputs
     recipe = RotatedRecipe(multiples=(target.query_key_multiple, target.value_output_multiple))

@@ -22,11 +22,10 @@ from leanear.benchmarks.formatting import runtime_text
 from leanear.data.dataset import column_for
 from leanear.data.splits import read_splits
 from leanear.deploy.deployment_stages import clips_stage, export_stage
-from leanear.evaluate.evaluation import data_folder
 from leanear.export.eight_bit_costs import tensor_costs
 from leanear.export.onnx.observed import Observed
 from leanear.export.whisper.graph import observe_encoder
-from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
+from leanear.families.checkpoint import checkpoint_folder, data_folder, load_checkpoint
 from leanear.families.tasks import task_of
 from leanear.progress import Narrator
 from leanear.runtimes.artifact import Artifact, read_artifact

@@ -31,6 +31,7 @@ from leanear.benchmarks.speech_analysis import SpeechAnalysis, cache_bytes
 from leanear.benchmarks.summary import Interval
 from leanear.benchmarks.tagging import MEAN_AP
 from leanear.benchmarks.verdict import DECIDABLE_POINTS, Verdict, loss_text, points_moved, quality_verdict
+from leanear.runtimes.process.notes import plural
 
 ROLES = ("dense", "slim")
 RECORDINGS = "clips joined to long recordings"
@@ -200,10 +201,10 @@ def _another_processor(analysis: Analysis) -> list[str]:
 
 def _quality_sentence(analysis: Analysis, loss: Interval) -> str:
     dense, slim = (f"{analysis.qualities[role].estimate:.2%}" for role in ROLES)
-    clips, lost = f"{analysis.clips:,} clips", loss_text(loss)
+    clips, lost = plural(analysis.clips, "clip"), loss_text(loss)
     if analysis.tags is not None:
         labels = analysis.tags.quality["slim"].labels
-        return f"Its {MEAN_AP} over {labels:,} labels is {slim} on {clips}, the dense model's {dense}: {lost}."
+        return f"Its {MEAN_AP} over {plural(labels, 'label')} is {slim} on {clips}, the dense model's {dense}: {lost}."
     if analysis.speech is None or analysis.speech.change is None:
         return f"It is right on {slim} of {clips}, the dense model on {dense}: {lost}."
     relative = analysis.speech.change.relative
@@ -284,7 +285,7 @@ def _quality_card(analysis: Analysis, limit_points: float | None) -> Card:
     if analysis.loss is None:
         return Card("not measured", analysis.metric, said.text.partition(": ")[2])
     dense, slim = (f"{analysis.qualities[role].estimate:.1%}" for role in ROLES)
-    detail = f"{dense} → {slim} on {analysis.clips:,} clips, {loss_text(analysis.loss)}"
+    detail = f"{dense} → {slim} on {plural(analysis.clips, 'clip')}, {loss_text(analysis.loss)}"
     if analysis.speech is not None:
         kinds = " → ".join(analysis.speech.counts[role].by_kind for role in ROLES)
         detail += f"; S/D/I {kinds}"

@@ -13,6 +13,7 @@ from leanear.benchmarks.report.state_section import state_missing
 from leanear.benchmarks.results import parts
 from leanear.benchmarks.sensors.device import is_measured
 from leanear.benchmarks.summary import RESAMPLES, SAMPLES_NEEDED, WORD_RESAMPLES, Gate
+from leanear.runtimes.process.notes import plural
 
 MAIN_PARTS = ("latency", "memory", "accuracy")
 MISSING_TITLE = "What was not measured, and why"
@@ -144,7 +145,7 @@ def provenance_section(analysis: Analysis, plan: dict[str, Any] | None, said: di
         rows.append(
             (
                 "evaluation clips",
-                f"{clips.clips:,} clips, {clips.audio_s:,.0f} s at {clips.sample_rate_hz:,} Hz",
+                f"{plural(clips.clips, 'clip')}, {clips.audio_s:,.0f} s at {clips.sample_rate_hz:,} Hz",
             )
         )
         rows.append(("evaluation clips, sha256", clips.sha256))

@@ -16,6 +16,7 @@ from leanear.benchmarks.summary import Gate, Interval
 from leanear.benchmarks.tag_analysis import TagAnalysis
 from leanear.benchmarks.tagging import MEAN_AP, TagQuality, differing_answers
 from leanear.benchmarks.verdict import loss_of, loss_text, points_moved
+from leanear.runtimes.process.notes import plural
 
 WORST_LABELS = 6
 
@@ -49,7 +50,7 @@ def tags_section(analysis: Analysis, tags: TagAnalysis, gate: Gate | None) -> Se
 
 def labels_sentence(quality: TagQuality) -> str:
     """Over how many labels the means are, and what became of the others."""
-    said = f"The means are over {quality.labels:,} labels"
+    said = f"The means are over {plural(quality.labels, 'label')}"
     if quality.skipped:
         said += f"; {quality.skipped:,} others are left out, for none of the {quality.clips:,} clips has them"
     return f"{said}. Intervals are of {quality.draws:,} draws of clips."

@@ -40,12 +40,16 @@ def format_name(opening: bytes) -> str | None:
     """The format of a file that begins with these bytes, 12 or more; None where they are not known."""
     if opening[4:8] == b"ftyp":
         return "M4A or MP4"
-    for start, name in OPENINGS:
-        if opening.startswith(start):
-            return name
+    if name := magic_name(opening):
+        return name
     if len(opening) >= 2 and opening[0] == 0xFF and opening[1] & 0xE0 == 0xE0:
         return "AAC" if opening[1] & 0xF6 == 0xF0 else "MP3"
     return None
+
+
+def magic_name(opening: bytes) -> str | None:
+    """The format whose own letters these bytes are; None of other bytes, which PCM has, too."""
+    return next((name for start, name in OPENINGS if opening.startswith(start)), None)
 
 
 def check_sample_rate(path: object, rate_hz: int) -> None:

@@ -51,6 +51,11 @@ class PipeReader:
         self._rest = joined[size:]
         return joined[:size]
 
+    def peek(self, size: int) -> bytes:
+        """The next bytes, as `read` gives them, which stay to be read."""
+        self._rest = self.read(size) + self._rest
+        return self._rest[:size]
+
     def _take(self, descriptor: int) -> None:
         try:
             while True:

@@ -8,7 +8,7 @@ from typing import Callable
 
 import numpy as np
 
-from leanear.runtimes.audio.formats import check_sample_rate, format_name
+from leanear.runtimes.audio.formats import check_sample_rate, format_name, magic_name
 from leanear.runtimes.audio.pipe_reader import NAME, PipeReader
 from leanear.runtimes.audio.recordings import (
     PCM,
@@ -68,7 +68,7 @@ class PipedAudio:
         self._say, self._progress, self._watch = say, progress, SignalWatch()
         self._reader, self._wanted_hz = reader, sample_rate_hz
         self._left: int | None = None  # bytes of audio that are still to come, None: as many as come
-        self._format = self._header(sample_rate_hz) if raw is None else SampleFormat(PCM, raw.channels, raw.rate_hz, 16)
+        self._format = self._header(sample_rate_hz) if raw is None else self._headerless(raw)
         divisor = math.gcd(self._format.rate_hz, sample_rate_hz)
         self._up, self._down = sample_rate_hz // divisor, self._format.rate_hz // divisor
         self._context = filter_context(self._up, self._down)
@@ -146,6 +146,14 @@ class PipedAudio:
             behind = self._reader.read(CHUNK_HEADER_BYTES)
             if len(behind) > 1 and not all(0x20 <= letter < 0x7F for letter in behind[:4]):
                 self._say(f"{NAME}: what follows the audio that its header promises is not read")
+
+    def _headerless(self, raw: RawAudio) -> SampleFormat:
+        """The format of raw PCM, after a word on what begins as a file with a header does."""
+        opening = self._reader.peek(12)
+        name = "WAV" if opening.startswith(b"RIFF") else magic_name(opening)
+        if name is not None:
+            self._say(f"{NAME}: it begins as {name} does; --raw hears all bytes as PCM, which is noise if it is that")
+        return SampleFormat(PCM, raw.channels, raw.rate_hz, 16)
 
     def _header(self, sample_rate_hz: int) -> SampleFormat:
         """The format of a WAV whose audio comes next."""

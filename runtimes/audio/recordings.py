@@ -47,8 +47,6 @@ def read_recording(path: Path, sample_rate_hz: int, say: Note = note) -> np.ndar
         BadInput: the file is missing, is not such a file, is truncated or empty, or holds NaN or infinite samples.
     """
     with Recording(path, sample_rate_hz, say) as recording:
-        if recording.samples == 0:
-            raise BadInput(f"{path}: no audio in it (zero samples)")
         return recording[0 : recording.samples]
 
 
@@ -59,8 +57,8 @@ class Recording:
     noted of it, `leanear.runtimes.audio.wav_layout` and `leanear.runtimes.process.signal_watch` say.
 
     Raises:
-        BadInput: the file is missing, is not such a file, or is truncated; or, when a slice is read, that part of it
-            holds NaN or infinite samples.
+        BadInput: the file is missing, is not such a file, is truncated or empty; or, when a slice is read, that part of
+            it holds NaN or infinite samples.
     """
 
     def __init__(self, path: Path, sample_rate_hz: int, say: Note = note) -> None:
@@ -96,9 +94,10 @@ class Recording:
         if layout.note is not None:
             self._say(layout.note)
         self._data_from = layout.data_from
-        self._frames = (
-            layout.data_bytes // self._format.frame_bytes
-        )  # the part of a sample that a pipe may end with is left
+        # the part of a sample that a pipe may end with is left
+        self._frames = layout.data_bytes // self._format.frame_bytes
+        if self._frames == 0:
+            raise BadInput(f"{self._path}: no audio in it (zero samples)")
 
     def __enter__(self) -> Recording:
         return self

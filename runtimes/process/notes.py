@@ -19,6 +19,11 @@ def note(text: str) -> None:
     LOGGER.warning("note: %s", " ".join(text.split()))
 
 
+def plural(count: int, noun: str) -> str:
+    """So many of something: "1 clip", "2,000 clips"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 @contextlib.contextmanager
 def no_notes() -> Iterator[None]:
     """Say none within the block; also for all but one of several processes that read the same."""
@@ -31,11 +36,11 @@ def no_notes() -> Iterator[None]:
 
 
 def note_first(texts: Sequence[str], of: str) -> None:
-    """Say the first few of many lines, and how many more there are; of: what each line is about, in the plural."""
+    """Say the first few of many lines, and how many more there are; of: what each line is about, in the singular."""
     for text in texts[:MOST_OF_ONE_KIND]:
         note(text)
     if len(texts) > MOST_OF_ONE_KIND:
-        note(f"and so of {len(texts) - MOST_OF_ONE_KIND} more {of}")
+        note(f"and so of {plural(len(texts) - MOST_OF_ONE_KIND, f'more {of}')}")
 
 
 def is_cut(samples: int, window_samples: int, sample_rate_hz: int) -> bool:

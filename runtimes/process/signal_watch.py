@@ -1,4 +1,4 @@
-"""Readings that are plainly no signal: channels that cancel each other, samples far beyond full scale."""
+"""Readings that are plainly no signal: silence, channels that cancel each other, samples far beyond full scale."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class SignalWatch:
     """What is found of a file's samples while they are read, block after block."""
 
     def __init__(self) -> None:
-        self._frames = 0
+        self.frames = 0
         self._channels_energy, self._mix_energy, self._peak = 0.0, 0.0, 0.0
 
     def hear(self, samples: np.ndarray, mix: np.ndarray) -> None:
         """The next samples (frames, channels), and their mean over channels (frames,)."""
-        self._frames += len(samples)
+        self.frames += len(samples)
         self._channels_energy += float(np.square(samples, dtype=np.float64).sum()) / samples.shape[1]
         self._mix_energy += float(np.square(mix, dtype=np.float64).sum())
         self._peak = max(self._peak, float(np.abs(samples).max(initial=0.0)))
@@ -26,9 +26,16 @@ class SignalWatch:
     def findings(self) -> list[str]:
         """One clause for each thing that is wrong with what was heard so far."""
         found = []
-        audible = self._channels_energy > AUDIBLE_ENERGY * self._frames
+        if self.frames and not self._peak:
+            found.append("it is silent: every sample is 0")
+        audible = self._channels_energy > AUDIBLE_ENERGY * self.frames
         if audible and self._mix_energy < CANCELLED * self._channels_energy:
             found.append("its channels cancel: one is the other upside down, so that their mix is silent")
-        if self._peak > FAR_BEYOND:
-            found.append(f"it holds samples up to {self._peak:,.0f} where 1 is full scale; scale them before use")
-        return found
+        return [*found, *beyond_full_scale(self._peak)]
+
+
+def beyond_full_scale(peak: float) -> list[str]:
+    """What is said of samples whose largest magnitude is so far beyond full scale that they were never scaled."""
+    if peak <= FAR_BEYOND:
+        return []
+    return [f"it holds samples up to {peak:,.0f} where 1 is full scale; scale them before use"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -11,28 +11,24 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.tasks import SPOKEN_TASKS
 
-if TYPE_CHECKING:
-    pass
-
-
 DETECT = "auto"
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How to decode; the defaults are those of openai's Whisper but for `condition_on_previous`, which is off.
+    """How to decode; the defaults are those of openai's Whisper but for `condition`, which is off.
 
     language: a code such as "en", "auto" to detect it, or None: the model's own where it has one, else detected.
     task: one of SPOKEN_TASKS, or None: the model's own.
     timestamps: ask for them, and let them say where the next window starts.
-    beams: hypotheses that are followed at temperature 0; 1 is greedy. patience: search until beams × patience of them
+    beam_size: hypotheses followed at temperature 0; 1 is greedy. patience: search until beam_size × patience of them
         have ended. length_penalty: rank them by log probability over ((5 + tokens) / 6) ** penalty; None: over tokens.
     temperatures: tried in this order until a window passes the two tests below. best_of: samples at temperatures over
         0, of which the likeliest is taken.
     compression_ratio_limit, log_probability_limit: a window whose text repeats itself more (a text's bytes over its
         zlib-compressed bytes), or whose tokens are less likely on average, is decoded again; None: no such test.
     no_speech_limit: a window more likely than this to hold no speech, whose tokens are also unlikely, has no text.
-    condition_on_previous: show the decoder what it said before, unless that came from a temperature over 0.5.
+    condition: show the decoder what it said before, unless that came from a temperature over 0.5.
     prompt: text that the decoder is shown as if it had been said before the first words; hotwords: words that it is
         shown so before every window.
     max_tokens: most tokens of a window; None: as many as the model has positions for.
@@ -48,7 +44,7 @@ class DecodeOptions:
     language: str | None = None
     task: str | None = None
     timestamps: bool = True
-    beams: int = 1
+    beam_size: int = 1
     patience: float = 1.0
     length_penalty: float | None = None
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -56,7 +52,7 @@ class DecodeOptions:
     compression_ratio_limit: float | None = 2.4
     log_probability_limit: float | None = -1.0
     no_speech_limit: float | None = 0.6
-    condition_on_previous: bool = False
+    condition: bool = False
     prompt: str = ""
     hotwords: tuple[str, ...] = ()
     max_tokens: int | None = None
@@ -67,15 +63,30 @@ class DecodeOptions:
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in SPOKEN_TASKS:
             raise BadInput(f"task: {self.task!r} is not one of {', '.join(SPOKEN_TASKS)}")
-        for name in ("beams", "best_of"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name}: {getattr(self, name)} is not a positive whole number")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise BadInput(f"max_tokens: {self.max_tokens} is not a positive whole number")
-        if not self.temperatures or not all(0.0 <= temperature < np.inf for temperature in self.temperatures):
-            raise BadInput(f"temperatures: {self.temperatures} are not numbers of at least 0")
+        for name, least in (("beam_size", 1), ("best_of", 1), ("max_tokens", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if (name, value) != ("max_tokens", None) and not (isinstance(value, int) and value >= least):
+                raise BadInput(f"{name}: {value!r} is not a whole number of at least {least}")
+        if isinstance(self.hotwords, str):
+            raise BadInput(f"hotwords: {self.hotwords!r} is one text; several words are wanted, as in ('Anna', 'Bo')")
+        heats = self.temperatures
+        if not isinstance(heats, (tuple, list)) or not heats or not all(0.0 <= heat < np.inf for heat in heats):
+            raise BadInput(f"temperatures: {heats!r} are not numbers of at least 0, as in (0.0, 0.5)")
         if not 0.0 < self.patience < np.inf:
             raise BadInput(f"patience: {self.patience} is not a number over 0")
+
+
+def named_options(given: Mapping[str, Any]) -> DecodeOptions:
+    """The options of these names.
+
+    Raises:
+        BadInput: there is no option of a name, or one is out of its range.
+    """
+    known = [each.name for each in fields(DecodeOptions)]
+    for name in given:
+        if name not in known:
+            raise BadInput(f"{name}: transcribing has no such option; it has {', '.join(known)}")
+    return DecodeOptions(**given)
 
 
 def check_options(tokens: Decoding, options: DecodeOptions) -> None:

@@ -51,7 +51,7 @@ def decode_window(
 
     language: a code that is already known; None: as the options say. previous: tokens said before, shown to the
     decoder. no_speech: measure how likely it is that nobody speaks. At temperature 0 this is greedy decoding or, with
-    `options.beams`, beam search as openai's; above, the likeliest of `options.best_of` samples by `generator`.
+    `options.beam_size`, beam search as openai's; above, the likeliest of `options.best_of` samples by `generator`.
 
     Raises:
         BadInput: the model does not have the language or the task.
@@ -59,7 +59,7 @@ def decode_window(
     """
     check_options(tokens, options)
     sampling = temperature > 0.0
-    rows = options.best_of if sampling else options.beams
+    rows = options.best_of if sampling else options.beam_size
     language = language or chosen_language(tokens, options)
     detects = language is None and tokens.multilingual and bool(tokens.languages)
     no_speech = no_speech and tokens.no_speech is not None
@@ -83,7 +83,7 @@ def decode_window(
     budget = max(tokens.positions - len(opening) - len(rest), 0)
     budget = budget if options.max_tokens is None else min(budget, options.max_tokens)
     search = Search(session, tokens, options, budget)
-    if not sampling and options.beams > 1:
+    if not sampling and options.beam_size > 1:
         hypotheses = search.beams(logits)
     else:
         hypotheses = search.samples(logits, temperature, generator)

@@ -224,7 +224,7 @@ def _said_before(
     """What was said before, for the next window's decoder: the latest tokens, at most half of its positions."""
     if not window.segments or window.decoded is None:
         return before
-    if not options.condition_on_previous or tokens.previous is None:
+    if not options.condition or tokens.previous is None:
         return []
     if window.decoded.temperature > FORGET_ABOVE_TEMPERATURE:
         return []

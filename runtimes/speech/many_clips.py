@@ -59,7 +59,7 @@ def _by_window(
     """Clips that are heard alone, and the others by the window that holds them, the shortest first."""
     language_is_heard = model.tokens.multilingual and chosen_language(model.tokens, options) is None
     is_shown_text = bool(options.prompt.strip() or options.hotwords)
-    if options.beams > 1 or options.temperatures[0] > 0.0 or language_is_heard or is_shown_text:
+    if options.beam_size > 1 or options.temperatures[0] > 0.0 or language_is_heard or is_shown_text:
         return list(range(len(waveforms))), {}
     alone: list[int] = []
     by_length: dict[int, list[int]] = {}

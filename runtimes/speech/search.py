@@ -77,7 +77,7 @@ class Search:
         Each step looks at the beams + 1 likeliest tokens of every hypothesis, takes those that end out of the search,
         and goes on with the best that do not, until beams × patience have ended.
         """
-        beams, end = self._options.beams, self._tokens.end
+        beams, end = self._options.beam_size, self._tokens.end
         wanted = max(round(beams * self._options.patience), 1)
         said: list[list[int]] = [[] for _ in range(beams)]
         each: list[list[float]] = [[] for _ in range(beams)]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from leanear.runtimes.process.notes import plural
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.words import Word
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,9 @@ class Tally:
             parts.append(f"speech in {speech_s:.1f} of {audio_s:.1f} s{share}, the rest was not transcribed (--vad)")
         if self.second_tries:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
-            parts.append(f"{self.heard_again} of {self.short} short windows were heard again in full ({reasons})")
+            were = "was" if self.heard_again == 1 else "were"
+            short = plural(self.short, "short window")
+            parts.append(f"{self.heard_again} of {short} {were} heard again in full ({reasons})")
         return "; ".join(parts)
 
 

@@ -86,11 +86,14 @@ def test_errors_are_leanears_own(tmp_path):
         leanear.nonsense  # noqa: B018
 
 
+def speech_artifact(folder):
+    write_whisper(folder / "whisper")
+    write_speech_folder(folder / "speech", ["a", "an and", "the", "on"])
+    return leanear.load(folder / "whisper").export(folder / "transcriber", data=folder / "speech")
+
+
 def test_speech(tmp_path):
-    write_whisper(tmp_path / "whisper")
-    write_speech_folder(tmp_path / "speech", ["a", "an and", "the", "on"])
-    artifact = leanear.load(tmp_path / "whisper").export(tmp_path / "out", data=tmp_path / "speech")
-    with artifact.open(threads=1) as session:
+    with speech_artifact(tmp_path).open(threads=1) as session:
         segments = session.transcribe(np.zeros(16_000, np.float32), temperatures=(0.0,))
         pcm = np.random.default_rng(0).integers(-3000, 3000, 16_000).astype(np.int16)
         of_pcm, of_floats = (
@@ -102,6 +105,55 @@ def test_speech(tmp_path):
         with pytest.raises(leanear.BadInput, match="transcribe"):
             session.run(np.zeros(16_000, np.float32))
     assert all(isinstance(segment.text, str) for segment in segments)
+
+
+def test_a_closed_session_says_so_and_closes_again(folder, slim, tmp_path):
+    speech = speech_artifact(tmp_path)
+    for artifact, use in ((slim.export(tmp_path / "out"), "run"), (speech, "transcribe")):
+        for runtime in ("onnxruntime", "openvino"):
+            session = artifact.open(runtime=runtime, threads=1)
+            session.close()
+            session.close()
+            with pytest.raises(leanear.BadInput, match="this session is closed; open the artifact again"):
+                getattr(session, use)(np.zeros(16_000, np.float32))
+
+
+def test_options_are_those_of_the_command_line_and_named_where_wrong(folder, slim, tmp_path):
+    artifact = speech_artifact(tmp_path)
+    sound = np.random.default_rng(0).uniform(-0.3, 0.3, 16_000)
+    with artifact.open(threads=1) as session:
+        session.transcribe(sound, beam_size=2, condition=True, temperatures=(0.0,), best_of=1, seed=3, timestamps=False)
+        for option, said in (
+            ({"beams": 2}, "beams: transcribing has no such option; it has language, task, timestamps, beam_size"),
+            ({"seed": -1}, "seed: -1 is not a whole number of at least 0"),
+            ({"beam_size": "5"}, "beam_size: '5' is not a whole number of at least 1"),
+            ({"temperatures": 0.0}, "temperatures: 0.0 are not numbers of at least 0"),
+            ({"hotwords": "Anna,Bo"}, "hotwords: 'Anna,Bo' is one text"),
+        ):
+            with pytest.raises(leanear.BadInput, match=said):
+                session.transcribe(sound, **option)
+    model, data = leanear.load(folder / "ast"), folder / "data"
+    for use, option, said in (
+        (artifact.open, {"threads": 0}, "threads: expected a whole number of at least 1, got 0"),
+        (artifact.evaluate, {"threads": 0, "data": tmp_path}, "threads: expected a whole number of at least 1, got 0"),
+        (model.evaluate, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),
+        (model.export, {"seed": -1, "out": tmp_path / "new"}, "seed: expected a whole number from 0"),
+        (model.prune, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),
+        (model.prune, {"prune": "heads", "data": data}, "--prune is 'heads'; \"attention\" or"),
+        (model.prune, {"calibration_clips": 0, "data": data}, "--calibration-clips is 0; a whole number of at least 1"),
+    ):
+        with pytest.raises(leanear.BadInput, match=said):
+            use(**option)
+    assert not (tmp_path / "new").exists()
+
+
+def test_samples_far_beyond_full_scale_are_told_once(slim, tmp_path, caplog):
+    with slim.export(tmp_path / "out").open(threads=1) as session:
+        for _ in range(2):
+            session.run(tone(300).astype(np.float32) * 30_000)
+    assert len(caplog.messages) == 1
+    assert "waveform: it holds samples up to" in caplog.text
+    assert "where 1 is full scale" in caplog.text
 
 
 def test_importing_it_imports_nothing_else():

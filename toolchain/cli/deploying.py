@@ -25,6 +25,7 @@ from leanear.cli.printing import as_typed, print_report
 from leanear.cli.sections import PRUNING, Host, command
 from leanear.cli.voice import narrated
 from leanear.families.checkpoint import DEMO_MODEL
+from leanear.outputs import LOCK_FILE
 from leanear.progress import Narrator
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.precisions import PRECISIONS
@@ -32,6 +33,8 @@ from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Data
+
+MEASURED_AS_ASKED = ("max_drop", "budget_s", "sustained_s", "window", "eval_clips", "word_timestamps")  # of `Request`
 
 
 @command(sections=PRUNING)
@@ -119,7 +122,6 @@ def deploy(
     target: str,
     data: Data | None,
     out: Path | None,
-    budget_s: float,
     **flags: Any,
 ) -> None:
     """Prune MODEL, export it dense and slim, measure both here or on devices, and write the report.
@@ -136,7 +138,8 @@ def deploy(
       leanear deploy --target raspberrypi --host pi@raspberrypi.local
       leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
     """
-    check_early(model, flags["asked"], data)
+    reads, clips = ("calibration", "evaluation"), {name: flags[name] for name in ("calibration_clips", "seed")}
+    check_early(model, flags["asked"], data, out=out, marker=LOCK_FILE, reads=reads, **clips)
     hosts = _hosts(flags)
     job = prune_job(model, target, flags, ships=True)
     from leanear.deploy.delivering import commands, require_all
@@ -151,15 +154,10 @@ def deploy(
         data=data,
         job=job,
         out=out,
-        max_drop=flags["max_drop"],
-        budget_s=budget_s,
         command=as_typed(),
         devices=_devices(job.target, hosts, flags),
-        sustained_s=flags["sustained_s"],
         gate=PrecisionGate(flags["precision_drop"], not flags["no_fallback"]),
-        window=flags["window"],
-        eval_clips=flags["eval_clips"],
-        word_timestamps=flags["word_timestamps"],
+        **{name: flags[name] for name in MEASURED_AS_ASKED},
     )
     deployment = deploy_model(request, narrator)
     warning = loss_warning(read_pruning(deployment.folder / "checkpoint"))

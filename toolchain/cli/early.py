@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from leanear.data.dataset import Data, Reader, as_folder, column_for
-from leanear.data.splits import require_audio
+from leanear.data.clips import check_labels
+from leanear.data.dataset import Data, as_folder, column_for
+from leanear.data.splits import read_splits
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import checkpoint_folder
+from leanear.families.checkpoint import checkpoint_folder, data_folder
 from leanear.families.known_languages import check_language
-from leanear.families.tasks import is_artifact, task_of
+from leanear.families.tasks import is_artifact, labels_of, task_of
+from leanear.outputs import check_replaceable
 from leanear.runtimes.files import read_object
-from leanear.runtimes.process.notes import note
 from leanear.runtimes.tasks import SPEECH_TASK
 
 
-def check_early(model: str, asked: Asked, data: Data | None = None) -> None:
-    """See that the model is there, has the language that is asked for, and that there is audio in DATA.
+def check_early(
+    model: str,
+    asked: Asked,
+    data: Data | None = None,
+    *,
+    out: Path | None = None,
+    marker: str = "",
+    reads: Sequence[str] = (),
+    calibration_clips: int = 1,
+    seed: int = 0,
+) -> None:
+    """See that the model is there, has the language that is asked for, and that DATA can be what it is to be.
 
-    model: MODEL, or an artifact folder.
+    model: MODEL, or an artifact folder. out, marker: as of `check_replaceable`. reads: the splits of DATA, or of a
+    demo's own, whose clips are going to be read, "calibration" and "evaluation": their labels have to be the model's;
+    the files are not opened.
 
     Raises:
         BadInput: it is not so.
     """
-    folder = Path(model) if is_artifact(Path(model)) else checkpoint_folder(model)
-    task = read_object(folder / "manifest.json").get("task") if is_artifact(folder) else task_of(folder)
+    if out is not None:
+        check_replaceable(out, marker)
+    own = is_artifact(Path(model))
+    folder = Path(model) if own else checkpoint_folder(model)
+    manifest = read_object(folder / "manifest.json") if own else {}
+    task = str(manifest.get("task")) if own else task_of(folder)
     if task == SPEECH_TASK:
         check_language(folder, asked.language)
     else:
         asked.refuse_for(folder)
-    if data is not None:
-        require_audio(Reader(as_folder(data), column_for(str(task)), note))
+    if data is None and not reads:
+        return
+    labels = tuple(manifest.get("labels", ())) if own else labels_of(folder)
+    audio = as_folder(data) if data is not None else data_folder(model, None)
+    splits = read_splits(audio, calibration_clips, seed, column_for(task), lambda _: None, labels)
+    for name in reads if labels else ():
+        check_labels(getattr(splits, name), labels)

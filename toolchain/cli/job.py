@@ -27,9 +27,12 @@ def prune_job(model: str, target: str, flags: dict[str, Any], ships: bool) -> Pr
 
     ships: whether the command exports the model too, in --precision and with --window.
     """
-    recipe: Recipe = dataclasses.replace(
-        flags["recipe"], **{name: flags[name] for name in ("prune", "recovery", "calibration_clips")}
-    )
+    given = {name: flags[name] for name, setting in settings(Recipe).items() if setting.option}
+    for name, value in given.items():
+        if not settings(Recipe)[name].allows(value):
+            flag, wanted = name.replace("_", "-"), settings(Recipe)[name].wanted
+            raise BadInput(f"--{flag} is {value!r}; {wanted} is wanted")
+    recipe: Recipe = dataclasses.replace(flags["recipe"], **given)
     goal = choose_goal({kind: flags[kind] for kind in GOALS})
     if not ships and flags["max_drop"] is not None and goal.kind != "max_drop":
         raise BadInput("--max-drop beside another goal is a gate, which only `leanear deploy` can judge")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from leanear.benchmarks.device.transcript_files import FORMATS, forms_of
+from leanear.benchmarks.device.classify import print_labels
+from leanear.benchmarks.device.several import clips_in
+from leanear.benchmarks.device.transcript_files import FORMATS, forms_of, is_several
 from leanear.cli.early import check_early
 from leanear.cli.options import (
     asked_option,
@@ -20,7 +21,8 @@ from leanear.cli.options import (
 )
 from leanear.cli.sections import LISTENING, command
 from leanear.cli.voice import narrated
-from leanear.families.asked import Asked
+from leanear.data.audio import SUFFIXES, check_audio_file
+from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
@@ -29,6 +31,8 @@ from leanear.runtimes.choose import cpu_runtimes
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import file_place
 from leanear.runtimes.precisions import PRECISIONS
+from leanear.runtimes.speech.cues import chosen_lines
+from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.prompts import hotwords_of
 from leanear.runtimes.voice.speech_only import AUTO, CHOICES
@@ -63,22 +67,13 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
       leanear classify clip.wav
       leanear classify recordings/ clip.wav --model deployments/demo-ast/cpu/slim --json
     """
+    check_early(model, NOTHING_ASKED)
+    several, paths = is_several(clips), [each for path in clips for each in clips_in(path, SUFFIXES)]
+    for path in paths:
+        check_audio_file(path)
     from leanear.evaluate.evaluation import classify as classify_clips
 
-    answers = classify_clips(clips, model, top=top, runtime=runtime)
-    one = len(clips) == 1 and not clips[0].is_dir()
-    if as_json:
-        told = [
-            [{"label": label, "probability": probability} for label, probability in ranked] for _, ranked in answers
-        ]
-        files = [{"file": str(clip), "labels": labels} for (clip, _), labels in zip(answers, told, strict=True)]
-        click.echo(json.dumps(told[0] if one else files))
-        return
-    for clip, ranked in answers:
-        if not one:
-            click.echo(str(clip))
-        for label, probability in ranked:
-            click.echo(f"{100 * probability:6.2f} %  {label}")
+    print_labels(classify_clips(paths, model, top, runtime, several), as_json=as_json, one=not several)
 
 
 @command(sections=LISTENING)
@@ -94,7 +89,6 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option("--no-timestamps", is_flag=True, help="Decode without timestamps: windows, not sentences, have times.")
 @click.option(
     "--beam-size",
-    "beams",
     type=click.IntRange(1, 100),
     default=1,
     show_default=True,
@@ -144,29 +138,16 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @seed_option
 @narrated
 @click.pass_obj
-def transcribe(  # noqa: PLR0913, a flag each
+def transcribe(
     narrator: Narrator,
     audio: tuple[Path, ...],
     model: str,
     asked: Asked,
-    no_timestamps: bool,
-    condition: bool,
-    hotwords: str | None,
-    vad: str,
-    window: str | None,
-    temperatures: str,
-    word_timestamps: bool,
-    max_line_width: int | None,
-    max_line_count: int | None,
-    output_formats: tuple[str, ...],
-    raw: bool,
-    rate: int | None,
-    channels: int | None,
     out: Path | None,
     output_dir: Path | None,
-    runtime: str,
-    precision: str | None,
-    threads: int,
+    output_formats: tuple[str, ...],
+    word_timestamps: bool,
+    vad: str,
     **flags: Any,
 ) -> None:
     """The words of AUDIO with their times, as they are found.
@@ -182,42 +163,30 @@ def transcribe(  # noqa: PLR0913, a flag each
       leanear transcribe talks/ interview.wav --output-format srt --output-format json --output-dir subtitles
       arecord -f S16_LE -r 16000 -c 1 | leanear transcribe -
     """
-    is_piped = STANDARD_INPUT in audio
-    raw_format = raw_audio(raw, is_piped, rate, channels)
+    take, is_piped = flags.pop, STANDARD_INPUT in audio
+    raw_format = raw_audio(take("raw"), is_piped, take("rate"), take("channels"))
+    forms = forms_of(output_formats, output_dir)
+    lines = chosen_lines(forms, word_timestamps, take("max_line_width"), take("max_line_count"))
+    opening = [take(name) for name in ("runtime", "precision", "threads", "window")]
+    options = DecodeOptions(
+        timestamps=not take("no_timestamps"),
+        hotwords=hotwords_of(take("hotwords")),
+        temperatures=_temperatures(take("temperatures")),
+        task=asked.task,
+        language=asked.language,
+        **flags,
+    )
     if out is not None:
         file_place(out)
     reader = read_standard_input() if is_piped else None
     check_early(model, asked)
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
-    from leanear.runtimes.speech.cues import chosen_lines
-    from leanear.runtimes.speech.decode_options import DecodeOptions
 
-    forms = forms_of(output_formats, output_dir)
-    lines = chosen_lines(forms, word_timestamps, max_line_width, max_line_count)
-    options = DecodeOptions(
-        timestamps=not no_timestamps,
-        condition_on_previous=condition,
-        hotwords=hotwords_of(hotwords),
-        temperatures=_temperatures(temperatures),
-        task=asked.task,
-        language=asked.language,
-        **flags,
-    )
     piped = None if reader is None else Piped(reader, raw_format)
-    opened = functools.partial(speech_listener, model, runtime, precision, threads, window, options, word_timestamps)
-    transcribe_files(
-        audio,
-        forms,
-        opened,
-        options,
-        narrator,
-        out=out,
-        output_dir=output_dir,
-        piped=piped,
-        vad=vad,
-        word_timestamps=word_timestamps,
-        lines=lines,
-    )
+    opened = functools.partial(speech_listener, model, *opening, options, word_timestamps)
+    places: dict[str, Any] = {"out": out, "output_dir": output_dir, "piped": piped}
+    heard: dict[str, Any] = {"vad": vad, "word_timestamps": word_timestamps, "lines": lines}
+    transcribe_files(audio, forms, opened, options, narrator, **places, **heard)
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

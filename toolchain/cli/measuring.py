@@ -24,10 +24,11 @@ from leanear.cli.options import (
 from leanear.cli.printing import as_typed, print_report
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
-from leanear.families.asked import Asked
 from leanear.progress import Narrator
 from leanear.runtimes.choose import cpu_runtimes, graph_forms
+from leanear.runtimes.files import file_place
 from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS
+from leanear.runtimes.process.notes import plural
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 
 if TYPE_CHECKING:
@@ -59,18 +60,7 @@ if TYPE_CHECKING:
 @seed_option
 @narrated
 @click.pass_obj
-def export(
-    narrator: Narrator,
-    model: str,
-    out: Path,
-    form: str,
-    precision: str,
-    data: Data | None,
-    asked: Asked,
-    seed: int,
-    window: str | None,
-    word_timestamps: bool,
-) -> None:
+def export(narrator: Narrator, model: str, out: Path, data: Data | None, **options: Any) -> None:
     """Export MODEL (dense or slim) to ONNX, waveform in, and prove that it computes the same.
 
     A classifier is one graph, from waveform to logits; a Whisper is two, encoder (front end included) and decoder, with
@@ -82,21 +72,10 @@ def export(
     Example:
       leanear export slim/ --form onnxruntime --out artifact/
     """
-    check_early(model, asked, data)
+    check_early(model, options["asked"], data, out=out, marker="manifest.json")
     from leanear.deploy.exporting import export_checkpoint
 
-    parity = export_checkpoint(
-        model,
-        out=out,
-        form=form,
-        data=data,
-        seed=seed,
-        narrator=narrator,
-        precision=precision,
-        asked=asked,
-        window=window,
-        word_timestamps=word_timestamps,
-    )
+    parity = export_checkpoint(model, out=out, data=data, narrator=narrator, **options)
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
 
 
@@ -134,21 +113,7 @@ def export(
 @seed_option
 @narrated
 @click.pass_obj
-def bench(  # noqa: PLR0913, a flag each
-    narrator: Narrator,
-    artifact: Path,
-    against: Path | None,
-    runtime: str,
-    precision: str | None,
-    window: str | None,
-    threads: int,
-    budget_s: float,
-    sustained_s: float,
-    data: Data | None,
-    asked: Asked,
-    out: Path,
-    seed: int,
-) -> None:
+def bench(narrator: Narrator, artifact: Path, data: Data | None, out: Path, **options: Any) -> None:
     """Measure ARTIFACT here: latency in fresh processes, memory in its own pass, accuracy or word errors of DATA.
 
     Of speech: the stages of a window of a fixed number of tokens, memory from window to window, and transcripts.
@@ -157,25 +122,11 @@ def bench(  # noqa: PLR0913, a flag each
     Example:
       leanear bench deployments/demo-ast/cpu/slim --against deployments/demo-ast/cpu/dense --out results.json
     """
-    check_early(str(artifact), asked, data)
+    file_place(out)
+    check_early(str(artifact), options["asked"], data)
     from leanear.deploy.measuring import bench_artifacts
 
-    results = bench_artifacts(
-        artifact,
-        against=against,
-        runtime=runtime,
-        precision=precision,
-        threads=threads,
-        budget_s=budget_s,
-        sustained_s=sustained_s,
-        window=window,
-        data=data,
-        asked=asked,
-        out=out,
-        seed=seed,
-        command=as_typed(),
-        narrator=narrator,
-    )
+    results = bench_artifacts(artifact, data=data, out=out, command=as_typed(), narrator=narrator, **options)
     click.echo(headline_text(results))
     click.echo(f"results: {out}")
 
@@ -258,7 +209,9 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
       leanear eval demo-whisper
       leanear eval deployments/demo-ast/cpu/slim --data clips/ --json
     """
-    check_early(model_or_artifact, options["asked"], data)
+    clips = {name: options[name] for name in ("calibration_clips", "seed")}
+    reads = () if data is None else (options["split"],)  # what has a demo's labels may have its clips, too
+    check_early(model_or_artifact, options["asked"], data, reads=reads, **clips)
     from leanear.evaluate.evaluation import evaluate as evaluate_model
 
     result = evaluate_model(model_or_artifact, data=data, narrator=narrator, **options)
@@ -276,7 +229,7 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
         )
         click.echo(
             f"word error rate {100 * result['word_error_rate']:.2f} % of {result['reference_words']:,} words in "
-            f"{result['clips']} clips ({spread}): {kinds}"
+            f"{plural(result['clips'], 'clip')} ({spread}): {kinds}{_silent(result)}"
         )
         click.echo(f"metric: {result['metric']}")
         return
@@ -285,9 +238,15 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
         return
     low, high = result["accuracy_interval_95"]
     click.echo(
-        f"{100 * result['accuracy']:.2f} % of {result['clips']} clips right "
-        f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), cross-entropy {result['cross_entropy']:.4f}"
+        f"{100 * result['accuracy']:.2f} % of {plural(result['clips'], 'clip')} right (95 % interval {100 * low:.2f} to"
+        f" {100 * high:.2f}), cross-entropy {result['cross_entropy']:.4f}{_silent(result)}"
     )
+
+
+def _silent(result: dict[str, Any]) -> str:
+    """What is said of clips in which every sample is 0, which count like any other."""
+    silent = result["silent_clips"]
+    return f"; {silent} of them {'is' if silent == 1 else 'are'} silent" if silent else ""
 
 
 def _ranking_text(result: dict[str, Any]) -> str:
@@ -308,6 +267,6 @@ def _ranking_text(result: dict[str, Any]) -> str:
     skipped = result["labels_skipped"]
     left_out = f" ({skipped} more that no clip has are left out)" if skipped else ""
     return (
-        f"{', '.join(figures)}; means over {result['labels']} labels{left_out} on {result['clips']} clips,"
-        f" cross-entropy {result['cross_entropy']:.4f} nats"
+        f"{', '.join(figures)}; means over {plural(result['labels'], 'label')}{left_out} on"
+        f" {plural(result['clips'], 'clip')}, cross-entropy {result['cross_entropy']:.4f} nats{_silent(result)}"
     )

@@ -26,6 +26,7 @@ from leanear.cli.options import (
 from leanear.cli.sections import PRUNING, command
 from leanear.cli.voice import narrated
 from leanear.families.asked import Asked
+from leanear.outputs import check_explorable
 from leanear.progress import Narrator
 from leanear.prune.recipe import REFERENCE
 from leanear.runtimes.errors import BadInput
@@ -94,7 +95,8 @@ def prune(
     """
     if keep_scores is not None and flags["recipe"].method == REFERENCE:
         raise BadInput("--keep-scores is of method rotated, and the method is reference")
-    check_early(model, flags["asked"], data)
+    clips = {name: flags[name] for name in ("calibration_clips", "seed")}
+    check_early(model, flags["asked"], data, out=out, marker="plan.json", reads=("calibration",), **clips)
     job = prune_job(model, target, flags, ships=False)
     from leanear.benchmarks.formatting import PRUNED_PARTS
     from leanear.calibration.shards import processes
@@ -141,11 +143,9 @@ def explore(
     data: Data | None,
     asked: Asked,
     target: str | None,
-    prune: Any,
-    calibration_clips: int,
     out: Path,
-    seed: int,
     as_json: bool,
+    **recipe: Any,
 ) -> None:
     """Show what pruning MODEL to any size would lose, before anything is pruned.
 
@@ -156,26 +156,25 @@ def explore(
       leanear explore demo-ast --out explored/
       leanear explore checkpoint/ --data clips/ --target cpu --out explored/
     """
-    check_early(model, asked, data)
+    check_explorable(out)
+    clips = {name: recipe[name] for name in ("calibration_clips", "seed")}
+    check_early(model, asked, data, reads=("calibration",), **clips)
     from leanear.prune import exploring
     from leanear.prune.widths import RotatedRecipe
     from leanear.targets.target import read_target
 
     device = read_target(target or "cpu")
-    multiples = (device.query_key_multiple, device.value_output_multiple)
-    recipe = RotatedRecipe(
-        multiples=multiples,
+    rotated = RotatedRecipe(
+        multiples=(device.query_key_multiple, device.value_output_multiple),
         one_width_per_head=device.one_width_per_head,
-        prune=prune,
         feed_forward_multiple=device.feed_forward_multiple,
-        calibration_clips=calibration_clips,
-        seed=seed,
+        **recipe,
     )
     document = exploring.explore(
         model,
         data=data,
         asked=asked,
-        recipe=recipe,
+        recipe=rotated,
         target=device,
         milliseconds=target is not None,
         out=out,

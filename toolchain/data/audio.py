@@ -42,8 +42,8 @@ class AudioFile:
     its end. The frame counts of libsndfile are not relied on. say: takes what a user should know of the file.
 
     Raises:
-        BadInput: the file is missing or is not audio; or, where the reading comes to it, is truncated or damaged, or
-            holds NaN or infinite samples.
+        BadInput: the file is missing or is not audio; or, where the reading comes to it, is empty, truncated or
+            damaged, or holds NaN or infinite samples.
     """
 
     def __init__(self, path: Path, say: Note = note) -> None:
@@ -134,6 +134,8 @@ class AudioFile:
             raise BadInput(f"{self.path}: truncated: the file ends before the audio that its header promises")
         if not self._parts:
             self._ended = True
+            if not self._watch.frames:
+                raise BadInput(f"{self.path}: no audio in it (zero samples)")
             for finding in self._watch.findings():
                 self._say(f"{self.path}: {finding}")
             return
@@ -171,8 +173,6 @@ def read_waveform(path: Path, sample_rate_hz: int, say: Note = note) -> np.ndarr
         while len(blocks[-1]) == BLOCK_FRAMES:
             blocks.append(audio.read(BLOCK_FRAMES))
     mono = np.concatenate(blocks)
-    if len(mono) == 0:
-        raise BadInput(f"{path}: no audio in it (zero samples)")
     if rate_hz != sample_rate_hz:
         mono = soxr.resample(mono, rate_hz, sample_rate_hz)
     if len(mono) == 0:

@@ -14,45 +14,95 @@ from leanear.data.metadata import SEPARATOR
 from leanear.data.split_names import is_split
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import note, note_first
+from leanear.runtimes.process.notes import note, note_first, plural
 
 
-def read_examples_as_clips(
+def read_examples_for(
+    task: str,
     examples: Sequence[Example],
     labels: Sequence[str],
     sample_rate_hz: int,
     progress: Callable[[int, int], None] | None = None,
+    window_samples: int | None = None,
 ) -> Clips:
-    """The examples' audio, mono and resampled, with label ids or tags of `labels`; what is odd of a file is noted.
+    """The examples as clips of this task, mono and resampled: transcribed for speech recognition, else with ids or tags
+    of `labels`. What is odd of a file is noted.
+
+    window_samples: of the model. A speech model can be calibrated on nothing longer: such clips are left out, and
+    counted in one line. A classifier hears the first part of them.
 
     Raises:
-        BadInput: a file is not usable audio, or a label is none of `labels`.
+        BadInput: files are not usable audio, a label is none of `labels`, a transcript is missing; or no clip is left.
     """
+    is_speech = column_for(task) == "text"
+    if is_speech:
+        _check_transcribed(examples)
+    else:
+        check_labels(examples, labels)
     index: dict[str | None, int] = {label: number for number, label in enumerate(labels)}
-    several = any(example.labels is not None for example in examples)
-    waveforms, label_ids, odd = list[np.ndarray](), list[list[int]](), list[str]()
-    for number, example in enumerate(examples):
-        own = (example.label,) if example.labels is None else example.labels
-        unknown = next((label for label in own if label not in index), None)
+    several = not is_speech and any(example.labels is not None for example in examples)
+    ids = [] if is_speech else [[index[label] for label in _own_labels(example)] for example in examples]
+    clips = Clips(
+        waveforms=read_waveforms(examples, sample_rate_hz, progress),
+        label_ids=np.array([] if several else [number for (number,) in ids], dtype=np.int64),
+        names=tuple(example.name for example in examples),
+        labels=() if is_speech else tuple(labels),
+        sample_rate_hz=sample_rate_hz,
+        texts=tuple(example.text or "" for example in examples) if is_speech else None,
+        tags=multi_hot(ids, len(labels)) if several else None,
+    )
+    return clips if window_samples is None or not is_speech else _within(clips, window_samples)
+
+
+def _check_transcribed(examples: Sequence[Example]) -> None:
+    for example in examples:
+        if example.text is None:
+            raise BadInput(f"{example.path}: audio without a transcript")
+
+
+def check_labels(examples: Sequence[Example], labels: Sequence[str]) -> None:
+    """Nothing, where every label of the examples is one of the model's `labels`.
+
+    Raises:
+        BadInput: one is not.
+    """
+    known = set(labels)
+    for example in examples:
+        own = _own_labels(example)
+        unknown = next((label for label in own if label not in known), None)
         if unknown is not None or own == (None,):
-            known = ", ".join(list(labels)[:8]) + (", ..." if len(labels) > 8 else "")
+            some = ", ".join(list(labels)[:8]) + (", ..." if len(labels) > 8 else "")
             raise BadInput(
-                f"{example.path}: label {unknown!r} is unknown to the model, which knows {known}"
+                f"{example.path}: label {unknown!r} is unknown to the model, which knows {some}"
                 f"{_meant(unknown, labels)}"
             )
-        waveforms.append(read_waveform(example.path, sample_rate_hz, odd.append))
-        label_ids.append([index[label] for label in own])
+
+
+def _own_labels(example: Example) -> tuple[str | None, ...]:
+    return (example.label,) if example.labels is None else example.labels
+
+
+def read_waveforms(
+    examples: Sequence[Example], sample_rate_hz: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[np.ndarray, ...]:
+    """The examples' audio, float32 (samples,) each, mono and resampled; what is odd of a file is noted.
+
+    Raises:
+        BadInput: files are not usable audio, of which the first is named, after all were read.
+    """
+    waveforms, odd, bad = list[np.ndarray](), list[str](), list[str]()
+    for number, example in enumerate(examples):
+        try:
+            waveforms.append(read_waveform(example.path, sample_rate_hz, odd.append))
+        except BadInput as error:
+            bad.append(str(error))
         if progress is not None:
             progress(number + 1, len(examples))
-    note_first(odd, "clips")
-    return Clips(
-        waveforms=tuple(waveforms),
-        label_ids=np.array([] if several else [number for (number,) in label_ids], dtype=np.int64),
-        names=tuple(example.name for example in examples),
-        labels=tuple(labels),
-        sample_rate_hz=sample_rate_hz,
-        tags=multi_hot(label_ids, len(labels)) if several else None,
-    )
+    if bad:
+        more = f"; {len(bad) - 1} more of {plural(len(examples), 'clip')} cannot be used" if len(bad) > 1 else ""
+        raise BadInput(f"{bad[0]}{more}")
+    note_first(odd, "clip")
+    return tuple(waveforms)
 
 
 def _meant(label: str | None, labels: Sequence[str]) -> str:
@@ -71,28 +121,6 @@ def _meant(label: str | None, labels: Sequence[str]) -> str:
     return ""
 
 
-def read_examples_for(
-    task: str,
-    examples: Sequence[Example],
-    labels: Sequence[str],
-    sample_rate_hz: int,
-    progress: Callable[[int, int], None] | None = None,
-    window_samples: int | None = None,
-) -> Clips:
-    """The examples as clips of this task: transcribed for speech recognition, else with ids or tags of `labels`.
-
-    window_samples: of the model. A speech model can be calibrated on nothing longer: such clips are left out, and
-    counted in one line. A classifier hears the first part of them.
-
-    Raises:
-        BadInput: as the function for that kind of clips; or no clip is left.
-    """
-    if column_for(task) != "text":
-        return read_examples_as_clips(examples, labels, sample_rate_hz, progress)
-    clips = read_examples_as_transcribed_clips(examples, sample_rate_hz, progress)
-    return clips if window_samples is None else _within(clips, window_samples)
-
-
 def _within(clips: Clips, window_samples: int) -> Clips:
     """The transcribed clips that are no longer than a window."""
     kept = [number for number, waveform in enumerate(clips.waveforms) if len(waveform) <= window_samples]
@@ -103,38 +131,12 @@ def _within(clips: Clips, window_samples: int) -> Clips:
     if not kept:
         raise BadInput(f"{clips.names[0]}: no clip is left to calibrate on, all {left_out} are {longer}")
     first = next(name for number, name in enumerate(clips.names) if number not in kept)
-    note(f"{left_out} of {len(clips)} clips, {first} the first, are not calibrated on: {longer}")
+    are = "is" if left_out == 1 else "are"
+    note(f"{left_out} of {plural(len(clips), 'clip')}, {first} the first, {are} not calibrated on: {longer}")
     texts = clips.texts or ()
     return dataclasses.replace(
         clips,
         waveforms=tuple(clips.waveforms[number] for number in kept),
         names=tuple(clips.names[number] for number in kept),
         texts=tuple(texts[number] for number in kept),
-    )
-
-
-def read_examples_as_transcribed_clips(
-    examples: Sequence[Example], sample_rate_hz: int, progress: Callable[[int, int], None] | None = None
-) -> Clips:
-    """The examples' audio, mono and resampled, with their transcripts.
-
-    Raises:
-        BadInput: a file is not usable audio, or an example has no transcript.
-    """
-    waveforms, texts, odd = [], [], list[str]()
-    for number, example in enumerate(examples):
-        if example.text is None:
-            raise BadInput(f"{example.path}: audio without a transcript")
-        waveforms.append(read_waveform(example.path, sample_rate_hz, odd.append))
-        texts.append(example.text)
-        if progress is not None:
-            progress(number + 1, len(examples))
-    note_first(odd, "clips")
-    return Clips(
-        waveforms=tuple(waveforms),
-        label_ids=np.zeros(0, dtype=np.int64),
-        names=tuple(example.name for example in examples),
-        labels=(),
-        sample_rate_hz=sample_rate_hz,
-        texts=tuple(texts),
     )

@@ -18,7 +18,8 @@ from leanear.data.audio import SUFFIXES, UNREAD_SUFFIXES
 from leanear.data.label_map import LabelNames, label_names
 from leanear.data.metadata import Column, ListedFiles, Row, metadata_file, read_rows
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import Note
+from leanear.runtimes.files import sha256_json
+from leanear.runtimes.process.notes import Note, plural
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
 MOST_NAMED = 3
@@ -91,6 +92,14 @@ class Example:
     label: str | None = None
     text: str | None = None
     labels: tuple[str, ...] | None = None
+
+
+def examples_identity(examples: Sequence[Example]) -> str:
+    """Hash of what files these are, by name, labels or text, size and time of change: they may be gigabytes."""
+    facts = [(example.path.stat(), example) for example in examples]
+    return sha256_json(
+        [[str(e.path.resolve()), e.label, e.labels, e.text, stat.st_size, stat.st_mtime_ns] for stat, e in facts]
+    )
 
 
 def column_for(task: str) -> Column:
@@ -213,7 +222,7 @@ def _relative(paths: Sequence[Path], folder: Path) -> list[str]:
 
 
 def _counted(names: Sequence[str]) -> str:
-    return f"{len(names)} file{'s' if len(names) > 1 else ''} ({named(names)})"
+    return f"{plural(len(names), 'file')} ({named(names)})"
 
 
 def named(names: Sequence[str], most: int = MOST_NAMED) -> str:

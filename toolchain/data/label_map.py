@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import Note
+from leanear.runtimes.process.notes import Note, plural
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Example
@@ -55,13 +55,13 @@ class LabelNames:
         every = [each for examples in renamed.values() for each in examples]
         left_out = [each for each in every if not self._stays(each)]
         if left_out:
-            said = f"{_clips(len(left_out))} of labels that the model does not have: {self._unknown(left_out)}"
+            said = f"{plural(len(left_out), 'clip')} of labels that the model does not have: {self._unknown(left_out)}"
             if not any(kept.values()):
                 raise BadInput(f"--ignore-unknown-labels: no clip is left, all are {said}")
             say(f"--ignore-unknown-labels leaves out {said}")
         partly = [each for each in every if self._stays(each) and self._known(each) != each]
         if partly:
-            said = f"labels that the model does not have, of {_clips(len(partly))} of others too"
+            said = f"labels that the model does not have, of {plural(len(partly), 'clip')} of others too"
             say(f"--ignore-unknown-labels leaves out {said}: {self._unknown(partly)}")
         return kept
 
@@ -93,10 +93,6 @@ class LabelNames:
 
 def _labels(example: Example) -> tuple[str, ...]:
     return (example.label or "",) if example.labels is None else example.labels
-
-
-def _clips(count: int) -> str:
-    return f"{count} clip{'s' if count > 1 else ''}"
 
 
 def label_names(path: Path | None, ignore_unknown: bool, labels: Sequence[str]) -> LabelNames:

@@ -17,6 +17,8 @@ from leanear.data.split_names import SPLIT_KEYWORDS, VALIDATION, is_split, split
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, note
 
+LARGEST_SEED = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -48,6 +50,7 @@ def read_splits(
         BadInput: no such folder, no audio in it, a listed file that is missing, too few clips to divide, folders that
             may be splits or classes, labels where transcripts are wanted or the other way round, or audio without one.
     """
+    check_seed(seed)
     reader = Reader(data if isinstance(data, DataFolder) else DataFolder(data), column, say)
     root = reader.root
     require_audio(reader)
@@ -67,6 +70,12 @@ def read_splits(
     else:
         raise _no_audio(reader)
     return dataclasses.replace(splits, origin=splits.origin + naming.told)
+
+
+def check_seed(seed: int) -> None:
+    """Raises BadInput where it is no seed."""
+    if not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise BadInput(f"seed: expected a whole number from 0 to {LARGEST_SEED}, got {seed!r}")
 
 
 def require_audio(reader: Reader) -> None:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.results import Results
 from leanear.data.clips import read_examples_for
-from leanear.data.dataset import Example
+from leanear.data.dataset import examples_identity
 from leanear.data.splits import Splits
 from leanear.deploy.precision_gate import quantiser_clips
-from leanear.deploy.stages import recorded_inputs, run_stage
 from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_sha256, load_checkpoint
@@ -22,12 +21,13 @@ from leanear.families.tasks import read_spellings
 from leanear.progress import Narrator, counted
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import clips_in_16_bits, read_clips, write_clips
-from leanear.runtimes.files import sha256_file, sha256_json
+from leanear.runtimes.files import sha256_file
 from leanear.runtimes.packed_pcm import STREAMS
 from leanear.runtimes.precisions import graph_precision
-from leanear.runtimes.process.notes import note
+from leanear.runtimes.process.notes import note, plural
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import FULL
+from leanear.stages import recorded_inputs, run_stage
 from leanear.targets.target import Target
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
         "leanear": VERSION,
         "config": sha256_file(source / "config.json"),
         "preprocessor": _sha256_if_there(source / "preprocessor_config.json"),
-        "calibration": _examples_identity(splits.calibration),
-        "evaluation": _examples_identity(splits.evaluation),
+        "calibration": examples_identity(splits.calibration),
+        "evaluation": examples_identity(splits.evaluation),
         "origin": splits.origin,
         "evaluation bits": 16,
         "packing": list(STREAMS),
@@ -55,7 +55,7 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
 
     def work() -> None:
         with narrator.step(
-            f"reading {len(splits.calibration)} calibration and {len(splits.evaluation)} evaluation clips"
+            f"reading {len(splits.calibration)} calibration and {plural(len(splits.evaluation), 'evaluation clip')}"
         ) as report:
             labels, rate_hz, window = _labels_rate_and_window(source)
             told = counted(report)
@@ -65,7 +65,8 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
             )
             write_clips(files[1], evaluation)
         if finer:
-            narrator.say(f"  {finer} of {len(evaluation)} evaluation clips were finer than 16 bits and are rounded")
+            of_them = f"{finer} of {plural(len(evaluation), 'evaluation clip')}"
+            narrator.say(f"  finer than 16 bits, and rounded: {of_them}")
 
     return run_stage(folder, "clips", made_from, lambda: files, work)
 
@@ -167,7 +168,7 @@ def bench_stage(
     out = folder / "results" / f"{device.runtime}-{device.precision}.json"
     before = sha256_file(out) if out.is_file() else None
     said = precision_text(device.precision, device.precision, plain)
-    title = f"measuring on {device.runtime}, {said}, {device.threads} threads"
+    title = f"measuring on {device.runtime}, {said}, {plural(device.threads, 'thread')}"
     with narrator.step(title, if_reported=True) as report:
         benchmark(
             folder / "dense",
@@ -190,12 +191,6 @@ def _labels_rate_and_window(source: Path) -> tuple[tuple[str, ...], int, int]:
     checkpoint = load_checkpoint(source)
     extractor = checkpoint.feature_extractor
     return checkpoint.labels, extractor.sampling_rate, family_of(checkpoint).window_samples(extractor)
-
-
-def _examples_identity(examples: Sequence[Example]) -> str:
-    """Hash of what files these are, by name, label or text, size and time of change: they may be gigabytes."""
-    facts = [(example.path.stat(), example) for example in examples]
-    return sha256_json([[str(e.path.resolve()), e.label, e.text, stat.st_size, stat.st_mtime_ns] for stat, e in facts])
 
 
 def _sha256_if_there(path: Path) -> str | None:

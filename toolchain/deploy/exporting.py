@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from leanear.data.audio import read_waveform
-from leanear.data.dataset import Data, column_for
-from leanear.data.splits import read_splits
-from leanear.evaluate.evaluation import data_folder
+from leanear.data.clips import read_waveforms
+from leanear.data.dataset import Data, as_folder, column_for
+from leanear.data.splits import check_seed, read_splits
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
 from leanear.export.parity import Parity, prove_parity
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.checkpoint import (
+    NOTHING_ASKED,
+    checkpoint_folder,
+    checkpoint_sha256,
+    data_folder,
+    load_checkpoint,
+)
 from leanear.families.family import Checkpoint, ExportOptions
 from leanear.families.registry import family_of, writes_speech
 from leanear.families.tasks import labels_of, task_of
@@ -29,6 +34,7 @@ from leanear.runtimes.files import replaced_folder
 from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
+from leanear.runtimes.tasks import SPEECH_TASK
 
 GOLDEN_CLIPS = 6
 QUANTISER_CLIPS = 64
@@ -57,30 +63,31 @@ def export_checkpoint(
         LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
     """
     check_replaceable(out, "manifest.json")
+    check_seed(seed)
     if precision == "int8":
         data = data_folder(model, data)
     wanted = QUANTISER_CLIPS if precision == "int8" else GOLDEN_CLIPS
-    source = checkpoint_folder(model)
+    source, examples = checkpoint_folder(model), None
+    task = task_of(source)
+    window = chosen_window(window, form, task == SPEECH_TASK, model)
+    if data is not None:
+        splits = read_splits(as_folder(data), wanted, seed, column_for(task), labels=labels_of(source))
+        examples = splits.calibration[:wanted]
     with narrator.step("reading the checkpoint"):
         checkpoint = load_checkpoint(source, asked)
         rate_hz = checkpoint.feature_extractor.sampling_rate
-        clips: Sequence[np.ndarray] = made_up_sounds(rate_hz, seed)
-        if data is not None:
-            column, labels = column_for(task_of(source)), labels_of(source)
-            splits = read_splits(data_folder(model, data), wanted, seed, column, labels=labels)
-            clips = [read_waveform(example.path, rate_hz) for example in splits.calibration[:wanted]]
-    window = chosen_window(window, form, checkpoint)
+        sounds = made_up_sounds(rate_hz, seed) if examples is None else read_waveforms(examples, rate_hz)
     alignment = choose_alignment(checkpoint) if word_timestamps else None
     if alignment is not None:
         note(f"{model}: {alignment.sentence}")
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}
         return write_proved_artifact(
-            checkpoint, clips, out, form, model, made_from, None, report, precision, window, alignment
+            checkpoint, sounds, out, form, model, made_from, None, report, precision, window, alignment
         )
 
 
-def chosen_window(window: str | None, form: str, checkpoint: Checkpoint) -> str:
+def chosen_window(window: str | None, form: str, is_speech: bool, model: str) -> str:
     """The windows that an encoder is exported with, where `window` was asked for.
 
     None: DEFAULT_WINDOW, but the full one for the form "tensorrt", whose engines are built for one window.
@@ -88,9 +95,8 @@ def chosen_window(window: str | None, form: str, checkpoint: Checkpoint) -> str:
     Raises:
         BadInput: the model is a classifier.
     """
-    is_speech = writes_speech(checkpoint)
     if window is not None and not is_speech:
-        raise BadInput(f"--window {window}: it is for Whisper; {checkpoint.folder} is a classifier")
+        raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
     return window or (DEFAULT_WINDOW if is_speech and form != "tensorrt" else FULL)
 
 

@@ -38,8 +38,13 @@ from leanear.deploy.precision_gate import (
 )
 from leanear.devices.bundle import RunSettings
 from leanear.devices.remote import RemoteOutcome
-from leanear.evaluate.evaluation import data_folder
-from leanear.families.checkpoint import checkpoint_folder, checkpoint_name, checkpoint_sha256, load_checkpoint
+from leanear.families.checkpoint import (
+    checkpoint_folder,
+    checkpoint_name,
+    checkpoint_sha256,
+    data_folder,
+    load_checkpoint,
+)
 from leanear.families.tasks import labels_of, read_spellings, task_of
 from leanear.outputs import check_deployment_folder, only_here
 from leanear.progress import Narrator
@@ -185,8 +190,6 @@ def _prepare(request: Request) -> _Prepared:
     source = checkpoint_folder(model)
     audio = data_folder(model, request.data)
     task = task_of(source)
-    if job.asked.as_json():
-        load_checkpoint(source, job.asked)  # what it does not have is refused before any work
     window = _window(request.window, target, task, model)
     if task == SPEECH_TASK and job.goal.needs_latency:
         job = dataclasses.replace(job, work=dataclasses.replace(job.work or SpeechWork(), window=window))
@@ -197,6 +200,8 @@ def _prepare(request: Request) -> _Prepared:
     folder = request.out or default_folder(model, target.name)
     check_deployment_folder(folder, [source, audio.path])
     not_here, devices = _where_measured(target, request.devices)
+    if job.asked.as_json():
+        load_checkpoint(source, job.asked)  # what it does not have is refused before any work
     return _Prepared(source, audio, task, job, window, splits, folder, not_here, devices)
 
 

@@ -35,7 +35,6 @@ from leanear.benchmarks.verdict import loss_of
 from leanear.data.word_errors import choose_normaliser, count_word_errors
 from leanear.deploy.exporting import GOLDEN_CLIPS, QUANTISER_CLIPS
 from leanear.deploy.measuring import PRECISION_FILE
-from leanear.deploy.stages import run_stage, stage_is_done
 from leanear.evaluate.speech_evaluation import written_language
 from leanear.families.checkpoint import NOTHING_ASKED
 from leanear.progress import Narrator, Report
@@ -46,6 +45,7 @@ from leanear.runtimes.errors import BadInput, GateMissed, MeasurementFailed, Par
 from leanear.runtimes.files import replaced_folder, sha256_file, sha256_json, write_json
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.sessions import SessionOptions
+from leanear.stages import run_stage, stage_is_done
 from leanear.targets.target import Target
 
 PLAIN = "fp32"

@@ -17,6 +17,7 @@ from leanear.runtimes.artifact import read_artifact, read_golden
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import LeanearError
+from leanear.runtimes.process.notes import plural
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.windows import window_tokens
 
@@ -55,7 +56,7 @@ def readme_text(document: BundleDocument, clips: Clips | None, unpacked: int) ->
 {"=" * len(title)}
 
 For {document.target}.
-{len(files) + 2} files, {size / 1e6:.1f} MB: {_held(document, clips)}.
+{plural(len(files) + 2, "file")}, {size / 1e6:.1f} MB: {_held(document, clips)}.
 Models compute by {run.runtime} on {threads}.
 
 1. What the device needs
@@ -88,7 +89,7 @@ def _held(document: BundleDocument, clips: Clips | None) -> str:
     if clips is None:
         return f"{models}, no evaluation clips"
     seconds = sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
-    return f"{models}, {len(clips)} evaluation clips of {seconds:.0f} s in all"
+    return f"{models}, {plural(len(clips), 'evaluation clip')} of {seconds:.0f} s in all"
 
 
 def _unpacking(size: int) -> str:

@@ -59,7 +59,7 @@ def check_names(hosts: Sequence[str]) -> None:
         reasons = {host: why for host, why in zip(hosts, pool.map(unresolved, hosts), strict=True) if why}
     if hosts and len(reasons) == len(hosts):
         raise DeviceFailed("; ".join(f"{host}: name unknown: {why}" for host, why in reasons.items()))
-    note_first([f"{host}: {why}" for host, why in reasons.items()], "hosts")
+    note_first([f"{host}: {why}" for host, why in reasons.items()], "host")
 
 
 def host_folder_name(host: str) -> str:

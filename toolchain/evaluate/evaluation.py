@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leanear.benchmarks.device.classify import clips_in, label_probabilities
+from leanear.benchmarks.device.classify import Ranked, likeliest
+from leanear.benchmarks.device.several import each_usable
 from leanear.benchmarks.measure.accuracy import cross_entropy_nats
 from leanear.benchmarks.summary import wilson_interval
 from leanear.benchmarks.tagging import tag_entropies, tag_quality
-from leanear.data.audio import SUFFIXES, check_audio_file, read_waveform
-from leanear.data.clips import read_examples_as_clips, read_examples_as_transcribed_clips
-from leanear.data.dataset import Data, DataFolder, Example, as_folder, column_for
+from leanear.data.audio import read_waveform
+from leanear.data.clips import read_examples_for
+from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.splits import read_splits
 from leanear.demo import demo_clips_folder
 from leanear.evaluate.speech_evaluation import evaluate_clips, open_transcriber
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import DEMO_MODEL, DEMO_MODELS, NOTHING_ASKED, checkpoint_folder, load_checkpoint
+from leanear.families.checkpoint import (
+    DEMO_MODEL,
+    DEMO_MODELS,
+    NOTHING_ASKED,
+    checkpoint_folder,
+    data_folder,
+    load_checkpoint,
+)
 from leanear.families.registry import family_of
-from leanear.families.tasks import is_artifact, task_of
-from leanear.progress import Narrator, counted
-from leanear.runtimes.artifact import read_artifact
+from leanear.families.tasks import is_artifact, labels_of, task_of
+from leanear.progress import Narrator, Report, counted
+from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.process.notes import is_cut, note, note_cut
+from leanear.runtimes.process.notes import is_cut, note, note_cut, plural
 from leanear.runtimes.sessions import SessionOptions, own_precision
 from leanear.runtimes.tasks import SPEECH_TASK
 
@@ -46,8 +54,6 @@ class Listener:
     """
 
     task: str
-    kind: str
-    runtime: str
     labels: tuple[str, ...]
     sample_rate_hz: int
     window_samples: int
@@ -78,7 +84,7 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
             return np.stack([session.run(waveform[:window]) for waveform in waveforms])
 
         known = (artifact.labels, artifact.sample_rate_hz, window)
-        return Listener(artifact.task, "artifact", runtime, *known, logits, session.close)
+        return Listener(artifact.task, *known, logits, session.close)
     if precision not in (None, "fp32"):
         raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
     return _torch_listener(checkpoint_folder(model_or_artifact), threads)
@@ -104,20 +110,7 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
         return logits
 
     known = (checkpoint.labels, extractor.sampling_rate, family.window_samples(extractor))
-    return Listener(task, "checkpoint", "torch", *known, logits_of, lambda: None)
-
-
-def data_folder(model: str, data: Data | None) -> DataFolder:
-    """DATA, or a demo's own clips where there is no DATA and nothing but that demo is asked for.
-
-    Raises:
-        BadInput: no DATA was given for a model that brings none.
-    """
-    if data is not None:
-        return as_folder(data)
-    if model in DEMO_MODELS:
-        return DataFolder(demo_clips_folder(model))
-    raise BadInput(f"--data is missing: {model} brings no audio of its own ({' and '.join(DEMO_MODELS)} do)")
+    return Listener(task, *known, logits_of, lambda: None)
 
 
 def evaluate(
@@ -143,34 +136,57 @@ def evaluate(
     Raises:
         LeanearError: the model, the runtime or the data is not usable.
     """
-    folder = Path(model_or_artifact)
+    artifact, task, labels = _known(model_or_artifact)
+    if task != SPEECH_TASK:
+        asked.refuse_for(model_or_artifact)
+        if batch > 1:
+            raise BadInput(f"--batch: for Whisper; {model_or_artifact} is a classifier")
     if precision is None:
-        precision = own_precision(read_artifact(folder), runtime) if is_artifact(folder) else "fp32"
-    request = {"model": model_or_artifact, "precision": precision, "split": split}
-    if task_of(folder if is_artifact(folder) else checkpoint_folder(model_or_artifact)) == SPEECH_TASK:
-        transcriber = open_transcriber(model_or_artifact, runtime, precision, threads)
-        audio = _speech_folder(model_or_artifact, data)
-        examples = _examples(audio, split, calibration_clips, seed, SPEECH_TASK)
-        with narrator.step(f"transcribing {len(examples)} clips") as report:
+        precision = "fp32" if artifact is None else own_precision(artifact, runtime)
+    audio = _evaluation_folder(model_or_artifact, artifact, labels, data)
+    splits = read_splits(audio, calibration_clips, seed, column_for(task), labels=labels)
+    examples = splits.evaluation if split == "evaluation" else splits.calibration
+    opening, title = (model_or_artifact, runtime, precision, threads), plural(len(examples), "clip")
+    if task == SPEECH_TASK:
+        transcriber = open_transcriber(*opening)
+        with narrator.step(f"transcribing {title}") as report, contextlib.closing(transcriber.session):
             told = counted(report, "reading ")
-            clips = read_examples_as_transcribed_clips(examples, transcriber.model.sample_rate_hz, told)
+            clips = read_examples_for(task, examples, (), transcriber.model.sample_rate_hz, told)
             measured = evaluate_clips(transcriber, clips, report, asked, batch)
-        transcriber.session.close()
-        return _answer(request, SPEECH_TASK, transcriber.kind, transcriber.runtime, audio, len(clips), measured)
-    asked.refuse_for(model_or_artifact)
-    if batch > 1:
-        raise BadInput(f"--batch: for Whisper; {model_or_artifact} is a classifier")
-    listener = open_listener(model_or_artifact, runtime, precision, threads)
-    audio = _evaluation_folder(model_or_artifact, listener, data)
-    examples = _examples(audio, split, calibration_clips, seed, listener.task, listener.labels)
-    with narrator.step(f"evaluating {len(examples)} clips") as report:
-        told = counted(report, "reading ")
-        clips = read_examples_as_clips(examples, listener.labels, listener.sample_rate_hz, told)
-        _note_cut_clips(audio, listener, clips.waveforms)
-        logits = _all_logits(listener, clips.waveforms, report)
-    listener.close()
-    measured = _accuracy(logits, clips) if clips.tags is None else _ranking(logits, clips.tags)
-    return _answer(request, listener.task, listener.kind, listener.runtime, audio, len(clips), measured)
+    else:
+        listener = open_listener(*opening)
+        with narrator.step(f"evaluating {title}") as report, contextlib.closing(listener):
+            told = counted(report, "reading ")
+            clips = read_examples_for(task, examples, listener.labels, listener.sample_rate_hz, told)
+            measured = _classified(listener, clips, audio, report)
+    return {
+        "schema": EVALUATION_SCHEMA,
+        "model": model_or_artifact,
+        "precision": precision,
+        "split": split,
+        "task": task,
+        "kind": "checkpoint" if artifact is None else "artifact",
+        "runtime": "torch" if artifact is None else runtime,
+        "data": str(audio),
+        "clips": len(clips),
+        "silent_clips": sum(not waveform.any() for waveform in clips.waveforms),
+        **measured,
+    }
+
+
+def _known(model_or_artifact: str) -> tuple[Artifact | None, str, tuple[str, ...]]:
+    """The artifact, None of a checkpoint, its task and its labels; nothing is loaded."""
+    if is_artifact(Path(model_or_artifact)):
+        artifact = read_artifact(Path(model_or_artifact))
+        return artifact, artifact.task, artifact.labels
+    folder = checkpoint_folder(model_or_artifact)
+    return None, task_of(folder), labels_of(folder)
+
+
+def _classified(listener: Listener, clips: Clips, audio: DataFolder, report: Report) -> dict[str, Any]:
+    _note_cut_clips(audio, listener, clips.waveforms)
+    logits = _all_logits(listener, clips.waveforms, report)
+    return _accuracy(logits, clips) if clips.tags is None else _ranking(logits, clips.tags)
 
 
 def _accuracy(logits: np.ndarray, clips: Clips) -> dict[str, Any]:
@@ -188,51 +204,19 @@ def _ranking(logits: np.ndarray, tags: np.ndarray) -> dict[str, Any]:
     return {**tag_quality(logits, tags).as_json(), "cross_entropy": float(tag_entropies(logits, tags).mean())}
 
 
-def _answer(
-    request: dict[str, str], task: str, kind: str, runtime: str, audio: DataFolder, clips: int, measured: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "schema": EVALUATION_SCHEMA,
-        **request,
-        "task": task,
-        "kind": kind,
-        "runtime": runtime,
-        "data": str(audio),
-        "clips": clips,
-        **measured,
-    }
-
-
-def _examples(
-    folder: DataFolder, split: str, calibration_clips: int, seed: int, task: str, labels: Sequence[str] = ()
-) -> tuple[Example, ...]:
-    splits = read_splits(folder, calibration_clips, seed, column_for(task), labels=labels)
-    return splits.evaluation if split == "evaluation" else splits.calibration
-
-
-def _speech_folder(model_or_artifact: str, data: Data | None) -> DataFolder:
-    """DATA; without it the demo's clips, for an artifact that was made of the demo."""
-    folder = Path(model_or_artifact)
-    if data is None and is_artifact(folder):
-        source = str(read_artifact(folder).manifest.model.get("source"))
-        if source in DEMO_MODELS:
-            return DataFolder(demo_clips_folder(source))
-    return data_folder(model_or_artifact, data)
-
-
-def _evaluation_folder(model_or_artifact: str, listener: Listener, data: Data | None) -> DataFolder:
-    """DATA; without it the demo's clips, for anything that has the demo's labels."""
-    if data is None and listener.labels == _demo_labels():
+def _evaluation_folder(
+    model_or_artifact: str, artifact: Artifact | None, labels: tuple[str, ...], data: Data | None
+) -> DataFolder:
+    """DATA; without it a demo's clips, for an artifact that was made of it and for all that has demo-ast's labels."""
+    made_of = None if artifact is None else artifact.manifest.model.get("source")
+    if data is None and made_of in DEMO_MODELS:
+        return DataFolder(demo_clips_folder(str(made_of)))
+    if data is None and labels and labels == labels_of(checkpoint_folder(DEMO_MODEL)):
         return DataFolder(demo_clips_folder())
     return data_folder(model_or_artifact, data)
 
 
-def _demo_labels() -> tuple[str, ...]:
-    config = json.loads((checkpoint_folder(DEMO_MODEL) / "config.json").read_text(encoding="utf-8"))
-    return tuple(config["id2label"][str(index)] for index in range(len(config["id2label"])))
-
-
-def _all_logits(listener: Listener, waveforms: Sequence[np.ndarray], report: Callable[..., None]) -> np.ndarray:
+def _all_logits(listener: Listener, waveforms: Sequence[np.ndarray], report: Report) -> np.ndarray:
     rows = []
     for start in range(0, len(waveforms), BATCH_CLIPS):
         rows.append(listener.logits(waveforms[start : start + BATCH_CLIPS]))
@@ -245,31 +229,26 @@ def _note_cut_clips(folder: object, listener: Listener, waveforms: Sequence[np.n
     rate_hz, window = listener.sample_rate_hz, listener.window_samples
     cut = sum(is_cut(len(waveform), window, rate_hz) for waveform in waveforms)
     if cut:
-        of_them = f"{cut} of {len(waveforms)} clips"
-        note(f"{folder}: the model hears only the first {window / rate_hz:.2f} s of {of_them}, which are longer")
+        of_them = f"{cut} of {plural(len(waveforms), 'clip')}, which {'is' if cut == 1 else 'are'} longer"
+        note(f"{folder}: the model hears only the first {window / rate_hz:.2f} s of {of_them}")
 
 
 def classify(
-    paths: Sequence[Path], model: str, *, top: int, runtime: str, threads: int = 1
-) -> list[tuple[Path, list[tuple[str, float]]]]:
-    """The `top` likeliest labels of every audio file with their probabilities, the likeliest first.
+    clips: Sequence[Path], model: str, top: int, runtime: str, several: bool, threads: int = 1
+) -> Iterator[tuple[Path, Ranked]]:
+    """Every audio file and its `top` likeliest labels, as they are found.
 
-    Probabilities are a softmax, or sigmoids where a clip may have several labels. paths: files, and folders, whose
-    audio files are taken in the order of their names.
+    Probabilities are a softmax, or sigmoids where a clip may have several labels. several: a file that is not usable is
+    a line on standard error, and the others are done.
 
     Raises:
-        LeanearError: a clip or the model is not usable, or a folder holds no audio.
+        LeanearError: the model is not usable, or a clip is not; of several, after all of them.
     """
-    clips = [clip for path in paths for clip in clips_in(path, SUFFIXES)]
-    for clip in clips:
-        check_audio_file(clip)
-    listener = open_listener(model, runtime, None, threads)
-    answers = []
-    for clip in clips:
-        waveform = read_waveform(clip, listener.sample_rate_hz)
-        note_cut(clip, len(waveform), listener.window_samples, listener.sample_rate_hz)
-        shares = label_probabilities(listener.logits([waveform])[0], listener.task)
-        order = np.argsort(-shares, kind="stable")[:top]
-        answers.append((clip, [(listener.labels[index], float(shares[index])) for index in order]))
-    listener.close()
-    return answers
+    with contextlib.closing(open_listener(model, runtime, None, threads)) as listener:
+
+        def heard(clip: Path) -> Ranked:
+            waveform = read_waveform(clip, listener.sample_rate_hz)
+            note_cut(clip, len(waveform), listener.window_samples, listener.sample_rate_hz)
+            return likeliest(listener.logits([waveform])[0], listener.labels, listener.task, top)
+
+        yield from each_usable(clips, heard, "clip", "classified", several=several)

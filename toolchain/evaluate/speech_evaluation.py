@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 class Transcriber:
     """Something that writes down speech. spellings: for Whisper's normaliser, or None where the model brings none."""
 
-    kind: str
     runtime: str
     session: SpeechSession
     model: SpeechModel
@@ -63,7 +62,7 @@ def open_transcriber(
         artifact = read_artifact(folder)
         options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
-        return Transcriber("artifact", runtime, session, read_speech_model(artifact, window), read_spellings(folder))
+        return Transcriber(runtime, session, read_speech_model(artifact, window), read_spellings(folder))
     if precision not in (None, "fp32"):
         raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
     import torch
@@ -74,7 +73,7 @@ def open_transcriber(
     checkpoint = cast("WhisperCheckpoint", load_checkpoint(folder))  # the one family that writes down speech
     torch.set_num_threads(threads)
     model = speech_model(checkpoint, window or FULL)
-    return Transcriber("checkpoint", "torch", TorchSpeechSession(checkpoint), model, read_spellings(folder))
+    return Transcriber("torch", TorchSpeechSession(checkpoint), model, read_spellings(folder))
 
 
 def evaluate_clips(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from leanear.demo import demo_model_folder
+from leanear.data.dataset import Data, DataFolder, as_folder
+from leanear.demo import demo_clips_folder, demo_model_folder
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.registry import family_in
 from leanear.runtimes.errors import BadInput
@@ -65,6 +66,19 @@ def checkpoint_folder(model: str) -> Path:
         raise BadInput(f"{model}: no such folder here, and it could not be fetched from the Hub ({reason})") from None
     require_no_adapter(folder)
     return folder
+
+
+def data_folder(model: str, data: Data | None) -> DataFolder:
+    """DATA, or a demo's own clips where there is no DATA and nothing but that demo is asked for.
+
+    Raises:
+        BadInput: no DATA was given for a model that brings none.
+    """
+    if data is not None:
+        return as_folder(data)
+    if model in DEMO_MODELS:
+        return DataFolder(demo_clips_folder(model))
+    raise BadInput(f"--data is missing: {model} brings no audio of its own ({' and '.join(DEMO_MODELS)} do)")
 
 
 def require_no_adapter(folder: Path) -> None:

@@ -16,35 +16,38 @@ from leanear.benchmarks.report.drawing.pictures import Curve
 from leanear.benchmarks.report.loss_section import curve_picture, nats
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.report import write_page
-from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
 from leanear.data.splits import read_splits
-from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.checkpoint import (
+    NOTHING_ASKED,
+    checkpoint_folder,
+    data_folder,
+    load_checkpoint,
+)
 from leanear.families.family import Checkpoint, Family
 from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
-from leanear.outputs import check_replaceable
+from leanear.outputs import SCORES, check_explorable
 from leanear.plan import Prune
-from leanear.progress import Narrator, counted
+from leanear.progress import Narrator
 from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
-from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
+from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, read_calibration
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.files import write_json
+from leanear.runtimes.process.notes import plural
 from leanear.targets.target import Target
 from leanear.timing.model_timing import tables_of, timing_of
 
 EXPLORE_SCHEMA = "leanear-explore-1"
 MEASURED = (0.3, 0.5, 0.7, 0.9)
-SCORES = ".scores"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,25 +89,14 @@ def explore(
     Raises:
         LeanearError: the model or the data is not usable, or `out` holds something else.
     """
-    if not (out / SCORES).is_dir():  # of a run that was interrupted, it is all there is
-        check_replaceable(out, "explore.json")
+    check_explorable(out)
     source, folder = checkpoint_folder(model), data_folder(model, data)
     task = task_of(source)
     splits = read_splits(folder, recipe.calibration_clips, recipe.seed, column_for(task), labels=labels_of(source))
     with narrator.step("reading the checkpoint and the calibration clips") as report:
         checkpoint = load_checkpoint(source, asked)
-        family = family_of(checkpoint)
-        extractor = checkpoint.feature_extractor
-        window = family.window_samples(extractor)
-        audio = read_examples_for(
-            task, splits.calibration, checkpoint.labels, extractor.sampling_rate, counted(report), window_samples=window
-        )
-    made_from = {
-        "checkpoint": checkpoint_sha256(source),
-        "calibration": clips_sha256(audio),
-        **asked.as_json(),
-    }
-    points, facts = _points(checkpoint, family, made_from, audio, recipe, target, milliseconds, out, narrator)
+        audio, made_from = read_calibration(checkpoint, source, asked, splits.calibration, report)
+    points, facts = _points(checkpoint, made_from, audio, recipe, target, milliseconds, out, narrator)
     chosen = min((share for share in (facts["knee"], facts["begins_at"]) if share), default=0.5)
     document = {
         "schema": EXPLORE_SCHEMA,
@@ -122,7 +114,6 @@ def explore(
 
 def _points(
     checkpoint: Checkpoint,
-    family: Family,
     made_from: dict[str, str],
     audio: Audio,
     recipe: RotatedRecipe,
@@ -131,7 +122,7 @@ def _points(
     out: Path,
     narrator: Narrator,
 ) -> tuple[list[Point], dict[str, Any]]:
-    dense = checkpoint.model
+    family, dense = family_of(checkpoint), checkpoint.model
     plan, form = dataclasses.replace(family.dense_plan(dense), prune=recipe.prune), target.graph_form
     costs = parameter_costs(plan)
     macs = mac_costs(plan, family.macs(checkpoint, dense, form))
@@ -277,9 +268,9 @@ def summary(document: dict[str, Any]) -> str:
     if begins <= 0:
         said = f"Every size loses more than {document['matters_nats']:g} nats"
     said += f"; the knee is at {100 * knee_at:.0f} %." if knee_at is not None else "."
-    clips = document["held_out_clips"]
+    clips = plural(document["held_out_clips"], "held-out clip")
     return (
-        f"{said} Measured on {clips} held-out clip{'s' if clips != 1 else ''}, before compensation and further rounds;"
+        f"{said} Measured on {clips}, before compensation and further rounds;"
         " estimates are corrected by what was measured."
     )
 
@@ -302,7 +293,7 @@ def _page(document: dict[str, Any]) -> Report:
     blocks.append(Paragraph(f"A size to begin with: {document['command']}"))
     return Report(
         title=f"Sizes of {document['model']}",
-        subtitle=f"measured on {document['held_out_clips']} held-out calibration clips",
+        subtitle=f"measured on {plural(document['held_out_clips'], 'held-out calibration clip')}",
         summary=summary(document),
         cards=(),
         gate=None,

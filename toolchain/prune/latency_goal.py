@@ -38,7 +38,8 @@ BOUND_MARGIN = 0.1  # short timings on a machine that may be busy
 class LatencyCheck:
     """One pruned model, milliseconds predicted by the table and measured in turn with the dense model, medians.
 
-    goal_ms: what it may take, of the dense model's measured time if the goal is a speed-up.
+    goal_ms: what it may take, of the dense model's measured time if the goal is a speed-up; doubt: why not to trust the
+    measured times, or "".
     """
 
     budget_ms: float
@@ -48,6 +49,7 @@ class LatencyCheck:
     measured_dense_ms: float
     goal_ms: float
     met: bool
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def latency_bound(
         return LatencyBound(costs.dense, least_cost(sites, costs, recipe), 0.0)
     require_runtime(target.runtime, SessionOptions(target.threads, target.precision))
     narrowest = narrowest_model(family, checkpoint.model, recipe)
-    dense_ms, narrowest_ms = timing.dense_and_slim(narrowest, report, BOUND_SHARE_S)
-    return LatencyBound(dense_ms, narrowest_ms, BOUND_MARGIN)
+    timed = timing.dense_and_slim(narrowest, report, BOUND_SHARE_S)
+    return LatencyBound(timed.dense_ms, timed.slim_ms, BOUND_MARGIN)
 
 
 def prune_to_latency(
@@ -133,15 +135,16 @@ def prune_to_latency(
     checks: list[LatencyCheck] = []
     while True:
         pruned = prune(budget)
-        measured = torch.zeros(2, dtype=torch.float64)
+        measured, doubt = torch.zeros(2, dtype=torch.float64), ""
         if shards.rank() == 0:
             report(f"timing what was pruned to {budget:.4g} ms", None)
-            measured = torch.tensor(timing.dense_and_slim(pruned.model, report, CHECK_SHARE_S), dtype=torch.float64)
+            timed = timing.dense_and_slim(pruned.model, report, CHECK_SHARE_S)
+            measured, doubt = torch.tensor([timed.dense_ms, timed.slim_ms], dtype=torch.float64), timed.doubt
         shards.broadcast([measured])
         dense_ms, slim_ms = measured.tolist()
         goal_ms = goal.milliseconds(dense_ms, timing.audio_s)
         met = slim_ms <= goal_ms * (1 + ALLOWANCE)
-        checks.append(LatencyCheck(budget, pruned.cost, costs.dense, slim_ms, dense_ms, goal_ms, met))
+        checks.append(LatencyCheck(budget, pruned.cost, costs.dense, slim_ms, dense_ms, goal_ms, met, doubt))
         if met or len(checks) == MOST_CHECKS:
             return pruned, tuple(checks)
         rest_ms = costs.fixed / costs.dense * dense_ms

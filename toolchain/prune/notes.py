@@ -9,8 +9,10 @@ from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE
 from leanear.benchmarks.report.loss_section import nats
 from leanear.benchmarks.summary import Interval, how_surely
 from leanear.benchmarks.verdict import quality_verdict
+from leanear.runtimes.process.notes import plural
 
 PRUNING_SCHEMA = "leanear-pruning-1"
+HELD_OUT = "held-out calibration clip"
 
 
 def pruning_notes(pruning: Mapping[str, Any] | None, medians_ms: Mapping[str, float | None]) -> list[str]:
@@ -66,7 +68,7 @@ def loss_warning(pruning: Mapping[str, Any] | None) -> str | None:
     if finished["divergence"] is None:
         return f"{removed}: the pruned model's answers are not numbers. Do not use it."
     said = (
-        f"{removed}: on {_clips(finished)} {_rate_moved(pruning, before, after)},"
+        f"{removed}: on {plural(finished['clips'], HELD_OUT)} {_rate_moved(pruning, before, after)},"
         f" and the model's answers diverge from the dense model's by {finished['divergence']:.3g} nats"
     )
     begins = loss.get("begins_at")
@@ -94,8 +96,8 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
         return None
     before, after = (100 * finished[key] / finished["counted"] for key in ("dense_mistakes", "slim_mistakes"))
     said = (
-        f"Measured on {_clips(finished)}{_after(pruning)}: {nats(finished['divergence'])} nats from the dense model's"
-        f" answers; {_rate_moved(pruning, before, after)}{_uncertain(finished)}."
+        f"Measured on {plural(finished['clips'], HELD_OUT)}{_after(pruning)}: {nats(finished['divergence'])} nats from"
+        f" the dense model's answers; {_rate_moved(pruning, before, after)}{_uncertain(finished)}."
     )
     rounds = loss.get("rounds")
     if not rounds:
@@ -123,11 +125,6 @@ def _after(pruning: Mapping[str, Any]) -> str:
     trained = (pruning.get("recovery") or {}).get("best_epoch")
     done = [*(["compensation"] if kept else []), *(["recovery"] if trained else [])]
     return f", after {' and '.join(done)}" if done else ""
-
-
-def _clips(finished: Mapping[str, Any]) -> str:
-    count = finished["clips"]
-    return f"{count} held-out calibration clip{'s' if count != 1 else ''}"
 
 
 def _uncertain(finished: Mapping[str, Any]) -> str:
@@ -211,13 +208,14 @@ def _checked_sentence(pruning: Mapping[str, Any]) -> str:
         heard += f" in a window of {timed['window_s']:g} s and {timed['tokens']} tokens"
     dense, slim = check["measured_dense_ms"], check["measured_ms"]
     ratio, predicted = dense / slim, check["predicted_dense_ms"] / check["predicted_ms"]
-    tried = len(pruning["latency_checks"])
+    tried, doubt = len(pruning["latency_checks"]), check.get("doubt")
     return (
         f"Timed when it was pruned, {heard}, in {timed['precision']}: predicted {check['predicted_dense_ms']:.4g} ms"
         f" dense and {check['predicted_ms']:.4g} ms slim, measured {dense:.4g} and {slim:.4g} ms in turn"
         f" ({100 * (check['predicted_ms'] / slim - 1):+.1f} %); {ratio:.3f}\u00d7 as fast"
         f" ({100 * (predicted / ratio - 1):+.1f} %), real-time factor {slim / 1000 / timed['audio_s']:.4g}. The goal"
         f" was {'met' if check['met'] else 'NOT met'}, by plan {tried} of {tried}."
+        + (f" These times are not to be trusted: {doubt}." if doubt else "")
     )
 
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import importlib.metadata
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from leanear.accelerator import on_accelerator
 from leanear.calibration import shards
 from leanear.data.clips import read_examples_for
-from leanear.data.dataset import Data, column_for
+from leanear.data.dataset import Data, Example, column_for, examples_identity
 from leanear.data.held_out import HeldOut, divided
 from leanear.data.splits import read_splits
-from leanear.evaluate.evaluation import data_folder
 from leanear.evaluate.measured_loss import Judge
-from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256
+from leanear.families.asked import Asked
+from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, data_folder
 from leanear.families.checkpoint_files import PRUNING_FILE
 from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
-from leanear.plan import Plan
+from leanear.plan import Plan, read_plan
 from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.job import PruneJob, check_reachable, open_reachable
 from leanear.prune.notes import PRUNING_SCHEMA
@@ -32,10 +31,14 @@ from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
 from leanear.prune.stages import Pruning, prune_in_stages
 from leanear.reference.schedule import PruneRecipe, prune
 from leanear.runtimes.clips import Clips as Audio
+from leanear.runtimes.clips import clips_sha256
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import read_json, sha256_json
+from leanear.runtimes.files import read_json
+from leanear.runtimes.process.notes import plural
+from leanear.stages import record_stage, stage_is_done
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
+STAGE = "checkpoint"
 
 
 def prune_checkpoint(
@@ -43,6 +46,7 @@ def prune_checkpoint(
 ) -> dict[str, Any]:
     """Prune MODEL on the calibration clips of DATA and write the slim checkpoint to `out`; the numbers, by stable keys.
 
+    Where `out` was made from the same inputs already, nothing is done, and the numbers are those of then.
     scores: a folder in which the clips' scores stay, so that another goal takes them from there; by default they go.
     Under `torchrun` the processes share the scoring and the training; the first one writes.
 
@@ -55,37 +59,58 @@ def prune_checkpoint(
     source, audio = checkpoint_folder(model), data_folder(model, data)
     task = task_of(source)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
-    checkpoint = open_reachable(source, job, narrator)
-    with narrator.step(f"reading {len(splits.calibration)} calibration clips") as report:
-        extractor = checkpoint.feature_extractor
-        window = family_of(checkpoint).window_samples(extractor)
-        clips = read_examples_for(
-            task, splits.calibration, checkpoint.labels, extractor.sampling_rate, counted(report), window_samples=window
-        )
-    made_from = {
+    record = {
+        "leanear": importlib.metadata.version("leanear"),
         "checkpoint": checkpoint_sha256(source),
-        "calibration": clips_sha256(clips),
-        **job.asked.as_json(),
+        "calibration": examples_identity(splits.calibration),
+        "job": job.as_json(),
     }
-    with narrator.step(f"pruning: {job.text}") as report:
-        state = scores or out.parent / f".{out.name}.state"
-        plan = write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
-        if shards.rank() == 0 and scores is None:
-            shutil.rmtree(state, ignore_errors=True)
+    if stage_is_done(out, STAGE, record) and (scores is None or (scores / SCORES_FILE).is_file()):
+        narrator.say(f"  nothing to do: {out} was made before, from the same inputs")
+    else:
+        _prune(source, splits.calibration, job, out, scores, narrator)
+        if shards.rank() == 0:
+            record_stage(out, STAGE, record, sorted(path for path in out.iterdir() if path.is_file()))
+    plan, pruning = read_plan(out / "plan.json"), read_pruning(out) or {}
     return {
         "schema": "leanear-prune-1",
         "model": model,
         "out": str(out),
-        **_parameters_told(checkpoint, plan),
-        "calibration_clips": len(clips),
+        **_parameters_told(pruning["parameters_dense"], plan),
+        "calibration_clips": pruning["calibration_clips"],
         "checkpoint_sha256": checkpoint_sha256(out),
-        "pruning": read_pruning(out),
+        "pruning": pruning,
     }
 
 
-def _parameters_told(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
-    """Parameters before and after, and the shares that are gone."""
-    dense = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+def _prune(
+    source: Path, examples: Sequence[Example], job: PruneJob, out: Path, scores: Path | None, narrator: Narrator
+) -> None:
+    """Prune the checkpoint in `source` on these clips."""
+    checkpoint = open_reachable(source, job, narrator)
+    with narrator.step(f"reading {plural(len(examples), 'calibration clip')}") as report:
+        clips, made_from = read_calibration(checkpoint, source, job.asked, examples, report)
+    with narrator.step(f"pruning: {job.text}") as report:
+        state = scores or out.parent / f".{out.name}.state"
+        write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
+        if shards.rank() == 0 and scores is None:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def read_calibration(
+    checkpoint: Checkpoint, source: Path, asked: Asked, examples: Sequence[Example], report: Report
+) -> tuple[Audio, dict[str, str]]:
+    """The clips to calibrate on, and what is made from them and the checkpoint in `source`: sha256 by kind."""
+    extractor, task = checkpoint.feature_extractor, task_of(source)
+    window = family_of(checkpoint).window_samples(extractor)
+    told = counted(report)
+    clips = read_examples_for(task, examples, checkpoint.labels, extractor.sampling_rate, told, window)
+    known = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
+    return clips, {**known, **asked.as_json()}
+
+
+def _parameters_told(dense: int, plan: Plan) -> dict[str, Any]:
+    """Parameters before and after, and the shares that are gone; dense: how many there were in all."""
     return {
         "sparsity": plan.sparsity,
         "sparsity_by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
@@ -121,20 +146,6 @@ def read_pruning(folder: Path) -> dict[str, Any] | None:
     """What pruning.json in a slim checkpoint folder tells of goal, cost, search and recovery; None if there is none."""
     path = folder / PRUNING_FILE
     return read_json(path, PRUNING_SCHEMA, ("goal", "method")) if path.is_file() else None
-
-
-def clips_sha256(clips: Audio) -> str:
-    """Hex sha256 over the clips' samples and labels or transcripts."""
-    samples = hashlib.sha256()
-    for waveform in clips.waveforms:
-        samples.update(np.ascontiguousarray(waveform).tobytes())
-    lengths = [len(waveform) for waveform in clips.waveforms]
-    answers: list[Any] = [clips.label_ids.tolist(), list(clips.labels)]
-    if clips.texts is not None:
-        answers.append(list(clips.texts))
-    if clips.tags is not None:
-        answers.append(hashlib.sha256(np.packbits(clips.tags).tobytes()).hexdigest())
-    return sha256_json([samples.hexdigest(), lengths, *answers])
 
 
 def write_slim_checkpoint(
@@ -181,6 +192,7 @@ def write_slim_checkpoint(
         facts["loss"]["finished"] = judge.loss(model).as_json()
     plan = dataclasses.replace(plan, recipe={**job.as_json(), "loss_nats_per_target": _loss_told(facts["loss"])})
     if shards.rank() == 0:
+        facts["calibration_clips"] = len(audio)
         family.save_slim_checkpoint(model, checkpoint, plan, out, _pruning_facts(checkpoint, job, plan, facts))
     shards.wait()
     return plan
@@ -199,6 +211,7 @@ def _pruning_facts(checkpoint: Checkpoint, job: PruneJob, plan: Plan, facts: dic
         "metric": checkpoint.metric,
         "goal": dataclasses.asdict(job.goal),
         "prune": plan.prune,
+        "parameters_dense": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         "sparsity": plan.sparsity,
         "by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
         **({"feed_forward_by_kind": _removed_of(plan)} if plan.prune != "attention" else {}),

@@ -54,10 +54,13 @@ class Rotated:
         return (self, *self.others) if self.rounds and not self.rounds[self.best].measured < MATTERS_NATS else (self,)
 
 
-def best_compensated(pruned: Rotated, compensate: Callable[[nn.Module], Compensated]) -> tuple[Rotated, Compensated]:
+def best_compensated(
+    pruned: Rotated, compensate: Callable[[nn.Module, Report], Compensated], report: Report = quiet
+) -> tuple[Rotated, Compensated]:
     """Of the candidates, each compensated in place, the one that loses the least then, and what was done to it."""
     candidates = pruned.candidates
-    done = [compensate(each.model) for each in candidates]
+    told = [_one_of(report, "plan", number, len(candidates)) for number in range(1, len(candidates) + 1)]
+    done = [compensate(each.model, tell) for each, tell in zip(candidates, told, strict=True)]
     if len(candidates) == 1:
         return pruned, done[0]
     best = least([each.rounds[each.best] for each in candidates], [each.held_out_kl_after for each in done])
@@ -99,7 +102,7 @@ def prune_rotated(
     )  # fmt: skip
     damage, cost, stage = 0.0, costs.dense, in_parts(report, SHARES)
     for shot in range(1, recipe.shots + 1):
-        told = stage("scoring") if recipe.shots == 1 else _about_shot(report, shot, recipe.shots)
+        told = stage("scoring") if recipe.shots == 1 else _one_of(report, "shot", shot, recipe.shots)
         scores = score_widths(
             family, model, clips, recipe.scoring, state=state if shot == 1 else None, made_from=made_from or {},
             clips_at_once=clips_at_once, report=told,
@@ -154,8 +157,10 @@ def _composed(
     return dataclasses.replace(plan, sites=sites, feed_forward=compose_feed_forward(plan.feed_forward, channels))
 
 
-def _about_shot(report: Report, shot: int, shots: int) -> Report:
-    def about_shot(text: str, fraction: float | None = None) -> None:
-        report(f"shot {shot} of {shots}, {text}", (shot - 1 + (fraction or 0.0)) / shots)
+def _one_of(report: Report, what: str, number: int, of: int) -> Report:
+    """The report of one of several that follow each other, from 1 on."""
 
-    return about_shot
+    def about_it(text: str, fraction: float | None = None) -> None:
+        report(f"{what} {number} of {of}, {text}" if of > 1 else text, (number - 1 + (fraction or 0.0)) / of)
+
+    return about_it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 import torch
 
 from leanear.accelerator import on_accelerator
+from leanear.benchmarks.analysis import disturbed
 from leanear.calibration import shards
 from leanear.data.examples import LabelledInputs
 from leanear.evaluate.measured_loss import Judge
@@ -30,7 +32,6 @@ from leanear.recover.distillation import distill_
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_json
 from leanear.timing.model_timing import ModelTiming, Tables, tables_of, timing_of
-from leanear.timing.table_file import BUSY_SHARE
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any
     reached = _prune_to_goal(work, parameters)
     pruned, facts = reached.pruned, {"method": "rotated", "widths": _widths_told(work.job), **reached.facts}
     if work.job.compensation:
-        pruned, compensated = best_compensated(pruned, lambda slim: _compensate(work, slim))
+        pruned, compensated = best_compensated(pruned, functools.partial(_compensate, work), work.part("compensation"))
         facts["compensation"] = dataclasses.asdict(compensated)
     facts["cost"] = {
         "unit": reached.costs.unit,
@@ -165,12 +166,12 @@ def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:
     return _Reached(_Pruner(work).to(costs, budget), costs, budget, facts)
 
 
-def _compensate(work: Pruning, slim: torch.nn.Module) -> Compensated:
+def _compensate(work: Pruning, slim: torch.nn.Module, report: Report) -> Compensated:
     dense, family = work.checkpoint.model, work.family
     with on_accelerator(slim, dense):
         return compensate_(
             slim, dense, *fitted_sites(family, slim, dense), work.clips, work.judge.held_out.clips, family.logits,
-            batch_size=work.clips_at_once or 16, report=work.part("compensation"),
+            batch_size=work.clips_at_once or 16, report=report,
         )  # fmt: skip
 
 
@@ -209,9 +210,8 @@ def _loss_told(work: Pruning, pruned: Rotated, parameters: Costs) -> dict[str, A
 
 
 def _doubts(tables: Tables) -> str:
-    if tables.others_share <= BUSY_SHARE:
-        return ""
-    return f"; but other programs used {tables.others_share:.0%} of the CPU while it was timed: try on an idle machine"
+    said = disturbed(0.0, tables.others_share, "while it was timed")
+    return said and f"; but {said}: try on an idle machine"
 
 
 def _shared_tables(timing: ModelTiming, prune: Prune, report: Report) -> Tables:

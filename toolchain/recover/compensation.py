@@ -32,11 +32,12 @@ from leanear.calibration.targets import before_the_end
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, evaluated
 from leanear.families.family import Family
-from leanear.progress import Report, quiet
+from leanear.progress import Report, in_parts, quiet
 from leanear.runtimes.errors import BadInput
 
 Logits = Callable[[nn.Module, Any], torch.Tensor]
 Site = AttentionSite | FeedForwardSite  # whose output projection is fitted
+TRIALS_SHARE = 8  # how often the held-out clips are answered, about, to choose what is kept
 Projection = tuple[torch.Tensor, torch.Tensor]  # weight (D, C) and bias (D,)
 
 
@@ -161,13 +162,14 @@ def compensate_(
 
     with torch.no_grad(), evaluated(slim), evaluated(dense):
         try:
-            sums = _sums(models, fitted, batch_size, "compensation, fitting on clip", report)
-            judged = _sums(models, held_out, batch_size, "compensation, judging on held-out clip", report)
+            part = in_parts(report, {"fit": len(fitted), "judge": len(held_out), "keep": TRIALS_SHARE * len(held_out)})
+            sums = _sums(models, fitted, batch_size, "compensation, fitting on clip", part("fit"))
+            judged = _sums(models, held_out, batch_size, "compensation, judging on held-out clip", part("judge"))
             fits = [_fit(*both, ridge) for both in zip(sums, judged, strict=True)]
             _add_(outputs, [fit.change for fit in fits])
             changed = _projections(outputs)
             kinds = {index: site.kind for index, site in enumerate(slim_sites) if fits[index].ridge is not None}
-            kept, before, after, evaluations = _kept_blocks(kinds, kl_with, report)
+            kept, before, after, evaluations = _kept_blocks(kinds, kl_with, part("keep"))
         finally:
             _set_(outputs, pruned, changed, kept)
     report(f"compensated, held-out KL {before:.4f} -> {after:.4f} nats", 1.0)

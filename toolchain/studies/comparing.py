@@ -17,20 +17,25 @@ from leanear.data.dataset import Data, Example, column_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import clips_to_score
 from leanear.data.splits import read_splits
-from leanear.evaluate.evaluation import data_folder
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, checkpoint_sha256, load_checkpoint
+from leanear.families.checkpoint import (
+    NOTHING_ASKED,
+    checkpoint_folder,
+    checkpoint_sha256,
+    data_folder,
+    load_checkpoint,
+)
 from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune
 from leanear.progress import Narrator, Report, counted
-from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, clips_sha256
+from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES
 from leanear.recover.distillation_options import Distillation
 from leanear.reference.choose import SCHEMES
 from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.clips import Clips
+from leanear.runtimes.clips import Clips, clips_sha256
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json, write_text
 from leanear.runtimes.precisions import graph_precision

@@ -16,12 +16,12 @@ import torch
 
 from leanear.benchmarks.summary import Interval, wilson_interval
 from leanear.data.examples import LabelledInputs
-from leanear.evaluate.quality import Answers, judge_answers, predict
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, sha256_json, write_text
 from leanear.runtimes.process.kept_work import remember_kept
 from leanear.studies.methods import DEFAULT, DENSE, Bench, Method
+from leanear.studies.quality import Answers, judge_answers, predict
 
 ROWS_FILE, ANSWERS_FOLDER = "rows.jsonl", "answers"
 RESAMPLES = 2000

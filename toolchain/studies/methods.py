@@ -469,7 +469,7 @@ def _cut(bench: Bench, bases: Bases, allocation: Allocation, basis: str) -> Made
 
 def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """As `leanear prune`: the measured plan, compensated."""
-    pruned, _ = best_compensated(_pruned(bench, sparsity, recipe), functools.partial(_compensate_, bench))
+    pruned, _ = best_compensated(_pruned(bench, sparsity, recipe), functools.partial(_compensate_, bench), bench.report)
     return Made(pruned.model, pruned.plan)
 
 
@@ -564,12 +564,12 @@ def _compensated(bench: Bench, sparsity: float, recipe: Compensated) -> Made:
     return made
 
 
-def _compensate_(bench: Bench, model: nn.Module) -> Compensation:
+def _compensate_(bench: Bench, model: nn.Module, report: Report | None = None) -> Compensation:
     family, dense = bench.family, bench.checkpoint.model
     fitted, held_out = divided(bench.pool[bench.order])
     return compensate_(
         model, dense, *fitted_sites(family, model, dense), fitted, held_out, family.logits,
-        batch_size=bench.clips_at_once or 16, report=bench.report,
+        batch_size=bench.clips_at_once or 16, report=report or bench.report,
     )  # fmt: skip
 
 

@@ -199,6 +199,15 @@ def time_in_turn(
     return kept, statistics.median(share for shares in others_share for share in shares)
 
 
+@dataclass(frozen=True)
+class InTurn:
+    """Milliseconds of the dense model and of a slim one, which took turns; doubt: why not to trust them, or ""."""
+
+    dense_ms: float
+    slim_ms: float
+    doubt: str = ""
+
+
 def _copies(macs: int) -> int:
     """How many dense blocks of so many multiply-accumulates are timed at a time."""
     return min(max(FEWEST_COPIES, -(-STACK_MACS // macs)), MOST_COPIES)

@@ -10,7 +10,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
+from leanear.benchmarks.analysis import disturbed
 from leanear.benchmarks.measure.processes import absolute
+from leanear.benchmarks.summary import summarise_latency
 from leanear.families import ast, whisper
 from leanear.families.ast import AstCheckpoint
 from leanear.families.family import Checkpoint
@@ -20,7 +22,7 @@ from leanear.plan import Prune
 from leanear.progress import Report, in_parts
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import Target
-from leanear.timing.block_timing import export_ast_to_time, feed_forward_table, latency_table, time_in_turn
+from leanear.timing.block_timing import InTurn, export_ast_to_time, feed_forward_table, latency_table, time_in_turn
 from leanear.timing.feed_forward_table import FeedForwardTable
 from leanear.timing.latency_table import Table
 from leanear.timing.speech_timing import (
@@ -44,7 +46,7 @@ class ModelTiming(Protocol):
     attention: TableSource[Any]
     feed_forward: TableSource[FeedForwardTable]
 
-    def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> tuple[float, float]:
+    def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> InTurn:
         """Median milliseconds of the dense model and of a slim one, exported for the target, in turn."""
 
     def told(self) -> dict[str, Any]:
@@ -108,15 +110,17 @@ class AstTiming:
         self.attention: TableSource[Any] = latency_table(checkpoint, target)
         self.feed_forward = feed_forward_table(checkpoint, target)
 
-    def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> tuple[float, float]:
+    def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> InTurn:
         checkpoint, graphs = self._checkpoint, []
         with tempfile.TemporaryDirectory(prefix="leanear-check-") as folder:
             for name, model in (("dense", checkpoint.model), ("slim", slim)):
                 path = Path(folder, f"{name}.onnx")
                 export_ast_to_time(model, checkpoint.feature_extractor, path, self._target)
                 graphs.append({"file": absolute(path), "labels": len(checkpoint.labels), "samples": self._samples})
-            dense_ms, slim_ms = time_in_turn(graphs, self._target, report, share_s=share_s)[0]
-        return float(np.median(dense_ms)), float(np.median(slim_ms))
+            samples_ms, others_share = time_in_turn(graphs, self._target, report, share_s=share_s)
+        spread = max(summarise_latency(each).cv for each in samples_ms)
+        dense_ms, slim_ms = (float(np.median(each)) for each in samples_ms)
+        return InTurn(dense_ms, slim_ms, disturbed(spread, others_share, "meanwhile"))
 
     def told(self) -> dict[str, Any]:
         return {"precision": self._target.precision, "audio_s": self.audio_s}
@@ -132,7 +136,7 @@ class SpeechTiming:
         self.attention: TableSource[Any] = speech_table(checkpoint, target, self._work)
         self.feed_forward = speech_feed_forward_table(checkpoint, target, self._work)
 
-    def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> tuple[float, float]:
+    def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> InTurn:
         with tempfile.TemporaryDirectory(prefix="leanear-check-") as folder:
             models = [
                 export_to_time(self._checkpoint, model, self._target, self._work, Path(folder) / name)

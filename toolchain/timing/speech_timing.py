@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from leanear.benchmarks.analysis import disturbed
 from leanear.benchmarks.inference import STAGES
 from leanear.benchmarks.measure.processes import absolute, part_of, run_fresh
 from leanear.benchmarks.measure.rounds import FEWEST_QUIET, QUIET_SHARE
+from leanear.benchmarks.summary import summarise_latency
 from leanear.export.whisper.graph import cache_sizes, export_whisper, observe_encoder
 from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
@@ -37,7 +39,7 @@ from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.surgery import first_channels_state
 from leanear.targets.target import Target
-from leanear.timing.block_timing import equal_widths, ragged_widths
+from leanear.timing.block_timing import InTurn, equal_widths, ragged_widths
 from leanear.timing.feed_forward_table import FeedForwardTable, fit_feed_forward
 from leanear.timing.feed_forward_table import probe_widths as channels_to_probe
 from leanear.timing.latency_table import Widths
@@ -255,11 +257,13 @@ def time_speech_in_turn(
 
 def time_dense_and_slim(
     models: Sequence[dict[str, Any]], target: Target, work: SizedWork, report: Report, share_s: float
-) -> tuple[float, float]:
+) -> InTurn:
     """Milliseconds of one inference of two models, the dense one first, which take turns."""
     rounds = time_speech_in_turn(models, target, work, report, share_s)
-    dense = undisturbed(rounds.of_first)
-    return sum(dense.values()), sum(beside(dense, rounds.ratios(1)).values())
+    dense, ratios = undisturbed(rounds.of_first), rounds.ratios(1)
+    spread = summarise_latency([sum(beside(dense, [each]).values()) for each in ratios]).cv
+    doubt = disturbed(spread, rounds.others_share, "meanwhile")
+    return InTurn(sum(dense.values()), sum(beside(dense, ratios).values()), doubt)
 
 
 def _encoder_and_steps(stages: Stages) -> Stages:

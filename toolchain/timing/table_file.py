@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from leanear.benchmarks.analysis import disturbed
 from leanear.benchmarks.sensors.device import device_facts
 from leanear.export.blocks import EXPORTER
 from leanear.progress import Report, quiet
@@ -19,7 +20,6 @@ from leanear.runtimes.records import as_json, read
 from leanear.targets.target import Target
 
 IN_KEY = ("geometry", "graph_form")  # fields of a table that its file has in the key
-BUSY_SHARE = 0.1
 
 
 class Kept:
@@ -77,9 +77,9 @@ class TableSource(Generic[AnyTable]):
             except BadInput as error:
                 report(f"measuring again: {error}", 0.0)
         table = self.measure(report)
-        if table.others_share > BUSY_SHARE:
-            report(f"other programs used {table.others_share:.0%} of the CPU meanwhile", 1.0)
-        if keep_busy or table.others_share <= BUSY_SHARE:
+        if doubt := disturbed(0.0, table.others_share, "meanwhile"):
+            report(doubt, 1.0)
+        if keep_busy or not doubt:
             write_json(path, table_document(table))
             remember_kept(path)
         return table

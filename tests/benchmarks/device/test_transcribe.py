@@ -64,10 +64,16 @@ def test_each_writer_writes(capsys, artifact, tmp_path, format):
         assert out == expected[format]
 
 
-def test_silence_and_emptiness_have_no_words(capsys, artifact, tmp_path):
-    for samples in (0, 5, 20_000):
+def test_silence_has_no_words_and_is_noted(capsys, caplog, artifact, tmp_path):
+    for samples in (5, 20_000):
         audio = write(tmp_path / "silence.wav", np.zeros(samples, np.float32))
         assert transcribe(capsys, artifact, audio) == (0, "", "")
+    assert caplog.messages == [f"note: {audio}: it is silent: every sample is 0"] * 2
+
+
+def test_a_recording_without_a_sample_is_refused(capsys, artifact, tmp_path):
+    audio = write(tmp_path / "empty.wav", np.zeros(0, np.float32))
+    assert transcribe(capsys, artifact, audio) == (2, "", f"leanear: {audio}: no audio in it (zero samples)\n")
 
 
 def test_another_sample_rate_and_stereo_are_taken(capsys, artifact, tmp_path):
@@ -82,7 +88,7 @@ def test_another_sample_rate_and_stereo_are_taken(capsys, artifact, tmp_path):
     ("flags", "complaint"),
     [
         (("--language", "fr"), "language: this model has no 'fr'; it has de, en"),
-        (("--beam-size", "0"), "beams: 0 is not a positive whole number"),
+        (("--beam-size", "0"), "beam_size: 0 is not a whole number of at least 1"),
         (("--threads", "0"), "threads: expected"),
     ],
 )

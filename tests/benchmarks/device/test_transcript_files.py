@@ -58,7 +58,7 @@ def test_one_that_cannot_be_heard_does_not_stop_the_others(capsys, artifact, tal
     status, out, err = transcribe(capsys, artifact, talks, "--output-dir", tmp_path / "out")
     assert (status, out) == (2, "")
     assert "broken.wav: a WAV file without a format" in err
-    assert err.endswith("leanear: 1 of 3 recordings were not transcribed\n")
+    assert err.endswith("leanear: 1 of 3 recordings was not transcribed\n")
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["cat.txt", "dog.txt"]
 
 

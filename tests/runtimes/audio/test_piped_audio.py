@@ -67,6 +67,18 @@ def test_a_wav_is_its_samples(subtype, block):
     assert notes == []
 
 
+@pytest.mark.parametrize(("kind", "name"), [("FLAC", "FLAC"), ("WAV", "WAV"), ("OGG", "OGG"), (None, None)])
+def test_a_file_with_a_header_is_not_heard_as_raw_without_a_word(kind, name):
+    """And of PCM, whose quiet samples below zero begin as MP3 frames do, nothing is said."""
+    buffer = io.BytesIO(b"\xff\xff\xfb\xff" * 500)
+    if kind is not None:
+        soundfile.write(buffer, noise(0.1), RATE_HZ, format=kind)
+    audio, notes = piped(buffer.getvalue(), 3, raw=RawAudio(RATE_HZ))
+    assert len(heard(audio)) == len(buffer.getvalue()) // 2
+    told = f"standard input: it begins as {name} does; --raw hears all bytes as PCM, which is noise if it is that"
+    assert notes == ([] if name is None else [told])
+
+
 @pytest.mark.parametrize("rate_hz", [8_000, 11_025, 22_050, 44_100, 48_000, 16_000])
 def test_another_rate_is_changed_as_in_the_file(rate_hz, tmp_path):
     content = as_wav(noise(2.35, rate_hz), rate_hz)

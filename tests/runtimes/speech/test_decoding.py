@@ -97,7 +97,7 @@ def naive_beams(
 @pytest.mark.parametrize("penalty", [None, 0.0, 1.0])
 def test_beam_search_is_openais(beams, patience, penalty):
     options = DecodeOptions(
-        timestamps=False, beams=beams, patience=patience, length_penalty=penalty, max_tokens=7, stop_repeats=False
+        timestamps=False, beam_size=beams, patience=patience, length_penalty=penalty, max_tokens=7, stop_repeats=False
     )
     for seed in range(20):
         session = hashed(seed, size=8, spread=1.5)
@@ -110,7 +110,7 @@ def test_beam_search_is_openais(beams, patience, penalty):
 def test_a_beam_as_wide_as_the_tree_finds_the_best_transcript_of_all():
     for seed in range(20):
         session = hashed(seed, size=4, spread=1.0)
-        options = DecodeOptions(timestamps=False, beams=27, patience=100.0, max_tokens=3, stop_repeats=False)
+        options = DecodeOptions(timestamps=False, beam_size=27, patience=100.0, max_tokens=3, stop_repeats=False)
         # Of four tokens all are among the likeliest 28.
         found = decode(session, options, SMALL)
         after, best = log_probabilities_of(session), (-np.inf, ())
@@ -136,7 +136,7 @@ def test_one_beam_is_greedy_and_beams_are_at_least_as_likely_on_average():
                 break
             said.append(int(logits.argmax()))
         assert greedy.tokens == tuple(said)
-        wide = decode(hashed(seed), DecodeOptions(timestamps=False, max_tokens=6, beams=6, stop_repeats=False))
+        wide = decode(hashed(seed), DecodeOptions(timestamps=False, max_tokens=6, beam_size=6, stop_repeats=False))
         gains.append(wide.average_log_probability - greedy.average_log_probability)
     assert np.mean(gains) > 0
 
@@ -219,18 +219,18 @@ def test_the_average_log_probability_counts_the_end():
 @pytest.mark.parametrize("beams", [1, 3])
 def test_positions_are_the_budget(beams):
     session = hashed(5, spread=0.1)
-    options = DecodeOptions(timestamps=False, beams=beams, stop_repeats=False)
+    options = DecodeOptions(timestamps=False, beam_size=beams, stop_repeats=False)
     found = decode(session, options, model_with(positions=12, suppress=(END, *MODEL.tokens.suppress)))
     assert len(found.tokens) == 12 - 4
     assert not found.ended
     assert session.longest == 11  # the last token is not fed: nothing follows it
-    limited = DecodeOptions(timestamps=False, beams=beams, max_tokens=3, stop_repeats=False)
+    limited = DecodeOptions(timestamps=False, beam_size=beams, max_tokens=3, stop_repeats=False)
     assert len(decode(hashed(5, spread=0.1), limited, model_with(suppress=(END, *MODEL.tokens.suppress))).tokens) == 3
 
 
 def test_a_prompt_that_fills_the_positions_says_nothing():
     for beams in (1, 2):
-        found = decode(scripted([1]), DecodeOptions(timestamps=False, beams=beams), model_with(positions=4))
+        found = decode(scripted([1]), DecodeOptions(timestamps=False, beam_size=beams), model_with(positions=4))
         assert (found.tokens, found.ended, found.average_log_probability) == ((), False, 0.0)
 
 
@@ -297,7 +297,7 @@ def test_timestamps_follow_the_rules():
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_a_loop_is_stopped_early_and_its_first_round_kept(beams, temperature):
     session = scripted([4, *[1, 2, 3] * 40])
-    options = DecodeOptions(timestamps=False, beams=beams, best_of=2)
+    options = DecodeOptions(timestamps=False, beam_size=beams, best_of=2)
     found = decode(session, options, model_with(positions=448), temperature=temperature)
     assert (found.tokens, found.looped, found.ended) == ((4, 1, 2, 3), True, False)
     assert session.longest < 60
@@ -336,7 +336,7 @@ def test_what_a_model_cannot_do_is_one_line(options, model, complaint):
     "wrong",
     [
         {"task": "summarise"},
-        {"beams": 0},
+        {"beam_size": 0},
         {"best_of": 0},
         {"max_tokens": 0},
         {"temperatures": ()},
@@ -359,4 +359,4 @@ def test_a_decoder_of_another_size_is_one_line():
 def test_logits_that_are_no_numbers_are_no_transcript(beams):
     session = FakeSession(lambda fed, window: np.full(SIZE, np.nan, np.float32))
     with pytest.raises(MeasurementFailed, match="NaN"):
-        decode(session, DecodeOptions(timestamps=False, beams=beams, max_tokens=3))
+        decode(session, DecodeOptions(timestamps=False, beam_size=beams, max_tokens=3))

@@ -65,11 +65,11 @@ def test_a_session_is_as_new_after_beams_and_samples(exported, session):
     greedy = DecodeOptions(timestamps=False, stop_repeats=False)
     session.encode(CLIPS[0])
     first = decode_window(session, speech.tokens, greedy)
-    wide = decode_window(session, speech.tokens, DecodeOptions(beams=4, stop_repeats=False))
+    wide = decode_window(session, speech.tokens, DecodeOptions(beam_size=4, stop_repeats=False))
     decode_window(session, speech.tokens, DecodeOptions(best_of=3), temperature=0.8)
     assert decode_window(session, speech.tokens, greedy) == first
     session.encode(CLIPS[1])
     decode_window(session, speech.tokens, greedy, previous=list(first.tokens[:20]))
     session.encode(CLIPS[0])
     assert decode_window(session, speech.tokens, greedy) == first
-    assert decode_window(session, speech.tokens, DecodeOptions(beams=4, stop_repeats=False)).tokens == wide.tokens
+    assert decode_window(session, speech.tokens, DecodeOptions(beam_size=4, stop_repeats=False)).tokens == wide.tokens

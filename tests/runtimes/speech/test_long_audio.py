@@ -233,7 +233,7 @@ def test_what_was_said_before_is_shown_to_the_next_window():
     second = [at_time(0.0), 1, at_time(1.0)]
     third = [at_time(0.0), 2, at_time(0.2)]
     session, seen = scripted(first, second, third), []
-    options = replace(TIMED, condition_on_previous=True)
+    options = replace(TIMED, condition=True)
     for _ in transcribe_windows(session, MODEL, loud(1.8), options):
         seen.append(session.rows[0])
     prompt = [START, EN, TRANSCRIBE]
@@ -248,7 +248,7 @@ def test_what_was_said_before_is_shown_to_the_next_window():
 
 def test_earlier_text_is_cut_to_half_of_the_positions():
     session = hashed(0)
-    options = replace(PLAIN, condition_on_previous=True, stop_repeats=False, max_tokens=20, no_speech_limit=None)
+    options = replace(PLAIN, condition=True, stop_repeats=False, max_tokens=20, no_speech_limit=None)
     longest = 0
     for _ in transcribe_windows(session, MODEL, loud(6.0), options):
         row = session.rows[0]
@@ -260,7 +260,7 @@ def test_earlier_text_is_cut_to_half_of_the_positions():
 @pytest.mark.parametrize(("temperature", "shown"), [(0.4, True), (0.6, False)])
 def test_a_hot_window_is_forgotten(temperature, shown):
     session = scripted([0, 1], [2, 3], certainty=60.0)
-    options = replace(PLAIN, condition_on_previous=True, temperatures=(temperature,), best_of=1)
+    options = replace(PLAIN, condition=True, temperatures=(temperature,), best_of=1)
     list(transcribe_windows(session, MODEL, loud(1.5), options))
     assert (PREVIOUS in session.rows[0]) == shown
 
@@ -268,7 +268,7 @@ def test_a_hot_window_is_forgotten(temperature, shown):
 def test_a_window_that_says_the_same_again_is_forgotten():
     session = scripted([0, 1])
     seen = []
-    for _ in transcribe_windows(session, MODEL, loud(3.0), replace(PLAIN, condition_on_previous=True)):
+    for _ in transcribe_windows(session, MODEL, loud(3.0), replace(PLAIN, condition=True)):
         seen.append(PREVIOUS in session.rows[0])
     assert seen[:3] == [False, True, False]
 
@@ -340,12 +340,12 @@ STUBBORN = {
 
 
 @pytest.mark.parametrize("name", STUBBORN)
-@pytest.mark.parametrize("options", [DecodeOptions(best_of=2), DecodeOptions(timestamps=False, best_of=2, beams=2)])
+@pytest.mark.parametrize("options", [DecodeOptions(best_of=2), DecodeOptions(timestamps=False, best_of=2, beam_size=2)])
 @pytest.mark.parametrize("condition", [False, True])
 def test_a_stubborn_decoder_comes_to_an_end_with_little_to_say(name, options, condition):
     seconds = 15
     session = STUBBORN[name]()
-    options = replace(options, condition_on_previous=condition, temperatures=(0.0, 1.0))
+    options = replace(options, condition=condition, temperatures=(0.0, 1.0))
     audio = loud(seconds)
     windows, last = [], -1
     for window in transcribe_windows(session, MODEL, audio, options):

@@ -83,7 +83,7 @@ def test_rows_have_ends_and_caps_of_their_own(artifact, session):
 def test_beams_after_several_windows_are_of_one(artifact, session):
     """Windows that were there before leave nothing behind, and several rows of each of two windows keep apart."""
     model = read_speech_model(artifact)
-    options = DecodeOptions(language="en", timestamps=False, beams=3, max_tokens=12)
+    options = DecodeOptions(language="en", timestamps=False, beam_size=3, max_tokens=12)
     session.encode(noise(21_000))
     expected = decode_window(session, model.tokens, options)
     session.encode_several([noise(9_000), noise(32_000)])
@@ -108,6 +108,6 @@ def test_rows_that_windows_cannot_share_are_refused(artifact, session):
 def test_what_is_not_greedy_or_in_an_unknown_language_is_heard_alone(artifact, session, monkeypatch):
     model = read_speech_model(artifact)
     monkeypatch.setattr("leanear.runtimes.speech.many_clips._first_tries", lambda *_: pytest.fail("decoded together"))
-    for changes in ({"beams": 2}, {"temperatures": (0.4,)}, {"language": "auto"}, {"prompt": "the"}):
+    for changes in ({"beam_size": 2}, {"temperatures": (0.4,)}, {"language": "auto"}, {"prompt": "the"}):
         options = DecodeOptions(**{"language": "en", "timestamps": False, "max_tokens": 4, **changes})
         assert len(list(transcribe_many(session, model, [noise(9_000)], options, 4))) == 1

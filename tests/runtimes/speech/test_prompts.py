@@ -115,13 +115,13 @@ def test_a_prompt_is_shown_once_and_hot_words_always():
     assert shown_to(DecodeOptions(**plain, prompt="yes no")) == [[PREVIOUS, 6, 9, 8], [], []]
     assert shown_to(DecodeOptions(**plain, hotwords=("yes",))) == [[PREVIOUS, 6]] * 3
     said = [TIMES, 2, at_time(1.0)]
-    both = DecodeOptions(**plain, prompt="no", hotwords=("yes",), condition_on_previous=True)
+    both = DecodeOptions(**plain, prompt="no", hotwords=("yes",), condition=True)
     assert shown_to(both)[:2] == [[PREVIOUS, 6, 9, 8], [PREVIOUS, 6, 9, 8, *said]]
 
 
 def test_no_window_is_shown_more_than_half_of_the_positions():
     options = DecodeOptions(
-        temperatures=(0.0,), hotwords=("yes " * 5,), prompt="yes " * 25, condition_on_previous=True, stop_repeats=False
+        temperatures=(0.0,), hotwords=("yes " * 5,), prompt="yes " * 25, condition=True, stop_repeats=False
     )
     assert {len(opening) for opening in shown_to(options, 8)} <= {31, 32}
 

@@ -95,6 +95,12 @@ def test_a_window_that_does_not_end_is_heard_again_in_full():
     runaway = [number % 10 for number in (0, 3, 1, 4, 9, 2, 5, 8, 7, 6) * 6]
     session = scripted(runaway, [5, 6])
     assert heard(session, loud(0.3)) == (" four five", Tally(windows=1, short=1, second_tries={"cap": 1}))
+    said = [Tally(short=short, second_tries={"cap": again}).sentence for short, again in ((1, 1), (18, 1), (18, 2))]
+    assert said == [
+        "1 of 1 short window was heard again in full (1 cap)",
+        "1 of 18 short windows was heard again in full (1 cap)",
+        "2 of 18 short windows were heard again in full (2 cap)",
+    ]
     assert session.lengths == [SHORT, None]
     assert session.longest <= 4 + most_tokens(300, RATE_HZ), "the short one was stopped at the cap"
 

@@ -278,6 +278,7 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
     from leanear.data.clips import read_examples_for
     from leanear.prune import pruning
     from leanear.timing import model_timing
+    from leanear.timing.block_timing import InTurn
     from leanear.timing.latency_table import LatencyTable, ModelTiming, read_geometry
 
     parts = dict(zip(LatencyTable.PARTS, (1.0, 0.0, 0.0, 0.1, 0.01, 0.01, 0.0), strict=True))
@@ -291,7 +292,7 @@ def test_milliseconds_out_of_reach(capsys, monkeypatch, model, data, tmp_path):
         return SimpleNamespace(get=lambda **_: made, kept=lambda: made if kept else None)
 
     monkeypatch.setattr(model_timing, "latency_table", table)
-    monkeypatch.setattr(model_timing.AstTiming, "dense_and_slim", lambda *_: (6.0, 5.75))
+    monkeypatch.setattr(model_timing.AstTiming, "dense_and_slim", lambda *_: InTurn(6.0, 5.75))
     arguments = ["prune", str(model), "--data", str(data), "--out", str(tmp_path / "slim")]
     with monkeypatch.context() as unread:
         unread.setattr(pruning, "read_examples_for", lambda *_, **__: pytest.fail("a clip was read"))

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from leanear.cli.early import check_early
+from leanear.families.asked import NOTHING_ASKED
 from leanear.families.known_languages import check_language
 from leanear.runtimes.errors import BadInput
+from tests.conftest import write_tiny, write_tones
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
@@ -44,6 +47,52 @@ def test_no_audio(field, command):
     out = [] if command == "eval" else ["--out", "out"]
     assert "empty: no .wav" in refused(field, command, "model", "--data", "empty", *out)
     assert not (field / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "export", "eval", "compare-methods"])
+def test_a_table_without_the_column(field, command):
+    out = [] if command == "eval" else ["--out", "out"]
+    said = refused(field, command, "model", "--data", "data", "--text-column", "words", *out)
+    assert "metadata.csv" in said
+    assert "words" in said
+
+
+@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "eval"])
+def test_a_label_that_the_model_does_not_have(field, tmp_path, command):
+    write_tiny(tmp_path / "ast")
+    write_tones(tmp_path / "tones", 4, yes=300, meow=900)
+    out = [] if command == "eval" else ["--out", str(tmp_path / "out")]
+    said = refused(field, command, str(tmp_path / "ast"), "--data", str(tmp_path / "tones"), *out)
+    assert "label 'meow' is unknown to the model, which knows down, left" in said
+
+
+def test_what_is_only_in_a_split_that_is_not_read_is_not_refused(tmp_path):
+    write_tiny(tmp_path / "ast")
+    write_tones(tmp_path / "data" / "test", 2, yes=300)
+    write_tones(tmp_path / "data" / "train", 2, yes=300, meow=900)
+    check_early(str(tmp_path / "ast"), NOTHING_ASKED, str(tmp_path / "data"), reads=("evaluation",))
+    with pytest.raises(BadInput, match="'meow' is unknown"):
+        check_early(str(tmp_path / "ast"), NOTHING_ASKED, str(tmp_path / "data"), reads=("calibration",))
+
+
+@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "export", "bench"])
+def test_a_place_that_cannot_be_written(field, command):
+    (field / "taken").mkdir(exist_ok=True)
+    (field / "taken" / "letter.txt").write_text("dear")
+    assert "taken: " in refused(field, command, "model", "--out", "taken")
+
+
+def test_no_data_for_a_model_that_brings_none(field):
+    assert "--data is missing: model brings no audio" in refused(field, "prune", "model", "--out", "out")
+
+
+@pytest.mark.parametrize("flag", [("--temperatures", "warm"), ("--max-line-count", "2"), ("--hotwords", " ,")])
+def test_flags_of_transcribe(field, flag):
+    assert flag[0] in refused(field, "transcribe", "data/0.flac", "--model", "model", *flag)
+
+
+def test_clips_that_are_not_there(field):
+    assert "no.wav: no such file" in refused(field, "classify", "no.wav", "--model", "model")
 
 
 @pytest.mark.parametrize("command", ["deploy", "prune", "explore", "export", "eval", "compare-methods", "transcribe"])

@@ -12,10 +12,11 @@ import soundfile
 from scipy.signal import resample_poly
 
 from leanear.data.audio import read_waveform
-from leanear.data.clips import read_examples_as_clips, read_examples_as_transcribed_clips
+from leanear.data.clips import read_examples_for
 from leanear.data.splits import read_splits
 from leanear.runtimes.clips import read_clips, write_clips
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.tasks import CLASSIFICATION_TASK, SPEECH_TASK
 from tests.conftest import tone
 
 
@@ -153,7 +154,7 @@ def test_metadata_with_absolute_paths_and_a_name_that_is_not_utf8(tmp_path):
     folder = make_folder(tmp_path / "data", {"x": 2, "y": 2})
     write_metadata(folder, f"{folder}/y/0.wav,yes", f"{folder}/y/1.wav,yes", "x/0.wav,no", "x/1.wav,no")
     splits = read_splits(folder, calibration_clips=2, seed=0)
-    clips = read_examples_as_clips(splits.evaluation, ("no", "yes"), 16000)
+    clips = read_examples_for(CLASSIFICATION_TASK, splits.evaluation, ("no", "yes"), 16000)
     assert len(clips) == 2
     odd = os.fsencode(folder) + b"/bad\xff.wav"
     os.rename(folder / "x" / "0.wav", odd)
@@ -201,12 +202,12 @@ def test_unknown_label_is_named_with_what_is_known(tmp_path):
     folder = make_folder(tmp_path / "data", {"yes": 2, "perhaps": 2})
     splits = read_splits(folder, 2, 0)
     with pytest.raises(BadInput, match=r"perhaps.*knows no, yes"):
-        read_examples_as_clips(splits.evaluation, ("no", "yes"), 16000)
+        read_examples_for(CLASSIFICATION_TASK, splits.evaluation, ("no", "yes"), 16000)
 
 
 def test_clips_file_round_trip_and_damage(tmp_path):
     folder = make_folder(tmp_path / "data", {"yes": 3, "no": 3})
-    clips = read_examples_as_clips(read_splits(folder, 2, 0).evaluation, ("no", "yes"), 16000)
+    clips = read_examples_for(CLASSIFICATION_TASK, read_splits(folder, 2, 0).evaluation, ("no", "yes"), 16000)
     write_clips(tmp_path / "clips.npz", clips)
     again = read_clips(tmp_path / "clips.npz")
     assert all(np.array_equal(a, b) for a, b in zip(clips.waveforms, again.waveforms, strict=True))
@@ -295,7 +296,7 @@ def test_transcribed_clips_file_round_trip(tmp_path):
     folder = speech_folder(tmp_path / "data", {"a.wav": "café, 7 o'clock", "b.wav": "今日は"})
     splits = read_splits(folder, 1, 0, "text")
     examples = sorted((*splits.calibration, *splits.evaluation), key=lambda example: example.name)
-    clips = read_examples_as_transcribed_clips(examples, 16000)
+    clips = read_examples_for(SPEECH_TASK, examples, (), 16000)
     write_clips(tmp_path / "clips.npz", clips)
     again = read_clips(tmp_path / "clips.npz")
     assert again.texts == ("café, 7 o'clock", "今日は")
@@ -303,7 +304,7 @@ def test_transcribed_clips_file_round_trip(tmp_path):
     assert [len(waveform) for waveform in again.waveforms] == [6400, 6400]
     labelled = make_folder(tmp_path / "labelled", {"yes": 2})
     with pytest.raises(BadInput, match="audio without a transcript"):
-        read_examples_as_transcribed_clips(read_splits(labelled, 1, 0).evaluation, 16000)
+        read_examples_for(SPEECH_TASK, read_splits(labelled, 1, 0).evaluation, (), 16000)
 
 
 def test_so_many_evaluation_clips_are_drawn_at_random_and_said(tmp_path):

@@ -8,10 +8,11 @@ import pytest
 import soundfile
 
 from leanear.cli.commands import run
-from leanear.data.clips import read_examples_as_clips
+from leanear.data.clips import read_examples_for
 from leanear.data.dataset import DataFolder
 from leanear.data.splits import read_splits
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.tasks import CLASSIFICATION_TASK
 from tests.conftest import TINY_LABELS, tone
 
 LABELS = ("down", "left", "up")
@@ -56,7 +57,7 @@ def test_labels_get_the_names_of_the_model(tmp_path, mapped, name, text):
     assert counted == {"up": 2, "down": 3, "left": 2}
     assert said == []
     assert splits.origin.endswith(f"; labels by {name}")
-    clips = read_examples_as_clips(examples, LABELS, 16_000)
+    clips = read_examples_for(CLASSIFICATION_TASK, examples, LABELS, 16_000)
     assert [LABELS[label_id] for label_id in clips.label_ids] == [example.label for example in examples]
 
 
@@ -109,7 +110,7 @@ def test_clips_of_several_labels_keep_those_that_the_model_has(tmp_path, mapped)
         "--ignore-unknown-labels leaves out 2 clips of labels that the model does not have: 'noise', 'speech'",
         "--ignore-unknown-labels leaves out labels that the model does not have, of 2 clips of others too: 'noise'",
     ]
-    clips = read_examples_as_clips(splits.evaluation, LABELS, 16_000)
+    clips = read_examples_for(CLASSIFICATION_TASK, splits.evaluation, LABELS, 16_000)
     assert clips.tags.tolist() == [[False, False, True], [False, True, False], [False, False, False]]
 
 

@@ -158,7 +158,7 @@ def test_a_clip_longer_than_the_window_is_left_out_of_calibration_alone(model, d
     shutil.copytree(folder, tmp_path / "data" / "test")
     arguments = [str(model), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "slim")]
     assert run([command, *arguments]) == 0
-    left_out = "1 of 10 clips, train/3.flac the first, are not calibrated on: longer than the model's window of 2 s"
+    left_out = "1 of 10 clips, train/3.flac the first, is not calibrated on: longer than the model's window of 2 s"
     assert caplog.messages.count(f"note: {left_out}") == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leanear.deploy.stages import run_stage, stage_is_done
+from leanear.stages import run_stage, stage_is_done
 
 
 class Work:

@@ -321,10 +321,10 @@ def test_classify_gives_sigmoids_of_files_and_folders(model, deployed, data, cap
             expected = torch.from_numpy(scores[clips.index("002.wav")]).sigmoid()
             np.testing.assert_allclose([shares[name] for name in TAGS], expected, atol=1e-3)
     on_device = classify_files(deployed / "dense", [folder, data / "002.wav"], "onnxruntime", SessionOptions(1), 5)
-    for one, other in zip(on_device, answers, strict=True):
-        assert one["file"] == other["file"]
-        ours, theirs = ({each["label"]: each["probability"] for each in answer["labels"]} for answer in (one, other))
-        assert ours == pytest.approx(theirs, abs=1e-6)
+    for (path, ranked), other in zip(on_device, answers, strict=True):
+        assert str(path) == other["file"]
+        theirs = {each["label"]: each["probability"] for each in other["labels"]}
+        assert dict(ranked) == pytest.approx(theirs, abs=1e-6)
     assert run(["classify", str(folder), "--model", str(model)]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(".wav")] == [
         str(folder / "000.wav"),

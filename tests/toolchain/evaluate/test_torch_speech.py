@@ -154,7 +154,7 @@ def test_long_audio_is_transformers_long_form_token_for_token(condition, thresho
         options = DecodeOptions(
             language="en",
             temperatures=(0.0,),
-            condition_on_previous=condition,
+            condition=condition,
             compression_ratio_limit=None,
             log_probability_limit=None,
             no_speech_limit=1.0,
@@ -259,7 +259,7 @@ def test_beams_over_a_real_cache_are_those_of_recomputing_everything():
         for kind in (TorchSpeechSession, Recomputing):
             session = kind(checkpoint)
             session.encode(noise(seed))
-            options = DecodeOptions(beams=4, stop_repeats=False)
+            options = DecodeOptions(beam_size=4, stop_repeats=False)
             results.append(decode_window(session, speech_model(checkpoint).tokens, options))
         assert results[0].tokens == results[1].tokens
         assert results[0].average_log_probability == pytest.approx(results[1].average_log_probability, abs=1e-4)

@@ -68,7 +68,6 @@ AWKWARD = {
     "exactly one window": (sounds(WINDOW_S), RATE_HZ),
     "a tenth of a second": (sounds(0.1), RATE_HZ),
     "less than a frame": (sounds(0.005), RATE_HZ),
-    "nothing": (np.zeros((0, 1), np.float32), RATE_HZ),
     "silence": (np.zeros((3 * WINDOW_S * RATE_HZ, 1), np.float32), RATE_HZ),
     "noise": (np.random.default_rng(1).uniform(-0.9, 0.9, (2 * RATE_HZ, 1)).astype(np.float32), RATE_HZ),
     "8 kHz stereo": (sounds(2.5, 2, 8_000, 2), 8_000),
@@ -90,11 +89,11 @@ def test_awkward_audio_has_sensible_text_or_none(name, transcriber, tmp_path):
     soundfile.write(tmp_path / "clip.wav", samples, rate_hz, subtype="FLOAT")
     for options in (
         DecodeOptions(best_of=2, temperatures=(0.0, 1.0)),
-        DecodeOptions(timestamps=False, temperatures=(0.0,), beams=2),
+        DecodeOptions(timestamps=False, temperatures=(0.0,), beam_size=2),
     ):
         with AudioStream(tmp_path / "clip.wav", RATE_HZ) as stream:
             segments = list(transcribe(transcriber.session, transcriber.model, stream, options))
-        if name in ("nothing", "silence", "less than a frame"):
+        if name in ("silence", "less than a frame"):
             assert segments == []
         for segment in segments:
             assert 0.0 <= segment.start_s <= segment.end_s <= len(samples) / rate_hz + 1e-9
@@ -107,7 +106,7 @@ def test_awkward_audio_has_sensible_text_or_none(name, transcriber, tmp_path):
 
 def test_checkpoint_and_artifact_say_the_same(checkpoint, artifact, tmp_path):
     soundfile.write(tmp_path / "clip.flac", sounds(3.3 * WINDOW_S, 4), RATE_HZ)
-    options = DecodeOptions(temperatures=(0.0,), condition_on_previous=True, stop_repeats=False)
+    options = DecodeOptions(temperatures=(0.0,), condition=True, stop_repeats=False)
     said = {}
     for kind, model in (("torch", checkpoint), ("onnxruntime", artifact), ("openvino", artifact)):
         segments = transcribe_file(
@@ -183,11 +182,14 @@ def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_fold
     soundfile.write(tmp_path / "clip.wav", sounds(1.0), RATE_HZ)
     clip = tmp_path / "clip.wav"
     (tmp_path / "text.txt").write_text("no audio")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE_HZ)
     capsys.readouterr()  # what writing the models said
     for arguments, complaint in (
         ((tmp_path / "no.wav", "--model", artifact), "no.wav: no such file"),
         ((tmp_path / "no.wav", "--model", artifact, "--output-format", "json"), "no.wav: no such file"),
         ((tmp_path / "text.txt", "--model", artifact, "--output-format", "vtt"), "text.txt: not readable as audio"),
+        ((tmp_path / "empty.wav", "--model", artifact), "empty.wav: no audio in it (zero samples)"),
+        ((tmp_path / "empty.wav", "--model", artifact, "--out", tmp_path / "empty.txt"), "no audio in it"),
         ((clip, "--model", tmp_path / "nowhere"), "nowhere"),
         ((clip, "--model", tiny_folder), "a model that classifies"),
         ((clip, "--model", artifact, "--language", "xx"), "no language 'xx'"),
@@ -203,6 +205,7 @@ def test_bad_input_is_one_line(capsys, checkpoint, artifact, tmp_path, tiny_fold
         assert out == ""
         assert complaint in err
         assert err.count("\n") == 1
+    assert not (tmp_path / "empty.txt").exists()
 
 
 def test_a_vocabulary_of_another_model_is_named(capsys, artifact, tmp_path):

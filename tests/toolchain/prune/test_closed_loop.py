@@ -107,8 +107,22 @@ def test_where_the_loss_matters_every_round_is_compensated(measured, chosen):
     rounds = tuple(Round(0.01, loss, 1.0, ()) for loss in (0.3, measured, math.nan))
     other, broken = (Rotated(name, None, 0.0, 0.0, rounds, best) for name, best in (("other", 0), ("broken", 2)))
     pruned = Rotated("kept", None, 0.0, 0.0, rounds, 1, others=(other, broken))
-    found, done = best_compensated(pruned, lambda model: SimpleNamespace(held_out_kl_after=after[model]))
+    found, done = best_compensated(pruned, lambda model, _report: SimpleNamespace(held_out_kl_after=after[model]))
     assert (found.model, done.held_out_kl_after) == (chosen, after[chosen])
+
+
+def test_progress_goes_on_from_candidate_to_candidate():
+    rounds, told = tuple(Round(0.01, 0.3, 1.0, ()) for _ in range(2)), []
+
+    def compensate(_model, report):
+        for fraction in (0.0, 0.5, 1.0):
+            report("compensation", fraction)
+        return SimpleNamespace(held_out_kl_after=0.1)
+
+    pruned = Rotated("kept", None, 0.0, 0.0, rounds, 0, others=(Rotated("other", None, 0.0, 0.0, rounds, 1),))
+    best_compensated(pruned, compensate, lambda text, fraction: told.append((text, fraction)))
+    assert [fraction for _, fraction in told] == [0.0, 0.25, 0.5, 0.5, 0.75, 1.0]
+    assert [told[0][0], told[-1][0]] == ["plan 1 of 2, compensation", "plan 2 of 2, compensation"]
 
 
 @pytest.mark.parametrize(("second", "best"), [(0.209, 1), (0.23, 0)])

@@ -9,12 +9,13 @@ import pytest
 from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import MOST_CHECKS, prune_to_latency
 from leanear.runtimes.errors import BadInput
+from leanear.timing.block_timing import InTurn
 
 COSTS = SimpleNamespace(dense=20.0, fixed=8.0)
 FEWEST_MS = 8.5
 
 
-def device(law, dense_ms: float = 20.0):
+def device(law, dense_ms: float = 20.0, doubt: str = ""):
     """Models are their predicted milliseconds, in steps of 0.25; measured, they take law(predicted)."""
     asked = []
 
@@ -24,7 +25,7 @@ def device(law, dense_ms: float = 20.0):
         return SimpleNamespace(cost=steps, model=steps)
 
     def dense_and_slim(slim, _report, _share_s):
-        return dense_ms, law(slim)
+        return InTurn(dense_ms, law(slim), doubt)
 
     return prune, SimpleNamespace(dense_and_slim=dense_and_slim, audio_s=8.0), asked
 
@@ -69,6 +70,12 @@ def test_what_the_dense_model_meets_is_not_pruned():
     with pytest.raises(BadInput, match="the dense model meets it already, with 20 of 20 ms"):
         prune_to_latency(Goal("latency_ms", 20.0), COSTS, prune, timing)
     assert not asked
+
+
+def test_a_check_that_was_disturbed_says_so():
+    prune, timing, _ = device(lambda predicted: predicted, doubt="other processes kept the cores 40% busy meanwhile")
+    _, (check,) = prune_to_latency(Goal("latency_ms", 16.0), COSTS, prune, timing)
+    assert (check.met, check.doubt) == (True, "other processes kept the cores 40% busy meanwhile")
 
 
 def test_what_cannot_be_met_ends_and_says_so():

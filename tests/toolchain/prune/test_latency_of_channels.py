@@ -19,6 +19,7 @@ from leanear.plan import read_plan
 from leanear.prune.costs import latency_costs, parameter_costs
 from leanear.prune.widths import RotatedRecipe, choose_widths, least_cost, narrowest_model
 from leanear.timing import model_timing
+from leanear.timing.block_timing import InTurn
 from leanear.timing.feed_forward_table import FeedForwardParts, FeedForwardTable
 from leanear.timing.latency_table import BLOCK, LatencyTable, ModelTiming, read_geometry
 from leanear.timing.model_timing import Tables
@@ -91,7 +92,8 @@ def given(request, monkeypatch) -> tuple[Any, Any, list[str]]:
             for site in family_of(self._checkpoint).attention_sites(slim)
         ]
         dense_ms = table.model_ms([table.dense_site] * len(sites))
-        return dense_ms, table.model_ms(sites) - feed_forward_ms(self._checkpoint.model) + feed_forward_ms(slim)
+        slim_ms = table.model_ms(sites) - feed_forward_ms(self._checkpoint.model) + feed_forward_ms(slim)
+        return InTurn(dense_ms, slim_ms)
 
     for name, function in (
         ("latency_table", attention), ("speech_table", attention), ("feed_forward_table", channels),

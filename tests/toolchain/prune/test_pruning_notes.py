@@ -48,6 +48,18 @@ def test_what_was_not_measured_is_said_so(medians):
     assert note.endswith("the latency was not measured.")
 
 
+@pytest.mark.parametrize("doubt", ["", None, "the samples spread by 30% (CV)"])
+def test_a_check_that_is_not_to_be_trusted_says_why(doubt):
+    check = {
+        "predicted_ms": 15.0, "predicted_dense_ms": 20.0, "measured_ms": 15.0, "measured_dense_ms": 20.0, "met": True,
+        **({} if doubt is None else {"doubt": doubt}),
+    }  # fmt: skip
+    timed = {"precision": "fp32", "audio_s": 10.0}
+    note = pruning_notes({**ROTATED, "latency_checks": [check], "timed": timed}, {})[-1]
+    said = "The goal was met, by plan 1 of 1."
+    assert note.endswith(f"{said} These times are not to be trusted: {doubt}." if doubt else said)
+
+
 def test_recovery_is_judged_by_its_best_epoch():
     recovery = {"updates": 123, "held_out_kls": [0.5, 0.2, 0.25], "best_epoch": 1}
     (note,) = pruning_notes({**ROTATED, "cost": PARAMETERS, "recovery": recovery}, {})

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from leanear.calibration.basis import BASIS_KINDS
 from leanear.calibration.kept import kept_tensors
-from leanear.data.clips import read_examples_as_clips
+from leanear.data.clips import read_examples_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.splits import read_splits
 from leanear.demo import demo_clips_folder, demo_model_folder
@@ -28,6 +28,7 @@ from leanear.prune.rotated import prune_rotated
 from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE, Scores, infinitesimal_losses, score_widths
 from leanear.prune.widths import SHARINGS, RotatedRecipe, choose_widths, cut
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.tasks import CLASSIFICATION_TASK
 from tests.conftest import TINY_LABELS, tone
 
 ROOT = Path(__file__).parents[3]
@@ -328,7 +329,7 @@ class Demo:
     answers: torch.Tensor
 
     def features(self, examples) -> LabelledInputs:
-        audio = read_examples_as_clips(tuple(examples), self.checkpoint.labels, 16000)
+        audio = read_examples_for(CLASSIFICATION_TASK, tuple(examples), self.checkpoint.labels, 16000)
         return ast.labelled_inputs(self.checkpoint, audio)
 
     def scores(self, clips) -> Scores:

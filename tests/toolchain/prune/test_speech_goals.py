@@ -14,6 +14,7 @@ from leanear.families.checkpoint import load_checkpoint
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
 from leanear.timing import model_timing
+from leanear.timing.block_timing import InTurn
 from leanear.timing.latency_table import HEAD_PARTS
 from leanear.timing.speech_latency import KINDS, SpeechTable
 from leanear.timing.speech_timing import speech_geometry
@@ -54,7 +55,7 @@ def asked(monkeypatch) -> list:
             list(zip(site.query_key_widths, site.value_output_widths, strict=True))
             for site in whisper.attention_sites(slim)
         ]
-        return DENSE_MS, costs.model_ms(sites)
+        return InTurn(DENSE_MS, costs.model_ms(sites))
 
     monkeypatch.setattr(model_timing, "speech_table", table)
     monkeypatch.setattr(model_timing.SpeechTiming, "dense_and_slim", measured)

@@ -15,6 +15,7 @@ from leanear.prune.costs import latency_costs
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
 from leanear.timing import model_timing, speech_timing
+from leanear.timing.block_timing import InTurn
 from leanear.timing.latency_table import HEAD_PARTS
 from leanear.timing.model_timing import Tables
 from leanear.timing.speech_latency import (
@@ -187,14 +188,33 @@ def test_the_finished_model_is_exported_and_timed_beside_the_dense_one(checkpoin
 
     def timed(models, target, work, report, share_s):
         seen.update(models=models, precision=target.precision, work=work, share_s=share_s)
-        return 4.0, 2.5
+        return InTurn(4.0, 2.5)
 
     monkeypatch.setattr(model_timing, "time_dense_and_slim", timed)
     timing = model_timing.timing_of(checkpoint, CPU, SpeechWork(1.5, 7))
-    assert timing.dense_and_slim(checkpoint.model, lambda *_: None, 2.0) == (4.0, 2.5)
+    assert timing.dense_and_slim(checkpoint.model, lambda *_: None, 2.0) == InTurn(4.0, 2.5)
     assert (seen["work"].tokens, seen["work"].clip_samples, seen["share_s"]) == (7, 24_000, 2.0)
     assert timing.audio_s == 1.5
     assert timing.told() == {"precision": "fp32", "audio_s": 1.5, "tokens": 7, "window": "full", "window_s": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("slim_ms", "others", "doubt"),
+    [
+        ([6.0] * 6, 0.0, ""),
+        ([6.0] * 6, 0.3, "other processes kept the cores 30% busy meanwhile"),
+        ([6.0, 9.0, 6.0, 9.0, 6.0, 9.0], 0.0, "the samples spread by 22% (CV)"),
+    ],
+)
+def test_a_check_of_the_finished_model_knows_when_it_was_disturbed(checkpoint, monkeypatch, slim_ms, others, doubt):
+    """CV by hand: 6 and 9 in turn have the mean 7.5 and the sample deviation 1.64."""
+    stages = tuple(
+        tuple({ENCODER_STAGE: ms / 2, STEPS_STAGE: ms / 2} for ms in model) for model in ([10.0] * 6, slim_ms)
+    )
+    rounds = Rounds(stages, ((others,) * 6,) * 2)
+    monkeypatch.setattr(speech_timing, "time_speech_in_turn", lambda *_: rounds)
+    found = speech_timing.time_dense_and_slim([], CPU, None, lambda *_: None, 1.0)
+    assert found == InTurn(10.0, pytest.approx(np.median(slim_ms)), doubt)
 
 
 def test_a_model_is_compared_with_the_first_one_of_the_same_round():

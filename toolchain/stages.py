@@ -15,22 +15,23 @@ STAGE_SCHEMA = "leanear-stage-1"
 
 def stage_is_done(folder: Path, name: str, made_from: dict[str, Any]) -> bool:
     """Whether stage `name` in `folder` was completed from just these inputs and its outputs are still what it wrote."""
-    try:
-        record = read_json(_record(folder, name), STAGE_SCHEMA, ("made_from", "outputs"))
-    except BadInput:
-        return False
-    if record["made_from"] != made_from:
-        return False
-    outputs = {folder / name: sha256 for name, sha256 in record["outputs"].items()}
-    return all(path.is_file() and sha256_file(path) == sha256 for path, sha256 in outputs.items())
+    record = _read(folder, name)
+    outputs = {folder / output: sha256 for output, sha256 in record["outputs"].items()}
+    return record["made_from"] == made_from and all(
+        path.is_file() and sha256_file(path) == sha256 for path, sha256 in outputs.items()
+    )
 
 
 def recorded_inputs(folder: Path, name: str) -> dict[str, Any]:
     """What stage `name` was last made from, {} where it was never completed."""
+    return dict(_read(folder, name)["made_from"])
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
-        return dict(read_json(_record(folder, name), STAGE_SCHEMA, ("made_from", "outputs"))["made_from"])
+        return read_json(_record(folder, name), STAGE_SCHEMA, ("made_from", "outputs"))
     except BadInput:
-        return {}
+        return {"made_from": {}, "outputs": {}}
 
 
 def run_stage(
@@ -46,10 +47,15 @@ def run_stage(
         return False
     _record(folder, name).unlink(missing_ok=True)
     work()
-    written = {path.relative_to(folder).as_posix(): sha256_file(path) for path in outputs()}
+    record_stage(folder, name, made_from, outputs())
+    return True
+
+
+def record_stage(folder: Path, name: str, made_from: dict[str, Any], outputs: Sequence[Path]) -> None:
+    """Write down that the stage was completed from just these inputs, and what it wrote."""
+    written = {path.relative_to(folder).as_posix(): sha256_file(path) for path in outputs}
     write_json(_record(folder, name), {"schema": STAGE_SCHEMA, "made_from": made_from, "outputs": written})
     remember_kept(_record(folder, name))
-    return True
 
 
 def _record(folder: Path, name: str) -> Path:

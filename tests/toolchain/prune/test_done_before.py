@@ -1,0 +1,54 @@
+"""`leanear prune` of the same inputs into the same folder is done in no time, and anew where anything changed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import soundfile
+
+from leanear.cli.commands import run
+from leanear.prune import pruning
+from leanear.prune.scoring import SCORES_FILE
+from tests.conftest import tone, write_tones
+
+
+def test_what_was_pruned_from_the_same_inputs_is_done(capsys, monkeypatch, tiny_folder, tmp_path):
+    data, out, scores = write_tones(tmp_path / "data", 6), tmp_path / "slim", tmp_path / "scores"
+    arguments = [
+        "prune",
+        str(tiny_folder),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--calibration-clips",
+        "8",
+        "--json",
+    ]
+    assert run(arguments) == 0
+    first = json.loads(capsys.readouterr().out)
+    with monkeypatch.context() as again:
+        again.setattr(pruning, "open_reachable", lambda *_: pytest.fail("the checkpoint was read"))
+        assert run(arguments) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out) == first
+        assert f"nothing to do: {out} was made before, from the same inputs" in printed.err
+    made = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.is_file()}
+
+    def is_made_again(*flags: str) -> bool:
+        assert run([*arguments, *flags]) == 0
+        before = dict(made)
+        made.update({path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.is_file()})
+        return made != before
+
+    assert not is_made_again()
+    assert is_made_again("--keep-scores", str(scores))
+    assert (scores / SCORES_FILE).is_file()
+    assert not is_made_again("--keep-scores", str(scores))
+    assert is_made_again("--sparsity", "0.3")
+    for clip in (data / "yes").iterdir():
+        soundfile.write(clip, tone(444), 16_000)
+    assert is_made_again("--sparsity", "0.3")
+    (out / "model.safetensors").write_bytes(b"damaged")
+    assert is_made_again("--sparsity", "0.3")
