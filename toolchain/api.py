@@ -339,7 +339,7 @@ class Session:
         """The waveform, after a word on the first of the session that is plainly not within -1 to 1."""
         from leanear.runtimes.audio.waveforms import checked_waveform
 
-        heard = checked_waveform(waveform)[0]
+        heard: np.ndarray = checked_waveform(waveform)[0]
         for finding in () if self._noted else beyond_full_scale(float(np.abs(heard).max())):
             note(f"waveform: {finding}")
             self._noted = True

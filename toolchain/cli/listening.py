@@ -167,7 +167,7 @@ def transcribe(
     raw_format = raw_audio(take("raw"), is_piped, take("rate"), take("channels"))
     forms = forms_of(output_formats, output_dir)
     lines = chosen_lines(forms, word_timestamps, take("max_line_width"), take("max_line_count"))
-    opening = [take(name) for name in ("runtime", "precision", "threads", "window")]
+    opening = {name: take(name) for name in ("runtime", "precision", "threads", "window")}
     options = DecodeOptions(
         timestamps=not take("no_timestamps"),
         hotwords=hotwords_of(take("hotwords")),
@@ -183,7 +183,7 @@ def transcribe(
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
 
     piped = None if reader is None else Piped(reader, raw_format)
-    opened = functools.partial(speech_listener, model, *opening, options, word_timestamps)
+    opened = functools.partial(speech_listener, model, options=options, word_timestamps=word_timestamps, **opening)
     places: dict[str, Any] = {"out": out, "output_dir": output_dir, "piped": piped}
     heard: dict[str, Any] = {"vad": vad, "word_timestamps": word_timestamps, "lines": lines}
     transcribe_files(audio, forms, opened, options, narrator, **places, **heard)
