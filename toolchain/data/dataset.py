@@ -125,6 +125,8 @@ class Reader:
         if self.column == "text":
             _check_all_transcribed(folder, table, examples)
         elif table is None:
+            if name := self.data.column_name(self.column):
+                raise BadInput(f"--label-column {name}: {folder} has no table; labels are the names of its folders")
             examples = self._of_class_folders(folder)
             self._note_unread(folder, examples)
             self.note_loose(folder, "class folders")

@@ -57,6 +57,13 @@ def test_a_table_without_the_column(field, command):
     assert "words" in said
 
 
+def test_a_column_where_there_is_no_table(tmp_path):
+    write_tiny(tmp_path / "ast")
+    write_tones(tmp_path / "tones", 4)
+    said = refused(tmp_path, "prune", "ast", "--data", "tones", "--label-column", "class", "--out", "out")
+    assert "--label-column class: tones has no table" in said
+
+
 @pytest.mark.parametrize("command", ["deploy", "prune", "explore", "eval"])
 def test_a_label_that_the_model_does_not_have(field, tmp_path, command):
     write_tiny(tmp_path / "ast")
