@@ -12,13 +12,7 @@ from leanear.benchmarks.device.classify import print_labels
 from leanear.benchmarks.device.several import clips_in
 from leanear.benchmarks.device.transcript_files import FORMATS, forms_of, is_several
 from leanear.cli.early import check_early
-from leanear.cli.options import (
-    asked_option,
-    not_empty,
-    seed_option,
-    threads_option,
-    window_option,
-)
+from leanear.cli.options import asked_option, not_empty, numbers, seed_option, threads_option, window_option
 from leanear.cli.sections import LISTENING, command
 from leanear.cli.voice import narrated
 from leanear.data.audio import SUFFIXES, check_audio_file
@@ -28,7 +22,6 @@ from leanear.progress import Narrator
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
 from leanear.runtimes.audio.piped_audio import raw_audio
 from leanear.runtimes.choose import cpu_runtimes
-from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import file_place
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.speech.cues import chosen_lines
@@ -171,7 +164,7 @@ def transcribe(
     options = DecodeOptions(
         timestamps=not take("no_timestamps"),
         hotwords=hotwords_of(take("hotwords")),
-        temperatures=_temperatures(take("temperatures")),
+        temperatures=numbers("--temperatures", take("temperatures")),
         task=asked.task,
         language=asked.language,
         **flags,
@@ -187,10 +180,3 @@ def transcribe(
     places: dict[str, Any] = {"out": out, "output_dir": output_dir, "piped": piped}
     heard: dict[str, Any] = {"vad": vad, "word_timestamps": word_timestamps, "lines": lines}
     transcribe_files(audio, forms, opened, options, narrator, **places, **heard)
-
-
-def _temperatures(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise BadInput(f"--temperatures is {text!r}; expected comma-separated numbers") from None

@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leanear.cli.early import check_early
-from leanear.cli.options import (
-    asked_option,
-    data_option,
-    not_empty,
-    recipe_option,
-    seed_option,
-)
+from leanear.cli.options import asked_option, data_option, not_empty, numbers, recipe_option, seed_option
 from leanear.cli.printing import as_typed
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
@@ -99,10 +93,7 @@ def compare_methods(
 
 
 def _numbers(flag: str, text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise BadInput(f"{flag} is {text!r}; expected comma-separated numbers") from None
+    values = numbers(flag, text)
     for value in values:
         if not 0.0 < value < 1.0:
             raise BadInput(f"{flag} has {value:g}; each must lie between 0 and 1")

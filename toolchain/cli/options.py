@@ -42,6 +42,14 @@ def not_empty(_context: click.Context, _parameter: click.Parameter, value: str |
     return value
 
 
+def numbers(flag: str, text: str) -> tuple[float, ...]:
+    """The numbers in a text with commas between them; raises BadInput where there is anything else."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise BadInput(f"{flag} is {text!r}; expected comma-separated numbers") from None
+
+
 def _options(*options: Any) -> Any:
     def decorate(command: Any) -> Any:
         for option in reversed(options):
