@@ -114,9 +114,8 @@ def here(field, monkeypatch):
     monkeypatch.chdir(field)
     for module in ("leanear.families.checkpoint", "leanear.demo"):
         monkeypatch.setattr(f"{module}.demo_model_folder", lambda name="demo-ast": field / name)
-    monkeypatch.setattr(
-        "leanear.evaluate.evaluation.demo_clips_folder", lambda name="demo-ast": field / f"{name}-clips"
-    )
+    for module in ("leanear.families.checkpoint", "leanear.evaluate.evaluation"):
+        monkeypatch.setattr(f"{module}.demo_clips_folder", lambda name="demo-ast": field / f"{name}-clips")
     for name, value in {
         "DEPLOY_BUDGET": "1", "DEPLOY_CALIBRATION_CLIPS": "8", "EXPLORE_CALIBRATION_CLIPS": "8",
         "BENCH_BUDGET": "1", "TRANSCRIBE_TEMPERATURES": "0", "TRANSCRIBE_THREADS": "1",
