@@ -21,6 +21,7 @@ from leanear.runtimes.files import sha256_file, sha256_json
 from leanear.runtimes.speech.decode_options import DecodeOptions
 
 NO_CLIPS = "no evaluation clips were given"
+WRITTEN = {"beam_size": "beams", "condition": "condition_on_previous"}
 ROLE_LISTS = {  # of the results, and of each transcript
     "texts": "text",
     "languages": "language",
@@ -120,7 +121,9 @@ def _transcription(job: Job, clips: Clips | None, path: Path | None, progress: P
 
 
 def _as_json(options: DecodeOptions) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(options).items()}
+    """The options by the names that they have in results, older ones too."""
+    named = {WRITTEN.get(key, key): value for key, value in vars(options).items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in named.items()}
 
 
 def _answers_key(job: Job, clips: Path, role: str) -> str:
