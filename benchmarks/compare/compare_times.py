@@ -162,8 +162,7 @@ def _row(
 
 
 def _counted(processes: Processes) -> str:
-    count = f"{len(processes)} process" + ("es" if len(processes) != 1 else "")
-    return f"{plural(sum(map(len, processes)), 'sample')} of {count}"
+    return f"{plural(sum(map(len, processes)), 'sample')} of {len(processes)} processes"
 
 
 def _stage(stage: str) -> SamplesOf:

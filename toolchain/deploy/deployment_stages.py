@@ -65,8 +65,7 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
             )
             write_clips(files[1], evaluation)
         if finer:
-            of_them = f"{finer} of {plural(len(evaluation), 'evaluation clip')}"
-            narrator.say(f"  finer than 16 bits, and rounded: {of_them}")
+            narrator.say(f"  finer than 16 bits, and rounded: {finer} of {plural(len(evaluation), 'evaluation clip')}")
 
     return run_stage(folder, "clips", made_from, lambda: files, work)
 

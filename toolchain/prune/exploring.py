@@ -268,11 +268,8 @@ def summary(document: dict[str, Any]) -> str:
     if begins <= 0:
         said = f"Every size loses more than {document['matters_nats']:g} nats"
     said += f"; the knee is at {100 * knee_at:.0f} %." if knee_at is not None else "."
-    clips = plural(document["held_out_clips"], "held-out clip")
-    return (
-        f"{said} Measured on {clips}, before compensation and further rounds;"
-        " estimates are corrected by what was measured."
-    )
+    said += f" Measured on {plural(document['held_out_clips'], 'held-out clip')}, before compensation and further"
+    return f"{said} rounds; estimates are corrected by what was measured."
 
 
 def _page(document: dict[str, Any]) -> Report:

@@ -103,10 +103,9 @@ def read_calibration(
     """The clips to calibrate on, and what is made from them and the checkpoint in `source`: sha256 by kind."""
     extractor, task = checkpoint.feature_extractor, task_of(source)
     window = family_of(checkpoint).window_samples(extractor)
-    told = counted(report)
-    clips = read_examples_for(task, examples, checkpoint.labels, extractor.sampling_rate, told, window)
-    known = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
-    return clips, {**known, **asked.as_json()}
+    clips = read_examples_for(task, examples, checkpoint.labels, extractor.sampling_rate, counted(report), window)
+    made_from = {"checkpoint": checkpoint_sha256(source), "calibration": clips_sha256(clips)}
+    return clips, made_from | asked.as_json()
 
 
 def _parameters_told(dense: int, plan: Plan) -> dict[str, Any]:
