@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leanear.data.clips import check_labels
-from leanear.data.dataset import Data, as_folder, column_for
+from leanear.data.dataset import Data, column_for
 from leanear.data.splits import read_splits
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, data_folder
@@ -50,7 +50,6 @@ def check_early(
     if data is None and not reads:
         return
     labels = tuple(manifest.get("labels", ())) if own else labels_of(folder)
-    audio = as_folder(data) if data is not None else data_folder(model, None)
-    splits = read_splits(audio, calibration_clips, seed, column_for(task), lambda _: None, labels)
+    splits = read_splits(data_folder(model, data), calibration_clips, seed, column_for(task), lambda _: None, labels)
     for name in reads if labels else ():
         check_labels(getattr(splits, name), labels)

@@ -157,8 +157,7 @@ def explore(
       leanear explore checkpoint/ --data clips/ --target cpu --out explored/
     """
     check_explorable(out)
-    clips = {name: recipe[name] for name in ("calibration_clips", "seed")}
-    check_early(model, asked, data, reads=("calibration",), **clips)
+    check_early(model, asked, data, reads=("calibration",), **{of: recipe[of] for of in ("calibration_clips", "seed")})
     from leanear.prune import exploring
     from leanear.prune.widths import RotatedRecipe
     from leanear.targets.target import read_target
