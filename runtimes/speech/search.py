@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 import numpy as np
 
 from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.tokens.repeats import without_loop
 from leanear.runtimes.speech.tokens.token_rules import TokenRules
-
-if TYPE_CHECKING:
-    from leanear.runtimes.sessions import SpeechSession
-
 
 CHECK_LOOPS_EVERY = 16  # tokens
 

@@ -141,6 +141,13 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="So many pieces of a long recording, or short recordings, are decoded together, for memory; 1: one by one.",
+)
 @seed_option
 @narrated
 @click.pass_obj

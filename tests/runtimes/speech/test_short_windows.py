@@ -139,3 +139,56 @@ def test_seconds_cut_long_audio_into_pieces_that_fit():
     assert max(window.samples for window in windows) <= SHORT - TAIL
     assert tally == Tally(windows=len(windows), short=len(windows))
     assert set(session.lengths) == {SHORT}
+
+
+PIECES = replace(MODEL, windows=EncoderWindows("0.4", (SHORT, WINDOW), TAIL))
+
+
+def pieces_heard(audio, *scripts: list[int], **changes):
+    """Windows and segments (first second, last, text) of audio heard in pieces of 300 samples at most."""
+    session = scripted(*scripts)
+    options = replace(PLAIN, timestamps=True, **changes)
+    windows = list(transcribe_windows(session, PIECES, audio, options))
+    segments = [segment for window in windows for segment in window.segments]
+    return windows, [(round(each.start_s, 2), round(each.end_s, 2), each.text) for each in segments]
+
+
+def test_a_piece_of_long_audio_is_taken_whole_and_the_next_begins_behind_it():
+    audio = loud(0.7)
+    audio[190:230] = audio[400:450] = 0.0  # the quiet moments
+    pair = [at_time(0.0), 2, at_time(0.1), at_time(0.1)]
+    windows, segments = pieces_heard(audio, [*pair, 3], pair, [at_time(0.02), 5, at_time(0.08)])
+    first, second, third = windows
+    assert [second.start, third.start] == [first.samples, first.samples + second.samples]
+    assert all(window.advance == window.samples for window in windows)
+    cuts = [round(window.start / RATE_HZ, 2) for window in windows]
+    assert segments == [
+        (0.0, 0.1, " one"),
+        (0.1, cuts[1], " two"),  # what was said after the last pair of timestamps
+        (cuts[1], round(second.start / RATE_HZ + 0.1, 2), " one"),
+        (cuts[1] + 0.1, cuts[2], ""),  # nothing was
+        (round(cuts[2] + 0.02, 2), round(cuts[2] + 0.08, 2), " four"),
+    ]
+
+
+def test_windows_that_follow_what_was_said_before_go_on_from_the_last_timestamp():
+    windows, _ = pieces_heard(loud(0.7), [at_time(0.0), 2, at_time(0.1), at_time(0.1)], condition_on_previous=True)
+    assert [window.start for window in windows[:3]] == [0, 100, 200]
+
+
+def test_pieces_are_read_ahead_only_where_several_are_decoded_together():
+    class Tape:
+        def __init__(self) -> None:
+            self.read_to = 0
+
+        def __getitem__(self, span: slice) -> np.ndarray:
+            self.read_to = span.stop
+            return loud(20.0)[span]
+
+    for batch, takes_several, most in ((1, True, 2 * SHORT), (4, False, 2 * SHORT), (4, True, 16 * SHORT)):
+        tape, session = Tape(), scripted([0, 1])
+        session.takes_several = takes_several
+        session.encode_several = lambda windows, length, of=session: of.encode(windows[0], length)
+        next(transcribe_windows(session, PIECES, tape, replace(PLAIN, batch=batch)))
+        assert tape.read_to <= max(most, WINDOW + 10)
+        assert (tape.read_to > 2 * WINDOW) == (batch > 1 and takes_several)
