@@ -10,8 +10,9 @@ and why:
 - With `quiet_cuts`, a full window that more audio follows ends at the quietest moment of its last two thirds, or of its
   last 8 s, so that fewer words are cut in two. Audio of one window is never cut.
 - Longer audio is cut so into pieces of PIECE_S at most, where the encoder takes windows of several lengths and nobody
-  asks for what was said before: a piece is taken whole, whatever its last timestamps are, so that the next ones do not
-  depend on it, and several are decoded together (`leanear.runtimes.speech.first_tries`).
+  asks for what was said before. The next piece begins where one was cut, not at its last timestamp: so none depends on
+  another, and several are decoded together (`leanear.runtimes.speech.first_tries`). What a piece's last timestamp
+  leaves of it is heard again by itself, where that is REST_S or more.
 - Without timestamps, which transformers allows for one window only, windows follow each other with nothing between.
 - A window of digital silence is not decoded. Segments without text are not given.
 - The language is that of the first window with speech, not of the first window.
@@ -53,7 +54,9 @@ FORGET_ABOVE_TEMPERATURE = 0.5
 STUCK_SHARE = 0.1  # of a window
 QUIET_SHARE, QUIET_REACH_S = 2 / 3, 8.0  # of a window's end, and at most: where it may be cut
 QUIET_S = 0.4
-PIECE_S = 12.0  # of long audio, at most
+PIECE_S = 20.0  # of long audio, at most
+PIECE_LENGTHS_APART = 2  # windows of pieces are every second of those of clips
+REST_S = 1.0  # of a piece, that are heard again where its last timestamp leaves more
 
 
 class Waveform(Protocol):
@@ -107,6 +110,8 @@ def transcribe_windows(
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
+    in_pieces = is_in_pieces(model, waveform, options, is_long)
+    model = _with_few_windows(model) if in_pieces else model
     tokens = model.tokens
     generator = np.random.default_rng(options.seed)
     hearing = Hearing(session, model, options, generator, Tally() if tally is None else tally)
@@ -115,11 +120,13 @@ def transcribe_windows(
     before = list(prompts.first)
     last: Window | None = None
     start, longest = 0, model.encoder_windows.longest_piece
-    in_pieces = is_in_pieces(model, waveform, options, is_long)
     tried = replace(options, batch=1) if words else options
     pieces = first_tries(session, model, tried, _pieces(model, waveform, options))
+    rest = np.zeros(0, np.float32)  # of a piece
     while True:
-        if in_pieces:
+        if len(rest):
+            samples = rest
+        elif in_pieces:
             samples, first_try = next(pieces, (None, None))
         else:
             samples = _window_at(start, longest, model, waveform, options)
@@ -129,7 +136,7 @@ def transcribe_windows(
             window = Window(start, len(samples), len(samples), None, ())
         else:
             decoded = hearing.window(samples, language, prompts.shown(before), first_try)
-            window = _taken(model, options, decoded, start, len(samples), is_whole=in_pieces)
+            window = _taken(model, options, decoded, start, len(samples), is_piece=in_pieces)
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
                 window = Window(start, len(samples), len(samples), decoded, ())
             if window.segments and language is None:
@@ -138,6 +145,7 @@ def transcribe_windows(
             if words:
                 window = with_word_times(session, model, window, last, options)
         yield window
+        rest = samples[window.advance :] if in_pieces else rest
         start, last, first_try = start + window.advance, window, None
 
 
@@ -148,6 +156,13 @@ def is_in_pieces(model: SpeechModel, waveform: Waveform, options: DecodeOptions,
         return False
     longest = windows.longest_piece + _frame_samples(model)
     return is_long or len(waveform[0:longest]) == longest
+
+
+def _with_few_windows(model: SpeechModel) -> SpeechModel:
+    """The model with fewer of the windows that are chosen by length, so that more pieces are of one."""
+    windows = model.encoder_windows
+    every = PIECE_LENGTHS_APART if windows.choice == AUTO else 1
+    return replace(model, windows=replace(windows, lengths=windows.lengths[::-every][::-1]))
 
 
 def single_window(model: SpeechModel, waveform: np.ndarray) -> np.ndarray | None:
@@ -161,8 +176,8 @@ def single_window(model: SpeechModel, waveform: np.ndarray) -> np.ndarray | None
 def piece_samples(model: SpeechModel) -> int:
     """How long the pieces of long audio are at most."""
     windows = model.encoder_windows
-    is_auto = windows.choice == AUTO and len(windows.lengths) > 1
-    return min(round(PIECE_S * model.sample_rate_hz), windows.full) if is_auto else windows.longest_piece
+    most = round(PIECE_S * model.sample_rate_hz) if windows.choice == AUTO else windows.full
+    return min(most, windows.longest_piece)
 
 
 def _pieces(model: SpeechModel, waveform: Waveform, options: DecodeOptions) -> Iterator[np.ndarray]:
@@ -192,16 +207,16 @@ def _frame_samples(model: SpeechModel) -> int:
 
 
 def _taken(
-    model: SpeechModel, options: DecodeOptions, decoded: Decoded, start: int, samples: int, *, is_whole: bool
+    model: SpeechModel, options: DecodeOptions, decoded: Decoded, start: int, samples: int, *, is_piece: bool
 ) -> Window:
-    """What of a window is kept, and where the next one starts; is_whole: behind it, and all that was said is kept."""
+    """What of a window is kept, and where the next one starts; is_piece: behind it, where little of it is left."""
     if holds_no_speech(decoded, options):
         return Window(start, samples, samples, decoded, ())
     spans, advance = split_by_timestamps(model, decoded.tokens, samples)
-    if is_whole and advance < samples:  # what follows the last pair of timestamps, whose second one begins it
-        said = sum(len(tokens) for *_, tokens in spans) - 1
+    if is_piece and samples - REST_S * model.sample_rate_hz < advance < samples:
+        said = sum(len(tokens) for *_, tokens in spans) - 1  # the last pair's second timestamp begins what follows
         spans, advance = [*spans, (advance, samples, decoded.tokens[said:])], samples
-    if not options.timestamps or decoded.looped or advance <= 0:
+    if not options.timestamps or decoded.looped or advance <= 0 or (is_piece and advance > samples):
         advance = samples
     if not options.timestamps:
         spans = [(0, samples, decoded.tokens)]

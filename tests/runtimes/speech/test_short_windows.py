@@ -153,22 +153,30 @@ def pieces_heard(audio, *scripts: list[int], **changes):
     return windows, [(round(each.start_s, 2), round(each.end_s, 2), each.text) for each in segments]
 
 
-def test_a_piece_of_long_audio_is_taken_whole_and_the_next_begins_behind_it():
-    audio = loud(0.7)
-    audio[190:230] = audio[400:450] = 0.0  # the quiet moments
-    pair = [at_time(0.0), 2, at_time(0.1), at_time(0.1)]
-    windows, segments = pieces_heard(audio, [*pair, 3], pair, [at_time(0.02), 5, at_time(0.08)])
+def test_the_next_piece_begins_where_one_was_cut(monkeypatch):
+    monkeypatch.setattr("leanear.runtimes.speech.long_audio.REST_S", 0.2)
+    audio, pair = loud(0.7), [at_time(0.0), 2, at_time(0.12), at_time(0.12)]
+    windows, segments = pieces_heard(audio, [*pair, 3], [*pair, 4], [at_time(0.0), 5, at_time(0.9), at_time(0.9)])
     first, second, third = windows
     assert [second.start, third.start] == [first.samples, first.samples + second.samples]
     assert all(window.advance == window.samples for window in windows)
     cuts = [round(window.start / RATE_HZ, 2) for window in windows]
     assert segments == [
-        (0.0, 0.1, " one"),
-        (0.1, cuts[1], " two"),  # what was said after the last pair of timestamps
-        (cuts[1], round(second.start / RATE_HZ + 0.1, 2), " one"),
-        (cuts[1] + 0.1, cuts[2], ""),  # nothing was
-        (round(cuts[2] + 0.02, 2), round(cuts[2] + 0.08, 2), " four"),
+        (0.0, 0.12, " one"),
+        (0.12, cuts[1], " two"),  # what was said after the last pair of timestamps
+        (cuts[1], round(second.start / RATE_HZ + 0.12, 2), " one"),
+        (round(second.start / RATE_HZ + 0.12, 2), cuts[2], " three"),
+        (cuts[2], 0.7, " four"),
     ]
+
+
+def test_what_the_last_timestamp_leaves_of_a_piece_is_heard_again_by_itself(monkeypatch):
+    monkeypatch.setattr("leanear.runtimes.speech.long_audio.REST_S", 0.05)
+    audio, pair = loud(0.5), [at_time(0.0), 2, at_time(0.06), at_time(0.06), 3]
+    windows, segments = pieces_heard(audio, pair, [at_time(0.0), 4, at_time(0.1)], [at_time(0.0), 5, at_time(0.9)])
+    assert [window.start for window in windows[:2]] == [0, 60]
+    assert windows[2].start == 60 + windows[1].samples, "the next piece begins where this one was cut"
+    assert [text for *_, text in segments] == [" one", " three", " four"]
 
 
 def test_windows_that_follow_what_was_said_before_go_on_from_the_last_timestamp():
