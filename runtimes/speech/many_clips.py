@@ -9,7 +9,6 @@ from typing import Callable, ContextManager, Iterator, Sequence
 import numpy as np
 
 from leanear.runtimes.errors import LeanearError
-from leanear.runtimes.process.notes import Note
 from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import Decoded
@@ -23,7 +22,7 @@ def tried_files(
     model: SpeechModel,
     options: DecodeOptions,
     files: Sequence[Path],
-    opened: Callable[[Path, int, Note], ContextManager[Waveform]],
+    opened: Callable[[Path, int, Callable[[str], None]], ContextManager[Waveform]],
 ) -> Iterator[Decoded | None]:
     """What was heard first in each file, for `transcribe`; None in one that is to be heard by itself.
 
