@@ -123,6 +123,7 @@ def transcribe_windows(
     tried = replace(options, batch=1) if words else options
     pieces = first_tries(session, model, tried, _pieces(model, waveform, options))
     rest = np.zeros(0, np.float32)  # of a piece
+    samples: np.ndarray | None
     while True:
         if len(rest):
             samples = rest
