@@ -12,7 +12,7 @@ and why:
 - Longer audio is cut so into pieces of PIECE_S at most, where the encoder takes windows of several lengths and nobody
   asks for what was said before. The next piece begins where one was cut, not at its last timestamp: so none depends on
   another, and several are decoded together (`leanear.runtimes.speech.first_tries`). What a piece's last timestamp
-  leaves of it is heard again by itself, where that is REST_S or more.
+  leaves of it is heard again by itself, where that is REST_S or more, or, where no pair says so, audible for 2 s.
 - Without timestamps, which transformers allows for one window only, windows follow each other with nothing between.
 - A window of digital silence is not decoded. Segments without text are not given.
 - The language is that of the first window with speech, not of the first window.
@@ -44,6 +44,7 @@ from leanear.runtimes.speech.decode_options import DecodeOptions, check_options,
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.first_tries import first_tries, is_silent
 from leanear.runtimes.speech.prompts import read_prompts
+from leanear.runtimes.speech.short_windows import LEAST_AUDIBLE_S, audible_s
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 from leanear.runtimes.speech.tokens.repeats import compression_ratio
 from leanear.runtimes.speech.transcript import Segment, Tally, Window
@@ -137,7 +138,7 @@ def transcribe_windows(
             window = Window(start, len(samples), len(samples), None, ())
         else:
             decoded = hearing.window(samples, language, prompts.shown(before), first_try)
-            window = _taken(model, options, decoded, start, len(samples), is_piece=in_pieces)
+            window = _taken(model, options, decoded, start, samples, is_piece=in_pieces)
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
                 window = Window(start, len(samples), len(samples), decoded, ())
             if window.segments and language is None:
@@ -208,12 +209,16 @@ def _frame_samples(model: SpeechModel) -> int:
 
 
 def _taken(
-    model: SpeechModel, options: DecodeOptions, decoded: Decoded, start: int, samples: int, *, is_piece: bool
+    model: SpeechModel, options: DecodeOptions, decoded: Decoded, start: int, heard: np.ndarray, *, is_piece: bool
 ) -> Window:
     """What of a window is kept, and where the next one starts; is_piece: behind it, where little of it is left."""
+    samples = len(heard)
     if holds_no_speech(decoded, options):
         return Window(start, samples, samples, decoded, ())
     spans, advance = split_by_timestamps(model, decoded.tokens, samples)
+    if is_piece and advance == samples and spans[-1][1] < samples:  # the model stopped, and went back to nothing
+        unheard_s = audible_s(heard, model.sample_rate_hz, spans[-1][1])
+        advance = spans[-1][1] if unheard_s >= LEAST_AUDIBLE_S else samples
     if is_piece and samples - REST_S * model.sample_rate_hz < advance < samples:
         said = sum(len(tokens) for *_, tokens in spans) - 1  # the last pair's second timestamp begins what follows
         spans, advance = [*spans, (advance, samples, decoded.tokens[said:])], samples

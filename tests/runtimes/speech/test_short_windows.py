@@ -179,6 +179,16 @@ def test_what_the_last_timestamp_leaves_of_a_piece_is_heard_again_by_itself(monk
     assert [text for *_, text in segments] == [" one", " three", " four"]
 
 
+@pytest.mark.parametrize(("behind", "heard"), [(1.0, [0, 60, 300]), (0.01, [0, 300])])  # loud, or 40 dB quieter
+def test_where_the_model_stopped_early_the_rest_is_heard_again_if_it_is_audible(behind, heard, monkeypatch):
+    monkeypatch.setattr("leanear.runtimes.speech.long_audio.LEAST_AUDIBLE_S", 0.15)
+    monkeypatch.setattr("leanear.runtimes.speech.long_audio.REST_S", 0.05)
+    audio = loud(0.5)
+    audio[60:300] *= behind
+    windows, _ = pieces_heard(audio, [at_time(0.0), 2, at_time(0.06)], [at_time(0.0), 4, at_time(0.2)])
+    assert [window.start for window in windows] == heard
+
+
 def test_windows_that_follow_what_was_said_before_go_on_from_the_last_timestamp():
     windows, _ = pieces_heard(loud(0.7), [at_time(0.0), 2, at_time(0.1), at_time(0.1)], condition_on_previous=True)
     assert [window.start for window in windows[:3]] == [0, 100, 200]
