@@ -36,6 +36,7 @@ class DecodeOptions:
         that transformers does not do.
     quiet_cuts: end a window at a quiet moment where more audio follows; off, after the model's window, as transformers.
     seed: of the samples.
+    batch: so many windows that do not depend on each other, of long audio or of several clips, are decoded together.
 
     Raises:
         BadInput: an option is out of its range.
@@ -59,11 +60,12 @@ class DecodeOptions:
     stop_repeats: bool = True
     quiet_cuts: bool = True
     seed: int = 0
+    batch: int = 4
 
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in SPOKEN_TASKS:
             raise BadInput(f"task: {self.task!r} is not one of {', '.join(SPOKEN_TASKS)}")
-        for name, least in (("beam_size", 1), ("best_of", 1), ("max_tokens", 1), ("seed", 0)):
+        for name, least in (("beam_size", 1), ("best_of", 1), ("batch", 1), ("max_tokens", 1), ("seed", 0)):
             value = getattr(self, name)
             if (name, value) != ("max_tokens", None) and not (isinstance(value, int) and value >= least):
                 raise BadInput(f"{name}: {value!r} is not a whole number of at least {least}")

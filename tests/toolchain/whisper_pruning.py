@@ -12,7 +12,7 @@ import torch
 from leanear.data.examples import LabelledInputs, SpeechInputs
 from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
-from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
+from tests.whisper_models import decoder_tokens, make_extractor, make_tokenizer, make_whisper, targets
 
 WORDS = ["the", "sun", "and", "the", "wind", "saw", "an", "owl", "on", "the", "other", "hand", "in", "water"]
 
@@ -33,8 +33,8 @@ def clips(count: int, seed: int = 0) -> LabelledInputs:
     texts = sentences(count, seed)
     features = torch.randn(count, 80, 200, generator=torch.Generator().manual_seed(seed))
     tokenizer = make_tokenizer()
-    tokens, targets = (make(tokenizer, texts, "en") for make in (whisper.decoder_tokens, whisper.targets))
-    return LabelledInputs(SpeechInputs(features, tokens), targets, texts)
+    fed, wanted = (make(tokenizer, texts, "en") for make in (decoder_tokens, targets))
+    return LabelledInputs(SpeechInputs(features, fed), wanted, texts)
 
 
 def write_audio(folder: Path, count: int, seed: int = 0) -> Path:

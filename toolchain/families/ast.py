@@ -75,11 +75,6 @@ class AstCheckpoint:
     labels: tuple[str, ...]
 
     @property
-    def is_slim(self) -> bool:
-        """Whether the heads have widths of their own."""
-        return isinstance(self.model, SlimASTForAudioClassification)
-
-    @property
     def task(self) -> str:
         """What it is for, as in `leanear.runtimes.tasks`."""
         return classifier_task(self.model.config.problem_type, len(self.labels))
