@@ -81,6 +81,12 @@ def short_measurements():
 
 
 @pytest.fixture
+def markdown_alone(monkeypatch):
+    """Reports are written without their page, where a test does not look at it: most of their time is its pictures."""
+    monkeypatch.setattr("leanear.benchmarks.report.report.render_html", lambda _report: "")
+
+
+@pytest.fixture
 def all_resamples(monkeypatch):
     """As many as in reports of users."""
     monkeypatch.setattr("leanear.benchmarks.summary.RESAMPLES", 1000)

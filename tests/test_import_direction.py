@@ -45,7 +45,7 @@ ROOMS = {
     "recover": " calibration data families runtimes runtimes.process",
     "reference": " calibration data families recover runtimes runtimes.process",
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "
-    "families families.whisper recover runtimes runtimes.audio runtimes.process runtimes.speech "
+    "families families.whisper runtimes runtimes.audio runtimes.process runtimes.speech "
     "runtimes.speech.tokens runtimes.voice",
     "timing": " benchmarks benchmarks.measure benchmarks.sensors calibration data export export.ast export.onnx "
     "export.whisper families runtimes runtimes.process runtimes.speech targets",

@@ -25,7 +25,6 @@ from leanear.data.dataset import column_for
 from leanear.data.splits import read_splits
 from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.evaluate.evaluation import data_folder
-from leanear.evaluate.quality import Answers, judge_answers, predict
 from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import task_of
@@ -39,6 +38,7 @@ from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.backends.engines import ahead_of_time, build_engines
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
+from leanear.studies.quality import Answers, judge_answers, predict
 from leanear.targets.target import Target, read_target
 
 RESAMPLES = 10_000

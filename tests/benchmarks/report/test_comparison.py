@@ -7,11 +7,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from leanear.benchmarks.report.comparison import COMPARISON_SCHEMA, comparison_sections, read_comparison
+from leanear.benchmarks.report.comparison import comparison_sections
+from leanear.benchmarks.report.comparison_document import COMPARISON_SCHEMA, ComparisonDocument, read_comparison
 from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
-from leanear.benchmarks.report.report import write_comparison, write_report
+from leanear.benchmarks.report.report import write_page, write_report
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
+from leanear.runtimes.records import read
+from leanear.studies.comparison_page import comparison_report
 from tests.benchmarks.drawn import dots, drawn
 
 REFERENCE = "reference: channels, fisher, local"
@@ -84,9 +87,14 @@ def document():
     }
 
 
+def content(value) -> ComparisonDocument:
+    return read(ComparisonDocument, value, "comparison.json")
+
+
 def written(tmp_path, value) -> tuple[str, str]:
     write_json(tmp_path / "comparison.json", value)
-    markdown, html = write_comparison(tmp_path / "comparison.json", tmp_path)
+    report = comparison_report(read_comparison(tmp_path / "comparison.json"))
+    markdown, html = write_page(report, tmp_path, "comparison")
     return markdown.read_text(), html.read_text()
 
 
@@ -153,7 +161,7 @@ def test_latency_and_recovery_have_their_sections():
         ],
     }  # fmt: skip
     value["recovery"] = {**value["one_shot"], "ratios": [ratio(REFERENCE, 0.7, 0.4, "excess_error")]}
-    sections = {section.title: section for section in comparison_sections(value)}
+    sections = {section.title: section for section in comparison_sections(content(value))}
     latency = sections["Quality against measured latency on cpu"]
     assert latency.blocks[1].rows == (("default", "50.0", "2.00", "1.00 to 3.00", "2.00×", "0.0010", "94.5"),)
     recovered = sections["The default against the others, after recovery"]
@@ -162,7 +170,7 @@ def test_latency_and_recovery_have_their_sections():
     ]
 
 
-def test_a_deployment_report_takes_the_sections(null_results, tmp_path):
+def test_a_deployment_report_takes_the_sections(null_results, tmp_path, markdown_alone):
     write_json(tmp_path / "comparison.json", document())
     without = write_report(null_results.path, tmp_path / "without").markdown.read_text()
     paths = write_report(null_results.path, tmp_path / "with", comparison_path=tmp_path / "comparison.json")

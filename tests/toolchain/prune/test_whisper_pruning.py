@@ -11,7 +11,6 @@ import torch
 
 from leanear.calibration.scores import score_magnitude
 from leanear.data.examples import LabelledInputs, Mistakes
-from leanear.evaluate.quality import judge_answers
 from leanear.families import whisper
 from leanear.families.checkpoint import load_checkpoint
 from leanear.plan import read_plan
@@ -31,6 +30,7 @@ from leanear.reference.schedule import SCORES, PruneRecipe, prune
 from leanear.runtimes.errors import BadInput
 from leanear.studies.comparing import ComparisonRequest, compare_methods
 from leanear.studies.methods import SPEECH_MODEL, Bench, methods
+from leanear.studies.quality import judge_answers
 from leanear.targets.target import read_target
 from tests.toolchain.whisper_pruning import answers, checkpoint, clips, divergence, sentences, write_audio
 from tests.whisper_models import write_whisper
@@ -279,7 +279,7 @@ def test_a_folder_becomes_a_slim_folder(folders, asked):
         str(folders / "model"), data=str(folders / "data"), job=asked, out=folders / "slim", narrator=Narrator()
     )
     plan, slim = read_plan(folders / "slim" / "plan.json"), load_checkpoint(folders / "slim")
-    assert slim.is_slim
+    assert slim.model.config.query_key_widths
     assert plan.sparsity == pytest.approx(result["sparsity"], abs=1e-5)
     written = json.loads((folders / "slim" / "plan.json").read_text())
     assert written["family"] == "whisper"

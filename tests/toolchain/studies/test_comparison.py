@@ -13,7 +13,6 @@ from scipy.stats import bootstrap
 
 from leanear.cli.commands import run
 from leanear.data.examples import LabelledInputs, Mistakes
-from leanear.evaluate.quality import Answers, judge_answers, predict
 from leanear.families import ast
 from leanear.studies import comparison
 from leanear.studies.comparing import ComparisonRequest, is_claimed, one_shot_jobs, recovery_methods
@@ -30,6 +29,7 @@ from leanear.studies.comparison import (
     read_rows,
 )
 from leanear.studies.methods import DEFAULT, DENSE, Bench, method_named, methods
+from leanear.studies.quality import Answers, judge_answers, predict
 from tests.conftest import TINY_LABELS, make_tiny_ast, write_tones
 
 NAMES = (DENSE, "reference: channels, magnitude, local", "reference: heads, fisher, local", DEFAULT)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from leanear.calibration.likelihood import kl_divergences, negative_log_likelihoods
-from leanear.calibration.targets import clip_numbers, kind_of, positions
+from leanear.calibration.targets import of_clips
 from leanear.data.examples import Inputs, Mistakes
 from leanear.progress import Report, quiet
 from leanear.recover.training import Logits
@@ -59,11 +59,3 @@ def judge_answers(
         errors=mistakes.errors,
         counted=mistakes.counted,
     )
-
-
-def of_clips(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Every clip's share (N,) of values at the targets (P,), so scaled that their mean is the mean of the values."""
-    if kind_of(targets) != "sequence":
-        return values
-    sums = torch.zeros(len(targets), dtype=values.dtype).index_add_(0, clip_numbers(targets), values)
-    return sums * (len(targets) / positions(targets))
