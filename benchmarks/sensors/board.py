@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from leanear.benchmarks.sensors.readings import Ask, run_program
+from leanear.benchmarks.sensors.readings import Ask, run_program, text_in
 
 DEVICE_TREE = "proc/device-tree/compatible"
 DPKG_STATUS = "var/lib/dpkg/status"
@@ -48,17 +48,10 @@ def _unknown(reason: str) -> dict[str, str]:
     return {"status": "not measured", "reason": reason}
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
-    except OSError:
-        return ""
-
-
 def _packages(root: Path, names: tuple[str, ...]) -> dict[str, str]:
     """Version by name of those of `names` that dpkg has installed."""
     found = {}
-    for entry in _text(root / DPKG_STATUS).split("\n\n"):
+    for entry in text_in(root / DPKG_STATUS).split("\n\n"):
         name = re.match(r"Package: (\S+)", entry.lstrip("\n"))
         if name and name.group(1) in names and re.search(r"^Status: .* installed$", entry, re.MULTILINE):
             version = re.search(r"^Version: (\S+)", entry, re.MULTILINE)
@@ -68,12 +61,12 @@ def _packages(root: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _soc(root: Path) -> Any:
-    names = [name for name in _text(root / DEVICE_TREE).split("\0") if name]
+    names = [name for name in text_in(root / DEVICE_TREE).split("\0") if name]
     return names[-1] if names else _unknown(f"/{DEVICE_TREE} is empty")
 
 
 def _l4t(root: Path, packages: dict[str, str]) -> Any:
-    found = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
+    found = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text_in(root / "etc/nv_tegra_release"))
     if found:
         return f"{found.group(1)}.{found.group(2)}"
     return packages.get("nvidia-l4t-core") or _unknown("/etc/nv_tegra_release does not say")
@@ -81,15 +74,15 @@ def _l4t(root: Path, packages: dict[str, str]) -> Any:
 
 def _cuda(root: Path) -> Any:
     try:
-        return str(json.loads(_text(root / CUDA_VERSION))["cuda"]["version"])
+        return str(json.loads(text_in(root / CUDA_VERSION))["cuda"]["version"])
     except (ValueError, KeyError, TypeError):
         pass
-    found = re.search(r"CUDA Version ([\d.]+)", _text(root / "usr/local/cuda/version.txt"))
+    found = re.search(r"CUDA Version ([\d.]+)", text_in(root / "usr/local/cuda/version.txt"))
     return found.group(1) if found else _unknown("no /usr/local/cuda")
 
 
 def _driver(root: Path) -> str | None:
-    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", _text(root / "proc/driver/nvidia/version"))
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", text_in(root / "proc/driver/nvidia/version"))
     return found.group(1) if found else None
 
 
@@ -98,11 +91,11 @@ def _power_mode(root: Path, ask: Ask, jetson: bool) -> Any:
         found = re.search(r"NV Power Mode: (\S+)\s+(\d+)", ask(["nvpmodel", "-q"]) or "")
         if found:
             return f"{found.group(1)} ({found.group(2)})"
-        number = re.search(r"pmode:0*(\d+)", _text(root / "var/lib/nvpmodel/status"))
+        number = re.search(r"pmode:0*(\d+)", text_in(root / "var/lib/nvpmodel/status"))
         if number:
             return f"mode {number.group(1)}"
         return _unknown("nvpmodel does not say")
-    profile = _text(root / "sys/firmware/acpi/platform_profile")
+    profile = text_in(root / "sys/firmware/acpi/platform_profile")
     return profile or _unknown("neither nvpmodel nor an ACPI platform profile")
 
 
@@ -110,9 +103,9 @@ def _clock_limits(root: Path) -> Any:
     """Lowest and highest clock that each group of cores may have now; equal ones are locked."""
     limits = {}
     for policy in sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*")):
-        low, high = _text(policy / "scaling_min_freq"), _text(policy / "scaling_max_freq")
+        low, high = text_in(policy / "scaling_min_freq"), text_in(policy / "scaling_max_freq")
         if low.isdigit() and high.isdigit():
-            limits[f"cpu {_text(policy / 'affected_cpus') or policy.name}"] = (
+            limits[f"cpu {text_in(policy / 'affected_cpus') or policy.name}"] = (
                 f"{int(low) // 1000} to {int(high) // 1000} MHz"
             )
     return limits or _unknown("the kernel shows no cpufreq")
@@ -123,4 +116,4 @@ def _firmware(root: Path, ask: Ask) -> Any:
     said = ask(["vcgencmd", "version"])
     if said:
         return " ".join(said.split())[:120]
-    return _text(root / "sys/class/dmi/id/bios_version") or _unknown("neither vcgencmd nor a DMI table")
+    return text_in(root / "sys/class/dmi/id/bios_version") or _unknown("neither vcgencmd nor a DMI table")

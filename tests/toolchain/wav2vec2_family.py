@@ -109,10 +109,6 @@ class Checkpoint:
     labels: tuple[str, ...]
 
     @property
-    def is_slim(self) -> bool:
-        return isinstance(self.model, SlimModel)
-
-    @property
     def metric(self) -> str:
         return metric_of(self.model.config)
 

@@ -44,9 +44,6 @@ class Checkpoint(Protocol):
     @property
     def metric(self) -> str: ...
 
-    @property
-    def is_slim(self) -> bool: ...
-
 
 @dataclass(frozen=True)
 class AttentionBlocks:

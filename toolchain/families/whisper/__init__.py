@@ -16,14 +16,7 @@ from leanear.families.whisper.calibration_examples import calibration_inputs, la
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
 from leanear.families.whisper.forward import batch_loss, encoded, features, logits, mistakes, window_samples
 from leanear.families.whisper.loading import load_checkpoint
-from leanear.families.whisper.prompts import (
-    decoder_tokens,
-    detected_language,
-    prompt_language,
-    prompt_tokens,
-    targets,
-    text_tokens,
-)
+from leanear.families.whisper.prompts import detected_language, prompt_language, prompt_tokens, text_tokens
 from leanear.families.whisper.slim import AlignmentHeads, alignment_heads, save_slim_checkpoint, slim_model
 
 __all__ = [
@@ -41,7 +34,6 @@ __all__ = [
     "calibration_inputs",
     "cross_attention_heads",
     "decoder_layers",
-    "decoder_tokens",
     "decoding_settings",
     "dense_plan",
     "detected_language",
@@ -59,7 +51,6 @@ __all__ = [
     "prompt_tokens",
     "save_slim_checkpoint",
     "slim_model",
-    "targets",
     "text_tokens",
     "vocabulary_tokens",
     "window_samples",

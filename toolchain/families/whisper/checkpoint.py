@@ -8,7 +8,7 @@ from typing import ClassVar, TypeAlias
 
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
-from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
+from leanear.families.modeling_slim_whisper import SlimWhisperConfig
 
 SLIM_MODEL_TYPE = SlimWhisperConfig.model_type
 FRAMES_PER_POSITION = 2  # the stride of the encoder's second convolution
@@ -29,11 +29,6 @@ class WhisperCheckpoint:
     model: WhisperModel
     feature_extractor: WhisperFeatureExtractor
     tokenizer: WhisperTokenizer
-
-    @property
-    def is_slim(self) -> bool:
-        """Whether the heads have widths of their own."""
-        return isinstance(self.model, SlimWhisperForConditionalGeneration)
 
     @property
     def task(self) -> str:

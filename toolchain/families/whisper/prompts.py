@@ -1,14 +1,11 @@
-"""What a Whisper's decoder is fed and should say: prompt, language, task, transcript."""
+"""The tokens of what a Whisper is told and should say: prompt, language, task, transcript."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from transformers import WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from leanear.calibration.targets import NO_TARGET as NOT_A_TARGET
 from leanear.data.examples import SpeechInputs
 from leanear.families.asked import Asked
 from leanear.families.whisper.checkpoint import WhisperCheckpoint
@@ -100,27 +97,3 @@ def text_tokens(tokenizer: WhisperTokenizer, text: str) -> list[int]:
     if special is not None:
         raise BadInput(f"the transcript {text!r} holds {tokenizer.convert_ids_to_tokens(special)!r}, a special token")
     return ids
-
-
-def decoder_tokens(
-    tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None, task: str = "transcribe"
-) -> torch.Tensor:
-    """What the decoder is fed, int64 (N, L): the prompt and the text, padded with `<|endoftext|>`."""
-    prompt, end = prompt_tokens(tokenizer, language, task), tokenizer.get_vocab()[END]
-    return padded([prompt + text_tokens(tokenizer, text) for text in texts], end)
-
-
-def targets(tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None) -> torch.Tensor:
-    """What the decoder should say after each of `decoder_tokens`, int64 (N, L): the text and `<|endoftext|>`.
-
-    The rest of the prompt, which is given and not to be learned, and the padding are -100.
-    """
-    given = [NOT_A_TARGET] * (len(prompt_tokens(tokenizer, language)) - 1)
-    end = tokenizer.get_vocab()[END]
-    return padded([[*given, *text_tokens(tokenizer, text), end] for text in texts], NOT_A_TARGET)
-
-
-def padded(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
-    """The rows side by side, int64 (N, L), the shorter ones filled up."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.int64)
