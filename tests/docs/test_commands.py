@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from leanear.benchmarks.measure.measure import benchmark
 from leanear.cli.commands import cli, run
 from tests.conftest import tone, write_tiny, write_tones
 
@@ -89,8 +90,8 @@ def field(tmp_path_factory):
     for name in ("demo-ast", "path-or-hub-id", "CHECKPOINT"):
         write_tiny(folder / name)
     shutil.copytree(DEMOS / "whisper" / "model", folder / "demo-whisper")  # whose 8 bits are proved on real words
-    for part in ("train", "test"):
-        _copy_first_clips(DEMOS / "whisper" / "clips" / "evaluation", folder / "demo-whisper-clips" / part, 8)
+    for part, count in (("train", 8), ("test", 4)):
+        _copy_first_clips(DEMOS / "whisper" / "clips" / "evaluation", folder / "demo-whisper-clips" / part, count)
         write_tones(folder / "folder" / part, 6, 0.5)
     for name in ("demo-ast-clips", "DATA", "clips"):
         shutil.copytree(folder / "folder", folder / name)
@@ -112,6 +113,7 @@ def _copy_first_clips(given: Path, out: Path, clips: int) -> None:
 def here(field, monkeypatch):
     """In the folder, where demos are tiny and measuring is short."""
     monkeypatch.chdir(field)
+    monkeypatch.setitem(benchmark.__kwdefaults__, "repeats", 1)
     for module in ("leanear.families.checkpoint", "leanear.demo"):
         monkeypatch.setattr(f"{module}.demo_model_folder", lambda name="demo-ast": field / name)
     monkeypatch.setattr(

@@ -69,7 +69,8 @@ class Round:
     @property
     def agrees(self) -> bool:
         """Whether estimate and measurement, whole and of every block, are within a factor of two, or nothing."""
-        return all(_close(each.estimated, each.measured) for each in (self, *self.blocks))
+        pairs = [(self.estimated, self.measured), *((each.estimated, each.measured) for each in self.blocks)]
+        return all(_close(*pair) for pair in pairs)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from leanear.benchmarks.report.comparison_document import (
     ComparisonDocument,
     Evaluation,
     MethodFacts,
+    MethodsLatency,
+    MethodsTable,
     read_comparison,
 )
 from leanear.benchmarks.report.report import write_page
@@ -194,7 +196,9 @@ def compare_methods(  # noqa: PLR0915
     equal_widths = {method.name for method in known if isinstance(method.recipe, EqualWidths)}
     ratios = compare_with(rows, DEFAULT, lambda name: name != DEFAULT_AS_SMALL)
     ratios += compare_with(rows, DEFAULT_AS_SMALL, equal_widths.__contains__)
-    recovery, latency, used = None, None, list(known)
+    recovery: MethodsTable | None = None
+    latency: MethodsLatency | None = None
+    used = list(known)
     if request.recovery_sparsities:
         trained = recovery_methods(rows, request.recovery_sparsities, drawn_clips)
         jobs = recovery_jobs(request, trained)

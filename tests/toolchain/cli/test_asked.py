@@ -122,7 +122,7 @@ def test_a_slim_checkpoint_is_of_what_was_asked_for(field, tmp_path):
     assert (decoding.default_language, decoding.default_task) == ("de", "translate")
 
 
-def test_a_deployment_in_another_language_is_another(field, tmp_path, capsys):
+def test_a_deployment_in_another_language_is_another(field, tmp_path, capsys, markdown_alone):
     out, target = tmp_path / "out", str(field / "nothing.toml")
     flags = ["--target", target, "--out", str(out), "--calibration-clips", "6", "--budget", "1", "--sparsity", "0.2"]
     assert run_in(field, "deploy", *flags) == 0

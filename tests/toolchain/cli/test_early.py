@@ -15,11 +15,28 @@ from leanear.runtimes.errors import BadInput
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
+# All in one process, in which the first that imports torch is found
 PROGRAM = """
-import sys
+import json, sys
 from leanear.cli.commands import run
-print(run(sys.argv[1:]), 'torch' in sys.modules)
+for arguments in json.loads(sys.argv[1]):
+    status = run(arguments)
+    print(json.dumps([status, 'torch' in sys.modules]), flush=True)
+    print('--', file=sys.stderr, flush=True)
 """
+WITH_DATA = ("deploy", "prune", "explore", "export", "eval", "compare-methods")
+
+
+def asked(command: str, data: str) -> list[str]:
+    if command == "transcribe":
+        return [command, "data/0.flac", "--model", "model"]
+    return [command, "model", "--data", data, *([] if command == "eval" else ["--out", "out"])]
+
+
+NO_AUDIO = {f"no audio, {command}": asked(command, "empty") for command in WITH_DATA}
+NO_LANGUAGE = {
+    f"no language, {command}": [*asked(command, "data"), "--language", "xx"] for command in (*WITH_DATA, "transcribe")
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +49,33 @@ def field(tmp_path_factory):
     return folder
 
 
-def refused(field: Path, *arguments: str) -> str:
-    ended = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=field)
-    assert ended.stdout.split() == ["2", "False"], ended.stderr
-    assert ended.stderr.count("\n") == 1, ended.stderr
-    return ended.stderr
+@pytest.fixture(scope="module")
+def refused(field):
+    """Gives the one line that a command ended with."""
+    commands = {**NO_AUDIO, **NO_LANGUAGE}
+    command = [sys.executable, "-c", PROGRAM, json.dumps(list(commands.values()))]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=field)
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    told = dict(zip(commands, zip(found, ended.stderr.split("--\n"), strict=False), strict=True))
+
+    def line(name: str) -> str:
+        outcome, said = told[name]
+        assert outcome == [2, False], said
+        assert said.count("\n") == 1, said
+        assert not (field / "out").exists()
+        return said
+
+    return line
 
 
-@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "export", "eval", "compare-methods"])
-def test_no_audio(field, command):
-    out = [] if command == "eval" else ["--out", "out"]
-    assert "empty: no .wav" in refused(field, command, "model", "--data", "empty", *out)
-    assert not (field / "out").exists()
+@pytest.mark.parametrize("name", NO_AUDIO)
+def test_no_audio(refused, name):
+    assert "empty: no .wav" in refused(name)
 
 
-@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "export", "eval", "compare-methods", "transcribe"])
-def test_a_language_that_the_model_does_not_have(field, command):
-    given = ["transcribe", "data/0.flac", "--model", "model"] if command == "transcribe" else [command, "model"]
-    data = [] if command == "transcribe" else ["--data", "data"]
-    out = [] if command in ("eval", "transcribe") else ["--out", "out"]
-    said = refused(field, *given, *data, *out, "--language", "xx")
-    assert "the model has no language 'xx'; it has de, en" in said
+@pytest.mark.parametrize("name", NO_LANGUAGE)
+def test_a_language_that_the_model_does_not_have(refused, name):
+    assert "the model has no language 'xx'; it has de, en" in refused(name)
 
 
 def settings(folder: Path, **more) -> Path:
