@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from leanear.benchmarks.measure.measure import benchmark
 from leanear.cli.commands import cli, run
 from tests.conftest import tone, write_tiny, write_tones
 
@@ -113,7 +112,6 @@ def _copy_first_clips(given: Path, out: Path, clips: int) -> None:
 def here(field, monkeypatch):
     """In the folder, where demos are tiny and measuring is short."""
     monkeypatch.chdir(field)
-    monkeypatch.setitem(benchmark.__kwdefaults__, "repeats", 1)
     for module in ("leanear.families.checkpoint", "leanear.demo"):
         monkeypatch.setattr(f"{module}.demo_model_folder", lambda name="demo-ast": field / name)
     monkeypatch.setattr(

@@ -382,7 +382,7 @@ def test_no_room_for_statistics_or_weights(capsys, model, data, tmp_path, limit_
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_interrupted_deploy_goes_on(capsys, caplog, model, data, tmp_path):
+def test_interrupted_deploy_goes_on(capsys, caplog, request, model, data, tmp_path):
     out = tmp_path / "deployment"
     arguments = ["deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "1"]
     command = [sys.executable, "-m", "leanear.entry", *arguments]
@@ -401,6 +401,7 @@ def test_interrupted_deploy_goes_on(capsys, caplog, model, data, tmp_path):
     assert (out / "dense" / "model.onnx").stat().st_mtime_ns == dense_made_ns, "what was finished is kept"
     assert "report:" in capsys.readouterr().out
     assert (out / "report.html").stat().st_size > 10_000
+    request.getfixturevalue("markdown_alone")
 
     assert run(arguments) == 0
     errors = capsys.readouterr().err
