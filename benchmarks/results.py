@@ -19,6 +19,7 @@ from leanear.benchmarks.results_document import (
     SpeechDocument,
     Tags,
     TagsDocument,
+    Transcripts,
 )
 from leanear.benchmarks.tagging import unpacked
 from leanear.runtimes.errors import BadInput
@@ -27,7 +28,7 @@ from leanear.runtimes.records import read
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK, TASKS
 
 RESULTS_SCHEMA = "leanear-results-3"
-PARTS = ("check", "latency", "memory", "accuracy", "sustained")
+PARTS = ("check", "latency", "memory", "accuracy", "recordings", "sustained")
 
 
 @dataclass(frozen=True)
@@ -204,17 +205,24 @@ def _check_transcripts(content: SpeechDocument, path: Path) -> None:
     for role, artifact in content.artifacts.items():
         if artifact.decoding is None or artifact.cache is None:
             raise BadInput(f"{path}: artifacts.{role} has no decoding or no cache, although it writes down speech")
-    accuracy = content.accuracy
-    clips, counted = len(accuracy.references), accuracy.word_errors
-    _check_lengths(accuracy.roles, clips, f"{path}: accuracy.roles")
-    if counted is not None:
-        if len(counted.reference_words) != clips:
-            said = f"{len(counted.reference_words)} for {clips} clips"
-            raise BadInput(f"{path}: accuracy.word_errors.reference_words: {said}")
-        for role in accuracy.roles:
-            if role not in counted.roles:
-                raise BadInput(f"{path}: missing key 'accuracy.word_errors.roles.{role}'")
-        _check_lengths(counted.roles, clips, f"{path}: accuracy.word_errors.roles")
+    for part in ("accuracy", "recordings"):
+        answers = getattr(content, part)
+        if answers is not None:
+            _check_words(answers, path, part)
+
+
+def _check_words(answers: Transcripts, path: Path, part: str) -> None:
+    clips, counted = len(answers.references), answers.word_errors
+    _check_lengths(answers.roles, clips, f"{path}: {part}.roles")
+    if counted is None:
+        return
+    if len(counted.reference_words) != clips:
+        said = f"{len(counted.reference_words)} for {clips} clips"
+        raise BadInput(f"{path}: {part}.word_errors.reference_words: {said}")
+    for role in answers.roles:
+        if role not in counted.roles:
+            raise BadInput(f"{path}: missing key '{part}.word_errors.roles.{role}'")
+    _check_lengths(counted.roles, clips, f"{path}: {part}.word_errors.roles")
 
 
 def _check_lengths(roles: Mapping[Role, Any], clips: int, where: str) -> None:

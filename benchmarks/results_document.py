@@ -353,7 +353,8 @@ class Sustained(Part):
 
 @dataclass(frozen=True)
 class ResultsDocument:
-    """The whole file. clips: None where none were given; check: None in older files."""
+    """The whole file. clips: None where none were given; check: None in older files; recordings: the clips of speech
+    joined, None where they do not make one longer than a window, and in older files."""
 
     schema: str
     tool: Tool
@@ -374,10 +375,11 @@ class ResultsDocument:
     latency: Latency
     memory: Memory
     accuracy: Any
+    recordings: Optional[Transcripts]
     sustained: Sustained
     not_measured: Dict[str, str]
     OMIT_NONE: ClassVar[List[str]] = ["check"]
-    MAY_LACK: ClassVar[Dict[str, Any]] = {"check": None}
+    MAY_LACK: ClassVar[Dict[str, Any]] = {"check": None, "recordings": None}
 
 
 @dataclass(frozen=True)

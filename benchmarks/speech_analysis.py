@@ -55,31 +55,40 @@ class WordCounts:
 
 
 @dataclass(frozen=True)
-class SpeechAnalysis:
+class Words:
     """Each by role; rates and counts are empty, and change is None, until the workstation has counted word errors."""
 
-    windows: dict[str, WindowTimes]
     rates: dict[str, Interval]
     counts: dict[str, WordCounts]
     change: WordErrorChange | None
 
 
+@dataclass(frozen=True)
+class SpeechAnalysis(Words):
+    """Of the clips; windows: by role; recordings: of the clips joined, None where they were not."""
+
+    windows: dict[str, WindowTimes]
+    recordings: Words | None
+
+
 def analyse_speech(results: Results) -> SpeechAnalysis:
     """The statistics of results of speech."""
-    accuracy: Transcripts = results.content.accuracy
-    counted = accuracy.word_errors
-    errors: dict[str, list[int]] = {}
-    counts = {}
-    if counted is not None:
-        for role in results.roles:
-            if role in counted.roles:
-                errors[role] = clip_errors(accuracy, role)
-                counts[role] = _counts(accuracy, role)
-    words = [] if counted is None else counted.reference_words
+    joined = results.content.recordings
     return SpeechAnalysis(
+        **vars(_words(results.content.accuracy)),
         windows={role: _window_times(results, role) for role in results.roles if results.repeats(role)},
+        recordings=None if joined is None else _words(joined),
+    )
+
+
+def _words(answers: Transcripts) -> Words:
+    if answers.word_errors is None:
+        return Words({}, {}, None)
+    words = answers.word_errors.reference_words
+    errors = {role: clip_errors(answers, role) for role in answers.word_errors.roles}
+    return Words(
         rates={role: word_error_rate(each, words) for role, each in errors.items()},
-        counts=counts,
+        counts={role: _counts(answers, role) for role in errors},
         change=word_error_change(errors["dense"], errors["slim"], words) if len(errors) == 2 else None,
     )
 

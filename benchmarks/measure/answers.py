@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,18 +12,29 @@ from leanear.benchmarks.measure.accuracy import cross_entropy_nats, kl_divergenc
 from leanear.benchmarks.measure.job import Job
 from leanear.benchmarks.measure.parts import role_answers
 from leanear.benchmarks.measure.processes import Progress, absolute
+from leanear.benchmarks.measure.recordings import recordings_of
 from leanear.benchmarks.measure.transcripts import options_for, read_transcripts
 from leanear.benchmarks.sensors.device import device_facts
 from leanear.benchmarks.tagging import packed, tag_divergences, tag_entropies
+from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.files import sha256_file, sha256_json
 from leanear.runtimes.speech.decode_options import DecodeOptions
 
 NO_CLIPS = "no evaluation clips were given"
+ROLE_LISTS = {  # of the results, and of each transcript
+    "texts": "text",
+    "languages": "language",
+    "tokens": "tokens",
+    "compression_ratios": "compression_ratio",
+    "seconds": "seconds",
+    "windows": "windows",
+    "second_tries": "second_tries",
+}
 
 
 def measure_answers(job: Job, progress: Progress) -> dict[str, Any]:
     """The results' accuracy part, as far as a device can know it: word errors are counted on the workstation."""
-    return _transcription(job, progress) if job.is_speech else _classification(job, progress)
+    return _transcription(job, job.clips, job.clips_path, progress) if job.is_speech else _classification(job, progress)
 
 
 def _classification(job: Job, progress: Progress) -> dict[str, Any]:
@@ -42,7 +55,7 @@ def _classification(job: Job, progress: Progress) -> dict[str, Any]:
     truth = [int(k) for k in job.clips.label_ids] if tags is None else [np.flatnonzero(row).tolist() for row in tags]
     part.update(labels=list(job.clips.labels), names=list(job.clips.names), label_ids=truth)
     clips, logits = absolute(job.clips_path), {}
-    stores = {role: job.parts / f"logits-{_answers_key(job, role)}.npz" for role in job.artifacts}
+    stores = {role: job.parts / f"logits-{_answers_key(job, job.clips_path, role)}.npz" for role in job.artifacts}
     requests = {role: {"clips": clips, "logits": absolute(store)} for role, store in stores.items()}
     for role, _ in role_answers(job, "leanear.benchmarks.measure.accuracy", requests.__getitem__, part, progress):
         logits[role] = read_logits(stores[role], len(job.clips.labels))
@@ -60,7 +73,20 @@ def _classification(job: Job, progress: Progress) -> dict[str, Any]:
     return part
 
 
-def _transcription(job: Job, progress: Progress) -> dict[str, Any]:
+def measure_recordings(job: Job, progress: Progress) -> dict[str, Any] | None:
+    """The results' long recordings, as its accuracy part; None for classifiers, and where clips do not make one."""
+    if not job.is_speech or job.clips is None:
+        return None
+    longest_s = max(artifact.speech.decoding.window_s for artifact in job.artifacts.values())
+    recordings = recordings_of(job.clips, longest_s)
+    if not len(recordings):
+        return None
+    path = job.parts / "recordings.npz"
+    write_clips(path, recordings)
+    return _transcription(job, recordings, path, progress)
+
+
+def _transcription(job: Job, clips: Clips | None, path: Path | None, progress: Progress) -> dict[str, Any]:
     part: dict[str, Any] = {
         "status": "ok",
         "reason": "",
@@ -72,32 +98,24 @@ def _transcription(job: Job, progress: Progress) -> dict[str, Any]:
         "roles": {},
         "word_errors": None,
     }
-    if job.clips is None or job.clips_path is None:
+    if clips is None or path is None:
         part.update(status="not measured", reason=NO_CLIPS)
         return part
-    assert job.clips.texts is not None
+    assert clips.texts is not None
     part.update(
-        names=list(job.clips.names),
-        references=list(job.clips.texts),
-        audio_s=[round(len(waveform) / job.clips.sample_rate_hz, 4) for waveform in job.clips.waveforms],
-        decoding=_as_json(options_for(job.artifacts["slim"], job.clips, job.asked)),
+        names=list(clips.names),
+        references=list(clips.texts),
+        audio_s=[round(len(waveform) / clips.sample_rate_hz, 4) for waveform in clips.waveforms],
+        decoding=_as_json(options_for(job.artifacts["slim"], clips, job.asked)),
     )
-    clips = absolute(job.clips_path)
-    stores = {role: job.parts / f"transcripts-{_answers_key(job, role)}.json" for role in job.artifacts}
+    stores = {role: job.parts / f"transcripts-{_answers_key(job, path, role)}.json" for role in job.artifacts}
     requests = {
-        role: {"clips": clips, "transcripts": absolute(store), "asked": job.asked} for role, store in stores.items()
+        role: {"clips": absolute(path), "transcripts": absolute(store), "asked": job.asked}
+        for role, store in stores.items()
     }
     for role, _ in role_answers(job, "leanear.benchmarks.measure.transcripts", requests.__getitem__, part, progress):
-        transcripts = read_transcripts(stores[role])
-        part["roles"][role] = {
-            "texts": [transcript.text for transcript in transcripts],
-            "languages": [transcript.language for transcript in transcripts],
-            "tokens": [transcript.tokens for transcript in transcripts],
-            "compression_ratios": [transcript.compression_ratio for transcript in transcripts],
-            "seconds": [transcript.seconds for transcript in transcripts],
-            "windows": [transcript.windows for transcript in transcripts],
-            "second_tries": [transcript.second_tries for transcript in transcripts],
-        }
+        rows = [asdict(transcript) for transcript in read_transcripts(stores[role])]
+        part["roles"][role] = {key: [row[field] for row in rows] for key, field in ROLE_LISTS.items()}
     return part
 
 
@@ -105,12 +123,12 @@ def _as_json(options: DecodeOptions) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(options).items()}
 
 
-def _answers_key(job: Job, role: str) -> str:
+def _answers_key(job: Job, clips: Path, role: str) -> str:
     """Names one artifact's answers by what they depend on, so that they outlive a change of anything else."""
     options = job.options[role]
     inputs: list[Any] = [
         job.artifacts[role].identity,
-        sha256_file(job.clips_path) if job.clips_path else "",
+        sha256_file(clips),
         job.runtime,
     ]
     inputs += [list(job.windows[role].lengths)] if job.is_speech else []

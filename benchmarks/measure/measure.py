@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Sequence
 
-from leanear.benchmarks.measure.answers import measure_answers
+from leanear.benchmarks.measure.answers import measure_answers, measure_recordings
 from leanear.benchmarks.measure.engine_check import check_engines
 from leanear.benchmarks.measure.job import Effort, Job, check_job, clips_facts
 from leanear.benchmarks.measure.parts import latency_part, memory_part
@@ -146,13 +146,15 @@ def _refuse_failures(results: Results) -> None:
 
 
 def _measured_parts(job: Job, progress: Progress) -> dict[str, Any]:
-    """Latency, memory, accuracy and sustained work."""
+    """Latency, memory, accuracy, long recordings where there are any, and sustained work."""
     sustained_s = job.effort.sustained_s
     answers_end = SUSTAINED_START if sustained_s else 1.0
+    half = (MEMORY_END + answers_end) / 2 if job.is_speech else answers_end
     return {
         "latency": latency_part(job, part_of(progress, CHECK_END, LATENCY_END, "latency: ")),
         "memory": memory_part(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: ")),
-        "accuracy": measure_answers(job, part_of(progress, MEMORY_END, answers_end, "accuracy: ")),
+        "accuracy": measure_answers(job, part_of(progress, MEMORY_END, half, "accuracy: ")),
+        "recordings": measure_recordings(job, part_of(progress, half, answers_end, "long recordings: ")),
         "sustained": measure_lasting_work(job, sustained_s, part_of(progress, answers_end, 1.0, "sustained: ")),
     }
 

@@ -28,6 +28,7 @@ def unmeasured_parts(job: Job, reason: str) -> Dict[str, Any]:
         "latency": latency,
         "memory": {**none, "roles": {}},
         "accuracy": {**none, **_no_answers(job.is_speech)},
+        "recordings": None,
         "sustained": {**none, "seconds": 0.0, "roles": {}},
     }
 

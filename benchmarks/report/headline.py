@@ -30,9 +30,10 @@ from leanear.benchmarks.results import Results
 from leanear.benchmarks.speech_analysis import SpeechAnalysis, cache_bytes
 from leanear.benchmarks.summary import Interval
 from leanear.benchmarks.tagging import MEAN_AP
-from leanear.benchmarks.verdict import Verdict, loss_text, points_moved, quality_verdict
+from leanear.benchmarks.verdict import DECIDABLE_POINTS, Verdict, loss_text, points_moved, quality_verdict
 
 ROLES = ("dense", "slim")
+RECORDINGS = "clips joined to long recordings"
 ERROR_KINDS = "words substituted / deleted / inserted"
 COUNTED_FLOOR = 0.005  # less would be shown as 0%
 MEMORY_FLOOR = 0.02  # one measurement each, so less than this is no difference
@@ -89,7 +90,17 @@ def _speech_rows(analysis: Analysis, speech: SpeechAnalysis) -> tuple[tuple[str,
         comparison_row("peak memory", memory_bytes(analysis, "peak_rss_bytes"), megabytes),
         (WORD_ERROR_RATE, dense, slim, _lost(analysis)),
         (ERROR_KINDS, kinds["dense"], kinds["slim"], "-"),
+        *_recordings_row(speech),
     )
+
+
+def _recordings_row(speech: SpeechAnalysis) -> tuple[tuple[str, str, str, str], ...]:
+    if speech.recordings is None or not speech.recordings.rates:
+        return ()
+    rates, change = speech.recordings.rates, speech.recordings.change
+    dense, slim = (f"{rates[role].estimate:.2%}" if role in rates else "not measured" for role in ROLES)
+    lost = "-" if change is None else points_moved(change.change.estimate)
+    return ((f"{WORD_ERROR_RATE}, {RECORDINGS}", dense, slim, lost),)
 
 
 def rtf_of(analysis: Analysis) -> str:
@@ -154,6 +165,9 @@ def summary_sentences(analysis: Analysis) -> list[str]:
         )
     if analysis.loss is not None:
         said.append(_quality_sentence(analysis, analysis.loss))
+    lost = _lost_on_recordings(analysis)
+    if lost is not None:
+        said.append(f"On {RECORDINGS} it loses more: {loss_text(lost)}.")
     said += _another_processor(analysis)
     if analysis.emulated:
         said.append(f"The device is emulated: {analysis.emulated}.")
@@ -161,6 +175,15 @@ def summary_sentences(analysis: Analysis) -> list[str]:
         what = "check of the engines" if part == "check" else f"{part} measurement"
         said.append(f"The {what} failed: {reason}.")
     return said
+
+
+def _lost_on_recordings(analysis: Analysis) -> Interval | None:
+    """The loss, a share, where it is larger than on the clips themselves by what matters."""
+    joined = None if analysis.speech is None else analysis.speech.recordings
+    if joined is None or joined.change is None or analysis.loss is None:
+        return None
+    more = joined.change.change.estimate - analysis.loss.estimate
+    return joined.change.change if more > DECIDABLE_POINTS / 100 else None
 
 
 def _another_processor(analysis: Analysis) -> list[str]:
@@ -208,7 +231,10 @@ def _quality_verdict(analysis: Analysis, limit_points: float | None) -> Verdict:
         reason = analysis.content.accuracy.reason or f"the {analysis.metric} was not counted"
         return Verdict(f"{analysis.metric} not measured: {reason}")
     said = quality_verdict(analysis.loss, analysis.clips, limit_points)
-    return replace(said, text=f"{analysis.metric}: {said.text}")
+    lost = _lost_on_recordings(analysis)
+    if lost is None:
+        return replace(said, text=f"{analysis.metric}: {said.text}")
+    return Verdict(f"{analysis.metric}: {said.text}, and on {RECORDINGS} {points_moved(lost.estimate)}", "bad")
 
 
 def _speed_verdict(analysis: Analysis) -> Verdict:

@@ -19,7 +19,7 @@ from leanear.benchmarks.report.blocks import comparison_table, gate_paragraph, u
 from leanear.benchmarks.report.drawing.pictures import picture_intervals, picture_stacks
 from leanear.benchmarks.report.headline import comparison_row, rtf_of
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
-from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, clip_errors
+from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, Words, clip_errors
 from leanear.benchmarks.summary import Gate, Interval
 from leanear.benchmarks.verdict import loss_text
 from leanear.runtimes.speech.encoder_windows import FULL
@@ -132,6 +132,7 @@ def words_section(analysis: Analysis, gate: Gate | None) -> Section:
     if any(answers.second_tries is not None for answers in accuracy.roles.values()):
         blocks.append(_windows_table(analysis))
     blocks.append(_astray_table(analysis, speech))
+    blocks += _recordings_blocks(analysis, speech)
     if speech.change is not None:
         worst = _worst_clips(analysis)
         if worst is not None:
@@ -139,7 +140,7 @@ def words_section(analysis: Analysis, gate: Gate | None) -> Section:
     return Section(title, tuple(blocks))
 
 
-def _rate_table(rates: list[tuple[str, str, Interval]], speech: SpeechAnalysis, runtime: str) -> Table:
+def _rate_table(rates: list[tuple[str, str, Interval]], speech: Words, runtime: str, of: str = "clips") -> Table:
     names = (WORD_ERROR_RATE, "95% interval", "errors, of reference words", "substituted / deleted / inserted (S/D/I)")
     columns = []
     for name, role, rate in rates:
@@ -147,7 +148,7 @@ def _rate_table(rates: list[tuple[str, str, Interval]], speech: SpeechAnalysis, 
         span = f"{rate.low:.2%} to {rate.high:.2%}" if rate.has_spread else NO_RATE_INTERVAL
         errors = f"{counts.errors:,} of {counts.reference_words:,}"
         columns.append((name, f"{rate.estimate:.2%}", span, errors, counts.by_kind))
-    return figures(f"The artifact that ships, on {runtime} (interval: bootstrap over clips)", names, columns)
+    return figures(f"The artifact that ships, on {runtime} (interval: bootstrap over {of})", names, columns)
 
 
 def _decoding_sentence(decoding: dict[str, Any]) -> str:
@@ -181,6 +182,28 @@ def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
         ("clips with the very same transcript", f"{same:.2%}"),
     )
     return Table("Slim against dense, clip by clip (paired bootstrap over clips)", ("", ""), rows)
+
+
+def _recordings_blocks(analysis: Analysis, speech: SpeechAnalysis) -> list[Block]:
+    """The rates on the clips joined, or why there are none."""
+    joined = analysis.content.recordings
+    if joined is None or speech.recordings is None:
+        return [Paragraph("Long recordings were not measured: the clips do not make one of three windows.")]
+    if joined.status != "ok":
+        return list(unmeasured(joined))
+    rates = [(f"{analysis.name(role)} artifact", role, rate) for role, rate in speech.recordings.rates.items()]
+    said = (
+        f"The clips joined to {len(joined.names):,} recordings of {min(joined.audio_s):.0f} to "
+        f"{max(joined.audio_s):.0f} s, heard window after window: short clips alone do not show what a model does with "
+        "a full window, nor with the seam to the next one."
+    )
+    change = speech.recordings.change
+    lost = [] if change is None else [Paragraph(f"Slim against dense on them: {loss_text(change.change)}.")]
+    return [
+        Paragraph(said),
+        _rate_table(rates, speech.recordings, runtime_text(analysis.content.runtime), "recordings"),
+        *lost,
+    ]
 
 
 def _relative_span(relative: Interval) -> str:

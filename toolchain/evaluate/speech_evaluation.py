@@ -159,21 +159,26 @@ def count_results_word_errors(path: Path, spellings: dict[str, str] | None) -> R
         BadInput: it is no results file, or no reference has a word in it.
     """
     results = read_results(path)
-    accuracy, decoding = results.content.accuracy, results.content.artifacts["slim"].decoding
-    if not isinstance(accuracy, Transcripts) or accuracy.status != "ok" or accuracy.word_errors is not None:
-        return results
-    asked = Asked(accuracy.decoding.get("task"), accuracy.decoding.get("language"))
-    heard = [language for answers in accuracy.roles.values() for language in answers.languages]
-    normaliser = choose_normaliser(None if decoding is None else written_language(decoding, asked, heard), spellings)
+    content = results.content
+    decoding = content.artifacts["slim"].decoding
+    parts = {"accuracy": content.accuracy, "recordings": content.recordings}
     counted = {
-        role: count_word_errors(accuracy.references, answers.texts, normaliser)
-        for role, answers in accuracy.roles.items()
+        name: _counted(part, decoding, spellings)
+        for name, part in parts.items()
+        if isinstance(part, Transcripts) and part.status == "ok" and part.word_errors is None
     }
+    return write_results(path, as_json(replace(content, **counted))) if counted else results
+
+
+def _counted(part: Transcripts, decoding: DecodingFacts | None, spellings: dict[str, str] | None) -> Transcripts:
+    """The transcripts with their word errors."""
+    asked = Asked(part.decoding.get("task"), part.decoding.get("language"))
+    heard = [language for answers in part.roles.values() for language in answers.languages]
+    normaliser = choose_normaliser(None if decoding is None else written_language(decoding, asked, heard), spellings)
+    counted = {role: count_word_errors(part.references, each.texts, normaliser) for role, each in part.roles.items()}
     first = next(iter(counted.values()))
     kinds = {
         role: ErrorCounts(list(errors.substitutions), list(errors.deletions), list(errors.insertions))
         for role, errors in counted.items()
     }
-    word_errors = WordErrors(first.metric, list(first.reference_words), kinds)
-    content = replace(results.content, accuracy=replace(accuracy, word_errors=word_errors))
-    return write_results(path, as_json(content))
+    return replace(part, word_errors=WordErrors(first.metric, list(first.reference_words), kinds))

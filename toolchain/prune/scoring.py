@@ -119,12 +119,11 @@ def score_widths(
     kept = kept_tensors(state / SCORES_FILE, made_from) if state is not None and shards.rank() == 0 else None
     found = torch.tensor([kept is not None])
     shards.broadcast([found])  # what the first process has need not be there for the others
-    empty = _empty_tensors(sites, feed_forward, grids, len(clips), scoring)
     if not found:
         total = len(clips) + (min(len(clips), scoring.basis_clips) if scoring.finite else 0)
         work = _Work(family, model, sites, feed_forward, grids, scoring, made_from, state, clips_at_once, report, total)
         kept = _scored(work, clips)
-    tensors = kept if kept is not None else empty
+    tensors = kept if kept is not None else _empty_tensors(sites, feed_forward, grids, len(clips), scoring)
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
     if state is not None and shards.rank() == 0:
         if not found:
@@ -200,7 +199,6 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
         },
         _merged, summed, sums.take,
     )  # fmt: skip
-    tensors = _empty_basis_tensors(sites, work.feed_forward, len(based))
     if shards.rank() == 0:
         merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered)) if sites else {}
         tensors = _basis_tensors(choose_bases(sites, merged, scoring.basis))
@@ -208,6 +206,8 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
             work.report(f"order of the channels of {site.name}", len(based) / work.total)
             found = feed_forward_basis(site, sums.pop(f"gram/{site.name}"), sums.pop(f"felt/{site.name}"))
             tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
+    else:
+        tensors = _empty_basis_tensors(sites, work.feed_forward, len(based))
     shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
     if scoring.finite:
         bases = (_bases(tensors), bases_of(tensors, work.feed_forward))

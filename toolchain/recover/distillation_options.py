@@ -11,7 +11,7 @@ from leanear.runtimes.errors import BadInput
 Method = Literal["lora", "full"]
 METHODS: tuple[Method, ...] = ("lora", "full")
 LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 3e-5}
-FEWEST_EPOCHS, FEWEST_UPDATES = 10, 100  # that are planned where no number of epochs is given
+FEWEST_EPOCHS, FEWEST_UPDATES = 10, 200  # that are planned where no number of epochs is given
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Distillation:
 
     method: "full" trains every parameter, "lora" updates alpha/rank * B A of every linear layer's weight, which are
     merged; learning_rate: None takes the method's own; epochs: passes over the training clips, at most; None takes as
-    many as make 100 updates, and 10 at least, so that a few clips are heard often enough; batch_size: clips per update,
+    many as make 200 updates, and 10 at least, so that a few clips are heard often enough; batch_size: clips per update,
     of all processes together; temperature, label_weight, hidden_weight: the loss is label_weight * cross-entropy of the
     observed labels + (1 - label_weight) * temperature^2 KL(dense || slim), both softened by the temperature, and the
     mean over all targets, + hidden_weight * the mean of `hidden_differences` over transformer layers and clips;

@@ -109,6 +109,16 @@ def test_transcripts_are_what_was_said(speech_results, speech_clips_path):
     assert accuracy["audio_s"] == [WINDOW_S] * 12 + [0.25]
 
 
+def test_the_clips_joined_are_heard_as_well(speech_results, speech_clips_path):
+    recordings, clips = speech_results.document["recordings"], read_clips(speech_clips_path)
+    assert recordings["status"] == "ok"
+    assert " ".join(recordings["references"]) == " ".join(clips.texts)[: len(" ".join(recordings["references"]))]
+    assert min(recordings["audio_s"]) >= 3 * WINDOW_S
+    for answers in recordings["roles"].values():
+        assert len(answers["texts"]) == len(recordings["names"]) > 1
+        assert min(answers["windows"]) > 1
+
+
 def test_the_identity_and_the_cache_are_recorded(speech_results, dense_speech):
     facts = speech_results.document["artifacts"]["dense"]
     assert set(facts["graphs"]) == {"encoder", "decoder"}

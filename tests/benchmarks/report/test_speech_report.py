@@ -77,6 +77,14 @@ def with_word_errors(speech):
             "slim": {"substitutions": [1] + [0] * 12, "deletions": [0] * 12 + [1], "insertions": [0] * 12 + [2]},
         },
     }
+    count = len(changed["recordings"]["names"])
+    none, one = [0] * count, [1] + [0] * (count - 1)
+    right = {"substitutions": none, "deletions": none, "insertions": none}
+    changed["recordings"]["word_errors"] = {
+        "metric": "word error rate by hand",
+        "reference_words": [6] * count,
+        "roles": {"dense": {**right, "deletions": one}, "slim": {**right, "insertions": one}},
+    }
     return changed
 
 
@@ -104,6 +112,26 @@ def test_the_page_is_whole(report):
         "Size and arithmetic",
         "Memory",
     ]
+
+
+def test_what_a_pruned_model_loses_on_long_recordings_is_said_first(report, document, tmp_path, markdown_alone):
+    _, markdown, _ = report(max_drop=60.0)
+    count = len(document["recordings"]["names"])
+    rate = f"{1 / (6 * count):.2%}"
+    assert f"joined to {count} recordings of" in markdown
+    assert f"| {rate} |" in markdown
+    assert "it loses more" not in markdown
+    document["recordings"]["word_errors"]["roles"]["slim"]["deletions"] = [6] * count
+    _, markdown, _ = report(max_drop=60.0)
+    lost = f"{100 * (6 * count + 1 - 1) / (6 * count):g} points lost"
+    before = markdown.partition("## Word errors")[0]
+    assert f"and on clips joined to long recordings {lost}" in before
+    assert "On clips joined to long recordings it loses more: a loss of 100 points" in before
+    rows = headline_rows(analyse(read_results(tmp_path / "results.json")))
+    slim = f"{1 + 1 / (6 * count):.2%}"
+    assert rows[-1] == ("word error rate, clips joined to long recordings", rate, slim, lost)
+    document["recordings"] = None
+    assert "Long recordings were not measured" in report()[1]
 
 
 def test_the_stages_and_what_follows_from_them(report, document, markdown_alone):

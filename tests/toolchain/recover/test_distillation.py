@@ -346,7 +346,7 @@ def test_time_before_an_interruption_counts(tiny_ast, monkeypatch, tmp_path):
 
 
 def test_few_clips_are_heard_often_enough(tiny_ast):
-    assert Distillation(batch_size=16).updates_planned(80) == 20 * 5, "100 updates"
+    assert Distillation(batch_size=16).updates_planned(80) == 40 * 5, "200 updates"
     assert Distillation(batch_size=16).updates_planned(205) == FEWEST_EPOCHS * 13
     assert Distillation(batch_size=4).updates_planned(80) == FEWEST_EPOCHS * 20
     assert Distillation(batch_size=16, epochs=3).updates_planned(80) == 3 * 5
