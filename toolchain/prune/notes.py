@@ -105,8 +105,8 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
     said += f" and {nats(chosen['measured'])} were measured."
     least = min(round["measured"] for round in rounds)
     if len(rounds) > 1 and chosen["measured"] > least:
-        said += f" Round {loss['best'] + 1} of {len(rounds)} stays: compensated, it loses the least, or as little as any,"
-        said += " with estimates that held."
+        said += f" Round {loss['best'] + 1} of {len(rounds)} stays: compensated, it loses the least,"
+        said += " or as little as any, with estimates that held."
     elif len(rounds) > 1 and not loss["best"]:
         said += f" Widths were chosen again {len(rounds) - 1}\u00d7, which made nothing better."
     elif len(rounds) > 1:
