@@ -162,7 +162,7 @@ def count_results_word_errors(path: Path, spellings: dict[str, str] | None) -> R
     content = results.content
     decoding = content.artifacts["slim"].decoding
     parts = {"accuracy": content.accuracy, "recordings": content.recordings}
-    counted = {
+    counted: dict[str, Any] = {
         name: _counted(part, decoding, spellings)
         for name, part in parts.items()
         if isinstance(part, Transcripts) and part.status == "ok" and part.word_errors is None
