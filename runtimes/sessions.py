@@ -61,8 +61,10 @@ class SpeechSession(Protocol):
     """Loaded graphs that write down speech: one window is encoded, then tokens are decoded step by step.
 
     The session owns the keys and values of the window and of the tokens fed so far; a step adds rows to them and copies
-    none. Only after `start` is there something to add to.
+    none. Only after `start` is there something to add to. takes_several: whether several windows may be encoded.
     """
+
+    takes_several: bool
 
     def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, kept inside; waveforms are taken, and refused, as `Session.run` does.
@@ -70,6 +72,7 @@ class SpeechSession(Protocol):
         They are (samples,), padded with silence or cut to the window. window: samples of it, one of the artifact's
         windows; None: the full one.
         """
+        self.encode_several([waveform], window)
 
     def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
         """Keys and values of several windows of one length; the arguments are those of `encode`.

@@ -336,6 +336,7 @@ def _transcribe(options: argparse.Namespace) -> None:
         condition_on_previous=options.condition,
         prompt=options.prompt,
         hotwords=hotwords_of(options.hotwords),
+        batch=options.batch,
     )
     forms = forms_of(options.output_formats, options.output_dir)
     lines = chosen_lines(forms, options.word_timestamps, options.max_line_width, options.max_line_count)

@@ -54,6 +54,8 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--condition", action="store_true", help="show the decoder what it said before")
     parser.add_argument("--prompt", default="", help="text that is shown to the decoder before the first words")
     parser.add_argument("--hotwords", metavar="A,B", help="words that are shown to it before every window")
+    text = "pieces, or short recordings, decoded together (default: %(default)s; 1 takes less memory)"
+    parser.add_argument("--batch", type=int, choices=range(1, 65), default=4, metavar="N", help=text)
     parser.add_argument(
         "--vad", choices=CHOICES, default=AUTO, help="hear speech alone; auto: of audio over 30 s (default: auto)"
     )

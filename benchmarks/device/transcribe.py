@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Iterator, Sequence
 
@@ -18,11 +19,12 @@ from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
+from leanear.runtimes.speech.many_clips import tried_files
 from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.speech_model import demo_hint, read_speech_model, require_word_times
 from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.voice.graph import detectors
-from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
+from leanear.runtimes.voice.speech_only import AUTO, ON, Voice, transcribe_spoken
 
 
 def transcribe_recordings(
@@ -64,15 +66,19 @@ def transcribe_recordings(
     if hint := demo_hint(artifact.manifest.model.get("source")):
         _say(f"note: {hint}")
     voice = Voice(vad, detectors(lambda: _voice_graph(artifact), runtime), is_live=piped is not None)
+    tried = replace(options, batch=1) if word_timestamps or vad == ON else options
+    tries = tried_files(session, model, tried, [recorded.audio for recorded in recordings], Recording)
 
     def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
+        first_try = next(tries)
         if piped is not None:
             stream = PipedAudio(piped, artifact.sample_rate_hz, raw)
             with recorder_ends_first(_say):
                 yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
             return
         with Recording(audio, artifact.sample_rate_hz) as recording:
-            yield from transcribe_spoken(session, model, recording, options, voice, tally, word_timestamps)
+            given = session, model, recording, options, voice, tally, word_timestamps
+            yield from transcribe_spoken(*given, first_try=first_try)
 
     try:
         write_transcripts(recordings, heard, forms, _say, lines, several=is_several(given))

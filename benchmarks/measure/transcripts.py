@@ -19,10 +19,11 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, write_json
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
+from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 from leanear.runtimes.speech.tokens.repeats import compression_ratio
-from leanear.runtimes.speech.transcript import Segment, Tally
+from leanear.runtimes.speech.transcript import Tally
 
 TRANSCRIPTS_SCHEMA = "leanear-transcripts-1"
 
@@ -75,24 +76,22 @@ def options_for(artifact: Artifact, clips: Clips, asked: dict[str, str]) -> Deco
 
 
 def transcribe_clip(
-    session: SpeechSession, model: SpeechModel, waveform: np.ndarray, options: DecodeOptions
+    session: SpeechSession,
+    model: SpeechModel,
+    waveform: np.ndarray,
+    options: DecodeOptions,
+    first_try: Decoded | None = None,
 ) -> Transcript:
-    """The transcript of one clip of any length."""
-    start = time.perf_counter()
-    tally = Tally()
-    segments = list(transcribe(session, model, waveform, options, tally))
-    return transcript_of(segments, tally, time.perf_counter() - start)
-
-
-def transcript_of(segments: Sequence[Segment], tally: Tally, seconds: float) -> Transcript:
-    """The transcript that these segments make, heard in `seconds`."""
+    """The transcript of one clip of any length; first_try: what was heard in it already, see `first_tries`."""
+    start, tally = time.perf_counter(), Tally()
+    segments = list(transcribe(session, model, waveform, options, tally, first_try=first_try))
     text = "".join(segment.text for segment in segments).strip()
     return Transcript(
         text=text,
         language=segments[0].language if segments else None,
         tokens=sum(len(segment.tokens) for segment in segments),
         compression_ratio=round(compression_ratio(text), 4),
-        seconds=round(seconds, 6),
+        seconds=round(time.perf_counter() - start, 6),
         windows=tally.windows,
         second_tries=tally.heard_again,
     )

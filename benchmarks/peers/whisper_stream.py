@@ -21,6 +21,7 @@ import numpy as np
 
 from leanear.data.audio import read_waveform
 from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.speech.long_audio import piece_samples
 from leanear.runtimes.speech.speech_model import read_speech_model
 
 RATE_HZ = 16_000
@@ -62,8 +63,7 @@ def started(options: argparse.Namespace) -> subprocess.Popen[bytes]:
 def first_words(pcm: bytes, options: argparse.Namespace) -> None:
     """Say when the first line came, counted from the moment at which the first window had been spoken."""
     artifact = read_artifact(options.artifact)
-    windows = read_speech_model(artifact, options.window).encoder_windows
-    window_s = windows.longest_piece / RATE_HZ
+    window_s = piece_samples(read_speech_model(artifact, options.window)) / RATE_HZ
     with started(options) as process:
         assert process.stdin is not None
         assert process.stdout is not None

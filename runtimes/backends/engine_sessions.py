@@ -79,6 +79,8 @@ class GpuSpeechSession:
     is there, all layers' keys by one copy, for they lie in one block of rows that are as long as there is room.
     """
 
+    takes_several = False
+
     def __init__(self, gpu: Gpu, artifact: Artifact, built: dict[str, BuiltEngine]) -> None:
         self._gpu, cuda = gpu, gpu.cuda
         self._vocabulary = artifact.speech.output.shape[1]
@@ -120,7 +122,7 @@ class GpuSpeechSession:
 
     def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
         """Keys and values of one window: engines are built for one."""
-        check_several(len(waveforms), takes_several=False)
+        check_several(len(waveforms), self.takes_several)
         self.encode(waveforms[0], window)
 
     def start(self, rows: int = 1) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.audio.waveforms import WaveformInput
 from leanear.runtimes.backends.null import NAME
-from leanear.runtimes.sessions import SessionOptions, checked_tokens
+from leanear.runtimes.sessions import SessionOptions, SpeechSession, checked_tokens
 
 INFERENCE_S = 0.001
 STRETCHES = 8
@@ -58,8 +58,10 @@ def said_tokens(artifact: Artifact, waveform: np.ndarray) -> list[int]:
     return [thousandths % text_tokens for thousandths in loudness if thousandths]
 
 
-class NullSpeechSession(_Session):
+class NullSpeechSession(_Session, SpeechSession):
     """Says `said_tokens` one by one after the prompt and then ends; of silence it says that there is no speech."""
+
+    takes_several = True
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         self._artifact, self._options = artifact, options
@@ -68,10 +70,6 @@ class NullSpeechSession(_Session):
         self._vocabulary = artifact.speech.output.shape[1]
         self._said: list[list[int]] = []  # of every window
         self._rows: list[list[int]] = []
-
-    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
-        """Listen to one window; what is heard of the audio does not depend on what it is filled up to."""
-        self.encode_several([waveform], window)
 
     def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:  # noqa: ARG002
         """Listen to several windows."""

@@ -16,6 +16,7 @@ from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavaila
 from leanear.runtimes.sessions import (
     WINDOWS_RANK,
     SessionOptions,
+    SpeechSession,
     check_rows,
     check_several,
     checked_logits,
@@ -108,7 +109,7 @@ class OnnxCpuSession:
         del self._session
 
 
-class OnnxSpeechSession:
+class OnnxSpeechSession(SpeechSession):
     """An encoder and a decoder loaded by ONNX Runtime, which share the memory of keys and values.
 
     The encoder writes a window's keys and values where the decoder reads them, and a step's outputs are memory that the
@@ -135,7 +136,7 @@ class OnnxSpeechSession:
         self._window, self._step = artifact.manifest.input.window_samples, step_samples(artifact)
         self._crossed = CrossMemory(crossed, self._window // self._step, kept)
         inputs = {tensor.name: tensor.shape for tensor in self._decoder.get_inputs()}
-        self._takes_several = len(inputs["cross_key.0"]) == WINDOWS_RANK
+        self.takes_several = len(inputs["cross_key.0"]) == WINDOWS_RANK
         self._cache = SpeechCache(
             {name: (shape[1], shape[2]) for name, shape in inputs.items() if name.startswith("self_key.")},
             {name: (shape[1], shape[3]) for name, shape in inputs.items() if name.startswith("self_value.")},
@@ -146,13 +147,9 @@ class OnnxSpeechSession:
         self._encoded = False
         self._single: _BoundStep | None = None
 
-    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
-        """Keys and values of one window, written to where the decoder reads them."""
-        self.encode_several([waveform], window)
-
     def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
         """Keys and values of several windows of one length, each written to where the decoder reads them."""
-        check_several(len(waveforms), self._takes_several)
+        check_several(len(waveforms), self.takes_several)
         length = (window or self._window) if self._takes_any else self._window
         if self._crossed.arrange(length // self._step, len(waveforms)):
             self._single = None
@@ -213,7 +210,7 @@ class OnnxSpeechSession:
         return bound.logits
 
     def _bound(self, new: int) -> _BoundStep:
-        crossed = self._crossed.arrays if self._takes_several else self._crossed.of(0)
+        crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
         return _BoundStep(self._decoder, self._cache, crossed, new, self._embedding.width, self._vocabulary)
 
     def facts(self) -> dict[str, Any]:

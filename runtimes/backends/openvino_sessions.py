@@ -18,6 +18,7 @@ from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavaila
 from leanear.runtimes.sessions import (
     WINDOWS_RANK,
     SessionOptions,
+    SpeechSession,
     check_rows,
     check_several,
     checked_logits,
@@ -118,7 +119,7 @@ class IntelCpuSession:
         del self._compiled
 
 
-class IntelSpeechSession:
+class IntelSpeechSession(SpeechSession):
     """An encoder and a decoder compiled by OpenVINO, which share the memory of keys and values.
 
     The encoder writes a window's keys and values where the decoder reads them, and all that a step reads and writes is
@@ -138,7 +139,7 @@ class IntelSpeechSession:
         self._window, self._step = artifact.manifest.input.window_samples, step_samples(artifact)
         self._crossed = CrossMemory(crossed, self._window // self._step)
         shapes = {port.get_any_name(): port.get_partial_shape() for port in self._decoder.inputs}
-        self._takes_several = len(shapes["cross_key.0"]) == WINDOWS_RANK
+        self.takes_several = len(shapes["cross_key.0"]) == WINDOWS_RANK
         self._share_crossed()
         self._cache = SpeechCache(
             {name: _fixed(shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
@@ -153,13 +154,9 @@ class IntelSpeechSession:
         self._embedded = self._places = self._bias = self._logits = np.zeros(0)
         self._added: dict[str, np.ndarray] = {}
 
-    def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
-        """Keys and values of one window, written to where the decoder reads them."""
-        self.encode_several([waveform], window)
-
     def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
         """Keys and values of several windows of one length, each written to where the decoder reads them."""
-        check_several(len(waveforms), self._takes_several)
+        check_several(len(waveforms), self.takes_several)
         length = (window or self._window) if self._takes_any else self._window
         if self._crossed.arrange(length // self._step, len(waveforms)):
             self._share_crossed()
@@ -188,7 +185,7 @@ class IntelSpeechSession:
     def _share_crossed(self) -> None:
         """Let the encoder write to, and the decoder read from, the session's memory for the windows' length."""
         self._write_crossed_of(0)
-        crossed = self._crossed.arrays if self._takes_several else self._crossed.of(0)
+        crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
         for name, buffer in crossed.items():
             self._decoding.set_tensor(name, _shared(buffer))
 

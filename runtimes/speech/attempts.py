@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 import numpy as np
 
+from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import Decoded, decode_window
 from leanear.runtimes.speech.short_windows import most_tokens, why_heard_again
 from leanear.runtimes.speech.speech_model import SpeechModel
 from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
 from leanear.runtimes.speech.transcript import Tally
-
-if TYPE_CHECKING:
-    from leanear.runtimes.sessions import SpeechSession
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterable, Iterator, Sequence
+from typing import Iterable, Iterator, Sequence
 
 from leanear.runtimes.errors import BadInput
-
-if TYPE_CHECKING:
-    from leanear.runtimes.speech.transcript import Segment
-    from leanear.runtimes.speech.words import Word
+from leanear.runtimes.speech.transcript import Segment
+from leanear.runtimes.speech.words import Word
 
 MOST_LINES = 2
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.tasks import SPOKEN_TASKS
-
-if TYPE_CHECKING:
-    pass
-
 
 DETECT = "auto"
 
@@ -40,6 +35,7 @@ class DecodeOptions:
         that transformers does not do.
     quiet_cuts: end a window at a quiet moment where more audio follows; off, after the model's window, as transformers.
     seed: of the samples.
+    batch: so many windows that do not depend on each other, of long audio or of several clips, are decoded together.
 
     Raises:
         BadInput: an option is out of its range.
@@ -63,11 +59,12 @@ class DecodeOptions:
     stop_repeats: bool = True
     quiet_cuts: bool = True
     seed: int = 0
+    batch: int = 4
 
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in SPOKEN_TASKS:
             raise BadInput(f"task: {self.task!r} is not one of {', '.join(SPOKEN_TASKS)}")
-        for name in ("beams", "best_of"):
+        for name in ("beams", "best_of", "batch"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name}: {getattr(self, name)} is not a positive whole number")
         if self.max_tokens is not None and self.max_tokens < 1:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 import numpy as np
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, chosen_language
 from leanear.runtimes.speech.search import Hypothesis, Search, log_softmax, rank_of
 from leanear.runtimes.speech.tokens.repeats import without_loop
-
-if TYPE_CHECKING:
-    from leanear.runtimes.sessions import SpeechSession
 
 
 @dataclass(frozen=True)

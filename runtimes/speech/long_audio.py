@@ -9,6 +9,10 @@ and why:
 - A time is an exact multiple of the timestamp step, and never later than the audio's end.
 - With `quiet_cuts`, a full window that more audio follows ends at the quietest moment of its last two thirds, or of its
   last 8 s, so that fewer words are cut in two. Audio of one window is never cut.
+- Longer audio is cut so into pieces of PIECE_S at most, where the encoder takes windows of several lengths and nobody
+  asks for what was said before. The next piece begins where one was cut, not at its last timestamp: so none depends on
+  another, and several are decoded together (`leanear.runtimes.speech.first_tries`). What a piece's last timestamp
+  leaves of it is heard again by itself, where that is REST_S or more, or, where no pair says so, audible for 2 s.
 - Without timestamps, which transformers allows for one window only, windows follow each other with nothing between.
 - A window of digital silence is not decoded. Segments without text are not given.
 - The language is that of the first window with speech, not of the first window.
@@ -27,30 +31,33 @@ and why:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, Protocol, Sequence
+from dataclasses import replace
+from typing import Iterator, Protocol, Sequence
 
 import numpy as np
 
 from leanear.runtimes.artifact import Artifact
-from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.manifest import AUTO, Decoding
+from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.attempts import Hearing, holds_no_speech
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, chosen_language
 from leanear.runtimes.speech.decoding import Decoded
+from leanear.runtimes.speech.first_tries import first_tries, is_silent
 from leanear.runtimes.speech.prompts import read_prompts
+from leanear.runtimes.speech.short_windows import LEAST_AUDIBLE_S, audible_s
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 from leanear.runtimes.speech.tokens.repeats import compression_ratio
 from leanear.runtimes.speech.transcript import Segment, Tally, Window
 from leanear.runtimes.speech.word_times import with_word_times
 
-if TYPE_CHECKING:
-    from leanear.runtimes.sessions import SpeechSession
-
 FRAMES_PER_STEP = 2  # Whisper's encoder halves its frames, and a timestamp is one of the positions that are left
-SILENT_PEAK = 2.0**-16  # half of a 16-bit sample's step
 FORGET_ABOVE_TEMPERATURE = 0.5
 STUCK_SHARE = 0.1  # of a window
 QUIET_SHARE, QUIET_REACH_S = 2 / 3, 8.0  # of a window's end, and at most: where it may be cut
 QUIET_S = 0.4
+PIECE_S = 20.0  # of long audio, at most
+PIECE_LENGTHS_APART = 2  # windows of pieces are every second of those of clips
+REST_S = 1.0  # of a piece, that are heard again where its last timestamp leaves more
 
 
 class Waveform(Protocol):
@@ -72,18 +79,20 @@ def transcribe(
     tally: Tally | None = None,
     words: bool = False,
     first_try: Decoded | None = None,
+    is_long: bool = False,
 ) -> Iterator[Segment]:
     """The segments of `waveform` that have text, each as soon as its window is decoded.
 
     tally: is added to; words: give each segment its words with times, for which the model has to have an alignment;
     first_try: what was heard already in a clip of one window (see `single_window`), at the first temperature.
+    is_long: it is known to be long, and may be heard in pieces; with words none are decoded together.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
     model = read_speech_model(model) if isinstance(model, Artifact) else model
     check_options(model.tokens, options)
-    for window in transcribe_windows(session, model, waveform, options, tally, words, first_try):
+    for window in transcribe_windows(session, model, waveform, options, tally, words, first_try, is_long):
         yield from (segment for segment in window.segments if segment.text.strip())
 
 
@@ -95,37 +104,41 @@ def transcribe_windows(
     tally: Tally | None = None,
     words: bool = False,
     first_try: Decoded | None = None,
+    is_long: bool = False,
 ) -> Iterator[Window]:
-    """The windows of `waveform`, in order; the next always starts later. tally, words, first_try: see `transcribe`.
+    """The windows of `waveform`, in order; the next always starts later. tally and what follows: see `transcribe`.
 
     Raises:
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
-    tokens, most = model.tokens, model.encoder_windows.longest_piece
+    in_pieces = is_in_pieces(model, waveform, options, is_long)
+    model = _with_few_windows(model) if in_pieces else model
+    tokens = model.tokens
     generator = np.random.default_rng(options.seed)
     hearing = Hearing(session, model, options, generator, Tally() if tally is None else tally)
     language = chosen_language(tokens, options)
-    frame_samples = max(model.step_samples // FRAMES_PER_STEP, 1)
     prompts = read_prompts(model.vocabulary, tokens, options)
     before = list(prompts.first)
     last: Window | None = None
-    start = 0
+    start, longest = 0, model.encoder_windows.longest_piece
+    tried = replace(options, batch=1) if words else options
+    pieces = first_tries(session, model, tried, _pieces(model, waveform, options))
+    rest = np.zeros(0, np.float32)  # of a piece
+    samples: np.ndarray | None
     while True:
-        ahead = np.asarray(waveform[start : start + most + frame_samples], dtype=np.float32)
-        if len(ahead) < frame_samples:
+        if len(rest):
+            samples = rest
+        elif in_pieces:
+            samples, first_try = next(pieces, (None, None))
+        else:
+            samples = _window_at(start, longest, model, waveform, options)
+        if samples is None:
             return
-        samples = ahead[:most]
-        more_follows = len(ahead) == most + frame_samples
-        if options.quiet_cuts and more_follows:
-            samples = samples[: _quietest_moment(samples, model.sample_rate_hz)]
-        if not more_follows:  # a rest of less than a frame is nobody's
-            samples = samples[: len(samples) // frame_samples * frame_samples]
-        if np.abs(samples).max() < SILENT_PEAK:
+        if is_silent(samples):
             window = Window(start, len(samples), len(samples), None, ())
         else:
-            known = first_try if start == 0 else None
-            decoded = hearing.window(samples, language, prompts.shown(before), known)
-            window = _taken(model, options, decoded, start, len(samples))
+            decoded = hearing.window(samples, language, prompts.shown(before), first_try)
+            window = _taken(model, options, decoded, start, samples, is_piece=in_pieces)
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
                 window = Window(start, len(samples), len(samples), decoded, ())
             if window.segments and language is None:
@@ -134,25 +147,82 @@ def transcribe_windows(
             if words:
                 window = with_word_times(session, model, window, last, options)
         yield window
-        start, last = start + window.advance, window
+        rest = samples[window.advance :] if in_pieces else rest
+        start, last, first_try = start + window.advance, window, None
+
+
+def is_in_pieces(model: SpeechModel, waveform: Waveform, options: DecodeOptions, is_long: bool = False) -> bool:
+    """Whether audio is heard in pieces that do not depend on each other. is_long: it is known to be long."""
+    windows = model.encoder_windows
+    if len(windows.lengths) == 1 or options.condition_on_previous or not options.quiet_cuts:
+        return False
+    longest = windows.longest_piece + _frame_samples(model)
+    return is_long or len(waveform[0:longest]) == longest
+
+
+def _with_few_windows(model: SpeechModel) -> SpeechModel:
+    """The model with fewer of the windows that are chosen by length, so that more pieces are of one."""
+    windows = model.encoder_windows
+    every = PIECE_LENGTHS_APART if windows.choice == AUTO else 1
+    return replace(model, windows=replace(windows, lengths=windows.lengths[::-every][::-1]))
 
 
 def single_window(model: SpeechModel, waveform: np.ndarray) -> np.ndarray | None:
-    """What `transcribe` hears of a clip, where that is one window and not silent; else None."""
-    frame_samples, most = max(model.step_samples // FRAMES_PER_STEP, 1), model.encoder_windows.longest_piece
-    samples = np.asarray(waveform, dtype=np.float32)
-    samples = samples[:most][: len(samples) // frame_samples * frame_samples]
-    if not len(samples) or len(waveform) >= most + frame_samples:
+    """What `transcribe` hears of a clip, where that is one window; else None."""
+    longest = model.encoder_windows.longest_piece
+    if len(waveform) >= longest + _frame_samples(model):
         return None
-    return samples if np.abs(samples).max() >= SILENT_PEAK else None
+    return _window_at(0, longest, model, waveform, DecodeOptions())
 
 
-def _taken(model: SpeechModel, options: DecodeOptions, decoded: Decoded, start: int, samples: int) -> Window:
-    """What of a window is kept, and where the next one starts."""
+def piece_samples(model: SpeechModel) -> int:
+    """How long the pieces of long audio are at most."""
+    windows = model.encoder_windows
+    most = round(PIECE_S * model.sample_rate_hz) if windows.choice == AUTO else windows.full
+    return min(most, windows.longest_piece)
+
+
+def _pieces(model: SpeechModel, waveform: Waveform, options: DecodeOptions) -> Iterator[np.ndarray]:
+    """The pieces that long audio is cut into."""
+    start, most = 0, piece_samples(model)
+    while (samples := _window_at(start, most, model, waveform, options)) is not None:
+        yield samples
+        start += len(samples)
+
+
+def _window_at(
+    start: int, most: int, model: SpeechModel, waveform: Waveform, options: DecodeOptions
+) -> np.ndarray | None:
+    """The samples that are heard from `start` on, `most` or fewer; None at the end."""
+    frame_samples = _frame_samples(model)
+    ahead = np.asarray(waveform[start : start + most + frame_samples], dtype=np.float32)
+    if len(ahead) < frame_samples:
+        return None
+    samples = ahead[:most]
+    if len(ahead) < most + frame_samples:  # the end, where a rest of less than a frame is nobody's
+        return samples[: len(samples) // frame_samples * frame_samples]
+    return samples[: _quietest_moment(samples, model.sample_rate_hz)] if options.quiet_cuts else samples
+
+
+def _frame_samples(model: SpeechModel) -> int:
+    return max(model.step_samples // FRAMES_PER_STEP, 1)
+
+
+def _taken(
+    model: SpeechModel, options: DecodeOptions, decoded: Decoded, start: int, heard: np.ndarray, *, is_piece: bool
+) -> Window:
+    """What of a window is kept, and where the next one starts; is_piece: behind it, where little of it is left."""
+    samples = len(heard)
     if holds_no_speech(decoded, options):
         return Window(start, samples, samples, decoded, ())
     spans, advance = split_by_timestamps(model, decoded.tokens, samples)
-    if not options.timestamps or decoded.looped or advance <= 0:
+    if is_piece and advance == samples and spans[-1][1] < samples:  # the model stopped, and went back to nothing
+        unheard_s = audible_s(heard, model.sample_rate_hz, spans[-1][1])
+        advance = spans[-1][1] if unheard_s >= LEAST_AUDIBLE_S else samples
+    if is_piece and samples - REST_S * model.sample_rate_hz < advance < samples:
+        said = sum(len(tokens) for *_, tokens in spans) - 1  # the last pair's second timestamp begins what follows
+        spans, advance = [*spans, (advance, samples, decoded.tokens[said:])], samples
+    if not options.timestamps or decoded.looped or advance <= 0 or (is_piece and advance > samples):
         advance = samples
     if not options.timestamps:
         spans = [(0, samples, decoded.tokens)]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 import numpy as np
 
 from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.tokens.repeats import without_loop
 from leanear.runtimes.speech.tokens.token_rules import TokenRules
-
-if TYPE_CHECKING:
-    from leanear.runtimes.sessions import SpeechSession
-
 
 CHECK_LOOPS_EVERY = 16  # tokens
 
@@ -50,25 +47,27 @@ class Search:
         said: list[list[int]] = [[] for _ in range(rows)]
         each: list[list[float]] = [[] for _ in range(rows)]
         sums, open_rows, ended = [0.0] * rows, [True] * rows, [False] * rows
+        fed = np.full((rows, 1), end)
         for length in range(1, self._budget + 1):
-            scores = logits.copy()
-            self._rules.apply(scores, said)
+            live = [row for row in range(rows) if open_rows[row] or temperature > 0.0]
+            scores = logits[live]
+            self._rules.apply(scores, [said[row] for row in live])
             chosen = _drawn(scores, temperature, generator) if temperature > 0.0 else scores.argmax(axis=1)
             log_probabilities = _log_softmax_at(scores, chosen)
-            for row in range(rows):
+            for row, token, log_probability in zip(live, chosen.tolist(), log_probabilities.tolist()):
                 if open_rows[row]:
-                    sums[row] += float(log_probabilities[row])
-                    ended[row] = bool(chosen[row] == end)
+                    sums[row] += log_probability
+                    ended[row] = token == end
                     if not ended[row]:
-                        said[row].append(int(chosen[row]))
-                        each[row].append(float(log_probabilities[row]))
+                        said[row].append(token)
+                        each[row].append(log_probability)
                     open_rows[row] = not ended[row] and not self._is_stuck(said[row])
                     open_rows[row] = open_rows[row] and (caps is None or length < caps[row])
+                # A row that has ended goes on with the end token: what follows is not looked at.
+                fed[row] = token if open_rows[row] else end
             if not any(open_rows) or length == self._budget:
                 break
-            # A row that has ended goes on with the end token: what follows is not looked at.
-            fed = np.where(open_rows, chosen, end)
-            logits = self._logits(fed[:, np.newaxis], None)
+            logits = self._logits(fed, None)
         return [Hypothesis(tuple(said[row]), ended[row], sums[row], tuple(each[row])) for row in range(rows)]
 
     def beams(self, logits: np.ndarray) -> list[Hypothesis]:

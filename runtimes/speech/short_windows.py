@@ -46,9 +46,10 @@ def why_heard_again(
     return "short" if audible >= LEAST_AUDIBLE_S and said < LEAST_TOKENS_PER_S * audible else ""
 
 
-def audible_s(samples: np.ndarray, sample_rate_hz: int) -> float:
-    """Seconds of audio that is not much quieter than its loudest moment."""
+def audible_s(samples: np.ndarray, sample_rate_hz: int, start: int = 0) -> float:
+    """Seconds of audio, from sample `start` on, that is not much quieter than the loudest moment of all of it."""
     frame = max(round(FRAME_S * sample_rate_hz), 1)
     frames = samples[: len(samples) // frame * frame].astype(np.float64).reshape(-1, frame)
     loudness = np.sqrt(np.square(frames).mean(axis=1))
-    return float((loudness > AUDIBLE_SHARE * loudness.max(initial=0.0)).sum() * frame / sample_rate_hz)
+    is_audible = loudness[start // frame :] > AUDIBLE_SHARE * loudness.max(initial=0.0)
+    return float(is_audible.sum() * frame / sample_rate_hz)

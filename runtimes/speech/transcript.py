@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.words import Word
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

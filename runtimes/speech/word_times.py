@@ -7,13 +7,16 @@ text, and takes about as long as the prompt of so many tokens.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 import numpy as np
 
+from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.alignment import token_positions
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import Decoded, prompt_tokens
+from leanear.runtimes.speech.speech_model import SpeechModel
+from leanear.runtimes.speech.transcript import Window
 from leanear.runtimes.speech.words import (
     TRUSTED_TIME_S,
     keep_out_pauses,
@@ -22,11 +25,6 @@ from leanear.runtimes.speech.words import (
     split_words,
     usual_length,
 )
-
-if TYPE_CHECKING:
-    from leanear.runtimes.sessions import SpeechSession
-    from leanear.runtimes.speech.speech_model import SpeechModel
-    from leanear.runtimes.speech.transcript import Window
 
 
 def with_word_times(

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Callable, Iterator
+from typing import Callable, Iterator
 
 import numpy as np
 
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.process.notes import note
+from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.long_audio import Waveform, transcribe
 from leanear.runtimes.speech.speech_model import SpeechModel
 from leanear.runtimes.speech.transcript import Segment, Tally, VoiceKept
 from leanear.runtimes.speech.words import Word
 from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ, Detector
 from leanear.runtimes.voice.stretches import SpeechStretches, VoiceRules
-
-if TYPE_CHECKING:
-    from leanear.runtimes.sessions import SpeechSession
 
 ON, OFF, AUTO = "on", "off", "auto"
 CHOICES = (ON, OFF, AUTO)
@@ -141,18 +140,23 @@ def transcribe_spoken(
     voice: Voice,
     tally: Tally,
     words: bool = False,
+    first_try: Decoded | None = None,
 ) -> Iterator[Segment]:
     """As `long_audio.transcribe`, of what is spoken alone where `voice` says so; the tally says what that is.
+
+    first_try: of a waveform that is heard as a whole.
 
     Raises:
         LeanearError: as there, or speech was to be told from other sounds and cannot be.
     """
-    detector = _detector(model, waveform, voice)
+    is_long = voice.is_live or _is_long(waveform, model)
+    options = replace(options, batch=1) if voice.is_live else options
+    detector = _detector(model, voice, is_long)
     if detector is None:
-        yield from transcribe(session, model, waveform, options, tally, words)
+        yield from transcribe(session, model, waveform, options, tally, words, first_try, voice.is_live)
         return
     speech = SpeechOnly(waveform, detector)
-    for segment in transcribe(session, model, speech, options, tally, words):
+    for segment in transcribe(session, model, speech, options, tally, words, None, is_long):
         tally.voice = speech.kept
         yield _moved(segment, speech)
     tally.voice = speech.kept
@@ -176,9 +180,9 @@ def _times(timed: Segment | Word, speech: SpeechOnly) -> tuple[float, float]:
     return start / RATE_HZ, max(start, end) / RATE_HZ
 
 
-def _detector(model: SpeechModel, waveform: Waveform, voice: Voice) -> Detector | None:
+def _detector(model: SpeechModel, voice: Voice, is_long: bool) -> Detector | None:
     """What tells speech from other sounds, None where all is to be heard."""
-    if voice.choice == OFF or (voice.choice == AUTO and not (voice.is_live or _is_long(waveform, model))):
+    if voice.choice == OFF or (voice.choice == AUTO and not is_long):
         return None
     try:
         if model.sample_rate_hz != RATE_HZ:

@@ -59,6 +59,8 @@ class FakeSession:
     The view that a step gives back is overwritten by the next one, as the protocol allows.
     """
 
+    takes_several = False
+
     def __init__(self, logits: Callable[[list[int], np.ndarray], np.ndarray], size: int = SIZE) -> None:
         self._logits = logits
         self._window = np.zeros(0, np.float32)

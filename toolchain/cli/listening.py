@@ -107,7 +107,11 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     show_default=True,
     help="Tried in turn until a window is neither repetitive nor unlikely.",
 )
-@click.option("--condition", is_flag=True, help="Show the decoder what it said in the window before.")
+@click.option(
+    "--condition",
+    is_flag=True,
+    help="Show the decoder what it said in the window before; long audio is heard in full windows then.",
+)
 @click.option("--prompt", default="", help="Text that the decoder is shown as if it had been said before.")
 @click.option("--hotwords", metavar="A,B", help="Names and rare words that it is shown before every window.")
 @click.option(
@@ -141,6 +145,13 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Pieces of a long recording, or short recordings, decoded together; 1 takes the least memory.",
+)
 @seed_option
 @narrated
 @click.pass_obj

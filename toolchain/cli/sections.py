@@ -42,7 +42,7 @@ PRUNING: Sections = {  # headings, and the names of the parameters below them, i
     "Output": ("out", "keep_scores", "as_json", "quiet", "verbose"),
 }
 LISTENING: Sections = {
-    "Model": ("model", "task", "language", "window", "runtime", "precision", "threads"),
+    "Model": ("model", "task", "language", "window", "runtime", "precision", "threads", "batch"),
     "Decoding": (
         "beams",
         "best_of",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from leanear.benchmarks.measure.transcripts import Transcript, evaluation_options, transcribe_clip, transcript_of
+from leanear.benchmarks.measure.transcripts import Transcript, evaluation_options, transcribe_clip
 from leanear.benchmarks.results import Results, read_results, write_results
 from leanear.benchmarks.results_document import DecodingFacts, ErrorCounts, Transcripts, WordErrors
 from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO
@@ -25,10 +25,11 @@ from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.records import as_json
-from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
+from leanear.runtimes.sessions import SessionOptions, SpeechSession, check_several, own_precision
 from leanear.runtimes.speech.decode_options import DETECT, DecodeOptions
 from leanear.runtimes.speech.encoder_windows import FULL
-from leanear.runtimes.speech.many_clips import transcribe_many
+from leanear.runtimes.speech.first_tries import first_tries
+from leanear.runtimes.speech.long_audio import single_window
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def evaluate_clips(
         raise BadInput("the clips have labels and no transcripts")
     longest_s = max(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
     options = evaluation_options(longest_s, transcriber.model.tokens.window_s)
-    options = replace(options, task=asked.task, language=asked.language)
-    transcripts = _transcripts(transcriber, clips, options, batch, report)
+    options = replace(options, task=asked.task, language=asked.language, batch=batch)
+    transcripts = _transcripts(transcriber, clips, options, report)
     written = written_language(transcriber.model.tokens, asked, [each.language for each in transcripts])
     normaliser = choose_normaliser(written, transcriber.spellings)
     counted = count_word_errors(clips.texts, [each.text for each in transcripts], normaliser)
@@ -116,23 +117,18 @@ def evaluate_clips(
     }
 
 
-def _transcripts(
-    transcriber: Transcriber, clips: Clips, options: DecodeOptions, batch: int, report: Report
-) -> list[Transcript]:
+def _transcripts(transcriber: Transcriber, clips: Clips, options: DecodeOptions, report: Report) -> list[Transcript]:
     """What is heard in every clip, in the order of the clips."""
     session, model = transcriber.session, transcriber.model
-    transcripts: list[Transcript] = []
-    if batch == 1:
-        for waveform in clips.waveforms:
-            transcripts.append(transcribe_clip(session, model, waveform, options))
-            report(f"{len(transcripts)} of {len(clips)}", len(transcripts) / len(clips))
-        return transcripts
+    check_several(options.batch, session.takes_several)
+    order = sorted(range(len(clips)), key=lambda number: len(clips.waveforms[number]))
+    windows = (single_window(model, clips.waveforms[number]) for number in order)
     found: dict[int, Transcript] = {}
-    before = time.perf_counter()
-    for heard in transcribe_many(session, model, clips.waveforms, options, batch):
-        now = time.perf_counter()
-        found[heard.number] = transcript_of(heard.segments, heard.tally, now - before)
-        before = now
+    start = time.perf_counter()
+    for number, (_, first_try) in zip(order, first_tries(session, model, options, windows), strict=True):
+        transcript = transcribe_clip(session, model, clips.waveforms[number], options, first_try)
+        found[number] = replace(transcript, seconds=time.perf_counter() - start)
+        start = time.perf_counter()
         report(f"{len(found)} of {len(clips)}", len(found) / len(clips))
     return [found[number] for number in range(len(clips))]
 

@@ -25,6 +25,8 @@ SMALLEST_WEIGHT = 1e-30  # of attention, so that its logarithm is a number
 class TorchSpeechSession:
     """A `runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, with transformers' own cache."""
 
+    takes_several = True
+
     def __init__(self, checkpoint: WhisperCheckpoint, alignment_heads: Sequence[tuple[int, int]] | None = None) -> None:
         """alignment_heads: (layer, head) of those that `alignment_scores` gives; None: those of `alignment_of`."""
         self._heads = alignment_of(checkpoint).heads if alignment_heads is None else tuple(alignment_heads)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leanear.benchmarks.device.transcript_files import Recorded, is_several, recordings_of, write_transcripts
 from leanear.benchmarks.formatting import duration
-from leanear.data.audio import SUFFIXES, check_audio_file
+from leanear.data.audio import SUFFIXES
 from leanear.data.audio_stream import AudioStream
 from leanear.evaluate.speech_evaluation import Transcriber, open_transcriber
 from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.tasks import is_artifact, task_of
-from leanear.progress import Narrator, Report, quiet
+from leanear.progress import Narrator, Report
 from leanear.runtimes.audio.pipe_reader import PipeReader
 from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
 from leanear.runtimes.errors import BadInput
@@ -24,13 +24,15 @@ from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
+from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
+from leanear.runtimes.speech.many_clips import tried_files
 from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.speech_model import demo_hint, require_word_times
 from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import detectors
-from leanear.runtimes.voice.speech_only import AUTO, Voice, transcribe_spoken
+from leanear.runtimes.voice.speech_only import AUTO, ON, Voice, transcribe_spoken
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ def speech_listener(
     options: DecodeOptions,
     word_timestamps: bool = False,
 ) -> Iterator[Transcriber]:
-    """The model, loaded, until the block ends; arguments as `transcribe_file`.
+    """The model, loaded, until the block ends.
+
+    model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
+    `runtime`. window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW.
 
     Raises:
         LeanearError: the model or the runtime is not usable, or the model cannot do what the options say.
@@ -77,42 +82,6 @@ def speech_listener(
         transcriber.session.close()
 
 
-def transcribe_file(
-    audio: Path,
-    model: str,
-    options: DecodeOptions,
-    *,
-    runtime: str,
-    precision: str | None,
-    threads: int,
-    window: str | None = None,
-    vad: str = AUTO,
-    tally: Tally | None = None,
-    word_timestamps: bool = False,
-    report: Report = quiet,
-) -> Iterator[Segment]:
-    """The segments of an audio file (as libsndfile reads; any sample rate, length and number of channels).
-
-    model: a checkpoint folder, a Hub id or a demo model, which run in torch; or an artifact folder, which runs on
-    `runtime`. Each segment comes as soon as its window is decoded; the file is read no further than that.
-    window: "full", "auto" or seconds, None: an artifact's own, or DEFAULT_WINDOW; vad: one of
-    `speech_only.CHOICES`; tally: is added to; word_timestamps: each segment has its words with times.
-
-    Raises:
-        LeanearError: the audio, the model or the runtime is not usable, or the model cannot do what the options say.
-    """
-    check_audio_file(audio)
-    with speech_listener(model, runtime, precision, threads, window, options, word_timestamps) as transcriber:
-        voice = voice_of(transcriber, vad)
-        yield from segments_of(audio, transcriber, options, voice, tally or Tally(), report, word_timestamps)
-
-
-def voice_of(transcriber: Transcriber, vad: str, is_live: bool = False) -> Voice:
-    """What tells speech from other sounds: the model that came along with an artifact, else the installed package's."""
-    graph = transcriber.model.voice_graph
-    return Voice(vad, detectors(lambda: graph or packaged_voice_graph(), transcriber.runtime), is_live)
-
-
 def segments_of(
     audio: Path | Piped,
     transcriber: Transcriber,
@@ -121,8 +90,9 @@ def segments_of(
     tally: Tally,
     report: Report,
     word_timestamps: bool = False,
+    first_try: Decoded | None = None,
 ) -> Iterator[Segment]:
-    """The segments of one file, or of a pipe, by a model that is loaded already."""
+    """The segments of one file, or of a pipe, by a model that is loaded already; see `transcribe_spoken`."""
 
     def heard(seconds: float, share: float | None = None) -> None:
         report(f"{duration(seconds)} of audio", share)
@@ -134,7 +104,7 @@ def segments_of(
             yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
         return
     with AudioStream(audio, model.sample_rate_hz, progress=heard) as file:
-        yield from transcribe_spoken(session, model, file, options, voice, tally, word_timestamps)
+        yield from transcribe_spoken(session, model, file, options, voice, tally, word_timestamps, first_try)
 
 
 def transcribe_files(
@@ -159,7 +129,8 @@ def transcribe_files(
     vad: one of `speech_only.CHOICES`; word_timestamps, lines: words have times, and subtitles such lines of them.
 
     Raises:
-        LeanearError: as `transcribe_file`, or the transcripts have no place that is theirs alone.
+        LeanearError: the audio, the model or the runtime is not usable, the model cannot do what the options say, or
+            the transcripts have no place that is theirs alone.
     """
     several = is_several(given)
     if out is not None and (several or output_dir is not None):
@@ -168,11 +139,16 @@ def transcribe_files(
     if out is not None:
         recordings = [Recorded(recordings[0].audio, {forms[0]: out})]
     with narrator.whole("loading the model"), opened() as transcriber:
-        voice = voice_of(transcriber, vad, is_live=piped is not None)
+        session, model = transcriber.session, transcriber.model
+        graphs = detectors(lambda: model.voice_graph or packaged_voice_graph(), transcriber.runtime)
+        voice = Voice(vad, graphs, is_live=piped is not None)
+        tried = replace(options, batch=1) if word_timestamps or vad == ON else options
+        tries = tried_files(session, model, tried, [recorded.audio for recorded in recordings], AudioStream)
 
         def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
             named = audio.name if piped is None else "standard input"
             with narrator.whole(f"transcribing {named}") as report:
-                yield from segments_of(piped or audio, transcriber, options, voice, tally, report, word_timestamps)
+                given = piped or audio, transcriber, options, voice, tally, report, word_timestamps
+                yield from segments_of(*given, first_try=next(tries))
 
         write_transcripts(recordings, heard, forms, narrator.say, lines, several=several)

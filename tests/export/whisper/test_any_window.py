@@ -27,6 +27,7 @@ from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.encoder_windows import artifact_windows
 from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.speech_model import read_speech_model
+from leanear.runtimes.speech.transcript import Tally
 from tests.export.whisper_cases import KINDS, noise, small_whisper
 from tests.whisper_models import make_extractor, make_whisper, write_whisper
 
@@ -193,3 +194,30 @@ def test_an_artifact_can_be_heard_in_other_windows_than_its_own(exported, tmp_pa
     for choice in ("full", "4", None):
         assert list(transcribe(session, read_speech_model(artifact, choice), CLIPS[0], options))
     session.close()
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_pieces_of_long_audio_say_together_what_each_says_alone(exported, timestamps: bool, monkeypatch) -> None:
+    form, precision, artifact = exported
+    if precision != "fp32":
+        pytest.skip("8 bits round otherwise where several are multiplied together")
+    runtime = choose_runtime("openvino" if form == "openvino" else "onnxruntime")
+    session, model = runtime.load(artifact, SessionOptions(threads=1)), read_speech_model(artifact)
+    encode_several, together = session.encode_several, []
+
+    def counted(windows, *more) -> None:
+        together.append(len(windows))
+        encode_several(windows, *more)
+
+    monkeypatch.setattr(session, "encode_several", counted)
+    audio, found = np.concatenate([noise(20_000 + 1_000 * place) for place in range(12)]), {}
+    for batch in (1, 3):
+        options = DecodeOptions("en", temperatures=(0.0, 0.5), timestamps=timestamps, max_tokens=12, batch=batch)
+        tally = Tally()
+        segments = list(transcribe(session, model, audio, options, tally))
+        found[batch] = [(each.tokens, each.start_s, each.end_s) for each in segments], tally, max(together)
+        together.clear()
+    session.close()
+    assert found[1][:2] == found[3][:2]
+    assert (found[1][2], found[3][2]) == (1, 3)
+    assert found[1][0]

@@ -9,7 +9,8 @@ import pytest
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.decode_options import DecodeOptions
-from leanear.runtimes.speech.long_audio import SILENT_PEAK, split_by_timestamps, transcribe, transcribe_windows
+from leanear.runtimes.speech.first_tries import SILENT_PEAK
+from leanear.runtimes.speech.long_audio import split_by_timestamps, transcribe, transcribe_windows
 from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, loop_start
 from leanear.runtimes.speech.transcript import Segment
 from tests.runtimes.speech_sessions import (

@@ -13,8 +13,8 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import decode_window, decode_windows
-from leanear.runtimes.speech.long_audio import transcribe
-from leanear.runtimes.speech.many_clips import transcribe_many
+from leanear.runtimes.speech.first_tries import first_tries
+from leanear.runtimes.speech.long_audio import single_window, transcribe
 from leanear.runtimes.speech.speech_model import read_speech_model
 from leanear.runtimes.speech.transcript import Tally
 from tests.export.whisper_cases import KINDS, noise, small_artifact
@@ -58,13 +58,15 @@ def alone(artifact, session):
 def test_every_transcript_is_that_of_the_clip_alone(artifact, session, alone, batch, timestamps):
     model = read_speech_model(artifact)
     options = DecodeOptions(language="en", timestamps=timestamps, temperatures=(0.0, 0.5), max_tokens=24)
-    found = {heard.number: heard for heard in transcribe_many(session, model, clips(), options, batch)}
-    assert sorted(found) == list(range(len(clips())))
-    for number, (segments, tally) in enumerate(alone(options)):
-        told = [(segment.text, segment.tokens, segment.start_s, segment.end_s) for segment in found[number].segments]
-        assert told == [(segment.text, segment.tokens, segment.start_s, segment.end_s) for segment in segments]
-        assert found[number].tally == tally
-        for one, other in zip(found[number].segments, segments, strict=True):
+    several = replace(options, batch=batch)
+    tries = first_tries(session, model, several, (single_window(model, clip) for clip in clips()))
+    for clip, (_, first_try), (expected, counted) in zip(clips(), tries, alone(options), strict=True):
+        tally = Tally()
+        segments = list(transcribe(session, model, clip, several, tally, first_try=first_try))
+        told = [(segment.text, segment.tokens, segment.start_s, segment.end_s) for segment in segments]
+        assert told == [(segment.text, segment.tokens, segment.start_s, segment.end_s) for segment in expected]
+        assert tally == counted
+        for one, other in zip(segments, expected, strict=True):
             assert one.average_log_probability == pytest.approx(other.average_log_probability, abs=1e-4)
 
 
@@ -107,7 +109,8 @@ def test_rows_that_windows_cannot_share_are_refused(artifact, session):
 
 def test_what_is_not_greedy_or_in_an_unknown_language_is_heard_alone(artifact, session, monkeypatch):
     model = read_speech_model(artifact)
-    monkeypatch.setattr("leanear.runtimes.speech.many_clips._first_tries", lambda *_: pytest.fail("decoded together"))
+    monkeypatch.setattr("leanear.runtimes.speech.first_tries._together", lambda *_: pytest.fail("decoded together"))
     for changes in ({"beams": 2}, {"temperatures": (0.4,)}, {"language": "auto"}, {"prompt": "the"}):
         options = DecodeOptions(**{"language": "en", "timestamps": False, "max_tokens": 4, **changes})
-        assert len(list(transcribe_many(session, model, [noise(9_000)], options, 4))) == 1
+        tries = first_tries(session, model, options, [noise(9_000)] * 2)
+        assert [first_try for _, first_try in tries] == [None, None]

@@ -139,3 +139,74 @@ def test_seconds_cut_long_audio_into_pieces_that_fit():
     assert max(window.samples for window in windows) <= SHORT - TAIL
     assert tally == Tally(windows=len(windows), short=len(windows))
     assert set(session.lengths) == {SHORT}
+
+
+PIECES = replace(MODEL, windows=EncoderWindows("0.4", (SHORT, WINDOW), TAIL))
+
+
+def pieces_heard(audio, *scripts: list[int], **changes):
+    """Windows and segments (first second, last, text) of audio heard in pieces of 300 samples at most."""
+    session = scripted(*scripts)
+    options = replace(PLAIN, timestamps=True, **changes)
+    windows = list(transcribe_windows(session, PIECES, audio, options))
+    segments = [segment for window in windows for segment in window.segments]
+    return windows, [(round(each.start_s, 2), round(each.end_s, 2), each.text) for each in segments]
+
+
+def test_the_next_piece_begins_where_one_was_cut(monkeypatch):
+    monkeypatch.setattr("leanear.runtimes.speech.long_audio.REST_S", 0.2)
+    audio, pair = loud(0.7), [at_time(0.0), 2, at_time(0.12), at_time(0.12)]
+    windows, segments = pieces_heard(audio, [*pair, 3], [*pair, 4], [at_time(0.0), 5, at_time(0.9), at_time(0.9)])
+    first, second, third = windows
+    assert [second.start, third.start] == [first.samples, first.samples + second.samples]
+    assert all(window.advance == window.samples for window in windows)
+    cuts = [round(window.start / RATE_HZ, 2) for window in windows]
+    assert segments == [
+        (0.0, 0.12, " one"),
+        (0.12, cuts[1], " two"),  # what was said after the last pair of timestamps
+        (cuts[1], round(second.start / RATE_HZ + 0.12, 2), " one"),
+        (round(second.start / RATE_HZ + 0.12, 2), cuts[2], " three"),
+        (cuts[2], 0.7, " four"),
+    ]
+
+
+def test_what_the_last_timestamp_leaves_of_a_piece_is_heard_again_by_itself(monkeypatch):
+    monkeypatch.setattr("leanear.runtimes.speech.long_audio.REST_S", 0.05)
+    audio, pair = loud(0.5), [at_time(0.0), 2, at_time(0.06), at_time(0.06), 3]
+    windows, segments = pieces_heard(audio, pair, [at_time(0.0), 4, at_time(0.1)], [at_time(0.0), 5, at_time(0.9)])
+    assert [window.start for window in windows[:2]] == [0, 60]
+    assert windows[2].start == 60 + windows[1].samples, "the next piece begins where this one was cut"
+    assert [text for *_, text in segments] == [" one", " three", " four"]
+
+
+@pytest.mark.parametrize(("behind", "heard"), [(1.0, [0, 60, 300]), (0.01, [0, 300])])  # loud, or 40 dB quieter
+def test_where_the_model_stopped_early_the_rest_is_heard_again_if_it_is_audible(behind, heard, monkeypatch):
+    monkeypatch.setattr("leanear.runtimes.speech.long_audio.LEAST_AUDIBLE_S", 0.15)
+    monkeypatch.setattr("leanear.runtimes.speech.long_audio.REST_S", 0.05)
+    audio = loud(0.5)
+    audio[60:300] *= behind
+    windows, _ = pieces_heard(audio, [at_time(0.0), 2, at_time(0.06)], [at_time(0.0), 4, at_time(0.2)])
+    assert [window.start for window in windows] == heard
+
+
+def test_windows_that_follow_what_was_said_before_go_on_from_the_last_timestamp():
+    windows, _ = pieces_heard(loud(0.7), [at_time(0.0), 2, at_time(0.1), at_time(0.1)], condition_on_previous=True)
+    assert [window.start for window in windows[:3]] == [0, 100, 200]
+
+
+def test_pieces_are_read_ahead_only_where_several_are_decoded_together():
+    class Tape:
+        def __init__(self) -> None:
+            self.read_to = 0
+
+        def __getitem__(self, span: slice) -> np.ndarray:
+            self.read_to = span.stop
+            return loud(20.0)[span]
+
+    for batch, takes_several, most in ((1, True, 2 * SHORT), (4, False, 2 * SHORT), (4, True, 16 * SHORT)):
+        tape, session = Tape(), scripted([0, 1])
+        session.takes_several = takes_several
+        session.encode_several = lambda windows, length, of=session: of.encode(windows[0], length)
+        next(transcribe_windows(session, PIECES, tape, replace(PLAIN, batch=batch)))
+        assert tape.read_to <= max(most, WINDOW + 10)
+        assert (tape.read_to > 2 * WINDOW) == (batch > 1 and takes_several)

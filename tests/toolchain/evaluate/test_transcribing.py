@@ -14,11 +14,12 @@ from leanear.benchmarks.device.commands import main as device_main
 from leanear.cli.commands import run
 from leanear.data.audio_stream import AudioStream
 from leanear.evaluate.speech_evaluation import open_transcriber
-from leanear.evaluate.transcribing import transcribe_file
 from leanear.export.artifact import export_artifact
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.manifest import Alignment
+from leanear.runtimes.speech import first_tries
 from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decoding import decode_windows
 from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.tokens.repeats import compression_ratio, loop_start
 from tests.export.whisper_cases import small_speech
@@ -110,14 +111,10 @@ def test_checkpoint_and_artifact_say_the_same(checkpoint, artifact, tmp_path):
     options = DecodeOptions(temperatures=(0.0,), condition_on_previous=True, stop_repeats=False)
     said = {}
     for kind, model in (("torch", checkpoint), ("onnxruntime", artifact), ("openvino", artifact)):
-        segments = transcribe_file(
-            tmp_path / "clip.flac",
-            str(model),
-            options,
-            runtime=kind.replace("torch", "onnxruntime"),
-            precision="fp32",
-            threads=1,
-        )
+        opened = open_transcriber(str(model), kind, "fp32", 1)
+        with AudioStream(tmp_path / "clip.flac", RATE_HZ) as stream:
+            segments = list(transcribe(opened.session, opened.model, stream, options))
+        opened.session.close()
         said[kind] = [(segment.tokens, segment.start_s, segment.end_s) for segment in segments]
     assert said["torch"] == said["onnxruntime"] == said["openvino"]
     assert len(said["torch"]) > 1
@@ -158,6 +155,30 @@ def test_a_folder_is_written_file_by_file(capsys, checkpoint, tmp_path):
     assert err.count("\n") == 4
     one = command(capsys, tmp_path / "talks" / "one.flac", *base)[1]
     assert (tmp_path / "out" / "one.srt").read_text(encoding="utf-8") == one
+
+
+@pytest.mark.parametrize("of", ["checkpoint", "artifact"])
+def test_short_recordings_are_decoded_together_and_told_one_by_one(of, capsys, tmp_path, request, monkeypatch):
+    (tmp_path / "talks").mkdir()
+    for number, seconds in enumerate((1.5, 1.0, 4.0, 0.5, 1.2, 1.9)):  # one of several windows among them
+        soundfile.write(tmp_path / "talks" / f"{number}.wav", sounds(seconds, number), RATE_HZ, subtype="FLOAT")
+    (tmp_path / "talks" / "3a.wav").write_bytes(b"no audio")
+    counted = []
+    monkeypatch.setattr(first_tries, "decode_windows", lambda *given, **more: (
+        counted.append(len(given[3])), decode_windows(*given, **more))[1])  # fmt: skip
+    base = (tmp_path / "talks", "--threads", 1, "--language", "en")
+    model = request.getfixturevalue(of)
+    alone = command(capsys, *base, "--model", model, "--batch", 1)
+    assert not counted
+    assert command(capsys, *base, "--model", model) == alone
+    assert counted == [4, 1] or counted == [4]
+    assert alone[0] == 2
+    assert alone[2].count("3a.wav") == 1
+    if of == "artifact":
+        assert device_main(["transcribe", str(model), *map(str, base)]) == 2
+        told = capsys.readouterr()
+        assert told.out == alone[1]
+        assert len(counted) > 1
 
 
 def test_what_nobody_says_is_left_out_of_long_audio_and_told(capsys, checkpoint, artifact, tmp_path):
