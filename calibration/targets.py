@@ -47,6 +47,14 @@ def positions(targets: torch.Tensor) -> int:
     return len(targets) if kind_of(targets) != "sequence" else int((targets != NO_TARGET).sum())
 
 
+def of_clips(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Every clip's share (N,) of values at the targets (P,), so scaled that their mean is the mean of the values."""
+    if kind_of(targets) != "sequence":
+        return values
+    sums = torch.zeros(len(targets), dtype=values.dtype).index_add_(0, clip_numbers(targets), values)
+    return sums * (len(targets) / positions(targets))
+
+
 def before_the_end(targets: torch.Tensor) -> torch.Tensor | None:
     """(N, L), whether a position is not after its clip's last target, or None where clips are no sequences.
 
@@ -71,11 +79,3 @@ def strata(targets: torch.Tensor) -> torch.Tensor:
     counts = has.sum(dim=0).expand(len(targets), labels)
     rarest = torch.where(has, counts, len(targets) + 1).argmin(dim=1)
     return torch.where(has.any(dim=1), rarest, labels)
-
-
-def of_clips(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Every clip's share (N,) of values at the targets (P,), so scaled that their mean is the mean of the values."""
-    if kind_of(targets) != "sequence":
-        return values
-    sums = torch.zeros(len(targets), dtype=values.dtype).index_add_(0, clip_numbers(targets), values)
-    return sums * (len(targets) / positions(targets))

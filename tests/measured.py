@@ -72,12 +72,18 @@ def short_look_at_other_processes():
 
 @pytest.fixture(autouse=True, scope="session")
 def short_measurements():
-    """Where a test does not say how much is measured, it is 12 samples in 2 processes, which are drawn 200 times."""
+    """Where a test does not say how much is measured, it is 12 samples in one process, which are drawn 200 times."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("repeats", 2), ("samples", 12)):
+        for name, value in (("repeats", 1), ("samples", 12)):
             patch.setitem(benchmark.__kwdefaults__, name, value)
         patch.setattr("leanear.benchmarks.summary.RESAMPLES", 200)
         yield
+
+
+@pytest.fixture
+def markdown_alone(monkeypatch):
+    """Reports are written without their page, where a test does not look at it: most of their time is its pictures."""
+    monkeypatch.setattr("leanear.benchmarks.report.report.render_html", lambda _report: "")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,11 +13,6 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperTokenizer,
 )
-
-from leanear.calibration.targets import NO_TARGET
-from leanear.families import whisper
-from leanear.families.whisper.prompts import padded
-from leanear.families.whisper.settings import END
 
 WINDOW_S = 2
 LANGUAGES = ("en", "zh", "de", "es")  # transformers counts languages in its own order, so these are its first ones
@@ -156,16 +150,3 @@ def write_whisper(folder: Path, model: WhisperForConditionalGeneration | None = 
     tokenizer.save_pretrained(folder)
     tokenizer.save_vocabulary(str(folder))
     return folder
-
-
-def decoder_tokens(tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None) -> torch.Tensor:
-    """What the decoder is fed, int64 (N, L): the prompt and the text, padded with the end."""
-    prompt = whisper.prompt_tokens(tokenizer, language)
-    return padded([prompt + whisper.text_tokens(tokenizer, text) for text in texts], tokenizer.get_vocab()[END])
-
-
-def targets(tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None) -> torch.Tensor:
-    """What it should say after each of them: the text and the end; nothing else counts."""
-    given = [NO_TARGET] * (len(whisper.prompt_tokens(tokenizer, language)) - 1)
-    rows = [[*given, *whisper.text_tokens(tokenizer, text), tokenizer.get_vocab()[END]] for text in texts]
-    return padded(rows, NO_TARGET)

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from leanear.benchmarks.formatting import runtime_text
 from leanear.benchmarks.peers.lasting_worker import LastingWorker, WorkerFailed
-from leanear.benchmarks.report.precision_section import read_change
+from leanear.benchmarks.report.precision_section import Compared
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.benchmarks.summary import is_within
 from leanear.benchmarks.verdict import loss_of, loss_text
@@ -44,8 +44,9 @@ from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, ParityFailed
-from leanear.runtimes.files import sha256_file, sha256_json, write_json
+from leanear.runtimes.files import sha256_file, sha256_json
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
+from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.windows import window_tokens
 from leanear.targets.target import read_target
@@ -75,7 +76,7 @@ class Row:
     bytes: int = 0
     milliseconds: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
-    compared: dict[str, Any] | None = None
+    compared: Compared | None = None
     within: bool | None = None
 
     @property
@@ -241,7 +242,7 @@ def answer_rows(rows: list[Row], options: argparse.Namespace, state: Path, sourc
         answers.setdefault((row.role, row.runtime), found)
         reference = answers[row.role, row.runtime]
         row.compared = compare_answers(clips, reference, found, read_artifact(row.artifact), read_spellings(source))
-        row.within = is_within(loss_of(read_change(row.compared), metric_of(clips)), options.precision_drop)
+        row.within = is_within(loss_of(row.compared.change.interval, metric_of(clips)), options.precision_drop)
     return metric_of(clips)
 
 
@@ -289,9 +290,9 @@ def _ratio_text(found: tuple[float, float, float] | None) -> str:
 def _answer_cells(row: Row, metric: str) -> list[str]:
     if row.compared is None:
         return ["-"] * 4
-    moved = loss_text(loss_of(read_change(row.compared), metric))
+    moved = loss_text(loss_of(row.compared.change.interval, metric))
     within = "" if row.precision == PLAIN else "yes" if row.within else "no"
-    return [f"{100 * row.compared['measured']:.2f}", moved, str(row.compared["differing"]), within]
+    return [f"{100 * row.compared.measured:.2f}", moved, str(row.compared.differing), within]
 
 
 def main() -> int:
@@ -340,7 +341,7 @@ def tabulate(options: argparse.Namespace, state: Path, narrator: Narrator) -> in
     if options.json:
         shown = [{**vars(row), "artifact": row.artifact.name, "ratios": ratios(row, rows[0])} for row in rows]
         facts = {"schema": SCHEMA, "model": options.model, "device": device_name(device_facts()), "metric": metric}
-        write_json(options.json, {**facts, "threads": options.threads, "rounds": options.rounds, "rows": shown})
+        write(options.json, {**facts, "threads": options.threads, "rounds": options.rounds, "rows": shown})
     return 1 if any(row.reason for row in rows) else 0
 
 

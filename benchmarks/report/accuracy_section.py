@@ -12,42 +12,32 @@ from leanear.benchmarks.formatting import runtime_text
 from leanear.benchmarks.report.blocks import gate_paragraph, unmeasured
 from leanear.benchmarks.report.drawing.pictures import picture_intervals
 from leanear.benchmarks.report.page import Block, Section, Table, figures
-from leanear.benchmarks.summary import Gate, Interval, wilson_interval
+from leanear.benchmarks.summary import Gate
 from leanear.benchmarks.verdict import loss_of, loss_text, points_moved
 
 MOST_ROWS = 12
 
 
-def accuracy_section(analysis: Analysis, torch_counts: dict[str, tuple[int, int]], gate: Gate | None) -> Section:
+def accuracy_section(analysis: Analysis, gate: Gate | None) -> Section:
     accuracy = analysis.content.accuracy
     if accuracy.status != "ok":
         return Section("Accuracy", unmeasured(accuracy))
     runtime = runtime_text(analysis.content.runtime)
-    torch = {role: wilson_interval(*torch_counts[role]) for role in torch_counts}
-    rows: list[tuple[str, str, Interval, tuple[int, int], float | None]] = [
-        (f"{role} checkpoint, PyTorch", role, torch[role], torch_counts[role], None)
-        for role in ("dense", "slim")
-        if role in torch
-    ]
+    columns, picture_rows = [], []
     for role in analysis.results.roles:
+        name, share = f"{analysis.name(role)} artifact", analysis.accuracy[role]
         right = correct_answers(accuracy.roles[role].predicted_ids, accuracy.label_ids)
-        entropy = float(np.mean(accuracy.roles[role].cross_entropy_nats))
-        counts = (right, len(accuracy.label_ids))
-        rows.append((f"{analysis.name(role)} artifact", role, analysis.accuracy[role], counts, entropy))
-    columns = [
-        (
-            name,
-            f"{counts[0]:,} of {counts[1]:,}",
-            f"{share.estimate:.2%}",
-            f"{share.low:.2%} to {share.high:.2%}",
-            "not measured" if entropy is None else f"{entropy:.4f}",
+        columns.append(
+            (
+                name,
+                f"{right:,} of {len(accuracy.label_ids):,}",
+                f"{share.estimate:.2%}",
+                f"{share.low:.2%} to {share.high:.2%}",
+                f"{float(np.mean(accuracy.roles[role].cross_entropy_nats)):.4f}",
+            )
         )
-        for name, _, share, counts, entropy in rows
-    ]
+        picture_rows.append((name, role, 100 * share.estimate, 100 * share.low, 100 * share.high))
     names = ("right", "accuracy", "95% interval (Wilson)", "cross-entropy, nats")
-    picture_rows = [
-        (name, role, 100 * share.estimate, 100 * share.low, 100 * share.high) for name, role, share, *_ in rows
-    ]
     blocks: list[Block] = []
     if gate is not None:
         blocks.append(gate_paragraph(gate))

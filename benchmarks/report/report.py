@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from leanear.benchmarks.formatting import without_folders
-from leanear.benchmarks.report.comparison import comparison_report, comparison_sections, read_comparison
+from leanear.benchmarks.report.comparison import comparison_sections
+from leanear.benchmarks.report.comparison_document import read_comparison
 from leanear.benchmarks.report.drawing.plotting import Picture, svgs
 from leanear.benchmarks.report.page import Block, Log, Paragraph, Report, Section, Table
-from leanear.benchmarks.report.precision_section import read_precision
-from leanear.benchmarks.report.sections import Extra, compose_report
+from leanear.benchmarks.report.precision_section import PrecisionDocument, read_precision
+from leanear.benchmarks.report.sections import NOTHING_MORE, Extra, compose_report
 from leanear.benchmarks.results import Results, read_results
 from leanear.benchmarks.summary import Gate
-from leanear.runtimes.errors import BadInput, RuntimeUnavailable
-from leanear.runtimes.files import read_json, write_text
+from leanear.runtimes.errors import RuntimeUnavailable
+from leanear.runtimes.files import write_text
 
-PLAN_SCHEMA, FIRST_PLAN_SCHEMA = "leanear-plan-2", "leanear-plan-1"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|MB|kB|M|G|MHz|W|J|mJ|°C)(?!\w))")
-EXTRA_KEYS = ("title", "torch_accuracy", "provenance", "notes", "warning")
 
 
 @dataclass(frozen=True)
@@ -38,36 +37,28 @@ def write_report(
     results_path: Path,
     out_folder: Path,
     *,
-    plan_path: Path | None = None,
+    plan: dict[str, Any] | None = None,
     precision_path: Path | None = None,
     max_drop: float | None = None,
-    extra: dict[str, Any] | None = None,
+    extra: Extra = NOTHING_MORE,
     comparison_path: Path | None = None,
     loss: Section | None = None,
     more: Sequence[Section] = (),
 ) -> ReportPaths:
     """The paths of `report.md` and `report.html`, written into `out_folder` from a results file.
 
-    plan_path: the slim model's plan.json, for the picture of what was kept. precision_path: the deployment's
-    precision.json, which is left out where it is of another slim artifact. max_drop: the accuracy gate in points.
-    extra: "title": str; "torch_accuracy": {"dense" or "slim": [correct, clips]} of the checkpoints in PyTorch on the
-    same clips; "provenance": {name: text}; "notes": [sentences for the top of the report]; "warning": what comes
-    first. loss: the section on what pruning was measured to cost. comparison_path: a comparison.json whose sections
-    come last, after those of `more`. The same files give the same report, byte for byte.
+    plan: as plan.json has it, for the picture of what was kept. precision_path: the deployment's precision.json, which
+    is left out where it is of another slim artifact. max_drop: the accuracy gate in points. loss: the section on what
+    pruning was measured to cost. comparison_path: a comparison.json whose sections come last, after those of `more`.
+    The same files give the same report, byte for byte.
 
     Raises:
-        BadInput: a file is not what it should be, or `extra` has an unknown key.
+        BadInput: a file is not what it should be.
         RuntimeUnavailable: jinja2 or matplotlib, which the HTML page needs, is not installed.
     """
     results = read_results(Path(results_path))
-    plan = (
-        None
-        if plan_path is None
-        else read_json(Path(plan_path), PLAN_SCHEMA, ("dense_head_width", "sites"), older=(FIRST_PLAN_SCHEMA,))
-    )
     precision = None if precision_path is None else _precision_of(results, Path(precision_path))
-    extra_read = _read_extra(extra or {})
-    report = compose_report(results, plan=plan, max_drop=max_drop, extra=extra_read, precision=precision, loss=loss)
+    report = compose_report(results, plan=plan, max_drop=max_drop, extra=extra, precision=precision, loss=loss)
     report = dataclasses.replace(report, sections=(*report.sections, *more))
     if comparison_path is not None:
         compared = comparison_sections(read_comparison(Path(comparison_path)))
@@ -75,21 +66,11 @@ def write_report(
     return ReportPaths(*write_page(report, Path(out_folder), "report"), report.gate)
 
 
-def _precision_of(results: Results, path: Path) -> dict[str, Any] | None:
+def _precision_of(results: Results, path: Path) -> PrecisionDocument | None:
     """precision.json, if the slim artifact that it tells of is the one that was measured, in what ships."""
     document = read_precision(path)
-    same = document["slim_manifest_sha256"] == results.content.artifacts["slim"].manifest_sha256
-    return document if same and document["ships"] == results.precisions["slim"] else None
-
-
-def write_comparison(comparison_path: Path, out_folder: Path) -> tuple[Path, Path]:
-    """The paths of `comparison.md` and `comparison.html`, written into `out_folder` from a comparison.json.
-
-    Raises:
-        BadInput: the file is not what it should be.
-        RuntimeUnavailable: jinja2 or matplotlib, which the HTML page needs, is not installed.
-    """
-    return write_page(comparison_report(read_comparison(Path(comparison_path))), Path(out_folder), "comparison")
+    same = document.slim_manifest_sha256 == results.content.artifacts["slim"].manifest_sha256
+    return document if same and document.ships == results.precisions["slim"] else None
 
 
 def write_page(report: Report, folder: Path, name: str) -> tuple[Path, Path]:
@@ -103,23 +84,6 @@ def write_page(report: Report, folder: Path, name: str) -> tuple[Path, Path]:
     write_text(markdown, render_markdown(report))
     write_text(html, page)
     return markdown, html
-
-
-def _read_extra(extra: dict[str, Any]) -> Extra:
-    for key in extra:
-        if key not in EXTRA_KEYS:
-            raise BadInput(f"extra: unknown key {key!r}; known: {', '.join(EXTRA_KEYS)}")
-    accuracy = {}
-    for role, counts in extra.get("torch_accuracy", {}).items():
-        correct, clips = counts
-        accuracy[role] = (int(correct), int(clips))
-    return Extra(
-        title=str(extra.get("title", "")),
-        torch_accuracy=accuracy,
-        provenance={str(name): str(text) for name, text in extra.get("provenance", {}).items()},
-        notes=tuple(str(note) for note in extra.get("notes", ())),
-        warning=str(extra.get("warning", "")),
-    )
 
 
 def render_html(report: Report) -> str:

@@ -18,7 +18,7 @@ from leanear.benchmarks.report.origin_sections import (
     provenance_section,
 )
 from leanear.benchmarks.report.page import Report, Section
-from leanear.benchmarks.report.precision_section import precision_section, precision_sentences
+from leanear.benchmarks.report.precision_section import PrecisionDocument, precision_section, precision_sentences
 from leanear.benchmarks.report.size_sections import memory_section, size_section, widths_section
 from leanear.benchmarks.report.speech_sections import stages_section, words_section
 from leanear.benchmarks.report.state_section import state_section
@@ -32,15 +32,17 @@ from leanear.benchmarks.verdict import Verdict
 class Extra:
     """What a report may say beyond its results.
 
-    title: of the page; torch_accuracy: role to (correct, clips) of the checkpoints in PyTorch on the same clips;
-    provenance: name to text; notes: sentences that the reader should see first; warning: what must be read before all.
+    title: of the page; provenance: name to text; notes: sentences that the reader should see first; warning: what must
+    be read before all.
     """
 
     title: str = ""
-    torch_accuracy: dict[str, tuple[int, int]] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warning: str = ""
+
+
+NOTHING_MORE = Extra()
 
 
 def compose_report(
@@ -49,7 +51,7 @@ def compose_report(
     plan: dict[str, Any] | None,
     max_drop: float | None,
     extra: Extra,
-    precision: dict[str, Any] | None = None,
+    precision: PrecisionDocument | None = None,
     loss: Section | None = None,
 ) -> Report:
     """The report of a results file.
@@ -62,7 +64,7 @@ def compose_report(
     makers: list[Callable[[], Section | None]] = [
         lambda: check_section(results.content) if results.is_wrong else None,
         lambda: None if precision is None else precision_section(precision),
-        lambda: _quality_section(analysis, extra, gate),
+        lambda: _quality_section(analysis, gate),
         lambda: loss,
         lambda: latency_section(analysis),
         lambda: stages_section(analysis) if analysis.speech else None,
@@ -96,21 +98,21 @@ def compose_report(
     )
 
 
-def _verdict(analysis: Analysis, max_drop: float | None, warning: str, precision: dict[str, Any] | None) -> Verdict:
+def _verdict(analysis: Analysis, max_drop: float | None, warning: str, precision: PrecisionDocument | None) -> Verdict:
     """The headline, which is never green under a warning or where another precision ships than was asked for."""
     verdict, text, fallen_back = headline_verdict(analysis, max_drop), "", False
-    if precision is not None and precision["asked"] != precision["ships"]:
-        text, fallen_back = f" It ships in {precision['ships']}, not in {precision['asked']}.", True
+    if precision is not None and precision.asked != precision.ships:
+        text, fallen_back = f" It ships in {precision.ships}, not in {precision.asked}.", True
     tone = "" if verdict.tone == "good" and (warning or fallen_back) else verdict.tone
     return Verdict(f"{verdict.text}{text}", tone)
 
 
-def _quality_section(analysis: Analysis, extra: Extra, gate: Gate | None) -> Section:
+def _quality_section(analysis: Analysis, gate: Gate | None) -> Section:
     if analysis.speech is not None:
         return words_section(analysis, gate)
     if analysis.tags is not None:
         return tags_section(analysis, analysis.tags, gate)
-    return accuracy_section(analysis, extra.torch_accuracy, gate)
+    return accuracy_section(analysis, gate)
 
 
 def _judge(analysis: Analysis, max_drop: float) -> Gate:

@@ -17,7 +17,21 @@ STRETCHES = 8
 CERTAIN = 20.0
 
 
-class NullSession:
+class _Session:
+    """What sessions for labels and for speech share."""
+
+    _options: SessionOptions
+
+    def facts(self) -> dict[str, Any]:
+        """The options, as no runtime changed them."""
+        options = self._options
+        return {"runtime": NAME, "version": "0", "threads": options.threads, "precision": options.precision}
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class NullSession(_Session):
     """One logit per label: the loudness of that label's share of the waveform, given after one millisecond."""
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
@@ -30,18 +44,6 @@ class NullSession:
         time.sleep(INFERENCE_S)
         stretches = np.array_split(self._checked(waveform)[0], self._labels)
         return np.array([np.abs(stretch).mean() if stretch.size else 0.0 for stretch in stretches], dtype=np.float32)
-
-    def facts(self) -> dict[str, Any]:
-        """The options, as no runtime changed them."""
-        return {
-            "runtime": NAME,
-            "version": "0",
-            "threads": self._options.threads,
-            "precision": self._options.precision,
-        }
-
-    def close(self) -> None:
-        """Nothing to release."""
 
 
 def said_tokens(artifact: Artifact, waveform: np.ndarray) -> list[int]:
@@ -56,7 +58,7 @@ def said_tokens(artifact: Artifact, waveform: np.ndarray) -> list[int]:
     return [thousandths % text_tokens for thousandths in loudness if thousandths]
 
 
-class NullSpeechSession(SpeechSession):
+class NullSpeechSession(_Session, SpeechSession):
     """Says `said_tokens` one by one after the prompt and then ends; of silence it says that there is no speech."""
 
     takes_several = True
@@ -115,15 +117,3 @@ class NullSpeechSession(SpeechSession):
         prompts = [place for place, token in enumerate(fed) if text_tokens <= token < past_end]
         said = sum(token < text_tokens for token in fed[prompts[-1] + 1 if prompts else 0 :])
         return known[said] if said < len(known) else decoding.end
-
-    def facts(self) -> dict[str, Any]:
-        """The options, as no runtime changed them."""
-        return {
-            "runtime": NAME,
-            "version": "0",
-            "threads": self._options.threads,
-            "precision": self._options.precision,
-        }
-
-    def close(self) -> None:
-        """Nothing to release."""

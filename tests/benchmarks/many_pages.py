@@ -11,13 +11,13 @@ import numpy as np
 
 from leanear.benchmarks.compare.compare import compare
 from leanear.benchmarks.compare.compare_page import comparison_page
-from leanear.benchmarks.report.comparison import comparison_report
 from leanear.benchmarks.report.devices_report import DeviceEntry, write_devices_report
 from leanear.benchmarks.report.loss_section import loss_section
 from leanear.benchmarks.report.report import write_page, write_report
 from leanear.benchmarks.results import Results, write_results
 from leanear.prune.exploring import _page as explore_page
-from leanear.runtimes.files import write_json
+from leanear.studies.comparison_page import comparison_report
+from tests.benchmarks.report.test_comparison import content as comparison_content
 from tests.benchmarks.report.test_comparison import document as methods_document
 
 CLIPS = 2000
@@ -147,13 +147,11 @@ def pages(results: Results, speech: dict[str, Any], speech_plan: dict[str, Any])
     """By its name, what writes a page into a folder and says where it is."""
     document = results.document
 
-    def report(content: dict[str, Any], **options: Any) -> Callable[[Path], Path]:
+    def report(content: dict[str, Any], **given: Any) -> Callable[[Path], Path]:
         def write(folder: Path) -> Path:
             write_results(folder / "results.json", content)
-            write_json(folder / "plan.json", options.pop("plan", AST_PLAN))
-            loss = loss_section(PRUNING)
-            paths = write_report(folder / "results.json", folder, plan_path=folder / "plan.json", loss=loss, **options)
-            return paths.html
+            options = {"plan": AST_PLAN, "loss": loss_section(PRUNING), **given}
+            return write_report(folder / "results.json", folder, **options).html
 
         return write
 
@@ -191,6 +189,8 @@ def pages(results: Results, speech: dict[str, Any], speech_plan: dict[str, Any])
             ]
         ),
         "compare": compared,
-        "methods": lambda folder: write_page(comparison_report(methods_document()), folder, "comparison")[1],
+        "methods": lambda folder: write_page(
+            comparison_report(comparison_content(methods_document())), folder, "comparison"
+        )[1],
         "explore": lambda folder: write_page(explore_page(_exploration()), folder, "explore")[1],
     }

@@ -89,8 +89,8 @@ def field(tmp_path_factory):
     for name in ("demo-ast", "path-or-hub-id", "CHECKPOINT"):
         write_tiny(folder / name)
     shutil.copytree(DEMOS / "whisper" / "model", folder / "demo-whisper")  # whose 8 bits are proved on real words
-    for part in ("train", "test"):
-        _copy_first_clips(DEMOS / "whisper" / "clips" / "evaluation", folder / "demo-whisper-clips" / part, 8)
+    for part, count in (("train", 8), ("test", 4)):
+        _copy_first_clips(DEMOS / "whisper" / "clips" / "evaluation", folder / "demo-whisper-clips" / part, count)
         write_tones(folder / "folder" / part, 6, 0.5)
     for name in ("demo-ast-clips", "DATA", "clips"):
         shutil.copytree(folder / "folder", folder / name)

@@ -23,6 +23,15 @@ from tests.runtimes.tiny_artifact import LABELS, expected_logits, weights, write
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
+# As pip writes it, but that both artifacts are measured once, not four times
+LAUNCHER = """
+import sys
+from leanear.entry import main
+if sys.argv[1] == "deploy":
+    from leanear.benchmarks.measure.measure import benchmark
+    benchmark.__kwdefaults__["repeats"] = 1
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +49,7 @@ def repository(tmp_path_factory):
     write_tiny(folder / "model")
     write_tones(folder / "clips", 6, 0.5)
     (folder / "bin").mkdir()
-    (folder / "bin" / "leanear").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m leanear.entry "$@"\n')
+    (folder / "bin" / "leanear").write_text(f"#!{sys.executable}\n{LAUNCHER}")
     (folder / "bin" / "leanear").chmod(0o755)
     return folder
 

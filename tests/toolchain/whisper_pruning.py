@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
+from transformers import WhisperTokenizer
 
 from leanear.data.examples import LabelledInputs, SpeechInputs
 from leanear.families import whisper
-from leanear.families.whisper import WhisperCheckpoint
-from tests.whisper_models import decoder_tokens, make_extractor, make_tokenizer, make_whisper, targets
+from leanear.families.whisper import WhisperCheckpoint, calibration_examples
+from leanear.families.whisper.settings import END
+from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
 
 WORDS = ["the", "sun", "and", "the", "wind", "saw", "an", "owl", "on", "the", "other", "hand", "in", "water"]
 
@@ -32,9 +35,17 @@ def clips(count: int, seed: int = 0) -> LabelledInputs:
     """Noise for features, with sentences of unlike lengths."""
     texts = sentences(count, seed)
     features = torch.randn(count, 80, 200, generator=torch.Generator().manual_seed(seed))
-    tokenizer = make_tokenizer()
-    fed, wanted = (make(tokenizer, texts, "en") for make in (decoder_tokens, targets))
-    return LabelledInputs(SpeechInputs(features, fed), wanted, texts)
+    tokens, targets = fed_and_said(make_tokenizer(), texts, "en")
+    return LabelledInputs(SpeechInputs(features, tokens), targets, texts)
+
+
+def fed_and_said(
+    tokenizer: WhisperTokenizer, texts: Sequence[str], language: str | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Texts as the decoder is fed them, and as it is to say them."""
+    prompt = whisper.prompt_tokens(tokenizer, language)
+    tokens = [whisper.text_tokens(tokenizer, text) for text in texts]
+    return calibration_examples.fed_and_said([prompt] * len(texts), tokens, tokenizer.get_vocab()[END])
 
 
 def write_audio(folder: Path, count: int, seed: int = 0) -> Path:

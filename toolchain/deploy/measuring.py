@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from leanear.benchmarks.analysis import analyse, medians_ms
 from leanear.benchmarks.formatting import PRUNED_PARTS
@@ -14,6 +15,7 @@ from leanear.benchmarks.report.loss_section import loss_section
 from leanear.benchmarks.report.page import Paragraph, Section
 from leanear.benchmarks.report.precision_section import precision_section, read_precision
 from leanear.benchmarks.report.report import ReportPaths, write_report
+from leanear.benchmarks.report.sections import Extra
 from leanear.benchmarks.results import Results
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, as_folder, column_for
@@ -23,7 +25,7 @@ from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED
 from leanear.families.tasks import read_spellings
-from leanear.plan import read_plan
+from leanear.plan import plan_to_json, read_plan
 from leanear.progress import Narrator, counted
 from leanear.prune.notes import PRUNING_SCHEMA, loss_warning, pruning_notes
 from leanear.runtimes.artifact import Artifact, read_artifact
@@ -31,11 +33,36 @@ from leanear.runtimes.clips import clips_in_16_bits, write_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
 from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.records import read
 from leanear.runtimes.sessions import SessionOptions, own_precision
 
-ABOUT_FILE, ABOUT_SCHEMA = "deployment.json", "leanear-deployment-1"
+DEPLOYMENT_FILE, DEPLOYMENT_SCHEMA = "deployment.json", "leanear-deployment-1"
 DEVICES_FILE, PRECISION_FILE = "devices.json", "precision.json"
 CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders
+
+
+@dataclass(frozen=True)
+class DeploymentDocument:
+    """`deployment.json`: what a deployment folder holds, and what it was made from.
+
+    asked: what tells the request from others whose results would lie in the same folder; none in older files.
+    """
+
+    schema: str
+    title: str
+    asked: dict[str, Any]
+    provenance: dict[str, str]
+    MAY_LACK: ClassVar[dict[str, Any]] = {"asked": {}}
+
+
+def read_deployment(folder: Path) -> DeploymentDocument | None:
+    """`deployment.json` of a folder; None where there is none.
+
+    Raises:
+        BadInput: it is not what it should be.
+    """
+    path = folder / DEPLOYMENT_FILE
+    return read(DeploymentDocument, read_json(path, DEPLOYMENT_SCHEMA), path) if path.is_file() else None
 
 
 def bench_artifacts(  # noqa: PLR0913, what every stage is given
@@ -65,19 +92,19 @@ def bench_artifacts(  # noqa: PLR0913, what every stage is given
     Raises:
         LeanearError: an artifact, the data or the runtime is not usable, or a measurement failed.
     """
-    read = read_artifact(artifact)
-    chosen = precision or own_precision(read, runtime)
+    slim = read_artifact(artifact)
+    chosen = precision or own_precision(slim, runtime)
     dense = None if against is None else _precision_beside(read_artifact(against), runtime, precision)
     said = chosen if dense in (None, chosen) else f"{dense} against {chosen}"
     with tempfile.TemporaryDirectory(prefix="leanear-clips-") as name:
         clips_path = None
         if data is not None:
             folder = as_folder(data)
-            splits = read_splits(folder, CALIBRATION_CLIPS, seed, column_for(read.task), labels=read.labels)
+            splits = read_splits(folder, CALIBRATION_CLIPS, seed, column_for(slim.task), labels=slim.labels)
             clips_path = Path(name) / "evaluation.npz"
             with narrator.step(f"reading {len(splits.evaluation)} evaluation clips") as report:
                 told = counted(report)
-                clips = read_examples_for(read.task, splits.evaluation, read.labels, read.sample_rate_hz, told)
+                clips = read_examples_for(slim.task, splits.evaluation, slim.labels, slim.sample_rate_hz, told)
                 write_clips(clips_path, clips_in_16_bits(clips)[0])
         with narrator.step(f"measuring on {runtime}, {said}, {threads} threads") as report:
             benchmark(
@@ -169,25 +196,21 @@ def write_folder_report(
 
     notes: sentences that come before those on pruning.
     """
-    plan_path, about_path = folder / "checkpoint" / "plan.json", folder / ABOUT_FILE
-    precision_path = folder / PRECISION_FILE
-    if plan_path.is_file():
-        read_plan(plan_path)
-    pruning = _read_pruning(folder)
+    plan_path, precision_path = folder / "checkpoint" / "plan.json", folder / PRECISION_FILE
+    pruning, about = _read_pruning(folder), read_deployment(folder)
     measured = count_results_word_errors(results, read_spellings(folder))
-    said = [*notes, *pruning_notes(pruning, medians_ms(analyse(measured)))]
-    about = read_json(about_path, ABOUT_SCHEMA, ("title", "provenance")) if about_path.is_file() else {}
     return write_report(
         results,
         out,
-        plan_path=plan_path if plan_path.is_file() else None,
+        plan=plan_to_json(read_plan(plan_path)) if plan_path.is_file() else None,
         precision_path=precision_path if precision_path.is_file() else None,
         max_drop=max_drop,
-        extra={
-            "notes": said,
-            "warning": loss_warning(pruning) or "",
-            **{key: about[key] for key in ("title", "provenance") if key in about},
-        },
+        extra=Extra(
+            title="" if about is None else about.title,
+            provenance={} if about is None else about.provenance,
+            notes=(*notes, *pruning_notes(pruning, medians_ms(analyse(measured)))),
+            warning=loss_warning(pruning) or "",
+        ),
         comparison_path=comparison,
         loss=None if pruning is None else loss_section(pruning),
         more=engine_sections(folder),

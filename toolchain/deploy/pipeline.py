@@ -26,7 +26,15 @@ from leanear.deploy.deployment_stages import (
     prune_stage,
     was_pruned,
 )
-from leanear.deploy.measuring import ABOUT_FILE, ABOUT_SCHEMA, DEVICES_FILE, PRECISION_FILE, write_folder_report
+from leanear.deploy.measuring import (
+    DEPLOYMENT_FILE,
+    DEPLOYMENT_SCHEMA,
+    DEVICES_FILE,
+    PRECISION_FILE,
+    DeploymentDocument,
+    read_deployment,
+    write_folder_report,
+)
 from leanear.deploy.precision_gate import (
     PLAIN,
     TRIALS_FOLDER,
@@ -51,8 +59,8 @@ from leanear.progress import Narrator
 from leanear.runtimes.backends.engines import import_library
 from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import read_json, write_json
 from leanear.runtimes.process.notes import note
+from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 from leanear.runtimes.tasks import SPEECH_TASK
@@ -63,7 +71,7 @@ if TYPE_CHECKING:
     from leanear.prune.job import PruneJob
 
 OWN_FOLDERS = ("checkpoint", "dense", "slim", f"{TRIALS_FOLDER}/*", BUNDLE_FOLDER)
-OWN_NAMES = (*OWN_FOLDERS, ENGINES_FILE, PRECISION_FILE, "deployment.json", "report.md", "report.html")
+OWN_NAMES = (*OWN_FOLDERS, ENGINES_FILE, PRECISION_FILE, DEPLOYMENT_FILE, "report.md", "report.html")
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,7 @@ def deploy(request: Request, narrator: Narrator) -> Deployment:
             ran.append(engines_stage(folder, device, ready.not_here, narrator))
             say_engines(folder, narrator)
         about = _about(request, ready, name, ships)
-        write_json(folder / ABOUT_FILE, about)
+        write(folder / DEPLOYMENT_FILE, about)
         if ready.devices is not None:
             return _deliver(request, folder, device, ready.devices, about, narrator)
         return _measure_here(request, ready, device, any(ran), narrator)
@@ -237,32 +245,28 @@ def _asked(request: Request, ready: _Prepared) -> dict[str, Any]:
 
 def _note_replaced(folder: Path, asked: dict[str, Any]) -> None:
     """Say that the results of another request are in the folder, which are going to be replaced."""
-    path = folder / ABOUT_FILE
-    before = read_json(path, ABOUT_SCHEMA).get("asked", {}) if path.is_file() else {}
+    about = read_deployment(folder)
+    before = {} if about is None else about.asked
     changed = [f"{key}: {before[key]}" for key in before if key in asked and before[key] != asked[key]]
     if changed:
         note(f"{folder}: replaces the results of another request ({'; '.join(changed)}); --out FOLDER keeps both")
 
 
-def _about(request: Request, ready: _Prepared, name: str, ships: str) -> dict[str, Any]:
-    """What about.json says of the deployment: its title, and what it was made from."""
+def _about(request: Request, ready: _Prepared, name: str, ships: str) -> DeploymentDocument:
+    """deployment.json."""
     target, job, splits = ready.target, ready.job, ready.splits
     plain = plain_precision(target.runtime, ships)
     used = f"{len(splits.calibration)} to calibrate on, {len(splits.evaluation)} to evaluate on"
-    return {
-        "schema": ABOUT_SCHEMA,
-        "title": f"{name} for {target.name}",
-        "asked": _asked(request, ready),
-        "provenance": {
-            "model": request.model,
-            "target": f"{target.name}: {target.description}",
-            "precision": precision_text(target.precision, ships, plain),
-            "audio": str(ready.audio),
-            "clips used": f"{used}; {splits.origin}",
-            **({"recipe file": job.recipe_file} if job.recipe_file else {}),
-            **job.asked.as_json(),
-        },
+    provenance = {
+        "model": request.model,
+        "target": f"{target.name}: {target.description}",
+        "precision": precision_text(target.precision, ships, plain),
+        "audio": str(ready.audio),
+        "clips used": f"{used}; {splits.origin}",
+        **({"recipe file": job.recipe_file} if job.recipe_file else {}),
+        **job.asked.as_json(),
     }
+    return DeploymentDocument(DEPLOYMENT_SCHEMA, f"{name} for {target.name}", _asked(request, ready), provenance)
 
 
 def _measure_here(request: Request, ready: _Prepared, device: Target, ran: bool, narrator: Narrator) -> Deployment:
@@ -278,12 +282,12 @@ def _measure_here(request: Request, ready: _Prepared, device: Target, ran: bool,
 
 
 def _deliver(
-    request: Request, folder: Path, device: Target, devices: Devices, about: dict[str, Any], narrator: Narrator
+    request: Request, folder: Path, device: Target, devices: Devices, about: DeploymentDocument, narrator: Narrator
 ) -> Deployment:
     """The deployment after its bundle was made and brought to the devices."""
     delivery = deliver_deployment(
         folder,
-        title=about["title"],
+        title=about.title,
         target=f"{device.name}: {device.description}",
         run=RunSettings(
             device.runtime,
@@ -294,7 +298,7 @@ def _deliver(
             plain_precision(device.runtime, device.precision),
         ),
         devices=devices,
-        provenance=about["provenance"],
+        provenance=about.provenance,
         max_drop=request.max_drop,
         narrator=narrator,
     )

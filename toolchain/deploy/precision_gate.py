@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,7 +24,11 @@ from leanear.benchmarks.report.precision_section import (
     NOT_GATED,
     PASSED,
     PRECISION_SCHEMA,
-    read_change,
+    Change,
+    Compared,
+    GateFacts,
+    PrecisionDocument,
+    Trial,
     read_precision,
     trial_sentence,
 )
@@ -42,8 +46,9 @@ from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed, RuntimeUnavailable
-from leanear.runtimes.files import replaced_folder, sha256_file, sha256_json, write_json
+from leanear.runtimes.files import replaced_folder, sha256_file, sha256_json
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
+from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
 from leanear.stages import run_stage, stage_is_done
 from leanear.targets.target import Target
@@ -132,7 +137,7 @@ def ships_by_record(candidate: Candidate, gate: PrecisionGate) -> str | None:
         return PLAIN
     if not stage_is_done(candidate.folder, STAGE, _made_from(candidate, gate)):
         return None
-    return str(read_precision(candidate.folder / PRECISION_FILE)["ships"])
+    return read_precision(candidate.folder / PRECISION_FILE).ships
 
 
 def precision_stage(candidate: Candidate, gate: PrecisionGate, narrator: Narrator) -> tuple[str, bool]:
@@ -147,18 +152,17 @@ def precision_stage(candidate: Candidate, gate: PrecisionGate, narrator: Narrato
 
     def work() -> None:
         document = _judge_all(candidate, gate, narrator)
-        place_artifact(folder / TRIALS_FOLDER / graph_precision(document["ships"]), slim)
-        document["slim_manifest_sha256"] = sha256_file(slim / "manifest.json")
-        write_json(path, document)
+        place_artifact(folder / TRIALS_FOLDER / graph_precision(document.ships), slim)
+        write(path, replace(document, slim_manifest_sha256=sha256_file(slim / "manifest.json")))
 
     def outputs() -> list[Path]:
         return [path, *sorted(file for file in slim.iterdir() if file.is_file())]
 
     ran = run_stage(folder, STAGE, _made_from(candidate, gate), outputs, work)
     document = read_precision(path)
-    if not gate.fallback and document["ships"] != document["asked"]:
-        raise GateMissed(_missed(document, document["trials"][0]))
-    return str(document["ships"]), ran
+    if not gate.fallback and document.ships != document.asked:
+        raise GateMissed(_missed(document, document.trials[0]))
+    return document.ships, ran
 
 
 def place_artifact(source: Path, out: Path) -> None:
@@ -186,46 +190,41 @@ def _made_from(candidate: Candidate, gate: PrecisionGate) -> dict[str, Any]:
     }
 
 
-def _judge_all(candidate: Candidate, gate: PrecisionGate, narrator: Narrator) -> dict[str, Any]:
+def _judge_all(candidate: Candidate, gate: PrecisionGate, narrator: Narrator) -> PrecisionDocument:
     """precision.json but for the artifact that ships: each precision's trial until one passes."""
     target, calibration = candidate.target, read_clips(candidate.calibration)
     clips = gate_clips(calibration)
     runtime, note, not_here = _gate_runtime(target)
-    document: dict[str, Any] = {
-        "schema": PRECISION_SCHEMA,
-        "asked": target.precision,
-        "ships": PLAIN,
-        "drop_points": gate.drop_points,
-        "metric": metric_of(clips),
-        "gate": {
-            "runtime": runtime,
-            "threads": target.threads,
-            "device": device_name(device_facts()),
-            "clips": len(clips),
-            "quantiser_clips": quantiser_clips(len(calibration)),
-            "note": note,
-        },
-        "trials": [],
-    }
+    where = (runtime, target.threads, device_name(device_facts()))
+    document = PrecisionDocument(
+        schema=PRECISION_SCHEMA,
+        asked=target.precision,
+        ships=PLAIN,
+        drop_points=gate.drop_points,
+        metric=metric_of(clips),
+        gate=GateFacts(*where, len(clips), quantiser_clips(len(calibration)), note),
+        trials=(),
+        slim_manifest_sha256="",
+    )
     court = _Court(candidate, clips, runtime, not_here, narrator)
     for precision in precisions_to_try(target.precision, _offered(target)):
         if precision == PLAIN:
             candidate.export(PLAIN)
             break
         trial = court.judge(precision, gate.drop_points)
-        document["trials"].append(trial)
+        document = replace(document, trials=(*document.trials, trial))
         narrator.say(f"  {trial_sentence(document, trial)}")
-        if trial["verdict"] != FAILED:
-            document["ships"] = precision
+        if trial.verdict != FAILED:
+            document = replace(document, ships=precision)
             break
         if not gate.fallback:
             raise GateMissed(_missed(document, trial))
-    if document["ships"] != document["asked"]:
-        narrator.say(f"  {document['ships']} ships in place of {document['asked']}")
+    if document.ships != document.asked:
+        narrator.say(f"  {document.ships} ships in place of {document.asked}")
     return document
 
 
-def _missed(document: dict[str, Any], trial: dict[str, Any]) -> str:
+def _missed(document: PrecisionDocument, trial: Trial) -> str:
     return f"precision gate: {trial_sentence(document, trial)}"
 
 
@@ -259,17 +258,15 @@ class _Court:
         self._path = candidate.folder / TRIALS_FOLDER / "clips.npz"
         self._reference: ClipAnswers | None = None
 
-    def judge(self, precision: str, drop_points: float) -> dict[str, Any]:
+    def judge(self, precision: str, drop_points: float) -> Trial:
         """The trial of one precision."""
-        trial: dict[str, Any] = {"precision": precision, "verdict": NOT_GATED, "reason": ""}
-        trial |= {"reference": None, "measured": None, "change": None, "differing": None}
         try:
             artifact = self._candidate.export(graph_precision(precision))
         except ParityFailed as error:
-            return {**trial, "verdict": FAILED, "reason": str(error)}
+            return Trial(precision, FAILED, str(error))
         reason = self._why_not(precision)
         if reason:
-            return {**trial, "reason": reason}
+            return Trial(precision, NOT_GATED, reason)
         write_clips(self._path, self._clips)
         plain = self._candidate.export(PLAIN)
         try:
@@ -278,16 +275,16 @@ class _Court:
         except NO_ANSWERS as error:
             if self._runtime == self._candidate.target.runtime:
                 raise
-            return {**trial, "reason": str(error)}
+            return Trial(precision, NOT_GATED, str(error))
         try:
             answers = self._answers(artifact, precision)
         except NO_ANSWERS as error:
-            return {**trial, "verdict": FAILED, "reason": str(error)}
+            return Trial(precision, FAILED, str(error))
         compared = compare_answers(
             self._clips, self._reference, answers, read_artifact(plain), self._candidate.spellings
         )
-        loss = loss_of(read_change(compared), metric_of(self._clips))
-        return {**trial, **compared, "verdict": PASSED if is_within(loss, drop_points) else FAILED}
+        passed = is_within(loss_of(compared.change.interval, metric_of(self._clips)), drop_points)
+        return Trial(precision, PASSED if passed else FAILED, **vars(compared))
 
     def _why_not(self, precision: str) -> str:
         """Why a precision cannot be gated on this machine, "" where it can."""
@@ -331,10 +328,9 @@ def clip_answers(
 
 def compare_answers(
     clips: Clips, reference: Any, answers: Any, artifact: Artifact, spellings: dict[str, str] | None
-) -> dict[str, Any]:
+) -> Compared:
     """The metric of two sets of answers to `clips`, its change with a paired interval, and how many of them differ.
 
-    The change's ends are None where no interval could be resampled.
     reference, answers: as `clip_answers` gives them; artifact: says what language is spoken.
     """
     if clips.tags is not None:
@@ -357,11 +353,6 @@ def compare_answers(
     return _compared(rates[0], rates[1], change, sum(a != b for a, b in zip(*said, strict=True)))
 
 
-def _compared(reference: float, measured: float, change: Interval, differing: int) -> dict[str, Any]:
-    low, high = (change.low, change.high) if change.has_spread else (None, None)
-    return {
-        "reference": reference,
-        "measured": measured,
-        "change": {"estimate": change.estimate, "low": low, "high": high},
-        "differing": differing,
-    }
+def _compared(reference: float, measured: float, change: Interval, differing: int) -> Compared:
+    ends = (change.low, change.high) if change.has_spread else (None, None)
+    return Compared(reference, measured, Change(change.estimate, *ends), differing)

@@ -28,13 +28,12 @@ from leanear.families.checkpoint_files import (
     load_weights,
     read_model_type,
     require_features,
-    slim_settings,
     write_slim_folder,
 )
 from leanear.families.classifier import check_head, labelled, metric_of
 from leanear.families.family import AttentionBlocks, ExportOptions
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from leanear.families.slimming import feed_forward_state, kept_widths, slim_state
+from leanear.families.slimming import feed_forward_state, kept_widths, slim_config, slim_state
 from leanear.plan import Plan, SitePlan, full_plan
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
@@ -50,6 +49,7 @@ SIZE_SIGNS = SizeSigns(
     widths={"hidden_size": r"^classifier\.layernorm\.weight$", "num_labels": r"^classifier\.dense\.weight$"},
 )
 MODELLING_FILE = Path(modeling_slim_ast.__file__)
+SLIM = (SlimASTConfig, SlimASTForAudioClassification, "AutoModelForAudioClassification")
 
 batch_loss, encoded, logits, mistakes = (
     classifier.batch_loss,
@@ -240,31 +240,14 @@ def slim_model(
     """
     dense_sites = attention_sites(model)
     states = feed_forward_states or {}
-    config = _slim_config(model.config, sites, dense_sites[0].scaling, kept_widths(feed_forward_sites(model), states))
+    widths = kept_widths(feed_forward_sites(model), states)
+    config = slim_config(model.config, SLIM, sites, dense_sites[0].scaling, widths)
     with torch.device("meta"):
         slim = SlimASTForAudioClassification(config)
     changed = feed_forward_state(states, lambda name: f"{BODY}.{name.removesuffix('feed_forward')}mlp")
     state = slim_state(model, dense_sites, sites, attention_states, BODY, "o_proj", changed)
     slim.load_state_dict(state, strict=True, assign=True)
     return slim.eval().to(model.device)
-
-
-def _slim_config(
-    config: ASTConfig, sites: tuple[SitePlan, ...], scaling: float, feed_forward_widths: list[int]
-) -> SlimASTConfig:
-    slim = SlimASTConfig(
-        query_key_widths=[list(site.query_key_widths) for site in sites],
-        value_output_widths=[list(site.value_output_widths) for site in sites],
-        attention_scaling=scaling,
-        feed_forward_widths=feed_forward_widths,
-        **slim_settings(config),
-    )
-    slim.architectures = [SlimASTForAudioClassification.__name__]
-    slim.auto_map = {
-        "AutoConfig": f"{MODELLING_FILE.stem}.{SlimASTConfig.__name__}",
-        "AutoModelForAudioClassification": f"{MODELLING_FILE.stem}.{SlimASTForAudioClassification.__name__}",
-    }
-    return slim
 
 
 def save_slim_checkpoint(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
+from leanear.families.checkpoint_files import slim_settings
 from leanear.plan import SitePlan
 from leanear.surgery import kept_attention_state
+
+Slim = tuple[type[Any], type[PreTrainedModel], str]
+"""A slim model's configuration and class, and the class of transformers that opens it by its own file."""
 
 
 def slim_state(
@@ -36,6 +42,24 @@ def slim_state(
     changed = {**attention, **(feed_forward or {})}
     rest = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in changed}
     return {**rest, **changed}
+
+
+def slim_config(
+    config: PreTrainedConfig, kind: Slim, plans: Sequence[SitePlan], scaling: float, feed_forward_widths: Sequence[int]
+) -> Any:
+    """The configuration of the slim model of a dense one, or of a slim one, of this configuration."""
+    made, model, opener = kind
+    slim = made(
+        query_key_widths=[list(plan.query_key_widths) for plan in plans],
+        value_output_widths=[list(plan.value_output_widths) for plan in plans],
+        attention_scaling=scaling,
+        feed_forward_widths=feed_forward_widths,
+        **slim_settings(config),
+    )
+    file = model.__module__.rpartition(".")[2]
+    slim.architectures = [model.__name__]
+    slim.auto_map = {"AutoConfig": f"{file}.{made.__name__}", opener: f"{file}.{model.__name__}"}
+    return slim
 
 
 def kept_widths(blocks: Sequence[FeedForwardSite], states: Mapping[str, Mapping[str, torch.Tensor]]) -> list[int]:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from leanear.accelerator import on_accelerator
-from leanear.benchmarks.report.comparison import COMPARISON_SCHEMA
-from leanear.benchmarks.report.report import write_comparison
+from leanear.benchmarks.report.comparison_document import (
+    COMPARISON_SCHEMA,
+    Calibration,
+    ComparisonDocument,
+    Evaluation,
+    MethodFacts,
+    MethodsLatency,
+    MethodsTable,
+    read_comparison,
+)
+from leanear.benchmarks.report.report import write_page
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, Example, column_for
 from leanear.data.examples import LabelledInputs
@@ -37,8 +45,9 @@ from leanear.reference.choose import SCHEMES
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips, clips_sha256
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import write_json, write_text
+from leanear.runtimes.files import write_text
 from leanear.runtimes.precisions import graph_precision
+from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.studies.comparison import (
@@ -50,8 +59,9 @@ from leanear.studies.comparison import (
     compare_with,
     compute_rows,
     finished_rows,
-    table_json,
+    methods_table,
 )
+from leanear.studies.comparison_page import comparison_report
 from leanear.studies.methods import (
     ACTIVATIONS_EQUAL,
     CLASSIFIER,
@@ -191,39 +201,41 @@ def compare_methods(  # noqa: PLR0915
     equal_widths = {method.name for method in known if isinstance(method.recipe, EqualWidths)}
     ratios = compare_with(rows, DEFAULT, lambda name: name != DEFAULT_AS_SMALL)
     ratios += compare_with(rows, DEFAULT_AS_SMALL, equal_widths.__contains__)
-    document: dict[str, Any] = {
-        "schema": COMPARISON_SCHEMA,
-        "model": model,
-        "made_from": made_from,
-        "command": list(command),
-        "calibration": {"pool": len(pool), "clips": drawn_clips, "seed": request.seed, "split": splits.origin},
-        "evaluation": {"clips": len(evaluation)},
-        "metric": checkpoint.metric,
-        "prune": request.prune,
-        "bundle_sparsity": bundle_sparsity(dense_plan),
-        "default": DEFAULT,
-        "published": [method.name for method in known if is_published(method)],
-        "drawn": drawn_names(rows),
-        "methods": [_method_json(method) for method in known],
-        "one_shot": table_json(outcomes, ratios),
-        "recovery": None,
-        "latency": None,
-    }
+    recovery: MethodsTable | None = None
+    latency: MethodsLatency | None = None
+    used = list(known)
     if request.recovery_sparsities:
         trained = recovery_methods(rows, request.recovery_sparsities, drawn_clips)
         jobs = recovery_jobs(request, trained)
         with_dense = (*(found for found in rows if found.row.method == DENSE), *rows_of("recovery", jobs))
         ours = recovered(method_named(DEFAULT), Distillation()).name
-        document["recovery"] = table_json(with_dense, compare_with(finished_rows(with_dense), ours))
-        used = {method.name: method for chosen in trained.values() for method in chosen}
-        document["methods"] += [_method_json(method) for method in used.values()]
+        recovery = methods_table(with_dense, compare_with(finished_rows(with_dense), ours))
+        used += {method.name: method for chosen in trained.values() for method in chosen}.values()
     if target is not None:
         with narrator.step(f"latency on {target.name}") as told:
             timed = [(method_named(name), sparsity) for name, sparsity in latency_points(request.sparsities)]
-            document["latency"] = time_methods(timed, bench_of(request.seed), target, out / "graphs", told)
-    write_json(out / COMPARISON_FILE, document)
-    markdown, html = write_comparison(out / COMPARISON_FILE, out)
-    return ComparisonPaths(out / COMPARISON_FILE, markdown, html)
+            latency = time_methods(timed, bench_of(request.seed), target, out / "graphs", told)
+    document = ComparisonDocument(
+        schema=COMPARISON_SCHEMA,
+        model=model,
+        made_from=made_from,
+        command=tuple(command),
+        calibration=Calibration(len(pool), drawn_clips, request.seed, splits.origin),
+        evaluation=Evaluation(len(evaluation)),
+        metric=checkpoint.metric,
+        prune=request.prune,
+        bundle_sparsity=bundle_sparsity(dense_plan),
+        default=DEFAULT,
+        published=tuple(method.name for method in known if is_published(method)),
+        drawn=tuple(drawn_names(rows)),
+        methods=tuple(MethodFacts(method.name, method.group, method.about, method.drawn) for method in used),
+        one_shot=methods_table(outcomes, ratios),
+        recovery=recovery,
+        latency=latency,
+    )
+    write(out / COMPARISON_FILE, document)
+    pages = write_page(comparison_report(read_comparison(out / COMPARISON_FILE)), out, "comparison")
+    return ComparisonPaths(out / COMPARISON_FILE, *pages)
 
 
 def one_shot_jobs(request: ComparisonRequest, known: Sequence[Method]) -> tuple[Job, ...]:
@@ -309,7 +321,3 @@ def latency_points(sparsities: Sequence[float]) -> list[tuple[str, float]]:
 def bundle_sparsity(plan: Plan) -> float:
     """The share of the attention parameters that one channel of every head of one block has."""
     return 1 / (2 * plan.dense_head_width * len(plan.sites))
-
-
-def _method_json(method: Method) -> dict[str, Any]:
-    return {"name": method.name, "group": method.group, "about": method.about, "drawn": method.drawn}

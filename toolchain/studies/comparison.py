@@ -14,18 +14,28 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from leanear.benchmarks.report.comparison_document import (
+    ANY_SEED,
+    DENSE,
+    ErrorRate,
+    Measure,
+    MethodsTable,
+    OutOfReach,
+    Ratio,
+    Row,
+)
 from leanear.benchmarks.summary import Interval, wilson_interval
 from leanear.data.examples import LabelledInputs
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, sha256_json, write_text
 from leanear.runtimes.process.kept_work import remember_kept
-from leanear.studies.methods import DEFAULT, DENSE, Bench, Method
+from leanear.studies.methods import DEFAULT, Bench, Method
 from leanear.studies.quality import Answers, judge_answers, predict
 
 ROWS_FILE, ANSWERS_FOLDER = "rows.jsonl", "answers"
 RESAMPLES = 2000
-MEASURES = ("kl_divergence", "cross_entropy_change", "excess_error")
+MEASURES: tuple[Measure, ...] = ("kl_divergence", "cross_entropy_change", "excess_error")
 
 
 @dataclass(frozen=True)
@@ -38,33 +48,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a job made, and how well it answers the evaluation clips.
-
-    asked: the sparsity that was asked for; sparsity: what was removed of the attention parameters; parameters, macs: of
-    the whole model, MACs of one inference as its family counts them; by_kind: the share that was removed of the
-    attention of every kind; errors: of `counted` labels or words, or what lacks of a mean average precision of 1;
-    cross_entropy, kl_divergence: means in nats; updates: of training; seconds: of pruning alone, all that it needs.
-    """
-
-    method: str
-    asked: float
-    seed: int
-    sparsity: float
-    attention_parameters: int
-    parameters: int
-    macs: int
-    by_kind: dict[str, float]
-    clips: int
-    counted: float
-    errors: float
-    cross_entropy: float
-    kl_divergence: float
-    updates: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Finished:
     """A row with the figures of every evaluation clip."""
 
@@ -72,35 +55,7 @@ class Finished:
     answers: Answers
 
 
-@dataclass(frozen=True)
-class OutOfReach:
-    """A job whose method cannot remove that much of this model, and why."""
-
-    method: str
-    asked: float
-    seed: int
-    reason: str
-
-
 Outcome = Finished | OutOfReach
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """The damage of the method `ours` over that of the competitor `theirs`, both at the same sparsity asked for.
-
-    measure: one of MEASURES; our_mean, their_mean: over clips and seeds, with intervals; ratio: of the means, with a
-    paired interval, or None where `theirs` cannot be told from no damage; seeds: that both have.
-    """
-
-    ours: str
-    theirs: str
-    asked: float
-    measure: str
-    our_mean: Interval
-    their_mean: Interval
-    ratio: Interval | None
-    seeds: tuple[int, ...]
 
 
 def identity(job: Job, made_from: Mapping[str, str], clips: int) -> str:
@@ -310,22 +265,9 @@ def _pairs(ours: Mapping[int, Finished], theirs: Mapping[int, Finished]) -> Iter
         yield ours[seed], theirs[ANY_SEED] if ANY_SEED in theirs else theirs[seed]
 
 
-ANY_SEED = -1
-"""The seed of rows of methods that ignore it."""
-
-
 def finished_rows(outcomes: Sequence[Outcome]) -> tuple[Finished, ...]:
     """Those that have figures."""
     return tuple(outcome for outcome in outcomes if isinstance(outcome, Finished))
-
-
-@dataclass(frozen=True)
-class ErrorRate:
-    """The errors of a method at a sparsity over what is counted, the mean over seeds, with its 95 % interval."""
-
-    method: str
-    asked: float
-    rate: Interval
 
 
 def error_rates(rows: Sequence[Finished], seed: int = 0, resamples: int = RESAMPLES) -> tuple[ErrorRate, ...]:
@@ -347,12 +289,8 @@ def _error_rate(answers: Sequence[Answers], seed: int, resamples: int) -> Interv
     return Interval(rate, float(low), float(high))
 
 
-def table_json(outcomes: Sequence[Outcome], ratios: Sequence[Ratio]) -> dict[str, Any]:
-    """Rows, error rates with intervals, what is out of reach, and ratios, as JSON values."""
+def methods_table(outcomes: Sequence[Outcome], ratios: Sequence[Ratio]) -> MethodsTable:
+    """Rows, error rates with intervals, what is out of reach, and ratios."""
     finished = finished_rows(outcomes)
-    return {
-        "error_rates": [dataclasses.asdict(rate) for rate in error_rates(finished)],
-        "rows": [dataclasses.asdict(found.row) for found in finished],
-        "out_of_reach": [dataclasses.asdict(found) for found in outcomes if isinstance(found, OutOfReach)],
-        "ratios": [dataclasses.asdict(ratio) for ratio in ratios],
-    }
+    beyond = tuple(found for found in outcomes if isinstance(found, OutOfReach))
+    return MethodsTable(error_rates(finished), tuple(found.row for found in finished), beyond, tuple(ratios))

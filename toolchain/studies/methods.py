@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from leanear.benchmarks.report.comparison_document import DENSE
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_basis
 from leanear.calibration.scores import SiteScores
 from leanear.calibration.statistics import Statistics, collect_statistics, empty_statistics, merge_statistics
@@ -49,7 +50,6 @@ Needs = Literal["attention", "labels", "several kinds"]
 CLASSIFIER: tuple[Needs, ...] = ("attention", "labels")
 SPEECH_MODEL: tuple[Needs, ...] = ("attention", "several kinds")
 
-DENSE = "dense"
 DEFAULT = "default"
 DEFAULT_RECIPE = RotatedRecipe()
 DEFAULT_AS_SMALL = "default, as small as equal widths"

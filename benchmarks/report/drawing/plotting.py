@@ -123,6 +123,7 @@ def svgs(picture: Picture) -> Iterator[tuple[str, str]]:
     """
     try:
         import matplotlib
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
     except ImportError as error:
         raise RuntimeUnavailable(
             f"the HTML report's pictures need matplotlib ({error}); try: pip install matplotlib"
@@ -132,7 +133,7 @@ def svgs(picture: Picture) -> Iterator[tuple[str, str]]:
             canvas = Canvas(width)
             picture.draw(canvas)
             written = io.StringIO()
-            canvas.figure.savefig(written, format="svg", metadata={"Date": None})
+            FigureCanvasSVG(canvas.figure).print_svg(written, metadata={"Date": None})  # savefig draws twice
         yield name, _inline(written.getvalue(), picture, canvas)
 
 

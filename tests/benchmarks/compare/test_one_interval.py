@@ -17,11 +17,19 @@ from scipy.stats import norm
 from leanear.benchmarks.analysis import analyse
 from leanear.benchmarks.compare.compare import compare
 from leanear.benchmarks.compare.compare_page import row_cells, said_of
-from leanear.benchmarks.report.precision_section import loss_of, read_change, trial_sentence
+from leanear.benchmarks.report.precision_section import (
+    Change,
+    Compared,
+    GateFacts,
+    PrecisionDocument,
+    Trial,
+    trial_sentence,
+)
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.results import read_results
 from leanear.benchmarks.summary import Interval, judge_gate, judge_word_gate, paired_change, word_error_change
 from leanear.benchmarks.tagging import MEAN_AP, clip_shares, tag_change, tag_quality
+from leanear.benchmarks.verdict import loss_of
 from leanear.data.examples import Mistakes
 from leanear.deploy.precision_gate import compare_answers
 from leanear.prune.notes import pruning_notes
@@ -107,7 +115,7 @@ def test_report_precision_gate_compare_and_search_say_the_same(deployments, tmp_
     clips = Clips(
         tuple(np.zeros(9, np.float32) for _ in TRUTH), np.array(TRUTH), tuple(map(str, TRUTH)), LABELS, 16_000
     )
-    gate = read_change(compare_answers(clips, before, after, None, None))
+    gate = compare_answers(clips, before, after, None, None).change.interval
     wrong = [np.array([float(x != y) for x, y in zip(given, TRUTH, strict=True)]) for given in (before, after)]
     logits = torch.eye(len(LABELS))[TRUTH]
     dense = _Answers(logits, Mistakes(wrong[0], np.ones(CLIPS)))
@@ -117,7 +125,13 @@ def test_report_precision_gate_compare_and_search_say_the_same(deployments, tmp_
     assert (trial.low_points, trial.high_points) == pytest.approx((-100 * high, -100 * low), abs=1e-4)
 
 
-def test_21_clips_without_a_discordant_pair_in_words(deployments, tmp_path):
+def at_its_gate(metric: str, compared: Compared) -> str:
+    gate = GateFacts("onnxruntime", 1, "a machine", CLIPS, 0, "")
+    document = PrecisionDocument("", "int8", "int8", 1.0, metric, gate, (), "")
+    return trial_sentence(document, Trial("int8", "PASS", "", **vars(compared)))
+
+
+def test_21_clips_without_a_discordant_pair_in_words(deployments, tmp_path, markdown_alone):
     """The interval of no difference is closed: n clips say no more than z²/(n + z²), here 15.46 points."""
     share = norm.ppf(0.975) ** 2 / (CLIPS + norm.ppf(0.975) ** 2)
     said = f"a gain of {100 * share:.2f} to a loss of {100 * share:.2f}"
@@ -144,9 +158,7 @@ def test_21_clips_without_a_discordant_pair_in_words(deployments, tmp_path):
     clips = Clips(
         tuple(np.zeros(9, np.float32) for _ in TRUTH), np.array(TRUTH), tuple(map(str, TRUTH)), LABELS, 16_000
     )
-    trial = {"precision": "int8", "verdict": "PASS", "reason": "", **compare_answers(clips, *answers(0, 0), None, None)}
-    document = {"metric": "accuracy", "drop_points": 1.0, "gate": {"clips": CLIPS}}
-    sentence = trial_sentence(document, trial)
+    sentence = at_its_gate("accuracy", compare_answers(clips, *answers(0, 0), None, None))
     assert f"0 points of accuracy against fp32 ({said}) on 21 calibration clips" in sentence
     assert "only the point is within it: the 95% interval reaches 15.46" in sentence
 
@@ -194,12 +206,8 @@ def test_word_errors_that_differ_on_no_clip_have_no_interval_and_that_is_said():
     assert gate.sentence.endswith("that is the point alone: no clip differs, so resampling the clips gives no interval")
     once = word_error_change([1], [2], [5])
     assert "every resample of the clips gives the same" in judge_word_gate(once, 1.0).sentence
-    trial = {
-        "precision": "int8", "verdict": "PASS", "reason": "", "reference": 0.1, "measured": 0.1, "differing": 0,
-        "change": {"estimate": 0.0, "low": None, "high": None},
-    }  # fmt: skip
-    document = {"metric": "word error rate", "drop_points": 1.0, "gate": {"clips": 3}}
-    assert "no change of word error rate against fp32 (no clip differs, so" in trial_sentence(document, trial)
+    sentence = at_its_gate("word error rate", Compared(0.1, 0.1, Change(0.0, None, None), 0))
+    assert "no change of word error rate against fp32 (no clip differs, so" in sentence
 
 
 def test_mistakes_that_are_counted_by_the_word_are_resampled():

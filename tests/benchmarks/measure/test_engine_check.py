@@ -81,7 +81,9 @@ def verdict(folder, runtime="onnxruntime", precision="fp32"):
     return check_engine(request, lambda text, fraction: None)
 
 
-def test_a_right_engine_passes_and_its_figures_are_kept(dense_folder, slim_folder, clips_path, tmp_path):
+def test_a_right_engine_passes_and_its_figures_are_kept(
+    dense_folder, slim_folder, clips_path, tmp_path, markdown_alone
+):
     out = tmp_path / "results.json"
     results = benchmark(
         dense_folder, slim_folder, clips_path, "onnxruntime", ONE_THREAD, out, budget_s=0.5, samples=9, repeats=3
@@ -96,7 +98,7 @@ def test_a_right_engine_passes_and_its_figures_are_kept(dense_folder, slim_folde
     assert "answered what the checkpoint answers" in write_report(out, tmp_path / "report").markdown.read_text()
 
 
-def test_an_engine_with_other_weights_is_not_measured(tiny, dense_folder, clips_path, tmp_path):
+def test_an_engine_with_other_weights_is_not_measured(tiny, dense_folder, clips_path, tmp_path, markdown_alone):
     out = tmp_path / "results.json"
     perturbed(tiny, 0.05)
     with pytest.raises(ParityFailed, match="nothing was measured: slim: the engine does not answer as the checkpoint"):
@@ -172,7 +174,7 @@ def test_the_null_runtime_is_not_checked_and_says_so(null_results):
     assert "computes nothing" in null_results.document["check"]["reason"]
 
 
-def test_older_files_have_no_check(null_results, tmp_path):
+def test_older_files_have_no_check(null_results, tmp_path, markdown_alone):
     document = json.loads(null_results.path.read_text())
     del document["check"]
     (tmp_path / "old.json").write_text(json.dumps(document))

@@ -92,14 +92,14 @@ def test_what_bfloat16_gets_wrong_is_measured_in_float32(workers, tmp_path, caps
     assert results.document["check"]["roles"]["slim"]["verdict"] == "passed"
 
 
-def test_the_report_shows_both(results, tmp_path):
+def test_the_report_shows_both(results, tmp_path, markdown_alone):
     text = write_report(results.path, tmp_path / "report").markdown.read_text(encoding="utf-8")
     wall = float(np.median([ms for samples in results.samples_ms("dense") for ms in samples]))
     assert "by CUDA events, beside the wall clock" in text
     assert f"| dense | inference | {wall:.3f} | 1.250 | {RUN_MS / wall:.1%} |" in text
 
 
-def test_where_no_gpu_tells_its_time_there_is_no_table(null_results, tmp_path):
+def test_where_no_gpu_tells_its_time_there_is_no_table(null_results, tmp_path, markdown_alone):
     assert null_results.gpu_ms("slim") == {}
     assert "GPU memory" not in null_results.document["not_measured"]
     text = write_report(null_results.path, tmp_path / "report").markdown.read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def test_a_windows_stages_each_have_theirs(speech_answer):
     }
 
 
-def test_the_report_of_speech_has_a_row_for_each_stage(speech_answer, speech_results, tmp_path):
+def test_the_report_of_speech_has_a_row_for_each_stage(speech_answer, speech_results, tmp_path, markdown_alone):
     document = copy.deepcopy(speech_results.document)
     for repeat in document["latency"]["repeats"]:
         times = len(repeat["samples_ms"])

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from leanear.benchmarks.peers import precisions
 from leanear.benchmarks.peers.precisions import Row, choose_rows, ratios, render
+from leanear.benchmarks.report.precision_section import Change, Compared
 from tests.conftest import write_tiny, write_tones
 
 
@@ -44,8 +45,7 @@ def test_ratios_are_of_rounds_and_not_of_medians():
 
 
 def test_the_table_says_what_is_within_the_gate_and_what_has_no_figures():
-    change = {"estimate": -0.02, "low": -0.04, "high": 0.0}
-    compared = {"reference": 0.9, "measured": 0.88, "change": change, "differing": 3}
+    compared = Compared(0.9, 0.88, Change(-0.02, -0.04, 0.0), 3)
     rows = [
         row("dense", "fp32", (10.0, 20.0), bytes=2_000_000),
         row("slim", "fp32", (5.0, 10.0)),

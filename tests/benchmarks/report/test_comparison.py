@@ -6,12 +6,17 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-from leanear.benchmarks.report.comparison import COMPARISON_SCHEMA, comparison_sections, read_comparison
+from leanear.benchmarks.report.comparison import comparison_sections
+from leanear.benchmarks.report.comparison_document import COMPARISON_SCHEMA, ComparisonDocument, read_comparison
 from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
-from leanear.benchmarks.report.report import write_comparison, write_report
+from leanear.benchmarks.report.drawing.plotting import svgs
+from leanear.benchmarks.report.report import write_page, write_report
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
+from leanear.runtimes.records import read
+from leanear.studies.comparison_page import comparison_report
 from tests.benchmarks.drawn import dots, drawn
 
 REFERENCE = "reference: channels, fisher, local"
@@ -84,9 +89,14 @@ def document():
     }
 
 
+def content(value) -> ComparisonDocument:
+    return read(ComparisonDocument, value, "comparison.json")
+
+
 def written(tmp_path, value) -> tuple[str, str]:
     write_json(tmp_path / "comparison.json", value)
-    markdown, html = write_comparison(tmp_path / "comparison.json", tmp_path)
+    report = comparison_report(read_comparison(tmp_path / "comparison.json"))
+    markdown, html = write_page(report, tmp_path, "comparison")
     return markdown.read_text(), html.read_text()
 
 
@@ -136,6 +146,21 @@ def test_curves_are_placed_by_their_values():
     assert (ay - float(levels[0][2])) / (ay - by) == pytest.approx(54.5 / 99, abs=0.005)
 
 
+def test_what_is_drawn_once_is_what_matplotlib_saves(monkeypatch):
+    """`savefig` draws everything a second time when it has laid it out."""
+    curves = [Curve("one", ((10.0, 1.0), (30.0, 100.0))), Curve("two, which has a long name", ((20.0, 10.0),))]
+    picture = picture_curves(curves, "x", "y", "title", log=True, level=("all", 55.5))
+    once, draw = list(svgs(picture)), FigureCanvasSVG.print_svg
+
+    def save(canvas, out, **settings):
+        monkeypatch.setattr(FigureCanvasSVG, "print_svg", draw)
+        canvas.figure.savefig(out, format="svg", **settings)
+        monkeypatch.setattr(FigureCanvasSVG, "print_svg", save)
+
+    monkeypatch.setattr(FigureCanvasSVG, "print_svg", save)
+    assert list(svgs(picture)) == once
+
+
 def test_one_point_and_none_are_drawn_too():
     picture = picture_curves([Curve("one", ((0.5, 0.0),)), Curve("none", ())], "x", "y", "title", log=True)
     assert len(dots(drawn(picture))) == 1
@@ -153,7 +178,7 @@ def test_latency_and_recovery_have_their_sections():
         ],
     }  # fmt: skip
     value["recovery"] = {**value["one_shot"], "ratios": [ratio(REFERENCE, 0.7, 0.4, "excess_error")]}
-    sections = {section.title: section for section in comparison_sections(value)}
+    sections = {section.title: section for section in comparison_sections(content(value))}
     latency = sections["Quality against measured latency on cpu"]
     assert latency.blocks[1].rows == (("default", "50.0", "2.00", "1.00 to 3.00", "2.00×", "0.0010", "94.5"),)
     recovered = sections["The default against the others, after recovery"]
@@ -162,7 +187,7 @@ def test_latency_and_recovery_have_their_sections():
     ]
 
 
-def test_a_deployment_report_takes_the_sections(null_results, tmp_path):
+def test_a_deployment_report_takes_the_sections(null_results, tmp_path, markdown_alone):
     write_json(tmp_path / "comparison.json", document())
     without = write_report(null_results.path, tmp_path / "without").markdown.read_text()
     paths = write_report(null_results.path, tmp_path / "with", comparison_path=tmp_path / "comparison.json")
@@ -176,6 +201,9 @@ def test_what_is_no_comparison_is_refused(tmp_path):
     with pytest.raises(BadInput, match="comparison.json"):
         read_comparison(path)
     value = document()
+    write_json(path, {**value, "colour": "red"})
+    with pytest.raises(BadInput, match="unknown key 'colour'"):
+        read_comparison(path)
     value["one_shot"]["rows"] = value["one_shot"]["rows"][1:]
     write_json(path, value)
     with pytest.raises(BadInput, match="dense"):

@@ -15,9 +15,9 @@ from leanear.benchmarks.analysis import analyse
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.report.headline import headline_rows, headline_text, headline_verdict
 from leanear.benchmarks.report.report import write_report
+from leanear.benchmarks.report.sections import Extra
 from leanear.benchmarks.results import Results, read_results, write_results
-from leanear.runtimes.errors import BadInput, RuntimeUnavailable
-from leanear.runtimes.files import write_json
+from leanear.runtimes.errors import RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions
 
 PLAN = {
@@ -98,8 +98,7 @@ def report(document, tmp_path):
 
     def write(**options):
         write_results(tmp_path / "results.json", document)
-        write_json(tmp_path / "plan.json", options.pop("plan", PLAN))
-        paths = write_report(tmp_path / "results.json", tmp_path / "out", plan_path=tmp_path / "plan.json", **options)
+        paths = write_report(tmp_path / "results.json", tmp_path / "out", **{"plan": PLAN, **options})
         return Page(paths.html.read_text()), paths.markdown.read_text(), paths
 
     return write
@@ -116,14 +115,14 @@ def test_two_precisions_are_said_before_any_comparison(report, document):
     assert "They count the same in fp32 and in int8, which take different time." in markdown
 
 
-def test_the_proof_of_8_bits_is_of_their_noise(report, document):
+def test_the_proof_of_8_bits_is_of_their_noise(report, document, markdown_alone):
     proved = {"relative_difference": 0.017, "bound": 0.1, "clips": 8, "same_top1": 7, "tokens": None, "noise": 0.0342}
     document["artifacts"]["slim"]["parity"] = proved
     _, markdown, _ = report()
     assert "8 bits move the logits by 0.034 of their spread (bound 0.1), same first label on 7 of 8 golden" in markdown
 
 
-def test_the_proof_of_a_whisper_in_8_bits_is_of_nats_and_words(report, document):
+def test_the_proof_of_a_whisper_in_8_bits_is_of_nats_and_words(report, document, markdown_alone):
     proved = {"relative_difference": 0.047, "bound": 0.03, "clips": 8, "same_top1": 5, "tokens": 192, "noise": None}
     proved |= {"divergence": 0.00165, "words": 147, "changed_words": 6, "left_in_float32": ["layers.3.active"]}
     document["artifacts"]["slim"]["parity"] = proved
@@ -216,7 +215,7 @@ def test_a_speed_up_within_the_noise_is_said_in_the_short_table(document):
     assert "speed not decided: 1.03× as fast (0.93 to 1.13)" in headline_verdict(analysis, None).text
 
 
-def test_a_processor_that_the_graphs_were_not_proved_on_is_said(report, document):
+def test_a_processor_that_the_graphs_were_not_proved_on_is_said(report, document, markdown_alone):
     document["device"]["architecture"] = "aarch64"
     assert "proved on" not in report()[1], "of files from before that was written down"
     for role, machine in (("dense", "aarch64"), ("slim", "x86_64")):
@@ -281,7 +280,7 @@ def test_what_is_given_is_escaped(report, document):
     document["accuracy"]["labels"] = [nasty] * 4
     plan = copy.deepcopy(PLAN)
     plan["sites"][0]["name"] = nasty
-    page, markdown, paths = report(plan=plan, extra={"notes": [nasty], "provenance": {nasty: nasty}})
+    page, markdown, paths = report(plan=plan, extra=Extra(notes=(nasty,), provenance={nasty: nasty}))
     assert "<script" not in paths.html.read_text()
     assert nasty in page.text
     assert "<script" not in markdown.replace("\\<", "")
@@ -290,21 +289,18 @@ def test_what_is_given_is_escaped(report, document):
             assert line.replace("\\|", "").count("|") in (3, 4, 6)
 
 
-def test_extra_reaches_the_reader_and_is_checked(report, null_results, tmp_path):
-    extra = {"title": "My model", "torch_accuracy": {"dense": [30, 40]}, "provenance": {"data": "my clips"}}
-    page, markdown, _ = report(extra=extra)
-    for said in ("My model", "dense checkpoint, PyTorch", "30 of 40", "my clips"):
+def test_extra_reaches_the_reader(report):
+    page, markdown, _ = report(extra=Extra(title="My model", provenance={"data": "my clips"}, notes=("It is new.",)))
+    for said in ("My model", "my clips", "It is new."):
         assert said in page.text
         assert said in markdown
-    with pytest.raises(BadInput, match="unknown key 'colour'"):
-        write_report(null_results.path, tmp_path, extra={"colour": 1})
 
 
 def test_no_folder_of_this_machine_is_told(report, document):
     document["command"] = ["leanear", "bench", "/home/someone/a/slim", "--data=/home/someone/clips/"]
     document["accuracy"].update(status="failed", reason="slim: it died", roles={}, kl_dense_slim_nats=None)
     document["accuracy"]["log_tail"] = ['File "/home/someone/.venv/x.py", line 3', "/sys/class/thermal/zone0"]
-    extra = {"provenance": {"model": "/home/someone/a/model"}, "notes": ["(/home/someone/note)"]}
+    extra = Extra(provenance={"model": "/home/someone/a/model"}, notes=("(/home/someone/note)",))
     page, markdown, _ = report(extra=extra)
     for text in (page.text, markdown):
         assert "someone" not in text
@@ -318,7 +314,7 @@ def test_no_folder_of_this_machine_is_told(report, document):
             assert shown in text
 
 
-def test_labels_that_moved_and_the_confusions_behind_it(report, document):
+def test_labels_that_moved_and_the_confusions_behind_it(report, document, markdown_alone):
     truth = [0, 0, 0, 1, 1, 2, 2, 3] * 5
     dense = [0, 0, 1, 1, 1, 2, 3, 3] * 5
     slim = [0, 3, 3, 1, 1, 2, 2, 3] * 5
@@ -341,7 +337,7 @@ def test_the_same_results_give_the_same_bytes(report):
     assert first == second
 
 
-def test_the_widths_of_every_head_are_listed(report):
+def test_the_widths_of_every_head_are_listed(report, markdown_alone):
     _, markdown, _ = report()
     assert "| layer 0 | 3 of 3 | 4, 5, 6 | 9, 9, 9 |" in markdown
     assert "| layer 1 | 2 of 3 | 4, 5, – | 10, 10, – |" in markdown

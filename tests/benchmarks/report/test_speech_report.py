@@ -14,7 +14,6 @@ from leanear.benchmarks.report.headline import headline_rows
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.results import read_results, write_results
 from leanear.benchmarks.summary import judge_word_gate, word_error_change
-from leanear.runtimes.files import write_json
 from tests.benchmarks.report.test_report import Page
 
 SENTENCES = 13
@@ -93,8 +92,7 @@ def with_word_errors(speech):
 def report(document, tmp_path):
     def write(**options):
         write_results(tmp_path / "results.json", document)
-        write_json(tmp_path / "plan.json", options.pop("plan", PLAN))
-        paths = write_report(tmp_path / "results.json", tmp_path / "out", plan_path=tmp_path / "plan.json", **options)
+        paths = write_report(tmp_path / "results.json", tmp_path / "out", **{"plan": PLAN, **options})
         return Page(paths.html.read_text()), paths.markdown.read_text(), paths
 
     return write
@@ -116,7 +114,7 @@ def test_the_page_is_whole(report):
     ]
 
 
-def test_what_a_pruned_model_loses_on_long_recordings_is_said_first(report, document, tmp_path):
+def test_what_a_pruned_model_loses_on_long_recordings_is_said_first(report, document, tmp_path, markdown_alone):
     _, markdown, _ = report(max_drop=60.0)
     count = len(document["recordings"]["names"])
     rate = f"{1 / (6 * count):.2%}"
@@ -136,7 +134,7 @@ def test_what_a_pruned_model_loses_on_long_recordings_is_said_first(report, docu
     assert "Long recordings were not measured" in report()[1]
 
 
-def test_the_stages_and_what_follows_from_them(report, document):
+def test_the_stages_and_what_follows_from_them(report, document, markdown_alone):
     _, markdown, _ = report()
     seconds = {role: sum(document["accuracy"]["roles"][role]["seconds"]) for role in ("dense", "slim")}
     factors = [seconds[role] / sum(document["accuracy"]["audio_s"]) for role in ("dense", "slim")]
@@ -161,7 +159,7 @@ def test_the_stages_and_what_follows_from_them(report, document):
     assert set(STAGES) == set(document["latency"]["repeats"][0]["stages_ms"])
 
 
-def test_the_front_end_is_a_share_of_the_encoder(report, document):
+def test_the_front_end_is_a_share_of_the_encoder(report, document, markdown_alone):
     assert "front end by itself was not measured" in report()[1]
     document["latency"]["front_end_share"] = {"dense": 0.25, "slim": 0.5}
     _, markdown, _ = report()
@@ -189,12 +187,12 @@ def test_word_errors_are_of_all_words_together(report, document):
         assert f"| {row} |" in markdown
 
 
-def test_the_clips_that_lost_the_most_are_shown_word_for_word(report):
+def test_the_clips_that_lost_the_most_are_shown_word_for_word(report, markdown_alone):
     _, markdown, _ = report()
     assert "| clip-12.wav | off | (nothing) | (nothing) | 0 → 3 |" in markdown
 
 
-def test_a_loop_is_counted(report, document):
+def test_a_loop_is_counted(report, document, markdown_alone):
     document["accuracy"]["roles"]["slim"]["compression_ratios"][2] = 3.1
     assert "| loops | 0 (0.00%) | 1 (7.69%) |" in report()[1]
 
@@ -241,7 +239,7 @@ def test_unmeasured_parts_have_reasons_and_no_figures(report, document):
     assert "real-time factor" not in markdown
 
 
-def test_the_proof_is_of_tokens(report, document):
+def test_the_proof_is_of_tokens(report, document, markdown_alone):
     document["artifacts"]["slim"]["parity"] = {
         "relative_difference": 2e-5, "bound": 1e-4, "clips": 8, "same_top1": 8, "tokens": 192, "same_tokens": 192,
     }  # fmt: skip
@@ -259,7 +257,7 @@ def test_the_three_kinds_of_attention(report):
     assert "| encoder self-attention, layer 1 | 2 of 2 | 4, 5 | 8, 8 |" in markdown
 
 
-def test_the_cache_and_the_memory(report, document):
+def test_the_cache_and_the_memory(report, document, markdown_alone):
     for role, step in (("dense", 0), ("slim", 400_000)):
         document["memory"]["roles"][role]["rss_run_bytes"] = [10**8 + step * run for run in range(40)]
     _, markdown, _ = report()
@@ -282,7 +280,7 @@ def test_the_cache_and_the_memory(report, document):
         ("bf16", "fp32", "(float32, which bf16 leaves them in)"),
     ],
 )
-def test_the_numbers_that_a_cache_is_counted_in(report, document, slim, graph, said):
+def test_the_numbers_that_a_cache_is_counted_in(report, document, slim, graph, said, markdown_alone):
     document["options"]["precisions"]["slim"] = slim
     document["artifacts"]["slim"]["graphs"]["decoder"]["precision"] = graph
     assert f"Counted from the manifests' shapes {said}; graphs fill" in report()[1].replace("\\", "")

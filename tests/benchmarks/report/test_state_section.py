@@ -157,7 +157,7 @@ def test_results_with_another_state_are_refused(null_results, tmp_path, edit, wo
         write_results(tmp_path / "results.json", document)
 
 
-def test_a_run_on_a_device_with_sensors_is_read_back_and_shown(null_results, slim_folder, tmp_path):
+def test_a_run_on_a_device_with_sensors_is_read_back_and_shown(null_results, slim_folder, tmp_path, markdown_alone):
     """From recorder and worker through the results file into the report."""
     np.save(tmp_path / "waveform.npy", np.zeros(160, np.float32))
     root = tree(tmp_path / "root", JETSON)

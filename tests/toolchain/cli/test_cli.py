@@ -383,7 +383,7 @@ def test_no_room_for_statistics_or_weights(capsys, model, data, tmp_path, limit_
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_interrupted_deploy_goes_on(capsys, model, data, tmp_path):
+def test_interrupted_deploy_goes_on(capsys, caplog, request, model, data, tmp_path):
     out = tmp_path / "deployment"
     arguments = ["deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "1"]
     command = [sys.executable, "-m", "leanear.entry", *arguments]
@@ -402,15 +402,17 @@ def test_interrupted_deploy_goes_on(capsys, model, data, tmp_path):
     assert (out / "dense" / "model.onnx").stat().st_mtime_ns == dense_made_ns, "what was finished is kept"
     assert "report:" in capsys.readouterr().out
     assert (out / "report.html").stat().st_size > 10_000
+    request.getfixturevalue("markdown_alone")
 
     assert run(arguments) == 0
     errors = capsys.readouterr().err
     assert "nothing to do" in errors
     assert "replaces" not in errors
 
-    done = subprocess.run([*command, "--sparsity", "0.3"], capture_output=True, text=True, check=True)
+    caplog.clear()
+    assert run([*arguments, "--sparsity", "0.3"]) == 0
     said = "replaces the results of another request (goal: 50 % of the attention parameters removed)"
-    assert f"note: {out}: {said}; --out FOLDER keeps both" in done.stderr.splitlines()
+    assert f"note: {out}: {said}; --out FOLDER keeps both" in caplog.messages
 
     slim = out / "slim" / "model.onnx"
     slim.write_bytes(slim.read_bytes()[:-1] + b"\0")

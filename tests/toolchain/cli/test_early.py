@@ -18,11 +18,64 @@ from tests.conftest import write_tiny, write_tones
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
+# All in one process, in which the first that imports torch is found
 PROGRAM = """
-import sys
+import json, sys
 from leanear.cli.commands import run
-print(run(sys.argv[1:]), 'torch' in sys.modules)
+for arguments in json.loads(sys.argv[1]):
+    status = run(arguments)
+    print(json.dumps([status, 'torch' in sys.modules]), flush=True)
+    print('--', file=sys.stderr, flush=True)
 """
+WITH_DATA = ("deploy", "prune", "explore", "export", "eval", "compare-methods")
+
+
+def asked(command: str, data: str) -> list[str]:
+    if command == "transcribe":
+        return [command, "data/0.flac", "--model", "model"]
+    return [command, "model", "--data", data, *([] if command == "eval" else ["--out", "out"])]
+
+
+def asked_of_ast(command: str) -> list[str]:
+    return [command, "ast", "--data", "odd", *([] if command == "eval" else ["--out", "out"])]
+
+
+# What is asked for, and what the one line has to say
+REFUSED: dict[str, tuple[list[str], str]] = {
+    **{f"no audio, {command}": (asked(command, "empty"), "empty: no .wav") for command in WITH_DATA},
+    **{
+        f"no such column, {command}": ([*asked(command, "data"), "--text-column", "words"], "'words'")
+        for command in WITH_DATA
+    },
+    **{
+        f"no language, {command}": (
+            [*asked(command, "data"), "--language", "xx"],
+            "the model has no language 'xx'; it has de, en",
+        )
+        for command in (*WITH_DATA, "transcribe")
+    },
+    **{
+        f"no such label, {command}": (
+            asked_of_ast(command),
+            "label 'meow' is unknown to the model, which knows down, left",
+        )
+        for command in ("deploy", "prune", "explore", "eval")
+    },
+    **{
+        f"not writable, {command}": ([command, "model", "--out", "taken"], "taken: ")
+        for command in ("deploy", "prune", "explore", "export", "bench")
+    },
+    "a column without a table": (
+        ["prune", "ast", "--data", "tones", "--label-column", "class", "--out", "out"],
+        "--label-column class: tones has no table",
+    ),
+    "no data": (["prune", "model", "--out", "out"], "--data is missing: model brings no audio"),
+    **{
+        f"transcribe {flag}": (["transcribe", "data/0.flac", "--model", "model", flag, value], flag)
+        for flag, value in {"--temperatures": "warm", "--max-line-count": "2", "--hotwords": " ,"}.items()
+    },
+    "no clip": (["classify", "no.wav", "--model", "model"], "no.wav: no such file"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,47 +83,31 @@ def field(tmp_path_factory):
     folder = tmp_path_factory.mktemp("field")
     write_whisper(folder / "model")
     write_speech_folder(folder / "data", [f"number {number}" for number in range(4)])
-    (folder / "empty").mkdir()
-    (folder / "empty" / "notes.txt").write_text("no audio")
+    for name, text in {"empty/notes.txt": "no audio", "taken/letter.txt": "dear"}.items():
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(text)
+    write_tiny(folder / "ast")
+    write_tones(folder / "tones", 4)
+    write_tones(folder / "odd", 4, yes=300, meow=900)
     return folder
 
 
-def refused(field: Path, *arguments: str) -> str:
-    ended = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=field)
-    assert ended.stdout.split() == ["2", "False"], ended.stderr
-    assert ended.stderr.count("\n") == 1, ended.stderr
-    return ended.stderr
+@pytest.fixture(scope="module")
+def told(field):
+    """What became of each command: its status, whether torch was imported, and what it said."""
+    command = [sys.executable, "-c", PROGRAM, json.dumps([arguments for arguments, _ in REFUSED.values()])]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=field)
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    return dict(zip(REFUSED, zip(found, ended.stderr.split("--\n"), strict=False), strict=True))
 
 
-@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "export", "eval", "compare-methods"])
-def test_no_audio(field, command):
-    out = [] if command == "eval" else ["--out", "out"]
-    assert "empty: no .wav" in refused(field, command, "model", "--data", "empty", *out)
+@pytest.mark.parametrize("name", REFUSED)
+def test_one_line_and_no_torch(told, field, name):
+    outcome, said = told[name]
+    assert outcome == [2, False], said
+    assert said.count("\n") == 1, said
+    assert REFUSED[name][1] in said
     assert not (field / "out").exists()
-
-
-@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "export", "eval", "compare-methods"])
-def test_a_table_without_the_column(field, command):
-    out = [] if command == "eval" else ["--out", "out"]
-    said = refused(field, command, "model", "--data", "data", "--text-column", "words", *out)
-    assert "metadata.csv" in said
-    assert "words" in said
-
-
-def test_a_column_where_there_is_no_table(tmp_path):
-    write_tiny(tmp_path / "ast")
-    write_tones(tmp_path / "tones", 4)
-    said = refused(tmp_path, "prune", "ast", "--data", "tones", "--label-column", "class", "--out", "out")
-    assert "--label-column class: tones has no table" in said
-
-
-@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "eval"])
-def test_a_label_that_the_model_does_not_have(field, tmp_path, command):
-    write_tiny(tmp_path / "ast")
-    write_tones(tmp_path / "tones", 4, yes=300, meow=900)
-    out = [] if command == "eval" else ["--out", str(tmp_path / "out")]
-    said = refused(field, command, str(tmp_path / "ast"), "--data", str(tmp_path / "tones"), *out)
-    assert "label 'meow' is unknown to the model, which knows down, left" in said
 
 
 def test_what_is_only_in_a_split_that_is_not_read_is_not_refused(tmp_path):
@@ -80,35 +117,6 @@ def test_what_is_only_in_a_split_that_is_not_read_is_not_refused(tmp_path):
     check_early(str(tmp_path / "ast"), NOTHING_ASKED, str(tmp_path / "data"), reads=("evaluation",))
     with pytest.raises(BadInput, match="'meow' is unknown"):
         check_early(str(tmp_path / "ast"), NOTHING_ASKED, str(tmp_path / "data"), reads=("calibration",))
-
-
-@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "export", "bench"])
-def test_a_place_that_cannot_be_written(field, command):
-    (field / "taken").mkdir(exist_ok=True)
-    (field / "taken" / "letter.txt").write_text("dear")
-    assert "taken: " in refused(field, command, "model", "--out", "taken")
-
-
-def test_no_data_for_a_model_that_brings_none(field):
-    assert "--data is missing: model brings no audio" in refused(field, "prune", "model", "--out", "out")
-
-
-@pytest.mark.parametrize("flag", [("--temperatures", "warm"), ("--max-line-count", "2"), ("--hotwords", " ,")])
-def test_flags_of_transcribe(field, flag):
-    assert flag[0] in refused(field, "transcribe", "data/0.flac", "--model", "model", *flag)
-
-
-def test_clips_that_are_not_there(field):
-    assert "no.wav: no such file" in refused(field, "classify", "no.wav", "--model", "model")
-
-
-@pytest.mark.parametrize("command", ["deploy", "prune", "explore", "export", "eval", "compare-methods", "transcribe"])
-def test_a_language_that_the_model_does_not_have(field, command):
-    given = ["transcribe", "data/0.flac", "--model", "model"] if command == "transcribe" else [command, "model"]
-    data = [] if command == "transcribe" else ["--data", "data"]
-    out = [] if command in ("eval", "transcribe") else ["--out", "out"]
-    said = refused(field, *given, *data, *out, "--language", "xx")
-    assert "the model has no language 'xx'; it has de, en" in said
 
 
 def settings(folder: Path, **more) -> Path:

@@ -35,10 +35,13 @@ ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("toolchain", "calibration", "export", "runtimes", "benchmarks")
 NOT_NAMED_IN_IMPORTS = ("sitecustomize", "usercustomize", "readline", "tensorrt", "tensorrt_rtx", "modeling_slim_ast")
 HOSTILE = "with open({mark!r}, 'a') as stream:\n    stream.write(__name__ + ' of ' + __file__ + chr(10))\n"
-# As pip writes it, but that it runs several commands: most of a command's time goes to imports.
+# As pip writes it, but that it runs several commands, most of whose time goes to imports, and measures everything once.
 LAUNCHER = """
 import json, sys
 from leanear.entry import main
+from leanear.benchmarks import summary
+from leanear.benchmarks.measure.measure import benchmark
+benchmark.__kwdefaults__["repeats"], summary.RESAMPLES = 1, 200
 print("leanear is in", sys.modules["leanear"].__path__[0], file=sys.stderr)
 status = []
 for arguments in json.loads(sys.argv[1]):

@@ -23,19 +23,21 @@ from tests.wav_bytes import wav_bytes
 ROOT = Path(__file__).parents[3]
 
 
-def test_notes_go_to_standard_error_and_results_to_standard_output(tiny_folder, tmp_path):
+def test_notes_go_to_standard_error_and_results_to_standard_output(tmp_path):
+    model = write_tiny_artifact(tmp_path / "artifact", loudness_weights())
     stereo = np.stack([tone(300), -tone(300)], axis=1) * 32767
     (tmp_path / "odd.wav").write_bytes(wav_bytes(stereo.astype("<i2").tobytes(), channels=2, data_size=8_000))
-    command = [sys.executable, "-m", "leanear.entry", "classify", "odd.wav", "--json", "--model", str(tiny_folder)]
+    command = [sys.executable, "-m", "leanear.entry", "classify", "odd.wav", "--json", "--model", str(model)]
     ended = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)[0]["label"]
     notes = [line for line in ended.stderr.splitlines() if line.startswith("note: ")]
-    assert len(notes) == 2
+    assert len(notes) == 3
     assert notes[0].startswith("note: odd.wav: its header promises 8,000 bytes of audio")
     assert notes[1].startswith("note: odd.wav: its channels cancel")
+    assert notes[2] == "note: odd.wav: the model hears the first 0.01 s of 0.40 s"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, []), (0.5, []), (2.0, ["the first 0.47 s of 2.00 s"])])

@@ -45,7 +45,7 @@ def windows_of(folder) -> dict:
     return json.loads((folder / "manifest.json").read_text())["input"]["windows"]
 
 
-def test_deploy_ships_the_window_and_says_so(model, data, tmp_path):
+def test_deploy_ships_the_window_and_says_so(model, data, tmp_path, markdown_alone):
     (tmp_path / "nothing.toml").write_text(TARGET)
     out = tmp_path / "out"
     arguments = [*deploy_arguments(model, data, tmp_path / "nothing.toml", out), "--window", "4"]

@@ -79,7 +79,7 @@ def test_the_report_and_the_lines_say_what_was_not_run(library, folder, target, 
     assert "execution: not measured (no NVIDIA GPU)" in " ".join(capsys.readouterr().err.split())
 
 
-def test_where_they_are_measured_the_report_has_them_too(library, folder, target, narrator):
+def test_where_they_are_measured_the_report_has_them_too(library, folder, target, narrator, markdown_alone):
     engines_stage(folder, target, "", narrator)
     out, options = folder / "results" / "null-fp32.json", SessionOptions(threads=1)
     benchmark(folder / "dense", folder / "slim", None, "null", options, out, budget_s=1.0, samples=4, repeats=1)

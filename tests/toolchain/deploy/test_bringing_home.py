@@ -20,6 +20,8 @@ from tests.benchmarks.measure.test_engine_check import perturbed
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 from tests.toolchain.deploy.test_delivering import deployment, folder, narrator, new_folder  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("short_benchmark")
+
 
 @pytest.fixture(scope="module")
 def typed(new_folder, tmp_path_factory):  # noqa: F811
@@ -40,7 +42,7 @@ def carried(typed, folder, narrator, tmp_path):  # noqa: F811
     return shutil.copytree(typed, tmp_path / "stick" / "a bundle") / "results"
 
 
-def test_what_comes_home_is_in_the_report(carried, folder, narrator, capsys):  # noqa: F811
+def test_what_comes_home_is_in_the_report(carried, folder, narrator, capsys, markdown_alone):  # noqa: F811
     assert run(["import", str(carried), "--into", str(folder), "--name", "kitchen $(x)"]) == 0
     assert "kitchen $(x): measured" in capsys.readouterr().out
     (path,) = folder.glob("results/kitchen*/*.json")
@@ -58,7 +60,7 @@ def test_what_comes_home_is_in_the_report(carried, folder, narrator, capsys):  #
     assert "attic" in (folder / "report.md").read_text()
 
 
-def test_its_deployment_is_found_by_the_model(carried, folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_its_deployment_is_found_by_the_model(carried, folder, tmp_path, monkeypatch, capsys, markdown_alone):  # noqa: F811
     shutil.copytree(folder, tmp_path / "deployments" / "tiny" / "pi")
     monkeypatch.chdir(tmp_path)
     assert run(["import", str(carried.parent)]) == 0
@@ -93,7 +95,7 @@ def test_results_of_another_model_do_not_belong_there(carried, folder, tmp_path,
     assert "its slim model is not the one in" in capsys.readouterr().err
 
 
-def test_a_wrong_engine_comes_home_as_a_status_and_no_number(folder, narrator, tmp_path, capsys):  # noqa: F811
+def test_a_wrong_engine_comes_home_as_a_status_and_no_number(folder, narrator, tmp_path, capsys, markdown_alone):  # noqa: F811
     (folder / "slim").unlink()
     shutil.copytree(write_tiny_artifact(tmp_path / "right", weights(3), source="slim"), folder / "slim")
     perturbed(folder / "slim", 0.5)

@@ -18,6 +18,7 @@ from leanear.runtimes.errors import DeviceFailed
 from tests.toolchain.ssh_server import free_port, start_server
 
 QUICK = RunSettings("null", "fp32", "all", 0.5)
+pytestmark = pytest.mark.usefixtures("short_benchmark")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from tests.conftest import tone, write_tiny
 from tests.toolchain.ssh_server import HOST, free_port, start_server
 
 NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>\n-x ü"
+pytestmark = pytest.mark.usefixtures("short_benchmark")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def deploy(model, data, out, *more, target="raspberrypi"):
     return run([*arguments, "--device-python", sys.executable, *map(str, more), "--", str(model)])
 
 
-def test_without_a_host_there_are_a_bundle_and_three_commands(model, data, exported, tmp_path, capsys):
+def test_without_a_host_there_are_a_bundle_and_three_commands(model, data, exported, tmp_path, capsys, markdown_alone):
     out = tmp_path / "pi"
     shutil.copytree(exported, out)
     assert deploy(model, data, out) == 0
@@ -86,7 +87,9 @@ def test_a_pi_over_ssh_has_the_whole_report(model, data, exported, server, tmp_p
     assert not (Path.home() / "PWNED").exists()
 
 
-def test_a_jetson_that_is_none_has_a_status_and_a_report(model, data, exported, server, tmp_path, capsys, monkeypatch):
+def test_a_jetson_that_is_none_has_a_status_and_a_report(
+    model, data, exported, server, tmp_path, capsys, monkeypatch, markdown_alone
+):
     monkeypatch.setenv("LEANEAR_SSH", server.command)
     out = tmp_path / "jetson"
     assert deploy(model, data, out, target="jetson") == 0

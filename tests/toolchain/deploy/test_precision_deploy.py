@@ -87,14 +87,16 @@ def test_both_sides_are_measured_each_in_its_own_precision(deployed):
     results = read_results(deployed / "results" / "null-bf16.json")
     assert results.precisions == {"dense": "fp32", "slim": "bf16"}
     document = read_precision(deployed / "precision.json")
-    assert (document["asked"], document["ships"], document["gate"]["clips"]) == ("bf16", "bf16", 3)
+    assert (document.asked, document.ships, document.gate.clips) == ("bf16", "bf16", 3)
     report = (deployed / "report.md").read_text()
     assert "1 thread, dense in fp32, slim in bf16, measured" in report
     assert "bf16 passed its gate: no change of word error rate against fp32" in report
     assert "| precision | dense in fp32, slim in bf16 |" in report
 
 
-def test_what_is_done_is_not_done_again_and_another_precision_is(deployed, model, data, nothing, tmp_path, capsys):
+def test_what_is_done_is_not_done_again_and_another_precision_is(
+    deployed, model, data, nothing, tmp_path, capsys, markdown_alone
+):
     out = Path(shutil.copytree(deployed, tmp_path / "out"))
     assert deploy(model, data, nothing, out) == 0
     assert "nothing to do" in capsys.readouterr().err
@@ -116,14 +118,14 @@ def test_what_is_done_is_not_done_again_and_another_precision_is(deployed, model
     assert "## Precision" not in (out / "report.md").read_text()
 
 
-def test_the_report_is_written_again_as_it_was(deployed, tmp_path):
+def test_the_report_is_written_again_as_it_was(deployed, tmp_path, markdown_alone):
     out = Path(shutil.copytree(deployed, tmp_path / "out"))
     before = (out / "report.md").read_bytes()
     assert run(["report", str(out)]) == 0
     assert (out / "report.md").read_bytes() == before
 
 
-def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsys, monkeypatch):
+def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsys, monkeypatch, markdown_alone):
     """Real graphs on a real runtime, of which those in 8 bits fail their proof."""
 
     def refuse(folder: Path) -> None:
@@ -154,7 +156,7 @@ def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsy
 
 
 @pytest.fixture(scope="module")
-def bundled(model, data, tmp_path_factory):
+def bundled(model, data, tmp_path_factory, short_benchmark):
     """A deployment in 8 bits for a device, whose bundle nobody fetched yet.
 
     8 bits change much of what random weights say, so that they are not held to the checkpoint here.

@@ -101,10 +101,10 @@ def test_8_bits_that_cost_nothing_ship(folder, narrator):
     assert precision_stage(candidate(folder, "int8"), PrecisionGate(), narrator) == ("int8", True)
     assert slim_precision(folder) == "int8"
     document = read_precision(folder / "precision.json")
-    (trial,) = document["trials"]
-    assert (trial["verdict"], trial["differing"], trial["reference"], trial["measured"]) == ("PASS", 0, 1.0, 1.0)
-    assert (document["gate"]["clips"], document["gate"]["quantiser_clips"]) == (40, 20)
-    assert document["slim_manifest_sha256"] == sha256_file(folder / "slim" / "manifest.json")
+    (trial,) = document.trials
+    assert (trial.verdict, trial.differing, trial.reference, trial.measured) == ("PASS", 0, 1.0, 1.0)
+    assert (document.gate.clips, document.gate.quantiser_clips) == (40, 20)
+    assert document.slim_manifest_sha256 == sha256_file(folder / "slim" / "manifest.json")
     assert "int8 passed its gate: 0 points of accuracy against fp32" in said(narrator)
 
 
@@ -113,14 +113,14 @@ def test_8_bits_that_are_too_coarse_fall_back_and_it_is_said(folder, narrator):
     assert precision_stage(candidate(folder, "int8", export), PrecisionGate(), narrator) == ("fp32", True)
     assert slim_precision(folder) == "fp32"
     document = read_precision(folder / "precision.json")
-    (trial,) = document["trials"]
+    (trial,) = document.trials
     clips = gate_clips(read_clips(folder / "clips" / "calibration.npz"))
     answers = [int(expected_logits(w, rounded(loudness_weights(), COARSE)).argmax()) for w in clips.waveforms]
     right = float((np.array(answers) == clips.label_ids).mean())
-    assert trial["verdict"] == "FAIL"
-    assert trial["measured"] == pytest.approx(right)
-    assert trial["change"]["estimate"] == pytest.approx(right - 1.0)
-    assert trial["differing"] == sum(answers != clips.label_ids)
+    assert trial.verdict == "FAIL"
+    assert trial.measured == pytest.approx(right)
+    assert trial.change.estimate == pytest.approx(right - 1.0)
+    assert trial.differing == sum(answers != clips.label_ids)
     for text in (said(narrator), " ".join(precision_sentences(document))):
         assert "int8 missed its gate: a loss of 75 points of accuracy against fp32" in text
         assert "on 40 calibration clips, where at most 1 point may be lost; the whole 95% interval" in text
@@ -189,7 +189,7 @@ def test_the_slower_precisions_are_tried_in_turn(folder, narrator):
     assert ships == "bf16"
     assert slim_precision(folder) == "fp32", "bf16 is a way to run a graph of float32"
     document = read_precision(folder / "precision.json")
-    assert [(trial["precision"], trial["verdict"]) for trial in document["trials"]] == [
+    assert [(trial.precision, trial.verdict) for trial in document.trials] == [
         ("int8-bf16", "FAIL"),
         ("int8", "FAIL"),
         ("bf16", "PASS"),
@@ -294,8 +294,8 @@ def test_engines_are_stood_for_by_onnxruntime(folder, narrator, monkeypatch):
     asked = candidate(folder, "fp16", runtime="tensorrt", on_device=True)
     assert precision_stage(asked, PrecisionGate(), narrator)[0] == "fp16"
     document = read_precision(folder / "precision.json")
-    assert document["trials"][0]["verdict"] == "PASS"
-    assert document["gate"]["runtime"] == "onnxruntime"
+    assert document.trials[0].verdict == "PASS"
+    assert document.gate.runtime == "onnxruntime"
     assert "rounds weights to float16" in precision_section(document).blocks[-1].text
 
     def refused(*_, **__):
@@ -369,21 +369,21 @@ def test_speech_is_judged_by_its_words(tmp_path, narrator, monkeypatch):
     asked = candidate(tmp_path, "int8", export, "null")
     ships, _ = precision_stage(asked, PrecisionGate(20.0), narrator)
     document = read_precision(tmp_path / "precision.json")
-    (trial,) = document["trials"]
+    (trial,) = document.trials
     gated = texts[6:]  # from "lights on": 4 of "lights on", 4 of "seven lights off", 3 of each of the others
     words = sum(len(text.split()) for text in gated)
     dog, off = gated.count("a dog ran home"), gated.count("seven lights off")
-    assert trial["reference"] == pytest.approx(off / words)
-    assert trial["measured"] == pytest.approx((off + 2 * dog) / words)
-    assert trial["change"]["estimate"] == pytest.approx(2 * dog / words)
-    assert trial["differing"] == dog, "a comma is no other answer"
-    assert (ships, document["metric"]) == ("int8", "word error rate")
+    assert trial.reference == pytest.approx(off / words)
+    assert trial.measured == pytest.approx((off + 2 * dog) / words)
+    assert trial.change.estimate == pytest.approx(2 * dog / words)
+    assert trial.differing == dog, "a comma is no other answer"
+    assert (ships, document.metric) == ("int8", "word error rate")
     assert "where at most 20 points may be added" in said(narrator)
     assert precision_stage(asked, PrecisionGate(10.0), narrator)[0] == "fp16", "it is over 10 points"
-    assert trial["change"]["estimate"] > 0.1
+    assert trial.change.estimate > 0.1
 
 
-def test_the_report_says_what_was_asked_measured_and_shipped(folder, narrator, null_results):
+def test_the_report_says_what_was_asked_measured_and_shipped(folder, narrator, null_results, markdown_alone):
     export = Exporter(folder, COARSE)
     precision_stage(candidate(folder, "int8", export), PrecisionGate(), narrator)
     results = json.loads(json.dumps(null_results.document))

@@ -81,7 +81,7 @@ def test_everything_is_left_in_the_folder(deployed):
 
 
 def test_what_is_done_is_not_done_again_and_other_transcripts_are_other_clips(
-    deployed, model, data, target, tmp_path, capsys
+    deployed, model, data, target, tmp_path, capsys, markdown_alone
 ):
     out = Path(shutil.copytree(deployed, tmp_path / "out"))
     assert run(deploy_arguments(model, data, target, out)) == 0
@@ -97,7 +97,7 @@ def test_what_is_done_is_not_done_again_and_other_transcripts_are_other_clips(
     assert "reading 4 calibration and 6 evaluation clips: done" in capsys.readouterr().err
 
 
-def test_bench_and_report_count_words(deployed, data, tmp_path, capsys):
+def test_bench_and_report_count_words(deployed, data, tmp_path, capsys, markdown_alone):
     out = tmp_path / "results.json"
     arguments = ["bench", str(deployed / "slim"), "--data", str(data), "--budget", "1", "--out", str(out)]
     assert run([*arguments, "--threads", "1"]) == 0
@@ -162,7 +162,7 @@ def test_a_clip_longer_than_the_window_is_left_out_of_calibration_alone(model, d
     assert caplog.messages.count(f"note: {left_out}") == 1
 
 
-def test_deploying_with_a_long_and_a_silent_clip(model, data, target, tmp_path, caplog):
+def test_deploying_with_a_long_and_a_silent_clip(model, data, target, tmp_path, caplog, markdown_alone):
     """Both are evaluated and neither is calibrated on."""
     import soundfile
 

@@ -49,7 +49,7 @@ def test_it_is_offered(program):
     assert next(finding for finding in said["findings"] if finding["name"] == "loud")["text"] == "not installed"
 
 
-def test_it_is_measured_and_reported(program, tmp_path):
+def test_it_is_measured_and_reported(program, tmp_path, markdown_alone):
     slim = write_tiny_artifact(tmp_path / "slim", loudness_weights())
     dense = write_tiny_artifact(tmp_path / "dense", loudness_weights())
     out = tmp_path / "results.json"

@@ -21,6 +21,8 @@ from tests.runtimes.tiny_artifact import LABELS, weights, write_tiny_artifact
 from tests.toolchain.deliveries import CLIP_BYTES, NASTY, Interruption, deployment, make_bundle, stop_at
 from tests.toolchain.ssh_server import HOST
 
+pytestmark = pytest.mark.usefixtures("short_benchmark")
+
 
 def test_from_keys_to_results_and_again(small, options, tmp_path):
     shown = []

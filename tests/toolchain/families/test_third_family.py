@@ -62,7 +62,7 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_ordinary_commands(model, data, tmp_path, capsys, monkeypatch):
+def test_the_ordinary_commands(model, data, tmp_path, capsys, monkeypatch, markdown_alone):
     monkeypatch.chdir(tmp_path)
     pruned = ["prune", str(model), "--data", str(data), "--sparsity", "0.5", "--out", "slim", "--json"]
     assert run(pruned) == 0, capsys.readouterr().err

@@ -28,15 +28,8 @@ from leanear.runtimes.records import as_json, read
 from leanear.surgery import rotated_attention_state
 from tests.conftest import tone
 from tests.toolchain.dense_twin import zero_dropped_channels_
-from tests.whisper_models import (
-    WINDOW_S,
-    decoder_tokens,
-    make_extractor,
-    make_tokenizer,
-    make_whisper,
-    targets,
-    write_whisper,
-)
+from tests.toolchain.whisper_pruning import fed_and_said
+from tests.whisper_models import WINDOW_S, make_extractor, make_tokenizer, make_whisper, write_whisper
 
 KINDS = ("encoder", "decoder", "cross")
 NAMES = (
@@ -66,7 +59,7 @@ def heard() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def inputs(heard) -> SpeechInputs:
-    return SpeechInputs(heard, decoder_tokens(make_tokenizer(), TEXTS, "en"))
+    return SpeechInputs(heard, fed_and_said(make_tokenizer(), TEXTS, "en")[0])
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +309,7 @@ def test_every_block_has_a_cache_of_its_own_shape(heard, pruned):
 def test_attention_weights_can_be_had(heard, pruned):
     """Eager and SDPA compute the same; only the former has weights to show."""
     slim = copy.deepcopy(pruned[1])
-    tokens = decoder_tokens(make_tokenizer(), TEXTS, "en")
+    tokens, _ = fed_and_said(make_tokenizer(), TEXTS, "en")
     by_sdpa = logits(slim, SpeechInputs(heard, tokens))
     slim.set_attn_implementation("eager")
     with torch.no_grad():
@@ -361,7 +354,7 @@ def test_prompts_begin_with_previous_text(heard, pruned):
 def test_loss_is_that_of_teacher_forcing(dense, heard, inputs):
     """By hand, token by token; and the model's own loss is the same where the prompt is masked as well."""
     tokenizer = make_tokenizer()
-    wanted = targets(tokenizer, TEXTS, "en")
+    _, wanted = fed_and_said(tokenizer, TEXTS, "en")
     probabilities = logits(dense, inputs).log_softmax(dim=-1)
     learned = [
         -probabilities[row, place, wanted[row, place]].item()
@@ -392,7 +385,7 @@ def test_gradients_reach_every_block(inputs, pruned):
         for part in ("query", "key", "value", "output"):
             getattr(site, part).register_forward_hook(keep(f"{site.name} {part}"))
     slim.train()
-    wanted = targets(make_tokenizer(), TEXTS, "en")
+    _, wanted = fed_and_said(make_tokenizer(), TEXTS, "en")
     slim(inputs.features, labels=wanted, decoder_input_ids=inputs.tokens).loss.backward()
     assert len(seen) == 24
     assert all(states.grad.abs().max() > 0 for states in seen.values())
@@ -408,7 +401,7 @@ def test_gradients_reach_every_block(inputs, pruned):
 def test_layers_can_be_recomputed(inputs, pruned):
     slim = copy.deepcopy(pruned[1]).train()
     assert len(whisper.encoder_layers(slim)) == 4
-    wanted = targets(make_tokenizer(), TEXTS, "en")
+    _, wanted = fed_and_said(make_tokenizer(), TEXTS, "en")
     whisper.batch_loss(slim, inputs, wanted).backward()
     plain = {name: parameter.grad.clone() for name, parameter in slim.named_parameters() if parameter.grad is not None}
     slim.zero_grad()
@@ -424,7 +417,7 @@ def test_layers_can_be_recomputed(inputs, pruned):
 
 def test_targets_follow_the_tokens_that_are_fed():
     tokenizer = make_tokenizer()
-    tokens, wanted = (make(tokenizer, TEXTS, "en") for make in (decoder_tokens, targets))
+    tokens, wanted = fed_and_said(tokenizer, TEXTS, "en")
     assert tokens.shape == wanted.shape
     known = tokenizer.get_vocab()
     prompt = ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
@@ -442,7 +435,7 @@ def test_prompts_of_english_only_models_have_no_language():
     tokenizer = make_tokenizer()
     known = tokenizer.get_vocab()
     assert whisper.prompt_tokens(tokenizer, None) == [known["<|startoftranscript|>"], known["<|notimestamps|>"]]
-    assert targets(tokenizer, ["in"])[0].tolist() == [-100, *whisper.text_tokens(tokenizer, "in"), 274]
+    assert fed_and_said(tokenizer, ["in"])[1][0].tolist() == [-100, *whisper.text_tokens(tokenizer, "in"), 274]
 
 
 def test_a_transcript_is_no_place_for_special_tokens():
@@ -534,7 +527,7 @@ def test_a_slim_folder_comes_back_as_it_was(dense_folder, pruned, inputs, heard,
     slim, folder = saved(dense_folder, pruned[0], tmp_path / "slim")
     checkpoint = load_checkpoint(folder)
     assert isinstance(checkpoint, whisper.WhisperCheckpoint)
-    assert checkpoint.model.__class__.__name__.startswith("Slim")
+    assert checkpoint.model.config.query_key_widths
     assert torch.equal(logits(checkpoint.model, inputs), logits(slim, inputs))
     assert generated(checkpoint.model, heard) == generated(slim, heard)
     assert [site.scaling for site in whisper.attention_sites(checkpoint.model)] == [8**-0.5] * 6, "a constant"

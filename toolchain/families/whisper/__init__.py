@@ -16,12 +16,7 @@ from leanear.families.whisper.calibration_examples import calibration_inputs, la
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
 from leanear.families.whisper.forward import batch_loss, encoded, features, logits, mistakes, window_samples
 from leanear.families.whisper.loading import load_checkpoint
-from leanear.families.whisper.prompts import (
-    detected_language,
-    prompt_language,
-    prompt_tokens,
-    text_tokens,
-)
+from leanear.families.whisper.prompts import detected_language, prompt_language, prompt_tokens, text_tokens
 from leanear.families.whisper.slim import AlignmentHeads, alignment_heads, save_slim_checkpoint, slim_model
 
 __all__ = [

@@ -19,7 +19,7 @@ from leanear.calibration.targets import NO_TARGET
 from leanear.data.examples import LabelledInputs, SpeechInputs
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint
 from leanear.families.whisper.forward import features, window_samples
-from leanear.families.whisper.prompts import detected_language, padded, prompt_language, prompt_tokens, text_tokens
+from leanear.families.whisper.prompts import detected_language, prompt_language, prompt_tokens, text_tokens
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, PREVIOUS
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
@@ -87,7 +87,9 @@ def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], repor
     heard = torch.cat(arrays)
     language = prompt_language(checkpoint) or detected_language(checkpoint, heard[:HEARD_FOR_LANGUAGE])
     prompt = prompt_tokens(checkpoint.tokenizer, language, checkpoint.task)
-    tokens, targets = _fed_and_said(examples, prompt, checkpoint.tokenizer.get_vocab()[END])
+    prompts = [[*example.before, *(prompt[:-1] if example.timed else prompt)] for example in examples]
+    end = checkpoint.tokenizer.get_vocab()[END]
+    tokens, targets = fed_and_said(prompts, [example.tokens for example in examples], end)
     positions = checkpoint.model.config.max_target_positions
     if tokens.shape[1] > positions:
         longest = max(examples, key=lambda example: len(example.tokens))
@@ -135,16 +137,16 @@ def _window(checkpoint: WhisperCheckpoint, clips: Sequence[_Example], told: Sequ
     )
 
 
-def _fed_and_said(examples: Sequence[_Example], prompt: list[int], end: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the decoder is fed, prompt and tokens, and what it is to say after each, both int64 (N, L).
+def fed_and_said(prompts: Sequence[list[int]], texts: Sequence[Sequence[int]], end: int) -> tuple[torch.Tensor, ...]:
+    """What the decoder is fed, prompt and text, and what it is to say after each, text and `end`; both int64 (N, L).
 
-    What was said before and the prompt are given and not to be learned; the prompt's last token says that there are no
-    timestamps.
+    What is told in the prompt is given and not to be learned.
     """
-    prompts = [[*example.before, *(prompt[:-1] if example.timed else prompt)] for example in examples]
-    fed = [[*before, *example.tokens] for before, example in zip(prompts, examples, strict=True)]
-    said = [
-        [*[NO_TARGET] * (len(before) - 1), *example.tokens, end]
-        for before, example in zip(prompts, examples, strict=True)
-    ]
-    return padded(fed, end), padded(said, NO_TARGET)
+    pairs = list(zip(prompts, texts, strict=True))
+    said = [[*[NO_TARGET] * (len(prompt) - 1), *text, end] for prompt, text in pairs]
+    return _padded([[*prompt, *text] for prompt, text in pairs], end), _padded(said, NO_TARGET)
+
+
+def _padded(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.int64)

@@ -1,8 +1,6 @@
-"""What a Whisper's decoder is fed and should say: prompt, language, task, transcript."""
+"""The tokens of what a Whisper is told and should say: prompt, language, task, transcript."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from transformers import WhisperTokenizer
@@ -99,9 +97,3 @@ def text_tokens(tokenizer: WhisperTokenizer, text: str) -> list[int]:
     if special is not None:
         raise BadInput(f"the transcript {text!r} holds {tokenizer.convert_ids_to_tokens(special)!r}, a special token")
     return ids
-
-
-def padded(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
-    """The rows side by side, int64 (N, L), the shorter ones filled up."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.int64)

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, WhisperConfig, WhisperProcessor
+from transformers import GenerationConfig, WhisperProcessor
 
 from leanear.families import modeling_slim_whisper
-from leanear.families.checkpoint_files import slim_settings, write_slim_folder
+from leanear.families.checkpoint_files import write_slim_folder
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
-from leanear.families.slimming import feed_forward_state, kept_widths, slim_state
+from leanear.families.slimming import feed_forward_state, kept_widths, slim_config, slim_state
 from leanear.families.whisper.blocks import attention_sites, feed_forward_sites
 from leanear.families.whisper.checkpoint import WhisperCheckpoint, WhisperModel
 from leanear.plan import Plan, SitePlan
 from leanear.runtimes.files import write_json
 
 MODELLING_FILE = Path(modeling_slim_whisper.__file__)
+SLIM = (SlimWhisperConfig, SlimWhisperForConditionalGeneration, "AutoModelForSpeechSeq2Seq")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def slim_model(
     """
     dense_sites = attention_sites(model)
     states = feed_forward_states or {}
-    config = _slim_config(model.config, sites, dense_sites[0].scaling, kept_widths(feed_forward_sites(model), states))
+    widths = kept_widths(feed_forward_sites(model), states)
+    config = slim_config(model.config, SLIM, sites, dense_sites[0].scaling, widths)
     with torch.device("meta"):
         slim = SlimWhisperForConditionalGeneration(config)
     changed = feed_forward_state(states, lambda name: f"model.{name.removesuffix('.feed_forward')}")
@@ -87,24 +89,6 @@ def _set_alignment_heads(settings: GenerationConfig, found: AlignmentHeads) -> N
         settings.alignment_heads = [list(slim) for _, slim in found.kept]
     elif found.dropped:
         del settings.alignment_heads  # without it, transformers says that there are no token timestamps
-
-
-def _slim_config(
-    config: WhisperConfig, sites: tuple[SitePlan, ...], scaling: float, feed_forward_widths: list[int]
-) -> SlimWhisperConfig:
-    slim = SlimWhisperConfig(
-        query_key_widths=[list(site.query_key_widths) for site in sites],
-        value_output_widths=[list(site.value_output_widths) for site in sites],
-        attention_scaling=scaling,
-        feed_forward_widths=feed_forward_widths,
-        **slim_settings(config),
-    )
-    slim.architectures = [SlimWhisperForConditionalGeneration.__name__]
-    slim.auto_map = {
-        "AutoConfig": f"{MODELLING_FILE.stem}.{SlimWhisperConfig.__name__}",
-        "AutoModelForSpeechSeq2Seq": f"{MODELLING_FILE.stem}.{SlimWhisperForConditionalGeneration.__name__}",
-    }
-    return slim
 
 
 def save_slim_checkpoint(
