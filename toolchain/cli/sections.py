@@ -44,7 +44,7 @@ PRUNING: Sections = {  # headings, and the names of the parameters below them, i
 LISTENING: Sections = {
     "Model": ("model", "task", "language", "window", "runtime", "precision", "threads", "batch"),
     "Decoding": (
-        "beams",
+        "beam_size",
         "best_of",
         "temperatures",
         "condition",

@@ -10,6 +10,7 @@ import soundfile
 
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
+from tests.conftest import write_tones
 from tests.toolchain.deploy.test_speech_deploy import TARGET, TEXTS, deploy_arguments, only_complaint
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
@@ -103,7 +104,8 @@ def test_bench_and_compare_say_the_window(artifact, data, tmp_path, capsys):
 
 
 def test_what_is_no_window_is_refused_in_one_line(model, artifact, clip, data, tiny_folder, tmp_path, capsys):
-    full, out = tmp_path / "full", str(tmp_path / "out")
+    full, out, tones = tmp_path / "full", str(tmp_path / "out"), tmp_path / "tones"
+    write_tones(tones, 4)
     assert run(["export", str(model), "--window", "full", "--out", str(full)]) == 0
     capsys.readouterr()
     for arguments, complaint in (
@@ -112,7 +114,7 @@ def test_what_is_no_window_is_refused_in_one_line(model, artifact, clip, data, t
         (["export", str(model), "--window", "7", "--out", out], "up to the model's own 6"),
         (["export", str(model), "--form", "tensorrt", "--window", "4", "--out", out], "full one alone"),
         (["export", str(tiny_folder), "--window", "auto", "--out", out], "it is for Whisper"),
-        (["deploy", str(tiny_folder), "--data", str(data), "--window", "auto", "--out", out], "it is for Whisper"),
+        (["deploy", str(tiny_folder), "--data", str(tones), "--window", "auto", "--out", out], "it is for Whisper"),
         (["deploy", str(model), "--data", str(data), "--target", "jetson", "--window", "4", "--out", out], "full one"),
         (["transcribe", str(clip), "--model", str(full), "--window", "4"], "takes its full window alone"),
         (["transcribe", str(clip), "--model", str(artifact), "--window", "9"], "up to the model's own 6"),

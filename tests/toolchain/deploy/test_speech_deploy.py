@@ -10,6 +10,7 @@ import pytest
 
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
+from tests.conftest import write_tones
 from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
@@ -127,9 +128,9 @@ def test_flags_that_make_no_sense_for_speech(model, data, target, tmp_path, caps
 
 
 @pytest.mark.parametrize(("key", "value"), [("pools", "by-kind"), ("sites", "self-attention")])
-def test_keys_for_several_kinds_of_attention_are_for_models_that_have_them(
-    tiny_folder, data, tmp_path, capsys, key, value
-):
+def test_keys_for_several_kinds_of_attention_are_for_models_that_have_them(tiny_folder, tmp_path, capsys, key, value):
+    data = tmp_path / "tones"
+    write_tones(data, 4)
     flags = recipe_flags(tmp_path, f'{key} = "{value}"')
     assert run(["prune", str(tiny_folder), "--data", str(data), "--out", str(tmp_path / "slim"), *flags]) == 2
     assert f"{key} is for models with several kinds of attention" in only_complaint(capsys)

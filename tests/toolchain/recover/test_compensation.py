@@ -408,10 +408,11 @@ def test_when_interrupted_the_old_weights_are_back(tiny_ast, inputs, answered):
 def test_it_says_how_far_it_is(tiny_ast, inputs):
     told = []
     compensated(halved(tiny_ast), tiny_ast, inputs, report=lambda text, fraction: told.append((text, fraction)))
-    assert ("compensation, fitting on clip 14/32", 14 / 32) in told
-    assert ("compensation, judging on held-out clip 7/8", 7 / 8) in told
-    assert told[-1][0].startswith("compensated, held-out KL ")
-    assert all(0 <= fraction <= 1 for _, fraction in told)
+    texts, fractions = zip(*told, strict=True)
+    assert {"compensation, fitting on clip 14/32", "compensation, judging on held-out clip 7/8"} <= {*texts}
+    assert texts[-1].startswith("compensated, held-out KL ")
+    assert list(fractions) == sorted(fractions)
+    assert (fractions[0] > 0, fractions[-1]) == (True, 1.0)
 
 
 @pytest.mark.parametrize(
