@@ -13,6 +13,7 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.precisions import graph_precision
 
+MOST_THREADS = 1024
 WINDOWS_RANK = 4  # of a decoder's keys and values of encoded windows, where its graph takes several
 
 
@@ -31,8 +32,8 @@ class SessionOptions:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 1:
-            raise BadInput(f"threads: expected a whole number of at least 1, got {self.threads!r}")
+        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 1 <= self.threads <= MOST_THREADS:
+            raise BadInput(f"threads: expected a whole number from 1 to {MOST_THREADS}, got {self.threads!r}")
         graph_precision(self.precision)
 
 

@@ -133,8 +133,8 @@ def test_options_are_those_of_the_command_line_and_named_where_wrong(folder, sli
                 session.transcribe(sound, **option)
     model, data = leanear.load(folder / "ast"), folder / "data"
     for use, option, said in (
-        (artifact.open, {"threads": 0}, "threads: expected a whole number of at least 1, got 0"),
-        (artifact.evaluate, {"threads": 0, "data": tmp_path}, "threads: expected a whole number of at least 1, got 0"),
+        (artifact.open, {"threads": 5000}, "threads: expected a whole number from 1 to 1024, got 5000"),
+        (artifact.evaluate, {"threads": 0, "data": tmp_path}, "threads: expected a whole number from 1 to 1024, got 0"),
         (model.evaluate, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),
         (model.export, {"seed": -1, "out": tmp_path / "new"}, "seed: expected a whole number from 0"),
         (model.prune, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),

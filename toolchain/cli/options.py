@@ -14,14 +14,12 @@ import click
 from leanear.families.asked import Asked
 from leanear.prune.recipe import Recipe, read_recipe, settings
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.sessions import MOST_THREADS
 from leanear.runtimes.speech.encoder_windows import check_window_choice
 from leanear.runtimes.tasks import SPOKEN_TASKS
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Data
-
-
-MOST_THREADS = 1024
 
 
 DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")

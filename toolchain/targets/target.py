@@ -12,10 +12,10 @@ from leanear.runtimes.choose import MODULES, choose_runtime, graph_forms
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.records import Positive, read
+from leanear.runtimes.sessions import MOST_THREADS
 from leanear.toml_file import read_toml
 
 TARGETS = Path(__file__).parent
-MOST_THREADS = 1024
 USUAL_FEED_FORWARD_MULTIPLE = 16  # where a file does not say: the float32 values of a 512-bit vector
 USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
 MOST_MULTIPLE = 256
