@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from leanear.runtimes.errors import BadInput
 
+LOUDEST = 2.0**31  # of 32-bit integers that were never scaled: what is beyond is no audio
 SLOWEST_HZ, FASTEST_HZ = 1_000, 1_000_000  # below is no sound, and above no recorder
 OPENINGS = (
     (b"RF64", "RF64, the WAV of more than 4 GB"),
@@ -65,3 +68,16 @@ def check_sample_rate(path: object, rate_hz: int) -> None:
 def wav_codec_name(code: int) -> str:
     """The codec that a WAV header's code stands for."""
     return WAV_CODECS.get(code, f"codec {code:#06x}")
+
+
+def check_samples(samples: np.ndarray, name: str) -> None:
+    """Nothing, where the float samples can be audio; name: of what they are from.
+
+    Raises:
+        BadInput: one is NaN, infinite, or so large that no model could compute with it.
+    """
+    if not np.isfinite(samples).all():
+        raise BadInput(f"{name}: holds NaN or infinite samples")
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > LOUDEST:
+        raise BadInput(f"{name}: holds samples up to {peak:.2g} where 1 is full scale, which is no audio")

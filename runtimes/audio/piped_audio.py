@@ -8,7 +8,7 @@ from typing import Callable
 
 import numpy as np
 
-from leanear.runtimes.audio.formats import check_sample_rate, format_name, magic_name
+from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name, magic_name
 from leanear.runtimes.audio.pipe_reader import NAME, PipeReader
 from leanear.runtimes.audio.recordings import (
     PCM,
@@ -127,8 +127,7 @@ class PipedAudio:
         self._closed = len(data) < lacking * self._format.frame_bytes
         data = data[: len(data) // self._format.frame_bytes * self._format.frame_bytes]
         samples = decoded_samples(data, self._format)
-        if not np.isfinite(samples).all():
-            raise BadInput(f"{NAME}: holds NaN or infinite samples")
+        check_samples(samples, NAME)
         mono = samples.mean(axis=1).astype(np.float32)
         self._watch.hear(samples, mono)
         self._frames = np.concatenate([self._frames, mono])

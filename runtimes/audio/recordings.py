@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leanear.runtimes.audio.formats import check_sample_rate, format_name, wav_codec_name
+from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name, wav_codec_name
 from leanear.runtimes.audio.wav_layout import wav_layout
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, note
@@ -134,8 +134,7 @@ class Recording:
         if len(data) < (stop - start) * frame_bytes:
             raise BadInput(f"{self._path}: truncated: the file became shorter while it was read")
         samples = decoded_samples(data, self._format)
-        if not np.isfinite(samples).all():
-            raise BadInput(f"{self._path}: holds NaN or infinite samples")
+        check_samples(samples, str(self._path))
         mono = samples.mean(axis=1).astype(np.float32)
         self._watch_until_the_end(samples, mono, stop)
         after = last - stop if self._context else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from leanear.runtimes.artifact import Artifact
+from leanear.runtimes.audio.formats import check_samples
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import is_cut, note_cut
 
@@ -17,7 +18,7 @@ def checked_waveform(waveform: np.ndarray) -> np.ndarray:
     Floats of any width are converted; int16 is PCM as microphones and WAV files give it, and is scaled to [-1, 1).
 
     Raises:
-        BadInput: it is not one-dimensional, is empty, is of another type, or has a NaN or infinite sample.
+        BadInput: it is not one-dimensional, is empty, is of another type, or has a sample that is none.
     """
     waveform = np.asarray(waveform)
     is_pcm = waveform.dtype.kind == "i" and waveform.dtype.itemsize == 2
@@ -29,8 +30,8 @@ def checked_waveform(waveform: np.ndarray) -> np.ndarray:
         floats = np.ascontiguousarray(waveform, dtype=np.float32)
     if is_pcm:
         floats /= np.float32(PCM_FULL_SCALE)
-    elif not np.isfinite(floats).all():
-        raise BadInput("waveform: it has NaN or infinite samples")
+    else:
+        check_samples(floats, "waveform")
     return floats[np.newaxis]
 
 

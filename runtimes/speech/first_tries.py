@@ -9,10 +9,11 @@ to whoever hears the windows one by one, as is what fails a test.
 from __future__ import annotations
 
 from itertools import islice
-from typing import Iterable, Iterator, Sequence
+from typing import Iterable, Iterator, Optional, Sequence
 
 import numpy as np
 
+from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions, chosen_language
 from leanear.runtimes.speech.decoding import Decoded, decode_windows
@@ -35,7 +36,7 @@ def first_tries(
         BadInput: audio has NaN or infinite samples.
     """
     batch = options.batch if session.takes_several and _may_be_together(model, options) else 1
-    numbered, found = enumerate(windows), dict[int, Decoded]()
+    numbered, found = enumerate(windows), dict[int, Optional[Decoded]]()
     waiting: list[tuple[int, np.ndarray | None]] = []
     while True:
         waiting += islice(numbered, (AHEAD * batch if batch > 1 else 1) - len(waiting))
@@ -47,7 +48,11 @@ def first_tries(
             alike = [(n, each) for n, each in waiting if n not in found and _length(model, each) == length][:batch]
             if len(alike) > 1:
                 together = [each for _, each in alike if each is not None]
-                found.update(zip((n for n, _ in alike), _together(session, model, together, options)))
+                try:
+                    heard: Sequence[Decoded | None] = _together(session, model, together, options)
+                except MeasurementFailed:  # whose fault it is shows when each is heard by itself
+                    heard = [None] * len(alike)
+                found.update(zip((n for n, _ in alike), heard))
         waiting.pop(0)
         yield samples, found.pop(number, None)
 

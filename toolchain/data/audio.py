@@ -10,7 +10,7 @@ import soundfile
 import soxr
 
 from leanear.data.file_part import FilePart, ogg_links, wav_part
-from leanear.runtimes.audio.formats import check_sample_rate, format_name
+from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name
 from leanear.runtimes.audio.wav_layout import wav_layout
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, note
@@ -121,8 +121,7 @@ class AudioFile:
         except soundfile.LibsndfileError as error:
             raise BadInput(f"{self.path}: damaged ({error.error_string.strip()})") from None
         self._frames_read += len(samples)
-        if not np.isfinite(samples).all():
-            raise BadInput(f"{self.path}: holds NaN or infinite samples")
+        check_samples(samples, str(self.path))
         mono = samples.mean(axis=1, dtype=np.float32)
         self._watch.hear(samples, mono)
         return mono

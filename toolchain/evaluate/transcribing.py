@@ -149,6 +149,6 @@ def transcribe_files(
             named = audio.name if piped is None else "standard input"
             with narrator.whole(f"transcribing {named}") as report:
                 given = piped or audio, transcriber, options, voice, tally, report, word_timestamps
-                yield from segments_of(*given, first_try=next(tries))
+                yield from segments_of(*given, first_try=next(tries, None))
 
         write_transcripts(recordings, heard, forms, narrator.say, lines, several=several)

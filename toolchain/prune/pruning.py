@@ -34,8 +34,8 @@ from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.clips import clips_sha256
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
-from leanear.runtimes.process.notes import plural
-from leanear.stages import record_stage, stage_is_done
+from leanear.runtimes.process.notes import note, plural
+from leanear.stages import record_stage, recorded_inputs, stage_is_done
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
 STAGE = "checkpoint"
@@ -68,6 +68,9 @@ def prune_checkpoint(
     if stage_is_done(out, STAGE, record) and (scores is None or (scores / SCORES_FILE).is_file()):
         narrator.say(f"  nothing to do: {out} was made before, from the same inputs")
     else:
+        changed = [key for key, value in recorded_inputs(out, STAGE).items() if record.get(key) != value]
+        if changed:
+            note(f"{out}: replaces a model of another request (another {', '.join(changed)}); --out FOLDER keeps both")
         _prune(source, splits.calibration, job, out, scores, narrator)
         if shards.rank() == 0:
             record_stage(out, STAGE, record, sorted(path for path in out.iterdir() if path.is_file()))

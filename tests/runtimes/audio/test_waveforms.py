@@ -82,7 +82,7 @@ def test_what_is_no_number_in_float32_is_refused(session, value):
     waveform[7] = value
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(BadInput, match="^waveform: it has NaN or infinite samples$"):
+        with pytest.raises(BadInput, match="^waveform: holds NaN or infinite samples$"):
             session.run(waveform)
 
 
@@ -128,3 +128,9 @@ def test_speech_sessions_take_the_same(tmp_path, caplog):
     assert caplog.messages == []
     session.encode(np.zeros(window + 16_000, np.int16))
     assert [message.startswith("note: waveform: the model hears the first") for message in caplog.messages] == [True]
+
+
+def test_what_is_too_large_for_any_model_is_no_audio():
+    assert checked_waveform(np.array([2.0**31, -1.0])).shape == (1, 2)
+    with pytest.raises(BadInput, match=r"^waveform: holds samples up to 1e\+19 where 1 is full scale"):
+        checked_waveform(np.array([0.0, -1e19]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leanear.runtimes.choose import choose_runtime
-from leanear.runtimes.errors import BadInput
+from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import decode_window, decode_windows
@@ -114,3 +114,13 @@ def test_what_is_not_greedy_or_in_an_unknown_language_is_heard_alone(artifact, s
         options = DecodeOptions(**{"language": "en", "timestamps": False, "max_tokens": 4, **changes})
         tries = first_tries(session, model, options, [noise(9_000)] * 2)
         assert [first_try for _, first_try in tries] == [None, None]
+
+
+def test_windows_that_fail_together_are_left_to_be_heard_alone(artifact, session, monkeypatch):
+    def fails(*_):
+        raise MeasurementFailed("logits: the graph gave NaN or infinite values")
+
+    monkeypatch.setattr("leanear.runtimes.speech.first_tries._together", fails)
+    model, options = read_speech_model(artifact), DecodeOptions(language="en", batch=2)
+    windows = [noise(9_000)] * 3
+    assert [heard for _, heard in first_tries(session, model, options, windows)] == [None] * 3

@@ -13,7 +13,7 @@ from leanear.prune.scoring import SCORES_FILE
 from tests.conftest import tone, write_tones
 
 
-def test_what_was_pruned_from_the_same_inputs_is_done(capsys, monkeypatch, tiny_folder, tmp_path):
+def test_what_was_pruned_from_the_same_inputs_is_done(capsys, caplog, monkeypatch, tiny_folder, tmp_path):
     data, out, scores = write_tones(tmp_path / "data", 6), tmp_path / "slim", tmp_path / "scores"
     arguments = [
         "prune",
@@ -46,7 +46,11 @@ def test_what_was_pruned_from_the_same_inputs_is_done(capsys, monkeypatch, tiny_
     assert is_made_again("--keep-scores", str(scores))
     assert (scores / SCORES_FILE).is_file()
     assert not is_made_again("--keep-scores", str(scores))
+    capsys.readouterr()
     assert is_made_again("--sparsity", "0.3")
+    assert (
+        f"{out}: replaces a model of another request (another job); --out FOLDER keeps both" in capsys.readouterr().err
+    )
     for clip in (data / "yes").iterdir():
         soundfile.write(clip, tone(444), 16_000)
     assert is_made_again("--sparsity", "0.3")
