@@ -274,6 +274,23 @@ def test_a_window_that_says_the_same_again_is_forgotten():
     assert seen[:3] == [False, True, False]
 
 
+def test_text_from_before_does_not_silence_a_window():
+    """As tiny.en lost the last 23 s of nine minutes: what was said before made it find no speech there."""
+
+    def logits(fed: list[int], _window: np.ndarray) -> np.ndarray:
+        row, is_silenced = np.zeros(SIZE, np.float32), PREVIOUS in fed
+        if fed[-1] == START:
+            row[NO_SPEECH] = 9.0 if is_silenced else -9.0
+        else:
+            row[[2, END][min(len(said_since_prompt(fed)), 1)]] = 1.0 if is_silenced else 20.0
+        return row
+
+    segments = heard(
+        FakeSession(logits), loud(2.5), replace(PLAIN, condition=True, stop_repeats=False, quiet_cuts=False)
+    )
+    assert [segment.text for segment in segments] == [" one"] * 3
+
+
 def test_the_language_is_that_of_the_first_window_with_speech():
     def logits(fed: list[int], window: np.ndarray) -> np.ndarray:
         row = np.zeros(SIZE, np.float32)
