@@ -15,7 +15,7 @@ and why:
   leaves of it is heard again by itself, where that is REST_S or more, or, where no pair says so, audible for 2 s.
 - Without timestamps, which transformers allows for one window only, windows follow each other with nothing between.
 - A window of digital silence is not decoded. Segments without text are not given. A window in which nobody seems to
-  speak after what was said before is heard again without it: earlier text has silenced 23 s of speech.
+  speak after what was said before is heard again without it, with `stop_repeats`: it had silenced 23 s of speech.
 - The language is that of the first window with speech, not of the first window.
 - The compression ratio is openai's, of the text. After a temperature over 0.5 what was said before is forgotten for
   good, as openai does; transformers would show it again one window later.
@@ -139,7 +139,7 @@ def transcribe_windows(
             window = Window(start, len(samples), len(samples), None, ())
         else:
             decoded = hearing.window(samples, language, prompts.shown(before), first_try)
-            if before != list(prompts.first) and holds_no_speech(decoded, options):
+            if options.stop_repeats and before != list(prompts.first) and holds_no_speech(decoded, options):
                 decoded = hearing.window(samples, language, prompts.shown(list(prompts.first)), None)
             window = _taken(model, options, decoded, start, samples, is_piece=in_pieces)
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):

@@ -285,10 +285,11 @@ def test_text_from_before_does_not_silence_a_window():
             row[[2, END][min(len(said_since_prompt(fed)), 1)]] = 1.0 if is_silenced else 20.0
         return row
 
-    segments = heard(
-        FakeSession(logits), loud(2.5), replace(PLAIN, condition=True, stop_repeats=False, quiet_cuts=False)
-    )
+    options = replace(PLAIN, condition=True, quiet_cuts=False)
+    segments = heard(FakeSession(logits), loud(2.5), options)
     assert [segment.text for segment in segments] == [" one"] * 3
+    as_transformers = heard(FakeSession(logits), loud(2.5), replace(options, stop_repeats=False))
+    assert [segment.text for segment in as_transformers] == [" one"]
 
 
 def test_the_language_is_that_of_the_first_window_with_speech():
