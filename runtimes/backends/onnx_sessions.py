@@ -12,7 +12,7 @@ from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.audio.waveforms import WaveformInput
 from leanear.runtimes.backends.embedding import Embedding
 from leanear.runtimes.backends.onnx_cpu import NAME
-from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.sessions import (
     WINDOWS_RANK,
     SessionOptions,
@@ -205,8 +205,7 @@ class OnnxSpeechSession(SpeechSession):
         bound.positions[...] = np.arange(cache.filled, cache.filled + new)
         self._decoder.run_with_iobinding(bound.binding)
         cache.append(bound.added)
-        if not np.isfinite(bound.logits.max()):
-            raise MeasurementFailed("logits: the graph gave NaN or infinite values")
+        cache.check(bound.logits)
         return bound.logits
 
     def _bound(self, new: int) -> _BoundStep:

@@ -12,6 +12,18 @@ from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.tasks import SPOKEN_TASKS
 
 DETECT = "auto"
+NUMBER, NOTHING, FLAG, EITHER = (float, int, np.number), type(None), (bool,), "True or False"
+EXPECTED = (
+    (("timestamps", "condition", "stop_repeats", "quiet_cuts"), FLAG, EITHER),
+    (("language", "task"), (str, NOTHING), "a text or None"),
+    (("prompt",), (str,), "a text"),
+    (("patience",), NUMBER, "a number"),
+    (
+        ("length_penalty", "compression_ratio_limit", "log_probability_limit", "no_speech_limit"),
+        (*NUMBER, NOTHING),
+        "a number or None",
+    ),
+)  # of which type options are
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class DecodeOptions:
     batch: so many windows that do not depend on each other, of long audio or of several clips, are decoded together.
 
     Raises:
-        BadInput: an option is out of its range.
+        BadInput: an option is of another type, or out of its range.
     """
 
     language: str | None = None
@@ -63,19 +75,34 @@ class DecodeOptions:
     batch: int = 4
 
     def __post_init__(self) -> None:
+        for names, types, expected in EXPECTED:
+            for name in names:
+                check_type(name, getattr(self, name), types, expected)
         if self.task is not None and self.task not in SPOKEN_TASKS:
             raise BadInput(f"task: {self.task!r} is not one of {', '.join(SPOKEN_TASKS)}")
         for name, least in (("beam_size", 1), ("best_of", 1), ("batch", 1), ("max_tokens", 1), ("seed", 0)):
             value = getattr(self, name)
-            if (name, value) != ("max_tokens", None) and not (isinstance(value, int) and value >= least):
+            if (name, value) != ("max_tokens", None) and not (_is_a(value, (int,)) and value >= least):
                 raise BadInput(f"{name}: {value!r} is not a whole number of at least {least}")
-        if isinstance(self.hotwords, str):
-            raise BadInput(f"hotwords: {self.hotwords!r} is one text; several words are wanted, as in ('Anna', 'Bo')")
+        if not isinstance(self.hotwords, (tuple, list)) or not all(isinstance(word, str) for word in self.hotwords):
+            raise BadInput(f"hotwords: {self.hotwords!r} are not words, as in ('Anna', 'Bo')")
         heats = self.temperatures
-        if not isinstance(heats, (tuple, list)) or not heats or not all(0.0 <= heat < np.inf for heat in heats):
+        are_numbers = isinstance(heats, (tuple, list)) and all(_is_a(heat, NUMBER) for heat in heats)
+        if not are_numbers or not heats or not all(0.0 <= heat < np.inf for heat in heats):
             raise BadInput(f"temperatures: {heats!r} are not numbers of at least 0, as in (0.0, 0.5)")
         if not 0.0 < self.patience < np.inf:
             raise BadInput(f"patience: {self.patience} is not a number over 0")
+
+
+def check_type(name: str, value: object, types: tuple[type, ...], expected: str) -> None:
+    """Raises BadInput where an option is of none of these types."""
+    if not _is_a(value, types):
+        raise BadInput(f"{name}: {value!r} is not {expected}")
+
+
+def _is_a(value: object, types: tuple[type, ...]) -> bool:
+    """Whether it is of one of the types; to Python True is a number, too, and here it is none."""
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 
 def named_options(given: Mapping[str, Any]) -> DecodeOptions:

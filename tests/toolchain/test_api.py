@@ -127,7 +127,20 @@ def test_options_are_those_of_the_command_line_and_named_where_wrong(folder, sli
             ({"seed": -1}, "seed: -1 is not a whole number of at least 0"),
             ({"beam_size": "5"}, "beam_size: '5' is not a whole number of at least 1"),
             ({"temperatures": 0.0}, "temperatures: 0.0 are not numbers of at least 0"),
-            ({"hotwords": "Anna,Bo"}, "hotwords: 'Anna,Bo' is one text"),
+            ({"hotwords": "Anna,Bo"}, "hotwords: 'Anna,Bo' are not words, as in"),
+            ({"hotwords": (1, 2)}, r"hotwords: \(1, 2\) are not words, as in"),
+            ({"batch": 4.0}, "batch: 4.0 is not a whole number of at least 1"),
+            ({"batch": "4"}, "batch: '4' is not a whole number of at least 1"),
+            ({"batch": True}, "batch: True is not a whole number of at least 1"),
+            ({"condition": "no"}, "condition: 'no' is not True or False"),
+            ({"timestamps": 1}, "timestamps: 1 is not True or False"),
+            ({"temperatures": ("0",)}, "temperatures: .* are not numbers of at least 0"),
+            ({"patience": "1"}, "patience: '1' is not a number"),
+            ({"no_speech_limit": True}, "no_speech_limit: True is not a number or None"),
+            ({"prompt": None}, "prompt: None is not a text"),
+            ({"language": 3}, "language: 3 is not a text or None"),
+            ({"word_timestamps": "yes"}, "word_timestamps: 'yes' is not True or False"),
+            ({"word_timestamps": True}, "^word_timestamps: the graphs .* leanear export CHECKPOINT --word-timestamps "),
         ):
             with pytest.raises(leanear.BadInput, match=said):
                 session.transcribe(sound, **option)
@@ -138,11 +151,18 @@ def test_options_are_those_of_the_command_line_and_named_where_wrong(folder, sli
         (model.evaluate, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),
         (model.export, {"seed": -1, "out": tmp_path / "new"}, "seed: expected a whole number from 0"),
         (model.prune, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),
-        (model.prune, {"prune": "heads", "data": data}, "--prune is 'heads'; \"attention\" or"),
-        (model.prune, {"calibration_clips": 0, "data": data}, "--calibration-clips is 0; a whole number of at least 1"),
+        (model.prune, {"prune": "heads", "data": data}, "^prune is 'heads'; \"attention\" or"),
+        (model.prune, {"calibration_clips": 0, "data": data}, "^calibration_clips is 0; a whole number of at least 1"),
     ):
         with pytest.raises(leanear.BadInput, match=said):
             use(**option)
+    for asked, said in (
+        ({"model": folder / "ast", "task": "transcribe"}, "^task and language are for Whisper; .* is a classifier"),
+        ({"model": tmp_path / "whisper", "task": "sing"}, "^task sing: expected transcribe or translate"),
+        ({"model": tmp_path / "whisper", "language": 3}, "^language: 3 is not a text or None"),
+    ):
+        with pytest.raises(leanear.BadInput, match=said):
+            leanear.load(**asked)
     assert not (tmp_path / "new").exists()
 
 
