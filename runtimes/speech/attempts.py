@@ -10,7 +10,7 @@ import numpy as np
 from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import Decoded, decode_window
-from leanear.runtimes.speech.short_windows import most_tokens, why_heard_again
+from leanear.runtimes.speech.short_windows import first_end, most_tokens, why_heard_again
 from leanear.runtimes.speech.speech_model import SpeechModel
 from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
 from leanear.runtimes.speech.transcript import Tally
@@ -18,13 +18,17 @@ from leanear.runtimes.speech.transcript import Tally
 
 @dataclass(frozen=True)
 class Hearing:
-    """What the windows of one recording are decoded with; the tally is added to."""
+    """What the windows of one recording are decoded with; the tally is added to.
+
+    in_pieces: they do not depend on each other, and each is heard to its end.
+    """
 
     session: SpeechSession
     model: SpeechModel
     options: DecodeOptions
     generator: np.random.Generator
     tally: Tally
+    in_pieces: bool = False
 
     def window(
         self, samples: np.ndarray, language: str | None, previous: Sequence[int], first_try: Decoded | None
@@ -46,16 +50,21 @@ class Hearing:
         elif first_try is not None and self._passes(first_try):
             return first_try
         self.session.encode(samples)
-        return self._with_fallback(language, previous)
+        return self._with_fallback(language, previous, self._first_end(samples))
 
     def _short(self, samples: np.ndarray, length: int, language: str | None, previous: Sequence[int]) -> Decoded:
         """A window of `length` at the first temperature, with no more tokens than so much audio has."""
         self.session.encode(samples, length)
         options, cap = self.options, most_tokens(len(samples), self.model.sample_rate_hz)
         capped = replace(options, max_tokens=cap if options.max_tokens is None else min(cap, options.max_tokens))
-        return self._decoded(capped, language, previous, 0)
+        return self._decoded(capped, language, previous, self._first_end(samples), 0)
 
-    def _decoded(self, options: DecodeOptions, language: str | None, previous: Sequence[int], attempt: int) -> Decoded:
+    def _first_end(self, samples: np.ndarray) -> int:
+        return first_end(self.model.tokens, samples, self.model.sample_rate_hz) if self.in_pieces else 0
+
+    def _decoded(
+        self, options: DecodeOptions, language: str | None, previous: Sequence[int], first_end: int, attempt: int
+    ) -> Decoded:
         return decode_window(
             self.session,
             self.model.tokens,
@@ -65,6 +74,7 @@ class Hearing:
             temperature=options.temperatures[attempt],
             generator=self.generator,
             no_speech=attempt == 0 and options.no_speech_limit is not None,
+            first_end=first_end,
         )
 
     def _why_again(self, decoded: Decoded, samples: np.ndarray) -> str:
@@ -79,11 +89,11 @@ class Hearing:
             return "loop"
         return "unlikely" if _is_unlikely(decoded, self.options) else ""
 
-    def _with_fallback(self, language: str | None, previous: Sequence[int]) -> Decoded:
+    def _with_fallback(self, language: str | None, previous: Sequence[int], first_end: int) -> Decoded:
         """The window that the session holds at the first temperature that passes the tests, else at the last."""
         no_speech = None
         for attempt in range(len(self.options.temperatures)):
-            decoded = self._decoded(self.options, language, previous, attempt)
+            decoded = self._decoded(self.options, language, previous, first_end, attempt)
             if attempt == 0:
                 no_speech, language = decoded.no_speech_probability, decoded.language
             else:  # it does not depend on what is said
