@@ -314,17 +314,17 @@ class Session:
                 hotwords (a tuple) and the others of `leanear.runtimes.speech.decode_options.DecodeOptions`.
 
         Raises:
-            BadInput: the model classifies (see `run`), the artifact has no word times to give, it is no waveform, the
-                session is closed, or there is no option of a name or it is of another type or out of its range.
+            BadInput: the model classifies or gives no word times, the session is closed, or what is given is not usable.
         """
-        from leanear.runtimes.speech.decode_options import EITHER, FLAG, check_type, named_options
+        from leanear.runtimes.speech.decode_options import named_options
         from leanear.runtimes.speech.long_audio import transcribe
         from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
 
         if not self.files.is_speech:
             raise BadInput(f"{self.files.folder}: it classifies: use run()")
-        check_type("word_timestamps", word_timestamps, FLAG, EITHER)
         own, model, asked = self._opened(), read_speech_model(self.files, None), named_options(options)
+        if word_timestamps not in (False, True):
+            raise BadInput(f"transcribe: word_timestamps is {word_timestamps!r}, expected true or false")
         if word_timestamps:
             require_word_times(model, self.files.folder)
         return list(transcribe(own, model, self._heard(waveform), asked, words=word_timestamps))

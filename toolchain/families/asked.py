@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.decode_options import NOTHING, check_type
-from leanear.runtimes.tasks import SPOKEN_TASKS
+from leanear.runtimes.records import check
+from leanear.runtimes.tasks import AskedTask
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,11 @@ class Asked:
         BadInput: another task, or a language that is no text.
     """
 
-    task: str | None = None
+    task: AskedTask | None = None
     language: str | None = None
 
     def __post_init__(self) -> None:
-        if self.task not in (None, *SPOKEN_TASKS):
-            raise BadInput(f"--task {self.task}: expected {' or '.join(SPOKEN_TASKS)}")
-        check_type("--language", self.language, (str, NOTHING), "a text or None")
+        check(self, "a Whisper")
 
     def as_json(self) -> dict[str, str]:
         """What is asked for, by name, and nothing else: part of the identity of all that is made or measured so."""
