@@ -314,7 +314,7 @@ class Session:
                 hotwords (a tuple) and the others of `leanear.runtimes.speech.decode_options.DecodeOptions`.
 
         Raises:
-            BadInput: the model classifies or gives no word times, the session is closed, or what is given is not usable.
+            BadInput: the model classifies or has no word times, the session is closed, or what is given is not usable.
         """
         from leanear.runtimes.speech.decode_options import named_options
         from leanear.runtimes.speech.long_audio import transcribe
