@@ -49,32 +49,34 @@ class Hearing:
             self.tally.second_tries[reason] = self.tally.second_tries.get(reason, 0) + 1
         elif first_try is not None and self._passes(first_try):
             return first_try
-        self.session.encode(samples)
-        return self._with_fallback(language, previous, self._first_end(samples))
+        return self._in_full(samples, language, previous)
 
     def _short(self, samples: np.ndarray, length: int, language: str | None, previous: Sequence[int]) -> Decoded:
         """A window of `length` at the first temperature, with no more tokens than so much audio has."""
         self.session.encode(samples, length)
         options, cap = self.options, most_tokens(len(samples), self.model.sample_rate_hz)
         capped = replace(options, max_tokens=cap if options.max_tokens is None else min(cap, options.max_tokens))
-        return self._decoded(capped, language, previous, self._first_end(samples), 0)
-
-    def _first_end(self, samples: np.ndarray) -> int:
-        return first_end(self.model.tokens, samples, self.model.sample_rate_hz) if self.in_pieces else 0
+        return self._decoded(samples, capped, language, previous, 0)
 
     def _decoded(
-        self, options: DecodeOptions, language: str | None, previous: Sequence[int], first_end: int, attempt: int
+        self,
+        samples: np.ndarray,
+        options: DecodeOptions,
+        language: str | None,
+        previous: Sequence[int],
+        attempt: int,
     ) -> Decoded:
+        model = self.model
         return decode_window(
             self.session,
-            self.model.tokens,
+            model.tokens,
             options,
             language=language,
             previous=previous,
             temperature=options.temperatures[attempt],
             generator=self.generator,
             no_speech=attempt == 0 and options.no_speech_limit is not None,
-            first_end=first_end,
+            first_end=first_end(model.tokens, samples, model.sample_rate_hz) if self.in_pieces else 0,
         )
 
     def _why_again(self, decoded: Decoded, samples: np.ndarray) -> str:
@@ -89,11 +91,12 @@ class Hearing:
             return "loop"
         return "unlikely" if _is_unlikely(decoded, self.options) else ""
 
-    def _with_fallback(self, language: str | None, previous: Sequence[int], first_end: int) -> Decoded:
-        """The window that the session holds at the first temperature that passes the tests, else at the last."""
+    def _in_full(self, samples: np.ndarray, language: str | None, previous: Sequence[int]) -> Decoded:
+        """The full window at the first temperature that passes the tests, else at the last."""
+        self.session.encode(samples)
         no_speech = None
         for attempt in range(len(self.options.temperatures)):
-            decoded = self._decoded(self.options, language, previous, first_end, attempt)
+            decoded = self._decoded(samples, self.options, language, previous, attempt)
             if attempt == 0:
                 no_speech, language = decoded.no_speech_probability, decoded.language
             else:  # it does not depend on what is said
