@@ -20,7 +20,7 @@ from leanear.runtimes.speech.transcript import Tally
 class Hearing:
     """What the windows of one recording are decoded with; the tally is added to.
 
-    in_pieces: they do not depend on each other, and each is heard to its end.
+    in_pieces: they do not depend on each other, and each is heard to its end in the first try.
     """
 
     session: SpeechSession
@@ -56,27 +56,22 @@ class Hearing:
         self.session.encode(samples, length)
         options, cap = self.options, most_tokens(len(samples), self.model.sample_rate_hz)
         capped = replace(options, max_tokens=cap if options.max_tokens is None else min(cap, options.max_tokens))
-        return self._decoded(samples, capped, language, previous, 0)
+        end = first_end(self.model.tokens, samples, self.model.sample_rate_hz) if self.in_pieces else 0
+        return self._decoded(capped, language, previous, 0, end)
 
     def _decoded(
-        self,
-        samples: np.ndarray,
-        options: DecodeOptions,
-        language: str | None,
-        previous: Sequence[int],
-        attempt: int,
+        self, options: DecodeOptions, language: str | None, previous: Sequence[int], attempt: int, end: int = 0
     ) -> Decoded:
-        model = self.model
         return decode_window(
             self.session,
-            model.tokens,
+            self.model.tokens,
             options,
             language=language,
             previous=previous,
             temperature=options.temperatures[attempt],
             generator=self.generator,
             no_speech=attempt == 0 and options.no_speech_limit is not None,
-            first_end=first_end(model.tokens, samples, model.sample_rate_hz) if self.in_pieces else 0,
+            first_end=end,
         )
 
     def _why_again(self, decoded: Decoded, samples: np.ndarray) -> str:
@@ -96,7 +91,7 @@ class Hearing:
         self.session.encode(samples)
         no_speech = None
         for attempt in range(len(self.options.temperatures)):
-            decoded = self._decoded(samples, self.options, language, previous, attempt)
+            decoded = self._decoded(self.options, language, previous, attempt)
             if attempt == 0:
                 no_speech, language = decoded.no_speech_probability, decoded.language
             else:  # it does not depend on what is said

@@ -96,8 +96,8 @@ def decode_windows(
     tokens: Decoding,
     options: DecodeOptions,
     most_tokens: Sequence[int],
-    first_ends: Sequence[int],
     *,
+    first_ends: Sequence[int] | None = None,
     no_speech: bool = True,
 ) -> list[Decoded]:
     """The greedy transcripts of the windows that `session` has encoded together, one row each; see `decode_window`.
@@ -121,7 +121,7 @@ def decode_windows(
         logits = _step(session, [tokens.start, *rest], rows, tokens)
     room = max(tokens.positions - 1 - len(rest), 0)
     caps = [min(room, most, room if options.max_tokens is None else options.max_tokens) for most in most_tokens]
-    heard = Search(session, tokens, options, max(caps), first_ends).samples(logits, 0.0, None, caps)
+    heard = Search(session, tokens, options, max(caps), first_ends or [0] * rows).samples(logits, 0.0, None, caps)
     return [
         _decoded(hypothesis, tokens, options, 0.0, probability, language)
         for hypothesis, probability in zip(heard, probabilities)

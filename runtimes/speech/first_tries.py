@@ -92,4 +92,5 @@ def _together(
     tokens, rate_hz = model.tokens, model.sample_rate_hz
     most = [most_tokens(len(samples), rate_hz) if is_short else tokens.positions for samples in windows]
     ends = [first_end(tokens, samples, rate_hz) if are_pieces else 0 for samples in windows]
-    return decode_windows(session, tokens, options, most, ends, no_speech=options.no_speech_limit is not None)
+    wants_no_speech = options.no_speech_limit is not None
+    return decode_windows(session, tokens, options, most, first_ends=ends, no_speech=wants_no_speech)
