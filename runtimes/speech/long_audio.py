@@ -12,8 +12,8 @@ and why:
 - Longer audio is cut so into pieces of PIECE_S at most, where the encoder takes windows of several lengths and nobody
   asks for what was said before. The next piece begins where one was cut, not at its last timestamp: so none depends on
   another, and several are decoded together (`leanear.runtimes.speech.first_tries`). A piece was not cut where somebody
-  speaks, so its text may not end at a timestamp while a second of it is still to be heard, as it does where a window
-  cuts a sentence in two; and what follows its last pair of timestamps is kept.
+  speaks, so its text may not end at a timestamp while half a second of it is still to be heard, as it does where a
+  window cuts a sentence in two (in the first try alone); and what follows its last pair of timestamps is kept.
 - Without timestamps, which transformers allows for one window only, windows follow each other with nothing between.
 - A window of digital silence is not decoded. Segments without text are not given. A window in which nobody seems to
   speak after what was said before is heard again without it, with `stop_repeats`: it had silenced 23 s of speech.
@@ -56,7 +56,6 @@ FORGET_ABOVE_TEMPERATURE = 0.5
 STUCK_SHARE = 0.1  # of a window
 QUIET_SHARE, QUIET_REACH_S = 2 / 3, 8.0  # of a window's end, and at most: where it may be cut
 QUIET_S = 0.4
-QUIET_FACTOR = 1.0
 PIECE_S = 20.0  # of long audio, at most
 PIECE_LENGTHS_APART = 2  # windows of pieces are every second of those of clips
 
@@ -311,4 +310,4 @@ def _quietest_moment(samples: np.ndarray, sample_rate_hz: int) -> int:
         return len(samples)
     energy = np.concatenate([[0.0], np.square(samples[first:], dtype=np.float64).cumsum()])
     sums = energy[width:] - energy[:-width]
-    return first + int(np.flatnonzero(sums <= QUIET_FACTOR * sums.min())[-1]) + width // 2
+    return first + len(sums) - 1 - int(np.argmin(sums[::-1])) + width // 2

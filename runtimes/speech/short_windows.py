@@ -17,7 +17,7 @@ from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 MOST_TOKENS_PER_S, MOST_TOKENS_MORE = 8.0, 12  # of audio; nobody speaks so fast
 LEAST_TOKENS_PER_S = 1.5  # of audible audio; of 100 clips of read speech none has fewer than 2.5
 LEAST_AUDIBLE_S = 2.0  # a shorter noise need not be a word
-LEFT_S = 1.0  # of a piece of long audio, audible, that its text may leave out
+LEFT_S = 0.5  # of a piece of long audio, audible, that its text may leave out
 REPETITIVE = 2.4  # compression ratio, openai's limit
 FRAME_S = 0.02
 AUDIBLE_SHARE = 10.0 ** (-30 / 20)  # of the loudest frame's amplitude: 30 dB under it
