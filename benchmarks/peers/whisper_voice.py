@@ -181,8 +181,8 @@ class biased:
                    for form in (word, word.capitalize())]  # fmt: skip
 
         class BiasedRules(TokenRules):
-            def apply(self, scores: np.ndarray, said: Sequence[Sequence[int]]) -> None:
-                super().apply(scores, said)
+            def apply(self, scores: np.ndarray, said: Sequence[Sequence[int]], first_ends: Sequence[int] = ()) -> None:
+                super().apply(scores, said, first_ends)
                 for row, before in zip(scores, said, strict=True):
                     for word in spelled:
                         row[word[0]] += first if math.isfinite(row[word[0]]) else 0.0
