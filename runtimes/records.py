@@ -40,7 +40,8 @@ def read(record: Type[Record], source: Union[str, Path, Dict[str, Any]], name: o
 
 def check(record: Any, name: str) -> None:
     """Raises BadInput, as `read`, where a record that was made otherwise is not what its hints say."""
-    for key, hint in _hints(type(record)).items():
+    kind: Any = type(record)
+    for key, hint in _hints(kind).items():
         _read_value(hint, as_json(getattr(record, key)), name, key)
 
 

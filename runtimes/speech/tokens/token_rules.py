@@ -5,7 +5,6 @@ The rules are those of openai's `ApplyTimestampRules`, as transformers applies t
 
 from __future__ import annotations
 
-from itertools import zip_longest
 from typing import Sequence
 
 import numpy as np
@@ -39,7 +38,7 @@ class TokenRules:
             MeasurementFailed: a score is NaN or infinite.
         """
         scores[:, self._never] = FORBIDDEN
-        for row, before, first_end in zip_longest(scores, said, first_ends, fillvalue=0):
+        for row, before, first_end in zip(scores, said, first_ends or [0] * len(said)):
             if not before:
                 row[self._not_first] = FORBIDDEN
             if self._timestamps:
