@@ -10,7 +10,7 @@ import numpy as np
 from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import Decoded, decode_window
-from leanear.runtimes.speech.short_windows import first_end, most_tokens, why_heard_again
+from leanear.runtimes.speech.short_windows import first_end, least_tokens, most_tokens, why_heard_again
 from leanear.runtimes.speech.speech_model import SpeechModel
 from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
 from leanear.runtimes.speech.transcript import Tally
@@ -47,6 +47,8 @@ class Hearing:
             if not reason:
                 return decoded
             self.tally.second_tries[reason] = self.tally.second_tries.get(reason, 0) + 1
+            if reason == "short":
+                return self._in_full(samples, language, previous, least_tokens(samples, self.model.sample_rate_hz))
         elif first_try is not None and self._passes(first_try):
             return first_try
         return self._in_full(samples, language, previous)
@@ -60,7 +62,13 @@ class Hearing:
         return self._decoded(capped, language, previous, 0, end)
 
     def _decoded(
-        self, options: DecodeOptions, language: str | None, previous: Sequence[int], attempt: int, end: int = 0
+        self,
+        options: DecodeOptions,
+        language: str | None,
+        previous: Sequence[int],
+        attempt: int,
+        end: int = 0,
+        least: int = 0,
     ) -> Decoded:
         return decode_window(
             self.session,
@@ -72,6 +80,7 @@ class Hearing:
             generator=self.generator,
             no_speech=attempt == 0 and options.no_speech_limit is not None,
             first_end=end,
+            least=least,
         )
 
     def _why_again(self, decoded: Decoded, samples: np.ndarray) -> str:
@@ -86,12 +95,12 @@ class Hearing:
             return "loop"
         return "unlikely" if _is_unlikely(decoded, self.options) else ""
 
-    def _in_full(self, samples: np.ndarray, language: str | None, previous: Sequence[int]) -> Decoded:
-        """The full window at the first temperature that passes the tests, else at the last."""
+    def _in_full(self, samples: np.ndarray, language: str | None, previous: Sequence[int], least: int = 0) -> Decoded:
+        """The full window at the first temperature that passes the tests, else at the last; least: see `TokenRules`."""
         self.session.encode(samples)
         no_speech = None
         for attempt in range(len(self.options.temperatures)):
-            decoded = self._decoded(self.options, language, previous, attempt)
+            decoded = self._decoded(self.options, language, previous, attempt, least=least)
             if attempt == 0:
                 no_speech, language = decoded.no_speech_probability, decoded.language
             else:  # it does not depend on what is said

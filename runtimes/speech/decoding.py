@@ -45,13 +45,14 @@ def decode_window(
     generator: np.random.Generator | None = None,
     no_speech: bool = True,
     first_end: int = 0,
+    least: int = 0,
 ) -> Decoded:
     """The likeliest transcript of the window that `session` has encoded, at one temperature.
 
     language: a code that is already known; None: as the options say. previous: tokens said before, shown to the
     decoder. no_speech: measure how likely it is that nobody speaks. first_end: the first timestamp that may end the
-    text. At temperature 0 this is greedy decoding or, with `options.beam_size`, beam search as openai's; above, the
-    likeliest of `options.best_of` samples by `generator`.
+    text; least: tokens, see `TokenRules`. At temperature 0 this is greedy decoding or, with `options.beam_size`, beam
+    search as openai's; above, the likeliest of `options.best_of` samples by `generator`.
 
     Raises:
         BadInput: the model does not have the language or the task.
@@ -82,7 +83,7 @@ def decode_window(
 
     budget = max(tokens.positions - len(opening) - len(rest), 0)
     budget = budget if options.max_tokens is None else min(budget, options.max_tokens)
-    search = Search(session, tokens, options, budget, [first_end] * rows)
+    search = Search(session, tokens, options, budget, [first_end] * rows, least)
     if not sampling and options.beam_size > 1:
         hypotheses = search.beams(logits)
     else:

@@ -25,7 +25,10 @@ class Hypothesis:
 
 
 class Search:
-    """The hypotheses of one window, from the prompt on; first_ends: of each, the first timestamp that may end it."""
+    """The hypotheses of one window, from the prompt on; first_ends: of each, the first timestamp that may end it.
+
+    least: tokens, see `TokenRules`.
+    """
 
     def __init__(
         self,
@@ -34,10 +37,11 @@ class Search:
         options: DecodeOptions,
         budget: int,
         first_ends: Sequence[int],
+        least: int = 0,
     ) -> None:
         self._session, self._tokens, self._options, self._budget = session, tokens, options, budget
         self._first_ends = first_ends
-        self._rules = TokenRules(tokens, options.timestamps)
+        self._rules = TokenRules(tokens, options.timestamps, least)
 
     def samples(
         self,

@@ -7,6 +7,8 @@ heard again, in full.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from leanear.runtimes.manifest import Decoding
@@ -45,6 +47,11 @@ def why_heard_again(
         return ""
     audible = audible_s(samples, sample_rate_hz)
     return "short" if audible >= LEAST_AUDIBLE_S and said < LEAST_TOKENS_PER_S * audible else ""
+
+
+def least_tokens(samples: np.ndarray, sample_rate_hz: int) -> int:
+    """How many tokens what is audible in so much audio has, at least."""
+    return math.ceil(LEAST_TOKENS_PER_S * audible_s(samples, sample_rate_hz))
 
 
 def audible_s(samples: np.ndarray, sample_rate_hz: int) -> float:

@@ -16,10 +16,15 @@ FORBIDDEN = -np.inf
 
 
 class TokenRules:
-    """The rules of one window, applied to the scores of every step."""
+    """The rules of one window, applied to the scores of every step.
 
-    def __init__(self, tokens: Decoding, timestamps: bool) -> None:
+    least: with fewer tokens said, the text does not end where a token that is never said was likelier than its end: who
+    would have a quotation mark next has more to say.
+    """
+
+    def __init__(self, tokens: Decoding, timestamps: bool, least: int = 0) -> None:
         self._tokens = tokens
+        self._least = least
         self._timestamps = timestamps
         never = set(tokens.suppress)
         if timestamps and tokens.no_timestamps is not None:
@@ -37,6 +42,9 @@ class TokenRules:
         Raises:
             MeasurementFailed: a score is NaN or infinite.
         """
+        if self._least:
+            goes_on = scores[:, self._never].max(axis=1, initial=FORBIDDEN) > scores[:, self._tokens.end]
+            scores[goes_on & [len(before) < self._least for before in said], self._tokens.end] = FORBIDDEN
         scores[:, self._never] = FORBIDDEN
         for row, before, first_end in zip(scores, said, first_ends or [0] * len(said)):
             if not before:
