@@ -17,8 +17,8 @@ from leanear.benchmarks.report.report import write_page, write_report
 from leanear.benchmarks.results import Results, write_results
 from leanear.prune.exploring import _page as explore_page
 from leanear.studies.comparison_page import comparison_report
-from tests.benchmarks.report.test_comparison import content as comparison_content
-from tests.benchmarks.report.test_comparison import document as methods_document
+from tests.toolchain.studies.test_comparison_page import content as comparison_content
+from tests.toolchain.studies.test_comparison_page import document as methods_document
 
 CLIPS = 2000
 LABELS = ["dog", "rain", "a baby that cries at night", "chainsaw"]

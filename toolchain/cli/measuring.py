@@ -143,13 +143,8 @@ def bench(narrator: Narrator, artifact: Path, data: Data | None, out: Path, **op
     default=None,
     help="Gate: points of accuracy, or mAP, that the pruned model may lose, or of word error rate that it may add.",
 )
-@click.option(
-    "--comparison",
-    type=click.Path(path_type=Path),
-    help="A comparison.json of `leanear compare-methods`, to be shown in the report too.",
-)
 @narrated
-def report(results: Path, out: Path | None, max_drop: float | None, comparison: Path | None) -> None:
+def report(results: Path, out: Path | None, max_drop: float | None) -> None:
     """Write the report of a deployment folder or a results file again.
 
     Word errors of transcripts that a device measured are counted here, and kept in the results file.
@@ -160,8 +155,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
     """
     from leanear.deploy.measuring import write_deployment_report
 
-    paths = write_deployment_report(results, out=out, max_drop=max_drop, comparison=comparison)
-    print_report(paths)
+    print_report(write_deployment_report(results, out=out, max_drop=max_drop))
 
 
 @command(name="eval")

@@ -201,7 +201,7 @@ def test_every_command_and_every_verb_is_run_here():
 
 
 def test_commands_on_a_classifier(field, home):
-    leanear(field, home, *CLASSIFIER)
+    leanear(field, home, *(line for line in CLASSIFIER if home == ROOT or not line.startswith("compare-methods")))
 
 
 def test_commands_on_a_whisper(field, home):
