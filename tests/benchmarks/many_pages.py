@@ -11,7 +11,7 @@ import numpy as np
 
 from leanear.benchmarks.compare.compare import compare
 from leanear.benchmarks.compare.compare_page import comparison_page
-from leanear.benchmarks.report.devices_report import DeviceEntry, write_devices_report
+from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report
 from leanear.benchmarks.report.loss_section import loss_section
 from leanear.benchmarks.report.report import write_page, write_report
 from leanear.benchmarks.results import Results, write_results
@@ -158,7 +158,8 @@ def pages(results: Results, speech: dict[str, Any], speech_plan: dict[str, Any])
     def devices(entries: list[DeviceEntry], by_hand: tuple[str, ...] = ()) -> Callable[[Path], Path]:
         def write(folder: Path) -> Path:
             said = {"model": str(folder / "a" / "model"), "target": "raspberrypi"}
-            return write_devices_report(folder, "model for raspberrypi", "raspberrypi", entries, said, by_hand).html
+            report = compose_devices_report("model for raspberrypi", "raspberrypi", entries, said, by_hand)
+            return write_page(report, folder, "report")[1]
 
         return write
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leanear.devices.bundle import DEVICE_SOURCES, RunSettings, write_bundle
+from leanear.benchmarks.device.bundled import BundleRun
+from leanear.devices.bundle import DEVICE_SOURCES, write_bundle
 from leanear.devices.receiver_program import receiver_program
 from leanear.devices.remote import RemoteOptions, RemoteOutcome
 from leanear.devices.statuses import STATUSES
@@ -20,7 +21,7 @@ from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weight
 from tests.toolchain.ssh_server import require_sshd, start_server
 
 NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>*\n-x \\ ../.. ü"
-QUICK = RunSettings("null", "fp32", 1, 0.5)
+QUICK = BundleRun("null", "fp32", "fp32", 1, 0.5, 0.0)
 CLIP_BYTES = 24_000_000
 
 

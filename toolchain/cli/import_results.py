@@ -33,10 +33,11 @@ def import_command(results: tuple[Path, ...], into: Path | None, name: str | Non
       leanear import results/
       leanear import usb-stick/results/ --into deployments/demo-ast/raspberrypi --name kitchen
     """
-    from leanear.deploy.bringing_home import import_results, require_measured
+    from leanear.deploy.bringing_home import import_results
+    from leanear.deploy.delivering import require_all
 
     home = import_results(results, into=into, name=name, max_drop=max_drop)
-    for device, status, _ in home.devices:
-        click.echo(f"{device}: {'measured' if status == 'ok' else status}, into {home.folder}")
+    for each in home.outcomes:
+        click.echo(f"{each.host}: {'measured' if each.status == 'ok' else each.status}, into {home.folder}")
     print_report(home.report)
-    require_measured(home.devices)
+    require_all(home.outcomes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanear.benchmarks.device.bundled import ALL_THREADS
+from leanear.benchmarks.device.bundled import ALL_THREADS, BundleRun
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
 from leanear.data.dataset import Data, DataFolder, column_for
@@ -44,7 +44,6 @@ from leanear.deploy.precision_gate import (
     precision_stage,
     ships_by_record,
 )
-from leanear.devices.bundle import RunSettings
 from leanear.devices.remote import RemoteOutcome
 from leanear.families.checkpoint import (
     checkpoint_folder,
@@ -289,13 +288,13 @@ def _deliver(
         folder,
         title=about.title,
         target=f"{device.name}: {device.description}",
-        run=RunSettings(
+        run=BundleRun(
             device.runtime,
             device.precision,
+            plain_precision(device.runtime, device.precision),
             ALL_THREADS if device.all_threads else device.threads,
             request.budget_s,
             request.sustained_s,
-            plain_precision(device.runtime, device.precision),
         ),
         devices=devices,
         provenance=about.provenance,

@@ -7,15 +7,13 @@ import os
 import re
 import shutil
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import leanear
 import leanear.benchmarks
 import leanear.runtimes
 from leanear.benchmarks.device.bundled import (
-    ALL_THREADS,
     BUNDLE_FILE,
     BUNDLE_SCHEMA,
     RUNNER_FILE,
@@ -81,22 +79,6 @@ else:
 """
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """What the device is to do.
-
-    precision: of the slim artifact, and of the dense one where dense_precision does not say another; threads: a number,
-    or "all" of the device's; budget_s: seconds for latency samples; sustained_s: of work without a pause.
-    """
-
-    runtime: str
-    precision: str
-    threads: int | Literal["all"] = ALL_THREADS
-    budget_s: float = 60.0
-    sustained_s: float = 0.0
-    dense_precision: str | None = None
-
-
 def write_bundle(
     out: Path,
     *,
@@ -105,7 +87,7 @@ def write_bundle(
     slim: Path,
     dense: Path | None,
     clips: Path | None,
-    run: RunSettings,
+    run: BundleRun,
 ) -> Bundle:
     """The bundle written to `out`, whole or not at all; the same inputs give the same bytes.
 
@@ -129,14 +111,7 @@ def write_bundle(
             leanear=importlib.metadata.version("leanear"),
             name=name,
             target=target,
-            run=BundleRun(
-                runtime=run.runtime,
-                precision=run.precision,
-                dense_precision=run.dense_precision or run.precision,
-                threads=run.threads,
-                budget_s=run.budget_s,
-                sustained_s=run.sustained_s,
-            ),
+            run=run,
             artifacts={role: role for role in artifacts},
             clips=None if clips is None else CLIPS_FILE,
             files=_files(fresh),
