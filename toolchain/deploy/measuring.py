@@ -16,7 +16,7 @@ from leanear.benchmarks.report.page import Paragraph, Section
 from leanear.benchmarks.report.precision_section import precision_section, read_precision
 from leanear.benchmarks.report.report import ReportPaths, write_report
 from leanear.benchmarks.report.sections import Extra
-from leanear.benchmarks.results import Results
+from leanear.benchmarks.results import Results, results_files
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, as_folder, column_for
 from leanear.data.splits import read_splits
@@ -146,13 +146,11 @@ def write_deployment_report(results: Path, *, out: Path | None, max_drop: float 
         from leanear.deploy.delivering import write_delivery_report
 
         return write_delivery_report(results, max_drop)
-    found = sorted(
-        [*(results / "results").glob("*.json"), *(results / "results").glob("[!.]*/*.json")],
-        key=lambda path: path.stat().st_mtime_ns,
-    )
+    found = results_files(results)
     if not found:
         raise BadInput(f"{results}: no results/*.json in it; `leanear deploy` or `leanear bench` makes them")
-    return write_folder_report(results, found[-1], out or results, max_drop)
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+    return write_folder_report(results, newest, out or results, max_drop)
 
 
 def precision_sections(folder: Path) -> tuple[Section, ...]:
