@@ -34,7 +34,7 @@ ROOMS = {
     "benchmarks.compare": "benchmarks benchmarks.report benchmarks.sensors runtimes runtimes.process",
     "benchmarks.device.receiver": "",
     "benchmarks.device": "benchmarks benchmarks.compare benchmarks.measure benchmarks.report benchmarks.sensors "
-    "runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
+    "runtimes runtimes.audio runtimes.backends runtimes.process runtimes.speech runtimes.voice",
     "benchmarks.__main__": "benchmarks.device runtimes.process",
     "": "benchmarks calibration runtimes runtimes.process",
     "demo": "runtimes",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +113,7 @@ def _verify(_options: argparse.Namespace) -> None:
 def _compile(_options: argparse.Namespace) -> None:
     _require_numpy()
     from leanear.runtimes.artifact import read_artifact
+    from leanear.runtimes.backends.engines import compiled_folder
     from leanear.runtimes.choose import require_runtime
 
     bundle = _ready_bundle()
@@ -121,8 +121,7 @@ def _compile(_options: argparse.Namespace) -> None:
         options = _session_options(bundle, role)
         runtime = require_runtime(bundle.runtime, options)
         artifact = read_artifact(folder)
-        out = compiled_folder() / artifact.identity[:16]
-        made = runtime.compile(artifact, options, out)
+        made = runtime.compile(artifact, options, compiled_folder(artifact))
         print(f"{role}: {made}" if made is not None else f"{role}: {bundle.runtime} has nothing to do ahead of time")
 
 
@@ -131,12 +130,6 @@ def _ready_bundle() -> Bundle:
     bundle = read_bundle(bundle_folder())
     unpack_bundle(bundle)
     return bundle
-
-
-def compiled_folder() -> Path:
-    """Where ahead-of-time work is kept, so that a new bundle of the same model finds it."""
-    cache = os.environ.get("LEANEAR_CACHE")
-    return (Path(cache) if cache else Path.home() / ".cache" / "leanear") / "compiled"
 
 
 def _classify(options: argparse.Namespace) -> None:
@@ -176,9 +169,9 @@ def _pass_on(verb: str, given: list[str]) -> int:
 
 def _own_inputs(verb: str, bundle: Bundle, given: list[str]) -> list[str]:
     """The bundle's artifacts, clips and budget, as flags that flags in `given` override."""
-    filled = ["--clips", str(bundle.clips)] if bundle.clips is not None else []
+    filled, run = ["--clips", str(bundle.clips)] if bundle.clips is not None else [], bundle.document.run
     if verb == "bench":
-        filled += ["--budget", str(bundle.budget_s), "--sustained", str(bundle.sustained_s)]
+        filled += ["--budget", str(run.budget_s), "--sustained", str(run.sustained_s)]
     if _names_an_artifact(given):
         return filled
     if verb == "bench" and "dense" in bundle.artifacts:

@@ -11,9 +11,8 @@ import click
 from leanear.cli.about import doctor, targets
 from leanear.cli.compare import compare
 from leanear.cli.deploying import deploy
-from leanear.cli.import_results import import_command
 from leanear.cli.listening import classify, transcribe
-from leanear.cli.measuring import bench, evaluate, export, report
+from leanear.cli.measuring import bench, evaluate, export, import_command, report
 from leanear.cli.pruning import explore, prune
 from leanear.cli.sections import variable_of
 from leanear.cli.version import version_option

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from leanear.benchmarks.compare.compare_page import (
 )
 from leanear.benchmarks.report.report import render_html, render_markdown
 from leanear.benchmarks.results import ROLES
+from leanear.cli.options import finite
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
 from leanear.runtimes.errors import BadInput
@@ -31,15 +31,9 @@ from leanear.runtimes.files import write_text
 RENDERERS = {".md": render_markdown, ".html": render_html}
 
 
-def _finite(_context: click.Context, parameter: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{parameter.opts[0]} is {value:g}; a finite number is wanted")
-    return value
-
-
 def _bound(flag: str, default: float, text: str) -> Any:
     return click.option(
-        flag, type=click.FloatRange(min=0.0), callback=_finite, default=default, show_default=True, help=text
+        flag, type=click.FloatRange(min=0.0), callback=finite, default=default, show_default=True, help=text
     )
 
 
@@ -59,6 +53,7 @@ def _bound(flag: str, default: float, text: str) -> Any:
 @click.option(
     "--max-size",
     type=click.FloatRange(min=0.0),
+    callback=finite,
     default=None,
     metavar="PERCENT",
     help="Per cent by which the graph files may grow.  [default: they may be of any size]",

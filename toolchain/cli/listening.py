@@ -12,7 +12,15 @@ from leanear.benchmarks.device.classify import print_labels
 from leanear.benchmarks.device.several import clips_in
 from leanear.benchmarks.device.transcript_files import FORMATS, forms_of, is_several
 from leanear.cli.early import check_early
-from leanear.cli.options import asked_option, not_empty, numbers, seed_option, threads_option, window_option
+from leanear.cli.options import (
+    asked_option,
+    not_empty,
+    numbers,
+    runtime_option,
+    seed_option,
+    threads_option,
+    window_option,
+)
 from leanear.cli.sections import LISTENING, command
 from leanear.cli.voice import narrated
 from leanear.data.audio import SUFFIXES, check_audio_file
@@ -21,7 +29,6 @@ from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
 from leanear.runtimes.audio.piped_audio import raw_audio
-from leanear.runtimes.choose import cpu_runtimes
 from leanear.runtimes.files import file_place
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.speech.cues import chosen_lines
@@ -41,13 +48,7 @@ from leanear.runtimes.voice.speech_only import AUTO, CHOICES
     help="A checkpoint folder, a Hub id, or an artifact folder.",
 )
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
-@click.option(
-    "--runtime",
-    type=click.Choice(cpu_runtimes()),
-    default="onnxruntime",
-    show_default=True,
-    help="For an artifact.",
-)
+@runtime_option
 @click.option("--json", "as_json", is_flag=True, help="Print the labels as JSON.")
 @narrated
 def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_json: bool) -> None:
@@ -129,7 +130,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     type=click.Path(path_type=Path),
     help="Write a file per recording and format there.",
 )
-@click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
+@runtime_option
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
 @click.option(

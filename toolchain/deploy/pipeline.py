@@ -12,8 +12,7 @@ from leanear.benchmarks.device.bundled import ALL_THREADS, BundleRun
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
 from leanear.data.dataset import Data, DataFolder, column_for
-from leanear.data.evaluation_clips import draw_evaluation
-from leanear.data.splits import Splits, read_splits
+from leanear.data.splits import Splits, draw_evaluation, read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from leanear.deploy.deployment_folder import claim, default_folder

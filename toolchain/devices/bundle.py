@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from leanear.devices.packing import Packer, is_packed, packed_name, tensors_of
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file, replaced_folder, sha256_file, sha256_json
+from leanear.runtimes.files import link_or_copy, replaced_file, replaced_folder, sha256_file, sha256_json
 from leanear.runtimes.records import write
 
 DEVICE_SOURCES = {p.__name__: Path(next(iter(p.__path__))) for p in (leanear.runtimes, leanear.benchmarks)}
@@ -104,7 +103,7 @@ def write_bundle(
         for role, folder in artifacts.items():
             _place_artifact(read_artifact(folder), role, fresh, packer)
         if clips is not None:
-            _place(clips, fresh / CLIPS_FILE)
+            link_or_copy(clips, fresh / CLIPS_FILE)
         write_runner(fresh / RUNNER_FILE)
         document = BundleDocument(
             schema=BUNDLE_SCHEMA,
@@ -166,6 +165,7 @@ def _files(folder: Path) -> dict[str, FileFacts]:
 def _place_artifact(artifact: Artifact, role: str, bundle: Path, packer: Packer) -> None:
     """The files of an artifact, the large ones packed, in the order in which they are unpacked."""
     tensors = tensors_of(artifact)
+    (bundle / role).mkdir()
     for path in sorted(
         (path for path in artifact.folder.iterdir() if path.is_file()), key=lambda p: packed_name(p.name)
     ):
@@ -173,13 +173,4 @@ def _place_artifact(artifact: Artifact, role: str, bundle: Path, packer: Packer)
         if is_packed(path):
             packer.pack(path, name, bundle / packed_name(name), tensors.get(path.name, []))
         else:
-            _place(path, bundle / name)
-
-
-def _place(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no hard links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
+            link_or_copy(path, bundle / name)
