@@ -115,9 +115,7 @@ def _feed_forward_map(plan: dict[str, Any]) -> list[Block]:
     if not any(len(block["channels"]) < block["dense_width"] for block in blocks):
         return []
     several = len({block["kind"] for block in blocks}) > 1
-    named = [
-        (_feed_forward_name(block, several), len(block["channels"]), int(block["dense_width"])) for block in blocks
-    ]
+    named = [(_block_name(block, several), len(block["channels"]), int(block["dense_width"])) for block in blocks]
     kept, dense = sum(channels for _, channels, _ in named), sum(width for _, _, width in named)
     gone = sum(not channels for _, channels, _ in named)
     said = f"Of {dense:,} feed-forward channels {kept:,} are kept."
