@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document
 from leanear.benchmarks.device.doctor import lacks, lines, report
 from leanear.benchmarks.device.packed import unpack_bundle
-from leanear.runtimes.choose import MODULES
+from leanear.runtimes.choose import offered_runtimes
 from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
 from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED, end_by_sigterm, was_terminated
 from leanear.runtimes.process.isolation import IMPORT_ROOT
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="say what this device is, what it lacks, and the command that mends it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument("--runtime", choices=tuple(MODULES), help="the runtime to look for (default: the bundle's)")
+    doctor.add_argument("--runtime", choices=offered_runtimes(), help="the runtime to look for (default: the bundle's)")
     doctor.set_defaults(command=_doctor)
 
     verify = commands.add_parser("verify", help="compare every file of the bundle with its sha256")

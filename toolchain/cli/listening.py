@@ -26,10 +26,10 @@ from leanear.cli.voice import narrated
 from leanear.data.audio import SUFFIXES, check_audio_file
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint import DEMO_MODEL
+from leanear.outputs import check_file
 from leanear.progress import Narrator
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
 from leanear.runtimes.audio.piped_audio import raw_audio
-from leanear.runtimes.files import file_place
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decode_options import DecodeOptions
@@ -182,7 +182,7 @@ def transcribe(
         **flags,
     )
     if out is not None:
-        file_place(out)
+        check_file(out)
     reader = read_standard_input() if is_piped else None
     check_early(model, asked)
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files

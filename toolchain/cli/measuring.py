@@ -26,9 +26,9 @@ from leanear.cli.options import (
 from leanear.cli.printing import as_typed, print_report
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
+from leanear.outputs import check_file
 from leanear.progress import Narrator
 from leanear.runtimes.choose import graph_forms
-from leanear.runtimes.files import file_place
 from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS
 from leanear.runtimes.process.notes import plural
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
@@ -116,7 +116,7 @@ def bench(narrator: Narrator, artifact: Path, data: Data | None, out: Path, **op
     Example:
       leanear bench deployments/demo-ast/cpu/slim --against deployments/demo-ast/cpu/dense --out results.json
     """
-    file_place(out)
+    check_file(out)
     check_early(str(artifact), options["asked"], data)
     from leanear.deploy.measuring import bench_artifacts
 
