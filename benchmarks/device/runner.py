@@ -184,11 +184,7 @@ def _names_an_artifact(given: list[str]) -> bool:
 
 
 def _require_numpy() -> None:
-    """Nothing where numpy can be imported.
-
-    Raises:
-        RuntimeUnavailable: it cannot; the text has the command that installs it.
-    """
+    """Nothing where numpy can be imported."""
     try:
         import numpy  # noqa: F401
     except ImportError as error:

@@ -97,11 +97,7 @@ def _no_audio(reader: Reader) -> BadInput:
 
 
 def _split_folders(root: Path) -> list[str]:
-    """Names of the folders that are splits, none where the folders with clips are classes.
-
-    Raises:
-        BadInput: splits to calibrate and to evaluate on are there, and other folders with clips beside them.
-    """
+    """Names of the folders that are splits, none where the folders with clips are classes."""
     names = sorted(child.name for child in folders(root) if audio_files(child) or metadata_file(child))
     splits = [name for name in names if is_split(name)]
     strays = [name for name in names if not is_split(name)]
@@ -116,11 +112,7 @@ def _split_folders(root: Path) -> list[str]:
 
 
 def _listed_splits(table: Path, examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """A table's examples by the split folder that their files are in; none where these do not make splits.
-
-    Raises:
-        BadInput: some of the files are in splits and some in none.
-    """
+    """A table's examples by the split folder that their files are in; none where these do not make splits."""
     by_split: dict[str, list[Example]] = {}
     for example in examples:
         split = None if Path(example.name).is_absolute() else split_of(example.name)
@@ -169,11 +161,7 @@ def _with_words(root: Path, calibration: Sequence[Example], evaluation: Sequence
 
 
 def _note_unlabelled(root: Path, examples: Sequence[Example], say: Note) -> None:
-    """Say how many of clips that may have several labels have none; they count against every label.
-
-    Raises:
-        BadInput: all of them.
-    """
+    """Say how many of clips that may have several labels have none; they count against every label."""
     without = sum(example.labels == () for example in examples)
     if without and without == len(examples):
         raise BadInput(f"{root}: none of the {without} clips has a label")

@@ -60,11 +60,7 @@ def import_results(
 
 
 def _files(given: Path) -> list[Path]:
-    """The results files that a path stands for.
-
-    Raises:
-        BadInput: there are none.
-    """
+    """The results files that a path stands for."""
     if given.is_file():
         return [given]
     inside = sorted([*given.glob("[!.]*.json"), *given.glob("[!.]*/[!.]*.json")])

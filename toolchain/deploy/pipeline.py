@@ -312,11 +312,7 @@ def _refuse_out_of_reach(source: Path, job: PruneJob, narrator: Narrator) -> Non
 
 
 def _window(window: str | None, device: Target, task: str, model: str) -> str:
-    """Which windows the slim model's encoder takes.
-
-    Raises:
-        BadInput: some were asked for, and the model is a classifier or the target's graphs take the full one alone.
-    """
+    """Which windows the slim model's encoder takes."""
     if window is not None and task != SPEECH_TASK:
         raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
     one_alone = device.graph_form == "tensorrt"

@@ -272,11 +272,7 @@ def save_slim_checkpoint(
 def export(
     checkpoint: AstCheckpoint, golden_waveforms: Sequence[np.ndarray], out: Path, options: ExportOptions
 ) -> object:
-    """Write the artifact folder, whole or not at all, its parity null.
-
-    Raises:
-        BadInput: as `leanear.export.artifact.export_artifact`.
-    """
+    """Write the artifact folder, whole or not at all, its parity null."""
     return export_artifact(
         checkpoint.model, checkpoint.feature_extractor, golden_waveforms, out, **options.of_any_family()
     )

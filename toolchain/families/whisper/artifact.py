@@ -27,11 +27,7 @@ NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the newer and the older name o
 def export(
     checkpoint: WhisperCheckpoint, golden_waveforms: Sequence[np.ndarray], out: Path, options: ExportOptions
 ) -> object:
-    """Write the artifact folder, whole or not at all, its parity null.
-
-    Raises:
-        BadInput: as `leanear.export.artifact.export_artifact`.
-    """
+    """Write the artifact folder, whole or not at all, its parity null."""
     decoding, words = decoding_settings(checkpoint), added_words(checkpoint)
     speech = Speech(vocabulary_tokens(checkpoint), decoding.text_tokens, decoding, words, options.alignment)
     model, extractor = checkpoint.model, checkpoint.feature_extractor

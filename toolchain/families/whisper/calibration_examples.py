@@ -54,11 +54,7 @@ def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report 
 
 
 def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """The same of every third clip, and of windows that the others fill, with timestamps.
-
-    Raises:
-        BadInput: as `labelled_inputs`.
-    """
+    """The same of every third clip, and of windows that the others fill, with timestamps."""
     alone = _alone(checkpoint, clips)
     joined = sorted((each for number, each in enumerate(alone) if number % ALONE), key=lambda example: example.name)
     runs = _filling_windows(checkpoint, joined)
