@@ -287,6 +287,10 @@ def latency_head(job: Job) -> dict[str, Any]:
             "samples": len(waveform),
             "audio_s": round(len(waveform) / job.artifacts["slim"].sample_rate_hz, 6),
         },
+        "order": [],
+        "repeats": [],
+        "session": {},
+        "front_end_share": {},
     }
 
 
