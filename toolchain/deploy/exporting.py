@@ -12,6 +12,7 @@ from leanear.data.clips import read_waveforms
 from leanear.data.dataset import Data, as_folder, column_for
 from leanear.data.splits import check_seed, read_splits
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
+from leanear.export.options import ExportOptions
 from leanear.export.parity import Parity, prove_parity
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import (
@@ -21,7 +22,7 @@ from leanear.families.checkpoint import (
     data_folder,
     load_checkpoint,
 )
-from leanear.families.family import Checkpoint, ExportOptions
+from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of, writes_speech
 from leanear.families.tasks import labels_of, task_of
 from leanear.families.whisper.alignment import choose_alignment
