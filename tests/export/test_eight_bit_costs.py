@@ -80,7 +80,7 @@ def test_what_hurts_is_left_in_float32_and_said(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr("leanear.deploy.exporting.prove_parity", prove_parity_here)
         out, form = tmp_path / "int8", "onnxruntime"
         report = lambda text, _share: said.append(text)  # noqa: E731
-        return out, write_proved_artifact(checkpoint, CLIPS, out, form, "small", {}, None, report, "int8")
+        return out, write_proved_artifact(checkpoint, CLIPS, out, ExportOptions(form, {}, {}, "int8"), report=report)
 
     (hurt,), costs = HURT, {}
     monkeypatch.setattr(
