@@ -93,10 +93,14 @@ def chosen_window(window: str | None, form: str, is_speech: bool, model: str) ->
     None: DEFAULT_WINDOW, but the full one for the form "tensorrt", whose engines are built for one window.
 
     Raises:
-        BadInput: the model is a classifier.
+        BadInput: the model is a classifier, or the form has not that window.
     """
     if window is not None and not is_speech:
         raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
+    if form == "tensorrt" and window not in (None, FULL):
+        raise BadInput(
+            f"--window {window}: engines are built for one window, so the form {form!r} has the full one alone"
+        )
     return window or (DEFAULT_WINDOW if is_speech and form != "tensorrt" else FULL)
 
 

@@ -25,6 +25,7 @@ from leanear.deploy.deployment_stages import (
     prune_stage,
     was_pruned,
 )
+from leanear.deploy.exporting import chosen_window
 from leanear.deploy.measuring import (
     DEPLOYMENT_FILE,
     DEPLOYMENT_SCHEMA,
@@ -60,7 +61,6 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
 from leanear.timing.speech_work import SpeechWork
@@ -196,7 +196,7 @@ def _prepare(request: Request) -> _Prepared:
     source = checkpoint_folder(model)
     audio = data_folder(model, request.data)
     task = task_of(source)
-    window = _window(request.window, target, task, model)
+    window = chosen_window(request.window, target.graph_form, task == SPEECH_TASK, model)
     if task == SPEECH_TASK and job.goal.needs_latency:
         job = dataclasses.replace(job, work=dataclasses.replace(job.work or SpeechWork(), window=window))
     if request.word_timestamps:
@@ -309,16 +309,6 @@ def _refuse_out_of_reach(source: Path, job: PruneJob, narrator: Narrator) -> Non
     from leanear.prune.job import open_reachable
 
     open_reachable(source, job, narrator)
-
-
-def _window(window: str | None, device: Target, task: str, model: str) -> str:
-    """Which windows the slim model's encoder takes."""
-    if window is not None and task != SPEECH_TASK:
-        raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
-    one_alone = device.graph_form == "tensorrt"
-    if one_alone and window not in (None, FULL):
-        raise BadInput(f"--window {window}: engines are built for one window, so {device.name} has the full one alone")
-    return window or (FULL if one_alone or task != SPEECH_TASK else DEFAULT_WINDOW)
 
 
 def _require_word_timestamps(device: Target, task: str, model: str) -> None:
