@@ -25,6 +25,7 @@ from leanear.benchmarks.results import ROLES
 from leanear.cli.options import finite
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
+from leanear.outputs import check_file
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
 
@@ -100,8 +101,10 @@ def compare(
       leanear compare old.json new.json --max-slowdown 3 --max-drop 0.2 --json
       leanear compare deployments/pi/results/pi-4/*.json deployments/pi/results/pi-5/*.json --out pis.html
     """
-    if out is not None and out.suffix not in RENDERERS:
-        raise BadInput(f"--out {out}: a name that ends in .md or .html is wanted")
+    if out is not None:
+        if out.suffix not in RENDERERS:
+            raise BadInput(f"--out {out}: a name that ends in .md or .html is wanted")
+        check_file(out)
     comparison = compare_results(a, b, side, Bounds(max_slowdown, max_drop, max_memory, over_dense, max_size))
     if out is not None:
         write_text(out, RENDERERS[out.suffix](comparison_page(comparison, strict)))
