@@ -68,6 +68,13 @@ def parts(tmp_path_factory):
     }
 
 
+FEW = {
+    "measure/measure.py": {"REPEATS = 4": "REPEATS = 1"},
+    "measure/parts.py": {"MEMORY_SHARE_S = 5.0": "MEMORY_SHARE_S = 0.1"},
+    "sensors/device.py": {"_S = 0.5": "_S = 0.02"},
+}
+
+
 def make_bundle(parts, out, *, clips="small", name="tiny", run=QUICK):
     return write_bundle(
         out, name=name, target="raspberrypi", slim=parts["slim"], dense=None, clips=parts[clips], run=run
@@ -89,9 +96,8 @@ def changed_benchmarks(out, changes):
 @pytest.fixture(scope="module")
 def short_benchmark(tmp_path_factory):
     """Devices measure each artifact once, not four times, and do not wait to see how busy other processes are."""
-    few = {"measure/measure.py": {"REPEATS = 4": "REPEATS = 1"}, "sensors/device.py": {"_S = 0.5": "_S = 0.02"}}
     with pytest.MonkeyPatch.context() as patch:
-        source = changed_benchmarks(tmp_path_factory.mktemp("source") / "benchmarks", few)
+        source = changed_benchmarks(tmp_path_factory.mktemp("source") / "benchmarks", FEW)
         patch.setitem(DEVICE_SOURCES, "leanear.benchmarks", source)
         yield
 
