@@ -74,5 +74,5 @@ def _missing(require: Callable[[], object]) -> str:
     try:
         require()
     except LeanearError as error:
-        return str(error)
+        return str(error).removeprefix("precision: ")
     return ""
