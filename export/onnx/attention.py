@@ -58,12 +58,7 @@ def add_attention(
         # Its matrix product is slow where rows of the values do not end on a 16-byte boundary.
         groups = tuple(replace(group, value_output_width=round_up(group.value_output_width, 4)) for group in groups)
     query, key, value = _add_projections(graph, tokens, attention, groups, name)
-    add_group = {
-        "portable": _add_plain_group,
-        "onnxruntime": _add_onnxruntime_group,
-        "openvino": partial(_add_plain_group, whole=True),
-        "tensorrt": _add_plain_group,
-    }
+    add_group = _add_onnxruntime_group if form == "onnxruntime" else partial(_add_plain_group, whole=form == "openvino")
     contexts, rows = [], -1 if any_count else token_count
     for number, group in enumerate(groups):
         here = name if len(groups) == 1 else f"{name}.group{number}"
@@ -76,7 +71,7 @@ def add_attention(
         if observed is not None and is_eight_bit and form == "openvino":
             scores = [add_pair(graph, part, signed_scale(observed[part]), np.int8(0)) for part in parts[:2]]
             parts = scores[0], scores[1], parts[2]
-        contexts.append(add_group[form](graph, *parts, group, rows, here))
+        contexts.append(add_group(graph, *parts, group, rows, here))
     context = contexts[0] if len(contexts) == 1 else graph.node("Concat", contexts, f"{name}.context", axis=1)
     return add_output(graph, context, attention, groups, name)
 
