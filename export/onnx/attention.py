@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -58,7 +57,6 @@ def add_attention(
         # Its matrix product is slow where rows of the values do not end on a 16-byte boundary.
         groups = tuple(replace(group, value_output_width=round_up(group.value_output_width, 4)) for group in groups)
     query, key, value = _add_projections(graph, tokens, attention, groups, name)
-    add_group = _add_onnxruntime_group if form == "onnxruntime" else partial(_add_plain_group, whole=form == "openvino")
     contexts, rows = [], -1 if any_count else token_count
     for number, group in enumerate(groups):
         here = name if len(groups) == 1 else f"{name}.group{number}"
@@ -71,7 +69,10 @@ def add_attention(
         if observed is not None and is_eight_bit and form == "openvino":
             scores = [add_pair(graph, part, signed_scale(observed[part]), np.int8(0)) for part in parts[:2]]
             parts = scores[0], scores[1], parts[2]
-        contexts.append(add_group(graph, *parts, group, rows, here))
+        if form == "onnxruntime":
+            contexts.append(_add_onnxruntime_group(graph, *parts, group, rows, here))
+        else:
+            contexts.append(_add_plain_group(graph, *parts, group, rows, here, whole=form == "openvino"))
     context = contexts[0] if len(contexts) == 1 else graph.node("Concat", contexts, f"{name}.context", axis=1)
     return add_output(graph, context, attention, groups, name)
 
