@@ -38,6 +38,13 @@ def read(record: Type[Record], source: Union[str, Path, Dict[str, Any]], name: o
     return cast(Record, _read_record(record, document, str(source if name is None else name), ""))
 
 
+def check(record: Any, name: str) -> None:
+    """Raises BadInput, as `read`, where a record that was made otherwise is not what its hints say."""
+    kind: Any = type(record)
+    for key, hint in _hints(kind).items():
+        _read_value(hint, as_json(getattr(record, key)), name, key)
+
+
 def as_json(value: Any) -> Any:
     """A document, or a part of one, as JSON has it."""
     if is_dataclass(value):

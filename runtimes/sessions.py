@@ -14,7 +14,6 @@ from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.precisions import graph_precision
 
 MOST_THREADS = 1024
-WINDOWS_RANK = 4  # of a decoder's keys and values of encoded windows, where its graph takes several
 
 
 @dataclass(frozen=True)
@@ -138,21 +137,6 @@ class Runtime(Protocol):
 
     def load(self, artifact: Artifact, options: SessionOptions) -> Any:
         """A session that is ready to run: a `Session` or, of a Whisper artifact, a `SpeechSession`."""
-
-
-def in_window(waveform: np.ndarray, window: int | None, full: int, takes_any: bool) -> np.ndarray:
-    """A waveform (1, samples) as an encoder's graph takes it, which has windows of any length, or the full one alone.
-
-    window: samples of it, None: the full one. A graph of the full one fills up and cuts by itself.
-
-    Raises:
-        BadInput: another window than the full one, for a graph that has no other.
-    """
-    if takes_any:
-        return filled_up(waveform, window or full)
-    if window not in (None, full):
-        raise BadInput(f"encode: a window of {window} samples; the encoder's graph has that of {full} alone")
-    return waveform
 
 
 def filled_up(waveform: np.ndarray, window: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Tuple, get_args
+from typing import Annotated, Literal, Tuple, get_args
 
 SPEECH_TASK = "automatic-speech-recognition"
 CLASSIFICATION_TASK = "audio-classification"
@@ -10,6 +10,7 @@ TAGGING_TASK = "audio-tagging"  # the Hub calls this classification too
 TASKS = (CLASSIFICATION_TASK, TAGGING_TASK, SPEECH_TASK)
 SpokenTask = Literal["transcribe", "translate"]  # what a speech model is asked for
 SPOKEN_TASKS: Tuple[SpokenTask, ...] = get_args(SpokenTask)
+AskedTask = Annotated[str, SPOKEN_TASKS]  # as `leanear.runtimes.records` checks it
 MULTI_LABEL = "multi_label_classification"
 
 

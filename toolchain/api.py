@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from leanear.benchmarks.sensors.device import usable_cores
+from leanear.parameter_names import in_python
 from leanear.runtimes.artifact import Artifact as Files
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Recovery = Literal["full", "lora"]
 
 
+@in_python
 def load(model: PathLike, *, task: str | None = None, language: str | None = None, progress: bool = False) -> Model:
     """A trained model: a checkpoint folder, a Hub id, "demo-ast" or "demo-whisper".
 
@@ -38,14 +40,16 @@ def load(model: PathLike, *, task: str | None = None, language: str | None = Non
         progress: say on standard error what goes on.
 
     Raises:
-        BadInput: there is no such model, or its family is not one of leanear's.
+        BadInput: there is no such model, its family is not one of leanear's, or it has not this task or language.
     """
+    from leanear.cli.early import check_early
     from leanear.families.asked import Asked
     from leanear.families.checkpoint import checkpoint_folder
     from leanear.families.tasks import task_of
 
-    folder = checkpoint_folder(os.fspath(model))
-    return Model(os.fspath(model), folder, task_of(folder), Asked(task, language), progress)
+    folder, asked = checkpoint_folder(os.fspath(model)), Asked(task, language)
+    check_early(str(folder), asked)
+    return Model(os.fspath(model), folder, task_of(folder), asked, progress)
 
 
 def open_artifact(folder: PathLike) -> Artifact:
@@ -87,6 +91,7 @@ class Model:
 
         return read_pruning(self.folder)
 
+    @in_python
     def prune(  # noqa: PLR0913, an option each
         self,
         data: PathLike | None = None,
@@ -133,7 +138,7 @@ class Model:
         job = prune_job(self.name, target, flags, ships=False)
         scratch = tempfile.TemporaryDirectory(prefix="leanear-") if out is None else None
         folder = Path(scratch.name) / "slim" if scratch is not None else Path(os.fspath(out))  # type: ignore[arg-type]
-        told = prune_checkpoint(self.name, data=_data(data), job=job, out=folder, narrator=self._narrator())
+        told = prune_checkpoint(self.name, data=_data(data), job=job, out=folder, narrator=_narrator(self.progress))
         if warning := loss_warning(told["pruning"]):
             LOGGER.warning("WARNING: %s", warning)
         return Model(str(folder), folder, self.task, self.asked, self.progress, scratch)
@@ -151,8 +156,10 @@ class Model:
 
     def evaluate(self, data: PathLike | None = None, *, seed: int = 0) -> dict[str, Any]:
         """Accuracy, mAP or word error rate in torch on evaluation clips of `data`, by the keys of `leanear eval`."""
-        return _evaluated(self.name, data, "onnxruntime", None, usable_cores(), seed, self.asked, self._narrator())
+        narrator = _narrator(self.progress)
+        return _evaluated(self.name, data, "onnxruntime", None, usable_cores(), seed, self.asked, narrator)
 
+    @in_python
     def export(
         self,
         out: PathLike,
@@ -180,14 +187,11 @@ class Model:
 
         device = with_precision(read_target(target), precision)
         export_checkpoint(
-            self.name, out=Path(out), form=device.graph_form, data=_data(data), seed=seed, narrator=self._narrator(),
-            precision=graph_precision(device.precision), asked=self.asked, window=window,
-            word_timestamps=word_timestamps,
+            self.name, out=Path(out), form=device.graph_form, data=_data(data), seed=seed, asked=self.asked,
+            precision=graph_precision(device.precision), window=window, word_timestamps=word_timestamps,
+            narrator=_narrator(self.progress),
         )  # fmt: skip
         return Artifact(read_artifact(Path(out)), device.runtime, device.precision, self.progress)
-
-    def _narrator(self) -> Any:
-        return _narrator(self.progress)
 
 
 @dataclass(frozen=True)
@@ -300,18 +304,17 @@ class Session:
             raise BadInput(f"{self.files.folder}: it writes down speech: use transcribe()")
         return np.asarray(self._opened().run(self._heard(waveform)))
 
+    @in_python
     def transcribe(self, waveform: np.ndarray, *, word_timestamps: bool = False, **options: Any) -> list[Segment]:
         """What is said in a waveform of any length, (samples,) at the artifact's rate: floats, or int16 PCM.
 
         Args:
             word_timestamps: each segment has its `words` with times, for which the artifact has to be made.
-            options: as of `leanear transcribe`: task, language, timestamps (True), beam_size, best_of, temperatures (a
-                tuple), condition (False), prompt, hotwords (a tuple) and seed; all of them, with their limits, are in
-                `leanear.runtimes.speech.decode_options.DecodeOptions`.
+            options: task, language, timestamps (True), beam_size, temperatures (a tuple), condition (False), prompt,
+                hotwords (a tuple) and the others of `leanear.runtimes.speech.decode_options.DecodeOptions`.
 
         Raises:
-            BadInput: the model classifies (see `run`), the artifact has no word times to give, it is no waveform, the
-                session is closed, or there is no option of a name or it is out of its range.
+            BadInput: the model classifies or has no word times, the session is closed, or what is given is not usable.
         """
         from leanear.runtimes.speech.decode_options import named_options
         from leanear.runtimes.speech.long_audio import transcribe
@@ -320,6 +323,8 @@ class Session:
         if not self.files.is_speech:
             raise BadInput(f"{self.files.folder}: it classifies: use run()")
         own, model, asked = self._opened(), read_speech_model(self.files, None), named_options(options)
+        if word_timestamps not in (False, True):
+            raise BadInput(f"transcribe: word_timestamps is {word_timestamps!r}, expected true or false")
         if word_timestamps:
             require_word_times(model, self.files.folder)
         return list(transcribe(own, model, self._heard(waveform), asked, words=word_timestamps))
@@ -365,6 +370,7 @@ class Measured:
         return headline_text(self.results)
 
 
+@in_python
 def _evaluated(
     name: str,
     data: PathLike | None,

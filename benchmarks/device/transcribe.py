@@ -70,15 +70,15 @@ def transcribe_recordings(
     tries = tried_files(session, model, tried, [recorded.audio for recorded in recordings], Recording)
 
     def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
-        first_try = next(tries)
+        tried = next(tries)
         if piped is not None:
             stream = PipedAudio(piped, artifact.sample_rate_hz, raw)
             with recorder_ends_first(_say):
                 yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
             return
-        with Recording(audio, artifact.sample_rate_hz) as recording:
+        with tried.opened() or Recording(audio, artifact.sample_rate_hz) as recording:
             given = session, model, recording, options, voice, tally, word_timestamps
-            yield from transcribe_spoken(*given, first_try=first_try)
+            yield from transcribe_spoken(*given, first_try=tried.decoded)
 
     try:
         write_transcripts(recordings, heard, forms, _say, lines, several=is_several(given))

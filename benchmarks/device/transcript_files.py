@@ -45,8 +45,10 @@ def recordings_of(
 
     A file's transcript has its name; those of a folder's files keep their sub-folders.
 
+    Of several, a file that is not there is told when its turn comes, as one that cannot be heard.
+
     Raises:
-        BadInput: a file is not there, a folder has no audio, two transcripts would have the same name, or as
+        BadInput: the one file is not there, a folder has no audio, two transcripts would have the same name, or as
             `check_forms`.
     """
     check_forms(given, forms, folder)
@@ -54,7 +56,7 @@ def recordings_of(
     owners: dict[Path, Path] = {}
     for path in given:
         for audio in [path] if path == STANDARD_INPUT else clips_in(path, suffixes):
-            if audio != STANDARD_INPUT and not audio.is_file():
+            if audio != STANDARD_INPUT and not is_several(given) and not audio.is_file():
                 raise BadInput(f"{audio}: no such file")
             name = Path("stdin") if audio == STANDARD_INPUT else Path(audio.name).with_suffix("")
             name = audio.relative_to(path).with_suffix("") if path.is_dir() else name
@@ -119,11 +121,12 @@ def write_transcripts(
 
 
 def _print(segments: Iterator[Segment], form: str, tally: Tally, lines: Lines | None, name: Path | None) -> None:
-    if name is not None:
-        sys.stdout.write(f"{name}\n")
+    head = "" if name is None else f"{name}\n"
     for piece in WRITERS[form](segments, tally, lines):
-        sys.stdout.write(piece)
+        sys.stdout.write(head + piece)
         sys.stdout.flush()
+        head = ""
+    sys.stdout.write(head)
 
 
 def _write(segments: Sequence[Segment], outputs: Mapping[str, Path], tally: Tally, lines: Lines | None) -> None:

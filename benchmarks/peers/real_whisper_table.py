@@ -69,6 +69,7 @@ def tables(ears: Ears, checkpoint: Path, threads: int) -> Iterator[str]:
     best = min(peers, key=ears.rtf, default=None)
     counted = {engine: _count(ears, engine, normaliser) for engine in ears.engines}
     yield from _main_table(ears, counted, best)
+    yield from _joined_table(ears, normaliser)
     if best is not None:
         yield f"\nThe best peer is {best}."
     yield from _pairs(ears)
@@ -106,6 +107,33 @@ def _main_table(ears: Ears, counted: dict[str, WordErrors], best: str | None) ->
         yield f"| {' | '.join(cells)} |"
     versions = {found[-1]["library"]: found[-1]["version"] for found in ears.loads.values() if found}
     yield "\nVersions: " + "; ".join(f"{name} {version}" for name, version in versions.items()) + "."
+
+
+def _joined_table(ears: Ears, normaliser: Any) -> Iterator[str]:
+    """All clips as one recording: time, over that of the fastest peer there, and words; where the time goes."""
+    assert ears.clips.texts is not None
+    engines = [name for name in ears.engines if ears.joined_rtf(name) is not None]
+    times = {name: ears.median(name, ears.joined) for name in engines}
+    best = min((times[name] for name in engines if not name.startswith(OURS)), default=None)
+    if engines:
+        yield "\n| all clips joined | RTF | of the best peer | encoder | steps | between | WER, % | S / D / I | again |"
+        yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for name in engines:
+        errors = count_word_errors([" ".join(ears.clips.texts)], [ears.text(name, ears.joined)], normaliser)
+        kinds = [sum(kind) for kind in (errors.substitutions, errors.deletions, errors.insertions)]
+        row = ears.heard[name][ears.joined][0]
+        parts = [ears.median(name, ears.joined, key) for key in ("encode_s", "step_s") if key in row]
+        parts += [times[name] - sum(parts)] if parts else []
+        cells = [
+            name,
+            f"{times[name] / sum(ears.audio_s.values()):.5f}",
+            "" if best is None else f"{times[name] / best:.3f}",
+            *([f"{part:.2f} s" for part in parts] or [""] * 3),
+            f"{100 * sum(kinds) / sum(errors.reference_words):.2f}",
+            " / ".join(map(str, kinds)),
+            f"{row.get('second_tries', '')}",
+        ]
+        yield f"| {' | '.join(cells)} |"
 
 
 def _pairs(ears: Ears) -> Iterator[str]:

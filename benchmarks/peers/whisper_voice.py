@@ -34,7 +34,7 @@ from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precision
-from leanear.runtimes.speech import decoding
+from leanear.runtimes.speech import search
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.long_audio import transcribe
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
@@ -181,8 +181,8 @@ class biased:
                    for form in (word, word.capitalize())]  # fmt: skip
 
         class BiasedRules(TokenRules):
-            def apply(self, scores: np.ndarray, said: Sequence[Sequence[int]]) -> None:
-                super().apply(scores, said)
+            def apply(self, scores: np.ndarray, said: Sequence[Sequence[int]], first_ends: Sequence[int] = ()) -> None:
+                super().apply(scores, said, first_ends)
                 for row, before in zip(scores, said, strict=True):
                     for word in spelled:
                         row[word[0]] += first if math.isfinite(row[word[0]]) else 0.0
@@ -193,10 +193,10 @@ class biased:
         self._rules: Callable[[Decoding, bool], TokenRules] = BiasedRules
 
     def __enter__(self) -> None:
-        decoding.TokenRules = self._rules  # type: ignore[misc, assignment]
+        search.TokenRules = self._rules  # type: ignore[misc, assignment]
 
     def __exit__(self, *_error: object) -> None:
-        decoding.TokenRules = TokenRules  # type: ignore[misc]
+        search.TokenRules = TokenRules  # type: ignore[misc]
 
 
 def words_of_each(texts: Sequence[str], normaliser: Normaliser) -> Iterator[Counter[str]]:

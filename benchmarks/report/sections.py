@@ -20,7 +20,7 @@ from leanear.benchmarks.report.origin_sections import (
 from leanear.benchmarks.report.page import Report, Section
 from leanear.benchmarks.report.precision_section import PrecisionDocument, precision_section, precision_sentences
 from leanear.benchmarks.report.size_sections import memory_section, size_section, widths_section
-from leanear.benchmarks.report.speech_sections import stages_section, words_section
+from leanear.benchmarks.report.speech_sections import recordings_section, stages_section, words_section
 from leanear.benchmarks.report.state_section import state_section
 from leanear.benchmarks.report.tags_section import tags_section
 from leanear.benchmarks.results import Results
@@ -65,6 +65,7 @@ def compose_report(
         lambda: check_section(results.content) if results.is_wrong else None,
         lambda: None if precision is None else precision_section(precision),
         lambda: _quality_section(analysis, gate),
+        lambda: recordings_section(analysis) if analysis.speech else None,
         lambda: loss,
         lambda: latency_section(analysis),
         lambda: stages_section(analysis) if analysis.speech else None,

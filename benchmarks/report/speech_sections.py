@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from leanear.benchmarks.analysis import Analysis, quotient
 from leanear.benchmarks.formatting import (
@@ -15,6 +15,7 @@ from leanear.benchmarks.formatting import (
     runtime_text,
     signed,
 )
+from leanear.benchmarks.measure.recordings import MOST_S
 from leanear.benchmarks.report.blocks import comparison_table, gate_paragraph, unmeasured
 from leanear.benchmarks.report.drawing.pictures import picture_intervals, picture_stacks
 from leanear.benchmarks.report.headline import comparison_row, rtf_of
@@ -132,7 +133,6 @@ def words_section(analysis: Analysis, gate: Gate | None) -> Section:
     if any(answers.second_tries is not None for answers in accuracy.roles.values()):
         blocks.append(_windows_table(analysis))
     blocks.append(_astray_table(analysis, speech))
-    blocks += _recordings_blocks(analysis, speech)
     if speech.change is not None:
         worst = _worst_clips(analysis)
         if worst is not None:
@@ -184,26 +184,36 @@ def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
     return Table("Slim against dense, clip by clip (paired bootstrap over clips)", ("", ""), rows)
 
 
-def _recordings_blocks(analysis: Analysis, speech: SpeechAnalysis) -> list[Block]:
-    """The rates on the clips joined, or why there are none."""
-    joined = analysis.content.recordings
+def recordings_section(analysis: Analysis) -> Section | None:
+    """The rates on the clips joined, or why there are none; nothing where the clips gave no answers either."""
+    joined, speech, title = analysis.content.recordings, analysis.speech, "Long recordings"
+    assert speech is not None
     if joined is None or speech.recordings is None:
-        return [Paragraph("Long recordings were not measured: the clips do not make one of three windows.")]
+        if analysis.content.accuracy.status != "ok":
+            return None
+        said = "Long recordings were not measured: the clips do not make one of three windows."
+        return Section(title, (Paragraph(said),))
     if joined.status != "ok":
-        return list(unmeasured(joined))
+        return Section(title, unmeasured(joined))
     rates = [(f"{analysis.name(role)} artifact", role, rate) for role, rate in speech.recordings.rates.items()]
     said = (
         f"The clips joined to {len(joined.names):,} recordings of {min(joined.audio_s):.0f} to "
         f"{max(joined.audio_s):.0f} s, heard window after window: short clips alone do not show what a model does with "
-        "a full window, nor with the seam to the next one."
+        f"a full window, nor with the seam to the next one.{_left_out(analysis.content.accuracy.names, joined.names)}"
     )
     change = speech.recordings.change
-    lost = [] if change is None else [Paragraph(f"Slim against dense on them: {loss_text(change.change)}.")]
-    return [
-        Paragraph(said),
-        _rate_table(rates, speech.recordings, runtime_text(analysis.content.runtime), "recordings"),
-        *lost,
-    ]
+    lost = () if change is None else (Paragraph(f"Slim against dense on them: {loss_text(change.change)}."),)
+    table = _rate_table(rates, speech.recordings, runtime_text(analysis.content.runtime), "recordings")
+    return Section(title, (Paragraph(said), *((table,) if rates else ()), *lost))
+
+
+def _left_out(clips: Sequence[str], recordings: Sequence[str]) -> str:
+    """How many clips are in no recording, which have the names of their first and last ones."""
+    joined = max((place + 1 for place, clip in enumerate(clips) if recordings[-1].endswith(f" to {clip}")), default=0)
+    if joined in (0, len(clips)):
+        return ""
+    left = f"The last {len(clips) - joined:,} of {len(clips):,} clips are in none of them"
+    return f" {left}: they would not make another, or all would be longer than {MOST_S:.0f} s."
 
 
 def _relative_span(relative: Interval) -> str:

@@ -159,6 +159,7 @@ class GpuSpeechSession:
         context.done()
         self._logits[...] = memory.logits.array
         if not np.isfinite(self._logits.max()):
+            cache.rows = 0  # its memory, which holds the NaN, is read no more: the next start takes other memory
             raise MeasurementFailed("logits: the graph gave NaN or infinite values")
         return self._logits
 

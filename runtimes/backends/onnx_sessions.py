@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.audio.waveforms import WaveformInput
-from leanear.runtimes.backends.embedding import Embedding
+from leanear.runtimes.backends.cpu_speech import CpuSpeechSession, one_line
 from leanear.runtimes.backends.onnx_cpu import NAME
-from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from leanear.runtimes.sessions import (
-    WINDOWS_RANK,
-    SessionOptions,
-    SpeechSession,
-    check_rows,
-    check_several,
-    checked_logits,
-    checked_tokens,
-    in_window,
-)
-from leanear.runtimes.speech.encoder_windows import step_samples
-from leanear.runtimes.speech.speech_cache import CrossMemory, SpeechCache, aligned_zeros
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.runtimes.sessions import SessionOptions, checked_logits, checked_tokens
+from leanear.runtimes.speech.speech_cache import SpeechCache, aligned_zeros
 
 PROVIDER = "CPUExecutionProvider"
 LOG_SEVERITY_ERROR = 3
@@ -58,7 +48,7 @@ def load_graph(path: Path, options: SessionOptions, keep_memory: bool = True, **
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=[PROVIDER])
     except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented) as error:
-        raise BadInput(f"{path}: ONNX Runtime refuses the graph ({_one_line(error)})") from None
+        raise BadInput(f"{path}: ONNX Runtime refuses the graph ({one_line(error)})") from None
     if session.get_providers() != [PROVIDER]:
         raise RuntimeUnavailable(f"{NAME}: asked for {PROVIDER}, got {session.get_providers()}")
     return session
@@ -109,11 +99,11 @@ class OnnxCpuSession:
         del self._session
 
 
-class OnnxSpeechSession(SpeechSession):
-    """An encoder and a decoder loaded by ONNX Runtime, which share the memory of keys and values.
+class OnnxSpeechSession(CpuSpeechSession):
+    """An encoder and a decoder loaded by ONNX Runtime.
 
-    The encoder writes a window's keys and values where the decoder reads them, and a step's outputs are memory that the
-    session keeps. Steps of one token, which are nearly all of them, use one binding again and again.
+    A step's outputs are memory that the session keeps. Steps of one token, which are nearly all of them, use one
+    binding again and again.
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
@@ -124,66 +114,26 @@ class OnnxSpeechSession(SpeechSession):
             load_graph(artifact.graphs[name], options, keep_memory=False, force_spinning_stop="1")
             for name in ("decoder", "encoder")
         )
-        self._checked = WaveformInput(artifact)
-        self._vocabulary = artifact.speech.output.shape[1]
-        self._positions = artifact.speech.decoding.positions
         alignment = artifact.speech.alignment
         self._alignment_heads = 0 if alignment is None else len(alignment.heads)
         self._precision = options.precision
         kept = np.float16 if self._encoder.get_outputs()[0].type == "tensor(float16)" else np.float32
-        crossed = {output.name: _sizes(output.shape) for output in self._encoder.get_outputs()}
-        self._takes_any = any(None in shape for shape in crossed.values())
-        self._window, self._step = artifact.manifest.input.window_samples, step_samples(artifact)
-        self._crossed = CrossMemory(crossed, self._window // self._step, kept)
-        inputs = {tensor.name: tensor.shape for tensor in self._decoder.get_inputs()}
-        self.takes_several = len(inputs["cross_key.0"]) == WINDOWS_RANK
-        self._cache = SpeechCache(
-            {name: (shape[1], shape[2]) for name, shape in inputs.items() if name.startswith("self_key.")},
-            {name: (shape[1], shape[3]) for name, shape in inputs.items() if name.startswith("self_value.")},
-            self._positions,
-            kept,
-        )
-        self._embedding = Embedding(artifact)
-        self._encoded = False
-        self._single: _BoundStep | None = None
+        outputs = {output.name: _sizes(output.shape) for output in self._encoder.get_outputs()}
+        super().__init__(artifact, outputs, {each.name: each.shape for each in self._decoder.get_inputs()}, kept)
 
-    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
-        """Keys and values of several windows of one length, each written to where the decoder reads them."""
-        check_several(len(waveforms), self.takes_several)
-        length = (window or self._window) if self._takes_any else self._window
-        if self._crossed.arrange(length // self._step, len(waveforms)):
-            self._single = None
-        for number, waveform in enumerate(waveforms):
-            samples = in_window(self._checked(waveform), window, self._window, self._takes_any)
-            binding = self._encoder.io_binding()
-            _bind(binding.bind_input, "waveform", samples)
-            for name, buffer in self._crossed.of(number).items():
-                _bind(binding.bind_output, name, buffer)
-            self._encoder.run_with_iobinding(binding)
-        self._encoded = True
+    def _encode(self, samples: np.ndarray, number: int) -> None:
+        binding = self._encoder.io_binding()
+        _bind(binding.bind_input, "waveform", samples)
+        for name, buffer in self._crossed.of(number).items():
+            _bind(binding.bind_output, name, buffer)
+        self._encoder.run_with_iobinding(binding)
 
-    def start(self, rows: int = 1) -> None:
-        """Forget all tokens; `rows` hypotheses about the encoded windows follow, as many of each."""
-        check_rows(rows, self._crossed.windows if self._encoded else 0)
-        if self._cache.start(rows):
-            self._single = None
-
-    def step(self, tokens: np.ndarray, parents: np.ndarray | None = None) -> np.ndarray:
-        """Logits after the last of `tokens`, (rows, vocabulary), which the next step overwrites."""
-        cache = self._cache
-        tokens, parents = checked_tokens(tokens, parents, cache.rows, cache.filled, self._vocabulary, self._positions)
-        if parents is not None:
-            cache.reorder(parents)
+    def _feed(self, tokens: np.ndarray) -> np.ndarray:
         new = tokens.shape[1]
-        if cache.reserve(new):
-            self._single = None
         if new > 1:
-            bound = self._bound(new)
-        else:
-            if self._single is None:
-                self._single = self._bound(1)
-            bound = self._single
-        return self._run(bound, tokens)
+            return self._run(self._bound_step(new), tokens)
+        self._bound = self._bound or self._bound_step(1)
+        return self._run(self._bound, tokens)
 
     def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
         """Scores of the alignment heads before softmax, float32 (A, n, T), of tokens fed from the start on."""
@@ -191,8 +141,8 @@ class OnnxSpeechSession(SpeechSession):
         tokens, _ = checked_tokens(tokens[None], None, 1, 0, self._vocabulary, self._positions)
         new = tokens.shape[1]
         if self._cache.reserve(new):
-            self._single = None
-        bound = self._bound(new)
+            self._bound = None
+        bound = self._bound_step(new)
         scores = aligned_zeros((self._alignment_heads, new, self._crossed.positions))
         _bind(bound.binding.bind_output, "alignment", scores)
         self._run(bound, tokens)
@@ -205,11 +155,10 @@ class OnnxSpeechSession(SpeechSession):
         bound.positions[...] = np.arange(cache.filled, cache.filled + new)
         self._decoder.run_with_iobinding(bound.binding)
         cache.append(bound.added)
-        if not np.isfinite(bound.logits.max()):
-            raise MeasurementFailed("logits: the graph gave NaN or infinite values")
+        cache.check(bound.logits)
         return bound.logits
 
-    def _bound(self, new: int) -> _BoundStep:
+    def _bound_step(self, new: int) -> _BoundStep:
         crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
         return _BoundStep(self._decoder, self._cache, crossed, new, self._embedding.width, self._vocabulary)
 
@@ -219,7 +168,7 @@ class OnnxSpeechSession(SpeechSession):
 
     def close(self) -> None:
         """Release the graphs and their memory."""
-        self._single = None
+        self._bound = None
         self._embedding.close()
         del self._encoder, self._decoder
 
@@ -254,7 +203,3 @@ def _sizes(shape: list[Any]) -> list[int | None]:
 
 def _bind(bind: Any, name: str, buffer: np.ndarray) -> None:
     bind(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -5,28 +5,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.audio.waveforms import WaveformInput
-from leanear.runtimes.backends.embedding import Embedding
+from leanear.runtimes.backends.cpu_speech import CpuSpeechSession, one_line
 from leanear.runtimes.backends.openvino_cpu import DEVICE, NAME
 from leanear.runtimes.backends.unneeded_memory import give_back_memory
-from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from leanear.runtimes.sessions import (
-    WINDOWS_RANK,
-    SessionOptions,
-    SpeechSession,
-    check_rows,
-    check_several,
-    checked_logits,
-    checked_tokens,
-    in_window,
-)
-from leanear.runtimes.speech.encoder_windows import step_samples
-from leanear.runtimes.speech.speech_cache import CrossMemory, SpeechCache, aligned_zeros
+from leanear.runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.runtimes.sessions import SessionOptions, checked_logits
+from leanear.runtimes.speech.speech_cache import aligned_zeros
 
 LAZY_RUNS = 4  # of a session until no weight is arranged for the first time: encoder, prompt, two tokens
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
@@ -57,7 +47,7 @@ def compile_graph(path: Path, options: SessionOptions) -> Any:
     try:
         compiled = openvino.Core().compile_model(os.fspath(path), DEVICE, settings)
     except RuntimeError as error:
-        raise BadInput(f"{path}: OpenVINO refuses the graph ({_one_line(error)})") from None
+        raise BadInput(f"{path}: OpenVINO refuses the graph ({one_line(error)})") from None
     give_back_memory(*_mapped_folders(path.parent))
     reported = compiled.get_property(hint.inference_precision())
     if reported != wanted:
@@ -119,62 +109,29 @@ class IntelCpuSession:
         del self._compiled
 
 
-class IntelSpeechSession(SpeechSession):
-    """An encoder and a decoder compiled by OpenVINO, which share the memory of keys and values.
-
-    The encoder writes a window's keys and values where the decoder reads them, and all that a step reads and writes is
-    memory of the session.
-    """
+class IntelSpeechSession(CpuSpeechSession):
+    """An encoder and a decoder compiled by OpenVINO; all that a step reads and writes is memory of the session."""
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         # The larger one first: while it is compiled, its weights are in memory twice.
         self._decoder = compile_graph(artifact.graphs["decoder"], options)
         self._encoder = compile_graph(artifact.graphs["encoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
-        self._checked = WaveformInput(artifact)
-        self._vocabulary = artifact.speech.output.shape[1]
-        self._positions = artifact.speech.decoding.positions
-        crossed = {output.get_any_name(): _sizes(output.get_partial_shape()) for output in self._encoder.outputs}
-        self._takes_any = any(None in shape for shape in crossed.values())
-        self._window, self._step = artifact.manifest.input.window_samples, step_samples(artifact)
-        self._crossed = CrossMemory(crossed, self._window // self._step)
-        shapes = {port.get_any_name(): port.get_partial_shape() for port in self._decoder.inputs}
-        self.takes_several = len(shapes["cross_key.0"]) == WINDOWS_RANK
-        self._share_crossed()
-        self._cache = SpeechCache(
-            {name: _fixed(shape[1], shape[2]) for name, shape in shapes.items() if name.startswith("self_key.")},
-            {name: _fixed(shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("self_value.")},
-            self._positions,
-        )
-        self._embedding = Embedding(artifact)
-        self._encoded, self._folders, self._runs = False, _mapped_folders(artifact.folder), 0
+        super().__init__(artifact, _shapes(self._encoder.outputs), _shapes(self._decoder.inputs))
+        self._folders, self._runs = _mapped_folders(artifact.folder), 0
         self._lengths: set[int] = set()  # that the encoder has met
-        self._bound = (0, 0)  # rows and new tokens that the request's memory is for
         # A request holds no reference to the arrays that it was given.
         self._embedded = self._places = self._bias = self._logits = np.zeros(0)
         self._added: dict[str, np.ndarray] = {}
 
-    def encode_several(self, waveforms: Sequence[np.ndarray], window: int | None = None) -> None:
-        """Keys and values of several windows of one length, each written to where the decoder reads them."""
-        check_several(len(waveforms), self.takes_several)
-        length = (window or self._window) if self._takes_any else self._window
-        if self._crossed.arrange(length // self._step, len(waveforms)):
+    def _encode(self, samples: np.ndarray, number: int) -> None:
+        if number == 0 and self._bound is None:
             self._share_crossed()
-            self._meet(self._crossed.positions)
-        for number, waveform in enumerate(waveforms):
-            samples = in_window(self._checked(waveform), window, self._window, self._takes_any)
-            if len(waveforms) > 1:
-                self._write_crossed_of(number)
-            self._encoding.set_tensor("waveform", _shared(samples))
-            self._encoding.infer()
-            self._ran()
-        self._encoded = True
-
-    def _meet(self, positions: int) -> None:
-        """A window of another length is arranged for as the first one was."""
-        if positions not in self._lengths:
-            self._lengths.add(positions)
-            self._runs = min(self._runs, LAZY_RUNS - 1)
+        if self._crossed.windows > 1:
+            self._write_crossed_of(number)
+        self._encoding.set_tensor("waveform", _shared(samples))
+        self._encoding.infer()
+        self._ran()
 
     def _ran(self) -> None:
         """OpenVINO reads and arranges some weights only when it first runs, and keeps what that took."""
@@ -183,7 +140,13 @@ class IntelSpeechSession(SpeechSession):
             give_back_memory(*self._folders)
 
     def _share_crossed(self) -> None:
-        """Let the encoder write to, and the decoder read from, the session's memory for the windows' length."""
+        """Let the encoder write to, and the decoder read from, the session's memory for the windows' length.
+
+        A window of another length is arranged for as the first one was.
+        """
+        if self._crossed.positions not in self._lengths:
+            self._lengths.add(self._crossed.positions)
+            self._runs = min(self._runs, LAZY_RUNS - 1)
         self._write_crossed_of(0)
         crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
         for name, buffer in crossed.items():
@@ -194,20 +157,9 @@ class IntelSpeechSession(SpeechSession):
         for name, buffer in self._crossed.of(window).items():
             self._encoding.set_tensor(name, _shared(buffer))
 
-    def start(self, rows: int = 1) -> None:
-        """Forget all tokens; `rows` hypotheses about the encoded windows follow, as many of each."""
-        check_rows(rows, self._crossed.windows if self._encoded else 0)
-        if self._cache.start(rows):
-            self._bound = (0, 0)
-
-    def step(self, tokens: np.ndarray, parents: np.ndarray | None = None) -> np.ndarray:
-        """Logits after the last of `tokens`, (rows, vocabulary), which the next step overwrites."""
-        cache = self._cache
-        tokens, parents = checked_tokens(tokens, parents, cache.rows, cache.filled, self._vocabulary, self._positions)
-        if parents is not None:
-            cache.reorder(parents)
-        rows, new = tokens.shape
-        if cache.reserve(new) or self._bound != (rows, new):
+    def _feed(self, tokens: np.ndarray) -> np.ndarray:
+        cache, (rows, new) = self._cache, tokens.shape
+        if self._bound != (rows, new):
             self._bind(rows, new)
         elif new > 1:
             self._bias = cache.bias(new)
@@ -217,8 +169,7 @@ class IntelSpeechSession(SpeechSession):
         self._decoding.infer()
         self._ran()
         cache.append(self._added)
-        if not np.isfinite(self._logits.max()):
-            raise MeasurementFailed("logits: the graph gave NaN or infinite values")
+        cache.check(self._logits)
         return self._logits
 
     def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
@@ -262,14 +213,9 @@ def _shared(buffer: np.ndarray) -> Any:
     return openvino.Tensor(buffer, shared_memory=True)
 
 
-def _sizes(shape: Any) -> list[int | None]:
-    """A tensor's shape, None for a size that is not fixed."""
-    return [int(size.get_length()) if size.is_static else None for size in shape]
-
-
-def _fixed(heads: Any, width: Any) -> tuple[int, int]:
-    return int(heads.get_length()), int(width.get_length())
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _shapes(ports: Any) -> dict[str, list[int | None]]:
+    """Tensors' shapes by their names, None for a size that is not fixed."""
+    return {
+        port.get_any_name(): [int(size.get_length()) if size.is_static else None for size in port.get_partial_shape()]
+        for port in ports
+    }

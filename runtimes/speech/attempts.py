@@ -10,7 +10,7 @@ import numpy as np
 from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import Decoded, decode_window
-from leanear.runtimes.speech.short_windows import most_tokens, why_heard_again
+from leanear.runtimes.speech.short_windows import first_end, most_tokens, why_heard_again
 from leanear.runtimes.speech.speech_model import SpeechModel
 from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, compression_ratio, without_loop
 from leanear.runtimes.speech.transcript import Tally
@@ -18,13 +18,17 @@ from leanear.runtimes.speech.transcript import Tally
 
 @dataclass(frozen=True)
 class Hearing:
-    """What the windows of one recording are decoded with; the tally is added to."""
+    """What the windows of one recording are decoded with; the tally is added to.
+
+    in_pieces: they do not depend on each other, and each is heard to its end in the first try.
+    """
 
     session: SpeechSession
     model: SpeechModel
     options: DecodeOptions
     generator: np.random.Generator
     tally: Tally
+    in_pieces: bool = False
 
     def window(
         self, samples: np.ndarray, language: str | None, previous: Sequence[int], first_try: Decoded | None
@@ -45,17 +49,19 @@ class Hearing:
             self.tally.second_tries[reason] = self.tally.second_tries.get(reason, 0) + 1
         elif first_try is not None and self._passes(first_try):
             return first_try
-        self.session.encode(samples)
-        return self._with_fallback(language, previous)
+        return self._in_full(samples, language, previous)
 
     def _short(self, samples: np.ndarray, length: int, language: str | None, previous: Sequence[int]) -> Decoded:
         """A window of `length` at the first temperature, with no more tokens than so much audio has."""
         self.session.encode(samples, length)
         options, cap = self.options, most_tokens(len(samples), self.model.sample_rate_hz)
         capped = replace(options, max_tokens=cap if options.max_tokens is None else min(cap, options.max_tokens))
-        return self._decoded(capped, language, previous, 0)
+        end = first_end(self.model.tokens, samples, self.model.sample_rate_hz) if self.in_pieces else 0
+        return self._decoded(capped, language, previous, 0, end)
 
-    def _decoded(self, options: DecodeOptions, language: str | None, previous: Sequence[int], attempt: int) -> Decoded:
+    def _decoded(
+        self, options: DecodeOptions, language: str | None, previous: Sequence[int], attempt: int, end: int = 0
+    ) -> Decoded:
         return decode_window(
             self.session,
             self.model.tokens,
@@ -65,6 +71,7 @@ class Hearing:
             temperature=options.temperatures[attempt],
             generator=self.generator,
             no_speech=attempt == 0 and options.no_speech_limit is not None,
+            first_end=end,
         )
 
     def _why_again(self, decoded: Decoded, samples: np.ndarray) -> str:
@@ -79,8 +86,9 @@ class Hearing:
             return "loop"
         return "unlikely" if _is_unlikely(decoded, self.options) else ""
 
-    def _with_fallback(self, language: str | None, previous: Sequence[int]) -> Decoded:
-        """The window that the session holds at the first temperature that passes the tests, else at the last."""
+    def _in_full(self, samples: np.ndarray, language: str | None, previous: Sequence[int]) -> Decoded:
+        """The full window at the first temperature that passes the tests, else at the last."""
+        self.session.encode(samples)
         no_speech = None
         for attempt in range(len(self.options.temperatures)):
             decoded = self._decoded(self.options, language, previous, attempt)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Mapping
-
-import numpy as np
+from typing import Any, Mapping, Optional, Tuple
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
-from leanear.runtimes.tasks import SPOKEN_TASKS
+from leanear.runtimes.records import Amount, Count, Positive, check
+from leanear.runtimes.tasks import AskedTask
 
 DETECT = "auto"
 
@@ -39,43 +38,35 @@ class DecodeOptions:
     batch: so many windows that do not depend on each other, of long audio or of several clips, are decoded together.
 
     Raises:
-        BadInput: an option is out of its range.
+        BadInput: an option is of another type, or out of its range.
     """
 
-    language: str | None = None
-    task: str | None = None
+    language: Optional[str] = None
+    task: Optional[AskedTask] = None
     timestamps: bool = True
-    beam_size: int = 1
+    beam_size: Positive = 1
     patience: float = 1.0
-    length_penalty: float | None = None
-    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    best_of: int = 5
-    compression_ratio_limit: float | None = 2.4
-    log_probability_limit: float | None = -1.0
-    no_speech_limit: float | None = 0.6
+    length_penalty: Optional[float] = None
+    temperatures: Tuple[Amount, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    best_of: Positive = 5
+    compression_ratio_limit: Optional[float] = 2.4
+    log_probability_limit: Optional[float] = -1.0
+    no_speech_limit: Optional[float] = 0.6
     condition: bool = False
     prompt: str = ""
-    hotwords: tuple[str, ...] = ()
-    max_tokens: int | None = None
+    hotwords: Tuple[str, ...] = ()
+    max_tokens: Optional[Positive] = None
     stop_repeats: bool = True
     quiet_cuts: bool = True
-    seed: int = 0
-    batch: int = 4
+    seed: Count = 0
+    batch: Positive = 4
 
     def __post_init__(self) -> None:
-        if self.task is not None and self.task not in SPOKEN_TASKS:
-            raise BadInput(f"task: {self.task!r} is not one of {', '.join(SPOKEN_TASKS)}")
-        for name, least in (("beam_size", 1), ("best_of", 1), ("batch", 1), ("max_tokens", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if (name, value) != ("max_tokens", None) and not (isinstance(value, int) and value >= least):
-                raise BadInput(f"{name}: {value!r} is not a whole number of at least {least}")
-        if isinstance(self.hotwords, str):
-            raise BadInput(f"hotwords: {self.hotwords!r} is one text; several words are wanted, as in ('Anna', 'Bo')")
-        heats = self.temperatures
-        if not isinstance(heats, (tuple, list)) or not heats or not all(0.0 <= heat < np.inf for heat in heats):
-            raise BadInput(f"temperatures: {heats!r} are not numbers of at least 0, as in (0.0, 0.5)")
-        if not 0.0 < self.patience < np.inf:
-            raise BadInput(f"patience: {self.patience} is not a number over 0")
+        check(self, "transcribe")
+        if not self.temperatures:
+            raise BadInput("transcribe: temperatures is empty, expected one at least, as in (0.0, 0.5)")
+        if self.patience <= 0.0:
+            raise BadInput(f"transcribe: patience is {self.patience}, expected a number over 0")
 
 
 def named_options(given: Mapping[str, Any]) -> DecodeOptions:

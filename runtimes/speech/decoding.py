@@ -44,12 +44,14 @@ def decode_window(
     temperature: float = 0.0,
     generator: np.random.Generator | None = None,
     no_speech: bool = True,
+    first_end: int = 0,
 ) -> Decoded:
     """The likeliest transcript of the window that `session` has encoded, at one temperature.
 
     language: a code that is already known; None: as the options say. previous: tokens said before, shown to the
-    decoder. no_speech: measure how likely it is that nobody speaks. At temperature 0 this is greedy decoding or, with
-    `options.beam_size`, beam search as openai's; above, the likeliest of `options.best_of` samples by `generator`.
+    decoder. no_speech: measure how likely it is that nobody speaks. first_end: the first timestamp that may end the
+    text. At temperature 0 this is greedy decoding or, with `options.beam_size`, beam search as openai's; above, the
+    likeliest of `options.best_of` samples by `generator`.
 
     Raises:
         BadInput: the model does not have the language or the task.
@@ -80,7 +82,7 @@ def decode_window(
 
     budget = max(tokens.positions - len(opening) - len(rest), 0)
     budget = budget if options.max_tokens is None else min(budget, options.max_tokens)
-    search = Search(session, tokens, options, budget)
+    search = Search(session, tokens, options, budget, [first_end] * rows)
     if not sampling and options.beam_size > 1:
         hypotheses = search.beams(logits)
     else:
@@ -95,11 +97,12 @@ def decode_windows(
     options: DecodeOptions,
     most_tokens: Sequence[int],
     *,
+    first_ends: Sequence[int] | None = None,
     no_speech: bool = True,
 ) -> list[Decoded]:
     """The greedy transcripts of the windows that `session` has encoded together, one row each; see `decode_window`.
 
-    most_tokens: of each window. The language is the options' or the model's own: it is not detected.
+    most_tokens, first_ends: of each window. The language is the options' or the model's own: it is not detected.
 
     Raises:
         BadInput: the model does not have the language or the task.
@@ -118,7 +121,7 @@ def decode_windows(
         logits = _step(session, [tokens.start, *rest], rows, tokens)
     room = max(tokens.positions - 1 - len(rest), 0)
     caps = [min(room, most, room if options.max_tokens is None else options.max_tokens) for most in most_tokens]
-    heard = Search(session, tokens, options, max(caps)).samples(logits, 0.0, None, caps)
+    heard = Search(session, tokens, options, max(caps), first_ends or [0] * rows).samples(logits, 0.0, None, caps)
     return [
         _decoded(hypothesis, tokens, options, 0.0, probability, language)
         for hypothesis, probability in zip(heard, probabilities)

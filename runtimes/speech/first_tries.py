@@ -17,7 +17,7 @@ from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.decode_options import DecodeOptions, chosen_language
 from leanear.runtimes.speech.decoding import Decoded, decode_windows
-from leanear.runtimes.speech.short_windows import most_tokens
+from leanear.runtimes.speech.short_windows import first_end, most_tokens
 from leanear.runtimes.speech.speech_model import SpeechModel
 
 AHEAD = 4  # times as many windows wait, of which those of one length are decoded together
@@ -25,12 +25,17 @@ SILENT_PEAK = 2.0**-16  # half of a 16-bit sample's step
 
 
 def first_tries(
-    session: SpeechSession, model: SpeechModel, options: DecodeOptions, windows: Iterable[np.ndarray | None]
+    session: SpeechSession,
+    model: SpeechModel,
+    options: DecodeOptions,
+    windows: Iterable[np.ndarray | None],
+    *,
+    are_pieces: bool = False,
 ) -> Iterator[tuple[np.ndarray | None, Decoded | None]]:
     """The windows in their order, each with what was heard in it first, None where it has to be heard by itself.
 
     windows: float32 (samples,), None for what is no single window; they do not depend on each other. With a batch of 1
-        no window is read before the one before is done with.
+        no window is read before the one before is done with. are_pieces: of long audio, heard to their ends.
 
     Raises:
         BadInput: audio has NaN or infinite samples.
@@ -49,7 +54,7 @@ def first_tries(
             if len(alike) > 1:
                 together = [each for _, each in alike if each is not None]
                 try:
-                    heard: Sequence[Decoded | None] = _together(session, model, together, options)
+                    heard: Sequence[Decoded | None] = _together(session, model, together, options, are_pieces)
                 except MeasurementFailed:  # whose fault it is shows when each is heard by itself
                     heard = [None] * len(alike)
                 found.update(zip((n for n, _ in alike), heard))
@@ -74,11 +79,18 @@ def _may_be_together(model: SpeechModel, options: DecodeOptions) -> bool:
 
 
 def _together(
-    session: SpeechSession, model: SpeechModel, windows: Sequence[np.ndarray], options: DecodeOptions
+    session: SpeechSession,
+    model: SpeechModel,
+    windows: Sequence[np.ndarray],
+    options: DecodeOptions,
+    are_pieces: bool,
 ) -> list[Decoded]:
     """What is heard first in windows of one length."""
-    length, positions = model.encoder_windows.holding(len(windows[0])), model.tokens.positions
+    length = model.encoder_windows.holding(len(windows[0]))
     session.encode_several(windows, length)
     is_short = length < model.encoder_windows.full
-    most = [most_tokens(len(samples), model.sample_rate_hz) if is_short else positions for samples in windows]
-    return decode_windows(session, model.tokens, options, most, no_speech=options.no_speech_limit is not None)
+    tokens, rate_hz = model.tokens, model.sample_rate_hz
+    most = [most_tokens(len(samples), rate_hz) if is_short else tokens.positions for samples in windows]
+    ends = [first_end(tokens, samples, rate_hz) if are_pieces else 0 for samples in windows]
+    wants_no_speech = options.no_speech_limit is not None
+    return decode_windows(session, tokens, options, most, first_ends=ends, no_speech=wants_no_speech)

@@ -11,8 +11,9 @@ and why:
   last 8 s, so that fewer words are cut in two. Audio of one window is never cut.
 - Longer audio is cut so into pieces of PIECE_S at most, where the encoder takes windows of several lengths and nobody
   asks for what was said before. The next piece begins where one was cut, not at its last timestamp: so none depends on
-  another, and several are decoded together (`leanear.runtimes.speech.first_tries`). What a piece's last timestamp
-  leaves of it is heard again by itself, where that is REST_S or more, or, where no pair says so, audible for 2 s.
+  another, and several are decoded together (`leanear.runtimes.speech.first_tries`). A piece was not cut where somebody
+  speaks, so its text may not end at a timestamp while half a second of it is still to be heard, as it does where a
+  window cuts a sentence in two (in the first try alone); and what follows its last pair of timestamps is kept.
 - Without timestamps, which transformers allows for one window only, windows follow each other with nothing between.
 - A window of digital silence is not decoded. Segments without text are not given. A window in which nobody seems to
   speak after what was said before is heard again without it, with `stop_repeats`: it had silenced 23 s of speech.
@@ -45,7 +46,6 @@ from leanear.runtimes.speech.decode_options import DecodeOptions, check_options,
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.first_tries import first_tries, is_silent
 from leanear.runtimes.speech.prompts import read_prompts
-from leanear.runtimes.speech.short_windows import LEAST_AUDIBLE_S, audible_s
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 from leanear.runtimes.speech.tokens.repeats import compression_ratio
 from leanear.runtimes.speech.transcript import Segment, Tally, Window
@@ -58,7 +58,6 @@ QUIET_SHARE, QUIET_REACH_S = 2 / 3, 8.0  # of a window's end, and at most: where
 QUIET_S = 0.4
 PIECE_S = 20.0  # of long audio, at most
 PIECE_LENGTHS_APART = 2  # windows of pieces are every second of those of clips
-REST_S = 1.0  # of a piece, that are heard again where its last timestamp leaves more
 
 
 class Waveform(Protocol):
@@ -116,20 +115,17 @@ def transcribe_windows(
     model = _with_few_windows(model) if in_pieces else model
     tokens = model.tokens
     generator = np.random.default_rng(options.seed)
-    hearing = Hearing(session, model, options, generator, Tally() if tally is None else tally)
+    hearing = Hearing(session, model, options, generator, Tally() if tally is None else tally, in_pieces)
     language = chosen_language(tokens, options)
     prompts = read_prompts(model.vocabulary, tokens, options)
     before = list(prompts.first)
     last: Window | None = None
     start, longest = 0, model.encoder_windows.longest_piece
     tried = replace(options, batch=1) if words else options
-    pieces = first_tries(session, model, tried, _pieces(model, waveform, options))
-    rest = np.zeros(0, np.float32)  # of a piece
+    pieces = first_tries(session, model, tried, _pieces(model, waveform, options), are_pieces=True)
     samples: np.ndarray | None
     while True:
-        if len(rest):
-            samples = rest
-        elif in_pieces:
+        if in_pieces:
             samples, first_try = next(pieces, (None, None))
         else:
             samples = _window_at(start, longest, model, waveform, options)
@@ -141,7 +137,7 @@ def transcribe_windows(
             decoded = hearing.window(samples, language, prompts.shown(before), first_try)
             if options.stop_repeats and before != list(prompts.first) and holds_no_speech(decoded, options):
                 decoded = hearing.window(samples, language, prompts.shown(list(prompts.first)), None)
-            window = _taken(model, options, decoded, start, samples, is_piece=in_pieces)
+            window = _taken(model, options, decoded, start, len(samples), is_piece=in_pieces)
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
                 window = Window(start, len(samples), len(samples), decoded, ())
             if window.segments and language is None:
@@ -150,7 +146,6 @@ def transcribe_windows(
             if words:
                 window = with_word_times(session, model, window, last, options)
         yield window
-        rest = samples[window.advance :] if in_pieces else rest
         start, last, first_try = start + window.advance, window, None
 
 
@@ -212,20 +207,16 @@ def _frame_samples(model: SpeechModel) -> int:
 
 
 def _taken(
-    model: SpeechModel, options: DecodeOptions, decoded: Decoded, start: int, heard: np.ndarray, *, is_piece: bool
+    model: SpeechModel, options: DecodeOptions, decoded: Decoded, start: int, samples: int, *, is_piece: bool
 ) -> Window:
-    """What of a window is kept, and where the next one starts; is_piece: behind it, where little of it is left."""
-    samples = len(heard)
+    """What of a window is kept, and where the next one starts; is_piece: all of it, and behind it."""
     if holds_no_speech(decoded, options):
         return Window(start, samples, samples, decoded, ())
     spans, advance = split_by_timestamps(model, decoded.tokens, samples)
-    if is_piece and advance == samples and spans[-1][1] < samples:  # the model stopped, and went back to nothing
-        unheard_s = audible_s(heard, model.sample_rate_hz, spans[-1][1])
-        advance = spans[-1][1] if unheard_s >= LEAST_AUDIBLE_S else samples
-    if is_piece and samples - REST_S * model.sample_rate_hz < advance < samples:
+    if is_piece and advance < samples:
         said = sum(len(tokens) for *_, tokens in spans) - 1  # the last pair's second timestamp begins what follows
         spans, advance = [*spans, (advance, samples, decoded.tokens[said:])], samples
-    if not options.timestamps or decoded.looped or advance <= 0 or (is_piece and advance > samples):
+    if not options.timestamps or decoded.looped or advance <= 0 or is_piece:
         advance = samples
     if not options.timestamps:
         spans = [(0, samples, decoded.tokens)]

@@ -25,10 +25,18 @@ class Hypothesis:
 
 
 class Search:
-    """The hypotheses of one window, from the prompt on."""
+    """The hypotheses of one window, from the prompt on; first_ends: of each, the first timestamp that may end it."""
 
-    def __init__(self, session: SpeechSession, tokens: Decoding, options: DecodeOptions, budget: int) -> None:
+    def __init__(
+        self,
+        session: SpeechSession,
+        tokens: Decoding,
+        options: DecodeOptions,
+        budget: int,
+        first_ends: Sequence[int],
+    ) -> None:
         self._session, self._tokens, self._options, self._budget = session, tokens, options, budget
+        self._first_ends = first_ends
         self._rules = TokenRules(tokens, options.timestamps)
 
     def samples(
@@ -51,7 +59,7 @@ class Search:
         for length in range(1, self._budget + 1):
             live = [row for row in range(rows) if open_rows[row] or temperature > 0.0]
             scores = logits[live]
-            self._rules.apply(scores, [said[row] for row in live])
+            self._rules.apply(scores, [said[row] for row in live], [self._first_ends[row] for row in live])
             chosen = _drawn(scores, temperature, generator) if temperature > 0.0 else scores.argmax(axis=1)
             log_probabilities = _log_softmax_at(scores, chosen)
             for row, token, log_probability in zip(live, chosen.tolist(), log_probabilities.tolist()):
@@ -85,7 +93,7 @@ class Search:
         ended: list[Hypothesis] = []
         for length in range(1, self._budget + 1):
             scores = logits.copy()
-            self._rules.apply(scores, said)
+            self._rules.apply(scores, said, self._first_ends)
             going_on: list[tuple[int, int, float]] = []
             for row, token, total in _best_continuations(log_softmax(scores), sums, beams):
                 if token != end:

@@ -17,6 +17,7 @@ from leanear.runtimes.speech.tokens.vocabulary import Vocabulary
 MOST_TOKENS_PER_S, MOST_TOKENS_MORE = 8.0, 12  # of audio; nobody speaks so fast
 LEAST_TOKENS_PER_S = 1.5  # of audible audio; of 100 clips of read speech none has fewer than 2.5
 LEAST_AUDIBLE_S = 2.0  # a shorter noise need not be a word
+LEFT_S = 0.5  # of a piece of long audio, audible, that its text may leave out
 REPETITIVE = 2.4  # compression ratio, openai's limit
 FRAME_S = 0.02
 AUDIBLE_SHARE = 10.0 ** (-30 / 20)  # of the loudest frame's amplitude: 30 dB under it
@@ -46,10 +47,21 @@ def why_heard_again(
     return "short" if audible >= LEAST_AUDIBLE_S and said < LEAST_TOKENS_PER_S * audible else ""
 
 
-def audible_s(samples: np.ndarray, sample_rate_hz: int, start: int = 0) -> float:
-    """Seconds of audio, from sample `start` on, that is not much quieter than the loudest moment of all of it."""
+def audible_s(samples: np.ndarray, sample_rate_hz: int) -> float:
+    """Seconds of audio that is not much quieter than its loudest moment."""
+    return float(_are_audible(samples, sample_rate_hz).sum() * FRAME_S)
+
+
+def first_end(tokens: Decoding, samples: np.ndarray, sample_rate_hz: int) -> int:
+    """The first timestamp at which a text of all that is said in `samples` may end: what is heard later is no word."""
+    behind = np.cumsum(_are_audible(samples, sample_rate_hz)[::-1])
+    end_s = (len(behind) - np.searchsorted(behind, LEFT_S / FRAME_S)) * FRAME_S
+    return (tokens.timestamp_begin or 0) + int(end_s / tokens.timestamp_step_s)
+
+
+def _are_audible(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """Whether each frame is, bool (frames,)."""
     frame = max(round(FRAME_S * sample_rate_hz), 1)
     frames = samples[: len(samples) // frame * frame].astype(np.float64).reshape(-1, frame)
     loudness = np.sqrt(np.square(frames).mean(axis=1))
-    is_audible = loudness[start // frame :] > AUDIBLE_SHARE * loudness.max(initial=0.0)
-    return float(is_audible.sum() * frame / sample_rate_hz)
+    return np.asarray(loudness > AUDIBLE_SHARE * loudness.max(initial=0.0))

@@ -10,6 +10,8 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
+from leanear.runtimes.errors import MeasurementFailed
+
 ROOMS = (64, 128, 256)  # positions; then as many as the model has
 ALIGNMENT_BYTES = 64  # a cache line, and a vector of AVX-512
 FORBIDDEN = np.float32(-1e30)  # added to a score: nothing is left of it after softmax, and it never overflows
@@ -147,6 +149,18 @@ class SpeechCache:
         for name, buffer in self.buffers.items():
             filled = self._filled(buffer, name)
             filled[moved] = filled[parents[moved]]
+
+    def check(self, logits: np.ndarray) -> None:
+        """Nothing, where the logits of a step are all finite.
+
+        Raises:
+            MeasurementFailed: some are not. All memory is zeros then: a NaN in it would reach every later step, for the
+                positions that are not filled are read too, and what is added to their scores leaves a NaN as it is.
+        """
+        if not np.isfinite(logits.max()):
+            for memory in self._memory.values():
+                memory[...] = 0
+            raise MeasurementFailed("logits: the graph gave NaN or infinite values")
 
     def append(self, new: Mapping[str, np.ndarray]) -> None:
         """Put new tokens' keys (R, H, K, N) and values (R, H, N, V), by the buffers' names, behind the others."""

@@ -124,10 +124,23 @@ def test_options_are_those_of_the_command_line_and_named_where_wrong(folder, sli
         session.transcribe(sound, beam_size=2, condition=True, temperatures=(0.0,), best_of=1, seed=3, timestamps=False)
         for option, said in (
             ({"beams": 2}, "beams: transcribing has no such option; it has language, task, timestamps, beam_size"),
-            ({"seed": -1}, "seed: -1 is not a whole number of at least 0"),
-            ({"beam_size": "5"}, "beam_size: '5' is not a whole number of at least 1"),
-            ({"temperatures": 0.0}, "temperatures: 0.0 are not numbers of at least 0"),
-            ({"hotwords": "Anna,Bo"}, "hotwords: 'Anna,Bo' is one text"),
+            ({"seed": -1}, "seed is -1, expected a whole number of at least 0"),
+            ({"beam_size": "5"}, "beam_size is '5', expected a whole number of at least 1"),
+            ({"temperatures": 0.0}, "temperatures is 0.0, expected a list"),
+            ({"hotwords": "Anna,Bo"}, "hotwords is 'Anna,Bo', expected a list"),
+            ({"hotwords": (1, 2)}, r"hotwords\[0\] is 1, expected a text"),
+            ({"batch": 4.0}, "batch is 4.0, expected a whole number of at least 1"),
+            ({"batch": "4"}, "batch is '4', expected a whole number of at least 1"),
+            ({"batch": True}, "batch is True, expected a whole number of at least 1"),
+            ({"condition": "no"}, "condition is 'no', expected true or false"),
+            ({"timestamps": 1}, "timestamps is 1, expected true or false"),
+            ({"temperatures": ("0",)}, r"temperatures\[0\] is '0', expected a number of at least 0"),
+            ({"patience": "1"}, "patience is '1', expected a number"),
+            ({"no_speech_limit": True}, "no_speech_limit is True, expected a number or null"),
+            ({"prompt": None}, "prompt is None, expected a text"),
+            ({"language": 3}, "language is 3, expected a text or null"),
+            ({"word_timestamps": "yes"}, "word_timestamps is 'yes', expected true or false"),
+            ({"word_timestamps": True}, "^word_timestamps: the graphs .* leanear export CHECKPOINT --word-timestamps "),
         ):
             with pytest.raises(leanear.BadInput, match=said):
                 session.transcribe(sound, **option)
@@ -138,11 +151,21 @@ def test_options_are_those_of_the_command_line_and_named_where_wrong(folder, sli
         (model.evaluate, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),
         (model.export, {"seed": -1, "out": tmp_path / "new"}, "seed: expected a whole number from 0"),
         (model.prune, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),
-        (model.prune, {"prune": "heads", "data": data}, "--prune is 'heads'; \"attention\" or"),
-        (model.prune, {"calibration_clips": 0, "data": data}, "--calibration-clips is 0; a whole number of at least 1"),
+        (model.prune, {"prune": "heads", "data": data}, "^prune is 'heads'; \"attention\" or"),
+        (model.prune, {"calibration_clips": 0, "data": data}, "^calibration_clips is 0; a whole number of at least 1"),
     ):
         with pytest.raises(leanear.BadInput, match=said):
             use(**option)
+    for asked, said in (
+        ({"model": folder / "ast", "task": "transcribe"}, "^task and language are for Whisper; .* is a classifier"),
+        (
+            {"model": tmp_path / "whisper", "task": "sing"},
+            "task is 'sing', expected one of transcribe, translate or null",
+        ),
+        ({"model": tmp_path / "whisper", "language": 3}, "language is 3, expected a text or null"),
+    ):
+        with pytest.raises(leanear.BadInput, match=said):
+            leanear.load(**asked)
     assert not (tmp_path / "new").exists()
 
 

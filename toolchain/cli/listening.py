@@ -63,8 +63,8 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     """
     check_early(model, NOTHING_ASKED)
     several, paths = is_several(clips), [each for path in clips for each in clips_in(path, SUFFIXES)]
-    for path in paths:
-        check_audio_file(path)
+    if not several:
+        check_audio_file(paths[0])
     from leanear.evaluate.evaluation import classify as classify_clips
 
     print_labels(classify_clips(paths, model, top, runtime, several), as_json=as_json, one=not several)

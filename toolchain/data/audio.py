@@ -92,7 +92,10 @@ class AudioFile:
         opening = self._stream.read(12)
         size = self.path.stat().st_size
         if opening[:4] == b"OggS":
-            return [FilePart(self._stream, start, stop) for start, stop in ogg_links(self._stream)]
+            links, is_whole = ogg_links(self._stream)
+            if not is_whole:
+                self._say(f"{self.path}: the OGG stream in it has no end, perhaps it was cut; what is there is read")
+            return [FilePart(self._stream, start, stop) for start, stop in links]
         if opening[:4] != b"RIFF" or opening[8:12] != b"WAVE":
             return [FilePart(self._stream, 0, size)]
         layout = wav_layout(self._stream, self.path)

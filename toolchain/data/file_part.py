@@ -11,7 +11,7 @@ from leanear.runtimes.audio.wav_layout import WavLayout
 LARGEST_SIZE = 2**32 - 1
 NOT_HERE = b"\xff\xff\xff\xff"  # in place of a size that an RF64 file has in its chunk "ds64"
 OGG_HEADER_BYTES, OGG_SEGMENTS_AT = 27, 26
-OGG_BEGINS = 2  # the flag of a stream's first page
+OGG_BEGINS, OGG_ENDS = 2, 4  # flags of a stream's first page and of its last
 
 
 class FilePart:
@@ -58,13 +58,14 @@ def wav_part(stream: BinaryIO, layout: WavLayout) -> FilePart:
     return FilePart(stream, layout.data_from, layout.data_from + layout.data_bytes, head)
 
 
-def ogg_links(stream: BinaryIO) -> list[tuple[int, int]]:
-    """Where the files lie, [start, stop) each, that were put one behind the other into an OGG file.
+def ogg_links(stream: BinaryIO) -> tuple[list[tuple[int, int]], bool]:
+    """Where the files lie, [start, stop) each, that were put one behind the other into an OGG file; and if it is whole.
 
-    A link of such a chain begins with pages that each begin a stream; after others have followed, the next is new.
+    A link of such a chain begins with pages that each begin a stream; after others have followed, the next is new. The
+    last page of a whole file ends a stream.
     """
     end = stream.seek(0, io.SEEK_END)
-    starts, place, in_beginning = [0], 0, True
+    starts, place, in_beginning, ends = [0], 0, True, False
     while place < end:
         stream.seek(place)
         head = stream.read(OGG_HEADER_BYTES)
@@ -73,7 +74,7 @@ def ogg_links(stream: BinaryIO) -> list[tuple[int, int]]:
         begins = bool(head[5] & OGG_BEGINS)
         if begins and not in_beginning:
             starts.append(place)
-        in_beginning = begins
+        in_beginning, ends = begins, bool(head[5] & OGG_ENDS)
         segments = head[OGG_SEGMENTS_AT]
         place += OGG_HEADER_BYTES + segments + sum(stream.read(segments))
-    return list(zip(starts, [*starts[1:], end], strict=True))
+    return list(zip(starts, [*starts[1:], end], strict=True)), ends and place <= end

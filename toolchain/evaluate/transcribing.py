@@ -24,9 +24,8 @@ from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.cues import Lines
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
-from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
-from leanear.runtimes.speech.many_clips import tried_files
+from leanear.runtimes.speech.many_clips import NOT_TRIED, Tried, tried_files
 from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.speech_model import demo_hint, require_word_times
 from leanear.runtimes.speech.transcript import Segment, Tally
@@ -90,7 +89,7 @@ def segments_of(
     tally: Tally,
     report: Report,
     word_timestamps: bool = False,
-    first_try: Decoded | None = None,
+    tried: Tried = NOT_TRIED,
 ) -> Iterator[Segment]:
     """The segments of one file, or of a pipe, by a model that is loaded already; see `transcribe_spoken`."""
 
@@ -103,8 +102,8 @@ def segments_of(
         with recorder_ends_first(note):
             yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
         return
-    with AudioStream(audio, model.sample_rate_hz, progress=heard) as file:
-        yield from transcribe_spoken(session, model, file, options, voice, tally, word_timestamps, first_try)
+    with tried.opened() or AudioStream(audio, model.sample_rate_hz, progress=heard) as file:
+        yield from transcribe_spoken(session, model, file, options, voice, tally, word_timestamps, tried.decoded)
 
 
 def transcribe_files(
@@ -149,6 +148,6 @@ def transcribe_files(
             named = audio.name if piped is None else "standard input"
             with narrator.whole(f"transcribing {named}") as report:
                 given = piped or audio, transcriber, options, voice, tally, report, word_timestamps
-                yield from segments_of(*given, first_try=next(tries, None))
+                yield from segments_of(*given, tried=next(tries, NOT_TRIED))
 
         write_transcripts(recordings, heard, forms, narrator.say, lines, several=several)

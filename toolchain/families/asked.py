@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.records import check
+from leanear.runtimes.tasks import AskedTask
 
 
 @dataclass(frozen=True)
@@ -12,10 +14,16 @@ class Asked:
     """Task and language that are asked for; None leaves the model's own.
 
     task: "transcribe" or "translate"; language: a code such as "en", or "auto": whichever is heard.
+
+    Raises:
+        BadInput: another task, or a language that is no text.
     """
 
-    task: str | None = None
+    task: AskedTask | None = None
     language: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self, "a Whisper")
 
     def as_json(self) -> dict[str, str]:
         """What is asked for, by name, and nothing else: part of the identity of all that is made or measured so."""

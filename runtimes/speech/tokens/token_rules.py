@@ -27,20 +27,23 @@ class TokenRules:
         self._never = np.array(sorted(never), dtype=np.int64)
         self._not_first = np.array(sorted(set(tokens.begin_suppress)), dtype=np.int64)
 
-    def apply(self, scores: np.ndarray, said: Sequence[Sequence[int]]) -> None:
+    def apply(self, scores: np.ndarray, said: Sequence[Sequence[int]], first_ends: Sequence[int] = ()) -> None:
         """Set to minus infinity, in place, what may not be said next.
 
-        scores: float32 (rows, vocabulary), logits of the next token; said: the tokens of each row since the prompt.
-        Where nothing at all may be said, the end may.
+        scores: float32 (rows, vocabulary), logits of the next token; said: the tokens of each row since the prompt;
+        first_ends: the timestamp of each row at which the text may end first, none where it may at any. Where nothing
+        at all may be said, the end may.
 
         Raises:
             MeasurementFailed: a score is NaN or infinite.
         """
         scores[:, self._never] = FORBIDDEN
-        for row, before in zip(scores, said):
+        for row, before, first_end in zip(scores, said, first_ends or [0] * len(said)):
             if not before:
                 row[self._not_first] = FORBIDDEN
             if self._timestamps:
+                if before and before[-1] in self._tokens.times and before[-1] < first_end:
+                    row[self._tokens.end] = FORBIDDEN
                 self._apply_timestamp_rules(row, before)
             highest = row.max()  # NaN where any score is
             if not highest < np.inf:

@@ -88,7 +88,7 @@ def test_another_sample_rate_and_stereo_are_taken(capsys, artifact, tmp_path):
     ("flags", "complaint"),
     [
         (("--language", "fr"), "language: this model has no 'fr'; it has de, en"),
-        (("--beam-size", "0"), "beam_size: 0 is not a whole number of at least 1"),
+        (("--beam-size", "0"), "beam_size is 0, expected a whole number of at least 1"),
         (("--threads", "0"), "threads: expected"),
     ],
 )

@@ -62,6 +62,16 @@ def test_one_that_cannot_be_heard_does_not_stop_the_others(capsys, artifact, tal
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["cat.txt", "dog.txt"]
 
 
+def test_a_missing_one_of_several_is_told_and_the_others_are_heard(capsys, artifact, talks):
+    given = talks / "no.wav", talks / "cat.wav", talks / "neither.wav"
+    status, out, err = transcribe(capsys, artifact, *given)
+    assert status == 2
+    assert out.splitlines()[0] == f"{given[1]}"
+    assert out.endswith("the cat sat\n")
+    missing = [f"leanear: {path}: no such file" for path in (given[0], given[2])]
+    assert err.splitlines() == [*missing, "leanear: 2 of 3 recordings were not transcribed"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -71,7 +81,7 @@ def test_one_that_cannot_be_heard_does_not_stop_the_others(capsys, artifact, tal
             "--output-format srt and json: choose one, or name an --output-dir",
         ),
         (("talks/cat.wav", "talks/monday/cat.wav", "--output-dir", "out"), "the name of that of"),
-        (("talks/cat.wav", "talks/no.wav"), "no.wav: no such file"),
+        (("talks/no.wav",), "no.wav: no such file"),
         (("talks/cat.wav", "-"), "standard input is one recording"),
     ],
 )

@@ -104,8 +104,9 @@ def test_the_page_is_whole(report):
     assert not re.search(r"https?:|url\((?!#)|\b(src|href)=(?!\"#)", paths.html.read_text())
     assert "| " in markdown
     titles = re.findall("^## (.*)$", markdown, re.MULTILINE)
-    assert titles[:6] == [
+    assert titles[:7] == [
         "Word errors",
+        "Long recordings",
         "Latency",
         "Stages of a window",
         "What was kept",
@@ -118,7 +119,10 @@ def test_what_a_pruned_model_loses_on_long_recordings_is_said_first(report, docu
     _, markdown, _ = report(max_drop=60.0)
     count = len(document["recordings"]["names"])
     rate = f"{1 / (6 * count):.2%}"
-    assert f"joined to {count} recordings of" in markdown
+    assert f"joined to {count} recordings of" in markdown.partition("## Long recordings")[2].partition("\n## ")[0]
+    joined = 1 + document["accuracy"]["names"].index(document["recordings"]["names"][-1].partition(" to ")[2])
+    left = len(document["accuracy"]["names"]) - joined
+    assert (f"The last {left} of 13 clips are in none of them" in markdown) == (left > 0)
     assert f"| {rate} |" in markdown
     assert "it loses more" not in markdown
     document["recordings"]["word_errors"]["roles"]["slim"]["deletions"] = [6] * count

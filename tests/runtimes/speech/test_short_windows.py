@@ -13,7 +13,7 @@ from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.long_audio import transcribe, transcribe_windows
 from leanear.runtimes.speech.short_windows import audible_s, most_tokens, why_heard_again
 from leanear.runtimes.speech.transcript import Tally
-from tests.runtimes.speech_sessions import MODEL, RATE_HZ, TOKENS, WINDOW, FakeSession, at_time, scripted
+from tests.runtimes.speech_sessions import END, MODEL, RATE_HZ, TOKENS, WINDOW, FakeSession, at_time, scripted
 
 PLAIN = DecodeOptions(
     temperatures=(0.0,),
@@ -159,8 +159,7 @@ def pieces_heard(audio, *scripts: list[int], **changes):
     return windows, [(round(each.start_s, 2), round(each.end_s, 2), each.text) for each in segments]
 
 
-def test_the_next_piece_begins_where_one_was_cut(monkeypatch):
-    monkeypatch.setattr("leanear.runtimes.speech.long_audio.REST_S", 0.2)
+def test_the_next_piece_begins_where_one_was_cut():
     audio, pair = loud(0.7), [at_time(0.0), 2, at_time(0.12), at_time(0.12)]
     windows, segments = pieces_heard(audio, [*pair, 3], [*pair, 4], [at_time(0.0), 5, at_time(0.9), at_time(0.9)])
     first, second, third = windows
@@ -176,23 +175,18 @@ def test_the_next_piece_begins_where_one_was_cut(monkeypatch):
     ]
 
 
-def test_what_the_last_timestamp_leaves_of_a_piece_is_heard_again_by_itself(monkeypatch):
-    monkeypatch.setattr("leanear.runtimes.speech.long_audio.REST_S", 0.05)
-    audio, pair = loud(0.5), [at_time(0.0), 2, at_time(0.06), at_time(0.06), 3]
-    windows, segments = pieces_heard(audio, pair, [at_time(0.0), 4, at_time(0.1)], [at_time(0.0), 5, at_time(0.9)])
-    assert [window.start for window in windows[:2]] == [0, 60]
-    assert windows[2].start == 60 + windows[1].samples, "the next piece begins where this one was cut"
-    assert [text for *_, text in segments] == [" one", " three", " four"]
-
-
-@pytest.mark.parametrize(("behind", "heard"), [(1.0, [0, 60, 300]), (0.01, [0, 300])])  # loud, or 40 dB quieter
-def test_where_the_model_stopped_early_the_rest_is_heard_again_if_it_is_audible(behind, heard, monkeypatch):
-    monkeypatch.setattr("leanear.runtimes.speech.long_audio.LEAST_AUDIBLE_S", 0.15)
-    monkeypatch.setattr("leanear.runtimes.speech.long_audio.REST_S", 0.05)
-    audio = loud(0.5)
-    audio[60:300] *= behind
-    windows, _ = pieces_heard(audio, [at_time(0.0), 2, at_time(0.06)], [at_time(0.0), 4, at_time(0.2)])
-    assert [window.start for window in windows] == heard
+@pytest.mark.parametrize("ending", [[at_time(0.06), at_time(0.06)], [at_time(0.06)]])
+def test_a_piece_is_heard_to_its_end_where_the_model_would_stop_before(ending, monkeypatch):
+    """What may not be said is the end; the script goes on after it with what is said in its place."""
+    monkeypatch.setattr("leanear.runtimes.speech.short_windows.LEFT_S", 0.1)
+    audio, script = loud(0.5), [at_time(0.0), 2, *ending, END, 4, at_time(0.28)]
+    (piece, *_), _ = pieces_heard(audio, script)
+    assert piece.decoded.tokens[-2:] == (4, at_time(0.28))
+    assert piece.decoded.tokens[len(ending) + 2] != END
+    audio[60:300] *= 0.01  # 40 dB quieter, so that there is nothing more to be heard
+    (piece, *_), _ = pieces_heard(audio, script)
+    assert piece.decoded.tokens == tuple(script[: len(ending) + 2])
+    assert piece.advance == piece.samples
 
 
 def test_windows_that_follow_what_was_said_before_go_on_from_the_last_timestamp():

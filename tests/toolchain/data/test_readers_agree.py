@@ -263,6 +263,22 @@ def test_ogg_files_put_one_behind_the_other_are_read_whole(tmp_path, reader, sub
     np.testing.assert_array_equal(reader(tmp_path / "chained.ogg", RATE_HZ, [].append), np.concatenate(parts))
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_file_without_its_end_is_read_as_far_as_it_goes_and_noted(tmp_path, subtype):
+    path, notes = tmp_path / "clip.ogg", []
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.3, 0.3, 9 * RATE_HZ), RATE_HZ, subtype, format="OGG")
+    data = path.read_bytes()
+    path.write_bytes(data + b"TAG" + bytes(125))
+    whole = read_waveform(path, RATE_HZ, notes.append)
+    assert notes == []
+    last_page = data.rindex(b"OggS")
+    for kept in (len(data) // 2, last_page, last_page + 10, len(data) - 1):
+        path.write_bytes(data[:kept])
+        assert 0 < len(read_waveform(path, RATE_HZ, notes.append)) <= len(whole)
+        assert notes == [f"{path}: the OGG stream in it has no end, perhaps it was cut; what is there is read"]
+        notes.clear()
+
+
 def test_a_chain_of_two_sample_rates_is_refused(tmp_path):
     whole = b""
     for rate_hz in (RATE_HZ, 8_000):

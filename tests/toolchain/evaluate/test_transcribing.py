@@ -13,6 +13,7 @@ import soundfile
 from leanear.benchmarks.device.commands import main as device_main
 from leanear.cli.commands import run
 from leanear.data.audio_stream import AudioStream
+from leanear.evaluate import transcribing
 from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.export.artifact import export_artifact
 from leanear.export.options import ExportOptions
@@ -156,22 +157,28 @@ def test_a_folder_is_written_file_by_file(capsys, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("of", ["checkpoint", "artifact"])
-def test_short_recordings_are_decoded_together_and_told_one_by_one(of, capsys, tmp_path, request, monkeypatch):
+def test_short_recordings_are_decoded_together_and_told_one_by_one(of, capsys, caplog, tmp_path, request, monkeypatch):
     (tmp_path / "talks").mkdir()
     for number, seconds in enumerate((1.5, 1.0, 4.0, 0.5, 1.2, 1.9)):  # one of several windows among them
-        soundfile.write(tmp_path / "talks" / f"{number}.wav", sounds(seconds, number), RATE_HZ, subtype="FLOAT")
+        samples = sounds(seconds, number) * (100.0 if number == 5 else 1.0)
+        soundfile.write(tmp_path / "talks" / f"{number}.wav", samples, RATE_HZ, subtype="FLOAT")
     (tmp_path / "talks" / "3a.wav").write_bytes(b"no audio")
-    counted = []
+    counted, opened = [], []
+    monkeypatch.setattr(transcribing, "AudioStream", lambda path, *given, **more: (
+        opened.append(path.name), AudioStream(path, *given, **more))[1])  # fmt: skip
     monkeypatch.setattr(first_tries, "decode_windows", lambda *given, **more: (
         counted.append(len(given[3])), decode_windows(*given, **more))[1])  # fmt: skip
     base = (tmp_path / "talks", "--threads", 1, "--language", "en")
     model = request.getfixturevalue(of)
     alone = command(capsys, *base, "--model", model, "--batch", 1)
     assert not counted
+    opened.clear()
     assert command(capsys, *base, "--model", model) == alone
+    assert sorted(opened) == ["0.wav", "1.wav", "2.wav", "2.wav", "3.wav", "3a.wav", "3a.wav", "4.wav", "5.wav"]
     assert counted == [4, 1] or counted == [4]
     assert alone[0] == 2
     assert alone[2].count("3a.wav") == 1
+    assert caplog.text.count("5.wav: it holds samples up to") == 2, "once a command"
     if of == "artifact":
         assert device_main(["transcribe", str(model), *map(str, base)]) == 2
         told = capsys.readouterr()
