@@ -16,6 +16,7 @@ SYSTEM_FOLDERS = "sys|proc|dev|usr|etc|lib|run|boot"
 ABSOLUTE_PATH = re.compile(rf"(?<![\w./~…-])/(?!(?:{SYSTEM_FOLDERS})/)(?:[^/\s'\"`|<>]+/)+([^/\s'\"`|<>]+)")
 NO_RATE_INTERVAL = "every resample of the clips has this rate, which is no interval"
 PRUNED_PARTS = {"attention": "attention", "feed-forward": "feed-forward", "all": "attention and feed-forward"}
+BLOCK_WORDS = {"self_attn": "self-attention", "encoder_attn": "cross-attention", "feed_forward": "feed-forward"}
 WORD_ERROR_RATE = "word error rate"  # the metric that rises where something is lost
 
 
@@ -117,6 +118,12 @@ def fact_name(name: str) -> str:
     return name.replace("_", " ").replace("1 min", "over 1 minute")
 
 
+def block_title(name: str) -> str:
+    """A block's name in the model, such as "encoder.layers.3.self_attn", as words."""
+    *place, what = name.split(".")
+    return f"{' '.join(place).replace('layers', 'layer')}, {BLOCK_WORDS.get(what, what)}"
+
+
 def reason_of(value: Any) -> str:
     """Why a fact was not measured, of an object in JSON or of an `Unknown`."""
     return str(value["reason"] if isinstance(value, dict) else value.reason)
@@ -137,7 +144,7 @@ def fact_text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {fact_text(key, item)}" for key, item in value.items() if item is not None)
+        return ", ".join(f"{fact_name(key)} {fact_text(key, item)}" for key, item in value.items() if item is not None)
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
     return str(value)

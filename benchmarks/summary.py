@@ -133,16 +133,10 @@ def speed_up(dense_ms: Sequence[Sequence[float]], slim_ms: Sequence[Sequence[flo
     dense = [np.asarray(samples, dtype=np.float64) for samples in dense_ms]
     slim = [np.asarray(samples, dtype=np.float64) for samples in slim_ms]
     estimate = float(np.median(np.concatenate(dense)) / np.median(np.concatenate(slim)))
-    low, high = _bootstrap_speed_up(dense, slim, np.random.default_rng(seed))
+    drawn = resampled_speed_ups(dense, slim, np.random.default_rng(seed))
+    low, high = (float(bound) for bound in np.percentile(drawn, (2.5, 97.5)))
     per_repeat = tuple(float(np.median(a) / np.median(b)) for a, b in zip(dense, slim))
     return SpeedUp(Interval(estimate, low, high), per_repeat, _speed_verdict(estimate, low, high))
-
-
-def _bootstrap_speed_up(
-    dense: list[np.ndarray], slim: list[np.ndarray], generator: np.random.Generator
-) -> tuple[float, float]:
-    bounds = np.percentile(resampled_speed_ups(dense, slim, generator), (2.5, 97.5))
-    return tuple(float(bound) for bound in bounds)  # type: ignore[return-value]
 
 
 def resampled_speed_ups(dense: list[np.ndarray], slim: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
@@ -312,9 +306,7 @@ def judge_gate(
     if change is None:
         return Gate("INCONCLUSIVE", f"the {metric} change was not measured ({why_unknown or NO_REASON})")
     drop = -100 * change.estimate
-    measured = (
-        f"a drop of {_points(drop)}" if drop > 0 else f"a gain of {_points(-drop)}" if drop < 0 else "a drop of 0.00"
-    )
+    measured = f"a {'gain' if drop < 0 else 'drop'} of {_points(abs(drop))}"
     points = "points" if metric == "accuracy" else f"points of {metric}"
     said = f"{measured} {points}, where at most {_points(max_drop_points)} may be lost"
     return _verdict(said, Interval(-change.estimate, -change.high, -change.low), max_drop_points)
@@ -325,9 +317,7 @@ def judge_word_gate(change: WordErrorChange | None, max_rise_points: float, why_
     if change is None:
         return Gate("INCONCLUSIVE", f"the change of the word error rate was not measured ({why_unknown or NO_REASON})")
     rise = 100 * change.change.estimate
-    measured = (
-        f"a rise of {_points(rise)}" if rise > 0 else f"a fall of {_points(-rise)}" if rise < 0 else "a rise of 0.00"
-    )
+    measured = f"a {'fall' if rise < 0 else 'rise'} of {_points(abs(rise))}"
     relative = "" if change.relative is None else f" ({100 * change.relative.estimate:+.1f}% of dense's rate)"
     said = f"{measured} points of word error rate{relative}, where at most {_points(max_rise_points)} may be added"
     return _verdict(said, change.change, max_rise_points)

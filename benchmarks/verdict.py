@@ -75,8 +75,8 @@ def quality_verdict(loss: Interval, clips: int, limit_points: float | None) -> V
         alone = f", which by itself {'keeps' if loss.estimate <= allowed else 'misses'} {gate}"
     if points(loss.estimate) == "0":
         return Verdict(
-            f"not decided: as good on {plural(clips, 'clip')}, but so few do not rule out {_moved(loss.high)}"
-            + (f", beyond {gate}" if gate else "")
+            f"not decided: no loss on {plural(clips, 'clip')}, too few to rule out {_moved(loss.high)}"
+            + (f" ({gate.replace('gate of', 'gate is')})" if gate else "")
         )
     return Verdict(f"not decided: too few clips ({clips:,}); measured: {loss_text(loss)}{alone}")
 

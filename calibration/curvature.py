@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from leanear.calibration.sites import AttentionSite
 from leanear.calibration.targets import positions
-from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file
 
-CURVATURE_SCHEMA = "leanear-curvature-1"
-METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
 PROJECTIONS = ("query", "key", "value", "output")
 
 BatchLoss = Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]
@@ -54,14 +46,11 @@ class SiteCurvature:
 class Curvature:
     """Undamped sums for every attention block of one model, by the block's name, and what they were summed over.
 
-    batches: how many squared gradients were added; batch_size: clips per batch; made_from: sha256 by kind, e.g.
-    {"checkpoint": ..., "calibration": ...}.
+    batches: how many squared gradients were added.
     """
 
     sites: Mapping[str, SiteCurvature]
     batches: int
-    batch_size: int
-    made_from: Mapping[str, str] = field(default_factory=dict)
 
 
 def collect_curvature(
@@ -75,7 +64,6 @@ def collect_curvature(
     batch_size: int = 16,
     clips_at_once: int | None = None,
     recomputed_layers: Sequence[nn.Module] = (),
-    made_from: Mapping[str, str] | None = None,
     progress: Progress = _silent,
 ) -> Curvature:
     """Sums of squared batch gradients over as many whole batches as the clips make.
@@ -114,7 +102,7 @@ def collect_curvature(
             for site_weights, site_sums in zip(weights, sums, strict=True):
                 _add_squared_gradients(site_weights, site_sums)
     named = {site.name: SiteCurvature(*site_sums) for site, site_sums in zip(sites, sums, strict=True)}
-    return Curvature(sites=named, batches=batches, batch_size=batch_size, made_from=dict(made_from or {}))
+    return Curvature(named, batches)
 
 
 def _channels(weight: torch.Tensor, projection: str) -> int:
@@ -162,45 +150,18 @@ def recomputed_activations(layers: Sequence[nn.Module]) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-def write_curvature(path: Path, curvature: Curvature) -> None:
-    """Write curvature.safetensors, whole or not at all: one float64 vector per block and projection."""
-    tensors = {
-        f"{name}.{projection}": getattr(site, projection).contiguous()
+def curvature_tensors(curvature: Curvature) -> dict[str, torch.Tensor]:
+    """Every tensor by the name "<block>/<projection>", and "batches", int64 (1,)."""
+    sums = {
+        f"{name}/{projection}": getattr(site, projection)
         for name, site in curvature.sites.items()
         for projection in PROJECTIONS
     }
-    description = {
-        "schema": CURVATURE_SCHEMA,
-        "sites": list(curvature.sites),
-        "batches": curvature.batches,
-        "batch_size": curvature.batch_size,
-        "made_from": dict(curvature.made_from),
-    }
-    with replaced_file(Path(path)) as part:
-        try:
-            save_file(tensors, part, metadata={METADATA_KEY: json.dumps(description, sort_keys=True)})
-        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
-            raise OSError(0, str(error), str(path)) from None
+    return {**sums, "batches": torch.tensor([curvature.batches])}
 
 
-def read_curvature(path: Path) -> Curvature:
-    """The curvature in a file that `write_curvature` wrote.
-
-    Raises:
-        BadInput: the file is missing, damaged or of another kind.
-    """
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as stream:
-            description = json.loads((stream.metadata() or {}).get(METADATA_KEY, "{}"))
-            if description.get("schema") != CURVATURE_SCHEMA:
-                raise BadInput(f"{path}: expected schema {CURVATURE_SCHEMA!r}, found {description.get('schema')!r}")
-            sites = {
-                name: SiteCurvature(*(stream.get_tensor(f"{name}.{projection}") for projection in PROJECTIONS))
-                for name in description["sites"]
-            }
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path}: not a curvature file ({error})") from None
-    return Curvature(sites, description["batches"], description["batch_size"], description["made_from"])
+def curvature_from_tensors(tensors: Mapping[str, torch.Tensor]) -> Curvature:
+    """The curvature that `curvature_tensors` took apart."""
+    names = dict.fromkeys(key.rpartition("/")[0] for key in tensors if "/" in key)
+    sites = {name: SiteCurvature(*(tensors[f"{name}/{projection}"] for projection in PROJECTIONS)) for name in names}
+    return Curvature(sites, int(tensors["batches"]))

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from leanear.calibration.basis import SiteBasis
-from leanear.calibration.passes import BlockPass, Labels, Logits, by_head, pass_through
+from leanear.calibration.passes import BlockPass, Labels, Logits, by_head, pass_through_all
 from leanear.calibration.sites import AttentionSite
 from leanear.calibration.targets import before_the_end
 
@@ -69,12 +69,12 @@ def collect_squares(
 
     grids: the query/key widths of each block, ascending, the widest last; entry [h, g, v] is of head h with grids[g]
     query/key and v value/output channels, v = 0 being its removal, [H, g, v] of all heads together. The rest is as in
-    `pass_through`. Sums of several batches add.
+    `pass_through_all`. Sums of several batches add.
     """
-    passed = pass_through(
-        model, sites, inputs, targets, logits, labels=labels, query_gradients=False, generator=generator
+    passed = pass_through_all(
+        model, sites, (), inputs, targets, logits, labels=labels, query_gradients=False, generator=generator
     )
-    return squares_of(passed, sites, bases, grids, targets)
+    return squares_of(passed.attention, sites, bases, grids, targets)
 
 
 def squares_of(

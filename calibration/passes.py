@@ -63,35 +63,6 @@ class Passed:
     feed_forward: list[FeedForwardPass]
 
 
-def pass_through(
-    model: nn.Module,
-    sites: Sequence[AttentionSite],
-    inputs: Any,
-    targets: torch.Tensor,
-    logits: Logits,
-    *,
-    labels: Labels = "projected",
-    query_gradients: bool = True,
-    generator: torch.Generator | None = None,
-) -> list[BlockPass]:
-    """One forward pass and one backward pass of a batch, block by block in the order of `sites`.
-
-    inputs: (B, ...) as the model takes them; targets: (B,), (B, C) or (B, L) as in `leanear.calibration.targets`;
-    logits(model, inputs): (B, C), or (B, L, C).
-    labels: what the objective of a clip is; of a sequence, of every position that has a target, summed.
-      "observed": the negative log-likelihood of its label; its squared gradient is the empirical Fisher information.
-      "sampled": that of a label drawn from the model's own prediction: the Fisher information (Martens 2014).
-      "projected": sum_c w_c logit_c with w = sqrt(p) z - p (sqrt(p) . z), z random signs. E[w w^T] is the softmax's
-      diag(p) - p p^T, so the expected squared gradient is the same Fisher information, but a clip of which the model is
-      sure adds its share each time instead of a large one once in a blue moon.
-    Of tags every label is a yes or no by itself: w = sqrt(p (1 - p)) z, so that E[w w^T] is diag(p (1 - p)).
-    The model is left as it was: weights, training mode and requires_grad.
-    """
-    return pass_through_all(
-        model, sites, (), inputs, targets, logits, labels=labels, query_gradients=query_gradients, generator=generator
-    ).attention
-
-
 def pass_through_all(
     model: nn.Module,
     sites: Sequence[AttentionSite],
@@ -104,7 +75,19 @@ def pass_through_all(
     query_gradients: bool = True,
     generator: torch.Generator | None = None,
 ) -> Passed:
-    """What `pass_through` gives, and of feed-forward blocks too, from the same two passes."""
+    """One forward pass and one backward pass of a batch, block by block in the order of the sites.
+
+    inputs: (B, ...) as the model takes them; targets: (B,), (B, C) or (B, L) as in `leanear.calibration.targets`;
+    logits(model, inputs): (B, C), or (B, L, C).
+    labels: what the objective of a clip is; of a sequence, of every position that has a target, summed.
+      "observed": the negative log-likelihood of its label; its squared gradient is the empirical Fisher information.
+      "sampled": that of a label drawn from the model's own prediction: the Fisher information (Martens 2014).
+      "projected": sum_c w_c logit_c with w = sqrt(p) z - p (sqrt(p) . z), z random signs. E[w w^T] is the softmax's
+      diag(p) - p p^T, so the expected squared gradient is the same Fisher information, but a clip of which the model is
+      sure adds its share each time instead of a large one once in a blue moon.
+    Of tags every label is a yes or no by itself: w = sqrt(p (1 - p)) z, so that E[w w^T] is diag(p (1 - p)).
+    The model is left as it was: weights, training mode and requires_grad.
+    """
     with (
         _evaluated_without_weight_gradients(model),
         _captured(sites) as captured,

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from leanear.calibration.passes import BlockPass, Labels, Logits, by_head, pass_through
+from leanear.calibration.passes import BlockPass, Labels, Logits, by_head, pass_through_all
 from leanear.calibration.sites import AttentionSite
 from leanear.calibration.targets import before_the_end
 from leanear.runtimes.errors import BadInput
@@ -144,12 +144,12 @@ def collect_statistics(
     attended_keys: bool = False,
     generator: torch.Generator | None = None,
 ) -> dict[str, SiteStatistics]:
-    """The statistics of one batch of clips, by block: one forward pass and one backward pass, see `pass_through`.
+    """The statistics of one batch of clips, by block: one forward pass and one backward pass, see `pass_through_all`.
 
     attended_keys: collect attended_key_gram too, for one more product of the size of the attention itself.
     """
-    passed = pass_through(model, sites, inputs, targets, logits, labels=labels, generator=generator)
-    return statistics_of(passed, sites, targets, attended_keys)
+    passed = pass_through_all(model, sites, (), inputs, targets, logits, labels=labels, generator=generator)
+    return statistics_of(passed.attention, sites, targets, attended_keys)
 
 
 def statistics_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from leanear.export.ast.graph import export_ast, observe_ast, too_large_in_ast
 from leanear.export.macs import count_macs
 from leanear.export.onnx.graph import ExportedGraph, graph_facts, model_sizes
 from leanear.export.onnx.half_precision import has_half_precision
+from leanear.export.options import ExportOptions
 from leanear.export.whisper_artifact import Speech, golden_facts, write_whisper_artifact
 from leanear.runtimes.artifact import Golden, write_golden
 from leanear.runtimes.errors import BadInput
@@ -26,7 +27,6 @@ from leanear.runtimes.manifest import (
     waveform_input,
 )
 from leanear.runtimes.records import write
-from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.runtimes.tasks import classifier_task
 
 GRAPH_FILE = "model.onnx"
@@ -56,69 +56,40 @@ def export_artifact(
     feature_extractor: Any,
     golden_waveforms: Sequence[np.ndarray],
     out: Path,
-    *,
-    form: str,
-    source: dict[str, Any],
-    made_from: dict[str, Any],
+    options: ExportOptions,
     speech: Speech | None = None,
-    precision: str = "fp32",
-    quantiser_waveforms: Sequence[np.ndarray] = (),
-    window: str = FULL,
-    left_in_float32: Collection[str] = (),
 ) -> Path:
     """The artifact folder `out`, written whole or not at all; the same arguments give the same bytes.
 
     golden_waveforms: float32 (samples,) each, at the extractor's rate, of which the folder keeps the logits that the
-    model gives in torch. source: what the manifest should say of the model besides its sizes. made_from: sha256 of the
-    inputs by name. speech: of a Whisper, which is exported as encoder and decoder; precision: of the
-    products, "fp32", "fp16" or "int8"; quantiser_waveforms: real clips that the ranges of integers are taken from, like
-    the golden ones; window: of a Whisper, which windows its encoder takes (`leanear.runtimes.speech.encoder_windows`);
-    left_in_float32: tensors of its encoder that stay so. The manifest's "parity" is null until
-    `leanear.export.parity.prove_parity` has proved it.
+    model gives in torch; speech: of a Whisper, which is exported as encoder and decoder. The manifest's "parity" is
+    null until `leanear.export.parity.prove_parity` has proved it.
 
     Raises:
         BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.
     """
-    out = Path(out)
-    if precision == "int8" and not len(quantiser_waveforms):
+    out, form, precision = Path(out), options.form, options.precision
+    if precision == "int8" and not len(options.quantiser_waveforms):
         raise BadInput("precision 'int8': at least one clip is needed to take the ranges of integers from")
     if speech is not None:
         with replaced_folder(out) as part:
-            write_whisper_artifact(
-                model, feature_extractor, golden_waveforms, part, form, precision, quantiser_waveforms, speech, source,
-                made_from, window, left_in_float32,
-            )  # fmt: skip
+            write_whisper_artifact(model, feature_extractor, golden_waveforms, part, options, speech)
         return out
-    return _export_ast(
-        model, feature_extractor, golden_waveforms, out, form, source, made_from, precision, quantiser_waveforms
-    )
-
-
-def _export_ast(
-    model: Any,
-    feature_extractor: Any,
-    golden_waveforms: Sequence[np.ndarray],
-    out: Path,
-    form: str,
-    source: dict[str, Any],
-    made_from: dict[str, Any],
-    precision: str,
-    quantiser_waveforms: Sequence[np.ndarray],
-) -> Path:
-    """The artifact of an AST; the arguments are those of `export_artifact`."""
     rate = feature_extractor.sampling_rate
     golden = collect_golden(
         model, lambda clip: feature_extractor(clip, sampling_rate=rate)["input_values"], golden_waveforms
     )
-    observed = observe_ast(model, feature_extractor, form, quantiser_waveforms) if precision == "int8" else None
+    observed = None
+    if precision == "int8":
+        observed = observe_ast(model, feature_extractor, form, options.quantiser_waveforms)
     too_large: dict[str, float] = {}
     if has_half_precision(precision, form):
-        clips = quantiser_waveforms or golden.waveforms
+        clips = options.quantiser_waveforms or golden.waveforms
         too_large = too_large_in_ast(model, feature_extractor, form, clips)
     return write_classifier_artifact(
         out,
         golden,
-        _ast_facts(model, feature_extractor, form, source, made_from, sorted(too_large)),
+        _ast_facts(model, feature_extractor, options, sorted(too_large)),
         lambda path: export_ast(
             model, feature_extractor, path, form, precision=precision, observed=observed, too_large=too_large
         ),
@@ -126,15 +97,10 @@ def _export_ast(
 
 
 def _ast_facts(
-    model: Any,
-    feature_extractor: Any,
-    form: str,
-    source: dict[str, Any],
-    made_from: dict[str, Any],
-    left_in_float32: Sequence[str],
+    model: Any, feature_extractor: Any, options: ExportOptions, left_in_float32: Sequence[str]
 ) -> ClassifierFacts:
     front_end, config = read_front_end(feature_extractor), model.config
-    macs = count_macs(model, front_end, form=form)
+    macs = count_macs(model, front_end, form=options.form)
     return ClassifierFacts(
         family="ast",
         task=classifier_task(config.problem_type, config.num_labels),
@@ -145,9 +111,9 @@ def _ast_facts(
             **model_sizes(model, [layer.attention for layer in model.audio_spectrogram_transformer.layers]),
             "macs": macs.total,
             "macs_by_kind": macs.by_kind,
-            **source,
+            **options.source,
         },
-        made_from=made_from,
+        made_from=options.made_from,
         left_in_float32=left_in_float32,
     )
 

@@ -19,10 +19,12 @@ import numpy as np
 
 from leanear.export.whisper.speech_parity import compare_speech
 from leanear.runtimes.artifact import Artifact, Golden, read_artifact, read_golden
+from leanear.runtimes.backends.onnx_sessions import load_graph
 from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.manifest import MANIFEST_FILE, Alignment, SpeechManifest
 from leanear.runtimes.process.isolation import isolated_environment, module_command
 from leanear.runtimes.records import read, write
+from leanear.runtimes.sessions import SessionOptions
 
 BOUND = 1e-4
 NOISE_BOUND = 0.1  # of a classifier's products in 8 bits
@@ -137,7 +139,7 @@ def prove_parity_here(folder: Path, *, dense_graph_bytes: int | None = None) -> 
         manifest = replace(manifest, alignment=alignment)
     else:
         version, logits = _run(artifact, golden.waveforms)
-        is_eight_bit = _is_eight_bit(artifact)
+        is_eight_bit = "int8" in artifact.precisions
         parity = compare_logits(
             golden.logits,
             logits,
@@ -243,10 +245,6 @@ def _compared(expected: np.ndarray, logits: np.ndarray, name: str) -> tuple[floa
     return scale, float(np.abs(expected.astype(np.float64) - logits.astype(np.float64)).max())
 
 
-def _is_eight_bit(artifact: Artifact) -> bool:
-    return "int8" in artifact.precisions
-
-
 def _prove_whisper(
     artifact: Artifact, manifest: SpeechManifest, golden: Golden, dense_graph_bytes: int | None
 ) -> tuple[Parity, Alignment | None]:
@@ -283,13 +281,7 @@ def _run(artifact: Artifact, waveforms: Sequence[np.ndarray]) -> tuple[str, np.n
         import onnxruntime
     except ImportError as error:
         raise RuntimeUnavailable(f"parity needs onnxruntime, which cannot be imported ({error})") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(artifact.graphs["classifier"]), options, providers=["CPUExecutionProvider"]
-    )
+    session = load_graph(artifact.graphs["classifier"], SessionOptions(threads=THREADS))
     name = artifact.manifest.input.name
     return onnxruntime.__version__, np.concatenate([session.run(None, {name: clip[None]})[0] for clip in waveforms])
 

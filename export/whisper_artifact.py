@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from leanear.export.macs import count_whisper_macs
 from leanear.export.onnx.graph import model_sizes
 from leanear.export.onnx.half_precision import has_half_precision
+from leanear.export.options import ExportOptions
 from leanear.export.whisper.golden_speech import collect_golden_speech
 from leanear.export.whisper.graph import (
     FRAMES_PER_POSITION,
@@ -26,10 +27,8 @@ from leanear.runtimes.artifact import Golden, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.manifest import (
-    FULL,
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
-    Alignment,
     Decoding,
     GoldenFile,
     SpeechManifest,
@@ -52,15 +51,13 @@ class Speech:
     """What a device has to know to decode.
 
     vocabulary: the text of every token, in GPT-2's byte alphabet; special_from: the first special token; decoding: the
-    manifest's section of that name; words: the special tokens that are words all the same; alignment: the heads that
-    word times are taken from, None: it is not to have word times.
+    manifest's section of that name; words: the special tokens that are words all the same.
     """
 
     vocabulary: Sequence[str]
     special_from: int
     decoding: Decoding
     words: Sequence[int] = ()
-    alignment: Alignment | None = None
 
 
 def write_whisper_artifact(
@@ -68,35 +65,29 @@ def write_whisper_artifact(
     feature_extractor: Any,
     golden_waveforms: Sequence[np.ndarray],
     folder: Path,
-    form: str,
-    precision: str,
-    quantiser_waveforms: Sequence[np.ndarray],
+    options: ExportOptions,
     speech: Speech,
-    source: dict[str, Any],
-    made_from: dict[str, Any],
-    window: str = FULL,
-    left_in_float32: Collection[str] = (),
 ) -> None:
     """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
 
     Raises:
         BadInput: no golden clip, an empty one, a vocabulary of another size, or a model that cannot be exported.
     """
-    size = model.config.vocab_size
+    size, form, precision = model.config.vocab_size, options.form, options.precision
     if len(speech.vocabulary) != size:
         raise BadInput(f"tokenizer: {len(speech.vocabulary)} tokens, but the model's vocabulary has {size}")
     log_mel = read_log_mel(feature_extractor)
     step = FRAMES_PER_POSITION * log_mel.hop_samples
-    windows = choose_windows(window, log_mel.window_samples, log_mel.sample_rate_hz, step)
-    heads = () if speech.alignment is None else speech.alignment.heads
+    windows = choose_windows(options.window, log_mel.window_samples, log_mel.sample_rate_hz, step)
+    heads = () if options.alignment is None else options.alignment.heads
     golden = collect_golden_speech(model, feature_extractor, golden_waveforms, speech.decoding, windows, heads)
     observed = None
     if precision == "int8":
-        observed = observe_encoder(model, feature_extractor, form, quantiser_waveforms)
-        observed = {name: seen for name, seen in observed.items() if name not in left_in_float32}
+        observed = observe_encoder(model, feature_extractor, form, options.quantiser_waveforms)
+        observed = {name: seen for name, seen in observed.items() if name not in options.left_in_float32}
     too_large: dict[str, float] = {}
     if has_half_precision(precision, form):
-        clips = quantiser_waveforms or golden.waveforms
+        clips = options.quantiser_waveforms or golden.waveforms
         too_large = too_large_in_whisper(model, feature_extractor, form, clips, golden)
     files, any_window = (folder / ENCODER_FILE, folder / DECODER_FILE), len(windows.lengths) > 1
     exported = export_whisper(model, feature_extractor, *files, form, precision, observed, any_window, heads, too_large)
@@ -106,7 +97,7 @@ def write_whisper_artifact(
         schema=MANIFEST_SCHEMA,
         family="whisper",
         task=SPEECH_TASK,
-        model={**_model_facts(model, log_mel, window_tokens(speech.decoding)), **source},
+        model={**_model_facts(model, log_mel, window_tokens(speech.decoding)), **options.source},
         graphs=exported.facts(),
         input=waveform_input(log_mel.sample_rate_hz, log_mel.window_samples, windows),
         output=SpeechOutput("logits", "float32", ("rows", size), exported.stages),
@@ -117,9 +108,9 @@ def write_whisper_artifact(
         cache=cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),
         golden=golden_facts(folder / GOLDEN_FILE, golden),
         parity=None,
-        left_in_float32=tuple(sorted({*left_in_float32, *too_large})),
-        made_from=made_from,
-        alignment=speech.alignment,
+        left_in_float32=tuple(sorted({*options.left_in_float32, *too_large})),
+        made_from=options.made_from,
+        alignment=options.alignment,
     )
     write(folder / MANIFEST_FILE, manifest)
 

@@ -29,7 +29,7 @@ def choose_runtime(name: str) -> Runtime:
         BadInput: there is no such runtime; the text lists those there are.
     """
     if name not in MODULES:
-        raise BadInput(f"runtime: unknown runtime {name!r}; known: {', '.join(MODULES)}")
+        raise BadInput(f"runtime: unknown runtime {name!r}; known: {', '.join(offered_runtimes())}")
     return cast("Runtime", importlib.import_module(MODULES[name]))
 
 

@@ -117,6 +117,14 @@ def _umask() -> int:
     return mask
 
 
+def link_or_copy(source: Path, out: Path) -> None:
+    """The same file under another name; a copy where the file system has no hard links."""
+    try:
+        os.link(source.resolve(), out)
+    except OSError:
+        shutil.copyfile(source, out)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all."""
     with replaced_file(path) as part:

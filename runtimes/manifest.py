@@ -267,8 +267,8 @@ class Alignment:
 
 
 @dataclass(frozen=True)
-class ClassifierManifest:
-    """Of a graph that gives one logit per label. model: its sizes and what it came from, for the reader."""
+class AnyManifest:
+    """What every manifest says. model: its sizes and what it came from, for the reader."""
 
     schema: str
     family: str
@@ -276,8 +276,7 @@ class ClassifierManifest:
     model: Dict[str, Any]
     graphs: Dict[str, GraphFile]
     input: Input
-    output: Output
-    labels: Tuple[str, ...]
+    output: Any
     golden: GoldenFile
     parity: Optional[Dict[str, Any]]
     made_from: Dict[str, Any]
@@ -286,27 +285,25 @@ class ClassifierManifest:
 
 
 @dataclass(frozen=True)
-class SpeechManifest:
+class ClassifierManifest(AnyManifest):
+    """Of a graph that gives one logit per label."""
+
+    output: Output
+    labels: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SpeechManifest(AnyManifest):
     """Of an encoder and a decoder that write down speech; voice: None where the model hears another rate than it."""
 
-    schema: str
-    family: str
-    task: str
-    model: Dict[str, Any]
-    graphs: Dict[str, GraphFile]
-    input: Input
     output: SpeechOutput
     vocabulary: NamedFile
     voice: Optional[VoiceFile]
     decoding: Decoding
     embedding: EmbeddingPlace
     cache: Cache
-    golden: GoldenFile
-    parity: Optional[Dict[str, Any]]
-    left_in_float32: Tuple[str, ...]
-    made_from: Dict[str, Any]
     alignment: Optional[Alignment] = None
-    MAY_LACK: ClassVar[Dict[str, Any]] = {"voice": None, "left_in_float32": (), "alignment": None}
+    MAY_LACK: ClassVar[Dict[str, Any]] = {**AnyManifest.MAY_LACK, "voice": None, "alignment": None}
     OMIT_NONE: ClassVar[Tuple[str, ...]] = ("alignment",)
 
 

@@ -72,11 +72,15 @@ def short_look_at_other_processes():
 
 @pytest.fixture(autouse=True, scope="session")
 def short_measurements():
-    """Where a test does not say how much is measured, it is 12 samples in one process, which are drawn 200 times."""
+    """Where a test does not say how much is measured, it is 12 samples in one process, which are drawn 200 times.
+
+    Memory is looked at as often as it has to be, not for seconds.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("repeats", 1), ("samples", 12)):
             patch.setitem(benchmark.__kwdefaults__, name, value)
         patch.setattr("leanear.benchmarks.summary.RESAMPLES", 200)
+        patch.setattr("leanear.benchmarks.measure.parts.MEMORY_SHARE_S", 0.1)
         yield
 
 

@@ -34,7 +34,7 @@ ROOMS = {
     "benchmarks.compare": "benchmarks benchmarks.report benchmarks.sensors runtimes runtimes.process",
     "benchmarks.device.receiver": "",
     "benchmarks.device": "benchmarks benchmarks.compare benchmarks.measure benchmarks.report benchmarks.sensors "
-    "runtimes runtimes.audio runtimes.process runtimes.speech runtimes.voice",
+    "runtimes runtimes.audio runtimes.backends runtimes.process runtimes.speech runtimes.voice",
     "benchmarks.__main__": "benchmarks.device runtimes.process",
     "": "benchmarks calibration runtimes runtimes.process",
     "demo": "runtimes",
@@ -57,16 +57,19 @@ ROOMS = {
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo "
     "devices timing evaluate export export.whisper families families.whisper prune runtimes runtimes.backends "
     "runtimes.process runtimes.speech targets",
-    "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.sensors calibration data "
-    "timing export.ast families prune prune.allocation recover reference runtimes runtimes.process targets",
-    "studies.references": "cli prune",
+    "studies": " benchmarks benchmarks.measure benchmarks.report benchmarks.report.drawing benchmarks.sensors "
+    "calibration data timing export.ast families prune prune.allocation recover reference runtimes runtimes.process "
+    "targets",
+    "studies.command": " cli data families runtimes studies",
+    "studies.references": "cli.commands prune",
     "studies.demo": "benchmarks calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.device benchmarks.report calibration data deploy devices "
     "evaluate families prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech "
-    "runtimes.voice studies targets",
+    "runtimes.voice targets",
+    "cli.commands": "cli runtimes runtimes.process studies.command",
     "api": " benchmarks benchmarks.report benchmarks.sensors cli deploy evaluate families prune runtimes "
     "runtimes.audio runtimes.process runtimes.speech targets",
-    "entry": "cli runtimes.process",
+    "entry": "cli.commands runtimes.process",
 }
 
 

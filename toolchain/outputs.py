@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import file_place
 
 LOCK_FILE = ".leanear-lock"
 SCORES = ".scores"  # of `leanear explore`, in its folder
@@ -26,13 +27,22 @@ def check_replaceable(out: Path, marker: str) -> None:
             raise BadInput(f"{out}: --out is a folder with something else in it (no {marker}); it is left alone")
     elif out.exists() or out.is_symlink():
         raise BadInput(f"{out}: --out is a file, not a folder; it is left alone")
-    there = out
+    _check_writable(out, out)
+
+
+def check_file(out: Path) -> None:
+    """Nothing, when a file can be written at `out`; raises BadInput where it cannot."""
+    _check_writable(out, file_place(out).parent)
+
+
+def _check_writable(out: Path, folder: Path) -> None:
+    there = folder
     try:
-        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         with tempfile.TemporaryDirectory(prefix=".leanear-", dir=there):
             pass
     except OSError as error:
-        raise BadInput(f"{out}: --out cannot be written: no folder can be made in {there} ({error.strerror})") from None
+        raise BadInput(f"{out}: --out cannot be written: nothing can be made in {there} ({error.strerror})") from None
 
 
 def check_explorable(out: Path) -> None:

@@ -90,16 +90,6 @@ class Bundle:
         threads = self.document.run.threads
         return usable_cores() if threads == ALL_THREADS else int(threads)
 
-    @property
-    def budget_s(self) -> float:
-        """Seconds for the latency samples."""
-        return self.document.run.budget_s
-
-    @property
-    def sustained_s(self) -> float:
-        """Seconds of work without a pause."""
-        return self.document.run.sustained_s
-
 
 def is_bundle_path(name: object) -> bool:
     """Whether `name` can be the path of a file in a bundle: relative, without "..", in its plain form."""

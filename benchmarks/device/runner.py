@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document
 from leanear.benchmarks.device.doctor import lacks, lines, report
 from leanear.benchmarks.device.packed import unpack_bundle
-from leanear.runtimes.choose import MODULES
+from leanear.runtimes.choose import offered_runtimes
 from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
 from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED, end_by_sigterm, was_terminated
 from leanear.runtimes.process.isolation import IMPORT_ROOT
@@ -67,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="say what this device is, what it lacks, and the command that mends it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument("--runtime", choices=tuple(MODULES), help="the runtime to look for (default: the bundle's)")
+    doctor.add_argument("--runtime", choices=offered_runtimes(), help="the runtime to look for (default: the bundle's)")
     doctor.set_defaults(command=_doctor)
 
     verify = commands.add_parser("verify", help="compare every file of the bundle with its sha256")
@@ -114,6 +113,7 @@ def _verify(_options: argparse.Namespace) -> None:
 def _compile(_options: argparse.Namespace) -> None:
     _require_numpy()
     from leanear.runtimes.artifact import read_artifact
+    from leanear.runtimes.backends.engines import compiled_folder
     from leanear.runtimes.choose import require_runtime
 
     bundle = _ready_bundle()
@@ -121,8 +121,7 @@ def _compile(_options: argparse.Namespace) -> None:
         options = _session_options(bundle, role)
         runtime = require_runtime(bundle.runtime, options)
         artifact = read_artifact(folder)
-        out = compiled_folder() / artifact.identity[:16]
-        made = runtime.compile(artifact, options, out)
+        made = runtime.compile(artifact, options, compiled_folder(artifact))
         print(f"{role}: {made}" if made is not None else f"{role}: {bundle.runtime} has nothing to do ahead of time")
 
 
@@ -131,12 +130,6 @@ def _ready_bundle() -> Bundle:
     bundle = read_bundle(bundle_folder())
     unpack_bundle(bundle)
     return bundle
-
-
-def compiled_folder() -> Path:
-    """Where ahead-of-time work is kept, so that a new bundle of the same model finds it."""
-    cache = os.environ.get("LEANEAR_CACHE")
-    return (Path(cache) if cache else Path.home() / ".cache" / "leanear") / "compiled"
 
 
 def _classify(options: argparse.Namespace) -> None:
@@ -176,9 +169,9 @@ def _pass_on(verb: str, given: list[str]) -> int:
 
 def _own_inputs(verb: str, bundle: Bundle, given: list[str]) -> list[str]:
     """The bundle's artifacts, clips and budget, as flags that flags in `given` override."""
-    filled = ["--clips", str(bundle.clips)] if bundle.clips is not None else []
+    filled, run = ["--clips", str(bundle.clips)] if bundle.clips is not None else [], bundle.document.run
     if verb == "bench":
-        filled += ["--budget", str(bundle.budget_s), "--sustained", str(bundle.sustained_s)]
+        filled += ["--budget", str(run.budget_s), "--sustained", str(run.sustained_s)]
     if _names_an_artifact(given):
         return filled
     if verb == "bench" and "dense" in bundle.artifacts:
@@ -191,11 +184,7 @@ def _names_an_artifact(given: list[str]) -> bool:
 
 
 def _require_numpy() -> None:
-    """Nothing where numpy can be imported.
-
-    Raises:
-        RuntimeUnavailable: it cannot; the text has the command that installs it.
-    """
+    """Nothing where numpy can be imported."""
     try:
         import numpy  # noqa: F401
     except ImportError as error:

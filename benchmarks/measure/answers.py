@@ -14,6 +14,7 @@ from leanear.benchmarks.measure.parts import role_answers
 from leanear.benchmarks.measure.processes import Progress, absolute
 from leanear.benchmarks.measure.recordings import recordings_of
 from leanear.benchmarks.measure.transcripts import options_for, read_transcripts
+from leanear.benchmarks.measure.unmeasured import no_answers
 from leanear.benchmarks.sensors.device import device_facts
 from leanear.benchmarks.tagging import packed, tag_divergences, tag_entropies
 from leanear.runtimes.clips import Clips, write_clips
@@ -39,16 +40,7 @@ def measure_answers(job: Job, progress: Progress) -> dict[str, Any]:
 
 
 def _classification(job: Job, progress: Progress) -> dict[str, Any]:
-    part: dict[str, Any] = {
-        "status": "ok",
-        "reason": "",
-        "log_tail": [],
-        "labels": [],
-        "names": [],
-        "label_ids": [],
-        "roles": {},
-        "kl_dense_slim_nats": None,
-    }
+    part: dict[str, Any] = {"status": "ok", "reason": "", "log_tail": [], **no_answers(is_speech=False)}
     if job.clips is None or job.clips_path is None:
         part.update(status="not measured", reason=NO_CLIPS)
         return part
@@ -88,17 +80,7 @@ def measure_recordings(job: Job, progress: Progress) -> dict[str, Any] | None:
 
 
 def _transcription(job: Job, clips: Clips | None, path: Path | None, progress: Progress) -> dict[str, Any]:
-    part: dict[str, Any] = {
-        "status": "ok",
-        "reason": "",
-        "log_tail": [],
-        "names": [],
-        "references": [],
-        "audio_s": [],
-        "decoding": {},
-        "roles": {},
-        "word_errors": None,
-    }
+    part: dict[str, Any] = {"status": "ok", "reason": "", "log_tail": [], **no_answers(is_speech=True)}
     if clips is None or path is None:
         part.update(status="not measured", reason=NO_CLIPS)
         return part
@@ -129,11 +111,7 @@ def _as_json(options: DecodeOptions) -> dict[str, Any]:
 def _answers_key(job: Job, clips: Path, role: str) -> str:
     """Names one artifact's answers by what they depend on, so that they outlive a change of anything else."""
     options = job.options[role]
-    inputs: list[Any] = [
-        job.artifacts[role].identity,
-        sha256_file(clips),
-        job.runtime,
-    ]
+    inputs: list[Any] = [job.artifacts[role].identity, sha256_file(clips), job.runtime]
     inputs += [list(job.windows[role].lengths)] if job.is_speech else []
     inputs += [job.asked] if job.asked else []
     return sha256_json([*inputs, options.threads, options.precision, device_facts()["libraries"]])[:16]

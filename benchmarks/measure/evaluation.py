@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
+
+WORKERS = {"logits": "leanear.benchmarks.measure.accuracy", "transcripts": "leanear.benchmarks.measure.transcripts"}
+
+Answers = TypeVar("Answers")
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def evaluate(
     checked, labelled = _check_evaluation(artifact, clips, runtime, options)
     if checked.task in (SPEECH_TASK, TAGGING_TASK):
         raise BadInput(f"{artifact}: it is for {checked.task}; its answers have no accuracy")
-    logits = _logits(checked, labelled, clips, runtime, options, store, progress)
+    answering = checked, clips, runtime, options, store, progress
+    logits = _answers("logits", *answering, lambda kept: read_logits(kept, len(labelled.labels)))
     predicted = logits.argmax(axis=1)
     correct = int((predicted == labelled.label_ids).sum())
     return Evaluation(
@@ -98,32 +103,9 @@ def evaluate_tags(
     checked, tagged = _check_evaluation(artifact, clips, runtime, options)
     if checked.task != TAGGING_TASK or tagged.tags is None:
         raise BadInput(f"{artifact}: it is for {checked.task}; its clips do not have several labels")
-    logits = _logits(checked, tagged, clips, runtime, options, store, progress)
+    answering = checked, clips, runtime, options, store, progress
+    logits = _answers("logits", *answering, lambda kept: read_logits(kept, len(tagged.labels)))
     return TagEvaluation(tag_quality(logits, tagged.tags), float(tag_entropies(logits, tagged.tags).mean()), logits)
-
-
-def _logits(
-    artifact: Artifact,
-    labelled: Clips,
-    clips: Path,
-    runtime: str,
-    options: SessionOptions,
-    store: Path | None,
-    progress: Progress,
-) -> np.ndarray:
-    """float32 (clips, labels); store: as for `evaluate`."""
-    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
-        store = store or Path(folder) / "logits.npz"
-        _answer_clips(
-            artifact,
-            clips,
-            runtime,
-            options,
-            "leanear.benchmarks.measure.accuracy",
-            {"logits": absolute(store)},
-            progress,
-        )
-        return read_logits(store, len(labelled.labels))
 
 
 def evaluate_transcripts(
@@ -147,11 +129,8 @@ def evaluate_transcripts(
     if not checked.is_speech:
         raise BadInput(f"{artifact}: it classifies; it writes no transcripts")
     options_for(checked, read, asked or {})
-    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
-        store = store or Path(folder) / "transcripts.json"
-        worker, kept = "leanear.benchmarks.measure.transcripts", {"transcripts": absolute(store), "asked": asked or {}}
-        _answer_clips(checked, clips, runtime, options, worker, kept, progress)
-        return read_transcripts(store)
+    answering = checked, clips, runtime, options, store, progress
+    return _answers("transcripts", *answering, read_transcripts, asked=asked or {})
 
 
 def _check_evaluation(artifact: Path, clips: Path, runtime: str, options: SessionOptions) -> tuple[Artifact, Clips]:
@@ -161,25 +140,31 @@ def _check_evaluation(artifact: Path, clips: Path, runtime: str, options: Sessio
     return checked, read
 
 
-def _answer_clips(
+def _answers(
+    kind: str,
     artifact: Artifact,
     clips: Path,
     runtime: str,
     options: SessionOptions,
-    worker: str,
-    kept: dict[str, Any],
+    store: Path | None,
     progress: Progress,
-) -> None:
-    """Run `worker` over all clips; kept: the key and the file of its answers, and what else it is told."""
-    request = {
-        "artifact": absolute(artifact.folder),
-        "runtime": runtime,
-        "threads": options.threads,
-        "precision": options.precision,
-        "window": None,
-        "clips": absolute(clips),
-        **kept,
-    }
-    outcome = run_fresh(worker, request, progress)
-    if outcome.answer is None:
-        raise MeasurementFailed(f"the clips through {artifact.folder} on {runtime} failed: {outcome.reason}")
+    read: Callable[[Path], Answers],
+    **told: Any,
+) -> Answers:
+    """The answers to all clips, read from the file that the worker of this kind kept them in; told: what else it is."""
+    with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
+        store = store or Path(folder) / kind
+        request = {
+            "artifact": absolute(artifact.folder),
+            "runtime": runtime,
+            "threads": options.threads,
+            "precision": options.precision,
+            "window": None,
+            "clips": absolute(clips),
+            kind: absolute(store),
+            **told,
+        }
+        outcome = run_fresh(WORKERS[kind], request, progress)
+        if outcome.answer is None:
+            raise MeasurementFailed(f"the clips through {artifact.folder} on {runtime} failed: {outcome.reason}")
+        return read(store)

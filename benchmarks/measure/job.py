@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict
@@ -11,7 +12,7 @@ import numpy as np
 from leanear.benchmarks.measure.accuracy import check_clips
 from leanear.benchmarks.measure.processes import absolute
 from leanear.benchmarks.measure.transcripts import options_for
-from leanear.benchmarks.sensors.device import device_facts, device_name
+from leanear.benchmarks.sensors.device import device_facts, device_name, device_state
 from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips, clips_sha256, read_clips
@@ -219,6 +220,25 @@ def keep_part(job: Job, name: str, part: dict[str, Any]) -> None:
         remember_kept(_part_path(job, name))
 
 
+def beginning(job: Job) -> dict[str, Any]:
+    """When the measurement began, and the machine's state then: of one that was interrupted, the first time."""
+    path = _part_path(job, "beginning")
+    try:
+        return read_json(path, PART_SCHEMA, ("part",))["part"]
+    except BadInput:
+        return {"started_utc": now_utc(), "device_before": device_state()}
+
+
+def keep_beginning(job: Job, part: dict[str, Any]) -> None:
+    """Keep it, which by itself is nothing to go on from, for a run that is interrupted."""
+    write_json(_part_path(job, "beginning"), {"schema": PART_SCHEMA, "part": part})
+
+
+def now_utc() -> str:
+    """The time, to a second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
 def _part_path(job: Job, name: str) -> Path:
     return job.parts / f"{name}-{job.inputs_sha256[:16]}.json"
 
@@ -267,6 +287,10 @@ def latency_head(job: Job) -> dict[str, Any]:
             "samples": len(waveform),
             "audio_s": round(len(waveform) / job.artifacts["slim"].sample_rate_hz, 6),
         },
+        "order": [],
+        "repeats": [],
+        "session": {},
+        "front_end_share": {},
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Sequence
 
 from leanear.benchmarks.measure.answers import measure_answers, measure_recordings
 from leanear.benchmarks.measure.engine_check import check_engines
-from leanear.benchmarks.measure.job import Effort, Job, check_job, clips_facts
+from leanear.benchmarks.measure.job import Effort, Job, beginning, check_job, clips_facts, keep_beginning, now_utc
 from leanear.benchmarks.measure.parts import latency_part, memory_part
 from leanear.benchmarks.measure.processes import Progress, free_of_noise, part_of
 from leanear.benchmarks.measure.sustained import measure_lasting_work
@@ -98,19 +97,20 @@ def benchmark(  # noqa: PLR0913, what a measurement is of
 
 def _measured(job: Job, command: Sequence[str], progress: Progress) -> dict[str, Any]:
     """The document of a results file, of which nothing is measured where an engine's answers are wrong."""
-    started, before = _now(), device_state()
+    began = beginning(job)
     check = check_engines(job, part_of(progress, 0.0, CHECK_END, "check: "))
     if check["status"] == "failed":
         parts = unmeasured_parts(job, f"the check of the engines failed: {check['reason']}")
     else:
+        keep_beginning(job, began)
         parts = _measured_parts(job, progress)
     facts = device_facts()
     return {
         "schema": RESULTS_SCHEMA,
         "tool": {"name": "leanear", "version": facts["libraries"]["leanear"]},
         "command": [str(argument) for argument in command],
-        "started_utc": started,
-        "finished_utc": _now(),
+        "started_utc": began["started_utc"],
+        "finished_utc": now_utc(),
         "inputs_sha256": job.inputs_sha256,
         "task": job.artifacts["slim"].task,
         "runtime": job.runtime,
@@ -119,7 +119,7 @@ def _measured(job: Job, command: Sequence[str], progress: Progress) -> dict[str,
         "clips": clips_facts(job),
         "device_name": device_name(facts),
         "device": facts,
-        "device_before": before,
+        "device_before": began["device_before"],
         "device_after": device_state(),
         "check": check,
         **parts,
@@ -197,7 +197,3 @@ def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
         "made_from": manifest.made_from,
         "manifest_sha256": sha256_file(artifact.folder / "manifest.json"),
     }
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -37,9 +37,6 @@ def _timings(job: Job, progress: Progress) -> dict[str, Any]:
         "log_tail": [],
         **latency_head(job),
         "order": list(order),
-        "repeats": [],
-        "session": {},
-        "front_end_share": {},
     }
     stored = store_waveform(job)
     for place, role in enumerate(order):

@@ -18,22 +18,19 @@ def unmeasured_parts(job: Job, reason: str) -> Dict[str, Any]:
     latency = {
         **none,
         **latency_head(job),
-        "order": [],
-        "repeats": [],
-        "session": {},
-        "front_end_share": {},
         "sensors": {**record, "throttling": throttling(record)},
     }
     return {
         "latency": latency,
         "memory": {**none, "roles": {}},
-        "accuracy": {**none, **_no_answers(job.is_speech)},
+        "accuracy": {**none, **no_answers(job.is_speech)},
         "recordings": None,
         "sustained": {**none, "seconds": 0.0, "roles": {}},
     }
 
 
-def _no_answers(is_speech: bool) -> Dict[str, Any]:
+def no_answers(is_speech: bool) -> Dict[str, Any]:
+    """What the results' part "accuracy" holds of no clip."""
     if is_speech:
         return {"names": [], "references": [], "audio_s": [], "decoding": {}, "roles": {}, "word_errors": None}
     return {"labels": [], "names": [], "label_ids": [], "roles": {}, "kl_dense_slim_nats": None}

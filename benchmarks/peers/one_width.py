@@ -24,6 +24,7 @@ from leanear.data.clips import read_examples_for
 from leanear.data.dataset import column_for
 from leanear.data.splits import read_splits
 from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
+from leanear.export.options import ExportOptions
 from leanear.families.checkpoint import checkpoint_folder, data_folder, load_checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import task_of
@@ -130,7 +131,8 @@ class Judge:
     def _artifact(self, slim: Any, out: Path) -> Artifact:
         checkpoint = dataclasses.replace(self.checkpoint, model=slim)
         sounds = made_up_sounds(self.checkpoint.feature_extractor.sampling_rate, 0)
-        write_unproved_artifact(checkpoint, sounds, out, self.target.graph_form, "slim", {}, self.target.precision)
+        options = ExportOptions(self.target.graph_form, {"source": "slim"}, {}, self.target.precision)
+        write_unproved_artifact(checkpoint, sounds, out, options)
         return read_artifact(out)
 
     def _engine_bytes(self, artifact: Artifact, out: Path) -> int:

@@ -34,6 +34,7 @@ from leanear.data.splits import read_splits
 from leanear.deploy.deployment_stages import clips_stage, export_stage, prune_stage
 from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.deploy.precision_gate import PLAIN, clip_answers, compare_answers, metric_of
+from leanear.export.options import ExportOptions
 from leanear.families.checkpoint import checkpoint_folder, data_folder, load_checkpoint
 from leanear.families.tasks import read_spellings, task_of
 from leanear.progress import Narrator
@@ -160,7 +161,8 @@ def _export_unproved(
         return
     clips = read_clips(state / "clips" / "calibration.npz").waveforms
     with narrator.step(f"exporting {name}, unproved"):
-        write_unproved_artifact(load_checkpoint(source), clips, out, form, "random weights", {}, precision)
+        how = ExportOptions(form, {"source": "random weights"}, {}, precision)
+        write_unproved_artifact(load_checkpoint(source), clips, out, how)
 
 
 def time_rows(rows: list[Row], options: argparse.Namespace, state: Path, narrator: Narrator) -> None:

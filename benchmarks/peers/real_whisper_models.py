@@ -15,6 +15,7 @@ from leanear.data.clips import read_examples_for
 from leanear.data.dataset import column_for
 from leanear.data.splits import read_splits
 from leanear.deploy.exporting import QUANTISER_CLIPS, write_proved_artifact
+from leanear.export.options import ExportOptions
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
 from leanear.runtimes.files import sha256_file, sha256_json
 from leanear.runtimes.tasks import SPEECH_TASK
@@ -137,7 +138,6 @@ class Models:
         source = self._slim if engine.slim else self._checkpoint
         assert source is not None
         checkpoint = load_checkpoint(checkpoint_folder(source))
-        proof = write_proved_artifact(
-            checkpoint, self._calibration, out, engine.library, source, {}, None, lambda *_: None, weights, engine.how
-        )  # fmt: skip
+        options = ExportOptions(engine.library, {"source": source}, {}, weights, window=engine.how)
+        proof = write_proved_artifact(checkpoint, self._calibration, out, options)
         print(proof.sentence, flush=True)

@@ -37,7 +37,7 @@ def accuracy_section(analysis: Analysis, gate: Gate | None) -> Section:
             )
         )
         picture_rows.append((name, role, 100 * share.estimate, 100 * share.low, 100 * share.high))
-    names = ("right", "accuracy", "95% interval (Wilson)", "cross-entropy, nats")
+    names = ("clips answered right", "accuracy", "95% interval (Wilson)", "cross-entropy, nats")
     blocks: list[Block] = []
     if gate is not None:
         blocks.append(gate_paragraph(gate))
@@ -82,13 +82,13 @@ def _label_table(analysis: Analysis) -> Table | None:
         if slim != dense:
             moved.append((slim - dense, accuracy.labels[label], int(chosen.sum()), dense, slim))
     rows = tuple(
-        (name, f"{dense} → {slim} of {clips}", points_moved((dense - slim) / clips))
+        (f"“{name}”", f"{dense} → {slim} of {clips}", points_moved((dense - slim) / clips))
         for _, name, clips, dense, slim in sorted(moved)[:MOST_ROWS]
     )
     caption = (
         f"Labels that lost or gained, {_shown(rows, moved)} (the other {len(np.unique(truth)) - len(moved)} did not)"
     )
-    return Table(caption, ("label", "right, dense → slim", "change"), rows) if rows else None
+    return Table(caption, ("label", "clips answered right, dense → slim", "change"), rows) if rows else None
 
 
 def _confusion_table(analysis: Analysis) -> Table | None:
@@ -101,9 +101,9 @@ def _confusion_table(analysis: Analysis) -> Table | None:
         for pair in {*dense, *slim}
         if pair[0] != pair[1] and dense[pair] != slim[pair]
     )
-    rows = tuple((f"{true} → {said}", f"{dense[pair]} → {slim[pair]}") for _, true, said, pair in moved[:MOST_ROWS])
+    rows = tuple((f"“{true}” → “{said}”", f"{dense[pair]} → {slim[pair]}") for _, true, said, pair in moved[:MOST_ROWS])
     caption = f"Confusions that changed, {_shown(rows, moved)}"
-    return Table(caption, ("what it is → what is answered", "clips, dense → slim"), rows) if rows else None
+    return Table(caption, ("label → answer", "clips, dense → slim"), rows) if rows else None
 
 
 def _shown(rows: Sequence[object], moved: Sequence[object]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Sequence
 
 from leanear.benchmarks.analysis import Analysis, analyse, medians_ms, memory_bytes
@@ -11,7 +10,6 @@ from leanear.benchmarks.formatting import megabytes, milliseconds
 from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
 from leanear.benchmarks.report.headline import time_change
 from leanear.benchmarks.report.page import Block, Card, Log, Paragraph, Report, Section, Table
-from leanear.benchmarks.report.report import ReportPaths, write_page
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.sensors.device import is_measured
 from leanear.benchmarks.summary import Gate
@@ -57,26 +55,6 @@ class DeviceEntry:
     gate: Gate | None = None
 
 
-def write_devices_report(
-    folder: Path,
-    title: str,
-    target: str,
-    entries: Sequence[DeviceEntry],
-    provenance: dict[str, str],
-    by_hand: Sequence[str] = (),
-    more: Sequence[Section] = (),
-) -> ReportPaths:
-    """The paths of `report.md` and `report.html` in `folder`; the same entries give the same bytes.
-
-    by_hand: the commands to type on a device, where none was reached by leanear; more: further sections.
-
-    Raises:
-        RuntimeUnavailable: jinja2, which the HTML page needs, is not installed.
-    """
-    report = compose_devices_report(title, target, entries, provenance, by_hand, more)
-    return ReportPaths(*write_page(report, folder, "report"), report.gate)
-
-
 def compose_devices_report(
     title: str,
     target: str,
@@ -85,7 +63,10 @@ def compose_devices_report(
     by_hand: Sequence[str] = (),
     more: Sequence[Section] = (),
 ) -> Report:
-    """The report of several devices, of one that gave no results, or of none."""
+    """The report of several devices, of one that gave no results, or of none.
+
+    by_hand: the commands to type on a device, where none was reached by leanear; more: further sections.
+    """
     measured = {entry.host: analyse(entry.results) for entry in entries if entry.results is not None}
     well = sum(entry.status == "ok" for entry in entries)
     subtitle = f"{target}; " + (f"{well} of {len(entries)} devices measured" if entries else "no device measured")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Mapping, Sequence
 
-from leanear.benchmarks.formatting import PRUNED_PARTS
+from leanear.benchmarks.formatting import PRUNED_PARTS, block_title
 from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
 from leanear.benchmarks.report.drawing.plotting import Picture
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
@@ -34,7 +34,7 @@ def loss_section(pruning: Mapping[str, Any]) -> Section | None:
         chosen = Curve("this model, measured before compensation", measured, joined=False, chosen=True)
         blocks.append(curve_picture(loss["curve"], [chosen], PRUNED_PARTS[pruning.get("prune", "attention")]))
     chosen = rounds[loss["best"]]["blocks"]
-    rows = tuple((block["name"], nats(block["estimated"]), nats(block["measured"])) for block in chosen)
+    rows = tuple((block_title(block["name"]), nats(block["estimated"]), nats(block["measured"])) for block in chosen)
     blocks.append(Table("Block by block", ("", "estimated", "measured"), rows, folded=True))
     points = tuple((max(b["estimated"], 1e-7), max(b["measured"], 1e-7)) for b in chosen if b["estimated"] > 0)
     if points:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from leanear.benchmarks.formatting import without_folders
-from leanear.benchmarks.report.comparison import comparison_sections
-from leanear.benchmarks.report.comparison_document import read_comparison
 from leanear.benchmarks.report.drawing.plotting import Picture, svgs
 from leanear.benchmarks.report.page import Block, Log, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.precision_section import PrecisionDocument, read_precision
@@ -41,7 +39,6 @@ def write_report(
     precision_path: Path | None = None,
     max_drop: float | None = None,
     extra: Extra = NOTHING_MORE,
-    comparison_path: Path | None = None,
     loss: Section | None = None,
     more: Sequence[Section] = (),
 ) -> ReportPaths:
@@ -49,7 +46,7 @@ def write_report(
 
     plan: as plan.json has it, for the picture of what was kept. precision_path: the deployment's precision.json, which
     is left out where it is of another slim artifact. max_drop: the accuracy gate in points. loss: the section on what
-    pruning was measured to cost. comparison_path: a comparison.json whose sections come last, after those of `more`.
+    pruning was measured to cost; more: sections that come last.
     The same files give the same report, byte for byte.
 
     Raises:
@@ -60,9 +57,6 @@ def write_report(
     precision = None if precision_path is None else _precision_of(results, Path(precision_path))
     report = compose_report(results, plan=plan, max_drop=max_drop, extra=extra, precision=precision, loss=loss)
     report = dataclasses.replace(report, sections=(*report.sections, *more))
-    if comparison_path is not None:
-        compared = comparison_sections(read_comparison(Path(comparison_path)))
-        report = dataclasses.replace(report, sections=(*report.sections, *compared))
     return ReportPaths(*write_page(report, Path(out_folder), "report"), report.gate)
 
 

@@ -16,7 +16,6 @@ from leanear.benchmarks.analysis import (
 from leanear.benchmarks.formatting import MEGA, PRUNED_PARTS, count, kilobytes, megabytes, precisions_text
 from leanear.benchmarks.report.blocks import comparison_table, unmeasured
 from leanear.benchmarks.report.drawing.pictures import WidthCell, picture_ratios, picture_stacks, picture_widths
-from leanear.benchmarks.report.feed_forward_map import feed_forward_map
 from leanear.benchmarks.report.headline import comparison_row, macs_name
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
 from leanear.benchmarks.speech_analysis import cache_bytes
@@ -75,7 +74,7 @@ def widths_section(plan: dict[str, Any]) -> Section:
             picture_widths(groups, width),
             *_kinds_table(plan),
             Table("Channels kept in every head (– for a removed head)", header, rows, folded=True),
-            *feed_forward_map(plan),
+            *_feed_forward_map(plan),
         ),
     )
 
@@ -108,6 +107,34 @@ def _cells(site: dict[str, Any], dense_width: int) -> list[WidthCell]:
 def _layer_name(place: int, site: dict[str, Any]) -> str:
     digits = [part for part in str(site["name"]).split(".") if part.isdigit()]
     return f"layer {digits[0] if digits else place}"
+
+
+def _feed_forward_map(plan: dict[str, Any]) -> list[Block]:
+    """A bar per feed-forward block, and their widths; nothing where they were left whole."""
+    blocks = plan.get("feed_forward", [])
+    if not any(len(block["channels"]) < block["dense_width"] for block in blocks):
+        return []
+    several = len({block["kind"] for block in blocks}) > 1
+    named = [(_block_name(block, several), len(block["channels"]), int(block["dense_width"])) for block in blocks]
+    kept, dense = sum(channels for _, channels, _ in named), sum(width for _, _, width in named)
+    gone = sum(not channels for _, channels, _ in named)
+    said = f"Of {dense:,} feed-forward channels {kept:,} are kept."
+    if gone:
+        said += f" {gone} of {len(named)} feed-forward blocks are gone: the mean of what they gave is all that stays."
+    stacks = [
+        (name, (("kept", float(channels)), ("removed", float(width - channels)))) for name, channels, width in named
+    ]
+    rows = tuple((name, f"{channels:,}" if channels else "–", f"{width:,}") for name, channels, width in named)
+    return [
+        Paragraph(said),
+        picture_stacks(stacks, "channels", 1.0, "Feed-forward channels kept, layer by layer"),
+        Table("Feed-forward channels kept (– for a removed block)", ("layer", "kept", "dense"), rows, folded=True),
+    ]
+
+
+def _block_name(block: dict[str, Any], several: bool) -> str:
+    digits = [part for part in str(block["name"]).split(".") if part.isdigit()]
+    return f"{block['kind']} layer {digits[0]}" if several else f"layer {digits[0]}"
 
 
 def size_section(analysis: Analysis) -> Section:

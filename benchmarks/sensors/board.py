@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from leanear.benchmarks.sensors.readings import Ask, run_program, text_in
+from leanear.benchmarks.sensors.readings import Ask, not_measured, run_program, text_in
 
 DEVICE_TREE = "proc/device-tree/compatible"
 DPKG_STATUS = "var/lib/dpkg/status"
@@ -34,18 +34,14 @@ def board_facts(root: Path = Path("/"), ask: Ask = run_program) -> dict[str, Any
         facts["soc"] = _soc(root)
     if jetson:
         facts["l4t"] = _l4t(root, packages)
-        facts["jetpack"] = packages.get("nvidia-jetpack") or _unknown("the package nvidia-jetpack is not installed")
+        facts["jetpack"] = packages.get("nvidia-jetpack") or not_measured("the package nvidia-jetpack is not installed")
     driver = _driver(root)
     if jetson or driver is not None:
-        facts["nvidia_driver"] = driver or _unknown("no NVIDIA driver is loaded")
+        facts["nvidia_driver"] = driver or not_measured("no NVIDIA driver is loaded")
         facts["cuda"] = _cuda(root)
         tensorrt = next((packages[name] for name in TENSORRT_PACKAGES if name in packages), None)
-        facts["tensorrt"] = tensorrt or _unknown("none of its packages is installed")
+        facts["tensorrt"] = tensorrt or not_measured("none of its packages is installed")
     return facts
-
-
-def _unknown(reason: str) -> dict[str, str]:
-    return {"status": "not measured", "reason": reason}
 
 
 def _packages(root: Path, names: tuple[str, ...]) -> dict[str, str]:
@@ -62,14 +58,14 @@ def _packages(root: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 def _soc(root: Path) -> Any:
     names = [name for name in text_in(root / DEVICE_TREE).split("\0") if name]
-    return names[-1] if names else _unknown(f"/{DEVICE_TREE} is empty")
+    return names[-1] if names else not_measured(f"/{DEVICE_TREE} is empty")
 
 
 def _l4t(root: Path, packages: dict[str, str]) -> Any:
     found = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text_in(root / "etc/nv_tegra_release"))
     if found:
         return f"{found.group(1)}.{found.group(2)}"
-    return packages.get("nvidia-l4t-core") or _unknown("/etc/nv_tegra_release does not say")
+    return packages.get("nvidia-l4t-core") or not_measured("/etc/nv_tegra_release does not say")
 
 
 def _cuda(root: Path) -> Any:
@@ -78,7 +74,7 @@ def _cuda(root: Path) -> Any:
     except (ValueError, KeyError, TypeError):
         pass
     found = re.search(r"CUDA Version ([\d.]+)", text_in(root / "usr/local/cuda/version.txt"))
-    return found.group(1) if found else _unknown("no /usr/local/cuda")
+    return found.group(1) if found else not_measured("no /usr/local/cuda")
 
 
 def _driver(root: Path) -> str | None:
@@ -94,9 +90,9 @@ def _power_mode(root: Path, ask: Ask, jetson: bool) -> Any:
         number = re.search(r"pmode:0*(\d+)", text_in(root / "var/lib/nvpmodel/status"))
         if number:
             return f"mode {number.group(1)}"
-        return _unknown("nvpmodel does not say")
+        return not_measured("nvpmodel does not say")
     profile = text_in(root / "sys/firmware/acpi/platform_profile")
-    return profile or _unknown("neither nvpmodel nor an ACPI platform profile")
+    return profile or not_measured("neither nvpmodel nor an ACPI platform profile")
 
 
 def _clock_limits(root: Path) -> Any:
@@ -108,7 +104,7 @@ def _clock_limits(root: Path) -> Any:
             limits[f"cpu {text_in(policy / 'affected_cpus') or policy.name}"] = (
                 f"{int(low) // 1000} to {int(high) // 1000} MHz"
             )
-    return limits or _unknown("the kernel shows no cpufreq")
+    return limits or not_measured("the kernel shows no cpufreq")
 
 
 def _firmware(root: Path, ask: Ask) -> Any:
@@ -116,4 +112,4 @@ def _firmware(root: Path, ask: Ask) -> Any:
     said = ask(["vcgencmd", "version"])
     if said:
         return " ".join(said.split())[:120]
-    return text_in(root / "sys/class/dmi/id/bios_version") or _unknown("neither vcgencmd nor a DMI table")
+    return text_in(root / "sys/class/dmi/id/bios_version") or not_measured("neither vcgencmd nor a DMI table")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leanear.benchmarks.sensors.board import board_facts
+from leanear.benchmarks.sensors.readings import not_measured
 
 LIBRARIES = ("leanear", "numpy", "onnxruntime", "openvino")
 INSTRUCTIONS = (
@@ -30,11 +31,6 @@ INSTRUCTIONS = (
 BUSY_WINDOW_S = 0.5
 X86 = ("x86_64", "i386", "i486", "i586", "i686", "AMD64")
 CPUFREQ = "sys/devices/system/cpu/cpu0/cpufreq"
-
-
-def not_measured(reason: str) -> dict[str, str]:
-    """The value that stands for a fact that is unknown, and why."""
-    return {"status": "not measured", "reason": reason}
 
 
 def is_measured(value: Any) -> bool:

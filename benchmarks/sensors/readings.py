@@ -19,6 +19,11 @@ BATTERY = re.compile(r"^(bat|ac|adp|ucsi|hidpp|cmb|sbs|bq2|max17|pisugar)", re.I
 Ask = Callable[[Sequence[str]], "str | None"]
 
 
+def not_measured(reason: str) -> dict[str, str]:
+    """The value that stands for a fact that is unknown, and why."""
+    return {"status": "not measured", "reason": reason}
+
+
 @dataclass(frozen=True)
 class Sensor:
     """One thing that can be read.

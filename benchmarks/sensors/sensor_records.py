@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any, Sequence
 
 PI_FLAGS = {0: "under-voltage", 1: "ARM frequency capped", 2: "throttled", 3: "soft temperature limit"}
@@ -54,7 +55,7 @@ def _fallen_clocks(series: dict[str, Any], looked_at: list[str]) -> list[str]:
             continue
         looked_at.append(f"clock of {name}")
         third = len(known) // 3
-        first, last = _median(known[:third]), _median(known[-third:])
+        first, last = median(known[:third]), median(known[-third:])
         if last < CLOCK_FALL * first and _became_warmer(series):
             reasons.append(f"clock of {name}: from {first:.0f} to {last:.0f} MHz while it became warmer")
     return reasons
@@ -78,9 +79,3 @@ def between(record: dict[str, Any], start_s: float, end_s: float) -> dict[str, A
 
 def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

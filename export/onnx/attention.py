@@ -10,7 +10,7 @@ Dimension letters: T tokens, D model width, H heads, K per-head query/key width,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -57,12 +57,6 @@ def add_attention(
         # Its matrix product is slow where rows of the values do not end on a 16-byte boundary.
         groups = tuple(replace(group, value_output_width=round_up(group.value_output_width, 4)) for group in groups)
     query, key, value = _add_projections(graph, tokens, attention, groups, name)
-    add_group = {
-        "portable": _add_plain_group,
-        "onnxruntime": _add_onnxruntime_group,
-        "openvino": _add_openvino_group,
-        "tensorrt": _add_plain_group,
-    }
     contexts, rows = [], -1 if any_count else token_count
     for number, group in enumerate(groups):
         here = name if len(groups) == 1 else f"{name}.group{number}"
@@ -75,9 +69,12 @@ def add_attention(
         if observed is not None and is_eight_bit and form == "openvino":
             scores = [add_pair(graph, part, signed_scale(observed[part]), np.int8(0)) for part in parts[:2]]
             parts = scores[0], scores[1], parts[2]
-        contexts.append(add_group[form](graph, *parts, group, rows, here))
+        if form == "onnxruntime":
+            contexts.append(_add_onnxruntime_group(graph, *parts, group, rows, here))
+        else:
+            contexts.append(_add_plain_group(graph, *parts, group, rows, here, whole=form == "openvino"))
     context = contexts[0] if len(contexts) == 1 else graph.node("Concat", contexts, f"{name}.context", axis=1)
-    return _add_output(graph, context, attention, groups, name)
+    return add_output(graph, context, attention, groups, name)
 
 
 def _add_onnxruntime_group(
@@ -97,26 +94,14 @@ def _add_onnxruntime_group(
 
 
 def _add_plain_group(
-    graph: Graph, query: str, key: str, value: str, group: HeadGroup, token_count: int, name: str
+    graph: Graph, query: str, key: str, value: str, group: HeadGroup, token_count: int, name: str, whole: bool = False
 ) -> str:
-    """Context of a group's heads, one after the other (T, H V), by plain operators."""
-    heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
-    query = graph.reshape(query, (1, token_count, heads, width), f"{name}.query.split")
-    key = graph.reshape(key, (1, token_count, heads, width), f"{name}.key.split")
-    value = graph.reshape(value, (1, token_count, heads, value_width), f"{name}.value.split")
-    joined = _add_scores_and_values(graph, query, key, value, name)
-    return graph.reshape(joined, (token_count, heads * value_width), f"{name}.joined")
+    """Context of a group's heads, one after the other (T, H V), by plain operators.
 
-
-def _add_openvino_group(
-    graph: Graph, query: str, key: str, value: str, group: HeadGroup, token_count: int, name: str
-) -> str:
-    """Context of a group's heads, one after the other (T, H V), by plain operators on values of full vectors.
-
-    OpenVINO multiplies by a part of a vector of 16 columns more slowly than by the whole vector.
+    whole: values are filled up to full vectors: OpenVINO multiplies by a part of one of 16 columns more slowly.
     """
     heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
-    padding = round_up(value_width, VECTOR_COLUMNS) - value_width
+    padding = round_up(value_width, VECTOR_COLUMNS) - value_width if whole else 0
     query = graph.reshape(query, (1, token_count, heads, width), f"{name}.query.split")
     key = graph.reshape(key, (1, token_count, heads, width), f"{name}.key.split")
     value = graph.reshape(value, (1, token_count, heads, value_width), f"{name}.value.split")
@@ -150,19 +135,10 @@ def _add_projections(
 
     One product makes all groups' queries, which are cut afterwards: a product per group would be narrow, thus slow.
     """
-    width, scaling = attention.model_width, np.float32(attention.scaling)
+    width = attention.model_width
     query_key_sizes = [len(group.heads) * group.query_key_width for group in groups]
     value_sizes = [len(group.heads) * group.value_output_width for group in groups]
-    query_weight = graph.weight(
-        f"{name}.query.weight",
-        (width, sum(query_key_sizes)),
-        lambda: query_key_rows(attention.query_weight, attention, groups).T * scaling,
-    )
-    query_bias = graph.weight(
-        f"{name}.query.bias",
-        (sum(query_key_sizes),),
-        lambda: query_key_rows(attention.query_bias, attention, groups) * scaling,
-    )
+    query_weights = add_query_weights(graph, attention, groups, name)
     key_weight = graph.weight(
         f"{name}.key.weight",
         (width, sum(query_key_sizes)),
@@ -173,7 +149,7 @@ def _add_projections(
         (width, sum(value_sizes)),
         lambda: value_output_rows(attention.value_weight, attention, groups).T,
     )
-    query = graph.node("Gemm", [tokens, query_weight, query_bias], f"{name}.query")
+    query = graph.node("Gemm", [tokens, *query_weights], f"{name}.query")
     key = graph.node("MatMul", [tokens, key_weight], f"{name}.key")
     value = graph.node("MatMul", [tokens, value_weight], f"{name}.value")
     return (
@@ -183,13 +159,50 @@ def _add_projections(
     )
 
 
+def add_query_weights(graph: Graph, attention: Attention, groups: Sequence[HeadGroup], name: str) -> tuple[str, str]:
+    """Query weight (D, H K) and bias (H K,) of every group's heads, the softmax scale in both."""
+    columns, scaling = sum(len(group.heads) * group.query_key_width for group in groups), np.float32(attention.scaling)
+    weight = graph.weight(
+        f"{name}.query.weight",
+        (attention.model_width, columns),
+        lambda: query_key_rows(attention.query_weight, attention, groups).T * scaling,
+    )
+    bias = graph.weight(
+        f"{name}.query.bias",
+        (columns,),
+        lambda: query_key_rows(attention.query_bias, attention, groups) * scaling,
+    )
+    return weight, bias
+
+
+def add_stacked_weights(graph: Graph, attention: Attention, group: HeadGroup, name: str) -> tuple[str, str]:
+    """Key weights (H, K, D) and value weights (H, D, V) of a group's heads, each a matrix of its own."""
+    heads, width = len(group.heads), attention.model_width
+    key_width, value_width = group.query_key_width, group.value_output_width
+    key_weight = graph.weight(
+        f"{name}.key.weight",
+        (heads, key_width, width),
+        lambda: query_key_rows(attention.key_weight, attention, [group]).reshape(heads, key_width, width),
+    )
+    value_weight = graph.weight(
+        f"{name}.value.weight",
+        (heads, width, value_width),
+        lambda: (
+            value_output_rows(attention.value_weight, attention, [group])
+            .reshape(heads, value_width, width)
+            .transpose(0, 2, 1)
+        ),
+    )
+    return key_weight, value_weight
+
+
 def _add_cut(graph: Graph, source: str, sizes: list[int], name: str) -> list[str]:
     if len(sizes) == 1:
         return [source]
     return graph.split(source, sizes, 1, [f"{name}.group{number}" for number in range(len(sizes))])
 
 
-def _add_output(graph: Graph, context: str, attention: Attention, groups: tuple[HeadGroup, ...], name: str) -> str:
+def add_output(graph: Graph, context: str, attention: Attention, groups: Sequence[HeadGroup], name: str) -> str:
     """Output projection of the context, whose columns are the groups' heads one after the other: (T, D)."""
     columns = sum(len(group.heads) * group.value_output_width for group in groups)
     weight = graph.weight(
@@ -214,34 +227,10 @@ def add_reader_attention(graph: Graph, tokens: str, attention: Attention, reader
     heads, width = len(attention.query_key_widths), attention.model_width
     query_width, value_width = max(attention.query_key_widths), max(attention.value_output_widths)
     group = HeadGroup(tuple(range(heads)), query_width, value_width)
-
-    groups, scaling = (group,), np.float32(attention.scaling)
-    query_weight = graph.weight(
-        f"{name}.query.weight",
-        (width, heads * query_width),
-        lambda: query_key_rows(attention.query_weight, attention, groups).T * scaling,
-    )
-    query_bias = graph.weight(
-        f"{name}.query.bias",
-        (heads * query_width,),
-        lambda: query_key_rows(attention.query_bias, attention, groups) * scaling,
-    )
-    key_weight = graph.weight(
-        f"{name}.key.weight",
-        (heads, query_width, width),
-        lambda: query_key_rows(attention.key_weight, attention, groups).reshape(heads, query_width, width),
-    )
-    value_weight = graph.weight(
-        f"{name}.value.weight",
-        (heads, width, value_width),
-        lambda: (
-            value_output_rows(attention.value_weight, attention, groups)
-            .reshape(heads, value_width, width)
-            .transpose(0, 2, 1)
-        ),
-    )
+    query_weights = add_query_weights(graph, attention, (group,), name)
+    key_weight, value_weight = add_stacked_weights(graph, attention, group, name)
     reading = add_first_tokens(graph, tokens, readers, f"{name}.readers")
-    query = graph.node("Gemm", [reading, query_weight, query_bias], f"{name}.query")
+    query = graph.node("Gemm", [reading, *query_weights], f"{name}.query")
     query = graph.reshape(query, (readers, heads, query_width), f"{name}.query.split")
     query = graph.node("Transpose", [query], f"{name}.query.heads", perm=[1, 0, 2])
     probe = graph.node("MatMul", [query, key_weight], f"{name}.probe")  # (H, readers, D)
@@ -254,7 +243,7 @@ def add_reader_attention(graph: Graph, tokens: str, attention: Attention, reader
     context = graph.node("MatMul", [means, value_weight], f"{name}.attended")  # (H, readers, V)
     context = graph.node("Transpose", [context], f"{name}.tokens", perm=[1, 0, 2])
     context = graph.reshape(context, (readers, heads * value_width), f"{name}.joined")
-    return _add_output(graph, context, attention, (group,), name)
+    return add_output(graph, context, attention, (group,), name)
 
 
 def add_first_tokens(graph: Graph, tokens: str, count: int, name: str) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from leanear.export.onnx.half_precision import LARGEST_HALF
+from leanear.export.onnx.observed import reference_session
 
-THREADS = 2
 MOST_CLIPS = 8
 HEADROOM = 2.0  # other clips are louder than those that were looked at
 FRONT_END = "front_end."  # which stays in float32 whatever it holds
@@ -25,7 +25,6 @@ def too_large_for_half(path: Path, feeds: Iterable[Mapping[str, np.ndarray]]) ->
     feeds: inputs of real clips, of which the first MOST_CLIPS are run.
     """
     import onnx
-    import onnxruntime
     from onnx import TensorProto, helper
 
     model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
@@ -42,10 +41,7 @@ def too_large_for_half(path: Path, feeds: Iterable[Mapping[str, np.ndarray]]) ->
     kept = [f"largest.{number}" for number in range(len(floats))]
     del model.graph.output[:]
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in kept)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = THREADS, 1
-    settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    session = reference_session(model.SerializeToString())
     del model
     largest = np.zeros(len(floats))
     for number, feed in enumerate(feeds):

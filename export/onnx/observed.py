@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from leanear.export.onnx.graph import Graph
 
 THREADS = 2
+
+
+def reference_session(source: str | bytes) -> Any:
+    """ONNX Runtime's session, on the CPU, of a graph in a file or in memory: what tensors are looked at in."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = THREADS, 1
+    settings.log_severity_level = 3
+    return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True)
@@ -54,15 +65,11 @@ def observe(
         ValueError: there is no feed.
     """
     import onnx
-    import onnxruntime
 
     model = onnx.load(str(path))
     kept = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in kept)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = THREADS, 1
-    settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    session = reference_session(model.SerializeToString())
     del model
     seen: dict[str, Observed] = {}
     for feed in feeds:

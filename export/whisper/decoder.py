@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from leanear.export.onnx.attention import add_output, add_query_weights
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.heads import (
     Attention,
     HeadGroup,
-    output_bias,
     query_key_rows,
     read_attention,
     value_output_rows,
@@ -184,7 +184,7 @@ def _add_self_attention(
         attended = _add_split_self_attention(graph, query, key, value, step, number)
     joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
     context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
-    return _add_output(graph, context, attention, group, name)
+    return add_output(graph, context, attention, [group], name)
 
 
 def _add_fused_self_attention(graph: Graph, query: str, key: str, value: str, step: _Step, number: int) -> str:
@@ -252,18 +252,8 @@ def _add_cross_attention(
     """Attention over encoded windows, the tokens of a window's rows as one batch of queries: (R N, D) in and out."""
     name = f"decoder.layers.{number}.encoder_attn"
     heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
-    scaling = np.float32(attention.scaling)
-    weight = graph.weight(
-        f"{name}.query.weight",
-        (attention.model_width, heads * width),
-        lambda: query_key_rows(attention.query_weight, attention, [group]).T * scaling,
-    )
-    bias = graph.weight(
-        f"{name}.query.bias",
-        (heads * width,),
-        lambda: query_key_rows(attention.query_bias, attention, [group]) * scaling,
-    )
-    query = graph.node("Gemm", [tokens, weight, bias], f"{name}.query")
+    query_weights = add_query_weights(graph, attention, [group], name)
+    query = graph.node("Gemm", [tokens, *query_weights], f"{name}.query")
     key, value = f"cross_key.{number}", f"cross_value.{number}"
     if form == "tensorrt":  # its engines are of one window, and it fuses what has four dimensions
         axis = graph.constant("decoder.batch.axis", np.array([0], dtype=np.int64))
@@ -285,7 +275,7 @@ def _add_cross_attention(
         attended = graph.node("MatMul", [weights, value], f"{name}.attended")
     joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
     context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
-    return _add_output(graph, context, attention, group, name)
+    return add_output(graph, context, attention, [group], name)
 
 
 def _add_divided_attention(graph: Graph, scores: str, value: str, name: str) -> str:
@@ -299,16 +289,6 @@ def _add_divided_attention(graph: Graph, scores: str, value: str, name: str) -> 
     total = graph.node("ReduceSum", [exponentials, axis], f"{name}.total", keepdims=1)
     weighted = graph.node("MatMul", [exponentials, value], f"{name}.weighted")
     return graph.node("Div", [weighted, total], f"{name}.attended")
-
-
-def _add_output(graph: Graph, context: str, attention: Attention, group: HeadGroup, name: str) -> str:
-    weight = graph.weight(
-        f"{name}.output.weight",
-        (len(group.heads) * group.value_output_width, attention.model_width),
-        lambda: value_output_rows(attention.output_weight.T, attention, [group]),
-    )
-    bias = graph.weight(f"{name}.output.bias", (attention.model_width,), lambda: output_bias(attention))
-    return graph.node("Gemm", [context, weight, bias], f"{name}.output")
 
 
 def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step, stages: TwoStages | None, form: str) -> None:

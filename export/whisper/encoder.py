@@ -6,13 +6,13 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from leanear.export.onnx.attention import add_attention, add_output_bias
+from leanear.export.onnx.attention import add_attention, add_output_bias, add_stacked_weights
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.heads import (
     Attention,
@@ -171,7 +171,7 @@ def _add_cross_keys_and_values(
         if flat:
             key, value = _add_flat_keys_and_values(graph, states, attention, group, number)
         else:
-            key_weight, value_weight = _cross_weights(graph, attention, group, name)
+            key_weight, value_weight = add_stacked_weights(graph, attention, group, name)
             key = graph.node("MatMul", [key_weight, columns], f"cross_key.{number}")
             value = graph.node("MatMul", [states, value_weight], f"cross_value.{number}")
         outputs += [
@@ -188,41 +188,16 @@ def _add_flat_keys_and_values(
     name, heads = f"decoder.layers.{number}.encoder_attn", len(group.heads)
     made = []
     for part, width, order, rows in (
-        ("key", group.query_key_width, [1, 2, 0], lambda: query_key_rows(attention.key_weight, attention, [group])),
+        ("key", group.query_key_width, [1, 2, 0], lambda: query_key_rows(attention.key_weight, attention, [group]).T),
         (
             "value",
             group.value_output_width,
             [1, 0, 2],
-            lambda: value_output_rows(attention.value_weight, attention, [group]),
+            lambda: value_output_rows(attention.value_weight, attention, [group]).T,
         ),
     ):
-        weight = graph.weight(f"{name}.{part}.weight", (attention.model_width, heads * width), _transposed(rows))
+        weight = graph.weight(f"{name}.{part}.weight", (attention.model_width, heads * width), rows)
         product = graph.node("MatMul", [states, weight], f"{name}.{part}")
         split = graph.reshape(product, (-1, heads, width), f"{name}.{part}.split")
         made.append(graph.node("Transpose", [split], f"cross_{part}.{number}", perm=order))
     return made[0], made[1]
-
-
-def _transposed(rows: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
-    return lambda: rows().T
-
-
-def _cross_weights(graph: Graph, attention: Attention, group: HeadGroup, name: str) -> tuple[str, str]:
-    """Key weights (H, K, D) and value weights (H, D, V), which make keys (H, K, T) and values (H, T, V)."""
-    heads, width = len(group.heads), attention.model_width
-    key_width, value_width = group.query_key_width, group.value_output_width
-    key_weight = graph.weight(
-        f"{name}.key.weight",
-        (heads, key_width, width),
-        lambda: query_key_rows(attention.key_weight, attention, [group]).reshape(heads, key_width, width),
-    )
-    value_weight = graph.weight(
-        f"{name}.value.weight",
-        (heads, width, value_width),
-        lambda: (
-            value_output_rows(attention.value_weight, attention, [group])
-            .reshape(heads, value_width, width)
-            .transpose(0, 2, 1)
-        ),
-    )
-    return key_weight, value_weight

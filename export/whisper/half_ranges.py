@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from leanear.export.onnx.float16_ranges import THREADS, too_large_for_half
+from leanear.export.onnx.float16_ranges import too_large_for_half
+from leanear.export.onnx.observed import reference_session
 from leanear.export.whisper.graph import ExportedWhisper, export_whisper
 from leanear.runtimes.artifact import Golden
 
@@ -35,12 +36,7 @@ def too_large_in_whisper(
 
 def written_feeds(model: Any, exported: ExportedWhisper, golden: Golden) -> Iterator[Mapping[str, np.ndarray]]:
     """The decoder's inputs for each golden clip: what its encoder gives, and every token but the last."""
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads, settings.log_severity_level = THREADS, 1, 3
-    providers = ["CPUExecutionProvider"]
-    encoder = onnxruntime.InferenceSession(str(exported.encoder.path), settings, providers=providers)
+    encoder = reference_session(str(exported.encoder.path))
     crossed = [output.name for output in encoder.get_outputs()]
     speech, embedding = golden.speech, model.model.decoder.embed_tokens.weight.detach().numpy()
     assert speech is not None

@@ -19,6 +19,7 @@ from leanear.runtimes.audio.recordings import (
     sample_format,
 )
 from leanear.runtimes.audio.wav_layout import CHUNK_HEADER_BYTES, is_placeholder
+from leanear.runtimes.audio.waveforms import ForwardWaveform
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, note
 from leanear.runtimes.process.signal_watch import SignalWatch
@@ -45,7 +46,7 @@ class RawAudio:
             raise BadInput(f"--channels: {self.channels} channels cannot be")
 
 
-class PipedAudio:
+class PipedAudio(ForwardWaveform):
     """Audio from a pipe, as `long_audio.Waveform`: a slice is float32 (samples,) at the rate asked.
 
     Channels are averaged, another rate is changed piece by piece as `recordings.Recording` does. A slice is
@@ -65,6 +66,7 @@ class PipedAudio:
         say: Note = note,
         progress: Callable[[float], None] | None = None,
     ) -> None:
+        super().__init__()
         self._say, self._progress, self._watch = say, progress, SignalWatch()
         self._reader, self._wanted_hz = reader, sample_rate_hz
         self._left: int | None = None  # bytes of audio that are still to come, None: as many as come
@@ -75,24 +77,15 @@ class PipedAudio:
         self._piece = max(round(PIECE_S * self._format.rate_hz / self._down), 1) * self._down
         self._frames, self._frames_from = np.zeros(self._context, np.float32), -self._context  # silence before
         self._closed = False
-        self._kept, self._kept_from, self._ended = np.zeros(0, np.float32), 0, False
         self._next_piece = 0
 
     def __getitem__(self, span: slice) -> np.ndarray:
         """Samples [start, stop), fewer where the audio ends."""
-        if span.start < self._kept_from:
-            raise ValueError(f"samples from {span.start} were asked for, but those before {self._kept_from} are gone")
         if self._progress is not None:
             self._progress(span.start / self._wanted_hz)
-        parts, held = [self._kept], self._kept_from + len(self._kept)
-        while held < span.stop and not self._ended:
-            parts.append(self._resampled_piece())
-            held += len(parts[-1])
-        self._kept = np.concatenate(parts)[span.start - self._kept_from :]
-        self._kept_from = span.start
-        return self._kept[: span.stop - span.start]
+        return super().__getitem__(span)
 
-    def _resampled_piece(self) -> np.ndarray:
+    def _read_on(self) -> np.ndarray:
         """The next piece at the rate asked for; the last one is shorter."""
         first = self._next_piece * self._piece
         self._read_frames_to(first + self._piece + self._context)

@@ -35,6 +35,32 @@ def checked_waveform(waveform: np.ndarray) -> np.ndarray:
     return floats[np.newaxis]
 
 
+class ForwardWaveform:
+    """A waveform that is only read on, as `long_audio.Waveform`: a slice is float32 (samples,).
+
+    No slice may start before an earlier one did: what is behind is let go.
+    """
+
+    def __init__(self) -> None:
+        self._kept, self._kept_from, self._ended = np.zeros(0, np.float32), 0, False
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """Samples [start, stop), fewer where the audio ends."""
+        if span.start < self._kept_from:
+            raise ValueError(f"samples from {span.start} were asked for, but those before {self._kept_from} are gone")
+        parts, held = [self._kept], self._kept_from + len(self._kept)
+        while held < span.stop and not self._ended:
+            parts.append(self._read_on())
+            held += len(parts[-1])
+        self._kept = np.concatenate(parts)[span.start - self._kept_from :]
+        self._kept_from = span.start
+        return self._kept[: span.stop - span.start]
+
+    def _read_on(self) -> np.ndarray:
+        """The next samples; sets `_ended` where there are no more behind them."""
+        raise NotImplementedError
+
+
 class WaveformInput:
     """What every waveform of a session goes through.
 

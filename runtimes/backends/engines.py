@@ -88,7 +88,7 @@ def import_library(name: str) -> Any:
 
 
 def compiled_folder(artifact: Artifact) -> Path:
-    """Where an artifact's engines are kept on this machine."""
+    """Where an artifact's ahead-of-time work is kept on this machine, so that a new bundle of it finds it."""
     cache = os.environ.get("LEANEAR_CACHE")
     root = Path(cache) if cache else Path.home() / ".cache" / "leanear"
     return root / "compiled" / artifact.identity[:16]

@@ -1,52 +1,22 @@
-"""NVIDIA RTX GPUs by TensorRT-RTX: engines may be built ahead of time, where no GPU is."""
+"""NVIDIA RTX GPUs by TensorRT-RTX: TensorRT's verbs, but engines may be built ahead of time, where no GPU is."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
-if TYPE_CHECKING:  # numpy, which a device may lack
-    from leanear.runtimes.artifact import Artifact
-    from leanear.runtimes.sessions import SessionOptions
+from leanear.runtimes.backends import tensorrt_gpu
 
 NAME = "tensorrt_rtx"
 TITLE = "TensorRT-RTX"
 PACKAGE = "tensorrt-rtx"
 INSTALL = "pip install tensorrt-rtx cuda-python"
 EARLIEST = 1  # major version
-FORM = "tensorrt"
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")  # an engine computes in its graph's; bf16 is made of fp32
+FORM = tensorrt_gpu.FORM
+PRECISIONS = tensorrt_gpu.PRECISIONS
 ON_GPU = True
 AHEAD_OF_TIME = True
 
-
-def available() -> str | None:
-    """None, or why TensorRT-RTX cannot be used here and what would help."""
-    from leanear.runtimes.backends import gpu_runtime
-
-    return gpu_runtime.available(NAME)
-
-
-def precisions() -> tuple[str, ...]:
-    """bf16 where the GPU has it, which those before Ampere have not, and the others on every machine."""
-    from leanear.runtimes.backends import gpu_runtime
-
-    return gpu_runtime.precisions(PRECISIONS)
-
-
-def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:
-    """The folder `out` with the engines of all graphs, built for this GPU; those that are there already are kept."""
-    from leanear.runtimes.backends import gpu_runtime
-
-    return gpu_runtime.compile_engines(NAME, artifact, options, out)
-
-
-def load(artifact: Artifact, options: SessionOptions) -> Any:
-    """A session on this GPU; engines that are not there yet are built first.
-
-    Raises:
-        BadInput, RuntimeUnavailable, MeasurementFailed: as `leanear.runtimes.backends.gpu_runtime.load_session`.
-    """
-    from leanear.runtimes.backends import gpu_runtime
-
-    return gpu_runtime.load_session(NAME, artifact, options)
+available = partial(tensorrt_gpu.available, NAME)
+precisions = tensorrt_gpu.precisions
+compile = partial(tensorrt_gpu.compile, name=NAME)
+load = partial(tensorrt_gpu.load, name=NAME)

@@ -20,11 +20,11 @@ ON_GPU = True
 AHEAD_OF_TIME = False
 
 
-def available() -> str | None:
-    """None, or why TensorRT cannot be used here and what would help."""
+def available(name: str = NAME) -> str | None:
+    """None, or why the library called `name` cannot be used here and what would help."""
     from leanear.runtimes.backends import gpu_runtime
 
-    return gpu_runtime.available(NAME)
+    return gpu_runtime.available(name)
 
 
 def precisions() -> tuple[str, ...]:
@@ -34,14 +34,14 @@ def precisions() -> tuple[str, ...]:
     return gpu_runtime.precisions(PRECISIONS)
 
 
-def compile(artifact: Artifact, options: SessionOptions, out: Path) -> Path | None:
+def compile(artifact: Artifact, options: SessionOptions, out: Path, name: str = NAME) -> Path | None:
     """The folder `out` with the engines of all graphs, built for this GPU; those that are there already are kept."""
     from leanear.runtimes.backends import gpu_runtime
 
-    return gpu_runtime.compile_engines(NAME, artifact, options, out)
+    return gpu_runtime.compile_engines(name, artifact, options, out)
 
 
-def load(artifact: Artifact, options: SessionOptions) -> Any:
+def load(artifact: Artifact, options: SessionOptions, name: str = NAME) -> Any:
     """A session on this GPU; engines that are not there yet are built first.
 
     Raises:
@@ -49,4 +49,4 @@ def load(artifact: Artifact, options: SessionOptions) -> Any:
     """
     from leanear.runtimes.backends import gpu_runtime
 
-    return gpu_runtime.load_session(NAME, artifact, options)
+    return gpu_runtime.load_session(name, artifact, options)

@@ -11,14 +11,14 @@ import numpy as np
 
 from leanear.benchmarks.compare.compare import compare
 from leanear.benchmarks.compare.compare_page import comparison_page
-from leanear.benchmarks.report.devices_report import DeviceEntry, write_devices_report
+from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report
 from leanear.benchmarks.report.loss_section import loss_section
 from leanear.benchmarks.report.report import write_page, write_report
 from leanear.benchmarks.results import Results, write_results
 from leanear.prune.exploring import _page as explore_page
 from leanear.studies.comparison_page import comparison_report
-from tests.benchmarks.report.test_comparison import content as comparison_content
-from tests.benchmarks.report.test_comparison import document as methods_document
+from tests.toolchain.studies.test_comparison_page import content as comparison_content
+from tests.toolchain.studies.test_comparison_page import document as methods_document
 
 CLIPS = 2000
 LABELS = ["dog", "rain", "a baby that cries at night", "chainsaw"]
@@ -158,7 +158,8 @@ def pages(results: Results, speech: dict[str, Any], speech_plan: dict[str, Any])
     def devices(entries: list[DeviceEntry], by_hand: tuple[str, ...] = ()) -> Callable[[Path], Path]:
         def write(folder: Path) -> Path:
             said = {"model": str(folder / "a" / "model"), "target": "raspberrypi"}
-            return write_devices_report(folder, "model for raspberrypi", "raspberrypi", entries, said, by_hand).html
+            report = compose_devices_report("model for raspberrypi", "raspberrypi", entries, said, by_hand)
+            return write_page(report, folder, "report")[1]
 
         return write
 

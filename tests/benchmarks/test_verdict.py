@@ -34,14 +34,13 @@ def share(estimate: float, low: float, high: float) -> Interval:
         (
             share(0, -27.75, 27.75),
             None,
-            "not decided: as good on 50 clips, but so few do not rule out a loss of 27.75 points",
+            "not decided: no loss on 50 clips, too few to rule out a loss of 27.75 points",
             "",
         ),
         (
             share(0.001, -2, 2),
             1.0,
-            "not decided: as good on 50 clips, but so few do not rule out a loss of 2 points, beyond the gate of 1"
-            " point",
+            "not decided: no loss on 50 clips, too few to rule out a loss of 2 points (the gate is 1 point)",
             "",
         ),
     ],

@@ -155,8 +155,10 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("command", RUN)
-def test_it_runs(command, here, monkeypatch, capsys):
+def test_it_runs(command, here, monkeypatch, capsys, request):
     assert command in told()
+    if "report" not in command:
+        request.getfixturevalue("markdown_alone")
     for given, wanted in NEEDS.get(command, ()):
         (shutil.copytree if Path(given).is_dir() else shutil.copy)(given, wanted)
     program, *words = shlex.split(command)
@@ -171,7 +173,7 @@ def test_it_runs(command, here, monkeypatch, capsys):
     assert status in RUN[command], capsys.readouterr().err
 
 
-def test_a_bundle_runs_what_its_page_tells(here):
+def test_a_bundle_runs_what_its_page_tells(here, markdown_alone):
     """Where its runtime is installed, as here."""
     assert run(["deploy", "--target", "raspberrypi"]) == 0
     bundle = here / "deployments" / "demo-ast" / "raspberrypi" / "bundle"

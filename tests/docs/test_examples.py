@@ -29,7 +29,8 @@ import sys
 from leanear.entry import main
 if sys.argv[1] == "deploy":
     from leanear.benchmarks.measure.measure import benchmark
-    benchmark.__kwdefaults__["repeats"] = 1
+    from leanear.benchmarks.measure import parts
+    benchmark.__kwdefaults__["repeats"], parts.MEMORY_SHARE_S = 1, 0.1
 main()
 """
 

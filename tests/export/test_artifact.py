@@ -16,6 +16,7 @@ import torch
 from onnx import numpy_helper
 
 from leanear.export.artifact import export_artifact
+from leanear.export.options import ExportOptions
 from leanear.export.parity import compare_logits, prove_parity
 from leanear.runtimes.artifact import read_artifact, read_golden
 from leanear.runtimes.errors import BadInput, ParityFailed
@@ -32,9 +33,7 @@ def folder(slim, extractor, clips, tmp_path: Path) -> Path:
         extractor,
         clips,
         tmp_path / "artifact",
-        form="onnxruntime",
-        source={"name": "small"},
-        made_from={"checkpoint": "0" * 64},
+        ExportOptions(form="onnxruntime", source={"name": "small"}, made_from={"checkpoint": "0" * 64}),
     )
 
 
@@ -82,9 +81,7 @@ def test_same_arguments_give_the_same_bytes(folder: Path, slim, extractor, clips
         extractor,
         clips,
         tmp_path / "again",
-        form="onnxruntime",
-        source={"name": "small"},
-        made_from={"checkpoint": "0" * 64},
+        ExportOptions(form="onnxruntime", source={"name": "small"}, made_from={"checkpoint": "0" * 64}),
     )
     for path in folder.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes(), path.name
@@ -97,7 +94,9 @@ def test_failed_export_leaves_nothing(slim, extractor, tmp_path: Path) -> None:
         ([np.zeros((2, 999))], "mono"),
     ):
         with pytest.raises(BadInput, match=message):
-            export_artifact(slim, extractor, clips, tmp_path / "a", form="portable", source={}, made_from={})
+            export_artifact(
+                slim, extractor, clips, tmp_path / "a", ExportOptions(form="portable", source={}, made_from={})
+            )
     assert not list(tmp_path.iterdir())
 
 

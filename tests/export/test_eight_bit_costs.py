@@ -11,6 +11,7 @@ import torch
 from leanear.deploy.exporting import write_proved_artifact
 from leanear.export.artifact import export_artifact
 from leanear.export.eight_bit_costs import DECODER, dearest, tensor_costs, tensors_to_leave
+from leanear.export.options import ExportOptions
 from leanear.export.parity import Parity, prove_parity_here
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.runtimes.artifact import read_artifact
@@ -46,9 +47,13 @@ def _with_outlier() -> torch.nn.Module:
 def test_the_tensor_with_the_outlier_costs_most(tmp_path: Path) -> None:
     model = _with_outlier()
     folder = export_artifact(
-        model, make_extractor(), CLIPS, tmp_path / "a", form="onnxruntime", source={}, made_from={},
-        speech=small_speech(model), precision="int8", quantiser_waveforms=CLIPS,
-    )  # fmt: skip
+        model,
+        make_extractor(),
+        CLIPS,
+        tmp_path / "a",
+        ExportOptions(form="onnxruntime", source={}, made_from={}, precision="int8", quantiser_waveforms=CLIPS),
+        small_speech(model),
+    )
     costs = tensor_costs(read_artifact(folder), model, make_extractor(), CLIPS)
     assert next(iter(costs)) == HURT
     others = [cost for tensors, cost in costs.items() if tensors != HURT]
@@ -75,7 +80,7 @@ def test_what_hurts_is_left_in_float32_and_said(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr("leanear.deploy.exporting.prove_parity", prove_parity_here)
         out, form = tmp_path / "int8", "onnxruntime"
         report = lambda text, _share: said.append(text)  # noqa: E731
-        return out, write_proved_artifact(checkpoint, CLIPS, out, form, "small", {}, None, report, "int8")
+        return out, write_proved_artifact(checkpoint, CLIPS, out, ExportOptions(form, {}, {}, "int8"), report=report)
 
     (hurt,), costs = HURT, {}
     monkeypatch.setattr(

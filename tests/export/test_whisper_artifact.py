@@ -12,6 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from leanear.export.artifact import export_artifact
+from leanear.export.options import ExportOptions
 from leanear.export.parity import main, prove_parity, prove_parity_here
 from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
 from leanear.runtimes.errors import BadInput, ParityFailed
@@ -183,7 +184,12 @@ def test_english_only_models_have_a_short_prompt(tmp_path: Path) -> None:
     speech = small_speech(model)
     assert transcribe_prompt(speech.decoding) == [speech.decoding.start, speech.decoding.no_timestamps]
     export_artifact(
-        model, make_extractor(), [noise(5000)], tmp_path / "a", form="portable", source={}, made_from={}, speech=speech
+        model,
+        make_extractor(),
+        [noise(5000)],
+        tmp_path / "a",
+        ExportOptions(form="portable", source={}, made_from={}),
+        speech,
     )
     assert prove_parity_here(tmp_path / "a").tokens == 24
 
@@ -200,7 +206,12 @@ def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=message):
             export_artifact(
-                model, make_extractor(), clips, tmp_path / "a", form="portable", source={}, made_from={}, speech=said
+                model,
+                make_extractor(),
+                clips,
+                tmp_path / "a",
+                ExportOptions(form="portable", source={}, made_from={}),
+                said,
             )
     assert not list(tmp_path.iterdir())
 

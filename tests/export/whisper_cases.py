@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import numpy as np
 import torch
 
 from leanear.export.artifact import export_artifact
+from leanear.export.options import ExportOptions
 from leanear.export.whisper_artifact import Speech
 from leanear.families import whisper
 from leanear.families.checkpoint_files import slim_settings
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
 from leanear.runtimes.artifact import Artifact, read_artifact
-from leanear.runtimes.manifest import Alignment
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
 
 KINDS = ("stock", "ragged", "fewer heads", "narrow feed-forward")
@@ -76,21 +75,17 @@ def small_artifact(
     kind: str = "stock",
     form: str = "portable",
     clips: Sequence[np.ndarray] | None = None,
-    alignment: Alignment | None = None,
     **settings: Any,
 ) -> Artifact:
-    """The artifact of a small Whisper, not proved; settings: as `export_artifact` takes them."""
+    """The artifact of a small Whisper, not proved; settings: of `ExportOptions`."""
     model = small_whisper(kind)
     export_artifact(
         model,
         make_extractor(),
         [noise(20_000), noise(40_000)] if clips is None else clips,
         folder,
-        form=form,
-        source={"source": "small"},
-        made_from={},
-        speech=replace(small_speech(model), alignment=alignment),
-        **settings,
+        ExportOptions(form=form, source={"source": "small"}, made_from={}, **settings),
+        small_speech(model),
     )
     return read_artifact(folder)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leanear.devices.bundle import DEVICE_SOURCES, RunSettings, write_bundle
+from leanear.benchmarks.device.bundled import BundleRun
+from leanear.devices.bundle import DEVICE_SOURCES, write_bundle
 from leanear.devices.receiver_program import receiver_program
 from leanear.devices.remote import RemoteOptions, RemoteOutcome
 from leanear.devices.statuses import STATUSES
@@ -20,7 +21,7 @@ from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weight
 from tests.toolchain.ssh_server import require_sshd, start_server
 
 NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>*\n-x \\ ../.. ü"
-QUICK = RunSettings("null", "fp32", 1, 0.5)
+QUICK = BundleRun("null", "fp32", "fp32", 1, 0.5, 0.0)
 CLIP_BYTES = 24_000_000
 
 
@@ -67,6 +68,13 @@ def parts(tmp_path_factory):
     }
 
 
+FEW = {
+    "measure/measure.py": {"REPEATS = 4": "REPEATS = 1"},
+    "measure/parts.py": {"MEMORY_SHARE_S = 5.0": "MEMORY_SHARE_S = 0.1"},
+    "sensors/device.py": {"_S = 0.5": "_S = 0.02"},
+}
+
+
 def make_bundle(parts, out, *, clips="small", name="tiny", run=QUICK):
     return write_bundle(
         out, name=name, target="raspberrypi", slim=parts["slim"], dense=None, clips=parts[clips], run=run
@@ -88,9 +96,8 @@ def changed_benchmarks(out, changes):
 @pytest.fixture(scope="module")
 def short_benchmark(tmp_path_factory):
     """Devices measure each artifact once, not four times, and do not wait to see how busy other processes are."""
-    few = {"measure/measure.py": {"REPEATS = 4": "REPEATS = 1"}, "sensors/device.py": {"_S = 0.5": "_S = 0.02"}}
     with pytest.MonkeyPatch.context() as patch:
-        source = changed_benchmarks(tmp_path_factory.mktemp("source") / "benchmarks", few)
+        source = changed_benchmarks(tmp_path_factory.mktemp("source") / "benchmarks", FEW)
         patch.setitem(DEVICE_SOURCES, "leanear.benchmarks", source)
         yield
 

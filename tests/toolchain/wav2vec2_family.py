@@ -27,6 +27,7 @@ from leanear.export.onnx.attention import add_attention
 from leanear.export.onnx.graph import OPSET, ExportedGraph, Graph, model_sizes
 from leanear.export.onnx.heads import read_attention, read_widths
 from leanear.export.onnx.layers import add_layernorm, add_linear, array
+from leanear.export.options import ExportOptions
 from leanear.families import classifier
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint_files import (
@@ -38,7 +39,7 @@ from leanear.families.checkpoint_files import (
     write_slim_folder,
 )
 from leanear.families.classifier import check_head, labelled, metric_of
-from leanear.families.family import AttentionBlocks, ExportOptions
+from leanear.families.family import AttentionBlocks
 from leanear.families.slimming import slim_state
 from leanear.plan import Plan, SitePlan, full_plan
 from leanear.progress import Report, quiet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import warnings
 
@@ -10,10 +11,8 @@ import click
 from leanear.cli.about import doctor, targets
 from leanear.cli.compare import compare
 from leanear.cli.deploying import deploy
-from leanear.cli.import_results import import_command
 from leanear.cli.listening import classify, transcribe
-from leanear.cli.measuring import bench, evaluate, export, report
-from leanear.cli.methods import compare_methods
+from leanear.cli.measuring import bench, evaluate, export, import_command, report
 from leanear.cli.pruning import explore, prune
 from leanear.cli.sections import variable_of
 from leanear.cli.version import version_option
@@ -101,7 +100,6 @@ for _each in (
     bench,
     classify,
     compare,
-    compare_methods,
     deploy,
     doctor,
     evaluate,
@@ -114,3 +112,7 @@ for _each in (
     transcribe,
 ):
     cli.add_command(_each)
+if importlib.util.find_spec("leanear.studies"):  # what measures leanear itself is in a source tree alone
+    from leanear.studies.command import compare_methods
+
+    cli.add_command(compare_methods)

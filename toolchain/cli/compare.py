@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,19 @@ from leanear.benchmarks.compare.compare_page import (
 )
 from leanear.benchmarks.report.report import render_html, render_markdown
 from leanear.benchmarks.results import ROLES
+from leanear.cli.options import finite
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
+from leanear.outputs import check_file
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
 
 RENDERERS = {".md": render_markdown, ".html": render_html}
 
 
-def _finite(_context: click.Context, parameter: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{parameter.opts[0]} is {value:g}; a finite number is wanted")
-    return value
-
-
 def _bound(flag: str, default: float, text: str) -> Any:
     return click.option(
-        flag, type=click.FloatRange(min=0.0), callback=_finite, default=default, show_default=True, help=text
+        flag, type=click.FloatRange(min=0.0), callback=finite, default=default, show_default=True, help=text
     )
 
 
@@ -59,6 +54,7 @@ def _bound(flag: str, default: float, text: str) -> Any:
 @click.option(
     "--max-size",
     type=click.FloatRange(min=0.0),
+    callback=finite,
     default=None,
     metavar="PERCENT",
     help="Per cent by which the graph files may grow.  [default: they may be of any size]",
@@ -105,8 +101,10 @@ def compare(
       leanear compare old.json new.json --max-slowdown 3 --max-drop 0.2 --json
       leanear compare deployments/pi/results/pi-4/*.json deployments/pi/results/pi-5/*.json --out pis.html
     """
-    if out is not None and out.suffix not in RENDERERS:
-        raise BadInput(f"--out {out}: a name that ends in .md or .html is wanted")
+    if out is not None:
+        if out.suffix not in RENDERERS:
+            raise BadInput(f"--out {out}: a name that ends in .md or .html is wanted")
+        check_file(out)
     comparison = compare_results(a, b, side, Bounds(max_slowdown, max_drop, max_memory, over_dense, max_size))
     if out is not None:
         write_text(out, RENDERERS[out.suffix](comparison_page(comparison, strict)))

@@ -12,6 +12,7 @@ from leanear.cli.early import check_early
 from leanear.cli.job import prune_job
 from leanear.cli.options import (
     asked_option,
+    budget_option,
     data_option,
     finite,
     goal_options,
@@ -73,15 +74,7 @@ MEASURED_AS_ASKED = ("max_drop", "budget_s", "sustained_s", "window", "eval_clip
 @goal_options
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Deployment folder.  [default: deployments/MODEL/TARGET]")
-@click.option(
-    "--budget",
-    "budget_s",
-    type=click.FloatRange(min=1.0),
-    callback=finite,
-    default=40.0,
-    show_default=True,
-    help="Seconds for latency samples.",
-)
+@budget_option
 @sustained_option
 @click.option(
     "--eval-clips",

@@ -12,17 +12,24 @@ from leanear.benchmarks.device.classify import print_labels
 from leanear.benchmarks.device.several import clips_in
 from leanear.benchmarks.device.transcript_files import FORMATS, forms_of, is_several
 from leanear.cli.early import check_early
-from leanear.cli.options import asked_option, not_empty, numbers, seed_option, threads_option, window_option
+from leanear.cli.options import (
+    asked_option,
+    not_empty,
+    numbers,
+    runtime_option,
+    seed_option,
+    threads_option,
+    window_option,
+)
 from leanear.cli.sections import LISTENING, command
 from leanear.cli.voice import narrated
 from leanear.data.audio import SUFFIXES, check_audio_file
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint import DEMO_MODEL
+from leanear.outputs import check_file
 from leanear.progress import Narrator
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
 from leanear.runtimes.audio.piped_audio import raw_audio
-from leanear.runtimes.choose import cpu_runtimes
-from leanear.runtimes.files import file_place
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decode_options import DecodeOptions
@@ -41,13 +48,7 @@ from leanear.runtimes.voice.speech_only import AUTO, CHOICES
     help="A checkpoint folder, a Hub id, or an artifact folder.",
 )
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels.")
-@click.option(
-    "--runtime",
-    type=click.Choice(cpu_runtimes()),
-    default="onnxruntime",
-    show_default=True,
-    help="For an artifact.",
-)
+@runtime_option
 @click.option("--json", "as_json", is_flag=True, help="Print the labels as JSON.")
 @narrated
 def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_json: bool) -> None:
@@ -129,7 +130,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     type=click.Path(path_type=Path),
     help="Write a file per recording and format there.",
 )
-@click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
+@runtime_option
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
 @click.option(
@@ -181,7 +182,7 @@ def transcribe(
         **flags,
     )
     if out is not None:
-        file_place(out)
+        check_file(out)
     reader = read_standard_input() if is_piped else None
     check_early(model, asked)
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files

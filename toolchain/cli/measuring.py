@@ -1,4 +1,4 @@
-"""`leanear export`, `bench`, `report` and `eval`."""
+"""`leanear export`, `bench`, `report`, `import` and `eval`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from leanear.benchmarks.report.headline import headline_text
 from leanear.cli.early import check_early
 from leanear.cli.options import (
     asked_option,
+    budget_option,
     data_option,
     finite,
     not_empty,
+    runtime_option,
     seed_option,
     sustained_option,
     threads_option,
@@ -24,9 +26,9 @@ from leanear.cli.options import (
 from leanear.cli.printing import as_typed, print_report
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
+from leanear.outputs import check_file
 from leanear.progress import Narrator
-from leanear.runtimes.choose import cpu_runtimes, graph_forms
-from leanear.runtimes.files import file_place
+from leanear.runtimes.choose import graph_forms
 from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS
 from leanear.runtimes.process.notes import plural
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
@@ -86,7 +88,7 @@ def export(narrator: Narrator, model: str, out: Path, data: Data | None, **optio
     type=click.Path(path_type=Path),
     help="A second artifact (the dense one), measured in turn with the first.",
 )
-@click.option("--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True)
+@runtime_option
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -95,15 +97,7 @@ def export(narrator: Narrator, model: str, out: Path, data: Data | None, **optio
 )
 @window_option("ARTIFACT's own; --against is always heard in its own")
 @threads_option
-@click.option(
-    "--budget",
-    "budget_s",
-    type=click.FloatRange(min=1.0),
-    callback=finite,
-    default=40.0,
-    show_default=True,
-    help="Seconds for latency samples.",
-)
+@budget_option
 @sustained_option
 @data_option
 @asked_option
@@ -122,7 +116,7 @@ def bench(narrator: Narrator, artifact: Path, data: Data | None, out: Path, **op
     Example:
       leanear bench deployments/demo-ast/cpu/slim --against deployments/demo-ast/cpu/dense --out results.json
     """
-    file_place(out)
+    check_file(out)
     check_early(str(artifact), options["asked"], data)
     from leanear.deploy.measuring import bench_artifacts
 
@@ -143,13 +137,8 @@ def bench(narrator: Narrator, artifact: Path, data: Data | None, out: Path, **op
     default=None,
     help="Gate: points of accuracy, or mAP, that the pruned model may lose, or of word error rate that it may add.",
 )
-@click.option(
-    "--comparison",
-    type=click.Path(path_type=Path),
-    help="A comparison.json of `leanear compare-methods`, to be shown in the report too.",
-)
 @narrated
-def report(results: Path, out: Path | None, max_drop: float | None, comparison: Path | None) -> None:
+def report(results: Path, out: Path | None, max_drop: float | None) -> None:
     """Write the report of a deployment folder or a results file again.
 
     Word errors of transcripts that a device measured are counted here, and kept in the results file.
@@ -160,8 +149,38 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
     """
     from leanear.deploy.measuring import write_deployment_report
 
-    paths = write_deployment_report(results, out=out, max_drop=max_drop, comparison=comparison)
-    print_report(paths)
+    print_report(write_deployment_report(results, out=out, max_drop=max_drop))
+
+
+@command(name="import")
+@click.argument("results", nargs=-1, required=True, metavar="RESULTS...", type=click.Path(path_type=Path))
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="The deployment folder.  [default: the one in deployments/ whose model was measured]",
+)
+@click.option(
+    "--name", metavar="NAME", callback=not_empty, help="What to call the device.  [default: as its results name it]"
+)
+@click.option("--max-drop", type=click.FloatRange(min=0.0), default=None, help="The report's gate, in points.")
+@narrated
+def import_command(results: tuple[Path, ...], into: Path | None, name: str | None, max_drop: float | None) -> None:
+    """Take in RESULTS that `leanear.pyz bench` left on a device, files or folders, and write the report of all devices.
+
+    \b
+    Examples:
+      leanear import results/
+      leanear import usb-stick/results/ --into deployments/demo-ast/raspberrypi --name kitchen
+    """
+    from leanear.deploy.bringing_home import import_results
+    from leanear.deploy.delivering import require_all
+
+    home = import_results(results, into=into, name=name, max_drop=max_drop)
+    for each in home.outcomes:
+        click.echo(f"{each.host}: {'measured' if each.status == 'ok' else each.status}, into {home.folder}")
+    print_report(home.report)
+    require_all(home.outcomes)
 
 
 @command(name="eval")
@@ -169,13 +188,7 @@ def report(results: Path, out: Path | None, max_drop: float | None, comparison: 
 @data_option
 @asked_option
 @click.option("--split", type=click.Choice(("evaluation", "calibration")), default="evaluation", show_default=True)
-@click.option(
-    "--runtime",
-    type=click.Choice(cpu_runtimes()),
-    default="onnxruntime",
-    show_default=True,
-    help="For an artifact.",
-)
+@runtime_option
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option
 @click.option(

@@ -13,6 +13,7 @@ import click
 
 from leanear.families.asked import Asked
 from leanear.prune.recipe import Recipe, read_recipe, settings
+from leanear.runtimes.choose import cpu_runtimes
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import MOST_THREADS
 from leanear.runtimes.speech.encoder_windows import check_window_choice
@@ -160,6 +161,20 @@ threads_option = click.option(
     help="Threads of one inference.",
 )
 
+
+budget_option = click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(min=1.0),
+    callback=finite,
+    default=40.0,
+    show_default=True,
+    help="Seconds for latency samples.",
+)
+
+runtime_option = click.option(
+    "--runtime", type=click.Choice(cpu_runtimes()), default="onnxruntime", show_default=True, help="For an artifact."
+)
 
 sustained_option = click.option(
     "--sustained",

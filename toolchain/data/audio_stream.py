@@ -10,12 +10,13 @@ import numpy as np
 import soxr
 
 from leanear.data.audio import AudioFile
+from leanear.runtimes.audio.waveforms import ForwardWaveform
 from leanear.runtimes.process.notes import Note, note
 
 BLOCK_S = 1.0
 
 
-class AudioStream:
+class AudioStream(ForwardWaveform):
     """The clip in `path`, as `runtimes.speech.long_audio.Waveform`: a slice is float32 (samples,) at `sample_rate_hz`.
 
     Channels are averaged; the rate is changed by soxr, high quality, as `leanear.data.audio.read_waveform` does. No
@@ -33,15 +34,13 @@ class AudioStream:
         say: Note = note,
         progress: Callable[[float, float], None] | None = None,
     ) -> None:
+        super().__init__()
         self._file, self._progress, self._out_rate_hz = AudioFile(path, say), progress, sample_rate_hz
         rate_hz = self._file.sample_rate_hz
         self._block = max(round(BLOCK_S * rate_hz), 1)
         self._resampler = None
         if rate_hz != sample_rate_hz:
             self._resampler = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32")
-        self._kept = np.zeros(0, np.float32)
-        self._kept_from = 0
-        self._ended = False
 
     def __enter__(self) -> AudioStream:
         return self
@@ -51,19 +50,13 @@ class AudioStream:
 
     def __getitem__(self, span: slice) -> np.ndarray:
         """Samples [start, stop), fewer where the audio ends."""
-        if span.start < self._kept_from:
-            raise ValueError(f"samples from {span.start} were asked for, but those before {self._kept_from} are gone")
-        parts, held = [self._kept], self._kept_from + len(self._kept)
-        while held < span.stop and not self._ended:
-            parts.append(self._read_block())
-            held += len(parts[-1])
-        self._kept = np.concatenate(parts)[span.start - self._kept_from :]
-        self._kept_from = span.start
+        heard = super().__getitem__(span)
+        held = span.start + len(self._kept)
         if self._progress is not None and held:
             self._progress(span.start / self._out_rate_hz, self._file.share_read * span.start / held)
-        return self._kept[: span.stop - span.start]
+        return heard
 
-    def _read_block(self) -> np.ndarray:
+    def _read_on(self) -> np.ndarray:
         mono = self._file.read(self._block)
         self._ended = len(mono) < self._block
         return mono if self._resampler is None else self._resampler.resample_chunk(mono, last=self._ended)

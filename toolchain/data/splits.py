@@ -97,11 +97,7 @@ def _no_audio(reader: Reader) -> BadInput:
 
 
 def _split_folders(root: Path) -> list[str]:
-    """Names of the folders that are splits, none where the folders with clips are classes.
-
-    Raises:
-        BadInput: splits to calibrate and to evaluate on are there, and other folders with clips beside them.
-    """
+    """Names of the folders that are splits, none where the folders with clips are classes."""
     names = sorted(child.name for child in folders(root) if audio_files(child) or metadata_file(child))
     splits = [name for name in names if is_split(name)]
     strays = [name for name in names if not is_split(name)]
@@ -116,11 +112,7 @@ def _split_folders(root: Path) -> list[str]:
 
 
 def _listed_splits(table: Path, examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """A table's examples by the split folder that their files are in; none where these do not make splits.
-
-    Raises:
-        BadInput: some of the files are in splits and some in none.
-    """
+    """A table's examples by the split folder that their files are in; none where these do not make splits."""
     by_split: dict[str, list[Example]] = {}
     for example in examples:
         split = None if Path(example.name).is_absolute() else split_of(example.name)
@@ -169,11 +161,7 @@ def _with_words(root: Path, calibration: Sequence[Example], evaluation: Sequence
 
 
 def _note_unlabelled(root: Path, examples: Sequence[Example], say: Note) -> None:
-    """Say how many of clips that may have several labels have none; they count against every label.
-
-    Raises:
-        BadInput: all of them.
-    """
+    """Say how many of clips that may have several labels have none; they count against every label."""
     without = sum(example.labels == () for example in examples)
     if without and without == len(examples):
         raise BadInput(f"{root}: none of the {without} clips has a label")
@@ -228,3 +216,18 @@ def _shuffled_by_label(examples: Sequence[Example], seed: int) -> dict[str | Non
     return {
         label: [by_label[label][index] for index in generator.permutation(len(by_label[label]))] for label in labels
     }
+
+
+def draw_evaluation(splits: Splits, most: int | None, seed: int) -> Splits:
+    """The splits with at most `most` evaluation clips, drawn at random, in their order; None: all of them.
+
+    Raises:
+        BadInput: fewer than one is wanted.
+    """
+    if most is None or most >= len(splits.evaluation):
+        return splits
+    if most < 1:
+        raise BadInput(f"--eval-clips {most}: at least one is needed")
+    drawn = sorted(np.random.default_rng(seed).choice(len(splits.evaluation), most, replace=False))
+    origin = f"{splits.origin}; {most} of {len(splits.evaluation)} evaluation clips, drawn at random"
+    return dataclasses.replace(splits, evaluation=tuple(splits.evaluation[place] for place in drawn), origin=origin)

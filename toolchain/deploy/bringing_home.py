@@ -18,17 +18,17 @@ from leanear.deploy.delivering import (
 from leanear.deploy.measuring import DEVICES_FILE
 from leanear.devices.hosts import host_folder_name
 from leanear.devices.statuses import plain, results_status
-from leanear.runtimes.errors import BadInput, DeviceFailed
+from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, sha256_file
 from leanear.runtimes.records import write
 
 
 @dataclass(frozen=True)
 class Homecoming:
-    """What was imported: each device with its status and reason, into which deployment folder, and the report of it."""
+    """What was imported, into which deployment folder, and the report of it."""
 
     folder: Path
-    devices: tuple[tuple[str, str, str], ...]
+    outcomes: tuple[DeviceOutcome, ...]
     report: ReportPaths
 
 
@@ -56,23 +56,11 @@ def import_results(
     outcomes = [outcome for outcome in document.outcomes if outcome.host not in names]
     imported = [_placed(results, device, folder) for results, device in zip(found, names, strict=True)]
     write(folder / DEVICES_FILE, replace(document, outcomes=(*outcomes, *imported)))
-    told = tuple((outcome.host, outcome.status, outcome.reason) for outcome in imported)
-    return Homecoming(folder, told, write_delivery_report(folder, max_drop))
-
-
-def require_measured(devices: Sequence[tuple[str, str, str]]) -> None:
-    """Raises DeviceFailed, with each status and reason, unless every device was measured."""
-    failed = [f"{name}: {status}: {reason}" for name, status, reason in devices if status != "ok"]
-    if failed:
-        raise DeviceFailed("; ".join(failed))
+    return Homecoming(folder, tuple(imported), write_delivery_report(folder, max_drop))
 
 
 def _files(given: Path) -> list[Path]:
-    """The results files that a path stands for.
-
-    Raises:
-        BadInput: there are none.
-    """
+    """The results files that a path stands for."""
     if given.is_file():
         return [given]
     inside = sorted([*given.glob("[!.]*.json"), *given.glob("[!.]*/[!.]*.json")])

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leanear.benchmarks.device.bundled import read_bundle
-from leanear.benchmarks.report.devices_report import DeviceEntry, write_devices_report
-from leanear.benchmarks.report.report import ReportPaths
+from leanear.benchmarks.device.bundled import BundleRun, read_bundle
+from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report
+from leanear.benchmarks.report.report import ReportPaths, write_page
 from leanear.benchmarks.results import Results, read_results
 from leanear.deploy.ahead import engine_sections
 from leanear.deploy.measuring import DEVICES_FILE, precision_sections, pruning_sections, write_folder_report
-from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.bundle import write_bundle
 from leanear.devices.bundle_readme import expected_time, to_type
 from leanear.devices.hosts import deliver_to_all, host_folder_name
 from leanear.devices.remote import RemoteOptions, RemoteOutcome
@@ -74,7 +74,7 @@ def deliver_deployment(
     *,
     title: str,
     target: str,
-    run: RunSettings,
+    run: BundleRun,
     devices: Devices,
     provenance: dict[str, str],
     max_drop: float | None,
@@ -157,7 +157,8 @@ def write_delivery_report(folder: Path, max_drop: float | None) -> ReportPaths:
     said = {"target": document.target, **document.provenance}
     by_hand_commands = () if outcomes else commands(folder)
     more = (*pruning_sections(folder), *precision_sections(folder), *engine_sections(folder))
-    return write_devices_report(folder, document.title, document.target, entries, said, by_hand_commands, more)
+    report = compose_devices_report(document.title, document.target, entries, said, by_hand_commands, more)
+    return ReportPaths(*write_page(report, folder, "report"), report.gate)
 
 
 def commands(folder: Path) -> tuple[str, ...]:
@@ -165,13 +166,13 @@ def commands(folder: Path) -> tuple[str, ...]:
     return to_type(read_bundle(folder / BUNDLE_FOLDER), folder)
 
 
-def require_all(outcomes: Sequence[RemoteOutcome]) -> None:
+def require_all(outcomes: Sequence[RemoteOutcome | DeviceOutcome]) -> None:
     """Nothing, when every device was measured.
 
     Raises:
         DeviceFailed: one was not; the text has each one's status and reason.
     """
-    failed = [outcome for outcome in outcomes if not outcome.ok]
+    failed = [outcome for outcome in outcomes if outcome.status != "ok"]
     if failed:
         raise DeviceFailed("; ".join(f"{outcome.host}: {outcome.status}: {outcome.reason}" for outcome in failed))
 

@@ -128,6 +128,7 @@ def export_stage(
 
     def work() -> None:
         from leanear.deploy.exporting import write_proved_artifact
+        from leanear.export.options import ExportOptions
         from leanear.families.whisper.alignment import choose_alignment
 
         with narrator.step(f"exporting {name} to ONNX and proving it") as report:
@@ -136,8 +137,8 @@ def export_stage(
             dense_bytes = None if dense is None else _graph_bytes(dense, graphs)
             checkpoint = load_checkpoint(source, asked)
             alignment = choose_alignment(checkpoint) if word_timestamps else None
-            arguments = (made_from, dense_bytes, report, graphs, window, alignment)
-            write_proved_artifact(checkpoint, clips, out, form, model, *arguments)
+            options = ExportOptions(form, {"source": model}, made_from, graphs, window=window, alignment=alignment)
+            write_proved_artifact(checkpoint, clips, out, options, dense_bytes, report)
         if alignment is not None:
             note(f"{model}, {name}: {alignment.sentence}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from leanear.data.clips import read_waveforms
 from leanear.data.dataset import Data, as_folder, column_for
 from leanear.data.splits import check_seed, read_splits
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
+from leanear.export.options import ExportOptions
 from leanear.export.parity import Parity, prove_parity
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import (
@@ -21,17 +23,16 @@ from leanear.families.checkpoint import (
     data_folder,
     load_checkpoint,
 )
-from leanear.families.family import Checkpoint, ExportOptions
+from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of, writes_speech
 from leanear.families.tasks import labels_of, task_of
 from leanear.families.whisper.alignment import choose_alignment
 from leanear.outputs import check_replaceable
 from leanear.plan import read_plan
-from leanear.progress import Narrator, Report
+from leanear.progress import Narrator, Report, quiet
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import replaced_folder
-from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 from leanear.runtimes.tasks import SPEECH_TASK
@@ -82,9 +83,8 @@ def export_checkpoint(
         note(f"{model}: {alignment.sentence}")
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}
-        return write_proved_artifact(
-            checkpoint, sounds, out, form, model, made_from, None, report, precision, window, alignment
-        )
+        options = ExportOptions(form, {"source": model}, made_from, precision, window=window, alignment=alignment)
+        return write_proved_artifact(checkpoint, sounds, out, options, report=report)
 
 
 def chosen_window(window: str | None, form: str, is_speech: bool, model: str) -> str:
@@ -93,10 +93,14 @@ def chosen_window(window: str | None, form: str, is_speech: bool, model: str) ->
     None: DEFAULT_WINDOW, but the full one for the form "tensorrt", whose engines are built for one window.
 
     Raises:
-        BadInput: the model is a classifier.
+        BadInput: the model is a classifier, or the form has not that window.
     """
     if window is not None and not is_speech:
         raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
+    if form == "tensorrt" and window not in (None, FULL):
+        raise BadInput(
+            f"--window {window}: engines are built for one window, so the form {form!r} has the full one alone"
+        )
     return window or (DEFAULT_WINDOW if is_speech and form != "tensorrt" else FULL)
 
 
@@ -104,32 +108,24 @@ def write_proved_artifact(
     checkpoint: Checkpoint,
     clips: Sequence[np.ndarray],
     out: Path,
-    form: str,
-    source: str,
-    made_from: dict[str, str],
-    dense_graph_bytes: int | None,
-    report: Report,
-    precision: str = "fp32",
-    window: str = FULL,
-    alignment: Alignment | None = None,
+    options: ExportOptions,
+    dense_graph_bytes: int | None = None,
+    report: Report = quiet,
 ) -> Parity:
     """Export, prove, and only then put the artifact at `out`; the figures of the proof, which the manifest holds too.
 
-    clips: what golden clips are made of, float32 (samples,) each; source: MODEL as the user named it; window: which
-    windows a Whisper's encoder takes; alignment: the heads that its word times are taken from. Where a Whisper's 8 bits
-    fail their proof, the tensors that cost most are left in float32 and it is proved again; what was left, or what
-    costs most where it is refused, is said.
+    clips, options: as of `write_unproved_artifact`. Where a Whisper's 8 bits fail their proof, the tensors that cost
+    most are left in float32 and it is proved again; what was left, or what costs most where it is refused, is said.
     """
     with replaced_folder(out) as folder:
-        arguments = (checkpoint, clips, folder, form, source, made_from, precision, window, alignment)
         report("building the graph", 0.2)
-        write_unproved_artifact(*arguments)
+        write_unproved_artifact(checkpoint, clips, folder, options)
         report("running the golden clips through it", 0.7)
         try:
             return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
         except ParityFailed as error:  # it names the temporary folder, which is about to go
             said = str(error).replace(str(folder), str(out))
-        if precision != "int8" or not writes_speech(checkpoint):
+        if options.precision != "int8" or not writes_speech(checkpoint):
             raise ParityFailed(said)
         report("measuring what 8 bits cost each tensor", 0.8)
         costs = tensor_costs(read_artifact(folder), checkpoint.model, checkpoint.feature_extractor, clips)
@@ -137,7 +133,7 @@ def write_proved_artifact(
         if not left:
             raise ParityFailed(f"{said}; {dearest(costs)}")
         report(f"building the graph without {len(left)} tensors in 8 bits", 0.9)
-        write_unproved_artifact(*arguments, left_in_float32=left)
+        write_unproved_artifact(checkpoint, clips, folder, replace(options, left_in_float32=left))
         try:
             return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
         except ParityFailed as error:
@@ -146,33 +142,15 @@ def write_proved_artifact(
 
 
 def write_unproved_artifact(
-    checkpoint: Checkpoint,
-    clips: Sequence[np.ndarray],
-    out: Path,
-    form: str,
-    source: str,
-    made_from: dict[str, str],
-    precision: str,
-    window: str = FULL,
-    alignment: Alignment | None = None,
-    left_in_float32: Collection[str] = (),
+    checkpoint: Checkpoint, clips: Sequence[np.ndarray], out: Path, options: ExportOptions
 ) -> None:
-    """The artifact at `out`, whole or not at all, its parity null; arguments as of `write_proved_artifact`.
+    """The artifact at `out`, whole or not at all, its parity null.
 
-    Of all clips the quantiser, and who looks for what float16 does not hold, take their ranges; golden clips are made
-    of the first. left_in_float32: tensors of a
-    Whisper's encoder that stay so.
+    clips: float32 (samples,) each; of all of them the quantiser, and who looks for what float16 does not hold, take
+    their ranges, and golden clips are made of the first. What the manifest says of pruning is added to the options.
     """
-    options = ExportOptions(
-        form=form,
-        source={"source": source, **_sparsity(checkpoint.folder)},
-        made_from=made_from,
-        precision=precision,
-        quantiser_waveforms=clips if precision != "fp32" else (),
-        window=window,
-        left_in_float32=left_in_float32,
-        alignment=alignment,
-    )
+    ranges = clips if options.precision != "fp32" else ()
+    options = replace(options, source={**options.source, **_sparsity(checkpoint.folder)}, quantiser_waveforms=ranges)
     family_of(checkpoint).export(checkpoint, golden_waveforms(clips, checkpoint), out, options)
 
 

@@ -16,7 +16,7 @@ from leanear.benchmarks.report.page import Paragraph, Section
 from leanear.benchmarks.report.precision_section import precision_section, read_precision
 from leanear.benchmarks.report.report import ReportPaths, write_report
 from leanear.benchmarks.report.sections import Extra
-from leanear.benchmarks.results import Results
+from leanear.benchmarks.results import Results, results_files
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, as_folder, column_for
 from leanear.data.splits import read_splits
@@ -131,32 +131,26 @@ def _precision_beside(artifact: Artifact, runtime: str, asked: str | None) -> st
     return asked if asked is not None and same else own_precision(artifact, runtime)
 
 
-def write_deployment_report(
-    results: Path, *, out: Path | None, max_drop: float | None, comparison: Path | None = None
-) -> ReportPaths:
+def write_deployment_report(results: Path, *, out: Path | None, max_drop: float | None) -> ReportPaths:
     """Write report.md and report.html of a results file, or of the newest one in a deployment folder.
 
     Word errors of transcripts that came from a device are counted now, and kept in the results file.
-
-    comparison: a comparison.json, whose sections the report gets too.
 
     Raises:
         BadInput: there is no results file there, or it is not one.
     """
     if not results.is_dir():
         count_results_word_errors(results, read_spellings(results.resolve().parent.parent))
-        return write_report(results, out or results.parent, max_drop=max_drop, comparison_path=comparison)
-    if (results / DEVICES_FILE).is_file() and out is None and comparison is None:
+        return write_report(results, out or results.parent, max_drop=max_drop)
+    if (results / DEVICES_FILE).is_file() and out is None:
         from leanear.deploy.delivering import write_delivery_report
 
         return write_delivery_report(results, max_drop)
-    found = sorted(
-        [*(results / "results").glob("*.json"), *(results / "results").glob("[!.]*/*.json")],
-        key=lambda path: path.stat().st_mtime_ns,
-    )
+    found = results_files(results)
     if not found:
         raise BadInput(f"{results}: no results/*.json in it; `leanear deploy` or `leanear bench` makes them")
-    return write_folder_report(results, found[-1], out or results, max_drop, comparison)
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+    return write_folder_report(results, newest, out or results, max_drop)
 
 
 def precision_sections(folder: Path) -> tuple[Section, ...]:
@@ -189,7 +183,6 @@ def write_folder_report(
     results: Path,
     out: Path,
     max_drop: float | None,
-    comparison: Path | None = None,
     notes: Sequence[str] = (),
 ) -> ReportPaths:
     """The report of one of a deployment folder's results, with its plan and what deployment.json says of its origin.
@@ -211,7 +204,6 @@ def write_folder_report(
             notes=(*notes, *pruning_notes(pruning, medians_ms(analyse(measured)))),
             warning=loss_warning(pruning) or "",
         ),
-        comparison_path=comparison,
         loss=None if pruning is None else loss_section(pruning),
         more=engine_sections(folder),
     )

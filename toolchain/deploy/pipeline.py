@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanear.benchmarks.device.bundled import ALL_THREADS
+from leanear.benchmarks.device.bundled import ALL_THREADS, BundleRun
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results
 from leanear.data.dataset import Data, DataFolder, column_for
-from leanear.data.evaluation_clips import draw_evaluation
-from leanear.data.splits import Splits, read_splits
+from leanear.data.splits import Splits, draw_evaluation, read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
 from leanear.deploy.deployment_folder import claim, default_folder
@@ -26,6 +25,7 @@ from leanear.deploy.deployment_stages import (
     prune_stage,
     was_pruned,
 )
+from leanear.deploy.exporting import chosen_window
 from leanear.deploy.measuring import (
     DEPLOYMENT_FILE,
     DEPLOYMENT_SCHEMA,
@@ -44,7 +44,6 @@ from leanear.deploy.precision_gate import (
     precision_stage,
     ships_by_record,
 )
-from leanear.devices.bundle import RunSettings
 from leanear.devices.remote import RemoteOutcome
 from leanear.families.checkpoint import (
     checkpoint_folder,
@@ -62,7 +61,6 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
 from leanear.timing.speech_work import SpeechWork
@@ -198,7 +196,7 @@ def _prepare(request: Request) -> _Prepared:
     source = checkpoint_folder(model)
     audio = data_folder(model, request.data)
     task = task_of(source)
-    window = _window(request.window, target, task, model)
+    window = chosen_window(request.window, target.graph_form, task == SPEECH_TASK, model)
     if task == SPEECH_TASK and job.goal.needs_latency:
         job = dataclasses.replace(job, work=dataclasses.replace(job.work or SpeechWork(), window=window))
     if request.word_timestamps:
@@ -289,13 +287,13 @@ def _deliver(
         folder,
         title=about.title,
         target=f"{device.name}: {device.description}",
-        run=RunSettings(
+        run=BundleRun(
             device.runtime,
             device.precision,
+            plain_precision(device.runtime, device.precision),
             ALL_THREADS if device.all_threads else device.threads,
             request.budget_s,
             request.sustained_s,
-            plain_precision(device.runtime, device.precision),
         ),
         devices=devices,
         provenance=about.provenance,
@@ -311,20 +309,6 @@ def _refuse_out_of_reach(source: Path, job: PruneJob, narrator: Narrator) -> Non
     from leanear.prune.job import open_reachable
 
     open_reachable(source, job, narrator)
-
-
-def _window(window: str | None, device: Target, task: str, model: str) -> str:
-    """Which windows the slim model's encoder takes.
-
-    Raises:
-        BadInput: some were asked for, and the model is a classifier or the target's graphs take the full one alone.
-    """
-    if window is not None and task != SPEECH_TASK:
-        raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
-    one_alone = device.graph_form == "tensorrt"
-    if one_alone and window not in (None, FULL):
-        raise BadInput(f"--window {window}: engines are built for one window, so {device.name} has the full one alone")
-    return window or (FULL if one_alone or task != SPEECH_TASK else DEFAULT_WINDOW)
 
 
 def _require_word_timestamps(device: Target, task: str, model: str) -> None:

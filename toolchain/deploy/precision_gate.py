@@ -7,8 +7,6 @@ Otherwise the next slower precision that the runtime offers is tried, down to fl
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +44,7 @@ from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed, RuntimeUnavailable
-from leanear.runtimes.files import replaced_folder, sha256_file, sha256_json
+from leanear.runtimes.files import link_or_copy, replaced_folder, sha256_file, sha256_json
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
@@ -169,10 +167,7 @@ def place_artifact(source: Path, out: Path) -> None:
     """The artifact of `source` at `out`, whole or not at all; hard links where the file system has them."""
     with replaced_folder(out) as fresh:
         for path in sorted(file for file in source.iterdir() if file.is_file()):
-            try:
-                os.link(path, fresh / path.name)
-            except OSError:
-                shutil.copyfile(path, fresh / path.name)
+            link_or_copy(path, fresh / path.name)
 
 
 def _made_from(candidate: Candidate, gate: PrecisionGate) -> dict[str, Any]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import shutil
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import leanear
 import leanear.benchmarks
 import leanear.runtimes
 from leanear.benchmarks.device.bundled import (
-    ALL_THREADS,
     BUNDLE_FILE,
     BUNDLE_SCHEMA,
     RUNNER_FILE,
@@ -32,7 +29,7 @@ from leanear.devices.packing import Packer, is_packed, packed_name, tensors_of
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file, replaced_folder, sha256_file, sha256_json
+from leanear.runtimes.files import link_or_copy, replaced_file, replaced_folder, sha256_file, sha256_json
 from leanear.runtimes.records import write
 
 DEVICE_SOURCES = {p.__name__: Path(next(iter(p.__path__))) for p in (leanear.runtimes, leanear.benchmarks)}
@@ -81,22 +78,6 @@ else:
 """
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """What the device is to do.
-
-    precision: of the slim artifact, and of the dense one where dense_precision does not say another; threads: a number,
-    or "all" of the device's; budget_s: seconds for latency samples; sustained_s: of work without a pause.
-    """
-
-    runtime: str
-    precision: str
-    threads: int | Literal["all"] = ALL_THREADS
-    budget_s: float = 60.0
-    sustained_s: float = 0.0
-    dense_precision: str | None = None
-
-
 def write_bundle(
     out: Path,
     *,
@@ -105,7 +86,7 @@ def write_bundle(
     slim: Path,
     dense: Path | None,
     clips: Path | None,
-    run: RunSettings,
+    run: BundleRun,
 ) -> Bundle:
     """The bundle written to `out`, whole or not at all; the same inputs give the same bytes.
 
@@ -122,21 +103,14 @@ def write_bundle(
         for role, folder in artifacts.items():
             _place_artifact(read_artifact(folder), role, fresh, packer)
         if clips is not None:
-            _place(clips, fresh / CLIPS_FILE)
+            link_or_copy(clips, fresh / CLIPS_FILE)
         write_runner(fresh / RUNNER_FILE)
         document = BundleDocument(
             schema=BUNDLE_SCHEMA,
             leanear=importlib.metadata.version("leanear"),
             name=name,
             target=target,
-            run=BundleRun(
-                runtime=run.runtime,
-                precision=run.precision,
-                dense_precision=run.dense_precision or run.precision,
-                threads=run.threads,
-                budget_s=run.budget_s,
-                sustained_s=run.sustained_s,
-            ),
+            run=run,
             artifacts={role: role for role in artifacts},
             clips=None if clips is None else CLIPS_FILE,
             files=_files(fresh),
@@ -191,6 +165,7 @@ def _files(folder: Path) -> dict[str, FileFacts]:
 def _place_artifact(artifact: Artifact, role: str, bundle: Path, packer: Packer) -> None:
     """The files of an artifact, the large ones packed, in the order in which they are unpacked."""
     tensors = tensors_of(artifact)
+    (bundle / role).mkdir()
     for path in sorted(
         (path for path in artifact.folder.iterdir() if path.is_file()), key=lambda p: packed_name(p.name)
     ):
@@ -198,13 +173,4 @@ def _place_artifact(artifact: Artifact, role: str, bundle: Path, packer: Packer)
         if is_packed(path):
             packer.pack(path, name, bundle / packed_name(name), tensors.get(path.name, []))
         else:
-            _place(path, bundle / name)
-
-
-def _place(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no hard links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
+            link_or_copy(path, bundle / name)

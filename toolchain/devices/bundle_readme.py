@@ -120,7 +120,7 @@ def expected_time(bundle: Bundle, artifacts: dict[str, Path]) -> str:
             seconds += _inferences(clips, waveform_s) * each_ms / 1e3
     except LeanearError as error:
         return f"expected: {_duration(bundle.document, clips)} Not timed here: {error}"
-    fixed = bundle.budget_s + len(artifacts) * bundle.sustained_s
+    fixed = bundle.document.run.budget_s + len(artifacts) * bundle.document.run.sustained_s
     return (
         f"expected of bench: {fixed:.0f} s of timing, and for the clips {seconds:.0f} s on a device as fast as this"
         f" machine, longer on a slower one (a rough timing on this machine, which says nothing of the device:"

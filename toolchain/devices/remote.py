@@ -37,13 +37,7 @@ CLOCK_LIMIT_S = 120.0
 LATEST_S = 1e11  # since 1970: in the year 5138
 LOG_LINES = 20
 # Ends of a whole attempt.
-FOUND_OUT = (
-    "no numpy",
-    "runtime absent",
-    "compile failed",
-    "check failed",
-    "measurement failed",
-)  # ends of a whole attempt
+FOUND_OUT = ("no numpy", "runtime absent", "compile failed", "check failed", "measurement failed")
 COPIED, LOOKED, COMPILED = 0.3, 0.35, 0.4  # shares of the whole, for a progress bar
 
 

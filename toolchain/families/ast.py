@@ -17,6 +17,7 @@ from leanear.export.artifact import export_artifact
 from leanear.export.ast.front_end import read_front_end
 from leanear.export.ast.graph import token_count
 from leanear.export.macs import Macs, count_macs
+from leanear.export.options import ExportOptions
 from leanear.families import classifier, modeling_slim_ast
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint_files import (
@@ -31,7 +32,7 @@ from leanear.families.checkpoint_files import (
     write_slim_folder,
 )
 from leanear.families.classifier import check_head, labelled, metric_of
-from leanear.families.family import AttentionBlocks, ExportOptions
+from leanear.families.family import AttentionBlocks
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 from leanear.families.slimming import feed_forward_state, kept_widths, slim_config, slim_state
 from leanear.plan import Plan, SitePlan, full_plan
@@ -272,11 +273,5 @@ def save_slim_checkpoint(
 def export(
     checkpoint: AstCheckpoint, golden_waveforms: Sequence[np.ndarray], out: Path, options: ExportOptions
 ) -> object:
-    """Write the artifact folder, whole or not at all, its parity null.
-
-    Raises:
-        BadInput: as `leanear.export.artifact.export_artifact`.
-    """
-    return export_artifact(
-        checkpoint.model, checkpoint.feature_extractor, golden_waveforms, out, **options.of_any_family()
-    )
+    """Write the artifact folder, whole or not at all, its parity null."""
+    return export_artifact(checkpoint.model, checkpoint.feature_extractor, golden_waveforms, out, options)

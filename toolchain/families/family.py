@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +13,11 @@ import torch
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.data.examples import LabelledInputs, Mistakes
 from leanear.export.macs import Macs
+from leanear.export.options import ExportOptions
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.plan import Plan, SitePlan
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
-from leanear.runtimes.manifest import Alignment
-from leanear.runtimes.speech.encoder_windows import FULL
 
 
 class Checkpoint(Protocol):
@@ -55,27 +54,6 @@ class AttentionBlocks:
     kinds: tuple[str, ...]
     tokens: int
     model_width: int
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How a checkpoint is exported; what each means is said by `leanear.export.artifact.export_artifact`.
-
-    alignment: of a Whisper, the heads that word times are taken from.
-    """
-
-    form: str
-    source: dict[str, Any]
-    made_from: dict[str, Any]
-    precision: str = "fp32"
-    quantiser_waveforms: Sequence[np.ndarray] = ()
-    window: str = FULL
-    left_in_float32: Collection[str] = ()
-    alignment: Alignment | None = None
-
-    def of_any_family(self) -> dict[str, Any]:
-        """All but the alignment, by name."""
-        return {name: value for name, value in vars(self).items() if name != "alignment"}
 
 
 class Family(Protocol):

@@ -61,7 +61,7 @@ Bases = Mapping[str, SiteBasis | FeedForwardBasis]
 class Scoring:
     """How clips are scored.
 
-    basis, labels: as in `choose_basis` and `pass_through`; finite: whether query/key widths are judged by the exact
+    basis, labels: as in `choose_basis` and `pass_through_all`; finite: whether query/key widths are judged by the exact
     change of the attention, or by derivatives at the dense model; multiple: query/key widths are tried at its
     multiples; basis_clips: how many of the clips, the first ones, the basis is made from; chunk: clips that are added
     up at once; seed: of the random labels; prune: which blocks are scored.

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from leanear.calibration.curvature import Curvature, collect_curvature, read_curvature, write_curvature
+from leanear.calibration.curvature import collect_curvature, curvature_from_tensors, curvature_tensors
+from leanear.calibration.kept import keep_tensors, kept_tensors
 from leanear.calibration.scores import SiteScores, score_fisher, score_magnitude
 from leanear.calibration.sites import AttentionSite
 from leanear.data.examples import LabelledInputs
@@ -182,9 +183,9 @@ def score(
         return score_magnitude(sites)
     order = torch.arange(len(clips)) if order is None else order
     made_from = {**(made_from or {}), "order": sha256_json([batch_size, order.tolist()])}
-    curvature = _kept_curvature(curvature_path, made_from)
-    if curvature is not None:
-        return score_fisher(sites, curvature)
+    kept = None if curvature_path is None else kept_tensors(curvature_path, made_from)
+    if kept is not None:
+        return score_fisher(sites, curvature_from_tensors(kept))
     curvature = collect_curvature(
         model,
         sites,
@@ -195,27 +196,11 @@ def score(
         batch_size=batch_size,
         clips_at_once=clips_at_once,
         recomputed_layers=family.encoder_layers(model) if recompute else (),
-        made_from=made_from,
         progress=lambda done, total: report(f"scored {done}/{total} clips", done / total),
     )
     if curvature_path is not None:
-        write_curvature(curvature_path, curvature)
-        remember_kept(curvature_path)
+        keep_tensors(curvature_path, curvature_tensors(curvature), made_from)
     return score_fisher(sites, curvature)
-
-
-def _kept_curvature(path: Path | None, made_from: Mapping[str, str]) -> Curvature | None:
-    """The curvature in `path` if it is there, whole, and made from just these inputs."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        curvature = read_curvature(path)
-    except BadInput:
-        return None
-    if curvature.made_from != made_from:
-        return None
-    remember_kept(path)
-    return curvature
 
 
 def choose_step(plan: Plan, scores: Sequence[SiteScores], recipe: PruneRecipe, step: int) -> tuple[SitePlan, ...]:

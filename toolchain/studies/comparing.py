@@ -9,16 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from leanear.accelerator import on_accelerator
-from leanear.benchmarks.report.comparison_document import (
-    COMPARISON_SCHEMA,
-    Calibration,
-    ComparisonDocument,
-    Evaluation,
-    MethodFacts,
-    MethodsLatency,
-    MethodsTable,
-    read_comparison,
-)
 from leanear.benchmarks.report.report import write_page
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, Example, column_for
@@ -60,6 +50,16 @@ from leanear.studies.comparison import (
     compute_rows,
     finished_rows,
     methods_table,
+)
+from leanear.studies.comparison_document import (
+    COMPARISON_SCHEMA,
+    Calibration,
+    ComparisonDocument,
+    Evaluation,
+    MethodFacts,
+    MethodsLatency,
+    MethodsTable,
+    read_comparison,
 )
 from leanear.studies.comparison_page import comparison_report
 from leanear.studies.methods import (

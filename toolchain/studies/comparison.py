@@ -14,7 +14,13 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from leanear.benchmarks.report.comparison_document import (
+from leanear.benchmarks.summary import Interval, wilson_interval
+from leanear.data.examples import LabelledInputs
+from leanear.progress import Report, quiet
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import replaced_file, sha256_json, write_text
+from leanear.runtimes.process.kept_work import remember_kept
+from leanear.studies.comparison_document import (
     ANY_SEED,
     DENSE,
     ErrorRate,
@@ -24,12 +30,6 @@ from leanear.benchmarks.report.comparison_document import (
     Ratio,
     Row,
 )
-from leanear.benchmarks.summary import Interval, wilson_interval
-from leanear.data.examples import LabelledInputs
-from leanear.progress import Report, quiet
-from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file, sha256_json, write_text
-from leanear.runtimes.process.kept_work import remember_kept
 from leanear.studies.methods import DEFAULT, Bench, Method
 from leanear.studies.quality import Answers, judge_answers, predict
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
-from leanear.benchmarks.report.comparison import (
+from leanear.benchmarks.report.page import Card, Report
+from leanear.studies.comparison_document import ACCURACY, ComparisonDocument
+from leanear.studies.comparison_sections import (
     NOT_MEASURABLE,
     comparison_sections,
     dense_row,
@@ -11,8 +13,6 @@ from leanear.benchmarks.report.comparison import (
     span_of,
     sparsities_of,
 )
-from leanear.benchmarks.report.comparison_document import ACCURACY, ComparisonDocument
-from leanear.benchmarks.report.page import Card, Report
 
 
 def comparison_report(document: ComparisonDocument) -> Report:

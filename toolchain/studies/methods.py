@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from leanear.benchmarks.report.comparison_document import DENSE
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_basis
 from leanear.calibration.scores import SiteScores
 from leanear.calibration.statistics import Statistics, collect_statistics, empty_statistics, merge_statistics
@@ -42,6 +41,7 @@ from leanear.recover.lora import LoraRecovery
 from leanear.reference.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
 from leanear.reference.schedule import SCORES, PruneRecipe, Score, calibration_order, prune, score
 from leanear.studies.closed_form import principal_basis, ridge_basis, ridge_feed_forward
+from leanear.studies.comparison_document import DENSE
 
 Order = Literal["fisher", "singular value"]
 Group = Literal["dense", "plain", "reference", "one basis, equal widths", "parts", "default", "control", "recovered"]

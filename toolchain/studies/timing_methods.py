@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from leanear.benchmarks.measure.processes import absolute
-from leanear.benchmarks.report.comparison_document import MethodsLatency, TimedRow
 from leanear.benchmarks.sensors.device import device_facts, device_name
 from leanear.export.ast.graph import export_ast
 from leanear.progress import Report
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_folder
+from leanear.studies.comparison_document import MethodsLatency, TimedRow
 from leanear.studies.methods import Bench, Method
 from leanear.targets.target import Target
 from leanear.timing.block_timing import time_in_turn

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from leanear.runtimes.backends.engines import import_library
-from leanear.runtimes.choose import choose_runtime
-from leanear.runtimes.errors import RuntimeUnavailable
+from leanear.runtimes.choose import choose_runtime, require_runtime
+from leanear.runtimes.errors import LeanearError
+from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
 
 Where = Literal["here", "on the device", "not here"]
@@ -57,32 +59,20 @@ def readiness(target: Target) -> Readiness:
         built = "on the device" if choose_runtime(target.runtime).ON_GPU else "here"
         measured = "on the device"
     elif target.compute_capabilities:
-        reason = _library_missing(target.runtime)
+        reason = _missing(lambda: import_library(target.runtime))  # which needs no GPU
         built = measured = "not here" if reason else "here"
         reason = reason or choose_runtime(target.runtime).available() or ""
         measured = "not here" if reason else "here"
     else:
-        reason = _runtime_missing(target)
+        reason = _missing(lambda: require_runtime(target.runtime, SessionOptions(target.threads, target.precision)))
         built = measured = "not here" if reason else "here"
     return Readiness(target.name, target.runtime, target.graph_form, target.precision, built, measured, reason)
 
 
-def _library_missing(runtime: str) -> str:
-    """Why engines cannot be built here, which needs no GPU; "" if they can."""
+def _missing(require: Callable[[], object]) -> str:
+    """Why what is required is not to be had here, "" if it is."""
     try:
-        import_library(runtime)
-    except RuntimeUnavailable as error:
-        return str(error)
+        require()
+    except LeanearError as error:
+        return str(error).removeprefix("precision: ")
     return ""
-
-
-def _runtime_missing(target: Target) -> str:
-    """Why the target's runtime cannot measure here in its precision; "" if it can."""
-    runtime = choose_runtime(target.runtime)
-    reason = runtime.available()
-    if reason is not None:
-        return reason
-    offered = runtime.precisions()
-    if target.precision in offered:
-        return ""
-    return f"{target.runtime} does not compute in {target.precision} on this machine; it offers {', '.join(offered)}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from leanear.runtimes.choose import MODULES, choose_runtime, graph_forms
+from leanear.runtimes.choose import MODULES, choose_runtime, graph_forms, offered_runtimes
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.records import Positive, read
@@ -120,7 +120,8 @@ def _check_file(file: TargetFile, path: Path) -> None:
     offers = (("runtime", MODULES), ("graph_form", graph_forms()), ("precision", PRECISIONS))
     for key, offered in offers:
         if getattr(file, key) not in offered:
-            raise BadInput(f"{path}: {key} is {getattr(file, key)!r}, expected one of {', '.join(offered)}")
+            told = ", ".join(offered_runtimes() if key == "runtime" else offered)
+            raise BadInput(f"{path}: {key} is {getattr(file, key)!r}, expected one of {told}")
     _check_precision(file.precision, file.runtime, f"{path}: precision is {file.precision!r}")
     runtime = choose_runtime(file.runtime)
     if file.graph_form not in ("portable", runtime.FORM):

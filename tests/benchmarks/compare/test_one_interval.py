@@ -142,7 +142,7 @@ def test_21_clips_without_a_discordant_pair_in_words(deployments, tmp_path, mark
     text = paths.markdown.read_text()
     assert f"0 points ({said})" in text
     assert "0.00 to 0.00" not in text
-    wide = "as good on 21 clips, but so few do not rule out a loss of 15.46 points, beyond the gate of 1 point"
+    wide = "no loss on 21 clips, too few to rule out a loss of 15.46 points (the gate is 1 point)"
     assert f"**Accuracy: not decided: {wide}" in text
     assert paths.gate.verdict == "PASS"
     assert "only the point is within it: the 95% interval reaches 15.46" in paths.gate.sentence

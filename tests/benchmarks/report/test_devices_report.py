@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from leanear.benchmarks.report import report
-from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report, write_devices_report
+from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report
 from leanear.benchmarks.report.drawing.plotting import Picture
 from leanear.benchmarks.report.page import Table
-from leanear.benchmarks.report.report import render_html, render_markdown
+from leanear.benchmarks.report.report import render_html, render_markdown, write_page
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.summary import Gate
 from tests.benchmarks.drawn import drawn, lines, texts
@@ -46,8 +46,8 @@ def entries(more_results):
 
 
 def test_everyone_is_in_the_one_report(entries, tmp_path):
-    paths = write_devices_report(tmp_path, "tiny for pi", "raspberrypi", entries, {"model": "tiny"})
-    markdown, page = paths.markdown.read_text(), paths.html.read_text()
+    report = compose_devices_report("tiny for pi", "raspberrypi", entries, {"model": "tiny"})
+    markdown, page = (path.read_text() for path in write_page(report, tmp_path, "report"))
     for text in (markdown, html.unescape(page)):
         assert "2 of 4 devices measured" in text
         assert "connection refused: nothing listens there" in text
@@ -62,12 +62,12 @@ def test_everyone_is_in_the_one_report(entries, tmp_path):
     assert "<svg" in page
     assert "| dead | connection refused | not measured |" in markdown
     assert " 0.00 ms" not in markdown
-    assert paths.gate.verdict == "PASS"
+    assert report.gate.verdict == "PASS"
 
 
 def test_the_same_entries_give_the_same_bytes(entries, tmp_path):
     for name in ("a", "b"):
-        write_devices_report(tmp_path / name, "t", "pi", entries, {})
+        write_page(compose_devices_report("t", "pi", entries, {}), tmp_path / name, "report")
     assert (tmp_path / "a/report.html").read_bytes() == (tmp_path / "b/report.html").read_bytes()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from leanear.benchmarks.report.feed_forward_map import feed_forward_map
 from leanear.benchmarks.report.page import Paragraph, Table
+from leanear.benchmarks.report.size_sections import _feed_forward_map as feed_forward_map
 from leanear.benchmarks.report.size_sections import widths_section
 from leanear.families import ast
 from leanear.plan import plan_to_json

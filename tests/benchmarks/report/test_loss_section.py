@@ -57,7 +57,7 @@ def test_rounds_and_the_blocks_of_the_best_one_are_told():
     section = loss_section(PRUNING)
     rounds, by_block = blocks(section, Table)
     assert rounds.rows == (("round 1", "0.01", "0.9", ""), ("round 2", "0.2", "0.31", "this model"))
-    assert by_block.rows == (("layers.0.attention", "0.15", "0.25"), ("layers.1.attention", "0", "0"))
+    assert by_block.rows == (("layer 0, attention", "0.15", "0.25"), ("layer 1, attention", "0", "0"))
     assert len(blocks(section, Paragraph)) == 1
     curve, ratio = blocks(section, Picture)
     assert (curve.title, ratio.title) == ("Size against loss", "Estimate and measurement of every block")

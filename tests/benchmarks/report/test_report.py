@@ -323,10 +323,10 @@ def test_labels_that_moved_and_the_confusions_behind_it(report, document, markdo
         document["accuracy"]["roles"][role]["predicted_ids"] = answers
     _, markdown, _ = report()
     assert "Labels that lost or gained, all 2 (the other 2 did not):" in markdown
-    assert "| dog | 10 → 5 of 15 | 33.33 points lost |" in markdown
-    assert "| wind | 5 → 10 of 10 | 50 points gained |" in markdown
-    assert markdown.index("| dog | 10") < markdown.index("| wind | 5")
-    rows = ["dog → saw | 0 → 10", "dog → rain | 5 → 0", "wind → saw | 5 → 0"]
+    assert "| “dog” | 10 → 5 of 15 | 33.33 points lost |" in markdown
+    assert "| “wind” | 5 → 10 of 10 | 50 points gained |" in markdown
+    assert markdown.index("| “dog” | 10") < markdown.index("| “wind” | 5")
+    rows = ["“dog” → “saw” | 0 → 10", "“dog” → “rain” | 5 → 0", "“wind” → “saw” | 5 → 0"]
     places = [markdown.index(f"| {row} |") for row in rows]
     assert places == sorted(places)
 

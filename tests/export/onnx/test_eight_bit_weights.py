@@ -24,6 +24,7 @@ from leanear.export.onnx.eight_bit_weights import (
 from leanear.export.onnx.graph import FORMS, Graph
 from leanear.export.onnx.observed import Observed
 from leanear.export.onnx.static_eight_bit import add_static_products, column_integers, column_scales
+from leanear.export.options import ExportOptions
 from leanear.export.parity import prove_parity, prove_parity_here
 from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND, changed_words
 from leanear.runtimes.artifact import read_artifact
@@ -58,9 +59,19 @@ def _calm(kind: str) -> torch.nn.Module:
 
 def _export(folder: Path, model: torch.nn.Module, precision: str = "int8", form: str = "onnxruntime") -> Path:
     return export_artifact(
-        model, make_extractor(), CLIPS, folder, form=form, source={}, made_from={},
-        speech=small_speech(model), precision=precision, quantiser_waveforms=CLIPS if precision == "int8" else (),
-    )  # fmt: skip
+        model,
+        make_extractor(),
+        CLIPS,
+        folder,
+        ExportOptions(
+            form=form,
+            source={},
+            made_from={},
+            precision=precision,
+            quantiser_waveforms=CLIPS if precision == "int8" else (),
+        ),
+        small_speech(model),
+    )
 
 
 def test_columns_are_within_half_a_step_of_what_they_stand_for() -> None:
@@ -256,14 +267,22 @@ def test_what_is_not_offered_is_refused(tmp_path: Path) -> None:
     model = small_whisper("stock")
     with pytest.raises(BadInput, match="precision 'int4'"):
         export_artifact(
-            model, make_extractor(), CLIPS, tmp_path / "a", form="onnxruntime", source={}, made_from={},
-            speech=small_speech(model), precision="int4", quantiser_waveforms=CLIPS,
-        )  # fmt: skip
+            model,
+            make_extractor(),
+            CLIPS,
+            tmp_path / "a",
+            ExportOptions(form="onnxruntime", source={}, made_from={}, precision="int4", quantiser_waveforms=CLIPS),
+            small_speech(model),
+        )
     with pytest.raises(BadInput, match="precision 'int8': at least one clip is needed"):
         export_artifact(
-            model, make_extractor(), CLIPS, tmp_path / "a", form="onnxruntime", source={}, made_from={},
-            speech=small_speech(model), precision="int8",
-        )  # fmt: skip
+            model,
+            make_extractor(),
+            CLIPS,
+            tmp_path / "a",
+            ExportOptions(form="onnxruntime", source={}, made_from={}, precision="int8"),
+            small_speech(model),
+        )
     fp32, int8 = (read_artifact(_export(tmp_path / precision, model, precision)) for precision in ("fp32", "int8"))
     with pytest.raises(BadInput, match="precision: fp32 was asked for, but the graphs of .* are int8"):
         load(int8, SessionOptions(threads=1))

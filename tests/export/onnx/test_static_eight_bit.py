@@ -19,6 +19,7 @@ from leanear.export.onnx.eight_bit_attention import add_eight_bit_group, rows_at
 from leanear.export.onnx.graph import FORMS, Graph
 from leanear.export.onnx.observed import Observed
 from leanear.export.onnx.static_eight_bit import signed_scale, unsigned_range
+from leanear.export.options import ExportOptions
 from leanear.export.parity import prove_parity, prove_parity_here
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
@@ -45,7 +46,11 @@ def _calm(model: torch.nn.Module) -> torch.nn.Module:
 
 def _export(model: Any, extractor: Any, clips: list[np.ndarray], folder: Path, form: str) -> Path:
     return export_artifact(
-        model, extractor, clips, folder, form=form, source={}, made_from={}, precision="int8", quantiser_waveforms=clips
+        model,
+        extractor,
+        clips,
+        folder,
+        ExportOptions(form=form, source={}, made_from={}, precision="int8", quantiser_waveforms=clips),
     )
 
 
@@ -110,9 +115,12 @@ def test_proved_with_the_noise_in_the_manifest(
 def test_integers_that_do_not_fit_fail_the_proof(dense, extractor, clips, tmp_path: Path) -> None:
     quiet = [1e-4 * clip for clip in clips]
     folder = export_artifact(
-        _calm(dense), extractor, clips, tmp_path / "int8", form="openvino", source={}, made_from={}, precision="int8",
-        quantiser_waveforms=quiet[:1],
-    )  # fmt: skip
+        _calm(dense),
+        extractor,
+        clips,
+        tmp_path / "int8",
+        ExportOptions(form="openvino", source={}, made_from={}, precision="int8", quantiser_waveforms=quiet[:1]),
+    )
     artifact = read_artifact(folder)
     graph = onnx.load(str(artifact.graphs["classifier"]))
     for tensor in graph.graph.initializer:
@@ -166,7 +174,11 @@ def test_integers_of_tensorrt_are_around_zero_and_all_else_is_half(slim, extract
 def test_no_clip_is_refused(slim, extractor, clips, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="precision 'int8': at least one clip is needed"):
         export_artifact(
-            slim, extractor, clips, tmp_path / "a", form="openvino", source={}, made_from={}, precision="int8"
+            slim,
+            extractor,
+            clips,
+            tmp_path / "a",
+            ExportOptions(form="openvino", source={}, made_from={}, precision="int8"),
         )
 
 

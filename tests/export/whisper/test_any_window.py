@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from leanear.deploy.exporting import write_proved_artifact, write_unproved_artifact
+from leanear.export.options import ExportOptions
 from leanear.export.parity import prove_parity_here
 from leanear.export.whisper.graph import export_whisper
 from leanear.export.whisper.window_states import window_states
@@ -131,13 +132,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def exported(request: pytest.FixtureRequest, checkpoint: Any, tmp_path_factory: pytest.TempPathFactory):
     form, precision = request.param
     folder = tmp_path_factory.mktemp("artifacts") / f"{form}-{precision}"
+    options = ExportOptions(form, {}, {}, precision, window="3.5")
     if precision == "fp32":
-        parity = write_proved_artifact(
-            checkpoint, CLIPS, folder, form, "long", {}, None, lambda *_: None, precision, "3.5"
-        )
+        parity = write_proved_artifact(checkpoint, CLIPS, folder, options)
         assert parity.relative_difference <= 1e-4
     else:  # the noise of 8 bits in random weights proves nothing, but the graphs have to run
-        write_unproved_artifact(checkpoint, CLIPS, folder, form, "long", {}, precision, "3.5")
+        write_unproved_artifact(checkpoint, CLIPS, folder, options)
     return form, precision, read_artifact(folder)
 
 
@@ -173,7 +173,7 @@ def test_sessions_hear_in_windows_of_several_lengths_in_turn(exported, checkpoin
 def test_a_proof_hears_golden_clips_in_short_windows(checkpoint: Any, tmp_path: Path) -> None:
     """A faulty short window, here one with other positions, is found by the proof."""
     folder = tmp_path / "artifact"
-    write_proved_artifact(checkpoint, CLIPS, folder, "portable", "long", {}, None, lambda *_: None, "fp32", "3.5")
+    write_proved_artifact(checkpoint, CLIPS, folder, ExportOptions("portable", {}, {}, window="3.5"))
     manifest = read_artifact(folder).manifest
     windows = EncoderWindows("4", (64_000, 96_000), 32_000)
     write(folder / "manifest.json", replace(manifest, input=replace(manifest.input, windows=windows)))

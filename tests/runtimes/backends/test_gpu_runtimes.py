@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from leanear.export.artifact import export_artifact
+from leanear.export.options import ExportOptions
 from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
 from leanear.runtimes.backends import engines, onnx_cpu, rtx_gpu
 from leanear.runtimes.backends import tensorrt_gpu as nvidia_gpu
@@ -60,11 +61,8 @@ def speech(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         make_extractor(),
         [noise(20_000)],
         folder,
-        form="tensorrt",
-        source={},
-        made_from={},
-        speech=small_speech(model),
-        precision=precision,
+        ExportOptions(form="tensorrt", source={}, made_from={}, precision=precision),
+        small_speech(model),
     )
     return read_artifact(folder)
 
@@ -295,7 +293,9 @@ def test_a_network_in_bfloat16_keeps_its_front_end_norms_and_softmax(library, ki
     """What each node of the changed graph reads says in which type it computes."""
     if kind == "ast":
         sources = {"source": {}, "made_from": {}}
-        export_artifact(tiny_ast, tiny_extractor, [noise(9_000)], tmp_path / "a", form="tensorrt", **sources)
+        export_artifact(
+            tiny_ast, tiny_extractor, [noise(9_000)], tmp_path / "a", ExportOptions(form="tensorrt", **sources)
+        )
     else:
         small_artifact(tmp_path / "a", "ragged", "tensorrt", [noise(20_000)])
     artifact = read_artifact(tmp_path / "a")
@@ -400,7 +400,7 @@ def test_the_real_library_takes_a_network_of_bfloat16(tmp_path, tiny_ast, tiny_e
     """TensorRT-RTX says itself in which types the layers of the changed network compute."""
     library = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install 'leanear[rtx]'")
     sources = {"source": {}, "made_from": {}}
-    export_artifact(tiny_ast, tiny_extractor, [noise(9_000)], tmp_path / "a", form="tensorrt", **sources)
+    export_artifact(tiny_ast, tiny_extractor, [noise(9_000)], tmp_path / "a", ExportOptions(form="tensorrt", **sources))
     log = engines._log(library)
     _, network = engines._network(library, log)
     parser = library.OnnxParser(network, log)

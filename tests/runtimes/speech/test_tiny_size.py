@@ -11,8 +11,8 @@ from leanear.benchmarks.peers.whisper_tiny_size import write_tiny_size_checkpoin
 from leanear.data.audio import read_waveform
 from leanear.deploy.exporting import write_proved_artifact
 from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
+from leanear.export.options import ExportOptions
 from leanear.families import whisper
-from leanear.progress import quiet
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.sessions import SessionOptions
@@ -45,7 +45,7 @@ def checkpoint(request, tmp_path_factory):
 def artifact(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("tiny-size") / "artifact"
     speech = [read_waveform(SPEECH, 16_000)]
-    write_proved_artifact(checkpoint, speech, out, "portable", "tiny size", {}, None, quiet)
+    write_proved_artifact(checkpoint, speech, out, ExportOptions("portable", {}, {}))
     return read_artifact(out)
 
 

@@ -143,7 +143,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(capsys, model, data, t
 def test_an_output_folder_that_cannot_be_written(capsys, model, data):
     for command in ("prune", "deploy", "explore", "export"):
         assert run([command, str(model), "--data", str(data), "--out", "/proc/leanear/slim"]) == 2
-        said = "/proc/leanear/slim: --out cannot be written: no folder can be made in /proc (No such file or directory)"
+        said = "/proc/leanear/slim: --out cannot be written: nothing can be made in /proc (No such file or directory)"
         assert said in one_line(capsys)
 
 

@@ -74,6 +74,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         f"transcribe {flag}": (["transcribe", "data/0.flac", "--model", "model", flag, value], flag)
         for flag, value in {"--temperatures": "warm", "--max-line-count": "2", "--hotwords": " ,"}.items()
     },
+    **{
+        f"no place, {arguments[0]}": ([*arguments, "--out", "/proc/out.txt"], "/proc/out.txt: --out cannot be written")
+        for arguments in (["bench", "model"], ["transcribe", "data/0.flac", "--model", "model"])
+    },
     "no clip": (["classify", "no.wav", "--model", "model"], "no.wav: no such file"),
 }
 

@@ -309,8 +309,7 @@ def test_transcribed_clips_file_round_trip(tmp_path):
 
 def test_so_many_evaluation_clips_are_drawn_at_random_and_said(tmp_path):
     from leanear.data.dataset import Example
-    from leanear.data.evaluation_clips import draw_evaluation
-    from leanear.data.splits import Splits
+    from leanear.data.splits import Splits, draw_evaluation
 
     examples = tuple(Example(tmp_path / f"{n}.wav", f"{n}.wav", label="a") for n in range(50))
     splits = Splits(examples[:3], examples, "one folder")

@@ -61,7 +61,7 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_deployment(model, data, tmp_path, capsys):
+def test_deployment(model, data, tmp_path, capsys, markdown_alone):
     out = tmp_path / "out"
     flags = ["--sparsity", "0.5", "--max-drop", "100", "--calibration-clips", "10", "--budget", "1"]
     assert run(["deploy", str(model), "--data", str(data), "--target", "cpu", "--out", str(out), *flags]) == 0

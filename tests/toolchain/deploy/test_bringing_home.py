@@ -10,10 +10,11 @@ import sys
 
 import pytest
 
+from leanear.benchmarks.device.bundled import BundleRun
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run
 from leanear.deploy.delivering import Devices, commands
-from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.bundle import write_bundle
 from leanear.progress import Narrator
 from leanear.runtimes.files import sha256_file
 from tests.benchmarks.measure.test_engine_check import perturbed
@@ -106,7 +107,7 @@ def test_a_wrong_engine_comes_home_as_a_status_and_no_number(folder, narrator, t
         slim=folder / "slim",
         dense=folder / "dense",
         clips=folder / "clips" / "evaluation.npz",
-        run=RunSettings("onnxruntime", "fp32", 1, 0.5),
+        run=BundleRun("onnxruntime", "fp32", "fp32", 1, 0.5, 0.0),
     )
     deployment(folder, Devices(), narrator)
     ended = subprocess.run(

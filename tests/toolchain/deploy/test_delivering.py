@@ -9,15 +9,15 @@ import sys
 import pytest
 from rich.console import Console
 
+from leanear.benchmarks.device.bundled import BundleRun
 from leanear.deploy.delivering import Devices, commands, deliver_deployment, require_all
 from leanear.deploy.measuring import write_deployment_report
-from leanear.devices.bundle import RunSettings
 from leanear.devices.remote import RemoteOptions, RemoteOutcome, deliver
 from leanear.progress import Narrator
 from leanear.runtimes.errors import DeviceFailed
 from tests.toolchain.ssh_server import free_port, start_server
 
-QUICK = RunSettings("null", "fp32", "all", 0.5)
+QUICK = BundleRun("null", "fp32", "fp32", "all", 0.5, 0.0)
 pytestmark = pytest.mark.usefixtures("short_benchmark")
 
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.benchmarks.device.bundled import BUNDLE_FILE, RUNNER_FILE, is_bundle_path, read_bundle
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, RUNNER_FILE, BundleRun, is_bundle_path, read_bundle
 from leanear.benchmarks.results import read_results
-from leanear.devices.bundle import MAIN, RunSettings, device_folder_name, write_bundle, write_runner
+from leanear.devices.bundle import MAIN, device_folder_name, write_bundle, write_runner
 from leanear.devices.bundle_readme import README_FILE, by_hand
 from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.errors import BadInput
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, weights, write_tiny_artifact
 
-RUN = RunSettings("null", "fp32", "all", 1.0)
+RUN = BundleRun("null", "fp32", "fp32", "all", 1.0, 0.0)
 
 
 def loud_clip(label):

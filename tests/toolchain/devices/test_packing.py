@@ -13,16 +13,16 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from leanear.benchmarks.device.bundled import BUNDLE_FILE, read_bundle
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, BundleRun, read_bundle
 from leanear.benchmarks.device.packed import unpack_bundle, unpacked_bytes
-from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.bundle import write_bundle
 from leanear.devices.packing import Packer, Stretch, tensors_of
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file
 from tests.runtimes.tiny_artifact import write_tiny_artifact
 
-RUN = RunSettings("null", "fp32", 1, 1.0)
+RUN = BundleRun("null", "fp32", "fp32", 1, 1.0, 0.0)
 WINDOW = 30_000
 FILES = ["model.onnx", "golden.npz", "manifest.json"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leanear.benchmarks.device.bundled import read_bundle
+from leanear.benchmarks.device.bundled import BundleRun, read_bundle
 from leanear.benchmarks.results import read_results
-from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.bundle import write_bundle
 from leanear.devices.remote import deliver
 from leanear.devices.ssh import check_host, quoted_python
 from leanear.devices.statuses import STATUSES
@@ -55,7 +55,7 @@ def test_from_keys_to_results_and_again(small, options, tmp_path):
 
 def test_an_engine_that_is_wrong_there_is_a_status(parts, options, tmp_path):
     wrong = perturbed(write_tiny_artifact(tmp_path / "wrong", weights(3), labels=(NASTY, *LABELS[1:])), 0.5)
-    run = RunSettings("onnxruntime", "fp32", 1, 0.5)
+    run = BundleRun("onnxruntime", "fp32", "fp32", 1, 0.5, 0.0)
     bundle = write_bundle(
         tmp_path / "bundle", name="wrong", target="pi", slim=wrong, dense=None, clips=parts["small"], run=run
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leanear.benchmarks.device.bundled import BundleRun
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.peers.emulated_device import make_device, missing
 from leanear.benchmarks.results import read_results
-from leanear.devices.bundle import RunSettings, write_bundle
+from leanear.devices.bundle import write_bundle
 from leanear.devices.remote import RemoteOptions, deliver
 from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.sessions import SessionOptions
@@ -36,7 +37,7 @@ def test_an_emulated_pi_answers_as_this_machine_does(tmp_path, monkeypatch):
         sample_rate_hz=16_000,
     )
     write_clips(tmp_path / "clips.npz", clips)
-    run = RunSettings("onnxruntime", "fp32", 1, 2.0)
+    run = BundleRun("onnxruntime", "fp32", "fp32", 1, 2.0, 0.0)
     bundle = write_bundle(
         tmp_path / "bundle", name="t", target="pi", slim=slim, dense=dense, clips=tmp_path / "clips.npz", run=run
     )

@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from leanear.benchmarks.device.bundled import BUNDLE_FILE, read_bundle
-from leanear.devices.bundle import RunSettings
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, BundleRun, read_bundle
 from leanear.devices.remote import deliver
 from leanear.runtimes.errors import BadInput
 from tests.toolchain.deliveries import Interruption, deployment, expect, make_bundle, stop_at
@@ -126,7 +125,7 @@ def test_a_python_without_numpy(small, options, tmp_path):
 
 
 def test_a_runtime_that_is_absent(parts, options, tmp_path):
-    run = RunSettings("tensorrt", "fp16", "all", 1.0)
+    run = BundleRun("tensorrt", "fp16", "fp16", "all", 1.0, 0.0)
     bundle = make_bundle(parts, tmp_path / "bundle", run=run).folder
     outcome = deliver(HOST, bundle, tmp_path, options)
     expect(outcome, "runtime absent", "tensorrt: not installed", "not a Jetson")

@@ -16,6 +16,7 @@ from leanear.data.audio_stream import AudioStream
 from leanear.evaluate import transcribing
 from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.export.artifact import export_artifact
+from leanear.export.options import ExportOptions
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.speech import first_tries
@@ -49,10 +50,8 @@ def artifact(model, tmp_path_factory):
         make_extractor(),
         [sounds(1.0)[:, 0]],
         out,
-        form="portable",
-        source={"source": "tiny"},
-        made_from={},
-        speech=small_speech(model),
+        ExportOptions(form="portable", source={"source": "tiny"}, made_from={}),
+        small_speech(model),
     )
     return out
 
@@ -257,15 +256,14 @@ def test_a_vocabulary_of_another_model_is_named(capsys, artifact, tmp_path):
 def aligned(model, tmp_path_factory):
     """The same model, exported for word times."""
     out = tmp_path_factory.mktemp("aligned") / "tiny"
+    alignment = Alignment(((0, 0), (1, 0), (1, 1)), "generation_config")
     export_artifact(
         model,
         make_extractor(),
         [sounds(1.0)[:, 0]],
         out,
-        form="portable",
-        source={"source": "tiny"},
-        made_from={},
-        speech=replace(small_speech(model), alignment=Alignment(((0, 0), (1, 0), (1, 1)), "generation_config")),
+        ExportOptions("portable", {"source": "tiny"}, {}, alignment=alignment),
+        small_speech(model),
     )
     return out
 

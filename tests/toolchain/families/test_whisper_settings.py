@@ -12,6 +12,7 @@ from transformers import WhisperForConditionalGeneration
 from leanear.cli.commands import run
 from leanear.deploy.exporting import write_unproved_artifact
 from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
+from leanear.export.options import ExportOptions
 from leanear.families import whisper
 from leanear.families.checkpoint import load_checkpoint
 from leanear.runtimes.artifact import read_artifact, read_golden
@@ -159,7 +160,7 @@ def test_words_behind_the_timestamps_are_words(with_words, tmp_path):
         theirs = said_by_transformers(folder, sound(number), **asked)
         assert theirs == tokens[: len(theirs)]
         assert first <= max(theirs)
-    write_unproved_artifact(checkpoint, [sound(0)], tmp_path / "artifact", "portable", "words", {}, "fp32")
+    write_unproved_artifact(checkpoint, [sound(0)], tmp_path / "artifact", ExportOptions("portable", {}, {}))
     vocabulary = read_vocabulary(tmp_path / "artifact" / "vocabulary.json")
     for tokens in [*heard, [first, first + 1]]:
         spoken = checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -181,7 +181,7 @@ def test_curvature_is_kept_for_the_same_inputs_alone(checkpoint, clips, tmp_path
     collected = []
 
     def watched(*arguments, **options):
-        collected.append(options["made_from"])
+        collected.append(options["order"])
         return original(*arguments, **options)
 
     original = schedule.collect_curvature

@@ -11,9 +11,9 @@ from transformers import WhisperConfig
 
 from leanear.export.artifact import export_artifact
 from leanear.export.macs import Macs, count_whisper_macs
+from leanear.export.options import ExportOptions
 from leanear.export.whisper.log_mel import read_log_mel
 from leanear.export.whisper_artifact import Speech
-from leanear.families.family import ExportOptions
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
 from leanear.families.whisper.prompts import prompt_language
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, PREVIOUS, START, TRANSCRIBE, TRANSLATE
@@ -27,15 +27,11 @@ NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the newer and the older name o
 def export(
     checkpoint: WhisperCheckpoint, golden_waveforms: Sequence[np.ndarray], out: Path, options: ExportOptions
 ) -> object:
-    """Write the artifact folder, whole or not at all, its parity null.
-
-    Raises:
-        BadInput: as `leanear.export.artifact.export_artifact`.
-    """
+    """Write the artifact folder, whole or not at all, its parity null."""
     decoding, words = decoding_settings(checkpoint), added_words(checkpoint)
-    speech = Speech(vocabulary_tokens(checkpoint), decoding.text_tokens, decoding, words, options.alignment)
+    speech = Speech(vocabulary_tokens(checkpoint), decoding.text_tokens, decoding, words)
     model, extractor = checkpoint.model, checkpoint.feature_extractor
-    return export_artifact(model, extractor, golden_waveforms, out, speech=speech, **options.of_any_family())
+    return export_artifact(model, extractor, golden_waveforms, out, options, speech)
 
 
 def decoding_settings(checkpoint: WhisperCheckpoint) -> Decoding:

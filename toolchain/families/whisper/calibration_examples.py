@@ -59,11 +59,7 @@ def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report 
 
 
 def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """The same of every third clip, and of windows that the others fill, with timestamps.
-
-    Raises:
-        BadInput: as `labelled_inputs`.
-    """
+    """The same of every third clip, and of windows that the others fill, with timestamps."""
     part = in_parts(report, {"own words": 4, "inputs": 1})
     alone = _in_own_words(checkpoint, _alone(checkpoint, clips), part("own words"))
     joined = sorted((each for number, each in enumerate(alone) if number % ALONE), key=lambda example: example.name)

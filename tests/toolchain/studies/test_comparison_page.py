@@ -8,15 +8,15 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-from leanear.benchmarks.report.comparison import comparison_sections
-from leanear.benchmarks.report.comparison_document import COMPARISON_SCHEMA, ComparisonDocument, read_comparison
 from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
 from leanear.benchmarks.report.drawing.plotting import svgs
-from leanear.benchmarks.report.report import write_page, write_report
+from leanear.benchmarks.report.report import write_page
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.runtimes.records import read
+from leanear.studies.comparison_document import COMPARISON_SCHEMA, ComparisonDocument, read_comparison
 from leanear.studies.comparison_page import comparison_report
+from leanear.studies.comparison_sections import comparison_sections
 from tests.benchmarks.drawn import dots, drawn
 
 REFERENCE = "reference: channels, fisher, local"
@@ -185,15 +185,6 @@ def test_latency_and_recovery_have_their_sections():
     assert ("excess error of default ÷ that of the method", ((REFERENCE, "0.4 (0.36 to 0.44)"),)) in [
         (block.caption, block.rows) for block in recovered.blocks[1:]
     ]
-
-
-def test_a_deployment_report_takes_the_sections(null_results, tmp_path, markdown_alone):
-    write_json(tmp_path / "comparison.json", document())
-    without = write_report(null_results.path, tmp_path / "without").markdown.read_text()
-    paths = write_report(null_results.path, tmp_path / "with", comparison_path=tmp_path / "comparison.json")
-    both = paths.markdown.read_text()
-    assert both.startswith(without.rstrip("\n"))
-    assert "Quality against sparsity" in both[len(without) :]
 
 
 def test_what_is_no_comparison_is_refused(tmp_path):

@@ -1,12 +1,16 @@
-"""A comparison of pruning methods as a page, or as sections of a deployment report, from its JSON file."""
+"""The sections of a comparison of pruning methods, from its JSON file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Sequence
 
 from leanear.benchmarks.formatting import NO_RATE_INTERVAL, PRUNED_PARTS, WORD_ERROR_RATE, count
-from leanear.benchmarks.report.comparison_document import (
+from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
+from leanear.benchmarks.summary import Interval
+from leanear.benchmarks.tagging import MEAN_AP
+from leanear.studies.comparison_document import (
     ACCURACY,
     ANY_SEED,
     DENSE,
@@ -16,10 +20,6 @@ from leanear.benchmarks.report.comparison_document import (
     Ratio,
     Row,
 )
-from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
-from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
-from leanear.benchmarks.summary import Interval
-from leanear.benchmarks.tagging import MEAN_AP
 
 MEASURES = {"kl_divergence": "KL", "cross_entropy_change": "cross-entropy change", "excess_error": "excess error"}
 ONE_SHOT_MEASURES = ("kl_divergence", "cross_entropy_change")

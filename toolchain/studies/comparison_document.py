@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Dict, Literal, Optional, Tuple
+from typing import Annotated, Any, ClassVar, Literal
 
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
 from leanear.benchmarks.summary import Interval
@@ -38,7 +38,7 @@ class Row:
     attention_parameters: int
     parameters: int
     macs: int
-    by_kind: Dict[str, float]
+    by_kind: dict[str, float]
     clips: int
     counted: float
     errors: float
@@ -81,18 +81,18 @@ class Ratio:
     measure: Measure
     our_mean: Interval
     their_mean: Interval
-    ratio: Optional[Interval]
-    seeds: Tuple[int, ...]
+    ratio: Interval | None
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class MethodsTable:
     """All rows, in one shot or trained, and what follows from them."""
 
-    error_rates: Tuple[ErrorRate, ...]
-    rows: Tuple[Row, ...]
-    out_of_reach: Tuple[OutOfReach, ...]
-    ratios: Tuple[Ratio, ...]
+    error_rates: tuple[ErrorRate, ...]
+    rows: tuple[Row, ...]
+    out_of_reach: tuple[OutOfReach, ...]
+    ratios: tuple[Ratio, ...]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class MethodsLatency:
     threads: int
     others_share: float
     device: str
-    rows: Tuple[TimedRow, ...]
+    rows: tuple[TimedRow, ...]
 
 
 @dataclass(frozen=True)
@@ -153,21 +153,21 @@ class ComparisonDocument:
 
     schema: str
     model: str
-    made_from: Dict[str, str]
-    command: Tuple[str, ...]
+    made_from: dict[str, str]
+    command: tuple[str, ...]
     calibration: Calibration
     evaluation: Evaluation
     metric: Annotated[str, (ACCURACY, MEAN_AP, WORD_ERROR_RATE)]
     prune: Literal["attention", "feed-forward", "all"]
     bundle_sparsity: float
     default: str
-    published: Tuple[str, ...]
-    drawn: Tuple[str, ...]
-    methods: Tuple[MethodFacts, ...]
+    published: tuple[str, ...]
+    drawn: tuple[str, ...]
+    methods: tuple[MethodFacts, ...]
     one_shot: MethodsTable
-    recovery: Optional[MethodsTable]
-    latency: Optional[MethodsLatency]
-    MAY_LACK: ClassVar[Dict[str, Any]] = {"prune": "attention"}
+    recovery: MethodsTable | None
+    latency: MethodsLatency | None
+    MAY_LACK: ClassVar[dict[str, Any]] = {"prune": "attention"}
 
 
 def read_comparison(path: Path) -> ComparisonDocument:
