@@ -26,11 +26,16 @@ class RunningSums:
     def __init__(self, names: Iterable[str]) -> None:
         self._sums: dict[str, torch.Tensor | None] = dict.fromkeys(names)
 
-    def take(self, tensors: shards.Tensors) -> shards.Tensors:
-        """Add what is to be added; the others."""
-        for name, so_far in self._sums.items():
-            self._sums[name] = tensors[name] if so_far is None else so_far.add_(tensors[name])
-        return {name: tensor for name, tensor in tensors.items() if name not in self._sums}
+    def take(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> shards.Tensors:
+        """Add what is to be added as it comes; the others."""
+        others = {}
+        for name, tensor in tensors:
+            if name in self._sums:
+                so_far = self._sums[name]
+                self._sums[name] = tensor if so_far is None else so_far.add_(tensor)
+            else:
+                others[name] = tensor
+        return others
 
     def pop(self, name: str) -> torch.Tensor:
         """The sum, which is not kept any longer."""

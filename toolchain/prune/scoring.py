@@ -9,7 +9,7 @@ interrupted.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,6 @@ from leanear.calibration.passes import Labels, pass_through_all
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import (
     Statistics,
-    collect_statistics,
     empty_statistics,
     merge_statistics,
     statistics_from_tensors,
@@ -182,13 +181,36 @@ class _Work:
     total: int
 
 
-Collect = Callable[[LabelledInputs, int, torch.Generator], shards.Tensors]  # clips, and the number of the first
+Named = Iterable[tuple[str, torch.Tensor]]
+Collect = Callable[[LabelledInputs, int, torch.Generator], Named]  # clips, and the number of the first
 
 
 def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | None:
     """The bases' tensors and the sums of squares, by name; None on processes other than the first."""
-    scoring, sites = work.scoring, work.sites
+    scoring = work.scoring
     based = clips[: scoring.basis_clips] if scoring.finite else clips
+    tensors = _based(work, based)
+    shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
+    if not scoring.finite:
+        return tensors if shards.rank() == 0 else None
+    bases = (_bases(tensors), bases_of(tensors, work.feed_forward))
+    rows = scored_rows(len(clips), scoring.basis_clips)
+    gathered = _gathered(
+        work, clips, "scored", LOSSES_FOLDER, len(based),
+        lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator).items(),
+        lambda _clips_in_chunk: {**empty_squares(work.sites, work.grids), **empty_squares_of(work.feed_forward)},
+        _added,
+    )  # fmt: skip
+    if shards.rank() != 0:
+        return None
+    both = _both(work.sites, work.feed_forward)
+    squares = {f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0) for site in both}
+    return tensors | squares
+
+
+def _based(work: _Work, based: LabelledInputs) -> dict[str, torch.Tensor]:
+    """The bases' tensors, by name, from these clips; all zeros on processes other than the first."""
+    sites = work.sites
     summed = [f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt")]
     sums = RunningSums(summed)
     gathered = _gathered(
@@ -197,34 +219,16 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
         lambda clips_in_chunk: {
             **statistics_tensors(empty_statistics(sites, clips_in_chunk)), **empty_sums(work.feed_forward)
         },
-        _merged, summed, sums.take,
+        _merged, summed, lambda tensors: sums.take(tensors.items()),
     )  # fmt: skip
-    if shards.rank() == 0:
-        merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered)) if sites else {}
-        tensors = _basis_tensors(choose_bases(sites, merged, scoring.basis))
-        for site in work.feed_forward:
-            work.report(f"order of the channels of {site.name}", len(based) / work.total)
-            found = feed_forward_basis(site, sums.pop(f"gram/{site.name}"), sums.pop(f"felt/{site.name}"))
-            tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
-    else:
-        tensors = _empty_basis_tensors(sites, work.feed_forward, len(based))
-    shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
-    if scoring.finite:
-        bases = (_bases(tensors), bases_of(tensors, work.feed_forward))
-        rows = scored_rows(len(clips), scoring.basis_clips)
-        gathered = _gathered(
-            work, clips, "scored", LOSSES_FOLDER, len(based),
-            lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator),
-            lambda _clips_in_chunk: {**empty_squares(sites, work.grids), **empty_squares_of(work.feed_forward)},
-            _added,
-        )  # fmt: skip
     if shards.rank() != 0:
-        return None
-    if scoring.finite:
-        tensors |= {
-            f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0)
-            for site in _both(sites, work.feed_forward)
-        }
+        return _empty_basis_tensors(sites, work.feed_forward, len(based))
+    merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered)) if sites else {}
+    tensors = _basis_tensors(choose_bases(sites, merged, work.scoring.basis))
+    for site in work.feed_forward:
+        work.report(f"order of the channels of {site.name}", len(based) / work.total)
+        found = feed_forward_basis(site, sums.pop(f"gram/{site.name}"), sums.pop(f"felt/{site.name}"))
+        tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
     return tensors
 
 
@@ -269,21 +273,14 @@ def _gathered(
     )  # fmt: skip
 
 
-def _statistics(work: _Work, batch: LabelledInputs, generator: torch.Generator) -> shards.Tensors:
+def _statistics(work: _Work, batch: LabelledInputs, generator: torch.Generator) -> Named:
     attended_keys = work.scoring.basis in ("attention", "fisher")
-    if not work.feed_forward:
-        found = collect_statistics(
-            work.model, work.sites, batch.inputs, batch.targets, work.family.logits, labels=work.scoring.labels,
-            attended_keys=attended_keys, generator=generator,
-        )  # fmt: skip
-        return statistics_tensors(found)
     passed = pass_through_all(
         work.model, work.sites, work.feed_forward, batch.inputs, batch.targets, work.family.logits,
         labels=work.scoring.labels, generator=generator,
     )  # fmt: skip
-    found = statistics_of(passed.attention, work.sites, batch.targets, attended_keys)
-    sums = feed_forward_sums(work.feed_forward, passed.feed_forward, before_the_end(batch.targets))
-    return {**statistics_tensors(found), **sums}
+    yield from statistics_tensors(statistics_of(passed.attention, work.sites, batch.targets, attended_keys)).items()
+    yield from feed_forward_sums(work.feed_forward, passed.feed_forward, before_the_end(batch.targets))
 
 
 def _squares(
