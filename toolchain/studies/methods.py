@@ -574,8 +574,12 @@ def _one_ranking(bench: Bench, sparsity: float, recipe: OneRanking) -> Made:
     inputs = bench.pool[bench.order].inputs
     plain = dataclasses.replace(recipe, corrected=False)
     ranking: Ranking = bench.shared(
-        f"{plain}", lambda: make_ranking(family, dense, inputs, recipe, bench.prune, bench.seed, bench.report)
-    )
+        f"{plain}",
+        lambda: make_ranking(
+            family, dense, inputs, recipe, bench.prune, seed=bench.seed,
+            at_once=bench.clips_at_once or RotatedRecipe().chunk, report=bench.report,
+        ),
+    )  # fmt: skip
     costs = bench.costs
     budget = (1 - sparsity) * costs.dense * (1 + ROUNDING)
     for step in range(RANKING_STEPS + 1):

@@ -93,6 +93,8 @@ class Kept:
 
 def _most(worths: Sequence[np.ndarray], share: float, left: float) -> tuple[np.ndarray, ...]:
     """True but for this share of all, the least ones; of each block the best `left`, at least one, always stay."""
+    if not worths:
+        return ()
     guarded = []
     for worth in worths:
         safe = worth.copy()
@@ -105,14 +107,18 @@ def _most(worths: Sequence[np.ndarray], share: float, left: float) -> tuple[np.n
 
 
 def make_ranking(
-    family: Family, model: nn.Module, inputs: Any, recipe: OneRanking, prune: Prune, seed: int, report: Report
-) -> Ranking:
-    """The ranking of a classifier's heads and channels by clips (N, ...); the model is left as it was."""
+    family: Family, model: nn.Module, inputs: Any, recipe: OneRanking, prune: Prune, *, seed: int, at_once: int,
+    report: Report,
+) -> Ranking:  # fmt: skip
+    """The ranking of a classifier's heads and channels by clips (N, ...), so many of them, or of crops, at once.
+
+    The model is left as it was.
+    """
     own = torch.Generator().manual_seed(seed)
-    local = local_ranking(family, model, inputs[: recipe.clips], recipe.local_crops, own, report)
+    local = local_ranking(family, model, inputs[: recipe.clips], recipe.local_crops, own, at_once, report)
     if prune == "attention":
         local = dataclasses.replace(local, channels=())
-    away = Away(family, model, inputs[: recipe.fitness_clips], prune)
+    away = Away(family, model, inputs[: recipe.fitness_clips], prune, at_once)
     tried = itertools.count(1)
 
     def fitness(factors: np.ndarray) -> float:
@@ -128,8 +134,8 @@ def make_ranking(
 class Away:
     """How far the embeddings of clips (N, ...) by models cut by a ranking point away from the dense model's."""
 
-    def __init__(self, family: Family, model: nn.Module, inputs: Any, prune: Prune) -> None:
-        self._family, self._model, self._inputs, self._prune = family, model, inputs, prune
+    def __init__(self, family: Family, model: nn.Module, inputs: Any, prune: Prune, at_once: int) -> None:
+        self._family, self._model, self._parts, self._prune = family, model, inputs.split(at_once), prune
         dense = self._embedded(model)
         self._centre, self._components = dense.mean(dim=0), principal_components(dense)
         self._dense = (dense - self._centre) @ self._components.mT
@@ -145,7 +151,7 @@ class Away:
 
     @torch.no_grad()
     def _embedded(self, model: nn.Module) -> torch.Tensor:
-        return embeddings(self._family, model, self._inputs).double().cpu()
+        return torch.cat([embeddings(self._family, model, part).double().cpu() for part in self._parts])
 
 
 def starting_factors(ranking: Ranking) -> np.ndarray:
@@ -174,8 +180,9 @@ def principal_components(embedded: torch.Tensor) -> torch.Tensor:
 
 
 def local_ranking(
-    family: Family, model: nn.Module, inputs: torch.Tensor, local_crops: int, generator: torch.Generator, report: Report
-) -> Ranking:
+    family: Family, model: nn.Module, inputs: torch.Tensor, local_crops: int, generator: torch.Generator, at_once: int,
+    report: Report,
+) -> Ranking:  # fmt: skip
     """Mean squared gradients of the loss without labels, by clips (N, ...) and by the weights of every structure."""
     sites, blocks = family.attention_sites(model), family.feed_forward_sites(model)
     weights = [*(site.value.weight for site in sites), *(block.first.weight for block in blocks)]
@@ -183,9 +190,7 @@ def local_ranking(
     areas = [GLOBAL_AREA] * GLOBAL_CROPS + [LOCAL_AREA] * local_crops
     for number, clip in enumerate(inputs):
         crops = torch.stack([random_crop(clip, area, generator) for area in areas])
-        with torch.enable_grad():
-            loss = crossed_entropy(embeddings(family, model, crops))
-        for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
+        for total, gradient in zip(sums, _gradients(family, model, crops, weights, at_once), strict=True):
             total += gradient.square()
         report(f"gradients of {number + 1}/{len(inputs)} clips", (number + 1) / len(inputs) / 2)
     rows = [(total / len(inputs)).mean(dim=1).double().cpu() for total in sums]
@@ -196,12 +201,27 @@ def local_ranking(
     return Ranking(tuple(heads), tuple(of_rows.numpy() for of_rows in rows[len(sites) :]))
 
 
-def crossed_entropy(embedded: torch.Tensor) -> torch.Tensor:
-    """The loss of one clip: of the first crops as targets with every other one; embedded (V, D)."""
-    unit = nn.functional.normalize(embedded, dim=-1)
-    targets = unit[:GLOBAL_CROPS].detach().softmax(dim=-1)
-    crossed = -targets @ unit.log_softmax(dim=-1).mT
-    return crossed.sum() - crossed.diagonal().sum()
+def _gradients(
+    family: Family, model: nn.Module, crops: torch.Tensor, weights: Sequence[torch.Tensor], at_once: int
+) -> list[torch.Tensor]:
+    """Of one clip's loss by the weights; crops (V, ...)."""
+    with torch.no_grad():
+        targets = embeddings(family, model, crops[:GLOBAL_CROPS])
+    sums = [torch.zeros_like(weight) for weight in weights]
+    for first in range(0, len(crops), at_once):
+        with torch.enable_grad():
+            loss = crossed_entropy(targets, embeddings(family, model, crops[first : first + at_once]), first)
+        for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
+            total += gradient
+    return sums
+
+
+def crossed_entropy(targets: torch.Tensor, embedded: torch.Tensor, first: int = 0) -> torch.Tensor:
+    """Of the first crops of a clip as targets (P, D) with other ones (V, D), of which the first has this number."""
+    wanted, found = (nn.functional.normalize(each, dim=-1) for each in (targets, embedded))
+    crossed = -wanted.softmax(dim=-1) @ found.log_softmax(dim=-1).mT
+    numbers = torch.arange(first, first + len(embedded), device=crossed.device)
+    return crossed[numbers != torch.arange(len(targets), device=crossed.device)[:, None]].sum()
 
 
 def random_crop(clip: torch.Tensor, area: tuple[float, float], generator: torch.Generator) -> torch.Tensor:

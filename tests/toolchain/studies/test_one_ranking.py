@@ -50,13 +50,17 @@ def crossed_by_numpy(targets: np.ndarray, embedded: np.ndarray) -> float:
 
 def test_the_loss_is_every_pair_of_a_target_and_another_crop():
     embedded = np.random.default_rng(0).normal(size=(5, 7))
-    assert crossed_entropy(torch.from_numpy(embedded)).item() == pytest.approx(crossed_by_numpy(embedded, embedded))
+    targets, crops = torch.from_numpy(embedded[:2]), torch.from_numpy(embedded)
+    expected = crossed_by_numpy(embedded, embedded)
+    assert crossed_entropy(targets, crops).item() == pytest.approx(expected)
+    parts = crossed_entropy(targets, crops[:1]) + crossed_entropy(targets, crops[1:], 1)
+    assert parts.item() == pytest.approx(expected), "as many at once as memory takes"
 
 
 def test_what_structures_are_worth_is_the_mean_square_of_finite_differences():
     model = make_tiny_ast(head_width=4, heads=2).double()
     inputs = clips(2).double()
-    found = local_ranking(ast, model, inputs, 1, torch.Generator().manual_seed(5), quiet)
+    found = local_ranking(ast, model, inputs, 1, torch.Generator().manual_seed(5), 2, quiet)
     generator = torch.Generator().manual_seed(5)
     areas = [module.GLOBAL_AREA] * 2 + [module.LOCAL_AREA]
     crops = [torch.stack([random_crop(clip, area, generator) for area in areas]) for clip in inputs]
@@ -177,7 +181,7 @@ def test_fitness_is_the_angle_within_the_dense_models_components():
         one, other = ((each - centre) @ axes.T for each in (embedded(slim), dense))
         lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
         cosines.append(((one * other).sum(axis=1) / lengths).mean())
-    assert Away(ast, model, inputs, "all").of(ranking) == pytest.approx(1 - np.mean(cosines), abs=1e-5)
+    assert Away(ast, model, inputs, "all", 4).of(ranking) == pytest.approx(1 - np.mean(cosines), abs=1e-5)
 
 
 def test_the_correction_is_numpys_least_squares():
