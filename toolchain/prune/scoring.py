@@ -28,7 +28,7 @@ from leanear.calibration.feed_forward import (
     feed_forward_sums,
 )
 from leanear.calibration.kept import keep_tensors, kept_tensors
-from leanear.calibration.losses import collect_squares, empty_squares, squares_of, width_grid, width_losses
+from leanear.calibration.losses import empty_squares, squares_of, width_grid, width_losses
 from leanear.calibration.passes import Labels, pass_through_all
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import (
@@ -134,17 +134,15 @@ def score_widths(
     per_clip = positions(clips.targets) / len(clips)
     if not scoring.finite:
         return Scores(bases, infinitesimal_losses(sites, bases, per_clip))
-    squares = {site.name: tensors[f"squares/{site.name}"] for site in _both(sites, feed_forward)}
+    squares = {name: tensors[f"squares/{name}"] for name in _names(sites, feed_forward)}
     losses = {s.name: width_losses(s, grids[s.name], squares[s.name], len(clips), per_clip) for s in sites}
     judged = len(scored_rows(len(clips), scoring.basis_clips))
     losses |= {s.name: feed_forward_losses(squares[s.name], judged, per_clip) for s in feed_forward}
     return Scores({**bases, **bases_of(tensors, feed_forward)}, losses)
 
 
-def _both(
-    sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite]
-) -> list[AttentionSite | FeedForwardSite]:
-    return [*sites, *feed_forward]
+def _names(sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite]) -> list[str]:
+    return [*(site.name for site in sites), *(site.name for site in feed_forward)]
 
 
 def infinitesimal_losses(
@@ -203,16 +201,16 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
     )  # fmt: skip
     if shards.rank() != 0:
         return None
-    both = _both(work.sites, work.feed_forward)
-    squares = {f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0) for site in both}
-    return tensors | squares
+    names = _names(work.sites, work.feed_forward)
+    return tensors | {f"squares/{name}": torch.stack([part[name] for part in gathered]).sum(0) for name in names}
 
 
 def _based(work: _Work, based: LabelledInputs) -> dict[str, torch.Tensor]:
     """The bases' tensors, by name, from these clips; all zeros on processes other than the first."""
     sites = work.sites
     summed = [f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt")]
-    sums = RunningSums(summed)
+    state = work.state if summed and shards.rank() == 0 else None
+    sums = RunningSums(summed, None if state is None else state / BASIS_FOLDER / "sums")
     gathered = _gathered(
         work, based, "basis from", BASIS_FOLDER, 0,
         lambda batch, _first, generator: _statistics(work, batch, generator),
@@ -294,23 +292,17 @@ def _squares(
 ) -> shards.Tensors:
     """Of every block; of feed-forward blocks from clips alone that are among `rows`; first: the batch's first clip."""
     judged = [number for number in range(len(batch)) if first + number in rows]
-    if not work.feed_forward or not judged:
-        if not work.sites:
-            return empty_squares_of(work.feed_forward)
-        found = collect_squares(
-            work.model, work.sites, bases, work.grids, batch.inputs, batch.targets, work.family.logits,
-            labels=work.scoring.labels, generator=generator,
-        )  # fmt: skip
-        return {**found, **empty_squares_of(work.feed_forward)}
+    blocks = work.feed_forward if judged else ()
+    nothing = empty_squares_of(work.feed_forward)
+    if not (work.sites or blocks):
+        return nothing
     passed = pass_through_all(
-        work.model, work.sites, work.feed_forward, batch.inputs, batch.targets, work.family.logits,
+        work.model, work.sites, blocks, batch.inputs, batch.targets, work.family.logits,
         labels=work.scoring.labels, query_gradients=False, generator=generator,
     )  # fmt: skip
+    found = squares_of(passed.attention, work.sites, bases, work.grids, batch.targets)
     of_clips = [each.of_clips(judged) for each in passed.feed_forward]
-    return {
-        **squares_of(passed.attention, work.sites, bases, work.grids, batch.targets),
-        **feed_forward_squares(work.feed_forward, feed_forward, of_clips),
-    }
+    return {**found, **nothing, **feed_forward_squares(blocks, feed_forward, of_clips)}
 
 
 def _merged(parts: Sequence[shards.Tensors]) -> shards.Tensors:
