@@ -18,6 +18,14 @@ def accelerator() -> torch.device:
     return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count())
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16, so that training on it is faster so."""
+    if device.type == "cpu":
+        found = torch.cpu.get_capabilities()
+        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @contextlib.contextmanager
 def on_accelerator(*models: nn.Module) -> Iterator[None]:
     """The models on the accelerator within the block, and on the CPU after it."""

@@ -41,6 +41,7 @@ class Training:
     warm_up: float = _key(0.05, "Share of the updates in which the learning rate rises.", least=0, most=1)
     frequency_mask_bins: int = _key(0, "Widest frequency band that is masked.", least=0)
     time_mask_frames: int = _key(0, "Longest span of frames that is masked.", least=0)
+    bfloat16: bool = _key(True, "Multiply in bfloat16 where the device has it.")
 
 
 @dataclass(frozen=True)

@@ -90,10 +90,15 @@ def _check(
 
 
 def _train(work: Work, state_path: Path | None, identity: str) -> Distilled:
-    """Train every parameter, or additions of low rank that are merged at the end and taken away after an error."""
+    """Train all but embeddings, or additions of low rank that are merged at the end and taken away after an error.
+
+    The embeddings of words that the clips do not say have next to no gradient, of which Adam makes full steps.
+    """
     student = work.student
     if work.options.method == "full":
-        return train(work, dict(student.named_parameters()), state_path, identity)
+        tables = {id(each.weight) for each in student.modules() if isinstance(each, nn.Embedding)}
+        named = student.named_parameters()
+        return train(work, {name: each for name, each in named if id(each) not in tables}, state_path, identity)
     adapted = with_lora(student, work.options.rank, work.options.alpha)
     try:
         distilled = train(work, _learning(student), state_path, identity)

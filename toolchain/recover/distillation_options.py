@@ -22,18 +22,18 @@ class Distillation:
     model destroys another: after an epoch that does not lower the held-out KL, training goes back to the best state
     and on at 0.3 of the rate.
 
-    method: "full" trains every parameter, "lora" updates alpha/rank * B A of every linear layer's weight, which are
-    merged; learning_rate: None takes the method's own; epochs: passes over the training clips, at most; None takes as
-    many as make 200 updates, and 10 at least, so that a few clips are heard often enough; batch_size: clips per update,
-    of all processes together; temperature, label_weight, hidden_weight: the loss is label_weight * cross-entropy of the
-    observed labels + (1 - label_weight) * temperature^2 KL(dense || slim), both softened by the temperature, and the
-    mean over all targets, + hidden_weight * the mean of `hidden_differences` over transformer layers and clips;
-    patience: training stops after so many epochs that do not lower the held-out clips' KL at temperature 1, which
-    decides which epoch's state is kept, the first of them that before any training; warm_up: share of the updates in
-    which the rate rises linearly, before half a cosine takes it to 0; frequency_mask_bins, time_mask_frames: widest
-    band and span of the features that is blanked per training clip, for both models alike; max_steps: updates, at most;
-    seconds: wall-clock time, without interruptions, after which the epoch under way is the last. The rate falls as
-    planned for all updates, so that it is still above 0 where training runs out of time.
+    method: "full" trains every parameter but the embeddings, "lora" updates alpha/rank * B A of every linear layer's
+    weight, which are merged; learning_rate: None takes the method's own; epochs: passes over the training clips, at
+    most; None takes as many as make 200 updates, and 10 at least, so that a few clips are heard often enough;
+    batch_size: clips per update, of all processes together; temperature, label_weight, hidden_weight: the loss is
+    label_weight * cross-entropy of the observed labels + (1 - label_weight) * temperature^2 KL(dense || slim), both
+    softened by the temperature, and the mean over all targets, + hidden_weight * the mean of `hidden_differences` over
+    transformer layers and clips; patience: training stops after so many epochs that do not lower the held-out clips' KL
+    at temperature 1, which decides which epoch's state is kept, the first of them that before any training; warm_up:
+    share of the updates in which the rate rises linearly, before half a cosine takes it to 0; frequency_mask_bins,
+    time_mask_frames: widest band and span of the features that is blanked per training clip, for both models alike;
+    max_steps: updates, at most; seconds: wall-clock time, without interruptions, after which the epoch under way is the
+    last. The rate falls as planned for all updates, so that it is still above 0 where training runs out of time.
     """
 
     method: Method = "full"
@@ -51,6 +51,7 @@ class Distillation:
     time_mask_frames: int = 0
     max_steps: int | None = None
     seconds: float | None = None
+    bfloat16: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

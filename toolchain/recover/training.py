@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from leanear.accelerator import has_bfloat16
 from leanear.calibration.likelihood import kl_divergences, negative_log_likelihoods
 from leanear.calibration.targets import kind_of, positions
 from leanear.data.examples import Inputs, LabelledInputs
@@ -212,9 +213,11 @@ def _mean_loss_gradients(
                 dense_logits = work.logits(work.teacher, part)
         else:
             dense_logits = training_logits[rows[mine].to(accelerator.device)]
-        with outputs_of(work.layers.student) as slim_outputs:
+        faster = work.options.bfloat16 and has_bfloat16(accelerator.device)
+        half = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=faster)
+        with outputs_of(work.layers.student) as slim_outputs, half:
             slim_logits = work.logits(work.student, part)
-        loss = _loss_sum(slim_logits, dense_logits, targets, work.options) / positions(all_targets)
+        loss = _loss_sum(slim_logits.float(), dense_logits, targets, work.options) / positions(all_targets)
         if slim_outputs:
             hidden = hidden_sum(dense_outputs, slim_outputs, targets, work.layers.of_decoder)
             loss = loss + work.options.hidden_weight * hidden / len(rows)

@@ -10,6 +10,7 @@ import torch
 
 from leanear.families import whisper
 from leanear.families.checkpoint import load_checkpoint
+from leanear.families.whisper import calibration_examples
 from leanear.families.whisper.greedy_transcripts import word_mistakes
 from leanear.runtimes.clips import Clips
 from tests.conftest import tone
@@ -78,6 +79,19 @@ def test_words_are_counted_without_timestamps_whichever_clip_is_first(checkpoint
     there, turned = (word_mistakes(checkpoint.model, checkpoint.tokenizer, each) for each in (made, made[order]))
     np.testing.assert_array_equal(there.errors[order.numpy()], turned.errors)
     assert turned.counted.tolist() == [3, 3, 1, 3, 1]
+
+
+def test_words_are_the_models_own_where_it_is_mostly_right(checkpoint, clips, monkeypatch, caplog):
+    """Capitals and a full stop are no errors; of three words "on and on" one is right in the second clip's."""
+    tokenizer = checkpoint.tokenizer
+    own = ["One.", "The, other!", "", "On yes yes yes", "Out", "Hand", "Over", "\u00dcber"]
+    tokens = [tokenizer(f" {text}" if text else "", add_special_tokens=False)["input_ids"] for text in own]
+    monkeypatch.setattr(calibration_examples, "greedy_tokens", lambda model, heard, prompt: tokens[: len(heard)])
+    made = whisper.calibration_inputs(checkpoint, clips)
+    said = [tokenizer.decode(row[row >= 0], skip_special_tokens=True) for row in made.targets]
+    assert said == [" One.", " on and on", " Over", " The, other! Hand", " \u00dcber in Out"]
+    assert made.texts == ("one", "on and on", "over", "the other hand", "\u00dcber in out"), "what words are counted by"
+    assert "2 calibration clips of 8: the model says something else than the transcript" in caplog.text
 
 
 def test_one_clip_is_heard_alone(checkpoint, clips):

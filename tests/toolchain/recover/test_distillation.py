@@ -69,8 +69,8 @@ def plain(**options):
 
 
 def by_logits(**options):
-    """Options with which only answers are compared, in batches of 16 unless told otherwise."""
-    return Distillation(**{"batch_size": 16, "temperature": 4.0, "hidden_weight": 0.0, **options})
+    """Options with which only answers are compared, in float32 and batches of 16 unless told otherwise."""
+    return Distillation(**{"batch_size": 16, "temperature": 4.0, "hidden_weight": 0.0, "bfloat16": False, **options})
 
 
 def everything_same(one, other) -> bool:
@@ -270,6 +270,36 @@ def test_hidden_states_come_closer_and_both_models_hear_a_batch_once(tiny_ast, m
     assert passes == {student: 12 * 3 + 13, tiny_ast: 12 * 3 + 1}, "three batches an epoch, and one that is held out"
     assert difference(students[1]) < 0.8 * difference(damaged(tiny_ast))
     assert difference(students[1]) < 0.8 * difference(students[0])
+
+
+def test_embeddings_stay_as_they_were():
+    """Of words that no clip says too, whose gradient is next to nothing and whose step would be a full one."""
+    dense, given = whisper_pruning.checkpoint().model, whisper_pruning.clips(10)
+    student, options = half_whisper(dense), plain(epochs=2, learning_rate=1e-2)
+    distilled = distill_(student, dense, given[:8], given[8:], whisper.logits, options)
+    assert distilled.best_epoch > 0
+    trained = dict(student.named_parameters())
+    changed = [name for name, before in half_whisper(dense).named_parameters() if not trained[name].equal(before)]
+    assert changed
+    assert not [name for name in changed if "embed" in name]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_products_are_of_bfloat16_where_the_device_has_them(tiny_ast, monkeypatch, there):
+    monkeypatch.setattr("leanear.recover.training.has_bfloat16", lambda device: there)
+    student, seen = damaged(tiny_ast), set()
+
+    def watched(model, batch):
+        answer = ast.logits(model, batch)
+        if model is student and torch.is_grad_enabled():
+            seen.add(answer.dtype)
+        return answer
+
+    options = plain(epochs=4, bfloat16=True)
+    distilled = distill_(student, tiny_ast, *parts(), watched, options)
+    assert seen == {torch.bfloat16 if there else torch.float32}
+    assert distilled.held_out_kls[distilled.best_epoch] < 0.7 * distilled.held_out_kls[0]
+    assert {each.dtype for each in student.parameters()} == {torch.float32}
 
 
 def test_layers_must_be_known_where_they_are_compared(tiny_ast):
@@ -541,7 +571,9 @@ teacher = make_tiny_ast()
 for method in ("full", "lora"):
     student, said = damaged(teacher), []
     # 33 clips in batches of 8 leave 1 for the last update, of which the second process has no part
-    options = Distillation(method=method, epochs=2, batch_size=8, hidden_weight=0.5, learning_rate=1e-3, seconds=600.0)
+    options = Distillation(
+        method=method, epochs=2, batch_size=8, hidden_weight=0.5, learning_rate=1e-3, seconds=600.0, bfloat16=False
+    )
     distill_hidden(
         student, teacher, *parts(37, held_out=4), options, state=folder / method, made_from={"model": "0"},
         report=lambda text, fraction=None: said.append(text),

@@ -4,29 +4,34 @@ A short clip leaves most of the window silent. Pruned on nothing else, a model f
 positions, of long texts, of timestamps and of text from before, and breaks on long recordings while short clips measure
 well. So every third clip is heard alone, to be written down without timestamps, and the rest, in the order of their
 names, one after the other in as few windows as they take, with a timestamp at either end of each; every second of these
-windows is told what was said in the one before, as `transcribe --condition` does.
+windows is told what was said in the one before, as `transcribe --condition` does. The words are the model's own, where
+it is right about most of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from leanear.calibration.targets import NO_TARGET
 from leanear.data.examples import LabelledInputs, SpeechInputs
+from leanear.data.word_errors import count_word_errors
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint
 from leanear.families.whisper.forward import features, window_samples
+from leanear.families.whisper.greedy_transcripts import BATCH_CLIPS, greedy_tokens, normaliser_for
 from leanear.families.whisper.prompts import detected_language, prompt_language, prompt_tokens, text_tokens
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, PREVIOUS
-from leanear.progress import Report, quiet
+from leanear.progress import Report, in_parts, quiet
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.notes import note, plural
 
 HEARD_FOR_LANGUAGE = 16  # clips
 MOST_SPECIAL = 8  # tokens of prompt and end, and to spare
+MOST_WRONG = 0.5  # of a transcript's words in the model's own; above, it may have heard nothing, or repeat itself
 ALONE = 3  # every so many clips one: half of the clips left a model of half its attention worse on long recordings
 
 
@@ -59,12 +64,13 @@ def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Repo
     Raises:
         BadInput: as `labelled_inputs`.
     """
-    alone = _alone(checkpoint, clips)
+    part = in_parts(report, {"own words": 4, "inputs": 1})
+    alone = _in_own_words(checkpoint, _alone(checkpoint, clips), part("own words"))
     joined = sorted((each for number, each in enumerate(alone) if number % ALONE), key=lambda example: example.name)
     runs = _filling_windows(checkpoint, joined)
     told = [runs[number - 1] if number % 2 else () for number in range(len(runs))]
     windows = [_window(checkpoint, *each) for each in zip(runs, told, strict=True)]
-    return _labelled(checkpoint, alone[::ALONE] + windows, report)
+    return _labelled(checkpoint, alone[::ALONE] + windows, part("inputs"))
 
 
 def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
@@ -76,7 +82,38 @@ def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
     ]
 
 
-def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> LabelledInputs:
+def _in_own_words(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> list[_Example]:
+    """The examples with the model's own words, capitals and punctuation included, where those are nearly the text's.
+
+    A decoder is fed what the model says: what it is fed of a transcript in small letters it never meets again.
+    """
+    heard = _heard(checkpoint, examples, report)
+    prompt = _prompt(checkpoint, heard)
+    normaliser = normaliser_for(checkpoint.tokenizer, checkpoint.model.generation_config, prompt)
+    own: list[_Example] = []
+    for start in range(0, len(examples), BATCH_CLIPS):
+        batch = examples[start : start + BATCH_CLIPS]
+        found = greedy_tokens(checkpoint.model, heard[start : start + BATCH_CLIPS], torch.tensor([prompt]))
+        texts = checkpoint.tokenizer.batch_decode(found, skip_special_tokens=True)
+        errors = count_word_errors([each.text for each in batch], texts, normaliser)
+        for each, tokens, wrong, words in zip(batch, found, errors.errors, errors.reference_words, strict=True):
+            own.append(replace(each, tokens=tuple(tokens)) if wrong < MOST_WRONG * words else each)
+        report(f"what the model says of clip {len(own)} of {len(examples)}", len(own) / len(examples))
+    strange = sum(each is before for each, before in zip(own, examples, strict=True))
+    if strange:
+        note(
+            f"{plural(strange, 'calibration clip')} of {len(own)}: the model says something else than the transcript,"
+            " which is kept"
+        )
+    return own
+
+
+def _prompt(checkpoint: WhisperCheckpoint, heard: torch.Tensor) -> list[int]:
+    language = prompt_language(checkpoint) or detected_language(checkpoint, heard[:HEARD_FOR_LANGUAGE])
+    return prompt_tokens(checkpoint.tokenizer, language, checkpoint.task)
+
+
+def _heard(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> torch.Tensor:
     arrays = []
     for number, example in enumerate(examples):
         try:
@@ -84,9 +121,12 @@ def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], repor
         except BadInput as error:
             raise BadInput(f"{example.name}: {error}") from None
         report(f"front end of window {number + 1} of {len(examples)}", (number + 1) / len(examples))
-    heard = torch.cat(arrays)
-    language = prompt_language(checkpoint) or detected_language(checkpoint, heard[:HEARD_FOR_LANGUAGE])
-    prompt = prompt_tokens(checkpoint.tokenizer, language, checkpoint.task)
+    return torch.cat(arrays)
+
+
+def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> LabelledInputs:
+    heard = _heard(checkpoint, examples, report)
+    prompt = _prompt(checkpoint, heard)
     prompts = [[*example.before, *(prompt[:-1] if example.timed else prompt)] for example in examples]
     end = checkpoint.tokenizer.get_vocab()[END]
     tokens, targets = fed_and_said(prompts, [example.tokens for example in examples], end)

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
 
 from leanear.calibration.targets import NO_TARGET
 from leanear.data.examples import LabelledInputs, Mistakes, SpeechInputs
-from leanear.data.word_errors import choose_normaliser, count_word_errors
+from leanear.data.word_errors import Normaliser, choose_normaliser, count_word_errors
 from leanear.families.whisper.settings import NO_TIMESTAMPS
 
 BATCH_CLIPS = 32
@@ -28,16 +34,21 @@ def word_mistakes(
     untimed = torch.tensor([[tokenizer.convert_tokens_to_ids(NO_TIMESTAMPS)]])
     if prompt[0, -1] != untimed:  # the first clip has timestamps
         prompt = torch.cat([prompt, untimed], dim=1)
-    language = "en"
-    if model.generation_config.is_multilingual and getattr(model.generation_config, "task", None) != "translate":
-        token = tokenizer.convert_ids_to_tokens(int(prompt[0, LANGUAGE_PLACE]))
-        language = token.removeprefix("<|").removesuffix("|>")
-    normaliser = choose_normaliser(language, tokenizer.english_spelling_normalizer)
+    normaliser = normaliser_for(tokenizer, model.generation_config, prompt[0].tolist())
     transcripts: list[str] = []
     for features in clips.inputs.features.split(BATCH_CLIPS):
         transcripts += tokenizer.batch_decode(greedy_tokens(model, features, prompt), skip_special_tokens=True)
     found = count_word_errors(clips.texts, transcripts, normaliser)
     return Mistakes(_floats(found.errors), _floats(found.reference_words))
+
+
+def normaliser_for(tokenizer: WhisperTokenizer, settings: GenerationConfig, prompt: Sequence[int]) -> Normaliser:
+    """What transcripts are compared after, for the language of the prompt."""
+    language = "en"
+    if settings.is_multilingual and getattr(settings, "task", None) != "translate":
+        token = tokenizer.convert_ids_to_tokens(prompt[LANGUAGE_PLACE])
+        language = token.removeprefix("<|").removesuffix("|>")
+    return choose_normaliser(language, tokenizer.english_spelling_normalizer)
 
 
 @torch.inference_mode()
