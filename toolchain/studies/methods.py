@@ -21,6 +21,7 @@ from torch import nn
 from leanear.benchmarks.report.comparison_document import DENSE
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_basis
 from leanear.calibration.scores import SiteScores
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import Statistics, collect_statistics, empty_statistics, merge_statistics
 from leanear.calibration.targets import strata
 from leanear.data.examples import LabelledInputs
@@ -601,12 +602,14 @@ def _correct_outputs_(bench: Bench, slim: nn.Module, sites: Any, narrow: Any, in
     """Fit, in place, what reads contexts and hidden channels that are gone."""
     family, dense = bench.family, bench.checkpoint.model
     attention, blocks = family.attention_sites(dense), family.feed_forward_sites(dense)
-    linears = {site.name: site.output for site in (*attention, *blocks)}
+    wide: list[AttentionSite | FeedForwardSite] = [*attention, *blocks]
+    thin: list[AttentionSite | FeedForwardSite] = [*family.attention_sites(slim), *family.feed_forward_sites(slim)]
+    linears = {site.name: site.output for site in wide}
     grams = bench.shared("output Grams", lambda: _input_grams(bench, linears, inputs))
     of_heads = zip(sites, attention, strict=True)
-    columns = [kept_rows(kept, site.value_output_widths, "value_output") for kept, site in of_heads]
+    columns = [kept_rows(plan, site.value_output_widths, "value_output") for plan, site in of_heads]
     columns += [torch.tensor(plan.channels, dtype=torch.int64) for plan in narrow]
-    for site, kept in zip((*family.attention_sites(slim), *family.feed_forward_sites(slim)), columns, strict=True):
+    for site, kept in zip(thin, columns, strict=True):
         gram = grams[site.name]
         if len(kept) < len(gram) - 1:
             correct_(site.output, linears[site.name], gram[:-1, :-1] / gram[-1, -1], kept)
