@@ -22,7 +22,7 @@ Dimension letters: B batch, T tokens, D model width, C hidden channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -65,21 +65,19 @@ class FeedForwardBasis:
 
 def feed_forward_sums(
     sites: Sequence[FeedForwardSite], passed: Sequence[FeedForwardPass], used: torch.Tensor | None
-) -> dict[str, torch.Tensor]:
-    """Sums over the tokens of a batch, float32, on the CPU; sums of several batches add.
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Sums over the tokens of a batch, float32, on the CPU, one by one, as they are large; those of batches add.
 
     By name, "gram/NAME" (C + 1, C + 1): of v v^T with v = (h, 1), half of every clip's weight the same for its tokens
     and half by |g|^2; "felt/NAME" (D, D): of g g^T. used (B, L): which tokens of a decoder have a target, None without.
     """
-    sums = {}
     for site, block in zip(sites, passed, strict=True):
         tokens = used.to(block.hidden.device) if used is not None and site.kind == "decoder" else None
         weights = _weights(block.output_gradients, tokens)[..., None]
         hidden = torch.nn.functional.pad(block.hidden.float(), (0, 1), value=1.0)
         gradient = block.output_gradients.float().flatten(0, 1)
-        sums[f"gram/{site.name}"] = ((hidden * weights).flatten(0, 1).mT @ hidden.flatten(0, 1)).cpu()
-        sums[f"felt/{site.name}"] = (gradient.mT @ gradient).cpu()
-    return sums
+        yield f"gram/{site.name}", ((hidden * weights).flatten(0, 1).mT @ hidden.flatten(0, 1)).cpu()
+        yield f"felt/{site.name}", (gradient.mT @ gradient).cpu()
 
 
 def _weights(gradients: torch.Tensor, used: torch.Tensor | None) -> torch.Tensor:

@@ -17,14 +17,13 @@ Dimension letters: B batch, T tokens, R rows, H heads, K query/key width, V valu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from leanear.calibration.basis import SiteBasis
-from leanear.calibration.passes import BlockPass, Labels, Logits, by_head, pass_through_all
+from leanear.calibration.passes import BlockPass, by_head
 from leanear.calibration.sites import AttentionSite
 from leanear.calibration.targets import before_the_end
 
@@ -41,7 +40,7 @@ def width_grid(site: AttentionSite, multiple: int) -> tuple[int, ...]:
 
 
 def empty_squares(sites: Sequence[AttentionSite], grids: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
-    """All zeros in the shapes of what `collect_squares` gives."""
+    """All zeros in the shapes of what `squares_of` gives."""
     return {
         site.name: torch.zeros(
             len(site.query_key_widths) + 1,
@@ -53,30 +52,6 @@ def empty_squares(sites: Sequence[AttentionSite], grids: Mapping[str, Sequence[i
     }
 
 
-def collect_squares(
-    model: nn.Module,
-    sites: Sequence[AttentionSite],
-    bases: Mapping[str, SiteBasis],
-    grids: Mapping[str, Sequence[int]],
-    inputs: Any,
-    targets: torch.Tensor,
-    logits: Logits,
-    *,
-    labels: Labels = "projected",
-    generator: torch.Generator | None = None,
-) -> dict[str, torch.Tensor]:
-    """Squared changes of the objective, summed over the clips of a batch: by block (H + 1, G, V + 1), float64.
-
-    grids: the query/key widths of each block, ascending, the widest last; entry [h, g, v] is of head h with grids[g]
-    query/key and v value/output channels, v = 0 being its removal, [H, g, v] of all heads together. The rest is as in
-    `pass_through_all`. Sums of several batches add.
-    """
-    passed = pass_through_all(
-        model, sites, (), inputs, targets, logits, labels=labels, query_gradients=False, generator=generator
-    )
-    return squares_of(passed.attention, sites, bases, grids, targets)
-
-
 def squares_of(
     passed: Sequence[BlockPass],
     sites: Sequence[AttentionSite],
@@ -84,7 +59,12 @@ def squares_of(
     grids: Mapping[str, Sequence[int]],
     targets: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """The squared changes of a batch of clips of which both passes are done."""
+    """Squared changes of the objective, summed over the clips of a batch: by block (H + 1, G, V + 1), float64.
+
+    passed: of both passes, query gradients not being needed; grids: the query/key widths of each block, ascending, the
+    widest last; entry [h, g, v] is of head h with grids[g] query/key and v value/output channels, v = 0 being its
+    removal, [H, g, v] of all heads together. Sums of several batches add.
+    """
     used = before_the_end(targets)
     counts = [None] * len(targets) if used is None else used.sum(dim=1).tolist()
     sums = {}
@@ -176,7 +156,7 @@ def width_losses(
 ) -> np.ndarray:
     """Estimated losses, nats per target, (H + 1, K + 1, V + 1), of heads by pairs of widths; infinite off the grid.
 
-    squares: as from `collect_squares`, summed over `clips` clips, which have so many targets each on average, labels or
+    squares: as from `squares_of`, summed over `clips` clips, which have so many targets each on average, labels or
     tokens. [h, 0, 0] is the loss of removing head h; the rest of its row 0 and column 0 is infinite, since a head
     without values has no use for scores, and one without scores is not offered. [H, 0, 0] is the loss of removing all
     heads, which is not the sum of theirs; the rest of [H] is infinite.

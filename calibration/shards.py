@@ -80,6 +80,7 @@ def gather(
             kept[number] = own if sender == 0 else _receive(empty(number), sender)
             if folder is not None:
                 keep_tensors(_chunk_file(folder, number), kept[number], made_from)
+        own = {}  # which is large, and not held while the next is computed
         ready = take()
         progress(chunks - len(todo) + start + len(wave), chunks)
     return [kept[number] for number in range(chunks)] if rank() == 0 else []

@@ -38,7 +38,7 @@ def toy(seed: int = 0) -> tuple[FeedForwardSite, torch.Tensor, torch.Tensor]:
 
 
 def basis_of(site: FeedForwardSite, hidden: torch.Tensor, gradients: torch.Tensor) -> FeedForwardBasis:
-    sums = feed_forward_sums([site], [FeedForwardPass(hidden, gradients)], None)
+    sums = dict(feed_forward_sums([site], [FeedForwardPass(hidden, gradients)], None))
     return feed_forward_basis(site, sums["gram/toy"], sums["felt/toy"])
 
 
@@ -122,7 +122,7 @@ def test_losses_are_half_the_mean_square_of_the_change_of_blocks_that_are_really
     model, sites, inputs, targets, logits = cases(family)
     passed = pass_through_all(model, (), sites, inputs, targets, logits, labels="observed")
     used = None if family == "ast" else torch.ones_like(targets, dtype=torch.bool)
-    sums = feed_forward_sums(sites, passed.feed_forward, used)
+    sums = dict(feed_forward_sums(sites, passed.feed_forward, used))
     bases = {s.name: feed_forward_basis(s, sums[f"gram/{s.name}"], sums[f"felt/{s.name}"]) for s in sites}
     squares = feed_forward_squares(sites, bases, passed.feed_forward)
     for site, block in zip(sites, passed.feed_forward, strict=True):
@@ -169,8 +169,8 @@ def test_tokens_after_the_end_count_for_nothing():
     site, hidden, gradients = toy(2)
     site = FeedForwardSite("toy", site.first, site.second, "decoder")
     used = torch.arange(TOKENS)[None] < 25
-    found = feed_forward_sums([site], [FeedForwardPass(hidden, gradients)], used)["gram/toy"]
-    alone = feed_forward_sums([site], [FeedForwardPass(hidden[:, :25], gradients[:, :25])], None)["gram/toy"]
+    found = dict(feed_forward_sums([site], [FeedForwardPass(hidden, gradients)], used))["gram/toy"]
+    alone = dict(feed_forward_sums([site], [FeedForwardPass(hidden[:, :25], gradients[:, :25])], None))["gram/toy"]
     torch.testing.assert_close(found, alone)
 
 

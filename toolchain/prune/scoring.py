@@ -9,7 +9,7 @@ interrupted.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +28,11 @@ from leanear.calibration.feed_forward import (
     feed_forward_sums,
 )
 from leanear.calibration.kept import keep_tensors, kept_tensors
-from leanear.calibration.losses import collect_squares, empty_squares, squares_of, width_grid, width_losses
+from leanear.calibration.losses import empty_squares, squares_of, width_grid, width_losses
 from leanear.calibration.passes import Labels, pass_through_all
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import (
     Statistics,
-    collect_statistics,
     empty_statistics,
     merge_statistics,
     statistics_from_tensors,
@@ -135,17 +134,15 @@ def score_widths(
     per_clip = positions(clips.targets) / len(clips)
     if not scoring.finite:
         return Scores(bases, infinitesimal_losses(sites, bases, per_clip))
-    squares = {site.name: tensors[f"squares/{site.name}"] for site in _both(sites, feed_forward)}
+    squares = {name: tensors[f"squares/{name}"] for name in _names(sites, feed_forward)}
     losses = {s.name: width_losses(s, grids[s.name], squares[s.name], len(clips), per_clip) for s in sites}
     judged = len(scored_rows(len(clips), scoring.basis_clips))
     losses |= {s.name: feed_forward_losses(squares[s.name], judged, per_clip) for s in feed_forward}
     return Scores({**bases, **bases_of(tensors, feed_forward)}, losses)
 
 
-def _both(
-    sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite]
-) -> list[AttentionSite | FeedForwardSite]:
-    return [*sites, *feed_forward]
+def _names(sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite]) -> list[str]:
+    return [*(site.name for site in sites), *(site.name for site in feed_forward)]
 
 
 def infinitesimal_losses(
@@ -182,49 +179,54 @@ class _Work:
     total: int
 
 
-Collect = Callable[[LabelledInputs, int, torch.Generator], shards.Tensors]  # clips, and the number of the first
+Named = Iterable[tuple[str, torch.Tensor]]
+Collect = Callable[[LabelledInputs, int, torch.Generator], Named]  # clips, and the number of the first
 
 
 def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | None:
     """The bases' tensors and the sums of squares, by name; None on processes other than the first."""
-    scoring, sites = work.scoring, work.sites
+    scoring = work.scoring
     based = clips[: scoring.basis_clips] if scoring.finite else clips
+    tensors = _based(work, based)
+    shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
+    if not scoring.finite:
+        return tensors if shards.rank() == 0 else None
+    bases = (_bases(tensors), bases_of(tensors, work.feed_forward))
+    rows = scored_rows(len(clips), scoring.basis_clips)
+    gathered = _gathered(
+        work, clips, "scored", LOSSES_FOLDER, len(based),
+        lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator).items(),
+        lambda _clips_in_chunk: {**empty_squares(work.sites, work.grids), **empty_squares_of(work.feed_forward)},
+        _added,
+    )  # fmt: skip
+    if shards.rank() != 0:
+        return None
+    names = _names(work.sites, work.feed_forward)
+    return tensors | {f"squares/{name}": torch.stack([part[name] for part in gathered]).sum(0) for name in names}
+
+
+def _based(work: _Work, based: LabelledInputs) -> dict[str, torch.Tensor]:
+    """The bases' tensors, by name, from these clips; all zeros on processes other than the first."""
+    sites = work.sites
     summed = [f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt")]
-    sums = RunningSums(summed)
+    state = work.state if summed and shards.rank() == 0 else None
+    sums = RunningSums(summed, None if state is None else state / BASIS_FOLDER / "sums")
     gathered = _gathered(
         work, based, "basis from", BASIS_FOLDER, 0,
         lambda batch, _first, generator: _statistics(work, batch, generator),
         lambda clips_in_chunk: {
             **statistics_tensors(empty_statistics(sites, clips_in_chunk)), **empty_sums(work.feed_forward)
         },
-        _merged, summed, sums.take,
+        _merged, summed, lambda tensors: sums.take(tensors.items()),
     )  # fmt: skip
-    if shards.rank() == 0:
-        merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered)) if sites else {}
-        tensors = _basis_tensors(choose_bases(sites, merged, scoring.basis))
-        for site in work.feed_forward:
-            work.report(f"order of the channels of {site.name}", len(based) / work.total)
-            found = feed_forward_basis(site, sums.pop(f"gram/{site.name}"), sums.pop(f"felt/{site.name}"))
-            tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
-    else:
-        tensors = _empty_basis_tensors(sites, work.feed_forward, len(based))
-    shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
-    if scoring.finite:
-        bases = (_bases(tensors), bases_of(tensors, work.feed_forward))
-        rows = scored_rows(len(clips), scoring.basis_clips)
-        gathered = _gathered(
-            work, clips, "scored", LOSSES_FOLDER, len(based),
-            lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator),
-            lambda _clips_in_chunk: {**empty_squares(sites, work.grids), **empty_squares_of(work.feed_forward)},
-            _added,
-        )  # fmt: skip
     if shards.rank() != 0:
-        return None
-    if scoring.finite:
-        tensors |= {
-            f"squares/{site.name}": torch.stack([part[site.name] for part in gathered]).sum(0)
-            for site in _both(sites, work.feed_forward)
-        }
+        return _empty_basis_tensors(sites, work.feed_forward, len(based))
+    merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered)) if sites else {}
+    tensors = _basis_tensors(choose_bases(sites, merged, work.scoring.basis))
+    for site in work.feed_forward:
+        work.report(f"order of the channels of {site.name}", len(based) / work.total)
+        found = feed_forward_basis(site, sums.pop(f"gram/{site.name}"), sums.pop(f"felt/{site.name}"))
+        tensors |= {f"{name}/{site.name}": value for name, value in vars(found).items()}
     return tensors
 
 
@@ -269,21 +271,14 @@ def _gathered(
     )  # fmt: skip
 
 
-def _statistics(work: _Work, batch: LabelledInputs, generator: torch.Generator) -> shards.Tensors:
+def _statistics(work: _Work, batch: LabelledInputs, generator: torch.Generator) -> Named:
     attended_keys = work.scoring.basis in ("attention", "fisher")
-    if not work.feed_forward:
-        found = collect_statistics(
-            work.model, work.sites, batch.inputs, batch.targets, work.family.logits, labels=work.scoring.labels,
-            attended_keys=attended_keys, generator=generator,
-        )  # fmt: skip
-        return statistics_tensors(found)
     passed = pass_through_all(
         work.model, work.sites, work.feed_forward, batch.inputs, batch.targets, work.family.logits,
         labels=work.scoring.labels, generator=generator,
     )  # fmt: skip
-    found = statistics_of(passed.attention, work.sites, batch.targets, attended_keys)
-    sums = feed_forward_sums(work.feed_forward, passed.feed_forward, before_the_end(batch.targets))
-    return {**statistics_tensors(found), **sums}
+    yield from statistics_tensors(statistics_of(passed.attention, work.sites, batch.targets, attended_keys)).items()
+    yield from feed_forward_sums(work.feed_forward, passed.feed_forward, before_the_end(batch.targets))
 
 
 def _squares(
@@ -297,23 +292,17 @@ def _squares(
 ) -> shards.Tensors:
     """Of every block; of feed-forward blocks from clips alone that are among `rows`; first: the batch's first clip."""
     judged = [number for number in range(len(batch)) if first + number in rows]
-    if not work.feed_forward or not judged:
-        if not work.sites:
-            return empty_squares_of(work.feed_forward)
-        found = collect_squares(
-            work.model, work.sites, bases, work.grids, batch.inputs, batch.targets, work.family.logits,
-            labels=work.scoring.labels, generator=generator,
-        )  # fmt: skip
-        return {**found, **empty_squares_of(work.feed_forward)}
+    blocks = work.feed_forward if judged else ()
+    nothing = empty_squares_of(work.feed_forward)
+    if not (work.sites or blocks):
+        return nothing
     passed = pass_through_all(
-        work.model, work.sites, work.feed_forward, batch.inputs, batch.targets, work.family.logits,
+        work.model, work.sites, blocks, batch.inputs, batch.targets, work.family.logits,
         labels=work.scoring.labels, query_gradients=False, generator=generator,
     )  # fmt: skip
+    found = squares_of(passed.attention, work.sites, bases, work.grids, batch.targets)
     of_clips = [each.of_clips(judged) for each in passed.feed_forward]
-    return {
-        **squares_of(passed.attention, work.sites, bases, work.grids, batch.targets),
-        **feed_forward_squares(work.feed_forward, feed_forward, of_clips),
-    }
+    return {**found, **nothing, **feed_forward_squares(blocks, feed_forward, of_clips)}
 
 
 def _merged(parts: Sequence[shards.Tensors]) -> shards.Tensors:

@@ -193,9 +193,8 @@ def compare_methods(  # noqa: PLR0915
             )
 
     dense_plan = family.dense_plan(checkpoint.model)
-    known = methods(SPEECH_MODEL if len(dense_plan.shares) > 1 else CLASSIFIER)
-    if request.prune != "attention":
-        known = methods_beyond_attention(request.prune)
+    there = SPEECH_MODEL if len(dense_plan.shares) > 1 else CLASSIFIER
+    known = methods(there) if request.prune == "attention" else methods_beyond_attention(request.prune, there)
     outcomes = rows_of("one shot", one_shot_jobs(request, known))
     rows = finished_rows(outcomes)
     equal_widths = {method.name for method in known if isinstance(method.recipe, EqualWidths)}

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from torch import nn
 
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_basis
 from leanear.calibration.scores import SiteScores
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import Statistics, collect_statistics, empty_statistics, merge_statistics
 from leanear.calibration.targets import strata
 from leanear.data.examples import LabelledInputs
@@ -40,8 +41,11 @@ from leanear.recover.distillation_options import Distillation
 from leanear.recover.lora import LoraRecovery
 from leanear.reference.choose import SCHEMES, THRESHOLDS, Scheme, Threshold, choose_sparsity
 from leanear.reference.schedule import SCORES, PruneRecipe, Score, calibration_order, prune, score
+from leanear.runtimes.errors import BadInput
 from leanear.studies.closed_form import principal_basis, ridge_basis, ridge_feed_forward
 from leanear.studies.comparison_document import DENSE
+from leanear.studies.one_ranking import OneRanking, Ranking, correct_, make_ranking, model_of
+from leanear.surgery import kept_rows
 
 Order = Literal["fisher", "singular value"]
 Group = Literal["dense", "plain", "reference", "one basis, equal widths", "parts", "default", "control", "recovered"]
@@ -59,6 +63,7 @@ OPEN_LOOP = "without closed loop and compensation"
 UNCOMPENSATED = "without compensation"
 MASK_FISHER = "per-sample mask Fisher"
 ENTIRE_HEADS = "Fisher basis, entire heads"
+RANKING_STEPS = 720  # from all of a ranking to nothing
 
 
 @dataclass
@@ -234,6 +239,7 @@ def _all_methods() -> tuple[Method, ...]:
             "Fisher basis, equal widths", "one basis, equal widths", _equal_widths, EqualWidths("fisher", "fisher"),
             "the default's basis and scores, without its allocation",
         ),
+        *_one_ranking_methods("entire heads"),
         _rotated(
             MASK_FISHER, RotatedRecipe(basis="trained", losses="infinitesimal"),
             "channels as trained, per-clip scores, one budget over heads and both kinds",
@@ -312,8 +318,22 @@ def _all_methods() -> tuple[Method, ...]:
     )  # fmt: skip
 
 
-def methods_beyond_attention(prune: Prune) -> tuple[Method, ...]:
-    """The methods that are compared where feed-forward blocks become smaller too, or alone; the dense model first."""
+def _one_ranking_methods(what: str) -> tuple[Method, ...]:
+    about = f"{what} by one ranking for all sizes, without labels (after SnapViT, arXiv 2510.17700)"
+    return (
+        Method("one ranking", "parts", _one_ranking, OneRanking(corrected=False), about, needs="labels"),
+        Method(
+            "one ranking, corrected", "parts", _one_ranking, OneRanking(corrected=True),
+            "the same, the outputs' weights fitted to what is kept of their inputs", needs="labels",
+        ),
+    )  # fmt: skip
+
+
+def methods_beyond_attention(prune: Prune, there: Collection[Needs] = CLASSIFIER) -> tuple[Method, ...]:
+    """The methods where feed-forward blocks become smaller too, or alone, of a model that has what is `there`.
+
+    The dense model is the first.
+    """
     recipe = RotatedRecipe(prune=prune)
     ridge = (
         Method(
@@ -322,13 +342,15 @@ def methods_beyond_attention(prune: Prune) -> tuple[Method, ...]:
             " arXiv 2602.05243)",
         ),
     )  # fmt: skip
-    return (
+    every = (
         Method(DENSE, "dense", _dense, None, "the model as it is", drawn=False),
         *(ridge if prune == "all" else ()),
+        *_one_ranking_methods("entire heads and channels" if prune == "all" else "channels"),
         Method(OPEN_LOOP, "parts", _by_recipe, recipe, "the default's first plan, not measured and chosen again"),
         Method(UNCOMPENSATED, "parts", _measured, recipe, "the default with its output projections as they were"),
         Method(DEFAULT, "default", _default, recipe, f"what `leanear prune --prune {prune}` does"),
     )
+    return tuple(method for method in every if method.needs in there)
 
 
 def method_named(name: str) -> Method:
@@ -534,7 +556,8 @@ def ridge_everywhere(bench: Bench, sparsity: float, _recipe: RidgeEverywhere) ->
     family, dense = bench.family, bench.checkpoint.model
     sites, blocks = family.attention_sites(dense), family.feed_forward_sites(dense)
     statistics = bench.shared("statistics", lambda: _statistics(bench))
-    grams = bench.shared("hidden Grams", lambda: _hidden_grams(bench))
+    hidden = {block.name: block.second for block in blocks}
+    grams = bench.shared("hidden Grams", lambda: _input_grams(bench, hidden, bench.pool[bench.order].inputs))
     (steps,) = {width for site in sites for width in (*site.query_key_widths, *site.value_output_widths)}
     for step in range(steps - 1, 0, -1):
         pairs = [((step, step),) * len(site.query_key_widths) for site in sites]
@@ -544,6 +567,52 @@ def ridge_everywhere(bench: Bench, sparsity: float, _recipe: RidgeEverywhere) ->
     bases: dict[str, Any] = {site.name: ridge_basis(site, statistics[site.name], (step, step)) for site in sites}
     bases |= {block.name: ridge_feed_forward(block, grams[block.name], channels[block.name]) for block in blocks}
     return _cut(bench, bases, Allocation(tuple(pairs), math.nan, math.nan, channels), "ridge")
+
+
+def _one_ranking(bench: Bench, sparsity: float, recipe: OneRanking) -> Made:
+    """The largest model of the ranking's RANKING_STEPS that is within the sparsity."""
+    family, dense, plan = bench.family, bench.checkpoint.model, bench.plan
+    inputs = bench.pool[bench.order].inputs
+    plain = dataclasses.replace(recipe, corrected=False)
+    ranking: Ranking = bench.shared(
+        f"{plain}",
+        lambda: make_ranking(
+            family, dense, inputs, recipe, bench.prune, seed=bench.seed,
+            at_once=bench.clips_at_once or RotatedRecipe().chunk, report=bench.report,
+        ),
+    )  # fmt: skip
+    costs = bench.costs
+    budget = (1 - sparsity) * costs.dense * (1 + ROUNDING)
+    for step in range(RANKING_STEPS + 1):
+        kept = ranking.kept(step / RANKING_STEPS, bench.prune)
+        heads = [(plan.dense_head_width,) * 2] * max(map(len, kept.heads))
+        pairs = [tuple(heads[: stays.sum()]) for stays in kept.heads]
+        blocks = zip(plan.feed_forward, kept.channels, strict=False)  # none are in a ranking of heads alone
+        if costs.of(pairs, {block.name: int(stays.sum()) for block, stays in blocks}) <= budget:
+            break
+    else:
+        raise BadInput("out of reach: a fifth of a block's heads and a twentieth of its channels, one at least, stay")
+    model, sites, narrow = model_of(family, dense, kept)
+    if recipe.corrected:
+        _correct_outputs_(bench, model, sites, narrow, inputs[: recipe.clips])
+    return Made(model, dataclasses.replace(plan, sites=sites, feed_forward=narrow))
+
+
+def _correct_outputs_(bench: Bench, slim: nn.Module, sites: Any, narrow: Any, inputs: Any) -> None:
+    """Fit, in place, what reads contexts and hidden channels that are gone."""
+    family, dense = bench.family, bench.checkpoint.model
+    attention, blocks = family.attention_sites(dense), family.feed_forward_sites(dense)
+    wide: list[AttentionSite | FeedForwardSite] = [*attention, *blocks]
+    thin: list[AttentionSite | FeedForwardSite] = [*family.attention_sites(slim), *family.feed_forward_sites(slim)]
+    linears = {site.name: site.output for site in wide}
+    grams = bench.shared("output Grams", lambda: _input_grams(bench, linears, inputs))
+    of_heads = zip(sites, attention, strict=True)
+    columns = [kept_rows(plan, site.value_output_widths, "value_output") for plan, site in of_heads]
+    columns += [torch.tensor(plan.channels, dtype=torch.int64) for plan in narrow]
+    for site, kept in zip(thin, columns, strict=True):
+        gram = grams[site.name]
+        if len(kept) < len(gram) - 1:
+            correct_(site.output, linears[site.name], gram[:-1, :-1] / gram[-1, -1], kept)
 
 
 def widest_equal_widths(sites: Any, costs: Costs, sparsity: float) -> Allocation:
@@ -654,21 +723,20 @@ def _all_bases(sites: Any, statistics: Statistics, kind: BasisKind, order: Order
     return {site.name: choose_basis(site, statistics[site.name], kind, order=order) for site in sites}
 
 
-def _hidden_grams(bench: Bench) -> dict[str, torch.Tensor]:
-    """By feed-forward block (C + 1, C + 1): sums over tokens of v v^T, v the hidden channels and a one after them."""
-    blocks = bench.family.feed_forward_sites(bench.checkpoint.model)
-    grams = {block.name: torch.zeros(block.width + 1, block.width + 1, dtype=torch.float64) for block in blocks}
+def _input_grams(bench: Bench, linears: Mapping[str, nn.Linear], inputs: Any) -> dict[str, torch.Tensor]:
+    """By name (C + 1, C + 1): sums over the clips' tokens of v v^T, v what a linear layer takes and a one after it."""
+    sizes = {name: linear.in_features + 1 for name, linear in linears.items()}
+    grams = {name: torch.zeros(size, size, dtype=torch.float64) for name, size in sizes.items()}
 
     def add(name: str, _module: nn.Module, given: tuple[torch.Tensor]) -> None:
-        hidden = nn.functional.pad(given[0].flatten(0, 1), (0, 1), value=1.0)
-        grams[name] += (hidden.mT @ hidden).double().cpu()
+        taken = nn.functional.pad(given[0].flatten(0, 1), (0, 1), value=1.0)
+        grams[name] += (taken.mT @ taken).double().cpu()
 
-    hooks = [block.second.register_forward_pre_hook(functools.partial(add, block.name)) for block in blocks]
-    clips = bench.pool[bench.order]
+    hooks = [linear.register_forward_pre_hook(functools.partial(add, name)) for name, linear in linears.items()]
     try:
         with torch.no_grad():
-            for rows in torch.arange(len(clips)).split(bench.clips_at_once or RotatedRecipe().chunk):
-                bench.family.logits(bench.checkpoint.model, clips[rows].inputs)
+            for rows in torch.arange(len(inputs)).split(bench.clips_at_once or RotatedRecipe().chunk):
+                bench.family.logits(bench.checkpoint.model, inputs[rows])
     finally:
         for hook in hooks:
             hook.remove()

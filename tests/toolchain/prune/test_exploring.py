@@ -60,8 +60,8 @@ def passes(monkeypatch) -> list[str]:
 
         monkeypatch.setattr(scoring, name, watched)
 
-    watch("collect_statistics")
-    watch("collect_squares")
+    watch("statistics_of")
+    watch("squares_of")
     return seen
 
 
@@ -134,7 +134,7 @@ def test_an_interrupted_run_goes_on(capsys, classifier, tmp_path, monkeypatch, w
     out, seen = tmp_path / "out", passes(monkeypatch)
     expected = explored(capsys, classifier, tmp_path / "whole")
     every = list(seen)
-    assert set(every) == {"collect_statistics", "collect_squares"}
+    assert set(every) == {"statistics_of", "squares_of"}
     seen.clear()
 
     def interrupt(*_arguments, **_options):
@@ -143,7 +143,7 @@ def test_an_interrupted_run_goes_on(capsys, classifier, tmp_path, monkeypatch, w
     with monkeypatch.context() as patch:
         place = {
             "in the first pass": (scoring, "merge_statistics"),
-            "in the second pass": (scoring, "collect_squares"),
+            "in the second pass": (scoring, "squares_of"),
             "after the scores": (exploring, "choose_measured"),
         }[where]
         patch.setattr(*place, interrupt)
@@ -152,7 +152,7 @@ def test_an_interrupted_run_goes_on(capsys, classifier, tmp_path, monkeypatch, w
     seen.clear()
     assert explored(capsys, classifier, out) == expected
     if where == "in the second pass":
-        assert set(seen) == {"collect_squares"}
+        assert set(seen) == {"squares_of"}
     if where == "after the scores":
         assert seen == []
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import AutoModelForAudioClassification
 
 from leanear.benchmarks.report.size_sections import widths_section
-from leanear.calibration.losses import collect_squares, width_grid
+from leanear.calibration.losses import width_grid
 from leanear.data.held_out import HeldOut
 from leanear.export.ast.graph import FORMS, export_ast, observe_ast
 from leanear.export.macs import count_macs
@@ -34,6 +34,7 @@ from leanear.recover.compensation import compensate_, fitted_sites
 from leanear.recover.lora import with_lora
 from leanear.runtimes.errors import BadInput
 from leanear.timing.model_timing import Tables
+from tests.calibration.collected import collect_squares
 from tests.conftest import make_tiny_ast
 from tests.toolchain.prune.test_rotated import clips, costs_of
 from tests.toolchain.whisper_pruning import checkpoint as whisper_checkpoint
