@@ -63,7 +63,7 @@ def test_damage_is_warned_of_without_progress_and_a_recipe_is_followed(folder, t
     assert slim.pruning["loss"]["finished"]["matters"]
     assert "WARNING: Removing 9" in caplog.text
     assert "pruning" not in capfd.readouterr().err, "progress is not shown"
-    with pytest.raises(leanear.BadInput, match="--max-drop beside another goal"):
+    with pytest.raises(leanear.BadInput, match="max_drop beside another goal"):
         model.prune(folder / "data", sparsity=0.5, max_drop=1.0)
 
 
