@@ -58,8 +58,8 @@ class Recipe:
     )
     recovery: Literal["none", "lora", "full"] = _key(
         "none",
-        "Train afterwards, all weights or low-rank updates that are merged: by distillation from the dense model"
-        " (method reference: lora alone, on the labels, after every step).",
+        "Train afterwards, all weights but embeddings, or low-rank updates that are merged: by distillation from the"
+        " dense model (method reference: lora alone, on the labels, after every step).",
         option=True,
     )
     calibration_clips: int = _key(256, "Clips to score, search and recover on, at most.", least=1, option=True)

@@ -181,6 +181,9 @@ def test_a_piece_is_heard_to_its_end_where_the_model_would_stop_before(ending, m
     monkeypatch.setattr("leanear.runtimes.speech.short_windows.LEFT_S", 0.1)
     audio, script = loud(0.5), [at_time(0.0), 2, *ending, END, 4, at_time(0.28)]
     (piece, *_), _ = pieces_heard(audio, script)
+    assert piece.decoded.tokens == tuple(script[: len(ending) + 2]), "the model is all but certain of the end"
+    monkeypatch.setattr("leanear.runtimes.speech.tokens.token_rules.LOG_SURE", 1.0)
+    (piece, *_), _ = pieces_heard(audio, script)
     assert piece.decoded.tokens[-2:] == (4, at_time(0.28))
     assert piece.decoded.tokens[len(ending) + 2] != END
     audio[60:300] *= 0.01  # 40 dB quieter, so that there is nothing more to be heard
