@@ -90,15 +90,17 @@ def _check(
 
 
 def _train(work: Work, state_path: Path | None, identity: str) -> Distilled:
-    """Train all but embeddings, or additions of low rank that are merged at the end and taken away after an error.
+    """Train all but embeddings and what is tied to them, or additions of low rank that are merged at the end.
 
-    The embeddings of words that the clips do not say have next to no gradient, of which Adam makes full steps.
+    After an error the additions are taken away. The embeddings of words that the clips do not say have next to no
+    gradient, of which Adam makes full steps.
     """
     student = work.student
     if work.options.method == "full":
         tables = {id(each.weight) for each in student.modules() if isinstance(each, nn.Embedding)}
-        named = student.named_parameters()
-        return train(work, {name: each for name, each in named if id(each) not in tables}, state_path, identity)
+        trained = {name: each for name, each in student.named_parameters() if id(each) not in tables}
+        student.requires_grad_(False)  # but what is trained
+        return train(work, trained, state_path, identity)
     adapted = with_lora(student, work.options.rank, work.options.alpha)
     try:
         distilled = train(work, _learning(student), state_path, identity)
