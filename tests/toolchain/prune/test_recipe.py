@@ -41,6 +41,7 @@ patience = 1
 warm_up = 0.1
 frequency_mask_bins = 8
 time_mask_frames = 20
+bfloat16 = false
 """
 OF_THE_REFERENCE = """
 method = "reference"
