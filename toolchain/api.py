@@ -24,6 +24,7 @@ from leanear.runtimes.sessions import SessionOptions, own_precision
 if TYPE_CHECKING:
     from leanear.benchmarks.results import Results
     from leanear.plan import Plan, Prune
+    from leanear.prune.document import PruningDocument
     from leanear.runtimes.speech.transcript import Segment
 
     PathLike = str | os.PathLike[str]
@@ -85,9 +86,9 @@ class Model:
         return read_plan(path) if path.is_file() else None
 
     @property
-    def pruning(self) -> dict[str, Any] | None:
-        """What pruning estimated, and what it then measured on held-out calibration clips; the keys of pruning.json."""
-        from leanear.prune.pruning import read_pruning
+    def pruning(self) -> PruningDocument | None:
+        """pruning.json: what pruning estimated, and what it then measured on held-out calibration clips (`.loss`)."""
+        from leanear.prune.document import read_pruning
 
         return read_pruning(self.folder)
 
