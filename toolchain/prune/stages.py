@@ -147,7 +147,8 @@ def _prune_to_latency(work: Pruning) -> _Reached:
             work.job.goal, costs, lambda ms: pruner.to(costs, ms), timing, work.part("pruning")
         )
     except BadInput as error:
-        raise BadInput(f"{error}{_doubts(tables)}") from None
+        doubt = disturbed(0.0, tables.others_share, "while it was timed")
+        raise BadInput(f"{error}; but {doubt}: try on an idle machine" if doubt else str(error)) from None
     facts = {"latency_checks": checks, "timed": timing.told()}
     # what was timed is the model
     return _Reached(dataclasses.replace(pruned, others=()), costs, checks[-1].budget_ms, facts)
@@ -192,11 +193,6 @@ def _loss_told(work: Pruning, pruned: Rotated, parameters: Costs) -> dict[str, A
         loss["curve"] = tuple(CurvePoint(each.sparsity, each.loss) for each in estimated_curve(*curve))
         loss["begins_at"] = loss_begins_at(*curve)
     return loss
-
-
-def _doubts(tables: Tables) -> str:
-    said = disturbed(0.0, tables.others_share, "while it was timed")
-    return said and f"; but {said}: try on an idle machine"
 
 
 def _shared_tables(timing: ModelTiming, prune: Prune, report: Report) -> Tables:
