@@ -157,8 +157,7 @@ class Model:
 
     def evaluate(self, data: PathLike | None = None, *, seed: int = 0) -> dict[str, Any]:
         """Accuracy, mAP or word error rate in torch on evaluation clips of `data`, by the keys of `leanear eval`."""
-        narrator = _narrator(self.progress)
-        return _evaluated(self.name, data, "onnxruntime", None, usable_cores(), seed, self.asked, narrator)
+        return _evaluated(self.name, data, "onnxruntime", None, usable_cores(), seed, self.asked, self.progress)
 
     @in_python
     def export(
@@ -245,8 +244,8 @@ class Artifact:
         from leanear.families.asked import Asked
 
         chosen, options = self._options(runtime, precision, threads)
-        narrator = _narrator(self.progress)
-        return _evaluated(str(self.folder), data, chosen, options.precision, options.threads, seed, Asked(), narrator)
+        precise, cores = options.precision, options.threads
+        return _evaluated(str(self.folder), data, chosen, precise, cores, seed, Asked(), self.progress)
 
     def bench(
         self,
@@ -380,14 +379,14 @@ def _evaluated(
     threads: int,
     seed: int,
     asked: Any,
-    narrator: Any,
+    progress: bool,
 ) -> dict[str, Any]:
     from leanear.deploy.measuring import CALIBRATION_CLIPS
     from leanear.evaluate.evaluation import evaluate
 
     return evaluate(
         name, data=_data(data), split="evaluation", runtime=runtime, precision=precision,
-        threads=threads, calibration_clips=CALIBRATION_CLIPS, seed=seed, asked=asked, narrator=narrator,
+        threads=threads, calibration_clips=CALIBRATION_CLIPS, seed=seed, asked=asked, narrator=_narrator(progress),
     )  # fmt: skip
 
 
