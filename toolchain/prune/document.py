@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.families.checkpoint_files import PRUNING_FILE
-from leanear.families.whisper.slim import AlignmentHeads
+from leanear.families.whisper import AlignmentHeads
 from leanear.plan import Prune
 from leanear.prune.closed_loop import Round
 from leanear.prune.goal import Goal

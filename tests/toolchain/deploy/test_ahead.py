@@ -11,6 +11,7 @@ import pytest
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.deploy.ahead import engine_sections, engines_stage, read_engines, say_engines
 from leanear.deploy.measuring import pruning_sections, write_folder_report
+from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.progress import Narrator
 from leanear.prune.document import Widths
 from leanear.runtimes.artifact import read_artifact
@@ -94,12 +95,13 @@ def test_where_they_are_measured_the_report_has_them_too(library, folder, target
 def test_a_report_without_results_says_how_the_slim_model_came_about(folder):
     assert pruning_sections(folder) == ()
     (folder / "checkpoint").mkdir()
+    little = MeasuredLoss(50, 0.001, 5.0, 5.0, 100.0, None, None, None)
     widths = Widths((16, 16), one_per_head=True, not_filled_up_by="tensorrt")
-    write(folder / "checkpoint" / "pruning.json", pruning_document(widths=widths))
+    write(folder / "checkpoint" / "pruning.json", pruning_document(little, widths=widths))
     (section,) = pruning_sections(folder)
     said = [block.text for block in section.blocks]
     assert said[0] == "50.0 % of the attention parameters are removed."
-    assert "a multiple of 16, and the graph of form tensorrt fills no head up" in said[1]
+    assert "a multiple of 16, and the graph of form tensorrt fills no head up" in said[2]
 
 
 def test_a_gpu_takes_the_engines_that_were_built_for_its_capability(library, folder, target, narrator):

@@ -44,7 +44,7 @@ def test_what_was_pruned_is_counted(tmp_path):
     (tmp_path / "pruning.json").write_text(json.dumps({"goal": 1}))
     assert alignment_of(tiny(tmp_path)).lost == 0
     (tmp_path / "pruning.json").write_text(json.dumps({"alignment_heads": {"kept": [], "dropped": [[0]]}}))
-    with pytest.raises(BadInput, match=r"pruning\.json: alignment_heads: dropped\[0\] is \[0\], expected a list of 2"):
+    with pytest.raises(BadInput, match=r"pruning\.json, alignment_heads: dropped\[0\] is \[0\], expected a list of 2"):
         alignment_of(tiny(tmp_path))
 
 
