@@ -27,7 +27,7 @@ def loss_section(pruning: Mapping[str, Any]) -> Section | None:
             " from before compensation and recovery. Estimates add up single heads; a block is measured by pruning it"
             " alone."
         ),
-        Table("Rounds", ("", "estimated", "measured", ""), tuple(_round_rows(rounds, loss["best"]))),
+        Table("Rounds", ("", "estimated", "its blocks, one by one", "measured", ""), tuple(_round_rows(rounds, loss["best"]))),
     ]
     if loss.get("curve"):
         measured = ((pruning["sparsity"], rounds[loss["best"]]["measured"]),)
@@ -66,11 +66,17 @@ def nats(value: float) -> str:
     return f"{value:.2g}" if value >= LEAST_NATS else "0"
 
 
-def _round_rows(rounds: list[dict[str, Any]], best: int) -> list[tuple[str, str, str, str]]:
+def blocks_nats(round_: Mapping[str, Any]) -> float:
+    """What a round's blocks were measured to lose one by one, added up: its estimate once it is corrected."""
+    return sum(block["measured"] for block in round_["blocks"])
+
+
+def _round_rows(rounds: list[dict[str, Any]], best: int) -> list[tuple[str, ...]]:
     return [
         (
             f"round {number + 1}",
             nats(each["estimated"]),
+            nats(blocks_nats(each)),
             nats(each["measured"]),
             "this model" if number == best else "",
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE
-from leanear.benchmarks.report.loss_section import nats
+from leanear.benchmarks.report.loss_section import blocks_nats, nats
 from leanear.benchmarks.summary import Interval, how_surely
 from leanear.benchmarks.verdict import quality_verdict
 from leanear.runtimes.process.notes import plural
@@ -104,7 +104,9 @@ def loss_sentence(pruning: Mapping[str, Any]) -> str | None:
         return said
     chosen, first = rounds[loss["best"]], rounds[0]
     said += f" {'Before that, the' if _after(pruning) else 'The'} plan's estimate was {nats(chosen['estimated'])} nats,"
-    said += f" and {nats(chosen['measured'])} were measured."
+    said += f" and {nats(chosen['measured'])} were measured"
+    off = chosen["measured"] > 2 * chosen["estimated"] or chosen["estimated"] > 2 * chosen["measured"]
+    said += f"; its blocks, cut one by one, lose {nats(blocks_nats(chosen))} together." if off else "."
     least = min(round["measured"] for round in rounds)
     if len(rounds) > 1 and chosen["measured"] > least:
         said += f" Round {loss['best'] + 1} of {len(rounds)} stays: compensated, it loses the least, or as little as"

@@ -120,7 +120,8 @@ def test_nobody_is_warned_of_nothing(pruning):
 
 
 def test_estimate_and_measurement_are_told_side_by_side():
-    rounds = [{"estimated": 0.01, "measured": 0.5}, {"estimated": 0.2, "measured": 0.3}]
+    blocks = [{"estimated": 0.005, "measured": 0.1}, {"estimated": 0.005, "measured": 0.3}]
+    rounds = [{"estimated": 0.01, "measured": 0.5, "blocks": blocks}, {"estimated": 0.2, "measured": 0.3}]
     expected = (
         "Measured on 50 held-out calibration clips: 0.25 nats from the dense model's answers; accuracy went from 95.0"
         " to 80.0 % (standard error 1.25 points). The plan's estimate was 0.2 nats, and 0.3 were measured. It is round"
@@ -129,7 +130,9 @@ def test_estimate_and_measurement_are_told_side_by_side():
     )
     assert loss_sentence(with_loss(rounds=rounds)) == expected
     assert pruning_notes(with_loss(rounds=rounds), {}) == [expected]
-    assert "It is round" not in loss_sentence(with_loss(rounds=rounds[:1]))
+    assert loss_sentence(with_loss(rounds=rounds[:1])).endswith(
+        " The plan's estimate was 0.01 nats, and 0.5 were measured; its blocks, cut one by one, lose 0.4 together."
+    )
     assert "estimate" not in loss_sentence(with_loss())
     assert loss_sentence(with_loss(divergence=None)) is None
     assert loss_sentence(ROTATED) is None
@@ -148,7 +151,7 @@ def test_what_was_measured_before_and_after_compensation_is_told_apart():
 
 
 def test_a_divergence_of_rounding_is_none_and_a_rate_that_stayed_is_said_once():
-    pruning = with_loss(divergence=-1.6e-09, rounds=[{"estimated": 1e-9, "measured": -2e-8}])
+    pruning = with_loss(divergence=-1.6e-09, rounds=[{"estimated": 1e-9, "measured": 2e-9}])
     pruning["loss"]["finished"]["slim_mistakes"] = 5.0
     said = loss_sentence(pruning)
     assert "clips: 0 nats from the dense model's answers; accuracy stayed at 95.0 %" in said
