@@ -29,7 +29,11 @@ def loss_section(pruning: PruningDocument) -> Section | None:
             " from before compensation and recovery. Estimates add up single heads; a block is measured by pruning it"
             " alone."
         ),
-        Table("Rounds", ("", "estimated", "measured", ""), tuple(_round_rows(loss.rounds, loss.best))),
+        Table(
+            "Rounds",
+            ("", "estimated", "its blocks, one by one", "measured", ""),
+            tuple(_round_rows(loss.rounds, loss.best)),
+        ),
     ]
     if loss.curve:
         measured = ((pruning.sparsity, best.measured),)
@@ -67,11 +71,12 @@ def nats(value: float) -> str:
     return f"{value:.2g}" if value >= LEAST_NATS else "0"
 
 
-def _round_rows(rounds: Sequence[Round], best: int) -> list[tuple[str, str, str, str]]:
+def _round_rows(rounds: Sequence[Round], best: int) -> list[tuple[str, ...]]:
     return [
         (
             f"round {number + 1}",
             nats(each.estimated),
+            nats(each.of_blocks),
             nats(each.measured),
             "this model" if number == best else "",
         )

@@ -19,8 +19,8 @@ class Distillation:
     """How a slim model is trained to answer as the dense one.
 
     The defaults come from short runs on Whisper tiny.en and on a real AST, see docs/real-models.md. What suits one
-    model destroys another: after an epoch that does not lower the held-out KL, training goes back to the best state
-    and on at 0.3 of the rate.
+    model destroys another: after an epoch that leaves the held-out KL a tenth above its least, training goes back to
+    the best state and on at 0.3 of the rate.
 
     method: "full" trains every parameter but the embeddings, "lora" updates alpha/rank * B A of every linear layer's
     weight, which are merged; learning_rate: None takes the method's own; epochs: passes over the training clips, at
@@ -45,7 +45,7 @@ class Distillation:
     temperature: float = 2.0
     label_weight: float = 0.0
     hidden_weight: float = 1.0
-    patience: int = 3
+    patience: int = 5
     warm_up: float = 0.05
     frequency_mask_bins: int = 0
     time_mask_frames: int = 0

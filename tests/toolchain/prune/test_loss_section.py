@@ -42,7 +42,7 @@ def blocks(section: Section, kind: type) -> list:
 def test_rounds_and_the_blocks_of_the_best_one_are_told():
     section = loss_section(PRUNING)
     rounds, by_block = blocks(section, Table)
-    assert rounds.rows == (("round 1", "0.01", "0.9", ""), ("round 2", "0.2", "0.31", "this model"))
+    assert rounds.rows == (("round 1", "0.01", "0.9", "0.9", ""), ("round 2", "0.2", "0.25", "0.31", "this model"))
     assert by_block.rows == (("layer 0, attention", "0.15", "0.25"), ("layer 1, attention", "0", "0"))
     assert len(blocks(section, Paragraph)) == 1
     curve, ratio = blocks(section, Picture)

@@ -112,16 +112,18 @@ def test_nobody_is_warned_of_nothing(pruning):
 
 
 def test_estimate_and_measurement_are_told_side_by_side():
-    rounds = (round_of(0.01, 0.5), round_of(0.2, 0.3))
+    rounds = (round_of(0.01, 0.5, {"a": (0.005, 0.1), "b": (0.005, 0.3)}), round_of(0.2, 0.3))
     expected = (
         "Measured on 50 held-out calibration clips: 0.25 nats from the dense model's answers; accuracy went from 95.0"
-        " to 80.0 %, a loss of 15 points (12.5 to 17.5). The plan's estimate was 0.2 nats, and 0.3 were measured. It is round"
-        " 2 of 2: the first plan, estimated at 0.01, measured 0.5, so blocks were measured one by one and widths"
+        " to 80.0 %, a loss of 15 points (12.5 to 17.5). The plan's estimate was 0.2 nats, and 0.3 were measured. It is"
+        " round 2 of 2: the first plan, estimated at 0.01, measured 0.5, so blocks were measured one by one and widths"
         " chosen again."
     )
     assert loss_sentence(with_loss(rounds=rounds)) == expected
     assert pruning_notes(with_loss(rounds=rounds), {}) == [expected]
-    assert "It is round" not in loss_sentence(with_loss(rounds=rounds[:1]))
+    assert loss_sentence(with_loss(rounds=rounds[:1])).endswith(
+        " The plan's estimate was 0.01 nats, and 0.5 were measured; its blocks, cut one by one, lose 0.4 together."
+    )
     assert "estimate" not in loss_sentence(with_loss())
     assert loss_sentence(with_loss(divergence=None)) is None
 
@@ -138,7 +140,7 @@ def test_what_was_measured_before_and_after_compensation_is_told_apart():
 
 
 def test_a_divergence_of_rounding_is_none_and_a_rate_that_stayed_is_said_once():
-    pruning = with_loss(divergence=-1.6e-09, slim_mistakes=5.0, rounds=(round_of(1e-9, -2e-8),))
+    pruning = with_loss(divergence=-1.6e-09, slim_mistakes=5.0, rounds=(round_of(1e-9, 2e-9),))
     said = loss_sentence(pruning)
     assert "clips: 0 nats from the dense model's answers; accuracy stayed at 95.0 %" in said
     assert "estimate was 0 nats, and 0 were measured." in said

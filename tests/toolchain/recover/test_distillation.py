@@ -679,7 +679,7 @@ def test_too_few_clips_are_refused(tiny_ast):
 
 def test_after_an_epoch_that_makes_it_worse_training_begins_again_with_a_lower_rate(tiny_ast, monkeypatch):
     """A rate that destroys the model, and then none to speak of: the second epoch ends where the first began."""
-    monkeypatch.setattr("leanear.recover.training.RATE_AFTER_FAILURE", 1e-12)
+    monkeypatch.setattr("leanear.recover.training.RATE_AFTER_WORSE", 1e-12)
     student = damaged(tiny_ast)
     options = plain(learning_rate=1e2, epochs=3, patience=3, warm_up=0.0)
     training, held_out = parts()
