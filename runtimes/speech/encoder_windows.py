@@ -14,10 +14,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import AUTO, FULL, EncoderWindows
 
 DEFAULT_WINDOW = AUTO  # of `transcribe`, and of what is exported for a runtime that takes windows of several lengths
-AUTO_FROM_S, AUTO_STEP_S = (
-    10,
-    1,
-)  # a new length costs a runtime milliseconds once, a second of silence costs them always
+AUTO_FROM_S, AUTO_STEP_S = 10, 1  # a new length costs a runtime milliseconds once, a second of silence always
 TAIL_S = 2.0  # of silence behind the audio
 
 
