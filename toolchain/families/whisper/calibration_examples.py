@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from leanear.calibration.targets import NO_TARGET
+from leanear.data.dataset import named
 from leanear.data.examples import LabelledInputs, SpeechInputs
-from leanear.data.word_errors import count_word_errors
+from leanear.data.word_errors import Normaliser, count_word_errors
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint
 from leanear.families.whisper.forward import features, window_samples
 from leanear.families.whisper.greedy_transcripts import BATCH_CLIPS, greedy_tokens, normaliser_for
@@ -28,6 +29,7 @@ from leanear.progress import Report, in_parts, quiet
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import note, plural
+from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, loop_start
 
 HEARD_FOR_LANGUAGE = 16  # clips
 MOST_SPECIAL = 8  # tokens of prompt and end, and to spare
@@ -55,18 +57,31 @@ def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report 
     Raises:
         BadInput: the clips have no transcripts, or one is too long for the window or for the decoder.
     """
-    return _labelled(checkpoint, _alone(checkpoint, clips), report)
+    alone = _alone(checkpoint, clips)
+    heard = torch.cat(_heard(checkpoint, alone, report))
+    return _labelled(checkpoint, alone, heard, _prompt(checkpoint, heard))
 
 
 def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """The same of every third clip, and of windows that the others fill, with timestamps."""
-    part = in_parts(report, {"own words": 4, "inputs": 1})
-    alone = _in_own_words(checkpoint, _alone(checkpoint, clips), part("own words"))
-    joined = sorted((each for number, each in enumerate(alone) if number % ALONE), key=lambda example: example.name)
+    """The same of every third clip in which words are said, and of windows that the others fill, with timestamps.
+
+    Raises:
+        BadInput: as above, or no transcript has a word in it.
+    """
+    part = in_parts(report, {"front end": 1, "own words": 3, "windows": 1})
+    alone = _alone(checkpoint, clips)
+    heard = torch.cat(_heard(checkpoint, alone, part("front end")))
+    prompt = _prompt(checkpoint, heard)
+    normaliser = normaliser_for(checkpoint.tokenizer, checkpoint.model.generation_config, prompt)
+    worded = _with_words(alone, normaliser)
+    alone, heard = [alone[number] for number in worded], heard[worded]
+    own = _in_own_words(checkpoint, alone, heard, prompt, normaliser, part("own words"))
+    joined = sorted((each for number, each in enumerate(own) if number % ALONE), key=lambda example: example.name)
     runs = _filling_windows(checkpoint, joined)
     told = [runs[number - 1] if number % 2 else () for number in range(len(runs))]
     windows = [_window(checkpoint, *each) for each in zip(runs, told, strict=True)]
-    return _labelled(checkpoint, alone[::ALONE] + windows, part("inputs"))
+    features = torch.cat([heard[::ALONE], *_heard(checkpoint, windows, part("windows"))])
+    return _labelled(checkpoint, own[::ALONE] + windows, features, prompt)
 
 
 def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
@@ -78,14 +93,31 @@ def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
     ]
 
 
-def _in_own_words(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> list[_Example]:
+def _with_words(examples: Sequence[_Example], normaliser: Normaliser) -> list[int]:
+    """The numbers of the examples in whose text a word is left: by the others no error can be counted."""
+    is_worded = [bool(normaliser.apply(each.text).strip()) for each in examples]
+    wordless = [each.name for each, has_words in zip(examples, is_worded, strict=True) if not has_words]
+    if len(wordless) == len(examples):
+        raise BadInput(f"no word is left of any calibration clip's transcript after normalising ({named(wordless)})")
+    if wordless:
+        left_out = f"{plural(len(wordless), 'calibration clip')} of {len(examples)} left out"
+        note(f"{left_out}: no word is left of the transcript after normalising ({named(wordless)})")
+    return [number for number, has_words in enumerate(is_worded) if has_words]
+
+
+def _in_own_words(
+    checkpoint: WhisperCheckpoint,
+    examples: Sequence[_Example],
+    heard: torch.Tensor,
+    prompt: list[int],
+    normaliser: Normaliser,
+    report: Report,
+) -> list[_Example]:
     """The examples with the model's own words, capitals and punctuation included, where those are nearly the text's.
 
-    A decoder is fed what the model says: what it is fed of a transcript in small letters it never meets again.
+    A decoder is fed what the model says: what it is fed of a transcript in small letters it never meets again. heard:
+    the features of each; a text that ends in a loop is not taken, whose rounds in brackets no normaliser counts.
     """
-    heard = _heard(checkpoint, examples, report)
-    prompt = _prompt(checkpoint, heard)
-    normaliser = normaliser_for(checkpoint.tokenizer, checkpoint.model.generation_config, prompt)
     own: list[_Example] = []
     for start in range(0, len(examples), BATCH_CLIPS):
         batch = examples[start : start + BATCH_CLIPS]
@@ -93,13 +125,14 @@ def _in_own_words(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], r
         texts = checkpoint.tokenizer.batch_decode(found, skip_special_tokens=True)
         errors = count_word_errors([each.text for each in batch], texts, normaliser)
         for each, tokens, wrong, words in zip(batch, found, errors.errors, errors.reference_words, strict=True):
-            own.append(replace(each, tokens=tuple(tokens)) if wrong < MOST_WRONG * words else each)
+            is_right = wrong < MOST_WRONG * words and loop_start(tokens, SUSPECT_LOOP_TOKENS) is None
+            own.append(replace(each, tokens=tuple(tokens)) if is_right else each)
         report(f"what the model says of clip {len(own)} of {len(examples)}", len(own) / len(examples))
     strange = sum(each is before for each, before in zip(own, examples, strict=True))
     if strange:
         note(
             f"{plural(strange, 'calibration clip')} of {len(own)}: the model says something else than the transcript,"
-            " which is kept"
+            " or the same over and over, and the transcript is kept"
         )
     return own
 
@@ -109,7 +142,8 @@ def _prompt(checkpoint: WhisperCheckpoint, heard: torch.Tensor) -> list[int]:
     return prompt_tokens(checkpoint.tokenizer, language, checkpoint.task)
 
 
-def _heard(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> torch.Tensor:
+def _heard(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> list[torch.Tensor]:
+    """The features of each example, (1, mels, frames)."""
     arrays = []
     for number, example in enumerate(examples):
         try:
@@ -117,12 +151,13 @@ def _heard(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: 
         except BadInput as error:
             raise BadInput(f"{example.name}: {error}") from None
         report(f"front end of window {number + 1} of {len(examples)}", (number + 1) / len(examples))
-    return torch.cat(arrays)
+    return arrays
 
 
-def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> LabelledInputs:
-    heard = _heard(checkpoint, examples, report)
-    prompt = _prompt(checkpoint, heard)
+def _labelled(
+    checkpoint: WhisperCheckpoint, examples: Sequence[_Example], heard: torch.Tensor, prompt: list[int]
+) -> LabelledInputs:
+    """The examples, whose features are `heard`, as a model takes them."""
     prompts = [[*example.before, *(prompt[:-1] if example.timed else prompt)] for example in examples]
     end = checkpoint.tokenizer.get_vocab()[END]
     tokens, targets = fed_and_said(prompts, [example.tokens for example in examples], end)
