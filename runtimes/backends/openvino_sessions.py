@@ -18,7 +18,6 @@ from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions, checked_logits
 from leanear.runtimes.speech.speech_cache import aligned_zeros
 
-LAZY_RUNS = 4  # of a session until no weight is arranged for the first time: encoder, prompt, two tokens
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
 
@@ -118,44 +117,27 @@ class IntelSpeechSession(CpuSpeechSession):
         self._encoder = compile_graph(artifact.graphs["encoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
         super().__init__(artifact, _shapes(self._encoder.outputs), _shapes(self._decoder.inputs))
-        self._folders, self._runs = _mapped_folders(artifact.folder), 0
-        self._lengths: set[int] = set()  # that the encoder has met
+        self._folders = _mapped_folders(artifact.folder)
+        self._met: set[tuple[int, ...]] = set()  # positions of a window; rows of a step, and whether of several tokens
         # A request holds no reference to the arrays that it was given.
         self._embedded = self._places = self._bias = self._logits = np.zeros(0)
         self._added: dict[str, np.ndarray] = {}
 
     def _encode(self, samples: np.ndarray, number: int) -> None:
         if number == 0 and self._bound is None:
-            self._share_crossed()
-        if self._crossed.windows > 1:
-            self._write_crossed_of(number)
-        self._encoding.set_tensor("waveform", _shared(samples))
-        self._encoding.infer()
-        self._ran()
-
-    def _ran(self) -> None:
-        """OpenVINO reads and arranges some weights only when it first runs, and keeps what that took."""
-        if self._runs < LAZY_RUNS:
-            self._runs += 1
-            give_back_memory(*self._folders)
-
-    def _share_crossed(self) -> None:
-        """Let the encoder write to, and the decoder read from, the session's memory for the windows' length.
-
-        A window of another length is arranged for as the first one was.
-        """
-        if self._crossed.positions not in self._lengths:
-            self._lengths.add(self._crossed.positions)
-            self._runs = min(self._runs, LAZY_RUNS - 1)
-        self._write_crossed_of(0)
-        crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
-        for name, buffer in crossed.items():
-            self._decoding.set_tensor(name, _shared(buffer))
-
-    def _write_crossed_of(self, window: int) -> None:
-        """Let the encoder write to the memory of one window."""
-        for name, buffer in self._crossed.of(window).items():
+            crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
+            for name, buffer in crossed.items():
+                self._decoding.set_tensor(name, _shared(buffer))
+        for name, buffer in {"waveform": samples, **self._crossed.of(number)}.items():
             self._encoding.set_tensor(name, _shared(buffer))
+        self._encoding.infer()
+        self._ran(self._crossed.positions)
+
+    def _ran(self, *shape: int) -> None:
+        """OpenVINO reads and arranges weights when it first runs with a shape, and keeps what that took."""
+        if shape not in self._met:
+            self._met.add(shape)
+            give_back_memory(*self._folders)
 
     def _feed(self, tokens: np.ndarray) -> np.ndarray:
         cache, (rows, new) = self._cache, tokens.shape
@@ -167,7 +149,7 @@ class IntelSpeechSession(CpuSpeechSession):
         self._embedding.read(tokens, self._embedded)
         self._places[...] = np.arange(cache.filled, cache.filled + new)
         self._decoding.infer()
-        self._ran()
+        self._ran(rows, min(new, 2))
         cache.append(self._added)
         cache.check(self._logits)
         return self._logits

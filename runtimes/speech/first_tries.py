@@ -79,11 +79,7 @@ def _may_be_together(model: SpeechModel, options: DecodeOptions) -> bool:
 
 
 def _together(
-    session: SpeechSession,
-    model: SpeechModel,
-    windows: Sequence[np.ndarray],
-    options: DecodeOptions,
-    are_pieces: bool,
+    session: SpeechSession, model: SpeechModel, windows: Sequence[np.ndarray], options: DecodeOptions, are_pieces: bool
 ) -> list[Decoded]:
     """What is heard first in windows of one length."""
     length = model.encoder_windows.holding(len(windows[0]))

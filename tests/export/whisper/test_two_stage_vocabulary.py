@@ -26,7 +26,7 @@ def product(rows: np.ndarray, hidden: np.ndarray, folder: Path, form: str) -> np
     """Logits of a graph of two stages, (R, V)."""
     graph = Graph()
     table = graph.weight("table", rows.shape, lambda: rows)
-    add_two_stage_logits(graph, "hidden", table, rows.shape, lambda: rows, TwoStages(RESCORED, TEXT), form)
+    add_two_stage_logits(graph, "hidden", table, TwoStages(RESCORED, TEXT), form)
     assert graph.weights[table].dtype == (np.float16 if (rows == rows.astype(np.float16)).all() else np.float32)
     source = helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["rows", WIDTH])
     result = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", len(rows)])
