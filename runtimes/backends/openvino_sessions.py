@@ -104,8 +104,7 @@ class IntelCpuSession:
 
     def close(self) -> None:
         """Release the graph and its memory."""
-        del self._request
-        del self._compiled
+        del self._request, self._compiled
 
 
 class IntelSpeechSession(CpuSpeechSession):
@@ -122,20 +121,28 @@ class IntelSpeechSession(CpuSpeechSession):
         # A request holds no reference to the arrays that it was given.
         self._embedded = self._places = self._bias = self._logits = np.zeros(0)
         self._added: dict[str, np.ndarray] = {}
+        self._arrange_decoder()
+
+    def _arrange_decoder(self) -> None:
+        """Let the decoder arrange its weights, for several tokens and for one, while no encoder holds memory."""
+        self._cache.start(1)
+        for new in (2, 1):
+            self._bind(1, new)
+            self._run(self._decoding, 1, new)
+        self._cache.rows, self._bound = 0, None  # nothing was started yet
 
     def _encode(self, samples: np.ndarray, number: int) -> None:
-        if number == 0 and self._bound is None:
-            crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
-            for name, buffer in crossed.items():
-                self._decoding.set_tensor(name, _shared(buffer))
         for name, buffer in {"waveform": samples, **self._crossed.of(number)}.items():
             self._encoding.set_tensor(name, _shared(buffer))
-        self._encoding.infer()
-        self._ran(self._crossed.positions)
+        self._run(self._encoding, self._crossed.positions)
 
-    def _ran(self, *shape: int) -> None:
-        """OpenVINO reads and arranges weights when it first runs with a shape, and keeps what that took."""
-        if shape not in self._met:
+    def _run(self, request: Any, *shape: int) -> None:
+        """Infer. When OpenVINO first runs with a shape it reads and arranges weights, and keeps what that took."""
+        is_new = shape not in self._met
+        if is_new:  # what was mapped since, such as rows of a vocabulary's table
+            give_back_memory(*self._folders)
+        request.infer()
+        if is_new:
             self._met.add(shape)
             give_back_memory(*self._folders)
 
@@ -148,8 +155,7 @@ class IntelSpeechSession(CpuSpeechSession):
             self._decoding.set_tensor("bias", _shared(self._bias))
         self._embedding.read(tokens, self._embedded)
         self._places[...] = np.arange(cache.filled, cache.filled + new)
-        self._decoding.infer()
-        self._ran(rows, min(new, 2))
+        self._run(self._decoding, rows, min(new, 2))
         cache.append(self._added)
         cache.check(self._logits)
         return self._logits
@@ -163,6 +169,7 @@ class IntelSpeechSession(CpuSpeechSession):
     def _bind(self, rows: int, new: int) -> None:
         """Give the decoder's request the session's memory, of the shapes that steps of `new` tokens have."""
         cache, self._bound = self._cache, (rows, new)
+        crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
         self._embedded = aligned_zeros((rows, new, self._embedding.width))
         self._places = aligned_zeros((new,), np.int64)
         self._logits = aligned_zeros((rows, self._vocabulary))
@@ -172,6 +179,7 @@ class IntelSpeechSession(CpuSpeechSession):
             "positions": self._places,
             "bias": self._bias,
             "logits": self._logits,
+            **crossed,
             **cache.buffers,
             **{name.replace("self_", "new_"): added for name, added in self._added.items()},
         }
@@ -185,8 +193,7 @@ class IntelSpeechSession(CpuSpeechSession):
     def close(self) -> None:
         """Release the graphs and their memory."""
         self._embedding.close()
-        del self._encoding, self._decoding
-        del self._encoder, self._decoder
+        del self._encoding, self._decoding, self._encoder, self._decoder
 
 
 def _shared(buffer: np.ndarray) -> Any:

@@ -65,11 +65,7 @@ def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report 
 
 
 def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """The same of every third clip in which words are said, and of windows that the others fill, with timestamps.
-
-    Raises:
-        BadInput: as above, or no transcript has a word in it.
-    """
+    """The same of every third clip whose text has words, one being needed, and of timed windows that the others fill."""
     part = in_parts(report, {"front end": 1, "own words": 3, "windows": 1})
     clips_heard = _heard(checkpoint, _alone(checkpoint, clips), part("front end"))
     prompt = _prompt(checkpoint, clips_heard)
