@@ -65,7 +65,7 @@ def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report 
 
 
 def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """The same of every third clip whose text has words, one being needed, and of timed windows that the others fill."""
+    """The same of every third clip whose text has a word, one being needed, and of timed windows of the others."""
     part = in_parts(report, {"front end": 1, "own words": 3, "windows": 1})
     clips_heard = _heard(checkpoint, _alone(checkpoint, clips), part("front end"))
     prompt = _prompt(checkpoint, clips_heard)
