@@ -41,7 +41,8 @@ ROOMS = {
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": " runtimes runtimes.backends",
     "families": " benchmarks calibration data demo export export.ast runtimes runtimes.speech",
-    "families.whisper": " calibration data export export.whisper families runtimes runtimes.process runtimes.speech",
+    "families.whisper": " calibration data export export.whisper families runtimes runtimes.process runtimes.speech "
+    "runtimes.speech.tokens",
     "recover": " calibration data families runtimes runtimes.process",
     "reference": " calibration data families recover runtimes runtimes.process",
     "evaluate": " benchmarks benchmarks.device benchmarks.measure calibration data demo export.ast export.whisper "

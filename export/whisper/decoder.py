@@ -22,13 +22,7 @@ import numpy as np
 
 from leanear.export.onnx.attention import add_output, add_query_weights
 from leanear.export.onnx.graph import Graph
-from leanear.export.onnx.heads import (
-    Attention,
-    HeadGroup,
-    query_key_rows,
-    read_attention,
-    value_output_rows,
-)
+from leanear.export.onnx.heads import Attention, HeadGroup, query_key_rows, read_attention, value_output_rows
 from leanear.export.onnx.layers import add_layernorm, array
 from leanear.export.whisper.encoder import POSITIONS, add_mlp, cache_group
 from leanear.export.whisper.two_stage_vocabulary import TwoStages, add_two_stage_logits
@@ -305,8 +299,7 @@ def _add_logits(graph: Graph, hidden: str, model: Any, step: _Step, stages: TwoS
         table, shape_of_table = "decoder.output.weight", tuple(model.proj_out.weight.shape)
         graph.weight(table, shape_of_table, lambda: array(model.proj_out.weight))
     if stages is not None:
-        weight = model.proj_out.weight
-        add_two_stage_logits(graph, normed, table, tuple(weight.shape), lambda: array(weight), stages, form)
+        add_two_stage_logits(graph, normed, table, stages, form)
         return
     graph.node("Gemm", [normed, table], "logits", transB=1)
 

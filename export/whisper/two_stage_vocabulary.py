@@ -10,14 +10,20 @@ step of its row and |h| the norm of what is multiplied: in 944 states of tiny.en
 at least 9 such spreads above the 64th (in 4 bits 2). The proof of a graph compares the likeliest of what was rescored
 with the checkpoint's, every token, and the sum to which rough logits add.
 
+Rows are read out of the file as it lies in memory, where a system maps tens of neighbours with every page. So they are
+in float16 where that is what the checkpoint's numbers are: the same numbers in half the memory.
+
 Dimension letters: R rows, D model width, V vocabulary, S tokens that are no text, C rescored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import onnx
+from onnx import helper
 
 from leanear.export.onnx.eight_bit_weights import (
     BLOCK_ZERO,
@@ -45,27 +51,19 @@ def two_stages(vocabulary: int, first_special: int, form: str, precision: str) -
     return TwoStages(RESCORED, first_special)
 
 
-def add_two_stage_logits(
-    graph: Graph,
-    hidden: str,
-    table: str,
-    shape: tuple[int, int],
-    make: Callable[[], np.ndarray],
-    stages: TwoStages,
-    form: str,
-) -> None:
-    """Add `logits` (R, V) of `hidden` (R, D) times the rows of `table`, float32 (V, D), which `make` makes."""
-    size, text = shape[0], stages.exact_from
+def add_two_stage_logits(graph: Graph, hidden: str, table: str, stages: TwoStages, form: str) -> None:
+    """Add `logits` (R, V) of `hidden` (R, D) times the rows of the weight `table`, float32 (V, D)."""
+    (size, width), make, text = graph.weights[table].shape, graph.weights[table].make, stages.exact_from
     add_rough = _add_block_product if form == "onnxruntime" else _add_row_product
-    rough = add_rough(graph, hidden, (text, shape[1]), lambda: make()[:text])
+    rough = add_rough(graph, hidden, (text, width), lambda: make()[:text])
     likeliest = _add_likeliest(graph, rough, stages.rescored)
-    rows = graph.node("Gather", [table, likeliest], "vocabulary.rows", axis=0)
+    rows = _add_rows(graph, table, likeliest, form)
     last = graph.constant("number.-1", np.array([-1], np.int64))
     column = graph.node("Unsqueeze", [hidden, last], "vocabulary.column")
     products = graph.node("MatMul", [rows, column], "vocabulary.products")
     exactly = graph.node("Squeeze", [products, last], "vocabulary.exactly")
     of_text = graph.node("ScatterElements", [rough, likeliest, exactly], "vocabulary.of_text", axis=1)
-    special = graph.weight("vocabulary.special", (size - text, shape[1]), lambda: make()[text:])
+    special = graph.weight("vocabulary.special", (size - text, width), lambda: make()[text:])
     others = graph.node("Gemm", [hidden, special], "vocabulary.others", transB=1)
     graph.node("Concat", [of_text, others], "logits", axis=1)
 
@@ -94,11 +92,26 @@ def _add_row_product(graph: Graph, hidden: str, shape: tuple[int, int], make: Ca
     return graph.node("Gemm", [hidden, weights], "vocabulary.roughly", transB=1)
 
 
+def _add_rows(graph: Graph, table: str, tokens: str, form: str) -> str:
+    """Rows of the table in float32; it is stored in float16 if nothing is lost by that.
+
+    ONNX Runtime would make all of a table float32 whose cast comes first; OpenVINO does where it comes last, and
+    otherwise puts it there itself.
+    """
+    stored, half, to = graph.weights[table], np.dtype(np.float16), onnx.TensorProto.FLOAT
+    values = stored.make()
+    with np.errstate(over="ignore"):
+        narrow = values.astype(half)
+    if not np.array_equal(narrow.astype(np.float32), values):
+        return graph.node("Gather", [table, tokens], "vocabulary.rows", axis=0)
+    graph.weights[table] = replace(stored, dtype=half, make=lambda: stored.make().astype(half))
+    if form == "openvino":
+        return graph.node("Gather", [graph.node("Cast", [table], "vocabulary.table", to=to), tokens], "vocabulary.rows")
+    return graph.node("Cast", [graph.node("Gather", [table, tokens], "vocabulary.half_rows")], "vocabulary.rows", to=to)
+
+
 def _add_likeliest(graph: Graph, rough: str, count: int) -> str:
     """The tokens of the largest rough logits: int64 (R, C)."""
-    import onnx
-    from onnx import helper
-
     number = graph.constant(f"number.{count}", np.array([count], np.int64))
     outputs = ["vocabulary.largest", "vocabulary.likeliest"]
     node: onnx.NodeProto = helper.make_node("TopK", [rough, number], outputs, name=outputs[1], axis=1, sorted=0)

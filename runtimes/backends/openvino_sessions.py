@@ -18,7 +18,6 @@ from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions, checked_logits
 from leanear.runtimes.speech.speech_cache import aligned_zeros
 
-LAZY_RUNS = 4  # of a session until no weight is arranged for the first time: encoder, prompt, two tokens
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
 
@@ -105,8 +104,7 @@ class IntelCpuSession:
 
     def close(self) -> None:
         """Release the graph and its memory."""
-        del self._request
-        del self._compiled
+        del self._request, self._compiled
 
 
 class IntelSpeechSession(CpuSpeechSession):
@@ -118,44 +116,35 @@ class IntelSpeechSession(CpuSpeechSession):
         self._encoder = compile_graph(artifact.graphs["encoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
         super().__init__(artifact, _shapes(self._encoder.outputs), _shapes(self._decoder.inputs))
-        self._folders, self._runs = _mapped_folders(artifact.folder), 0
-        self._lengths: set[int] = set()  # that the encoder has met
+        self._folders = _mapped_folders(artifact.folder)
+        self._met: set[tuple[int, ...]] = set()  # positions of a window; rows of a step, and whether of several tokens
         # A request holds no reference to the arrays that it was given.
         self._embedded = self._places = self._bias = self._logits = np.zeros(0)
         self._added: dict[str, np.ndarray] = {}
+        self._arrange_decoder()
+
+    def _arrange_decoder(self) -> None:
+        """Let the decoder arrange its weights, for several tokens and for one, while no encoder holds memory."""
+        self._cache.start(1)
+        for new in (2, 1):
+            self._bind(1, new)
+            self._run(self._decoding, 1, new)
+        self._cache.rows, self._bound = 0, None  # nothing was started yet
 
     def _encode(self, samples: np.ndarray, number: int) -> None:
-        if number == 0 and self._bound is None:
-            self._share_crossed()
-        if self._crossed.windows > 1:
-            self._write_crossed_of(number)
-        self._encoding.set_tensor("waveform", _shared(samples))
-        self._encoding.infer()
-        self._ran()
-
-    def _ran(self) -> None:
-        """OpenVINO reads and arranges some weights only when it first runs, and keeps what that took."""
-        if self._runs < LAZY_RUNS:
-            self._runs += 1
-            give_back_memory(*self._folders)
-
-    def _share_crossed(self) -> None:
-        """Let the encoder write to, and the decoder read from, the session's memory for the windows' length.
-
-        A window of another length is arranged for as the first one was.
-        """
-        if self._crossed.positions not in self._lengths:
-            self._lengths.add(self._crossed.positions)
-            self._runs = min(self._runs, LAZY_RUNS - 1)
-        self._write_crossed_of(0)
-        crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
-        for name, buffer in crossed.items():
-            self._decoding.set_tensor(name, _shared(buffer))
-
-    def _write_crossed_of(self, window: int) -> None:
-        """Let the encoder write to the memory of one window."""
-        for name, buffer in self._crossed.of(window).items():
+        for name, buffer in {"waveform": samples, **self._crossed.of(number)}.items():
             self._encoding.set_tensor(name, _shared(buffer))
+        self._run(self._encoding, self._crossed.positions)
+
+    def _run(self, request: Any, *shape: int) -> None:
+        """Infer. When OpenVINO first runs with a shape it reads and arranges weights, and keeps what that took."""
+        is_new = shape not in self._met
+        if is_new:  # what was mapped since, such as rows of a vocabulary's table
+            give_back_memory(*self._folders)
+        request.infer()
+        if is_new:
+            self._met.add(shape)
+            give_back_memory(*self._folders)
 
     def _feed(self, tokens: np.ndarray) -> np.ndarray:
         cache, (rows, new) = self._cache, tokens.shape
@@ -166,8 +155,7 @@ class IntelSpeechSession(CpuSpeechSession):
             self._decoding.set_tensor("bias", _shared(self._bias))
         self._embedding.read(tokens, self._embedded)
         self._places[...] = np.arange(cache.filled, cache.filled + new)
-        self._decoding.infer()
-        self._ran()
+        self._run(self._decoding, rows, min(new, 2))
         cache.append(self._added)
         cache.check(self._logits)
         return self._logits
@@ -181,6 +169,7 @@ class IntelSpeechSession(CpuSpeechSession):
     def _bind(self, rows: int, new: int) -> None:
         """Give the decoder's request the session's memory, of the shapes that steps of `new` tokens have."""
         cache, self._bound = self._cache, (rows, new)
+        crossed = self._crossed.arrays if self.takes_several else self._crossed.of(0)
         self._embedded = aligned_zeros((rows, new, self._embedding.width))
         self._places = aligned_zeros((new,), np.int64)
         self._logits = aligned_zeros((rows, self._vocabulary))
@@ -190,6 +179,7 @@ class IntelSpeechSession(CpuSpeechSession):
             "positions": self._places,
             "bias": self._bias,
             "logits": self._logits,
+            **crossed,
             **cache.buffers,
             **{name.replace("self_", "new_"): added for name, added in self._added.items()},
         }
@@ -203,8 +193,7 @@ class IntelSpeechSession(CpuSpeechSession):
     def close(self) -> None:
         """Release the graphs and their memory."""
         self._embedding.close()
-        del self._encoding, self._decoding
-        del self._encoder, self._decoder
+        del self._encoding, self._decoding, self._encoder, self._decoder
 
 
 def _shared(buffer: np.ndarray) -> Any:

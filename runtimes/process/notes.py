@@ -24,6 +24,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def named(names: Sequence[str], most: int = MOST_OF_ONE_KIND) -> str:
+    """The first few of many names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
 @contextlib.contextmanager
 def no_notes() -> Iterator[None]:
     """Say none within the block; also for all but one of several processes that read the same."""

@@ -20,7 +20,7 @@ from leanear.runtimes.speech.transcript import Tally
 class Hearing:
     """What the windows of one recording are decoded with; the tally is added to.
 
-    in_pieces: they do not depend on each other, and each is heard to its end in the first try.
+    in_pieces: they do not depend on each other, and each is heard to its end.
     """
 
     session: SpeechSession
@@ -58,8 +58,11 @@ class Hearing:
         self.session.encode(samples, length)
         options, cap = self.options, most_tokens(len(samples), self.model.sample_rate_hz)
         capped = replace(options, max_tokens=cap if options.max_tokens is None else min(cap, options.max_tokens))
-        end = first_end(self.model.tokens, samples, self.model.sample_rate_hz) if self.in_pieces else 0
-        return self._decoded(capped, language, previous, 0, end)
+        return self._decoded(capped, language, previous, 0, self._first_end(samples))
+
+    def _first_end(self, samples: np.ndarray) -> int:
+        """The first timestamp at which the text of a piece may end; 0, at any, of what is no piece."""
+        return first_end(self.model.tokens, samples, self.model.sample_rate_hz) if self.in_pieces else 0
 
     def _decoded(
         self,
@@ -99,8 +102,10 @@ class Hearing:
         """The full window at the first temperature that passes the tests, else at the last; least: see `TokenRules`."""
         self.session.encode(samples)
         no_speech = None
+        # Nothing but the test for loops ends a text here that may not end by itself.
+        end = self._first_end(samples) if self.options.stop_repeats else 0
         for attempt in range(len(self.options.temperatures)):
-            decoded = self._decoded(self.options, language, previous, attempt, least=least)
+            decoded = self._decoded(self.options, language, previous, attempt, 0 if attempt else end, least)
             if attempt == 0:
                 no_speech, language = decoded.no_speech_probability, decoded.language
             else:  # it does not depend on what is said

@@ -14,10 +14,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import AUTO, FULL, EncoderWindows
 
 DEFAULT_WINDOW = AUTO  # of `transcribe`, and of what is exported for a runtime that takes windows of several lengths
-AUTO_FROM_S, AUTO_STEP_S = (
-    10,
-    1,
-)  # a new length costs a runtime milliseconds once, a second of silence costs them always
+AUTO_FROM_S, AUTO_STEP_S = 10, 1  # a new length costs a runtime milliseconds once, a second of silence always
 TAIL_S = 2.0  # of silence behind the audio
 
 
@@ -43,11 +40,8 @@ def choose_windows(choice: str, window_samples: int, sample_rate_hz: int, step_s
         shorter = [_whole_steps(each, sample_rate_hz, step_samples) for each in seconds]
         shorter = [length for length in shorter if length < window_samples]
         return EncoderWindows(AUTO, (*shorter, window_samples), tail if shorter else 0)
-    try:
-        wanted = float(choice)
-    except ValueError:
-        raise BadInput(f"--window {choice}: expected full, auto, or seconds") from None
-    if not TAIL_S < wanted <= full_s:
+    wanted = float(check_window_choice(choice))
+    if wanted > full_s:
         raise BadInput(
             f"--window {choice}: expected full, auto, or seconds over {TAIL_S:g} (a tail of silence that is part of"
             f" every short window) and up to the model's own {full_s:g}"

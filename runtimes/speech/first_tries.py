@@ -9,7 +9,7 @@ to whoever hears the windows one by one, as is what fails a test.
 from __future__ import annotations
 
 from itertools import islice
-from typing import Iterable, Iterator, Optional, Sequence
+from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -41,16 +41,16 @@ def first_tries(
         BadInput: audio has NaN or infinite samples.
     """
     batch = options.batch if session.takes_several and _may_be_together(model, options) else 1
-    numbered, found = enumerate(windows), dict[int, Optional[Decoded]]()
-    waiting: list[tuple[int, np.ndarray | None]] = []
+    coming = ((number, samples, _length(model, samples)) for number, samples in enumerate(windows))
+    waiting: list[tuple[int, np.ndarray | None, int]] = []
+    found: dict[int, Decoded | None] = {}
     while True:
-        waiting += islice(numbered, (AHEAD * batch if batch > 1 else 1) - len(waiting))
+        waiting += islice(coming, (AHEAD * batch if batch > 1 else 1) - len(waiting))
         if not waiting:
             return
-        number, samples = waiting[0]
-        length = _length(model, samples)
+        number, samples, length = waiting[0]
         if length and number not in found:
-            alike = [(n, each) for n, each in waiting if n not in found and _length(model, each) == length][:batch]
+            alike = [(n, each) for n, each, its in waiting if its == length and n not in found][:batch]
             if len(alike) > 1:
                 together = [each for _, each in alike if each is not None]
                 try:
@@ -69,7 +69,7 @@ def _length(model: SpeechModel, samples: np.ndarray | None) -> int:
 
 def is_silent(samples: np.ndarray) -> bool:
     """Whether there is digital silence, which is not decoded."""
-    return bool(np.abs(samples).max() < SILENT_PEAK)
+    return bool(max(samples.max(), -samples.min()) < SILENT_PEAK)
 
 
 def _may_be_together(model: SpeechModel, options: DecodeOptions) -> bool:
@@ -79,11 +79,7 @@ def _may_be_together(model: SpeechModel, options: DecodeOptions) -> bool:
 
 
 def _together(
-    session: SpeechSession,
-    model: SpeechModel,
-    windows: Sequence[np.ndarray],
-    options: DecodeOptions,
-    are_pieces: bool,
+    session: SpeechSession, model: SpeechModel, windows: Sequence[np.ndarray], options: DecodeOptions, are_pieces: bool
 ) -> list[Decoded]:
     """What is heard first in windows of one length."""
     length = model.encoder_windows.holding(len(windows[0]))

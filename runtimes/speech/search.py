@@ -62,7 +62,7 @@ class Search:
         fed = np.full((rows, 1), end)
         for length in range(1, self._budget + 1):
             live = [row for row in range(rows) if open_rows[row] or temperature > 0.0]
-            scores = logits[live]
+            scores = logits if len(live) == rows else logits[live]  # the next step overwrites them anyway
             self._rules.apply(scores, [said[row] for row in live], [self._first_ends[row] for row in live])
             chosen = _drawn(scores, temperature, generator) if temperature > 0.0 else scores.argmax(axis=1)
             log_probabilities = _log_softmax_at(scores, chosen)
@@ -161,8 +161,8 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _log_softmax_at(scores: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """The log probability of one token per row."""
-    highest = scores.max(axis=1)
-    exponentials = scores - highest[:, np.newaxis]
-    np.exp(exponentials, out=exponentials)  # summed pairwise in float32, which is off by a ten-millionth
-    return scores[np.arange(len(scores)), tokens] - highest - np.log(exponentials.sum(axis=1), dtype=np.float64)
+    """The log probability of one token per row; the scores are overwritten."""
+    highest, of_tokens = scores.max(axis=1), scores[np.arange(len(scores)), tokens]
+    scores -= highest[:, np.newaxis]
+    np.exp(scores, out=scores)  # summed pairwise in float32, which is off by a ten-millionth
+    return of_tokens - highest - np.log(scores.sum(axis=1), dtype=np.float64)

@@ -69,6 +69,6 @@ def first_end(tokens: Decoding, samples: np.ndarray, sample_rate_hz: int) -> int
 def _are_audible(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     """Whether each frame is, bool (frames,)."""
     frame = max(round(FRAME_S * sample_rate_hz), 1)
-    frames = samples[: len(samples) // frame * frame].astype(np.float64).reshape(-1, frame)
-    loudness = np.sqrt(np.square(frames).mean(axis=1))
-    return np.asarray(loudness > AUDIBLE_SHARE * loudness.max(initial=0.0))
+    frames = samples[: len(samples) // frame * frame].reshape(-1, frame)
+    energy = np.einsum("fs,fs->f", frames, frames)
+    return np.asarray(energy > AUDIBLE_SHARE**2 * energy.max(initial=0.0))

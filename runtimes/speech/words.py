@@ -86,11 +86,7 @@ def split_words(vocabulary: Vocabulary, tokens: Sequence[int], language: str | N
             last = pieces[-1]
             begin = first if last.is_punctuation else last.begin
             pieces[-1] = Piece(
-                last.text + text,
-                last.first,
-                behind,
-                begin if sounds else last.begin,
-                behind if sounds else last.end,
+                last.text + text, last.first, behind, begin if sounds else last.begin, behind if sounds else last.end
             )
         else:
             pieces.append(Piece(text, first, behind, first, behind if sounds else first))

@@ -75,10 +75,11 @@ def small_artifact(
     kind: str = "stock",
     form: str = "portable",
     clips: Sequence[np.ndarray] | None = None,
+    model: torch.nn.Module | None = None,
     **settings: Any,
 ) -> Artifact:
     """The artifact of a small Whisper, not proved; settings: of `ExportOptions`."""
-    model = small_whisper(kind)
+    model = small_whisper(kind) if model is None else model
     export_artifact(
         model,
         make_extractor(),

@@ -19,10 +19,8 @@ from leanear.data.label_map import LabelNames, label_names
 from leanear.data.metadata import Column, ListedFiles, Row, metadata_file, read_rows
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_json
-from leanear.runtimes.process.notes import Note, plural
+from leanear.runtimes.process.notes import Note, named, plural
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
-
-MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -225,11 +223,6 @@ def _relative(paths: Sequence[Path], folder: Path) -> list[str]:
 
 def _counted(names: Sequence[str]) -> str:
     return f"{plural(len(names), 'file')} ({named(names)})"
-
-
-def named(names: Sequence[str], most: int = MOST_NAMED) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
 
 
 def _stays_inside(root: Path, path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import Note, plural
+from leanear.runtimes.process.notes import Note, named, plural
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Example
@@ -45,7 +45,7 @@ class LabelNames:
         found = {name for examples in groups.values() for example in examples for name in _labels(example)}
         unused = [name for name in self.by_name if name not in found]
         if unused:
-            say(f"{self.path}: names that no clip has: {_listed(unused)}")
+            say(f"{self.path}: names that no clip has: {named([*map(repr, unused)], MOST_NAMED)}")
         renamed = {group: [self._renamed(example) for example in examples] for group, examples in groups.items()}
         if not self.ignore_unknown:
             return renamed
@@ -82,7 +82,7 @@ class LabelNames:
 
     def _unknown(self, examples: Sequence[Example]) -> str:
         names = {name for example in examples for name in _labels(example) if name not in self.labels}
-        return _listed(sorted(names))
+        return named([*map(repr, sorted(names))], MOST_NAMED)
 
     @property
     def told(self) -> str:
@@ -150,8 +150,3 @@ def _csv_pairs(path: Path, text: str) -> Iterable[tuple[str, str]]:
         if len(row) != len(COLUMNS) or not all(row):
             raise BadInput(f"{path}: {','.join(row)!r}: a name in the data and one of the model are wanted")
     return [(name, label) for name, label in rows[1:]]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f"{', '.join(map(repr, names[:MOST_NAMED]))}{more}"

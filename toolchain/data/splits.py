@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from leanear.data.audio import SUFFIXES
-from leanear.data.dataset import DataFolder, Example, Reader, audio_files, folders, named
+from leanear.data.dataset import DataFolder, Example, Reader, audio_files, folders
 from leanear.data.metadata import METADATA_FILES, Column, metadata_file
 from leanear.data.split_names import SPLIT_KEYWORDS, VALIDATION, is_split, split_of, uses
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import Note, note
+from leanear.runtimes.process.notes import Note, named, note
 
 LARGEST_SEED = 2**31 - 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,8 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
         kept = kept_engines(device.runtime, artifact, options, place, artifact.folder)
         if kept is None:
             built = True
-            with narrator.step(f"parsing {role} and building its engines for {_named(place.capabilities)}") as report:
+            wanted = ", ".join(place.capabilities)
+            with narrator.step(f"parsing {role} and building its engines for {wanted}") as report:
                 _remove_engines(artifact.folder)
                 for graph in artifact.graphs.values():
                     _require_supported(device.runtime, graph)
@@ -110,11 +110,11 @@ def engine_sections(folder: Path) -> tuple[Section, ...]:
     if not (folder / ENGINES_FILE).is_file():
         return ()
     document = read_engines(folder)
-    name, version = document["library"]
+    (name, version), capabilities = document["library"], ", ".join(document["compute_capabilities"])
     blocks: list[Block] = [
         Paragraph(
             f"Built on this machine by {name} {version} for compute capabilities "
-            f"{_named(document['compute_capabilities'])}, in {document['precision']} as the graphs say it. Its ONNX "
+            f"{capabilities}, in {document['precision']} as the graphs say it. Its ONNX "
             "parser takes every node of every graph."
         ),
         Table(
@@ -146,7 +146,3 @@ def _require_supported(library: str, graph: Path) -> None:
     refused = unsupported_nodes(library, graph)
     if refused:
         raise BadInput(f"{graph}: {library}'s parser does not take {', '.join(refused[:5])}")
-
-
-def _named(capabilities: Sequence[str]) -> str:
-    return ", ".join(capabilities)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from leanear.data.examples import Inputs, SpeechInputs
+from leanear.data.examples import Inputs
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 
@@ -117,37 +117,3 @@ def _train(
             scheduler.step()
             updates += 1
             report(f"recovery, update {updates}/{total}", updates / total)
-
-
-def masked(
-    inputs: Inputs,
-    frequency_mask_bins: int,
-    time_mask_frames: int,
-    generator: torch.Generator | None = None,
-) -> Inputs:
-    """Inputs whose features have one random band and one random span per clip set to 0, their normalised mean.
-
-    inputs: features (B, frames, mels), or `SpeechInputs`, whose are (B, mels, frames). Band and span are at most as
-    wide as said, and may be empty. generator: of the draws, or None for torch's own.
-    """
-    widest = (frequency_mask_bins, time_mask_frames)
-    if isinstance(inputs, SpeechInputs):
-        return SpeechInputs(_masked_features(inputs.features.mT, *widest, generator).mT, inputs.tokens)
-    return _masked_features(inputs, *widest, generator)
-
-
-def _masked_features(
-    features: torch.Tensor, frequency_mask_bins: int, time_mask_frames: int, generator: torch.Generator | None
-) -> torch.Tensor:
-    clips, frames, mels = features.shape
-    in_span = _random_span(clips, frames, time_mask_frames, generator)
-    in_band = _random_span(clips, mels, frequency_mask_bins, generator)
-    return features.masked_fill(in_span[:, :, None] | in_band[:, None, :], 0.0)
-
-
-def _random_span(clips: int, length: int, widest: int, generator: torch.Generator | None) -> torch.Tensor:
-    """(clips, length), True within a span whose width is uniform on 0..widest and whose place is uniform."""
-    widths = torch.randint(0, min(widest, length) + 1, (clips, 1), generator=generator)
-    starts = (torch.rand(clips, 1, generator=generator) * (length - widths + 1)).long()
-    positions = torch.arange(length)
-    return (positions >= starts) & (positions < starts + widths)

@@ -29,7 +29,7 @@ from leanear.recover.kept_training import (
     restore_moments,
     write_state,
 )
-from leanear.recover.lora import masked
+from leanear.recover.variations import varied
 
 Logits = Callable[[nn.Module, Any], torch.Tensor]
 WORSE = 1.1  # times the least held-out KL: an epoch that ends above is taken back
@@ -95,9 +95,9 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
         held_out_logits = None
         if _bytes_of_logits(work, work.held_out) <= MOST_KEPT_BYTES:
             held_out_logits = _all_logits(work, work.teacher, work.held_out)
-        # With masks, what the teacher hears changes. The outputs of its layers are larger than most memories: what
-        # computes them anew gives the logits as well.
-        anew = work.options.masks or work.layers.teacher or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
+        # Of varied clips, what the teacher says changes. The outputs of its layers are larger than most memories:
+        # what computes them anew gives the logits as well.
+        anew = work.options.varies or work.layers.teacher or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
         training_logits = None if anew else _all_logits(work, work.teacher, work.training)
         if kept is None:
             done = dataclasses.replace(done, held_out_kls=(_held_out_kl(work, held_out_logits),))
@@ -159,9 +159,9 @@ def _train_epoch(
     batches = torch.randperm(len(work.training), generator=draws).split(options.batch_size)
     peak = options.peak_learning_rate * RATE_AFTER_WORSE ** sum(_worse(done, each) for each in range(1, epoch))
     for rows in batches[: work.updates_planned - updates]:
-        blanked = masked(work.training.inputs[rows], options.frequency_mask_bins, options.time_mask_frames, draws)
+        heard = varied(work.training.inputs[rows], options.frequency_warp, options.time_warp, draws)
         optimizer.param_groups[0]["lr"] = peak * _rate_share(work, updates)
-        loss = _mean_loss_gradients(work, trained, rows, blanked, training_logits)
+        loss = _mean_loss_gradients(work, trained, rows, heard, training_logits)
         torch.nn.utils.clip_grad_norm_(trained.values(), LARGEST_GRADIENT_NORM)
         if math.isfinite(loss):
             optimizer.step()
@@ -191,7 +191,7 @@ def _mean_loss_gradients(
     work: Work,
     trained: Mapping[str, nn.Parameter],
     rows: torch.Tensor,
-    blanked: Inputs,
+    heard: Inputs,
     training_logits: torch.Tensor | None,
 ) -> float:
     """The mean loss of a batch shared out among the processes; leaves its gradients in the parameters of each.
@@ -206,7 +206,7 @@ def _mean_loss_gradients(
         parameter.grad = torch.zeros_like(parameter)
     loss = torch.zeros((), device=accelerator.device)
     if len(mine):
-        part = blanked[mine].to(accelerator.device)
+        part = heard[mine].to(accelerator.device)
         targets = all_targets[mine].to(accelerator.device)
         dense_outputs: dict[int, torch.Tensor] = {}
         faster = work.options.bfloat16 and has_bfloat16(accelerator.device)

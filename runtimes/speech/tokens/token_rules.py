@@ -19,8 +19,8 @@ LOG_SURE = np.log(0.7)  # above it the text ends wherever it is: of noise after 
 class TokenRules:
     """The rules of one window, applied to the scores of every step.
 
-    least: with fewer tokens said, the text does not end where a token that is never said was likelier than its end: who
-    would have a quotation mark next has more to say.
+    least: with fewer tokens said, times not counted, the text does not end where a token that is never said was
+    likelier than its end: who would have a quotation mark next has more to say.
     """
 
     def __init__(self, tokens: Decoding, timestamps: bool, least: int = 0) -> None:
@@ -45,7 +45,8 @@ class TokenRules:
         """
         if self._least:
             goes_on = scores[:, self._never].max(axis=1, initial=FORBIDDEN) > scores[:, self._tokens.end]
-            scores[goes_on & [len(before) < self._least for before in said], self._tokens.end] = FORBIDDEN
+            is_little = [sum(token not in self._tokens.times for token in before) < self._least for before in said]
+            scores[goes_on & is_little, self._tokens.end] = FORBIDDEN
         scores[:, self._never] = FORBIDDEN
         for row, before, first_end in zip(scores, said, first_ends or [0] * len(said)):
             if not before:

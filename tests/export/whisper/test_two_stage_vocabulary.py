@@ -8,14 +8,16 @@ import numpy as np
 import onnxruntime
 import openvino
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from leanear.export.onnx.graph import Graph
 from leanear.export.parity import prove_parity
 from leanear.export.whisper import speech_parity, two_stage_vocabulary
 from leanear.export.whisper.two_stage_vocabulary import TwoStages, add_two_stage_logits, two_stages
+from leanear.runtimes.backends.embedding import Embedding
 from leanear.runtimes.errors import ParityFailed
-from tests.export.whisper_cases import small_artifact
+from tests.export.whisper_cases import small_artifact, small_whisper
 
 TEXT, SPECIAL, WIDTH, RESCORED = 900, 70, 96, 20
 
@@ -24,7 +26,8 @@ def product(rows: np.ndarray, hidden: np.ndarray, folder: Path, form: str) -> np
     """Logits of a graph of two stages, (R, V)."""
     graph = Graph()
     table = graph.weight("table", rows.shape, lambda: rows)
-    add_two_stage_logits(graph, "hidden", table, rows.shape, lambda: rows, TwoStages(RESCORED, TEXT), form)
+    add_two_stage_logits(graph, "hidden", table, TwoStages(RESCORED, TEXT), form)
+    assert graph.weights[table].dtype == (np.float16 if (rows == rows.astype(np.float16)).all() else np.float32)
     source = helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["rows", WIDTH])
     result = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", len(rows)])
     graph.write(folder / "graph.onnx", [source], [result], "logits")
@@ -36,10 +39,10 @@ def product(rows: np.ndarray, hidden: np.ndarray, folder: Path, form: str) -> np
 
 
 @pytest.mark.parametrize("form", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_what_is_likeliest_is_exact_and_the_rest_is_near(rows: int, form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "published"), [(1, np.float32), (3, np.float32), (2, np.float16)])
+def test_what_is_likeliest_is_exact_and_the_rest_is_near(rows: int, published: type, form: str, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    weights = (0.1 * generator.standard_normal((TEXT + SPECIAL, WIDTH))).astype(np.float32)
+    weights = (0.1 * generator.standard_normal((TEXT + SPECIAL, WIDTH))).astype(published).astype(np.float32)
     hidden = generator.standard_normal((rows, WIDTH)).astype(np.float32)
     found, expected = product(weights, hidden, tmp_path, form), hidden.astype(np.float64) @ weights.T.astype(np.float64)
     np.testing.assert_allclose(found[:, TEXT:], expected[:, TEXT:], atol=1e-5)
@@ -85,6 +88,23 @@ def test_an_artifact_of_two_stages_is_proved(kind: str, form: str, tmp_path: Pat
     stages = artifact.speech.output.two_stages
     assert stages.rescored == 48
     assert stages.exact_from == artifact.speech.decoding.text_tokens
+    parity = prove_parity(artifact.folder)
+    assert parity.relative_difference < 1e-4
+    assert parity.same_tokens == parity.tokens
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("form", ["onnxruntime", "openvino"])
+def test_a_table_that_was_published_in_half_is_stored_so(form: str, tmp_path: Path) -> None:
+    model = small_whisper("stock")
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        table.copy_(table.half().float())
+    artifact = small_artifact(tmp_path / "artifact", form=form, model=model)
+    assert artifact.speech.embedding.precision == "fp16"
+    rows = np.empty((1, len(table), table.shape[1]), np.float32)
+    Embedding(artifact).read(np.arange(len(table))[None], rows)
+    np.testing.assert_array_equal(rows[0], table.detach().numpy())
     parity = prove_parity(artifact.folder)
     assert parity.relative_difference < 1e-4
     assert parity.same_tokens == parity.tokens

@@ -192,6 +192,17 @@ def test_a_piece_is_heard_to_its_end_where_the_model_would_stop_before(ending, m
     assert piece.advance == piece.samples
 
 
+def test_a_piece_that_is_heard_again_is_heard_to_its_end_where_something_ends_a_loop(monkeypatch):
+    monkeypatch.setattr("leanear.runtimes.speech.short_windows.LEFT_S", 0.1)
+    monkeypatch.setattr("leanear.runtimes.speech.tokens.token_rules.LOG_SURE", 1.0)
+    looped = [at_time(0.0), *[3, 4] * 5, at_time(0.28)]
+    early = [at_time(0.0), 2, at_time(0.06), END, 4, at_time(0.28)]
+    (piece, *_), _ = pieces_heard(loud(0.5), looped, early)
+    assert piece.decoded.tokens[-2:] == (4, at_time(0.28))
+    (piece, *_), _ = pieces_heard(loud(0.5), looped, early, stop_repeats=False)
+    assert piece.decoded.tokens == tuple(early[:3])
+
+
 def test_windows_that_follow_what_was_said_before_go_on_from_the_last_timestamp():
     windows, _ = pieces_heard(loud(0.7), [at_time(0.0), 2, at_time(0.1), at_time(0.1)], condition=True)
     assert [window.start for window in windows[:3]] == [0, 100, 200]

@@ -82,12 +82,12 @@ def test_rows_have_histories_of_their_own():
 
 def test_a_short_text_does_not_end_where_what_is_never_said_is_likelier():
     rules, quote = TokenRules(TOKENS, timestamps=False, least=3), TOKENS.suppress[0]
-    likely = np.zeros((4, SIZE), dtype=np.float32)
+    likely = np.zeros((5, SIZE), dtype=np.float32)
     likely[:, END], likely[:, 1] = 2.0, 1.0
-    likely[[0, 1, 3], quote] = 3.0
-    rules.apply(likely, [[1], [1, 1, 1], [1], []])
+    likely[[0, 1, 3, 4], quote] = 3.0
+    rules.apply(likely, [[1], [1, 1, 1], [1], [], [TIMES, 1, TIMES + 9]])
     assert likely.argmax(axis=1).tolist()[:3] == [1, END, END], "one goes on; one has said enough; one would end anyway"
-    assert likely[3, END] == -np.inf
+    assert likely[3, END] == likely[4, END] == -np.inf, "times are not words"
 
 
 def test_where_nothing_may_be_said_the_end_may():

@@ -13,6 +13,7 @@ from leanear.families.checkpoint import load_checkpoint
 from leanear.families.whisper import calibration_examples
 from leanear.families.whisper.greedy_transcripts import word_mistakes
 from leanear.runtimes.clips import Clips
+from leanear.runtimes.errors import BadInput
 from tests.conftest import tone
 from tests.whisper_models import WINDOW_S, write_whisper
 
@@ -92,6 +93,42 @@ def test_words_are_the_models_own_where_it_is_mostly_right(checkpoint, clips, mo
     assert said == [" One.", " on and on", " Over", " The, other! Hand", " \u00dcber in Out"]
     assert made.texts == ("one", "on and on", "over", "the other hand", "\u00dcber in out"), "what words are counted by"
     assert "2 calibration clips of 8: the model says something else than the transcript" in caplog.text
+
+
+def test_what_the_model_says_over_and_over_is_not_taken(checkpoint, clips, monkeypatch):
+    """What is in brackets is no word to the normaliser, so that a loop of it counts as right."""
+    one = replace(clips, waveforms=clips.waveforms[:1], names=("a",), texts=("one",))
+    looped = checkpoint.tokenizer(" One." + " [on and on]" * 12, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(calibration_examples, "greedy_tokens", lambda model, heard, prompt: [looped])
+    made = whisper.calibration_inputs(checkpoint, one)
+    assert checkpoint.tokenizer.decode(made.targets[0][made.targets[0] >= 0], skip_special_tokens=True) == " one"
+
+
+def test_clips_without_a_word_are_left_out_and_named(checkpoint, clips, caplog):
+    few = replace(clips, waveforms=clips.waveforms[:4], names=tuple("abcd"), texts=("!!!", "one", "[noise]", "in"))
+    made = whisper.calibration_inputs(checkpoint, few)
+    assert made.texts == ("one", "in")
+    features = checkpoint.feature_extractor(clips.waveforms[1], sampling_rate=RATE_HZ, return_tensors="pt")
+    assert torch.equal(made.inputs.features[:1], features["input_features"])
+    assert "2 calibration clips of 4 left out" in caplog.text
+    assert "(a, c)" in caplog.text
+    with pytest.raises(BadInput, match=r"clips: no word is left of the transcript.*\(a, b, c and 1 more\)"):
+        whisper.calibration_inputs(checkpoint, replace(few, texts=("!!!",) * 4))
+
+
+def test_audio_is_prepared_once_and_its_language_heard_in_the_first_clips(tmp_path, clips, monkeypatch):
+    several = load_checkpoint(write_whisper(tmp_path / "several"))
+    several.model.generation_config.language = None
+    windows, heard = [], []
+    prepare = calibration_examples.features
+    monkeypatch.setattr(calibration_examples, "features", lambda *given: windows.append(1) or prepare(*given))
+    monkeypatch.setattr(calibration_examples, "detected_language", lambda _, features: heard.append(features) or "de")
+    made = whisper.calibration_inputs(several, clips)
+    assert len(windows) == len(clips.waveforms) + 2, "two windows are joined of five clips"
+    assert len(heard) == 1
+    assert torch.equal(heard[0][::3], made.inputs.features[:3])
+    german = several.tokenizer.convert_tokens_to_ids("<|de|>")
+    assert [german in row for row in made.inputs.tokens.tolist()] == [True] * len(made.texts)
 
 
 def test_one_clip_is_heard_alone(checkpoint, clips):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from leanear.families import ast
 from leanear.plan import full_plan
-from leanear.recover.lora import LoraRecovery, masked, recover_
+from leanear.recover.lora import LoraRecovery, recover_
 from leanear.runtimes.errors import BadInput
 
 ALL = torch.arange(40)
@@ -129,19 +128,6 @@ def test_only_the_clips_of_the_order_are_seen(tiny_ast):
     order = torch.tensor([3, 9, 21, 30, 5, 18])
     recover_(slim_copy(tiny_ast), inputs, label_ids, watched_loss, LoraRecovery(batch_size=4), order=order)
     assert seen == set(order.tolist())
-
-
-def test_masks_are_one_band_and_one_span():
-    features = torch.ones(200, 30, 20)
-    widths = []
-    for clip in masked(features, frequency_mask_bins=6, time_mask_frames=11):
-        band, span = (clip == 0).all(dim=0), (clip == 0).all(dim=1)
-        assert torch.equal(clip == 0, band[None, :] | span[:, None])
-        widths.append((int(band.sum()), int(span.sum())))
-        for one in (band, span):
-            assert (np.diff(np.flatnonzero(one.numpy())) == 1).all(), "in one piece"
-    assert (np.min(widths, axis=0).tolist(), np.max(widths, axis=0).tolist()) == ([0, 0], [6, 11])
-    assert torch.equal(masked(features, 0, 0), features)
 
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"rank": 0}])

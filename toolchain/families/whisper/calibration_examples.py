@@ -11,14 +11,14 @@ it is right about most of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from leanear.calibration.targets import NO_TARGET
 from leanear.data.examples import LabelledInputs, SpeechInputs
-from leanear.data.word_errors import count_word_errors
+from leanear.data.word_errors import Normaliser, count_word_errors
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint
 from leanear.families.whisper.forward import features, window_samples
 from leanear.families.whisper.greedy_transcripts import BATCH_CLIPS, greedy_tokens, normaliser_for
@@ -27,7 +27,8 @@ from leanear.families.whisper.settings import END, NO_TIMESTAMPS, PREVIOUS
 from leanear.progress import Report, in_parts, quiet
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import note, plural
+from leanear.runtimes.process.notes import named, note, plural
+from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, loop_start
 
 HEARD_FOR_LANGUAGE = 16  # clips
 MOST_SPECIAL = 8  # tokens of prompt and end, and to spare
@@ -35,9 +36,12 @@ MOST_WRONG = 0.5  # of a transcript's words in the model's own; above, it may ha
 ALONE = 3  # every so many clips one: half of the clips left a model of half its attention worse on long recordings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Example:
-    """A window as waveform, the tokens to be said in it, whether it has timestamps, and tokens told from before."""
+    """A window as waveform, the tokens to be said in it, whether it has timestamps, and tokens told from before.
+
+    features: (1, mels, frames), of no element until it was heard.
+    """
 
     name: str
     waveform: np.ndarray
@@ -45,6 +49,7 @@ class _Example:
     tokens: tuple[int, ...]
     timed: bool = False
     before: tuple[int, ...] = ()
+    features: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
@@ -55,18 +60,21 @@ def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report 
     Raises:
         BadInput: the clips have no transcripts, or one is too long for the window or for the decoder.
     """
-    return _labelled(checkpoint, _alone(checkpoint, clips), report)
+    alone = _heard(checkpoint, _alone(checkpoint, clips), report)
+    return _labelled(checkpoint, alone, _prompt(checkpoint, alone))
 
 
 def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """The same of every third clip, and of windows that the others fill, with timestamps."""
-    part = in_parts(report, {"own words": 4, "inputs": 1})
-    alone = _in_own_words(checkpoint, _alone(checkpoint, clips), part("own words"))
+    """The same of every third clip whose text has a word, one being needed, and of timed windows of the others."""
+    part = in_parts(report, {"front end": 1, "own words": 3, "windows": 1})
+    clips_heard = _heard(checkpoint, _alone(checkpoint, clips), part("front end"))
+    prompt = _prompt(checkpoint, clips_heard)
+    alone = _in_own_words(checkpoint, clips_heard, prompt, part("own words"))
     joined = sorted((each for number, each in enumerate(alone) if number % ALONE), key=lambda example: example.name)
     runs = _filling_windows(checkpoint, joined)
     told = [runs[number - 1] if number % 2 else () for number in range(len(runs))]
     windows = [_window(checkpoint, *each) for each in zip(runs, told, strict=True)]
-    return _labelled(checkpoint, alone[::ALONE] + windows, part("inputs"))
+    return _labelled(checkpoint, alone[::ALONE] + _heard(checkpoint, windows, part("windows")), prompt)
 
 
 def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
@@ -78,51 +86,72 @@ def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
     ]
 
 
-def _in_own_words(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> list[_Example]:
-    """The examples with the model's own words, capitals and punctuation included, where those are nearly the text's.
+def _with_words(examples: Sequence[_Example], normaliser: Normaliser) -> list[_Example]:
+    """The examples in whose text a word is left: by the others no error can be counted."""
+    worded: list[_Example] = []
+    left_out: list[str] = []
+    for each in examples:
+        if normaliser.apply(each.text).strip():
+            worded.append(each)
+        else:
+            left_out.append(each.name)
+    if left_out:
+        why = f"no word is left of the transcript after normalising ({named(left_out)})"
+        if not worded:
+            raise BadInput(f"calibration clips: {why}")
+        note(f"{plural(len(left_out), 'calibration clip')} of {len(examples)} left out: {why}")
+    return worded
 
-    A decoder is fed what the model says: what it is fed of a transcript in small letters it never meets again.
+
+def _in_own_words(
+    checkpoint: WhisperCheckpoint, clips: Sequence[_Example], prompt: list[int], report: Report
+) -> list[_Example]:
+    """Those with words, with the model's own, capitals and punctuation included, where those are nearly the text's.
+
+    A decoder is fed what the model says: what it is fed of a transcript in small letters it never meets again. A text
+    that ends in a loop is not taken, though in brackets it counts as nothing said.
     """
-    heard = _heard(checkpoint, examples, report)
-    prompt = _prompt(checkpoint, heard)
     normaliser = normaliser_for(checkpoint.tokenizer, checkpoint.model.generation_config, prompt)
+    examples = _with_words(clips, normaliser)
     own: list[_Example] = []
     for start in range(0, len(examples), BATCH_CLIPS):
         batch = examples[start : start + BATCH_CLIPS]
-        found = greedy_tokens(checkpoint.model, heard[start : start + BATCH_CLIPS], torch.tensor([prompt]))
+        heard = torch.cat([each.features for each in batch])
+        found = greedy_tokens(checkpoint.model, heard, torch.tensor([prompt]))
         texts = checkpoint.tokenizer.batch_decode(found, skip_special_tokens=True)
         errors = count_word_errors([each.text for each in batch], texts, normaliser)
         for each, tokens, wrong, words in zip(batch, found, errors.errors, errors.reference_words, strict=True):
-            own.append(replace(each, tokens=tuple(tokens)) if wrong < MOST_WRONG * words else each)
+            is_right = wrong < MOST_WRONG * words and loop_start(tokens, SUSPECT_LOOP_TOKENS) is None
+            own.append(replace(each, tokens=tuple(tokens)) if is_right else each)
         report(f"what the model says of clip {len(own)} of {len(examples)}", len(own) / len(examples))
     strange = sum(each is before for each, before in zip(own, examples, strict=True))
     if strange:
         note(
             f"{plural(strange, 'calibration clip')} of {len(own)}: the model says something else than the transcript,"
-            " which is kept"
+            " which is kept, or one thing over and over"
         )
     return own
 
 
-def _prompt(checkpoint: WhisperCheckpoint, heard: torch.Tensor) -> list[int]:
-    language = prompt_language(checkpoint) or detected_language(checkpoint, heard[:HEARD_FOR_LANGUAGE])
+def _prompt(checkpoint: WhisperCheckpoint, examples: Sequence[_Example]) -> list[int]:
+    heard = torch.cat([each.features for each in examples[:HEARD_FOR_LANGUAGE]])
+    language = prompt_language(checkpoint) or detected_language(checkpoint, heard)
     return prompt_tokens(checkpoint.tokenizer, language, checkpoint.task)
 
 
-def _heard(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> torch.Tensor:
-    arrays = []
+def _heard(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> list[_Example]:
+    """The examples with their features."""
+    heard = []
     for number, example in enumerate(examples):
         try:
-            arrays.append(features(checkpoint.feature_extractor, [example.waveform]))
+            heard.append(replace(example, features=features(checkpoint.feature_extractor, [example.waveform])))
         except BadInput as error:
             raise BadInput(f"{example.name}: {error}") from None
         report(f"front end of window {number + 1} of {len(examples)}", (number + 1) / len(examples))
-    return torch.cat(arrays)
+    return heard
 
 
-def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], report: Report) -> LabelledInputs:
-    heard = _heard(checkpoint, examples, report)
-    prompt = _prompt(checkpoint, heard)
+def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], prompt: list[int]) -> LabelledInputs:
     prompts = [[*example.before, *(prompt[:-1] if example.timed else prompt)] for example in examples]
     end = checkpoint.tokenizer.get_vocab()[END]
     tokens, targets = fed_and_said(prompts, [example.tokens for example in examples], end)
@@ -133,6 +162,7 @@ def _labelled(checkpoint: WhisperCheckpoint, examples: Sequence[_Example], repor
             f"{longest.name}: its transcript takes {tokens.shape[1]} tokens, prompt included, and the model's decoder"
             f" {positions}"
         )
+    heard = torch.cat([example.features for example in examples])
     return LabelledInputs(SpeechInputs(heard, tokens), targets, tuple(example.text for example in examples))
 
 

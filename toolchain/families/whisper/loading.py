@@ -33,10 +33,7 @@ from leanear.families.whisper.settings import END, NO_TIMESTAMPS, START, complet
 from leanear.runtimes.errors import BadInput
 
 SIZE_SIGNS = SizeSigns(
-    layers={
-        "encoder_layers": r"encoder\.layers\.(\d+)\.",
-        "decoder_layers": r"decoder\.layers\.(\d+)\.",
-    },
+    layers={"encoder_layers": r"encoder\.layers\.(\d+)\.", "decoder_layers": r"decoder\.layers\.(\d+)\."},
     widths={"d_model": r"encoder\.layer_norm\.weight$"},
 )
 
