@@ -166,7 +166,6 @@ class Repeat:
     OMIT_NONE: ClassVar[List[str]] = [
         "import_ms", "load_ms", "first_inference_ms", "warm_up", "samples_ms", "stages_ms", "gpu_ms",
     ]  # fmt: skip
-    MAY_LACK: ClassVar[Dict[str, Any]] = dict.fromkeys(OMIT_NONE)
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,6 @@ class RoleTranscripts:
     windows: Optional[List[int]]
     second_tries: Optional[List[int]]
     OMIT_NONE: ClassVar[List[str]] = ["windows", "second_tries"]
-    MAY_LACK: ClassVar[Dict[str, Any]] = dict.fromkeys(OMIT_NONE)
 
 
 @dataclass(frozen=True)
@@ -379,7 +377,7 @@ class ResultsDocument:
     sustained: Sustained
     not_measured: Dict[str, str]
     OMIT_NONE: ClassVar[List[str]] = ["check"]
-    MAY_LACK: ClassVar[Dict[str, Any]] = {"check": None, "recordings": None}
+    MAY_LACK: ClassVar[Dict[str, Any]] = {"recordings": None}
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,8 @@ class TagAnalysis:
 
 def analyse_tags(results: Results) -> TagAnalysis:
     """The statistics of a results file of the task audio-tagging."""
-    truth, logits = (
-        truth_of(results),
-        {role: logits_of(results, role) for role in results.roles if has_answers(results, role)},
-    )
+    measured = results.content.accuracy.roles
+    truth, logits = truth_of(results), {role: logits_of(results, role) for role in results.roles if role in measured}
     paired = len(logits) == 2
     return TagAnalysis(
         quality={role: tag_quality(scores, truth) for role, scores in logits.items()},
@@ -41,11 +39,6 @@ def analyse_tags(results: Results) -> TagAnalysis:
         logits=logits,
         truth=truth,
     )
-
-
-def has_answers(results: Results, role: str) -> bool:
-    """Whether the answers of a role were measured."""
-    return role in results.content.accuracy.roles
 
 
 def truth_of(results: Results) -> np.ndarray:

@@ -86,10 +86,10 @@ def choose_basis(
 
 
 def choose_bases(
-    sites: Sequence[AttentionSite], statistics: Statistics, kind: BasisKind = "fisher", shrinkage: float = SHRINKAGE
+    sites: Sequence[AttentionSite], statistics: Statistics, kind: BasisKind = "fisher"
 ) -> dict[str, SiteBasis]:
     """The bases of all blocks, by name; see `choose_basis`."""
-    return {site.name: choose_basis(site, statistics[site.name], kind, shrinkage=shrinkage) for site in sites}
+    return {site.name: choose_basis(site, statistics[site.name], kind) for site in sites}
 
 
 def balanced(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

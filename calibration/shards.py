@@ -75,7 +75,8 @@ def gather(
         wave = todo[start : start + world_size()]
         own = compute(wave[rank()]) if rank() < len(wave) else {}
         if 0 < rank() < len(wave):
-            _send(own)
+            for tensor in own.values():
+                distributed.send(tensor.to(_device()).contiguous(), dst=0)
         for sender, number in enumerate(wave if rank() == 0 else ()):
             kept[number] = own if sender == 0 else _receive(empty(number), sender)
             if folder is not None:
@@ -121,11 +122,6 @@ def _todo(count: int, kept: Mapping[int, Tensors]) -> list[int]:
     lacking = torch.tensor([number not in kept for number in range(count)], dtype=torch.uint8)
     broadcast([lacking])
     return [number for number in range(count) if lacking[number]]
-
-
-def _send(tensors: Tensors) -> None:
-    for tensor in tensors.values():
-        distributed.send(tensor.to(_device()).contiguous(), dst=0)
 
 
 def _receive(empty: Tensors, sender: int) -> Tensors:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +22,8 @@ from leanear.export.onnx.heads import (
     VECTOR_COLUMNS,
     Attention,
     HeadGroup,
-    fused_groups,
-    fused_width,
-    group_heads,
+    groups_in_form,
+    together_in_form,
 )
 from leanear.export.onnx.layers import add_layernorm
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
@@ -33,10 +31,9 @@ from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.runtimes.files import replaced_file
 
 KINDS = ("ordinary", "last")  # of attention
-EXPORTER = {"version": 1, "group_macs": GROUP_MACS, "vector_columns": VECTOR_COLUMNS}
+EXPORTER = {"version": 2, "group_macs": GROUP_MACS, "vector_columns": VECTOR_COLUMNS}
 """What changes when the exporter writes other blocks for the same widths: timings of other blocks are then stale.
 The version is raised by hand when the exporter changes what a block is made of."""
-ROW_COLUMNS = 4  # the form for ONNX Runtime fills value widths up to rows of whole 16 bytes
 EPSILON = 1e-12
 WEIGHT_SPREAD = 0.02
 
@@ -128,21 +125,11 @@ def exported_groups(
     if not widths:
         return ()
     query_key_widths, value_output_widths = zip(*widths, strict=True)
-    together = (HeadGroup(tuple(range(len(widths))), max(query_key_widths), max(value_output_widths)),)
     if kind == "last" and form not in WHOLE_LAST_ATTENTION:
-        return together
-    if form == "tensorrt":
-        if kind != "cached":
-            return fused_groups(query_key_widths, value_output_widths, tokens, model_width)
-        fused = fused_width(max(query_key_widths), max(value_output_widths))
-        return (replace(together[0], query_key_width=fused, value_output_width=fused),)
-    groups = together if kind == "cached" else group_heads(query_key_widths, value_output_widths, tokens, model_width)
-    if form == "onnxruntime":
-        return tuple(
-            replace(group, value_output_width=-(-group.value_output_width // ROW_COLUMNS) * ROW_COLUMNS)
-            for group in groups
-        )
-    return groups
+        return (together_in_form(query_key_widths, value_output_widths, "portable"),)
+    if kind == "cached":
+        return (together_in_form(query_key_widths, value_output_widths, form),)
+    return groups_in_form(query_key_widths, value_output_widths, tokens, model_width, form)
 
 
 def random_attention(widths: Sequence[tuple[int, int]], model_width: int, generator: np.random.Generator) -> Attention:

@@ -101,7 +101,6 @@ class Input:
     sample_rate_hz: Positive
     window_samples: Positive
     windows: Optional[EncoderWindows] = None
-    MAY_LACK: ClassVar[Dict[str, Any]] = {"windows": None}
     OMIT_NONE: ClassVar[Tuple[str, ...]] = ("windows",)
 
 
@@ -303,7 +302,7 @@ class SpeechManifest(AnyManifest):
     embedding: EmbeddingPlace
     cache: Cache
     alignment: Optional[Alignment] = None
-    MAY_LACK: ClassVar[Dict[str, Any]] = {**AnyManifest.MAY_LACK, "voice": None, "alignment": None}
+    MAY_LACK: ClassVar[Dict[str, Any]] = {**AnyManifest.MAY_LACK, "voice": None}
     OMIT_NONE: ClassVar[Tuple[str, ...]] = ("alignment",)
 
 

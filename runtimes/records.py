@@ -3,7 +3,8 @@
 A hint is `str`, `int`, `float`, `bool`, `Any`, another such dataclass, a `Literal`, `List`, `Dict[str, ...]`, `Tuple`,
 `Optional`, a `Union` of what JSON tells apart, or a number with a least value (`Count`). A key that documents of before
 did not have is named in the class's MAY_LACK, with what then stands for it; OMIT_NONE names those that are not written
-where they are None. What a device reads has hints for Python 3.9, which evaluates no `X | Y`.
+where they are None; DERIVED, properties that are written for the reader and not read. What a device reads has hints for
+Python 3.9, which evaluates no `X | Y`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def check(record: Any, name: str) -> None:
 def as_json(value: Any) -> Any:
     """A document, or a part of one, as JSON has it."""
     if is_dataclass(value):
-        omitted = getattr(value, "OMIT_NONE", ())
-        found = {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+        omitted, names = getattr(value, "OMIT_NONE", ()), (field.name for field in fields(value))
+        found = {name: as_json(getattr(value, name)) for name in (*names, *getattr(value, "DERIVED", ()))}
         return {key: item for key, item in found.items() if item is not None or key not in omitted}
     if isinstance(value, dict):
         return {key: as_json(item) for key, item in value.items()}
@@ -70,7 +71,8 @@ def _hints(record: Any) -> Dict[str, Any]:
 def _read_record(record: Any, value: Any, name: str, key: str) -> Any:
     if not isinstance(value, dict):
         raise _unexpected("an object", value, name, key)
-    hints, may_lack, found = _hints(record), getattr(record, "MAY_LACK", {}), {}
+    hints, derived, found = _hints(record), getattr(record, "DERIVED", ()), {}
+    may_lack = {**dict.fromkeys(getattr(record, "OMIT_NONE", ())), **getattr(record, "MAY_LACK", {})}
     for inner, hint in hints.items():
         if inner in value:
             found[inner] = _read_value(hint, value[inner], name, f"{key}.{inner}" if key else inner)
@@ -79,7 +81,7 @@ def _read_record(record: Any, value: Any, name: str, key: str) -> Any:
         else:
             raise BadInput(f"{name}: missing key {f'{key}.{inner}' if key else inner!r}")
     for inner in value:
-        if inner not in hints:
+        if inner not in hints and inner not in derived:
             raise BadInput(f"{name}: unknown key {f'{key}.{inner}' if key else inner!r}")
     return record(**found)
 

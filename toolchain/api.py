@@ -24,6 +24,7 @@ from leanear.runtimes.sessions import SessionOptions, own_precision
 if TYPE_CHECKING:
     from leanear.benchmarks.results import Results
     from leanear.plan import Plan, Prune
+    from leanear.prune.document import PruningDocument
     from leanear.runtimes.speech.transcript import Segment
 
     PathLike = str | os.PathLike[str]
@@ -85,9 +86,9 @@ class Model:
         return read_plan(path) if path.is_file() else None
 
     @property
-    def pruning(self) -> dict[str, Any] | None:
-        """What pruning estimated, and what it then measured on held-out calibration clips; the keys of pruning.json."""
-        from leanear.prune.pruning import read_pruning
+    def pruning(self) -> PruningDocument | None:
+        """pruning.json: what pruning estimated, and what it then measured on held-out calibration clips (`.loss`)."""
+        from leanear.prune.document import read_pruning
 
         return read_pruning(self.folder)
 
@@ -156,8 +157,7 @@ class Model:
 
     def evaluate(self, data: PathLike | None = None, *, seed: int = 0) -> dict[str, Any]:
         """Accuracy, mAP or word error rate in torch on evaluation clips of `data`, by the keys of `leanear eval`."""
-        narrator = _narrator(self.progress)
-        return _evaluated(self.name, data, "onnxruntime", None, usable_cores(), seed, self.asked, narrator)
+        return _evaluated(self.name, data, "onnxruntime", None, usable_cores(), seed, self.asked, self.progress)
 
     @in_python
     def export(
@@ -244,8 +244,8 @@ class Artifact:
         from leanear.families.asked import Asked
 
         chosen, options = self._options(runtime, precision, threads)
-        narrator = _narrator(self.progress)
-        return _evaluated(str(self.folder), data, chosen, options.precision, options.threads, seed, Asked(), narrator)
+        precise, cores = options.precision, options.threads
+        return _evaluated(str(self.folder), data, chosen, precise, cores, seed, Asked(), self.progress)
 
     def bench(
         self,
@@ -379,14 +379,14 @@ def _evaluated(
     threads: int,
     seed: int,
     asked: Any,
-    narrator: Any,
+    progress: bool,
 ) -> dict[str, Any]:
     from leanear.deploy.measuring import CALIBRATION_CLIPS
     from leanear.evaluate.evaluation import evaluate
 
     return evaluate(
         name, data=_data(data), split="evaluation", runtime=runtime, precision=precision,
-        threads=threads, calibration_clips=CALIBRATION_CLIPS, seed=seed, asked=asked, narrator=narrator,
+        threads=threads, calibration_clips=CALIBRATION_CLIPS, seed=seed, asked=asked, narrator=_narrator(progress),
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def measure_memory(request: dict[str, Any], progress: Progress) -> dict[str, Any
     progress("runs", 0.5)
     least = LEAST_RUNS if request["tokens"] is None else LEAST_WINDOWS
     runs = _run_many(inference, request["share_s"], least)
-    peak = peak_resident_bytes()
+    peak = _status_field("VmHWM")  # the most that was ever in memory
     session.close()
     return {
         "rss_interpreter_bytes": interpreter,
@@ -59,11 +59,6 @@ def measure_memory(request: dict[str, Any], progress: Progress) -> dict[str, Any
 def resident_bytes() -> int:
     """Bytes of this process that are in memory now (VmRSS)."""
     return _status_field("VmRSS")
-
-
-def peak_resident_bytes() -> int:
-    """The most bytes of this process that were ever in memory (VmHWM)."""
-    return _status_field("VmHWM")
 
 
 def _status_field(field: str) -> int:

@@ -37,7 +37,6 @@ from leanear.evaluate.evaluation import evaluate
 from leanear.families import ast
 from leanear.families.checkpoint import checkpoint_folder, load_checkpoint
 from leanear.progress import Narrator
-from leanear.recover.lora import masked
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.files import replaced_folder
 from leanear.runtimes.tasks import CLASSIFICATION_TASK, MULTI_LABEL, TAGGING_TASK
@@ -92,7 +91,7 @@ def train(source: Path, mixtures: Path, out: Path, epochs: int, seed: int) -> No
     for epoch in range(epochs):
         total = 0.0
         for rows in torch.randperm(len(inputs), generator=draws).split(BATCH_CLIPS):
-            blanked = masked(inputs.inputs[rows], MASKED_BINS, MASKED_FRAMES, draws)
+            blanked = masked(inputs.inputs[rows], draws)
             loss = negative_log_likelihoods(model(blanked).logits, inputs.targets[rows]).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -104,6 +103,17 @@ def train(source: Path, mixtures: Path, out: Path, epochs: int, seed: int) -> No
     with replaced_folder(out) as folder:
         model.eval().save_pretrained(folder)
         checkpoint.feature_extractor.save_pretrained(folder)
+
+
+def masked(features: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+    """Features (B, frames, mels) with a random span and a random band of every clip at their mean (SpecAugment)."""
+    features = features.clone()
+    for clip in features:
+        for axis, widest in ((clip, MASKED_FRAMES), (clip.T, MASKED_BINS)):
+            width = int(torch.randint(widest + 1, (), generator=draws))
+            start = int(torch.randint(len(axis) - width + 1, (), generator=draws))
+            axis[start : start + width] = 0.0
+    return features
 
 
 def answers(model: Path, mixtures: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -55,7 +55,8 @@ def show_tensors(
 def _held(seen: list[Observed]) -> tuple[str, str, str]:
     if not seen:
         return "", "", ""
-    unequal = max(float(each.columns.max() / max(np.median(each.columns), 1e-12)) for each in seen)
+    columns = [np.maximum(-each.lows, each.highs) for each in seen]
+    unequal = max(float(each.max() / max(np.median(each), 1e-12)) for each in columns)
     return f"{min(e.low for e in seen):.2f}", f"{max(e.high for e in seen):.2f}", f"{unequal:.1f}"
 
 

@@ -34,7 +34,8 @@ def tags_section(analysis: Analysis, tags: TagAnalysis, gate: Gate | None) -> Se
         for name, role, share in ((name, role, quality.mean_ap) for name, role, quality in found)
     ]
     names = (MEAN_AP, "95% interval", "mean area under ROC", "95% interval", "d'", "95% interval", "entropy, nats")
-    columns = [(name, *_figures(quality), _entropy(analysis, role)) for name, role, quality in found]
+    entropy = {role: float(np.mean(answers.cross_entropy_nats)) for role, answers in accuracy.roles.items()}
+    columns = [(name, *_figures(quality), f"{entropy[role]:.4f}") for name, role, quality in found]
     blocks += [
         picture_intervals(shares, "% mAP", "mAP with 95% intervals"),
         figures(f"The artifact that ships, on {runtime}", names, columns),
@@ -76,10 +77,6 @@ def _span(interval: Interval, text: Callable[[float], str]) -> str:
 
 def _share(value: float) -> str:
     return "not known" if math.isnan(value) else f"{value:.2%}"
-
-
-def _entropy(analysis: Analysis, role: str) -> str:
-    return f"{float(np.mean(analysis.content.accuracy.roles[role].cross_entropy_nats)):.4f}"
 
 
 def _change_table(analysis: Analysis, tags: TagAnalysis, change: Interval) -> Table:

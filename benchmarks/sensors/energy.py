@@ -16,7 +16,8 @@ def energy(record: dict[str, Any], start_s: float, end_s: float) -> dict[str, An
     moments = [record["start_monotonic_s"] + second for second in record["seconds"]]
     counters = record["series"].get("energy_j", {})
     if counters:
-        names = _widest_counters(list(counters))
+        # the platform's counter where there is one, and else those of the packages and of their memory
+        names = [name for name in counters if name.startswith("psys")] or list(counters)
         values = [_sum_at(counters, names, place) for place in range(len(moments))]
         joules = _difference(moments, values, start_s, end_s)
         what = " + ".join(names)
@@ -37,12 +38,6 @@ def energy(record: dict[str, Any], start_s: float, end_s: float) -> dict[str, An
         "sensor": what,
         "readings": inside,
     }
-
-
-def _widest_counters(names: list[str]) -> list[str]:
-    """The platform's counter where there is one, and else those of the packages and of their memory."""
-    platform = [name for name in names if name.startswith("psys")]
-    return platform or names
 
 
 def _total_rail(names: list[str]) -> tuple[list[str], str]:

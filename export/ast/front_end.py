@@ -1,7 +1,7 @@
 """The log-mel front end of AST as plain ONNX operators: a mono waveform in, normalised features out.
 
-Framing, removal of the mean, pre-emphasis, window and Fourier transform are one linear map of a frame's 400 samples, so
-they are one strided convolution. The reference is the numpy path of transformers' ASTFeatureExtractor, whose frame is
+Removal of the mean, pre-emphasis, window and Fourier transform are one linear map of a frame's 400 samples, so they are
+one matrix product with the frames. The reference is the numpy path of transformers' ASTFeatureExtractor, whose frame is
 400 samples and whose hop is 160 whatever its sampling rate.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from leanear.export.onnx.frames import add_frames, add_window
 from leanear.export.onnx.graph import Graph
 
 FRAME_SAMPLES = 400
@@ -87,33 +88,26 @@ def add_front_end(graph: Graph, waveform: str, front_end: FrontEnd) -> str:
     before normalisation, as in the extractor. So a clip of fewer than 400 samples has no frame and gives padding alone;
     that is what the extractor gives for 240 to 399 samples (it fails on fewer).
     """
-    frames, window = front_end.frames, front_end.window_samples
-    # From here to the reshape lengths are dynamic; behind it every shape is a constant.
     samples = graph.node("Shape", [waveform], "front_end.samples", start=1, end=2)
-    begin = graph.constant("front_end.begin", np.array([0], dtype=np.int64))
-    end = graph.constant("front_end.end", np.array([window], dtype=np.int64))
-    axis = graph.constant("front_end.axis", np.array([1], dtype=np.int64))
-    silence = graph.constant("front_end.silence", np.zeros((1, window), dtype=np.float32))
-    head = graph.node("Slice", [waveform, begin, end, axis], "front_end.head")
-    padded = graph.node("Concat", [head, silence], "front_end.padded", axis=1)
-    cut = graph.node("Slice", [padded, begin, end, axis], "front_end.cut")
-    clip = graph.reshape(cut, (1, 1, window), "front_end.clip")
-
+    rows = front_end.frames - 1 + -(-FRAME_SAMPLES // HOP_SAMPLES)
+    clip = add_window(graph, waveform, rows * HOP_SAMPLES)
+    hops = graph.reshape(clip, (rows, HOP_SAMPLES), "front_end.hops")
+    frames = add_frames(graph, hops, front_end.frames, FRAME_SAMPLES, HOP_SAMPLES)
     filters = front_end.mel_filters()
     bins = _audible_bins(filters)
-    transform = graph.constant("front_end.transform", _frame_transform(bins)[:, None, :].astype(np.float32))
-    spectrum = graph.node("Conv", [clip, transform], "front_end.spectrum", strides=[HOP_SAMPLES])
+    transform = graph.constant("front_end.transform", _frame_transform(bins).astype(np.float32))
+    spectrum = graph.node("MatMul", [frames, transform], "front_end.spectrum")
     squares = graph.node("Mul", [spectrum, spectrum], "front_end.squares")
-    parts = graph.reshape(squares, (2, len(bins), frames), "front_end.parts")
-    real_imaginary = graph.constant("front_end.real_imaginary", np.array([0], dtype=np.int64))
+    parts = graph.reshape(squares, (front_end.frames, 2, len(bins)), "front_end.parts")
+    real_imaginary = graph.constant("front_end.real_imaginary", np.array([1], dtype=np.int64))
     power = graph.node("ReduceSum", [parts, real_imaginary], "front_end.power", keepdims=0)
-    mel_weight = graph.constant("front_end.mel_filters", np.ascontiguousarray(filters[bins].T).astype(np.float32))
-    mel = graph.node("MatMul", [mel_weight, power], "front_end.mel")
+    mel_weight = graph.constant("front_end.mel_filters", filters[bins].astype(np.float32))
+    mel = graph.node("MatMul", [power, mel_weight], "front_end.mel")
     floor = graph.constant("front_end.floor", np.array(MEL_FLOOR, dtype=np.float32))
     audible = graph.node("Max", [mel, floor], "front_end.audible")
     log_mel = graph.node("Log", [audible], "front_end.log_mel")
 
-    frame_ends = FRAME_SAMPLES + HOP_SAMPLES * np.arange(frames, dtype=np.int64)[None, :]
+    frame_ends = FRAME_SAMPLES + HOP_SAMPLES * np.arange(front_end.frames, dtype=np.int64)[:, None]
     whole = graph.node(
         "LessOrEqual", [graph.constant("front_end.frame_ends", frame_ends), samples], "front_end.whole_frames"
     )
@@ -124,8 +118,7 @@ def add_front_end(graph: Graph, waveform: str, front_end: FrontEnd) -> str:
         spread = graph.constant("front_end.spread", np.array(2 * front_end.std, dtype=np.float32))
         centred = graph.node("Sub", [features, mean], "front_end.centred")
         features = graph.node("Div", [centred, spread], "front_end.normalised")
-    by_frame = graph.node("Transpose", [features], "front_end.by_frame", perm=[1, 0])
-    return graph.reshape(by_frame, (1, frames, front_end.mel_bins), "front_end.features")
+    return graph.reshape(features, (1, front_end.frames, front_end.mel_bins), "front_end.features")
 
 
 def _audible_bins(filters: np.ndarray) -> np.ndarray:
@@ -134,7 +127,7 @@ def _audible_bins(filters: np.ndarray) -> np.ndarray:
 
 
 def _frame_transform(bins: np.ndarray) -> np.ndarray:
-    """Real parts, then imaginary parts, of the DFT at `bins` as a linear map of a frame: float64 (2 bins, 400)."""
+    """Real parts, then imaginary parts, of the DFT at `bins` as a linear map of a frame: float64 (400, 2 bins)."""
     centre = np.eye(FRAME_SAMPLES) - 1.0 / FRAME_SAMPLES
     # The first sample has no predecessor and is its own: y[0] = x[0] - 0.97 x[0].
     emphasise = np.eye(FRAME_SAMPLES) - PREEMPHASIS * np.eye(FRAME_SAMPLES, k=-1)
@@ -142,4 +135,4 @@ def _frame_transform(bins: np.ndarray) -> np.ndarray:
     window = np.hanning(FRAME_SAMPLES)
     angles = 2.0 * np.pi / DFT_POINTS * np.outer(bins, np.arange(FRAME_SAMPLES))
     fourier = np.concatenate([np.cos(angles), -np.sin(angles)])
-    return (fourier * window) @ emphasise @ centre
+    return ((fourier * window) @ emphasise @ centre).T

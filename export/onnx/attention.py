@@ -11,7 +11,6 @@ Dimension letters: T tokens, D model width, H heads, K per-head query/key width,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -21,8 +20,7 @@ from leanear.export.onnx.heads import (
     VECTOR_COLUMNS,
     Attention,
     HeadGroup,
-    fused_groups,
-    group_heads,
+    groups_in_form,
     output_bias,
     query_key_rows,
     round_up,
@@ -49,13 +47,7 @@ def add_attention(
     `token_count`, by which the heads are grouped all the same.
     """
     widths = attention.query_key_widths, attention.value_output_widths
-    if form == "tensorrt":
-        groups = fused_groups(*widths, token_count, attention.model_width)
-    else:
-        groups = group_heads(*widths, token_count, attention.model_width)
-    if form == "onnxruntime":
-        # Its matrix product is slow where rows of the values do not end on a 16-byte boundary.
-        groups = tuple(replace(group, value_output_width=round_up(group.value_output_width, 4)) for group in groups)
+    groups = groups_in_form(*widths, token_count, attention.model_width, form)
     query, key, value = _add_projections(graph, tokens, attention, groups, name)
     contexts, rows = [], -1 if any_count else token_count
     for number, group in enumerate(groups):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ VECTOR_COLUMNS = (
 )
 
 
+ROW_COLUMNS = 4  # ONNX Runtime's matrix product is slow where rows of the values do not end on a 16-byte boundary
 GROUP_MACS = 2_000_000  # what starting the operators of one more group costs, about 40 microseconds
 
 
@@ -128,6 +129,30 @@ def group_heads(
         first = totals.index(min(totals))
         cheapest.append((totals[first], (*cheapest[first][1], lasts[first])))
     return cheapest[-1][1]
+
+
+def groups_in_form(
+    query_key_widths: Sequence[int], value_output_widths: Sequence[int], token_count: int, model_width: int, form: str
+) -> tuple[HeadGroup, ...]:
+    """The groups in which a graph of that form computes the heads, filled up as its runtime wants them."""
+    if form == "tensorrt":
+        return fused_groups(query_key_widths, value_output_widths, token_count, model_width)
+    groups = group_heads(query_key_widths, value_output_widths, token_count, model_width)
+    return tuple(_in_rows(group, form) for group in groups)
+
+
+def together_in_form(query_key_widths: Sequence[int], value_output_widths: Sequence[int], form: str) -> HeadGroup:
+    """All heads as one group, as a decoder's caches hold them, filled up in the same way."""
+    query_key, value_output = max(query_key_widths), max(value_output_widths)
+    if form == "tensorrt":
+        query_key = value_output = fused_width(query_key, value_output)
+    return _in_rows(HeadGroup(tuple(range(len(query_key_widths))), query_key, value_output), form)
+
+
+def _in_rows(group: HeadGroup, form: str) -> HeadGroup:
+    if form != "onnxruntime":
+        return group
+    return replace(group, value_output_width=round_up(group.value_output_width, ROW_COLUMNS))
 
 
 def fused_width(query_key_width: int, value_output_width: int) -> int:

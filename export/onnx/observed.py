@@ -26,14 +26,20 @@ def reference_session(source: str | bytes) -> Any:
 
 @dataclass(frozen=True)
 class Observed:
-    """Of one tensor over all clips: its lowest and highest value, and the largest magnitude of each of its columns.
+    """The lowest and the highest value of every column of one tensor over all clips: float32 (last dimension,) each."""
 
-    columns: float32 (last dimension,).
-    """
+    lows: np.ndarray
+    highs: np.ndarray
 
-    low: float
-    high: float
-    columns: np.ndarray
+    @property
+    def low(self) -> float:
+        """The lowest value."""
+        return float(self.lows.min())
+
+    @property
+    def high(self) -> float:
+        """The highest value."""
+        return float(self.highs.max())
 
     @property
     def magnitude(self) -> float:
@@ -82,11 +88,10 @@ def observe(
 
 def _look(tensor: np.ndarray) -> Observed:
     rows = tensor.reshape(-1, tensor.shape[-1])
-    low, high = rows.min(axis=0), rows.max(axis=0)
-    return Observed(float(low.min()), float(high.max()), np.maximum(np.abs(low), np.abs(high)).astype(np.float32))
+    return Observed(rows.min(axis=0), rows.max(axis=0))
 
 
 def _joined(before: Observed | None, now: Observed) -> Observed:
     if before is None:
         return now
-    return Observed(min(before.low, now.low), max(before.high, now.high), np.maximum(before.columns, now.columns))
+    return Observed(np.minimum(before.lows, now.lows), np.maximum(before.highs, now.highs))

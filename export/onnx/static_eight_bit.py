@@ -8,7 +8,7 @@ Norms, softmax, residuals, the front end and the classifier stay in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from onnx import helper
 from leanear.export.onnx.eight_bit_weights import LARGEST, is_transposed, weight_of
 from leanear.export.onnx.graph import CONTRIB_DOMAIN, Graph, Weight
 from leanear.export.onnx.observed import Observed
+from leanear.export.onnx.plain_norms import add_plain_norms
 
 STEPS = 255  # from the smallest to the largest unsigned integer of 8 bits
 
@@ -41,19 +42,40 @@ def add_static_products(graph: Graph, observed: Mapping[str, Observed], form: st
     add stays as it is.
     """
     add = _add_integer_product if form == "onnxruntime" else _add_dequantised_product
+
+    def is_static(node: onnx.NodeProto) -> bool:
+        return weight_of(graph, node) is not None and not kept(node.name) and node.input[0] in observed
+
+    if form == "openvino":
+        observed = {**observed, **add_plain_norms(graph, observed, is_static)}
     before, graph.nodes = graph.nodes, []
     quantised: dict[str, QuantisedTensor] = {}
     for node in before:
-        weight = weight_of(graph, node)
-        if weight is None or kept(node.name) or node.input[0] not in observed:
+        if not is_static(node):
             graph.nodes.append(node)
             continue
-        source = node.input[0]
+        source, weight = node.input[0], weight_of(graph, node)
+        assert weight is not None
         if source not in quantised:
             seen = observed[source]
             scale, zero = (signed_scale(seen), np.int8(0)) if form == "tensorrt" else unsigned_range(seen)
-            quantised[source] = add_integers(graph, source, scale, zero)
+            made = [each for each in graph.nodes if source in each.output]
+            reshaped = form == "openvino" and made and made[0].op_type == "Reshape"
+            if reshaped and all(is_static(each) for each in before if source in each.input):
+                quantised[source] = _add_integers_before(graph, made[0], scale, zero)
+            else:
+                quantised[source] = add_integers(graph, source, scale, zero)
         add(graph, node, weight, quantised[source])
+
+
+def _add_integers_before(
+    graph: Graph, reshape: onnx.NodeProto, scale: np.float32, zero: np.uint8 | np.int8
+) -> QuantisedTensor:
+    """Round before a Reshape, which OpenVINO then does in the pass that makes its source: norm or attention."""
+    graph.nodes.remove(reshape)
+    tensor = add_integers(graph, reshape.input[0], scale, zero)
+    shaped = graph.node("Reshape", [tensor.integers, reshape.input[1]], f"{reshape.output[0]}.integers")
+    return replace(tensor, source=reshape.output[0], integers=shaped)
 
 
 @dataclass(frozen=True)

@@ -13,36 +13,30 @@ from typing import Any
 import numpy as np
 
 from leanear.export.onnx.attention import add_attention, add_output_bias, add_stacked_weights
+from leanear.export.onnx.frames import span
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.heads import (
     Attention,
     HeadGroup,
-    fused_width,
     query_key_rows,
     read_attention,
     read_widths,
+    together_in_form,
     value_output_rows,
 )
 from leanear.export.onnx.layers import add_bias_alone, add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed
-from leanear.export.whisper.log_mel import LogMel, add_log_mel, span
+from leanear.export.whisper.log_mel import LogMel, add_log_mel
 
 MLP_COLUMNS = 1024  # of an encoder's MLP that are in memory at a time
 POSITIONS = "positions"  # an encoder's, where they are as many as the window has
 STATES = "encoder.layer_norm"  # what cross-attention's keys and values are products of
 FLAT_FORMS = ("onnxruntime", "openvino")  # whose products of integers have two dimensions
-ROW_COLUMNS = 4  # ONNX Runtime's matrix product is slow where rows do not end on a 16-byte boundary
 
 
 def cache_group(module: Any, form: str) -> HeadGroup:
     """The heads of a decoder's attention block as the caches hold them: all filled up with zeros to the widest."""
-    query_key_widths, value_output_widths = read_widths(module)
-    query_key, value_output = max(query_key_widths), max(value_output_widths)
-    if form == "tensorrt":
-        query_key = value_output = fused_width(query_key, value_output)
-    if form == "onnxruntime":
-        value_output = -(-value_output // ROW_COLUMNS) * ROW_COLUMNS
-    return HeadGroup(tuple(range(len(query_key_widths))), query_key, value_output)
+    return together_in_form(*read_widths(module), form)
 
 
 def add_encoder(

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from leanear.export.onnx.frames import add_frames, add_window
 from leanear.export.onnx.graph import Graph
 from leanear.runtimes.errors import BadInput
 
 MEL_FLOOR = 1e-10
-END = 2**63 - 1  # of a tensor, whatever its size
 DECADES = 8.0  # how far under the loudest value features go
 
 
@@ -83,7 +83,7 @@ def add_log_mel(graph: Graph, waveform: str, log_mel: LogMel, any_window: bool =
     """
     frames, window, frame = log_mel.frames, log_mel.window_samples, log_mel.frame_samples
     bins, hop = log_mel.audible, log_mel.hop_samples
-    clip = waveform if any_window else _add_window(graph, waveform, window)
+    clip = waveform if any_window else add_window(graph, waveform, window)
 
     # Frame t begins at hop * t of the clip that is mirrored at its ends: whole hops, and the beginning of another one.
     before = frame // 2
@@ -99,13 +99,7 @@ def add_log_mel(graph: Graph, waveform: str, log_mel: LogMel, any_window: bool =
     elif missing < 0:
         mirrored = graph.slice(mirrored, 0, missing if any_window else blocks * hop, 1, "front_end.whole")
     rows = graph.reshape(mirrored, (-1 if any_window else blocks, hop), "front_end.blocks")
-    parts = []
-    for number in range(hops):
-        part = graph.slice(rows, *span(number, hops - 1, frames, any_window), 0, f"front_end.part{number}")
-        if frame < (number + 1) * hop:
-            part = graph.slice(part, 0, frame - number * hop, 1, f"front_end.begin{number}")
-        parts.append(part)
-    framed = graph.node("Concat", parts, "front_end.frames", axis=1)
+    framed = add_frames(graph, rows, frames, frame, hop, any_window)
 
     transform = graph.constant("front_end.transform", _frame_transform(frame, bins).astype(np.float32))
     spectrum = graph.node("MatMul", [framed, transform], "front_end.spectrum")
@@ -127,24 +121,6 @@ def add_log_mel(graph: Graph, waveform: str, log_mel: LogMel, any_window: bool =
     scaled = graph.node("Mul", [limited, unit], "front_end.scaled")
     one = graph.constant("front_end.one", np.array(1.0, dtype=np.float32))
     return graph.node("Add", [scaled, one], "front_end.features")
-
-
-def _add_window(graph: Graph, waveform: str, window: int) -> str:
-    """A waveform of any length filled up or cut to (1, window): behind it every shape is a constant."""
-    head = graph.slice(waveform, 0, window, 1, "front_end.head")
-    silence = graph.constant("front_end.silence", np.array([0, 0, 0, window], dtype=np.int64))
-    filled = graph.node("Pad", [head, silence], "front_end.filled")
-    return graph.reshape(graph.slice(filled, 0, window, 1, "front_end.cut"), (1, window), "front_end.clip")
-
-
-def span(begin: int, most: int, rows: int, any_window: bool) -> tuple[int, int]:
-    """Where a Slice of `rows` rows from `begin` on ends, of a tensor that has `most` rows more than that.
-
-    any_window: how many rows there are is not known, so the end is counted from the tensor's own.
-    """
-    if not any_window:
-        return begin, begin + rows
-    return begin, END if begin == most else begin - most
 
 
 def _frame_transform(frame_samples: int, bins: np.ndarray) -> np.ndarray:

@@ -12,11 +12,13 @@ import numpy as np
 from leanear.benchmarks.compare.compare import compare
 from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report
-from leanear.benchmarks.report.loss_section import loss_section
 from leanear.benchmarks.report.report import write_page, write_report
 from leanear.benchmarks.results import Results, write_results
+from leanear.prune.document import CurvePoint, Loss
 from leanear.prune.exploring import _page as explore_page
+from leanear.prune.loss_section import loss_section
 from leanear.studies.comparison_page import comparison_report
+from tests.toolchain.pruning_documents import NOTHING_LOST, pruning_document, round_of
 from tests.toolchain.studies.test_comparison_page import content as comparison_content
 from tests.toolchain.studies.test_comparison_page import document as methods_document
 
@@ -40,15 +42,11 @@ AST_PLAN = {
         for layer in range(12)
     ],
 }
-BLOCKS = [{"name": f"layers.{n}.attention", "estimated": 10.0**-n, "measured": 2 * 10.0**-n} for n in range(2, 6)]
-PRUNING: dict[str, Any] = {
-    "sparsity": 0.5,
-    "loss": {
-        "rounds": [{"estimated": 0.02, "measured": 0.03, "blocks": BLOCKS}],
-        "best": 0,
-        "curve": [{"sparsity": share / 10, "loss": 10 ** (share / 2 - 5.5)} for share in range(1, 10)],
-    },
-}
+LOSS = Loss(
+    rounds=(round_of(0.02, 0.03, {f"layers.{n}.attention": (10.0**-n, 2 * 10.0**-n) for n in range(2, 6)}),),
+    curve=tuple(CurvePoint(share / 10, 10 ** (share / 2 - 5.5)) for share in range(1, 10)),
+    finished=NOTHING_LOST,
+)
 
 
 def changed(
@@ -150,7 +148,7 @@ def pages(results: Results, speech: dict[str, Any], speech_plan: dict[str, Any])
     def report(content: dict[str, Any], **given: Any) -> Callable[[Path], Path]:
         def write(folder: Path) -> Path:
             write_results(folder / "results.json", content)
-            options = {"plan": AST_PLAN, "loss": loss_section(PRUNING), **given}
+            options = {"plan": AST_PLAN, "loss": loss_section(pruning_document(LOSS)), **given}
             return write_report(folder / "results.json", folder, **options).html
 
         return write

@@ -59,8 +59,8 @@ def test_damage_is_warned_of_without_progress_and_a_recipe_is_followed(folder, t
     slim = model.prune(folder / "data", sparsity=0.9, calibration_clips=8, **given)
     assert slim.plan.basis == "rotated by weights"
     assert slim.plan.prune == "all"
-    assert "compensation" not in slim.pruning
-    assert slim.pruning["loss"]["finished"]["matters"]
+    assert slim.pruning.compensation is None
+    assert slim.pruning.loss.finished.matters
     assert "WARNING: Removing 9" in caplog.text
     assert "pruning" not in capfd.readouterr().err, "progress is not shown"
     with pytest.raises(leanear.BadInput, match="max_drop beside another goal"):

@@ -222,9 +222,7 @@ def slim_model(
     return slim.eval().to(model.device)
 
 
-def save_slim_checkpoint(
-    model: SlimModel, source: Checkpoint, plan: Plan, out: Path, facts: Mapping[str, Any] | None = None
-) -> None:
+def save_slim_checkpoint(model: SlimModel, source: Checkpoint, plan: Plan, out: Path, facts: Any = None) -> None:
     write_slim_folder(out, model, source.feature_extractor.save_pretrained, Path(__file__), plan, facts)
 
 

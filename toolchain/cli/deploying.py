@@ -139,8 +139,8 @@ def deploy(
     from leanear.deploy.pipeline import Request
     from leanear.deploy.pipeline import deploy as deploy_model
     from leanear.deploy.precision_gate import PrecisionGate
+    from leanear.prune.document import read_pruning
     from leanear.prune.notes import loss_warning
-    from leanear.prune.pruning import read_pruning
 
     request = Request(
         model=model,

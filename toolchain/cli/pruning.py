@@ -29,6 +29,7 @@ from leanear.families.asked import Asked
 from leanear.outputs import check_explorable
 from leanear.progress import Narrator
 from leanear.prune.recipe import REFERENCE
+from leanear.runtimes import records
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.process.notes import no_notes
@@ -113,14 +114,14 @@ def prune(
     if warning is not None:
         click.echo(f"WARNING: {warning}", err=as_json)
     if as_json:
-        click.echo(json.dumps({**result, "warning": warning}, allow_nan=False))
+        click.echo(json.dumps(records.as_json({**result, "warning": warning}), allow_nan=False))
         return
     removed = f"{100 * result['sparsity']:.1f} % of the {PRUNED_PARTS[result['prune']]} parameters removed"
     click.echo(
         f"{result['out']}: {removed}; {result['parameters_dense']:,} -> {result['parameters']:,} parameters in all"
     )
-    checks = (result["pruning"] or {}).get("latency_checks")
-    medians = {"dense": checks[-1]["measured_dense_ms"], "slim": checks[-1]["measured_ms"]} if checks else {}
+    checks = result["pruning"].latency_checks
+    medians = {"dense": checks[-1].measured_dense_ms, "slim": checks[-1].measured_ms} if checks else {}
     for note in pruning_notes(result["pruning"], medians):
         click.echo(note)
 

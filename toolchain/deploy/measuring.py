@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 from leanear.benchmarks.analysis import analyse, medians_ms
 from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.benchmarks.measure.measure import benchmark
-from leanear.benchmarks.report.loss_section import loss_section
 from leanear.benchmarks.report.page import Paragraph, Section
 from leanear.benchmarks.report.precision_section import precision_section, read_precision
 from leanear.benchmarks.report.report import ReportPaths, write_report
@@ -27,7 +26,9 @@ from leanear.families.checkpoint import NOTHING_ASKED
 from leanear.families.tasks import read_spellings
 from leanear.plan import plan_to_json, read_plan
 from leanear.progress import Narrator, counted
-from leanear.prune.notes import PRUNING_SCHEMA, loss_warning, pruning_notes
+from leanear.prune.document import read_pruning
+from leanear.prune.loss_section import loss_section
+from leanear.prune.notes import loss_warning, pruning_notes
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.clips import clips_in_16_bits, write_clips
 from leanear.runtimes.errors import BadInput
@@ -161,21 +162,15 @@ def precision_sections(folder: Path) -> tuple[Section, ...]:
 
 def pruning_sections(folder: Path) -> tuple[Section, ...]:
     """What a report of a deployment folder that has no results says of how the slim model came about."""
-    pruning = _read_pruning(folder)
+    pruning = read_pruning(folder / "checkpoint")
     if pruning is None:
         return ()
-    parts = PRUNED_PARTS[pruning.get("prune", "attention")]
-    removed = f"{100 * pruning['sparsity']:.1f} % of the {parts} parameters are removed."
+    removed = f"{100 * pruning.sparsity:.1f} % of the {PRUNED_PARTS[pruning.prune]} parameters are removed."
     warning = loss_warning(pruning)
     said = (*([Paragraph(warning, "warning")] if warning else []), Paragraph(removed))
     notes = (Paragraph(note) for note in pruning_notes(pruning, {}))
     loss = loss_section(pruning)
     return (Section("Pruning", (*said, *notes)), *(() if loss is None else (loss,)))
-
-
-def _read_pruning(folder: Path) -> dict[str, Any] | None:
-    path = folder / "checkpoint" / "pruning.json"
-    return read_json(path, PRUNING_SCHEMA, ("goal", "method", "sparsity")) if path.is_file() else None
 
 
 def write_folder_report(
@@ -190,7 +185,7 @@ def write_folder_report(
     notes: sentences that come before those on pruning.
     """
     plan_path, precision_path = folder / "checkpoint" / "plan.json", folder / PRECISION_FILE
-    pruning, about = _read_pruning(folder), read_deployment(folder)
+    pruning, about = read_pruning(folder / "checkpoint"), read_deployment(folder)
     measured = count_results_word_errors(results, read_spellings(folder))
     return write_report(
         results,

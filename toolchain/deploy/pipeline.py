@@ -160,7 +160,9 @@ def deploy(request: Request, narrator: Narrator) -> Deployment:
     ready = _prepare(request)
     folder, job = ready.folder, ready.job
     if not was_pruned(folder, ready.source, job):
-        _refuse_out_of_reach(ready.source, job, narrator)
+        from leanear.prune.job import open_reachable
+
+        open_reachable(ready.source, job, narrator)
     name = _take_folder(request, ready, narrator)
     _note_replaced(folder, _asked(request, ready))
     with only_here(folder, OWN_NAMES):
@@ -303,12 +305,6 @@ def _deliver(
     outcomes = delivery.outcomes
     path = outcomes[0].results_path if len(outcomes) == 1 and outcomes[0].ok else None
     return Deployment(folder, None if path is None else read_results(path), delivery.report, delivery.bundle, outcomes)
-
-
-def _refuse_out_of_reach(source: Path, job: PruneJob, narrator: Narrator) -> None:
-    from leanear.prune.job import open_reachable
-
-    open_reachable(source, job, narrator)
 
 
 def _require_word_timestamps(device: Target, task: str, model: str) -> None:

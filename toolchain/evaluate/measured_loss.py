@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -27,20 +26,21 @@ FEWEST_CLIPS = 5  # of which a standard error says anything
 class MeasuredLoss:
     """A slim model beside its dense self on held-out clips.
 
-    clips: how many; divergence: mean KL(dense || slim), nats per target; dense_mistakes, slim_mistakes, counted: wrong
-    labels or words, and out of how many, or what is lacking in the mean average precision, and 1; low_points,
-    high_points: the paired 95 % interval of `points`, None where there is none; standard_error_points: of the same,
-    over clips, None where they are too few to tell.
+    clips: how many; divergence: mean KL(dense || slim), nats per target, None where it is not finite; dense_mistakes,
+    slim_mistakes, counted: wrong labels or words, and out of how many, or what is lacking in the mean average
+    precision, and 1; low_points, high_points: the paired 95 % interval of `points`, None where there is none;
+    standard_error_points: of the same, over clips, None where they are too few to tell.
     """
 
     clips: int
-    divergence: float
+    divergence: float | None
     dense_mistakes: float
     slim_mistakes: float
     counted: float
     low_points: float | None
     high_points: float | None
     standard_error_points: float | None
+    DERIVED: ClassVar[tuple[str, ...]] = ("points", "matters")
 
     @property
     def points(self) -> float:
@@ -52,13 +52,7 @@ class MeasuredLoss:
         """Whether a user would notice: by the divergence, or by mistakes beyond twice their standard error."""
         error = self.standard_error_points
         more = error is not None and self.points >= MATTERS_POINTS and self.points > 2 * error
-        return more or not self.divergence < MATTERS_NATS
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as pruning.json holds it; a divergence that is not finite is None."""
-        divergence = self.divergence if math.isfinite(self.divergence) else None
-        facts = {**dataclasses.asdict(self), "divergence": divergence}
-        return {**facts, "points": self.points, "matters": self.matters}
+        return more or self.divergence is None or self.divergence >= MATTERS_NATS
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class Judge:
         clips = len(self.held_out)
         return MeasuredLoss(
             clips=clips,
-            divergence=divergence,
+            divergence=divergence if math.isfinite(divergence) else None,
             dense_mistakes=before,
             slim_mistakes=after,
             counted=out_of,

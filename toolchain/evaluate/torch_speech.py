@@ -27,9 +27,8 @@ class TorchSpeechSession:
 
     takes_several = True
 
-    def __init__(self, checkpoint: WhisperCheckpoint, alignment_heads: Sequence[tuple[int, int]] | None = None) -> None:
-        """alignment_heads: (layer, head) of those that `alignment_scores` gives; None: those of `alignment_of`."""
-        self._heads = alignment_of(checkpoint).heads if alignment_heads is None else tuple(alignment_heads)
+    def __init__(self, checkpoint: WhisperCheckpoint) -> None:
+        self._heads = alignment_of(checkpoint).heads
         self._model = checkpoint.model
         self._feature_extractor = checkpoint.feature_extractor
         self._states: torch.Tensor | None = None

@@ -256,13 +256,13 @@ def save_slim_checkpoint(
     source: AstCheckpoint,
     plan: Plan,
     out: Path,
-    facts: Mapping[str, Any] | None = None,
+    facts: Any = None,
 ) -> None:
     """Write the slim checkpoint folder, whole or not at all.
 
     It opens with `AutoModelForAudioClassification.from_pretrained(out, trust_remote_code=True)` where leanear is not
     installed, because the modelling file is inside, and with `load_checkpoint` without running that file.
-    source: the checkpoint that was pruned; facts: written to pruning.json beside the plan, if there are any.
+    source: the checkpoint that was pruned; facts: the document pruning.json, if there is one.
 
     Raises:
         BadInput: the model has weights that are not finite.

@@ -20,7 +20,8 @@ from transformers.utils import logging
 
 from leanear.plan import Plan, write_plan
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import read_object, replaced_folder, write_json
+from leanear.runtimes.files import read_object, replaced_folder
+from leanear.runtimes.records import write
 
 PRUNING_FILE = "pruning.json"
 MOST_OF_STORED = 2  # times as many parameters as the weights hold: no model is built that is larger
@@ -217,12 +218,12 @@ def write_slim_folder(
     write_processor: Callable[[Path], object],
     modelling_file: Path,
     plan: Plan,
-    facts: Mapping[str, Any] | None,
+    facts: Any,
 ) -> None:
     """Write the slim checkpoint folder, whole or not at all.
 
     write_processor: writes what stands before and behind the model; modelling_file: goes in, so that the folder opens
-    where leanear is not installed; facts: written to pruning.json beside the plan, if there are any.
+    where leanear is not installed; facts: the document pruning.json, if there is one.
 
     Raises:
         BadInput: the model has weights that are not finite.
@@ -239,7 +240,7 @@ def write_slim_folder(
         shutil.copyfile(modelling_file, folder / modelling_file.name)
         write_plan(folder / "plan.json", plan)
         if facts is not None:
-            write_json(folder / PRUNING_FILE, facts)
+            write(folder / PRUNING_FILE, facts)
         for file in folder.iterdir():
             file.chmod(0o644)  # the weights come with 0600
 

@@ -128,10 +128,8 @@ class Family(Protocol):
         feed_forward_states: weights of the feed-forward blocks that become smaller, by name.
         """
 
-    def save_slim_checkpoint(
-        self, model: Any, source: Any, plan: Plan, out: Path, facts: Mapping[str, Any] | None = None
-    ) -> None:
-        """Write the slim checkpoint folder, whole or not at all; facts: for pruning.json."""
+    def save_slim_checkpoint(self, model: Any, source: Any, plan: Plan, out: Path, facts: Any = None) -> None:
+        """Write the slim checkpoint folder, whole or not at all; facts: the document pruning.json, if there is one."""
 
     def export(
         self, checkpoint: Any, golden_waveforms: Sequence[np.ndarray], out: Path, options: ExportOptions

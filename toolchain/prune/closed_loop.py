@@ -67,6 +67,11 @@ class Round:
     blocks: tuple[BlockLoss, ...]
 
     @property
+    def of_blocks(self) -> float:
+        """What the blocks were measured to lose one by one, added up: the round's estimate once it is corrected."""
+        return sum(each.measured for each in self.blocks)
+
+    @property
     def agrees(self) -> bool:
         """Whether estimate and measurement, whole and of every block, are within a factor of two, or nothing."""
         pairs = [(self.estimated, self.measured), *((each.estimated, each.measured) for each in self.blocks)]

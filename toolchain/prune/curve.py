@@ -32,10 +32,6 @@ class Estimate:
     loss: float
     allocation: Allocation
 
-    def as_json(self) -> dict[str, float]:
-        """What pruning.json holds of it."""
-        return {"sparsity": self.sparsity, "loss": self.loss}
-
 
 def estimated_curve(
     family: Family,

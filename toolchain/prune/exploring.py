@@ -13,7 +13,6 @@ from typing import Any
 from leanear.accelerator import on_accelerator
 from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE
 from leanear.benchmarks.report.drawing.pictures import Curve
-from leanear.benchmarks.report.loss_section import curve_picture, nats
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.report import write_page
 from leanear.data.dataset import Data, DataFolder, column_for
@@ -37,12 +36,14 @@ from leanear.progress import Narrator
 from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
+from leanear.prune.loss_section import curve_picture, nats
 from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, read_calibration
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.files import write_json
 from leanear.runtimes.process.notes import plural
+from leanear.runtimes.records import as_json
 from leanear.targets.target import Target
 from leanear.timing.model_timing import tables_of, timing_of
 
@@ -64,10 +65,6 @@ class Point:
     macs: float
     latency_ms: float | None
     measured: MeasuredLoss | None
-
-    def as_json(self) -> dict[str, Any]:
-        """The point as explore.json holds it."""
-        return {**vars(self), "measured": None if self.measured is None else self.measured.as_json()}
 
 
 def explore(
@@ -104,7 +101,7 @@ def explore(
         "metric": checkpoint.metric,
         "matters_nats": MATTERS_NATS,
         **facts,
-        "points": [point.as_json() for point in points],
+        "points": as_json(points),
         "command": _command(model, data, asked, chosen, recipe.prune),
     }
     write_json(out / "explore.json", document)
@@ -141,9 +138,9 @@ def _points(
             table = latency_costs(tables, family.attention_sites(dense), family.feed_forward_sites(dense))
     estimates = estimated_curve(*curve, TENTHS)
     measured = _measured(family, dense, scores, estimates, judge, narrator)
-    ratio = measured_ratio(
-        [(e.sparsity, e.loss, measured[e.sparsity].divergence) for e in estimates if e.sparsity in measured]
-    )
+    divergences = {sparsity: loss.divergence for sparsity, loss in measured.items()}
+    found = [(each.sparsity, each.loss, divergences.get(each.sparsity)) for each in estimates]
+    ratio = measured_ratio([(sparsity, loss, nats) for sparsity, loss, nats in found if nats is not None])
     losses = itertools.accumulate((each.loss * ratio(each.sparsity) for each in estimates), max)
     estimates = tuple(dataclasses.replace(each, loss=loss) for each, loss in zip(estimates, losses, strict=True))
     points = [_point(each, dense, costs, macs, table, measured.get(each.sparsity)) for each in estimates]
@@ -191,7 +188,8 @@ def _measured(
             if each.sparsity in MEASURED:
                 slim, _ = cut(family, dense, scores.bases, each.allocation)
                 found = measured[each.sparsity] = judge.loss(slim)
-                report(f"{100 * each.sparsity:.0f} %: {found.divergence:.3g} nats", number / len(estimates))
+                said = "no number of" if found.divergence is None else f"{found.divergence:.3g}"
+                report(f"{100 * each.sparsity:.0f} %: {said} nats", number / len(estimates))
     return measured
 
 
@@ -274,7 +272,7 @@ def summary(document: dict[str, Any]) -> str:
 
 def _page(document: dict[str, Any]) -> Report:
     header, rows = table_rows(document)
-    curve = [{"sparsity": point["sparsity"], "loss": point["loss"]} for point in document["points"]]
+    curve = [(point["sparsity"], point["loss"]) for point in document["points"]]
     measured = [
         (point["sparsity"], point["measured"]["divergence"])
         for point in document["points"]
@@ -283,7 +281,7 @@ def _page(document: dict[str, Any]) -> Report:
     blocks: list[Block] = [Table("", header, tuple(rows))]
     if curve and measured:
         others = [Curve("measured", tuple(measured))]
-        knee_at = [(point["sparsity"], point["loss"]) for point in curve if point["sparsity"] == document["knee"]]
+        knee_at = [point for point in curve if point[0] == document["knee"]]
         if knee_at:
             others.append(Curve("the knee", tuple(knee_at), joined=False, chosen=True))
         blocks.append(curve_picture(curve, others, PRUNED_PARTS[document["prune"]]))

@@ -18,22 +18,20 @@ from leanear.data.splits import read_splits
 from leanear.evaluate.measured_loss import Judge
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, data_folder
-from leanear.families.checkpoint_files import PRUNING_FILE
 from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, read_plan
 from leanear.progress import Narrator, Report, counted, in_parts
+from leanear.prune.document import Loss, PruningDocument, read_pruning
 from leanear.prune.job import PruneJob, check_reachable, open_reachable
-from leanear.prune.notes import PRUNING_SCHEMA
 from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
 from leanear.prune.stages import Pruning, prune_in_stages
 from leanear.reference.schedule import PruneRecipe, prune
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.clips import clips_sha256
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import read_json
 from leanear.runtimes.process.notes import note, plural
 from leanear.stages import record_stage, recorded_inputs, stage_is_done
 
@@ -74,13 +72,14 @@ def prune_checkpoint(
         _prune(source, splits.calibration, job, out, scores, narrator)
         if shards.rank() == 0:
             record_stage(out, STAGE, record, sorted(path for path in out.iterdir() if path.is_file()))
-    plan, pruning = read_plan(out / "plan.json"), read_pruning(out) or {}
+    plan, pruning = read_plan(out / "plan.json"), read_pruning(out)
+    assert pruning is not None, "written above, or before with the stage"
     return {
         "schema": "leanear-prune-1",
         "model": model,
         "out": str(out),
-        **_parameters_told(pruning["parameters_dense"], plan),
-        "calibration_clips": pruning["calibration_clips"],
+        **_parameters_told(pruning.parameters_dense, plan),
+        "calibration_clips": pruning.calibration_clips,
         "checkpoint_sha256": checkpoint_sha256(out),
         "pruning": pruning,
     }
@@ -144,12 +143,6 @@ def check_scores_folder(scores: Path, out: Path) -> None:
         )
 
 
-def read_pruning(folder: Path) -> dict[str, Any] | None:
-    """What pruning.json in a slim checkpoint folder tells of goal, cost, search and recovery; None if there is none."""
-    path = folder / PRUNING_FILE
-    return read_json(path, PRUNING_SCHEMA, ("goal", "method")) if path.is_file() else None
-
-
 def write_slim_checkpoint(
     checkpoint: Checkpoint,
     audio: Audio,
@@ -176,7 +169,7 @@ def write_slim_checkpoint(
     every = labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)]
     scored, held_out = divided(every)
     judge = Judge(family, checkpoint, HeldOut(checkpoint.model, held_out, family.logits))
-    facts: dict[str, Any] = {"method": "reference", "loss": {}}
+    facts: dict[str, Any] = {"method": "reference"}
     if isinstance(job.recipe, PruneRecipe):
         pruned = prune(
             family, checkpoint, scored, job.recipe, made_from=made_from, state=state,
@@ -191,34 +184,24 @@ def write_slim_checkpoint(
             raise BadInput(f"{job.goal.flag} {job.goal.value:g}: {error}") from None
     part("finished")("measuring the finished model on held-out clips", None)
     with on_accelerator(model, checkpoint.model):
-        facts["loss"]["finished"] = judge.loss(model).as_json()
-    plan = dataclasses.replace(plan, recipe={**job.as_json(), "loss_nats_per_target": _loss_told(facts["loss"])})
+        loss = facts["loss"] = Loss(finished=judge.loss(model), **facts.get("loss", {}))
+    told = {"estimated": loss.estimated, "measured": loss.measured, "finished": loss.finished.divergence}
+    plan = dataclasses.replace(plan, recipe={**job.as_json(), "loss_nats_per_target": told})
     if shards.rank() == 0:
-        facts["calibration_clips"] = len(audio)
-        family.save_slim_checkpoint(model, checkpoint, plan, out, _pruning_facts(checkpoint, job, plan, facts))
+        document = PruningDocument(
+            metric=checkpoint.metric,
+            goal=job.goal,
+            prune=plan.prune,
+            parameters_dense=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+            sparsity=plan.sparsity,
+            by_kind={kind: share.sparsity for kind, share in plan.shares.items()},
+            feed_forward_by_kind=_removed_of(plan) if plan.prune != "attention" else None,
+            calibration_clips=len(audio),
+            **facts,
+        )
+        family.save_slim_checkpoint(model, checkpoint, plan, out, document)
     shards.wait()
     return plan
-
-
-def _loss_told(loss: dict[str, Any]) -> dict[str, Any]:
-    """What the plan says of the loss; measured: before anything was fitted."""
-    measured = loss["rounds"][loss["best"]]["measured"] if loss.get("rounds") else None
-    return {"estimated": loss.get("estimated"), "measured": measured, "finished": loss["finished"]["divergence"]}
-
-
-def _pruning_facts(checkpoint: Checkpoint, job: PruneJob, plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
-    """The document pruning.json."""
-    return {
-        "schema": PRUNING_SCHEMA,
-        "metric": checkpoint.metric,
-        "goal": dataclasses.asdict(job.goal),
-        "prune": plan.prune,
-        "parameters_dense": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-        "sparsity": plan.sparsity,
-        "by_kind": {kind: share.sparsity for kind, share in plan.shares.items()},
-        **({"feed_forward_by_kind": _removed_of(plan)} if plan.prune != "attention" else {}),
-        **facts,
-    }
 
 
 def _removed_of(plan: Plan) -> dict[str, float]:

@@ -37,10 +37,12 @@ class Training:
     temperature: float = _key(2.0, "Temperature of both models' answers.", above=0)
     label_weight: float = _key(0.0, "Weight of the clips' own labels, against the dense model's.", least=0, most=1)
     hidden_weight: float = _key(1.0, "Weight of the differences between hidden states.", least=0)
-    patience: int = _key(3, "Passes without a better held-out KL after which training ends.", least=1)
+    patience: int = _key(5, "Passes without a better held-out KL after which training ends.", least=1)
     warm_up: float = _key(0.05, "Share of the updates in which the learning rate rises.", least=0, most=1)
-    frequency_mask_bins: int = _key(0, "Widest frequency band that is masked.", least=0)
-    time_mask_frames: int = _key(0, "Longest span of frames that is masked.", least=0)
+    frequency_warp: float = _key(
+        0.06, "By how much the frequencies of a clip are stretched or squeezed at random, at most.", least=0, most=0.5
+    )
+    time_warp: float = _key(0.12, "By how much a clip that leaves room is slowed down or sped up.", least=0, most=0.5)
     bfloat16: bool = _key(True, "Multiply in bfloat16 where the device has it.")
 
 

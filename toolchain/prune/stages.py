@@ -22,6 +22,7 @@ from leanear.progress import Report, in_parts
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import Costs, latency_costs, parameter_costs
 from leanear.prune.curve import estimated_curve, loss_begins_at
+from leanear.prune.document import Cost, CurvePoint, Widths
 from leanear.prune.job import PruneJob, as_held, costs_and_budget, dense_plan
 from leanear.prune.latency_goal import prune_to_latency
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
@@ -29,6 +30,7 @@ from leanear.prune.search import search_sparsity
 from leanear.prune.widths import RotatedRecipe
 from leanear.recover.compensation import Compensated, compensate_, fitted_sites
 from leanear.recover.distillation import distill_
+from leanear.recover.kept_training import Distilled
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_json
 from leanear.timing.model_timing import ModelTiming, Tables, tables_of, timing_of
@@ -73,7 +75,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class _Reached:
-    """The model that meets the goal, in what costs and within what budget, and what pruning.json tells of it."""
+    """The model that meets the goal, in what costs and within what budget, and the fields of pruning.json on it."""
 
     pruned: Rotated
     costs: Costs
@@ -105,7 +107,7 @@ class _Pruner:
 
 
 def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
-    """The slim model, its plan, and what pruning.json tells of how they came about.
+    """The slim model, its plan, and the fields of pruning.json that tell how they came about.
 
     Raises:
         BadInput: the goal cannot be reached.
@@ -113,16 +115,12 @@ def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any
     parameters = parameter_costs(dense_plan(work.family, work.checkpoint, work.job))
     parameters = as_held(parameters, work.family, work.checkpoint.model, work.job)
     reached = _prune_to_goal(work, parameters)
-    pruned, facts = reached.pruned, {"method": "rotated", "widths": _widths_told(work.job), **reached.facts}
+    widths = Widths(work.recipe.multiples, work.recipe.one_width_per_head, work.job.filled_by)
+    pruned, facts = reached.pruned, {"method": "rotated", "widths": widths, **reached.facts}
     if work.job.compensation:
         pruned, compensated = best_compensated(pruned, functools.partial(_compensate, work), work.part("compensation"))
-        facts["compensation"] = dataclasses.asdict(compensated)
-    facts["cost"] = {
-        "unit": reached.costs.unit,
-        "dense": reached.costs.dense,
-        "budget": reached.budget,
-        "slim": pruned.cost,
-    }
+        facts["compensation"] = compensated
+    facts["cost"] = Cost(reached.costs.unit, reached.costs.dense, reached.budget, pruned.cost)
     facts["loss"] = _loss_told(work, pruned, parameters)
     if work.job.recovery is not None:
         facts["recovery"] = _recover(work, pruned)
@@ -149,8 +147,9 @@ def _prune_to_latency(work: Pruning) -> _Reached:
             work.job.goal, costs, lambda ms: pruner.to(costs, ms), timing, work.part("pruning")
         )
     except BadInput as error:
-        raise BadInput(f"{error}{_doubts(tables)}") from None
-    facts = {"latency_checks": [dataclasses.asdict(check) for check in checks], "timed": timing.told()}
+        doubt = disturbed(0.0, tables.others_share, "while it was timed")
+        raise BadInput(f"{error}; but {doubt}: try on an idle machine" if doubt else str(error)) from None
+    facts = {"latency_checks": checks, "timed": timing.told()}
     # what was timed is the model
     return _Reached(dataclasses.replace(pruned, others=()), costs, checks[-1].budget_ms, facts)
 
@@ -162,8 +161,7 @@ def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:
         report=work.part("goal"),
     )  # fmt: skip
     budget = (1 - search.sparsity) * costs.dense
-    facts = {"search": [dataclasses.asdict(trial) for trial in search.trials]}
-    return _Reached(_Pruner(work).to(costs, budget), costs, budget, facts)
+    return _Reached(_Pruner(work).to(costs, budget), costs, budget, {"search": search.trials})
 
 
 def _compensate(work: Pruning, slim: torch.nn.Module, report: Report) -> Compensated:
@@ -175,43 +173,26 @@ def _compensate(work: Pruning, slim: torch.nn.Module, report: Report) -> Compens
         )  # fmt: skip
 
 
-def _recover(work: Pruning, pruned: Rotated) -> dict[str, Any]:
+def _recover(work: Pruning, pruned: Rotated) -> Distilled:
     """Train the pruned model in place; what the training did."""
     assert work.job.recovery is not None
     made = {**work.made_from, "job": sha256_json(work.job.as_json()), "plan": plan_sha256(pruned.plan)}
-    distilled = distill_(
+    return distill_(
         pruned.model, work.checkpoint.model, work.clips, work.judge.held_out.clips, work.family.logits,
         work.job.recovery, layers=work.family.encoder_layers, decoder_layers=work.family.decoder_layers,
         seed=work.recipe.seed, state=work.state / "recovery", made_from=made, report=work.part("recovery"),
     )  # fmt: skip
-    return dataclasses.asdict(distilled)
-
-
-def _widths_told(job: PruneJob) -> dict[str, Any]:
-    recipe = cast(RotatedRecipe, job.recipe)
-    return {
-        "multiples": list(recipe.multiples),
-        "one_per_head": recipe.one_width_per_head,
-        "not_filled_up_by": job.filled_by,
-    }
 
 
 def _loss_told(work: Pruning, pruned: Rotated, parameters: Costs) -> dict[str, Any]:
     """What was estimated, and measured round by round before anything was fitted; the curve of other budgets."""
-    loss: dict[str, Any] = {"estimated": pruned.damage}
-    if pruned.rounds:
-        loss |= {"rounds": [dataclasses.asdict(each) for each in pruned.rounds], "best": pruned.best}
+    loss: dict[str, Any] = {"estimated": pruned.damage, "rounds": pruned.rounds, "best": pruned.best}
     if pruned.scores is not None and pruned.corrections is not None:
         model = work.checkpoint.model
         curve = (work.family, model, pruned.scores, pruned.corrections, parameters, work.recipe)
-        loss["curve"] = [estimate.as_json() for estimate in estimated_curve(*curve)]
+        loss["curve"] = tuple(CurvePoint(each.sparsity, each.loss) for each in estimated_curve(*curve))
         loss["begins_at"] = loss_begins_at(*curve)
     return loss
-
-
-def _doubts(tables: Tables) -> str:
-    said = disturbed(0.0, tables.others_share, "while it was timed")
-    return said and f"; but {said}: try on an idle machine"
 
 
 def _shared_tables(timing: ModelTiming, prune: Prune, report: Report) -> Tables:

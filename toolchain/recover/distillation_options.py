@@ -19,8 +19,8 @@ class Distillation:
     """How a slim model is trained to answer as the dense one.
 
     The defaults come from short runs on Whisper tiny.en and on a real AST, see docs/real-models.md. What suits one
-    model destroys another: after an epoch that does not lower the held-out KL, training goes back to the best state
-    and on at 0.3 of the rate.
+    model destroys another: after an epoch that leaves the held-out KL a tenth above its least, training goes back to
+    the best state and on at 0.3 of the rate.
 
     method: "full" trains every parameter but the embeddings, "lora" updates alpha/rank * B A of every linear layer's
     weight, which are merged; learning_rate: None takes the method's own; epochs: passes over the training clips, at
@@ -30,10 +30,10 @@ class Distillation:
     softened by the temperature, and the mean over all targets, + hidden_weight * the mean of `hidden_differences` over
     transformer layers and clips; patience: training stops after so many epochs that do not lower the held-out clips' KL
     at temperature 1, which decides which epoch's state is kept, the first of them that before any training; warm_up:
-    share of the updates in which the rate rises linearly, before half a cosine takes it to 0; frequency_mask_bins,
-    time_mask_frames: widest band and span of the features that is blanked per training clip, for both models alike;
-    max_steps: updates, at most; seconds: wall-clock time, without interruptions, after which the epoch under way is the
-    last. The rate falls as planned for all updates, so that it is still above 0 where training runs out of time.
+    share of the updates in which the rate rises linearly, before half a cosine takes it to 0; frequency_warp,
+    time_warp: by how much training clips are `varied`, for both models alike; max_steps: updates, at most; seconds:
+    wall-clock time, without interruptions, after which the epoch under way is the last. The rate falls as planned for
+    all updates, so that it is still above 0 where training runs out of time.
     """
 
     method: Method = "full"
@@ -45,10 +45,10 @@ class Distillation:
     temperature: float = 2.0
     label_weight: float = 0.0
     hidden_weight: float = 1.0
-    patience: int = 3
+    patience: int = 5
     warm_up: float = 0.05
-    frequency_mask_bins: int = 0
-    time_mask_frames: int = 0
+    frequency_warp: float = 0.06
+    time_warp: float = 0.12
     max_steps: int | None = None
     seconds: float | None = None
     bfloat16: bool = True
@@ -60,9 +60,9 @@ class Distillation:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInput(f"distillation {name} is {value}; it must be at least 1")
-        for name in ("frequency_mask_bins", "time_mask_frames"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"distillation {name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("frequency_warp", "time_warp"):
+            if not 0.0 <= getattr(self, name) <= 0.5:
+                raise BadInput(f"distillation {name} is {getattr(self, name):g}; it must lie between 0 and 0.5")
         for name in ("alpha", "learning_rate", "temperature", "seconds"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
@@ -79,9 +79,9 @@ class Distillation:
         return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
 
     @property
-    def masks(self) -> bool:
-        """Whether training clips are blanked in part."""
-        return self.frequency_mask_bins > 0 or self.time_mask_frames > 0
+    def varies(self) -> bool:
+        """Whether training clips are never the same twice."""
+        return self.frequency_warp > 0 or self.time_warp > 0
 
     def updates_per_epoch(self, clips: int) -> int:
         """Updates of one pass over so many training clips."""

@@ -52,8 +52,9 @@ def hidden_differences(dense: torch.Tensor, slim: torch.Tensor, used: torch.Tens
 
     used: (B, T), whether an output counts, or None for all. The gradient is that of the slim outputs alone.
     """
-    squares = dense.detach().square().sum(dim=2)  # (B, T)
-    differences = functional.mse_loss(slim.float(), dense.detach(), reduction="none").sum(dim=2)
+    dense, slim = dense.detach().float(), slim.float()
+    squares = dense.square().sum(dim=2)  # (B, T)
+    differences = functional.mse_loss(slim, dense, reduction="none").sum(dim=2)
     if used is not None:
         squares, differences = (each.masked_fill(~used, 0.0) for each in (squares, differences))
     # a clip without any used output has no difference either

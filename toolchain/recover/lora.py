@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from leanear.calibration.order import stratified_order
-from leanear.calibration.targets import positions, strata
-from leanear.data.examples import Inputs, SpeechInputs
+from leanear.data.examples import Inputs
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 
@@ -26,10 +24,7 @@ WARM_UP_SHARE = 0.05
 class LoraRecovery:
     """How recovery is trained; the defaults are those of arXiv 2509.26207 for AST.
 
-    rank, alpha: of the update alpha/rank * B A of every linear layer's weight; epochs: passes over the clips per step,
-    at most; held_out: share of the clips, balanced over the labels, that is not trained on but decides when to stop:
-    after an epoch that does not lower their loss, the best state is taken back; 0 trains all epochs on all clips;
-    frequency_mask_bins, time_mask_frames: widest band and span of the features that is blanked per training clip.
+    rank, alpha: of the update alpha/rank * B A of every linear layer's weight; epochs: passes over the clips per step.
     """
 
     rank: int = 16
@@ -37,25 +32,11 @@ class LoraRecovery:
     learning_rate: float = 1e-4
     epochs: int = 1
     batch_size: int = 16
-    held_out: float = 0.0
-    frequency_mask_bins: int = 0
-    time_mask_frames: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.held_out <= 0.5:
-            raise BadInput(f"recovery held_out is {self.held_out:g}; it must lie between 0 and 0.5")
         for name in ("rank", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise BadInput(f"recovery {name} is {getattr(self, name)}; it must be at least 1")
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What a recovery did: updates made, mean training loss of every epoch, and held-out loss before and after each."""
-
-    updates: int
-    training_losses: tuple[float, ...]
-    held_out_losses: tuple[float, ...]
 
 
 def recover_(
@@ -65,30 +46,27 @@ def recover_(
     batch_loss: BatchLoss,
     options: LoraRecovery,
     *,
-    order: torch.Tensor | None = None,
+    order: torch.Tensor,
     seed: int = 0,
     report: Report = quiet,
-) -> Recovered:
-    """Train low-rank updates of every linear layer and merge them into its weight, in place; what the training did.
+) -> None:
+    """Train low-rank updates of every linear layer and merge them into its weight, in place.
 
     inputs: (N, ...) as the model takes them; targets: (N,), or (N, L) as in `leanear.calibration.targets`;
-    batch_loss(model, inputs, targets): mean loss; order: clips to use, balanced from the start, int64, or None for all.
+    batch_loss(model, inputs, targets): mean loss; order: clips to use, int64.
     The model's structure, its mode and its requires_grad flags stay.
     """
     training_mode = model.training
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    if order is None:
-        order = torch.from_numpy(stratified_order(strata(targets).numpy(), seed))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted = with_lora(model, options.rank, options.alpha)
-        recovered = _train(adapted, inputs, targets, batch_loss, options, order, report)
+        _train(adapted, inputs, targets, batch_loss, options, order, report)
     merged = adapted.merge_and_unload()
     assert merged is model, "updates are merged in place"
     model.train(training_mode)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
-    return recovered
 
 
 def with_lora(model: nn.Module, rank: int, alpha: float) -> Any:
@@ -122,86 +100,20 @@ def _train(
     options: LoraRecovery,
     order: torch.Tensor,
     report: Report,
-) -> Recovered:
-    held_out_clips = round(options.held_out * len(order))
-    held_out, training = order[:held_out_clips], order[held_out_clips:]
+) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=0.0)
-    total = math.ceil(len(training) / options.batch_size) * options.epochs
+    total = math.ceil(len(order) / options.batch_size) * options.epochs
     warm_up = max(1, round(WARM_UP_SHARE * total))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / warm_up))
-    training_losses: list[float] = []
-    held_out_losses = [_mean_loss(model, inputs, targets, held_out, batch_loss, options)] if len(held_out) else []
-    best = [parameter.detach().clone() for parameter in trained]
     updates = 0
+    model.train()
     for _epoch in range(options.epochs):
-        model.train()
-        losses = []
-        for batch in training[torch.randperm(len(training))].split(options.batch_size):
-            blanked = masked(inputs[batch], options.frequency_mask_bins, options.time_mask_frames)
-            loss = batch_loss(model, blanked, targets[batch])
+        for batch in order[torch.randperm(len(order))].split(options.batch_size):
+            loss = batch_loss(model, inputs[batch], targets[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             scheduler.step()
-            losses.append(loss.item() * positions(targets[batch]))
             updates += 1
             report(f"recovery, update {updates}/{total}", updates / total)
-        training_losses.append(sum(losses) / positions(targets[training]))
-        if len(held_out):
-            held_out_losses.append(_mean_loss(model, inputs, targets, held_out, batch_loss, options))
-            if held_out_losses[-1] >= min(held_out_losses[:-1]):
-                for parameter, value in zip(trained, best, strict=True):
-                    parameter.data.copy_(value)
-                break
-            best = [parameter.detach().clone() for parameter in trained]
-    return Recovered(updates, tuple(training_losses), tuple(held_out_losses))
-
-
-def _mean_loss(
-    model: nn.Module,
-    inputs: Inputs,
-    targets: torch.Tensor,
-    clips: torch.Tensor,
-    batch_loss: BatchLoss,
-    options: LoraRecovery,
-) -> float:
-    model.eval()
-    with torch.no_grad():
-        batches = clips.split(options.batch_size)
-        total = sum(batch_loss(model, inputs[b], targets[b]).item() * positions(targets[b]) for b in batches)
-    return total / positions(targets[clips])
-
-
-def masked(
-    inputs: Inputs,
-    frequency_mask_bins: int,
-    time_mask_frames: int,
-    generator: torch.Generator | None = None,
-) -> Inputs:
-    """Inputs whose features have one random band and one random span per clip set to 0, their normalised mean.
-
-    inputs: features (B, frames, mels), or `SpeechInputs`, whose are (B, mels, frames). Band and span are at most as
-    wide as said, and may be empty. generator: of the draws, or None for torch's own.
-    """
-    widest = (frequency_mask_bins, time_mask_frames)
-    if isinstance(inputs, SpeechInputs):
-        return SpeechInputs(_masked_features(inputs.features.mT, *widest, generator).mT, inputs.tokens)
-    return _masked_features(inputs, *widest, generator)
-
-
-def _masked_features(
-    features: torch.Tensor, frequency_mask_bins: int, time_mask_frames: int, generator: torch.Generator | None
-) -> torch.Tensor:
-    clips, frames, mels = features.shape
-    in_span = _random_span(clips, frames, time_mask_frames, generator)
-    in_band = _random_span(clips, mels, frequency_mask_bins, generator)
-    return features.masked_fill(in_span[:, :, None] | in_band[:, None, :], 0.0)
-
-
-def _random_span(clips: int, length: int, widest: int, generator: torch.Generator | None) -> torch.Tensor:
-    """(clips, length), True within a span whose width is uniform on 0..widest and whose place is uniform."""
-    widths = torch.randint(0, min(widest, length) + 1, (clips, 1), generator=generator)
-    starts = (torch.rand(clips, 1, generator=generator) * (length - widths + 1)).long()
-    positions = torch.arange(length)
-    return (positions >= starts) & (positions < starts + widths)

@@ -29,10 +29,11 @@ from leanear.recover.kept_training import (
     restore_moments,
     write_state,
 )
-from leanear.recover.lora import masked
+from leanear.recover.variations import varied
 
 Logits = Callable[[nn.Module, Any], torch.Tensor]
-RATE_AFTER_FAILURE = 0.3  # of the learning rate, after an epoch that made nothing better
+WORSE = 1.1  # times the least held-out KL: an epoch that ends above is taken back
+RATE_AFTER_WORSE = 0.3  # of the learning rate, from then on
 LARGEST_GRADIENT_NORM = 1.0
 MOST_KEPT_BYTES = 512 * 1024**2  # of the dense model's answers; above, it answers every batch anew
 ALL_EPOCHS = "all epochs are done"
@@ -94,9 +95,9 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
         held_out_logits = None
         if _bytes_of_logits(work, work.held_out) <= MOST_KEPT_BYTES:
             held_out_logits = _all_logits(work, work.teacher, work.held_out)
-        # With masks, what the teacher hears changes. The outputs of its layers are larger than most memories: what
-        # computes them anew gives the logits as well.
-        anew = work.options.masks or work.layers.teacher or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
+        # Of varied clips, what the teacher says changes. The outputs of its layers are larger than most memories:
+        # what computes them anew gives the logits as well.
+        anew = work.options.varies or work.layers.teacher or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
         training_logits = None if anew else _all_logits(work, work.teacher, work.training)
         if kept is None:
             done = dataclasses.replace(done, held_out_kls=(_held_out_kl(work, held_out_logits),))
@@ -107,7 +108,7 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
                 done = dataclasses.replace(done, stopped=OUT_OF_TIME)
             if done.best_epoch == len(done.training_losses):
                 best = {name: parameter.detach().clone() for name, parameter in trained.items()}
-            else:
+            elif _worse(done, len(done.training_losses)):
                 _begin_again_(trained, best, optimizer)
             if state_path is not None and work.accelerator.is_main_process:
                 write_state(state_path, identity, done, seconds, trained, best, optimizer)
@@ -127,10 +128,10 @@ def _begin_again_(
                 optimizer.state[parameter][moment].zero_()
 
 
-def _failures(done: Distilled) -> int:
-    """How many epochs did not lower the held-out KL below all before."""
+def _worse(done: Distilled, epoch: int) -> bool:
+    """Whether this epoch led away from the best before it; a rate that is high yet often leads nowhere for a while."""
     kls = done.held_out_kls
-    return sum(not kls[epoch] < min(kls[:epoch]) for epoch in range(1, len(kls)))
+    return not kls[epoch] <= WORSE * min(kls[:epoch])
 
 
 def _longest(accelerator: Any, seconds: float) -> float:
@@ -156,11 +157,11 @@ def _train_epoch(
     updates, loss_sum, clips = done.updates, 0.0, 0
     so_far = f"held-out KL {done.held_out_kls[-1]:.4f} nats"
     batches = torch.randperm(len(work.training), generator=draws).split(options.batch_size)
-    peak = options.peak_learning_rate * RATE_AFTER_FAILURE ** _failures(done)
+    peak = options.peak_learning_rate * RATE_AFTER_WORSE ** sum(_worse(done, each) for each in range(1, epoch))
     for rows in batches[: work.updates_planned - updates]:
-        blanked = masked(work.training.inputs[rows], options.frequency_mask_bins, options.time_mask_frames, draws)
+        heard = varied(work.training.inputs[rows], options.frequency_warp, options.time_warp, draws)
         optimizer.param_groups[0]["lr"] = peak * _rate_share(work, updates)
-        loss = _mean_loss_gradients(work, trained, rows, blanked, training_logits)
+        loss = _mean_loss_gradients(work, trained, rows, heard, training_logits)
         torch.nn.utils.clip_grad_norm_(trained.values(), LARGEST_GRADIENT_NORM)
         if math.isfinite(loss):
             optimizer.step()
@@ -190,7 +191,7 @@ def _mean_loss_gradients(
     work: Work,
     trained: Mapping[str, nn.Parameter],
     rows: torch.Tensor,
-    blanked: Inputs,
+    heard: Inputs,
     training_logits: torch.Tensor | None,
 ) -> float:
     """The mean loss of a batch shared out among the processes; leaves its gradients in the parameters of each.
@@ -205,19 +206,19 @@ def _mean_loss_gradients(
         parameter.grad = torch.zeros_like(parameter)
     loss = torch.zeros((), device=accelerator.device)
     if len(mine):
-        part = blanked[mine].to(accelerator.device)
+        part = heard[mine].to(accelerator.device)
         targets = all_targets[mine].to(accelerator.device)
         dense_outputs: dict[int, torch.Tensor] = {}
-        if training_logits is None:
-            with torch.no_grad(), outputs_of(work.layers.teacher) as dense_outputs:
-                dense_logits = work.logits(work.teacher, part)
-        else:
-            dense_logits = training_logits[rows[mine].to(accelerator.device)]
         faster = work.options.bfloat16 and has_bfloat16(accelerator.device)
-        half = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=faster)
-        with outputs_of(work.layers.student) as slim_outputs, half:
-            slim_logits = work.logits(work.student, part)
-        loss = _loss_sum(slim_logits.float(), dense_logits, targets, work.options) / positions(all_targets)
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=faster):
+            if training_logits is None:
+                with torch.no_grad(), outputs_of(work.layers.teacher) as dense_outputs:
+                    dense_logits = work.logits(work.teacher, part).float()
+            else:
+                dense_logits = training_logits[rows[mine].to(accelerator.device)]
+            with outputs_of(work.layers.student) as slim_outputs:
+                slim_logits = work.logits(work.student, part).float()
+        loss = _loss_sum(slim_logits, dense_logits, targets, work.options) / positions(all_targets)
         if slim_outputs:
             hidden = hidden_sum(dense_outputs, slim_outputs, targets, work.layers.of_decoder)
             loss = loss + work.options.hidden_weight * hidden / len(rows)

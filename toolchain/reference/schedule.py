@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -26,6 +25,7 @@ from leanear.reference.choose import ROUNDING, SCHEMES, THRESHOLDS, Scheme, Thre
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_json
 from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.records import as_json
 
 Score = Literal["fisher", "magnitude"]
 Schedule = Literal["one-shot", "iterative"]
@@ -114,7 +114,7 @@ def prune(
     model = checkpoint.model
     plan = dataclasses.replace(
         family.dense_plan(model),
-        recipe=_recipe_json(recipe),
+        recipe=as_json(recipe),
         made_from=dict(made_from or {}),
     )
     check_sparsity(family, model, recipe)
@@ -227,10 +227,6 @@ def _about_step(report: Report, step: int, recipe: PruneRecipe) -> Report:
         report(f"step {step}, {text}", (step - 1 + (fraction or 0.0)) / recipe.max_steps)
 
     return about_step
-
-
-def _recipe_json(recipe: PruneRecipe) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def _step_folder(state: Path, step: int) -> Path:

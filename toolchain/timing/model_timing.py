@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -36,6 +36,18 @@ from leanear.timing.speech_work import SpeechWork
 from leanear.timing.table_file import TableSource
 
 
+@dataclass(frozen=True)
+class Timed:
+    """What is timed: seconds of audio, and of a Whisper tokens and a window, as asked for and in seconds."""
+
+    precision: str
+    audio_s: float
+    tokens: int | None = None
+    window: str | None = None
+    window_s: float | None = None
+    OMIT_NONE: ClassVar[tuple[str, ...]] = ("tokens", "window", "window_s")
+
+
 class ModelTiming(Protocol):
     """What a goal in milliseconds needs to know of a checkpoint on a target.
 
@@ -49,7 +61,7 @@ class ModelTiming(Protocol):
     def dense_and_slim(self, slim: torch.nn.Module, report: Report, share_s: float) -> InTurn:
         """Median milliseconds of the dense model and of a slim one, exported for the target, in turn."""
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> Timed:
         """What is timed, for the reader of pruning.json."""
 
 
@@ -122,8 +134,8 @@ class AstTiming:
         dense_ms, slim_ms = (float(np.median(each)) for each in samples_ms)
         return InTurn(dense_ms, slim_ms, disturbed(spread, others_share, "meanwhile"))
 
-    def told(self) -> dict[str, Any]:
-        return {"precision": self._target.precision, "audio_s": self.audio_s}
+    def told(self) -> Timed:
+        return Timed(self._target.precision, self.audio_s)
 
 
 class SpeechTiming:
@@ -144,12 +156,6 @@ class SpeechTiming:
             ]
             return time_dense_and_slim(models, self._target, self._work, report, share_s)
 
-    def told(self) -> dict[str, Any]:
-        rate_hz = self._checkpoint.feature_extractor.sampling_rate
-        return {
-            "precision": self._target.precision,
-            "audio_s": self.audio_s,
-            "tokens": self._work.tokens,
-            "window": self._choice,
-            "window_s": self._work.window_samples / rate_hz,
-        }
+    def told(self) -> Timed:
+        window_s = self._work.window_samples / self._checkpoint.feature_extractor.sampling_rate
+        return Timed(self._target.precision, self.audio_s, self._work.tokens, self._choice, window_s)

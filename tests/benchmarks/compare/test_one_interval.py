@@ -32,9 +32,12 @@ from leanear.benchmarks.tagging import MEAN_AP, clip_shares, tag_change, tag_qua
 from leanear.benchmarks.verdict import loss_of
 from leanear.data.examples import Mistakes
 from leanear.deploy.precision_gate import compare_answers
+from leanear.prune.goal import Goal
 from leanear.prune.notes import pruning_notes
+from leanear.prune.search import Trial as SearchTrial
 from leanear.prune.search import _Answers, _trial
 from leanear.runtimes.clips import Clips
+from tests.toolchain.pruning_documents import pruning_document
 
 CLIPS, LABELS = 21, ("bed", "cat", "dog", "owl")
 TRUTH = [place % len(LABELS) for place in range(CLIPS)]
@@ -164,13 +167,8 @@ def test_21_clips_without_a_discordant_pair_in_words(deployments, tmp_path, mark
 
 
 def test_a_search_says_how_surely_it_is_within_its_goal():
-    trial = {
-        "sparsity": 0.5, "clips": CLIPS, "lost": 0, "won": 0, "drop_points": 0.0, "low_points": -15.46,
-        "high_points": 15.46, "expected_drop_points": 0.1, "standard_error_points": 0.1, "kl_divergence": 0.0,
-        "within": True,
-    }  # fmt: skip
-    pruning = {"method": "rotated", "goal": {"kind": "max_drop", "value": 1.0}, "sparsity": 0.5, "search": [trial]}
-    (note,) = pruning_notes(pruning, {})
+    trial = SearchTrial(0.5, CLIPS, 0, 0, 0.0, -15.46, 15.46, 0.1, 0.1, 0.0, within=True)
+    (note,) = pruning_notes(pruning_document(goal=Goal("max_drop", 1.0), search=(trial,)), {})
     assert note.endswith(
         "As counted at 50 %, only the point is within it: the 95% interval reaches 15.46, so more clips would be needed"
         " to rule out a miss."

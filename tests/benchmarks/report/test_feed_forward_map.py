@@ -8,10 +8,12 @@ import json
 from leanear.benchmarks.report.page import Paragraph, Table
 from leanear.benchmarks.report.size_sections import _feed_forward_map as feed_forward_map
 from leanear.benchmarks.report.size_sections import widths_section
+from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.families import ast
 from leanear.plan import plan_to_json
 from leanear.prune.notes import loss_warning, pruning_notes
 from tests.conftest import make_tiny_ast
+from tests.toolchain.pruning_documents import pruning_document
 
 
 def plan(widths: tuple[int, ...], kinds: tuple[str, ...] = ("encoder", "encoder")) -> dict:
@@ -51,18 +53,10 @@ def test_the_section_says_what_the_sparsity_is_of():
 
 
 def test_notes_and_warnings_name_what_was_pruned():
-    pruning = {
-        "method": "rotated", "prune": "all", "sparsity": 0.5, "by_kind": {"encoder": 0.25},
-        "feed_forward_by_kind": {"encoder": 0.625}, "metric": "accuracy",
-        "loss": {
-            "finished": {
-                "matters": True, "divergence": 0.5, "dense_mistakes": 1, "slim_mistakes": 3, "counted": 10, "clips": 10,
-                "standard_error_points": None,
-            }
-        },
-    }  # fmt: skip
+    lost = MeasuredLoss(10, 0.5, 1.0, 3.0, 10.0, None, None, None)
+    pruning = pruning_document(lost, prune="all", by_kind={"encoder": 0.25}, feed_forward_by_kind={"encoder": 0.625})
     assert "Removed are 25.0 % of attention and 62.5 % of feed-forward channels." in pruning_notes(pruning, {})
     assert "Removing 50 % of the attention and feed-forward parameters does damage here" in loss_warning(pruning)
-    shares = {"by_kind": {"encoder": 0.1, "cross": 0.2}, "feed_forward_by_kind": {"encoder": 0.5, "decoder": 0}}
-    notes = pruning_notes({**pruning, **shares}, {})
+    attention, feed_forward = {"encoder": 0.1, "cross": 0.2}, {"encoder": 0.5, "decoder": 0.0}
+    notes = pruning_notes(pruning_document(by_kind=attention, feed_forward_by_kind=feed_forward), {})
     assert "Removed are 50.0 % of the encoder's feed-forward channels, 0.0 % of the decoder's." in notes

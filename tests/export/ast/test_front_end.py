@@ -77,7 +77,7 @@ def test_agrees_with_the_extractor(session: onnxruntime.InferenceSession, name: 
     extractor = ASTFeatureExtractor(max_length=FRAMES, num_mel_bins=MEL_BINS)
     expected = _reference(extractor, CLIPS[name])
     # A pure tone leaves bins at the floor of 1e-7 beside bins of 1e3; there float32 has few digits left of the former.
-    tolerance = 1e-3 if "tone" in name else 2e-4
+    tolerance = 1e-3 if "tone" in name else 3e-4
     np.testing.assert_allclose(_features(session, CLIPS[name]), expected, rtol=0, atol=tolerance)
 
 

@@ -129,7 +129,7 @@ def test_a_product_in_8_bits_is_near_the_one_it_replaces(way: str, kind: str, tm
     elif way == "columns":
         add_eight_bit_weights(graph)
     else:
-        seen = {"source": Observed(float(source.min()), float(source.max()), np.abs(source).max(axis=0))}
+        seen = {"source": Observed(source.min(axis=0), source.max(axis=0))}
         add_static_products(graph, seen, way.split()[1], lambda _: False)
     feeds = {"source": source, **({"more": more} if "adds" in kind else {})}
     declared = [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape) for name, value in feeds.items()]

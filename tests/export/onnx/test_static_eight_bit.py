@@ -56,7 +56,7 @@ def _export(model: Any, extractor: Any, clips: list[np.ndarray], folder: Path, f
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.5, 2.0), (-3.0, -1.0), (0.0, 0.0), (-1e-30, 1e-30)])
 def test_ranges_hold_all_that_was_seen_and_zero(low: float, high: float) -> None:
-    seen = Observed(low, high, np.zeros(1, np.float32))
+    seen = Observed(np.array([low], np.float32), np.array([high], np.float32))
     scale, zero = unsigned_range(seen)
     for value in (low, high, 0.0):
         integer = np.clip(np.rint(value / scale) + zero, 0, 255)
@@ -85,9 +85,8 @@ def test_observed_are_the_models_own_activations(form: str, slim, extractor, cli
     assert len(seen) == 4
     for name, outputs in seen.items():
         rows = torch.cat(outputs)
-        assert observed[name].low == pytest.approx(float(rows.min()), rel=1e-3)
-        assert observed[name].high == pytest.approx(float(rows.max()), rel=1e-3)
-        np.testing.assert_allclose(observed[name].columns, rows.abs().amax(dim=0).numpy(), rtol=1e-3)
+        np.testing.assert_allclose(observed[name].lows, rows.amin(dim=0).numpy(), rtol=1e-3)
+        np.testing.assert_allclose(observed[name].highs, rows.amax(dim=0).numpy(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["dense", "slim", "narrow"])
@@ -195,7 +194,7 @@ def test_attention_of_integers_is_near_that_of_floats(
     feeds = {name: generator.standard_normal((tokens, heads * size)) for name, size in sizes.items()}
     feeds["query"] *= sharpness / np.sqrt(width)
     feeds = {name: values.astype(np.float32) for name, values in feeds.items()}
-    seen = {name: Observed(float(v.min()), float(v.max()), np.abs(v).max(axis=0)) for name, v in feeds.items()}
+    seen = {name: Observed(v.min(axis=0), v.max(axis=0)) for name, v in feeds.items()}
     graph = Graph()
     context = add_eight_bit_group(graph, *feeds, (heads, width, value_width), tokens, seen, "attention")
     declared = [helper.make_tensor_value_info(name, TensorProto.FLOAT, v.shape) for name, v in feeds.items()]

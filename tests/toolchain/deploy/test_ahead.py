@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,18 @@ import pytest
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.deploy.ahead import engine_sections, engines_stage, read_engines, say_engines
 from leanear.deploy.measuring import pruning_sections, write_folder_report
+from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.progress import Narrator
+from leanear.prune.document import Widths
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.backends.engines import engines_ahead
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
+from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target, read_target
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
+from tests.toolchain.pruning_documents import pruning_document
 
 REASON = "no NVIDIA GPU"
 FP32, BF16 = (SessionOptions(threads=1, precision=precision) for precision in ("fp32", "bf16"))
@@ -92,13 +95,13 @@ def test_where_they_are_measured_the_report_has_them_too(library, folder, target
 def test_a_report_without_results_says_how_the_slim_model_came_about(folder):
     assert pruning_sections(folder) == ()
     (folder / "checkpoint").mkdir()
-    widths = {"multiples": [16, 16], "one_per_head": True, "not_filled_up_by": "tensorrt"}
-    pruning = {"schema": "leanear-pruning-1", "goal": {}, "method": "rotated", "sparsity": 0.5, "widths": widths}
-    (folder / "checkpoint" / "pruning.json").write_text(json.dumps(pruning))
+    little = MeasuredLoss(50, 0.001, 5.0, 5.0, 100.0, None, None, None)
+    widths = Widths((16, 16), one_per_head=True, not_filled_up_by="tensorrt")
+    write(folder / "checkpoint" / "pruning.json", pruning_document(little, widths=widths))
     (section,) = pruning_sections(folder)
     said = [block.text for block in section.blocks]
     assert said[0] == "50.0 % of the attention parameters are removed."
-    assert "a multiple of 16, and the graph of form tensorrt fills no head up" in said[1]
+    assert "a multiple of 16, and the graph of form tensorrt fills no head up" in said[2]
 
 
 def test_a_gpu_takes_the_engines_that_were_built_for_its_capability(library, folder, target, narrator):

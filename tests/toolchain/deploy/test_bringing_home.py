@@ -19,16 +19,24 @@ from leanear.progress import Narrator
 from leanear.runtimes.files import sha256_file
 from tests.benchmarks.measure.test_engine_check import perturbed
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
-from tests.toolchain.deploy.test_delivering import deployment, folder, narrator, new_folder  # noqa: F401
+from tests.toolchain.deploy.test_delivering import deployment, narrator, new_folder  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("short_benchmark")
 
 
 @pytest.fixture(scope="module")
-def typed(new_folder, tmp_path_factory):  # noqa: F811
-    """A bundle where its three commands were typed as they are printed."""
-    home, elsewhere = new_folder(tmp_path_factory.mktemp("home") / "deployment"), tmp_path_factory.mktemp("typed")
-    shutil.copytree(deployment(home, Devices(), Narrator("quiet")).bundle, elsewhere, dirs_exist_ok=True)
+def home(new_folder, tmp_path_factory):  # noqa: F811
+    """A deployment with a bundle that nobody fetched yet."""
+    folder = new_folder(tmp_path_factory.mktemp("home") / "deployment")
+    deployment(folder, Devices(), Narrator("quiet"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def typed(home, tmp_path_factory):
+    """Its bundle, elsewhere, where its three commands were typed as they are printed."""
+    elsewhere = tmp_path_factory.mktemp("typed")
+    shutil.copytree(home / "bundle", elsewhere, dirs_exist_ok=True)
     for command in commands(home)[1:4]:
         words = shlex.split(command)
         ended = subprocess.run([sys.executable, *words[1:]], cwd=elsewhere, capture_output=True, text=True)
@@ -37,9 +45,14 @@ def typed(new_folder, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture
-def carried(typed, folder, narrator, tmp_path):  # noqa: F811
-    """The same, brought back to a deployment that has no results."""
-    deployment(folder, Devices(), narrator)
+def folder(home, tmp_path):
+    """The deployment, for one test."""
+    return shutil.copytree(home, tmp_path / "deployment", symlinks=True)
+
+
+@pytest.fixture
+def carried(typed, tmp_path):
+    """The bundle with its results, as it comes back."""
     return shutil.copytree(typed, tmp_path / "stick" / "a bundle") / "results"
 
 
@@ -61,7 +74,7 @@ def test_what_comes_home_is_in_the_report(carried, folder, narrator, capsys, mar
     assert "attic" in (folder / "report.md").read_text()
 
 
-def test_its_deployment_is_found_by_the_model(carried, folder, tmp_path, monkeypatch, capsys, markdown_alone):  # noqa: F811
+def test_its_deployment_is_found_by_the_model(carried, folder, tmp_path, monkeypatch, capsys, markdown_alone):
     shutil.copytree(folder, tmp_path / "deployments" / "tiny" / "pi")
     monkeypatch.chdir(tmp_path)
     assert run(["import", str(carried.parent)]) == 0
@@ -79,7 +92,7 @@ def test_its_deployment_is_found_by_the_model(carried, folder, tmp_path, monkeyp
         (lambda path: shutil.copy(path, path.with_name("other.json")), "one at a time"),
     ],
 )
-def test_what_is_no_results_is_left_there(carried, folder, change, word, capsys):  # noqa: F811
+def test_what_is_no_results_is_left_there(carried, folder, change, word, capsys):
     change(next(carried.rglob("*.json")))
     before = sha256_file(folder / "devices.json")
     assert run(["import", str(carried), "--into", str(folder)]) == 2
@@ -89,7 +102,7 @@ def test_what_is_no_results_is_left_there(carried, folder, change, word, capsys)
     assert not (folder / "results").exists()
 
 
-def test_results_of_another_model_do_not_belong_there(carried, folder, tmp_path, capsys):  # noqa: F811
+def test_results_of_another_model_do_not_belong_there(carried, folder, tmp_path, capsys):
     (folder / "slim").unlink()
     shutil.copytree(write_tiny_artifact(tmp_path / "other", weights(3), source="other"), folder / "slim")
     assert run(["import", str(carried), "--into", str(folder)]) == 2

@@ -28,6 +28,7 @@ from leanear.runtimes.records import as_json, read
 from leanear.surgery import rotated_attention_state
 from tests.conftest import tone
 from tests.toolchain.dense_twin import zero_dropped_channels_
+from tests.toolchain.pruning_documents import pruning_document
 from tests.toolchain.whisper_pruning import fed_and_said
 from tests.whisper_models import WINDOW_S, make_extractor, make_tokenizer, make_whisper, write_whisper
 
@@ -613,8 +614,8 @@ def test_alignment_heads_get_their_new_numbers(dense, dense_folder, tmp_path):
         for site in full_sites(dense)
     )
     found = whisper.alignment_heads(dense.generation_config, sites)
-    assert found == whisper.AlignmentHeads(kept=(((1, 1), (1, 0)),), dropped=((0, 0), (1, 0)))
-    slim, folder = saved(dense_folder, sites, tmp_path / "slim", {"schema": "leanear-pruning-1"})
+    assert found == whisper.AlignmentHeads(kept=(whisper.KeptHead((1, 1), (1, 0)),), dropped=((0, 0), (1, 0)))
+    slim, folder = saved(dense_folder, sites, tmp_path / "slim", pruning_document())
     assert slim.generation_config.alignment_heads == [[1, 0]]
     assert whisper.load_checkpoint(folder).model.generation_config.alignment_heads == [[1, 0]]
     assert json.loads((folder / "pruning.json").read_text())["alignment_heads"] == {
@@ -650,7 +651,7 @@ def test_token_times_by_the_heads_that_stay(dense, heard, beams):
     slim, twin = whisper.slim_model(dense, sites), zeroed(dense, sites)
     found = whisper.alignment_heads(dense.generation_config, sites)
     assert found.kept
-    twin.generation_config.alignment_heads = [list(head) for head, _ in found.kept]
+    twin.generation_config.alignment_heads = [list(head.dense) for head in found.kept]
     times = []
     for model in (slim, twin):
         out = model.generate(heard[:1], language="en", max_new_tokens=20, num_beams=beams, return_token_timestamps=True)

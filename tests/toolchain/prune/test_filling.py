@@ -21,6 +21,7 @@ from leanear.export.macs import count_macs
 from leanear.export.whisper.graph import export_whisper
 from leanear.families import ast, whisper
 from leanear.prune.costs import Costs, mac_costs, parameter_costs
+from leanear.prune.document import Widths, read_pruning
 from leanear.prune.notes import pruning_notes
 from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.scoring import Scores, score_widths
@@ -258,8 +259,10 @@ def test_a_target_says_one_width_and_a_recipe_says_otherwise(capsys, tiny_folder
     assert plan["recipe"]["one_width_per_head"] is True
     heads = [head for site in plan["sites"] for head in site["heads"]]
     assert all(head["query_key"] == head["value_output"] for head in heads)
+    pruning = read_pruning(tmp_path / "one")
     assert found["pruning"]["widths"] == {"multiples": [2, 2], "one_per_head": True, "not_filled_up_by": None}
-    assert "Query/key and value/output width of a head are one, a multiple of 2." in pruning_notes(found["pruning"], {})
+    assert pruning.widths == Widths((2, 2), one_per_head=True, not_filled_up_by=None)
+    assert "Query/key and value/output width of a head are one, a multiple of 2." in pruning_notes(pruning, {})
     prune(capsys, tiny_folder, data, tmp_path / "two", *target, *recipe_flags(tmp_path, "one_width_per_head = false"))
     plan = json.loads((tmp_path / "two" / "plan.json").read_text())
     assert any(head["query_key"] != head["value_output"] for site in plan["sites"] for head in site["heads"])
@@ -277,10 +280,11 @@ def test_a_target_says_one_width_and_a_recipe_says_otherwise(capsys, tiny_folder
 
 
 def test_a_target_for_tensorrt_is_counted_as_its_graph_holds_it(capsys, tiny_folder, data, tmp_path):
-    found = prune(capsys, tiny_folder, data, tmp_path / "slim", "--target", "rtx", "--sparsity", "0.4")
-    assert found["pruning"]["widths"] == {"multiples": [16, 16], "one_per_head": True, "not_filled_up_by": "tensorrt"}
+    prune(capsys, tiny_folder, data, tmp_path / "slim", "--target", "rtx", "--sparsity", "0.4")
+    pruning = read_pruning(tmp_path / "slim")
+    assert pruning.widths == Widths((16, 16), one_per_head=True, not_filled_up_by="tensorrt")
     assert json.loads((tmp_path / "slim" / "plan.json").read_text())["recipe"]["not_filled_up_by"] == "tensorrt"
-    (note,) = (said for said in pruning_notes(found["pruning"], {}) if "width of a head" in said)
+    (note,) = (said for said in pruning_notes(pruning, {}) if "width of a head" in said)
     assert "fills no head up" in note
 
 

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import pytest
 
+from leanear.evaluate.measured_loss import MeasuredLoss
+from leanear.prune.document import Cost, Loss
+from leanear.prune.goal import Goal
+from leanear.prune.latency_goal import LatencyCheck
 from leanear.prune.notes import loss_sentence, loss_warning, pruning_notes
+from leanear.prune.search import Trial
+from leanear.timing.model_timing import Timed
+from tests.toolchain.pruning_documents import compensated, distilled, pruning_document, round_of
 
 
 def trial(sparsity, drop, expected, error):
-    return {
-        "sparsity": sparsity, "clips": 256, "lost": 0, "won": 0, "drop_points": drop,
-        "expected_drop_points": expected, "standard_error_points": error, "kl_divergence": 0.1, "within": True,
-    }  # fmt: skip
+    return Trial(sparsity, 256, 0, 0, drop, None, None, expected, error, 0.1, within=False)
 
 
-ROTATED = {"method": "rotated", "goal": {"kind": "sparsity", "value": 0.5}, "sparsity": 0.5}
-PARAMETERS = {"unit": "attention parameters", "dense": 100.0, "budget": 50.0, "slim": 49.0}
-MILLISECONDS = {"unit": "ms", "dense": 20.0, "budget": 16.0, "slim": 15.0}
+PARAMETERS = Cost("attention parameters", 100.0, 50.0, 49.0)
+MILLISECONDS = Cost("ms", 20.0, 16.0, 15.0)
 
 
 @pytest.mark.parametrize(
-    "pruning", [None, {"method": "reference", "goal": {}}, ROTATED, {**ROTATED, "cost": PARAMETERS}]
+    "pruning", [None, pruning_document(method="reference"), pruning_document(), pruning_document(cost=PARAMETERS)]
 )
 def test_nothing_is_said_where_there_is_nothing_to_say(pruning):
     assert pruning_notes(pruning, {"dense": 20.0, "slim": 15.0}) == []
 
 
 def test_a_search_is_told_in_the_order_of_sparsity():
-    search = [trial(0.8, 2.0, 1.5, 0.25), trial(0.5, -0.4, 0.1, 0.125)]
-    goal = {"kind": "max_drop", "value": 0.5}
-    (note,) = pruning_notes({**ROTATED, "goal": goal, "search": search, "cost": PARAMETERS}, {})
+    search = (trial(0.8, 2.0, 1.5, 0.25), trial(0.5, -0.4, 0.1, 0.125))
+    pruning = pruning_document(goal=Goal("max_drop", 0.5), search=search, cost=PARAMETERS)
+    (note,) = pruning_notes(pruning, {})
     assert "sparsity of 50.0 %" in note
     assert "256 held-out calibration clips fell by at most 0.5 points" in note
     assert "50 %: +0.40, expected -0.10 ± 0.12; 80 %: -2.00, expected -1.50 ± 0.25" in note
@@ -37,50 +40,39 @@ def test_a_search_is_told_in_the_order_of_sparsity():
 
 def test_prediction_beside_measurement():
     """Predicted 20 / 15 = 1.333, measured 21 / 15 = 1.4: 5 % more."""
-    (note,) = pruning_notes({**ROTATED, "cost": MILLISECONDS}, {"dense": 21.0, "slim": 15.0})
+    (note,) = pruning_notes(pruning_document(cost=MILLISECONDS), {"dense": 21.0, "slim": 15.0})
     assert "predicted 20 ms dense and 15 ms slim, 1.333×;" in note
     assert "measured were 21 ms and 15 ms, 1.400× (+5.0 % of the ratio)" in note
 
 
 @pytest.mark.parametrize("medians", [{}, {"dense": 20.0}, {"dense": None, "slim": None}])
 def test_what_was_not_measured_is_said_so(medians):
-    (note,) = pruning_notes({**ROTATED, "cost": MILLISECONDS}, medians)
+    (note,) = pruning_notes(pruning_document(cost=MILLISECONDS), medians)
     assert note.endswith("the latency was not measured.")
 
 
-@pytest.mark.parametrize("doubt", ["", None, "the samples spread by 30% (CV)"])
+@pytest.mark.parametrize("doubt", ["", "the samples spread by 30% (CV)"])
 def test_a_check_that_is_not_to_be_trusted_says_why(doubt):
-    check = {
-        "predicted_ms": 15.0, "predicted_dense_ms": 20.0, "measured_ms": 15.0, "measured_dense_ms": 20.0, "met": True,
-        **({} if doubt is None else {"doubt": doubt}),
-    }  # fmt: skip
-    timed = {"precision": "fp32", "audio_s": 10.0}
-    note = pruning_notes({**ROTATED, "latency_checks": [check], "timed": timed}, {})[-1]
+    check = LatencyCheck(16.0, 15.0, 20.0, 15.0, 20.0, 16.0, met=True, doubt=doubt)
+    note = pruning_notes(pruning_document(latency_checks=(check,), timed=Timed("fp32", 10.0)), {})[-1]
     said = "The goal was met, by plan 1 of 1."
     assert note.endswith(f"{said} These times are not to be trusted: {doubt}." if doubt else said)
 
 
 def test_recovery_is_judged_by_its_best_epoch():
-    recovery = {"updates": 123, "held_out_kls": [0.5, 0.2, 0.25], "best_epoch": 1}
-    (note,) = pruning_notes({**ROTATED, "cost": PARAMETERS, "recovery": recovery}, {})
+    (note,) = pruning_notes(pruning_document(cost=PARAMETERS, recovery=distilled(123, (0.5, 0.2, 0.25), 1)), {})
     assert "took 123 updates" in note
     assert "from 0.5000 to 0.2000 nats" in note
-    assert pruning_notes({**ROTATED, "recovery": {**recovery, "held_out_kls": []}}, {}) == []
-    assert pruning_notes({**ROTATED, "recovery": None}, {}) == []
+    assert pruning_notes(pruning_document(recovery=distilled(123)), {}) == []
 
 
 # What was lost
 
 
-def with_loss(divergence=0.25, matters=True, begins=0.41, metric="accuracy", rounds=None, sparsity=0.5, **more):
-    finished = {
-        "clips": 50, "divergence": divergence, "dense_mistakes": 5.0, "slim_mistakes": 20.0, "counted": 100.0,
-        "standard_error_points": 1.25, "points": 15.0, "matters": matters,
-    }  # fmt: skip
-    loss = {"finished": finished, "begins_at": begins}
-    if rounds is not None:
-        loss |= {"rounds": rounds, "best": len(rounds) - 1}
-    return {**ROTATED, "metric": metric, "sparsity": sparsity, "loss": loss, **more}
+def with_loss(divergence=0.25, slim_mistakes=20.0, begins=0.41, rounds=(), **more):
+    finished = MeasuredLoss(50, divergence, 5.0, slim_mistakes, 100.0, 12.5, 17.5, 1.25)
+    best = max(len(rounds) - 1, 0)
+    return pruning_document(Loss(finished=finished, begins_at=begins, rounds=rounds, best=best), **more)
 
 
 def test_damage_is_said_in_plain_words_with_a_way_out():
@@ -96,7 +88,7 @@ def test_words_are_counted_wrong_not_right():
 
 
 def test_what_has_been_fitted_is_not_told_to_fit():
-    said = loss_warning(with_loss(recovery={"updates": 1}))
+    said = loss_warning(with_loss(recovery=distilled()))
     assert said.endswith("stay below --sparsity 0.41, or keep more of the model.")
 
 
@@ -106,7 +98,7 @@ def test_what_has_been_fitted_is_not_told_to_fit():
         (with_loss(begins=0.0), "By the corrected estimates no share is free of that."),
         (with_loss(begins=None), "from the dense model's by 0.25 nats."),
         (with_loss(begins=0.6), "did not tell: keep more of the model, or fit it again with --recovery full."),
-        (with_loss(begins=0.5, recovery={"updates": 1}), "did not tell: keep more of the model."),
+        (with_loss(begins=0.5, recovery=distilled()), "did not tell: keep more of the model."),
         (with_loss(divergence=None), "the pruned model's answers are not numbers. Do not use it."),
     ],
 )
@@ -114,47 +106,46 @@ def test_no_advice_is_given_that_would_not_help(pruning, end):
     assert loss_warning(pruning).endswith(end)
 
 
-@pytest.mark.parametrize("pruning", [None, ROTATED, {**ROTATED, "loss": {}}, with_loss(matters=False)])
+@pytest.mark.parametrize("pruning", [None, with_loss(divergence=0.01, slim_mistakes=5.5)])
 def test_nobody_is_warned_of_nothing(pruning):
     assert loss_warning(pruning) is None
 
 
 def test_estimate_and_measurement_are_told_side_by_side():
-    rounds = [{"estimated": 0.01, "measured": 0.5}, {"estimated": 0.2, "measured": 0.3}]
+    rounds = (round_of(0.01, 0.5, {"a": (0.005, 0.1), "b": (0.005, 0.3)}), round_of(0.2, 0.3))
     expected = (
         "Measured on 50 held-out calibration clips: 0.25 nats from the dense model's answers; accuracy went from 95.0"
-        " to 80.0 % (standard error 1.25 points). The plan's estimate was 0.2 nats, and 0.3 were measured. It is round"
-        " 2 of 2: the first plan, estimated at 0.01, measured 0.5, so blocks were measured one by one and widths"
+        " to 80.0 %, a loss of 15 points (12.5 to 17.5). The plan's estimate was 0.2 nats, and 0.3 were measured. It is"
+        " round 2 of 2: the first plan, estimated at 0.01, measured 0.5, so blocks were measured one by one and widths"
         " chosen again."
     )
     assert loss_sentence(with_loss(rounds=rounds)) == expected
     assert pruning_notes(with_loss(rounds=rounds), {}) == [expected]
-    assert "It is round" not in loss_sentence(with_loss(rounds=rounds[:1]))
+    assert loss_sentence(with_loss(rounds=rounds[:1])).endswith(
+        " The plan's estimate was 0.01 nats, and 0.5 were measured; its blocks, cut one by one, lose 0.4 together."
+    )
     assert "estimate" not in loss_sentence(with_loss())
     assert loss_sentence(with_loss(divergence=None)) is None
-    assert loss_sentence(ROTATED) is None
 
 
 def test_what_was_measured_before_and_after_compensation_is_told_apart():
-    rounds = [{"estimated": 0.2, "measured": 0.3}]
-    compensation = {"blocks": [{"kept": False}, {"kept": True}]}
-    said = loss_sentence(with_loss(rounds=rounds, compensation=compensation))
+    rounds = (round_of(0.2, 0.3),)
+    said = loss_sentence(with_loss(rounds=rounds, compensation=compensated(False, True)))
     assert said.startswith("Measured on 50 held-out calibration clips, after compensation: 0.25 nats from")
     assert said.endswith(" Before that, the plan's estimate was 0.2 nats, and 0.3 were measured.")
-    both = with_loss(rounds=rounds, compensation=compensation, recovery={"best_epoch": 2, "held_out_kls": []})
+    both = with_loss(rounds=rounds, compensation=compensated(False, True), recovery=distilled(best=2))
     assert "clips, after compensation and recovery: 0.25" in loss_sentence(both)
-    none = with_loss(rounds=rounds, compensation={"blocks": [{"kept": False}]}, recovery={"best_epoch": 0})
+    none = with_loss(rounds=rounds, compensation=compensated(False), recovery=distilled())
     assert "after" not in loss_sentence(none), "nothing of it was kept"
 
 
 def test_a_divergence_of_rounding_is_none_and_a_rate_that_stayed_is_said_once():
-    pruning = with_loss(divergence=-1.6e-09, rounds=[{"estimated": 1e-9, "measured": -2e-8}])
-    pruning["loss"]["finished"]["slim_mistakes"] = 5.0
+    pruning = with_loss(divergence=-1.6e-09, slim_mistakes=5.0, rounds=(round_of(1e-9, 2e-9),))
     said = loss_sentence(pruning)
     assert "clips: 0 nats from the dense model's answers; accuracy stayed at 95.0 %" in said
     assert "estimate was 0 nats, and 0 were measured." in said
 
 
 def test_the_reference_has_its_loss_measured_too():
-    (note,) = pruning_notes({**with_loss(), "method": "reference"}, {})
+    (note,) = pruning_notes(with_loss(method="reference"), {})
     assert note.startswith("Measured on 50 held-out calibration clips")

@@ -39,8 +39,8 @@ label_weight = 0.5
 hidden_weight = 0
 patience = 1
 warm_up = 0.1
-frequency_mask_bins = 8
-time_mask_frames = 20
+frequency_warp = 0.1
+time_warp = 0.2
 bfloat16 = false
 """
 OF_THE_REFERENCE = """

@@ -24,7 +24,7 @@ from leanear.prune.widths import RotatedRecipe
 from leanear.recover.compensation import compensate_
 from leanear.recover.distillation import distill_
 from leanear.recover.distillation_options import METHODS, Distillation
-from leanear.recover.lora import LoraRecovery, masked, with_lora
+from leanear.recover.lora import LoraRecovery, with_lora
 from leanear.reference.choose import SCHEMES, THRESHOLDS, choose_share
 from leanear.reference.schedule import SCORES, PruneRecipe, prune
 from leanear.runtimes.errors import BadInput
@@ -141,17 +141,6 @@ def test_the_held_out_divergence_is_the_mean_over_target_tokens():
     options = Distillation(epochs=1, batch_size=8, learning_rate=1e-9, hidden_weight=0.0)
     done = distill_(slim, dense, given[:10], given[10:], whisper.logits, options)
     assert done.held_out_kls[0] == pytest.approx(divergence(dense, halved(dense), given[10:]), rel=1e-3)
-
-
-def test_features_are_blanked_along_the_right_axes():
-    given = clips(4).inputs
-    bands = masked(given, 30, 0, torch.Generator().manual_seed(0))
-    spans = masked(given, 0, 80, torch.Generator().manual_seed(0))
-    assert torch.equal(bands.tokens, given.tokens)
-    blank = (bands.features == 0).all(dim=2).sum(dim=1)
-    assert blank.max() > 0
-    assert ((bands.features == 0).all(dim=1).sum(dim=1) == 0).all()
-    assert (spans.features == 0).all(dim=1).sum(dim=1).max() > 0
 
 
 def test_compensation_lowers_the_divergence_and_padding_is_in_no_sum():

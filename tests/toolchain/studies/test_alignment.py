@@ -43,6 +43,9 @@ def test_what_was_pruned_is_counted(tmp_path):
     assert alignment_of(tiny(tmp_path)).lost == 2
     (tmp_path / "pruning.json").write_text(json.dumps({"goal": 1}))
     assert alignment_of(tiny(tmp_path)).lost == 0
+    (tmp_path / "pruning.json").write_text(json.dumps({"alignment_heads": {"kept": [], "dropped": [[0]]}}))
+    with pytest.raises(BadInput, match=r"pruning\.json, alignment_heads: dropped\[0\] is \[0\], expected a list of 2"):
+        alignment_of(tiny(tmp_path))
 
 
 def test_without_a_list_it_is_the_upper_half_of_the_heads_that_there_are():

@@ -17,4 +17,4 @@ from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperChec
 from leanear.families.whisper.forward import batch_loss, encoded, features, logits, mistakes, window_samples
 from leanear.families.whisper.loading import load_checkpoint
 from leanear.families.whisper.prompts import detected_language, prompt_language, prompt_tokens, text_tokens
-from leanear.families.whisper.slim import AlignmentHeads, alignment_heads, save_slim_checkpoint, slim_model
+from leanear.families.whisper.slim import AlignmentHeads, KeptHead, alignment_heads, save_slim_checkpoint, slim_model

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from leanear.families.checkpoint_files import PRUNING_FILE
 from leanear.families.whisper.blocks import cross_attention_heads
 from leanear.families.whisper.checkpoint import WhisperCheckpoint
+from leanear.families.whisper.slim import AlignmentHeads
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
 from leanear.runtimes.manifest import Alignment
+from leanear.runtimes.records import read
 
 
 def choose_alignment(checkpoint: Any) -> Alignment:
@@ -42,9 +45,6 @@ def alignment_of(checkpoint: WhisperCheckpoint) -> Alignment:
 
 def _pruned_heads(checkpoint: WhisperCheckpoint) -> int:
     """How many heads of the dense model's list pruning took, as pruning.json says; 0 where there is none."""
-    path = checkpoint.folder / "pruning.json"
-    if not path.is_file():
-        return 0
-    found = read_object(path).get("alignment_heads")
-    dropped = found.get("dropped", []) if isinstance(found, dict) else []
-    return len(dropped) if isinstance(dropped, list) else 0
+    path = checkpoint.folder / PRUNING_FILE
+    found = read_object(path).get("alignment_heads") if path.is_file() else None
+    return 0 if found is None else len(read(AlignmentHeads, found, f"{path}, alignment_heads").dropped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,21 +27,20 @@ SLIM = (SlimWhisperConfig, SlimWhisperForConditionalGeneration, "AutoModelForSpe
 
 
 @dataclass(frozen=True)
+class KeptHead:
+    """A head that stays, (decoder layer, head): where it was and where it is now."""
+
+    dense: tuple[int, int]
+    slim: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class AlignmentHeads:
-    """What became of the heads whose cross-attention tells when a word was said: (decoder layer, head) in pairs.
+    """What became of the heads whose cross-attention tells when a word was said; dropped: where those were that are
+    gone."""
 
-    kept: where they were and where they are now; dropped: where those were that are gone.
-    """
-
-    kept: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
+    kept: tuple[KeptHead, ...]
     dropped: tuple[tuple[int, int], ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as pruning.json holds it."""
-        return {
-            "kept": [{"dense": list(dense), "slim": list(slim)} for dense, slim in self.kept],
-            "dropped": [list(head) for head in self.dropped],
-        }
 
 
 def slim_model(
@@ -78,7 +78,7 @@ def alignment_heads(settings: GenerationConfig, sites: tuple[SitePlan, ...]) -> 
     for layer, head in getattr(settings, "alignment_heads", None) or ():
         remaining = kept_heads[f"decoder.layers.{layer}.encoder_attn"]
         if head in remaining:
-            kept.append(((layer, head), (layer, remaining.index(head))))
+            kept.append(KeptHead((layer, head), (layer, remaining.index(head))))
         else:
             dropped.append((layer, head))
     return AlignmentHeads(tuple(kept), tuple(dropped))
@@ -86,7 +86,7 @@ def alignment_heads(settings: GenerationConfig, sites: tuple[SitePlan, ...]) -> 
 
 def _set_alignment_heads(settings: GenerationConfig, found: AlignmentHeads) -> None:
     if found.kept:
-        settings.alignment_heads = [list(slim) for _, slim in found.kept]
+        settings.alignment_heads = [list(each.slim) for each in found.kept]
     elif found.dropped:
         del settings.alignment_heads  # without it, transformers says that there are no token timestamps
 
@@ -96,14 +96,14 @@ def save_slim_checkpoint(
     source: WhisperCheckpoint,
     plan: Plan,
     out: Path,
-    facts: Mapping[str, Any] | None = None,
+    facts: Any = None,
 ) -> None:
     """Write the slim checkpoint folder, whole or not at all.
 
     It opens with `AutoModelForSpeechSeq2Seq.from_pretrained(out, trust_remote_code=True)` where leanear is not
     installed, because the modelling file is inside, and with `load_checkpoint` without running that file.
-    source: the dense checkpoint that was pruned; facts: written to pruning.json beside the plan, if there are any,
-    together with what became of the alignment heads.
+    source: the dense checkpoint that was pruned; facts: the document pruning.json, if there is one, which is told what
+    became of the alignment heads.
 
     Raises:
         BadInput: the model has weights that are not finite.
@@ -116,8 +116,7 @@ def save_slim_checkpoint(
         _name_special_tokens_as_before(folder / "tokenizer_config.json")
 
     if facts is not None:
-        found = alignment_heads(source.model.generation_config, plan.sites)
-        facts = {**facts, "alignment_heads": found.as_json()}
+        facts = dataclasses.replace(facts, alignment_heads=alignment_heads(source.model.generation_config, plan.sites))
     write_slim_folder(out, model, write_processor, MODELLING_FILE, plan, facts)
 
 

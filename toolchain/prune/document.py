@@ -1,0 +1,117 @@
+"""The document pruning.json: how a slim model came about, as the stages of its pruning tell it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from leanear.evaluate.measured_loss import MeasuredLoss
+from leanear.families.checkpoint_files import PRUNING_FILE
+from leanear.families.whisper import AlignmentHeads
+from leanear.plan import Prune
+from leanear.prune.closed_loop import Round
+from leanear.prune.goal import Goal
+from leanear.prune.latency_goal import LatencyCheck
+from leanear.prune.search import Trial
+from leanear.recover.compensation import Compensated
+from leanear.recover.kept_training import Distilled
+from leanear.runtimes.files import read_json
+from leanear.runtimes.records import read
+from leanear.timing.model_timing import Timed
+
+PRUNING_SCHEMA = "leanear-pruning-1"
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What widths of heads may be: multiples, of query/key and of value/output; whether the two are one.
+
+    not_filled_up_by: the form of graph in which no head may be filled up to the width of others, None where any may.
+    """
+
+    multiples: tuple[int, int]
+    one_per_head: bool
+    not_filled_up_by: str | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the goal is counted in, of the dense model and the slim one, and what it may be."""
+
+    unit: str
+    dense: float
+    budget: float
+    slim: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What a model of another size would lose, estimated, nats per target."""
+
+    sparsity: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What was lost: of the finished model; before, of method rotated, as estimated and round by round.
+
+    best: the round that was taken; begins_at: the sparsity where a loss that matters begins, by the corrected
+    estimates. There are no rounds and no curve of several shots.
+    """
+
+    estimated: float | None = None
+    rounds: tuple[Round, ...] = ()
+    best: int = 0
+    curve: tuple[CurvePoint, ...] = ()
+    begins_at: float | None = None
+    finished: MeasuredLoss
+    OMIT_NONE: ClassVar[tuple[str, ...]] = ("estimated", "begins_at")
+
+    @property
+    def measured(self) -> float | None:
+        """What was measured of the round that was taken, before anything was fitted."""
+        return self.rounds[self.best].measured if self.rounds else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningDocument:
+    """pruning.json; by_kind, feed_forward_by_kind: the shares of channels that are gone, by kind of block.
+
+    search: of a goal in points; latency_checks, timed: of one in milliseconds; alignment_heads: of a Whisper.
+    """
+
+    schema: str = PRUNING_SCHEMA
+    metric: str
+    goal: Goal
+    prune: Prune
+    parameters_dense: int
+    sparsity: float
+    by_kind: dict[str, float]
+    feed_forward_by_kind: dict[str, float] | None = None
+    method: Literal["rotated", "reference"]
+    widths: Widths | None = None
+    latency_checks: tuple[LatencyCheck, ...] | None = None
+    timed: Timed | None = None
+    search: tuple[Trial, ...] | None = None
+    compensation: Compensated | None = None
+    cost: Cost | None = None
+    loss: Loss
+    recovery: Distilled | None = None
+    calibration_clips: int
+    alignment_heads: AlignmentHeads | None = None
+    OMIT_NONE: ClassVar[tuple[str, ...]] = (
+        "feed_forward_by_kind", "widths", "latency_checks", "timed", "search", "compensation", "cost", "recovery",
+        "alignment_heads",
+    )  # fmt: skip
+
+
+def read_pruning(folder: Path) -> PruningDocument | None:
+    """pruning.json of a slim checkpoint folder; None where there is none.
+
+    Raises:
+        BadInput: it is not what it should be.
+    """
+    path = folder / PRUNING_FILE
+    return read(PruningDocument, read_json(path, PRUNING_SCHEMA), path) if path.is_file() else None
