@@ -383,7 +383,11 @@ def test_no_room_for_statistics_or_weights(capsys, model, data, tmp_path, limit_
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_interrupted_deploy_goes_on(capsys, caplog, request, model, data, tmp_path):
+def stopped(*_: object) -> bool:
+    raise BadInput("stopped in the middle")
+
+
+def test_interrupted_deploy_goes_on(capsys, caplog, request, monkeypatch, model, data, tmp_path):
     out = tmp_path / "deployment"
     arguments = ["deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "1"]
     command = [sys.executable, "-m", "leanear.entry", *arguments]
@@ -410,7 +414,10 @@ def test_interrupted_deploy_goes_on(capsys, caplog, request, model, data, tmp_pa
     assert "replaces" not in errors
 
     caplog.clear()
-    assert run([*arguments, "--sparsity", "0.3"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("leanear.deploy.pipeline.clips_stage", stopped)  # after what it says, before all work
+        assert run([*arguments, "--sparsity", "0.3"]) == 2
+    assert capsys.readouterr().err.endswith("leanear: stopped in the middle\n")
     said = "replaces the results of another request (goal: 50 % of the attention parameters removed)"
     assert f"note: {out}: {said}; --out FOLDER keeps both" in caplog.messages
 
