@@ -87,16 +87,9 @@ def _add_onnxruntime_group(
 
 
 def _add_plain_group(
-    graph: Graph,
-    query: str,
-    key: str,
-    value: str,
-    group: HeadGroup,
-    token_count: int,
-    name: str,
-    whole: bool,
-    turned: bool,
-) -> str:
+    graph: Graph, query: str, key: str, value: str, group: HeadGroup, token_count: int, name: str,
+    whole: bool, turned: bool,
+) -> str:  # fmt: skip
     """Context of a group's heads, one after the other (T, H V), by plain operators.
 
     whole: values are filled up to full vectors: OpenVINO multiplies by a part of one of 16 columns more slowly. turned:
