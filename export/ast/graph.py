@@ -195,8 +195,8 @@ def _add_embeddings(graph: Graph, features: str, embeddings: Any, config: Any) -
     image = graph.reshape(spectrogram, (1, 1, config.num_mel_bins, config.max_length), "patches.image")
     kernel = graph.weight("patches.weight", tuple(projection.weight.shape), lambda: array(projection.weight))
     grid = graph.node("Conv", [image, kernel], "patches.grid", strides=[config.frequency_stride, config.time_stride])
-    flat = graph.reshape(grid, (width, patches), "patches.flat")
-    rows = graph.node("Transpose", [flat], "patches.rows", perm=[1, 0])
+    channels_last = graph.node("Transpose", [grid], "patches.channels_last", perm=[0, 2, 3, 1])
+    rows = graph.reshape(channels_last, (patches, width), "patches.rows")
     # The convolution's bias is added together with the positions, which are a constant too.
     places = graph.weight(
         "patches.positions", (patches, width), lambda: positions[READ_TOKENS:] + array(projection.bias)

@@ -64,7 +64,8 @@ def add_attention(
         if form == "onnxruntime":
             contexts.append(_add_onnxruntime_group(graph, *parts, group, rows, here))
         else:
-            contexts.append(_add_plain_group(graph, *parts, group, rows, here, whole=form == "openvino"))
+            whole, turned = form == "openvino", is_eight_bit and form == "openvino" and not any_count
+            contexts.append(_add_plain_group(graph, *parts, group, rows, here, whole, turned))
     context = contexts[0] if len(contexts) == 1 else graph.node("Concat", contexts, f"{name}.context", axis=1)
     return add_output(graph, context, attention, groups, name)
 
@@ -86,11 +87,13 @@ def _add_onnxruntime_group(
 
 
 def _add_plain_group(
-    graph: Graph, query: str, key: str, value: str, group: HeadGroup, token_count: int, name: str, whole: bool = False
-) -> str:
+    graph: Graph, query: str, key: str, value: str, group: HeadGroup, token_count: int, name: str,
+    whole: bool, turned: bool,
+) -> str:  # fmt: skip
     """Context of a group's heads, one after the other (T, H V), by plain operators.
 
-    whole: values are filled up to full vectors: OpenVINO multiplies by a part of one of 16 columns more slowly.
+    whole: values are filled up to full vectors: OpenVINO multiplies by a part of one of 16 columns more slowly. turned:
+    keys are turned by a node of its own, which OpenVINO makes a part of a product of integers.
     """
     heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
     padding = round_up(value_width, VECTOR_COLUMNS) - value_width if whole else 0
@@ -100,7 +103,7 @@ def _add_plain_group(
     if padding:
         pads = graph.constant(f"pads.{padding}", np.array([0] * 7 + [padding], dtype=np.int64))
         value = graph.node("Pad", [value, pads], f"{name}.value.padded")
-    joined = _add_scores_and_values(graph, query, key, value, name)
+    joined = _add_scores_and_values(graph, query, key, value, name, turned)
     if padding:
         begin = graph.constant("unpad.begin", np.array([0], dtype=np.int64))
         end = graph.constant(f"unpad.{value_width}", np.array([value_width], dtype=np.int64))
@@ -109,10 +112,12 @@ def _add_plain_group(
     return graph.reshape(joined, (token_count, heads * value_width), f"{name}.joined")
 
 
-def _add_scores_and_values(graph: Graph, query: str, key: str, value: str, name: str) -> str:
+def _add_scores_and_values(graph: Graph, query: str, key: str, value: str, name: str, turned: bool) -> str:
     """Attention of (1, T, H, K), (1, T, H, K) and (1, T, H, V): (1, T, H, V)."""
     query = graph.node("Transpose", [query], f"{name}.query.heads", perm=[0, 2, 1, 3])
-    key = graph.node("Transpose", [key], f"{name}.key.heads", perm=[0, 2, 3, 1])
+    if turned:
+        key = graph.node("Transpose", [key], f"{name}.key.rows", perm=[0, 2, 1, 3])
+    key = graph.node("Transpose", [key], f"{name}.key.heads", perm=[0, 1, 3, 2] if turned else [0, 2, 3, 1])
     value = graph.node("Transpose", [value], f"{name}.value.heads", perm=[0, 2, 1, 3])
     scores = graph.node("MatMul", [query, key], f"{name}.scores")
     weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
