@@ -17,7 +17,7 @@ from leanear.targets.target import read_target
 from leanear.timing import model_timing, speech_timing
 from leanear.timing.block_timing import InTurn
 from leanear.timing.latency_table import HEAD_PARTS
-from leanear.timing.model_timing import Tables
+from leanear.timing.model_timing import Tables, Timed
 from leanear.timing.speech_latency import (
     ENCODER_STAGE,
     KINDS,
@@ -195,7 +195,7 @@ def test_the_finished_model_is_exported_and_timed_beside_the_dense_one(checkpoin
     assert timing.dense_and_slim(checkpoint.model, lambda *_: None, 2.0) == InTurn(4.0, 2.5)
     assert (seen["work"].tokens, seen["work"].clip_samples, seen["share_s"]) == (7, 24_000, 2.0)
     assert timing.audio_s == 1.5
-    assert timing.told() == {"precision": "fp32", "audio_s": 1.5, "tokens": 7, "window": "full", "window_s": 2.0}
+    assert timing.told() == Timed(precision="fp32", audio_s=1.5, tokens=7, window="full", window_s=2.0)
 
 
 @pytest.mark.parametrize(
