@@ -16,6 +16,7 @@ from leanear.prune.latency_goal import LatencyCheck
 from leanear.prune.search import Trial
 from leanear.recover.compensation import Compensated
 from leanear.recover.kept_training import Distilled
+from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
 from leanear.runtimes.records import read
 from leanear.timing.model_timing import Timed
@@ -114,4 +115,26 @@ def read_pruning(folder: Path) -> PruningDocument | None:
         BadInput: it is not what it should be.
     """
     path = folder / PRUNING_FILE
-    return read(PruningDocument, read_json(path, PRUNING_SCHEMA), path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    pruning = read(PruningDocument, read_json(path, PRUNING_SCHEMA), path)
+    for key, is_sound in _sound_values(pruning).items():
+        if not is_sound:
+            raise BadInput(f"{path}: {key} does not go with the rest of the file")
+    return pruning
+
+
+def _sound_values(pruning: PruningDocument) -> dict[str, bool]:
+    """Whether the values by which others are looked up or divided can be: by key."""
+    loss, recovery = pruning.loss, pruning.recovery
+    best_epoch = 0 if recovery is None else recovery.best_epoch
+    epochs = 1 if recovery is None else len(recovery.held_out_kls) or 1
+    kinds, of_feed_forward = set(pruning.by_kind), set(pruning.feed_forward_by_kind or ())
+    return {
+        "sparsity": 0 <= pruning.sparsity <= 1,
+        "by_kind": bool(kinds) and kinds <= {"encoder", "decoder", "cross"},
+        "feed_forward_by_kind": not of_feed_forward or of_feed_forward == kinds - {"cross"},
+        "loss.best": 0 <= loss.best < max(len(loss.rounds), 1),
+        "loss.finished.counted": loss.finished.counted > 0,
+        "recovery.best_epoch": 0 <= best_epoch < epochs,
+    }

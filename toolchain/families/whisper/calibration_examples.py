@@ -91,7 +91,7 @@ def _with_words(examples: Sequence[_Example], normaliser: Normaliser) -> list[_E
     worded: list[_Example] = []
     left_out: list[str] = []
     for each in examples:
-        if normaliser.apply(each.text).strip():
+        if any(map(str.isalnum, normaliser.apply(each.text))):
             worded.append(each)
         else:
             left_out.append(each.name)
