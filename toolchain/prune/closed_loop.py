@@ -74,8 +74,12 @@ class Round:
     @property
     def agrees(self) -> bool:
         """Whether estimate and measurement, whole and of every block, are within a factor of two, or nothing."""
-        pairs = [(self.estimated, self.measured), *((each.estimated, each.measured) for each in self.blocks)]
-        return all(_close(*pair) for pair in pairs)
+        return self.agrees_as_a_whole and all(_close(each.estimated, each.measured) for each in self.blocks)
+
+    @property
+    def agrees_as_a_whole(self) -> bool:
+        """Whether that is so of the whole, whatever its blocks do."""
+        return _close(self.estimated, self.measured)
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,8 @@ def loss_sentence(pruning: PruningDocument) -> str | None:
     chosen, first = rounds[loss.best], rounds[0]
     said += f" {'Before that, the' if _after(pruning) else 'The'} plan's estimate was {nats(chosen.estimated)} nats,"
     said += f" and {nats(chosen.measured)} were measured"
-    off = chosen.measured > 2 * chosen.estimated or chosen.estimated > 2 * chosen.measured
-    said += f"; its blocks, cut one by one, lose {nats(chosen.of_blocks)} together." if off else "."
+    one_by_one = f"; its blocks, cut one by one, lose {nats(chosen.of_blocks)} together."
+    said += "." if chosen.agrees_as_a_whole else one_by_one
     if len(rounds) > 1 and chosen.measured > min(each.measured for each in rounds):
         said += f" Round {loss.best + 1} of {len(rounds)} stays: compensated, it loses the least, or as little as"
         said += " any, with estimates that held."

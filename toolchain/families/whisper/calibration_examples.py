@@ -88,14 +88,9 @@ def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
 
 def _with_words(examples: Sequence[_Example], normaliser: Normaliser) -> list[_Example]:
     """The examples in whose text a word is left: by the others no error can be counted."""
-    worded: list[_Example] = []
-    left_out: list[str] = []
-    for each in examples:
-        if any(map(str.isalnum, normaliser.apply(each.text))):
-            worded.append(each)
-        else:
-            left_out.append(each.name)
-    if left_out:
+    worded = [each for each in examples if any(map(str.isalnum, normaliser.apply(each.text)))]
+    if len(worded) < len(examples):
+        left_out = [each.name for each in examples if each not in worded]
         why = f"no word is left of the transcript after normalising ({named(left_out)})"
         if not worded:
             raise BadInput(f"calibration clips: {why}")
