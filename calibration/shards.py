@@ -15,6 +15,7 @@ import torch
 from torch import distributed
 
 from leanear.calibration.kept import keep_tensors, kept_tensors
+from leanear.runtimes.errors import BadInput
 
 Tensors = Mapping[str, torch.Tensor]
 Progress = Callable[[int, int], None]
@@ -22,10 +23,17 @@ Progress = Callable[[int, int], None]
 
 @contextlib.contextmanager
 def processes() -> Iterator[int]:
-    """Join the processes that `torchrun` started, over gloo, or nccl where they have GPUs; the rank, 0 if alone."""
+    """Join the processes that `torchrun` started, over gloo, or nccl where they have GPUs; the rank, 0 if alone.
+
+    Raises:
+        BadInput: there are GPUs, and fewer of them than processes here.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
         yield rank()
         return
+    gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < gpus < here:
+        raise BadInput(f"torchrun started {here} processes here, for {gpus} GPUs: give it --nproc-per-node {gpus}")
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield rank()

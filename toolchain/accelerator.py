@@ -15,7 +15,7 @@ def accelerator() -> torch.device:
     found = torch.accelerator.current_accelerator(check_available=True)
     if found is None:
         return torch.device("cpu")
-    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count())
+    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -39,7 +39,10 @@ def cross_attention(model: Any, tokens: np.ndarray, states: Any) -> list[np.ndar
     model.set_attn_implementation("eager")  # the others do not store it
     try:
         decoded = model.model.decoder(
-            input_ids=torch.tensor(tokens)[None], encoder_hidden_states=states, use_cache=False, output_attentions=True
+            input_ids=torch.tensor(tokens, device=states.device)[None],
+            encoder_hidden_states=states,
+            use_cache=False,
+            output_attentions=True,
         )
     finally:
         model.set_attn_implementation(attention)

@@ -14,6 +14,7 @@ from leanear.calibration.statistics import (
     statistics_from_tensors,
     statistics_tensors,
 )
+from leanear.runtimes.errors import BadInput
 from tests.calibration.small_attention import Attention, logits
 
 MADE_FROM = {"checkpoint": "0" * 64}
@@ -131,3 +132,11 @@ def test_alone_there_is_nothing_to_join(monkeypatch):
     shards.broadcast([tensor])
     shards.wait()
     assert tensor.tolist() == [1, 1]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BadInput, match="2 processes here, for 1 GPUs: give it --nproc-per-node 1"), shards.processes():
+        raise AssertionError("they would share a GPU, which nccl does not do")

@@ -93,16 +93,19 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
 def _torch_listener(folder: Path, threads: int) -> Listener:
     import torch
 
+    from leanear.accelerator import accelerator
+
     task = task_of(folder)
     if task == SPEECH_TASK:
         raise BadInput(f"{folder}: it writes down speech and has no labels")
     checkpoint = load_checkpoint(folder)
     family, extractor = family_of(checkpoint), checkpoint.feature_extractor
+    checkpoint.model.to(accelerator())
     torch.set_num_threads(threads)
 
     def logits_of(waveforms: Sequence[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
-            logits = np.asarray(family.logits(checkpoint.model, family.features(extractor, waveforms)).numpy())
+            logits = np.asarray(family.logits(checkpoint.model, family.features(extractor, waveforms)).cpu().numpy())
         if not np.isfinite(logits).all():
             raise MeasurementFailed(
                 f"{folder}: the model gave NaN or infinite logits; are the clip's samples within -1 to 1?"

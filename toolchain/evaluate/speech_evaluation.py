@@ -49,7 +49,8 @@ class Transcriber:
 def open_transcriber(
     model_or_artifact: str, runtime: str, precision: str | None, threads: int, window: str | None = None
 ) -> Transcriber:
-    """A transcriber for a speech artifact, on `runtime`, or for a checkpoint, in torch.
+    """A transcriber for a speech artifact, on `runtime`, or for a checkpoint, in torch, on a GPU where there is
+    one.
 
     precision: None: what the artifact's graphs are of. window: "full", "auto" or seconds; None: the artifact's own, or
     of a checkpoint the full one.
@@ -68,11 +69,13 @@ def open_transcriber(
         raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
     import torch
 
+    from leanear.accelerator import accelerator
     from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
 
     folder = checkpoint_folder(model_or_artifact)
     checkpoint = cast("WhisperCheckpoint", load_checkpoint(folder))  # the one family that writes down speech
     torch.set_num_threads(threads)
+    checkpoint.model.to(accelerator())
     model = speech_model(checkpoint, window or FULL)
     return Transcriber("torch", TorchSpeechSession(checkpoint), model, read_spellings(folder))
 

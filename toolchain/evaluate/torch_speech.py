@@ -23,7 +23,7 @@ SMALLEST_WEIGHT = 1e-30  # of attention, so that its logarithm is a number
 
 
 class TorchSpeechSession:
-    """A `runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, with transformers' own cache."""
+    """A `runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, where it is: on the CPU or a GPU."""
 
     takes_several = True
 
@@ -54,7 +54,7 @@ class TorchSpeechSession:
     @torch.inference_mode()
     def encode_features(self, features: torch.Tensor) -> None:
         """Encoder states of log-mel features (1, mels, frames), as many frames as the window has."""
-        self._states = window_states(self._model.model.encoder, features)
+        self._states = window_states(self._model.model.encoder, features.to(self._model.device))
         self._rows = 0
 
     def start(self, rows: int = 1) -> None:
@@ -74,14 +74,14 @@ class TorchSpeechSession:
         assert cache is not None
         assert self._states is not None
         if parents is not None:
-            cache.self_attention_cache.reorder_cache(torch.from_numpy(parents))
+            cache.self_attention_cache.reorder_cache(torch.from_numpy(parents).to(self._states.device))
         output = self._model(
             encoder_outputs=(self._states.repeat_interleave(self._rows // len(self._states), dim=0),),
-            decoder_input_ids=torch.from_numpy(tokens),
+            decoder_input_ids=torch.from_numpy(tokens).to(self._states.device),
             past_key_values=cache,
             use_cache=True,
         )
-        return np.asarray(output.logits[:, -1].float().numpy())
+        return np.asarray(output.logits[:, -1].float().cpu().numpy())
 
     @torch.inference_mode()
     def alignment_scores(self, tokens: np.ndarray) -> np.ndarray:
