@@ -61,7 +61,7 @@ class Hearing:
         return self._decoded(capped, language, previous, 0, self._first_end(samples))
 
     def _first_end(self, samples: np.ndarray) -> int:
-        """The first timestamp at which the text of a piece may end; 0, at any, of what is no piece."""
+        """Before which timestamp the text of a piece does not end at a pair; 0, at any it may, of what is no piece."""
         return first_end(self.model.tokens, samples, self.model.sample_rate_hz) if self.in_pieces else 0
 
     def _decoded(

@@ -50,9 +50,9 @@ def decode_window(
     """The likeliest transcript of the window that `session` has encoded, at one temperature.
 
     language: a code that is already known; None: as the options say. previous: tokens said before, shown to the
-    decoder. no_speech: measure how likely it is that nobody speaks. first_end: the first timestamp that may end the
-    text; least: tokens, see `TokenRules`. At temperature 0 this is greedy decoding or, with `options.beam_size`, beam
-    search as openai's; above, the likeliest of `options.best_of` samples by `generator`.
+    decoder. no_speech: measure how likely it is that nobody speaks. first_end, least: see `TokenRules`. At temperature
+    0 this is greedy decoding or, with `options.beam_size`, beam search as openai's; above, the likeliest of
+    `options.best_of` samples by `generator`.
 
     Raises:
         BadInput: the model does not have the language or the task.

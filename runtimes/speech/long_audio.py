@@ -12,8 +12,9 @@ and why:
 - Longer audio is cut so into pieces of PIECE_S at most, where the encoder takes windows of several lengths and nobody
   asks for what was said before. The next piece begins where one was cut, not at its last timestamp: so none depends on
   another, and several are decoded together (`leanear.runtimes.speech.first_tries`). A piece was not cut where somebody
-  speaks, so while half a second of it is to be heard its text ends at a timestamp only where the model is sure of that
-  (in a second try with `stop_repeats` alone); and what follows its last pair of timestamps is kept.
+  speaks, so while half a second of it is to be heard its text does not end after a pair of timestamps (in a second try
+  with `stop_repeats` alone): the pair says that a segment begins, where a single one is followed by noise at most. What
+  follows its last pair is kept.
 - Without timestamps, which transformers allows for one window only, windows follow each other with nothing between.
 - A window of digital silence is not decoded. Segments without text are not given. A window in which nobody seems to
   speak after what was said before is heard again without it, with `stop_repeats`: it had silenced 23 s of speech.

@@ -25,10 +25,7 @@ class Hypothesis:
 
 
 class Search:
-    """The hypotheses of one window, from the prompt on; first_ends: of each, the first timestamp that may end it.
-
-    least: tokens, see `TokenRules`.
-    """
+    """The hypotheses of one window, from the prompt on; first_ends, of each, and least: see `TokenRules`."""
 
     def __init__(
         self,

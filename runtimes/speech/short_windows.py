@@ -60,7 +60,7 @@ def audible_s(samples: np.ndarray, sample_rate_hz: int) -> float:
 
 
 def first_end(tokens: Decoding, samples: np.ndarray, sample_rate_hz: int) -> int:
-    """The first timestamp at which a text of all that is said in `samples` may end: what is heard later is no word."""
+    """The first timestamp that leaves no word out: what of `samples` is audible after it is too short for one."""
     behind = np.cumsum(_are_audible(samples, sample_rate_hz)[::-1])
     end_s = (len(behind) - np.searchsorted(behind, LEFT_S / FRAME_S)) * FRAME_S
     return (tokens.timestamp_begin or 0) + int(end_s / tokens.timestamp_step_s)

@@ -13,7 +13,6 @@ from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.manifest import Decoding
 
 FORBIDDEN = -np.inf
-LOG_SURE = np.log(0.7)  # above it the text ends wherever it is: of noise after speech the model is surer than of a rest
 
 
 class TokenRules:
@@ -37,8 +36,8 @@ class TokenRules:
         """Set to minus infinity, in place, what may not be said next.
 
         scores: float32 (rows, vocabulary), logits of the next token; said: the tokens of each row since the prompt;
-        first_ends: the timestamp of each row at which the text may end first, none where it may at any; before that it
-        ends only where the model is sure. Where nothing at all may be said, the end may.
+        first_ends: the timestamp of each row before which the text does not end after a pair of timestamps, which says
+        that another segment has begun; none where it may after any. Where nothing at all may be said, the end may.
 
         Raises:
             MeasurementFailed: a score is NaN or infinite.
@@ -53,8 +52,8 @@ class TokenRules:
                 row[self._not_first] = FORBIDDEN
             if self._timestamps:
                 self._apply_timestamp_rules(row, before)
-                is_early = bool(before) and before[-1] in self._tokens.times and before[-1] < first_end
-                if is_early and row[self._tokens.end] - _log_sum_exp(row) < LOG_SURE:
+                is_pair = len(before) > 1 and all(token in self._tokens.times for token in before[-2:])
+                if is_pair and before[-1] < first_end:
                     row[self._tokens.end] = FORBIDDEN
             highest = row.max()  # NaN where any score is
             if not highest < np.inf:

@@ -80,6 +80,20 @@ def test_rows_have_histories_of_their_own():
     np.testing.assert_array_equal(scores, expected)
 
 
+@pytest.mark.parametrize(
+    ("said", "ends"), [([0, 1, 5], True), ([0, 1, 5, 5], False), ([0, 1, 9, 9], True), ([0], True)]
+)
+def test_a_text_ends_early_after_a_single_timestamp_and_not_after_a_pair_whatever_the_model_is_sure_of(said, ends):
+    history = [each if each == 1 else TIMES + each for each in said]
+    scores = np.zeros((1, SIZE), np.float32)
+    scores[0, END] = 20.0
+    expected = theirs(scores[0], history, None, True)
+    assert np.isfinite(expected[END])
+    expected[END] = expected[END] if ends else -np.inf
+    TokenRules(TOKENS, True).apply(scores, [history], [TIMES + 9])
+    np.testing.assert_array_equal(scores[0], expected)
+
+
 def test_a_short_text_does_not_end_where_what_is_never_said_is_likelier():
     rules, quote = TokenRules(TOKENS, timestamps=False, least=3), TOKENS.suppress[0]
     likely = np.zeros((5, SIZE), dtype=np.float32)
