@@ -39,15 +39,6 @@ class BlockOptions:
     damages: np.ndarray
 
 
-def removed_or_widest(head: HeadOptions) -> HeadOptions:
-    """The options of a head that is either removed or keeps the widest of its options."""
-    total = head.query_key_widths + head.value_output_widths
-    places = np.flatnonzero(removes(head) | (total == total.max()))
-    return HeadOptions(
-        head.query_key_widths[places], head.value_output_widths[places], head.costs[places], head.damages[places]
-    )
-
-
 def check_options(
     sites: Sequence[Sequence[HeadOptions]],
     tied: Sequence[TiedCost] | None,
