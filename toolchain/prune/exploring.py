@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import shlex
 from collections.abc import Sequence
@@ -135,13 +136,13 @@ def _points(
         corrections = choose_measured(
             family, dense, scores, costs, budget, recipe, judge.held_out, report=report
         ).corrections
-    curve = (family, dense, scores, corrections, costs, recipe)
+    curve = functools.partial(estimated_curve, family, dense, scores, corrections, costs, recipe)
     table: Costs | None = None
     if milliseconds:
         with narrator.step("timing the target") as report:
             tables = tables_of(timing_of(checkpoint, target, None), recipe.prune, False, report)
             table = latency_costs(tables, family.attention_sites(dense), family.feed_forward_sites(dense))
-    estimates = estimated_curve(*curve, TENTHS)
+    estimates = curve(TENTHS)
     measured = _measured(family, dense, scores, estimates, judge, narrator)
     divergences = {sparsity: loss.divergence for sparsity, loss in measured.items()}
     found = [(each.sparsity, each.loss, divergences.get(each.sparsity)) for each in estimates]
@@ -151,7 +152,7 @@ def _points(
     points = tuple(_point(each, dense, costs, macs, table, measured.get(each.sparsity)) for each in estimates)
     facts = {
         "prune": recipe.prune,
-        "begins_at": _begins_at(loss_begins_at(*curve, ratio), points),
+        "begins_at": _begins_at(loss_begins_at(curve, ratio), points),
         "knee": knee(estimates),
         "held_out_clips": len(held_out),
         "parameters_dense": sum(parameter.numel() for parameter in dense.parameters()),
