@@ -1,7 +1,5 @@
 """The folder that travels to a device: graphs, golden clips with the checkpoint's own logits, and their manifest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

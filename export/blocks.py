@@ -3,8 +3,6 @@
 Dimension letters: T tokens, D model width, H heads, K per-head query/key width, V per-head value/output width.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path

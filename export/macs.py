@@ -11,8 +11,6 @@ Additions alone, normalisation, softmax and activation are not MACs.
 Dimension letters: T encoder tokens, L tokens that the decoder is fed, D model width, K, V a head's widths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

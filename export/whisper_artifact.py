@@ -1,7 +1,5 @@
 """A Whisper's artifact: encoder, decoder, vocabulary, what decoding has to know, and golden clips."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

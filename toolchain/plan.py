@@ -1,7 +1,5 @@
 """The plan: which channels every attention head keeps, as one readable and hashable file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -8,8 +8,6 @@ Three identities are used, each exact in real arithmetic:
 Dimension letters: T tokens, D model width, H heads, K per-head query/key width, V per-head value/output width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

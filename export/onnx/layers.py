@@ -1,7 +1,5 @@
 """Linear layers and layer norms as ONNX operators over tokens (T, D), their weights read from torch modules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What tensors of a graph were seen to hold while real clips ran through it: the ranges that integers are given."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`leanear classify` and `leanear transcribe`."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

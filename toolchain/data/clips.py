@@ -1,7 +1,5 @@
 """Examples as waveforms with what is known of them."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 

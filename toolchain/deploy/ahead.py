@@ -1,7 +1,5 @@
 """Engines that are built on this machine, ahead of time, for GPUs that need not be here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`leanear import`: results that were measured by hand on a device come home into the deployment that they are of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

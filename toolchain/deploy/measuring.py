@@ -1,7 +1,5 @@
 """Benchmarks and reports of artifacts that are there already."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass

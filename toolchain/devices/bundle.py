@@ -1,7 +1,5 @@
 """A bundle for a device: artifacts, evaluation clips, and one runner file that needs Python, numpy and a runtime."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import re

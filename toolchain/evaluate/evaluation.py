@@ -1,7 +1,5 @@
 """Accuracy, mAP, labels and word error rates, by a checkpoint in torch or by an artifact on its runtime."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The Audio Spectrogram Transformer family: loading, attention sites, loss, slimming, saving."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

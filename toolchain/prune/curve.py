@@ -1,7 +1,5 @@
 """Size against loss: from one scoring, what models of every size would lose, and where that begins to matter."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

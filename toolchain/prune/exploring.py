@@ -1,7 +1,5 @@
 """Size against loss before anything is written: a curve from one scoring, a few of its points measured."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

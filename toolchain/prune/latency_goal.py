@@ -5,8 +5,6 @@ is exported and timed in turn with the dense one; where it misses the goal, the 
 measured, and the widths are chosen again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Pruning in a new basis, from clips to a slim model: to the goal, compensated where it helps, recovered if asked."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Prune by a recipe: score, choose, cut and recover, in one shot or step by step."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence

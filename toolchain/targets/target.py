@@ -1,7 +1,5 @@
 """A target: one TOML file in `targets/`, found by name, or a user's own by path."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Times whole Whispers of chosen widths on this device, stage by stage, and makes the latency table of them."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import statistics

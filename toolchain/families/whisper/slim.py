@@ -1,7 +1,5 @@
 """The slim model of a plan, and its checkpoint's folder."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

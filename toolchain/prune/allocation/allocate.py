@@ -10,8 +10,6 @@ costs share such a cell, and the optimum is exact again.
 Dimension letters: H heads, K per-head query/key width, V per-head value/output width.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence

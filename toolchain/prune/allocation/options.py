@@ -1,7 +1,5 @@
 """What a head or a block of one width may become, at what cost and damage."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
