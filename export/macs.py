@@ -61,10 +61,7 @@ class _Columns:
 
 
 def count_macs(
-    model: Any,
-    front_end: FrontEnd | None = None,
-    read_tokens: int | None = READ_TOKENS,
-    form: str = "portable",
+    model: Any, front_end: FrontEnd | None = None, read_tokens: int | None = READ_TOKENS, form: str = "portable"
 ) -> Macs:
     """The MACs of a loaded AST classifier (stock or slim) for one window.
 

@@ -163,9 +163,7 @@ def add_query_weights(graph: Graph, attention: Attention, groups: Sequence[HeadG
         lambda: query_key_rows(attention.query_weight, attention, groups).T * scaling,
     )
     bias = graph.weight(
-        f"{name}.query.bias",
-        (columns,),
-        lambda: query_key_rows(attention.query_bias, attention, groups) * scaling,
+        f"{name}.query.bias", (columns,), lambda: query_key_rows(attention.query_bias, attention, groups) * scaling
     )
     return weight, bias
 

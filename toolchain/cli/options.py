@@ -196,10 +196,7 @@ goal_options = _options(
     ),
     click.option("--macs", type=float, callback=finite, help="Share of the model's multiply-accumulates to keep."),
     click.option(
-        "--latency-ms",
-        type=float,
-        callback=finite,
-        help="Milliseconds of one inference on the target, timed here.",
+        "--latency-ms", type=float, callback=finite, help="Milliseconds of one inference on the target, timed here."
     ),
     click.option(
         "--speedup",

@@ -121,11 +121,7 @@ def export_stage(
     them.
     """
     calibration, graphs = folder / "clips" / "calibration.npz", graph_precision(precision)
-    made_from = {
-        "checkpoint": checkpoint_sha256(source),
-        "golden clips": sha256_file(calibration),
-        **asked.as_json(),
-    }
+    made_from = {"checkpoint": checkpoint_sha256(source), "golden clips": sha256_file(calibration), **asked.as_json()}
 
     def work() -> None:
         from leanear.deploy.exporting import write_proved_artifact

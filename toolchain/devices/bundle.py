@@ -77,14 +77,7 @@ else:
 
 
 def write_bundle(
-    out: Path,
-    *,
-    name: str,
-    target: str,
-    slim: Path,
-    dense: Path | None,
-    clips: Path | None,
-    run: BundleRun,
+    out: Path, *, name: str, target: str, slim: Path, dense: Path | None, clips: Path | None, run: BundleRun
 ) -> Bundle:
     """The bundle written to `out`, whole or not at all; the same inputs give the same bytes.
 

@@ -250,11 +250,7 @@ def slim_model(
 
 
 def save_slim_checkpoint(
-    model: SlimASTForAudioClassification,
-    source: AstCheckpoint,
-    plan: Plan,
-    out: Path,
-    facts: Any = None,
+    model: SlimASTForAudioClassification, source: AstCheckpoint, plan: Plan, out: Path, facts: Any = None
 ) -> None:
     """Write the slim checkpoint folder, whole or not at all.
 

@@ -89,11 +89,7 @@ class RotatedRecipe:
 
 
 def choose_widths(
-    sites: Sequence[AttentionSite],
-    losses: Losses,
-    costs: Costs,
-    budget: float,
-    recipe: RotatedRecipe,
+    sites: Sequence[AttentionSite], losses: Losses, costs: Costs, budget: float, recipe: RotatedRecipe
 ) -> Allocation:
     """The widths of every head, (0, 0) where it goes, of least estimated loss within the budget of the whole model.
 

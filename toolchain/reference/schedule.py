@@ -99,11 +99,7 @@ def prune(
         raise ValueError("a state folder is of no use without made_from: it could be another model's")
     order = calibration_order(calibration, recipe)
     model = checkpoint.model
-    plan = dataclasses.replace(
-        family.dense_plan(model),
-        recipe=as_json(recipe),
-        made_from=dict(made_from or {}),
-    )
+    plan = dataclasses.replace(family.dense_plan(model), recipe=as_json(recipe), made_from=dict(made_from or {}))
     check_sparsity(family, model, recipe)
     step, resumed = _last_finished_step(family, state, plan)
     if resumed is not None:

@@ -23,14 +23,7 @@ from leanear.plan import first_channels
 from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import MeasurementFailed
-from leanear.runtimes.manifest import (
-    MANIFEST_SCHEMA,
-    NO_FILE,
-    NO_GOLDEN,
-    SpeechManifest,
-    SpeechOutput,
-    waveform_input,
-)
+from leanear.runtimes.manifest import MANIFEST_SCHEMA, NO_FILE, NO_GOLDEN, SpeechManifest, SpeechOutput, waveform_input
 from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.records import as_json, read
 from leanear.runtimes.sessions import SessionOptions

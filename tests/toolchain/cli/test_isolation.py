@@ -21,12 +21,7 @@ from leanear.benchmarks.device.runner import _parser
 from leanear.cli.commands import cli
 from leanear.devices.bundle import RUNNER_FILE
 from leanear.runtimes.process import isolation
-from leanear.runtimes.process.isolation import (
-    code_command,
-    isolated_environment,
-    leave_current_folder,
-    module_command,
-)
+from leanear.runtimes.process.isolation import code_command, isolated_environment, leave_current_folder, module_command
 from tests.conftest import TINY_LABELS, write_tiny, write_tones
 from tests.toolchain.deliveries import FEW as FEW_MEASUREMENTS
 from tests.toolchain.deliveries import changed_benchmarks

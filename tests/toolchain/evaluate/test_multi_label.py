@@ -230,10 +230,7 @@ def test_results_are_read_strictly(deployed, tmp_path):
         (lambda answers: answers["roles"]["slim"].update(logits_float32="AAAA"), "roles.slim.logits_float32"),
         (lambda answers: answers["label_ids"].__setitem__(0, [7]), r"label_ids\[0\]: a label lies outside 0..4"),
         (lambda answers: answers["label_ids"].pop(), "for 27 clips|cross_entropy_nats: 28 for 27"),
-        (
-            lambda answers: answers["roles"]["slim"].update(predicted_ids=[]),
-            "roles.slim.predicted_ids'",
-        ),
+        (lambda answers: answers["roles"]["slim"].update(predicted_ids=[]), "roles.slim.predicted_ids'"),
     ):
         changed = json.loads(json.dumps(document))
         change(changed["accuracy"])
