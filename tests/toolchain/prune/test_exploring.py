@@ -67,6 +67,20 @@ def passes(monkeypatch) -> list[str]:
     return seen
 
 
+@pytest.fixture(scope="module")
+def explored_folder(classifier, tmp_path_factory) -> tuple[Path, list[str]]:
+    """A folder with the classifier's curve and scores, and the passes that it took."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        seen = passes(patch)
+        assert run(["explore", *map(str, (classifier[0], "--data", classifier[1], "--out", out))]) == 0
+    return out, seen
+
+
+def curve_of(explored_folder) -> dict:
+    return json.loads((explored_folder[0] / "explore.json").read_text())
+
+
 @pytest.mark.parametrize("kind", ["classifier", "speaker"])
 def test_the_curve_of_a_folder(capsys, request, tmp_path, monkeypatch, kind):
     given, out, seen = request.getfixturevalue(kind), tmp_path / "out", passes(monkeypatch)
@@ -103,8 +117,8 @@ def test_the_curve_of_a_folder(capsys, request, tmp_path, monkeypatch, kind):
     assert seen == [], "the second time the scores are taken from the folder"
 
 
-def test_a_point_is_the_model_that_prune_makes(capsys, classifier, tmp_path):
-    found = explored(capsys, classifier, tmp_path / "out")
+def test_a_point_is_the_model_that_prune_makes(capsys, explored_folder, tmp_path):
+    found = curve_of(explored_folder)
     arguments = ["prune", *found["command"].split()[2:-1], str(tmp_path / "slim"), "--json"]
     assert run(arguments) == 0
     pruned = json.loads(capsys.readouterr().out)
@@ -116,8 +130,9 @@ def test_a_point_is_the_model_that_prune_makes(capsys, classifier, tmp_path):
     assert [each["sparsity"] for each in curve] == [each["sparsity"] for each in found["points"]]
 
 
-def test_what_is_printed_is_the_table(capsys, classifier, tmp_path):
+def test_what_is_printed_is_the_table(capsys, classifier, explored_folder, tmp_path, markdown_alone):
     model, data = classifier
+    shutil.copytree(explored_folder[0], tmp_path / "out")
     assert run(["explore", str(model), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     document = read(Exploration, tmp_path / "out" / "explore.json")
@@ -133,13 +148,10 @@ def test_what_is_printed_is_the_table(capsys, classifier, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["in the first pass", "in the second pass", "after the scores"])
-def test_an_interrupted_run_goes_on(capsys, classifier, tmp_path, monkeypatch, where):
+def test_an_interrupted_run_goes_on(capsys, classifier, explored_folder, tmp_path, monkeypatch, markdown_alone, where):
     model, data = classifier
     out, seen = tmp_path / "out", passes(monkeypatch)
-    expected = explored(capsys, classifier, tmp_path / "whole")
-    every = list(seen)
-    assert set(every) == {"statistics_of", "squares_of"}
-    seen.clear()
+    assert set(explored_folder[1]) == {"statistics_of", "squares_of"}
 
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
@@ -154,7 +166,7 @@ def test_an_interrupted_run_goes_on(capsys, classifier, tmp_path, monkeypatch, w
         assert run(["explore", str(model), "--data", str(data), "--out", str(out)]) == 130
     assert not (out / "explore.json").exists()
     seen.clear()
-    assert explored(capsys, classifier, out) == expected
+    assert explored(capsys, classifier, out) == curve_of(explored_folder)
     if where == "in the second pass":
         assert set(seen) == {"squares_of"}
     if where == "after the scores":
@@ -169,12 +181,12 @@ def test_a_folder_with_something_else_in_it_is_left_alone(capsys, classifier, tm
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
 
-def test_scores_of_other_clips_are_not_used(capsys, classifier, tmp_path, monkeypatch):
+def test_scores_of_other_clips_are_not_used(capsys, classifier, explored_folder, tmp_path, monkeypatch, markdown_alone):
     other = shutil.copytree(classifier[1], tmp_path / "other")
     soundfile.write(other / "yes" / "0.wav", tone(4321), 16000)
     for number in range(12):
         soundfile.write(other / "up" / f"{number}.wav", tone(2000 + number), 16000)
-    explored(capsys, classifier, tmp_path / "out")
+    shutil.copytree(explored_folder[0], tmp_path / "out")
     seen = passes(monkeypatch)
     found = explored(capsys, (classifier[0], other), tmp_path / "out")
     assert seen
