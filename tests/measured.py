@@ -107,7 +107,7 @@ def in_this_process(module: str, request: dict[str, Any], progress: Progress, **
 
 
 @pytest.fixture(scope="module")
-def in_one_process():
+def measured_here():
     """Measurements and proofs take place here; that they do in processes of their own is shown where it matters.
 
     A start of Python, numpy and a runtime takes longer than a tiny model's whole measurement, ten times in each.

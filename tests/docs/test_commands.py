@@ -17,7 +17,7 @@ import soundfile
 from leanear.cli.commands import cli, run
 from tests.conftest import tone, write_tiny, write_tones
 
-pytestmark = pytest.mark.usefixtures("in_one_process")
+pytestmark = pytest.mark.usefixtures("measured_here")
 
 ROOT = Path(__file__).parents[2]
 DEMOS = ROOT / "toolchain" / "demo"

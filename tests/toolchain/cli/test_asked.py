@@ -25,7 +25,7 @@ from tests.runtimes.tiny_artifact import loudness_weights, write_tiny_artifact
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import make_tokenizer, write_whisper
 
-pytestmark = pytest.mark.usefixtures("in_one_process", "markdown_alone_here")
+pytestmark = pytest.mark.usefixtures("measured_here", "markdown_alone_here")
 
 KNOWN = make_tokenizer().get_vocab()
 DE, TRANSLATE = KNOWN["<|de|>"], KNOWN["<|translate|>"]

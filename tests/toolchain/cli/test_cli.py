@@ -26,7 +26,7 @@ from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, tone, write_tiny
 from tests.toolchain.recipes import recipe_flags
 
-pytestmark = pytest.mark.usefixtures("in_one_process")
+pytestmark = pytest.mark.usefixtures("measured_here")
 
 ROOT = Path(__file__).parents[3]
 

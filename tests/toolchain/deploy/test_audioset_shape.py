@@ -18,7 +18,7 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import read_clips
 from tests.conftest import tone
 
-pytestmark = pytest.mark.usefixtures("in_one_process", "markdown_alone_here")
+pytestmark = pytest.mark.usefixtures("measured_here", "markdown_alone_here")
 
 SECONDS, FRAMES, MEAN, DEVIATION = 10.24, 1024, -4.2677393, 4.5689974
 # Names as the ontology has them, and made-up ones for the others.

@@ -15,7 +15,7 @@ from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
-pytestmark = pytest.mark.usefixtures("in_one_process", "markdown_alone_here")
+pytestmark = pytest.mark.usefixtures("measured_here", "markdown_alone_here")
 
 TARGET = """description = "Nothing"
 runtime = "null"

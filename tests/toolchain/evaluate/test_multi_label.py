@@ -28,7 +28,7 @@ from leanear.runtimes.sessions import SessionOptions
 from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.tagged_folder import TAGS, write_tagged_folder, write_tagger
 
-pytestmark = pytest.mark.usefixtures("in_one_process", "markdown_alone_here")
+pytestmark = pytest.mark.usefixtures("measured_here", "markdown_alone_here")
 
 CLIPS = 48
 
