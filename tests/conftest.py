@@ -28,10 +28,12 @@ pytest_plugins = ("tests.measured",)
 TINY_LABELS = ("down", "left", "right", "up", "yes")
 
 LONGEST = (
-    "test_rotated.py", "test_isolation.py", "test_remote_faults.py", "test_commands.py", "test_distillation.py",
-    "test_comparison.py", "test_precision_deploy.py", "test_many_clips.py", "test_whisper_family.py",
+    "test_rotated.py", "test_isolation.py", "test_remote_faults.py", "test_distillation.py", "test_interrupted.py",
+    "test_commands.py", "test_comparison.py", "test_precision_deploy.py", "test_many_clips.py",
+    "test_whisper_family.py",
     "test_deploy_device.py", "test_whisper_settings.py", "test_whisper_pruning.py", "test_examples.py", "test_cli.py",
-    "test_speech_device.py", "test_demo.py", "test_any_window.py", "test_decoding_on_runtimes.py",
+    "test_speech_device.py", "test_demo.py", "test_bundle.py", "test_report.py", "test_compare.py",
+    "test_any_window.py", "test_decoding_on_runtimes.py",
 )  # fmt: skip
 
 
