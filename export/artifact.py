@@ -1,7 +1,5 @@
 """The folder that travels to a device: graphs, golden clips with the checkpoint's own logits, and their manifest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +17,7 @@ from leanear.export.whisper_artifact import Speech, golden_facts, write_whisper_
 from leanear.runtimes.artifact import Golden, write_golden
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_folder
-from leanear.runtimes.manifest import (
-    MANIFEST_FILE,
-    MANIFEST_SCHEMA,
-    ClassifierManifest,
-    Output,
-    waveform_input,
-)
+from leanear.runtimes.manifest import MANIFEST_FILE, MANIFEST_SCHEMA, ClassifierManifest, Output, waveform_input
 from leanear.runtimes.records import write
 from leanear.runtimes.tasks import classifier_task
 

@@ -3,8 +3,6 @@
 Dimension letters: T tokens, D model width, H heads, K per-head query/key width, V per-head value/output width.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,14 +15,7 @@ from onnx import TensorProto, helper
 from leanear.export.ast.graph import READ_TOKENS, WHOLE_LAST_ATTENTION, add_mlp
 from leanear.export.onnx.attention import add_attention, add_first_tokens, add_reader_attention
 from leanear.export.onnx.graph import Graph
-from leanear.export.onnx.heads import (
-    GROUP_MACS,
-    VECTOR_COLUMNS,
-    Attention,
-    HeadGroup,
-    groups_in_form,
-    together_in_form,
-)
+from leanear.export.onnx.heads import GROUP_MACS, VECTOR_COLUMNS, Attention, HeadGroup, groups_in_form, together_in_form
 from leanear.export.onnx.layers import add_layernorm
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products

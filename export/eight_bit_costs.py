@@ -3,8 +3,6 @@
 Asked when 8 bits cost too much together: a refusal names what hurts, and the worst few may stay in float32.
 """
 
-from __future__ import annotations
-
 import re
 import tempfile
 from collections.abc import Collection, Mapping, Sequence

@@ -11,8 +11,6 @@ Additions alone, normalisation, softmax and activation are not MACs.
 Dimension letters: T encoder tokens, L tokens that the decoder is fed, D model width, K, V a head's widths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +61,7 @@ class _Columns:
 
 
 def count_macs(
-    model: Any,
-    front_end: FrontEnd | None = None,
-    read_tokens: int | None = READ_TOKENS,
-    form: str = "portable",
+    model: Any, front_end: FrontEnd | None = None, read_tokens: int | None = READ_TOKENS, form: str = "portable"
 ) -> Macs:
     """The MACs of a loaded AST classifier (stock or slim) for one window.
 

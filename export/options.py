@@ -1,7 +1,5 @@
 """How a checkpoint becomes an artifact: what every family's exporter is told."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 python -m leanear.export.parity FOLDER [--dense-graph-bytes N]
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -1,7 +1,5 @@
 """A Whisper's artifact: encoder, decoder, vocabulary, what decoding has to know, and golden clips."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +12,7 @@ from leanear.export.onnx.graph import model_sizes
 from leanear.export.onnx.half_precision import has_half_precision
 from leanear.export.options import ExportOptions
 from leanear.export.whisper.golden_speech import collect_golden_speech
-from leanear.export.whisper.graph import (
-    FRAMES_PER_POSITION,
-    cache_sizes,
-    export_whisper,
-    observe_encoder,
-)
+from leanear.export.whisper.graph import FRAMES_PER_POSITION, cache_sizes, export_whisper, observe_encoder
 from leanear.export.whisper.half_ranges import too_large_in_whisper
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.voice import write_voice_graph
@@ -135,9 +128,4 @@ def _model_facts(model: Any, log_mel: LogMel, tokens: int) -> dict[str, Any]:
     blocks = [layer.self_attn for layer in model.model.encoder.layers]
     for layer in model.model.decoder.layers:
         blocks += [layer.self_attn, layer.encoder_attn]
-    return {
-        **model_sizes(model, blocks),
-        "macs": macs.total,
-        "macs_by_kind": macs.by_kind,
-        "macs_tokens": tokens,
-    }
+    return {**model_sizes(model, blocks), "macs": macs.total, "macs_by_kind": macs.by_kind, "macs_tokens": tokens}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,12 @@ pytest_plugins = ("tests.measured",)
 TINY_LABELS = ("down", "left", "right", "up", "yes")
 
 LONGEST = (
-    "test_isolation.py", "test_commands.py", "test_remote_faults.py", "test_precision_deploy.py", "test_cli.py",
-    "test_asked.py", "test_deploy_device.py", "test_speech_deploy.py", "test_rotated.py", "test_multi_label.py",
-    "test_speech_device.py", "test_examples.py", "test_demo.py", "test_comparison.py",
+    "test_rotated.py", "test_isolation.py", "test_remote_faults.py", "test_distillation.py", "test_interrupted.py",
+    "test_commands.py", "test_comparison.py", "test_precision_deploy.py", "test_many_clips.py",
+    "test_whisper_family.py",
+    "test_deploy_device.py", "test_whisper_settings.py", "test_whisper_pruning.py", "test_examples.py", "test_cli.py",
+    "test_speech_device.py", "test_demo.py", "test_bundle.py", "test_report.py", "test_compare.py",
+    "test_any_window.py", "test_decoding_on_runtimes.py",
 )  # fmt: skip
 
 
@@ -55,6 +58,14 @@ def pytest_xdist_auto_num_workers() -> int | None:
     """One process more than there are cores: a test often waits, for what it started or for a moment to come."""
     asked = "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ
     return None if asked else usable_cores() + 1
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_core() -> Iterator[None]:
+    """Commands take all cores where nothing else is said; tests that run at once would have their threads spin."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _process: {0})
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import json
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 
 from leanear.benchmarks.measure.measure import benchmark
+from leanear.benchmarks.measure.processes import Outcome, Progress
+from leanear.export.parity import prove_parity_here
 from leanear.runtimes.clips import Clips, write_clips
+from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions
 from tests.benchmarks.speech_artifact import CACHE_SLIM, say, write_speech_artifact
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, weights, write_tiny_artifact
@@ -84,10 +93,44 @@ def short_measurements():
         yield
 
 
+def in_this_process(module: str, request: dict[str, Any], progress: Progress, **_limits: float) -> Outcome:
+    """What a fresh process would answer, through JSON both ways: for tests that are not of processes."""
+    imported = importlib.import_module(module)
+    measure = re.search(r"^    answer_request\((\w+)\)$", inspect.getsource(imported), re.MULTILINE)[1]
+    try:
+        answer = getattr(imported, measure)(json.loads(json.dumps(request)), progress)
+    except (BadInput, RuntimeUnavailable):
+        raise
+    except LeanearError as error:
+        return Outcome(None, str(error))
+    return Outcome(json.loads(json.dumps(answer, allow_nan=False)))
+
+
+@pytest.fixture(scope="module")
+def measured_here():
+    """Measurements and proofs take place here; that they do in processes of their own is shown where it matters.
+
+    A start of Python, numpy and a runtime takes longer than a tiny model's whole measurement, ten times in each.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("parts", "engine_check", "sustained", "evaluation"):
+            patch.setattr(f"leanear.benchmarks.measure.{name}.run_fresh", in_this_process)
+        patch.setattr("leanear.deploy.exporting.prove_parity", prove_parity_here)
+        yield
+
+
 @pytest.fixture
 def markdown_alone(monkeypatch):
     """Reports are written without their page, where a test does not look at it: most of their time is its pictures."""
     monkeypatch.setattr("leanear.benchmarks.report.report.render_html", lambda _report: "")
+
+
+@pytest.fixture(scope="module")
+def markdown_alone_here():
+    """The same for all of a file, and what its tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("leanear.benchmarks.report.report.render_html", lambda _report: "")
+        yield
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The workstation's GPU, where torch finds one: scoring, measuring and training run there, all else on the CPU."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Where results may be written: never over something that leanear did not make, never by two runs at once."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import shutil

@@ -1,7 +1,5 @@
 """The plan: which channels every attention head keeps, as one readable and hashable file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +15,7 @@ FIRST_PLAN_SCHEMA = "leanear-plan-1"  # of attention alone
 DERIVED_KEYS = ("attention_parameters", "feed_forward_parameters", "sparsity", "by_kind")  # for the reader
 CHANNELS_AS_TRAINED = "channels as trained"
 Prune = Literal["attention", "feed-forward", "all"]
-PRUNE_CHOICES: tuple[Prune, ...] = ("attention", "feed-forward", "all")
 SitesChoice = Literal["all", "self-attention"]
-SITES_CHOICES: tuple[SitesChoice, ...] = ("all", "self-attention")
 ROTATED = "rotated by "  # followed by what the basis was made from: the channels are those of the new basis
 
 
@@ -179,6 +175,12 @@ def untouched(sites: Iterable[SitePlan | AttentionSite], choice: SitesChoice) ->
     return frozenset(site.name for site in sites if choice == "self-attention" and site.kind == "cross")
 
 
+def first_channels(site: AttentionSite, widths: Iterable[tuple[int, int]]) -> SitePlan:
+    """What is kept where every head keeps its first channels, (K, V) of them; a head that keeps none goes."""
+    heads = tuple(HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(widths) if k and v)
+    return SitePlan(site.name, len(site.query_key_widths), heads, site.kind)
+
+
 def full_plan(family: str, sites: tuple[AttentionSite, ...], feed_forward: tuple[FeedForwardSite, ...] = ()) -> Plan:
     """The plan that keeps everything of a dense model with these sites.
 
@@ -191,7 +193,6 @@ def full_plan(family: str, sites: tuple[AttentionSite, ...], feed_forward: tuple
             f"the model's heads have widths {sorted(widths)}: it is already slim; start from its dense checkpoint"
         )
     (width,) = widths
-    every = tuple(range(width))
     return Plan(
         family=family,
         dense_head_width=width,
@@ -199,15 +200,7 @@ def full_plan(family: str, sites: tuple[AttentionSite, ...], feed_forward: tuple
         projection_bias=sites[0].query.bias is not None,
         key_bias=sites[0].key.bias is not None,
         scaling=sites[0].scaling,
-        sites=tuple(
-            SitePlan(
-                name=site.name,
-                dense_heads=len(site.query_key_widths),
-                heads=tuple(HeadPlan(head, every, every) for head in range(len(site.query_key_widths))),
-                kind=site.kind,
-            )
-            for site in sites
-        ),
+        sites=tuple(first_channels(site, [(width, width)] * len(site.query_key_widths)) for site in sites),
         feed_forward=tuple(
             FeedForwardPlan(site.name, site.width, tuple(range(site.width)), site.kind) for site in feed_forward
         ),

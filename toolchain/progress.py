@@ -4,8 +4,6 @@ On a terminal a bar moves. Elsewhere, in a pipe, a file or CI, a line comes when
 that long work is never silent for 20 s: what is being done, how far it is, and how long it may still take.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import threading

@@ -1,7 +1,5 @@
 """Stages that are done once: each leaves a record of what it was made from, and runs again only when that changes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

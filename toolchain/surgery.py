@@ -1,7 +1,5 @@
 """Carry out a plan: a new model whose attention matrices are really smaller."""
 
-from __future__ import annotations
-
 import torch
 
 from leanear.calibration.basis import SiteBasis, head_weights

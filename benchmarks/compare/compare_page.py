@@ -104,10 +104,7 @@ def comparison_page(comparison: Comparison, strict: bool) -> Report:
         sections=(
             Section("What changed", tuple(blocks)),
             Section("Bounds", (Table("", ("", "", ""), bounds),)),
-            Section(
-                "Circumstances",
-                (Paragraph(f"{devices}."), Table("", ("", "A", "B", ""), circumstances)),
-            ),
+            Section("Circumstances", (Paragraph(f"{devices}."), Table("", ("", "A", "B", ""), circumstances))),
         ),
         kind="Comparison",
         origin="Written by leanear from two results files, which keep every raw sample.",

@@ -145,11 +145,7 @@ def _as_dense(side: Side) -> Side:
 
 
 def _row(
-    what: Quantity,
-    sides: Sides,
-    samples_of: SamplesOf,
-    floor: float = NO_CHANGE,
-    least: int = SAMPLES_NEEDED[50],
+    what: Quantity, sides: Sides, samples_of: SamplesOf, floor: float = NO_CHANGE, least: int = SAMPLES_NEEDED[50]
 ) -> Row:
     """A median over the samples of several processes, if they are at least so many."""
     values, other = [_median(samples_of, side, least) for side in sides], _other_work(sides)

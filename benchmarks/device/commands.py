@@ -185,9 +185,7 @@ def _add_compare(commands: Commands, program: str) -> None:
     ):
         comparing.add_argument(flag, type=at_least_0, default=default, help=f"{text} (default: {default:g})")
     comparing.add_argument(
-        "--max-size",
-        type=at_least_0,
-        help="per cent by which the graph files may grow (default: no limit)",
+        "--max-size", type=at_least_0, help="per cent by which the graph files may grow (default: no limit)"
     )
     comparing.add_argument("--over-dense", action="store_true", help="judge latency in units of the dense model's")
     comparing.add_argument("--strict", action="store_true", help="fail where something is missing or not to be trusted")

@@ -43,10 +43,7 @@ class Evaluation:
     correct: int
     accuracy: Interval
     cross_entropy_nats: float
-    names: tuple[str, ...]
-    label_ids: tuple[int, ...]
     predicted_ids: tuple[int, ...]
-    labels: tuple[str, ...]
 
 
 def evaluate(
@@ -77,10 +74,7 @@ def evaluate(
         correct=correct,
         accuracy=wilson_interval(correct, len(labelled)),
         cross_entropy_nats=float(cross_entropy_nats(logits, labelled.label_ids).mean()),
-        names=labelled.names,
-        label_ids=tuple(int(label) for label in labelled.label_ids),
         predicted_ids=tuple(int(label) for label in predicted),
-        labels=labelled.labels,
     )
 
 

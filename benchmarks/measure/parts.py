@@ -31,13 +31,7 @@ def latency_part(job: Job, progress: Progress) -> dict[str, Any]:
 def _timings(job: Job, progress: Progress) -> dict[str, Any]:
     effort = job.effort
     order = interleaved(tuple(job.artifacts), effort.repeats)
-    part: dict[str, Any] = {
-        "status": "ok",
-        "reason": "",
-        "log_tail": [],
-        **latency_head(job),
-        "order": list(order),
-    }
+    part: dict[str, Any] = {"status": "ok", "reason": "", "log_tail": [], **latency_head(job), "order": list(order)}
     stored = store_waveform(job)
     for place, role in enumerate(order):
         repeat = sum(earlier == role for earlier in order[:place])

@@ -51,7 +51,7 @@ def measure_rounds(request: dict[str, Any], progress: Progress) -> dict[str, Any
     calls = [_timed_call(session, source) for session, source in zip(sessions, inputs)]
     typical_ms = [_typical_ms(turn(call, 2)[0]) for call in calls]
     turns: list[list[tuple[float, float]]] = [[] for _ in sessions]
-    runs = [_runs_in_a_turn(each) for each in typical_ms]
+    runs = [1 if each > SHORT_MS else min(MOST_RUNS, 2 + int(TURN_MS / each)) for each in typical_ms]
     for number, samples_ms, share in taken_in_turn(calls, runs, request, progress):
         turns[number].append((_typical_ms(samples_ms), share))
     facts = sessions[0].facts()
@@ -94,10 +94,6 @@ def _artifact(graph: dict[str, Any]) -> Artifact:
         left_in_float32=(),
     )
     return Artifact(path.parent, manifest, {"classifier": path}, labels, RATE_HZ)
-
-
-def _runs_in_a_turn(typical_ms: float) -> int:
-    return 1 if typical_ms > SHORT_MS else min(MOST_RUNS, 2 + int(TURN_MS / typical_ms))
 
 
 def _timed_call(session: Session, source: np.ndarray) -> Callable[[], float]:

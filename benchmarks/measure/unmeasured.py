@@ -15,11 +15,7 @@ def unmeasured_parts(job: Job, reason: str) -> Dict[str, Any]:
     with Recorder() as recorder:
         pass
     record = recorder.record()
-    latency = {
-        **none,
-        **latency_head(job),
-        "sensors": {**record, "throttling": throttling(record)},
-    }
+    latency = {**none, **latency_head(job), "sensors": {**record, "throttling": throttling(record)}}
     return {
         "latency": latency,
         "memory": {**none, "roles": {}},

@@ -115,11 +115,7 @@ def _unpack_wheels(folder: Path, root: Path) -> None:
 def _write_python(root: Path, python: Path) -> None:
     """A script in the place of Python: Python finds its library beside it and starts further ones through it."""
     real = root / "usr" / "bin" / "python3.11"
-    lines = [
-        "#!/bin/sh",
-        f'exec {shutil.which(EMULATOR)} -cpu {PROCESSOR} -L "{root}" -0 "{python}" "{real}" "$@"',
-        "",
-    ]
+    lines = ["#!/bin/sh", f'exec {shutil.which(EMULATOR)} -cpu {PROCESSOR} -L "{root}" -0 "{python}" "{real}" "$@"', ""]
     part = python.with_suffix(".part")
     part.write_text("\n".join(lines), encoding="utf-8")
     part.chmod(0o755)

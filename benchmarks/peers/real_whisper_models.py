@@ -23,11 +23,7 @@ from leanear.runtimes.tasks import SPEECH_TASK
 OURS = ("onnxruntime", "openvino")
 WORKER = "leanear.benchmarks.peers.real_whisper_worker"
 RATE_HZ = 16_000
-TITLES = {
-    "onnxruntime": "leanear, ONNX Runtime",
-    "openvino": "leanear, OpenVINO",
-    "openvino-genai": "OpenVINO GenAI",
-}
+TITLES = {"onnxruntime": "leanear, ONNX Runtime", "openvino": "leanear, OpenVINO", "openvino-genai": "OpenVINO GenAI"}
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,7 @@ def _change_table(analysis: Analysis) -> Table:
     difference = change.change
     kl = analysis.content.accuracy.kl_dense_slim_nats
     rows = [
-        (
-            "accuracy, slim against dense",
-            loss_text(loss_of(difference, "accuracy")),
-        ),
+        ("accuracy, slim against dense", loss_text(loss_of(difference, "accuracy"))),
         ("clips that only dense gets right", f"{change.only_dense_right:,}"),
         ("clips that only slim gets right", f"{change.only_slim_right:,}"),
         ("McNemar's exact test, two-sided p", f"{change.p_value:.3g}"),

@@ -169,10 +169,7 @@ def _change_table(analysis: Analysis, speech: SpeechAnalysis) -> Table:
     same = sum(a == b for a, b in zip(texts["dense"], texts["slim"])) / len(texts["dense"])
     relative = change.relative
     rows = (
-        (
-            "word error rate, slim against dense",
-            loss_text(change.change),
-        ),
+        ("word error rate, slim against dense", loss_text(change.change)),
         (
             "the same, relative to dense",
             "dense makes no errors" if relative is None else f"{signed(relative.estimate)}%{_relative_span(relative)}",

@@ -110,16 +110,7 @@ def _sustained(sustained: Sustained) -> list[Block]:
         work = part.work
         medians = (f"{stretch.median_ms:.2f} ms" for stretch in (work.first, work.last))
         energy = _energy(part.energy_per_inference)
-        columns.append(
-            (
-                name,
-                f"{work.inferences:,}",
-                *medians,
-                part.verdict.text,
-                part.throttling.verdict,
-                energy,
-            )
-        )
+        columns.append((name, f"{work.inferences:,}", *medians, part.verdict.text, part.throttling.verdict, energy))
     length = f"{next(iter(named.values())).work.window_s:g} s"
     rows = (
         "inferences",

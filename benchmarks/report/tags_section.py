@@ -84,10 +84,7 @@ def _change_table(analysis: Analysis, tags: TagAnalysis, change: Interval) -> Ta
     differing = differing_answers(tags.logits["dense"], tags.logits["slim"])
     fell = tags.average_precisions("slim") - tags.average_precisions("dense")
     rows = [
-        (
-            f"{MEAN_AP}, slim against dense",
-            loss_text(loss_of(change, MEAN_AP)),
-        ),
+        (f"{MEAN_AP}, slim against dense", loss_text(loss_of(change, MEAN_AP))),
         ("labels that slim ranks worse than dense", f"{int((fell < 0).sum()):,}"),
         ("labels that slim ranks better than dense", f"{int((fell > 0).sum()):,}"),
         ("clips with other labels at a probability of half or more", f"{differing:,} of {len(tags.truth):,}"),

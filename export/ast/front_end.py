@@ -5,8 +5,6 @@ one matrix product with the frames. The reference is the numpy path of transform
 400 samples and whose hop is 160 whatever its sampling rate.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import Any

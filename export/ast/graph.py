@@ -1,7 +1,5 @@
 """An AST classifier as an ONNX graph, built from its weights: no tracing, every operator chosen."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@ Three identities are used, each exact in real arithmetic:
 Dimension letters: T tokens, D model width, H heads, K per-head query/key width, V per-head value/output width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -165,9 +163,7 @@ def add_query_weights(graph: Graph, attention: Attention, groups: Sequence[HeadG
         lambda: query_key_rows(attention.query_weight, attention, groups).T * scaling,
     )
     bias = graph.weight(
-        f"{name}.query.bias",
-        (columns,),
-        lambda: query_key_rows(attention.query_bias, attention, groups) * scaling,
+        f"{name}.query.bias", (columns,), lambda: query_key_rows(attention.query_bias, attention, groups) * scaling
     )
     return weight, bias
 

@@ -5,8 +5,6 @@ some, so each row of them has a scale of its own, its largest weight; values hav
 at a time, so that scores stay in the processor's cache.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

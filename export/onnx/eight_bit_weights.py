@@ -8,8 +8,6 @@ A step of a decoder multiplies a row or a few with every weight, and takes as lo
 Norms, softmax, attention between tokens and the front end are left in float32.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -4,8 +4,6 @@ ONNX Runtime's CPU provider does not show it: it computes in float32 what the gr
 between two nodes are never rounded there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 

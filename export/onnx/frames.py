@@ -1,7 +1,5 @@
 """A waveform of any length as a window, and rows of hops as frames of a Fourier transform, in plain ONNX operators."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from leanear.export.onnx.graph import Graph

@@ -1,7 +1,5 @@
 """An ONNX graph under construction, written weight by weight so that no second copy of the model is held."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -10,8 +10,6 @@ A strongly typed runtime computes in the types that the graph has, so the graph 
 Inputs and outputs keep their types unless `half` names them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The heads of an attention block: their widths, their groups of one width, and the rows of their weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

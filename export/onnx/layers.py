@@ -1,7 +1,5 @@
 """Linear layers and layer norms as ONNX operators over tokens (T, D), their weights read from torch modules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +26,7 @@ def add_linear(
     """Add a linear layer; `more_inputs` and `more_outputs` are rows and columns of zeros at the ends of its weight."""
     rows, columns = module.in_features + more_inputs, module.out_features + more_outputs
     weight = graph.weight(
-        f"{name}.weight",
-        (rows, columns),
-        lambda: np.pad(array(module.weight).T, ((0, more_inputs), (0, more_outputs))),
+        f"{name}.weight", (rows, columns), lambda: np.pad(array(module.weight).T, ((0, more_inputs), (0, more_outputs)))
     )
     bias = graph.weight(f"{name}.bias", (columns,), lambda: np.pad(array(module.bias), (0, more_outputs)))
     return graph.node("Gemm", [source, weight, bias], result)

@@ -1,7 +1,5 @@
 """What tensors of a graph were seen to hold while real clips ran through it: the ranges that integers are given."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +58,7 @@ def tensors_to_observe(graph: Graph) -> list[str]:
     return [name for name in names if name not in graph.weights]
 
 
-def observe(
-    path: Path,
-    names: Sequence[str],
-    feeds: Iterable[Mapping[str, np.ndarray]],
-) -> dict[str, Observed]:
+def observe(path: Path, names: Sequence[str], feeds: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Observed]:
     """Run the ONNX file `path` on every feed, on ONNX Runtime's CPU provider, and look at the tensors called `names`.
 
     Raises:

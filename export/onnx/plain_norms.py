@@ -5,8 +5,6 @@ left has no channel that a large scale makes coarse for all others (arXiv 2209.1
 one pass where the norm has three dimensions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 

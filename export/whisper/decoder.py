@@ -12,8 +12,6 @@ that there is room for, T encoder positions, D model width, H heads, K per-head 
 width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

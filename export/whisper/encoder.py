@@ -4,8 +4,6 @@ Dimension letters: T encoder positions, D model width, H heads, K per-head query
 width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """What a Whisper checkpoint says of golden clips in torch, with the logits of every step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

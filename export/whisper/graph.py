@@ -1,7 +1,5 @@
 """Whisper as two ONNX graphs, built from its weights: no tracing, every operator chosen."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

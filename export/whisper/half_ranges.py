@@ -1,7 +1,5 @@
 """Tensors of a Whisper's two graphs that hold more than float16 does, while golden clips are heard and written down."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ The reference is transformers' WhisperFeatureExtractor: frames centred on their 
 last frame dropped, mel filters and scale of slaney, and a floor 8 decades under the window's loudest value.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

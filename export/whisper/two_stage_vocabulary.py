@@ -16,8 +16,6 @@ in float16 where that is what the checkpoint's numbers are: the same numbers in 
 Dimension letters: R rows, D model width, V vocabulary, S tokens that are no text, C rescored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Silero's voice activity model in an artifact: one graph of 1.3 MB, as its package on the index has it."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import shutil

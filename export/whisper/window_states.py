@@ -1,7 +1,5 @@
 """What a Whisper gives in torch for a window of any length: its encoder's states, and what its decoder looks at."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

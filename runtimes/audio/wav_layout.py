@@ -71,22 +71,18 @@ def _held(stream: BinaryIO, path: Path, begin: int, promised: int, end: int) -> 
             raise _truncated(path)
         return there, f"{path}: its header promises {lacking} bytes more than the file holds; all that is there is read"
     behind = there - promised
-    if behind <= 1 or _are_chunks(stream, begin + promised, end):
+    place = begin + promised
+    if behind <= 1 or _chunks_end(stream, place + place % 2, end) or _chunks_end(stream, place, end):
         return promised, None
     if promised == 0 or is_placeholder(promised):
         return there, None
-    if _chunk(stream, begin + promised)[0] == b"RIFF":
+    if _chunk(stream, place)[0] == b"RIFF":
         return promised, f"{path}: another WAV file follows in it, which is not read ({behind:,} bytes)"
     if behind < LEAST_STALE_BYTES:
         return promised, f"{path}: {behind:,} bytes behind its audio are no chunk of a WAV file and are not read"
     return there, (
         f"{path}: its header promises {promised:,} bytes of audio, {behind:,} more follow; all are read as audio"
     )
-
-
-def _are_chunks(stream: BinaryIO, place: int, end: int) -> bool:
-    """Whether nothing but chunks lies between two places; the pad byte of an odd size may be missing."""
-    return _chunks_end(stream, place + place % 2, end) or _chunks_end(stream, place, end)
 
 
 def _chunks_end(stream: BinaryIO, place: int, end: int) -> bool:

@@ -14,7 +14,9 @@ from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report
 from leanear.benchmarks.report.report import write_page, write_report
 from leanear.benchmarks.results import Results, write_results
+from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.prune.document import CurvePoint, Loss
+from leanear.prune.exploring import Exploration, Point
 from leanear.prune.exploring import _page as explore_page
 from leanear.prune.loss_section import loss_section
 from leanear.studies.comparison_page import comparison_report
@@ -112,10 +114,10 @@ def alone(document: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _exploration() -> dict[str, Any]:
+def _exploration() -> Exploration:
     """The content of an explore.json of a model in a folder with a long name."""
-    measured = {"divergence": 0.02, "dense_mistakes": 4, "slim_mistakes": 5, "counted": 50}
-    return {
+    measured = MeasuredLoss(50, 0.02, 4, 5, 50, None, None, None)
+    facts = {
         "model": "/home/somebody/models/a-long-name-of-a-run/checkpoint-4000",
         "metric": "accuracy",
         "prune": "attention",
@@ -127,18 +129,19 @@ def _exploration() -> dict[str, Any]:
         "macs_dense": 4.2e10,
         "latency_ms_dense": 310.0,
         "command": "leanear prune /home/somebody/models/a-long-name-of-a-run/checkpoint-4000 --sparsity 0.62",
-        "points": [
-            {
-                "sparsity": share / 10,
-                "loss": 10 ** (share / 2 - 5.5),
-                "parameters": 86_000_000 - 2_800_000 * share,
-                "macs": 4.2e10 - 1e9 * share,
-                "latency_ms": 310.0 - 10 * share,
-                "measured": measured if share in (3, 5, 7) else None,
-            }
-            for share in range(1, 10)
-        ],
     }
+    points = (
+        Point(
+            sparsity=share / 10,
+            loss=10 ** (share / 2 - 5.5),
+            parameters=86_000_000 - 2_800_000 * share,
+            macs=4.2e10 - 1e9 * share,
+            latency_ms=310.0 - 10 * share,
+            measured=measured if share in (3, 5, 7) else None,
+        )
+        for share in range(1, 10)
+    )
+    return Exploration(points=tuple(points), **facts)
 
 
 def pages(results: Results, speech: dict[str, Any], speech_plan: dict[str, Any]) -> dict[str, Callable[[Path], Path]]:

@@ -7,11 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from leanear.calibration.curvature import (
-    collect_curvature,
-    curvature_from_tensors,
-    curvature_tensors,
-)
+from leanear.calibration.curvature import collect_curvature, curvature_from_tensors, curvature_tensors
 from leanear.calibration.kept import keep_tensors, kept_tensors
 from leanear.calibration.scores import score_fisher, score_magnitude
 from leanear.calibration.sites import AttentionSite
@@ -85,10 +81,7 @@ def batches_of(model, clips: int = 12):
 
 
 def ragged_slim():
-    heads = (
-        (HeadPlan(0, (0, 3, 5), (1, 2)), HeadPlan(1, (2,), (0, 4, 7, 9))),
-        (HeadPlan(1, (1, 2, 3, 8), (5,)),),
-    )
+    heads = ((HeadPlan(0, (0, 3, 5), (1, 2)), HeadPlan(1, (2,), (0, 4, 7, 9))), (HeadPlan(1, (1, 2, 3, 8), (5,)),))
     return ast.slim_model(make_tiny_ast(), tuple(SitePlan(f"layers.{i}.attention", 2, h) for i, h in enumerate(heads)))
 
 

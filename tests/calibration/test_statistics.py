@@ -34,10 +34,7 @@ def batch_of(clips: int = 3, labels: int = 5):
 
 
 def ragged_slim():
-    heads = (
-        (HeadPlan(0, (0, 3, 5), (1, 2)), HeadPlan(1, (2,), (0, 4, 7, 9))),
-        (HeadPlan(1, (1, 2, 3, 8), (5,)),),
-    )
+    heads = ((HeadPlan(0, (0, 3, 5), (1, 2)), HeadPlan(1, (2,), (0, 4, 7, 9))), (HeadPlan(1, (1, 2, 3, 8), (5,)),))
     return ast.slim_model(make_tiny_ast(), tuple(SitePlan(f"layers.{i}.attention", 2, h) for i, h in enumerate(heads)))
 
 

@@ -17,6 +17,8 @@ import soundfile
 from leanear.cli.commands import cli, run
 from tests.conftest import tone, write_tiny, write_tones
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 ROOT = Path(__file__).parents[2]
 DEMOS = ROOT / "toolchain" / "demo"
 MADE = {"cli.md", "python.md"}  # from help, which is looked at itself

@@ -2,12 +2,4 @@
 
 from __future__ import annotations
 
-from tests.toolchain.deliveries import (  # noqa: F401
-    large,
-    options,
-    own_configuration,
-    parts,
-    server,
-    short_benchmark,
-    small,
-)
+from tests.toolchain.deliveries import large, options, own_configuration, parts, server, short_benchmark, small  # noqa: F401

@@ -1,7 +1,5 @@
 """`leanear targets` and `leanear doctor`."""
 
-from __future__ import annotations
-
 import json
 
 import click

@@ -1,7 +1,5 @@
 """The `leanear` command: each sub-command reads its flags, calls one documented function, and prints what came back."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """`leanear compare`: flags, and a comparison as a table, JSON or a page."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

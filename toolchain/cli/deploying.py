@@ -63,9 +63,7 @@ MEASURED_AS_ASKED = ("max_drop", "budget_s", "sustained_s", "window", "eval_clip
     " itself in fp32, on calibration clips of the gate's own.",
 )
 @click.option(
-    "--no-fallback",
-    is_flag=True,
-    help="Fail where the gate is missed, in place of the next slower precision.",
+    "--no-fallback", is_flag=True, help="Fail where the gate is missed, in place of the next slower precision."
 )
 @window_option(f"{DEFAULT_WINDOW}; the dense model beside it, and all that is for TensorRT, has the full window")
 @click.option("--word-timestamps", is_flag=True, help="Of a Whisper: the slim model can be asked for word timestamps.")
@@ -109,14 +107,7 @@ MEASURED_AS_ASKED = ("max_drop", "budget_s", "sustained_s", "window", "eval_clip
 @seed_option
 @narrated
 @click.pass_obj
-def deploy(
-    narrator: Narrator,
-    model: str,
-    target: str,
-    data: Data | None,
-    out: Path | None,
-    **flags: Any,
-) -> None:
+def deploy(narrator: Narrator, model: str, target: str, data: Data | None, out: Path | None, **flags: Any) -> None:
     """Prune MODEL, export it dense and slim, measure both here or on devices, and write the report.
 
     MODEL is a checkpoint folder or a Hub id of an Audio Spectrogram Transformer or a Whisper, or demo-ast (the default)

@@ -1,7 +1,5 @@
 """What is refused by settings and folders alone, before torch is imported, which takes seconds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

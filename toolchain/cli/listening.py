@@ -1,7 +1,5 @@
 """`leanear classify` and `leanear transcribe`."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any
@@ -125,11 +123,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @click.option("--raw", is_flag=True, help="Standard input is PCM of 16 bits (little-endian) without a header.")
 @click.option("--rate", type=int, metavar="HZ", help="Sample rate of --raw.  [default: 16000]")
 @click.option("--channels", type=int, help="Channels of --raw.  [default: 1]")
-@click.option(
-    "--output-dir",
-    type=click.Path(path_type=Path),
-    help="Write a file per recording and format there.",
-)
+@click.option("--output-dir", type=click.Path(path_type=Path), help="Write a file per recording and format there.")
 @runtime_option
 @click.option("--precision", type=click.Choice(PRECISIONS), help="For an artifact.  [default: what its graphs are of]")
 @threads_option

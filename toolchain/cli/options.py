@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 
 DATA_FLAGS = ("text_column", "label_column", "label_map", "ignore_unknown_labels")
-
-
 GOALS = ("sparsity", "macs", "latency_ms", "speedup", "rtf", "max_drop")
 
 
@@ -152,7 +150,6 @@ seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Random seed."
 )
 
-
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1, MOST_THREADS),
@@ -160,7 +157,6 @@ threads_option = click.option(
     show_default="all",
     help="Threads of one inference.",
 )
-
 
 budget_option = click.option(
     "--budget",
@@ -186,7 +182,6 @@ sustained_option = click.option(
     help="Then let each model work that long without a pause; first and last minute are compared.",
 )
 
-
 goal_options = _options(
     click.option(
         "--sparsity",
@@ -196,10 +191,7 @@ goal_options = _options(
     ),
     click.option("--macs", type=float, callback=finite, help="Share of the model's multiply-accumulates to keep."),
     click.option(
-        "--latency-ms",
-        type=float,
-        callback=finite,
-        help="Milliseconds of one inference on the target, timed here.",
+        "--latency-ms", type=float, callback=finite, help="Milliseconds of one inference on the target, timed here."
     ),
     click.option(
         "--speedup",
@@ -239,10 +231,6 @@ def recipe_option(name: str) -> Any:
     return click.option(flag, type=kind, default=setting.default, show_default=True, help=setting.about)
 
 
-def _read_recipe(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Recipe:
-    return Recipe() if path is None else read_recipe(path)
-
-
 recipe_options = _options(
     recipe_option("prune"),
     recipe_option("recovery"),
@@ -251,7 +239,7 @@ recipe_options = _options(
         "--recipe",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        callback=_read_recipe,
+        callback=lambda _context, _parameter, path: Recipe() if path is None else read_recipe(path),
         help="How the method works, as TOML: basis, pruning rounds, the reference method, training, and more (see"
         " docs/recipe.md).  [default: what measured best]",
     ),

@@ -1,7 +1,5 @@
 """What commands print when a measurement or a report is done."""
 
-from __future__ import annotations
-
 import sys
 
 import click

@@ -170,26 +170,18 @@ def explore(
         feed_forward_multiple=device.feed_forward_multiple,
         **recipe,
     )
-    document = exploring.explore(
-        model,
-        data=data,
-        asked=asked,
-        recipe=rotated,
-        target=device,
-        milliseconds=target is not None,
-        out=out,
-        narrator=narrator,
-    )
+    told: dict[str, Any] = {"milliseconds": target is not None, "out": out, "narrator": narrator}
+    found = exploring.explore(model, data=data, asked=asked, recipe=rotated, target=device, **told)
     if as_json:
-        click.echo(json.dumps(document, allow_nan=False))
+        click.echo(json.dumps(records.as_json(found), allow_nan=False))
         return
-    header, rows = exploring.table_rows(document)
+    header, rows = exploring.table_rows(found)
     table = Table(box=None, pad_edge=False)
     for heading in header:
         table.add_column(heading, justify="left" if heading == "removed" else "right")
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
-    click.echo(exploring.summary(document))
+    click.echo(exploring.summary(found))
     click.echo(f"page:    {out / 'explore.html'}")
-    click.echo(f"next:    {document['command']}")
+    click.echo(f"next:    {found.command}")

@@ -1,7 +1,5 @@
 """A command whose help groups its options, each of which an environment variable may set, too."""
 
-from __future__ import annotations
-
 import functools
 import shlex
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What `--version` prints: leanear's own version and those of what it stands on."""
 
-from __future__ import annotations
-
 from importlib.metadata import PackageNotFoundError, version
 
 import click

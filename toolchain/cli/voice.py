@@ -1,7 +1,5 @@
 """--quiet and --verbose, which every command has: how much it says while it works."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable

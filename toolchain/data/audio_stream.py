@@ -28,11 +28,7 @@ class AudioStream(ForwardWaveform):
     """
 
     def __init__(
-        self,
-        path: Path,
-        sample_rate_hz: int,
-        say: Note = note,
-        progress: Callable[[float, float], None] | None = None,
+        self, path: Path, sample_rate_hz: int, say: Note = note, progress: Callable[[float, float], None] | None = None
     ) -> None:
         super().__init__()
         self._file, self._progress, self._out_rate_hz = AudioFile(path, say), progress, sample_rate_hz

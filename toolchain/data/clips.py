@@ -1,7 +1,5 @@
 """Examples as waveforms with what is known of them."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -35,9 +33,10 @@ def read_examples_for(
         BadInput: files are not usable audio, a label is none of `labels`, a transcript is missing; or no clip is left.
     """
     is_speech = column_for(task) == "text"
-    if is_speech:
-        _check_transcribed(examples)
-    else:
+    for example in examples if is_speech else ():
+        if example.text is None:
+            raise BadInput(f"{example.path}: audio without a transcript")
+    if not is_speech:
         check_labels(examples, labels)
     index: dict[str | None, int] = {label: number for number, label in enumerate(labels)}
     several = not is_speech and any(example.labels is not None for example in examples)
@@ -52,12 +51,6 @@ def read_examples_for(
         tags=multi_hot(ids, len(labels)) if several else None,
     )
     return clips if window_samples is None or not is_speech else _within(clips, window_samples)
-
-
-def _check_transcribed(examples: Sequence[Example]) -> None:
-    for example in examples:
-        if example.text is None:
-            raise BadInput(f"{example.path}: audio without a transcript")
 
 
 def check_labels(examples: Sequence[Example], labels: Sequence[str]) -> None:

@@ -6,8 +6,6 @@ folder/metadata.csv, or metadata.jsonl     columns file_name,label, or file_name
 folder/{train,test}/...                    any of these inside split folders, or one table that names files in them
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass

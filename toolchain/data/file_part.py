@@ -1,7 +1,5 @@
 """A stretch of a file as a file of its own, for libraries that read files and believe their headers."""
 
-from __future__ import annotations
-
 import io
 import struct
 from typing import BinaryIO

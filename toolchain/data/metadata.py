@@ -1,7 +1,5 @@
 """Tables of clips in the Hub's audiofolder convention, metadata.csv or metadata.jsonl: what is said of each file."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import functools

@@ -1,7 +1,5 @@
 """Split folders by the keywords that the Hub knows, and what each is used for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import PurePath
 

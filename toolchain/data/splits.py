@@ -1,7 +1,5 @@
 """Which clips calibrate and which evaluate."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence

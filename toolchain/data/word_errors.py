@@ -1,7 +1,5 @@
 """Word errors of transcripts against references, after Whisper's own text normaliser."""
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A small AST, a small Whisper, and their clips, so that the whole job runs with no network; only in a source tree."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from leanear.runtimes.errors import BadInput

@@ -1,7 +1,5 @@
 """Engines that are built on this machine, ahead of time, for GPUs that need not be here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +48,9 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
             built = True
             wanted = ", ".join(place.capabilities)
             with narrator.step(f"parsing {role} and building its engines for {wanted}") as report:
-                _remove_engines(artifact.folder)
+                for path in artifact.folder.glob("*.engine"):  # of another version, or for other GPUs
+                    path.with_suffix(".json").unlink(missing_ok=True)
+                    path.unlink()
                 for graph in artifact.graphs.values():
                     _require_supported(device.runtime, graph)
                 kept = build_engines(device.runtime, artifact, options, place, artifact.folder, report)
@@ -78,13 +78,6 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
 def _precision(role: str, artifact: Artifact, device: Target) -> str:
     """What an artifact's engines compute in: what its graphs say, but for a slim model that ships in bf16."""
     return device.precision if (role, device.precision) == ("slim", BF16) else engine_precision(artifact)
-
-
-def _remove_engines(folder: Path) -> None:
-    """Engines of another library's version, or for other GPUs, would travel with the artifact for nothing."""
-    for path in folder.glob("*.engine"):
-        path.with_suffix(".json").unlink(missing_ok=True)
-        path.unlink()
 
 
 def read_engines(folder: Path) -> dict[str, Any]:

@@ -1,20 +1,12 @@
 """`leanear import`: results that were measured by hand on a device come home into the deployment that they are of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leanear.benchmarks.report.report import ReportPaths
 from leanear.benchmarks.results import Results, read_results, results_files
-from leanear.deploy.delivering import (
-    BY_HAND,
-    DeviceOutcome,
-    foreign_role,
-    read_devices,
-    write_delivery_report,
-)
+from leanear.deploy.delivering import BY_HAND, DeviceOutcome, foreign_role, read_devices, write_delivery_report
 from leanear.deploy.measuring import DEVICES_FILE
 from leanear.devices.hosts import host_folder_name
 from leanear.devices.statuses import plain, results_status

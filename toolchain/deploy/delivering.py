@@ -1,7 +1,5 @@
 """A deployment's last stages for targets that are elsewhere: the bundle, the devices, and one report of all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

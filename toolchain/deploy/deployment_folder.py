@@ -1,7 +1,5 @@
 """Where a deployment goes that was given no --out: one folder per model, also where two models have the same name."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -42,10 +42,11 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
     Evaluation clips are in 16-bit values, here as on every device, so that all score the same samples.
     """
     files = [folder / "clips" / "calibration.npz", folder / "clips" / "evaluation.npz"]
+    preprocessor = source / "preprocessor_config.json"
     made_from = {
         "leanear": VERSION,
         "config": sha256_file(source / "config.json"),
-        "preprocessor": _sha256_if_there(source / "preprocessor_config.json"),
+        "preprocessor": sha256_file(preprocessor) if preprocessor.is_file() else None,
         "calibration": examples_identity(splits.calibration),
         "evaluation": examples_identity(splits.evaluation),
         "origin": splits.origin,
@@ -120,11 +121,7 @@ def export_stage(
     them.
     """
     calibration, graphs = folder / "clips" / "calibration.npz", graph_precision(precision)
-    made_from = {
-        "checkpoint": checkpoint_sha256(source),
-        "golden clips": sha256_file(calibration),
-        **asked.as_json(),
-    }
+    made_from = {"checkpoint": checkpoint_sha256(source), "golden clips": sha256_file(calibration), **asked.as_json()}
 
     def work() -> None:
         from leanear.deploy.exporting import write_proved_artifact
@@ -191,10 +188,6 @@ def _labels_rate_and_window(source: Path) -> tuple[tuple[str, ...], int, int]:
     checkpoint = load_checkpoint(source)
     extractor = checkpoint.feature_extractor
     return checkpoint.labels, extractor.sampling_rate, family_of(checkpoint).window_samples(extractor)
-
-
-def _sha256_if_there(path: Path) -> str | None:
-    return sha256_file(path) if path.is_file() else None
 
 
 def precision_text(asked: str, ships: str, plain: str) -> str:

@@ -1,7 +1,5 @@
 """From a checkpoint folder to a proved artifact."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Benchmarks and reports of artifacts that are there already."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,11 +172,7 @@ def pruning_sections(folder: Path) -> tuple[Section, ...]:
 
 
 def write_folder_report(
-    folder: Path,
-    results: Path,
-    out: Path,
-    max_drop: float | None,
-    notes: Sequence[str] = (),
+    folder: Path, results: Path, out: Path, max_drop: float | None, notes: Sequence[str] = ()
 ) -> ReportPaths:
     """The report of one of a deployment folder's results, with its plan and what deployment.json says of its origin.
 

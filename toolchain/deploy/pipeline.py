@@ -141,11 +141,6 @@ class _Prepared:
     def target(self) -> Target:
         return self.job.target
 
-    @property
-    def builds_ahead(self) -> bool:
-        """Whether engines are built here, ahead of time."""
-        return bool(self.target.compute_capabilities)
-
 
 def deploy(request: Request, narrator: Narrator) -> Deployment:
     """Prune a model, export it dense and slim for the job's target, prove both, measure both, and write the report.
@@ -176,7 +171,7 @@ def deploy(request: Request, narrator: Narrator) -> Deployment:
             asked = ready.target.precision
             narrator.say(f"  {job.goal.text}: timed in {asked}, which does not ship; {ships} was not timed for it")
         ran.append(exported)
-        if ready.builds_ahead:
+        if ready.target.compute_capabilities:
             ran.append(engines_stage(folder, device, ready.not_here, narrator))
             say_engines(folder, narrator)
         about = _about(request, ready, name, ships)

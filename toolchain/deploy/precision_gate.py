@@ -5,8 +5,6 @@ in float32, clip by clip, on the target's runtime. The clips are calibration cli
 Otherwise the next slower precision that the runtime offers is tried, down to float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A bundle for a device: artifacts, evaluation clips, and one runner file that needs Python, numpy and a runtime."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import re
@@ -79,14 +77,7 @@ else:
 
 
 def write_bundle(
-    out: Path,
-    *,
-    name: str,
-    target: str,
-    slim: Path,
-    dense: Path | None,
-    clips: Path | None,
-    run: BundleRun,
+    out: Path, *, name: str, target: str, slim: Path, dense: Path | None, clips: Path | None, run: BundleRun
 ) -> Bundle:
     """The bundle written to `out`, whole or not at all; the same inputs give the same bytes.
 

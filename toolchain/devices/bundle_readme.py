@@ -1,7 +1,5 @@
 """What somebody who has nothing but the bundle has to know: README.txt in it, and what is printed when it is made."""
 
-from __future__ import annotations
-
 import textwrap
 import time
 from pathlib import Path

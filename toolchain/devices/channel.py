@@ -143,10 +143,7 @@ class Channel:
         deadline = self._patience.now() + limit_s
         while not self._frames:
             if self._patience.now() > deadline:
-                raise Stop(
-                    "no answer",
-                    f"the device did not answer within {limit_s:g} s{self._last_said()}",
-                )
+                raise Stop("no answer", f"the device did not answer within {limit_s:g} s{self._last_said()}")
             self._turn(min(1.0, max(deadline - self._patience.now(), 0.0) + 0.01))
             if len(self._heard) > MOST_NOISE_BYTES:
                 raise Stop("failed", "the device's login shell prints without end")

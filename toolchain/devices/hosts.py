@@ -1,7 +1,5 @@
 """Several devices side by side: whose turn takes long, or never comes, holds nobody up."""
 
-from __future__ import annotations
-
 import re
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A bundle's files packed: tensors that dense and slim share are kept once, floats are deflated by byte planes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zlib

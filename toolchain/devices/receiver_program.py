@@ -1,7 +1,5 @@
 """The program that a device is sent: the receiver's files as one text, which needs Python 3.9 and no folder."""
 
-from __future__ import annotations
-
 import ast
 import threading
 from pathlib import Path

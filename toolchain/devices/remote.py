@@ -5,8 +5,6 @@ first; it holds the device's lock, takes what has changed, and runs the bundle's
 stays, so the next run goes on where this one was cut short.
 """
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import json

@@ -4,8 +4,6 @@ The user's configuration, keys, agent and jump hosts apply. Host keys are always
 the shell of a device except the path of a Python, quoted.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """How a delivery to a device can end, and the one line that says why."""
 
-from __future__ import annotations
-
 from leanear.benchmarks.results import Results
 
 LINE_CHARACTERS = 500

@@ -1,7 +1,5 @@
 """Accuracy, mAP, labels and word error rates, by a checkpoint in torch or by an artifact on its runtime."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -189,7 +187,10 @@ def _known(model_or_artifact: str) -> tuple[Artifact | None, str, tuple[str, ...
 def _classified(listener: Listener, clips: Clips, audio: DataFolder, report: Report) -> dict[str, Any]:
     _note_cut_clips(audio, listener, clips.waveforms)
     logits = _all_logits(listener, clips.waveforms, report)
-    return _accuracy(logits, clips) if clips.tags is None else _ranking(logits, clips.tags)
+    if clips.tags is None:
+        return _accuracy(logits, clips)
+    entropy = float(tag_entropies(logits, clips.tags).mean())
+    return {**tag_quality(logits, clips.tags).as_json(), "cross_entropy": entropy}
 
 
 def _accuracy(logits: np.ndarray, clips: Clips) -> dict[str, Any]:
@@ -201,10 +202,6 @@ def _accuracy(logits: np.ndarray, clips: Clips) -> dict[str, Any]:
         "accuracy_interval_95": [accuracy.low, accuracy.high],
         "cross_entropy": float(cross_entropy_nats(logits, clips.label_ids).mean()),
     }
-
-
-def _ranking(logits: np.ndarray, tags: np.ndarray) -> dict[str, Any]:
-    return {**tag_quality(logits, tags).as_json(), "cross_entropy": float(tag_entropies(logits, tags).mean())}
 
 
 def _evaluation_folder(

@@ -1,7 +1,5 @@
 """What pruning cost, measured on held-out calibration clips: in nats, in mistakes, and whether it matters."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

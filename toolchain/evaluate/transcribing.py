@@ -1,7 +1,5 @@
 """The words of audio files, as they are found, by a checkpoint in torch or by an artifact on its runtime."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

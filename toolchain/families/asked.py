@@ -1,7 +1,5 @@
 """What a Whisper is asked for in place of what is its own: a task and a language."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from leanear.runtimes.errors import BadInput

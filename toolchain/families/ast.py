@@ -1,7 +1,5 @@
 """The Audio Spectrogram Transformer family: loading, attention sites, loss, slimming, saving."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,11 +250,7 @@ def slim_model(
 
 
 def save_slim_checkpoint(
-    model: SlimASTForAudioClassification,
-    source: AstCheckpoint,
-    plan: Plan,
-    out: Path,
-    facts: Any = None,
+    model: SlimASTForAudioClassification, source: AstCheckpoint, plan: Plan, out: Path, facts: Any = None
 ) -> None:
     """Write the slim checkpoint folder, whole or not at all.
 

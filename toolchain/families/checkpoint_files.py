@@ -1,7 +1,5 @@
 """Reading and writing checkpoint folders, whatever the family: a fault is one line that names the folder or file."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """What families of classifiers have in common: logits of one batch of features, losses, labels and mistakes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What leanear asks of a family of models: the one contract between a family's module and everything else."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The languages of a Whisper by its settings alone: what it does not have is refused before anything is loaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

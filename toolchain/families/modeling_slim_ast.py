@@ -75,11 +75,7 @@ class SlimAttention(nn.Module):
         key = _split_heads(self.k_proj(hidden_states), self.query_key_widths, width)
         value = _split_heads(self.v_proj(hidden_states), self.value_output_widths, width)
         context = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            dropout_p=self.attention_dropout if self.training else 0.0,
-            scale=self.scaling,
+            query, key, value, dropout_p=self.attention_dropout if self.training else 0.0, scale=self.scaling
         )
         return self.o_proj(_join_heads(context, self.value_output_widths))
 
@@ -139,10 +135,7 @@ class SlimPatchEmbeddings(nn.Module):
     def __init__(self, config: SlimASTConfig):
         super().__init__()
         self.projection = nn.Conv2d(
-            1,
-            config.hidden_size,
-            kernel_size=config.patch_size,
-            stride=(config.frequency_stride, config.time_stride),
+            1, config.hidden_size, kernel_size=config.patch_size, stride=(config.frequency_stride, config.time_stride)
         )
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """From a model's own weights and those of its slimmed attention blocks to the weights of the slim model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a model is for, told by its settings alone: nothing is loaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from leanear.families.registry import registered

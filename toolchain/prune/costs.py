@@ -1,7 +1,5 @@
 """What heads of some widths cost, in parameters, multiply-accumulates or measured milliseconds, for an allocation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 

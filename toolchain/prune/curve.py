@@ -1,7 +1,5 @@
 """Size against loss: from one scoring, what models of every size would lose, and where that begins to matter."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,22 +52,15 @@ def estimated_curve(
     return tuple(estimates)
 
 
-def loss_begins_at(
-    family: Family,
-    model: Any,
-    scores: Scores,
-    corrections: Corrections,
-    costs: Costs,
-    recipe: RotatedRecipe,
-    ratio: Ratio | None = None,
-) -> float:
+def loss_begins_at(estimates: Callable[[Sequence[float]], Sequence[Estimate]], ratio: Ratio | None = None) -> float:
     """The largest sparsity, in whole per cent, whose estimate, times its ratio, does not matter; 0 if there is none."""
     low, high = 0, round(1 / STEP)
     while high - low > 1:
         middle = (low + high) // 2
-        found = estimated_curve(family, model, scores, corrections, costs, recipe, (middle * STEP,))
+        found = estimates((middle * STEP,))
         factor = 1.0 if ratio is None else ratio(middle * STEP)
-        low, high = (middle, high) if found and found[0].loss * factor < MATTERS_NATS else (low, middle)
+        matters = not found or found[0].loss * factor >= MATTERS_NATS
+        low, high = (low, middle) if matters else (middle, high)
     return low * STEP
 
 

@@ -1,7 +1,5 @@
 """The document pruning.json: how a slim model came about, as the stages of its pruning tell it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal

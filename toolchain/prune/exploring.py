@@ -1,10 +1,8 @@
 """Size against loss before anything is written: a curve from one scoring, a few of its points measured."""
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 import itertools
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +19,7 @@ from leanear.data.held_out import HeldOut, divided
 from leanear.data.splits import read_splits
 from leanear.evaluate.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
 from leanear.families.asked import Asked
-from leanear.families.checkpoint import (
-    NOTHING_ASKED,
-    checkpoint_folder,
-    data_folder,
-    load_checkpoint,
-)
+from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, data_folder, load_checkpoint
 from leanear.families.family import Checkpoint, Family
 from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
@@ -41,9 +34,8 @@ from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, read_calibration
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
-from leanear.runtimes.files import write_json
 from leanear.runtimes.process.notes import plural
-from leanear.runtimes.records import as_json
+from leanear.runtimes.records import write
 from leanear.targets.target import Target
 from leanear.timing.model_timing import tables_of, timing_of
 
@@ -67,6 +59,25 @@ class Point:
     measured: MeasuredLoss | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exploration:
+    """explore.json. matters_nats: the loss that matters; begins_at: where such losses begin; command: a next step."""
+
+    schema: str = EXPLORE_SCHEMA
+    model: str
+    metric: str
+    matters_nats: float = MATTERS_NATS
+    prune: Prune
+    begins_at: float
+    knee: float | None
+    held_out_clips: int
+    parameters_dense: int
+    macs_dense: float
+    latency_ms_dense: float | None
+    points: tuple[Point, ...]
+    command: str
+
+
 def explore(
     model: str,
     *,
@@ -77,8 +88,8 @@ def explore(
     out: Path,
     narrator: Narrator,
     asked: Asked = NOTHING_ASKED,
-) -> dict[str, Any]:
-    """The curve of MODEL, written to `out` as explore.json, explore.md and explore.html; what explore.json holds.
+) -> Exploration:
+    """The curve of MODEL, written to `out` as explore.json, explore.md and explore.html.
 
     milliseconds: whether the target's latency table is wanted, for which its blocks are timed here; asked: of a
     Whisper. The scores stay in the folder: another call with the same inputs takes them from there.
@@ -95,18 +106,11 @@ def explore(
         audio, made_from = read_calibration(checkpoint, source, asked, splits.calibration, report)
     points, facts = _points(checkpoint, made_from, audio, recipe, target, milliseconds, out, narrator)
     chosen = min((share for share in (facts["knee"], facts["begins_at"]) if share), default=0.5)
-    document = {
-        "schema": EXPLORE_SCHEMA,
-        "model": model,
-        "metric": checkpoint.metric,
-        "matters_nats": MATTERS_NATS,
-        **facts,
-        "points": as_json(points),
-        "command": _command(model, data, asked, chosen, recipe.prune),
-    }
-    write_json(out / "explore.json", document)
-    write_page(_page(document), out, "explore")
-    return json.loads(json.dumps(document))
+    command = _command(model, data, asked, chosen, recipe.prune)
+    found = Exploration(model=model, metric=checkpoint.metric, points=points, command=command, **facts)
+    write(out / "explore.json", found)
+    write_page(_page(found), out, "explore")
+    return found
 
 
 def _points(
@@ -118,7 +122,7 @@ def _points(
     milliseconds: bool,
     out: Path,
     narrator: Narrator,
-) -> tuple[list[Point], dict[str, Any]]:
+) -> tuple[tuple[Point, ...], dict[str, Any]]:
     family, dense = family_of(checkpoint), checkpoint.model
     plan, form = dataclasses.replace(family.dense_plan(dense), prune=recipe.prune), target.graph_form
     costs = parameter_costs(plan)
@@ -130,23 +134,23 @@ def _points(
         corrections = choose_measured(
             family, dense, scores, costs, budget, recipe, judge.held_out, report=report
         ).corrections
-    curve = (family, dense, scores, corrections, costs, recipe)
+    curve = functools.partial(estimated_curve, family, dense, scores, corrections, costs, recipe)
     table: Costs | None = None
     if milliseconds:
         with narrator.step("timing the target") as report:
             tables = tables_of(timing_of(checkpoint, target, None), recipe.prune, False, report)
             table = latency_costs(tables, family.attention_sites(dense), family.feed_forward_sites(dense))
-    estimates = estimated_curve(*curve, TENTHS)
+    estimates = curve(TENTHS)
     measured = _measured(family, dense, scores, estimates, judge, narrator)
     divergences = {sparsity: loss.divergence for sparsity, loss in measured.items()}
     found = [(each.sparsity, each.loss, divergences.get(each.sparsity)) for each in estimates]
     ratio = measured_ratio([(sparsity, loss, nats) for sparsity, loss, nats in found if nats is not None])
     losses = itertools.accumulate((each.loss * ratio(each.sparsity) for each in estimates), max)
     estimates = tuple(dataclasses.replace(each, loss=loss) for each, loss in zip(estimates, losses, strict=True))
-    points = [_point(each, dense, costs, macs, table, measured.get(each.sparsity)) for each in estimates]
+    points = tuple(_point(each, dense, costs, macs, table, measured.get(each.sparsity)) for each in estimates)
     facts = {
         "prune": recipe.prune,
-        "begins_at": _begins_at(loss_begins_at(*curve, ratio), points),
+        "begins_at": _begins_at(loss_begins_at(curve, ratio), points),
         "knee": knee(estimates),
         "held_out_clips": len(held_out),
         "parameters_dense": sum(parameter.numel() for parameter in dense.parameters()),
@@ -226,70 +230,58 @@ def _command(model: str, data: Data | None, asked: Asked, sparsity: float, prune
     return " ".join(filter(None, (*parts, what, "--out slim/")))
 
 
-def table_rows(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def table_rows(found: Exploration) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows of the curve, as terminal and page show it."""
-    timed = document["latency_ms_dense"] is not None
-    rate = "WER" if document["metric"] == WORD_ERROR_RATE else document["metric"]
+    rate = "WER" if found.metric == WORD_ERROR_RATE else found.metric
     losses = ("corrected estimate", "measured, nats", f"{rate}, %")
+    timed = found.latency_ms_dense is not None
     header = ("removed", "parameters", "MACs", *(("ms",) if timed else ()), *losses)
-    rows = []
-    for point in document["points"]:
-        measured = point["measured"]
-        mark = " (knee)" if point["sparsity"] == document["knee"] else ""
-        rows.append(
-            (
-                f"{100 * point['sparsity']:.0f} %{mark}",
-                f"{point['parameters'] / document['parameters_dense']:.3f}×",
-                f"{point['macs'] / document['macs_dense']:.3f}×",
-                *((f"{point['latency_ms']:.2f}",) if timed else ()),
-                nats(point["loss"]),
-                "" if measured is None else _divergence(measured),
-                "" if measured is None else _rates(measured, rate),
-            )
+    return header, [
+        (
+            f"{100 * point.sparsity:.0f} %{' (knee)' if point.sparsity == found.knee else ''}",
+            f"{point.parameters / found.parameters_dense:.3f}×",
+            f"{point.macs / found.macs_dense:.3f}×",
+            *((f"{point.latency_ms:.2f}",) if timed else ()),
+            nats(point.loss),
+            *(("", "") if point.measured is None else _measured_texts(point.measured, rate)),
         )
-    return header, rows
+        for point in found.points
+    ]
 
 
-def _divergence(measured: dict[str, Any]) -> str:
-    return "not a number" if measured["divergence"] is None else nats(measured["divergence"])
+def _measured_texts(measured: MeasuredLoss, rate: str) -> tuple[str, str]:
+    dense, slim = (100 * count / measured.counted for count in (measured.dense_mistakes, measured.slim_mistakes))
+    moved = f"{dense:.1f} → {slim:.1f}" if rate == "WER" else f"{100 - dense:.1f} → {100 - slim:.1f}"
+    return "not a number" if measured.divergence is None else nats(measured.divergence), moved
 
 
-def _rates(measured: dict[str, Any], rate: str) -> str:
-    dense, slim = (100 * measured[key] / measured["counted"] for key in ("dense_mistakes", "slim_mistakes"))
-    return f"{dense:.1f} → {slim:.1f}" if rate == "WER" else f"{100 - dense:.1f} → {100 - slim:.1f}"
-
-
-def summary(document: dict[str, Any]) -> str:
+def summary(found: Exploration) -> str:
     """What the curve says, in words."""
-    knee_at, begins = document["knee"], document["begins_at"]
-    said = f"A loss that matters ({document['matters_nats']:g} nats and more) begins at about {100 * begins:.0f} %"
-    if begins <= 0:
-        said = f"Every size loses more than {document['matters_nats']:g} nats"
-    said += f"; the knee is at {100 * knee_at:.0f} %." if knee_at is not None else "."
-    said += f" Measured on {plural(document['held_out_clips'], 'held-out clip')}, before compensation and further"
+    said = f"A loss that matters ({found.matters_nats:g} nats and more) begins at about {100 * found.begins_at:.0f} %"
+    if found.begins_at <= 0:
+        said = f"Every size loses more than {found.matters_nats:g} nats"
+    said += f"; the knee is at {100 * found.knee:.0f} %." if found.knee is not None else "."
+    said += f" Measured on {plural(found.held_out_clips, 'held-out clip')}, before compensation and further"
     return f"{said} rounds; estimates are corrected by what was measured."
 
 
-def _page(document: dict[str, Any]) -> Report:
-    header, rows = table_rows(document)
-    curve = [(point["sparsity"], point["loss"]) for point in document["points"]]
-    measured = [
-        (point["sparsity"], point["measured"]["divergence"])
-        for point in document["points"]
-        if point["measured"] is not None and point["measured"]["divergence"] is not None
-    ]
+def _page(found: Exploration) -> Report:
+    header, rows = table_rows(found)
+    curve = [(point.sparsity, point.loss) for point in found.points]
+    losses = [(point.sparsity, point.measured.divergence) for point in found.points if point.measured is not None]
+    measured = tuple((sparsity, loss) for sparsity, loss in losses if loss is not None)
     blocks: list[Block] = [Table("", header, tuple(rows))]
     if curve and measured:
-        others = [Curve("measured", tuple(measured))]
-        knee_at = [point for point in curve if point[0] == document["knee"]]
+        others = [Curve("measured", measured)]
+        knee_at = tuple(point for point in curve if point[0] == found.knee)
         if knee_at:
-            others.append(Curve("the knee", tuple(knee_at), joined=False, chosen=True))
-        blocks.append(curve_picture(curve, others, PRUNED_PARTS[document["prune"]]))
-    blocks.append(Paragraph(f"A size to begin with: {document['command']}"))
+            others.append(Curve("the knee", knee_at, joined=False, chosen=True))
+        blocks.append(curve_picture(curve, others, PRUNED_PARTS[found.prune]))
+    blocks.append(Paragraph(f"A size to begin with: {found.command}"))
     return Report(
-        title=f"Sizes of {document['model']}",
-        subtitle=f"measured on {plural(document['held_out_clips'], 'held-out calibration clip')}",
-        summary=summary(document),
+        title=f"Sizes of {found.model}",
+        subtitle=f"measured on {plural(found.held_out_clips, 'held-out calibration clip')}",
+        summary=summary(found),
         cards=(),
         gate=None,
         sections=(Section("Size against loss", tuple(blocks)),),

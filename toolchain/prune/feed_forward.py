@@ -1,7 +1,5 @@
 """What scoring keeps of feed-forward blocks: on which clips they are scored, large sums, and tensors by name."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """How small the model is to become, as the user says it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

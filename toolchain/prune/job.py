@@ -1,7 +1,5 @@
 """What a pruning is asked for: goal, method, recipe, recovery; and whether some model meets it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from dataclasses import dataclass

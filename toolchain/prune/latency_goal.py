@@ -5,8 +5,6 @@ is exported and timed in turn with the dense one; where it misses the goal, the 
 measured, and the widths are chosen again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -115,11 +113,7 @@ def latency_bound(
 
 
 def prune_to_latency(
-    goal: Goal,
-    costs: Costs,
-    prune: Callable[[float], Rotated],
-    timing: ModelTiming,
-    report: Report = quiet,
+    goal: Goal, costs: Costs, prune: Callable[[float], Rotated], timing: ModelTiming, report: Report = quiet
 ) -> tuple[Rotated, tuple[LatencyCheck, ...]]:
     """The pruned model that meets the goal when timed here, or the last one tried, and all checks in order.
 

@@ -1,7 +1,5 @@
 """The report's section on what pruning cost: estimated against measured, and the curve of size against loss."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

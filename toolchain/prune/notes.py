@@ -1,7 +1,5 @@
 """What a report says of how the slim model came about: goal, search, recovery, and prediction against measurement."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from leanear.benchmarks.formatting import PRUNED_PARTS, WORD_ERROR_RATE

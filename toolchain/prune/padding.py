@@ -5,8 +5,6 @@ keys and values are kept together. Zeros take memory and time like other numbers
 is filled up is not what runs. With blocks left out that would be filled up, the plan and the graph are of one size.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -1,7 +1,5 @@
 """From a dense checkpoint and calibration clips to a slim checkpoint folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.metadata
 import shutil

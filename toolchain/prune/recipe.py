@@ -1,7 +1,5 @@
 """How to prune: every key of `--recipe FILE` and the options beside it, once, with default, limits and meaning."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools

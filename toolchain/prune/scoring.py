@@ -6,8 +6,6 @@ chosen, in that basis. Both are summed chunk by chunk, on any number of processe
 interrupted.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Pruning in a new basis, from clips to a slim model: to the goal, compensated where it helps, recovered if asked."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from dataclasses import dataclass
@@ -191,7 +189,7 @@ def _loss_told(work: Pruning, pruned: Rotated, parameters: Costs) -> dict[str, A
         model = work.checkpoint.model
         curve = (work.family, model, pruned.scores, pruned.corrections, parameters, work.recipe)
         loss["curve"] = tuple(CurvePoint(each.sparsity, each.loss) for each in estimated_curve(*curve))
-        loss["begins_at"] = loss_begins_at(*curve)
+        loss["begins_at"] = loss_begins_at(functools.partial(estimated_curve, *curve))
     return loss
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -14,34 +14,23 @@ import torch
 from torch import nn
 
 from leanear.benchmarks.formatting import count
-from leanear.calibration.basis import BASIS_KINDS, BasisKind, SiteBasis
+from leanear.calibration.basis import BasisKind, SiteBasis
 from leanear.calibration.feed_forward import FeedForwardBasis
-from leanear.calibration.passes import LABELS, Labels
+from leanear.calibration.passes import Labels
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.families.family import Family
-from leanear.plan import (
-    PRUNE_CHOICES,
-    SITES_CHOICES,
-    FeedForwardPlan,
-    HeadPlan,
-    Prune,
-    SitePlan,
-    SitesChoice,
-    untouched,
-)
-from leanear.prune.allocation.allocate import Allocation, allocate, entire_heads_allocation, equal_widths_allocation
+from leanear.plan import FeedForwardPlan, Prune, SitePlan, SitesChoice, first_channels, untouched
+from leanear.prune.allocation.allocate import Allocation, allocate
 from leanear.prune.allocation.options import BlockOptions, HeadOptions
 from leanear.prune.costs import Costs, FeedForwardCost
 from leanear.prune.scoring import Bases, Losses, Scoring
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.records import Positive, check
 from leanear.surgery import feed_forward_state, first_channels_state, kept_attention_state, rotated_attention_state
 
-Sharing = Literal["any widths", "equal widths", "entire heads"]
 Pools = Literal["global", "by-kind"]
-SHARINGS: tuple[Sharing, ...] = ("any widths", "equal widths", "entire heads")
 POOLS: tuple[Pools, ...] = ("global", "by-kind")
 LossKind = Literal["finite", "infinitesimal"]
-LOSS_KINDS: tuple[LossKind, ...] = ("finite", "infinitesimal")
 
 DAMAGE_DIGITS = 9  # float sums in another order must not decide between equal choices
 
@@ -53,13 +42,12 @@ class RotatedRecipe:
     basis, labels, basis_clips: as in `Scoring`.
     losses: "finite", by the exact change of the attention at every width, or "infinitesimal", by derivatives at the
         dense model alone, which a saturated softmax deceives.
-    sharing: "any widths" chooses both widths of every head and which heads stay; the others are what it is compared
-        with. multiples: widths (query/key, value/output) are multiples of these. one_width_per_head: the two widths of
+    multiples: widths (query/key, value/output) are multiples of these, or whole. one_width_per_head: the two widths of
         a head are one.
     pools: whether the blocks of every kind (encoder, decoder, cross-attention) have a budget of their own, the same
         share of what they cost, or all blocks one. sites: which blocks are pruned, see `untouched`.
     prune: attention, feed-forward blocks, or both. feed_forward_multiple: hidden channels come in multiples of it.
-    whole_blocks: whether all heads of a block may go, in a family and a sharing that have that, or one always stays.
+    whole_blocks: whether all heads of a block may go, in a family that has that, or one always stays.
     shots: in how many parts; calibration_clips: at most; chunk: clips that are added up at once; seed: of the clips'
         order and of the random labels.
     """
@@ -67,33 +55,23 @@ class RotatedRecipe:
     basis: BasisKind = "fisher"
     labels: Labels = "projected"
     losses: LossKind = "finite"
-    sharing: Sharing = "any widths"
     multiples: tuple[int, int] = (4, 4)
     one_width_per_head: bool = False
     pools: Pools = "global"
     sites: SitesChoice = "all"
     prune: Prune = "attention"
-    feed_forward_multiple: int = 16
+    feed_forward_multiple: Positive = 16
     whole_blocks: bool = True
-    shots: int = 1
-    calibration_clips: int = 256
-    basis_clips: int = 64
-    chunk: int = 16
+    shots: Positive = 1
+    calibration_clips: Positive = 256
+    basis_clips: Positive = 64
+    chunk: Positive = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("shots", "calibration_clips", "basis_clips", "chunk", "feed_forward_multiple"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
-        choices: dict[str, Sequence[str]] = {
-            "basis": BASIS_KINDS, "labels": LABELS, "losses": LOSS_KINDS, "sharing": SHARINGS, "pools": POOLS,
-            "sites": SITES_CHOICES, "prune": PRUNE_CHOICES,
-        }  # fmt: skip
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        if self.prune != "attention" and (self.losses != "finite" or self.sharing != "any widths"):
-            raise BadInput(f"prune {self.prune}: feed-forward blocks have finite losses and any widths alone")
+        check(self, "recipe")
+        if self.prune != "attention" and self.losses != "finite":
+            raise BadInput(f"prune {self.prune}: feed-forward blocks have finite losses alone")
         if self.one_width_per_head and len(set(self.multiples)) > 1:
             step, other = self.multiples
             raise BadInput(f"one width per head cannot be of multiples of {step} and of {other}")
@@ -106,24 +84,12 @@ class RotatedRecipe:
     @property
     def scoring(self) -> Scoring:
         """What of it says how clips are scored."""
-        return Scoring(
-            self.basis,
-            self.labels,
-            self.losses == "finite",
-            self.multiples[0],
-            self.basis_clips,
-            self.chunk,
-            self.seed,
-            self.prune,
-        )
+        finite, clips = self.losses == "finite", self.basis_clips
+        return Scoring(self.basis, self.labels, finite, self.multiples[0], clips, self.chunk, self.seed, self.prune)
 
 
 def choose_widths(
-    sites: Sequence[AttentionSite],
-    losses: Losses,
-    costs: Costs,
-    budget: float,
-    recipe: RotatedRecipe,
+    sites: Sequence[AttentionSite], losses: Losses, costs: Costs, budget: float, recipe: RotatedRecipe
 ) -> Allocation:
     """The widths of every head, (0, 0) where it goes, of least estimated loss within the budget of the whole model.
 
@@ -155,12 +121,12 @@ def choose_widths(
     for pool, dense_cost in zip(pools, of_pools, strict=True):
         share = dense_cost / sum(of_pools)
         of_pool = [blocks[name] for name in pool.feed_forward if name in blocks]
-        chosen = _allocate_pool(pool.attention, options, removals, of_pool, (budget - fixed) * share, costs, recipe)
+        chosen = _allocate_pool(pool.attention, options, removals, of_pool, (budget - fixed) * share, costs)
         for index, site_widths in zip(pool.attention, chosen.widths, strict=True):
             widths[index] = site_widths
         cost, damage, feed_forward = cost + chosen.cost, damage + chosen.damage, feed_forward | chosen.feed_forward
     allocation = Allocation(tuple(widths), cost, damage, feed_forward)
-    return _widened(sites, allocation, costs) if recipe.sharing == "any widths" else allocation
+    return _widened(sites, allocation, costs)
 
 
 def kept_whole_names(sites: Sequence[AttentionSite], recipe: RotatedRecipe) -> frozenset[str]:
@@ -170,8 +136,8 @@ def kept_whole_names(sites: Sequence[AttentionSite], recipe: RotatedRecipe) -> f
 
 
 def may_go(site: AttentionSite, recipe: RotatedRecipe) -> bool:
-    """Whether the block, which is pruned, may lose all its heads; the other ways of sharing keep one."""
-    return site.may_go and recipe.whole_blocks and recipe.sharing == "any widths" and bool(site.query_key_widths)
+    """Whether the block, which is pruned, may lose all its heads."""
+    return site.may_go and recipe.whole_blocks and bool(site.query_key_widths)
 
 
 def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, recipe: RotatedRecipe) -> None:
@@ -221,8 +187,7 @@ def narrowest_model(family: Family, model: nn.Module, recipe: RotatedRecipe) -> 
 def _narrowest(site: AttentionSite, whole: bool, recipe: RotatedRecipe) -> SitePlan:
     pairs = list(zip(site.query_key_widths, site.value_output_widths, strict=True))
     kept = pairs if whole else [] if may_go(site, recipe) else [_width_pairs(*pairs[0], recipe)[0]]
-    heads = tuple(HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(kept))
-    return SitePlan(name=site.name, kind=site.kind, dense_heads=len(pairs), heads=heads)
+    return first_channels(site, kept)
 
 
 @dataclass(frozen=True)
@@ -258,17 +223,14 @@ def _allocate_pool(
     blocks: Sequence[BlockOptions],
     budget: float,
     costs: Costs,
-    recipe: RotatedRecipe,
 ) -> Allocation:
-    """The widths of the heads and channels of some blocks, by the recipe's way of sharing."""
-    ways: dict[Sharing, Callable[..., Allocation]] = {
-        "any widths": functools.partial(allocate, blocks=blocks, removals=[removals[index] for index in pool]),
-        "equal widths": equal_widths_allocation,
-        "entire heads": entire_heads_allocation,
-    }
+    """The widths of the heads and channels of some blocks."""
     ragged = None if costs.ragged is None else [costs.ragged[index] for index in pool]
     tied = None if ragged is None else [lambda count, *pair, of=each: of((pair,) * count) for each in ragged]
-    return ways[recipe.sharing]([options[index] for index in pool], budget, tied=tied, ragged=ragged)
+    return allocate(
+        [options[index] for index in pool], budget, tied=tied, ragged=ragged, blocks=blocks,
+        removals=[removals[index] for index in pool],
+    )  # fmt: skip
 
 
 def _block_options(block: FeedForwardCost, losses: np.ndarray, recipe: RotatedRecipe) -> BlockOptions:
@@ -341,17 +303,7 @@ def cut(
     Blocks without a basis stay as they are.
     """
     sites = family.attention_sites(model)
-    kept = tuple(
-        SitePlan(
-            name=site.name,
-            kind=site.kind,
-            dense_heads=len(site.query_key_widths),
-            heads=tuple(
-                HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(widths) if k and v
-            ),
-        )
-        for site, widths in zip(sites, allocation.widths, strict=True)
-    )
+    kept = tuple(itertools.starmap(first_channels, zip(sites, allocation.widths, strict=True)))
     states = [_attention_state(site, bases, site_plan) for site, site_plan in zip(sites, kept, strict=True)]
     narrowed = {
         site.name: feed_forward_state(site, cast(FeedForwardBasis, bases[site.name]), width)[1]

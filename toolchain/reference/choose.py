@@ -5,8 +5,6 @@ arXiv 2509.26207: query/key and value/output channels are two separate pools, th
 channels, but different ones.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence

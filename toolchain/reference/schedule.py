@@ -1,7 +1,5 @@
 """Prune by a recipe: score, choose, cut and recover, in one shot or step by step."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,21 +16,19 @@ from leanear.calibration.scores import SiteScores, score_fisher, score_magnitude
 from leanear.calibration.sites import AttentionSite
 from leanear.data.examples import LabelledInputs
 from leanear.families.family import Checkpoint, Family
-from leanear.plan import SITES_CHOICES, Plan, SitePlan, SitesChoice, compose, read_plan, untouched
+from leanear.plan import Plan, SitePlan, SitesChoice, compose, read_plan, untouched
 from leanear.progress import Report, quiet
 from leanear.recover.lora import LoraRecovery, recover_
-from leanear.reference.choose import ROUNDING, SCHEMES, THRESHOLDS, Scheme, Threshold, choose_share, choose_sparsity
+from leanear.reference.choose import ROUNDING, Scheme, Threshold, choose_share, choose_sparsity
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_json
 from leanear.runtimes.process.kept_work import remember_kept
-from leanear.runtimes.records import as_json
+from leanear.runtimes.records import Positive, as_json, check
 
 Score = Literal["fisher", "magnitude"]
 Schedule = Literal["one-shot", "iterative"]
 Recovery = Literal["none", "lora"]
 SCORES: tuple[Score, ...] = ("fisher", "magnitude")
-SCHEDULES: tuple[Schedule, ...] = ("one-shot", "iterative")
-RECOVERIES: tuple[Recovery, ...] = ("none", "lora")
 
 CURVATURE_FILE = "curvature.safetensors"
 
@@ -54,28 +50,19 @@ class PruneRecipe:
     threshold: Threshold = "local"
     schedule: Schedule = "one-shot"
     step: float = 0.1
-    max_steps: int = 10
+    max_steps: Positive = 10
     recovery: Recovery = "none"
     recovery_options: LoraRecovery = field(default_factory=LoraRecovery)
     sites: SitesChoice = "all"
-    calibration_clips: int = 256
-    batch_size: int = 16
+    calibration_clips: Positive = 256
+    batch_size: Positive = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "step"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise BadInput(f"{name} is {getattr(self, name):g}; it must lie between 0 and 1")
-        for name in ("max_steps", "calibration_clips", "batch_size"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
-        choices: dict[str, Sequence[str]] = {
-            "scheme": SCHEMES, "score": SCORES, "threshold": THRESHOLDS, "schedule": SCHEDULES, "recovery": RECOVERIES,
-            "sites": SITES_CHOICES,
-        }  # fmt: skip
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise BadInput(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        check(self, "recipe")
 
 
 @dataclass(frozen=True)
@@ -112,11 +99,7 @@ def prune(
         raise ValueError("a state folder is of no use without made_from: it could be another model's")
     order = calibration_order(calibration, recipe)
     model = checkpoint.model
-    plan = dataclasses.replace(
-        family.dense_plan(model),
-        recipe=as_json(recipe),
-        made_from=dict(made_from or {}),
-    )
+    plan = dataclasses.replace(family.dense_plan(model), recipe=as_json(recipe), made_from=dict(made_from or {}))
     check_sparsity(family, model, recipe)
     step, resumed = _last_finished_step(family, state, plan)
     if resumed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -197,6 +198,17 @@ def damages(finished: Finished, dense: Finished, measure: str) -> np.ndarray:
     return (finished.answers.errors - dense.answers.errors) / finished.answers.counted.mean()
 
 
+@functools.lru_cache(maxsize=2)
+def _draws(seeds: int, clips: int, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """The share that every seed (R, S) and every clip (R, N) has in each of R draws with replacement."""
+    generator = np.random.default_rng(seed)
+    of_seeds, of_clips = np.empty((resamples, seeds)), np.empty((resamples, clips))
+    for number in range(resamples):
+        of_clips[number] = np.bincount(generator.integers(clips, size=clips), minlength=clips) / clips
+        of_seeds[number] = np.bincount(generator.integers(seeds, size=seeds), minlength=seeds) / seeds
+    return of_seeds, of_clips
+
+
 def paired_ratio(
     ours: np.ndarray, theirs: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[Interval, Interval, Interval | None]:
@@ -205,13 +217,8 @@ def paired_ratio(
     ours, theirs: damage (S, N) of S calibration seeds on N clips. Clips are resampled, and seeds with them where there
     are several, the same ones for both. The ratio is None where the interval of the denominator reaches down to 0.
     """
-    seeds, clips = ours.shape
-    generator = np.random.default_rng(seed)
-    drawn = np.empty((resamples, 2))
-    for number in range(resamples):
-        some_clips = generator.integers(clips, size=clips)
-        some_seeds = generator.integers(seeds, size=seeds)
-        drawn[number] = [values[some_seeds].mean(axis=0)[some_clips].mean() for values in (ours, theirs)]
+    of_seeds, of_clips = _draws(*ours.shape, seed, resamples)
+    drawn = np.stack([(of_seeds @ values * of_clips).sum(axis=1) for values in (ours, theirs)], axis=1)
     lows, highs = np.percentile(drawn, (2.5, 97.5), axis=0)
     our_mean, their_mean = (
         Interval(float(values.mean()), float(low), float(high))

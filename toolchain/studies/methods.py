@@ -56,6 +56,7 @@ SPEECH_MODEL: tuple[Needs, ...] = ("attention", "several kinds")
 
 DEFAULT = "default"
 DEFAULT_RECIPE = RotatedRecipe()
+WHOLE = 1024  # of widths: no head is wider, so its only multiple is all of it
 DEFAULT_AS_SMALL = "default, as small as equal widths"
 CLOVER = "CLOVER, equal widths"
 ACTIVATIONS_EQUAL = "activation basis, equal widths"
@@ -251,7 +252,7 @@ def _all_methods() -> tuple[Method, ...]:
         _rotated("weight basis, any widths", RotatedRecipe(basis="weights"), "CLOVER's basis, one budget"),
         _rotated("activation basis, any widths", RotatedRecipe(basis="activations"), "balanced basis, one budget"),
         _rotated("attention basis, any widths", RotatedRecipe(basis="attention"), "keys as they are attended to"),
-        _rotated(ENTIRE_HEADS, RotatedRecipe(sharing="entire heads"), "heads stay whole or go"),
+        _rotated(ENTIRE_HEADS, RotatedRecipe(multiples=(WHOLE, WHOLE), whole_blocks=False), "heads stay whole or go"),
         _rotated("observed labels", RotatedRecipe(labels="observed"), "scores from the clips' own labels"),
         _rotated("sampled labels", RotatedRecipe(labels="sampled"), "scores from labels drawn from the prediction"),
         _rotated(

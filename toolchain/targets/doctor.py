@@ -1,7 +1,5 @@
 """What this workstation has for leanear and what it lacks."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What this machine can do for a target, to build and to measure, and what is missing where it cannot."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

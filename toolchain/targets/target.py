@@ -1,7 +1,5 @@
 """A target: one TOML file in `targets/`, found by name, or a user's own by path."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass, replace
@@ -94,22 +92,10 @@ def read_target(name: str) -> Target:
         raise BadInput(f"unknown target {name!r}; known are {', '.join(target_names())}, or the path of a .toml file")
     file = read(TargetFile, read_toml(path), path)
     _check_file(file, path)
-    target = Target(
-        name=path.stem,
-        description=file.description,
-        runtime=file.runtime,
-        graph_form=file.graph_form,
-        precision=file.precision,
-        threads=len(os.sched_getaffinity(0)) if file.threads == "all" else int(file.threads),
-        query_key_multiple=file.query_key_multiple,
-        value_output_multiple=file.value_output_multiple,
-        all_threads=file.threads == "all",
-        on_device=file.measured == "device",
-        python=file.python,
-        compute_capabilities=file.compute_capabilities,
-        one_width_per_head=file.one_width_per_head,
-        feed_forward_multiple=file.feed_forward_multiple,
-    )
+    told = vars(file) | {"name": path.stem, "on_device": file.measured == "device"}
+    if file.threads == "all":
+        told |= {"threads": len(os.sched_getaffinity(0)), "all_threads": True}
+    target = Target(**{key: value for key, value in told.items() if key != "measured"})
     if target.one_width_per_head:
         check_one_width(target, str(path))
     return target

@@ -1,7 +1,5 @@
 """Times blocks of classifiers and whole classifiers on this device, and makes the latency tables of them."""
 
-from __future__ import annotations
-
 import functools
 import statistics
 import tempfile

@@ -4,8 +4,6 @@ A block costs so much for being there (layer norm, activation, residual, startin
 channels; both are a least-squares fit of blocks of several widths. A block without channels is gone and costs nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -7,8 +7,6 @@ cost of a plan adds up over its heads, as a search needs it. What the parts leav
 Dimension letters: T tokens, D model width, H heads, K per-head query/key width, V per-head value/output width.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

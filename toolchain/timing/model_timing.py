@@ -1,7 +1,5 @@
 """How models of either family are timed on a target: by a latency table, and the finished one beside the dense one."""
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path

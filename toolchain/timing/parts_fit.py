@@ -1,7 +1,5 @@
 """Costs of parts from timings of sums of them, none negative."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

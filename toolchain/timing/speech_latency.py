@@ -9,8 +9,6 @@ session, window and precision that ship.
 Dimension letters: H heads, K per-head query/key width, V per-head value/output width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

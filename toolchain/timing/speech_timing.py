@@ -1,7 +1,5 @@
 """Times whole Whispers of chosen widths on this device, stage by stage, and makes the latency table of them."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import statistics
@@ -21,18 +19,11 @@ from leanear.benchmarks.summary import summarise_latency
 from leanear.export.whisper.graph import cache_sizes, export_whisper, observe_encoder
 from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
-from leanear.plan import HeadPlan, SitePlan
+from leanear.plan import first_channels
 from leanear.progress import Report, quiet
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import MeasurementFailed
-from leanear.runtimes.manifest import (
-    MANIFEST_SCHEMA,
-    NO_FILE,
-    NO_GOLDEN,
-    SpeechManifest,
-    SpeechOutput,
-    waveform_input,
-)
+from leanear.runtimes.manifest import MANIFEST_SCHEMA, NO_FILE, NO_GOLDEN, SpeechManifest, SpeechOutput, waveform_input
 from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.records import as_json, read
 from leanear.runtimes.sessions import SessionOptions
@@ -160,18 +151,8 @@ def probe_models(geometry: SpeechGeometry) -> list[dict[str, list[tuple[int, int
 
 def model_of_widths(checkpoint: WhisperCheckpoint, widths: Mapping[str, Widths]) -> Any:
     """A slim model with heads of these widths in every block of each kind: to be timed, not used."""
-    plans = tuple(
-        SitePlan(
-            name=site.name,
-            kind=site.kind,
-            dense_heads=len(site.query_key_widths),
-            heads=tuple(
-                HeadPlan(head, tuple(range(k)), tuple(range(v))) for head, (k, v) in enumerate(widths[site.kind])
-            ),
-        )
-        for site in whisper.attention_sites(checkpoint.model)
-    )
-    return whisper.slim_model(checkpoint.model, plans)
+    sites = whisper.attention_sites(checkpoint.model)
+    return whisper.slim_model(checkpoint.model, tuple(first_channels(site, widths[site.kind]) for site in sites))
 
 
 def model_of_channels(checkpoint: WhisperCheckpoint, widths: Mapping[str, int]) -> Any:

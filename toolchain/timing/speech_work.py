@@ -1,7 +1,5 @@
 """What one inference of a Whisper is where its milliseconds are a goal: a clip, its window, and tokens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The file of a latency table: its key, which says what was timed, the table's own fields, and where it is kept."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

@@ -138,13 +138,7 @@ def _channels_kept(cells: Sequence[WidthCell], dense_width: int) -> float:
 
 
 def _width_cell(
-    axes: Any,
-    boxes: dict[str, list[Box]],
-    head: int,
-    row: float,
-    widths: WidthCell,
-    dense_width: int,
-    numbers: bool,
+    axes: Any, boxes: dict[str, list[Box]], head: int, row: float, widths: WidthCell, dense_width: int, numbers: bool
 ) -> None:
     """Add a head's boxes to `boxes`, and write its widths where there is room."""
     if not widths.kept:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import json
 import sys
 
 import numpy as np
@@ -16,23 +14,16 @@ import leanear.benchmarks.measure.sustained
 from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.measure.latency import measure_latency
 from leanear.benchmarks.measure.measure import benchmark
-from leanear.benchmarks.measure.processes import Outcome
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.results import read_results, write_results
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
 from tests.export.whisper_cases import noise, small_artifact
+from tests.measured import in_this_process
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
 from tests.runtimes.tiny_artifact import WINDOW_SAMPLES, weights, write_tiny_artifact
 
 RUN_MS = 1.25  # of every run, as the made-up events say
-WORKERS = {
-    "leanear.benchmarks.measure.engine_check": "check_engine",
-    "leanear.benchmarks.measure.latency": "measure_latency",
-    "leanear.benchmarks.measure.memory": "measure_memory",
-    "leanear.benchmarks.measure.accuracy": "measure_logits",
-    "leanear.benchmarks.measure.sustained": "measure_sustained",
-}
 
 
 @pytest.fixture
@@ -43,11 +34,6 @@ def library(monkeypatch, tmp_path) -> FakeTensorRT:
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     monkeypatch.setenv("LEANEAR_CACHE", str(tmp_path / "cache"))
     return fake
-
-
-def in_this_process(module, request, progress, **_keywords) -> Outcome:
-    answer = getattr(importlib.import_module(module), WORKERS[module])(json.loads(json.dumps(request)), progress)
-    return Outcome(json.loads(json.dumps(answer, allow_nan=False)))
 
 
 @pytest.fixture

@@ -140,10 +140,7 @@ def test_energy_that_no_sensor_shows_is_not_0(above):
             lambda document: document["latency"]["sensors"]["series"].update(clock_mhz={"cpu": "fast"}),
             "clock_mhz.cpu is 'fast', expected a list",
         ),
-        (
-            lambda document: document["latency"]["sensors"]["throttling"].pop("verdict"),
-            "throttling.verdict'",
-        ),
+        (lambda document: document["latency"]["sensors"]["throttling"].pop("verdict"), "throttling.verdict'"),
         (lambda document: document["sustained"].update(status="fine"), "sustained.status"),
         (lambda document: document["sustained"].update(roles={"slim": {}}), "missing key 'sustained.roles.slim.work'"),
         (lambda document: document["sustained"].update(status="failed", reason=""), "sustained.reason: empty"),

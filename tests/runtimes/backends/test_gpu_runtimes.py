@@ -150,11 +150,7 @@ def test_engines_are_built_once_for_a_graph_a_version_a_gpu(library, cuda, tiny,
     (engine,) = out.glob("*.engine")
     facts = json.loads(engine.with_suffix(".json").read_text())
     assert facts["bytes"] == engine.stat().st_size
-    assert facts["built_for"] == {
-        "device": "Fake Orin",
-        "compute_capabilities": ["8.7"],
-        "ahead_of_time": False,
-    }
+    assert facts["built_for"] == {"device": "Fake Orin", "compute_capabilities": ["8.7"], "ahead_of_time": False}
     nvidia_gpu.compile(tiny, FP32, out)
     assert len(library.builds) == 1
     cuda.name = b"Another Orin"

@@ -25,6 +25,8 @@ from tests.runtimes.tiny_artifact import loudness_weights, write_tiny_artifact
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import make_tokenizer, write_whisper
 
+pytestmark = pytest.mark.usefixtures("measured_here", "markdown_alone_here")
+
 KNOWN = make_tokenizer().get_vocab()
 DE, TRANSLATE = KNOWN["<|de|>"], KNOWN["<|translate|>"]
 ASKED = ("--task", "translate", "--language", "de")
@@ -122,7 +124,7 @@ def test_a_slim_checkpoint_is_of_what_was_asked_for(field, tmp_path):
     assert (decoding.default_language, decoding.default_task) == ("de", "translate")
 
 
-def test_a_deployment_in_another_language_is_another(field, tmp_path, capsys, markdown_alone):
+def test_a_deployment_in_another_language_is_another(field, tmp_path, capsys):
     out, target = tmp_path / "out", str(field / "nothing.toml")
     flags = ["--target", target, "--out", str(out), "--calibration-clips", "6", "--budget", "1", "--sparsity", "0.2"]
     assert run_in(field, "deploy", *flags) == 0

@@ -26,6 +26,8 @@ from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, tone, write_tiny
 from tests.toolchain.recipes import recipe_flags
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -370,8 +372,7 @@ def largest_file(limit_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("limit_bytes", "written"),
-    [(20_000, ".slim.state/statistics/chunk-00000.safetensors"), (80_000, "slim")],
+    ("limit_bytes", "written"), [(20_000, ".slim.state/statistics/chunk-00000.safetensors"), (80_000, "slim")]
 )
 def test_no_room_for_statistics_or_weights(capsys, model, data, tmp_path, limit_bytes, written):
     """A limit on file size stands in for a full disk: the write fails in the same place."""

@@ -21,12 +21,7 @@ from leanear.benchmarks.device.runner import _parser
 from leanear.cli.commands import cli
 from leanear.devices.bundle import RUNNER_FILE
 from leanear.runtimes.process import isolation
-from leanear.runtimes.process.isolation import (
-    code_command,
-    isolated_environment,
-    leave_current_folder,
-    module_command,
-)
+from leanear.runtimes.process.isolation import code_command, isolated_environment, leave_current_folder, module_command
 from tests.conftest import TINY_LABELS, write_tiny, write_tones
 from tests.toolchain.deliveries import FEW as FEW_MEASUREMENTS
 from tests.toolchain.deliveries import changed_benchmarks
@@ -40,7 +35,7 @@ HOSTILE = "with open({mark!r}, 'a') as stream:\n    stream.write(__name__ + ' of
 # As pip writes it, but that it runs several commands, most of whose time goes to imports, measures everything once, on
 # devices too, and draws the pages of `report` alone.
 LAUNCHER = """
-import json, sys
+import json, os, sys
 from leanear.entry import main
 from pathlib import Path
 from leanear.benchmarks import summary
@@ -48,11 +43,12 @@ from leanear.benchmarks.measure import parts
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.report import report
 from leanear.devices.bundle import DEVICE_SOURCES
+os.sched_getaffinity = lambda _process: {0}  # threads of tests that run at once would spin
 benchmark.__kwdefaults__["repeats"], summary.RESAMPLES, parts.MEMORY_SHARE_S = 1, 200, 0.1
 DEVICE_SOURCES["leanear.benchmarks"] = Path(sys.argv[2])
 render_html = report.render_html
 print("leanear is in", sys.modules["leanear"].__path__[0], file=sys.stderr)
-status = []
+status, launched = [], sys.argv
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["leanear", *arguments]
     report.render_html = render_html if arguments[0] == "report" else lambda page: ""
@@ -60,8 +56,8 @@ for arguments in json.loads(sys.argv[1]):
         main()
     except SystemExit as stop:
         print("leanear", *arguments, "ended with", stop.code or 0, file=sys.stderr, flush=True)
-        status.append(stop.code or 0)
-sys.exit(any(status))
+        status.append([" ".join(arguments), stop.code or 0, Path(launched[3]).exists()])
+Path(launched[4]).write_text(json.dumps(status))
 """
 FEW = "--calibration-clips 4"
 DEPLOYED = "--calibration-clips 8 --budget 1 --sparsity 0.3 --precision-drop 100"
@@ -190,12 +186,27 @@ def ended(command: list[str], field: Path, home: Path, **environment: str) -> su
     return done
 
 
-def leanear(field: Path, home: Path, *commands: str) -> None:
-    split = [command.split() for command in commands]
+@pytest.fixture(scope="module")
+def launched(field, home):
+    """By command, its status; all are run in one process, as each would take seconds to import torch again."""
+    deployments = [line.replace("../device", f"{field}/device") for line in DEPLOYMENTS]
+    classifier = [line for line in CLASSIFIER if home == ROOT or not line.startswith("compare-methods")]
+    commands = [*classifier, *OPENVINO, *WHISPER, *deployments]
+    given = [json.dumps([command.split() for command in commands]), str(field / "short-benchmarks")]
+    launcher, told = str(field / "bin" / "leanear"), field / "told.json"
     ssh = str(field / "bin" / "ssh")
-    launched = [str(field / "bin" / "leanear"), json.dumps(split), str(field / "short-benchmarks")]
-    done = ended([sys.executable, *launched], field, home, LEANEAR_SSH=ssh)
+    done = ended([sys.executable, launcher, *given, str(field / "mark"), str(told)], field, home, LEANEAR_SSH=ssh)
     assert f"leanear is in {home}/{'toolchain' if home == ROOT else 'leanear'}" in done.stderr
+    statuses = json.loads(told.read_text())
+    assert [command for command, _, _ in statuses] == [" ".join(command.split()) for command in commands]
+    return {command: (status, was_marked, done.stderr) for command, status, was_marked in statuses}
+
+
+def ended_well(launched, commands) -> None:
+    """Every one of the commands ended well, and until then no hostile module was executed."""
+    for command in commands:
+        status, was_marked, said = launched[" ".join(command.split())]
+        assert (status, was_marked) == (0, False), (command, said)
 
 
 def test_hostile_modules_are_executed_where_python_is_started_as_usual(tmp_path):
@@ -212,23 +223,23 @@ def test_every_command_and_every_verb_is_run_here():
     assert {verb for verbs in VERBS.values() for verb, *_ in verbs} == set(subparsers.choices)
 
 
-def test_commands_on_a_classifier(field, home):
-    leanear(field, home, *(line for line in CLASSIFIER if home == ROOT or not line.startswith("compare-methods")))
+def test_commands_on_a_classifier(home, launched):
+    ended_well(launched, (line for line in CLASSIFIER if home == ROOT or not line.startswith("compare-methods")))
 
 
-def test_commands_on_a_whisper(field, home):
-    leanear(field, home, *WHISPER)
+def test_commands_on_a_whisper(launched):
+    ended_well(launched, WHISPER)
 
 
-def test_deployments_here_and_on_a_device(field, home):
-    leanear(field, home, *(line.replace("../device", f"{field}/device") for line in DEPLOYMENTS))
+def test_deployments_here_and_on_a_device(field, home, launched):
+    ended_well(launched, (line.replace("../device", f"{field}/device") for line in DEPLOYMENTS))
     for delivery, verbs in VERBS.items():
         for verb in verbs:
             ended([sys.executable, str(field / delivery / "bundle" / RUNNER_FILE), *verb], field, home)
 
 
-def test_openvino(field, home):
-    leanear(field, home, *OPENVINO)
+def test_openvino(launched):
+    ended_well(launched, OPENVINO)
 
 
 @pytest.mark.slow

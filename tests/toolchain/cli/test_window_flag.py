@@ -15,6 +15,8 @@ from tests.toolchain.deploy.test_speech_deploy import TARGET, TEXTS, deploy_argu
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 RATE_HZ = 16_000
 
 

@@ -18,6 +18,8 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import read_clips
 from tests.conftest import tone
 
+pytestmark = pytest.mark.usefixtures("measured_here", "markdown_alone_here")
+
 SECONDS, FRAMES, MEAN, DEVIATION = 10.24, 1024, -4.2677393, 4.5689974
 # Names as the ontology has them, and made-up ones for the others.
 NAMES = (
@@ -61,7 +63,7 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_deployment(model, data, tmp_path, capsys, markdown_alone):
+def test_deployment(model, data, tmp_path, capsys):
     out = tmp_path / "out"
     flags = ["--sparsity", "0.5", "--max-drop", "100", "--calibration-clips", "10", "--budget", "1"]
     assert run(["deploy", str(model), "--data", str(data), "--target", "cpu", "--out", str(out), *flags]) == 0

@@ -38,10 +38,7 @@ DOCUMENTS = {
         "slim_manifest_sha256": "0" * 64,
     },
 }  # fmt: skip
-READERS = {
-    "deployment.json": lambda path: read_deployment(path.parent),
-    "precision.json": read_precision,
-}
+READERS = {"deployment.json": lambda path: read_deployment(path.parent), "precision.json": read_precision}
 
 
 @pytest.fixture(params=DOCUMENTS)

@@ -24,6 +24,8 @@ from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
+pytestmark = pytest.mark.usefixtures("measured_here", "markdown_alone_here")
+
 NOTHING = """description = "Nothing"
 runtime = "null"
 graph_form = "portable"
@@ -94,9 +96,7 @@ def test_both_sides_are_measured_each_in_its_own_precision(deployed):
     assert "| precision | dense in fp32, slim in bf16 |" in report
 
 
-def test_what_is_done_is_not_done_again_and_another_precision_is(
-    deployed, model, data, nothing, tmp_path, capsys, markdown_alone
-):
+def test_what_is_done_is_not_done_again_and_another_precision_is(deployed, model, data, nothing, tmp_path, capsys):
     out = Path(shutil.copytree(deployed, tmp_path / "out"))
     assert deploy(model, data, nothing, out) == 0
     assert "nothing to do" in capsys.readouterr().err
@@ -118,14 +118,14 @@ def test_what_is_done_is_not_done_again_and_another_precision_is(
     assert "## Precision" not in (out / "report.md").read_text()
 
 
-def test_the_report_is_written_again_as_it_was(deployed, tmp_path, markdown_alone):
+def test_the_report_is_written_again_as_it_was(deployed, tmp_path):
     out = Path(shutil.copytree(deployed, tmp_path / "out"))
     before = (out / "report.md").read_bytes()
     assert run(["report", str(out)]) == 0
     assert (out / "report.md").read_bytes() == before
 
 
-def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsys, monkeypatch, markdown_alone):
+def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsys, monkeypatch):
     """Real graphs on a real runtime, of which those in 8 bits fail their proof."""
 
     def refuse(folder: Path) -> None:

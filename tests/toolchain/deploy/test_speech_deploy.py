@@ -15,6 +15,8 @@ from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
+pytestmark = pytest.mark.usefixtures("measured_here", "markdown_alone_here")
+
 TARGET = """description = "Nothing"
 runtime = "null"
 graph_form = "portable"
@@ -82,7 +84,7 @@ def test_everything_is_left_in_the_folder(deployed):
 
 
 def test_what_is_done_is_not_done_again_and_other_transcripts_are_other_clips(
-    deployed, model, data, target, tmp_path, capsys, markdown_alone
+    deployed, model, data, target, tmp_path, capsys
 ):
     out = Path(shutil.copytree(deployed, tmp_path / "out"))
     assert run(deploy_arguments(model, data, target, out)) == 0
@@ -98,7 +100,7 @@ def test_what_is_done_is_not_done_again_and_other_transcripts_are_other_clips(
     assert "reading 4 calibration and 6 evaluation clips: done" in capsys.readouterr().err
 
 
-def test_bench_and_report_count_words(deployed, data, tmp_path, capsys, markdown_alone):
+def test_bench_and_report_count_words(deployed, data, tmp_path, capsys):
     out = tmp_path / "results.json"
     arguments = ["bench", str(deployed / "slim"), "--data", str(data), "--budget", "1", "--out", str(out)]
     assert run([*arguments, "--threads", "1"]) == 0
@@ -163,7 +165,7 @@ def test_a_clip_longer_than_the_window_is_left_out_of_calibration_alone(model, d
     assert caplog.messages.count(f"note: {left_out}") == 1
 
 
-def test_deploying_with_a_long_and_a_silent_clip(model, data, target, tmp_path, caplog, markdown_alone):
+def test_deploying_with_a_long_and_a_silent_clip(model, data, target, tmp_path, caplog):
     """Both are evaluated and neither is calibrated on."""
     import soundfile
 

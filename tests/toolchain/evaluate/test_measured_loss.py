@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from types import SimpleNamespace
 
@@ -180,7 +181,8 @@ def test_the_curve_is_of_corrected_estimates_and_ends_where_models_do(monkeypatc
     ],
 )
 def test_where_a_loss_begins_to_matter(monkeypatch, loss_at, most, begins):
-    assert loss_begins_at(*known(monkeypatch, loss_at, most)) == pytest.approx(begins)
+    curve = functools.partial(estimated_curve, *known(monkeypatch, loss_at, most))
+    assert loss_begins_at(curve) == pytest.approx(begins)
 
 
 def estimates(*losses: float) -> list[Estimate]:

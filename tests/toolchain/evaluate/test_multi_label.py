@@ -28,6 +28,8 @@ from leanear.runtimes.sessions import SessionOptions
 from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.tagged_folder import TAGS, write_tagged_folder, write_tagger
 
+pytestmark = pytest.mark.usefixtures("measured_here", "markdown_alone_here")
+
 CLIPS = 48
 
 
@@ -215,7 +217,7 @@ def test_the_slim_checkpoint_is_of_several_labels_too(deployed):
     assert checkpoint.model.config.problem_type == "multi_label_classification"
 
 
-def test_a_gate_that_is_missed(deployed, capsys, markdown_alone):
+def test_a_gate_that_is_missed(deployed, capsys):
     path = next((deployed / "results").glob("*.json"))
     change = analyse_tags(read_results(path)).change
     assert change.estimate < 0, "the tiny model lost something"
@@ -230,10 +232,7 @@ def test_results_are_read_strictly(deployed, tmp_path):
         (lambda answers: answers["roles"]["slim"].update(logits_float32="AAAA"), "roles.slim.logits_float32"),
         (lambda answers: answers["label_ids"].__setitem__(0, [7]), r"label_ids\[0\]: a label lies outside 0..4"),
         (lambda answers: answers["label_ids"].pop(), "for 27 clips|cross_entropy_nats: 28 for 27"),
-        (
-            lambda answers: answers["roles"]["slim"].update(predicted_ids=[]),
-            "roles.slim.predicted_ids'",
-        ),
+        (lambda answers: answers["roles"]["slim"].update(predicted_ids=[]), "roles.slim.predicted_ids'"),
     ):
         changed = json.loads(json.dumps(document))
         change(changed["accuracy"])
@@ -278,7 +277,7 @@ def test_other_ways_to_prune(model, data, tmp_path, recovery, recipe):
     assert ast.load_checkpoint(out).task == "audio-tagging"
 
 
-def test_precisions_are_gated_in_points_of_map(model, data, tmp_path, deployed, markdown_alone):
+def test_precisions_are_gated_in_points_of_map(model, data, tmp_path, deployed):
     out = shutil.copytree(deployed, tmp_path / "out")
     assert deploy(model, data, out, "--sparsity", "0.5", "--precision", "int8", "--precision-drop", "100") == 0
     document = read_precision(out / "precision.json")

@@ -18,6 +18,8 @@ from leanear.families.registry import FAMILIES, Registered, family_of
 from tests.conftest import TINY_LABELS, tone
 from tests.toolchain import wav2vec2_family
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from leanear.prune.allocation import frontier, site_frontiers
-from leanear.prune.allocation.allocate import Allocation, allocate, entire_heads_allocation, equal_widths_allocation
+from leanear.prune.allocation.allocate import Allocation, allocate
 from leanear.prune.allocation.options import HeadOptions
 from leanear.runtimes.errors import BadInput
 
@@ -48,6 +48,13 @@ def ordinary_sites(seed: int, sites: int, heads: int, widths, cost_of=lambda k, 
             damages = sum(curve[pairs[:, axis]] - curve[-1] for axis, curve in enumerate(of_width))
             made[-1].append(HeadOptions(pairs[:, 0], pairs[:, 1], costs, damages))
     return made
+
+
+def of_widths(head: HeadOptions, allowed) -> HeadOptions:
+    """The options whose two widths are one of these."""
+    keys, values = head.query_key_widths, head.value_output_widths
+    places = np.flatnonzero((keys == values) & np.isin(keys, allowed))
+    return HeadOptions(keys[places], values[places], head.costs[places], head.damages[places])
 
 
 def pair(head: HeadOptions, place: int) -> tuple[int, int]:
@@ -304,29 +311,6 @@ def test_a_budget_that_is_the_sum_of_costs_in_another_order_is_met():
         assert allocate(sites, sum(order)).cost == math.fsum(costs)
 
 
-def test_equal_widths_are_the_best_width_that_fits():
-    sites = ordinary_sites(11, sites=2, heads=3, widths=(4, 8, 12))
-    widest = {width: 6 * 2.0 * width for width in (4, 8, 12)}
-    for budget, width in ((50.0, 4), (widest[8], 8), (widest[12] - 1, 8), (1e9, 12)):
-        found = equal_widths_allocation(sites, budget)
-        assert set(itertools.chain(*found.widths)) == {(width, width)}
-        assert found.cost == widest[width]
-        assert_adds_up(found, sites)
-    tied = [lambda heads, k, v: 1.0 + heads * k] * 2
-    assert equal_widths_allocation(sites, 26.0, tied=tied).cost == 26.0
-    with pytest.raises(BadInput, match="below 26, the least possible cost with equal widths"):
-        equal_widths_allocation(sites, 25.0, tied=tied)
-    ragged = [lambda kept: 2.0 + sum(k for k, _ in kept)] * 2
-    assert equal_widths_allocation(sites, 28.0, ragged=ragged).cost == 28.0
-
-
-def test_equal_widths_need_a_width_that_all_heads_can_have():
-    sites = [[HeadOptions(np.array([4]), np.array([4]), np.ones(1), np.ones(1))] for _ in range(2)]
-    sites[1][0] = HeadOptions(np.array([8]), np.array([8]), np.ones(1), np.ones(1))
-    with pytest.raises(BadInput, match="no width"):
-        equal_widths_allocation(sites, 10.0)
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_entire_heads_are_the_best_of_all_subsets(seed):
     sites = ordinary_sites(seed, sites=2, heads=3, widths=(4, 8))
@@ -342,20 +326,21 @@ def test_entire_heads_are_the_best_of_all_subsets(seed):
     tied = [lambda heads, k, v: 3.0 + heads * (k + v)] * 2
     dear = [lambda kept: 1000.0] * 2
     for budget in (40.0, 60.0, 90.0, 102.0):
-        assert entire_heads_allocation(sites, budget).damage == pytest.approx(enumerate_best(entire, budget)[0])
-        found = entire_heads_allocation(sites, budget, tied=tied, ragged=dear)
+        assert allocate(entire, budget).damage == pytest.approx(enumerate_best(entire, budget)[0])
+        found = allocate(entire, budget, tied=tied, ragged=dear)
         assert found.damage == pytest.approx(enumerate_best(entire, budget, tied, dear)[0])
         assert set(itertools.chain(*found.widths)) <= {(0, 0), (8, 8)}
 
 
-def test_default_is_never_worse_than_equal_widths_and_entire_heads_under_the_same_costs():
+def test_any_widths_are_never_worse_than_one_width_or_entire_heads_under_the_same_costs():
     sites = ordinary_sites(12, 3, 4, (4, 8, 12, 16))
     tied = [lambda heads, k, v: 5.0 + heads * (k + v)] * 3
     ragged = [lambda kept: 5.0 * len(set(kept)) + sum(k + v for k, v in kept)] * 3
     for budget in (120.0, 200.0, 300.0):
         best = allocate(sites, budget, tied=tied, ragged=ragged).damage
-        assert best <= equal_widths_allocation(sites, budget, tied=tied, ragged=ragged).damage
-        assert best <= entire_heads_allocation(sites, budget, tied=tied, ragged=ragged).damage
+        for allowed in ((0, 4), (0, 8), (0, 16)):
+            fewer = [[of_widths(head, allowed) for head in heads] for heads in sites]
+            assert best <= allocate(fewer, budget, tied=tied, ragged=ragged).damage
 
 
 def test_blocks_that_cannot_be_had_are_left_out():
@@ -379,9 +364,8 @@ def test_blocks_that_cannot_be_had_are_left_out():
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(sites, message):
-    for choose in (allocate, equal_widths_allocation, entire_heads_allocation):
-        with pytest.raises(BadInput, match=message):
-            choose(sites, 10.0)
+    with pytest.raises(BadInput, match=message):
+        allocate(sites, 10.0)
 
 
 def test_cost_functions_are_one_per_block_and_give_costs():

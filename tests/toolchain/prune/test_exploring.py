@@ -15,7 +15,9 @@ from leanear.benchmarks.formatting import without_folders
 from leanear.cli.commands import run
 from leanear.prune import exploring, scoring
 from leanear.prune.curve import measured_ratio
-from leanear.prune.exploring import Point, _begins_at, summary, table_rows
+from leanear.prune.exploring import Exploration, Point, _begins_at, summary, table_rows
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.records import as_json, read
 from tests.conftest import tone, write_tiny, write_tones
 from tests.toolchain.recipes import recipe_flags
 from tests.toolchain.whisper_pruning import write_audio
@@ -65,6 +67,20 @@ def passes(monkeypatch) -> list[str]:
     return seen
 
 
+@pytest.fixture(scope="module")
+def explored_folder(classifier, tmp_path_factory) -> tuple[Path, list[str]]:
+    """A folder with the classifier's curve and scores, and the passes that it took."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        seen = passes(patch)
+        assert run(["explore", *map(str, (classifier[0], "--data", classifier[1], "--out", out))]) == 0
+    return out, seen
+
+
+def curve_of(explored_folder) -> dict:
+    return json.loads((explored_folder[0] / "explore.json").read_text())
+
+
 @pytest.mark.parametrize("kind", ["classifier", "speaker"])
 def test_the_curve_of_a_folder(capsys, request, tmp_path, monkeypatch, kind):
     given, out, seen = request.getfixturevalue(kind), tmp_path / "out", passes(monkeypatch)
@@ -90,7 +106,9 @@ def test_the_curve_of_a_folder(capsys, request, tmp_path, monkeypatch, kind):
     assert found["latency_ms_dense"] is None
     assert all(point["latency_ms"] is None for point in found["points"])
     markdown = (out / "explore.md").read_text()
-    assert summary(found) in markdown
+    whole = read(Exploration, out / "explore.json")
+    assert as_json(whole) == found, "what is written is read, and the other way round"
+    assert summary(whole) in markdown
     assert without_folders(found["command"]) in markdown.replace("\\", "")
     assert str(out.parent) not in markdown + (out / "explore.html").read_text(), "no folder of this machine"
     assert seen, "scored once"
@@ -99,8 +117,8 @@ def test_the_curve_of_a_folder(capsys, request, tmp_path, monkeypatch, kind):
     assert seen == [], "the second time the scores are taken from the folder"
 
 
-def test_a_point_is_the_model_that_prune_makes(capsys, classifier, tmp_path):
-    found = explored(capsys, classifier, tmp_path / "out")
+def test_a_point_is_the_model_that_prune_makes(capsys, explored_folder, tmp_path):
+    found = curve_of(explored_folder)
     arguments = ["prune", *found["command"].split()[2:-1], str(tmp_path / "slim"), "--json"]
     assert run(arguments) == 0
     pruned = json.loads(capsys.readouterr().out)
@@ -112,30 +130,28 @@ def test_a_point_is_the_model_that_prune_makes(capsys, classifier, tmp_path):
     assert [each["sparsity"] for each in curve] == [each["sparsity"] for each in found["points"]]
 
 
-def test_what_is_printed_is_the_table(capsys, classifier, tmp_path):
+def test_what_is_printed_is_the_table(capsys, classifier, explored_folder, tmp_path, markdown_alone):
     model, data = classifier
+    shutil.copytree(explored_folder[0], tmp_path / "out")
     assert run(["explore", str(model), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    document = json.loads((tmp_path / "out" / "explore.json").read_text())
+    document = read(Exploration, tmp_path / "out" / "explore.json")
     header, rows = table_rows(document)
     assert header == ("removed", "parameters", "MACs", "corrected estimate", "measured, nats", "accuracy, %")
     for row in rows:
         (line,) = (line for line in printed.splitlines() if line.startswith(f"{row[0]} "))
         assert line.split() == " ".join(row).split()
-    assert f"next:    {document['command']}" in printed
+    assert f"next:    {document.command}" in printed
     assert summary(document) in " ".join(printed.split())
     knees = [row for row in rows if "(knee)" in row[0]]
-    assert len(knees) == (document["knee"] is not None)
+    assert len(knees) == (document.knee is not None)
 
 
 @pytest.mark.parametrize("where", ["in the first pass", "in the second pass", "after the scores"])
-def test_an_interrupted_run_goes_on(capsys, classifier, tmp_path, monkeypatch, where):
+def test_an_interrupted_run_goes_on(capsys, classifier, explored_folder, tmp_path, monkeypatch, markdown_alone, where):
     model, data = classifier
     out, seen = tmp_path / "out", passes(monkeypatch)
-    expected = explored(capsys, classifier, tmp_path / "whole")
-    every = list(seen)
-    assert set(every) == {"statistics_of", "squares_of"}
-    seen.clear()
+    assert set(explored_folder[1]) == {"statistics_of", "squares_of"}
 
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
@@ -150,7 +166,7 @@ def test_an_interrupted_run_goes_on(capsys, classifier, tmp_path, monkeypatch, w
         assert run(["explore", str(model), "--data", str(data), "--out", str(out)]) == 130
     assert not (out / "explore.json").exists()
     seen.clear()
-    assert explored(capsys, classifier, out) == expected
+    assert explored(capsys, classifier, out) == curve_of(explored_folder)
     if where == "in the second pass":
         assert set(seen) == {"squares_of"}
     if where == "after the scores":
@@ -165,30 +181,38 @@ def test_a_folder_with_something_else_in_it_is_left_alone(capsys, classifier, tm
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
 
-def test_scores_of_other_clips_are_not_used(capsys, classifier, tmp_path, monkeypatch):
+def test_scores_of_other_clips_are_not_used(capsys, classifier, explored_folder, tmp_path, monkeypatch, markdown_alone):
     other = shutil.copytree(classifier[1], tmp_path / "other")
     soundfile.write(other / "yes" / "0.wav", tone(4321), 16000)
     for number in range(12):
         soundfile.write(other / "up" / f"{number}.wav", tone(2000 + number), 16000)
-    explored(capsys, classifier, tmp_path / "out")
+    shutil.copytree(explored_folder[0], tmp_path / "out")
     seen = passes(monkeypatch)
     found = explored(capsys, (classifier[0], other), tmp_path / "out")
     assert seen
     assert found == explored(capsys, (classifier[0], other), tmp_path / "anew")
 
 
-def document(**changes) -> dict:
+def document(divergence: float | None = 0.5, **changes) -> Exploration:
     measured = {
-        "clips": 10, "divergence": 0.5, "dense_mistakes": 1.0, "slim_mistakes": 4.0, "counted": 20.0,
-        "standard_error_points": 1.0, "points": 15.0, "matters": True,
+        "clips": 10, "divergence": divergence, "dense_mistakes": 1.0, "slim_mistakes": 4.0, "counted": 20.0,
+        "low_points": None, "high_points": None, "standard_error_points": 1.0, "points": 15.0, "matters": True,
     }  # fmt: skip
     point = {"sparsity": 0.5, "loss": 0.04, "parameters": 50, "macs": 250, "latency_ms": 1.5, "measured": measured}
     facts = {
-        "metric": "accuracy", "matters_nats": 0.05, "knee": 0.5, "begins_at": 0.42, "parameters_dense": 100,
-        "macs_dense": 1000, "latency_ms_dense": 2.0, "held_out_clips": 10,
+        "schema": "leanear-explore-1", "model": "a", "prune": "attention", "command": "leanear", "metric": "accuracy",
+        "matters_nats": 0.05, "knee": 0.5, "begins_at": 0.42, "parameters_dense": 100, "macs_dense": 1000,
+        "latency_ms_dense": 2.0, "held_out_clips": 10,
         "points": [point, {**point, "sparsity": 0.6, "measured": None}],
     }  # fmt: skip
-    return {**facts, **changes}
+    return read(Exploration, {**facts, **changes}, "explore.json")
+
+
+def test_a_key_that_is_none_of_it_is_refused():
+    with pytest.raises(BadInput, match=r"explore\.json: unknown key 'knees'"):
+        document(knees=0.5)
+    with pytest.raises(BadInput, match=r"explore\.json: begins_at is 'early', expected a number"):
+        document(begins_at="early")
 
 
 def test_rows_by_hand():
@@ -202,9 +226,7 @@ def test_rows_by_hand():
 
 
 def test_answers_that_are_not_numbers_are_not_called_nothing():
-    broken = document()
-    broken["points"][0]["measured"]["divergence"] = None
-    assert table_rows(broken)[1][0][5] == "not a number"
+    assert table_rows(document(divergence=None))[1][0][5] == "not a number"
 
 
 def test_the_curve_in_words():

@@ -36,12 +36,7 @@ from tests.whisper_models import make_extractor, make_whisper
 
 HEADS, WIDTH = 2, 48
 ONE_WIDTH = RotatedRecipe(
-    losses="infinitesimal",
-    multiples=(16, 16),
-    one_width_per_head=True,
-    pools="by-kind",
-    whole_blocks=False,
-    chunk=4,
+    losses="infinitesimal", multiples=(16, 16), one_width_per_head=True, pools="by-kind", whole_blocks=False, chunk=4
 )
 TWO_WIDTHS = RotatedRecipe(multiples=(16, 16), chunk=4)
 DRAWN = np.random.default_rng(5).choice([16, 32, 48], (40, 3))

@@ -145,7 +145,7 @@ def choices_of(of: type, name: str) -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     ("of", "known", "beside"),
     [
-        (RotatedRecipe, settings(Recipe), {"multiples", "feed_forward_multiple", "losses", "sharing", "basis_clips",
+        (RotatedRecipe, settings(Recipe), {"multiples", "feed_forward_multiple", "losses", "basis_clips",
                                            "chunk", "seed", "whole_blocks"}),
         (PruneRecipe, settings(Recipe), {"sparsity", "recovery_options", "seed"}),
         (Distillation, settings(Training), {"method", "seconds"}),

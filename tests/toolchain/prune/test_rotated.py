@@ -26,7 +26,7 @@ from leanear.plan import read_plan
 from leanear.prune.costs import Costs, parameter_costs
 from leanear.prune.rotated import prune_rotated
 from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE, Scores, infinitesimal_losses, score_widths
-from leanear.prune.widths import SHARINGS, RotatedRecipe, choose_widths, cut
+from leanear.prune.widths import RotatedRecipe, choose_widths, cut
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.tasks import CLASSIFICATION_TASK
 from tests.conftest import TINY_LABELS, tone
@@ -64,11 +64,13 @@ def logits(model, inputs) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("basis", BASIS_KINDS)
-@pytest.mark.parametrize("sharing", SHARINGS)
-def test_the_checkpoint_holds_what_the_plan_says_within_the_budget(tiny_ast, tiny_extractor, tmp_path, basis, sharing):
+@pytest.mark.parametrize("entire", [False, True])
+def test_the_checkpoint_holds_what_the_plan_says_within_the_budget(tiny_ast, tiny_extractor, tmp_path, basis, entire):
     before = {name: value.clone() for name, value in tiny_ast.state_dict().items()}
-    recipe = dataclasses.replace(SMALL, basis=basis, sharing=sharing)
-    share = 0.5 if sharing == "entire heads" else 0.6  # one of two heads stays in every block
+    recipe = dataclasses.replace(SMALL, basis=basis)
+    if entire:
+        recipe = dataclasses.replace(recipe, multiples=(1024, 1024), whole_blocks=False)
+    share = 0.5 if entire else 0.6  # one of two heads stays in every block
     found = pruned(tiny_ast, share, recipe, made_from=MADE_FROM)
     plan = found.plan
     removed = sum(p.numel() for p in tiny_ast.parameters()) - sum(p.numel() for p in found.model.parameters())
@@ -77,16 +79,13 @@ def test_the_checkpoint_holds_what_the_plan_says_within_the_budget(tiny_ast, tin
     assert (plan.basis, plan.made_from) == (f"rotated by {basis}", MADE_FROM)
     assert found.damage > 0
     widths = [pair for site in plan.sites for pair in zip(site.query_key_widths, site.value_output_widths)]
-    if sharing == "equal widths":
-        assert len(set(widths)) == 1
-        assert all(len(site.heads) == 2 for site in plan.sites)
-    if sharing == "entire heads":
+    if entire:
         assert set(widths) == {(16, 16)}
     for site in plan.sites:
         for head in site.heads:
             assert head.query_key == tuple(range(len(head.query_key))), "the first ones of the new basis"
             assert head.value_output == tuple(range(len(head.value_output)))
-            assert sharing != "any widths" or not (len(head.query_key) % 2 or len(head.value_output) % 2)
+            assert entire or not (len(head.query_key) % 2 or len(head.value_output) % 2)
     source = ast.AstCheckpoint(tmp_path, tiny_ast, tiny_extractor, TINY_LABELS)
     ast.save_slim_checkpoint(found.model, source, plan, tmp_path / "slim")
     opened = ast.load_checkpoint(tmp_path / "slim").model
@@ -133,10 +132,10 @@ def test_a_budget_below_the_smallest_model_is_refused(tiny_ast):
         ({"shots": 0}, "shots is 0"),
         ({"chunk": 0}, "chunk is 0"),
         ({"calibration_clips": 0}, "calibration_clips is 0"),
-        ({"basis": "diagonal"}, "basis is 'diagonal'; it must be one of trained"),
+        ({"basis": "diagonal"}, "basis is 'diagonal', expected one of trained"),
         ({"labels": "none"}, "labels is 'none'"),
-        ({"sharing": "fair"}, "sharing is 'fair'"),
-        ({"losses": "exact"}, "losses is 'exact'; it must be one of finite, infinitesimal"),
+        ({"pools": "fair"}, "pools is 'fair'"),
+        ({"losses": "exact"}, "losses is 'exact', expected one of finite, infinitesimal"),
         ({"basis_clips": 0}, "basis_clips is 0"),
     ],
 )

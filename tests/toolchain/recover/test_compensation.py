@@ -415,10 +415,7 @@ def test_it_says_how_far_it_is(tiny_ast, inputs):
     assert (fractions[0] > 0, fractions[-1]) == (True, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"ridge": (0.0,)}, "ridge"), ({"ridge": ()}, "ridge")],
-)
+@pytest.mark.parametrize(("settings", "message"), [({"ridge": (0.0,)}, "ridge"), ({"ridge": ()}, "ridge")])
 def test_unusable_settings_are_refused(tiny_ast, inputs, settings, message):
     with pytest.raises(BadInput, match=message):
         compensated(halved(tiny_ast), tiny_ast, inputs, **settings)

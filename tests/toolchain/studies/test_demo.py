@@ -19,12 +19,7 @@ from leanear.demo import demo_clips_folder, demo_model_folder
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 from leanear.studies.demo.acoustics import NOISES, Ranges, make_noises, make_responses, make_scene, mix
 from leanear.studies.demo.make import main
-from leanear.studies.demo.packaging import (
-    choose_words,
-    count_right,
-    read_clips,
-    with_uniform_attention,
-)
+from leanear.studies.demo.packaging import choose_words, count_right, read_clips, with_uniform_attention
 from leanear.studies.demo.spectrograms import log_mel, normalise
 from leanear.studies.demo.speech import plan_takes
 from leanear.studies.demo.training import Schedule, initialise, logits_of, new_config, new_model, tokens_of, train

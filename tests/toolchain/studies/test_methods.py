@@ -157,10 +157,10 @@ def test_the_default_as_small_as_equal_widths_is_as_small(bench):
 
 
 def test_wrong_scale_is_one_over_the_root_of_the_kept_width(bench):
-    """Where all heads keep the same width the fault is one number per block."""
-    recipe = RotatedRecipe(sharing="equal widths")
-    right = module._default(bench, 0.5, recipe)
-    wrong = module._wrong_scale(bench, 0.5, Control("wrong scale", recipe))
+    """Where all heads keep the same width, as where each block keeps one, the fault is one number per block."""
+    recipe, sparsity = RotatedRecipe(multiples=(WIDTH // 2,) * 2, whole_blocks=False), 1 - 0.5 / HEADS
+    right = module._default(bench, sparsity, recipe)
+    wrong = module._wrong_scale(bench, sparsity, Control("wrong scale", recipe))
     assert not torch.allclose(logits(wrong.model), logits(right.model), atol=1e-4)
     for site in ast.attention_sites(right.model):
         (width,) = set(site.query_key_widths)

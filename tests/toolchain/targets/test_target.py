@@ -46,10 +46,7 @@ def test_multiples_that_a_file_does_not_give(tmp_path):
         (OWN.replace("threads = 1", "threads = 0"), "threads is 0"),
         (OWN.replace("portable", "onnxruntime"), "not meant for openvino"),
         ("runtime =", "not TOML"),
-        (
-            OWN.replace("multiple = 16", "multiple = 0"),
-            "value_output_multiple is 0, expected a whole",
-        ),
+        (OWN.replace("multiple = 16", "multiple = 0"), "value_output_multiple is 0, expected a whole"),
         (OWN.replace("multiple = 8", "multiple = true"), "query_key_multiple is True, expected"),
     ],
 )

@@ -274,10 +274,7 @@ def _without(value, name):
         ),
         (lambda value: {**value, "probes": [{"kind": "last"}]}, r"missing key 'probes\[0\].widths'"),
         (lambda value: {**value, "probes": 3}, "probes is 3"),
-        (
-            lambda value: {**value, "key": {**value["key"], "geometry": {"tokens": 3}}},
-            "missing key 'geometry",
-        ),
+        (lambda value: {**value, "key": {**value["key"], "geometry": {"tokens": 3}}}, "missing key 'geometry"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, damage, message):

@@ -1,7 +1,5 @@
 """Which cross-attention heads of a Whisper tell when a word was said: its own list, or its decoder's upper half."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from leanear.families.checkpoint_files import PRUNING_FILE

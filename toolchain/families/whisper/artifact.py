@@ -1,7 +1,5 @@
 """What a Whisper tells the exporter: decoding settings and vocabulary, as an artifact holds them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast

@@ -1,7 +1,5 @@
 """Where a Whisper has its attention and feed-forward blocks, and what they cost."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -8,8 +8,6 @@ windows is told what was said in the one before, as `transcribe --condition` doe
 it is right about most of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 

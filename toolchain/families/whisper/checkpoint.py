@@ -1,7 +1,5 @@
 """A Whisper checkpoint in memory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeAlias

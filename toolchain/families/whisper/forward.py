@@ -1,7 +1,5 @@
 """From waveforms to features, logits, a loss by teacher forcing, and word errors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a Whisper in torch says of windows of audio, greedily, and how many words of it are wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

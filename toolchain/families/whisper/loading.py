@@ -1,7 +1,5 @@
 """A Whisper checkpoint's folder, read and checked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The tokens of what a Whisper is told and should say: prompt, language, task, transcript."""
 
-from __future__ import annotations
-
 import torch
 from transformers import WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE

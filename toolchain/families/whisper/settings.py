@@ -4,8 +4,6 @@ First generation_config.json's own keys, then `forced_decoder_ids` (of generatio
 where neither a task nor a language is set, as in transformers' `generate`), then config.json, then the tokenizer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The slim model of a plan, and its checkpoint's folder."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json
@@ -92,11 +90,7 @@ def _set_alignment_heads(settings: GenerationConfig, found: AlignmentHeads) -> N
 
 
 def save_slim_checkpoint(
-    model: SlimWhisperForConditionalGeneration,
-    source: WhisperCheckpoint,
-    plan: Plan,
-    out: Path,
-    facts: Any = None,
+    model: SlimWhisperForConditionalGeneration, source: WhisperCheckpoint, plan: Plan, out: Path, facts: Any = None
 ) -> None:
     """Write the slim checkpoint folder, whole or not at all.
 

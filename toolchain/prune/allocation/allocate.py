@@ -10,8 +10,6 @@ costs share such a cell, and the optimum is exact again.
 Dimension letters: H heads, K per-head query/key width, V per-head value/output width.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence
@@ -27,12 +25,7 @@ from leanear.prune.allocation.options import (
     TiedCost,
     Widths,
     check_options,
-    checked_cost,
     chosen_widths,
-    has_widths,
-    least_damage,
-    pairs_of,
-    removed_or_widest,
 )
 from leanear.prune.allocation.site_frontiers import frontiers_of_sites
 from leanear.runtimes.errors import BadInput
@@ -97,77 +90,3 @@ def allocate(
             block.name: int(block.widths[place[0]]) for block, place in zip(blocks, places[len(sites) :], strict=True)
         },
     )
-
-
-def equal_widths_allocation(
-    sites: Sequence[Sequence[HeadOptions]],
-    budget: float,
-    *,
-    tied: Sequence[TiedCost] | None = None,
-    ragged: Sequence[RaggedCost] | None = None,
-) -> Allocation:
-    """The same width K = V in every head of every site, none removed: the one of least damage within the budget.
-
-    Costs are those of `allocate`: of each block the lowest that the cost functions give.
-
-    Raises:
-        BadInput: no width is an option of every head; a budget below the cost of the cheapest.
-    """
-    check_options(sites, tied, ragged)
-    all_widths = [set(pairs_of(head)) for heads in sites for head in heads]
-    shared = sorted(key for key, value in set.intersection(*all_widths) if key == value and key > 0)
-    if not shared:
-        raise BadInput("equal widths: no width K = V is an option of every head")
-    allocations = []
-    for width in shared:
-        costs = [_equal_block_cost(index, heads, width, tied, ragged) for index, heads in enumerate(sites)]
-        damages = [
-            float(head.damages[least_damage(head, has_widths(head, (width, width)))])
-            for heads in sites
-            for head in heads
-        ]
-        widths = tuple(((width, width),) * len(heads) for heads in sites)
-        allocations.append(Allocation(widths, math.fsum(costs), math.fsum(damages)))
-    within = [allocation for allocation in allocations if allocation.cost <= limit_of(budget)]
-    if not within:
-        least = min(allocation.cost for allocation in allocations)
-        raise BadInput(f"budget of {budget:.10g} is below {least:.10g}, the least possible cost with equal widths")
-    return min(within, key=lambda allocation: (allocation.damage, allocation.cost))
-
-
-def entire_heads_allocation(
-    sites: Sequence[Sequence[HeadOptions]],
-    budget: float,
-    *,
-    resolution: int = 4096,
-    tied: Sequence[TiedCost] | None = None,
-    ragged: Sequence[RaggedCost] | None = None,
-) -> Allocation:
-    """What `allocate` gives when a head is either removed or keeps the widest of its options.
-
-    Raises:
-        BadInput: as `allocate`.
-    """
-    check_options(sites, tied, ragged)
-    entire = [[removed_or_widest(head) for head in heads] for heads in sites]
-    return allocate(entire, budget, resolution=resolution, tied=tied, ragged=ragged)
-
-
-def _equal_block_cost(
-    index: int,
-    heads: Sequence[HeadOptions],
-    width: int,
-    tied: Sequence[TiedCost] | None,
-    ragged: Sequence[RaggedCost] | None,
-) -> float:
-    """The lowest cost that is known of a block all of whose heads have K = V = width."""
-    costs = []
-    if ragged:
-        costs.append(checked_cost(ragged[index](((width, width),) * len(heads))))
-    else:
-        costs.append(
-            math.fsum(float(head.costs[least_damage(head, has_widths(head, (width, width)))]) for head in heads)
-        )
-    if tied:
-        costs.append(checked_cost(tied[index](len(heads), width, width)))
-    return min(costs)

@@ -1,7 +1,5 @@
 """What a head or a block of one width may become, at what cost and damage."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,15 +35,6 @@ class BlockOptions:
     widths: np.ndarray
     costs: np.ndarray
     damages: np.ndarray
-
-
-def removed_or_widest(head: HeadOptions) -> HeadOptions:
-    """The options of a head that is either removed or keeps the widest of its options."""
-    total = head.query_key_widths + head.value_output_widths
-    places = np.flatnonzero(removes(head) | (total == total.max()))
-    return HeadOptions(
-        head.query_key_widths[places], head.value_output_widths[places], head.costs[places], head.damages[places]
-    )
 
 
 def check_options(

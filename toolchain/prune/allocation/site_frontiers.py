@@ -1,7 +1,5 @@
 """What one attention block may become, as a frontier of choices of an option per head."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -10,15 +10,7 @@ WORDS = (
 )  # fmt: skip
 
 # The Caribbean accent (en-029) is left out of the list: it says "three" and "tree" with almost the same sounds.
-ACCENTS = (
-    "en-gb",
-    "en-us",
-    "en-gb-scotland",
-    "en-gb-x-gbclan",
-    "en-gb-x-rp",
-    "en-gb-x-gbcwmd",
-    "en-us-nyc",
-)
+ACCENTS = ("en-gb", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-us-nyc")
 
 # Voice variants of espeak-ng 1.51 by split. Variants that are versions of one voice (steph, steph2, steph3) share a
 # split. `caleb` is the same sound as `klatt`, so it stays with the klatt family.
