@@ -246,7 +246,7 @@ def test_blocks_alone_share_a_budget():
 
 
 def test_what_feed_forward_blocks_cannot_have_is_refused():
-    with pytest.raises(BadInput, match="finite losses and any widths alone"):
+    with pytest.raises(BadInput, match="finite losses alone"):
         RotatedRecipe(prune="all", losses="infinitesimal")
     with pytest.raises(BadInput, match="feed_forward_multiple is 0"):
         RotatedRecipe(feed_forward_multiple=0)
