@@ -41,15 +41,8 @@ def width_grid(site: AttentionSite, multiple: int) -> tuple[int, ...]:
 
 def empty_squares(sites: Sequence[AttentionSite], grids: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
     """All zeros in the shapes of what `squares_of` gives."""
-    return {
-        site.name: torch.zeros(
-            len(site.query_key_widths) + 1,
-            len(grids[site.name]),
-            max(site.value_output_widths) + 1,
-            dtype=torch.float64,
-        )
-        for site in sites
-    }
+    shapes = {s.name: (len(s.query_key_widths) + 1, len(grids[s.name]), max(s.value_output_widths) + 1) for s in sites}
+    return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
 
 
 def squares_of(

@@ -23,6 +23,11 @@ def give_back_memory(data: Path, code: Path) -> None:
     """Give back pages of files in the folder `data`, of libraries' code in `code`, and what is free of the heap."""
     give_back_pages(data, DATA)
     give_back_pages(code, CODE)
+    give_back_heap()
+
+
+def give_back_heap() -> None:
+    """Give back what is free of the heap, between what is not as well."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:  # glibc has it
         trim(0)

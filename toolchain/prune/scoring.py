@@ -43,6 +43,7 @@ from leanear.families.family import Family
 from leanear.plan import Prune
 from leanear.progress import Report, quiet
 from leanear.prune.feed_forward import RunningSums, bases_of, empty_basis, empty_squares_of, scored_rows
+from leanear.runtimes.backends.unneeded_memory import give_back_heap
 from leanear.runtimes.files import sha256_json
 
 SCORES_FILE = "scores.safetensors"
@@ -195,7 +196,7 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
         work, clips, "scored", LOSSES_FOLDER, len(based),
         lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator).items(),
         lambda _clips_in_chunk: {**empty_squares(work.sites, work.grids), **empty_squares_of(work.feed_forward)},
-        _added,
+        list,
     )  # fmt: skip
     if shards.rank() != 0:
         return None
@@ -215,7 +216,7 @@ def _based(work: _Work, based: LabelledInputs) -> dict[str, torch.Tensor]:
         lambda clips_in_chunk: {
             **statistics_tensors(empty_statistics(sites, clips_in_chunk)), **empty_sums(work.feed_forward)
         },
-        _merged, summed, lambda tensors: sums.take(tensors.items()),
+        lambda parts: [_merged(parts)], summed, lambda tensors: sums.take(tensors.items()),
     )  # fmt: skip
     if shards.rank() != 0:
         return _empty_basis_tensors(sites, work.feed_forward, len(based))
@@ -236,13 +237,13 @@ def _gathered(
     before: int,
     collect: Collect,
     empty: Callable[[int], shards.Tensors],
-    join: Callable[[Sequence[shards.Tensors]], shards.Tensors],
+    fold: Callable[[list[shards.Tensors]], list[shards.Tensors]],
     summed: Sequence[str] = (),
     taken: Callable[[shards.Tensors], shards.Tensors] = lambda tensors: tensors,
 ) -> list[shards.Tensors]:
     """One pass, chunk by chunk; before: clips of the other pass that are done; taken: see `shards.gather`.
 
-    summed: names of what is added up clip by clip, and not by `join`.
+    fold: joins what batches gave, as far as that need not wait; summed: names of what is added up clip by clip.
     """
     scoring = work.scoring
     chunks = torch.arange(len(clips)).split(scoring.chunk)
@@ -256,11 +257,12 @@ def _gathered(
     def compute(number: int) -> shards.Tensors:
         seed = 1_000_003 * scoring.seed + number + (OTHER_SIGNS if folder == LOSSES_FOLDER else 0)
         generator = torch.Generator().manual_seed(seed)
-        parts, sums = [], RunningSums(summed)
+        parts, sums = list[shards.Tensors](), RunningSums(summed)
         for row in chunks[number].split(work.clips_at_once or scoring.chunk):
             say(int(row[0]))
-            parts.append(sums.take(collect(clips[row], int(row[0]), generator)))
-        return {**join(parts), **{name: sums.pop(name) for name in summed}}
+            parts = fold([*parts, sums.take(collect(clips[row], int(row[0]), generator))])
+            give_back_heap()
+        return {**(parts[0] if len(parts) == 1 else _added(parts)), **{name: sums.pop(name) for name in summed}}
 
     return shards.gather(
         len(chunks), compute, lambda number: empty(len(chunks[number])),
