@@ -138,5 +138,5 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BadInput, match="2 processes here, for 1 GPUs: give it --nproc-per-node 1"), shards.processes():
+    with pytest.raises(BadInput, match="2 processes, more than GPUs: give it --nproc-per-node 1"), shards.processes():
         raise AssertionError("they would share a GPU, which nccl does not do")
