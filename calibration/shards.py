@@ -34,7 +34,7 @@ def processes() -> Iterator[int]:
     gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if 0 < gpus < here:
         raise BadInput(f"torchrun started {here} processes, more than GPUs: give it --nproc-per-node {gpus}")
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    distributed.init_process_group("nccl" if gpus else "gloo")
     try:
         yield rank()
     finally:

@@ -49,8 +49,7 @@ class Transcriber:
 def open_transcriber(
     model_or_artifact: str, runtime: str, precision: str | None, threads: int, window: str | None = None
 ) -> Transcriber:
-    """A transcriber for a speech artifact, on `runtime`, or for a checkpoint, in torch, on a GPU where there is
-    one.
+    """A transcriber for a speech artifact, on `runtime`, or for a checkpoint, in torch, on a GPU if there is one.
 
     precision: None: what the artifact's graphs are of. window: "full", "auto" or seconds; None: the artifact's own, or
     of a checkpoint the full one.
