@@ -26,7 +26,7 @@ from leanear.prune.latency_goal import prune_to_latency
 from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
 from leanear.prune.search import search_sparsity
 from leanear.prune.widths import RotatedRecipe
-from leanear.recover.compensation import Compensated, compensate_, fitted_sites
+from leanear.recover.compensation import Compensated, compensate_
 from leanear.recover.distillation import distill_
 from leanear.recover.kept_training import Distilled
 from leanear.runtimes.errors import BadInput
@@ -163,10 +163,10 @@ def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:
 
 
 def _compensate(work: Pruning, slim: torch.nn.Module, report: Report) -> Compensated:
-    dense, family = work.checkpoint.model, work.family
+    dense = work.checkpoint.model
     with on_accelerator(slim, dense):
         return compensate_(
-            slim, dense, *fitted_sites(family, slim, dense), work.clips, work.judge.held_out.clips, family.logits,
+            work.family, slim, dense, work.clips, work.judge.held_out.clips,
             batch_size=work.clips_at_once or 16, report=report,
         )  # fmt: skip
 

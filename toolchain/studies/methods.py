@@ -35,7 +35,7 @@ from leanear.prune.rotated import Rotated, best_compensated, prune_measured, pru
 from leanear.prune.scoring import Bases, Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated as Compensation
-from leanear.recover.compensation import compensate_, fitted_sites
+from leanear.recover.compensation import compensate_
 from leanear.recover.distillation import distill_
 from leanear.recover.distillation_options import Distillation
 from leanear.recover.lora import LoraRecovery
@@ -635,10 +635,8 @@ def _compensated(bench: Bench, sparsity: float, recipe: Compensated) -> Made:
 
 
 def _compensate_(bench: Bench, model: nn.Module, report: Report | None = None) -> Compensation:
-    family, dense = bench.family, bench.checkpoint.model
-    fitted, held_out = divided(bench.pool[bench.order])
     return compensate_(
-        model, dense, *fitted_sites(family, model, dense), fitted, held_out, family.logits,
+        bench.family, model, bench.checkpoint.model, *divided(bench.pool[bench.order]),
         batch_size=bench.clips_at_once or 16, report=report or bench.report,
     )  # fmt: skip
 

@@ -152,11 +152,7 @@ def test_compensation_lowers_the_divergence_and_padding_is_in_no_sum():
     def fitted(inputs, targets):
         slim = halved(dense)
         some = LabelledInputs(inputs, targets)
-        done = compensate_(
-            slim, dense, whisper.attention_sites(slim), whisper.attention_sites(dense), some[:32], some[32:],
-            whisper.logits, batch_size=8,
-        )  # fmt: skip
-        return slim, done
+        return slim, compensate_(whisper, slim, dense, some[:32], some[32:], batch_size=8)
 
     slim, done = fitted(given.inputs, given.targets)
     assert [block.name for block in done.blocks] == [site.name for site in whisper.attention_sites(dense)]

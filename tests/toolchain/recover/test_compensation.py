@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,28 +51,32 @@ def halved(model, family=ast):
 def compensated(slim, dense, inputs, logits=ast.logits, **settings):
     """The last clips held out, all of one label: the labels count for nothing."""
     given = LabelledInputs(inputs, torch.zeros(len(inputs), dtype=torch.int64))
-    return compensate_(
-        slim, dense, ast.attention_sites(slim), ast.attention_sites(dense), given[:FITTED], given[FITTED:], logits,
-        **{"batch_size": 7, **settings},
-    )  # fmt: skip
+    settings = {"batch_size": 7, **settings}
+    return compensate_(answering(ast, logits), slim, dense, given[:FITTED], given[FITTED:], **settings)
+
+
+def answering(family, logits):
+    """The family, but for its logits."""
+    return SimpleNamespace(**{**vars(family), "logits": logits})
 
 
 class Judge:
-    """Logits whose KL is what `loss` says of the names of the changed blocks; whole passes of either model counted."""
+    """Logits whose KL is what `loss` says of the names of the changed blocks; passes of either model counted."""
 
     def __init__(self, family, slim, dense, loss):
         self.family, self.slim, self.dense, self.loss = family, slim, dense, loss
         self.pruned = copy.deepcopy(slim.state_dict())
         self.weights = {site.name: site.output.weight for site in family.attention_sites(slim)}
         self.old = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self.passes = {"slim": 0, "dense": 0}
+        self.begun, self.finished = collections.Counter(), collections.Counter()
 
     def changed(self):
         return {name for name, weight in self.weights.items() if not torch.equal(weight, self.old[name])}
 
     def __call__(self, model, batch):
+        self.begun["slim" if model is self.slim else "dense"] += 1
         answers = torch.zeros_like(self.family.logits(model, batch))
-        self.passes["slim" if model is self.slim else "dense"] += 1
+        self.finished["slim" if model is self.slim else "dense"] += 1
         if model is self.slim:
             answers[..., 0] = self.loss(self.changed())
         return answers
@@ -80,30 +86,65 @@ def everything_helps(slim, dense, family=ast):
     return Judge(family, slim, dense, lambda changed: 9 - len(changed))
 
 
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """What one block's output projection takes and gives, and the residual stream before it and at the first layer.
+
+    float64 numpy, (tokens, C) and (tokens, D).
+    """
+
+    context: np.ndarray
+    output: np.ndarray
+    before: np.ndarray
+    first: np.ndarray
+
+    @property
+    def given(self):
+        """What the blocks have given to the stream up to and with this one."""
+        return self.before + self.output - self.first
+
+
 def at_block(model, run, index, family=ast):
-    """Contexts and outputs of one block by a whole forward pass `run(model)`, float64 numpy (B, T, ...)."""
+    """Of one block in a whole forward pass `run(model)`: the stream is what its layer's norms take, (B, T, ...)."""
     seen = {}
-    output = family.attention_sites(model)[index].output
-    hook = output.register_forward_hook(lambda _m, a, o: seen.update(context=a[0], output=o))
+    site = family.attention_sites(model)[index]
+    stack, number, block = site.name.rsplit(".", 2)
+    layers = next(module for name, module in model.named_modules() if name.endswith(stack))
+    norms = {"attention": "layernorm_before"}
+    before, first = (
+        getattr(layers[int(each)], norms.get(name, f"{name}_layer_norm"))
+        for each, name in ((number, block), (0, block.replace("encoder_attn", "self_attn")))
+    )
+    hooks = [
+        site.output.register_forward_hook(lambda _m, a, o: seen.update(context=a[0], output=o)),
+        before.register_forward_pre_hook(lambda _m, a: seen.update(before=a[0])),
+        first.register_forward_pre_hook(lambda _m, a: seen.update(first=a[0])),
+    ]
     with torch.no_grad():
         run(model)
-    hook.remove()
-    return tuple(seen[name].double().numpy() for name in ("context", "output"))
+    for hook in hooks:
+        hook.remove()
+    return {name: each.double().numpy() for name, each in seen.items()}
 
 
 def tokens_at(model, inputs, index):
-    """The same of an AST, over all tokens."""
-    return tuple(
-        each.reshape(-1, each.shape[-1]) for each in at_block(model, lambda model: ast.logits(model, inputs), index)
-    )
+    """Of an AST, over all tokens."""
+    seen = at_block(model, lambda model: ast.logits(model, inputs), index)
+    return Tokens(**{name: each.reshape(-1, each.shape[-1]) for name, each in seen.items()})
 
 
 def tokens_of(model, given, index):
-    """The same of a Whisper: in a decoder, of each clip the tokens up to its last target."""
+    """Of a Whisper: in a decoder, of each clip the tokens up to its last target."""
     site = whisper.attention_sites(model)[index]
     seen = at_block(model, lambda model: whisper.logits(model, given.inputs), index, whisper)
     lengths = [None if site.kind == "encoder" else 1 + int(torch.nonzero(row != -100).max()) for row in given.targets]
-    return tuple(np.concatenate([clip[:length] for clip, length in zip(each, lengths)]) for each in seen)
+    cut = {name: [clip[:length] for clip, length in zip(each, lengths)] for name, each in seen.items()}
+    return Tokens(**{name: np.concatenate(each) for name, each in cut.items()})
+
+
+def wanted_output(slim, dense):
+    """What the slim block must give for its stream to be the dense one's."""
+    return dense.given - (slim.given - slim.output)
 
 
 def closed_form(contexts, target, weight, ridge):
@@ -151,16 +192,15 @@ def test_nothing_pruned_is_nothing_changed(tiny_ast, inputs):
 
 
 @pytest.mark.parametrize("ridge", [1e-6, 1e-2, 1.0])
-def test_every_block_is_the_closed_form_on_contexts_as_pruned(tiny_ast, inputs, ridge):
+def test_every_block_is_the_closed_form_behind_the_blocks_fitted_before(tiny_ast, inputs, ridge):
     slim = halved(tiny_ast)
     pruned = copy.deepcopy(slim)
     compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(ridge,))
     for index in range(2):
-        contexts, _ = tokens_at(pruned, inputs[:FITTED], index)
-        _, target = tokens_at(tiny_ast, inputs[:FITTED], index)
+        narrow, wide = (tokens_at(model, inputs[:FITTED], index) for model in (slim, tiny_ast))
         old_weight, _ = projection(pruned, index)
         assert np.abs(projection(slim, index)[0] - old_weight).max() > 1e-2
-        assert_closed_form(slim, index, contexts, target, old_weight, ridge)
+        assert_closed_form(slim, index, narrow.context, wanted_output(narrow, wide), old_weight, ridge)
 
 
 def test_sums_say_what_is_left_of_the_residual():
@@ -184,28 +224,31 @@ def test_the_ridge_of_the_least_held_out_residual_is_taken(tiny_ast, inputs):
     given = LabelledInputs(inputs, torch.zeros(len(inputs), dtype=torch.int64))
     slim = halved(tiny_ast)
     pruned = copy.deepcopy(slim)
-    sites = [ast.attention_sites(model) for model in (slim, tiny_ast)]
-    done = compensate_(slim, tiny_ast, *sites, given[:2], given[2:], everything_helps(slim, tiny_ast), ridge=ridges)
+    family = answering(ast, everything_helps(slim, tiny_ast))
+    done = compensate_(family, slim, tiny_ast, given[:2], given[2:], ridge=ridges)
     for index, block in enumerate(done.blocks):
-        fitted, judged = (tokens_at(pruned, each, index)[0] for each in (inputs[:2], inputs[2:]))
-        target, wanted = (tokens_at(tiny_ast, each, index)[1] for each in (inputs[:2], inputs[2:]))
+        fitted, judged = (tokens_at(slim, each, index) for each in (inputs[:2], inputs[2:]))
+        wide = [tokens_at(tiny_ast, each, index) for each in (inputs[:2], inputs[2:])]
+        target, wanted = (wanted_output(*each) for each in zip((fitted, judged), wide))
+        scale = np.square(wide[1].given).sum()
+        old_weight, old_bias = projection(pruned, index)
         shares = {}
         for ridge in ridges:
-            weight, bias = closed_form(fitted, target, projection(pruned, index)[0], ridge)
-            shares[ridge] = np.square(wanted - judged @ weight.T - bias).sum() / np.square(wanted).sum()
-        before = np.square(wanted - tokens_at(pruned, inputs[2:], index)[1]).sum() / np.square(wanted).sum()
+            weight, bias = closed_form(fitted.context, target, old_weight, ridge)
+            shares[ridge] = np.square(wanted - judged.context @ weight.T - bias).sum() / scale
+        before = np.square(wanted - judged.context @ old_weight.T - old_bias).sum() / scale
         assert block.ridge == min(shares, key=shares.get) != ridges[0]
         assert block.residual_share_before == pytest.approx(before, rel=1e-4)
         assert block.residual_share_after == pytest.approx(shares[block.ridge], rel=1e-4)
 
 
 def test_less_ridge_never_fits_worse(tiny_ast, inputs):
-    wanted = tokens_at(tiny_ast, inputs[:FITTED], 0)[1]
-    errors = [np.square(tokens_at(halved(tiny_ast), inputs[:FITTED], 0)[1] - wanted).mean()]
+    wanted = tokens_at(tiny_ast, inputs[:FITTED], 0).output
+    errors = [np.square(tokens_at(halved(tiny_ast), inputs[:FITTED], 0).output - wanted).mean()]
     for ridge in (1e3, 1.0, 1e-1, 1e-2, 1e-3, 1e-6):
         slim = halved(tiny_ast)
         compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(ridge,))
-        errors.append(np.square(tokens_at(slim, inputs[:FITTED], 0)[1] - wanted).mean())
+        errors.append(np.square(tokens_at(slim, inputs[:FITTED], 0).output - wanted).mean())
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.8 * errors[0]
 
@@ -219,35 +262,33 @@ def test_padded_decoder_tokens_count_for_nothing():
     )
     slim = halved(dense, whisper)
     pruned = copy.deepcopy(slim)
-    sites = whisper.attention_sites(slim)
-    compensate_(  # judged on the fitted clips, where no change is worse than none
-        slim, dense, sites, whisper.attention_sites(dense), given, given,
-        everything_helps(slim, dense, whisper), ridge=(1e-2,), batch_size=4,
-    )  # fmt: skip
-    for index in range(len(sites)):
-        contexts, target = (tokens_of(model, given, index)[part] for part, model in ((0, pruned), (1, dense)))
-        assert_closed_form(slim, index, contexts, target, projection(pruned, index, whisper)[0], 1e-2, whisper)
+    family = answering(whisper, everything_helps(slim, dense, whisper))
+    # judged on the fitted clips, where no change is worse than none
+    compensate_(family, slim, dense, given, given, ridge=(1e-2,), batch_size=4)
+    for index in range(len(whisper.attention_sites(slim))):
+        narrow, wide = (tokens_of(model, given, index) for model in (slim, dense))
+        old_weight, _ = projection(pruned, index, whisper)
+        assert_closed_form(slim, index, narrow.context, wanted_output(narrow, wide), old_weight, 1e-2, whisper)
 
 
 def test_a_block_whose_held_out_residual_would_grow_is_not_changed():
     """A single clip has fewer decoder tokens than channels: almost without a ridge, they are fitted exactly."""
     dense, given = checkpoint().model, clips(9)
     slim = halved(dense, whisper)
-    pruned = copy.deepcopy(slim)
-    sites = whisper.attention_sites(slim)
     judge = everything_helps(slim, dense, whisper)
-    done = compensate_(
-        slim, dense, sites, whisper.attention_sites(dense), given[:1], given[1:], judge, ridge=(1e-9,)
-    )  # fmt: skip
-    assert {site.kind for site, block in zip(sites, done.blocks) if block.kept} >= {"encoder"}
+    done = compensate_(answering(whisper, judge), slim, dense, given[:1], given[1:], ridge=(1e-9,))
+    kinds = {site.kind for site, block in zip(whisper.attention_sites(slim), done.blocks) if block.kept}
+    assert kinds >= {"encoder"}
     unchanged = [index for index, block in enumerate(done.blocks) if block.ridge is None]
     assert unchanged
     for index in unchanged:
-        contexts, target = (tokens_of(model, given[:1], index)[part] for part, model in ((0, pruned), (1, dense)))
-        judged, before = tokens_of(pruned, given[1:], index)
-        wanted = tokens_of(dense, given[1:], index)[1]
-        weight, bias = closed_form(contexts, target, projection(pruned, index, whisper)[0], 1e-9)
-        assert np.square(wanted - judged @ weight.T - bias).sum() > np.square(wanted - before).sum()
+        fitted, judged = (tokens_of(slim, each, index) for each in (given[:1], given[1:]))
+        wide = [tokens_of(dense, each, index) for each in (given[:1], given[1:])]
+        target, wanted = (wanted_output(*each) for each in zip((fitted, judged), wide))
+        old_weight, old_bias = projection(slim, index, whisper)
+        weight, bias = closed_form(fitted.context, target, old_weight, 1e-9)
+        before = np.square(wanted - judged.context @ old_weight.T - old_bias).sum()
+        assert np.square(wanted - judged.context @ weight.T - bias).sum() > before
         assert done.blocks[index].residual_share_after == done.blocks[index].residual_share_before
     assert judge.changed() == {block.name for block in done.blocks if block.kept}
     assert not any(done.blocks[index].kept for index in unchanged)
@@ -280,19 +321,6 @@ def test_a_block_whose_change_hurts_is_not_kept_while_the_others_are(inputs, har
     assert [block.kept for block in done.blocks] == [index != harmful for index in range(5)]
     assert judge.changed() == {block.name for block in done.blocks if block.kept}
     assert done.held_out_kl_after < done.held_out_kl_before
-    assert done.evaluations <= 2 * math.ceil(math.log2(5)) + 4
-
-
-@pytest.mark.parametrize("harmful", [0, 6, 15])
-def test_one_harmful_block_of_many_is_found_in_few_evaluations(inputs, harmful):
-    """Though all changes together help: halving goes on where turning a group back costs least."""
-    dense = make_tiny_ast(layers=16)
-    slim = halved(dense)
-    name = f"layers.{harmful}.attention"
-    judge = Judge(ast, slim, dense, lambda changed: 20 - len(changed - {name}) + 0.5 * (name in changed))
-    done = compensated(slim, dense, inputs, judge, batch_size=40)
-    assert [block.kept for block in done.blocks] == [index != harmful for index in range(16)]
-    assert done.evaluations <= 2 * 4 + 4
 
 
 def test_a_kind_whose_changes_hurt_is_not_kept():
@@ -302,10 +330,8 @@ def test_a_kind_whose_changes_hurt_is_not_kept():
         whisper, slim, dense,
         lambda changed: 9 + sum(-1 if "encoder_attn" in name else 1 for name in changed),
     )  # fmt: skip
-    sites = [whisper.attention_sites(model) for model in (slim, dense)]
-    done = compensate_(slim, dense, *sites, given[:8], given[8:], judge)
-    kept = [block.kept for block in done.blocks]
-    assert kept == [site.kind == "cross" for site in sites[0]]
+    done = compensate_(answering(whisper, judge), slim, dense, given[:8], given[8:])
+    assert [block.kept for block in done.blocks] == [site.kind == "cross" for site in whisper.attention_sites(slim)]
 
 
 def test_never_a_higher_kl_than_before_whatever_the_changes_do(inputs):
@@ -356,18 +382,39 @@ def test_what_does_not_help_is_put_back_bitwise(tiny_ast, inputs):
 
 
 @pytest.mark.parametrize("kept_bytes", [1024**3, 0])
-def test_every_clip_is_answered_once_and_the_held_out_ones_a_few_times_more(inputs, kept_bytes, monkeypatch):
+def test_clips_go_as_far_as_the_block_and_the_held_out_ones_once_more_to_the_end(inputs, kept_bytes, monkeypatch):
     monkeypatch.setattr("leanear.data.held_out.MOST_KEPT_BYTES", kept_bytes)
     dense = make_tiny_ast(layers=6)
     slim = halved(dense)
     judge = everything_helps(slim, dense)
     done = compensated(slim, dense, inputs, judge, batch_size=4)
     assert all(block.kept for block in done.blocks)
-    assert 2 <= done.evaluations <= 2 * 3 + 4
-    assert judge.passes == {
-        "slim": CLIPS // 4 + done.evaluations * HELD_OUT // 4,
-        "dense": CLIPS // 4 + (1 if kept_bytes else done.evaluations) * HELD_OUT // 4,
+    in_order, trials = 1, 1 + 6
+    assert judge.finished == {
+        "slim": in_order + trials * HELD_OUT // 4,
+        "dense": (1 if kept_bytes else trials) * HELD_OUT // 4,
     }
+    assert {name: judge.begun[name] - judge.finished[name] for name in judge.begun} == {
+        "slim": 6 * CLIPS // 4,
+        "dense": 6 * CLIPS // 4,
+    }
+
+
+@pytest.mark.parametrize("kept_bytes", [1024**3, 0])
+def test_encoders_run_once_for_the_blocks_of_a_decoder_where_what_they_give_fits(kept_bytes, monkeypatch):
+    monkeypatch.setattr("leanear.recover.compensation.MOST_KEPT_BYTES", kept_bytes)
+    dense, given = checkpoint().model, clips(10)
+    slim, encoded = halved(dense, whisper), collections.Counter()
+    family = answering(whisper, whisper.logits)
+    family.encoded = lambda model, inputs, size: encoded.update([len(inputs)]) or whisper.encoded(model, inputs, size)
+    compensate_(family, slim, dense, given[:8], given[8:], ridge=(1e-2,))
+    of_decoder = sum(site.kind != "encoder" for site in whisper.attention_sites(dense))
+    assert encoded == ({1: 2, 8: 2, 2: 2} if kept_bytes else {1: 2 * of_decoder})
+    other = halved(dense, whisper)
+    monkeypatch.setattr("leanear.recover.compensation.MOST_KEPT_BYTES", 1024**3 - kept_bytes)
+    compensate_(whisper, other, dense, given[:8], given[8:], ridge=(1e-2,))
+    for name, tensor in slim.state_dict().items():
+        assert torch.allclose(other.state_dict()[name], tensor, atol=1e-5), name
 
 
 def test_only_output_projections_change_and_modes_stay(tiny_ast, inputs):
@@ -386,18 +433,17 @@ def test_only_output_projections_change_and_modes_stay(tiny_ast, inputs):
     assert not any(module._forward_hooks for model in (slim, tiny_ast) for module in model.modules())
 
 
-@pytest.mark.parametrize("answered", range(1, 10))
-def test_when_interrupted_the_old_weights_are_back(tiny_ast, inputs, answered):
-    """While it fits or in any trial, after that many batches."""
+@pytest.mark.parametrize("asked", range(1, 18))
+def test_when_interrupted_the_old_weights_are_back(tiny_ast, inputs, asked):
+    """While it fits or in any trial, at that batch."""
     slim = halved(tiny_ast)
     before = copy.deepcopy(slim.state_dict())
     calls = itertools.count(1)
 
     def logits(model, batch):
-        answers = ast.logits(model, batch)
-        if next(calls) == answered:
+        if next(calls) == asked:
             raise KeyboardInterrupt
-        return answers
+        return ast.logits(model, batch)
 
     with pytest.raises(KeyboardInterrupt):
         compensated(slim, tiny_ast, inputs, logits, batch_size=16)
@@ -409,10 +455,10 @@ def test_it_says_how_far_it_is(tiny_ast, inputs):
     told = []
     compensated(halved(tiny_ast), tiny_ast, inputs, report=lambda text, fraction: told.append((text, fraction)))
     texts, fractions = zip(*told, strict=True)
-    assert {"compensation, fitting on clip 14/32", "compensation, judging on held-out clip 7/8"} <= {*texts}
+    assert [text[: text.index(",", 14)] for text in texts[:-1]] == [f"compensation, block {i} of 2" for i in (1, 2)]
     assert texts[-1].startswith("compensated, held-out KL ")
     assert list(fractions) == sorted(fractions)
-    assert (fractions[0] > 0, fractions[-1]) == (True, 1.0)
+    assert fractions[-1] == 1.0
 
 
 @pytest.mark.parametrize(("settings", "message"), [({"ridge": (0.0,)}, "ridge"), ({"ridge": ()}, "ridge")])
@@ -424,5 +470,5 @@ def test_unusable_settings_are_refused(tiny_ast, inputs, settings, message):
 def test_too_few_clips_and_other_blocks_are_refused(tiny_ast, inputs):
     with pytest.raises(BadInput, match="^2 clips are too few for compensation"):
         compensated(halved(tiny_ast), tiny_ast, inputs[:2])
-    with pytest.raises(ValueError, match="different attention blocks"):
+    with pytest.raises(ValueError, match="shorter|longer"):
         compensated(halved(tiny_ast), make_tiny_ast(layers=3), inputs)

@@ -90,7 +90,7 @@ def test_the_default_is_what_pruning_does_by_default(bench):
         held_out=HeldOut(dense, held_out, ast.logits),
     )  # fmt: skip
     slim = expected.model
-    compensate_(slim, dense, ast.attention_sites(slim), ast.attention_sites(dense), scored, held_out, ast.logits)
+    compensate_(ast, slim, dense, scored, held_out)
     made = make(bench, DEFAULT, 0.6)
     assert made.plan.sites == expected.plan.sites
     assert torch.equal(logits(made.model), logits(expected.model))
