@@ -57,6 +57,11 @@ class HeldOut:
         """The first of the clips alone."""
         return HeldOut(self.dense, self.clips[:clips], self.logits, self.batch_size)
 
+    @property
+    def knows_all_answers(self) -> bool:
+        """Whether all of the dense model's answers are kept, so that no inputs are asked of it again."""
+        return len(self.answers) * self.batch_size >= len(self)
+
     @torch.no_grad()
     def kl(self, model: nn.Module) -> float:
         """The mean KL(dense || model) of a model on the dense one's device, nats per target, 0 or more."""

@@ -50,8 +50,13 @@ class Rotated:
 
     @property
     def candidates(self) -> tuple[Rotated, ...]:
-        """What is worth being compensated: where the loss matters, every round, as their order may change then."""
-        return (self, *self.others) if self.rounds and not self.rounds[self.best].measured < MATTERS_NATS else (self,)
+        """What is worth being compensated: where the loss matters, two rounds, as their order may change then.
+
+        The first round is one of them: later ones are much alike.
+        """
+        if not self.rounds or self.rounds[self.best].measured < MATTERS_NATS:
+            return (self,)
+        return (self, *([each for each in self.others if each.best == 0] or self.others[:1]))
 
 
 def best_compensated(

@@ -36,6 +36,7 @@ from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 
 MOST_KEPT_BYTES = 1024**3  # of what both encoders make of the clips; above, they run anew for every block of a decoder
+TOKENS_PER_COLUMN = 128  # of the clips to fit on, the first that have so many for every column of a context
 Site = AttentionSite | FeedForwardSite  # whose output projection is fitted
 Pair = tuple[Site, Site]  # of the slim and of the dense model
 
@@ -174,7 +175,7 @@ def compensate_(
             after = kl
             if fit.ridge is not None:
                 old = _change_(pair[0].output, fit.change)
-                after = judge.kl(slim)
+                after = (judge.of(clips[1].slim) if judge.knows_all_answers else judge).kl(slim)
                 if not after < kl:
                     _put_back_(pair[0].output, old)
             done[name] = CompensatedBlock(name, fit.ridge, fit.share_before, fit.share_after, after < kl)
@@ -219,9 +220,11 @@ def _in_order(family: Family, slim: nn.Module, pairs: Mapping[str, Pair], clip: 
 
 
 def _sums(family: Family, models: tuple[nn.Module, nn.Module], pair: Pair, clips: _Clips, batch_size: int) -> BlockSums:
-    """A block's sums over all clips, on the CPU; each model goes through each clip up to that block."""
+    """A block's sums over as many clips as it takes, on the CPU; the models go through each clip up to that block."""
     sums = BlockSums.empty(pair[0].output)
     for rows in torch.arange(len(clips.targets)).split(batch_size):
+        if sums.gram[-1, -1] >= TOKENS_PER_COLUMN * len(sums.gram):
+            break
         (context, slim), (_, dense) = (
             _at_block(family, model, site, inputs[rows])
             for model, site, inputs in zip(models, pair, (clips.slim, clips.dense), strict=True)

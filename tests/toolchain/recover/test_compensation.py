@@ -242,6 +242,21 @@ def test_the_ridge_of_the_least_held_out_residual_is_taken(tiny_ast, inputs):
         assert block.residual_share_after == pytest.approx(shares[block.ridge], rel=1e-4)
 
 
+def test_of_many_clips_the_first_are_enough(tiny_ast, inputs, monkeypatch):
+    """As many whole batches as have twice as many tokens as a context has columns, the ones among them."""
+    tokens, columns = (tokens_at(halved(tiny_ast), inputs[:1], 0).context.shape[axis] for axis in (0, 1))
+    monkeypatch.setattr("leanear.recover.compensation.TOKENS_PER_COLUMN", 2)
+    batch = 7
+    clips = batch * math.ceil(2 * (columns + 1) / (batch * tokens))
+    assert clips < FITTED
+    slim, pruned = halved(tiny_ast), halved(tiny_ast)
+    compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(1e-2,), batch_size=batch)
+    for index in range(2):
+        narrow, wide = (tokens_at(model, inputs[:clips], index) for model in (slim, tiny_ast))
+        old_weight, _ = projection(pruned, index)
+        assert_closed_form(slim, index, narrow.context, wanted_output(narrow, wide), old_weight, 1e-2)
+
+
 def test_less_ridge_never_fits_worse(tiny_ast, inputs):
     wanted = tokens_at(tiny_ast, inputs[:FITTED], 0).output
     errors = [np.square(tokens_at(halved(tiny_ast), inputs[:FITTED], 0).output - wanted).mean()]
