@@ -11,6 +11,9 @@ DEVICE_SETTINGS := HOST HOSTS DEVICE_PYTHON
 # Some shells export HOST as the name of this machine; only what is said to make itself names a device.
 $(foreach name,$(DEVICE_SETTINGS),$(if $(filter command%,$(origin $(name))),,$(eval override $(name) :=)))
 SETTINGS += $(DEVICE_SETTINGS)
+# What is said to make itself is no news to whoever typed it: of these variables leanear says nothing.
+TYPED := $(foreach name,$(SETTINGS),$(if $(filter command%,$(origin $(name))),LEANEAR_DEPLOY_$(name)))
+deploy: export LEANEAR_TYPED := $(TYPED)
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 $(foreach name,$(SETTINGS),$(if $(value $(name)),$(eval deploy: export LEANEAR_DEPLOY_$(name) := $$($(name)))))
 export OUT

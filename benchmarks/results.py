@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Type
+from typing import Any, Dict, Mapping, Optional, Tuple, Type
 
 from leanear.benchmarks.results_document import (
     ROLES,
@@ -26,6 +26,25 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, write_json
 from leanear.runtimes.records import read
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK, TASKS
+
+
+@dataclass(frozen=True)
+class DeviceOutcome:
+    """How one device's delivery ended.
+
+    status: "ok" or why not; reason: one line, empty where the status is "ok"; notes: what did not stop it but should be
+    known; log_tail: the last lines that the device or ssh wrote; results: where they are here, also those of a
+    measurement that failed in parts; doctor: the device's facts and what it has and lacks.
+    """
+
+    host: str
+    status: str
+    reason: str = ""
+    notes: Tuple[str, ...] = ()
+    log_tail: Tuple[str, ...] = ()
+    results: Optional[str] = None
+    doctor: Optional[Dict[str, Any]] = None
+
 
 RESULTS_SCHEMA = "leanear-results-3"
 PARTS = ("check", "latency", "memory", "accuracy", "recordings", "sustained")

@@ -21,12 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
-from torch import nn
 
-from leanear.calibration.passes import BlockPass, Labels, Logits, by_head, pass_through_all
+from leanear.calibration.passes import BlockPass, by_head
 from leanear.calibration.sites import AttentionSite
 from leanear.calibration.targets import before_the_end
 from leanear.runtimes.errors import BadInput
@@ -131,25 +129,6 @@ def statistics_from_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, Si
         name: SiteStatistics(**{field.name: tensors[f"{name}/{field.name}"] for field in fields(SiteStatistics)})
         for name in names
     }
-
-
-def collect_statistics(
-    model: nn.Module,
-    sites: Sequence[AttentionSite],
-    inputs: Any,
-    targets: torch.Tensor,
-    logits: Logits,
-    *,
-    labels: Labels = "projected",
-    attended_keys: bool = False,
-    generator: torch.Generator | None = None,
-) -> dict[str, SiteStatistics]:
-    """The statistics of one batch of clips, by block: one forward pass and one backward pass, see `pass_through_all`.
-
-    attended_keys: collect attended_key_gram too, for one more product of the size of the attention itself.
-    """
-    passed = pass_through_all(model, sites, (), inputs, targets, logits, labels=labels, generator=generator)
-    return statistics_of(passed.attention, sites, targets, attended_keys)
 
 
 def statistics_of(

@@ -10,7 +10,7 @@ from leanear.benchmarks.formatting import megabytes, milliseconds
 from leanear.benchmarks.report.drawing.pictures import Curve, picture_curves
 from leanear.benchmarks.report.headline import time_change
 from leanear.benchmarks.report.page import Block, Card, Log, Paragraph, Report, Section, Table
-from leanear.benchmarks.results import Results
+from leanear.benchmarks.results import DeviceOutcome, Results
 from leanear.benchmarks.sensors.device import is_measured
 from leanear.benchmarks.summary import Gate
 from leanear.benchmarks.verdict import Verdict, loss_text
@@ -37,20 +37,10 @@ FAR_APART = 10  # slowest over fastest latency from which on they share a logari
 
 
 @dataclass(frozen=True)
-class DeviceEntry:
-    """How one device's delivery ended.
+class DeviceEntry(DeviceOutcome):
+    """The same, and its results; report: where its own report lies, "" if it has none; gate: of that report."""
 
-    status: "ok" or why not; reason: one line; notes: what did not stop it; results: None where there are none;
-    doctor: what its doctor said, or None; report: where its own report lies, "" if it has none; gate: of that report.
-    """
-
-    host: str
-    status: str
-    reason: str = ""
-    notes: tuple[str, ...] = ()
-    log_tail: tuple[str, ...] = ()
-    results: Results | None = None
-    doctor: dict[str, Any] | None = None
+    measured: Results | None = None
     report: str = ""
     gate: Gate | None = None
 
@@ -67,7 +57,7 @@ def compose_devices_report(
 
     by_hand: the commands to type on a device, where none was reached by leanear; more: further sections.
     """
-    measured = {entry.host: analyse(entry.results) for entry in entries if entry.results is not None}
+    measured = {entry.host: analyse(entry.measured) for entry in entries if entry.measured is not None}
     well = sum(entry.status == "ok" for entry in entries)
     subtitle = f"{target}; " + (f"{well} of {len(entries)} devices measured" if entries else "no device measured")
     sections = [
@@ -272,8 +262,8 @@ def _facts_section(entries: Sequence[DeviceEntry]) -> Section | None:
 
 
 def _facts(entry: DeviceEntry) -> dict[str, Any] | None:
-    if entry.results is not None:
-        return dict(entry.results.content.device)
+    if entry.measured is not None:
+        return dict(entry.measured.content.device)
     return None if entry.doctor is None else dict(entry.doctor["device"])
 
 

@@ -185,8 +185,8 @@ def pages(results: Results, speech: dict[str, Any], speech_plan: dict[str, Any])
         ),
         "three-devices": devices(
             [
-                DeviceEntry("pi@kitchen.local", "ok", results=there[0], report="devices/kitchen/report.html"),
-                DeviceEntry("pi@attic.local", "ok", results=there[1], notes=("its clock is 1 h behind",)),
+                DeviceEntry("pi@kitchen.local", "ok", measured=there[0], report="devices/kitchen/report.html"),
+                DeviceEntry("pi@attic.local", "ok", measured=there[1], notes=("its clock is 1 h behind",)),
                 DeviceEntry("jetson", "runtime absent", "tensorrt: not installed", ("E: x" * 40,), doctor=doctor),
             ]
         ),

@@ -14,7 +14,6 @@ from leanear.calibration.sites import AttentionSite
 from leanear.calibration.statistics import (
     PER_CLIP,
     SUMS,
-    collect_statistics,
     empty_statistics,
     merge_statistics,
     statistics_from_tensors,
@@ -23,6 +22,7 @@ from leanear.calibration.statistics import (
 from leanear.families import ast
 from leanear.plan import HeadPlan, SitePlan
 from leanear.runtimes.errors import BadInput
+from tests.calibration.collected import collect_statistics
 from tests.calibration.small_attention import Attention, logits
 from tests.conftest import make_tiny_ast
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from leanear.benchmarks.device.bundled import BundleRun
+from leanear.benchmarks.results import DeviceOutcome
 from leanear.devices.bundle import DEVICE_SOURCES, write_bundle
 from leanear.devices.receiver_program import receiver_program
-from leanear.devices.remote import RemoteOptions, RemoteOutcome
+from leanear.devices.remote import RemoteOptions
 from leanear.devices.statuses import STATUSES
 from leanear.runtimes.clips import Clips, write_clips
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, write_tiny_artifact
@@ -149,13 +150,13 @@ def deployment(options):
 
 
 def expect(outcome, status, *words):
-    assert isinstance(outcome, RemoteOutcome)
+    assert isinstance(outcome, DeviceOutcome)
     assert outcome.status == status, outcome
     assert outcome.status in STATUSES
     assert "\n" not in outcome.reason
     for word in words:
         assert word in outcome.reason, outcome.reason
-    assert outcome.results_path is None
+    assert outcome.results is None
     print(f"{outcome.status}: {outcome.reason}")
 
 

@@ -1,6 +1,7 @@
 """A command whose help groups its options, each of which an environment variable may set, too."""
 
 import functools
+import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -119,8 +120,10 @@ def set_by_environment(context: click.Context) -> list[tuple[click.Parameter, st
 
 
 def environment_sentence(context: click.Context) -> str:
-    """What the environment sets, in one line; "" where that is nothing."""
-    said = [f"{variable}={shlex.quote(value)}" for _, variable, value in set_by_environment(context)]
+    """What the environment sets, in one line, but for what was typed to make; "" where that is nothing."""
+    typed = os.environ.get("LEANEAR_TYPED", "").split()
+    found = [(variable, value) for _, variable, value in set_by_environment(context) if variable not in typed]
+    said = [f"{variable}={shlex.quote(value)}" for variable, value in found]
     return f"set by the environment: {' '.join(said)}" if said else ""
 
 

@@ -50,12 +50,14 @@ class LabelledInputs:
     """Clips as a model takes them, and what it is to answer, indexed like a tensor.
 
     inputs: (N, ...); targets: a label each, (N,), tags, (N, C), or a token at every position, (N, L), as in
-    `leanear.calibration.targets`; texts: what is said in each clip, where that is what the model is judged by.
+    `leanear.calibration.targets`; texts: what is said in each clip, where that is what the model is judged by; clips:
+    how many the N were made of, where some were joined.
     """
 
     inputs: Inputs
     targets: torch.Tensor
     texts: tuple[str, ...] | None = None
+    clips: int | None = None
 
     def __len__(self) -> int:
         return len(self.targets)

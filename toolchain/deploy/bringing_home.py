@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leanear.benchmarks.report.report import ReportPaths
-from leanear.benchmarks.results import Results, read_results, results_files
-from leanear.deploy.delivering import BY_HAND, DeviceOutcome, foreign_role, read_devices, write_delivery_report
+from leanear.benchmarks.results import DeviceOutcome, Results, read_results, results_files
+from leanear.deploy.delivering import BY_HAND, foreign_role, read_devices, write_delivery_report
 from leanear.deploy.measuring import DEVICES_FILE
 from leanear.devices.hosts import host_folder_name
 from leanear.devices.statuses import plain, results_status
@@ -77,4 +77,4 @@ def _placed(results: Results, device: str, folder: Path) -> DeviceOutcome:
     with replaced_file(out) as part:
         part.write_bytes(results.path.read_bytes())
     status, reason = results_status(results)
-    return DeviceOutcome(device, status, plain(reason), (BY_HAND,), (), out.relative_to(folder).as_posix(), None)
+    return DeviceOutcome(device, status, plain(reason), (BY_HAND,), results=out.relative_to(folder).as_posix())

@@ -1,20 +1,19 @@
 """A deployment's last stages for targets that are elsewhere: the bundle, the devices, and one report of all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from leanear.benchmarks.device.bundled import BundleRun, read_bundle
 from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report
 from leanear.benchmarks.report.report import ReportPaths, write_page
-from leanear.benchmarks.results import Results, read_results
+from leanear.benchmarks.results import DeviceOutcome, Results, read_results
 from leanear.deploy.ahead import engine_sections
 from leanear.deploy.measuring import DEVICES_FILE, precision_sections, pruning_sections, write_folder_report
 from leanear.devices.bundle import write_bundle
 from leanear.devices.bundle_readme import expected_time, to_type
 from leanear.devices.hosts import deliver_to_all, host_folder_name
-from leanear.devices.remote import RemoteOptions, RemoteOutcome
+from leanear.devices.remote import RemoteOptions
 from leanear.progress import Narrator
 from leanear.runtimes.errors import DeviceFailed
 from leanear.runtimes.files import read_json, sha256_file
@@ -35,19 +34,6 @@ class Devices:
 
 
 @dataclass(frozen=True)
-class DeviceOutcome:
-    """How one device's delivery ended, as `RemoteOutcome` says; results: path in the deployment folder."""
-
-    host: str
-    status: str
-    reason: str
-    notes: tuple[str, ...]
-    log_tail: tuple[str, ...]
-    results: str | None
-    doctor: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
 class DevicesDocument:
     """`devices.json` of a deployment folder: the devices that it went to, or that its results came home from."""
 
@@ -63,7 +49,7 @@ class Delivery:
     """What `deliver_deployment` leaves: the bundle, each device's outcome, and the report."""
 
     bundle: Path
-    outcomes: tuple[RemoteOutcome, ...]
+    outcomes: tuple[DeviceOutcome, ...]
     report: ReportPaths
 
 
@@ -101,10 +87,9 @@ def deliver_deployment(
         with narrator.step("timing both models here, to say how long a device will take"):
             expected = expected_time(bundle, artifacts)
         narrator.say(f"  {expected}")
-    outcomes = _deliver(bundle.folder, folder / "results", devices, narrator)
-    told = [_outcome_of(folder, outcome) for outcome in outcomes]
+    outcomes = _deliver(bundle.folder, folder, devices, narrator)
     before = _brought_home_before(folder, {outcome.host for outcome in outcomes})
-    write(folder / DEVICES_FILE, DevicesDocument(DEVICES_SCHEMA, title, target, provenance, (*told, *before)))
+    write(folder / DEVICES_FILE, DevicesDocument(DEVICES_SCHEMA, title, target, provenance, (*outcomes, *before)))
     return Delivery(bundle.folder, outcomes, write_delivery_report(folder, max_drop))
 
 
@@ -164,7 +149,7 @@ def commands(folder: Path) -> tuple[str, ...]:
     return to_type(read_bundle(folder / BUNDLE_FOLDER), folder)
 
 
-def require_all(outcomes: Sequence[RemoteOutcome | DeviceOutcome]) -> None:
+def require_all(outcomes: Sequence[DeviceOutcome]) -> None:
     """Nothing, when every device was measured.
 
     Raises:
@@ -175,42 +160,27 @@ def require_all(outcomes: Sequence[RemoteOutcome | DeviceOutcome]) -> None:
         raise DeviceFailed("; ".join(f"{outcome.host}: {outcome.status}: {outcome.reason}" for outcome in failed))
 
 
-def _deliver(bundle: Path, results: Path, devices: Devices, narrator: Narrator) -> tuple[RemoteOutcome, ...]:
+def _deliver(bundle: Path, folder: Path, devices: Devices, narrator: Narrator) -> tuple[DeviceOutcome, ...]:
     if not devices.hosts:
         return ()
     with narrator.side_by_side(devices.hosts) as (report_of, said):
 
-        def done(outcome: RemoteOutcome) -> None:
-            said(outcome.host, "measured" if outcome.ok else f"{outcome.status}: {outcome.reason}")
+        def done(outcome: DeviceOutcome) -> None:
+            said(outcome.host, "measured" if outcome.status == "ok" else f"{outcome.status}: {outcome.reason}")
             for note in outcome.notes:
                 narrator.say(f"  {outcome.host}: {note}")
 
-        return deliver_to_all(devices.hosts, bundle, results, devices.options, report_of, done)
-
-
-def _outcome_of(folder: Path, outcome: RemoteOutcome) -> DeviceOutcome:
-    results = None if outcome.results_path is None else outcome.results_path.relative_to(folder).as_posix()
-    notes, log_tail = tuple(outcome.notes), tuple(outcome.log_tail)
-    return DeviceOutcome(outcome.host, outcome.status, outcome.reason, notes, log_tail, results, outcome.doctor)
+        outcomes = deliver_to_all(devices.hosts, bundle, folder / "results", devices.options, report_of, done)
+    paths = [each.results and Path(each.results).relative_to(folder).as_posix() for each in outcomes]
+    return tuple(replace(each, results=path) for each, path in zip(outcomes, paths, strict=True))
 
 
 def _entry(folder: Path, outcome: DeviceOutcome, max_drop: float | None) -> DeviceEntry:
     """What the report over all says of one device; its own report is written too, where it has results."""
-    results, report, gate = None, "", None
-    if outcome.results is not None:
-        out = folder / DEVICES_FOLDER / host_folder_name(outcome.host)
-        notes = [f"{note}." for note in outcome.notes]
-        paths = write_folder_report(folder, folder / outcome.results, out, max_drop, notes=notes)
-        results = read_results(folder / outcome.results)
-        report, gate = paths.html.relative_to(folder).as_posix(), paths.gate
-    return DeviceEntry(
-        host=outcome.host,
-        status=outcome.status,
-        reason=outcome.reason,
-        notes=outcome.notes,
-        log_tail=outcome.log_tail,
-        results=results,
-        doctor=outcome.doctor,
-        report=report,
-        gate=gate,
-    )
+    if outcome.results is None:
+        return DeviceEntry(**vars(outcome))
+    out = folder / DEVICES_FOLDER / host_folder_name(outcome.host)
+    notes = [f"{note}." for note in outcome.notes]
+    paths = write_folder_report(folder, folder / outcome.results, out, max_drop, notes=notes)
+    report, measured = paths.html.relative_to(folder).as_posix(), read_results(folder / outcome.results)
+    return DeviceEntry(**vars(outcome), measured=measured, report=report, gate=paths.gate)

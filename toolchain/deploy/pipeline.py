@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from leanear.benchmarks.device.bundled import ALL_THREADS, BundleRun
 from leanear.benchmarks.report.report import ReportPaths
-from leanear.benchmarks.results import Results, read_results
+from leanear.benchmarks.results import DeviceOutcome, Results, read_results
 from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.splits import Splits, draw_evaluation, read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
@@ -44,7 +44,6 @@ from leanear.deploy.precision_gate import (
     precision_stage,
     ships_by_record,
 )
-from leanear.devices.remote import RemoteOutcome
 from leanear.families.checkpoint import (
     checkpoint_folder,
     checkpoint_name,
@@ -84,7 +83,7 @@ class Deployment:
     results: Results | None
     report: ReportPaths
     bundle: Path | None = None
-    outcomes: tuple[RemoteOutcome, ...] = ()
+    outcomes: tuple[DeviceOutcome, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -298,8 +297,9 @@ def _deliver(
         narrator=narrator,
     )
     outcomes = delivery.outcomes
-    path = outcomes[0].results_path if len(outcomes) == 1 and outcomes[0].ok else None
-    return Deployment(folder, None if path is None else read_results(path), delivery.report, delivery.bundle, outcomes)
+    path = outcomes[0].results if len(outcomes) == 1 and outcomes[0].status == "ok" else None
+    results = None if path is None else read_results(folder / path)
+    return Deployment(folder, results, delivery.report, delivery.bundle, outcomes)
 
 
 def _require_word_timestamps(device: Target, task: str, model: str) -> None:

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
-from leanear.devices.remote import RemoteOptions, RemoteOutcome, deliver
+from leanear.benchmarks.results import DeviceOutcome
+from leanear.devices.remote import RemoteOptions, deliver
 from leanear.devices.ssh import check_host, unresolved
 from leanear.progress import Report
 from leanear.runtimes.errors import BadInput, DeviceFailed
@@ -73,8 +74,8 @@ def deliver_to_all(
     results: Path,
     options: RemoteOptions,
     progress_of: Callable[[str], Report],
-    done: Callable[[RemoteOutcome], None] = lambda _outcome: None,
-) -> tuple[RemoteOutcome, ...]:
+    done: Callable[[DeviceOutcome], None] = lambda _outcome: None,
+) -> tuple[DeviceOutcome, ...]:
     """The outcome of each host, in their order; all are worked on at once.
 
     results: each host's own go into a folder of its own in it; progress_of: the Report of one host; done: called with
@@ -87,7 +88,7 @@ def deliver_to_all(
         options = replace(options, batch=True)
     speaking, stop = threading.Lock(), threading.Event()
 
-    def one(host: str) -> RemoteOutcome:
+    def one(host: str) -> DeviceOutcome:
         outcome = deliver(host, bundle, results / host_folder_name(host), options, progress_of(host), stop=stop)
         with speaking:
             done(outcome)

@@ -22,7 +22,7 @@ from typing import Any
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle
 from leanear.benchmarks.device.doctor import lacks, read_report
 from leanear.benchmarks.device.packed import unpacked_bytes
-from leanear.benchmarks.results import read_results
+from leanear.benchmarks.results import DeviceOutcome, read_results
 from leanear.devices.bundle import device_folder_name
 from leanear.devices.channel import CHUNK_BYTES, Channel, RemoteOptions, connection, whole_number
 from leanear.devices.ssh import check_host
@@ -39,29 +39,6 @@ FOUND_OUT = ("no numpy", "runtime absent", "compile failed", "check failed", "me
 COPIED, LOOKED, COMPILED = 0.3, 0.35, 0.4  # shares of the whole, for a progress bar
 
 
-@dataclass(frozen=True)
-class RemoteOutcome:
-    """How one device's delivery ended.
-
-    status: one of STATUSES; reason: one line, empty where the status is "ok"; log_tail: the last lines that the device
-    or ssh wrote; results_path: the results here, also of a measurement that failed in parts; notes: what did not stop
-    it but should be known; doctor: the device's facts and what it has and lacks.
-    """
-
-    host: str
-    status: str
-    reason: str = ""
-    log_tail: tuple[str, ...] = ()
-    results_path: Path | None = None
-    notes: tuple[str, ...] = ()
-    doctor: dict[str, Any] | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are results of which no part failed."""
-        return self.status == "ok"
-
-
 @dataclass
 class _Story:
     """What is known of a delivery so far, whatever ends it."""
@@ -69,7 +46,7 @@ class _Story:
     log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
     notes: list[str] = field(default_factory=list)
     doctor: dict[str, Any] | None = None
-    results_path: Path | None = None
+    results: str | None = None
 
 
 def deliver(
@@ -80,7 +57,7 @@ def deliver(
     progress: Report = quiet,
     clock: Callable[[], float] = time.time,
     stop: threading.Event | None = None,
-) -> RemoteOutcome:
+) -> DeviceOutcome:
     """The outcome of bringing the bundle to `host`, measuring it there, and writing its results to `results_folder`.
 
     progress: called with a text and the share that is done. clock: this machine's time, in seconds since 1970.
@@ -102,14 +79,8 @@ def deliver(
         status, reason = "ok", ""
     except Stop as stop:
         status, reason = stop.status, " ".join(stop.reason.split())
-    return RemoteOutcome(
-        host=host,
-        status=status,
-        reason=reason,
-        log_tail=tuple(story.log),
-        results_path=story.results_path,
-        notes=tuple(story.notes),
-        doctor=story.doctor,
+    return DeviceOutcome(
+        host, status, reason, tuple(story.notes), tuple(story.log), results=story.results, doctor=story.doctor
     )
 
 
@@ -260,7 +231,7 @@ def _bench(channel: Channel, bundle: Bundle, folder: Path, progress: Report, sto
                 read_results(path)
             except BadInput as error:
                 raise Stop("damaged", f"the results that came back are not usable: {error}") from None
-            story.results_path = path
+            story.results = str(path)
         elif status == 0:
             raise Stop("failed", "bench said that it was done, but there are no results")
     if status != 0:

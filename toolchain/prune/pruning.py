@@ -201,7 +201,7 @@ def write_slim_checkpoint(
             sparsity=plan.sparsity,
             by_kind={kind: share.sparsity for kind, share in plan.shares.items()},
             feed_forward_by_kind=_removed_of(plan) if plan.prune != "attention" else None,
-            calibration_clips=len(audio),
+            calibration_clips=labelled.clips or len(every),
             **facts,
         )
         family.save_slim_checkpoint(model, checkpoint, plan, out, document)

@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_basis
+from leanear.calibration.passes import pass_through_all
 from leanear.calibration.scores import SiteScores
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
-from leanear.calibration.statistics import Statistics, collect_statistics, empty_statistics, merge_statistics
+from leanear.calibration.statistics import Statistics, empty_statistics, merge_statistics, statistics_of
 from leanear.calibration.targets import strata
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
@@ -750,11 +751,9 @@ def _statistics(bench: Bench) -> Statistics:
     parts = []
     for rows in torch.arange(len(clips)).split(bench.clips_at_once or RotatedRecipe().chunk):
         part = clips[rows]
-        parts.append(
-            collect_statistics(
-                bench.checkpoint.model, sites, part.inputs, part.targets, bench.family.logits,
-                attended_keys=True, generator=generator,
-            )
-        )  # fmt: skip
+        passed = pass_through_all(
+            bench.checkpoint.model, sites, (), part.inputs, part.targets, bench.family.logits, generator=generator
+        )
+        parts.append(statistics_of(passed.attention, sites, part.targets, attended_keys=True))
         bench.report(f"statistics of {int(rows[-1]) + 1}/{len(clips)} clips", (int(rows[-1]) + 1) / len(clips))
     return merge_statistics(*parts)

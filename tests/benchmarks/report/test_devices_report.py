@@ -33,8 +33,8 @@ def more_results(null_results):
 def entries(more_results):
     findings = [{"name": "tensorrt", "ok": False, "text": "not installed", "remedy": ""}]
     return [
-        DeviceEntry("one", "ok", results=more_results, report="devices/one/report.html", gate=Gate("PASS", "fine")),
-        DeviceEntry(NASTY, "ok", results=more_results, notes=("the device's clock is 1 h behind",)),
+        DeviceEntry("one", "ok", measured=more_results, report="devices/one/report.html", gate=Gate("PASS", "fine")),
+        DeviceEntry(NASTY, "ok", measured=more_results, notes=("the device's clock is 1 h behind",)),
         DeviceEntry("dead", "connection refused", "nothing listens there", log_tail=("ssh: refused", "<b>bold</b>")),
         DeviceEntry(
             "jetson",
@@ -81,7 +81,7 @@ def test_no_device_at_all_says_what_to_type():
 
 
 def test_one_failed_gate_is_the_gate_of_all(entries, null_results):
-    entries[1] = DeviceEntry("two", "ok", results=null_results, gate=Gate("FAIL", "too much was lost"))
+    entries[1] = DeviceEntry("two", "ok", measured=null_results, gate=Gate("FAIL", "too much was lost"))
     assert compose_devices_report("t", "pi", entries, {}).gate.verdict == "FAIL"
 
 
@@ -90,7 +90,7 @@ def test_results_of_a_measurement_that_failed_in_parts_are_shown_with_its_status
         **null_results.document,
         "memory": {"status": "failed", "reason": "it died", "log_tail": [], "roles": {}},
     }
-    entry = DeviceEntry("one", "measurement failed", "memory: it died", results=Results(null_results.path, document))
+    entry = DeviceEntry("one", "measurement failed", "memory: it died", measured=Results(null_results.path, document))
     text = render_markdown(compose_devices_report("t", "pi", [entry], {}))
     assert "| one | measurement failed | " in text
     assert "memory: it died" in text
@@ -126,7 +126,7 @@ def test_one_picture_of_all_measured_devices_says_which_end_is_dense(entries):
 
 def test_every_one_of_many_devices_has_a_line_that_is_seen(more_results):
     style = (Path(report.__file__).with_name("report.css")).read_text()
-    entries = [DeviceEntry(f"device-{number}", "ok", results=more_results) for number in range(9)]
+    entries = [DeviceEntry(f"device-{number}", "ok", measured=more_results) for number in range(9)]
     found = lines(drawn(the_picture(entries)))
     plain, dashed = ([colour for colour, is_dashed, _ in found if is_dashed == wanted] for wanted in (False, True))
     assert len(set(plain)) >= 6
@@ -137,7 +137,7 @@ def test_every_one_of_many_devices_has_a_line_that_is_seen(more_results):
 @pytest.mark.parametrize(("factor", "equal"), [(4.0, False), (100.0, True)])
 def test_latencies_far_apart_share_a_logarithmic_axis(more_results, factor, equal):
     """On it, dense and slim are as far apart on a device that is a hundred times as fast."""
-    entries = [DeviceEntry(f"{f:g}", "ok", results=faster(more_results, f)) for f in (1.0, factor)]
+    entries = [DeviceEntry(f"{f:g}", "ok", measured=faster(more_results, f)) for f in (1.0, factor)]
     widths = [points[1][0] - points[0][0] for _, _, points in lines(drawn(the_picture(entries)))]
     assert len(widths) == 2
     assert (widths[0] == pytest.approx(widths[1], abs=0.11)) == equal

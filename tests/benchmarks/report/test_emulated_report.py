@@ -40,7 +40,7 @@ def test_one_devices_report(emulated):
 
 
 def test_the_report_of_several(emulated, null_results):
-    entries = [DeviceEntry("qemu", "ok", results=emulated), DeviceEntry("real", "ok", results=null_results)]
+    entries = [DeviceEntry("qemu", "ok", measured=emulated), DeviceEntry("real", "ok", measured=null_results)]
     text = render_markdown(compose_devices_report("t", "pi", entries, {}))
     row = next(line for line in text.splitlines() if line.startswith("| qemu | ok |"))
     assert row.count("ms (emulated)") == 2

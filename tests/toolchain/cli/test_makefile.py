@@ -31,6 +31,7 @@ TELLING = """#!{python}
 import json, os, sys
 told = {{name: os.environ[name] for name in sorted(os.environ) if name.startswith("LEANEAR_DEPLOY_")}}
 print(json.dumps([sys.argv[1:], told]))
+open("typed", "w").write(os.environ.get("LEANEAR_TYPED", ""))
 """
 FLAGS = {
     "TARGET": "--target", "DATA": "--data", "SPARSITY": "--sparsity", "SPEEDUP": "--speedup",
@@ -98,6 +99,12 @@ def test_what_is_empty_is_not_set(make):
 def test_the_name_of_this_machine_is_no_device(make):
     """Some shells export HOST."""
     assert make("deploy", HOST="laptop", HOSTS="x", DEVICE_PYTHON="y") == (["deploy"], {})
+
+
+def test_what_is_typed_to_make_is_told_from_what_the_environment_sets(make, tmp_path):
+    make("deploy", "MODEL=typed", "HOST=pi@here", "DATA=", TARGET="cpu", LEANEAR_DEPLOY_OUT="elsewhere")
+    assert set((tmp_path / "typed").read_text().split()) >= {"LEANEAR_DEPLOY_MODEL", "LEANEAR_DEPLOY_HOST"}
+    assert not {"LEANEAR_DEPLOY_TARGET", "LEANEAR_DEPLOY_OUT"} & set((tmp_path / "typed").read_text().split())
 
 
 def test_every_setting_is_one_of_deploys():

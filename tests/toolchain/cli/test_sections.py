@@ -77,6 +77,13 @@ def test_what_is_typed_wins_and_what_is_empty_is_not_said(monkeypatch, capsys, c
     assert not caplog.messages
 
 
+def test_of_what_was_typed_to_make_nothing_is_said(monkeypatch, capsys, caplog):
+    settings = {"LEANEAR_SOME_HOW_MANY": "3", "LEANEAR_SOME_MODEL": "x"}
+    seen, _ = ran(monkeypatch, capsys, [], **settings, LEANEAR_TYPED="LEANEAR_SOME_MODEL LEANEAR_SOME_HOST")
+    assert (seen["how_many"], seen["model"]) == (3, "x")
+    assert caplog.messages == ["note: set by the environment: LEANEAR_SOME_HOW_MANY=3"]
+
+
 def test_a_value_that_makes_no_sense_names_the_option(monkeypatch, capsys):
     monkeypatch.setenv("LEANEAR_DEPLOY_SPARSITY", "half")
     assert run(["deploy"]) == 2

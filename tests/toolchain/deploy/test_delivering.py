@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from leanear.benchmarks.device.bundled import BundleRun
+from leanear.benchmarks.results import DeviceOutcome
 from leanear.deploy.delivering import Devices, commands, deliver_deployment, require_all
 from leanear.deploy.measuring import write_deployment_report
-from leanear.devices.remote import RemoteOptions, RemoteOutcome, deliver
+from leanear.devices.remote import RemoteOptions, deliver
 from leanear.progress import Narrator
 from leanear.runtimes.errors import DeviceFailed
 from tests.toolchain.ssh_server import free_port, start_server
@@ -113,4 +114,4 @@ def test_three_devices_one_dead_and_one_without_the_runtime(folder, narrator, tm
 
 
 def test_every_device_that_was_measured_is_no_failure():
-    require_all([RemoteOutcome("a", "ok"), RemoteOutcome("b", "ok")])
+    require_all([DeviceOutcome("a", "ok"), DeviceOutcome("b", "ok")])

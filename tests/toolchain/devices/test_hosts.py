@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -59,8 +60,8 @@ def test_several_devices_one_of_them_dead(small, options, tmp_path, server, monk
     assert [outcome.status for outcome in outcomes] == ["ok", "connection refused", "ok"]
     assert {outcome.host for outcome in done} == set(hosts)
     assert done[0].host == "dead"
-    assert outcomes[0].results_path != outcomes[2].results_path
-    assert read_results(outcomes[0].results_path).roles == ("slim",)
+    assert outcomes[0].results != outcomes[2].results
+    assert read_results(Path(outcomes[0].results)).roles == ("slim",)
 
 
 def test_an_interruption_ends_all_deliveries(small, options, tmp_path, server, monkeypatch):

@@ -27,12 +27,12 @@ pytestmark = pytest.mark.usefixtures("short_benchmark")
 def test_from_keys_to_results_and_again(small, options, tmp_path):
     shown = []
     outcome = deliver(HOST, small, tmp_path / "results", options, lambda text, share=None: shown.append((text, share)))
-    assert outcome.ok, outcome
+    assert outcome.status == "ok", outcome
     assert outcome.reason == ""
     assert outcome.notes == ()
-    results = read_results(outcome.results_path)
+    results = read_results(Path(outcome.results))
     assert not results.failures()
-    assert outcome.results_path == tmp_path / "results" / "null-fp32.json"
+    assert Path(outcome.results) == tmp_path / "results" / "null-fp32.json"
     assert outcome.doctor["device"]["libraries"]["numpy"] == np.__version__
     assert read_bundle(deployment(options) / "bundle").document == read_bundle(small).document
     shares = [share for _, share in shown]
@@ -43,12 +43,12 @@ def test_from_keys_to_results_and_again(small, options, tmp_path):
     assert any("process 1" in text for text, _ in shown)
 
     shown.clear()
-    before = outcome.results_path.read_bytes()
+    before = Path(outcome.results).read_bytes()
     again = deliver(HOST, small, tmp_path / "results", options, lambda text, share=None: shown.append((text, share)))
-    assert again.ok
+    assert again.status == "ok"
     assert not [text for text, _ in shown if text.startswith("copying")]
     assert not [text for text, _ in shown if "process" in text]
-    assert again.results_path.read_bytes() == before
+    assert Path(again.results).read_bytes() == before
     assert not list(tmp_path.rglob("PWNED"))
     assert not Path("PWNED").exists()
 
@@ -63,7 +63,7 @@ def test_an_engine_that_is_wrong_there_is_a_status(parts, options, tmp_path):
     assert outcome.status == "check failed"
     assert outcome.status in STATUSES
     assert "the engine does not answer as the checkpoint does" in outcome.reason
-    results = read_results(outcome.results_path)
+    results = read_results(Path(outcome.results))
     assert results.is_wrong
     assert results.samples_ms("slim") == []
 

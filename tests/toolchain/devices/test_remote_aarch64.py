@@ -49,8 +49,8 @@ def test_an_emulated_pi_answers_as_this_machine_does(tmp_path, monkeypatch):
         outcome = deliver(HOST, bundle.folder, tmp_path / "results", options)
     finally:
         server.stop()
-    assert outcome.ok, outcome
-    there = read_results(outcome.results_path).document
+    assert outcome.status == "ok", outcome
+    there = read_results(Path(outcome.results)).document
     assert there["device"]["emulation"].startswith("yes: aarch64 on an x86 processor")
     here = benchmark(
         dense,

@@ -80,7 +80,7 @@ def test_a_disk_that_fills_up_during_bench(small, options, tmp_path):
         expect(deliver(HOST, small, tmp_path, there, at("process 1 of", fill)), "disk full", "No space left on device")
         assert read_bundle(deployment(there) / "bundle")
         (disk / "other").unlink()
-        assert deliver(HOST, small, tmp_path / "results", there).ok
+        assert deliver(HOST, small, tmp_path / "results", there).status == "ok"
 
 
 def test_a_folder_that_cannot_be_written(small, options, tmp_path):
@@ -117,7 +117,7 @@ def test_a_restart_during_copy_leaves_the_old_bundle(small, parts, options, tmp_
     )
     server.wait_until_idle()
     assert read_bundle(deployment(options) / "bundle").document == old
-    assert deliver(HOST, new, tmp_path / "results", options).ok
+    assert deliver(HOST, new, tmp_path / "results", options).status == "ok"
     assert read_bundle(deployment(options) / "bundle").document == read_bundle(new).document
 
 
@@ -133,13 +133,13 @@ def test_a_workstation_that_dies_leaves_nothing_running(small, options, tmp_path
     server.wait_until_idle()
     assert not programs(options.folder)
     outcome = deliver(HOST, small, tmp_path / "results", options)
-    assert outcome.ok, outcome
+    assert outcome.status == "ok", outcome
     assert outcome.notes == ("the attempt before this one was cut short before its end; this one went on",)
 
 
 def test_all_that_is_written_on_the_device_lies_in_its_folder(small, options, tmp_path, server):
     """Also what a program that was killed had written: it is gone after the next run."""
-    assert deliver(HOST, small, tmp_path / "first", options).ok
+    assert deliver(HOST, small, tmp_path / "first", options).status == "ok"
     place = deployment(options)
     assert sorted(path.name for path in place.iterdir()) == ["bundle", "incoming", "results"]
     shutil.rmtree(place / "results")
@@ -149,7 +149,7 @@ def test_all_that_is_written_on_the_device_lies_in_its_folder(small, options, tm
     )
     server.wait_until_idle()
     assert [path for path in (place / "tmp").iterdir() if path.name.startswith("leanear-")]
-    assert deliver(HOST, small, tmp_path / "second", options).ok
+    assert deliver(HOST, small, tmp_path / "second", options).status == "ok"
     assert not (place / "tmp").exists()
 
 
@@ -173,7 +173,7 @@ def test_a_restart_during_bench_goes_on_there(small, options, tmp_path, server):
     attempt = deployment(options) / "attempt.json"
     attempt.write_text(json.dumps({"boot": "another start"}))
     outcome = deliver(HOST, small, tmp_path / "results", options)
-    assert outcome.ok, outcome
+    assert outcome.status == "ok", outcome
     assert outcome.notes == ("the attempt before this one was cut short by a restart of the device; this one went on",)
     assert not attempt.exists()
 
@@ -381,7 +381,7 @@ def test_a_device_that_lives_in_another_year(small, options, tmp_path):
         pytest.skip("there is no faketime here; on Debian: apt-get install faketime")
     python = remote_python(tmp_path, 'exec faketime -f -4000d PYTHON "$@"')
     outcome = deliver(HOST, small, tmp_path / "results", dataclasses.replace(options, python=python))
-    assert outcome.ok, outcome
+    assert outcome.status == "ok", outcome
     (note,) = outcome.notes
     assert "4000 days 0 h 0 min behind this machine's" in note
     year = time.gmtime(time.time() - 4000 * 86_400).tm_year
@@ -389,7 +389,7 @@ def test_a_device_that_lives_in_another_year(small, options, tmp_path):
     assert clock["ok"] is None
     assert f"it says {year}" in clock["text"]
     assert "set-ntp" in clock["text"]
-    results = read_results(outcome.results_path)
+    results = read_results(Path(outcome.results))
     assert results.document["started_utc"].startswith(str(year))
     samples = [sample for repeat in results.samples_ms("slim") for sample in repeat]
     assert samples
@@ -406,7 +406,7 @@ def test_results_of_a_measurement_that_failed_come_home(parts, options, tmp_path
     assert outcome.status == "measurement failed", outcome
     assert "memory" in outcome.reason
     assert "SIGABRT" in outcome.reason
-    assert read_results(outcome.results_path).failures().keys() == {"memory"}
+    assert read_results(Path(outcome.results)).failures().keys() == {"memory"}
     print(outcome.status, outcome.reason)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -280,14 +281,29 @@ def test_a_folder_becomes_a_slim_folder(folders, asked):
     assert widths == [(site.query_key_widths, site.value_output_widths) for site in plan.sites]
 
 
-def test_a_transcript_that_is_too_long_is_named(folders):
+def prune_with(folders, *texts):
+    """Prune on these transcripts and the same audio."""
     metadata = folders / "data" / "train" / "metadata.csv"
-    lines = metadata.read_text().splitlines()
-    metadata.write_text("\n".join([lines[0], "0.wav," + "zebra " * 30, *lines[2:]]))
-    with pytest.raises(BadInput, match=r"train/0\.wav: its transcript takes \d+ tokens, .* decoder 64"):
-        prune_checkpoint(
-            str(folders / "model"), data=str(folders / "data"), job=job(), out=folders / "slim", narrator=Narrator()
-        )
+    names = [line.split(",")[0] for line in metadata.read_text().splitlines()[1:]]
+    lines = [f"{name},{text}" for name, text in zip(names, texts * len(names), strict=False)]
+    metadata.write_text("\n".join(["file_name,text", *lines]))
+    return prune_checkpoint(
+        str(folders / "model"), data=str(folders / "data"), job=job(), out=folders / "slim", narrator=Narrator()
+    )
+
+
+def test_a_transcript_that_is_too_long_or_has_no_word_is_left_out_and_not_counted(folders, caplog):
+    """Of 12 clips 2 and 2."""
+    result = prune_with(folders, "zebra " * 30, "the sun", "...", "an owl", "on the other hand", "water")
+    assert re.search(r"2 calibration clips of 10 left out: the transcript takes more than the 59 .*0\.wav", caplog.text)
+    assert "2 calibration clips of 12 left out: no word" in caplog.text
+    assert result["calibration_clips"] == 8
+    assert json.loads((folders / "slim" / "pruning.json").read_text())["calibration_clips"] == 8
+
+
+def test_transcripts_that_are_all_too_long_are_refused(folders):
+    with pytest.raises(BadInput, match=r"clips: the transcript takes more than the 59 tokens .*0\.wav, .* and 9 more"):
+        prune_with(folders, "zebra " * 30)
 
 
 def test_the_comparison_states_words_and_kinds(folders, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from leanear.calibration.scores import score_magnitude
-from leanear.calibration.statistics import collect_statistics, statistics_tensors
+from leanear.calibration.statistics import statistics_tensors
 from leanear.data.examples import SpeechInputs
 from leanear.export.macs import count_whisper_macs
 from leanear.families import whisper
@@ -21,6 +21,7 @@ from leanear.prune.widths import POOLS, RotatedRecipe, choose_widths, cut
 from leanear.reference.choose import choose_share
 from leanear.runtimes.errors import BadInput
 from leanear.surgery import kept_attention_state, rotated_attention_state
+from tests.calibration.collected import collect_statistics
 from tests.toolchain.dense_twin import zero_dropped_channels_
 from tests.toolchain.whisper_pruning import answers, checkpoint, clips, divergence
 

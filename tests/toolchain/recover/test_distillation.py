@@ -443,7 +443,7 @@ def test_varied_clips_are_heard_alike_by_both_models(tiny_ast):
 
     def watched(model, batch):
         if len(batch) != len(held_out):
-            heard[model is student].append(batch.clone())
+            heard[model is student].append(batch.cpu())
         return ast.logits(model, batch)
 
     options = by_logits(epochs=1, batch_size=17, frequency_warp=0.3, time_warp=0.0)
@@ -462,7 +462,7 @@ def test_max_steps_and_the_shape_of_the_rate(tiny_ast):
     def watched(model, batch):
         if model is student and model.training:
             seen.append(bias[0].item())
-        pushed = torch.zeros(len(batch), 5)
+        pushed = torch.zeros(len(batch), 5, device=bias.device)
         pushed[:, 0] = bias[0] if model is student else 100.0
         return pushed
 

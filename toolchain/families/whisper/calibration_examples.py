@@ -16,7 +16,7 @@ import torch
 
 from leanear.calibration.targets import NO_TARGET
 from leanear.data.examples import LabelledInputs, SpeechInputs
-from leanear.data.word_errors import Normaliser, count_word_errors
+from leanear.data.word_errors import count_word_errors
 from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint
 from leanear.families.whisper.forward import features, window_samples
 from leanear.families.whisper.greedy_transcripts import BATCH_CLIPS, greedy_tokens, normaliser_for
@@ -63,7 +63,10 @@ def labelled_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report 
 
 
 def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Report = quiet) -> LabelledInputs:
-    """The same of every third clip whose text has a word, one being needed, and of timed windows of the others."""
+    """The same of every third clip that is usable, one being needed, and of timed windows of the others.
+
+    A clip whose text has no word, or more tokens than the decoder holds, is not.
+    """
     part = in_parts(report, {"front end": 1, "own words": 3, "windows": 1})
     clips_heard = _heard(checkpoint, _alone(checkpoint, clips), part("front end"))
     prompt = _prompt(checkpoint, clips_heard)
@@ -72,7 +75,8 @@ def calibration_inputs(checkpoint: WhisperCheckpoint, clips: Clips, report: Repo
     runs = _filling_windows(checkpoint, joined)
     told = [runs[number - 1] if number % 2 else () for number in range(len(runs))]
     windows = [_window(checkpoint, *each) for each in zip(runs, told, strict=True)]
-    return _labelled(checkpoint, alone[::ALONE] + _heard(checkpoint, windows, part("windows")), prompt)
+    made = _labelled(checkpoint, alone[::ALONE] + _heard(checkpoint, windows, part("windows")), prompt)
+    return replace(made, clips=len(alone))
 
 
 def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
@@ -84,16 +88,14 @@ def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
     ]
 
 
-def _with_words(examples: Sequence[_Example], normaliser: Normaliser) -> list[_Example]:
-    """The examples in whose text a word is left: by the others no error can be counted."""
-    worded = [each for each in examples if any(map(str.isalnum, normaliser.apply(each.text)))]
-    if len(worded) < len(examples):
-        left_out = [each.name for each in examples if each not in worded]
-        why = f"no word is left of the transcript after normalising ({named(left_out)})"
-        if not worded:
-            raise BadInput(f"calibration clips: {why}")
-        note(f"{plural(len(left_out), 'calibration clip')} of {len(examples)} left out: {why}")
-    return worded
+def _usable(examples: Sequence[_Example], are: Sequence[bool], why: str) -> list[_Example]:
+    """The examples that are; the others are left out and named."""
+    left_out = [example.name for example, is_usable in zip(examples, are, strict=True) if not is_usable]
+    if len(left_out) == len(examples):
+        raise BadInput(f"calibration clips: {why} ({named(left_out)})")
+    if left_out:
+        note(f"{plural(len(left_out), 'calibration clip')} of {len(examples)} left out: {why} ({named(left_out)})")
+    return [example for example, is_usable in zip(examples, are, strict=True) if is_usable]
 
 
 def _in_own_words(
@@ -105,7 +107,9 @@ def _in_own_words(
     that ends in a loop is not taken, though in brackets it counts as nothing said.
     """
     normaliser = normaliser_for(checkpoint.tokenizer, checkpoint.model.generation_config, prompt)
-    examples = _with_words(clips, normaliser)
+    # By a text without a word no error can be counted.
+    worded = [any(map(str.isalnum, normaliser.apply(each.text))) for each in clips]
+    examples = _usable(clips, worded, "no word is left of the transcript after normalising")
     own: list[_Example] = []
     for start in range(0, len(examples), BATCH_CLIPS):
         batch = examples[start : start + BATCH_CLIPS]
@@ -123,7 +127,9 @@ def _in_own_words(
             f"{plural(strange, 'calibration clip')} of {len(own)}: the model says something else than the transcript,"
             " which is kept, or one thing over and over"
         )
-    return own
+    room = checkpoint.model.config.max_target_positions - len(prompt) - 1  # two timestamps stand for a token of it
+    fits = [len(each.tokens) <= room for each in own]
+    return _usable(own, fits, f"the transcript takes more than the {room} tokens that the decoder has room for")
 
 
 def _prompt(checkpoint: WhisperCheckpoint, examples: Sequence[_Example]) -> list[int]:
