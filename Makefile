@@ -44,8 +44,9 @@ deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|ra
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[rtx]'; }
 	@exec $(BIN)/leanear deploy
 
+# Where nothing compiled is kept every process compiles it all again, the tests' asserts too: seconds of each.
 test: $(READY)  ## Run the tests
-	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## Run ruff, mypy and the check of sizes
 	@$(BIN)/ruff check .

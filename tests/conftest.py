@@ -7,14 +7,17 @@ import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
-import torch
-from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
 from leanear.benchmarks.sensors.device import usable_cores
+
+# The process that hands out the tests reads this too, and runs none: torch and transformers are not for it.
+if TYPE_CHECKING:
+    from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
 # A shell that started the tests in the background has made them deaf to Ctrl-C, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,8 +31,8 @@ pytest_plugins = ("tests.measured",)
 TINY_LABELS = ("down", "left", "right", "up", "yes")
 
 LONGEST = (
-    "test_rotated.py", "test_isolation.py", "test_remote_faults.py", "test_distillation.py", "test_interrupted.py",
-    "test_commands.py", "test_comparison.py", "test_precision_deploy.py", "test_many_clips.py",
+    "test_two_processes.py", "test_isolation.py", "test_rotated.py", "test_remote_faults.py", "test_distillation.py",
+    "test_interrupted.py", "test_commands.py", "test_comparison.py", "test_precision_deploy.py", "test_many_clips.py",
     "test_whisper_family.py",
     "test_deploy_device.py", "test_whisper_settings.py", "test_whisper_pruning.py", "test_examples.py", "test_cli.py",
     "test_speech_device.py", "test_demo.py", "test_bundle.py", "test_report.py", "test_compare.py",
@@ -70,12 +73,17 @@ def _one_core() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    import torch
+
     torch.manual_seed(0)
     torch.set_num_threads(1)
 
 
 def make_tiny_ast(head_width: int = 16, heads: int = 2, layers: int = 2) -> ASTForAudioClassification:
     """A random AST of 2 layers and width 32 whose logits really depend on its attention."""
+    import torch
+    from transformers import ASTConfig, ASTForAudioClassification
+
     torch.manual_seed(0)
     config = ASTConfig(
         hidden_size=head_width * heads,
@@ -102,13 +110,19 @@ def tiny_ast() -> ASTForAudioClassification:
 
 @pytest.fixture
 def tiny_extractor() -> ASTFeatureExtractor:
+    return make_tiny_extractor()
+
+
+def make_tiny_extractor() -> ASTFeatureExtractor:
+    from transformers import ASTFeatureExtractor
+
     return ASTFeatureExtractor(max_length=46, num_mel_bins=128)
 
 
 def write_tiny(folder: Path) -> Path:
     """Write a dense tiny AST checkpoint and give back its folder."""
     make_tiny_ast().save_pretrained(folder)
-    ASTFeatureExtractor(max_length=46, num_mel_bins=128).save_pretrained(folder)
+    make_tiny_extractor().save_pretrained(folder)
     return folder
 
 

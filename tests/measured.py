@@ -89,7 +89,7 @@ def short_measurements():
         for name, value in (("repeats", 1), ("samples", 12)):
             patch.setitem(benchmark.__kwdefaults__, name, value)
         patch.setattr("leanear.benchmarks.summary.RESAMPLES", 200)
-        patch.setattr("leanear.benchmarks.measure.parts.MEMORY_SHARE_S", 0.1)
+        patch.setattr("leanear.benchmarks.measure.parts.MEMORY_SHARE_S", 0.01)
         yield
 
 
@@ -110,12 +110,15 @@ def in_this_process(module: str, request: dict[str, Any], progress: Progress, **
 def measured_here():
     """Measurements and proofs take place here; that they do in processes of their own is shown where it matters.
 
-    A start of Python, numpy and a runtime takes longer than a tiny model's whole measurement, ten times in each.
+    A start of Python, numpy and a runtime takes longer than a tiny model's whole measurement, ten times in each. Here
+    it needs no half a second to warm up, nor twenty windows to show whether memory grows.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("parts", "engine_check", "sustained", "evaluation"):
             patch.setattr(f"leanear.benchmarks.measure.{name}.run_fresh", in_this_process)
         patch.setattr("leanear.deploy.exporting.prove_parity", prove_parity_here)
+        patch.setattr("leanear.benchmarks.measure.latency.WARM_UP_SHARE", 0.02)
+        patch.setattr("leanear.benchmarks.measure.memory.LEAST_WINDOWS", 3)
         yield
 
 

@@ -8,7 +8,9 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
+
+import numpy as np
 
 from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
@@ -27,20 +29,22 @@ from leanear.benchmarks.device.flags import (
 from leanear.benchmarks.device.transcribe import transcribe_recordings
 from leanear.benchmarks.device.transcript_files import forms_of
 from leanear.benchmarks.formatting import rate_between
-from leanear.benchmarks.measure.evaluation import evaluate, evaluate_tags, evaluate_transcripts
+from leanear.benchmarks.measure.accuracy import cross_entropy_nats
+from leanear.benchmarks.measure.evaluation import evaluate_logits, evaluate_transcripts
 from leanear.benchmarks.measure.measure import BUDGET_S, benchmark
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE, Progress
 from leanear.benchmarks.report.headline import headline_text
 from leanear.benchmarks.report.report import render_markdown
 from leanear.benchmarks.results import ROLES
 from leanear.benchmarks.sensors.device import device_facts, device_name
-from leanear.benchmarks.tagging import MEAN_AP
+from leanear.benchmarks.summary import wilson_interval
+from leanear.benchmarks.tagging import MEAN_AP, tag_entropies, tag_quality
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
 from leanear.runtimes.audio.piped_audio import raw_audio
 from leanear.runtimes.choose import choose_runtime, offered_runtimes
-from leanear.runtimes.clips import read_clips
+from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.process.interrupts import INTERRUPTED
@@ -51,7 +55,6 @@ from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.prompts import hotwords_of
-from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -250,53 +253,48 @@ def _bench_in(precision: str, options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     session = SessionOptions(threads=options.threads, precision=options.precision)
-    task = read_artifact(options.artifact).task
-    if task == SPEECH_TASK:
+    if read_artifact(options.artifact).is_speech:
         _eval_speech(options, session)
         return
     if asked(options):
         flags = " and ".join(f"--{name}" for name in asked(options))
         raise BadInput(f"{flags}: for Whisper; {options.artifact} is a classifier")
-    if task == TAGGING_TASK:
-        _eval_tags(options, session)
-        return
-    evaluation = evaluate(options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating"))
+    evaluated = options.artifact, options.clips, options.runtime, session
+    clips, logits = evaluate_logits(*evaluated, progress=_teller("evaluating"))
     _end_line()
+    answer, text = (_accuracy if clips.tags is None else _ranking)(clips, logits)
     if options.json:
-        answer = {
-            "clips": evaluation.clips,
-            "correct": evaluation.correct,
-            "accuracy": evaluation.accuracy.estimate,
-            "accuracy_low": evaluation.accuracy.low,
-            "accuracy_high": evaluation.accuracy.high,
-            "cross_entropy_nats": evaluation.cross_entropy_nats,
-            "runtime": options.runtime,
-            "precision": options.precision,
-        }
-        print(json.dumps(answer, indent=1))
-        return
-    share = evaluation.accuracy
-    print(
-        f"accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%}), {evaluation.correct} of"
-        f" {plural(evaluation.clips, 'clip')}, cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
+        text = json.dumps({**answer, "runtime": options.runtime, "precision": options.precision}, indent=1)
+    print(text)
+
+
+def _accuracy(clips: Clips, logits: np.ndarray) -> tuple[dict[str, Any], str]:
+    """How many clips have the right label, by stable keys and in words."""
+    correct = int((logits.argmax(axis=1) == clips.label_ids).sum())
+    share, entropy = wilson_interval(correct, len(clips)), float(cross_entropy_nats(logits, clips.label_ids).mean())
+    answer = {
+        "clips": len(clips),
+        "correct": correct,
+        "accuracy": share.estimate,
+        "accuracy_low": share.low,
+        "accuracy_high": share.high,
+        "cross_entropy_nats": entropy,
+    }
+    return answer, (
+        f"accuracy {share.estimate:.2%} (95% {share.low:.2%} to {share.high:.2%}), {correct} of"
+        f" {plural(len(clips), 'clip')}, cross-entropy {entropy:.4f} nats"
     )
 
 
-def _eval_tags(options: argparse.Namespace, session: SessionOptions) -> None:
-    evaluation = evaluate_tags(
-        options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating")
-    )
-    quality = evaluation.quality
-    _end_line()
-    if options.json:
-        answer = {"clips": quality.clips, **quality.as_json(), "cross_entropy_nats": evaluation.cross_entropy_nats}
-        print(json.dumps({**answer, "runtime": options.runtime, "precision": options.precision}, indent=1))
-        return
-    print(
+def _ranking(clips: Clips, logits: np.ndarray) -> tuple[dict[str, Any], str]:
+    """The same of clips that may have several labels."""
+    assert clips.tags is not None
+    quality, entropy = tag_quality(logits, clips.tags), float(tag_entropies(logits, clips.tags).mean())
+    return {"clips": quality.clips, **quality.as_json(), "cross_entropy_nats": entropy}, (
         f"{MEAN_AP} {quality.mean_ap.estimate:.2%} ({rate_between(quality.mean_ap, 2)}) over"
         f" {plural(quality.labels, 'label')}, {quality.skipped} without a clip; mean area"
         f" {quality.mean_auc.estimate:.4f}, d' {quality.d_prime.estimate:.3f}; {plural(quality.clips, 'clip')}, "
-        f"cross-entropy {evaluation.cross_entropy_nats:.4f} nats"
+        f"cross-entropy {entropy:.4f} nats"
     )
 
 

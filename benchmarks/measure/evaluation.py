@@ -1,52 +1,28 @@
-"""One artifact's answers to labelled clips on its runtime, in a fresh process: accuracy, ranking, transcripts."""
+"""One artifact's answers to labelled clips on its runtime, in a fresh process: logits, or transcripts."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, TypeVar
 
 import numpy as np
 
-from leanear.benchmarks.measure.accuracy import check_clips, cross_entropy_nats, read_logits
+from leanear.benchmarks.measure.accuracy import check_clips, read_logits
 from leanear.benchmarks.measure.processes import Progress, absolute, free_of_noise, run_fresh
 from leanear.benchmarks.measure.transcripts import Transcript, options_for, read_transcripts
-from leanear.benchmarks.summary import Interval, wilson_interval
-from leanear.benchmarks.tagging import TagQuality, tag_entropies, tag_quality
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK
 
 WORKERS = {"logits": "leanear.benchmarks.measure.accuracy", "transcripts": "leanear.benchmarks.measure.transcripts"}
 
 Answers = TypeVar("Answers")
 
 
-@dataclass(frozen=True)
-class TagEvaluation:
-    """One artifact's answers on clips that may have several labels. logits: float32 (clips, labels)."""
-
-    quality: TagQuality
-    cross_entropy_nats: float
-    logits: np.ndarray
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One artifact's answers on labelled clips. accuracy: a share with Wilson's interval; cross_entropy_nats: mean."""
-
-    clips: int
-    correct: int
-    accuracy: Interval
-    cross_entropy_nats: float
-    predicted_ids: tuple[int, ...]
-
-
-def evaluate(
+def evaluate_logits(
     artifact: Path,
     clips: Path,
     runtime: str,
@@ -54,8 +30,9 @@ def evaluate(
     *,
     store: Path | None = None,
     progress: Progress = free_of_noise,
-) -> Evaluation:
-    """The accuracy of one classifier of single labels on its runtime, in a fresh process.
+) -> tuple[Clips, np.ndarray]:
+    """The labelled clips, and one classifier's logits of them on its runtime, float32 (clips, labels), in a fresh
+    process.
 
     store: a file that keeps the answers, so that interrupted work goes on; it has to be of just these arguments.
 
@@ -63,43 +40,10 @@ def evaluate(
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
     """
     checked, labelled = _check_evaluation(artifact, clips, runtime, options)
-    if checked.task in (SPEECH_TASK, TAGGING_TASK):
+    if checked.is_speech:
         raise BadInput(f"{artifact}: it is for {checked.task}; its answers have no accuracy")
     answering = checked, clips, runtime, options, store, progress
-    logits = _answers("logits", *answering, lambda kept: read_logits(kept, len(labelled.labels)))
-    predicted = logits.argmax(axis=1)
-    correct = int((predicted == labelled.label_ids).sum())
-    return Evaluation(
-        clips=len(labelled),
-        correct=correct,
-        accuracy=wilson_interval(correct, len(labelled)),
-        cross_entropy_nats=float(cross_entropy_nats(logits, labelled.label_ids).mean()),
-        predicted_ids=tuple(int(label) for label in predicted),
-    )
-
-
-def evaluate_tags(
-    artifact: Path,
-    clips: Path,
-    runtime: str,
-    options: SessionOptions,
-    *,
-    store: Path | None = None,
-    progress: Progress = free_of_noise,
-) -> TagEvaluation:
-    """How well one artifact whose clips may have several labels ranks them on its runtime, in a fresh process.
-
-    store: as for `evaluate`.
-
-    Raises:
-        BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.
-    """
-    checked, tagged = _check_evaluation(artifact, clips, runtime, options)
-    if checked.task != TAGGING_TASK or tagged.tags is None:
-        raise BadInput(f"{artifact}: it is for {checked.task}; its clips do not have several labels")
-    answering = checked, clips, runtime, options, store, progress
-    logits = _answers("logits", *answering, lambda kept: read_logits(kept, len(tagged.labels)))
-    return TagEvaluation(tag_quality(logits, tagged.tags), float(tag_entropies(logits, tagged.tags).mean()), logits)
+    return labelled, _answers("logits", *answering, lambda kept: read_logits(kept, len(labelled.labels)))
 
 
 def evaluate_transcripts(
@@ -114,7 +58,7 @@ def evaluate_transcripts(
 ) -> tuple[Transcript, ...]:
     """What one speech artifact hears in every clip on its runtime, in a fresh process.
 
-    store: as for `evaluate`; asked: as for `benchmark`.
+    store: as for `evaluate_logits`; asked: as for `benchmark`.
 
     Raises:
         BadInput, RuntimeUnavailable, MeasurementFailed: as `benchmark`.

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
-from leanear.benchmarks.measure.evaluation import evaluate, evaluate_tags, evaluate_transcripts
+from leanear.benchmarks.measure.evaluation import evaluate_logits, evaluate_transcripts
 from leanear.benchmarks.measure.transcripts import Transcript
 from leanear.benchmarks.report.precision_section import (
     FAILED,
@@ -314,9 +314,8 @@ def clip_answers(
     """What an artifact answers to `clips`, which are in `path`: label ids, logits of all labels, or transcripts."""
     if clips.texts is not None:
         return evaluate_transcripts(artifact, path, runtime, options, store=store, progress=progress)
-    if clips.tags is not None:
-        return evaluate_tags(artifact, path, runtime, options, store=store, progress=progress).logits
-    return evaluate(artifact, path, runtime, options, store=store, progress=progress).predicted_ids
+    _, logits = evaluate_logits(artifact, path, runtime, options, store=store, progress=progress)
+    return logits if clips.tags is not None else tuple(map(int, logits.argmax(axis=1)))
 
 
 def compare_answers(

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.inference import STAGES, one_inference
-from leanear.benchmarks.measure.evaluation import evaluate, evaluate_transcripts
+from leanear.benchmarks.measure.evaluation import evaluate_logits, evaluate_transcripts
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.measure.transcripts import measure_transcripts, read_transcripts
 from leanear.benchmarks.results import read_results, write_results
@@ -170,7 +170,7 @@ def test_clips_of_the_other_kind_are_refused(slim_speech, slim_folder, clips_pat
     with pytest.raises(BadInput, match="one is for audio-classification, the other for automatic-speech"):
         benchmark(slim_folder, slim_speech, None, "null", OPTIONS, out, **QUICK)
     with pytest.raises(BadInput, match="have no accuracy"):
-        evaluate(slim_speech, speech_clips_path, "null", OPTIONS)
+        evaluate_logits(slim_speech, speech_clips_path, "null", OPTIONS)
     with pytest.raises(BadInput, match="writes no transcripts"):
         evaluate_transcripts(slim_folder, clips_path, "null", OPTIONS)
 

@@ -8,10 +8,6 @@ import inspect
 import json
 import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +20,7 @@ import soundfile
 from leanear.cli.commands import cli, run
 from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, tone, write_tiny
+from tests.toolchain.interrupting import interrupted_at
 from tests.toolchain.recipes import recipe_flags
 
 pytestmark = pytest.mark.usefixtures("measured_here")
@@ -391,14 +388,8 @@ def stopped(*_: object) -> bool:
 def test_interrupted_deploy_goes_on(capsys, caplog, request, monkeypatch, model, data, tmp_path):
     out = tmp_path / "deployment"
     arguments = ["deploy", str(model), "--data", str(data), "--out", str(out), "--budget", "1"]
-    command = [sys.executable, "-m", "leanear.entry", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (out / ".stages" / "dense.json").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 130, errors
+    assert interrupted_at("leanear.deploy.pipeline.bench_stage", arguments) == 130
+    errors = capsys.readouterr().err
     assert errors.strip().splitlines()[-1].startswith("leanear: interrupted")
     assert "Traceback" not in errors
     dense_made_ns = (out / "dense" / "model.onnx").stat().st_mtime_ns

@@ -17,6 +17,7 @@ import pytest
 
 from leanear.runtimes.process.kept_work import GOES_ON, forget_kept, remember_kept, what_is_kept
 from tests.conftest import write_tiny, write_tones
+from tests.toolchain.interrupting import interrupted_at
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENTS = {
@@ -24,13 +25,11 @@ ENVIRONMENTS = {
     "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
 }
 COMMANDS = {
-    "ASCII": (
-        ("--help",),
-        ("targets",),
+    "ASCII": (("--help",), ("targets",), ("prune", "{out}/größer", "--out", "{out}/slim")),
+    "C": (
         ("explore", "{model}", "--data", "{data}", "--out", "{out}/explored"),
-        ("prune", "{out}/größer", "--out", "{out}/slim"),
+        ("prune", "{model}", "--data", "{data}", "--out", "{out}/größer", "--sparsity", "0.4"),
     ),
-    "C": (("prune", "{model}", "--data", "{data}", "--out", "{out}/größer", "--sparsity", "0.4"),),
 }
 SEVERAL = """
 import json, sys
@@ -98,8 +97,11 @@ def test_while_it_is_importing(tiny_folder, data, tmp_path, module, seconds):
         assert errors.strip().splitlines()[-1] == INTERRUPTED
 
 
-def test_what_is_kept_is_said_only_where_it_is(tiny_folder, data, tmp_path):
-    """Ctrl-C when the chunks of the statistics are on the disk, and again in the same command before any is."""
+def test_what_is_kept_is_said_only_where_it_is(tiny_folder, data, tmp_path, capsys):
+    """Ctrl-C when the chunks of the statistics are on the disk, and again in the same command before any is.
+
+    The second time where the clips are to be read.
+    """
     flags = ("--data", str(data), "--out", str(tmp_path / "slim"), "--recovery", "full")
     process = start("prune", str(tiny_folder), *flags)
     while not list(tmp_path.glob(".slim.state/**/*.safetensors")):
@@ -108,11 +110,8 @@ def test_what_is_kept_is_said_only_where_it_is(tiny_folder, data, tmp_path):
     process.send_signal(signal.SIGINT)
     assert last_line(process) == KEPT
     shutil.rmtree(tmp_path / ".slim.state")
-    process = start("prune", str(tiny_folder), *flags)
-    while "reading" not in (said := process.stderr.readline()):
-        assert said, process.communicate()
-    process.send_signal(signal.SIGINT)
-    assert last_line(process) == INTERRUPTED
+    assert interrupted_at("leanear.prune.pruning.read_calibration", ["prune", str(tiny_folder), *flags]) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == INTERRUPTED
     assert not list(tmp_path.glob(".slim.state/**/*.safetensors"))
 
 

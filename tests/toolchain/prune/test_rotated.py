@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from safetensors import safe_open
 
@@ -29,7 +25,7 @@ from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE, Scor
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.tasks import CLASSIFICATION_TASK
-from tests.conftest import TINY_LABELS, tone
+from tests.conftest import TINY_LABELS
 
 ROOT = Path(__file__).parents[3]
 MADE_FROM = {"checkpoint": "0" * 64}
@@ -260,59 +256,6 @@ def test_damaged_scores_are_made_again(tiny_ast, tmp_path, damage):
 def test_state_without_what_it_was_made_from_is_refused(tiny_ast, tmp_path):
     with pytest.raises(ValueError, match="made_from"):
         pruned(tiny_ast, 0.6, state=tmp_path)
-
-
-# Processes
-
-WORKER = """
-import pathlib
-import sys
-from leanear.calibration.shards import processes
-from leanear.cli.commands import run
-from tests.toolchain.recipes import recipe_flags
-model, data, out = sys.argv[1:]
-with processes():
-    shots = recipe_flags(pathlib.Path(out), "shots = 2")
-    for name, goal in (("half", ["--sparsity", "0.5"]), ("shots", ["--sparsity", "0.8", *shots]),
-                       ("search", ["--max-drop", "60"])):
-        flags = ["--out", f"{out}/{name}", "--calibration-clips", "60", *goal]
-        status = run(["prune", model, "--data", data, *flags])
-        assert status == 0, (name, status)
-"""
-
-
-def test_two_processes_write_the_plan_of_one_to_the_byte(tmp_path, tiny_folder, monkeypatch):
-    """Of sixty clips 48 are scored: three chunks, so that one process has two of them and the other one."""
-    data = tmp_path / "data"
-    for label, frequency_hz in (("yes", 500), ("up", 1500), ("left", 2500), ("down", 3500)):
-        (data / label).mkdir(parents=True)
-        for number in range(30):
-            noise = np.random.default_rng(number).normal(size=6400)
-            clip = tone(frequency_hz + 20 * number) + 0.02 * number * noise
-            soundfile.write(data / label / f"{number}.wav", clip.clip(-1, 1), 16000)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", sys.executable]
-    given = ["-c", str(tiny_folder), str(data)]
-    command = [sys.executable, *launcher, given[0], WORKER, *given[1:], str(tmp_path / "two")]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as two:
-        try:
-            monkeypatch.setattr(sys, "argv", [*given, str(tmp_path / "one")])
-            exec(WORKER, {})  # the one
-            _, errors = two.communicate(timeout=600)
-            assert two.returncode == 0, errors[-2000:]
-        finally:
-            two.terminate()
-    plans = {}
-    for name in ("half", "shots", "search"):
-        one, two = (tmp_path / processes / name for processes in ("one", "two"))
-        for file in ("plan.json", "pruning.json", "model.safetensors"):
-            assert (one / file).read_bytes() == (two / file).read_bytes(), (name, file)
-        plans[name] = read_plan(one / "plan.json")
-    assert plans["half"].sparsity >= 0.5
-    assert plans["shots"].sparsity >= 0.8
-    assert plans["half"].sites != plans["shots"].sites
-    assert len(json.loads((tmp_path / "two" / "search" / "pruning.json").read_text())["search"]) > 1
-    assert not list(tmp_path.rglob("*.state")), "nothing is left behind"
 
 
 # Negative controls, on a trained model

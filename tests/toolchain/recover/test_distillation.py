@@ -1,13 +1,9 @@
-"""Distillation brings a slim model back to its dense self, never makes it worse, resumes, and runs on processes."""
+"""Distillation brings a slim model back to its dense self, never makes it worse, and resumes."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +23,6 @@ from leanear.recover.hidden_states import hidden_differences
 from leanear.recover.kept_training import STATE_FILE, check_same_state
 from leanear.recover.training import ALL_EPOCHS, ALL_STEPS, DIVERGED, NO_BETTER, OUT_OF_TIME
 from leanear.runtimes.errors import BadInput
-from tests.conftest import make_tiny_ast
 from tests.toolchain import whisper_pruning
 
 MADE_FROM = {"checkpoint": "0" * 64}
@@ -555,79 +550,6 @@ def test_same_seed_same_weights(tiny_ast):
     weights = [student.classifier.dense.weight for student in students]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-
-
-WORKER = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from safetensors.torch import save_file
-from tests.conftest import make_tiny_ast
-from tests.toolchain.recover.test_distillation import damaged, distill_hidden, parts
-from leanear.recover.distillation import Distillation
-
-rank, folder = sys.argv[1], Path(sys.argv[2])
-teacher = make_tiny_ast()
-for method in ("full", "lora"):
-    student, said = damaged(teacher), []
-    # 33 clips in batches of 8 leave 1 for the last update, of which the second process has no part
-    options = Distillation(
-        method=method, epochs=2, batch_size=8, hidden_weight=0.5, learning_rate=1e-3, seconds=600.0, bfloat16=False
-    )
-    distill_hidden(
-        student, teacher, *parts(37, held_out=4), options, state=folder / method, made_from={"model": "0"},
-        report=lambda text, fraction=None: said.append(text),
-    )
-    assert bool(said) == (rank == "0"), said
-    save_file(student.state_dict(), folder / f"{method}-{rank}.safetensors")
-if torch.distributed.is_initialized():
-    torch.distributed.destroy_process_group()
-"""
-
-
-def start_two_processes(folder: Path) -> list[subprocess.Popen]:
-    """As torchrun starts them, by its environment variables."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    workers = []
-    for rank in "01":
-        environment = {
-            **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        }  # fmt: skip
-        command = [sys.executable, "-c", WORKER, rank, str(folder)]
-        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    return workers
-
-
-def test_two_processes_end_with_one_model_that_is_the_single_processs(tmp_path, monkeypatch):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    workers = start_two_processes(tmp_path / "two")
-    try:
-        monkeypatch.setattr(sys, "argv", ["-c", "0", str(tmp_path / "one")])
-        exec(WORKER, {})
-        for worker in workers:
-            _, errors = worker.communicate(timeout=600)
-            assert worker.returncode == 0, errors[-2000:]
-    finally:
-        for worker in workers:
-            worker.kill()
-    start = damaged(make_tiny_ast()).state_dict()
-    for method in ("full", "lora"):
-        one = load_file(tmp_path / "one" / f"{method}-0.safetensors")
-        first, second = (load_file(tmp_path / "two" / f"{method}-{rank}.safetensors") for rank in (0, 1))
-        for name, value in one.items():
-            assert torch.isfinite(first[name]).all()
-            assert torch.equal(first[name], second[name]), name
-            if not name.endswith("k_proj.bias"):  # its gradient is rounding alone, which AdamW brings to full size
-                assert torch.allclose(first[name], value, atol=1e-5), name
-        moved = max((value - start[name]).abs().max().item() for name, value in one.items())
-        assert moved > 1e-3, "the models do not agree because none was trained"
-        assert [path.name for path in (tmp_path / "two" / method).iterdir()] == [STATE_FILE]
 
 
 def test_processes_that_see_different_states_are_refused():

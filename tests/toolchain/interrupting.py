@@ -1,0 +1,26 @@
+"""Ctrl-C in a command that runs in the process of the tests, which has imported all, where a test says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+from leanear.cli.commands import run
+from leanear.runtimes.process import interrupts
+
+
+def interrupted_at(place: str, arguments: list[str]) -> int:
+    """The command's status; ctrl-C comes where it calls the function of that name. What it sets is as before."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, lambda *_given, **_named: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
+        patch.setattr(interrupts, "_asked", threading.Event())
+        try:
+            return interrupts.run_interruptibly(lambda: run(arguments))
+        finally:
+            signal.signal(signal.SIGINT, before)
