@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
 from leanear.data.dataset import Data, DataFolder, as_folder
 from leanear.demo import demo_clips_folder, demo_model_folder
 from leanear.families.asked import NOTHING_ASKED, Asked
@@ -57,6 +54,10 @@ def checkpoint_folder(model: str) -> Path:
         return folder
     if folder.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise BadInput(f"{model}: no such model folder; {_MODEL_IS}")
+    # A quarter of what every command would take to start.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
     try:
         folder = Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES)))
     except HFValidationError:

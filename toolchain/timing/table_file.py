@@ -56,20 +56,18 @@ class TableSource(Generic[AnyTable]):
         except BadInput:
             return None
 
-    def get(
-        self, *, cache: Path | None = None, fresh: bool = False, keep_busy: bool = False, report: Report = quiet
-    ) -> AnyTable:
+    def get(self, *, cache: Path | None = None, keep_busy: bool = False, report: Report = quiet) -> AnyTable:
         """The table, kept or timed.
 
-        A file that is damaged, or that was timed for another key, is not used; `fresh` times again in any case. A table
-        that was timed while other programs used the CPU is not kept, unless `keep_busy`.
+        A file that is damaged, or that was timed for another key, is not used. A table that was timed while other
+        programs used the CPU is not kept, unless `keep_busy`.
 
         Raises:
             RuntimeUnavailable: the target's runtime does not work here.
             MeasurementFailed: a timing process ended without an answer.
         """
         path = table_path(self.key, cache)
-        if not fresh and path.is_file():
+        if path.is_file():
             try:
                 return read_table(self.record, path, self.key)
             except BadInput as error:

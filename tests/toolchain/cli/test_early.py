@@ -18,13 +18,13 @@ from tests.conftest import write_tiny, write_tones
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import write_whisper
 
-# All in one process, in which the first that imports torch is found
+# All in one process, in which the first that imports torch, or what speaks to the Hub, is found
 PROGRAM = """
 import json, sys
 from leanear.cli.commands import run
 for arguments in json.loads(sys.argv[1]):
     status = run(arguments)
-    print(json.dumps([status, 'torch' in sys.modules]), flush=True)
+    print(json.dumps([status, not sys.modules.keys().isdisjoint(("torch", "huggingface_hub"))]), flush=True)
     print('--', file=sys.stderr, flush=True)
 """
 WITH_DATA = ("deploy", "prune", "explore", "export", "eval", "compare-methods")

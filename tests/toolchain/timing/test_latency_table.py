@@ -228,8 +228,6 @@ def test_a_table_is_timed_once_and_then_read(tmp_path, checkpoint, monkeypatch):
         assert latency_table(checkpoint, NULL).kept(tmp_path / "cache") == first
         assert latency_table(checkpoint, dataclasses.replace(NULL, threads=2)).kept(tmp_path / "cache") is None
         with pytest.raises(AssertionError, match="timed again"):
-            latency_table(checkpoint, NULL).get(cache=tmp_path / "cache", fresh=True)
-        with pytest.raises(AssertionError, match="timed again"):
             latency_table(checkpoint, dataclasses.replace(NULL, threads=2)).get(cache=tmp_path / "cache")
     path.write_text("{")
     assert len(latency_table(checkpoint, NULL).get(cache=tmp_path / "cache").probes) == len(first.probes)
