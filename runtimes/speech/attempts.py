@@ -87,16 +87,17 @@ class Hearing:
         )
 
     def _why_again(self, decoded: Decoded, samples: np.ndarray) -> str:
-        """Why a short window is heard again, "" where it is not: what was asked to pass has to pass too."""
+        """Why a window is heard again, "" where it is not: what was asked to pass has to pass too."""
         if holds_no_speech(decoded, self.options):
             return ""
         model = self.model
-        reason = why_heard_again(decoded, model.tokens, model.vocabulary, samples, model.sample_rate_hz)
-        if reason:
-            return reason
-        if self._repeats(decoded):
-            return "loop"
-        return "unlikely" if _is_unlikely(decoded, self.options) else ""
+        why = why_heard_again(decoded, model.tokens, model.vocabulary, samples, model.sample_rate_hz)
+        return why or ("loop" if self._repeats(decoded) else "unlikely" if _is_unlikely(decoded, self.options) else "")
+
+    def says_too_little(self, decoded: Decoded, samples: np.ndarray) -> bool:
+        """Whether a window, where all are full ones, has more to be heard than was said."""
+        are_full = len(self.model.encoder_windows.lengths) == 1
+        return self.options.stop_repeats and are_full and self._why_again(decoded, samples) == "short"
 
     def _in_full(self, samples: np.ndarray, language: str | None, previous: Sequence[int], least: int = 0) -> Decoded:
         """The full window at the first temperature that passes the tests, else at the last; least: see `TokenRules`."""

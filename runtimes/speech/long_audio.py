@@ -26,6 +26,7 @@ and why:
   whole window is taken. So it is with a shorter loop where no temperature passes the compression test. Where a window
   moved on by less than a tenth and the next one says just the same, that is left out and the whole window is taken.
   Earlier text is forgotten, too, after a window that says just what the one before said.
+- With `stop_repeats` and full windows alone, one with too short a text for what is audible is cut, and heard again.
 - Audio that is short enough is heard in a window shorter than the trained one
   (`leanear.runtimes.speech.encoder_windows`), at the first temperature. What fails a test there, or is not to be
   trusted (`leanear.runtimes.speech.short_windows`), is heard again in the full window, from the first temperature on;
@@ -138,6 +139,9 @@ def transcribe_windows(
             decoded = hearing.window(samples, language, prompts.shown(before), first_try)
             if options.stop_repeats and before != list(prompts.first) and holds_no_speech(decoded, options):
                 decoded = hearing.window(samples, language, prompts.shown(list(prompts.first)), None)
+            if options.quiet_cuts and hearing.says_too_little(decoded, samples):
+                samples = samples[: _quietest_moment(samples[: len(samples) * 2 // 3], model.sample_rate_hz)]
+                decoded = hearing.window(samples, language, prompts.shown(before), None)
             window = _taken(model, options, decoded, start, len(samples), is_piece=in_pieces)
             if options.stop_repeats and last is not None and _is_stuck(last, window, model):
                 window = Window(start, len(samples), len(samples), decoded, ())
@@ -177,8 +181,7 @@ def single_window(model: SpeechModel, waveform: np.ndarray) -> np.ndarray | None
 def piece_samples(model: SpeechModel) -> int:
     """How long the pieces of long audio are at most."""
     windows = model.encoder_windows
-    most = round(PIECE_S * model.sample_rate_hz) if windows.choice == AUTO else windows.full
-    return min(most, windows.longest_piece)
+    return min(round(PIECE_S * model.sample_rate_hz) if windows.choice == AUTO else windows.full, windows.longest_piece)
 
 
 def _pieces(model: SpeechModel, waveform: Waveform, options: DecodeOptions) -> Iterator[np.ndarray]:
@@ -247,15 +250,13 @@ def split_by_timestamps(
     Two timestamps in a row end a segment and begin another. After the last such pair the next window starts: what
     follows it was cut off by the window. Where the transcript ends in a single timestamp, or has no pair, nothing was.
     """
-    begin = model.tokens.timestamp_begin
+    begin = model.tokens.times.start
     is_time = [token in model.tokens.times for token in tokens]
     ends = [place for place in range(1, len(tokens)) if is_time[place - 1] and is_time[place]]
     single_ending = is_time[-2:] == [False, True]
-    if begin is None or not ends:
-        times = [token for token, time in zip(tokens, is_time) if time]
-        end = (
-            (times[-1] - begin) * model.step_samples if begin is not None and times and times[-1] != begin else samples
-        )
+    if not ends:
+        times = [token for token, time in zip(tokens, is_time) if time and token > begin]
+        end = (times[-1] - begin) * model.step_samples if times else samples
         return [(0, end, tuple(tokens))], samples
     if single_ending:
         ends.append(len(tokens))
@@ -289,11 +290,9 @@ def _said_before(
     """What was said before, for the next window's decoder: the latest tokens, at most half of its positions."""
     if not window.segments or window.decoded is None:
         return before
-    if not options.condition or tokens.previous is None:
-        return []
-    if window.decoded.temperature > FORGET_ABOVE_TEMPERATURE:
-        return []
-    if options.stop_repeats and last is not None and last.decoded and last.decoded.tokens == window.decoded.tokens:
+    repeats = last is not None and last.decoded is not None and last.decoded.tokens == window.decoded.tokens
+    forgets = window.decoded.temperature > FORGET_ABOVE_TEMPERATURE or (options.stop_repeats and repeats)
+    if not options.condition or tokens.previous is None or forgets:
         return []
     for segment in window.segments:
         said = list(segment.tokens)

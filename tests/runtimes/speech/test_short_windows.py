@@ -128,6 +128,26 @@ def test_a_loud_window_of_which_nothing_was_heard_is_heard_again():
     assert session.lengths == [3 * WINDOW, None]
 
 
+@pytest.mark.parametrize(
+    ("says", "changes", "heard_samples"),
+    [
+        ([7], {}, [3900, 1700, 2200]),
+        ([7, 6, 5, 4, 3, 2], {}, [3900]),  # 1.5 tokens a second of 3.5 s would do
+        ([7], {"stop_repeats": False}, [3900]),
+        ([7], {"quiet_cuts": False}, [3900]),
+    ],
+)
+def test_a_full_window_of_which_too_little_is_said_is_heard_again_to_a_quiet_moment(says, changes, heard_samples):
+    model = replace(MODEL, windows=EncoderWindows("full", (4 * WINDOW,), 0), window_samples=4 * WINDOW)
+    audio = loud(3.9)
+    audio[1500:1900] *= 0.01
+    session = scripted(says, [0, 1, 2], [3, 4, 5])
+    windows = list(transcribe_windows(session, model, audio, replace(PLAIN, **changes)))
+    assert [len(samples) for samples in session.windows] == heard_samples
+    assert [window.samples for window in windows] == heard_samples[-2:]
+    np.testing.assert_array_equal(np.concatenate(session.windows[-len(windows) :]), audio)
+
+
 def test_long_audio_is_cut_as_ever_and_its_rest_is_heard_in_a_short_window():
     session = scripted([0, 1], [2, 3])
     windows = list(transcribe_windows(session, TWO_WINDOWS, loud(1.25), replace(PLAIN, quiet_cuts=False)))
