@@ -20,6 +20,7 @@ MOST_TOKENS_PER_S, MOST_TOKENS_MORE = 8.0, 12  # of audio; nobody speaks so fast
 LEAST_TOKENS_PER_S = 1.5  # of audible audio; of 100 clips of read speech none has fewer than 2.5
 LEAST_AUDIBLE_S = 2.0  # a shorter noise need not be a word
 LEFT_S = 0.5  # of a piece of long audio, audible, that its text may leave out
+TWICE_TOKENS = 10  # in a row, that are said again, are rather the decoder's than the speaker's
 REPETITIVE = 2.4  # compression ratio, openai's limit
 FRAME_S = 0.02
 AUDIBLE_SHARE = 10.0 ** (-30 / 20)  # of the loudest frame's amplitude: 30 dB under it
@@ -39,14 +40,13 @@ def why_heard_again(
     """
     if not decoded.ended and len(decoded.tokens) >= most_tokens(len(samples), sample_rate_hz):
         return "cap"
-    loops = without_loop(decoded.tokens, tokens.times, SUSPECT_LOOP_TOKENS) is not None
+    said = [token for token in decoded.tokens if vocabulary.is_text(token)]
+    runs = list(zip(*(said[at:] for at in range(TWICE_TOKENS))))
+    loops = len(set(runs)) < len(runs) or without_loop(decoded.tokens, tokens.times, SUSPECT_LOOP_TOKENS) is not None
     if decoded.looped or loops or compression_ratio(vocabulary.text(decoded.tokens)) > REPETITIVE:
         return "loop"
-    said = sum(vocabulary.is_text(token) for token in decoded.tokens)
-    if said >= LEAST_TOKENS_PER_S * len(samples) / sample_rate_hz:  # no more than all of it is audible
-        return ""
     audible = audible_s(samples, sample_rate_hz)
-    return "short" if audible >= LEAST_AUDIBLE_S and said < LEAST_TOKENS_PER_S * audible else ""
+    return "short" if audible >= LEAST_AUDIBLE_S and len(said) < LEAST_TOKENS_PER_S * audible else ""
 
 
 def least_tokens(samples: np.ndarray, sample_rate_hz: int) -> int:

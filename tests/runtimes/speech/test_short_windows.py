@@ -57,6 +57,14 @@ def test_a_loop_is_not_trusted_however_it_ended():
     assert why([*[5, 6, 7] * 12, 1], loud(9.0)) == "loop", "it compresses too well"
 
 
+def test_ten_tokens_in_a_row_that_come_again_are_not_trusted():
+    sentence = list(range(10))
+    assert why([*sentence, 3, *sentence], loud(4.0)) == "loop"
+    assert why([at_time(0.0), *sentence[:4], at_time(0.1), at_time(0.1), *sentence[4:], *sentence], loud(4.0)) == "loop"
+    assert why([*sentence[:9], 3, *sentence[:9], 5], loud(4.0)) == "", "nine may be a figure of speech"
+    assert why([9, *sentence[:5] * 3, 0, 1], loud(4.0)) == "loop", "cut short, it is no loop to its end"
+
+
 def test_too_little_of_audible_audio_is_not_trusted():
     assert why([1], loud(2.5)) == why([], loud(2.5)) == "short"
     assert why([1, 2, 3], loud(2.5)) == "short"
