@@ -103,7 +103,8 @@ def _train(work: Work, state_path: Path | None, identity: str) -> Distilled:
         return train(work, trained, state_path, identity)
     adapted = with_lora(student, work.options.rank, work.options.alpha)
     try:
-        distilled = train(work, _learning(student), state_path, identity)
+        trained = {name: each for name, each in student.named_parameters() if each.requires_grad}
+        distilled = train(work, trained, state_path, identity)
     except BaseException:
         adapted.unload()
         raise
@@ -143,7 +144,3 @@ def _visiting(model: nn.Module, device: torch.device) -> Iterator[None]:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(required[name])
             parameter.grad = None
-
-
-def _learning(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

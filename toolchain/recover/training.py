@@ -103,7 +103,8 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
             done = dataclasses.replace(done, held_out_kls=(_held_out_kl(work, held_out_logits),))
         while not done.stopped:
             done = _train_epoch(work, trained, optimizer, training_logits, held_out_logits, done)
-            seconds = _longest(work.accelerator, time.monotonic() - began_s)
+            own_s = torch.tensor(time.monotonic() - began_s, device=work.accelerator.device)
+            seconds = float(work.accelerator.reduce(own_s, "max"))  # all processes must end after the same epoch
             if not done.stopped and work.options.seconds is not None and seconds >= work.options.seconds:
                 done = dataclasses.replace(done, stopped=OUT_OF_TIME)
             if done.best_epoch == len(done.training_losses):
@@ -132,11 +133,6 @@ def _worse(done: Distilled, epoch: int) -> bool:
     """Whether this epoch led away from the best before it; a rate that is high yet often leads nowhere for a while."""
     kls = done.held_out_kls
     return not kls[epoch] <= WORSE * min(kls[:epoch])
-
-
-def _longest(accelerator: Any, seconds: float) -> float:
-    """The longest time of any process: they must end after the same epoch."""
-    return float(accelerator.reduce(torch.tensor(seconds, device=accelerator.device), "max"))
 
 
 def _train_epoch(

@@ -47,9 +47,13 @@ def choose_share(
         query_key = [site.query_key for site in scores]
         value_output = [site.value_output for site in scores]
         if threshold == "global":
-            dropped = [_spend_on_bundles(pool, _floor(share * _channels(pool))) for pool in (query_key, value_output)]
+            budgets = ((pool, math.floor(share * _channels(pool) + ROUNDING)) for pool in (query_key, value_output))
+            dropped = [_spend_on_bundles(*each) for each in budgets]
         else:
-            dropped = [_share_of_each_head(pool, share) for pool in (query_key, value_output)]
+            dropped = [  # of every head ceil(share * width), but one stays
+                [[min(_ceil(share * len(head)), len(head) - 1) for head in site] for site in pool]
+                for pool in (query_key, value_output)
+            ]
         return _keep_channels(names, scores, *dropped)
     if threshold == "global":
         dropped_heads = _drop_order_global(scores)[: _ceil(share * sum(len(site.head) for site in scores))]
@@ -129,17 +133,8 @@ def _channels(pool: Sequence[Sequence[np.ndarray]]) -> int:
     return sum(len(head) for site in pool for head in site)
 
 
-def _floor(count: float) -> int:
-    return math.floor(count + ROUNDING)
-
-
 def _ceil(count: float) -> int:
     return math.ceil(count - ROUNDING)
-
-
-def _share_of_each_head(pool: Sequence[Sequence[np.ndarray]], share: float) -> list[list[int]]:
-    """Per block and head, how many channels go: ceil(share * width), but one stays."""
-    return [[min(_ceil(share * len(head)), len(head) - 1) for head in site] for site in pool]
 
 
 def _spend_on_bundles(pool: Sequence[Sequence[np.ndarray]], budget: int) -> list[list[int]]:
