@@ -125,8 +125,8 @@ def read_artifact(folder: Path) -> Artifact:
         BadInput: a file is missing or is not the one that the manifest was written for.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such artifact folder")
+    if not (folder / MANIFEST_FILE).is_file():
+        raise BadInput(f"{folder}: no artifact, for there is no {MANIFEST_FILE}; `leanear export` makes one")
     manifest = read_manifest(folder / MANIFEST_FILE)
     for part, named in named_files(manifest):
         path = folder / named.file

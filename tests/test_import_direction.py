@@ -40,7 +40,7 @@ ROOMS = {
     "demo": "runtimes",
     "data": "benchmarks calibration runtimes runtimes.audio runtimes.process",
     "targets": " runtimes runtimes.backends",
-    "families": " benchmarks calibration data demo export export.ast runtimes runtimes.speech",
+    "families": " benchmarks calibration data demo export export.ast runtimes runtimes.process runtimes.speech",
     "families.whisper": " calibration data export export.whisper families runtimes runtimes.process runtimes.speech "
     "runtimes.speech.tokens",
     "recover": " calibration data families runtimes runtimes.process",

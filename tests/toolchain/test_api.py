@@ -151,6 +151,7 @@ def test_options_are_those_of_the_command_line_and_named_where_wrong(folder, sli
         (model.evaluate, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),
         (model.export, {"seed": -1, "out": tmp_path / "new"}, "seed: expected a whole number from 0"),
         (model.prune, {"seed": -1, "data": data}, "seed: expected a whole number from 0"),
+        (model.prune, {"sparsity": "half", "data": data}, "^sparsity is 'half'; a number is wanted"),
         (model.prune, {"prune": "heads", "data": data}, "^prune is 'heads'; \"attention\" or"),
         (model.prune, {"calibration_clips": 0, "data": data}, "^calibration_clips is 0; a whole number of at least 1"),
     ):

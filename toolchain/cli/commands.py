@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-import warnings
 
 import click
 
@@ -42,8 +41,6 @@ def cli() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; its exit status. Errors that a user can act on become one line on standard error."""
-    # Real AST settings have mel filters so narrow that a few are empty; transformers says so each time.
-    warnings.filterwarnings("ignore", message="At least one mel filter")
     end_by_sigterm()
     forget_kept()
     stdout = sys.stdout

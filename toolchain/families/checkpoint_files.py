@@ -19,6 +19,7 @@ from transformers.utils import logging
 from leanear.plan import Plan, write_plan
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object, replaced_folder
+from leanear.runtimes.process.notes import named, note
 from leanear.runtimes.records import write
 
 PRUNING_FILE = "pruning.json"
@@ -174,7 +175,7 @@ def load_weights(model_class: type[PreTrainedModel], folder: Path) -> PreTrained
         BadInput: weights are unreadable, absent, of another shape than config.json says, or not finite.
     """
     try:
-        with without_progress_bars():
+        with only_our_words():
             model, loading = model_class.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -191,6 +192,8 @@ def load_weights(model_class: type[PreTrainedModel], folder: Path) -> PreTrained
     absent = sorted(loading["missing_keys"])
     if absent:
         raise BadInput(f"{folder}: the weights lack {absent[0]!r} ({len(absent)} tensors missing)")
+    if strange := sorted(loading["unexpected_keys"]):
+        note(f"{folder}: weights that are none of the model's are not used: {named(strange)}")
     wrong = not_finite(model)
     if wrong is not None:
         raise BadInput(f"{folder}: the weights hold NaN or infinite values, in {wrong!r}")
@@ -229,7 +232,7 @@ def write_slim_folder(
     wrong = not_finite(model)
     if wrong is not None:
         raise BadInput(f"{out}: not written, because pruning made NaN or infinite weights, in {wrong!r}")
-    with replaced_folder(out) as folder, without_progress_bars():
+    with replaced_folder(out) as folder, only_our_words():
         try:
             model.save_pretrained(folder)
         except SafetensorError as error:  # it has no errno of its own: a full disk, most often
@@ -244,13 +247,15 @@ def write_slim_folder(
 
 
 @contextlib.contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """transformers draws bars of its own for work that takes milliseconds; ours say what the user waits for."""
-    shown = logging.is_progress_bar_enabled()
+def only_our_words() -> Iterator[None]:
+    """transformers draws bars for work that takes milliseconds, and tables of weights where one line is ours."""
+    shown, said = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(said)
         if shown:
             logging.enable_progress_bar()
 

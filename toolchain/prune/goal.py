@@ -24,6 +24,8 @@ class Goal:
 
     def __post_init__(self) -> None:
         flag = self.flag
+        if not isinstance(self.value, (int, float)):
+            raise BadInput(f"{flag} is {self.value!r}; a number is wanted")
         if self.kind in ("sparsity", "macs") and not 0.0 < self.value < 1.0:
             raise BadInput(f"{flag} is {self.value:g}; it must lie between 0 and 1 (0.5 is half)")
         if self.kind == "speedup" and not self.value > 1.0:

@@ -440,8 +440,8 @@ def test_prompts_of_english_only_models_have_no_language():
 
 
 def test_a_transcript_is_no_place_for_special_tokens():
-    with pytest.raises(BadInput, match=r"'<\|en\|>', a special token"):
-        whisper.text_tokens(make_tokenizer(), "say <|en|> now")
+    with pytest.raises(BadInput, match=r"^train/a\.wav: its transcript holds '<\|en\|>', a special token$"):
+        whisper.text_tokens(make_tokenizer(), "say <|en|> now", "train/a.wav")
 
 
 def test_speech_inputs_are_indexed_like_a_tensor(inputs):

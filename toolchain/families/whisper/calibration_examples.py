@@ -83,7 +83,7 @@ def _alone(checkpoint: WhisperCheckpoint, clips: Clips) -> list[_Example]:
     if clips.texts is None:
         raise BadInput("the clips have labels and no transcripts, which a speech model is calibrated on")
     return [
-        _Example(name, waveform, text, tuple(text_tokens(checkpoint.tokenizer, text)))
+        _Example(name, waveform, text, tuple(text_tokens(checkpoint.tokenizer, text, name)))
         for name, waveform, text in zip(clips.names, clips.waveforms, clips.texts, strict=True)
     ]
 

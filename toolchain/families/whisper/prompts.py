@@ -81,8 +81,8 @@ def prompt_tokens(tokenizer: WhisperTokenizer, language: str | None, task: str =
     return [known[name] for name in names]
 
 
-def text_tokens(tokenizer: WhisperTokenizer, text: str) -> list[int]:
-    """The ids of a transcript, which begins with a space, as all that Whisper was trained on.
+def text_tokens(tokenizer: WhisperTokenizer, text: str, clip: str = "a clip") -> list[int]:
+    """The ids of a clip's transcript, which begins with a space, as all that Whisper was trained on.
 
     Raises:
         BadInput: the transcript spells a special token.
@@ -93,5 +93,5 @@ def text_tokens(tokenizer: WhisperTokenizer, text: str) -> list[int]:
     behind = (token for token in ids if token >= end)  # special ones, timestamps, and words added by a fine-tuning
     special = next((token for token in behind if tokenizer.convert_ids_to_tokens(token).startswith("<|")), None)
     if special is not None:
-        raise BadInput(f"the transcript {text!r} holds {tokenizer.convert_ids_to_tokens(special)!r}, a special token")
+        raise BadInput(f"{clip}: its transcript holds {tokenizer.convert_ids_to_tokens(special)!r}, a special token")
     return ids
