@@ -18,7 +18,7 @@ from leanear.benchmarks.formatting import duration
 from leanear.benchmarks.under_way import Work
 from leanear.cli.commands import cli, run
 from leanear.progress import Narrator, counted, in_parts
-from tests.conftest import tone
+from tests.conftest import tone, write_tones
 
 SILENCE_S = 0.1
 
@@ -255,3 +255,18 @@ def test_a_quiet_command_gives_its_result_alone(capfd, caplog, tiny_folder, tmp_
         assert len(caplog.messages) == (0 if flag == "-q" else 1)
     assert printed["-q"].out == printed["-v"].out
     assert printed["-q"].err == ""
+
+
+def test_a_step_is_at_its_end_when_all_of_it_is_done(capfd, tiny_folder, tmp_path):
+    write_tones(tmp_path / "data", 6)
+    of_both = [str(tiny_folder), "--data", str(tmp_path / "data"), "--calibration-clips", "4", "-v"]
+    for command in (["eval", *of_both], ["explore", *of_both, "--out", str(tmp_path / "explored")]):
+        assert run(command) == 0
+        steps = {}
+        for line in capfd.readouterr().err.splitlines():
+            if found := re.fullmatch(r"  (scoring|evaluating [^:]+): (.+) \((\d+) %\)", line):
+                steps.setdefault(found[1], []).append(int(found[3]))
+        (shares,) = steps.values()
+        assert shares == sorted(shares)
+        assert [share < 100 for share in shares] == [True] * (len(shares) - 1) + [False]
+        assert len(set(shares)) > 4, "what comes first is no end"

@@ -40,7 +40,7 @@ def prune_job(model: str, target: str, flags: dict[str, Any], ships: bool) -> Pr
     if goal.needs_latency:
         require_timed_form(device, goal.flag)
     work = _work(goal, device, flags, ships)
-    _check_speech_keys(model, recipe)
+    _check_speech_keys(model, recipe, flags["window"])
     _check_method(recipe, goal)
     from leanear.prune.job import PruneJob
 
@@ -109,14 +109,16 @@ def _work(goal: Goal, device: Target, flags: dict[str, Any], ships: bool) -> Spe
     return SpeechWork(flags["clip_seconds"], flags["tokens"], flags["window"] or own)
 
 
-def _check_speech_keys(model: str, recipe: Recipe) -> None:
-    """Raises BadInput where keys for several kinds of attention meet a model that has one."""
+def _check_speech_keys(model: str, recipe: Recipe, window: str | None) -> None:
+    """Raises BadInput where a window, or keys for several kinds of attention, meet a model that has one of them."""
     from leanear.families.checkpoint import checkpoint_folder
     from leanear.families.tasks import task_of
     from leanear.runtimes.tasks import SPEECH_TASK
 
     given = [name for name in SPEECH_KEYS if getattr(recipe, name) != settings(Recipe)[name].default]
-    if given and task_of(checkpoint_folder(model)) != SPEECH_TASK:
+    if (given or window is not None) and task_of(checkpoint_folder(model)) != SPEECH_TASK:
+        if window is not None:
+            raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
         raise BadInput(
             f"--recipe: {given[0]} is for models with several kinds of attention, such as Whisper; {model} has one"
         )

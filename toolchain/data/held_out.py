@@ -14,6 +14,7 @@ from leanear.calibration.likelihood import kl_divergences
 from leanear.calibration.passes import Logits
 from leanear.calibration.targets import answered, positions
 from leanear.data.examples import Inputs, LabelledInputs
+from leanear.runtimes.process.notes import note
 
 HELD_OUT_SHARE = 0.2
 MOST_HELD_OUT = 64
@@ -26,6 +27,7 @@ def divided(clips: LabelledInputs) -> tuple[LabelledInputs, LabelledInputs]:
     clips: in an order whose every run is balanced, see `LabelledInputs.balanced_order`.
     """
     if len(clips) < 2:
+        note("one calibration clip: it is scored, and judged on as well, so that no measured loss says anything")
         return clips, clips
     scored = clips_to_score(len(clips))
     return clips[:scored], clips[scored:]

@@ -18,13 +18,13 @@ from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_sha256, load_checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import read_spellings
-from leanear.progress import Narrator, counted
+from leanear.progress import Narrator, counted, in_parts
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.clips import clips_in_16_bits, read_clips, write_clips
+from leanear.runtimes.clips import Clips, clips_in_16_bits, read_clips, write_clips
 from leanear.runtimes.files import sha256_file
 from leanear.runtimes.packed_pcm import STREAMS
 from leanear.runtimes.precisions import graph_precision
-from leanear.runtimes.process.notes import note, plural
+from leanear.runtimes.process.notes import named, note, plural
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import FULL
 from leanear.stages import recorded_inputs, run_stage
@@ -59,16 +59,28 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
             f"reading {len(splits.calibration)} calibration and {plural(len(splits.evaluation), 'evaluation clip')}"
         ) as report:
             labels, rate_hz, window = _labels_rate_and_window(source)
-            told = counted(report)
-            write_clips(files[0], read_examples_for(task, splits.calibration, labels, rate_hz, told, window))
-            evaluation, finer = clips_in_16_bits(
-                read_examples_for(task, splits.evaluation, labels, rate_hz, told, None)
-            )
+            part = in_parts(report, {"calibration": len(splits.calibration), "evaluation": len(splits.evaluation)})
+            told = counted(part("calibration"))
+            calibration = read_examples_for(task, splits.calibration, labels, rate_hz, told, window)
+            write_clips(files[0], calibration)
+            told = counted(part("evaluation"))
+            read = read_examples_for(task, splits.evaluation, labels, rate_hz, told, None)
+            _note_shared(calibration, read)
+            evaluation, finer = clips_in_16_bits(read)
             write_clips(files[1], evaluation)
         if finer:
             narrator.say(f"  finer than 16 bits, and rounded: {finer} of {plural(len(evaluation), 'evaluation clip')}")
 
     return run_stage(folder, "clips", made_from, lambda: files, work)
+
+
+def _note_shared(calibration: Clips, evaluation: Clips) -> None:
+    """Say which evaluation clips are calibration clips, too, sample by sample: they judge too kindly."""
+    heard = {hash(waveform.tobytes()) for waveform in calibration.waveforms if waveform.any()}
+    pairs = zip(evaluation.names, evaluation.waveforms, strict=True)
+    shared = [name for name, waveform in pairs if hash(waveform.tobytes()) in heard]
+    if shared:
+        note(f"calibration clips among the evaluation clips, {len(shared)} of {len(evaluation)}: {named(shared)}")
 
 
 def prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -> bool:

@@ -18,7 +18,7 @@ from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.splits import read_splits
 from leanear.demo import demo_clips_folder
-from leanear.evaluate.speech_evaluation import evaluate_clips, open_transcriber
+from leanear.evaluate.speech_evaluation import Transcriber, evaluate_clips, open_transcriber, require_torch
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import (
     DEMO_MODEL,
@@ -30,7 +30,7 @@ from leanear.families.checkpoint import (
 )
 from leanear.families.registry import family_of
 from leanear.families.tasks import is_artifact, labels_of, task_of
-from leanear.progress import Narrator, Report, counted
+from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
@@ -83,8 +83,7 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
 
         known = (artifact.labels, artifact.sample_rate_hz, window)
         return Listener(artifact.task, *known, logits, session.close)
-    if precision not in (None, "fp32"):
-        raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
+    require_torch(runtime, precision)
     return _torch_listener(checkpoint_folder(model_or_artifact), threads)
 
 
@@ -148,18 +147,16 @@ def evaluate(
     splits = read_splits(audio, calibration_clips, seed, column_for(task), labels=labels)
     examples = splits.evaluation if split == "evaluation" else splits.calibration
     opening, title = (model_or_artifact, runtime, precision, threads), plural(len(examples), "clip")
-    if task == SPEECH_TASK:
-        transcriber = open_transcriber(*opening)
-        with narrator.step(f"transcribing {title}") as report, contextlib.closing(transcriber.session):
-            told = counted(report, "reading ")
-            clips = read_examples_for(task, examples, (), transcriber.model.sample_rate_hz, told)
-            measured = evaluate_clips(transcriber, clips, report, asked, batch)
-    else:
-        listener = open_listener(*opening)
-        with narrator.step(f"evaluating {title}") as report, contextlib.closing(listener):
-            told = counted(report, "reading ")
-            clips = read_examples_for(task, examples, listener.labels, listener.sample_rate_hz, told)
-            measured = _classified(listener, clips, audio, report)
+    opened: Transcriber | Listener = (open_transcriber if task == SPEECH_TASK else open_listener)(*opening)
+    heard, verb = (opened.model, "transcribing") if isinstance(opened, Transcriber) else (opened, "evaluating")
+    ended, labels = (opened.session, ()) if isinstance(opened, Transcriber) else (opened, opened.labels)
+    with narrator.step(f"{verb} {title}") as report, contextlib.closing(ended):
+        part = in_parts(report, {"reading": 1, "hearing": 9})
+        clips = read_examples_for(task, examples, labels, heard.sample_rate_hz, counted(part("reading"), "reading "))
+        if isinstance(opened, Transcriber):
+            measured = evaluate_clips(opened, clips, part("hearing"), asked, batch)
+        else:
+            measured = _classified(opened, clips, audio, part("hearing"))
     return {
         "schema": EVALUATION_SCHEMA,
         "model": model_or_artifact,

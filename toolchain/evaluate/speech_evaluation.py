@@ -64,8 +64,7 @@ def open_transcriber(
         options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
         return Transcriber(runtime, session, read_speech_model(artifact, window), read_spellings(folder))
-    if precision not in (None, "fp32"):
-        raise BadInput(f"--precision {precision} is for artifacts; a checkpoint is evaluated in fp32")
+    require_torch(runtime, precision)
     import torch
 
     from leanear.accelerator import accelerator
@@ -77,6 +76,13 @@ def open_transcriber(
     checkpoint.model.to(accelerator())
     model = speech_model(checkpoint, window or FULL)
     return Transcriber("torch", TorchSpeechSession(checkpoint), model, read_spellings(folder))
+
+
+def require_torch(runtime: str, precision: str | None) -> None:
+    """Raises BadInput where a checkpoint was asked to run elsewhere than in torch, or otherwise than in fp32."""
+    for flag, given, same in (("runtime", runtime, ("torch", "onnxruntime")), ("precision", precision, (None, "fp32"))):
+        if given not in same:
+            raise BadInput(f"--{flag} {given} is for artifacts; a checkpoint runs in torch, in fp32")
 
 
 def evaluate_clips(

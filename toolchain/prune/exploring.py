@@ -25,7 +25,7 @@ from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import SCORES, check_explorable
 from leanear.plan import Prune
-from leanear.progress import Narrator
+from leanear.progress import Narrator, in_parts
 from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
@@ -172,12 +172,13 @@ def _scored(
     """The dense model's scores, kept in `state`, and the clips that are held out of them."""
     dense = checkpoint.model
     with narrator.step("scoring") as report, on_accelerator(dense):
-        labelled = family.calibration_inputs(checkpoint, audio, report)
+        part = in_parts(report, {"inputs": 1, "scores": 9})
+        labelled = family.calibration_inputs(checkpoint, audio, part("inputs"))
         at_once = 1 if family.activation_bytes(dense, labelled.inputs) > RECOMPUTE_ABOVE_BYTES else None
         scored, held_out = divided(labelled[labelled.balanced_order(recipe.seed, recipe.calibration_clips)])
         scores = score_widths(
             family, dense, scored, recipe.scoring,
-            made_from=made_from, state=state, clips_at_once=at_once, report=report,
+            made_from=made_from, state=state, clips_at_once=at_once, report=part("scores"),
         )  # fmt: skip
     return scores, held_out
 

@@ -11,7 +11,6 @@ from leanear.accelerator import on_accelerator
 from leanear.calibration import shards
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, Example, column_for, examples_identity
-from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
 from leanear.data.splits import read_splits
 from leanear.evaluate.measured_loss import Judge
@@ -142,12 +141,6 @@ def check_scores_folder(scores: Path, out: Path) -> None:
         )
 
 
-def _divided(clips: LabelledInputs) -> tuple[LabelledInputs, LabelledInputs]:
-    if len(clips) == 1:
-        note("one calibration clip: it is scored, and judged on as well, so that no measured loss says anything")
-    return divided(clips)
-
-
 def write_slim_checkpoint(
     checkpoint: Checkpoint,
     audio: Audio,
@@ -172,7 +165,7 @@ def write_slim_checkpoint(
     spare_memory = family.activation_bytes(checkpoint.model, labelled.inputs) > RECOMPUTE_ABOVE_BYTES
     clips_at_once = 1 if spare_memory else None
     every = labelled[labelled.balanced_order(job.recipe.seed, job.calibration_clips)]
-    scored, held_out = _divided(every)
+    scored, held_out = divided(every)
     judge = Judge(family, checkpoint, HeldOut(checkpoint.model, held_out, family.logits))
     facts: dict[str, Any] = {"method": "reference"}
     if isinstance(job.recipe, PruneRecipe):

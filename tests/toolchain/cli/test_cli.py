@@ -194,6 +194,38 @@ def test_settings_that_make_no_sense_are_named(capsys, model, data, tmp_path, na
     assert str(folder) in line
 
 
+def test_a_checkpoint_runs_in_torch_alone_and_is_no_artifact(capsys, model, data, tmp_path):
+    clip = next(data.rglob("*.wav"))
+    for command in (["eval", str(model), "--data", str(data)], ["classify", str(clip), "--model", str(model)]):
+        assert run([*command, "--runtime", "openvino"]) == 2
+        assert one_line(capsys) == "leanear: --runtime openvino is for artifacts; a checkpoint runs in torch, in fp32"
+    assert run(["bench", str(model), "--out", str(tmp_path / "results.json")]) == 2
+    assert (
+        one_line(capsys) == f"leanear: {model}: no artifact, for there is no manifest.json; `leanear export` makes one"
+    )
+
+
+def test_of_weights_that_do_not_fit_one_line_is_all_that_is_said(model, data, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    for name, weights in (
+        ("lacks", {"classifier.dense.bias": tensors["classifier.dense.bias"][:1].clone()}),
+        ("has more", {}),
+    ):
+        odd = {**tensors, **weights, "another.weight": tensors["classifier.dense.bias"].clone()}
+        save_file(odd, folder / "model.safetensors", metadata={"format": "pt"})
+        command = [sys.executable, "-m", "leanear.entry", "eval", str(folder), "--data", str(data)]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        lines = [line for line in said.stderr.splitlines() if not line.startswith("  ")]
+        assert len(lines) == 1, name
+        if weights:
+            assert "'classifier.dense.bias' has another shape in the weights" in lines[0]
+        else:
+            assert lines[0].endswith("weights that are none of the model's are not used: another.weight")
+
+
 def test_weights_that_are_not_numbers(capsys, model, data, tmp_path):
     from safetensors.torch import load_file, save_file
 

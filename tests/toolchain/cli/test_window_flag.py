@@ -117,6 +117,10 @@ def test_what_is_no_window_is_refused_in_one_line(model, artifact, clip, data, t
         (["export", str(model), "--form", "tensorrt", "--window", "4", "--out", out], "full one alone"),
         (["export", str(tiny_folder), "--window", "auto", "--out", out], "it is for Whisper"),
         (["deploy", str(tiny_folder), "--data", str(tones), "--window", "auto", "--out", out], "it is for Whisper"),
+        (
+            ["prune", str(tiny_folder), "--data", str(tones), "--speedup", "2", "--window", "4", "--out", out],
+            "it is for Whisper",
+        ),
         (["deploy", str(model), "--data", str(data), "--target", "jetson", "--window", "4", "--out", out], "full one"),
         (["transcribe", str(clip), "--model", str(full), "--window", "4"], "takes its full window alone"),
         (["transcribe", str(clip), "--model", str(artifact), "--window", "9"], "up to the model's own 6"),

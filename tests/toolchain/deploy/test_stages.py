@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
+from leanear.data.splits import read_splits
+from leanear.deploy.deployment_stages import clips_stage
+from leanear.progress import Narrator
 from leanear.stages import run_stage, stage_is_done
+from tests.conftest import write_tones
 
 
 class Work:
@@ -52,3 +58,18 @@ def test_a_stage_that_fails_is_not_done(tmp_path):
         run_stage(tmp_path, "prune", {"checkpoint": "b"}, lambda: [], interrupted)
     assert not stage_is_done(tmp_path, "prune", {"checkpoint": "b"})
     assert not stage_is_done(tmp_path, "prune", {"checkpoint": "a"}), "its output may have been touched"
+
+
+def test_clips_that_calibrate_and_evaluate_are_told(tiny_folder, tmp_path, caplog):
+    train = write_tones(tmp_path / "data" / "train", 3)
+    write_tones(tmp_path / "data" / "test", 2, **{"yes": 900, "up": 2500})
+    shutil.copy(train / "yes" / "1.wav", tmp_path / "data" / "test" / "yes" / "another name.wav")
+    for name, said in (
+        ("leaks", ["note: calibration clips among the evaluation clips, 1 of 5: test/yes/another name.wav"]),
+        ("clean", []),
+    ):
+        caplog.clear()
+        splits = read_splits(tmp_path / "data", 6, 0)
+        assert clips_stage(tmp_path / name, tiny_folder, splits, "audio-classification", Narrator("quiet"))
+        assert caplog.messages == said
+        (tmp_path / "data" / "test" / "yes" / "another name.wav").unlink(missing_ok=True)
