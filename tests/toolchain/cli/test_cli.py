@@ -8,6 +8,8 @@ import inspect
 import json
 import resource
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
