@@ -75,7 +75,7 @@ def only_here(folder: Path, own_names: Sequence[str]) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadInput(
-                f"{folder}: another leanear is at work in this folder; wait for it, or choose another --out"
+                f"{folder}: another leanear is at work in this folder; wait for it, or choose another one"
             ) from None
         for litter in (
             path

@@ -40,6 +40,8 @@ def import_results(
     if len(set(names)) < len(names):
         raise BadInput(f"{brought[0]}: several results of {names[0]}; import one at a time, each with a --name")
     folder = into or _deployment_of(found[0])
+    if not (folder / DEVICES_FILE).is_file():
+        raise BadInput(f"{folder}: no deployment for devices that are measured elsewhere (it has no {DEVICES_FILE})")
     document = read_devices(folder)
     for results in found:
         foreign = foreign_role(results, folder)

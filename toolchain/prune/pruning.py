@@ -1,9 +1,10 @@
 """From a dense checkpoint and calibration clips to a slim checkpoint folder."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, da
 from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
-from leanear.outputs import check_replaceable
+from leanear.outputs import LOCK_FILE, check_replaceable, only_here
 from leanear.plan import Plan, read_plan
 from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.document import Loss, PruningDocument, read_pruning
@@ -64,12 +65,18 @@ def prune_checkpoint(
     if stage_is_done(out, STAGE, record) and (scores is None or (scores / SCORES_FILE).is_file()):
         narrator.say(f"  nothing to do: {out} was made before, from the same inputs")
     else:
-        changed = [key for key, value in recorded_inputs(out, STAGE).items() if record.get(key) != value]
-        if changed:
-            note(f"{out}: replaces a model of another request (another {', '.join(changed)}); --out FOLDER keeps both")
-        _prune(source, splits.calibration, job, out, scores, narrator)
-        if shards.rank() == 0:
-            record_stage(out, STAGE, record, sorted(path for path in out.iterdir() if path.is_file()))
+        state = scores or out.parent / f".{out.name}.state"
+        checkpoint = open_reachable(source, job, narrator)
+        with _held(state):
+            changed = [key for key, value in recorded_inputs(out, STAGE).items() if record.get(key) != value]
+            if changed:
+                another = f"another {', '.join(changed)}"
+                note(f"{out}: replaces a model of another request ({another}); --out FOLDER keeps both")
+            _prune(checkpoint, source, splits.calibration, job, out, state, narrator)
+            if shards.rank() == 0:
+                record_stage(out, STAGE, record, sorted(path for path in out.iterdir() if path.is_file()))
+                if scores is None:
+                    shutil.rmtree(state, ignore_errors=True)
     plan, pruning = read_plan(out / "plan.json"), read_pruning(out)
     assert pruning is not None, "written above, or before with the stage"
     return {
@@ -83,18 +90,35 @@ def prune_checkpoint(
     }
 
 
+@contextlib.contextmanager
+def _held(state: Path) -> Iterator[None]:
+    """Hold the folder of what is under way for this run, be it of one process or of several: two would mix theirs."""
+    if shards.rank() != 0:
+        yield
+        return
+    state.mkdir(parents=True, exist_ok=True)
+    with only_here(state, ()):
+        try:
+            yield
+        finally:
+            if state.is_dir() and [each.name for each in state.iterdir()] == [LOCK_FILE]:
+                shutil.rmtree(state)  # nothing to go on from
+
+
 def _prune(
-    source: Path, examples: Sequence[Example], job: PruneJob, out: Path, scores: Path | None, narrator: Narrator
+    checkpoint: Checkpoint,
+    source: Path,
+    examples: Sequence[Example],
+    job: PruneJob,
+    out: Path,
+    state: Path,
+    narrator: Narrator,
 ) -> None:
-    """Prune the checkpoint in `source` on these clips."""
-    checkpoint = open_reachable(source, job, narrator)
+    """Prune the checkpoint, which is that in `source`, on these clips."""
     with narrator.step(f"reading {plural(len(examples), 'calibration clip')}") as report:
         clips, made_from = read_calibration(checkpoint, source, job.asked, examples, report)
     with narrator.step(f"pruning: {job.text}") as report:
-        state = scores or out.parent / f".{out.name}.state"
         write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
-        if shards.rank() == 0 and scores is None:
-            shutil.rmtree(state, ignore_errors=True)
 
 
 def read_calibration(
@@ -133,7 +157,7 @@ def check_scores_folder(scores: Path, out: Path) -> None:
         raise BadInput(f"--keep-scores {scores}: the checkpoint goes there; name another folder")
     if scores.exists() and not scores.is_dir():
         raise BadInput(f"--keep-scores {scores}: not a folder")
-    known = {SCORES_FILE, BASIS_FOLDER, LOSSES_FOLDER, "search", "recovery"}
+    known = {SCORES_FILE, BASIS_FOLDER, LOSSES_FOLDER, LOCK_FILE, "search", "recovery"}
     strange = sorted(each.name for each in scores.iterdir() if each.name not in known) if scores.is_dir() else []
     if strange:
         raise BadInput(

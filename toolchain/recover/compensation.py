@@ -160,12 +160,7 @@ def compensate_(
     judge = HeldOut(dense, held_out, family.logits, batch_size)
     clips = [_Clips(each.inputs, each.inputs, each.targets) for each in (fitted, held_out)]
     done: dict[str, CompensatedBlock] = {}
-    with (
-        torch.no_grad(),
-        evaluated(slim),
-        evaluated(dense),
-        _as_they_were_if_interrupted([pair[0] for pair in pairs.values()]),
-    ):
+    with torch.no_grad(), evaluated(slim), evaluated(dense), _as_they_were_if_interrupted(pairs):
         before = kl = judge.kl(slim)
         for number, (name, pair) in enumerate(_in_order(family, slim, pairs, fitted.inputs[:1])):
             report(f"compensation, block {number + 1} of {len(pairs)}, held-out KL {kl:.4f} nats", number / len(pairs))
@@ -321,11 +316,11 @@ def _put_back_(output: nn.Linear, old: tuple[torch.Tensor, torch.Tensor]) -> Non
 
 
 @contextlib.contextmanager
-def _as_they_were_if_interrupted(sites: Sequence[Site]) -> Iterator[None]:
-    old = [(site.output.weight.clone(), site.output.bias.clone()) for site in sites]
+def _as_they_were_if_interrupted(pairs: Mapping[str, Pair]) -> Iterator[None]:
+    old = [(slim.output, (slim.output.weight.clone(), slim.output.bias.clone())) for slim, _ in pairs.values()]
     try:
         yield
     except BaseException:
-        for site, each in zip(sites, old, strict=True):
-            _put_back_(site.output, each)
+        for each in old:
+            _put_back_(*each)
         raise

@@ -102,6 +102,11 @@ def test_what_is_no_results_is_left_there(carried, folder, change, word, capsys)
     assert not (folder / "results").exists()
 
 
+def test_a_folder_that_is_no_deployment_for_devices_is_named(carried, tmp_path, capsys):
+    assert run(["import", str(carried), "--into", str(tmp_path)]) == 2
+    assert f"{tmp_path}: no deployment for devices that are measured elsewhere" in capsys.readouterr().err
+
+
 def test_results_of_another_model_do_not_belong_there(carried, folder, tmp_path, capsys):
     (folder / "slim").unlink()
     shutil.copytree(write_tiny_artifact(tmp_path / "other", weights(3), source="other"), folder / "slim")

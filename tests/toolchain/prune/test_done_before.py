@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from leanear.cli.commands import run
+from leanear.outputs import only_here
 from leanear.prune import pruning
 from leanear.prune.scoring import SCORES_FILE
 from tests.conftest import tone, write_tones
@@ -54,3 +55,16 @@ def test_what_was_pruned_from_the_same_inputs_is_done(capsys, caplog, monkeypatc
     assert is_made_again("--sparsity", "0.3")
     (out / "model.safetensors").write_bytes(b"damaged")
     assert is_made_again("--sparsity", "0.3")
+
+
+def test_of_two_at_once_into_one_folder_the_second_is_refused(caplog, capsys, tiny_folder, tmp_path):
+    data, out = write_tones(tmp_path / "data", 6), tmp_path / "slim"
+    state = tmp_path / ".slim.state"
+    arguments = ["prune", str(tiny_folder), "--data", str(data), "--out", str(out), "--calibration-clips", "8"]
+    state.mkdir()
+    with only_here(state, ()):
+        assert run(arguments) == 2
+        assert f"{state}: another leanear is at work in this folder" in capsys.readouterr().err
+        assert not out.exists()
+    assert run(arguments) == 0
+    assert not state.exists()
