@@ -16,13 +16,12 @@ def read_wav(path, rate_hz):
     """One channel of a 16-bit WAV file at the model's own rate, float32 (samples,) in [-1, 1)."""
     wanted = f"{path}: 16-bit samples at {rate_hz} Hz are wanted"
     try:
-        clip = wave.open(path)
+        with wave.open(path) as clip:
+            if (clip.getframerate(), clip.getsampwidth()) != (rate_hz, 2):
+                sys.exit(wanted)
+            samples = np.frombuffer(clip.readframes(clip.getnframes()), "<i2").reshape(-1, clip.getnchannels())
     except wave.Error as error:
         sys.exit(f"{wanted} ({error})")
-    with clip:
-        if (clip.getframerate(), clip.getsampwidth()) != (rate_hz, 2):
-            sys.exit(wanted)
-        samples = np.frombuffer(clip.readframes(clip.getnframes()), "<i2").reshape(-1, clip.getnchannels())
     return samples.mean(axis=1).astype(np.float32) / 32768
 
 
