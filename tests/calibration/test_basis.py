@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from torch import nn
 
 from leanear.calibration.basis import BASIS_KINDS, balanced, choose_bases, choose_basis, width_damages
-from leanear.calibration.statistics import collect_statistics
+from tests.calibration.collected import collect_statistics
 from tests.calibration.small_attention import Attention, logits
 
 CLIPS, QUERIES, KEYS = 8, 4, 6

@@ -11,11 +11,10 @@ from leanear.calibration import losses as module
 from leanear.calibration.basis import SiteBasis, choose_basis, width_damages
 from leanear.calibration.losses import empty_squares, width_grid, width_losses
 from leanear.calibration.sites import AttentionSite
-from leanear.calibration.statistics import collect_statistics
 from leanear.calibration.targets import NO_TARGET
 from leanear.families import ast
 from tests.calibration import small_attention, small_decoder
-from tests.calibration.collected import collect_squares
+from tests.calibration.collected import collect_squares, collect_statistics
 from tests.calibration.test_statistics import batch_of, ragged_slim
 
 # All widths by explicit loops

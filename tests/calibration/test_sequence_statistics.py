@@ -11,7 +11,8 @@ from torch import nn
 
 from leanear.calibration.basis import choose_basis
 from leanear.calibration.curvature import collect_curvature
-from leanear.calibration.statistics import PER_CLIP, SUMS, collect_statistics, merge_statistics, statistics_tensors
+from leanear.calibration.statistics import PER_CLIP, SUMS, merge_statistics, statistics_tensors
+from tests.calibration.collected import collect_statistics
 from tests.calibration.small_attention import QUERY_KEY_WIDTHS, VALUE_OUTPUT_WIDTHS
 from tests.calibration.small_decoder import CLASSES, HEARD, LENGTHS, Decoder, Inputs, clips, logits
 from tests.calibration.test_statistics import diagonal_blocks, heads_of, with_matrices

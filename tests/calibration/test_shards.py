@@ -8,13 +8,13 @@ import torch
 from leanear.calibration import kept, shards
 from leanear.calibration.shards import gather
 from leanear.calibration.statistics import (
-    collect_statistics,
     empty_statistics,
     merge_statistics,
     statistics_from_tensors,
     statistics_tensors,
 )
 from leanear.runtimes.errors import BadInput
+from tests.calibration.collected import collect_statistics
 from tests.calibration.small_attention import Attention, logits
 
 MADE_FROM = {"checkpoint": "0" * 64}

@@ -32,7 +32,7 @@ def round_of(estimated: float, measured: float, blocks: dict[str, tuple[float, f
 def compensated(*kept: bool) -> Compensated:
     """A compensation of blocks whose change was kept or not."""
     blocks = tuple(CompensatedBlock(f"layers.{n}.attention", 0.1, 0.5, 0.4, each) for n, each in enumerate(kept))
-    return Compensated(blocks, 0.3, 0.2, 4)
+    return Compensated(blocks, 0.3, 0.2)
 
 
 def distilled(updates: int = 1, kls: tuple[float, ...] = (), best: int = 0) -> Distilled:

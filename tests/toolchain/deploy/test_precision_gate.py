@@ -160,7 +160,7 @@ def test_a_verdict_is_kept_until_what_it_was_made_from_changes(folder, narrator)
 
 
 def test_an_interrupted_gate_goes_on(folder, narrator, monkeypatch):
-    evaluated, evaluate = [], precision_gate.evaluate
+    evaluated, evaluate = [], precision_gate.evaluate_logits
 
     def interrupted(artifact, *arguments, **keywords):
         if artifact.name == "int8" and len(evaluated) < 2:
@@ -169,7 +169,7 @@ def test_an_interrupted_gate_goes_on(folder, narrator, monkeypatch):
         evaluated.append(artifact.name)
         return evaluate(artifact, *arguments, **keywords)
 
-    monkeypatch.setattr(precision_gate, "evaluate", interrupted)
+    monkeypatch.setattr(precision_gate, "evaluate_logits", interrupted)
     export = Exporter(folder)
     with pytest.raises(KeyboardInterrupt):
         precision_stage(candidate(folder, "int8", export), PrecisionGate(), narrator)
@@ -254,7 +254,7 @@ def test_a_loss_of_just_what_is_allowed_passes(folder, narrator, monkeypatch):
         predicted = tuple(int(k) for k in np.where(np.arange(len(truth)) < wrong, (truth + 1) % len(LABELS), truth))
         return dataclasses.make_dataclass("Answers", ["predicted_ids"])(predicted)
 
-    monkeypatch.setattr(precision_gate, "evaluate", answered)
+    monkeypatch.setattr(precision_gate, "evaluate_logits", answered)
     assert precision_stage(candidate(folder, "int8"), PrecisionGate(5.0), narrator)[0] == "int8"
     assert precision_stage(candidate(folder, "int8"), PrecisionGate(4.99), narrator)[0] == "fp32"
 
@@ -301,7 +301,7 @@ def test_engines_are_stood_for_by_onnxruntime(folder, narrator, monkeypatch):
     def refused(*_, **__):
         raise BadInput("model.onnx: ONNX Runtime refuses the graph")
 
-    monkeypatch.setattr(precision_gate, "evaluate", refused)
+    monkeypatch.setattr(precision_gate, "evaluate_logits", refused)
     assert precision_stage(asked, PrecisionGate(2.0), narrator)[0] == "fp16"
     assert "fp16 was not gated: model.onnx: ONNX Runtime refuses the graph" in said(narrator)
 
@@ -320,21 +320,21 @@ def test_a_graph_that_its_proof_refuses_fails_before_its_gate(folder, narrator):
 
 
 def test_answers_that_are_no_numbers_fail_the_gate(folder, narrator, monkeypatch):
-    evaluate = precision_gate.evaluate
+    evaluate = precision_gate.evaluate_logits
 
     def overflowing(artifact, *arguments, **keywords):
         if artifact.name == "int8":
             raise MeasurementFailed("logits: the graph gave NaN or infinite values")
         return evaluate(artifact, *arguments, **keywords)
 
-    monkeypatch.setattr(precision_gate, "evaluate", overflowing)
+    monkeypatch.setattr(precision_gate, "evaluate_logits", overflowing)
     assert precision_stage(candidate(folder, "int8"), PrecisionGate(), narrator)[0] == "fp32"
     assert "int8 failed before its gate: logits: the graph gave NaN" in said(narrator)
 
     def dead(*_, **__):
         raise MeasurementFailed("it was killed")
 
-    monkeypatch.setattr(precision_gate, "evaluate", dead)
+    monkeypatch.setattr(precision_gate, "evaluate_logits", dead)
     with pytest.raises(MeasurementFailed, match="it was killed"):
         precision_stage(candidate(folder, "int8"), PrecisionGate(2.0), narrator)
 

@@ -191,7 +191,7 @@ def test_deploying_with_a_long_and_a_silent_clip(model, data, target, tmp_path, 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("long", "its transcript takes"),
+        ("long", "the transcript takes more than"),
         ("empty", "the transcripts of all clips to calibrate on are empty"),
         ("stranger", "audio without transcripts: stranger.flac; metadata.csv does not list"),
         ("gone", "transcript without audio: line 5 names '3.flac'"),
