@@ -249,10 +249,10 @@ def test_the_gate_has_clips_of_its_own(folder):
 
 def test_a_loss_of_just_what_is_allowed_passes(folder, narrator, monkeypatch):
     def answered(artifact, clips, *_, **__):
-        truth = read_clips(clips).label_ids
-        wrong = 2 if artifact.name == "int8" else 0
-        predicted = tuple(int(k) for k in np.where(np.arange(len(truth)) < wrong, (truth + 1) % len(LABELS), truth))
-        return dataclasses.make_dataclass("Answers", ["predicted_ids"])(predicted)
+        read = read_clips(clips)
+        truth, wrong = read.label_ids, 2 if artifact.name == "int8" else 0
+        predicted = np.where(np.arange(len(truth)) < wrong, (truth + 1) % len(LABELS), truth)
+        return read, np.eye(len(LABELS), dtype=np.float32)[predicted]
 
     monkeypatch.setattr(precision_gate, "evaluate_logits", answered)
     assert precision_stage(candidate(folder, "int8"), PrecisionGate(5.0), narrator)[0] == "int8"
