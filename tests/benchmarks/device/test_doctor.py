@@ -14,9 +14,10 @@ from tests.benchmarks.device_trees import JETSON, tree
 
 @pytest.fixture
 def system_python(monkeypatch):
-    """Pretends that this is the system's own Python."""
+    """Pretends that this is the system's own Python, which lets pip write to it."""
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.setattr(doctor, "_externally_managed", lambda: False)
 
 
 def test_numpy_comes_from_the_systems_packages_for_the_systems_python(tmp_path, system_python):
