@@ -74,9 +74,7 @@ def only_here(folder: Path, own_names: Sequence[str]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput(
-                f"{folder}: another leanear is at work in this folder; wait for it, or choose another one"
-            ) from None
+            raise BadInput(f"{folder}: another leanear is at work in this folder; wait, or choose another") from None
         for litter in (
             path
             for name in map(Path, own_names)

@@ -91,8 +91,12 @@ class Hearing:
         if holds_no_speech(decoded, self.options):
             return ""
         model = self.model
-        why = why_heard_again(decoded, model.tokens, model.vocabulary, samples, model.sample_rate_hz)
-        return why or ("loop" if self._repeats(decoded) else "unlikely" if _is_unlikely(decoded, self.options) else "")
+        reason = why_heard_again(decoded, model.tokens, model.vocabulary, samples, model.sample_rate_hz)
+        if reason:
+            return reason
+        if self._repeats(decoded):
+            return "loop"
+        return "unlikely" if _is_unlikely(decoded, self.options) else ""
 
     def says_too_little(self, decoded: Decoded, samples: np.ndarray) -> bool:
         """Whether a window, where all are full ones, has more to be heard than was said."""

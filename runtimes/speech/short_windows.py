@@ -45,6 +45,8 @@ def why_heard_again(
     loops = len(set(runs)) < len(runs) or without_loop(decoded.tokens, tokens.times, SUSPECT_LOOP_TOKENS) is not None
     if decoded.looped or loops or compression_ratio(vocabulary.text(decoded.tokens)) > REPETITIVE:
         return "loop"
+    if len(said) >= LEAST_TOKENS_PER_S * len(samples) / sample_rate_hz:  # no more than all of it is audible
+        return ""
     audible = audible_s(samples, sample_rate_hz)
     return "short" if audible >= LEAST_AUDIBLE_S and len(said) < LEAST_TOKENS_PER_S * audible else ""
 

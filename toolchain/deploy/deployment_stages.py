@@ -60,11 +60,11 @@ def clips_stage(folder: Path, source: Path, splits: Splits, task: str, narrator:
         ) as report:
             labels, rate_hz, window = _labels_rate_and_window(source)
             part = in_parts(report, {"calibration": len(splits.calibration), "evaluation": len(splits.evaluation)})
-            told = counted(part("calibration"))
-            calibration = read_examples_for(task, splits.calibration, labels, rate_hz, told, window)
+            calibration = read_examples_for(
+                task, splits.calibration, labels, rate_hz, counted(part("calibration")), window
+            )
             write_clips(files[0], calibration)
-            told = counted(part("evaluation"))
-            read = read_examples_for(task, splits.evaluation, labels, rate_hz, told, None)
+            read = read_examples_for(task, splits.evaluation, labels, rate_hz, counted(part("evaluation")), None)
             _note_shared(calibration, read)
             evaluation, finer = clips_in_16_bits(read)
             write_clips(files[1], evaluation)

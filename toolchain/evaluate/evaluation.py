@@ -18,7 +18,7 @@ from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.splits import read_splits
 from leanear.demo import demo_clips_folder
-from leanear.evaluate.speech_evaluation import Transcriber, evaluate_clips, open_transcriber, require_torch
+from leanear.evaluate.speech_evaluation import evaluate_clips, open_transcriber, require_torch
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import (
     DEMO_MODEL,
@@ -40,6 +40,7 @@ from leanear.runtimes.sessions import SessionOptions, own_precision
 from leanear.runtimes.tasks import SPEECH_TASK
 
 EVALUATION_SCHEMA = "leanear-evaluation-1"
+READ_AND_HEARD = {"reading": 1, "hearing": 9}  # shares of the time, about
 BATCH_CLIPS = 16
 
 
@@ -129,9 +130,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """How well a model does on the clips of DATA's `split`; keys are stable.
 
-    precision: None: what the artifact's graphs are of; asked, batch: of a Whisper. A classifier's accuracy has
-    Wilson's 95 % interval, its mAP, where clips may have several labels, and a speech model's word error rate that of a
-    bootstrap over clips.
+    precision: None: what the artifact's graphs are of; asked, batch: of a Whisper. A classifier's accuracy has Wilson's
+    95 % interval; its mAP, of clips with several labels, and a speech model's word error rate a bootstrap's over clips.
 
     Raises:
         LeanearError: the model, the runtime or the data is not usable.
@@ -147,16 +147,20 @@ def evaluate(
     splits = read_splits(audio, calibration_clips, seed, column_for(task), labels=labels)
     examples = splits.evaluation if split == "evaluation" else splits.calibration
     opening, title = (model_or_artifact, runtime, precision, threads), plural(len(examples), "clip")
-    opened: Transcriber | Listener = (open_transcriber if task == SPEECH_TASK else open_listener)(*opening)
-    heard, verb = (opened.model, "transcribing") if isinstance(opened, Transcriber) else (opened, "evaluating")
-    ended, labels = (opened.session, ()) if isinstance(opened, Transcriber) else (opened, opened.labels)
-    with narrator.step(f"{verb} {title}") as report, contextlib.closing(ended):
-        part = in_parts(report, {"reading": 1, "hearing": 9})
-        clips = read_examples_for(task, examples, labels, heard.sample_rate_hz, counted(part("reading"), "reading "))
-        if isinstance(opened, Transcriber):
-            measured = evaluate_clips(opened, clips, part("hearing"), asked, batch)
-        else:
-            measured = _classified(opened, clips, audio, part("hearing"))
+    if task == SPEECH_TASK:
+        transcriber = open_transcriber(*opening)
+        with narrator.step(f"transcribing {title}") as report, contextlib.closing(transcriber.session):
+            part = in_parts(report, READ_AND_HEARD)
+            told = counted(part("reading"), "reading ")
+            clips = read_examples_for(task, examples, (), transcriber.model.sample_rate_hz, told)
+            measured = evaluate_clips(transcriber, clips, part("hearing"), asked, batch)
+    else:
+        listener = open_listener(*opening)
+        with narrator.step(f"evaluating {title}") as report, contextlib.closing(listener):
+            part = in_parts(report, READ_AND_HEARD)
+            told = counted(part("reading"), "reading ")
+            clips = read_examples_for(task, examples, listener.labels, listener.sample_rate_hz, told)
+            measured = _classified(listener, clips, audio, part("hearing"))
     return {
         "schema": EVALUATION_SCHEMA,
         "model": model_or_artifact,

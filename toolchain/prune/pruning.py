@@ -65,18 +65,7 @@ def prune_checkpoint(
     if stage_is_done(out, STAGE, record) and (scores is None or (scores / SCORES_FILE).is_file()):
         narrator.say(f"  nothing to do: {out} was made before, from the same inputs")
     else:
-        state = scores or out.parent / f".{out.name}.state"
-        checkpoint = open_reachable(source, job, narrator)
-        with _held(state):
-            changed = [key for key, value in recorded_inputs(out, STAGE).items() if record.get(key) != value]
-            if changed:
-                another = f"another {', '.join(changed)}"
-                note(f"{out}: replaces a model of another request ({another}); --out FOLDER keeps both")
-            _prune(checkpoint, source, splits.calibration, job, out, state, narrator)
-            if shards.rank() == 0:
-                record_stage(out, STAGE, record, sorted(path for path in out.iterdir() if path.is_file()))
-                if scores is None:
-                    shutil.rmtree(state, ignore_errors=True)
+        _prune(source, splits.calibration, job, out, scores, record, narrator)
     plan, pruning = read_plan(out / "plan.json"), read_pruning(out)
     assert pruning is not None, "written above, or before with the stage"
     return {
@@ -90,35 +79,45 @@ def prune_checkpoint(
     }
 
 
+def _prune(
+    source: Path,
+    examples: Sequence[Example],
+    job: PruneJob,
+    out: Path,
+    scores: Path | None,
+    record: dict[str, Any],
+    narrator: Narrator,
+) -> None:
+    """Prune the checkpoint in `source` on these clips, and record what it was made from."""
+    checkpoint, state = open_reachable(source, job, narrator), scores or out.parent / f".{out.name}.state"
+    with _held(state):
+        changed = [key for key, value in recorded_inputs(out, STAGE).items() if record.get(key) != value]
+        if changed:
+            note(f"{out}: replaces a model of another request (another {', '.join(changed)}); --out FOLDER keeps both")
+        with narrator.step(f"reading {plural(len(examples), 'calibration clip')}") as report:
+            clips, made_from = read_calibration(checkpoint, source, job.asked, examples, report)
+        with narrator.step(f"pruning: {job.text}") as report:
+            write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
+        if shards.rank() == 0:
+            record_stage(out, STAGE, record, sorted(path for path in out.iterdir() if path.is_file()))
+            if scores is None:
+                shutil.rmtree(state, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _held(state: Path) -> Iterator[None]:
     """Hold the folder of what is under way for this run, be it of one process or of several: two would mix theirs."""
     if shards.rank() != 0:
         yield
         return
+    is_new = not state.exists()
     state.mkdir(parents=True, exist_ok=True)
     with only_here(state, ()):
         try:
             yield
         finally:
-            if state.is_dir() and [each.name for each in state.iterdir()] == [LOCK_FILE]:
+            if is_new and state.is_dir() and [each.name for each in state.iterdir()] == [LOCK_FILE]:
                 shutil.rmtree(state)  # nothing to go on from
-
-
-def _prune(
-    checkpoint: Checkpoint,
-    source: Path,
-    examples: Sequence[Example],
-    job: PruneJob,
-    out: Path,
-    state: Path,
-    narrator: Narrator,
-) -> None:
-    """Prune the checkpoint, which is that in `source`, on these clips."""
-    with narrator.step(f"reading {plural(len(examples), 'calibration clip')}") as report:
-        clips, made_from = read_calibration(checkpoint, source, job.asked, examples, report)
-    with narrator.step(f"pruning: {job.text}") as report:
-        write_slim_checkpoint(checkpoint, clips, job, made_from, out, state, report)
 
 
 def read_calibration(

@@ -50,10 +50,7 @@ class Rotated:
 
     @property
     def candidates(self) -> tuple[Rotated, ...]:
-        """What is worth being compensated: where the loss matters, two rounds, as their order may change then.
-
-        The first round is one of them: later ones are much alike.
-        """
+        """What is worth being compensated: where the loss matters, the first round, too; later ones are much alike."""
         if not self.rounds or self.rounds[self.best].measured < MATTERS_NATS:
             return (self,)
         return (self, *([each for each in self.others if each.best == 0] or self.others[:1]))

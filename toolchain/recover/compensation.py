@@ -45,10 +45,9 @@ Pair = tuple[Site, Site]  # of the slim and of the dense model
 class CompensatedBlock:
     """One block's change.
 
-    ridge: the one chosen, or None if no change lowers the residual;
-    residual_share_before, residual_share_after: the squared residual of the held-out tokens over the square of
-    what the dense blocks have given, without the fitted change and with it; kept: whether the block has it now, or its
-    old weights.
+    ridge: the one chosen, or None if no change lowers the residual; residual_share_before, residual_share_after: the
+    squared residual of the held-out tokens over the square of what the dense blocks have given, without the fitted
+    change and with it; kept: whether the block has it now, or its old weights.
     """
 
     name: str
@@ -71,9 +70,8 @@ class Compensated:
 class BlockSums:
     """Sums over the tokens of one block, float64, of v = (u, 1), contexts with a one after them, and residuals r.
 
-    gram (C + 1, C + 1): of v v^T; cross (D, C + 1): of r v^T; residual_square, stream_square: of |r|^2 and of
-    what the dense blocks have given, squared. A change is (D, C + 1), too: what to add to the weight and, last, to the
-    bias.
+    gram (C + 1, C + 1): of v v^T; cross (D, C + 1): of r v^T; residual_square, stream_square: of |r|^2 and of what the
+    dense blocks have given, squared. A change is (D, C + 1), too: what to add to the weight and, last, to the bias.
     """
 
     gram: torch.Tensor
@@ -145,8 +143,7 @@ def compensate_(
 
     Attention blocks are changed, and feed-forward blocks that became narrower. fitted: clips to fit on; held_out:
     others, which choose the ridges and refuse the changes that do not lower their KL(dense || slim); ridge: pulls
-    towards the weights as they are, each above 0; batch_size: clips in memory together. Both models must be on the same
-    device.
+    towards the weights as they are, each above 0; batch_size: clips in memory together. Both models are on one device.
 
     Weights change nowhere else; both models keep their modes and requires_grad flags. When interrupted, the slim model
     keeps the weights that it came with.
@@ -317,10 +314,8 @@ def _put_back_(output: nn.Linear, old: tuple[torch.Tensor, torch.Tensor]) -> Non
 
 @contextlib.contextmanager
 def _as_they_were_if_interrupted(pairs: Mapping[str, Pair]) -> Iterator[None]:
-    old = [(slim.output, (slim.output.weight.clone(), slim.output.bias.clone())) for slim, _ in pairs.values()]
-    try:
+    with contextlib.ExitStack() as undo:
+        for slim, _ in pairs.values():
+            undo.callback(_put_back_, slim.output, (slim.output.weight.clone(), slim.output.bias.clone()))
         yield
-    except BaseException:
-        for each in old:
-            _put_back_(*each)
-        raise
+        undo.pop_all()
