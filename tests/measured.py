@@ -93,6 +93,14 @@ def short_measurements():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_proofs():
+    """What is exported from a checkpoint is proved on two of its clips as they are, one cut short and a longer one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("leanear.deploy.exporting.GOLDEN_CLIPS", 2)
+        yield
+
+
 def in_this_process(module: str, request: dict[str, Any], progress: Progress, **_limits: float) -> Outcome:
     """What a fresh process would answer, through JSON both ways: for tests that are not of processes."""
     imported = importlib.import_module(module)
@@ -126,6 +134,12 @@ def measured_here():
 def markdown_alone(monkeypatch):
     """Reports are written without their page, where a test does not look at it: most of their time is its pictures."""
     monkeypatch.setattr("leanear.benchmarks.report.report.render_html", lambda _report: "")
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Pages are written without their pictures, where a test looks at the words of the page alone."""
+    monkeypatch.setattr("leanear.benchmarks.report.report.svgs", lambda _picture: ())
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,8 @@ def parts(tmp_path_factory):
 FEW = {
     "measure/measure.py": {"REPEATS = 4": "REPEATS = 1"},
     "measure/parts.py": {"MEMORY_SHARE_S = 5.0": "MEMORY_SHARE_S = 0.1"},
+    "measure/latency.py": {"WARM_UP_SHARE = 0.25": "WARM_UP_SHARE = 0.02"},
+    "measure/memory.py": {"LEAST_WINDOWS = 20": "LEAST_WINDOWS = 3"},
     "sensors/device.py": {"_S = 0.5": "_S = 0.02"},
 }
 
@@ -96,7 +98,7 @@ def changed_benchmarks(out, changes):
 
 @pytest.fixture(scope="module")
 def short_benchmark(tmp_path_factory):
-    """Devices measure each artifact once, not four times, and do not wait to see how busy other processes are."""
+    """Devices measure each artifact once, not four times, hardly warm up, and do not look long how busy others are."""
     with pytest.MonkeyPatch.context() as patch:
         source = changed_benchmarks(tmp_path_factory.mktemp("source") / "benchmarks", FEW)
         patch.setitem(DEVICE_SOURCES, "leanear.benchmarks", source)

@@ -104,7 +104,7 @@ def report(document, tmp_path):
     return write
 
 
-def test_two_precisions_are_said_before_any_comparison(report, document):
+def test_two_precisions_are_said_before_any_comparison(report, document, without_pictures):
     assert "precision" not in report()[1].split("##")[0]
     document["options"]["precisions"] = {"dense": "fp32", "slim": "int8"}
     page, markdown, paths = report()
@@ -159,7 +159,7 @@ def test_every_picture_says_in_words_what_it_shows(report):
     assert "5 of 6 heads are kept" in markdown
 
 
-def test_the_headline_is_the_ratio_of_the_medians(report, document):
+def test_the_headline_is_the_ratio_of_the_medians(report, document, without_pictures):
     page, markdown, _ = report(max_drop=5.0)
     flat = {
         role: np.concatenate([r["samples_ms"] for r in document["latency"]["repeats"] if r["role"] == role])
@@ -172,7 +172,7 @@ def test_the_headline_is_the_ratio_of_the_medians(report, document):
     assert f"MACs promise 1.60×, and {ratio:.2f}× was measured" in page.text
 
 
-def test_percentiles_without_enough_samples_are_not_printed(report, document):
+def test_percentiles_without_enough_samples_are_not_printed(report, document, without_pictures):
     for repeat in document["latency"]["repeats"]:
         repeat["samples_ms"] = repeat["samples_ms"][:20]
     page, _, _ = report()
@@ -184,7 +184,7 @@ def test_percentiles_without_enough_samples_are_not_printed(report, document):
     ("dense", "slim", "said"),
     [(10.0, 10.1, "; no faster;"), (10.0, 12.0, "; slower, 0.83× as fast"), (10.0, 5.0, "; 2.00× as fast (")],
 )
-def test_a_missing_speed_up_is_said_plainly(report, document, dense, slim, said):
+def test_a_missing_speed_up_is_said_plainly(report, document, dense, slim, said, without_pictures):
     set_medians(document, dense, slim)
     page, markdown, _ = report()
     assert said in page.text
@@ -229,14 +229,14 @@ def test_a_processor_that_the_graphs_were_not_proved_on_is_said(report, document
 
 
 @pytest.mark.parametrize(("max_drop", "verdict"), [(5.0, "PASS"), (-100.0, "FAIL"), (None, None)])
-def test_the_gate(report, max_drop, verdict):
+def test_the_gate(report, max_drop, verdict, without_pictures):
     page, markdown, paths = report(max_drop=max_drop)
     assert (paths.gate.verdict if paths.gate else None) == verdict
     assert (verdict or "No gate was set") in page.text
     assert (verdict or "No gate was set") in markdown
 
 
-def test_an_unmeasured_accuracy_is_inconclusive(report, document):
+def test_an_unmeasured_accuracy_is_inconclusive(report, document, without_pictures):
     document["accuracy"].update(status="not measured", reason="no evaluation clips were given", roles={})
     document["accuracy"].update(label_ids=[], names=[], labels=[], kl_dense_slim_nats=None)
     document["clips"] = None
@@ -289,7 +289,7 @@ def test_what_is_given_is_escaped(report, document):
             assert line.replace("\\|", "").count("|") in (3, 4, 6)
 
 
-def test_extra_reaches_the_reader(report):
+def test_extra_reaches_the_reader(report, without_pictures):
     page, markdown, _ = report(extra=Extra(title="My model", provenance={"data": "my clips"}, notes=("It is new.",)))
     for said in ("My model", "my clips", "It is new."):
         assert said in page.text

@@ -172,7 +172,7 @@ def test_the_front_end_is_a_share_of_the_encoder(report, document, markdown_alon
     assert "runtime's own profiler" in markdown
 
 
-def test_word_errors_are_of_all_words_together(report, document):
+def test_word_errors_are_of_all_words_together(report, document, without_pictures):
     page, markdown, _ = report()
     words = sum(document["accuracy"]["word_errors"]["reference_words"])
     assert words == 37
@@ -202,7 +202,7 @@ def test_a_loop_is_counted(report, document, markdown_alone):
 
 
 @pytest.mark.parametrize(("max_drop", "verdict"), [(20.0, "PASS"), (5.0, "FAIL"), (None, None)])
-def test_the_gate_is_in_points_of_word_error_rate(report, max_drop, verdict):
+def test_the_gate_is_in_points_of_word_error_rate(report, max_drop, verdict, without_pictures):
     page, markdown, paths = report(max_drop=max_drop)
     assert (paths.gate.verdict if paths.gate else None) == verdict
     if verdict:
@@ -224,7 +224,7 @@ def test_the_gate_says_a_fall_and_what_is_unknown():
     assert "more clips would be needed" in close.sentence
 
 
-def test_transcripts_whose_errors_nobody_counted(report, document):
+def test_transcripts_whose_errors_nobody_counted(report, document, without_pictures):
     document["accuracy"]["word_errors"] = None
     page, markdown, paths = report(max_drop=1.0)
     assert paths.gate.verdict == "INCONCLUSIVE"

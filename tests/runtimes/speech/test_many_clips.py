@@ -19,7 +19,7 @@ from leanear.runtimes.speech.speech_model import read_speech_model
 from leanear.runtimes.speech.transcript import Tally
 from tests.export.whisper_cases import KINDS, noise, small_artifact
 
-LENGTHS = (9_000, 32_000, 21_000, 70_000, 15_500, 160, 30_000, 40_000)  # of a window of 32,000: some take several
+LENGTHS = (9_000, 32_000, 21_000, 70_000, 160, 30_000)  # of a window of 32,000: some take several
 SILENCE = np.zeros(16_000, np.float32)
 
 
@@ -57,7 +57,7 @@ def alone(artifact, session):
 @pytest.mark.parametrize("timestamps", [False, True])
 def test_every_transcript_is_that_of_the_clip_alone(artifact, session, alone, batch, timestamps):
     model = read_speech_model(artifact)
-    options = DecodeOptions(language="en", timestamps=timestamps, temperatures=(0.0, 0.5), max_tokens=24)
+    options = DecodeOptions(language="en", timestamps=timestamps, temperatures=(0.0, 0.5), max_tokens=16)
     several = replace(options, batch=batch)
     tries = first_tries(session, model, several, (single_window(model, clip) for clip in clips()))
     for clip, (_, first_try), (expected, counted) in zip(clips(), tries, alone(options), strict=True):

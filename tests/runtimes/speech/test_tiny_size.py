@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from leanear.benchmarks.peers.whisper_tiny_size import write_tiny_size_checkpoint
 from leanear.data.audio import read_waveform
@@ -34,7 +33,6 @@ CASES = [("en", "transcribe", False), ("en", "transcribe", True), (None, "transl
 @pytest.fixture(scope="module", params=["dense", "slim"])
 def checkpoint(request, tmp_path_factory):
     """The dense model, and one with half of all heads' channels, ragged."""
-    torch.set_num_threads(2)
     folder = tmp_path_factory.mktemp("tiny-size") / "checkpoint"
     write_tiny_size_checkpoint(folder, RANKS)
     dense = whisper.load_checkpoint(folder)

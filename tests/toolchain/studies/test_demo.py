@@ -119,7 +119,6 @@ def test_the_shipped_mean_and_deviation_are_those_of_the_clips():
 
 
 def test_the_shipped_model_names_the_clips_as_well_as_its_card_says():
-    torch.set_num_threads(2)
     model = AutoModelForAudioClassification.from_pretrained(demo_model_folder()).eval()
     extractor = AutoFeatureExtractor.from_pretrained(demo_model_folder())
     waves, labels = read_clips(demo_clips_folder() / "evaluation")

@@ -155,7 +155,6 @@ def test_the_shipped_folder_opens_with_stock_transformers():
 
 
 def test_the_shipped_model_transcribes_as_well_as_its_card_says():
-    torch.set_num_threads(2)
     processor = WhisperProcessor.from_pretrained(demo_model_folder("demo-whisper"))
     model = WhisperForConditionalGeneration.from_pretrained(demo_model_folder("demo-whisper")).eval()
     waves, texts = read_clips(demo_clips_folder("demo-whisper") / "evaluation")
