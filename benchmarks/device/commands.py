@@ -14,18 +14,8 @@ import numpy as np
 
 from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
+from leanear.benchmarks.device import flags
 from leanear.benchmarks.device.doctor import lines, report
-from leanear.benchmarks.device.flags import (
-    add_artifact,
-    add_clips,
-    add_decoding_flags,
-    add_session_flags,
-    add_speech_flags,
-    add_transcript_flags,
-    add_window_flag,
-    asked,
-    at_least_0,
-)
 from leanear.benchmarks.device.transcribe import transcribe_recordings
 from leanear.benchmarks.device.transcript_files import forms_of
 from leanear.benchmarks.formatting import rate_between
@@ -115,21 +105,21 @@ def _add_bench(commands: Commands, program: str, bundled: Sequence[str]) -> None
         help="measure an artifact, beside the dense one if given",
         epilog=f"example: {program} bench slim --dense dense --clips clips.npz --out results.json",
     )
-    add_artifact(bench, bundled)
+    flags.add_artifact(bench, bundled)
     bench.add_argument("--dense", type=Path, help="artifact folder of the dense model to compare with")
     bench.add_argument(
         "--dense-precision", choices=PRECISIONS, help="what the dense one computes in (default: --precision)"
     )
-    add_clips(bench, bundled)
+    flags.add_clips(bench, bundled)
     bench.add_argument("--out", type=Path, help="results file (default: results/DEVICE/RUNTIME-PRECISION.json)")
     bench.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="time for the latency pass")
     bench.add_argument(
         "--sustained", type=float, default=0.0, metavar="SECONDS", help="then work that long without a pause"
     )
-    add_window_flag(bench, "ARTIFACT's own; --dense is always heard in its own")
+    flags.add_window_flag(bench, "ARTIFACT's own; --dense is always heard in its own")
     bench.add_argument("--fresh", action="store_true", help="measure again what was measured before")
-    add_speech_flags(bench)
-    add_session_flags(bench, several=True)
+    flags.add_speech_flags(bench)
+    flags.add_session_flags(bench, several=True)
     bench.set_defaults(command=_bench)
 
 
@@ -139,11 +129,11 @@ def _add_eval(commands: Commands, program: str, bundled: Sequence[str]) -> None:
         help="the accuracy, or the mAP, of an artifact on labelled clips, or its transcripts of transcribed ones",
         epilog=f"example: {program} eval slim --clips clips.npz --json",
     )
-    add_artifact(evaluation, bundled)
-    add_clips(evaluation, bundled, required=True)
+    flags.add_artifact(evaluation, bundled)
+    flags.add_clips(evaluation, bundled, required=True)
     evaluation.add_argument("--json", action="store_true", help="print JSON")
-    add_speech_flags(evaluation)
-    add_session_flags(evaluation)
+    flags.add_speech_flags(evaluation)
+    flags.add_session_flags(evaluation)
     evaluation.set_defaults(command=_eval)
 
 
@@ -163,11 +153,11 @@ def _add_transcribe(commands: Commands, program: str) -> None:
     transcribing.add_argument("--raw", action="store_true", help="standard input is PCM of 16 bits without a header")
     transcribing.add_argument("--rate", type=int, metavar="HZ", help="of --raw (default: 16000)")
     transcribing.add_argument("--channels", type=int, help="of --raw (default: 1)")
-    add_speech_flags(transcribing)
-    add_decoding_flags(transcribing)
-    add_window_flag(transcribing, "the artifact's own")
-    add_transcript_flags(transcribing)
-    add_session_flags(transcribing)
+    flags.add_speech_flags(transcribing)
+    flags.add_decoding_flags(transcribing)
+    flags.add_window_flag(transcribing, "the artifact's own")
+    flags.add_transcript_flags(transcribing)
+    flags.add_session_flags(transcribing)
     transcribing.set_defaults(command=_transcribe)
 
 
@@ -186,9 +176,9 @@ def _add_compare(commands: Commands, program: str) -> None:
         ("--max-drop", bounds.max_drop, "points of accuracy, of mAP or of word error rate"),
         ("--max-memory", bounds.max_memory_percent, "per cent of peak memory"),
     ):
-        comparing.add_argument(flag, type=at_least_0, default=default, help=f"{text} (default: {default:g})")
+        comparing.add_argument(flag, type=flags.at_least_0, default=default, help=f"{text} (default: {default:g})")
     comparing.add_argument(
-        "--max-size", type=at_least_0, help="per cent by which the graph files may grow (default: no limit)"
+        "--max-size", type=flags.at_least_0, help="per cent by which the graph files may grow (default: no limit)"
     )
     comparing.add_argument("--over-dense", action="store_true", help="judge latency in units of the dense model's")
     comparing.add_argument("--strict", action="store_true", help="fail where something is missing or not to be trusted")
@@ -242,7 +232,7 @@ def _bench_in(precision: str, options: argparse.Namespace) -> None:
         command=[*options.program.split(), *sys.argv[1:]],
         progress=_teller("measuring"),
         fresh=options.fresh,
-        asked=asked(options),
+        asked=flags.asked(options),
     )
     _end_line()
     print(headline_text(results))
@@ -256,9 +246,9 @@ def _eval(options: argparse.Namespace) -> None:
     if read_artifact(options.artifact).is_speech:
         _eval_speech(options, session)
         return
-    if asked(options):
-        flags = " and ".join(f"--{name}" for name in asked(options))
-        raise BadInput(f"{flags}: for Whisper; {options.artifact} is a classifier")
+    if flags.asked(options):
+        given = " and ".join(f"--{name}" for name in flags.asked(options))
+        raise BadInput(f"{given}: for Whisper; {options.artifact} is a classifier")
     evaluated = options.artifact, options.clips, options.runtime, session
     clips, logits = evaluate_logits(*evaluated, progress=_teller("evaluating"))
     _end_line()
@@ -300,8 +290,9 @@ def _ranking(clips: Clips, logits: np.ndarray) -> tuple[dict[str, Any], str]:
 
 def _eval_speech(options: argparse.Namespace, session: SessionOptions) -> None:
     """Transcripts beside references; the word error rate is the workstation's, for it needs Whisper's normaliser."""
+    asked, progress = flags.asked(options), _teller("evaluating")
     transcripts = evaluate_transcripts(
-        options.artifact, options.clips, options.runtime, session, progress=_teller("evaluating"), asked=asked(options)
+        options.artifact, options.clips, options.runtime, session, progress=progress, asked=asked
     )
     clips = read_clips(options.clips)
     _end_line()

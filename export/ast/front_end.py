@@ -21,9 +21,6 @@ PREEMPHASIS = 0.97
 MEL_FLOOR = 1.192092955078125e-07
 LOWEST_MEL_HZ = 20.0
 
-# AST's usual 128 filters leave the lowest ones empty, of which transformers warns whenever they are made.
-warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
-
 
 @dataclass(frozen=True)
 class FrontEnd:
@@ -55,16 +52,17 @@ class FrontEnd:
         """The triangular filters over the DFT's non-negative frequencies: float64 (257, mel_bins)."""
         from transformers.audio_utils import mel_filter_bank
 
-        return mel_filter_bank(
-            num_frequency_bins=DFT_POINTS // 2 + 1,
-            num_mel_filters=self.mel_bins,
-            min_frequency=LOWEST_MEL_HZ,
-            max_frequency=self.sample_rate_hz // 2,
-            sampling_rate=self.sample_rate_hz,
-            norm=None,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )
+        with warnings.catch_warnings(action="ignore"):  # of AST's usual 128 filters, the lowest ones are empty
+            return mel_filter_bank(
+                num_frequency_bins=DFT_POINTS // 2 + 1,
+                num_mel_filters=self.mel_bins,
+                min_frequency=LOWEST_MEL_HZ,
+                max_frequency=self.sample_rate_hz // 2,
+                sampling_rate=self.sample_rate_hz,
+                norm=None,
+                mel_scale="kaldi",
+                triangularize_in_mel_space=True,
+            )
 
 
 def read_front_end(feature_extractor: Any) -> FrontEnd:

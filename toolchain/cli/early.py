@@ -5,12 +5,14 @@ from pathlib import Path
 
 from leanear.data.clips import check_labels
 from leanear.data.dataset import Data, column_for
+from leanear.data.metadata import metadata_file
 from leanear.data.splits import read_splits
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, data_folder
 from leanear.families.known_languages import check_language
 from leanear.families.tasks import is_artifact, labels_of, task_of
 from leanear.outputs import check_replaceable
+from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
 from leanear.runtimes.tasks import SPEECH_TASK
 
@@ -29,8 +31,8 @@ def check_early(
     """See that the model is there, has the language that is asked for, and that DATA can be what it is to be.
 
     model: MODEL, or an artifact folder. out, marker: as of `check_replaceable`. reads: the splits of DATA, or of a
-    demo's own, whose clips are going to be read, "calibration" and "evaluation": their labels have to be the model's;
-    the files are not opened.
+    demo's own, whose clips are going to be read, "calibration" and "evaluation": their labels have to be the model's,
+    and one transcript that is evaluated on has to have a word in it; the files are not opened.
 
     Raises:
         BadInput: it is not so.
@@ -51,3 +53,8 @@ def check_early(
     splits = read_splits(data_folder(model, data), calibration_clips, seed, column_for(task), lambda _: None, labels)
     for name in reads if labels else ():
         check_labels(getattr(splits, name), labels)
+    said = "".join(example.text or "" for example in splits.evaluation)
+    if task == SPEECH_TASK and "evaluation" in reads and not any(map(str.isalnum, said)):
+        raise BadInput(
+            f"{metadata_file(splits.evaluation[0].path.parent)}: no transcript to evaluate on has a word in it"
+        )

@@ -1,5 +1,6 @@
 """The Audio Spectrogram Transformer family: loading, attention sites, loss, slimming, saving."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,9 @@ def _load_feature_extractor(folder: Path) -> ASTFeatureExtractor:
         raise BadInput(f"{path}: no such file; the audio front end's settings are needed")
     check_front_end(path)
     try:
-        return ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
+            return ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{path}: not the settings of an ASTFeatureExtractor ({first_line(error)})") from None
 

@@ -28,7 +28,7 @@ from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune
-from leanear.progress import Narrator, Report, counted
+from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES
 from leanear.recover.distillation_options import Distillation
 from leanear.reference.choose import SCHEMES
@@ -157,19 +157,19 @@ def compare_methods(  # noqa: PLR0915
     splits = read_splits(audio, pool_clips, request.seed, column_for(task), labels=labels_of(source))
     with narrator.step("reading the checkpoint and the clips") as report:
         checkpoint = load_checkpoint(source, request.asked)
-        family, labels = family_of(checkpoint), checkpoint.labels
+        family, extractor = family_of(checkpoint), checkpoint.feature_extractor
+        part = in_parts(report, {"calibration": len(splits.calibration), "evaluation": len(splits.evaluation)})
 
         def read(
-            examples: tuple[Example, ...], inputs: Callable[[Checkpoint, Clips, Report], LabelledInputs]
+            told: Report, examples: tuple[Example, ...], inputs: Callable[[Checkpoint, Clips, Report], LabelledInputs]
         ) -> tuple[Clips, LabelledInputs]:
-            extractor = checkpoint.feature_extractor
-            window = family.window_samples(extractor)
-            told = counted(report, "reading ")
-            clips = read_examples_for(task, examples, labels, extractor.sampling_rate, told, window_samples=window)
-            return clips, inputs(checkpoint, clips, report)
+            stage, window = in_parts(told, {"reading": 1, "inputs": 9}), family.window_samples(extractor)
+            reading = counted(stage("reading"), "reading ")
+            clips = read_examples_for(task, examples, checkpoint.labels, extractor.sampling_rate, reading, window)
+            return clips, inputs(checkpoint, clips, stage("inputs"))
 
-        calibration_audio, pool = read(splits.calibration, family.calibration_inputs)
-        evaluation_audio, evaluation = read(splits.evaluation, family.labelled_inputs)
+        calibration_audio, pool = read(part("calibration"), splits.calibration, family.calibration_inputs)
+        evaluation_audio, evaluation = read(part("evaluation"), splits.evaluation, family.labelled_inputs)
     if not (out / ROWS_FILE).is_file():
         write_text(out / ROWS_FILE, "")  # by which the folder is known as a comparison's
     made_from = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,13 @@ def test_takes_every_setting_from_the_extractor(tmp_path: Path, settings: dict) 
     clip = _noise(7000).astype(np.float32)
     expected = extractor(clip, sampling_rate=extractor.sampling_rate, return_tensors="np")["input_values"]
     np.testing.assert_allclose(_features(session, clip), expected, rtol=0, atol=5e-4)
+
+
+def test_of_empty_filters_nothing_is_said_and_who_else_makes_some_is_warned() -> None:
+    front_end = FrontEnd(16_000, MEL_BINS, FRAMES, normalised=False, mean=0.0, std=1.0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert not front_end.mel_filters().any(axis=0).all()
+        assert not said
+        ASTFeatureExtractor(max_length=FRAMES, num_mel_bins=MEL_BINS)
+    assert ["mel filter has all zero values" in str(each.message) for each in said] == [True]

@@ -78,6 +78,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         f"no place, {arguments[0]}": ([*arguments, "--out", "/proc/out.txt"], "/proc/out.txt: --out cannot be written")
         for arguments in (["bench", "model"], ["transcribe", "data/0.flac", "--model", "model"])
     },
+    **{
+        f"no word, {command}": (asked(command, "wordless"), "wordless/test/metadata.csv: no transcript to evaluate on")
+        for command in ("deploy", "eval")
+    },
     "no clip": (["classify", "no.wav", "--model", "model"], "no.wav: no such file"),
 }
 
@@ -87,6 +91,8 @@ def field(tmp_path_factory):
     folder = tmp_path_factory.mktemp("field")
     write_whisper(folder / "model")
     write_speech_folder(folder / "data", [f"number {number}" for number in range(4)])
+    write_speech_folder(folder / "wordless" / "train", ["one", "two"])
+    write_speech_folder(folder / "wordless" / "test", ["", "..."])
     for name, text in {"empty/notes.txt": "no audio", "taken/letter.txt": "dear"}.items():
         (folder / name).parent.mkdir()
         (folder / name).write_text(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -232,10 +233,14 @@ def test_the_command_writes_its_files_and_takes_rows_over(tiny_folder, data, tmp
     out = tmp_path / "comparison"
     arguments = [
         "compare-methods", str(tiny_folder), "--data", str(data), "--sparsity", "0.5", "--seeds", "2",
-        "--calibration-clips", "8", "--out", str(out),
+        "--calibration-clips", "8", "--out", str(out), "--verbose",
     ]  # fmt: skip
     assert run(arguments) == 0
-    assert "activation basis, equal widths" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "activation basis, equal widths" in said.out
+    read = [int(share) for share in re.findall(r"reading \d+ of \d+ \((\d+) %\)$", said.err, re.MULTILINE)]
+    assert read == sorted(read), "of all clips, those to evaluate on too"
+    assert read[0] < read[-1] < 100, "they are yet to be made into features"
     document = json.loads((out / "comparison.json").read_text())
     assert {row["method"] for row in document["one_shot"]["rows"]} >= set(NAMES)
     assert document["evaluation"]["clips"] == 12
@@ -249,7 +254,8 @@ def test_the_command_writes_its_files_and_takes_rows_over(tiny_folder, data, tmp
     assert json.loads((out / "comparison.json").read_text()) == document
 
 
-def test_recovery_and_latency_are_added(tiny_folder, data, tmp_path):
+def test_recovery_and_latency_are_added(tiny_folder, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("leanear.recover.distillation_options.FEWEST_UPDATES", 40)
     target = tmp_path / "small.toml"
     target.write_text(
         'description = "one thread"\nruntime = "onnxruntime"\n'
