@@ -55,6 +55,5 @@ def check_early(
         check_labels(getattr(splits, name), labels)
     said = "".join(example.text or "" for example in splits.evaluation)
     if task == SPEECH_TASK and "evaluation" in reads and not any(map(str.isalnum, said)):
-        raise BadInput(
-            f"{metadata_file(splits.evaluation[0].path.parent)}: no transcript to evaluate on has a word in it"
-        )
+        table = metadata_file(splits.evaluation[0].path.parent)
+        raise BadInput(f"{table}: no transcript to evaluate on has a word in it")

@@ -99,7 +99,7 @@ def read_waveforms(
 
 
 def _meant(label: str | None, labels: Sequence[str]) -> str:
-    """What more is said of an unknown label: which one it may stand for, or that it was meant as a split."""
+    """What more is said of an unknown label: which it may stand for, that it was meant as a split, or what to do."""
     label = label or ""
     alike = [known for known in labels if known.casefold() == label.strip().casefold()]
     if alike:
@@ -111,7 +111,7 @@ def _meant(label: str | None, labels: Sequence[str]) -> str:
         return f"; several labels are separated by {SEPARATOR!r}, not by ','"
     if is_split(label):
         return "; as a split it is known only where another split is beside it, one to calibrate and one to evaluate on"
-    return ""
+    return "; --label-map renames labels, --ignore-unknown-labels leaves clips of unknown ones out"
 
 
 def _within(clips: Clips, window_samples: int) -> Clips:

@@ -50,7 +50,9 @@ def checkpoint_folder(model: str) -> Path:
     if folder.is_dir():
         require_no_adapter(folder)
         if not (folder / "config.json").is_file():
-            raise BadInput(f"{folder}: no config.json in it; {_MODEL_IS}")
+            parts = " and ".join(part for part in ("dense", "slim") if (folder / part / "manifest.json").is_file())
+            here = f"a deployment, whose artifacts are {parts} in it" if parts else f"no config.json in it; {_MODEL_IS}"
+            raise BadInput(f"{folder}: {here}")
         return folder
     if folder.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise BadInput(f"{model}: no such model folder; {_MODEL_IS}")

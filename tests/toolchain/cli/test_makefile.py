@@ -113,3 +113,8 @@ def test_every_setting_is_one_of_deploys():
     for name, flag in FLAGS.items():
         assert flag in variables[f"LEANEAR_DEPLOY_{name}"].opts
     assert variables["LEANEAR_DEPLOY_MODEL"].name == "model"
+
+
+def test_what_is_no_setting_is_not_passed_over(make):
+    with pytest.raises(AssertionError, match="MODLE: no such setting; there are TARGET MODEL "):
+        make("deploy", "MODLE=mine", "PYTHON=python3")

@@ -263,7 +263,8 @@ def test_a_column_of_splits_is_said_to_be_unused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("label", "hint"), [("Cat", "there is 'cat'"), ("cat ", "there is 'cat'"), ("1", "not numbers: 1 is 'cat'")]
+    ("label", "hint"),
+    [("Cat", "there is 'cat'"), ("cat ", "there is 'cat'"), ("1", "not numbers: 1 is 'cat'"), ("cow", "--label-map ")],
 )
 def test_a_label_that_is_nearly_known(tmp_path, label, hint):
     put(tmp_path, "a.wav", "b.wav")

@@ -157,3 +157,11 @@ def test_two_classes_of_one_name(tiny_folder):
     change_config(tiny_folder, id2label={"0": "down", "1": "left", "2": "right", "3": "left", "4": "yes"})
     with pytest.raises(BadInput, match="config.json: id2label names both 1 and 3 'left'"):
         load_checkpoint(tiny_folder)
+
+
+def test_a_deployment_is_no_model_but_has_two(tmp_path):
+    for part in ("dense", "slim"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "manifest.json").write_text("{}")
+    with pytest.raises(BadInput, match="a deployment, whose artifacts are dense and slim in it"):
+        checkpoint_folder(str(tmp_path))
