@@ -126,7 +126,7 @@ def bench(narrator: Narrator, artifact: Path, data: Data | None, out: Path, **op
 
 
 @command()
-@click.argument("results", type=click.Path(exists=True, path_type=Path))
+@click.argument("results", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.md and report.html.  [default: beside RESULTS]"
 )
