@@ -8,7 +8,8 @@ READY := $(VENV)/.ready
 # What a user passes reaches `leanear deploy` as its environment, never as text of a command: the values may hold anything.
 SETTINGS := TARGET MODEL DATA SPARSITY SPEEDUP LATENCY_MS RTF MACS MAX_DROP PRUNE RECOVERY RECIPE OUT SUSTAINED PRECISION WINDOW
 DEVICE_SETTINGS := HOST HOSTS DEVICE_PYTHON
-UNKNOWN := $(filter-out $(SETTINGS) $(DEVICE_SETTINGS) PYTHON VENV,$(foreach name,$(.VARIABLES),$(if $(filter command%,$(origin $(name))),$(name))))
+# A mistyped name would deploy something else; what other programs read of the environment may be given to make as well.
+UNKNOWN := $(filter-out $(SETTINGS) $(DEVICE_SETTINGS) PYTHON VENV SHELL LEANEAR_% HF_% PIP_% OMP_%,$(foreach name,$(.VARIABLES),$(if $(filter command%,$(origin $(name))),$(name))))
 $(if $(strip $(UNKNOWN)),$(error $(strip $(UNKNOWN)): no such setting; there are $(SETTINGS) $(DEVICE_SETTINGS) PYTHON))
 # Some shells export HOST as the name of this machine; only what is said to make itself names a device.
 $(foreach name,$(DEVICE_SETTINGS),$(if $(filter command%,$(origin $(name))),,$(eval override $(name) :=)))
