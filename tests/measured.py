@@ -93,14 +93,6 @@ def short_measurements():
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def short_proofs():
-    """What is exported from a checkpoint is proved on two of its clips as they are, one cut short and a longer one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("leanear.deploy.exporting.GOLDEN_CLIPS", 2)
-        yield
-
-
 def in_this_process(module: str, request: dict[str, Any], progress: Progress, **_limits: float) -> Outcome:
     """What a fresh process would answer, through JSON both ways: for tests that are not of processes."""
     imported = importlib.import_module(module)

@@ -114,8 +114,7 @@ def test_a_deployment_without_words_is_refused_before_any_work(arguments, compla
     assert not (tmp_path / "out").exists()
 
 
-def test_words_in_python(tmp_path, monkeypatch):
-    monkeypatch.setattr("leanear.deploy.exporting.GOLDEN_CLIPS", 6)  # of two clips no logit of these weights is large
+def test_words_in_python(tmp_path):
     data = write_speech_folder(tmp_path / "data", ["the word"] * 8)
     model = leanear.load(write_whisper(tmp_path / "tiny"))
     waveform = clips()[0]
