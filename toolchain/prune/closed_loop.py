@@ -4,8 +4,9 @@ Estimates add the losses of single heads; what is measured is KL(dense || slim) 
 block alone: pruned as planned while the rest of the model is whole. Where an estimate of the whole or of a block is off
 by more than a factor of two, every block's estimates are multiplied by measured over estimated, all of them together by
 what the whole loses beyond the sum of its blocks, and widths are chosen again. Losses are cliffs: a block that turned
-out dear is given more width, turns out cheap, and would be cut again. So a later round takes a root of its ratios, and
-of the plans that were measured the best one stays, or one as good whose estimates held.
+out dear is given more width, turns out cheap, and would be cut again. So the second round takes the square root of the
+blocks' ratios, the third the cube root of the next, and of the plans that were measured the best one stays, or one as
+good whose estimates held.
 
 Where hardly any attention stays, estimates of whole blocks' removal are the furthest off of all: there each block's is
 measured, with the rest of the model whole, and offered at that loss.
@@ -166,7 +167,7 @@ def choose_measured(
         made.append((slim, kept, allocation))
         if rounds[-1].agrees:
             break
-        corrections = _corrected(corrections, rounds[-1], 1 / len(rounds))
+        corrections = _corrected(corrections, rounds[-1], 1 / (len(rounds) + 1))
     best = least(rounds, [each.measured for each in rounds])
     order = sorted(range(len(rounds)), key=lambda number: (number != best, losing(rounds[number].measured)))
     found = [

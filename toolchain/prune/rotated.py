@@ -49,9 +49,14 @@ class Rotated:
     others: tuple[Rotated, ...] = ()
 
     @property
+    def loss_matters(self) -> bool:
+        """Whether so much was measured to be lost that it shows."""
+        return bool(self.rounds) and not self.rounds[self.best].measured < MATTERS_NATS
+
+    @property
     def candidates(self) -> tuple[Rotated, ...]:
         """What is worth being compensated: where the loss matters, the first round, too; later ones are much alike."""
-        if not self.rounds or self.rounds[self.best].measured < MATTERS_NATS:
+        if not self.loss_matters:
             return (self,)
         return (self, *([each for each in self.others if each.best == 0] or self.others[:1]))
 

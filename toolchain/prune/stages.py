@@ -116,7 +116,8 @@ def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any
     widths = Widths(work.recipe.multiples, work.recipe.one_width_per_head, work.job.filled_by)
     pruned, facts = reached.pruned, {"method": "rotated", "widths": widths, **reached.facts}
     if work.job.compensation:
-        pruned, compensated = best_compensated(pruned, functools.partial(_compensate, work), work.part("compensation"))
+        compensate = functools.partial(_compensate, work, pruned.loss_matters)
+        pruned, compensated = best_compensated(pruned, compensate, work.part("compensation"))
         facts["compensation"] = compensated
     facts["cost"] = Cost(reached.costs.unit, reached.costs.dense, reached.budget, pruned.cost)
     facts["loss"] = _loss_told(work, pruned, parameters)
@@ -162,12 +163,12 @@ def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:
     return _Reached(_Pruner(work).to(costs, budget), costs, budget, {"search": search.trials})
 
 
-def _compensate(work: Pruning, slim: torch.nn.Module, report: Report) -> Compensated:
+def _compensate(work: Pruning, every_block: bool, slim: torch.nn.Module, report: Report) -> Compensated:
     dense = work.checkpoint.model
     with on_accelerator(slim, dense):
         return compensate_(
             work.family, slim, dense, work.clips, work.judge.held_out.clips,
-            batch_size=work.clips_at_once or 16, report=report,
+            every_block=every_block, batch_size=work.clips_at_once or 16, report=report,
         )  # fmt: skip
 
 

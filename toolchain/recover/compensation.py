@@ -136,6 +136,7 @@ def compensate_(
     held_out: LabelledInputs,
     *,
     ridge: Sequence[float] = (1e-3, 1e-2, 1e-1),
+    every_block: bool = False,
     batch_size: int = 16,
     report: Report = quiet,
 ) -> Compensated:
@@ -143,7 +144,8 @@ def compensate_(
 
     Attention blocks are changed, and feed-forward blocks that became narrower. fitted: clips to fit on; held_out:
     others, which choose the ridges and refuse the changes that do not lower their KL(dense || slim); ridge: pulls
-    towards the weights as they are, each above 0; batch_size: clips in memory together. Both models are on one device.
+    towards the weights as they are, each above 0; every_block: feed-forward blocks of full width, too, make up for what
+    others lost; batch_size: clips in memory together. Both models are on one device.
 
     Weights change nowhere else; both models keep their modes and requires_grad flags. When interrupted, the slim model
     keeps the weights that it came with.
@@ -153,7 +155,7 @@ def compensate_(
         ValueError: the models have different blocks, or one has no output bias.
     """
     _check_settings(fitted, held_out, ridge)
-    pairs = _fitted_pairs(family, slim, dense)
+    pairs = _fitted_pairs(family, slim, dense, every_block)
     judge = HeldOut(dense, held_out, family.logits, batch_size)
     clips = [_Clips(each.inputs, each.inputs, each.targets) for each in (fitted, held_out)]
     done: dict[str, CompensatedBlock] = {}
@@ -176,12 +178,12 @@ def compensate_(
     return Compensated(tuple(done[name] for name in pairs), before, kl)
 
 
-def _fitted_pairs(family: Family, slim: Any, dense: Any) -> dict[str, Pair]:
+def _fitted_pairs(family: Family, slim: Any, dense: Any, every_block: bool) -> dict[str, Pair]:
     """By name, the blocks of both models that are fitted; blocks that are gone are left out."""
     attention = zip(family.attention_sites(slim), family.attention_sites(dense), strict=True)
     blocks = zip(family.feed_forward_sites(slim), family.feed_forward_sites(dense), strict=True)
     pairs: list[Pair] = [pair for pair in attention if pair[0].query_key_widths]
-    pairs += [(narrow, wide) for narrow, wide in blocks if 0 < narrow.width < wide.width]
+    pairs += [(narrow, wide) for narrow, wide in blocks if narrow.width and (every_block or narrow.width < wide.width)]
     for narrow, _ in pairs:
         if narrow.output.bias is None:
             raise ValueError(f"{narrow.name} has no output bias")

@@ -493,7 +493,9 @@ def _cut(bench: Bench, bases: Bases, allocation: Allocation, basis: str) -> Made
 
 def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """As `leanear prune`: the measured plan, compensated."""
-    pruned, _ = best_compensated(_pruned(bench, sparsity, recipe), functools.partial(_compensate_, bench), bench.report)
+    pruned = _pruned(bench, sparsity, recipe)
+    compensate = functools.partial(_compensate_, bench, every_block=pruned.loss_matters)
+    pruned, _ = best_compensated(pruned, compensate, bench.report)
     return Made(pruned.model, pruned.plan)
 
 
@@ -635,10 +637,12 @@ def _compensated(bench: Bench, sparsity: float, recipe: Compensated) -> Made:
     return made
 
 
-def _compensate_(bench: Bench, model: nn.Module, report: Report | None = None) -> Compensation:
+def _compensate_(
+    bench: Bench, model: nn.Module, report: Report | None = None, *, every_block: bool = False
+) -> Compensation:
     return compensate_(
         bench.family, model, bench.checkpoint.model, *divided(bench.pool[bench.order]),
-        batch_size=bench.clips_at_once or 16, report=report or bench.report,
+        every_block=every_block, batch_size=bench.clips_at_once or 16, report=report or bench.report,
     )  # fmt: skip
 
 

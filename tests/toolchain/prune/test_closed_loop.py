@@ -89,7 +89,7 @@ def test_of_three_rounds_at_most_the_best_one_stays(monkeypatch, measured, best)
     assert found.allocation.cost == found.round.cost == 100 - best
     assert [each.estimated for each in found.rounds] == [0.01, 0.02, 0.03]
     ratios = [after / before for before, after in zip((0.01, 0.02, 0.03), measured, strict=True)]
-    powers = [1 / (number + 1) for number in range(best)] + [1.0]
+    powers = [1 / (number + 2) for number in range(best)] + [1.0]
     expected = np.prod([ratio**power for ratio, power in zip(ratios, powers)])
     assert found.corrections.blocks["a"] == pytest.approx(expected), "those of its own round, roots before it"
 
@@ -131,15 +131,15 @@ def test_of_plans_alike_the_one_that_was_foreseen_stays(monkeypatch, second, bes
     assert found.best == best
 
 
-def test_a_blocks_estimate_is_multiplied_by_what_it_was_wrong_by(monkeypatch):
-    """0.3 for 0.1 is 3 times; the whole loses 0.6, twice the block alone: together 6, then 6 again of what it was."""
+def test_a_blocks_estimate_is_multiplied_by_the_root_of_what_it_was_wrong_by(monkeypatch):
+    """0.4 for 0.1 is 4 times, and the root 2; the whole loses 0.6, 3 times that: together 6."""
     found, seen = scripted(
-        monkeypatch, [0.1, 0.55, 0.5], [0.6, 0.5, 0.5], blocks=[(0.1, 0.3), (0.25, 0.25), (0.1, 0.1)]
+        monkeypatch, [0.1, 0.55, 0.5], [0.6, 0.5, 0.5], blocks=[(0.1, 0.4), (0.25, 0.25), (0.1, 0.1)]
     )
     assert seen == [1.0, pytest.approx(6.0)]
     assert len(found.rounds) == 2
     assert found.best == 1
-    assert found.corrections.blocks["a"] == pytest.approx(3.0)
+    assert found.corrections.blocks["a"] == pytest.approx(2.0)
     assert found.corrections.together == pytest.approx(2.0)
 
 

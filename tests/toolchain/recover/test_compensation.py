@@ -66,7 +66,8 @@ class Judge:
     def __init__(self, family, slim, dense, loss):
         self.family, self.slim, self.dense, self.loss = family, slim, dense, loss
         self.pruned = copy.deepcopy(slim.state_dict())
-        self.weights = {site.name: site.output.weight for site in family.attention_sites(slim)}
+        sites = (*family.attention_sites(slim), *family.feed_forward_sites(slim))
+        self.weights = {site.name: site.output.weight for site in sites}
         self.old = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.begun, self.finished = collections.Counter(), collections.Counter()
 
@@ -201,6 +202,27 @@ def test_every_block_is_the_closed_form_behind_the_blocks_fitted_before(tiny_ast
         old_weight, _ = projection(pruned, index)
         assert np.abs(projection(slim, index)[0] - old_weight).max() > 1e-2
         assert_closed_form(slim, index, narrow.context, wanted_output(narrow, wide), old_weight, ridge)
+
+
+def test_a_feed_forward_block_of_full_width_makes_up_for_attention_where_asked(tiny_ast, inputs):
+    """Of the last block, the residual is what tells the two models' last hidden states apart."""
+    slim, ridge = halved(tiny_ast), 1e-2
+    last = ast.feed_forward_sites(slim)[-1].output
+    old = last.weight.detach().double().numpy().copy()
+    done = compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(ridge,), every_block=True)
+    assert [block.name.rpartition(".")[2] for block in done.blocks] == ["attention"] * 2 + ["feed_forward"] * 2
+    seen = {}
+    for name, model in (("slim", slim), ("dense", tiny_ast)):
+        ast.encoder_layers(model)[-1].register_forward_hook(lambda _m, _a, o, name=name: seen.update({name: o}))
+    last.register_forward_hook(lambda _m, a, o: seen.update(context=a[0], given=o))
+    with torch.no_grad():
+        ast.logits(slim, inputs[:FITTED])
+        ast.logits(tiny_ast, inputs[:FITTED])
+    of = {name: each.flatten(0, 1).double().numpy() for name, each in seen.items()}
+    weight, bias = closed_form(of["context"], of["given"] + of["dense"] - of["slim"], old, ridge)
+    assert np.abs(last.weight.detach().double().numpy() - weight).max() < 1e-5
+    assert np.abs(last.bias.detach().double().numpy() - bias).max() < 1e-5
+    assert np.abs(weight - old).max() > 1e-3
 
 
 def test_sums_say_what_is_left_of_the_residual():
