@@ -27,18 +27,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.targets import before_the_end
-from leanear.data.examples import Inputs, LabelledInputs, SpeechInputs
+from leanear.data.examples import Inputs, LabelledInputs
 from leanear.data.held_out import HeldOut, evaluated
 from leanear.families.family import Family
 from leanear.progress import Report, quiet
+from leanear.recover.block_passes import Clips, Pair, at_block, logits
 from leanear.runtimes.errors import BadInput
 
-MOST_KEPT_BYTES = 1024**3  # of what both encoders make of the clips; above, they run anew for every block of a decoder
 TOKENS_PER_COLUMN = 128  # of the clips to fit on, the first that have so many for every column of a context
-Site = AttentionSite | FeedForwardSite  # whose output projection is fitted
-Pair = tuple[Site, Site]  # of the slim and of the dense model
 
 
 @dataclass(frozen=True)
@@ -106,28 +103,6 @@ class BlockSums:
         return max(float(left), 0.0) / max(float(self.stream_square), torch.finfo(torch.float64).tiny)
 
 
-class _Reached(Exception):
-    """A pass has come to the block that it is for."""
-
-
-@dataclass(frozen=True)
-class _Clips:
-    """Clips as the slim and the dense model take them, and their targets."""
-
-    slim: Inputs
-    dense: Inputs
-    targets: torch.Tensor
-
-    def encoded(self, family: Family, pair: Pair, models: tuple[nn.Module, nn.Module], batch_size: int) -> _Clips:
-        """As the models' encoders leave them, if the block is a decoder's and that fits into memory."""
-        if pair[0].kind == "encoder" or not isinstance(self.slim, SpeechInputs) or self.slim.encoded:
-            return self
-        if 2 * len(self.targets) * family.encoded(models[0], self.slim[:1], 1).features.nbytes > MOST_KEPT_BYTES:
-            return self
-        slim, dense = (family.encoded(model, self.slim, batch_size) for model in models)
-        return _Clips(slim, dense, self.targets)
-
-
 def compensate_(
     family: Family,
     slim: nn.Module,
@@ -156,14 +131,14 @@ def compensate_(
     """
     _check_settings(fitted, held_out, ridge)
     pairs = _fitted_pairs(family, slim, dense, every_block)
-    judge = HeldOut(dense, held_out, family.logits, batch_size)
-    clips = [_Clips(each.inputs, each.inputs, each.targets) for each in (fitted, held_out)]
+    judge = HeldOut(dense, held_out, functools.partial(logits, family), batch_size)
+    clips = [Clips(each.inputs, each.inputs, each.targets) for each in (fitted, held_out)]
     done: dict[str, CompensatedBlock] = {}
     with torch.no_grad(), evaluated(slim), evaluated(dense), _as_they_were_if_interrupted(pairs):
         before = kl = judge.kl(slim)
         for number, (name, pair) in enumerate(_in_order(family, slim, pairs, fitted.inputs[:1])):
             report(f"compensation, block {number + 1} of {len(pairs)}, held-out KL {kl:.4f} nats", number / len(pairs))
-            clips = [each.encoded(family, pair, (slim, dense), batch_size) for each in clips]
+            clips = [each.up_to(family, pair, (slim, dense), batch_size) for each in clips]
             sums, judged = (_sums(family, (slim, dense), pair, each, batch_size) for each in clips)
             fit = _fit(sums, judged, ridge)
             after = kl
@@ -213,14 +188,14 @@ def _in_order(family: Family, slim: nn.Module, pairs: Mapping[str, Pair], clip: 
 # Fitting
 
 
-def _sums(family: Family, models: tuple[nn.Module, nn.Module], pair: Pair, clips: _Clips, batch_size: int) -> BlockSums:
+def _sums(family: Family, models: tuple[nn.Module, nn.Module], pair: Pair, clips: Clips, batch_size: int) -> BlockSums:
     """A block's sums over as many clips as it takes, on the CPU; the models go through each clip up to that block."""
     sums = BlockSums.empty(pair[0].output)
     for rows in torch.arange(len(clips.targets)).split(batch_size):
         if sums.gram[-1, -1] >= TOKENS_PER_COLUMN * len(sums.gram):
             break
         (context, slim), (_, dense) = (
-            _at_block(family, model, site, inputs[rows])
+            at_block(family, model, site, inputs[rows])
             for model, site, inputs in zip(models, pair, (clips.slim, clips.dense), strict=True)
         )
         states = [each.flatten(0, 1) for each in (context, slim, dense)]
@@ -231,30 +206,6 @@ def _sums(family: Family, models: tuple[nn.Module, nn.Module], pair: Pair, clips
             states = [each[decoded] for each in states]
         sums.add_(*states)
     return sums.cpu()
-
-
-def _at_block(family: Family, model: nn.Module, site: Site, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the block's output projection takes, and what the blocks have given up to there, where the pass ends."""
-    contexts: list[torch.Tensor] = []
-    given: list[torch.Tensor] = []
-
-    def add(_module: nn.Module, _arguments: tuple, output: torch.Tensor) -> None:
-        given[:] = [given[0] + output if given else output]
-
-    def end(_module: nn.Module, arguments: tuple, _output: torch.Tensor) -> None:
-        contexts.append(arguments[0])
-        raise _Reached
-
-    in_encoder = site.kind == "encoder"
-    blocks: list[Site] = [*family.attention_sites(model), *family.feed_forward_sites(model)]
-    with contextlib.ExitStack() as hooks:
-        for block in blocks:
-            if (block.kind == "encoder") == in_encoder:
-                hooks.callback(block.output.register_forward_hook(add).remove)
-        hooks.callback(site.output.register_forward_hook(end).remove)
-        with contextlib.suppress(_Reached):
-            family.logits(model, inputs)
-    return contexts[0], given[0]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,160 @@
+"""Passes of a slim and a dense model up to one block, which begin where earlier blocks have left the clips.
+
+Blocks are fitted in the order of a pass, so that nothing before the block at hand changes any more: what the layers
+before its own have given to the residual stream, or what an encoder has made of the clips, is kept, if there is room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from leanear.calibration.sites import AttentionSite, FeedForwardSite
+from leanear.data.examples import Inputs, SpeechInputs
+from leanear.families.family import Family
+
+MOST_KEPT_BYTES = 1024**3  # of what both models make of the clips; above, passes begin with their features
+Site = AttentionSite | FeedForwardSite
+Pair = tuple[Site, Site]  # of the slim and of the dense model
+Models = tuple[nn.Module, nn.Module]
+
+
+class _Reached(Exception):
+    """A pass has come to the block, or behind the layer, that it is for."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Inputs whose passes begin behind so many of an encoder's layers, indexed like a tensor.
+
+    given: what those have given to the residual stream, (N, T, D); as_tuple: whether they return a tuple of it.
+    """
+
+    inputs: Inputs
+    layers: int
+    given: torch.Tensor
+    as_tuple: bool
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __getitem__(self, index: torch.Tensor | slice) -> Begun:
+        return dataclasses.replace(self, inputs=self.inputs[index], given=self.given[index])
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips as the slim and the dense model take them, and their targets."""
+
+    slim: Inputs | Begun
+    dense: Inputs | Begun
+    targets: torch.Tensor
+
+    def up_to(self, family: Family, pair: Pair, models: Models, batch_size: int) -> Clips:
+        """Begun at the block's layer or, of a decoder's block, behind the encoder, if that fits into memory."""
+        if pair[0].kind == "encoder":
+            return self._behind_layers(family, pair, models, batch_size)
+        inputs = self.slim.inputs if isinstance(self.slim, Begun) else self.slim
+        if not isinstance(inputs, SpeechInputs) or inputs.encoded:
+            return self
+        if self._too_many(family.encoded(models[0], inputs[:1], 1).features):
+            return Clips(inputs, inputs, self.targets)
+        slim, dense = (family.encoded(model, inputs, batch_size) for model in models)
+        return Clips(slim, dense, self.targets)
+
+    def _behind_layers(self, family: Family, pair: Pair, models: Models, batch_size: int) -> Clips:
+        layers = _layers_before(family, models[0], pair[0])
+        if layers == (self.slim.layers if isinstance(self.slim, Begun) else 0):
+            return self
+        if self._too_many(_behind(family, models[0], self.slim[:1], layers, 1).given):
+            return self
+        both = zip(models, (self.slim, self.dense), strict=True)
+        slim, dense = (_behind(family, model, inputs, layers, batch_size) for model, inputs in both)
+        return Clips(slim, dense, self.targets)
+
+    def _too_many(self, of_one: torch.Tensor) -> bool:
+        return 2 * len(self.targets) * of_one.nbytes > MOST_KEPT_BYTES
+
+
+def at_block(family: Family, model: nn.Module, site: Site, inputs: Inputs | Begun) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the block's output projection takes, and what the blocks have given up to there, where the pass ends."""
+    contexts: list[torch.Tensor] = []
+    given = [inputs.given] if isinstance(inputs, Begun) else []
+
+    def add(_module: nn.Module, _arguments: tuple, output: torch.Tensor) -> None:
+        given[:] = [given[0] + output if given else output]
+
+    def end(_module: nn.Module, arguments: tuple, _output: torch.Tensor) -> None:
+        contexts.append(arguments[0])
+        raise _Reached
+
+    in_encoder = site.kind == "encoder"
+    blocks: list[Site] = [*family.attention_sites(model), *family.feed_forward_sites(model)]
+    with contextlib.ExitStack() as hooks:
+        for block in blocks:
+            if (block.kind == "encoder") == in_encoder:
+                hooks.callback(block.output.register_forward_hook(add).remove)
+        hooks.callback(site.output.register_forward_hook(end).remove)
+        with contextlib.suppress(_Reached):
+            logits(family, model, inputs)
+    return contexts[0], given[0]
+
+
+def logits(family: Family, model: nn.Module, inputs: Inputs | Begun) -> torch.Tensor:
+    """The model's logits of inputs, begun or not."""
+    if not isinstance(inputs, Begun):
+        return family.logits(model, inputs)
+
+    def left(states: torch.Tensor) -> Any:
+        return (states,) if inputs.as_tuple else states
+
+    first, *others = family.encoder_layers(model)[: inputs.layers]
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(_doing(first, lambda states, *_, **__: left(states + inputs.given)))
+        for layer in others:
+            undo.enter_context(_doing(layer, lambda states, *_, **__: left(states)))
+        return family.logits(model, inputs.inputs)
+
+
+def _layers_before(family: Family, model: nn.Module, site: Site) -> int:
+    """How many of the encoder's layers a pass has gone through when it comes to the block's."""
+    layers = family.encoder_layers(model)
+    return next(number for number, layer in enumerate(layers) if any(each is site.output for each in layer.modules()))
+
+
+def _behind(family: Family, model: nn.Module, inputs: Inputs | Begun, layers: int, batch_size: int) -> Begun:
+    """The inputs, begun behind so many layers."""
+    embedded: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
+    kinds: set[bool] = set()
+
+    def end(_module: nn.Module, _arguments: tuple, output: Any) -> None:
+        kinds.add(isinstance(output, tuple))
+        given.append((output[0] if isinstance(output, tuple) else output) - embedded.pop())
+        raise _Reached
+
+    of_encoder = family.encoder_layers(model)[:layers]
+    with contextlib.ExitStack() as hooks:
+        hooks.callback(of_encoder[0].register_forward_pre_hook(lambda _m, a: embedded.append(a[0])).remove)
+        hooks.callback(of_encoder[-1].register_forward_hook(end).remove)
+        for rows in torch.arange(len(inputs)).split(batch_size):
+            with contextlib.suppress(_Reached):
+                logits(family, model, inputs[rows])
+    as_given = inputs.inputs if isinstance(inputs, Begun) else inputs
+    return Begun(as_given, layers, torch.cat(given), kinds == {True})
+
+
+@contextlib.contextmanager
+def _doing(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """The layer does this instead of what it does."""
+    layer.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        del layer.__dict__["forward"]
