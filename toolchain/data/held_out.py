@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from leanear.calibration.likelihood import kl_divergences
 from leanear.calibration.passes import Logits
 from leanear.calibration.targets import answered, positions
-from leanear.data.examples import Inputs, LabelledInputs
+from leanear.data.examples import LabelledInputs
 from leanear.runtimes.process.notes import note
 
 HELD_OUT_SHARE = 0.2
@@ -51,8 +52,8 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def of(self, inputs: Inputs) -> HeldOut:
-        """The same clips as other inputs, to which the dense model's answers are the same."""
+    def of(self, inputs: Any) -> HeldOut:
+        """The same clips as other inputs that `logits` takes, to which the dense model's answers are the same."""
         return dataclasses.replace(self, clips=dataclasses.replace(self.clips, inputs=inputs))
 
     def first(self, clips: int) -> HeldOut:
