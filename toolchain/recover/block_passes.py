@@ -1,7 +1,7 @@
 """Passes of a slim and a dense model up to one block, which begin where earlier blocks have left the clips.
 
 Blocks are fitted in the order of a pass, so that nothing before the block at hand changes any more: what the layers
-before its own have given to the residual stream, or what an encoder has made of the clips, is kept, if there is room.
+before its own, or a whole encoder's, have given to the residual stream is kept, if there is room.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import torch
 from torch import nn
 
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
-from leanear.data.examples import Inputs, SpeechInputs
+from leanear.data.examples import Inputs
 from leanear.families.family import Family
 
 MOST_KEPT_BYTES = 1024**3  # of what both models make of the clips; above, passes begin with their features
 Site = AttentionSite | FeedForwardSite
 Pair = tuple[Site, Site]  # of the slim and of the dense model
-Models = tuple[nn.Module, nn.Module]
 
 
 class _Reached(Exception):
@@ -56,36 +55,24 @@ class Clips:
     dense: Inputs | Begun
     targets: torch.Tensor
 
-    def up_to(self, family: Family, pair: Pair, models: Models, batch_size: int) -> Clips:
-        """Begun at the block's layer or, of a decoder's block, behind the encoder, if that fits into memory."""
-        if pair[0].kind == "encoder":
-            return self._behind_layers(family, pair, models, batch_size)
-        inputs = self.slim.inputs if isinstance(self.slim, Begun) else self.slim
-        if not isinstance(inputs, SpeechInputs) or inputs.encoded:
-            return self
-        if self._too_many(family.encoded(models[0], inputs[:1], 1).features):
-            return Clips(inputs, inputs, self.targets)
-        slim, dense = (family.encoded(model, inputs, batch_size) for model in models)
-        return Clips(slim, dense, self.targets)
-
-    def _behind_layers(self, family: Family, pair: Pair, models: Models, batch_size: int) -> Clips:
+    def up_to(self, family: Family, pair: Pair, models: tuple[nn.Module, nn.Module], batch_size: int) -> Clips:
+        """Begun at the block's layer or, of a decoder's block, behind the encoder's, if that fits into memory."""
         layers = _layers_before(family, models[0], pair[0])
         if layers == (self.slim.layers if isinstance(self.slim, Begun) else 0):
             return self
-        if self._too_many(_behind(family, models[0], self.slim[:1], layers, 1).given):
+        of_one = _behind(family, models[0], self.slim[:1], layers, 1).given.nbytes
+        if 2 * len(self.targets) * of_one > MOST_KEPT_BYTES:
             return self
         both = zip(models, (self.slim, self.dense), strict=True)
         slim, dense = (_behind(family, model, inputs, layers, batch_size) for model, inputs in both)
         return Clips(slim, dense, self.targets)
 
-    def _too_many(self, of_one: torch.Tensor) -> bool:
-        return 2 * len(self.targets) * of_one.nbytes > MOST_KEPT_BYTES
-
 
 def at_block(family: Family, model: nn.Module, site: Site, inputs: Inputs | Begun) -> tuple[torch.Tensor, torch.Tensor]:
     """What the block's output projection takes, and what the blocks have given up to there, where the pass ends."""
+    in_encoder = site.kind == "encoder"
     contexts: list[torch.Tensor] = []
-    given = [inputs.given] if isinstance(inputs, Begun) else []
+    given = [inputs.given] if in_encoder and isinstance(inputs, Begun) else []
 
     def add(_module: nn.Module, _arguments: tuple, output: torch.Tensor) -> None:
         given[:] = [given[0] + output if given else output]
@@ -94,7 +81,6 @@ def at_block(family: Family, model: nn.Module, site: Site, inputs: Inputs | Begu
         contexts.append(arguments[0])
         raise _Reached
 
-    in_encoder = site.kind == "encoder"
     blocks: list[Site] = [*family.attention_sites(model), *family.feed_forward_sites(model)]
     with contextlib.ExitStack() as hooks:
         for block in blocks:
@@ -114,7 +100,7 @@ def logits(family: Family, model: nn.Module, inputs: Inputs | Begun) -> torch.Te
     def left(states: torch.Tensor) -> Any:
         return (states,) if inputs.as_tuple else states
 
-    first, *others = family.encoder_layers(model)[: inputs.layers]
+    first, *others = _layers(family, model)[: inputs.layers]
     with contextlib.ExitStack() as undo:
         undo.enter_context(_doing(first, lambda states, *_, **__: left(states + inputs.given)))
         for layer in others:
@@ -122,10 +108,16 @@ def logits(family: Family, model: nn.Module, inputs: Inputs | Begun) -> torch.Te
         return family.logits(model, inputs.inputs)
 
 
+def _layers(family: Family, model: nn.Module) -> list[nn.Module]:
+    of_decoder = family.decoder_layers(model)
+    return [layer for layer in family.encoder_layers(model) if layer not in of_decoder]
+
+
 def _layers_before(family: Family, model: nn.Module, site: Site) -> int:
-    """How many of the encoder's layers a pass has gone through when it comes to the block's."""
-    layers = family.encoder_layers(model)
-    return next(number for number, layer in enumerate(layers) if any(each is site.output for each in layer.modules()))
+    """How many of the encoder's layers a pass has gone through when it comes to the block's: all, of a decoder's."""
+    layers = _layers(family, model)
+    of_block = (number for number, layer in enumerate(layers) if any(each is site.output for each in layer.modules()))
+    return next(of_block, len(layers))
 
 
 def _behind(family: Family, model: nn.Module, inputs: Inputs | Begun, layers: int, batch_size: int) -> Begun:
@@ -139,7 +131,7 @@ def _behind(family: Family, model: nn.Module, inputs: Inputs | Begun, layers: in
         given.append((output[0] if isinstance(output, tuple) else output) - embedded.pop())
         raise _Reached
 
-    of_encoder = family.encoder_layers(model)[:layers]
+    of_encoder = _layers(family, model)[:layers]
     with contextlib.ExitStack() as hooks:
         hooks.callback(of_encoder[0].register_forward_pre_hook(lambda _m, a: embedded.append(a[0])).remove)
         hooks.callback(of_encoder[-1].register_forward_hook(end).remove)

@@ -451,21 +451,19 @@ def test_passes_begin_at_the_blocks_layer_where_what_comes_before_fits(inputs, k
     assert not any("forward" in vars(module) for model in (slim, dense) for module in model.modules())
 
 
-@pytest.mark.parametrize("kept_bytes", [1024**3, 0])
-def test_encoders_run_once_for_the_blocks_of_a_decoder_where_what_they_give_fits(kept_bytes, monkeypatch):
-    monkeypatch.setattr("leanear.recover.block_passes.MOST_KEPT_BYTES", kept_bytes)
-    dense, given = checkpoint().model, clips(10)
-    slim, encoded = halved(dense, whisper), collections.Counter()
-    family = answering(whisper, whisper.logits)
-    family.encoded = lambda model, inputs, size: encoded.update([len(inputs)]) or whisper.encoded(model, inputs, size)
-    compensate_(family, slim, dense, given[:8], given[8:], ridge=(1e-2,))
-    of_decoder = sum(site.kind != "encoder" for site in whisper.attention_sites(dense))
-    assert encoded == ({1: 2, 8: 2, 2: 2} if kept_bytes else {1: 2 * of_decoder})
-    other = halved(dense, whisper)
-    monkeypatch.setattr("leanear.recover.block_passes.MOST_KEPT_BYTES", 1024**3 - kept_bytes)
-    compensate_(whisper, other, dense, given[:8], given[8:], ridge=(1e-2,))
-    for name, tensor in slim.state_dict().items():
-        assert torch.allclose(other.state_dict()[name], tensor, atol=1e-4), name
+def test_an_encoder_runs_once_for_the_blocks_of_a_decoder_where_what_it_gives_fits(monkeypatch):
+    dense, given, found = checkpoint().model, clips(10), []
+    layers = dense.model.encoder.layers
+    counted = collections.Counter()
+    layers[-1].fc1.register_forward_pre_hook(lambda _m, a: counted.update([len(a[0])]))
+    for kept_bytes, runs in ((1024**3, 1), (0, sum(site.kind != "encoder" for site in whisper.attention_sites(dense)))):
+        monkeypatch.setattr("leanear.recover.block_passes.MOST_KEPT_BYTES", kept_bytes)
+        counted.clear()
+        found.append(halved(dense, whisper))
+        compensate_(whisper, found[-1], dense, given[:8], given[8:], ridge=(1e-2,))
+        assert counted[8] == runs
+    for name, tensor in found[0].state_dict().items():
+        assert torch.allclose(found[1].state_dict()[name], tensor, atol=1e-4), name
 
 
 def test_only_output_projections_change_and_modes_stay(tiny_ast, inputs):
