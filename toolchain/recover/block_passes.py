@@ -19,7 +19,7 @@ from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.data.examples import Inputs
 from leanear.families.family import Family
 
-MOST_KEPT_BYTES = 1024**3  # of what both models make of the clips; above, passes begin with their features
+MOST_KEPT_BYTES = 512 * 1024**2  # of what both models make of the clips; above, passes begin with their features
 Site = AttentionSite | FeedForwardSite
 Pair = tuple[Site, Site]  # of the slim and of the dense model
 
