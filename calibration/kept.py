@@ -27,7 +27,7 @@ def keep_tensors(path: Path, tensors: Mapping[str, torch.Tensor], made_from: Map
             save_file(whole, part, metadata={METADATA_KEY: described})
         except SafetensorError as error:  # it has no errno of its own: a full disk, most often
             raise OSError(0, str(error), str(path)) from None
-    remember_kept(path)
+        remember_kept(path)  # before it is there: an interruption can come in between
 
 
 def kept_tensors(path: Path, made_from: Mapping[str, str]) -> dict[str, torch.Tensor] | None:

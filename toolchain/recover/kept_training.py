@@ -91,7 +91,7 @@ def write_state(
             )
         except SafetensorError as error:  # it has no errno of its own: a full disk, most often
             raise OSError(0, str(error), str(path)) from None
-    remember_kept(path)
+        remember_kept(path)  # before it is there: an interruption can come in between
 
 
 def read_state(
