@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,9 @@ from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.data.examples import Inputs
 from leanear.families.family import Family
 
-MOST_KEPT_BYTES = 512 * 1024**2  # of what both models make of the clips; above, passes begin with their features
+# Of what both models make of the clips behind one layer; above, passes begin with features. Twice as much is in memory
+# while they go on to the next.
+MOST_KEPT_BYTES = 512 * 1024**2
 Site = AttentionSite | FeedForwardSite
 Pair = tuple[Site, Site]  # of the slim and of the dense model
 
@@ -55,17 +58,32 @@ class Clips:
     dense: Inputs | Begun
     targets: torch.Tensor
 
-    def up_to(self, family: Family, pair: Pair, models: tuple[nn.Module, nn.Module], batch_size: int) -> Clips:
-        """Begun at the block's layer or, of a decoder's block, behind the encoder's, if that fits into memory."""
+    def __getitem__(self, index: slice) -> Clips:
+        return Clips(self.slim[index], self.dense[index], self.targets[index])
+
+    def up_to(
+        self,
+        family: Family,
+        pair: Pair,
+        models: tuple[nn.Module, nn.Module],
+        batch_size: int,
+        most_tokens: float = math.inf,
+    ) -> Clips:
+        """Begun at the block's layer or, of a decoder's block, behind the encoder's, if that fits into memory.
+
+        most_tokens: of an encoder, the first batches that have so many are enough.
+        """
         layers = _layers_before(family, models[0], pair[0])
         if layers == (self.slim.layers if isinstance(self.slim, Begun) else 0):
             return self
-        of_one = _behind(family, models[0], self.slim[:1], layers, 1).given.nbytes
-        if 2 * len(self.targets) * of_one > MOST_KEPT_BYTES:
+        of_one = _behind(family, models[0], self.slim[:1], layers, 1).given
+        batches = most_tokens / (of_one.shape[1] * batch_size) if pair[0].kind == "encoder" else math.inf
+        enough = self if math.isinf(batches) else self[: math.ceil(batches) * batch_size]
+        if 2 * len(enough.targets) * of_one.nbytes > MOST_KEPT_BYTES:
             return self
-        both = zip(models, (self.slim, self.dense), strict=True)
+        both = zip(models, (enough.slim, enough.dense), strict=True)
         slim, dense = (_behind(family, model, inputs, layers, batch_size) for model, inputs in both)
-        return Clips(slim, dense, self.targets)
+        return Clips(slim, dense, enough.targets)
 
 
 def at_block(family: Family, model: nn.Module, site: Site, inputs: Inputs | Begun) -> tuple[torch.Tensor, torch.Tensor]:
