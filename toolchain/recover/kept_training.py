@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from leanear.runtimes import records
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 from leanear.runtimes.process.kept_work import remember_kept
@@ -112,23 +113,13 @@ def read_state(
                 tensors.setdefault(kind, {})[name] = stream.get_tensor(key).to("cpu" if kind == "step" else device)
     except (SafetensorError, json.JSONDecodeError):
         return None  # damaged: the training is done again
-    done = _distilled(description["done"])
+    done = records.read(Distilled, description["done"], path)
     kinds = {"best"} if done.stopped else {"best", "trained", *MOMENTS}
     whole = tensors.keys() == kinds and all(tensors[kind].keys() == expected.keys() for kind in kinds)
     if not whole or any(tensors["best"][name].shape != value.shape for name, value in expected.items()):
         return None
     remember_kept(path)
     return _Kept(done, description["seconds"], tensors)
-
-
-def _distilled(value: Mapping[str, Any]) -> Distilled:
-    return Distilled(
-        updates=value["updates"],
-        training_losses=tuple(value["training_losses"]),
-        held_out_kls=tuple(value["held_out_kls"]),
-        best_epoch=value["best_epoch"],
-        stopped=value["stopped"],
-    )
 
 
 def check_same_state(accelerator: Any, kept: _Kept | None, path: Path | None) -> None:

@@ -40,7 +40,7 @@ ALL_EPOCHS = "all epochs are done"
 ALL_STEPS = "max_steps updates are done"
 NO_BETTER = "the held-out KL no longer falls"
 OUT_OF_TIME = "the time budget is spent"
-DIVERGED = "the loss is not finite any more"
+DIVERGED = "the loss is not finite any more"  # of an epoch that is not in what is told of the training
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,15 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
         anew = work.options.varies or work.layers.teacher or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
         training_logits = None if anew else _all_logits(work, work.teacher, work.training)
         if kept is None:
-            done = dataclasses.replace(done, held_out_kls=(_held_out_kl(work, held_out_logits),))
+            before = _held_out_kl(work, held_out_logits)
+            done = Distilled(held_out_kls=(before,)) if math.isfinite(before) else Distilled(stopped=DIVERGED)
         while not done.stopped:
             done = _train_epoch(work, trained, optimizer, training_logits, held_out_logits, done)
             own_s = torch.tensor(time.monotonic() - began_s, device=work.accelerator.device)
             seconds = float(work.accelerator.reduce(own_s, "max"))  # all processes must end after the same epoch
             if not done.stopped and work.options.seconds is not None and seconds >= work.options.seconds:
                 done = dataclasses.replace(done, stopped=OUT_OF_TIME)
-            if done.best_epoch == len(done.training_losses):
+            if done.best_epoch == len(done.training_losses) and done.stopped != DIVERGED:
                 best = {name: parameter.detach().clone() for name, parameter in trained.items()}
             elif _worse(done, len(done.training_losses)):
                 _begin_again_(trained, best, optimizer)
@@ -132,7 +133,7 @@ def _begin_again_(
 def _worse(done: Distilled, epoch: int) -> bool:
     """Whether this epoch led away from the best before it; a rate that is high yet often leads nowhere for a while."""
     kls = done.held_out_kls
-    return not kls[epoch] <= WORSE * min(kls[:epoch])
+    return epoch > 0 and kls[epoch] > WORSE * min(kls[:epoch])
 
 
 def _train_epoch(
@@ -163,12 +164,13 @@ def _train_epoch(
             optimizer.step()
         updates, loss_sum, clips = updates + 1, loss_sum + loss * len(rows), clips + len(rows)
         work.report(f"recovery, update {updates}/{work.updates_planned}, {so_far}", updates / work.updates_planned)
-    held_out_kls = (*done.held_out_kls, _held_out_kl(work, held_out_logits))
+    after = _held_out_kl(work, held_out_logits)
+    if not math.isfinite(loss_sum + after):
+        return dataclasses.replace(done, updates=updates, stopped=DIVERGED)
+    held_out_kls = (*done.held_out_kls, after)
     best_epoch = epoch if held_out_kls[-1] < held_out_kls[done.best_epoch] else done.best_epoch
     stopped = ""
-    if not math.isfinite(loss_sum):
-        stopped = DIVERGED
-    elif updates >= work.updates_planned:
+    if updates >= work.updates_planned:
         stopped = ALL_STEPS if updates == options.max_steps else ALL_EPOCHS
     elif epoch - best_epoch >= options.patience:
         stopped = NO_BETTER

@@ -332,7 +332,32 @@ def test_what_is_not_finite_is_not_kept(tiny_ast):
 
     distilled = distill_(student, tiny_ast, *parts(), overflowing, plain())
     assert (distilled.best_epoch, distilled.stopped) == (0, DIVERGED)
+    assert (distilled.training_losses, len(distilled.held_out_kls)) == ((), 1), "what is told are numbers"
     assert everything_same(student, damaged(tiny_ast))
+
+
+def test_an_epoch_that_ends_in_no_numbers_leaves_the_best_before_it(tiny_ast):
+    """And is not told of: what is written of a training are numbers."""
+    student, asked = damaged(tiny_ast), [0]
+
+    def overflowing_later(model, inputs):
+        asked[0] += model.training
+        return ast.logits(model, inputs) * (float("inf") if asked[0] > 12 else 1.0)
+
+    distilled = distill_(student, tiny_ast, *parts(), overflowing_later, plain(epochs=9))
+    assert distilled.stopped == DIVERGED
+    assert 1 <= len(distilled.training_losses) == len(distilled.held_out_kls) - 1 < 9
+    assert np.isfinite([*distilled.training_losses, *distilled.held_out_kls]).all()
+    assert all(bool(torch.isfinite(value).all()) for value in student.state_dict().values())
+    assert not everything_same(student, damaged(tiny_ast))
+
+
+def test_a_student_that_gives_no_numbers_is_not_trained(tiny_ast):
+    student = damaged(tiny_ast)
+    with torch.no_grad():
+        next(student.parameters()).fill_(float("nan"))
+    distilled = distill_(student, tiny_ast, *parts(), ast.logits, plain())
+    assert (distilled.updates, distilled.held_out_kls, distilled.stopped) == (0, (), DIVERGED)
 
 
 class Clock:
