@@ -89,15 +89,6 @@ def _weights(gradients: torch.Tensor, used: torch.Tensor | None) -> torch.Tensor
     return (1 - GRADIENT_SHARE) * there + GRADIENT_SHARE * by_gradient
 
 
-def empty_sums(sites: Sequence[FeedForwardSite]) -> dict[str, torch.Tensor]:
-    """All zeros in the shapes of what `feed_forward_sums` gives."""
-    sums = {}
-    for site in sites:
-        sums[f"gram/{site.name}"] = torch.zeros(site.width + 1, site.width + 1)
-        sums[f"felt/{site.name}"] = torch.zeros(site.second.out_features, site.second.out_features)
-    return sums
-
-
 def feed_forward_basis(site: FeedForwardSite, gram: torch.Tensor, felt: torch.Tensor) -> FeedForwardBasis:
     """The block's basis, from the two sums of many clips; in float64, on the CPU."""
     covariance, mean = channel_covariance(gram)

@@ -39,12 +39,6 @@ def width_grid(site: AttentionSite, multiple: int) -> tuple[int, ...]:
     return tuple(sorted({*range(multiple, max(widths), multiple), *widths}))
 
 
-def empty_squares(sites: Sequence[AttentionSite], grids: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
-    """All zeros in the shapes of what `squares_of` gives."""
-    shapes = {s.name: (len(s.query_key_widths) + 1, len(grids[s.name]), max(s.value_output_widths) + 1) for s in sites}
-    return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
-
-
 def squares_of(
     passed: Sequence[BlockPass],
     sites: Sequence[AttentionSite],

@@ -7,6 +7,7 @@ process, so that the number of processes does not change a sum. Each chunk is a 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,6 @@ def world_size() -> int:
 def gather(
     chunks: int,
     compute: Callable[[int], Tensors],
-    empty: Callable[[int], Tensors],
     *,
     folder: Path | None,
     made_from: Mapping[str, str],
@@ -63,9 +63,9 @@ def gather(
 ) -> list[Tensors]:
     """What all chunks give, in their order; on processes other than the first, nothing.
 
-    compute(number), empty(number): the tensors of that chunk by name, and such of the same names and shapes; folder:
-    where finished chunks are kept, and taken from if they are whole and of the same made_from; progress: called with
-    chunks done and in all; taken: called with every chunk in its order, gives what of it stays in memory.
+    compute(number): the tensors of that chunk by name; folder: where finished chunks are kept, and taken from if they
+    are whole and of the same made_from; progress: called with chunks done and in all; taken: called with every chunk in
+    its order, gives what of it stays in memory.
     """
     kept = _kept_chunks(folder, chunks, made_from) if rank() == 0 else {}
     todo = _todo(chunks, kept)
@@ -83,10 +83,11 @@ def gather(
         wave = todo[start : start + world_size()]
         own = compute(wave[rank()]) if rank() < len(wave) else {}
         if 0 < rank() < len(wave):
-            for tensor in own.values():
+            told = _described(own)
+            for tensor in (torch.tensor(len(told)), told, *own.values()):
                 distributed.send(tensor.to(_device()).contiguous(), dst=0)
         for sender, number in enumerate(wave if rank() == 0 else ()):
-            kept[number] = own if sender == 0 else _receive(empty(number), sender)
+            kept[number] = own if sender == 0 else _receive(sender)
             if folder is not None:
                 keep_tensors(_chunk_file(folder, number), kept[number], made_from)
         own = {}  # which is large, and not held while the next is computed
@@ -103,6 +104,19 @@ def broadcast(tensors: Sequence[torch.Tensor]) -> None:
         moved = tensor.to(_device()).contiguous()
         distributed.broadcast(moved, src=0)
         tensor.copy_(moved)
+
+
+def shared(tensors: Tensors) -> Tensors:
+    """The first process's tensors by name, on all of them; what the others give is not looked at."""
+    if not distributed.is_initialized():
+        return tensors
+    told = _described(tensors)
+    length = int(same(len(told)))
+    told = told if rank() == 0 else torch.empty(length, dtype=torch.uint8)
+    broadcast([told])
+    here = dict(tensors) if rank() == 0 else _blank(told)
+    broadcast(list(here.values()))
+    return here
 
 
 def same(value: float) -> float:
@@ -132,13 +146,25 @@ def _todo(count: int, kept: Mapping[int, Tensors]) -> list[int]:
     return [number for number in range(count) if lacking[number]]
 
 
-def _receive(empty: Tensors, sender: int) -> Tensors:
-    received = {}
-    for name, tensor in empty.items():
-        arrived = tensor.to(_device())
-        distributed.recv(arrived, src=sender)
-        received[name] = arrived.cpu()
-    return received
+def _receive(sender: int) -> Tensors:
+    def arrived(blank: torch.Tensor) -> torch.Tensor:
+        here = blank.to(_device())
+        distributed.recv(here, src=sender)
+        return here.cpu()
+
+    told = arrived(torch.empty(int(arrived(torch.tensor(0))), dtype=torch.uint8))
+    return {name: arrived(blank) for name, blank in _blank(told).items()}
+
+
+def _described(tensors: Tensors) -> torch.Tensor:
+    """Names, types and shapes, in the tensors' order, as bytes: what another process must know to receive them."""
+    told = [(name, str(each.dtype).removeprefix("torch."), list(each.shape)) for name, each in tensors.items()]
+    return torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
+
+
+def _blank(told: torch.Tensor) -> dict[str, torch.Tensor]:
+    described = json.loads(bytes(told.tolist()))
+    return {name: torch.empty(shape, dtype=getattr(torch, kind)) for name, kind, shape in described}
 
 
 def _chunk_file(folder: Path, number: int) -> Path:

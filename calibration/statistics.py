@@ -69,25 +69,6 @@ class SiteStatistics:
 Statistics = Mapping[str, SiteStatistics]
 
 
-def empty_statistics(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteStatistics]:
-    """All zeros in the shapes that the statistics of `clips` clips have."""
-    empty = {}
-    for site in sites:
-        heads, qk, vo = len(site.query_key_widths), max(site.query_key_widths), max(site.value_output_widths)
-        empty[site.name] = SiteStatistics(
-            tokens=torch.zeros(2, dtype=torch.float64),
-            query_gram=torch.zeros(heads, qk, qk, dtype=torch.float64),
-            key_gram=torch.zeros(heads, qk, qk, dtype=torch.float64),
-            attended_key_gram=torch.zeros(heads, qk, qk, dtype=torch.float64),
-            context_gram=torch.zeros(heads, vo, vo, dtype=torch.float64),
-            context_sum=torch.zeros(heads, vo, dtype=torch.float64),
-            query_key=torch.zeros(clips, heads, qk, qk),
-            value_output=torch.zeros(clips, heads, vo, vo),
-            context_gradient=torch.zeros(clips, heads, vo),
-        )
-    return empty
-
-
 def merge_statistics(*parts: Statistics) -> dict[str, SiteStatistics]:
     """The statistics of all parts together: sums add, from the first part to the last, what is per clip follows on.
 

@@ -7,12 +7,7 @@ import torch
 
 from leanear.calibration import kept, shards
 from leanear.calibration.shards import gather
-from leanear.calibration.statistics import (
-    empty_statistics,
-    merge_statistics,
-    statistics_from_tensors,
-    statistics_tensors,
-)
+from leanear.calibration.statistics import merge_statistics, statistics_from_tensors, statistics_tensors
 from leanear.runtimes.errors import BadInput
 from tests.calibration.collected import collect_statistics
 from tests.calibration.small_attention import Attention, logits
@@ -50,10 +45,7 @@ class Work:
         self.asked.clear()
         self.told.clear()
 
-        def empty(number: int):
-            return statistics_tensors(empty_statistics((self.site,), len(CHUNKS[number])))
-
-        parts = gather(len(CHUNKS), self.compute, empty, folder=folder, made_from=made_from, progress=progress)
+        parts = gather(len(CHUNKS), self.compute, folder=folder, made_from=made_from, progress=progress)
         return merge_statistics(*map(statistics_from_tensors, parts))
 
 

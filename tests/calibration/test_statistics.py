@@ -11,14 +11,7 @@ import torch
 from torch import nn
 
 from leanear.calibration.sites import AttentionSite
-from leanear.calibration.statistics import (
-    PER_CLIP,
-    SUMS,
-    empty_statistics,
-    merge_statistics,
-    statistics_from_tensors,
-    statistics_tensors,
-)
+from leanear.calibration.statistics import PER_CLIP, SUMS, merge_statistics, statistics_from_tensors, statistics_tensors
 from leanear.families import ast
 from leanear.plan import HeadPlan, SitePlan
 from leanear.runtimes.errors import BadInput
@@ -357,22 +350,20 @@ def test_parts_are_the_whole_and_survive_being_taken_apart(tiny_ast):
         assert torch.allclose(merged[name], tensor, rtol=1e-4, atol=1e-5 * tensor.abs().max().item()), name
     again = statistics_tensors(statistics_from_tensors(statistics_tensors(whole)))
     assert all(torch.equal(again[name], tensor) for name, tensor in statistics_tensors(whole).items())
-    shapes = {name: (t.shape, t.dtype) for name, t in statistics_tensors(whole).items()}
-    empty = statistics_tensors(empty_statistics(sites, 7))
-    assert {name: (t.shape, t.dtype) for name, t in empty.items()} == shapes
-    added = merge_statistics(empty_statistics(sites, 0), whole)
-    assert all(torch.equal(t, statistics_tensors(added)[name]) for name, t in statistics_tensors(whole).items())
     first, second = (getattr(parts[0]["layers.0.attention"], kind) for kind in (SUMS[1], PER_CLIP[0]))
     assert (first.dtype, second.dtype) == (torch.float64, torch.float32)
 
 
 def test_statistics_of_different_models_are_not_added(tiny_ast):
-    sites = ast.attention_sites(tiny_ast)
-    empty = empty_statistics(sites, 1)
+    def of(model, blocks=None):
+        sites = ast.attention_sites(model)[:blocks]
+        return collect_statistics(model.double(), sites, *batch_of(), ast.logits, labels="observed")
+
+    whole = of(tiny_ast)
     with pytest.raises(BadInput, match="different attention blocks"):
-        merge_statistics(empty, empty_statistics(sites[:1], 1))
+        merge_statistics(whole, of(tiny_ast, 1))
     with pytest.raises(BadInput, match=r"layers\.0\.attention has different widths"):
-        merge_statistics(empty, empty_statistics(ast.attention_sites(ragged_slim()), 1))
+        merge_statistics(whole, of(ragged_slim()))
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -77,15 +77,3 @@ def bases_of(tensors: Mapping[str, torch.Tensor], sites: Sequence[FeedForwardSit
     """The blocks' bases, of which every tensor is called by its field and its block."""
     fields = [field.name for field in dataclasses.fields(FeedForwardBasis)]
     return {s.name: FeedForwardBasis(**{field: tensors[f"{field}/{s.name}"] for field in fields}) for s in sites}
-
-
-def empty_basis(site: FeedForwardSite) -> FeedForwardBasis:
-    """Zeros in the shapes of the block's basis."""
-    channels, outputs = site.width, site.second.out_features
-    return FeedForwardBasis(
-        order=torch.zeros(channels, dtype=torch.int64),
-        mean=torch.zeros(channels, dtype=torch.float64),
-        constant=torch.zeros(outputs, dtype=torch.float64),
-        innovations=torch.zeros(channels, channels),
-        output=torch.zeros(outputs, channels),
-    )

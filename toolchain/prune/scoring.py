@@ -19,19 +19,17 @@ from leanear.calibration import shards
 from leanear.calibration.basis import BasisKind, SiteBasis, choose_bases, width_damages
 from leanear.calibration.feed_forward import (
     FeedForwardBasis,
-    empty_sums,
     feed_forward_basis,
     feed_forward_losses,
     feed_forward_squares,
     feed_forward_sums,
 )
 from leanear.calibration.kept import keep_tensors, kept_tensors
-from leanear.calibration.losses import empty_squares, squares_of, width_grid, width_losses
+from leanear.calibration.losses import squares_of, width_grid, width_losses
 from leanear.calibration.passes import Labels, pass_through_all
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import (
     Statistics,
-    empty_statistics,
     merge_statistics,
     statistics_from_tensors,
     statistics_of,
@@ -42,7 +40,7 @@ from leanear.data.examples import LabelledInputs
 from leanear.families.family import Family
 from leanear.plan import Prune
 from leanear.progress import Report, quiet
-from leanear.prune.feed_forward import RunningSums, bases_of, empty_basis, empty_squares_of, scored_rows
+from leanear.prune.feed_forward import RunningSums, bases_of, empty_squares_of, scored_rows
 from leanear.runtimes.backends.unneeded_memory import give_back_heap
 from leanear.runtimes.files import sha256_json
 
@@ -121,8 +119,7 @@ def score_widths(
         total = len(clips) + (min(len(clips), scoring.basis_clips) if scoring.finite else 0)
         work = _Work(family, model, sites, feed_forward, grids, scoring, made_from, state, clips_at_once, report, total)
         kept = _scored(work, clips)
-    tensors = kept if kept is not None else _empty_tensors(sites, feed_forward, grids, len(clips), scoring)
-    shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
+    tensors = shards.shared(kept or {})
     if state is not None and shards.rank() == 0:
         if not found:
             keep_tensors(state / SCORES_FILE, tensors, made_from)
@@ -186,8 +183,7 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
     """The bases' tensors and the sums of squares, by name; None on processes other than the first."""
     scoring = work.scoring
     based = clips[: scoring.basis_clips] if scoring.finite else clips
-    tensors = _based(work, based)
-    shards.broadcast([tensor for _, tensor in sorted(tensors.items())])
+    tensors = dict(shards.shared(_based(work, based)))
     if not scoring.finite:
         return tensors if shards.rank() == 0 else None
     bases = (_bases(tensors), bases_of(tensors, work.feed_forward))
@@ -195,7 +191,6 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
     gathered = _gathered(
         work, clips, "scored", LOSSES_FOLDER, len(based),
         lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator).items(),
-        lambda _clips_in_chunk: {**empty_squares(work.sites, work.grids), **empty_squares_of(work.feed_forward)},
         list,
     )  # fmt: skip
     if shards.rank() != 0:
@@ -205,7 +200,7 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
 
 
 def _based(work: _Work, based: LabelledInputs) -> dict[str, torch.Tensor]:
-    """The bases' tensors, by name, from these clips; all zeros on processes other than the first."""
+    """The bases' tensors, by name, from these clips; none on processes other than the first."""
     sites = work.sites
     summed = [f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt")]
     state = work.state if summed and shards.rank() == 0 else None
@@ -213,13 +208,10 @@ def _based(work: _Work, based: LabelledInputs) -> dict[str, torch.Tensor]:
     gathered = _gathered(
         work, based, "basis from", BASIS_FOLDER, 0,
         lambda batch, _first, generator: _statistics(work, batch, generator),
-        lambda clips_in_chunk: {
-            **statistics_tensors(empty_statistics(sites, clips_in_chunk)), **empty_sums(work.feed_forward)
-        },
         lambda parts: [_merged(parts)], summed, lambda tensors: sums.take(tensors.items()),
     )  # fmt: skip
     if shards.rank() != 0:
-        return _empty_basis_tensors(sites, work.feed_forward, len(based))
+        return {}
     merged: Statistics = merge_statistics(*(statistics_from_tensors(part) for part in gathered)) if sites else {}
     tensors = _basis_tensors(choose_bases(sites, merged, work.scoring.basis))
     for site in work.feed_forward:
@@ -236,7 +228,6 @@ def _gathered(
     folder: str,
     before: int,
     collect: Collect,
-    empty: Callable[[int], shards.Tensors],
     fold: Callable[[list[shards.Tensors]], list[shards.Tensors]],
     summed: Sequence[str] = (),
     taken: Callable[[shards.Tensors], shards.Tensors] = lambda tensors: tensors,
@@ -266,9 +257,8 @@ def _gathered(
         return {**(parts[0] if len(parts) == 1 else _added(parts)), **{name: sums.pop(name) for name in summed}}
 
     return shards.gather(
-        len(chunks), compute, lambda number: empty(len(chunks[number])),
-        folder=None if work.state is None else work.state / folder, made_from=work.made_from, progress=progress,
-        taken=taken,
+        len(chunks), compute, folder=None if work.state is None else work.state / folder, made_from=work.made_from,
+        progress=progress, taken=taken,
     )  # fmt: skip
 
 
@@ -327,37 +317,3 @@ def _bases(tensors: Mapping[str, torch.Tensor]) -> dict[str, SiteBasis]:
     fields = [field.name for field in dataclasses.fields(SiteBasis)]
     names = sorted({key.partition("/")[2] for key in tensors if key.startswith("context_mean/")})
     return {name: SiteBasis(**{field: tensors[f"{field}/{name}"] for field in fields}) for name in names}
-
-
-def _empty_bases(sites: Sequence[AttentionSite], clips: int) -> dict[str, SiteBasis]:
-    """Zeros in the shapes of the bases of so many clips."""
-    empty = {}
-    for site in sites:
-        heads, qk, vo = len(site.query_key_widths), max(site.query_key_widths), max(site.value_output_widths)
-        shapes = [(heads, qk, qk)] * 2 + [(heads, vo, vo)] * 2 + [(heads, vo), (clips, heads, qk), (clips, heads, vo)]
-        empty[site.name] = SiteBasis(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
-    return empty
-
-
-def _empty_basis_tensors(
-    sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSite], clips: int
-) -> dict[str, torch.Tensor]:
-    """Zeros in the shapes of all bases' tensors, from so many clips."""
-    tensors = _basis_tensors(_empty_bases(sites, clips))
-    for site in feed_forward:
-        tensors |= {f"{name}/{site.name}": value for name, value in vars(empty_basis(site)).items()}
-    return tensors
-
-
-def _empty_tensors(
-    sites: Sequence[AttentionSite],
-    feed_forward: Sequence[FeedForwardSite],
-    grids: Mapping[str, Sequence[int]],
-    clips: int,
-    scoring: Scoring,
-) -> dict[str, torch.Tensor]:
-    """Zeros in the shapes of what scoring gives."""
-    based = min(clips, scoring.basis_clips) if scoring.finite else clips
-    bases = _empty_basis_tensors(sites, feed_forward, based)
-    squares = {**empty_squares(sites, grids), **empty_squares_of(feed_forward)}
-    return {**bases, **({f"squares/{name}": sums for name, sums in squares.items()} if scoring.finite else {})}

@@ -22,7 +22,7 @@ from leanear.calibration.basis import BasisKind, SiteBasis, choose_basis
 from leanear.calibration.passes import pass_through_all
 from leanear.calibration.scores import SiteScores
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
-from leanear.calibration.statistics import Statistics, empty_statistics, merge_statistics, statistics_of
+from leanear.calibration.statistics import SiteStatistics, Statistics, merge_statistics, statistics_of
 from leanear.calibration.targets import strata
 from leanear.data.examples import LabelledInputs
 from leanear.data.held_out import HeldOut, divided
@@ -536,12 +536,25 @@ def _equal_widths(bench: Bench, sparsity: float, recipe: EqualWidths) -> Made:
     if recipe.means:
         bases = _all_bases(sites, bench.shared("statistics", lambda: _statistics(bench)), recipe.basis, recipe.order)
     else:
-        nothing = {
-            name: dataclasses.replace(empty, tokens=torch.ones(2, dtype=torch.float64))
-            for name, empty in empty_statistics(sites, 1).items()
-        }
+        nothing = {site.name: _no_statistics(site) for site in sites}
         bases = _all_bases(sites, nothing, recipe.basis, recipe.order)
     return _cut(bench, bases, widest_equal_widths(sites, bench.costs, sparsity), recipe.basis)
+
+
+def _no_statistics(site: AttentionSite) -> SiteStatistics:
+    """All zeros, of one token each."""
+    heads, qk, vo = len(site.query_key_widths), max(site.query_key_widths), max(site.value_output_widths)
+    return SiteStatistics(
+        tokens=torch.ones(2, dtype=torch.float64),
+        query_gram=torch.zeros(heads, qk, qk, dtype=torch.float64),
+        key_gram=torch.zeros(heads, qk, qk, dtype=torch.float64),
+        attended_key_gram=torch.zeros(heads, qk, qk, dtype=torch.float64),
+        context_gram=torch.zeros(heads, vo, vo, dtype=torch.float64),
+        context_sum=torch.zeros(heads, vo, dtype=torch.float64),
+        query_key=torch.zeros(1, heads, qk, qk),
+        value_output=torch.zeros(1, heads, vo, vo),
+        context_gradient=torch.zeros(1, heads, vo),
+    )
 
 
 def _closed_form(bench: Bench, sparsity: float, recipe: ClosedForm) -> Made:
