@@ -171,7 +171,9 @@ def explore(
         **recipe,
     )
     told: dict[str, Any] = {"milliseconds": target is not None, "out": out, "narrator": narrator}
-    found = exploring.explore(model, data=data, asked=asked, recipe=rotated, target=device, **told)
+    found = exploring.explore(
+        model, data=data, asked=asked, recipe=rotated, target=device, named=target or "cpu", **told
+    )
     if as_json:
         click.echo(json.dumps(records.as_json(found), allow_nan=False))
         return

@@ -68,10 +68,14 @@ def measured_ratio(points: Sequence[tuple[float, float, float]]) -> Ratio:
     """By how much losses are above their estimates at any sparsity, from points (sparsity, estimated, measured).
 
     Between two points the ratio goes from the one's to the other's evenly in its logarithm, and beyond them it stays.
-    Points where next to nothing is lost say nothing and are left out.
+    Points where next to nothing is lost, estimated and measured, say nothing and are left out.
     """
-    finite = [point for point in sorted(points) if math.isfinite(point[2])]
-    telling = [(place, math.log(found / said)) for place, said, found in finite if min(said, found) > NOTHING_NATS]
+    finite = [
+        (place, max(said, NOTHING_NATS), max(found, NOTHING_NATS))
+        for place, said, found in sorted(points)
+        if math.isfinite(found)
+    ]
+    telling = [(place, math.log(found / said)) for place, said, found in finite if max(said, found) > NOTHING_NATS]
     places, logarithms = zip(*telling or [(0.0, 0.0)], strict=True)
     return lambda sparsity: math.exp(np.interp(sparsity, places, logarithms))
 

@@ -29,12 +29,13 @@ from leanear.progress import Narrator, in_parts
 from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
+from leanear.prune.job import as_held, filled_by
 from leanear.prune.loss_section import curve_picture, nats
-from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, read_calibration
+from leanear.prune.notes import held_out_text
+from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, held, read_calibration
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio
-from leanear.runtimes.process.notes import plural
 from leanear.runtimes.records import write
 from leanear.targets.target import Target
 from leanear.timing.model_timing import tables_of, timing_of
@@ -84,6 +85,7 @@ def explore(
     data: Data | None,
     recipe: RotatedRecipe,
     target: Target,
+    named: str = "cpu",
     milliseconds: bool,
     out: Path,
     narrator: Narrator,
@@ -91,8 +93,9 @@ def explore(
 ) -> Exploration:
     """The curve of MODEL, written to `out` as explore.json, explore.md and explore.html.
 
-    milliseconds: whether the target's latency table is wanted, for which its blocks are timed here; asked: of a
-    Whisper. The scores stay in the folder: another call with the same inputs takes them from there.
+    named: the target, as a command names it; milliseconds: whether the target's latency table is wanted, for which its
+    blocks are timed here; asked: of a Whisper. The scores stay in the folder: another call with the same inputs takes
+    them from there.
 
     Raises:
         LeanearError: the model or the data is not usable, or `out` holds something else.
@@ -104,9 +107,11 @@ def explore(
     with narrator.step("reading the checkpoint and the calibration clips") as report:
         checkpoint = load_checkpoint(source, asked)
         audio, made_from = read_calibration(checkpoint, source, asked, splits.calibration, report)
-    points, facts = _points(checkpoint, made_from, audio, recipe, target, milliseconds, out, narrator)
-    chosen = min((share for share in (facts["knee"], facts["begins_at"]) if share), default=0.5)
-    command = _command(model, data, asked, chosen, recipe.prune)
+    with held(out / SCORES):
+        points, facts = _points(checkpoint, made_from, audio, recipe, target, milliseconds, out, narrator)
+    least = min((point.sparsity for point in points), default=0.0)
+    chosen = max(min(share for share in (facts["knee"], facts["begins_at"]) if share is not None), least)
+    command = _command(model, data, asked, chosen, recipe, named)
     found = Exploration(model=model, metric=checkpoint.metric, points=points, command=command, **facts)
     write(out / "explore.json", found)
     write_page(_page(found), out, "explore")
@@ -125,7 +130,8 @@ def _points(
 ) -> tuple[tuple[Point, ...], dict[str, Any]]:
     family, dense = family_of(checkpoint), checkpoint.model
     plan, form = dataclasses.replace(family.dense_plan(dense), prune=recipe.prune), target.graph_form
-    costs = parameter_costs(plan)
+    filled = filled_by(target) if recipe.one_width_per_head else None
+    costs = as_held(parameter_costs(plan), family, dense, filled)
     macs = mac_costs(plan, family.macs(checkpoint, dense, form))
     scores, held_out = _scored(checkpoint, family, made_from, audio, recipe, out / SCORES, narrator)
     judge = Judge(family, checkpoint, HeldOut(dense, held_out, family.logits))
@@ -203,8 +209,9 @@ def _begins_at(estimated: float, points: Sequence[Point]) -> float:
     bad = [point.sparsity for point in points if point.measured is not None and point.measured.matters]
     if not bad or estimated < min(bad):
         return estimated
-    good = [point.sparsity for point in points if point.measured is not None and point.sparsity < min(bad)]
-    return max(good, default=0.0)
+    below = [point for point in points if point.sparsity < min(bad)]
+    measured = [point.sparsity for point in below if point.measured is not None]
+    return max(measured or [point.sparsity for point in below], default=0.0)
 
 
 def _point(
@@ -223,12 +230,16 @@ def _point(
     )
 
 
-def _command(model: str, data: Data | None, asked: Asked, sparsity: float, prune: Prune) -> str:
+def _command(model: str, data: Data | None, asked: Asked, sparsity: float, recipe: RotatedRecipe, target: str) -> str:
     folder = data if isinstance(data, DataFolder) else None
     given = folder.flags if folder is not None else shlex.join(["--data", str(data)]) if data is not None else ""
     parts = (f"leanear prune {shlex.quote(model)}", given, shlex.join(asked.flags), f"--sparsity {sparsity:g}")
-    what = "" if prune == "attention" else f"--prune {prune}"
-    return " ".join(filter(None, (*parts, what, "--out slim/")))
+    usual = RotatedRecipe()
+    of_recipe = (("prune", "prune"), ("calibration-clips", "calibration_clips"), ("seed", "seed"))
+    values = [(flag, getattr(recipe, name), getattr(usual, name)) for flag, name in of_recipe]
+    values.append(("target", target, "cpu"))
+    flags = [shlex.join([f"--{flag}", str(value)]) for flag, value, if_not_said in values if value != if_not_said]
+    return " ".join(filter(None, (*parts, *flags, "--out slim/")))
 
 
 def table_rows(found: Exploration) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -258,11 +269,12 @@ def _measured_texts(measured: MeasuredLoss, rate: str) -> tuple[str, str]:
 
 def summary(found: Exploration) -> str:
     """What the curve says, in words."""
-    said = f"A loss that matters ({found.matters_nats:g} nats and more) begins at about {100 * found.begins_at:.0f} %"
+    matters = f"a loss that matters ({found.matters_nats:g} nats and more, or mistakes beyond chance)"
+    said = f"{matters.capitalize()} begins at about {100 * found.begins_at:.0f} %"
     if found.begins_at <= 0:
-        said = f"Every size loses more than {found.matters_nats:g} nats"
+        said = f"Every size that was looked at has {matters}"
     said += f"; the knee is at {100 * found.knee:.0f} %." if found.knee is not None else "."
-    said += f" Measured on {plural(found.held_out_clips, 'held-out clip')}, before compensation and further"
+    said += f" Measured on {held_out_text(found.held_out_clips, found.metric)}, before compensation and further"
     return f"{said} rounds; estimates are corrected by what was measured."
 
 
@@ -281,7 +293,7 @@ def _page(found: Exploration) -> Report:
     blocks.append(Paragraph(f"A size to begin with: {found.command}"))
     return Report(
         title=f"Sizes of {found.model}",
-        subtitle=f"measured on {plural(found.held_out_clips, 'held-out calibration clip')}",
+        subtitle=f"measured on {held_out_text(found.held_out_clips, found.metric)}",
         summary=summary(found),
         cards=(),
         gate=None,

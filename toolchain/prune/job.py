@@ -82,7 +82,7 @@ class PruneJob:
     @property
     def filled_by(self) -> str | None:
         """The form of the graph in which no head may be filled up to the width of others, None where any may."""
-        return self.target.graph_form if self.one_width_per_head and self.target.graph_form in FORM_COLUMNS else None
+        return filled_by(self.target) if self.one_width_per_head else None
 
     def as_json(self) -> dict[str, Any]:
         """The job as plan.json holds it, on one level; of the target only what the plan depends on."""
@@ -157,6 +157,11 @@ def costs_and_budget(family: Family, checkpoint: Checkpoint, job: PruneJob) -> t
     return costs, goal.value * costs.dense
 
 
-def as_held(costs: Costs, family: Family, model: Any, job: PruneJob) -> Costs:
-    """The costs of blocks as the target's graph holds them: without those that it would fill up, if the job says so."""
-    return costs if job.filled_by is None else without_filled(costs, unfilled_blocks(family, model, job.filled_by))
+def filled_by(target: Target) -> str | None:
+    """The target's form of graph, if it fills narrower heads up."""
+    return target.graph_form if target.graph_form in FORM_COLUMNS else None
+
+
+def as_held(costs: Costs, family: Family, model: Any, form: str | None) -> Costs:
+    """The costs of blocks as a graph of this form holds them, without those that it would fill up; None fills none."""
+    return costs if form is None else without_filled(costs, unfilled_blocks(family, model, form))

@@ -62,7 +62,7 @@ class Pruning:
         """The report of a part of the work, by its share of the time, roughly; goal: a latency table, or a search."""
         job = self.job
         goal = 4 if job.goal.kind == "max_drop" else 2 if job.goal.needs_latency else 0
-        rest = {"compensation": int(job.compensation), "recovery": 6 if job.recovery is not None else 0}
+        rest = {"compensation": 2 * int(job.compensation), "recovery": 6 if job.recovery is not None else 0}
         return in_parts(self.report, {"goal": goal, "pruning": 4, **rest})(name)
 
     @property
@@ -111,7 +111,7 @@ def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any
         BadInput: the goal cannot be reached.
     """
     parameters = parameter_costs(dense_plan(work.family, work.checkpoint, work.job))
-    parameters = as_held(parameters, work.family, work.checkpoint.model, work.job)
+    parameters = as_held(parameters, work.family, work.checkpoint.model, work.job.filled_by)
     reached = _prune_to_goal(work, parameters)
     widths = Widths(work.recipe.multiples, work.recipe.one_width_per_head, work.job.filled_by)
     pruned, facts = reached.pruned, {"method": "rotated", "widths": widths, **reached.facts}
@@ -132,7 +132,7 @@ def _prune_to_goal(work: Pruning, parameters: Costs) -> _Reached:
     if work.job.goal.kind == "max_drop":
         return _prune_to_drop(work, parameters)
     costs, budget = costs_and_budget(work.family, work.checkpoint, work.job)
-    costs = as_held(costs, work.family, work.checkpoint.model, work.job)
+    costs = as_held(costs, work.family, work.checkpoint.model, work.job.filled_by)
     return _Reached(_Pruner(work).to(costs, budget), costs, budget, {})
 
 

@@ -13,9 +13,11 @@ import soundfile
 
 from leanear.benchmarks.formatting import without_folders
 from leanear.cli.commands import run
+from leanear.families.asked import NOTHING_ASKED
 from leanear.prune import exploring, scoring
 from leanear.prune.curve import measured_ratio
-from leanear.prune.exploring import Exploration, Point, _begins_at, summary, table_rows
+from leanear.prune.exploring import Exploration, Point, _begins_at, _command, summary, table_rows
+from leanear.prune.widths import RotatedRecipe
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.records import as_json, read
 from tests.conftest import tone, write_tiny, write_tones
@@ -232,11 +234,12 @@ def test_answers_that_are_not_numbers_are_not_called_nothing():
 def test_the_curve_in_words():
     measured = "Measured on {}, before compensation and further rounds; estimates are corrected by what was measured."
     assert summary(document()) == (
-        "A loss that matters (0.05 nats and more) begins at about 42 %; the knee is at 50 %. "
-        + measured.format("10 held-out clips")
+        "A loss that matters (0.05 nats and more, or mistakes beyond chance) begins at about 42 %; the knee is at 50 %."
+        " " + measured.format("10 held-out calibration clips")
     )
     assert summary(document(knee=None, begins_at=0.0, held_out_clips=1)) == (
-        "Every size loses more than 0.05 nats. " + measured.format("1 held-out clip")
+        "Every size that was looked at has a loss that matters (0.05 nats and more, or mistakes beyond chance). "
+        + measured.format("1 held-out calibration clip")
     )
 
 
@@ -244,6 +247,18 @@ def test_between_measured_points_losses_follow_them():
     ratio = measured_ratio([(0.7, 0.1, 0.4), (0.3, 0.01, 0.01), (0.9, 1.0, math.nan), (0.1, 1e-9, 1e-6)])
     assert [ratio(place) for place in (0.05, 0.3, 0.5, 0.7, 0.9)] == pytest.approx([1, 1, 2, 4, 4])
     assert measured_ratio([])(0.5) == 1.0
+    assert measured_ratio([(0.7, 1e-9, 2.0)])(0.7) == pytest.approx(20_000), "what was thought to be free"
+
+
+def test_the_command_is_of_what_was_explored():
+    recipe = RotatedRecipe(calibration_clips=12, seed=3, prune="all")
+    assert _command("demo-ast", Path("my clips"), NOTHING_ASKED, 0.4, recipe, "jetson") == (
+        "leanear prune demo-ast --data 'my clips' --sparsity 0.4 --prune all --calibration-clips 12 --seed 3"
+        " --target jetson --out slim/"
+    )
+    assert _command("m", None, NOTHING_ASKED, 0.5, RotatedRecipe(), "cpu") == (
+        "leanear prune m --sparsity 0.5 --out slim/"
+    )
 
 
 @pytest.mark.parametrize(
@@ -252,12 +267,14 @@ def test_between_measured_points_losses_follow_them():
         (0.78, {0.3: False, 0.5: False, 0.7: True, 0.9: True}, 0.5),
         (0.62, {0.3: False, 0.5: False, 0.7: True}, 0.62),
         (0.92, {0.3: False, 0.9: False}, 0.92),
+        (0.4, {0.2: None, 0.3: True}, 0.2),
         (0.4, {0.3: True}, 0.0),
     ],
 )
 def test_what_was_measured_to_matter_belies_the_estimate(estimated, measured, begins):
     points = [
-        Point(sparsity, 0.0, 1, 1.0, None, SimpleNamespace(matters=matters)) for sparsity, matters in measured.items()
+        Point(sparsity, 0.0, 1, 1.0, None, None if matters is None else SimpleNamespace(matters=matters))
+        for sparsity, matters in measured.items()
     ]
     assert _begins_at(estimated, [*points, Point(0.6, 0.0, 1, 1.0, None, None)]) == begins
 
