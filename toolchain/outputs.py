@@ -79,7 +79,7 @@ def only_here(folder: Path, own_names: Sequence[str]) -> Iterator[None]:
             path
             for name in map(Path, own_names)
             for ending in ("part", "old")
-            for path in (folder / name.parent).glob(f".{name.name}.*.{ending}")
+            for path in folder.glob((name.parent / f".{name.name}.*.{ending}").as_posix())
         ):
             shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
         yield

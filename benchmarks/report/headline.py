@@ -289,6 +289,9 @@ def _quality_card(analysis: Analysis, limit_points: float | None) -> Card:
     if analysis.speech is not None:
         kinds = " → ".join(analysis.speech.counts[role].by_kind for role in ROLES)
         detail += f"; S/D/I {kinds}"
+    lost = _lost_on_recordings(analysis)
+    if lost is not None:
+        return Card(points_moved(lost.estimate), f"{analysis.metric} on {RECORDINGS}", f"on clips {detail}", said.tone)
     figure = points_moved(analysis.loss.estimate)
     if "not decided" in said.text:
         figure = "not decided"

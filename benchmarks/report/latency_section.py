@@ -113,8 +113,10 @@ def _sums(by_stage: dict[str, list[float]]) -> list[float]:
 def _cold_table(analysis: Analysis) -> Table:
     names = ("import of the runtime, ms", "load, ms", "first inference, ms", "warm-up runs (median)", "settled")
     columns = []
+    processes = []
     for role in analysis.results.roles:
         repeats = analysis.results.repeats(role)
+        processes.append(f"{len(repeats)}")
         warm = [repeat.warm_up for repeat in repeats if repeat.warm_up is not None]
         runs, seconds = (np.median([getattr(one, key) for one in warm]) for key in ("runs", "seconds"))
         once = (
@@ -123,4 +125,6 @@ def _cold_table(analysis: Analysis) -> Table:
         )
         settled = f"{sum(one.settled for one in warm)} of {len(warm)}"
         columns.append((analysis.name(role), *once, f"{runs:g} in {seconds:.2f} s", settled))
-    return figures(f"Cold path, median of {len(repeats)} fresh processes (least to most)", names, columns)
+    return figures(
+        f"Cold path, median of {' and '.join(dict.fromkeys(processes))} fresh processes (least to most)", names, columns
+    )

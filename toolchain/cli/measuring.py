@@ -163,7 +163,7 @@ def report(results: Path, out: Path | None, max_drop: float | None) -> None:
 @click.option(
     "--name", metavar="NAME", callback=not_empty, help="What to call the device.  [default: as its results name it]"
 )
-@click.option("--max-drop", type=click.FloatRange(min=0.0), default=None, help="The report's gate, in points.")
+@click.option("--max-drop", type=click.FloatRange(min=0.0), callback=finite, help="The report's gate, in points.")
 @narrated
 def import_command(results: tuple[Path, ...], into: Path | None, name: str | None, max_drop: float | None) -> None:
     """Take in RESULTS that `leanear.pyz bench` left on a device, files or folders, and write the report of all devices.

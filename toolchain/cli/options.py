@@ -182,30 +182,20 @@ sustained_option = click.option(
     help="Then let each model work that long without a pause; first and last minute are compared.",
 )
 
+
+def _number(flag: str, about: str) -> Any:
+    return click.option(flag, type=float, callback=finite, help=about)
+
+
 goal_options = _options(
-    click.option(
-        "--sparsity",
-        type=float,
-        callback=finite,
-        help="Share to remove of the parameters of the blocks that --prune names.  [default: 0.5]",
+    _number("--sparsity", "Share to remove of the parameters of the blocks that --prune names.  [default: 0.5]"),
+    _number("--macs", "Share of the model's multiply-accumulates to keep."),
+    _number("--latency-ms", "Milliseconds of one inference on the target, timed here."),
+    _number(
+        "--speedup", "Dense over slim latency on the target, timed here, both in the precision and window that ship."
     ),
-    click.option("--macs", type=float, callback=finite, help="Share of the model's multiply-accumulates to keep."),
-    click.option(
-        "--latency-ms", type=float, callback=finite, help="Milliseconds of one inference on the target, timed here."
-    ),
-    click.option(
-        "--speedup",
-        type=float,
-        callback=finite,
-        help="Dense over slim latency on the target, timed here, both in the precision and window that ship.",
-    ),
-    click.option("--rtf", type=float, callback=finite, help="Seconds of computing per second of audio, timed here."),
-    click.option(
-        "--clip-seconds",
-        type=float,
-        callback=finite,
-        help="Whisper, goals in time: seconds of audio per inference.  [default: the model's window]",
-    ),
+    _number("--rtf", "Seconds of computing per second of audio, timed here."),
+    _number("--clip-seconds", "Whisper, goals in time: seconds of audio per inference.  [default: the model's window]"),
     click.option(
         "--tokens",
         type=click.IntRange(min=2),

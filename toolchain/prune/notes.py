@@ -13,7 +13,10 @@ from leanear.prune.search import Trial
 from leanear.runtimes.process.notes import plural
 from leanear.timing.model_timing import Timed
 
-HELD_OUT = "held-out calibration clip"
+
+def held_out_text(number: int, metric: str) -> str:
+    """So many held-out clips; most of what a Whisper is calibrated on are windows that several were joined to."""
+    return plural(number, "held-out calibration " + ("window" if metric == WORD_ERROR_RATE else "clip"))
 
 
 def pruning_notes(pruning: PruningDocument | None, medians_ms: Mapping[str, float | None]) -> list[str]:
@@ -38,16 +41,18 @@ def pruning_notes(pruning: PruningDocument | None, medians_ms: Mapping[str, floa
         notes.append(_checked_sentence(pruning.latency_checks, pruning.timed))
     recovery = pruning.recovery
     if recovery is not None and recovery.held_out_kls:
+        held_out = held_out_text(pruning.loss.finished.clips, pruning.metric)
         before, after = recovery.held_out_kls[0], recovery.held_out_kls[recovery.best_epoch]
         if recovery.best_epoch == 0:
             notes.append(
                 f"Recovery made nothing better and was taken back: {recovery.updates} updates did not bring"
-                f" the divergence from the dense model on held-out calibration clips below {before:.4f} nats."
+                f" the divergence from the dense model on {held_out} below {before:.4f} nats."
+                f" It ended because {recovery.stopped}."
             )
             return notes
         notes.append(
-            f"Recovery took {recovery.updates} updates; the divergence from the dense model on held-out calibration"
-            f" clips went from {before:.4f} to {after:.4f} nats."
+            f"Recovery took {recovery.updates} updates and ended because {recovery.stopped}; the divergence from the"
+            f" dense model on {held_out} went from {before:.4f} to {after:.4f} nats."
         )
     return notes
 
@@ -62,7 +67,7 @@ def loss_warning(pruning: PruningDocument | None) -> str | None:
     if finished.divergence is None:
         return f"{removed}: the pruned model's answers are not numbers. Do not use it."
     said = (
-        f"{removed}: on {plural(finished.clips, HELD_OUT)} {_rate_moved(pruning)},"
+        f"{removed}: on {held_out_text(finished.clips, pruning.metric)} {_rate_moved(pruning)},"
         f" and the model's answers diverge from the dense model's by {finished.divergence:.3g} nats"
     )
     if begins is None:
@@ -88,8 +93,8 @@ def loss_sentence(pruning: PruningDocument) -> str | None:
     if finished.divergence is None:
         return None
     said = (
-        f"Measured on {plural(finished.clips, HELD_OUT)}{_after(pruning)}: {nats(finished.divergence)} nats from"
-        f" the dense model's answers; {_rate_moved(pruning)}{_uncertain(finished)}."
+        f"Measured on {held_out_text(finished.clips, pruning.metric)}{_after(pruning)}: {nats(finished.divergence)}"
+        f" nats from the dense model's answers; {_rate_moved(pruning)}{_uncertain(finished)}."
     )
     if not rounds:
         return said
@@ -99,8 +104,9 @@ def loss_sentence(pruning: PruningDocument) -> str | None:
     one_by_one = f"; its blocks, cut one by one, lose {nats(chosen.of_blocks)} together."
     said += "." if chosen.agrees_as_a_whole else one_by_one
     if len(rounds) > 1 and chosen.measured > min(each.measured for each in rounds):
-        said += f" Round {loss.best + 1} of {len(rounds)} stays: compensated, it loses the least, or as little as"
-        said += " any, with estimates that held."
+        fitted = "" if pruning.compensation is None else "compensated, "
+        said += f" Round {loss.best + 1} of {len(rounds)} stays: {fitted}it loses the least, or as little as any, with"
+        said += " estimates that held."
     elif len(rounds) > 1 and not loss.best:
         said += f" Widths were chosen again {len(rounds) - 1}\u00d7, which made nothing better."
     elif len(rounds) > 1:
@@ -176,8 +182,8 @@ def _search_sentence(pruning: PruningDocument, search: Sequence[Trial]) -> str:
     )
     return (
         f"The sparsity of {100 * pruning.sparsity:.1f} % is the largest tried whose {pruning.metric} on"
-        f" {trials[0].clips} held-out calibration clips {moved} by at most {pruning.goal.value:g} points, as counted"
-        f" and as expected (sparsity: change in points: {tried}).{_chosen_sentence(pruning.goal.value, trials)}"
+        f" {held_out_text(trials[0].clips, pruning.metric)} {moved} by at most {pruning.goal.value:g} points, as"
+        f" counted and as expected (sparsity: change in points: {tried}).{_chosen_sentence(pruning.goal.value, trials)}"
     )
 
 

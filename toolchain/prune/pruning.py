@@ -90,7 +90,7 @@ def _prune(
 ) -> None:
     """Prune the checkpoint in `source` on these clips, and record what it was made from."""
     checkpoint, state = open_reachable(source, job, narrator), scores or out.parent / f".{out.name}.state"
-    with _held(state):
+    with held(state):
         changed = [key for key, value in recorded_inputs(out, STAGE).items() if record.get(key) != value]
         if changed:
             note(f"{out}: replaces a model of another request (another {', '.join(changed)}); --out FOLDER keeps both")
@@ -105,14 +105,14 @@ def _prune(
 
 
 @contextlib.contextmanager
-def _held(state: Path) -> Iterator[None]:
+def held(state: Path) -> Iterator[None]:
     """Hold the folder of what is under way for this run, be it of one process or of several: two would mix theirs."""
     if shards.rank() != 0:
         yield
         return
     is_new = not state.exists()
     state.mkdir(parents=True, exist_ok=True)
-    with only_here(state, ()):
+    with only_here(state, ("*", "*/*", "*/*/*")):
         try:
             yield
         finally:
@@ -157,7 +157,9 @@ def check_scores_folder(scores: Path, out: Path) -> None:
     if scores.exists() and not scores.is_dir():
         raise BadInput(f"--keep-scores {scores}: not a folder")
     known = {SCORES_FILE, BASIS_FOLDER, LOSSES_FOLDER, LOCK_FILE, "search", "recovery"}
-    strange = sorted(each.name for each in scores.iterdir() if each.name not in known) if scores.is_dir() else []
+    names = [each.name for each in scores.iterdir()] if scores.is_dir() else []
+    half_written = [name for name in names if name.startswith(".") and name.endswith(".part")]  # of a killed run
+    strange = sorted({*names} - known - {*half_written})
     if strange:
         raise BadInput(
             f"--keep-scores {scores}: holds {strange[0]}, which is no part of kept scores; name another folder"

@@ -10,7 +10,7 @@ import pytest
 
 from leanear.benchmarks.analysis import analyse
 from leanear.benchmarks.inference import STAGES
-from leanear.benchmarks.report.headline import headline_rows
+from leanear.benchmarks.report.headline import headline_cards, headline_rows
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.results import read_results, write_results
 from leanear.benchmarks.summary import judge_word_gate, word_error_change
@@ -131,7 +131,9 @@ def test_what_a_pruned_model_loses_on_long_recordings_is_said_first(report, docu
     before = markdown.partition("## Word errors")[0]
     assert f"and on clips joined to long recordings {lost}" in before
     assert "On clips joined to long recordings it loses more: a loss of 100 points" in before
-    rows = headline_rows(analyse(read_results(tmp_path / "results.json")))
+    analysis = analyse(read_results(tmp_path / "results.json"))
+    card, rows = headline_cards(analysis, 60.0)[0], headline_rows(analysis)
+    assert (card.figure, card.what, card.tone) == (lost, "word error rate on clips joined to long recordings", "bad")
     slim = f"{1 + 1 / (6 * count):.2%}"
     assert rows[-1] == ("word error rate, clips joined to long recordings", rate, slim, lost)
     document["recordings"] = None

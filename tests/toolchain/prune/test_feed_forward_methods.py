@@ -15,7 +15,7 @@ from leanear.families import ast
 from leanear.prune import scoring
 from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.closed_loop import Corrections, SingleBlocks
-from leanear.prune.pruning import check_scores_folder
+from leanear.prune.pruning import check_scores_folder, held
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.errors import BadInput
@@ -119,6 +119,16 @@ def test_each_feed_forward_block_is_measured_alone():
         assert measured[name].measured == pytest.approx(held_out.kl(alone), rel=1e-3, abs=1e-6)
         assert measured[name].estimated == pytest.approx(float(scores.losses[name][width]))
         assert measured[name].measured > 1e-4
+
+
+def test_what_a_killed_run_left_half_written_goes(tmp_path):
+    litter = [tmp_path / name for name in (".scores.safetensors.k3x9.part", "losses/.chunk-00001.safetensors.a.part")]
+    for each in litter:
+        each.parent.mkdir(exist_ok=True)
+        each.touch()
+    check_scores_folder(tmp_path, tmp_path / "out")
+    with held(tmp_path):
+        assert not any(each.exists() for each in litter)
 
 
 def test_scores_are_kept_where_nothing_else_is(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from leanear.benchmarks.formatting import WORD_ERROR_RATE
 from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.prune.document import Cost, Loss
 from leanear.prune.goal import Goal
@@ -144,6 +145,10 @@ def test_a_divergence_of_rounding_is_none_and_a_rate_that_stayed_is_said_once():
     said = loss_sentence(pruning)
     assert "clips: 0 nats from the dense model's answers; accuracy stayed at 95.0 %" in said
     assert "estimate was 0 nats, and 0 were measured." in said
+
+
+def test_most_of_what_a_whisper_is_held_out_are_windows():
+    assert loss_sentence(with_loss(metric=WORD_ERROR_RATE)).startswith("Measured on 50 held-out calibration windows: ")
 
 
 def test_the_reference_has_its_loss_measured_too():
