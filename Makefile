@@ -38,13 +38,13 @@ $(READY): .requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "leanear needs Python 3.11 or later; $(PYTHON) is older (set PYTHON=...)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (a few minutes, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint .requirements.lock --editable '.[dev]'
 	@touch $@
 
 deploy: $(READY)  ## Prune, export, benchmark and report: TARGET=cpu|openvino|raspberrypi|jetson|rtx|file.toml MODEL= DATA= SPARSITY= ...
 	@[ "$$LEANEAR_DEPLOY_TARGET" != rtx ] || $(BIN)/python -c 'import tensorrt_rtx' 2>/dev/null || { \
 	echo "installing TensorRT-RTX in $(VENV), once"; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[rtx]'; }
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint .requirements.lock --editable '.[rtx]'; }
 	@exec $(BIN)/leanear deploy
 
 # Where nothing compiled is kept every process compiles it all again, the tests' asserts too: seconds of each.

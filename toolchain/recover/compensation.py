@@ -27,6 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from leanear.calibration import shards
 from leanear.calibration.targets import before_the_end
 from leanear.data.examples import Inputs, LabelledInputs
 from leanear.data.held_out import HeldOut, evaluated
@@ -136,7 +137,7 @@ def compensate_(
     clips = every
     done: dict[str, CompensatedBlock] = {}
     with torch.no_grad(), evaluated(slim), evaluated(dense), _as_they_were_if_interrupted(pairs):
-        before = kl = judge.kl(slim)
+        before = kl = shards.same(judge.kl(slim))
         for number, (name, pair) in enumerate(_in_order(family, slim, pairs, fitted.inputs[:1])):
             report(f"compensation, block {number + 1} of {len(pairs)}, held-out KL {kl:.4f} nats", number / len(pairs))
             if pair[0].kind != "encoder" and len(clips.targets) < len(every.targets):
@@ -148,7 +149,8 @@ def compensate_(
             after = kl
             if fit.ridge is not None:
                 old = _change_(pair[0].output, fit.change)
-                after = (judge.of(judged.slim) if judge.knows_all_answers else judge).kl(slim)
+                judge_here = judge.of(judged.slim) if judge.knows_all_answers else judge
+                after = shards.same(judge_here.kl(slim))  # processes that keep different changes would train apart
                 if not after < kl:
                     _put_back_(pair[0].output, old)
             done[name] = CompensatedBlock(name, fit.ridge, fit.share_before, fit.share_after, after < kl)
