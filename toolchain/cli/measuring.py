@@ -196,7 +196,7 @@ def import_command(results: tuple[Path, ...], into: Path | None, name: str | Non
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="How many clips are kept out of the evaluation where DATA has no split folders.",
+    help="With --split calibration: so many clips, at most.",
 )
 @click.option(
     "--batch",

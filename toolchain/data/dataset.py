@@ -134,7 +134,8 @@ class Reader:
         files, examples = ListedFiles(table.parent), dict[Path, Example]()
         for row in read_rows(table, self.column, self.data.column_name(self.column), self.say):
             example = self._example(table, files, row)
-            if examples.setdefault(example.path, example) != example:
+            first = examples.setdefault(example.path.resolve(), example)
+            if (example.label, example.text, example.labels) != (first.label, first.text, first.labels):
                 other = "other labels than before" if self.column == "labels" else f"a second {self.column}"
                 raise BadInput(f"{table}: line {row.line} gives {example.name!r} {other}")
         return list(examples.values())

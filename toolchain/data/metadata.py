@@ -69,9 +69,16 @@ def _read_csv(metadata: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]
         with open(metadata, newline="", encoding="utf-8-sig") as stream:
             lines = csv.reader(stream)
             columns = [name.strip() for name in next(lines, [])]
-            return columns, [(lines.line_num, dict(zip(columns, cells, strict=False))) for cells in lines if cells]
+            rows = [(lines.line_num, cells) for cells in lines if cells]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{metadata}: not a CSV file in UTF-8 ({error})") from None
+    for number, cells in rows:
+        if any(cells[len(columns) :]):
+            raise BadInput(
+                f"{metadata}: line {number} has {len(cells)} cells, the first line {len(columns)}: what has commas in"
+                " it needs quotation marks"
+            )
+    return columns, [(number, dict(zip(columns, cells, strict=False))) for number, cells in rows]
 
 
 def _read_jsonl(metadata: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
@@ -143,6 +150,8 @@ def _found(columns: Sequence[str]) -> str:
 
 def _row(metadata: Path, number: int, cells: Mapping[str, Any], column: Column, chosen: str) -> Row:
     file_name = _text(metadata, number, "file_name", cells.get("file_name"))
+    if "\0" in (file_name or ""):
+        raise BadInput(f"{metadata}: line {number} names {file_name!r}, which is no file name")
     if column == "labels":
         labels = _labels(metadata, number, chosen, cells.get(chosen))
         if not file_name or labels is None:
@@ -153,8 +162,6 @@ def _row(metadata: Path, number: int, cells: Mapping[str, Any], column: Column, 
         said = said.strip()
     if not file_name or said is None or (column == "label" and not said):
         raise BadInput(f"{metadata}: line {number} lacks a file_name or a {chosen}")
-    if "\0" in file_name:
-        raise BadInput(f"{metadata}: line {number} names {file_name!r}, which is no file name")
     return Row(number, file_name, said)
 
 
@@ -172,6 +179,8 @@ def _labels(metadata: Path, number: int, name: str, value: Any) -> tuple[str, ..
 
 
 def _text(metadata: Path, number: int, name: str, value: Any) -> str | None:
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadInput(f"{metadata}: line {number}: {name!r} is {value!r}, with half of a character in it")
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,6 +1,7 @@
 """Which clips calibrate and which evaluate."""
 
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, named, note
 
 LARGEST_SEED = 2**31 - 1
+RARE = "\0"  # stands for the labels of one clip each; no label is called so
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ def read_splits(
     """The folder's calibration and evaluation examples, at most `calibration_clips` of the former.
 
     Splits are obeyed where there are any, as folders or in the names of a table's files; otherwise the examples are
-    divided at random, label by label, and at least half of each label's are kept for evaluation. Calibration examples
-    are shuffled and balanced over the labels; a clip of several counts as one of its rarest. Transcribed clips have no
-    label, so all of them are drawn from alike; those whose transcript is empty are evaluated alone. column: what every
+    divided in halves, label by label, by the hashes of their names: whatever the seed and the number of clips, no clip
+    of the one is ever in the other. Calibration examples are drawn from their half by the seed, balanced over the
+    labels; a clip of several counts as one of its rarest. Transcribed clips have no label, so all of them are drawn
+    from alike; those whose transcript is empty are evaluated alone. column: what every
     clip must have; say: takes what a user should know of the folder, such as audio that is not used; labels: the
     model's, which a map of labels leads to.
 
@@ -171,36 +174,34 @@ def _divide(folder: Path, examples: list[Example], calibration_clips: int, seed:
     silent = [example for example in examples if example.text == ""]
     spoken = _with_words(folder, [example for example in examples if example.text != ""], silent, say)
     _note_unlabelled(folder, spoken, say)
-    by_label = _shuffled_by_label(spoken, seed)
-    share = -(-calibration_clips // len(by_label))
-    calibration, evaluation = [], []
+    by_label = _by_label(spoken)
+    calibration, evaluation = [], [*silent]
     for label, members in by_label.items():
         if len(members) < 2 and members[0].labels is None:
             which = "there is one clip" if label is None else f"label {label!r} has one clip"
             raise BadInput(f"{folder}: {which}; two are needed, to calibrate on and to evaluate on")
-        cut = min(share, len(members) // 2)
-        calibration += members[:cut]
-        evaluation += members[cut:]
+        by_hash = sorted(members, key=lambda example: hashlib.sha256(example.name.encode()).digest())
+        calibration += by_hash[: len(members) // 2]
+        evaluation += by_hash[len(members) // 2 :]
     if not calibration:
         raise BadInput(f"{folder}: there are too few clips to calibrate on some and to evaluate on others; give more")
-    drawn = _balanced(calibration, calibration_clips, seed)
-    chosen = set(drawn)
-    evaluation += [*silent, *(example for example in calibration if example not in chosen)]
     evaluation.sort(key=lambda example: example.name)
-    how = "at random" if None in by_label else "at random by label"
-    origin = f"divided {how}, seed {seed}: no split folders were given"
-    return Splits(drawn, tuple(evaluation), origin)
+    how = "in halves" if by_label.keys() == {None} else "in halves by label"
+    origin = f"divided {how}: no split folders were given"
+    return Splits(_balanced(calibration, calibration_clips, seed), tuple(evaluation), origin)
 
 
 def _balanced(examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
     """At most `count` examples, the labels in turn, so that any prefix is balanced."""
-    queues = list(_shuffled_by_label(examples, seed).values())
+    generator, by_label = np.random.default_rng(seed), _by_label(examples)
+    labels = list(by_label)
+    generator.shuffle(labels)
+    queues = [[by_label[label][place] for place in generator.permutation(len(by_label[label]))] for label in labels]
     turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
     return tuple(turns[:count])
 
 
-def _shuffled_by_label(examples: Sequence[Example], seed: int) -> dict[str | None, list[Example]]:
-    generator = np.random.default_rng(seed)
+def _by_label(examples: Sequence[Example]) -> dict[str | None, list[Example]]:
     counts = Counter(label for example in examples for label in example.labels or ())
     by_label: dict[str | None, list[Example]] = {}
     for example in sorted(examples, key=lambda example: example.name):
@@ -208,12 +209,8 @@ def _shuffled_by_label(examples: Sequence[Example], seed: int) -> dict[str | Non
         by_label.setdefault(rarest, []).append(example)
     alone = [label for label, members in by_label.items() if len(members) == 1 and members[0].labels is not None]
     if len(alone) > 1:  # of many labels most are rare: together they can be divided
-        by_label[", ".join(map(str, alone))] = [member for label in alone for member in by_label.pop(label)]
-    labels = list(by_label)
-    generator.shuffle(labels)
-    return {
-        label: [by_label[label][index] for index in generator.permutation(len(by_label[label]))] for label in labels
-    }
+        by_label[RARE] = [member for label in alone for member in by_label.pop(label)]
+    return by_label
 
 
 def draw_evaluation(splits: Splits, most: int | None, seed: int) -> Splits:

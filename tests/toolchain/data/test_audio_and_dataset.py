@@ -232,18 +232,30 @@ def speech_folder(root, texts, prefix="", listed=None):
     return root
 
 
-def test_transcripts_are_divided_at_random_by_the_seed(tmp_path):
+def test_transcripts_are_divided_in_halves_and_drawn_by_the_seed(tmp_path):
     texts = {f"{number}.wav": f"sentence number {number}, in full" for number in range(12)}
     folder = speech_folder(tmp_path / "data", texts)
     splits = read_splits(folder, 4, 0, "text")
     assert len(splits.calibration) == 4
-    assert len(splits.evaluation) == 8
-    assert {e.name: e.text for e in splits.calibration + splits.evaluation} == texts
+    assert len(splits.evaluation) == 6
+    assert {e.name: e.text for e in read_splits(folder, 6, 0, "text").calibration + splits.evaluation} == texts
     assert all(example.label is None for example in splits.calibration)
     assert splits == read_splits(folder, 4, 0, "text")
     assert splits.calibration != read_splits(folder, 4, 1, "text").calibration
-    assert len(read_splits(folder, 100, 0, "text").evaluation) == 6, "half stays for evaluation"
     assert "by label" not in splits.origin
+
+
+@pytest.mark.parametrize("counts", [{"no": 9, "yes": 6, "up": 17}, {"no": 2, "yes": 3}])
+def test_what_one_command_calibrates_on_no_other_evaluates(tmp_path, counts):
+    """Whatever number of clips and seed each of them is given, and when there are more clips than there were."""
+    folder = make_folder(tmp_path / "data", counts)
+    given = [(clips, seed) for clips in (1, 4, 7, 100) for seed in (0, 1, 2)]
+    found = [read_splits(folder, clips, seed) for clips, seed in given]
+    evaluated = {each.evaluation for each in found}
+    assert len(evaluated) == 1
+    heard = {example for each in found for example in each.calibration}
+    assert not heard & {*next(iter(evaluated))}
+    assert len(heard) == sum(count // 2 for count in counts.values())
 
 
 def test_transcripts_in_split_folders(tmp_path):

@@ -88,7 +88,7 @@ def test_a_table_whose_files_are_all_in_one_split_is_divided(tmp_path):
     table(tmp_path, "file_name,label", "train/a.wav,yes", "train/b.wav,yes")
     splits, _ = splits_of(tmp_path)
     assert (len(splits.calibration), len(splits.evaluation)) == (1, 1)
-    assert splits.origin.startswith("divided at random")
+    assert splits.origin.startswith("divided in halves")
 
 
 def test_stray_folders_beside_splits(tmp_path):
@@ -178,6 +178,54 @@ def test_names_that_no_file_can_have(tmp_path, name, said):
     lines_of(tmp_path, {"file_name": "a.wav", "label": "yes"}, {"file_name": name, "label": "yes"})
     with pytest.raises(BadInput, match=rf"metadata\.jsonl: line 2 names .*{said}"):
         splits_of(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["label", "text", "labels"])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (r'{"file_name": "a\u0000.wav", "COLUMN": "yes"}', "which is no file name"),
+        (r'{"file_name": "a\ud83d.wav", "COLUMN": "yes"}', "'file_name' is .*, with half of a character in it"),
+        (r'{"file_name": "a.wav", "COLUMN": "\ud83d yes"}', "'COLUMN' is .*, with half of a character in it"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_by_its_line(tmp_path, column, line, message):
+    put(tmp_path, "a.wav")
+    (tmp_path / "metadata.jsonl").write_text(line.replace("COLUMN", column) + "\n")
+    with pytest.raises(BadInput, match=r"metadata\.jsonl: line 1.*" + message.replace("COLUMN", column)):
+        splits_of(tmp_path, column)
+
+
+def test_commas_without_quotation_marks_are_refused(tmp_path):
+    """And not what stands before the first of them taken for all that was said."""
+    put(tmp_path, "a.wav", "b.wav")
+    table(tmp_path, "file_name,text", "a.wav,one,", "b.wav,well, hello there")
+    with pytest.raises(BadInput, match=r"metadata\.csv: line 3 has 3 cells, the first line 2: .* quotation marks"):
+        splits_of(tmp_path, "text")
+    table(tmp_path, "file_name,text", "a.wav,one,", 'b.wav,"well, hello there"')
+    splits, _ = splits_of(tmp_path, "text")
+    assert {each.text for each in (*splits.calibration, *splits.evaluation)} == {"one", "well, hello there"}
+
+
+def test_one_file_under_two_names_is_one_clip(tmp_path):
+    put(tmp_path, "a.wav", "b.wav", "s/c.wav")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "a.wav")
+    rows = ["a.wav,yes", "s/../a.wav,yes", "link.wav,yes", "b.wav,yes", "s/c.wav,yes"]
+    table(tmp_path, "file_name,label", *rows)
+    splits, _ = splits_of(tmp_path)
+    assert names((*splits.calibration, *splits.evaluation)) == ["a.wav", "b.wav", "s/c.wav"]
+    table(tmp_path, "file_name,label", *rows[:-1], "link.wav,no")
+    with pytest.raises(BadInput, match=r"line 6 gives 'link\.wav' a second label"):
+        splits_of(tmp_path)
+
+
+def test_no_label_is_taken_for_those_of_one_clip_each(tmp_path):
+    many = [f"{number}.wav" for number in range(20)]
+    put(tmp_path, *many, "man.wav", "speech.wav")
+    rows = [f'{name},"Male speech, man speaking"' for name in many]
+    table(tmp_path, "file_name,labels", *rows, "man.wav,man speaking", "speech.wav,Male speech")
+    splits, _ = splits_of(tmp_path, "labels")
+    assert names((*splits.calibration, *splits.evaluation)) == sorted([*many, "man.wav", "speech.wav"])
 
 
 def test_json_lines_overrule_the_names_of_folders(tmp_path):
