@@ -248,7 +248,7 @@ def _prove_whisper(
 ) -> tuple[Parity, Alignment | None]:
     """The figures of graphs that agree with the Whisper checkpoint after every token, and how far their alignment heads
     have moved; raises ParityFailed if they do not agree."""
-    figures = asdict(compare_speech(artifact, golden, _bound(artifact), THREADS))
+    figures = compare_speech(artifact, golden, _bound(artifact), THREADS)
     _require_smaller(artifact.graph_bytes, dense_graph_bytes, str(artifact.folder))
     moved = figures.pop("attention_moved")
     alignment = None if manifest.alignment is None else replace(manifest.alignment, moved=moved)

@@ -73,8 +73,10 @@ def file_place(path: Path) -> Path:
 def replaced_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends well and is deleted when it does not.
 
-    A folder that was at `path` is removed only after the new one is complete.
+    A folder that was at `path` is removed only after the new one is complete, and put back where that is interrupted.
+    Of a symbolic link it is what it leads to that is replaced.
     """
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     with _named(path):
         fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -84,9 +86,15 @@ def replaced_folder(path: Path) -> Iterator[Path]:
             yield fresh
             if path.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-                os.replace(path, old / path.name)
-                os.replace(fresh, path)
-                shutil.rmtree(old)
+                try:
+                    os.replace(path, old / path.name)
+                    os.replace(fresh, path)
+                except BaseException:
+                    if not path.exists():
+                        os.replace(old / path.name, path)
+                    raise
+                finally:
+                    shutil.rmtree(old)
             else:
                 os.replace(fresh, path)
     except BaseException:

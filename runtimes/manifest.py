@@ -259,7 +259,7 @@ class Alignment:
         heads = f"{len(self.heads)} head{'' if len(self.heads) == 1 else 's'}"
         found = {
             "generation_config": f"{heads} that generation_config.json names",
-            "upper half": f"{heads}, the whole upper half of the decoder, as generation_config.json names none",
+            "upper half": f"{heads}, the whole upper half of the decoder, as generation_config.json names none of it",
         }
         lost = f"; {self.lost} more of the model's own list were pruned" if self.lost else ""
         return f"word times from {found[self.chosen_by]}{lost}"

@@ -61,10 +61,12 @@ class SpeechSession(Protocol):
     """Loaded graphs that write down speech: one window is encoded, then tokens are decoded step by step.
 
     The session owns the keys and values of the window and of the tokens fed so far; a step adds rows to them and copies
-    none. Only after `start` is there something to add to. takes_several: whether several windows may be encoded.
+    none. Only after `start` is there something to add to. takes_several: whether several windows may be encoded;
+    most_rows: hypotheses at once, None: any number.
     """
 
     takes_several: bool
+    most_rows: int | None = None
 
     def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
         """Keys and values of one window, kept inside; waveforms are taken, and refused, as `Session.run` does.

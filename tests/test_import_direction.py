@@ -26,7 +26,7 @@ ROOMS = {
     "calibration": "runtimes runtimes.process",
     "benchmarks.sensors": "",
     "benchmarks": "benchmarks.sensors runtimes runtimes.process runtimes.speech",
-    "benchmarks.measure": "benchmarks benchmarks.sensors runtimes runtimes.process runtimes.speech "
+    "benchmarks.measure": "benchmarks benchmarks.sensors runtimes runtimes.backends runtimes.process runtimes.speech "
     "runtimes.speech.tokens",
     "benchmarks.report.drawing": "benchmarks runtimes",
     "benchmarks.report": "benchmarks benchmarks.measure benchmarks.report.drawing benchmarks.sensors runtimes "

@@ -9,9 +9,9 @@ import numpy as np
 
 from leanear.benchmarks.measure.processes import Progress, answer_request
 from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.backends.shares import share_of_nodes
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.sessions import SessionOptions, filled_up
-from leanear.runtimes.shares import share_of_nodes
 from leanear.runtimes.speech.encoder_windows import artifact_windows
 
 FRONT_END_NODES = "front_end."

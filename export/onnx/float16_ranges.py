@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from leanear.export.onnx.half_precision import LARGEST_HALF
-from leanear.export.onnx.observed import reference_session
+from leanear.export.onnx.observed import session_of
 
 MOST_CLIPS = 8
 HEADROOM = 2.0  # other clips are louder than those that were looked at
@@ -25,7 +25,7 @@ def too_large_for_half(path: Path, feeds: Iterable[Mapping[str, np.ndarray]]) ->
     import onnx
     from onnx import TensorProto, helper
 
-    model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
     floats = [
         value.name
         for value in (*model.graph.value_info, *model.graph.output)
@@ -39,7 +39,7 @@ def too_large_for_half(path: Path, feeds: Iterable[Mapping[str, np.ndarray]]) ->
     kept = [f"largest.{number}" for number in range(len(floats))]
     del model.graph.output[:]
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in kept)
-    session = reference_session(model.SerializeToString())
+    session = session_of(model, path.parent)
     del model
     largest = np.zeros(len(floats))
     for number, feed in enumerate(feeds):

@@ -1,5 +1,6 @@
 """What tensors of a graph were seen to hold while real clips ran through it: the ranges that integers are given."""
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,22 @@ from leanear.export.onnx.graph import Graph
 THREADS = 2
 
 
-def reference_session(source: str | bytes) -> Any:
-    """ONNX Runtime's session, on the CPU, of a graph in a file or in memory: what tensors are looked at in."""
+def reference_session(path: Path) -> Any:
+    """ONNX Runtime's session, on the CPU, of a graph: what tensors are looked at in."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads, settings.inter_op_num_threads = THREADS, 1
     settings.log_severity_level = 3
-    return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
+def session_of(model: Any, folder: Path) -> Any:
+    """The same of a changed graph, whose weights lie in `folder`: with them in it, it would end at 2 GiB."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".onnx") as file:
+        file.write(model.SerializeToString())
+        file.flush()
+        return reference_session(Path(file.name))
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,10 @@ def observe(path: Path, names: Sequence[str], feeds: Iterable[Mapping[str, np.nd
     """
     import onnx
 
-    model = onnx.load(str(path))
+    model = onnx.load(str(path), load_external_data=False)
     kept = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in kept)
-    session = reference_session(model.SerializeToString())
+    session = session_of(model, path.parent)
     del model
     seen: dict[str, Observed] = {}
     for feed in feeds:

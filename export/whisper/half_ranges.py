@@ -34,7 +34,7 @@ def too_large_in_whisper(
 
 def written_feeds(model: Any, exported: ExportedWhisper, golden: Golden) -> Iterator[Mapping[str, np.ndarray]]:
     """The decoder's inputs for each golden clip: what its encoder gives, and every token but the last."""
-    encoder = reference_session(str(exported.encoder.path))
+    encoder = reference_session(exported.encoder.path)
     crossed = [output.name for output in encoder.get_outputs()]
     speech, embedding = golden.speech, model.model.decoder.embed_tokens.weight.detach().numpy()
     assert speech is not None

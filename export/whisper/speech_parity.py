@@ -14,6 +14,7 @@ All is run on the runtime that the graphs are for, where it is here: integers ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,28 +38,10 @@ ROUGH_SUMS_BOUND = 0.05
 MOVED_BOUND, MOVED_BOUND_EXACT = 0.2, 1e-3  # of a token's attention, in 8 bits and in float32
 
 
-@dataclass(frozen=True)
-class SpeechFigures:
-    """What was compared and how far apart it was, in the words of `leanear.export.parity.Parity`."""
+def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: int) -> dict[str, Any]:
+    """The figures of graphs that agree with the checkpoint, by the names of `leanear.export.parity.Parity`.
 
-    runtime: str
-    runtime_version: str
-    precision: str
-    max_difference: float
-    scale: float
-    relative_difference: float
-    bound: float
-    same_top1: int
-    tokens: int
-    same_tokens: int
-    divergence: float | None
-    words: int | None
-    changed_words: int | None
-    attention_moved: float | None
-
-
-def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: int) -> SpeechFigures:
-    """The figures of graphs that agree with the checkpoint.
+    And "attention_moved": how much of a token's attention is elsewhere, null where there is no alignment.
 
     bound: how far apart logits may be in float32 or float16, as a share of the checkpoint's largest.
 
@@ -87,22 +70,22 @@ def compare_speech(artifact: Artifact, golden: Golden, bound: float, threads: in
         _require_all_tokens(same, speech, name)
     else:
         heard.require_little_change(name)
-    return SpeechFigures(
-        runtime=runtime.NAME,
-        runtime_version=version,
-        precision="float32" if precision == "fp32" else precision,
-        max_difference=difference,
-        scale=scale,
-        relative_difference=difference / scale,
-        bound=bound if exact else DIVERGENCE_BOUND,
-        same_top1=sum(bool(of_clip.all()) for of_clip in same),
-        tokens=int(speech.tokens.size),
-        same_tokens=int(sum(of_clip.sum() for of_clip in same)),
-        divergence=None if exact else heard.divergence,
-        words=None if exact else heard.words,
-        changed_words=None if exact else heard.changed_words,
-        attention_moved=float(np.mean(moved)) if moved else None,
-    )
+    return {
+        "runtime": runtime.NAME,
+        "runtime_version": version,
+        "precision": "float32" if precision == "fp32" else precision,
+        "max_difference": difference,
+        "scale": scale,
+        "relative_difference": difference / scale,
+        "bound": bound if exact else DIVERGENCE_BOUND,
+        "same_top1": sum(bool(of_clip.all()) for of_clip in same),
+        "tokens": int(speech.tokens.size),
+        "same_tokens": int(sum(of_clip.sum() for of_clip in same)),
+        "divergence": None if exact else heard.divergence,
+        "words": None if exact else heard.words,
+        "changed_words": None if exact else heard.changed_words,
+        "attention_moved": float(np.mean(moved)) if moved else None,
+    }
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from leanear.runtimes.process.signal_watch import SignalWatch
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 EXTENDS = bytes.fromhex("000000001000800000aa00389b71")  # behind the kind, in the extended form of a format
 ZERO_CROSSINGS = 32
+OUTPUTS_AT_ONCE = 4096  # each of them takes a copy of as many input samples as the filter is long
 KAISER_BETA = 12.0
 BAND = 0.945  # of the lower rate's half that is kept
 PIECE_S = 4  # read at a time
@@ -221,8 +222,10 @@ def resampled(waveform: np.ndarray, rate_hz: int, wanted_hz: int) -> np.ndarray:
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
     out = np.zeros(-(-len(waveform) * up // down))
     for phase in range(min(up, len(out))):
-        moments = np.arange(phase, len(out), up) * down  # in 1 / up of an input sample
-        out[phase::up] = windows[moments // up] @ _filter(up, down, phase)
+        for first in range(phase, len(out), up * OUTPUTS_AT_ONCE):
+            several = slice(first, first + up * OUTPUTS_AT_ONCE, up)
+            moments = np.arange(*several.indices(len(out))) * down  # in 1 / up of an input sample
+            out[several] = windows[moments // up] @ _filter(up, down, phase)
     return out.astype(np.float32)
 
 

@@ -80,6 +80,7 @@ class GpuSpeechSession:
     """
 
     takes_several = False
+    most_rows = MOST_ROWS
 
     def __init__(self, gpu: Gpu, artifact: Artifact, built: dict[str, BuiltEngine]) -> None:
         self._gpu, cuda = gpu, gpu.cuda

@@ -20,11 +20,14 @@ PROVIDER = "CPUExecutionProvider"
 LOG_SEVERITY_ERROR = 3
 
 
-def load_graph(path: Path, options: SessionOptions, keep_memory: bool = True, **entries: str) -> Any:
+def load_graph(
+    path: Path, options: SessionOptions, keep_memory: bool = True, profile: str | None = None, **entries: str
+) -> Any:
     """ONNX Runtime's session of one graph: sequential execution and spinning threads.
 
     keep_memory: let intermediate results share memory as ONNX Runtime does by default, which then holds the most that
-    any of them needs, for the whole of a run and once more for the next one; entries: further settings.
+    any of them needs, for the whole of a run and once more for the next one; profile: what its
+    profiler's file begins with; entries: further settings.
     """
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import (
@@ -42,6 +45,7 @@ def load_graph(path: Path, options: SessionOptions, keep_memory: bool = True, **
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     settings.enable_mem_pattern = settings.enable_mem_reuse = keep_memory
     settings.log_severity_level = LOG_SEVERITY_ERROR
+    settings.enable_profiling, settings.profile_file_prefix = profile is not None, profile or ""
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     for key, value in entries.items():
         settings.add_session_config_entry(f"session.{key}", value)

@@ -21,7 +21,7 @@ from leanear.runtimes.speech.speech_cache import aligned_zeros
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
 
-def compile_graph(path: Path, options: SessionOptions) -> Any:
+def compile_graph(path: Path, options: SessionOptions, profiling: bool = False) -> Any:
     """A graph compiled for latency: one stream, precision said and verified.
 
     Left to itself OpenVINO computes in bf16 on a CPU that has it, so the precision is always given, and what the
@@ -42,6 +42,7 @@ def compile_graph(path: Path, options: SessionOptions) -> Any:
         properties.num_streams(): 1,
         hint.enable_cpu_pinning(): False,
         hint.dynamic_quantization_group_size(): 0,
+        properties.enable_profiling(): profiling,
     }
     try:
         compiled = openvino.Core().compile_model(os.fspath(path), DEVICE, settings)
@@ -115,7 +116,9 @@ class IntelSpeechSession(CpuSpeechSession):
         self._decoder = compile_graph(artifact.graphs["decoder"], options)
         self._encoder = compile_graph(artifact.graphs["encoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
-        super().__init__(artifact, _shapes(self._encoder.outputs), _shapes(self._decoder.inputs))
+        in_float16 = self._encoder.outputs[0].get_element_type().get_type_name() == "f16"
+        kept = np.float16 if in_float16 else np.float32
+        super().__init__(artifact, _shapes(self._encoder.outputs), _shapes(self._decoder.inputs), kept)
         self._folders = _mapped_folders(artifact.folder)
         self._met: set[tuple[int, ...]] = set()  # positions of a window; rows of a step, and whether of several tokens
         # A request holds no reference to the arrays that it was given.

@@ -54,9 +54,11 @@ def chosen_lines(forms: Sequence[str], word_timestamps: bool, width: int | None,
 def cues_of(segments: Iterable[Segment], lines: Lines | None) -> Iterator[Cue]:
     """The cues of segments, as these come: one each, or as many as it takes in such lines.
 
-    A cue ends with its segment; a word that is wider than a line has one of its own.
+    A cue ends with its segment; a word that is wider than a line has one of its own. Of no letters there is no cue.
     """
     for segment in segments:
+        if not one_line(segment.text).strip("\u200c\u200d"):
+            continue
         if not segment.words:
             yield Cue(segment.start_s, segment.end_s, one_line(segment.text))
         elif lines is None:

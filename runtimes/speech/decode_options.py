@@ -8,6 +8,7 @@ from typing import Any, Mapping, Optional, Tuple
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.records import Amount, Count, Positive, check
+from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.tasks import AskedTask
 
 DETECT = "auto"
@@ -98,6 +99,14 @@ def check_options(tokens: Decoding, options: DecodeOptions) -> None:
     task = options.task or tokens.default_task
     if getattr(tokens, task) is None:
         raise BadInput(f"task: this model cannot {task}")
+
+
+def check_rows_of(session: SpeechSession, options: DecodeOptions) -> None:
+    """Raises BadInput where the session follows fewer hypotheses than the options may ask for, now or an hour later."""
+    rows = {"beam_size": options.beam_size, "best_of": options.best_of if max(options.temperatures) > 0 else 1}
+    for name, count in rows.items():
+        if session.most_rows is not None and count > session.most_rows:
+            raise BadInput(f"{name}: {count} hypotheses at once; this runtime's engines take {session.most_rows}")
 
 
 def chosen_language(tokens: Decoding, options: DecodeOptions) -> str | None:

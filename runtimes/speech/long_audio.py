@@ -44,7 +44,7 @@ from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.manifest import AUTO, Decoding
 from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.attempts import Hearing, holds_no_speech
-from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, chosen_language
+from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, check_rows_of, chosen_language
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.first_tries import first_tries, is_silent
 from leanear.runtimes.speech.prompts import read_prompts
@@ -118,6 +118,7 @@ def transcribe_windows(
     tokens = model.tokens
     generator = np.random.default_rng(options.seed)
     hearing = Hearing(session, model, options, generator, Tally() if tally is None else tally, in_pieces)
+    check_rows_of(session, options)
     language = chosen_language(tokens, options)
     prompts = read_prompts(model.vocabulary, tokens, options)
     before = list(prompts.first)
@@ -137,13 +138,16 @@ def transcribe_windows(
             window = Window(start, len(samples), len(samples), None, ())
         else:
             decoded = hearing.window(samples, language, prompts.shown(before), first_try)
-            if options.stop_repeats and before != list(prompts.first) and holds_no_speech(decoded, options):
+            shown = bool(before) and before != list(prompts.first)
+            if options.stop_repeats and shown and holds_no_speech(decoded, options):
                 decoded = hearing.window(samples, language, prompts.shown(list(prompts.first)), None)
             if options.quiet_cuts and hearing.says_too_little(decoded, samples):
                 samples = samples[: _quietest_moment(samples[: len(samples) * 2 // 3], model.sample_rate_hz)]
                 decoded = hearing.window(samples, language, prompts.shown(before), None)
             window = _taken(model, options, decoded, start, len(samples), is_piece=in_pieces)
-            if options.stop_repeats and last is not None and _is_stuck(last, window, model):
+            is_stuck = options.stop_repeats and last is not None and _is_stuck(last, window, model)
+            hearing.tally.repeats += is_stuck or (decoded.looped and bool(window.segments))
+            if is_stuck:
                 window = Window(start, len(samples), len(samples), decoded, ())
             if window.segments and language is None:
                 language = decoded.language

@@ -79,6 +79,7 @@ def _known(segment: Segment) -> dict[str, object]:
 
 def _counted(tally: Tally) -> dict[str, object]:
     counted = {"decoded": tally.windows, "short": tally.short, "second_tries": tally.heard_again}
+    counted["repeats_left_out"] = tally.repeats
     kept = None if tally.voice is None else {name: round(value, 3) for name, value in asdict(tally.voice).items()}
     return {"windows": {**counted, "second_tries_because": tally.second_tries}, "voice_activity": kept}
 
@@ -90,8 +91,8 @@ def _begun(segments: Iterable[Segment]) -> Iterable[Segment]:
 
 
 def _cue_times(cue: Cue, decimal: str) -> str:
-    end_s = max(cue.end_s, cue.start_s + SHORTEST_CUE_S)
-    return f"{_clock(cue.start_s, decimal)} --> {_clock(end_s, decimal)}"
+    start_s = round(cue.start_s, 3)  # before it is compared: half a millisecond goes to the even one
+    return f"{_clock(start_s, decimal)} --> {_clock(max(round(cue.end_s, 3), start_s + SHORTEST_CUE_S), decimal)}"
 
 
 def _clock(seconds: float, decimal: str, short: bool = False) -> str:

@@ -23,11 +23,13 @@ class Tally:
 
     windows: that were decoded; short: of them, in a window shorter than the full one; second_tries: how many of those
     were heard again in full, by the reason ("cap", "loop", "short": see `short_windows`; "unlikely": the tokens were).
-    voice: what was left out because nobody speaks, None: nothing was.
+    repeats: windows of which what comes again and again was left out; voice: what was left out because nobody speaks,
+    None: nothing was.
     """
 
     windows: int = 0
     short: int = 0
+    repeats: int = 0
     second_tries: dict[str, int] = field(default_factory=dict)
     voice: VoiceKept | None = None
 
@@ -38,7 +40,7 @@ class Tally:
 
     @property
     def sentence(self) -> str:
-        """How much was kept as speech, how many second tries there were, and why; "" of neither."""
+        """How much was kept as speech, how many second tries there were and why, and what was left out; "" of none."""
         parts = []
         if self.voice is not None:
             audio_s, speech_s = self.voice.audio_s, self.voice.speech_s
@@ -49,6 +51,8 @@ class Tally:
             were = "was" if self.heard_again == 1 else "were"
             short = plural(self.short, "short window")
             parts.append(f"{self.heard_again} of {short} {were} heard again in full ({reasons})")
+        if self.repeats:
+            parts.append(f"in {plural(self.repeats, 'window')} what came again and again was left out")
         return "; ".join(parts)
 
 

@@ -60,6 +60,7 @@ class FakeSession:
     """
 
     takes_several = False
+    most_rows: int | None = None
 
     def __init__(self, logits: Callable[[list[int], np.ndarray], np.ndarray], size: int = SIZE) -> None:
         self._logits = logits

@@ -58,6 +58,35 @@ def test_a_folder_cut_off_leaves_the_old_one_and_no_litter(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
 
 
+def test_a_folder_is_back_when_its_replacement_is_interrupted(tmp_path, monkeypatch):
+    folder, moved = tmp_path / "artifact", []
+    folder.mkdir()
+    (folder / "old").touch()
+    rename = os.replace
+
+    def interrupted_the_second_time(source, target):
+        moved.append(source)
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted_the_second_time)
+    with pytest.raises(KeyboardInterrupt), replaced_folder(folder) as part:
+        (part / "new").touch()
+    assert [p.name for p in folder.iterdir()] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    (tmp_path / "disk" / "artifact").mkdir(parents=True)
+    link = tmp_path / "artifact"
+    link.symlink_to(tmp_path / "disk" / "artifact")
+    with replaced_folder(link) as part:
+        (part / "new").touch()
+    assert link.is_symlink()
+    assert [p.name for p in (tmp_path / "disk" / "artifact").iterdir()] == ["new"]
+
+
 def test_a_folder_is_replaced_whole(tmp_path):
     folder = tmp_path / "artifact"
     folder.mkdir()

@@ -25,6 +25,7 @@ SMALLEST_WEIGHT = 1e-30  # of attention, so that its logarithm is a number
 class TorchSpeechSession:
     """A `runtimes.sessions.SpeechSession` over a dense or slim checkpoint, fp32, where it is: on the CPU or a GPU."""
 
+    most_rows: int | None = None
     takes_several = True
 
     def __init__(self, checkpoint: WhisperCheckpoint) -> None:

@@ -252,3 +252,18 @@ def test_null_says_what_the_waveform_tells_it_to(artifacts):
     session.start()
     assert session.step(start[:1]).argmax() == decoding.no_speech
     session.close()
+
+
+@pytest.mark.parametrize("runtime", REAL_RUNTIMES)
+def test_a_graph_in_float16_gives_torchs_logits_as_near_as_float16_is(runtime, tmp_path):
+    """Its keys and values lie in memory of float16 on either runtime."""
+    artifact = small_artifact(tmp_path / "half", form="tensorrt", precision="fp16")
+    session = choose_runtime(runtime).load(artifact, SessionOptions(threads=1, precision="fp32"))
+    tokens = _tokens(1, 12)
+    expected = torch_logits(small_whisper("stock"), CLIP, tokens)
+    session.encode(CLIP)
+    session.start()
+    for place in range(12):
+        logits = session.step(tokens[:, place : place + 1])
+        np.testing.assert_allclose(logits, expected[:, place], rtol=0, atol=2e-2 * np.abs(expected).max())
+    session.close()

@@ -12,7 +12,7 @@ from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.first_tries import SILENT_PEAK
 from leanear.runtimes.speech.long_audio import split_by_timestamps, transcribe, transcribe_windows
 from leanear.runtimes.speech.tokens.repeats import SUSPECT_LOOP_TOKENS, loop_start
-from leanear.runtimes.speech.transcript import Segment
+from leanear.runtimes.speech.transcript import Segment, Tally
 from tests.runtimes.speech_sessions import (
     EN,
     END,
@@ -290,6 +290,26 @@ def test_text_from_before_does_not_silence_a_window():
     assert [segment.text for segment in segments] == [" one"] * 3
     as_transformers = heard(FakeSession(logits), loud(2.5), replace(options, stop_repeats=False))
     assert [segment.text for segment in as_transformers] == [" one"]
+
+
+def test_more_hypotheses_than_the_session_follows_are_refused_before_anything_is_heard():
+    session = scripted([0, 1])
+    session.most_rows = 8
+    for options, said in ((replace(PLAIN, beam_size=9), "beam_size: 9"), (DecodeOptions(best_of=9), "best_of: 9")):
+        with pytest.raises(BadInput, match=f"{said} hypotheses at once; this runtime's engines take 8"):
+            heard(session, loud(1.0), options)
+    assert session.windows == []
+    assert heard(session, loud(1.0), replace(PLAIN, best_of=9)), "at temperature 0 there are no samples"
+
+
+def test_what_is_left_out_of_a_loop_is_counted():
+    tally = Tally()
+    list(transcribe(always(2), MODEL, loud(1.0), replace(PLAIN, temperatures=(0.0,)), tally))
+    assert tally.repeats == tally.windows == 1
+    assert tally.sentence == "in 1 window what came again and again was left out"
+    tally = Tally()
+    list(transcribe(scripted([0, 1], [2, 3]), MODEL, loud(1.0), PLAIN, tally))
+    assert (tally.repeats, tally.sentence) == (0, "")
 
 
 def test_the_language_is_that_of_the_first_window_with_speech():

@@ -17,16 +17,21 @@ from leanear.runtimes.speech.prompts import hotwords_of, read_prompts
 from leanear.runtimes.speech.tokens.text_tokens import text_tokens, words_of
 from leanear.runtimes.speech.tokens.vocabulary import Vocabulary, make_vocabulary
 from tests.runtimes.speech_sessions import (
+    END,
+    NO_SPEECH,
     PREVIOUS,
+    SIZE,
     SPECIAL,
     START,
     TIMES,
     TRANSCRIBE,
     WINDOW,
+    FakeSession,
     at_time,
     model_with,
+    said_since_prompt,
     scripted,
-)  # fmt: skip
+)
 from tests.whisper_models import make_tokenizer
 
 DEMO = Path(__file__).resolve().parents[3] / "toolchain" / "demo" / "whisper" / "model"
@@ -117,6 +122,26 @@ def test_a_prompt_is_shown_once_and_hot_words_always():
     said = [TIMES, 2, at_time(1.0)]
     both = DecodeOptions(**plain, prompt="no", hotwords=("yes",), condition=True)
     assert shown_to(both)[:2] == [[PREVIOUS, 6, 9, 8], [PREVIOUS, 6, 9, 8, *said]]
+
+
+def test_a_window_without_speech_that_was_shown_nothing_is_heard_once():
+    """And the prompt, of the first window alone, is not shown in it after all."""
+    seen: list[bool] = []
+
+    def logits(fed, window):
+        row, speaks = np.zeros(SIZE, np.float32), np.abs(window).max() > 0.1
+        if fed[-1] == START:
+            seen.append(PREVIOUS in fed)
+            row[NO_SPEECH] = -9.0 if speaks else 9.0
+        else:
+            row[[2, END][min(len(said_since_prompt(fed)), 1)]] = 20.0 if speaks else 1.0
+        return row
+
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * WINDOW).astype(np.float32)
+    audio[WINDOW:] *= 0.02
+    options = DecodeOptions(temperatures=(0.0,), timestamps=False, quiet_cuts=False, prompt="yes")
+    list(transcribe_windows(FakeSession(logits), replace(model_with(), vocabulary=FEW), audio, options))
+    assert seen == [True, False, False]
 
 
 def test_no_window_is_shown_more_than_half_of_the_positions():

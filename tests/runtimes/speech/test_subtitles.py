@@ -95,6 +95,20 @@ def test_a_cue_of_no_length_is_given_a_millisecond():
     assert "".join(vtt([segment(2.0, 1.9, " x")])).splitlines()[2] == "00:00:02.000 --> 00:00:02.001"
 
 
+@pytest.mark.parametrize("write", [srt, vtt])
+def test_no_cue_ends_when_it_begins_whatever_the_rounding(write):
+    for sample in range(0, 4_000):
+        moment = sample / 16_000
+        (line,) = (line for line in "".join(write([segment(moment, moment, " x")])).splitlines() if "-->" in line)
+        begin, end = line.split(" --> ")
+        assert begin < end, sample
+
+
+@pytest.mark.parametrize("text", [" \u200b", "\u200d", "\x00", " "])
+def test_of_no_letters_there_is_no_cue(text):
+    assert "".join(srt([segment(0.0, 1.0, text), segment(1.0, 2.0, " x")])) == "1\n00:00:01,000 --> 00:00:02,000\nx\n\n"
+
+
 def test_times_round_and_carry():
     assert "".join(srt([segment(59.9996, 3599.9999, " x")])).splitlines()[1] == "00:01:00,000 --> 01:00:00,000"
     assert "".join(plain([segment(59.999, 3599.999, " x")])) == "[01:00.00 --> 01:00:00.00]  x\n"

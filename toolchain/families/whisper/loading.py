@@ -29,6 +29,7 @@ from leanear.families.whisper.forward import features
 from leanear.families.whisper.prompts import set_defaults
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, START, complete_settings
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.notes import note
 
 SIZE_SIGNS = SizeSigns(
     layers={"encoder_layers": r"encoder\.layers\.(\d+)\.", "decoder_layers": r"decoder\.layers\.(\d+)\."},
@@ -174,12 +175,13 @@ def _load_generation_config(folder: Path, config: WhisperConfig, tokenizer: Whis
 
 
 def _check_alignment_heads(path: Path, config: WhisperConfig, settings: GenerationConfig) -> None:
+    """Refuse what is no list of heads, and forget a list of heads that the model lacks, as a distilled one may have."""
     heads = cross_attention_heads(config)
     for entry in getattr(settings, "alignment_heads", None) or ():
-        try:
-            layer, head = entry
-            there = 0 <= layer < len(heads) and 0 <= head < heads[layer]
-        except (TypeError, ValueError):
-            there = False
-        if not there:
-            raise BadInput(f"{path}: alignment_heads names {entry}, which no decoder layer and head of the model is")
+        if not (isinstance(entry, list | tuple) and len(entry) == 2 and all(type(each) is int for each in entry)):
+            raise BadInput(f"{path}: alignment_heads names {entry}, which is no decoder layer and head")
+        layer, head = entry
+        if not (0 <= layer < len(heads) and 0 <= head < heads[layer]):
+            note(f"{path}: alignment_heads names {entry}, which the model does not have; the list is not used")
+            del settings.alignment_heads
+            return

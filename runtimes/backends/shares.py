@@ -14,6 +14,8 @@ from typing import Dict, Iterable, List, Tuple
 
 import numpy as np
 
+from leanear.runtimes.backends.onnx_sessions import load_graph
+from leanear.runtimes.backends.openvino_sessions import compile_graph
 from leanear.runtimes.sessions import SessionOptions
 
 RUNS = 8
@@ -38,16 +40,8 @@ def share_of_nodes(
 
 
 def _onnxruntime_times(graph: Path, options: SessionOptions, waveform: np.ndarray) -> Iterable[Tuple[str, float]]:
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
-    settings.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="leanear-") as folder:
-        settings.profile_file_prefix = os.path.join(folder, "profile")
-        session = onnxruntime.InferenceSession(os.fspath(graph), settings, providers=["CPUExecutionProvider"])
+        session = load_graph(graph, options, profile=os.path.join(folder, "profile"))
         name = session.get_inputs()[0].name
         for _ in range(RUNS):
             session.run(None, {name: waveform})
@@ -58,18 +52,7 @@ def _onnxruntime_times(graph: Path, options: SessionOptions, waveform: np.ndarra
 
 
 def _openvino_times(graph: Path, options: SessionOptions, waveform: np.ndarray) -> Iterable[Tuple[str, float]]:
-    import openvino
-    import openvino.properties as properties
-    import openvino.properties.hint as hint
-
-    kind = {"fp32": "f32", "bf16": "bf16"}.get(options.precision, "f32")
-    settings = {
-        properties.enable_profiling(): True,
-        properties.inference_num_threads(): options.threads,
-        properties.num_streams(): 1,
-        hint.inference_precision(): getattr(openvino.Type, kind),
-    }
-    request = openvino.Core().compile_model(os.fspath(graph), "CPU", settings).create_infer_request()
+    request = compile_graph(graph, options, profiling=True).create_infer_request()
     for _ in range(RUNS):
         request.infer([waveform])
         for node in request.get_profiling_info():
