@@ -32,7 +32,7 @@ help:  ## List what make can do
 	@echo "  make deploy TARGET=raspberrypi HOST=user@device [DEVICE_PYTHON=path] [SUSTAINED=600]    over SSH; HOSTS=file for several"
 	@echo "  instead of SPARSITY: SPEEDUP=1.3, LATENCY_MS=12, MACS=0.7, or MAX_DROP=0.5 alone; PRUNE=all RECOVERY=lora RECIPE=file.toml"
 
-# The stamp carries the lock's hash, so a changed lock or pyproject.toml installs again and an interrupted install is repeated.
+# The stamp is older than a changed lock or pyproject.toml, which installs again; an interrupted install leaves none.
 $(READY): .requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "leanear needs Python 3.11 or later; none was found" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "leanear needs Python 3.11 or later; $(PYTHON) is older (set PYTHON=...)" >&2; exit 1; }

@@ -59,7 +59,7 @@ def tensor_costs(
 def tensors_to_leave(costs: Costs) -> tuple[str, ...]:
     """The fewest of the dearest tensors without which the others' costs together are well within the proof's bound.
 
-    None where that would be too many of them, or the decoder alone is too dear.
+    None of them where that would be too many, or the decoder alone is too dear.
     """
     of_encoder = sorted((item for item in costs.items() if item[0] != (DECODER,)), key=lambda item: -item[1])
     for number in range(len(of_encoder)):

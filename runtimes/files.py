@@ -44,7 +44,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     with _named(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(descriptor)
-    os.chmod(name, 0o666 & ~_umask())
+    os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
     try:
         with _named(path):
             yield Path(name)

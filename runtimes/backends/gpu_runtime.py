@@ -70,9 +70,13 @@ def load_session(name: str, artifact: Artifact, options: SessionOptions) -> GpuS
     check_graph_precision(artifact, options)
     library = import_library(name)
     cuda = Cuda()
-    built = engines_ahead(name, artifact, options, cuda.capability)
-    if built is None:
-        built = build_engines(name, artifact, options, here(cuda), compiled_folder(artifact))
+    try:
+        built = engines_ahead(name, artifact, options, cuda.capability)
+        if built is None:
+            built = build_engines(name, artifact, options, here(cuda), compiled_folder(artifact))
+    except BaseException:
+        cuda.close()
+        raise
     gpu = Gpu(library, name, cuda, options)
     return GpuSpeechSession(gpu, artifact, built) if artifact.is_speech else GpuSession(gpu, artifact, built)
 

@@ -27,6 +27,15 @@ def test_a_file_cut_off_leaves_the_old_one_and_no_litter(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_a_replaced_file_is_as_private_as_it_was(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    path.chmod(0o600)
+    with replaced_file(path) as part:
+        part.write_text("new")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", 0o600)
+
+
 def test_what_is_no_file_is_left_alone(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "own end").symlink_to("/proc/self/fd/1")
