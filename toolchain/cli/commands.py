@@ -45,12 +45,12 @@ def run(arguments: list[str] | None = None) -> int:
     forget_kept()
     stdout = sys.stdout
     try:
-        cli.main(args=arguments, prog_name="leanear", standalone_mode=False)
+        status = cli.main(args=arguments, prog_name="leanear", standalone_mode=False)  # click gives that of an Exit
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 (what is no end of ours is raised again)
         return _status_of(_asked_for() or error, sys.stdout is stdout)
     ended = _asked_for()  # by a signal that a library swallowed
-    return 0 if ended is None else _status_of(ended, True)
+    return (status or 0) if ended is None else _status_of(ended, True)
 
 
 def _asked_for() -> BaseException | None:
@@ -62,8 +62,6 @@ def _asked_for() -> BaseException | None:
 
 def _status_of(error: BaseException, own_stdout: bool) -> int:
     """The exit status that an end has, after its one line; own_stdout: click did not put another one in its place."""
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
     if isinstance(error, click.ClickException):
         _complain(f"{error.format_message().rstrip('.')}{variable_of(error)}")
         return 2

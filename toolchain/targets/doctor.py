@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from leanear.runtimes.choose import choose_runtime
+from leanear.targets.readiness import readiness
 from leanear.targets.target import read_target, target_names
 
 HOST_LIBRARIES = ("torch", "transformers", "onnx", "peft", "soundfile", "soxr", "jiwer")
@@ -47,11 +47,5 @@ def _library(name: str) -> Finding:
 
 
 def _target(name: str) -> Finding:
-    target = read_target(name)
-    if target.on_device:
-        said = f"{target.runtime}, {target.precision}, on a device: the bundle's own doctor looks there"
-        return Finding(f"target {name}", True, said)
-    reason = choose_runtime(target.runtime).available()
-    return Finding(
-        f"target {name}", reason is None, reason or f"{target.runtime}, {target.precision}, {target.threads} threads"
-    )
+    found = readiness(read_target(name))
+    return Finding(f"target {name}", found.built != "not here", f"{found.runtime}, {found.precision}; {found.text}")

@@ -86,3 +86,12 @@ def test_the_command_says_it_of_all_or_of_some(cuda, capsys, tmp_path):
     assert set(found[0]) == keys
     assert run(["targets", str(tmp_path / "none.toml")]) == 2
     assert "none.toml: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_to_the_doctor_nothing_is_missing_where_engines_are_built_without_a_gpu(cuda, monkeypatch, capsys, library):
+    if not library:
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    status = run(["doctor"])
+    (found,) = (line.split() for line in capsys.readouterr().out.splitlines() if " target rtx " in line)
+    assert (found[0], status) == (("ok", 0) if library else ("missing", 1))
