@@ -17,6 +17,7 @@ from leanear.runtimes.artifact import Artifact as Files
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import replaced_folder
 from leanear.runtimes.process.notes import LOGGER, note
 from leanear.runtimes.process.signal_watch import beyond_full_scale
 from leanear.runtimes.sessions import SessionOptions, own_precision
@@ -152,7 +153,8 @@ class Model:
         """
         if Path(out).exists():
             raise BadInput(f"{os.fspath(out)}: there is something there already")
-        shutil.copytree(self.folder, out)
+        with replaced_folder(Path(out)) as fresh:
+            shutil.copytree(self.folder, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns(fresh.name))
         return Model(os.fspath(out), Path(out), self.task, self.asked, self.progress)
 
     def evaluate(self, data: PathLike | None = None, *, seed: int = 0) -> dict[str, Any]:
@@ -243,9 +245,8 @@ class Artifact:
         """Accuracy, mAP or word error rate on the evaluation clips of `data`, by the keys of `leanear eval`."""
         from leanear.families.asked import Asked
 
-        chosen, options = self._options(runtime, precision, threads)
-        precise, cores = options.precision, options.threads
-        return _evaluated(str(self.folder), data, chosen, precise, cores, seed, Asked(), self.progress)
+        chosen, own = self._options(runtime, precision, threads)
+        return _evaluated(str(self.folder), data, chosen, own.precision, own.threads, seed, Asked(), self.progress)
 
     def bench(
         self,
@@ -289,9 +290,8 @@ class Session:
     """A loaded artifact: numpy in, numpy out. Close it, or use it in a `with` block."""
 
     def __init__(self, files: Files, own: Any) -> None:
-        self.files = files
+        self.files, self._noted = files, False
         self._own: Any = own
-        self._noted = False
 
     def run(self, waveform: np.ndarray) -> np.ndarray:
         """A classifier's logits, float32 (labels,), of one waveform (samples,): floats within -1 to 1, or int16.

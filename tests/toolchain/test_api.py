@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -65,6 +66,23 @@ def test_damage_is_warned_of_without_progress_and_a_recipe_is_followed(folder, t
     assert "pruning" not in capfd.readouterr().err, "progress is not shown"
     with pytest.raises(leanear.BadInput, match="max_drop beside another goal"):
         model.prune(folder / "data", sparsity=0.5, max_drop=1.0)
+
+
+def test_what_a_full_disk_cuts_short_leaves_nothing_and_is_saved_again(slim, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            slim.save(tmp_path / "kept")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+    kept = slim.save(tmp_path / "kept")
+    saved, there = (
+        {path.relative_to(each).as_posix(): path.read_bytes() for path in each.rglob("*") if path.is_file()}
+        for each in (kept.folder, slim.folder)
+    )
+    assert saved == there
 
 
 def test_what_is_not_saved_goes_with_the_model(folder, slim, tmp_path):
