@@ -16,6 +16,16 @@ from typing import Any, Iterable, Iterator
 from leanear.runtimes.errors import BadInput
 
 
+@contextlib.contextmanager
+def reading(path: object) -> Iterator[None]:
+    """What the system cannot read of `path` is no usable input: BadInput in place of an OSError."""
+    try:
+        yield
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise BadInput(f"{path}: {'no such file' if missing else error.strerror or error}") from None
+
+
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in 1 MiB blocks."""
     digest = hashlib.sha256()
@@ -158,11 +168,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _read_value(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+        return json.loads(text)
     except (ValueError, RecursionError) as error:  # bytes that are no text, text that is no JSON, an endless number
         raise BadInput(f"{path}: not JSON ({error})") from None
 

@@ -38,7 +38,7 @@ from leanear.families.ast import AstModel, attention_sites, features, load_check
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
 from leanear.plan import PLAN_SCHEMA, read_plan
 from leanear.runtimes.errors import BadInput, LeanearError
-from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
+from leanear.runtimes.files import read_json, read_object, replaced_file, sha256_file, sha256_json, write_json
 from leanear.studies.demo.make import Job, _dev_clips, _extractor, _scene
 from leanear.studies.demo.packaging import read_clips
 from leanear.studies.demo.training import Schedule, initialise, new_config, new_model, train
@@ -73,13 +73,8 @@ def read_widths(path: Path) -> Widths:
     Raises:
         BadInput: the file is missing or malformed, or its layers and head widths are not the demo AST's.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
-    if isinstance(value, dict) and value.get("schema") == PLAN_SCHEMA:
+    value = read_object(path)
+    if value.get("schema") == PLAN_SCHEMA:
         sites = read_plan(path).sites
         widths = Widths(
             tuple(site.query_key_widths for site in sites), tuple(site.value_output_widths for site in sites)

@@ -12,6 +12,7 @@ import numpy as np
 from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name, wav_codec_name
 from leanear.runtimes.audio.wav_layout import wav_layout
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import reading
 from leanear.runtimes.process.notes import Note, note
 from leanear.runtimes.process.signal_watch import SignalWatch
 
@@ -59,23 +60,19 @@ class Recording:
 
     Raises:
         BadInput: the file is missing, is not such a file, is truncated or empty; or, when a slice is read, that part of
-            it holds NaN or infinite samples.
+            it cannot be read, or holds NaN or infinite samples.
     """
 
     def __init__(self, path: Path, sample_rate_hz: int, say: Note = note) -> None:
         self._path = Path(path)
         self._say, self._watch, self._watched = say, SignalWatch(), False
-        try:
+        with reading(path):
             self._stream = open(self._path, "rb")  # noqa: SIM115
-        except FileNotFoundError:
-            raise BadInput(f"{path}: no such file") from None
-        except OSError as error:
-            raise BadInput(f"{path}: {error.strerror}") from None
-        try:
-            self._read_header(sample_rate_hz)
-        except BadInput:
-            self._stream.close()
-            raise
+            try:
+                self._read_header(sample_rate_hz)
+            except (BadInput, OSError):
+                self._stream.close()
+                raise
         rate_hz = self._format.rate_hz
         divisor = math.gcd(rate_hz, sample_rate_hz)
         self._up, self._down = sample_rate_hz // divisor, rate_hz // divisor
@@ -130,8 +127,9 @@ class Recording:
         """float32 (last - first,) at the file's own rate, silence where there is nothing; less after the end."""
         start, stop = max(first, 0), min(last, self._frames)
         frame_bytes = self._format.frame_bytes
-        self._stream.seek(self._data_from + start * frame_bytes)
-        data = self._stream.read((stop - start) * frame_bytes)
+        with reading(self._path):
+            self._stream.seek(self._data_from + start * frame_bytes)
+            data = self._stream.read((stop - start) * frame_bytes)
         if len(data) < (stop - start) * frame_bytes:
             raise BadInput(f"{self._path}: truncated: the file became shorter while it was read")
         samples = decoded_samples(data, self._format)

@@ -13,6 +13,7 @@ from leanear.data.file_part import FilePart, ogg_links, wav_part
 from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name
 from leanear.runtimes.audio.wav_layout import wav_layout
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import reading
 from leanear.runtimes.process.notes import Note, note
 from leanear.runtimes.process.signal_watch import SignalWatch
 
@@ -42,23 +43,24 @@ class AudioFile:
     its end. The frame counts of libsndfile are not relied on. say: takes what a user should know of the file.
 
     Raises:
-        BadInput: the file is missing or is not audio; or, where the reading comes to it, is empty, truncated or
-            damaged, or holds NaN or infinite samples.
+        BadInput: the file is missing, cannot be read or is not audio; or, where the reading comes to it, is empty,
+            truncated or damaged, or holds NaN or infinite samples.
     """
 
     def __init__(self, path: Path, say: Note = note) -> None:
         self.path = Path(path)
-        check_audio_file(self.path)
         self._say, self._watch, self._ended = say, SignalWatch(), False
-        self._stream = open(self.path, "rb")  # noqa: SIM115
-        try:
-            self._parts = self._divided()
-            self._sound = self._open_next()
-            self.sample_rate_hz = int(self._sound.samplerate)
-            check_sample_rate(self.path, self.sample_rate_hz)
-        except BadInput:
-            self._stream.close()
-            raise
+        with reading(self.path):
+            check_audio_file(self.path)
+            self._stream = open(self.path, "rb")  # noqa: SIM115
+            try:
+                self._parts = self._divided()
+                self._sound = self._open_next()
+                self.sample_rate_hz = int(self._sound.samplerate)
+                check_sample_rate(self.path, self.sample_rate_hz)
+            except (BadInput, OSError):
+                self._stream.close()
+                raise
 
     def __enter__(self) -> AudioFile:
         return self
@@ -104,11 +106,11 @@ class AudioFile:
         return [wav_part(self._stream, layout)]
 
     def _open_next(self) -> _Sequential:
-        self._frames_read = 0
+        self._frames_read, self._part = 0, self._parts.pop(0)
         try:
-            return _Sequential(self._parts.pop(0))
+            return _Sequential(self._part)
         except soundfile.LibsndfileError as error:
-            raise BadInput(f"{self.path}: {self._why_not(error)}") from None
+            raise BadInput(f"{self.path}: {self._part.failed or self._why_not(error)}") from None
 
     def _why_not(self, error: soundfile.LibsndfileError) -> str:
         self._stream.seek(0)
@@ -123,6 +125,9 @@ class AudioFile:
             samples = self._sound.read(frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise BadInput(f"{self.path}: damaged ({error.error_string.strip()})") from None
+        finally:
+            if self._part.failed:
+                raise BadInput(f"{self.path}: {self._part.failed}")
         self._frames_read += len(samples)
         check_samples(samples, str(self.path))
         mono = samples.mean(axis=1, dtype=np.float32)

@@ -13,12 +13,15 @@ OGG_BEGINS, OGG_ENDS = 2, 4  # flags of a stream's first page and of its last
 
 
 class FilePart:
-    """A head of one's own, and behind it the bytes [start, stop) of a stream that can seek."""
+    """A head of one's own, and behind it the bytes [start, stop) of a stream that can seek.
+
+    failed: why a `read` could not read, of which libsndfile, that calls it, learns nothing.
+    """
 
     def __init__(self, stream: BinaryIO, start: int, stop: int, head: bytes = b"") -> None:
         self._stream, self._start, self._head = stream, start, head
         self._length = len(head) + stop - start
-        self._place = 0
+        self._place, self.failed = 0, ""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go there; the new place."""
@@ -36,8 +39,11 @@ class FilePart:
         wanted = left if count < 0 else min(count, left)
         data = self._head[self._place : self._place + wanted]
         if len(data) < wanted:
-            self._stream.seek(self._start + self._place + len(data) - len(self._head))
-            data += self._stream.read(wanted - len(data))
+            try:
+                self._stream.seek(self._start + self._place + len(data) - len(self._head))
+                data += self._stream.read(wanted - len(data))
+            except OSError as error:
+                self.failed = error.strerror or str(error)
         self._place += len(data)
         return data
 

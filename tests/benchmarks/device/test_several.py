@@ -49,6 +49,16 @@ def test_one_that_is_no_audio_does_not_stop_the_others(artifact, clips, capsys, 
     assert found == [(str(clips / "a.wav"), LABELS[0]), (str(clips / "c.wav"), LABELS[-1])]
 
 
+def test_one_that_the_system_cannot_read_does_not_stop_the_others(artifact, clips, capsys):
+    (clips / "b.wav").unlink()
+    (clips / "b.wav").symlink_to("/proc/self/mem")  # a file that opens, and whose first bytes are an input/output error
+    with pytest.raises(BadInput, match="1 of 3 clips was not classified"):
+        print_labels(classify_files(artifact, [clips], "null", SessionOptions(threads=1), 1), as_json=True)
+    out, err = capsys.readouterr()
+    assert err == f"leanear: {clips / 'b.wav'}: Input/output error\n"
+    assert [answer["file"] for answer in json.loads(out)] == [str(clips / "a.wav"), str(clips / "c.wav")]
+
+
 def test_one_alone_is_its_own_error(artifact, clips, capsys):
     answers = classify_files(artifact, [clips / "b.wav"], "null", SessionOptions(threads=1), 1)
     with pytest.raises(BadInput, match=r"b\.wav: not a WAV file"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -51,6 +52,21 @@ def test_every_form_of_every_file_is_written_beside_the_others(capsys, artifact,
     assert json.loads((tmp_path / "out" / "cat.json").read_text())["text"] == "the cat sat"
     srt = transcribe(capsys, artifact, talks / "cat.wav", "--output-format", "srt")[1]
     assert (tmp_path / "out" / "cat.srt").read_text() == srt
+
+
+def test_what_cannot_be_written_ends_the_run(capsys, artifact, talks, tmp_path):
+    (talks / "broken.wav").symlink_to("/proc/self/mem")  # which cannot be read
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
+    try:
+        status, _, err = transcribe(capsys, artifact, talks, "--output-dir", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status != 0
+    assert err == (
+        f"leanear: {talks}/broken.wav: Input/output error\nleanear: {tmp_path}/out/cat.txt: File too large\n"
+    )
+    assert not list((tmp_path / "out").rglob("*.*"))
 
 
 def test_one_that_cannot_be_heard_does_not_stop_the_others(capsys, artifact, talks, tmp_path):

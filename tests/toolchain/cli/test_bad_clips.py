@@ -28,6 +28,21 @@ def data(tmp_path):
     return data
 
 
+def test_those_that_the_system_cannot_read_do_not_stop_the_others(tiny_folder, tmp_path, capsys):
+    up = write_tones(tmp_path / "data", 4) / "up"
+    for name, unreadable in (("0.wav", "/proc/self/mem"), ("1.wav", "/proc/sys/vm/compact_memory")):
+        (up / name).unlink()
+        (up / name).symlink_to(unreadable)  # of which one cannot be read, and the other not even opened, by root either
+    assert run(["classify", str(up), "--model", str(tiny_folder), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert [line for line in err.splitlines() if line.startswith("leanear: ")] == [
+        f"leanear: {up}/0.wav: Input/output error",
+        f"leanear: {up}/1.wav: Permission denied",
+        "leanear: 2 of 4 clips were not classified",
+    ]
+    assert [each["file"] for each in json.loads(out)] == [f"{up}/2.wav", f"{up}/3.wav"]
+
+
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
 def test_the_others_are_classified(tiny_folder, data, capsys, caplog, as_json):
     assert run(["classify", str(data / "up"), str(data / "yes"), "--model", str(tiny_folder), *as_json]) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
 from pathlib import Path
@@ -79,6 +81,26 @@ def test_damaged_audio_is_named(tmp_path, kind, message):
         read_waveform(path, 16000)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class _HalfRead(io.FileIO):
+    """A file on a disk whose blocks from 20,000 on are damaged."""
+
+    def read(self, size=-1):
+        if self.tell() + size > 20_000:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_what_the_disk_cannot_read_is_not_taken_for_the_end(tmp_path, monkeypatch, capfd, suffix):
+    path = tmp_path / f"clip.{suffix}"
+    soundfile.write(path, np.random.default_rng(0).normal(size=160_000) * 0.1, 16_000)
+    monkeypatch.setattr("leanear.data.audio.open", lambda path, _: _HalfRead(path), raising=False)
+    with pytest.raises(BadInput) as caught:
+        read_waveform(path, 16_000)
+    assert str(caught.value) == f"{path}: Input/output error"
+    assert capfd.readouterr().err == ""
 
 
 def make_folder(root, counts, prefix=""):
