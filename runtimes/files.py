@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Sequence
 
 from leanear.runtimes.errors import BadInput
+
+LOCK_FILE = ".leanear-lock"
 
 
 @contextlib.contextmanager
@@ -133,6 +137,28 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextlib.contextmanager
+def only_here(folder: Path, own_names: Sequence[str]) -> Iterator[None]:
+    """Hold `folder` for this process; what a killed run left half-written of `own_names` in it is deleted.
+
+    own_names: of files and folders, which may be patterns and lie in folders of it.
+
+    Raises:
+        BadInput: another process holds it.
+    """
+    with open(folder / LOCK_FILE, "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(lock.fileno()).st_nlink:  # whoever held it has just deleted it
+                raise BlockingIOError
+        except BlockingIOError:
+            raise BadInput(f"{folder}: another leanear is at work in this folder; wait, or choose another") from None
+        for name, ending in itertools.product(map(Path, own_names), ("part", "old")):
+            for litter in folder.glob((name.parent / f".{name.name}.*.{ending}").as_posix()):
+                shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
+        yield
 
 
 def link_or_copy(source: Path, out: Path) -> None:

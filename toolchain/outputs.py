@@ -1,16 +1,12 @@
-"""Where results may be written: never over something that leanear did not make, never by two runs at once."""
+"""Where results may be written: never over something that leanear did not make."""
 
-import contextlib
-import fcntl
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import file_place
+from leanear.runtimes.files import LOCK_FILE, file_place
 
-LOCK_FILE = ".leanear-lock"
 SCORES = ".scores"  # of `leanear explore`, in its folder
 
 
@@ -59,27 +55,3 @@ def check_deployment_folder(folder: Path, sources: Sequence[Path]) -> None:
     for source in sources:
         if folder.resolve() in (source.resolve(), *source.resolve().parents):
             raise BadInput(f"{source}: it lies inside --out ({folder}), which would replace it; choose another --out")
-
-
-@contextlib.contextmanager
-def only_here(folder: Path, own_names: Sequence[str]) -> Iterator[None]:
-    """Hold `folder` for this process; what a killed run left half-written of `own_names` in it is deleted.
-
-    own_names: of files and folders, which may be patterns and lie in folders of it.
-
-    Raises:
-        BadInput: another process holds it.
-    """
-    with open(folder / LOCK_FILE, "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{folder}: another leanear is at work in this folder; wait, or choose another") from None
-        for litter in (
-            path
-            for name in map(Path, own_names)
-            for ending in ("part", "old")
-            for path in folder.glob((name.parent / f".{name.name}.*.{ending}").as_posix())
-        ):
-            shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
-        yield

@@ -152,7 +152,7 @@ def check_job(
         options=options,
         windows=windows,
         asked_windows=asked_windows,
-        parts=Path(out).with_name(f".{Path(out).stem}.parts"),
+        parts=Path(out).with_name(f".{Path(out).name}.parts"),
         inputs_sha256=sha256_json(inputs),
         asked=asked,
         effort=effort,

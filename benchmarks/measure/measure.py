@@ -19,7 +19,7 @@ from leanear.benchmarks.sensors.device import device_facts, device_name, device_
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed
-from leanear.runtimes.files import sha256_file
+from leanear.runtimes.files import only_here, sha256_file
 from leanear.runtimes.records import as_json
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import windows_text
@@ -73,7 +73,7 @@ def benchmark(  # noqa: PLR0913, what a measurement is of
     the artifacts' own.
 
     Raises:
-        BadInput: an artifact or the clips are not what they should be, or do not belong together.
+        BadInput: an artifact or the clips are not usable or do not belong together; another run is at work for `out`.
         RuntimeUnavailable: the runtime is missing, or computes in another precision than asked for.
         ParityFailed: an engine does not answer as the checkpoint does, so nothing is measured; `out` says so.
         MeasurementFailed: a part failed; `out` is written all the same and holds the reason and the end of the log.
@@ -82,15 +82,16 @@ def benchmark(  # noqa: PLR0913, what a measurement is of
     by_role = {} if dense is None else {"dense": replace(options, precision=dense_precision or options.precision)}
     by_role["slim"] = options
     job = check_job(dense, slim, clips, runtime, by_role, out, effort, asked or {}, window)
-    if fresh:
-        shutil.rmtree(job.parts, ignore_errors=True)
-    else:
-        done = _finished(out, job)
-        if done is not None:
-            return done
-    results = write_results(out, _measured(job, command, progress))
+    if not fresh and (done := _finished(out, job)) is not None:
+        return done
+    job.parts.mkdir(parents=True, exist_ok=True)
+    with only_here(job.parts, ("*",)):
+        for kept in job.parts.glob("[!.]*") if fresh else ():
+            kept.unlink()
+        results = write_results(out, _measured(job, command, progress))
+        if results.is_wrong or not results.failures():
+            shutil.rmtree(job.parts, ignore_errors=True)
     _refuse_failures(results)
-    shutil.rmtree(job.parts, ignore_errors=True)
     progress("measured", 1.0)
     return results
 

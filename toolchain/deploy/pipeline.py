@@ -14,7 +14,7 @@ from leanear.benchmarks.results import DeviceOutcome, Results, read_results
 from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.splits import Splits, draw_evaluation, read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
-from leanear.deploy.delivering import BUNDLE_FOLDER, Devices, deliver_deployment
+from leanear.deploy.delivering import BUNDLE_FOLDER, DEVICES_FOLDER, Devices, deliver_deployment
 from leanear.deploy.deployment_folder import claim, default_folder
 from leanear.deploy.deployment_stages import (
     VERSION,
@@ -52,11 +52,12 @@ from leanear.families.checkpoint import (
     load_checkpoint,
 )
 from leanear.families.tasks import labels_of, read_spellings, task_of
-from leanear.outputs import check_deployment_folder, only_here
+from leanear.outputs import check_deployment_folder
 from leanear.progress import Narrator
 from leanear.runtimes.backends.engines import import_library
 from leanear.runtimes.choose import choose_runtime, require_runtime
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import only_here
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
@@ -67,8 +68,9 @@ from leanear.timing.speech_work import SpeechWork
 if TYPE_CHECKING:
     from leanear.prune.job import PruneJob
 
-OWN_FOLDERS = ("checkpoint", "dense", "slim", f"{TRIALS_FOLDER}/*", BUNDLE_FOLDER)
-OWN_NAMES = (*OWN_FOLDERS, ENGINES_FILE, PRECISION_FILE, DEPLOYMENT_FILE, "report.md", "report.html")
+OWN_FILES = (ENGINES_FILE, PRECISION_FILE, DEPLOYMENT_FILE, DEVICES_FILE, "report.md", "report.html")
+HOLDERS = ("clips", "calibration", "results", "results/*", f"{DEVICES_FOLDER}/*", TRIALS_FOLDER, ".stages")
+OWN_NAMES = ("checkpoint", "dense", "slim", BUNDLE_FOLDER, *OWN_FILES, *(f"{each}/*" for each in HOLDERS))
 
 
 @dataclass(frozen=True)

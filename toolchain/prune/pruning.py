@@ -20,7 +20,7 @@ from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, da
 from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of
 from leanear.families.tasks import labels_of, task_of
-from leanear.outputs import LOCK_FILE, check_replaceable, only_here
+from leanear.outputs import check_replaceable
 from leanear.plan import Plan, read_plan
 from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.document import Loss, PruningDocument, read_pruning
@@ -31,6 +31,7 @@ from leanear.reference.schedule import PruneRecipe, prune
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.clips import clips_sha256
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import LOCK_FILE, only_here
 from leanear.runtimes.process.notes import note, plural
 from leanear.stages import record_stage, recorded_inputs, stage_is_done
 

@@ -197,6 +197,22 @@ def test_each_side_is_measured_in_its_own_precision(dense_folder, slim_folder, c
     assert benchmark(None, slim_folder, None, "null", bf16, out, **ONCE).precisions == {"slim": "bf16"}
 
 
+def test_of_two_at_once_into_one_file_the_second_is_refused(slim_folder, tmp_path, capsys):
+    out, statuses = tmp_path / "r.v1", {}
+    session = ["--runtime", "null", "--threads", "1", "--budget", "0.2"]
+
+    def others(text, _share):
+        for name in ("r.v1", "r.v2") if "latency: model, process 1" in text and not statuses else ():
+            statuses[name] = main(["bench", str(slim_folder), "--out", str(tmp_path / name), *session])
+
+    benchmark(None, slim_folder, None, "null", OPTIONS, out, progress=others, **ONCE)
+    assert statuses == {"r.v1": 2, "r.v2": 0}
+    (refused,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("leanear: "))
+    assert refused.startswith(f"leanear: {tmp_path}/.r.v1.parts: another leanear is at work")
+    assert not read_results(out).failures()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.v1", "r.v2"]
+
+
 def test_a_precision_that_one_side_cannot_have_is_refused(dense_folder, slim_folder, tmp_path):
     with pytest.raises(BadInput, match="onnxruntime does not compute in bf16"):
         benchmark(

@@ -102,13 +102,15 @@ def test_what_is_done_is_not_done_again_and_another_precision_is(deployed, model
     assert "nothing to do" in capsys.readouterr().err
     trial = out / "trials" / "fp32" / "manifest.json"
     exported = trial.stat().st_mtime_ns
-    litter = out / "trials" / ".int8.left-by-a-kill.part"
-    litter.mkdir()
+    (out / "trials" / ".int8.left-by-a-kill.part").mkdir()
+    for name in ("clips/.evaluation.npz", "results/.null-bf16.json", ".stages/.slim.json", "calibration/.c.npz"):
+        (out / f"{name}.left-by-a-kill.part").touch()
+    (out / "clips" / ".mine.part").touch()
     with pytest.MonkeyPatch.context() as patch:
         prove_8_bits(patch, stop)
         assert deploy(model, data, nothing, out, "--precision", "int8-bf16", "--precision-drop", "2") == 2
     assert "stopped in the middle" in complaint(capsys)
-    assert not litter.exists()
+    assert [path.name for path in out.rglob("*.part")] == [".mine.part"]
     assert deploy(model, data, nothing, out, "--precision-drop", "2") == 0
     assert "nothing to do" not in capsys.readouterr().err
     assert trial.stat().st_mtime_ns == exported

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from leanear.cli.commands import run
-from leanear.outputs import only_here
 from leanear.prune import pruning
 from leanear.prune.scoring import SCORES_FILE
+from leanear.runtimes.files import only_here
 from tests.conftest import tone, write_tones
 
 
