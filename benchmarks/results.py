@@ -23,7 +23,7 @@ from leanear.benchmarks.results_document import (
 )
 from leanear.benchmarks.tagging import unpacked
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import read_json, write_json
+from leanear.runtimes.files import read_json, sha256_file, write_json
 from leanear.runtimes.records import read
 from leanear.runtimes.tasks import SPEECH_TASK, TAGGING_TASK, TASKS
 
@@ -165,6 +165,19 @@ def read_results(path: Path) -> Results:
 def results_files(folder: Path) -> list[Path]:
     """The results files of a deployment folder or a bundle, of all devices; parts of unfinished ones are none."""
     return sorted([*(folder / "results").glob("[!.]*.json"), *(folder / "results").glob("[!.]*/[!.]*.json")])
+
+
+def why_foreign(results: Path, folder: Path) -> str:
+    """Why a results file is not of the models that a deployment folder has now, in one line; "" where it is."""
+    try:
+        artifacts = read_results(results).content.artifacts
+    except BadInput as error:
+        return str(error)
+    for role, measured in artifacts.items():
+        path = folder / role / "manifest.json"
+        if not path.is_file() or sha256_file(path) != measured.manifest_sha256:
+            return f"{results}: its {role} model is not the one in {folder}"
+    return ""
 
 
 def _check_consistency(content: ResultsDocument, path: Path) -> None:

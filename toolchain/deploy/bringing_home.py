@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leanear.benchmarks.report.report import ReportPaths
-from leanear.benchmarks.results import DeviceOutcome, Results, read_results, results_files
-from leanear.deploy.delivering import BY_HAND, foreign_role, read_devices, write_delivery_report
+from leanear.benchmarks.results import DeviceOutcome, Results, read_results, results_files, why_foreign
+from leanear.deploy.delivering import BY_HAND, read_devices, write_delivery_report
 from leanear.deploy.measuring import DEVICES_FILE
 from leanear.devices.hosts import host_folder_name
 from leanear.devices.statuses import plain, results_status
+from leanear.outputs import only_here
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, sha256_file
 from leanear.runtimes.records import write
@@ -33,7 +34,7 @@ def import_results(
     is to be called, None: as its results name it. A device of that name that was measured before is replaced.
 
     Raises:
-        BadInput: there are no results, they are of other artifacts, or several go by one name.
+        BadInput: no results, or of other artifacts, or several of one name; another leanear is at work in the folder.
     """
     found = [read_results(path) for given in brought for path in _files(given)]
     names = [name or results.content.device_name for results in found]
@@ -42,15 +43,15 @@ def import_results(
     folder = into or _deployment_of(found[0])
     if not (folder / DEVICES_FILE).is_file():
         raise BadInput(f"{folder}: no deployment for devices that are measured elsewhere (it has no {DEVICES_FILE})")
-    document = read_devices(folder)
-    for results in found:
-        foreign = foreign_role(results, folder)
-        if foreign is not None:
-            raise BadInput(f"{results.path}: its {foreign} model is not the one in {folder}; it does not belong there")
-    outcomes = [outcome for outcome in document.outcomes if outcome.host not in names]
-    imported = [_placed(results, device, folder) for results, device in zip(found, names, strict=True)]
-    write(folder / DEVICES_FILE, replace(document, outcomes=(*outcomes, *imported)))
-    return Homecoming(folder, tuple(imported), write_delivery_report(folder, max_drop))
+    with only_here(folder, (DEVICES_FILE, "report.md", "report.html")):
+        document = read_devices(folder)
+        for results in found:
+            if why := why_foreign(results.path, folder):
+                raise BadInput(f"{why}; it does not belong there")
+        outcomes = [outcome for outcome in document.outcomes if outcome.host not in names]
+        imported = [_placed(results, device, folder) for results, device in zip(found, names, strict=True)]
+        write(folder / DEVICES_FILE, replace(document, outcomes=(*outcomes, *imported)))
+        return Homecoming(folder, tuple(imported), write_delivery_report(folder, max_drop))
 
 
 def _files(given: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from leanear.benchmarks.device.bundled import BundleRun, read_bundle
 from leanear.benchmarks.report.devices_report import DeviceEntry, compose_devices_report
 from leanear.benchmarks.report.report import ReportPaths, write_page
-from leanear.benchmarks.results import DeviceOutcome, Results, read_results
+from leanear.benchmarks.results import DeviceOutcome, read_results, why_foreign
 from leanear.deploy.ahead import engine_sections
 from leanear.deploy.measuring import DEVICES_FILE, precision_sections, pruning_sections, write_folder_report
 from leanear.devices.bundle import write_bundle
@@ -15,8 +15,9 @@ from leanear.devices.bundle_readme import expected_time, to_type
 from leanear.devices.hosts import deliver_to_all, host_folder_name
 from leanear.devices.remote import RemoteOptions
 from leanear.progress import Narrator
-from leanear.runtimes.errors import DeviceFailed
-from leanear.runtimes.files import read_json, sha256_file
+from leanear.runtimes.errors import BadInput, DeviceFailed
+from leanear.runtimes.files import read_json
+from leanear.runtimes.process.notes import named, note
 from leanear.runtimes.records import read, write
 
 BUNDLE_FOLDER = "bundle"
@@ -67,7 +68,7 @@ def deliver_deployment(
     """Bundle a deployment folder's artifacts and evaluation clips, measure them on each device, and report.
 
     One device that was measured has the whole report; several, or one that was not, a report over all of them, and
-    each that was measured its own in `devices/`.
+    each that was measured its own in `devices/`; those that were measured before, with the same artifacts, stay.
 
     Raises:
         BadInput: a host is not usable.
@@ -88,8 +89,10 @@ def deliver_deployment(
             expected = expected_time(bundle, artifacts)
         narrator.say(f"  {expected}")
     outcomes = _deliver(bundle.folder, folder, devices, narrator)
-    before = _brought_home_before(folder, {outcome.host for outcome in outcomes})
-    write(folder / DEVICES_FILE, DevicesDocument(DEVICES_SCHEMA, title, target, provenance, (*outcomes, *before)))
+    earlier = read_devices(folder).outcomes if (folder / DEVICES_FILE).is_file() else ()
+    kept = [each for each in earlier if each.results is not None and each.host not in devices.hosts]
+    every = (*outcomes, *_of_these_models(folder, kept))
+    write(folder / DEVICES_FILE, DevicesDocument(DEVICES_SCHEMA, title, target, provenance, every))
     return Delivery(bundle.folder, outcomes, write_delivery_report(folder, max_drop))
 
 
@@ -102,46 +105,34 @@ def read_devices(folder: Path) -> DevicesDocument:
     return read(DevicesDocument, read_json(folder / DEVICES_FILE, DEVICES_SCHEMA), folder / DEVICES_FILE)
 
 
-def _brought_home_before(folder: Path, hosts: set[str]) -> list[DeviceOutcome]:
-    """Outcomes that were imported earlier and are of the artifacts that the deployment still has."""
-    earlier = read_devices(folder).outcomes if (folder / DEVICES_FILE).is_file() else ()
-    return [
-        outcome
-        for outcome in earlier
-        if BY_HAND in outcome.notes
-        and outcome.host not in hosts
-        and outcome.results is not None
-        and (folder / outcome.results).is_file()
-        and foreign_role(read_results(folder / outcome.results), folder) is None
-    ]
+def _of_these_models(folder: Path, outcomes: Sequence[DeviceOutcome]) -> tuple[DeviceOutcome, ...]:
+    """The outcomes without those whose results are not of the artifacts that the deployment has, which are noted."""
+    at = {each.host: folder / each.results for each in outcomes if each.results is not None}
+    foreign = {host: why for host, path in at.items() if (why := why_foreign(path, folder))}
+    if foreign:
+        note(f"left out of the report on devices: {named([f'{host} ({why})' for host, why in foreign.items()])}")
+    return tuple(each for each in outcomes if each.host not in foreign)
 
 
-def foreign_role(results: Results, folder: Path) -> str | None:
-    """The role whose measured model is not the deployment's own; None where all are."""
-    for role, measured in results.content.artifacts.items():
-        path = folder / role / "manifest.json"
-        if not path.is_file() or sha256_file(path) != measured.manifest_sha256:
-            return str(role)
-    return None
-
-
-def write_delivery_report(folder: Path, max_drop: float | None) -> ReportPaths:
-    """The report of the devices that `devices.json` of a deployment folder tells of.
+def write_delivery_report(folder: Path, max_drop: float | None, out: Path | None = None) -> ReportPaths:
+    """The report of the devices that `devices.json` of a deployment folder tells of, in `out` (None: in the folder).
 
     Raises:
-        BadInput: that file or one that it names is not what it should be.
+        BadInput: that file or one that it names is not what it should be, or all devices measured other models.
     """
-    document = read_devices(folder)
-    outcomes = document.outcomes
+    document, out = read_devices(folder), out or folder
+    outcomes = _of_these_models(folder, document.outcomes)
+    if document.outcomes and not outcomes:
+        raise BadInput(f"{folder}: no device measured the models that are there now; `leanear deploy --host` does")
     if len(outcomes) == 1 and outcomes[0].status == "ok" and outcomes[0].results is not None:
-        notes = [f"{outcomes[0].host}: {note}." for note in outcomes[0].notes]
-        return write_folder_report(folder, folder / outcomes[0].results, folder, max_drop, notes=notes)
-    entries = [_entry(folder, outcome, max_drop) for outcome in outcomes]
+        notes = [f"{outcomes[0].host}: {said}." for said in outcomes[0].notes]
+        return write_folder_report(folder, folder / outcomes[0].results, out, max_drop, notes=notes)
+    entries = [_entry(folder, outcome, out, max_drop) for outcome in outcomes]
     said = {"target": document.target, **document.provenance}
     by_hand_commands = () if outcomes else commands(folder)
     more = (*pruning_sections(folder), *precision_sections(folder), *engine_sections(folder))
     report = compose_devices_report(document.title, document.target, entries, said, by_hand_commands, more)
-    return ReportPaths(*write_page(report, folder, "report"), report.gate)
+    return ReportPaths(*write_page(report, out, "report"), report.gate)
 
 
 def commands(folder: Path) -> tuple[str, ...]:
@@ -175,12 +166,12 @@ def _deliver(bundle: Path, folder: Path, devices: Devices, narrator: Narrator) -
     return tuple(replace(each, results=path) for each, path in zip(outcomes, paths, strict=True))
 
 
-def _entry(folder: Path, outcome: DeviceOutcome, max_drop: float | None) -> DeviceEntry:
+def _entry(folder: Path, outcome: DeviceOutcome, to: Path, max_drop: float | None) -> DeviceEntry:
     """What the report over all says of one device; its own report is written too, where it has results."""
     if outcome.results is None:
         return DeviceEntry(**vars(outcome))
-    out = folder / DEVICES_FOLDER / host_folder_name(outcome.host)
+    out = to / DEVICES_FOLDER / host_folder_name(outcome.host)
     notes = [f"{note}." for note in outcome.notes]
     paths = write_folder_report(folder, folder / outcome.results, out, max_drop, notes=notes)
-    report, measured = paths.html.relative_to(folder).as_posix(), read_results(folder / outcome.results)
+    report, measured = paths.html.relative_to(to).as_posix(), read_results(folder / outcome.results)
     return DeviceEntry(**vars(outcome), measured=measured, report=report, gate=paths.gate)

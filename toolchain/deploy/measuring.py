@@ -13,7 +13,7 @@ from leanear.benchmarks.report.page import Paragraph, Section
 from leanear.benchmarks.report.precision_section import precision_section, read_precision
 from leanear.benchmarks.report.report import ReportPaths, write_report
 from leanear.benchmarks.report.sections import Extra
-from leanear.benchmarks.results import Results, results_files
+from leanear.benchmarks.results import Results, read_results, results_files, why_foreign
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, as_folder, column_for
 from leanear.data.splits import read_splits
@@ -131,25 +131,33 @@ def _precision_beside(artifact: Artifact, runtime: str, asked: str | None) -> st
 
 
 def write_deployment_report(results: Path, *, out: Path | None, max_drop: float | None) -> ReportPaths:
-    """Write report.md and report.html of a results file, or of the newest one in a deployment folder.
+    """Write report.md and report.html of a results file, or of a deployment folder's artifacts as they are now.
 
     Word errors of transcripts that came from a device are counted now, and kept in the results file.
 
     Raises:
-        BadInput: there is no results file there, or it is not one.
+        BadInput: there is no results file there, it is not one, or the folder's are all of other models.
     """
     if not results.is_dir():
         count_results_word_errors(results, read_spellings(results.resolve().parent.parent))
         return write_report(results, out or results.parent, max_drop=max_drop)
-    if (results / DEVICES_FILE).is_file() and out is None:
+    if (results / DEVICES_FILE).is_file():
         from leanear.deploy.delivering import write_delivery_report
 
-        return write_delivery_report(results, max_drop)
-    found = results_files(results)
-    if not found:
-        raise BadInput(f"{results}: no results/*.json in it; `leanear deploy` or `leanear bench` makes them")
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-    return write_folder_report(results, newest, out or results, max_drop)
+        return write_delivery_report(results, max_drop, out)
+    return write_folder_report(results, _own_results(results), out or results, max_drop)
+
+
+def _own_results(folder: Path) -> Path:
+    """Of the results of the folder's artifacts those in what ships, of these those of this machine, the newest."""
+    found = {path: why_foreign(path, folder) for path in results_files(folder)}
+    own = [path for path, why in found.items() if not why]
+    if not own:
+        why = next(iter(found.values()), f"{folder}: no results/*.json in it")
+        raise BadInput(f"{why}; `leanear deploy` or `leanear bench` measures the models that are there")
+    ships = read_precision(folder / PRECISION_FILE).ships if (folder / PRECISION_FILE).is_file() else "fp32"
+    shipped = [path for path in own if read_results(path).precisions["slim"] == ships]
+    return max(shipped or own, key=lambda path: (path.parent == folder / "results", path.stat().st_mtime_ns))
 
 
 def precision_sections(folder: Path) -> tuple[Section, ...]:
