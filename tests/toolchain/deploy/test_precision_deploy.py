@@ -32,7 +32,7 @@ graph_form = "portable"
 precision = "bf16"
 threads = 1
 """
-TEXTS = [f"the colour of number {number}" for number in range(22)]
+TEXTS = [f"the colour of number {number}" for number in range(30)]
 
 
 @pytest.fixture(scope="module")

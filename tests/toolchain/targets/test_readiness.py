@@ -94,4 +94,10 @@ def test_to_the_doctor_nothing_is_missing_where_engines_are_built_without_a_gpu(
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     status = run(["doctor"])
     (found,) = (line.split() for line in capsys.readouterr().out.splitlines() if " target rtx " in line)
-    assert (found[0], status) == (("ok", 0) if library else ("missing", 1))
+    assert (found[0], status) == ("ok" if library else "missing", 0), "no other target needs it"
+
+
+def test_the_doctor_fails_where_every_target_lacks_something(monkeypatch, capsys):
+    monkeypatch.setattr("leanear.targets.doctor.NEEDED_FREE_BYTES", 2**62)
+    assert run(["doctor"]) == 1
+    assert "missing disk" in capsys.readouterr().out
