@@ -10,9 +10,8 @@ from leanear.deploy.delivering import BY_HAND, read_devices, write_delivery_repo
 from leanear.deploy.measuring import DEVICES_FILE
 from leanear.devices.hosts import host_folder_name
 from leanear.devices.statuses import plain, results_status
-from leanear.outputs import only_here
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file, sha256_file
+from leanear.runtimes.files import only_here, replaced_file, sha256_file
 from leanear.runtimes.records import write
 
 
