@@ -5,6 +5,7 @@ from pathlib import Path
 
 from leanear.data.clips import check_labels
 from leanear.data.dataset import Data, column_for
+from leanear.data.metadata import metadata_file
 from leanear.data.splits import read_splits
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, data_folder
@@ -54,4 +55,5 @@ def check_early(
         check_labels(getattr(splits, name), labels)
     said = "".join(example.text or "" for example in splits.evaluation)
     if task == SPEECH_TASK and "evaluation" in reads and not any(map(str.isalnum, said)):
-        raise BadInput(f"{data_folder(model, data)}: no transcript to evaluate on has a word in it")
+        table = metadata_file(splits.evaluation[0].path.parent) or data_folder(model, data)
+        raise BadInput(f"{table}: no transcript to evaluate on has a word in it")

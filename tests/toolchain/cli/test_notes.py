@@ -54,7 +54,7 @@ def test_clips_of_a_folder_that_are_heard_in_part_are_counted(tiny_folder, tmp_p
             soundfile.write(tmp_path / "data" / label / f"{number}.wav", tone(300, seconds), 16_000)
     assert run(["eval", str(tiny_folder), "--data", str(tmp_path / "data"), "--calibration-clips", "2"]) == 0
     assert caplog.messages == [
-        f"note: {tmp_path / 'data'}: the model hears only the first 0.47 s of 3 of 6 clips, which are longer"
+        f"note: {tmp_path / 'data'}: the model hears only the first 0.47 s of 2 of 4 clips, which are longer"
     ]
 
 

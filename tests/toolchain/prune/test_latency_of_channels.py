@@ -110,11 +110,11 @@ def test_a_goal_is_met_by_the_finished_model(given, tmp_path, capsys, prune):
     model, data, asked = given
     out = tmp_path / "slim"
     flags = ["--out", str(out), "--prune", prune, "--json", *recipe_flags(tmp_path / "recipe", "compensate = false")]
-    assert run(["prune", str(model), "--data", str(data), "--speedup", "1.15", *flags]) == 0
+    assert run(["prune", str(model), "--data", str(data), "--speedup", "1.3", *flags]) == 0
     facts = json.loads(capsys.readouterr().out)["pruning"]
     (check,) = facts["latency_checks"]
     assert check["met"]
-    assert check["measured_ms"] <= check["measured_dense_ms"] / 1.15 * 1.005
+    assert check["measured_ms"] <= check["measured_dense_ms"] / 1.3 * 1.005
     assert check["predicted_ms"] / check["predicted_dense_ms"] == pytest.approx(
         check["measured_ms"] / check["measured_dense_ms"]
     )
