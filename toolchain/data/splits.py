@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,14 +181,13 @@ def _divide(folder: Path, examples: list[Example], calibration_clips: int, seed:
         if len(members) < 2 and members[0].labels is None:
             which = "there is one clip" if label is None else f"label {label!r} has one clip"
             raise BadInput(f"{folder}: {which}; two are needed, to calibrate on and to evaluate on")
-        by_hash = sorted(members, key=lambda example: hashlib.sha256(example.name.encode()).digest())
+        by_hash = sorted(members, key=lambda example: hashlib.sha256(os.fsencode(example.name)).digest())
         calibration += by_hash[: len(members) // 2]
         evaluation += by_hash[len(members) // 2 :]
     if not calibration:
         raise BadInput(f"{folder}: there are too few clips to calibrate on some and to evaluate on others; give more")
     evaluation.sort(key=lambda example: example.name)
-    how = "in halves" if by_label.keys() == {None} else "in halves by label"
-    origin = f"divided {how}: no split folders were given"
+    origin = f"divided in halves{'' if by_label.keys() == {None} else ' by label'}: no split folders were given"
     return Splits(_balanced(calibration, calibration_clips, seed), tuple(evaluation), origin)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 
 import numpy as np
@@ -416,3 +417,11 @@ def test_flags_that_name_columns(tiny_folder, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["clips"] == 2
     assert run(["eval", "demo-ast", "--label-column", "class"]) == 2
     assert "--label-column is for --data, which is missing" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_text_is_divided_as_others_are(tmp_path):
+    """As a file from a system with another encoding has it."""
+    put(tmp_path, "yes/a.wav", "yes/b.wav")
+    os.rename(tmp_path / "yes" / "b.wav", os.fsencode(tmp_path / "yes") + b"/gr\xfcn.wav")
+    splits, _ = splits_of(tmp_path)
+    assert (len(splits.calibration), len(splits.evaluation)) == (1, 1)
