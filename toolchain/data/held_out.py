@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from leanear.runtimes.process.notes import note
 
 HELD_OUT_SHARE = 0.2
 MOST_HELD_OUT = 64
+NO_NUMBER = 1e9  # nats
 MOST_KEPT_BYTES = 1024**3  # of the dense model's answers; what is above, it answers anew for every model
 
 
@@ -37,6 +39,11 @@ def divided(clips: LabelledInputs) -> tuple[LabelledInputs, LabelledInputs]:
 def clips_to_score(clips: int) -> int:
     """How many of so many clips `divided` does not hold out."""
     return clips if clips < 2 else clips - min(MOST_HELD_OUT, max(1, round(HELD_OUT_SHARE * clips)))
+
+
+def losing(divergence: float) -> float:
+    """The divergence; in place of what is no number one that is more than any, which sorts last and which JSON has."""
+    return divergence if math.isfinite(divergence) else NO_NUMBER
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from torch import nn
 
 from leanear.calibration import shards
 from leanear.calibration.sites import AttentionSite
-from leanear.data.held_out import HeldOut, evaluated
+from leanear.data.held_out import HeldOut, evaluated, losing
 from leanear.families.family import Family
 from leanear.plan import SitePlan
 from leanear.progress import Report, quiet
@@ -156,8 +155,8 @@ def choose_measured(
             corrections = dataclasses.replace(corrections, removals=alone.removals(recipe))
             plans = _with_and_without_blocks(sites, corrections.applied(scores.losses), costs, budget, recipe)
         tried = [(*cut(family, model, scores.bases, each), each) for each in plans]
-        divergences = [shards.same(held_out.kl(each[0])) for each in tried]
-        measured = min(divergences, key=losing)
+        divergences = [losing(shards.same(held_out.kl(each[0]))) for each in tried]
+        measured = min(divergences)
         slim, kept, allocation = tried[divergences.index(measured)]
         told = f"measured {measured:.4f} nats, estimated {allocation.damage:.4f}"
         report(f"round {number + 1}: {told}; block by block", number / MOST_ROUNDS)
@@ -169,7 +168,7 @@ def choose_measured(
             break
         corrections = _corrected(corrections, rounds[-1], 1 / (len(rounds) + 1))
     best = least(rounds, [each.measured for each in rounds])
-    order = sorted(range(len(rounds)), key=lambda number: (number != best, losing(rounds[number].measured)))
+    order = sorted(range(len(rounds)), key=lambda number: (number != best, rounds[number].measured))
     found = [
         Chosen(*made[number], tuple(rounds), number, _corrected(in_force[number], rounds[number], 1.0))
         for number in order
@@ -210,14 +209,7 @@ def least(rounds: Sequence[Round], divergences: Sequence[float]) -> int:
     return min(range(len(rounds)), key=order)
 
 
-def losing(divergence: float) -> float:
-    """The divergence, to sort by: what is no number loses the most."""
-    return math.inf if math.isnan(divergence) else divergence
-
-
 def _close(estimated: float, measured: float) -> bool:
-    if not math.isfinite(measured):
-        return False
     if max(estimated, measured) <= NOTHING_NATS:
         return True
     return max(estimated, measured) <= FACTOR * max(min(estimated, measured), NOTHING_NATS / FACTOR)
@@ -303,7 +295,7 @@ class SingleBlocks:
     def _measured(self, kind: str, nothing: float) -> float:
         """What the model as it now is loses beyond `nothing`, a block of an encoder or a decoder being changed."""
         clips = self._held_out if kind == "encoder" else self._encoded
-        return max(shards.same(clips.kl(self._whole)) - nothing, 0.0)
+        return max(losing(shards.same(clips.kl(self._whole))) - nothing, 0.0)
 
     @functools.cached_property
     def _nothing(self) -> float:

@@ -30,7 +30,7 @@ from torch.nn import functional
 from leanear.calibration import shards
 from leanear.calibration.targets import before_the_end
 from leanear.data.examples import Inputs, LabelledInputs
-from leanear.data.held_out import HeldOut, evaluated
+from leanear.data.held_out import HeldOut, evaluated, losing
 from leanear.families.family import Family
 from leanear.progress import Report, quiet
 from leanear.recover.block_passes import Clips, Pair, at_block, logits
@@ -137,7 +137,7 @@ def compensate_(
     clips = every
     done: dict[str, CompensatedBlock] = {}
     with torch.no_grad(), evaluated(slim), evaluated(dense), _as_they_were_if_interrupted(pairs):
-        before = kl = shards.same(judge.kl(slim))
+        before = kl = losing(shards.same(judge.kl(slim)))
         for number, (name, pair) in enumerate(_in_order(family, slim, pairs, fitted.inputs[:1])):
             report(f"compensation, block {number + 1} of {len(pairs)}, held-out KL {kl:.4f} nats", number / len(pairs))
             if pair[0].kind != "encoder" and len(clips.targets) < len(every.targets):

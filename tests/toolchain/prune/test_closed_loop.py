@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import HeldOut
+from leanear.data.held_out import NO_NUMBER, HeldOut
 from leanear.families import ast
 from leanear.prune import closed_loop
 from leanear.prune.allocation.allocate import Allocation
@@ -98,6 +98,7 @@ def test_the_other_rounds_are_kept_by_what_they_lose(monkeypatch):
     found, _ = scripted(monkeypatch, [0.01, 0.02, 0.03], [math.nan, 0.2, 0.1])
     assert (found.best, [each.best for each in found.others]) == (2, [1, 0])
     assert [each.model for each in found.others] == [1, 0]
+    assert [each.measured for each in found.rounds] == [NO_NUMBER, 0.2, 0.1], "JSON has no NaN"
 
 
 @pytest.mark.parametrize(("measured", "chosen"), [(0.049, "kept"), (0.051, "other"), (math.nan, "other")])
