@@ -103,11 +103,9 @@ def replaced_folder(path: Path) -> Iterator[Path]:
                 try:
                     os.replace(path, old / path.name)
                     os.replace(fresh, path)
-                except BaseException:
+                finally:
                     if not path.exists():
                         os.replace(old / path.name, path)
-                    raise
-                finally:
                     shutil.rmtree(old)
             else:
                 os.replace(fresh, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from leanear.runtimes.artifact import Artifact
@@ -70,13 +71,12 @@ def load_session(name: str, artifact: Artifact, options: SessionOptions) -> GpuS
     check_graph_precision(artifact, options)
     library = import_library(name)
     cuda = Cuda()
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(cuda.close)
         built = engines_ahead(name, artifact, options, cuda.capability)
         if built is None:
             built = build_engines(name, artifact, options, here(cuda), compiled_folder(artifact))
-    except BaseException:
-        cuda.close()
-        raise
+        undo.pop_all()
     gpu = Gpu(library, name, cuda, options)
     return GpuSpeechSession(gpu, artifact, built) if artifact.is_speech else GpuSession(gpu, artifact, built)
 
