@@ -5,8 +5,8 @@ block alone: pruned as planned while the rest of the model is whole. Where an es
 by more than a factor of two, every block's estimates are multiplied by measured over estimated, all of them together by
 what the whole loses beyond the sum of its blocks, and widths are chosen again. Losses are cliffs: a block that turned
 out dear is given more width, turns out cheap, and would be cut again. So the second round takes the square root of the
-blocks' ratios, the third the cube root of the next, and of the plans that were measured the best one stays, or one as
-good whose estimates held.
+blocks' ratios, the third the cube root of the next, and so on, and of the plans that were measured the best one stays,
+or one as good whose estimates held.
 
 Where hardly any attention stays, estimates of whole blocks' removal are the furthest off of all: there each block's is
 measured, with the rest of the model whole, and offered at that loss.
@@ -36,7 +36,7 @@ from leanear.prune.scoring import Losses, Scores
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, may_go
 from leanear.runtimes.errors import BadInput
 
-MOST_ROUNDS = 3
+MOST_ROUNDS = 4  # the first plan, and three in which widths are chosen again
 FACTOR = 2.0
 ALIKE = 1.1  # divergences on a handful of held-out clips that differ by less do not tell plans apart
 NOTHING_NATS = 1e-4  # per target: below, a model is its dense self for every purpose, whatever the ratio
@@ -135,15 +135,17 @@ def choose_measured(
     corrections: Corrections | None = None,
     report: Report = quiet,
 ) -> Chosen:
-    """The model within the budget whose measured loss is the least of at most three rounds.
+    """The model within the budget whose measured loss is the least of `MOST_ROUNDS` at most.
 
-    held_out: clips that were not scored; corrections: what an earlier call learned of the same scores.
+    model: may be slim already, and then has lost something before. held_out: clips that were not scored; corrections:
+    what an earlier call learned of the same scores.
 
     Raises:
         BadInput: the budget cannot be met.
     """
     sites = family.attention_sites(model)
     corrections = corrections or Corrections()
+    before = losing(shards.same(held_out.kl(model))) if model is not held_out.dense else 0.0
     few = held_out if len(held_out) <= BLOCK_CLIPS else held_out.first(BLOCK_CLIPS)
     alone = SingleBlocks(family, model, scores, few)
     rounds: list[Round] = []
@@ -158,19 +160,20 @@ def choose_measured(
         divergences = [losing(shards.same(held_out.kl(each[0]))) for each in tried]
         measured = min(divergences)
         slim, kept, allocation = tried[divergences.index(measured)]
-        told = f"measured {measured:.4f} nats, estimated {allocation.damage:.4f}"
+        estimated = before + allocation.damage
+        told = f"measured {measured:.4f} nats, estimated {estimated:.4f}"
         report(f"round {number + 1}: {told}; block by block", number / MOST_ROUNDS)
         blocks = alone.measure(corrections, allocation, slim)
-        rounds.append(Round(allocation.damage, measured, allocation.cost, blocks))
+        rounds.append(Round(estimated, measured, allocation.cost, blocks))
         in_force.append(corrections)
         made.append((slim, kept, allocation))
         if rounds[-1].agrees:
             break
-        corrections = _corrected(corrections, rounds[-1], 1 / (len(rounds) + 1))
+        corrections = _corrected(corrections, rounds[-1], before, 1 / (len(rounds) + 1))
     best = least(rounds, [each.measured for each in rounds])
     order = sorted(range(len(rounds)), key=lambda number: (number != best, rounds[number].measured))
     found = [
-        Chosen(*made[number], tuple(rounds), number, _corrected(in_force[number], rounds[number], 1.0))
+        Chosen(*made[number], tuple(rounds), number, _corrected(in_force[number], rounds[number], before, 1.0))
         for number in order
     ]
     report(f"measured {found[0].round.measured:.4f} nats on {len(held_out)} held-out clips", 1.0)
@@ -215,18 +218,21 @@ def _close(estimated: float, measured: float) -> bool:
     return max(estimated, measured) <= FACTOR * max(min(estimated, measured), NOTHING_NATS / FACTOR)
 
 
-def _corrected(before: Corrections, found: Round, power: float) -> Corrections:
-    """Corrections by which this round's estimates would have been its measurements, or, below 1, are nearer to them."""
-    factors = dict(before.blocks)
+def _corrected(in_force: Corrections, found: Round, before: float, power: float) -> Corrections:
+    """Corrections by which this round's estimates would have been its measurements, or, below 1, are nearer to them.
+
+    before: what was lost already.
+    """
+    factors = dict(in_force.blocks)
     for block in found.blocks:
         if max(block.estimated, block.measured) > NOTHING_NATS and block.estimated > 0:
             ratio = _bounded(max(block.measured, 0.0) / block.estimated)
             factors[block.name] = factors.get(block.name, 1.0) * ratio**power
     alone = sum(
-        block.estimated * factors.get(block.name, 1.0) / before.blocks.get(block.name, 1.0) for block in found.blocks
+        block.estimated * factors.get(block.name, 1.0) / in_force.blocks.get(block.name, 1.0) for block in found.blocks
     )
-    together = _bounded(found.measured / alone) if alone > 0 else before.together
-    return dataclasses.replace(before, blocks=factors, together=together)
+    together = _bounded((found.measured - before) / alone) if alone > 0 else in_force.together
+    return dataclasses.replace(in_force, blocks=factors, together=together)
 
 
 def _bounded(ratio: float) -> float:

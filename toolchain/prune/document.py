@@ -56,11 +56,12 @@ class CurvePoint:
 class Loss:
     """What was lost: of the finished model; before, of method rotated, as estimated and round by round.
 
-    best: the round that was taken; begins_at: the sparsity where a loss that matters begins, by the corrected
-    estimates. There are no rounds and no curve of several shots.
+    shots: in how many parts it was pruned; rounds: of the last one; best: the one that was taken; curve, begins_at: of
+    other budgets, and where a loss that matters begins, by the corrected estimates of the dense model.
     """
 
     estimated: float | None = None
+    shots: int = 1
     rounds: tuple[Round, ...] = ()
     best: int = 0
     curve: tuple[CurvePoint, ...] = ()

@@ -25,6 +25,7 @@ from leanear.plan import Plan, read_plan
 from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.document import Loss, PruningDocument, read_pruning
 from leanear.prune.job import PruneJob, check_reachable, open_reachable
+from leanear.prune.rotated import SHOT_FOLDER
 from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
 from leanear.prune.stages import Pruning, prune_in_stages
 from leanear.reference.schedule import PruneRecipe, prune
@@ -160,7 +161,8 @@ def check_scores_folder(scores: Path, out: Path) -> None:
     known = {SCORES_FILE, BASIS_FOLDER, LOSSES_FOLDER, LOCK_FILE, "search", "recovery"}
     names = [each.name for each in scores.iterdir()] if scores.is_dir() else []
     half_written = [name for name in names if name.startswith(".") and name.endswith(".part")]  # of a killed run
-    strange = sorted({*names} - known - {*half_written})
+    shots = [name for name in names if name.startswith(SHOT_FOLDER)]
+    strange = sorted({*names} - known - {*half_written, *shots})
     if strange:
         raise BadInput(
             f"--keep-scores {scores}: holds {strange[0]}, which is no part of kept scores; name another folder"

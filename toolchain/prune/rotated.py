@@ -1,12 +1,13 @@
 """Prune in a new basis: score the calibration clips, choose widths within a budget, measure what they lose, and cut.
 
-Several shots repeat this, each towards a part of the way, with scores of the model as it then is and no training in
-between.
+Several shots repeat this, each towards a part of the way, with scores of the model as the one before has left it,
+compensated and not trained. What little is left of a model is chosen better so: see docs/real-models.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +27,17 @@ from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated
 
-SHARES = {"scoring": 1, "rounds": 2}  # of the time, as two real models took it
+Compensate = Callable[[nn.Module, Report], Compensated]  # in place
+SHOT_FOLDER = "shot-"  # and its number: where a later shot's scores are kept
 
 
 @dataclass(frozen=True)
 class Rotated:
     """A pruned model in eval mode, its plan, the estimated loss in nats per target, and its cost in the budget's unit.
 
-    rounds: what was chosen and measured on held-out clips, of which `best` is the model; none without such clips, or
-    with several shots. scores, corrections: of the dense model, from which other budgets are served; None likewise.
-    others: the same of the other rounds.
+    rounds: what was chosen and measured on held-out clips, in the last shot, of which `best` is the model; none without
+    such clips. scores, corrections: of the dense model, from which other budgets are served; None likewise. others: the
+    same of the other rounds.
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class Rotated:
     scores: Scores | None = None
     corrections: Corrections | None = None
     others: tuple[Rotated, ...] = ()
+    shots: int = 1
 
     @property
     def loss_matters(self) -> bool:
@@ -61,9 +64,19 @@ class Rotated:
         return (self, *([each for each in self.others if each.best == 0] or self.others[:1]))
 
 
-def best_compensated(
-    pruned: Rotated, compensate: Callable[[nn.Module, Report], Compensated], report: Report = quiet
-) -> tuple[Rotated, Compensated]:
+@dataclass(frozen=True)
+class ClosedLoop:
+    """How plans are measured on held-out clips and chosen again, see `choose_measured`.
+
+    corrections: what an earlier call learned there, for the first shot; compensate: what is done between shots.
+    """
+
+    held_out: HeldOut
+    corrections: Corrections | None = None
+    compensate: Compensate | None = None
+
+
+def best_compensated(pruned: Rotated, compensate: Compensate, report: Report = quiet) -> tuple[Rotated, Compensated]:
     """Of the candidates, each compensated in place, the one that loses the least then, and what was done to it."""
     candidates = pruned.candidates
     told = [_one_of(report, "plan", number, len(candidates)) for number in range(1, len(candidates) + 1)]
@@ -82,8 +95,7 @@ def prune_rotated(
     budget: float,
     recipe: RotatedRecipe,
     *,
-    held_out: HeldOut | None = None,
-    corrections: Corrections | None = None,
+    loop: ClosedLoop | None = None,
     made_from: Mapping[str, str] | None = None,
     state: Path | None = None,
     clips_at_once: int | None = None,
@@ -92,8 +104,7 @@ def prune_rotated(
     """A smaller model whose cost is within the budget; `model` itself, which is dense, is not changed.
 
     family: a module of `leanear.families`; clips: to score; budget: in the unit of `costs`, of the whole model.
-    held_out: clips on which plans are measured and chosen again, see `choose_measured`; corrections: what an earlier
-        call learned there.
+    loop: measures plans and chooses again; without it estimates are all there is, and nothing is done between shots.
     made_from: sha256 by kind, written into the plan; state: a folder for the dense model's scores, from which an
         interrupted run, or one with another budget, goes on; clips_at_once: how many clips are in memory together.
     Under `torchrun` every process calls this alike, and all end with the same model.
@@ -107,25 +118,64 @@ def prune_rotated(
         family.dense_plan(model), made_from=dict(made_from or {}), prune=recipe.prune,
         basis=CHANNELS_AS_TRAINED if recipe.prune == "feed-forward" else ROTATED + recipe.basis,
     )  # fmt: skip
-    damage, cost, stage = 0.0, costs.dense, in_parts(report, SHARES)
-    for shot in range(1, recipe.shots + 1):
-        told = stage("scoring") if recipe.shots == 1 else _one_of(report, "shot", shot, recipe.shots)
+    found = first = Rotated(model, plan, 0.0, costs.dense)
+    shots = recipe.shots or 1
+    for shot in range(1, shots + 1):
+        compensate = None if loop is None or shot == shots else loop.compensate
+        # of the time, as two real models took it
+        shares = {"scoring": 1, "rounds": 2 * (loop is not None), "compensation": 2 * (compensate is not None)}
+        stage = in_parts(_one_of(report, "shot", shot, shots), shares)
         scores = score_widths(
-            family, model, clips, recipe.scoring, state=state if shot == 1 else None, made_from=made_from or {},
-            clips_at_once=clips_at_once, report=told,
+            family, found.model, clips, recipe.scoring, state=_of_shot(state, shot), clips_at_once=clips_at_once,
+            made_from=dict(made_from or {}) if shot == 1 else {**(made_from or {}), "weights": _sha256(found.model)},
+            report=stage("scoring"),
         )  # fmt: skip
-        if held_out is not None and recipe.shots == 1:
-            return prune_measured(
-                family, model, plan, scores, costs, budget, recipe, held_out, corrections=corrections,
-                report=stage("rounds"),
-            )  # fmt: skip
-        part = costs.dense * (budget / costs.dense) ** (shot / recipe.shots)
-        allocation = choose_widths(family.attention_sites(model), scores.losses, costs, part, recipe.estimated)
-        dense = model
-        model, kept = cut(family, dense, scores.bases, allocation)
-        plan = _composed(family, dense, scores, plan, kept, allocation)
-        damage, cost = damage + allocation.damage, allocation.cost
-    return Rotated(model, plan, damage, cost)
+        part = costs.dense * (budget / costs.dense) ** (shot / shots)
+        if loop is None:
+            found = _estimated(family, found, scores, costs, part, recipe)
+            continue
+        found = prune_measured(
+            family, found.model, found.plan, scores, costs, part, recipe, loop.held_out,
+            corrections=loop.corrections if shot == 1 else None, report=stage("rounds"),
+        )  # fmt: skip
+        first = found if shot == 1 else first
+        if compensate is not None:
+            found, _ = best_compensated(found, compensate, stage("compensation"))
+    return dataclasses.replace(found, scores=first.scores, corrections=first.corrections, shots=shots)
+
+
+def in_one_or_two(prune: Callable[[int], Rotated]) -> Rotated:
+    """What is pruned in one shot or, where that loses what matters and two lose less, in two; prune: in so many."""
+    one = prune(1)
+    if not one.loss_matters:
+        return one
+    two = prune(2)
+    if not two.rounds[two.best].measured < one.rounds[one.best].measured:
+        return one
+    return dataclasses.replace(two, scores=one.scores, corrections=one.corrections)
+
+
+def _of_shot(state: Path | None, shot: int) -> Path | None:
+    """Where a shot keeps its scores: the first one's serve other goals."""
+    return state if state is None or shot == 1 else state / f"{SHOT_FOLDER}{shot}"
+
+
+def _sha256(model: nn.Module) -> str:
+    """Of all weights."""
+    digest = hashlib.sha256()
+    for weight in model.state_dict().values():
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _estimated(
+    family: Family, found: Rotated, scores: Scores, costs: Costs, budget: float, recipe: RotatedRecipe
+) -> Rotated:
+    """The plan within the budget, as estimates alone choose it, cut out of what was found before."""
+    allocation = choose_widths(family.attention_sites(found.model), scores.losses, costs, budget, recipe.estimated)
+    model, kept = cut(family, found.model, scores.bases, allocation)
+    plan = _composed(family, found.model, scores, found.plan, kept, allocation)
+    return Rotated(model, plan, found.damage + allocation.damage, allocation.cost)
 
 
 def prune_measured(
@@ -147,7 +197,7 @@ def prune_measured(
     )
     every = [
         Rotated(
-            each.model, _composed(family, model, scores, plan, each.kept, each.allocation), each.allocation.damage,
+            each.model, _composed(family, model, scores, plan, each.kept, each.allocation), each.round.estimated,
             each.allocation.cost, each.rounds, each.best, scores, each.corrections,
         )
         for each in (chosen, *chosen.others)

@@ -145,7 +145,7 @@ class _HeldOutFolds:
     def scored(self, number: int, state: Path | None, report: Report) -> Scores | LabelledInputs:
         """The scores of all clips but a fold's, or, where several shots score anew, these clips."""
         others = self.clips[torch.tensor([clip for clip in range(len(self.clips)) if clip % FOLDS != number])]
-        if self.recipe.shots > 1:
+        if (self.recipe.shots or 1) > 1:
             return others
 
         def told(text: str, fraction: float | None = None) -> None:

@@ -23,7 +23,7 @@ from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.document import Cost, CurvePoint, Widths
 from leanear.prune.job import PruneJob, as_held, costs_and_budget, dense_plan
 from leanear.prune.latency_goal import prune_to_latency
-from leanear.prune.rotated import Rotated, best_compensated, prune_rotated
+from leanear.prune.rotated import ClosedLoop, Rotated, best_compensated, in_one_or_two, prune_rotated
 from leanear.prune.search import search_sparsity
 from leanear.prune.widths import RotatedRecipe
 from leanear.recover.compensation import Compensated, compensate_
@@ -88,14 +88,23 @@ class _Pruner:
         self._work = work
         self._learned: Corrections | None = None
 
-    def to(self, costs: Costs, budget: float) -> Rotated:
+    def in_one_or_two(self, costs: Costs, budget: float) -> Rotated:
+        """The same, in as many shots as the recipe says or as are needed."""
+        if self._work.recipe.shots is not None or not self._work.job.compensation:
+            return self.to(costs, budget)
+        return in_one_or_two(lambda shots: self.to(costs, budget, shots))
+
+    def to(self, costs: Costs, budget: float, shots: int | None = None) -> Rotated:
         """The model within `budget`, in memory of the CPU."""
-        work = self._work
+        work, recipe = self._work, dataclasses.replace(self._work.recipe, shots=shots or self._work.recipe.shots)
+        compensate = functools.partial(_compensate, work, False) if work.job.compensation else None
+        # what was learned of so small a model says little of one half way
+        loop = ClosedLoop(work.judge.held_out, self._learned if (shots or 1) == 1 else None, compensate)
         with on_accelerator(work.checkpoint.model):
             pruned = prune_rotated(
-                work.family, work.checkpoint.model, work.clips, costs, budget, work.recipe,
-                held_out=work.judge.held_out, corrections=self._learned, made_from=work.made_from, state=work.state,
-                clips_at_once=work.clips_at_once, report=work.part("pruning"),
+                work.family, work.checkpoint.model, work.clips, costs, budget, recipe,
+                loop=loop, made_from=work.made_from, state=work.state, clips_at_once=work.clips_at_once,
+                report=work.part("pruning"),
             )  # fmt: skip
         for each in (pruned, *pruned.others):
             each.model.to("cpu")
@@ -133,7 +142,7 @@ def _prune_to_goal(work: Pruning, parameters: Costs) -> _Reached:
         return _prune_to_drop(work, parameters)
     costs, budget = costs_and_budget(work.family, work.checkpoint, work.job)
     costs = as_held(costs, work.family, work.checkpoint.model, work.job.filled_by)
-    return _Reached(_Pruner(work).to(costs, budget), costs, budget, {})
+    return _Reached(_Pruner(work).in_one_or_two(costs, budget), costs, budget, {})
 
 
 def _prune_to_latency(work: Pruning) -> _Reached:
@@ -160,7 +169,7 @@ def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:
         report=work.part("goal"),
     )  # fmt: skip
     budget = (1 - search.sparsity) * costs.dense
-    return _Reached(_Pruner(work).to(costs, budget), costs, budget, {"search": search.trials})
+    return _Reached(_Pruner(work).in_one_or_two(costs, budget), costs, budget, {"search": search.trials})
 
 
 def _compensate(work: Pruning, every_block: bool, slim: torch.nn.Module, report: Report) -> Compensated:
@@ -186,6 +195,7 @@ def _recover(work: Pruning, pruned: Rotated) -> Distilled:
 def _loss_told(work: Pruning, pruned: Rotated, parameters: Costs) -> dict[str, Any]:
     """What was estimated, and measured round by round before anything was fitted; the curve of other budgets."""
     loss: dict[str, Any] = {"estimated": pruned.damage, "rounds": pruned.rounds, "best": pruned.best}
+    loss["shots"] = pruned.shots
     if pruned.scores is not None and pruned.corrections is not None:
         model = work.checkpoint.model
         curve = (work.family, model, pruned.scores, pruned.corrections, parameters, work.recipe)

@@ -48,8 +48,8 @@ class RotatedRecipe:
         share of what they cost, or all blocks one. sites: which blocks are pruned, see `untouched`.
     prune: attention, feed-forward blocks, or both. feed_forward_multiple: hidden channels come in multiples of it.
     whole_blocks: whether all heads of a block may go, in a family that has that, or one always stays.
-    shots: in how many parts; calibration_clips: at most; chunk: clips that are added up at once; seed: of the clips'
-        order and of the random labels.
+    shots: in how many parts, None: one, and two where what one loses matters; calibration_clips: at most; chunk: clips
+        that are added up at once; seed: of the clips' order and of the random labels.
     """
 
     basis: BasisKind = "fisher"
@@ -62,7 +62,7 @@ class RotatedRecipe:
     prune: Prune = "attention"
     feed_forward_multiple: Positive = 16
     whole_blocks: bool = True
-    shots: Positive = 1
+    shots: Positive | None = None
     calibration_clips: Positive = 256
     basis_clips: Positive = 64
     chunk: Positive = 16

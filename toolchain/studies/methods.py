@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from leanear.progress import Report, quiet
 from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.allocation.frontier import ROUNDING
 from leanear.prune.costs import Costs, parameter_costs
-from leanear.prune.rotated import Rotated, best_compensated, prune_measured, prune_rotated
+from leanear.prune.rotated import ClosedLoop, Rotated, best_compensated, in_one_or_two, prune_measured, prune_rotated
 from leanear.prune.scoring import Bases, Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated as Compensation
@@ -280,8 +280,8 @@ def _all_methods() -> tuple[Method, ...]:
         ),
         _rotated(OPEN_LOOP, DEFAULT_RECIPE, "the default's first plan, not measured and chosen again"),
         Method(
-            "three shots", "parts", _shots, RotatedRecipe(shots=3),
-            "a third of the way at a time, with new statistics, without training",
+            "two shots", "parts", _shots, RotatedRecipe(shots=2),
+            "half of the way at a time, compensated and scored anew between, whatever one shot loses",
         ),
         Method(
             UNCOMPENSATED, "parts", _measured, DEFAULT_RECIPE,
@@ -493,7 +493,7 @@ def _cut(bench: Bench, bases: Bases, allocation: Allocation, basis: str) -> Made
 
 def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """As `leanear prune`: the measured plan, compensated."""
-    pruned = _pruned(bench, sparsity, recipe)
+    pruned = in_one_or_two(lambda shots: (_in_shots if shots > 1 else _pruned)(bench, sparsity, recipe, shots))
     compensate = functools.partial(_compensate_, bench, every_block=pruned.loss_matters)
     pruned, _ = best_compensated(pruned, compensate, bench.report)
     return Made(pruned.model, pruned.plan)
@@ -505,14 +505,29 @@ def _measured(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     return Made(pruned.model, pruned.plan)
 
 
-def _pruned(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Rotated:
-    family, dense = bench.family, bench.checkpoint.model
-    _, held_out = divided(bench.pool[bench.order])
+def _pruned(bench: Bench, sparsity: float, recipe: RotatedRecipe, _shots: int = 1) -> Rotated:
     plan = dataclasses.replace(bench.plan, basis=ROTATED + recipe.basis)
     return prune_measured(
-        family, dense, plan, _scores(bench, recipe), bench.costs, (1 - sparsity) * bench.costs.dense, recipe,
-        bench.shared("held out", lambda: HeldOut(dense, held_out, family.logits)), report=bench.report,
+        bench.family, bench.checkpoint.model, plan, _scores(bench, recipe), bench.costs,
+        (1 - sparsity) * bench.costs.dense, recipe, _held_out(bench), report=bench.report,
     )  # fmt: skip
+
+
+def _in_shots(bench: Bench, sparsity: float, recipe: RotatedRecipe, shots: int) -> Rotated:
+    scored, _ = divided(bench.pool[bench.order])
+    recipe = dataclasses.replace(recipe, calibration_clips=bench.clips, seed=bench.seed, shots=shots)
+    loop = ClosedLoop(_held_out(bench), compensate=functools.partial(_compensate_, bench))
+    return prune_rotated(
+        bench.family, bench.checkpoint.model, scored, bench.costs, (1 - sparsity) * bench.costs.dense, recipe,
+        loop=loop, clips_at_once=bench.clips_at_once, report=bench.report,
+    )  # fmt: skip
+
+
+def _held_out(bench: Bench) -> HeldOut:
+    def made() -> HeldOut:
+        return HeldOut(bench.checkpoint.model, divided(bench.pool[bench.order])[1], bench.family.logits)
+
+    return cast(HeldOut, bench.shared("held out", made))
 
 
 def _default_as_small(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
@@ -522,13 +537,11 @@ def _default_as_small(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> M
 
 
 def _shots(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
-    recipe = dataclasses.replace(recipe, calibration_clips=bench.clips, seed=bench.seed)
-    budget = (1 - sparsity) * bench.costs.dense
-    rotated = prune_rotated(
-        bench.family, bench.checkpoint.model, bench.pool[bench.order], bench.costs, budget, recipe,
-        clips_at_once=bench.clips_at_once, report=bench.report,
-    )  # fmt: skip
-    return Made(rotated.model, rotated.plan)
+    """In as many shots as the recipe says, whatever one loses."""
+    pruned = _in_shots(bench, sparsity, recipe, recipe.shots or 1)
+    compensate = functools.partial(_compensate_, bench, every_block=pruned.loss_matters)
+    pruned, _ = best_compensated(pruned, compensate, bench.report)
+    return Made(pruned.model, pruned.plan)
 
 
 def _equal_widths(bench: Bench, sparsity: float, recipe: EqualWidths) -> Made:

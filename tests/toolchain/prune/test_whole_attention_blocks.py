@@ -27,7 +27,7 @@ from leanear.prune.allocation.allocate import Allocation, allocate
 from leanear.prune.allocation.options import HeadOptions
 from leanear.prune.closed_loop import block_loss, choose_measured
 from leanear.prune.costs import latency_costs, mac_costs, parameter_costs
-from leanear.prune.rotated import prune_rotated
+from leanear.prune.rotated import ClosedLoop, prune_rotated
 from leanear.prune.scoring import infinitesimal_losses, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, least_cost, narrowest_model, narrowest_name
 from leanear.recover.compensation import compensate_
@@ -229,7 +229,7 @@ def test_a_plan_without_blocks_goes_through_the_loop_and_compensation(prune):
     costs = mac_costs(plan, count_macs(model))
     budget = costs.fixed + 0.02 * (costs.dense - costs.fixed)
     held = HeldOut(model, clips(6, seed=5), ast.logits)
-    found = prune_rotated(ast, model, clips(), costs, budget, recipe, held_out=held)
+    found = prune_rotated(ast, model, clips(), costs, budget, recipe, loop=ClosedLoop(held))
     gone = [not site.heads for site in found.plan.sites]
     assert any(gone)
     assert found.cost == count_macs(found.model).total <= budget
@@ -254,6 +254,8 @@ def test_of_plans_with_and_without_a_block_the_one_that_measures_better_is_taken
     monkeypatch.setattr(closed_loop, "_keeps_hardly_any", lambda *_: False)
 
     class Judges:
+        dense = None
+
         def __len__(self):
             return 4
 
@@ -278,7 +280,7 @@ def test_the_slim_checkpoint_opens_here_and_with_transformers_alone(tiny_folder,
     source = ast.load_checkpoint(tiny_folder)
     costs = costs_of(source.model)
     held = HeldOut(source.model, clips(6, seed=5), ast.logits)
-    found = prune_rotated(ast, source.model, clips(), costs, 0.02 * costs.dense, RECIPE, held_out=held)
+    found = prune_rotated(ast, source.model, clips(), costs, 0.02 * costs.dense, RECIPE, loop=ClosedLoop(held))
     assert any(not site.heads for site in found.plan.sites)
     ast.save_slim_checkpoint(found.model, source, found.plan, tmp_path / "slim")
     assert read_plan(tmp_path / "slim" / "plan.json") == found.plan
