@@ -268,7 +268,9 @@ def _about(request: Request, ready: _Prepared, name: str, ships: str) -> Deploym
 def _measure_here(request: Request, ready: _Prepared, device: Target, ran: bool, narrator: Narrator) -> Deployment:
     """The deployment after both models were measured on this machine."""
     folder, plain = ready.folder, plain_precision(device.runtime, device.precision)
-    (folder / DEVICES_FILE).unlink(missing_ok=True)
+    if (folder / DEVICES_FILE).is_file():
+        note(f"{folder}: the report is of this machine from now on; what devices measured stays in results/")
+        (folder / DEVICES_FILE).unlink()
     results, measured = bench_stage(
         folder, ready.source, device, plain, request.budget_s, request.sustained_s, request.command, narrator
     )

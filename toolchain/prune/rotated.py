@@ -26,6 +26,7 @@ from leanear.prune.costs import Costs
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated
+from leanear.runtimes.errors import BadInput
 
 Compensate = Callable[[nn.Module, Report], Compensated]  # in place
 SHOT_FOLDER = "shot-"  # and its number: where a later shot's scores are kept
@@ -134,8 +135,10 @@ def prune_rotated(
         if loop is None:
             found = _estimated(family, found, scores, costs, part, recipe)
             continue
+        # a block that is gone could not be scored again
+        of_shot = recipe if shot == shots else recipe.estimated
         found = prune_measured(
-            family, found.model, found.plan, scores, costs, part, recipe, loop.held_out,
+            family, found.model, found.plan, scores, costs, part, of_shot, loop.held_out,
             corrections=loop.corrections if shot == 1 else None, report=stage("rounds"),
         )  # fmt: skip
         first = found if shot == 1 else first
@@ -149,7 +152,10 @@ def in_one_or_two(prune: Callable[[int], Rotated]) -> Rotated:
     one = prune(1)
     if not one.loss_matters:
         return one
-    two = prune(2)
+    try:
+        two = prune(2)
+    except BadInput:  # half of the way is out of reach with a head in every block
+        return one
     if not two.rounds[two.best].measured < one.rounds[one.best].measured:
         return one
     return dataclasses.replace(two, scores=one.scores, corrections=one.corrections)

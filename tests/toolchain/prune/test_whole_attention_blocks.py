@@ -222,9 +222,9 @@ def test_a_whispers_encoder_alone_may_lose_blocks():
 # The model
 
 
-@pytest.mark.parametrize("prune", ["attention", "all"])
-def test_a_plan_without_blocks_goes_through_the_loop_and_compensation(prune):
-    model, recipe = make_tiny_ast(), dataclasses.replace(RECIPE, prune=prune)
+@pytest.mark.parametrize(("prune", "shots"), [("attention", 1), ("all", 1), ("attention", 2)])
+def test_a_plan_without_blocks_goes_through_the_loop_and_compensation(prune, shots):
+    model, recipe = make_tiny_ast(), dataclasses.replace(RECIPE, prune=prune, shots=shots)
     plan = dataclasses.replace(ast.dense_plan(model), prune=prune)
     costs = mac_costs(plan, count_macs(model))
     budget = costs.fixed + 0.02 * (costs.dense - costs.fixed)
