@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from leanear.benchmarks.summary import Interval, paired_change, word_error_change
 from leanear.benchmarks.tagging import tag_change
 from leanear.calibration.order import stratified_order
-from leanear.calibration.targets import strata
+from leanear.calibration.targets import before_the_end, strata
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class SpeechInputs:
 
     def __getitem__(self, index: torch.Tensor | slice) -> SpeechInputs:
         return SpeechInputs(self.features[index], self.tokens[index], self.encoded)
+
+    def first_tokens(self, length: int) -> SpeechInputs:
+        """The same with so many positions at most."""
+        return SpeechInputs(self.features, self.tokens[:, :length], self.encoded)
 
     def to(self, device: torch.device | str) -> SpeechInputs:
         """The same on another device."""
@@ -68,9 +72,23 @@ class LabelledInputs:
             texts = tuple(texts[number] for number in torch.arange(len(texts))[index].tolist())
         return LabelledInputs(self.inputs[index], self.targets[index], texts)
 
+    def trimmed(self) -> LabelledInputs:
+        """The same without the positions at the end that fill up shorter clips than there are."""
+        inputs, targets = trimmed(self.inputs, self.targets)
+        return LabelledInputs(inputs, targets, self.texts, self.clips)
+
     def balanced_order(self, seed: int, most: int | None = None) -> torch.Tensor:
         """The clips' numbers, int64, shuffled and balanced over their labels or lengths; at most so many of them."""
         return torch.from_numpy(stratified_order(strata(self.targets).numpy(), seed)[:most])
+
+
+def trimmed(inputs: Any, targets: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    """Inputs, which have `first_tokens`, and targets of sequences up to the last target of any; others as they are."""
+    used = before_the_end(targets)
+    if used is None:
+        return inputs, targets
+    longest = max(int(used.any(dim=0).sum()), 1)
+    return inputs.first_tokens(longest), targets[:, :longest]
 
 
 @dataclass(frozen=True)

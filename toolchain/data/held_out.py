@@ -14,7 +14,7 @@ from torch import nn
 
 from leanear.calibration.likelihood import kl_divergences
 from leanear.calibration.passes import Logits
-from leanear.calibration.targets import answered, positions
+from leanear.calibration.targets import answered, before_the_end, positions
 from leanear.data.examples import LabelledInputs
 from leanear.runtimes.process.notes import note
 
@@ -76,12 +76,17 @@ class HeldOut:
     def kl(self, model: nn.Module) -> float:
         """The mean KL(dense || model) of a model on the dense one's device, nats per target, 0 or more."""
         total = 0.0
-        for number, rows in enumerate(torch.arange(len(self.clips)).split(self.batch_size)):
-            batch = self.clips[rows]
+        for number, rows in enumerate(self._order().split(self.batch_size)):
+            batch = self.clips[rows].trimmed()
             found, targets = self._answers(model, batch)
             dense = self._dense_answers(number, batch).to(found.device)
             total += float(kl_divergences(dense, found, targets).double().sum())
         return max(total / positions(self.clips.targets), 0.0)  # below 0 is rounding; what is no number stays so
+
+    def _order(self) -> torch.Tensor:
+        """The clips' numbers, sequences the shortest first, so that few positions of a batch are filled up."""
+        used = before_the_end(self.clips.targets)
+        return torch.arange(len(self.clips)) if used is None else used.sum(dim=1).argsort(stable=True)
 
     def _dense_answers(self, number: int, batch: LabelledInputs) -> torch.Tensor:
         if number in self.answers:

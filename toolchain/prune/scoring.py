@@ -251,7 +251,7 @@ def _gathered(
         parts, sums = list[shards.Tensors](), RunningSums(summed)
         for row in chunks[number].split(work.clips_at_once or scoring.chunk):
             say(int(row[0]))
-            parts = fold([*parts, sums.take(collect(clips[row], int(row[0]), generator))])
+            parts = fold([*parts, sums.take(collect(clips[row].trimmed(), int(row[0]), generator))])
             if work.feed_forward:  # whose Grams and hidden activations leave the heap in pieces
                 give_back_heap()
         return {**(parts[0] if len(parts) == 1 else _added(parts)), **{name: sums.pop(name) for name in summed}}

@@ -11,13 +11,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
-from leanear.data.examples import Inputs
+from leanear.data.examples import Inputs, SpeechInputs
 from leanear.families.family import Family
 
 # Of what both models make of the clips behind one layer; above, passes begin with features. Twice as much is in memory
@@ -48,6 +48,10 @@ class Begun:
 
     def __getitem__(self, index: torch.Tensor | slice) -> Begun:
         return dataclasses.replace(self, inputs=self.inputs[index], given=self.given[index])
+
+    def first_tokens(self, length: int) -> Begun:
+        """The same with so many positions at most, of a decoder that follows."""
+        return dataclasses.replace(self, inputs=cast(SpeechInputs, self.inputs).first_tokens(length))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from leanear.calibration import shards
 from leanear.calibration.targets import before_the_end
-from leanear.data.examples import Inputs, LabelledInputs
+from leanear.data.examples import Inputs, LabelledInputs, trimmed
 from leanear.data.held_out import HeldOut, evaluated, losing
 from leanear.families.family import Family
 from leanear.progress import Report, quiet
@@ -200,12 +200,15 @@ def _sums(family: Family, models: tuple[nn.Module, nn.Module], pair: Pair, clips
     for rows in torch.arange(len(clips.targets)).split(batch_size):
         if sums.gram[-1, -1] >= TOKENS_PER_COLUMN * len(sums.gram):
             break
+        (of_slim, targets), (of_dense, _) = (
+            trimmed(inputs[rows], clips.targets[rows]) for inputs in (clips.slim, clips.dense)
+        )
         (context, slim), (_, dense) = (
-            at_block(family, model, site, inputs[rows])
-            for model, site, inputs in zip(models, pair, (clips.slim, clips.dense), strict=True)
+            at_block(family, model, site, inputs)
+            for model, site, inputs in zip(models, pair, (of_slim, of_dense), strict=True)
         )
         states = [each.flatten(0, 1) for each in (context, slim, dense)]
-        used = before_the_end(clips.targets[rows])
+        used = before_the_end(targets)
         if used is not None and pair[0].kind != "encoder":
             # as numbers, from the CPU: a mask on a GPU would wait for it
             decoded = torch.nonzero(used.flatten())[:, 0].to(slim.device)

@@ -156,9 +156,10 @@ def _train_epoch(
     batches = torch.randperm(len(work.training), generator=draws).split(options.batch_size)
     peak = options.peak_learning_rate * RATE_AFTER_WORSE ** sum(_worse(done, each) for each in range(1, epoch))
     for rows in batches[: work.updates_planned - updates]:
-        heard = varied(work.training.inputs[rows], options.frequency_warp, options.time_warp, draws)
+        batch = work.training[rows] if training_logits is not None else work.training[rows].trimmed()
+        heard = varied(batch.inputs, options.frequency_warp, options.time_warp, draws)
         optimizer.param_groups[0]["lr"] = peak * _rate_share(work, updates)
-        loss = _mean_loss_gradients(work, trained, rows, heard, training_logits)
+        loss = _mean_loss_gradients(work, trained, rows, heard, batch.targets, training_logits)
         torch.nn.utils.clip_grad_norm_(trained.values(), LARGEST_GRADIENT_NORM)
         if math.isfinite(loss):
             optimizer.step()
@@ -190,6 +191,7 @@ def _mean_loss_gradients(
     trained: Mapping[str, nn.Parameter],
     rows: torch.Tensor,
     heard: Inputs,
+    all_targets: torch.Tensor,
     training_logits: torch.Tensor | None,
 ) -> float:
     """The mean loss of a batch shared out among the processes; leaves its gradients in the parameters of each.
@@ -199,7 +201,6 @@ def _mean_loss_gradients(
     """
     accelerator = work.accelerator
     mine = _share(accelerator, torch.arange(len(rows)))
-    all_targets = work.training.targets[rows]
     for parameter in trained.values():
         parameter.grad = torch.zeros_like(parameter)
     loss = torch.zeros((), device=accelerator.device)
