@@ -40,7 +40,7 @@ from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.process.interrupts import INTERRUPTED
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.notes import plural
-from leanear.runtimes.process.pipes import leave_closed_pipe
+from leanear.runtimes.process.streams import leave_closed_pipe
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.cues import chosen_lines
 from leanear.runtimes.speech.decode_options import DecodeOptions

@@ -17,7 +17,7 @@ from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
 from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED, end_by_sigterm, was_terminated
 from leanear.runtimes.process.isolation import IMPORT_ROOT
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
-from leanear.runtimes.process.pipes import leave_closed_pipe
+from leanear.runtimes.process.streams import leave_closed_pipe
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SessionOptions

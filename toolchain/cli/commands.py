@@ -23,7 +23,7 @@ from leanear.runtimes.process.interrupts import (
     was_terminated,
 )
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
-from leanear.runtimes.process.pipes import leave_closed_pipe
+from leanear.runtimes.process.streams import leave_closed_pipe
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
