@@ -10,11 +10,10 @@ import numpy as np
 
 from leanear.benchmarks.measure.accuracy import cross_entropy_nats, kl_divergence_nats, read_logits
 from leanear.benchmarks.measure.job import Job
-from leanear.benchmarks.measure.parts import role_answers
+from leanear.benchmarks.measure.parts import no_answers, role_answers
 from leanear.benchmarks.measure.processes import Progress, absolute
 from leanear.benchmarks.measure.recordings import recordings_of
 from leanear.benchmarks.measure.transcripts import options_for, read_transcripts
-from leanear.benchmarks.measure.unmeasured import no_answers
 from leanear.benchmarks.sensors.device import device_facts
 from leanear.benchmarks.tagging import packed, tag_divergences, tag_entropies
 from leanear.runtimes.clips import Clips, write_clips

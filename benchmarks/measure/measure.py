@@ -10,10 +10,9 @@ from typing import Any, Sequence
 from leanear.benchmarks.measure.answers import measure_answers, measure_recordings
 from leanear.benchmarks.measure.engine_check import check_engines
 from leanear.benchmarks.measure.job import Effort, Job, beginning, check_job, clips_facts, keep_beginning, now_utc
-from leanear.benchmarks.measure.parts import latency_part, memory_part
+from leanear.benchmarks.measure.parts import latency_part, memory_part, unmeasured_parts
 from leanear.benchmarks.measure.processes import Progress, free_of_noise, part_of
 from leanear.benchmarks.measure.sustained import measure_lasting_work
-from leanear.benchmarks.measure.unmeasured import unmeasured_parts
 from leanear.benchmarks.results import RESULTS_SCHEMA, Results, read_results, write_results
 from leanear.benchmarks.sensors.device import device_facts, device_name, device_state
 from leanear.runtimes.artifact import Artifact

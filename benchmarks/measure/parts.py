@@ -1,4 +1,4 @@
-"""The parts of a benchmark that are timed and weighed: latency and memory, each role in fresh processes."""
+"""The parts of a benchmark that are timed and weighed, each role in fresh processes, or what stands for all of them."""
 
 from __future__ import annotations
 
@@ -112,3 +112,26 @@ def role_answers(
             part.update(status="failed", reason=f"{job.name(role)}: {outcome.reason}", log_tail=list(outcome.log_tail))
         else:
             yield role, outcome.answer
+
+
+def unmeasured_parts(job: Job, reason: str) -> Dict[str, Any]:
+    """Latency, memory, accuracy and sustained work without a number."""
+    none: Dict[str, Any] = {"status": "not measured", "reason": reason, "log_tail": []}
+    with Recorder() as recorder:
+        pass
+    record = recorder.record()
+    latency = {**none, **latency_head(job), "sensors": {**record, "throttling": throttling(record)}}
+    return {
+        "latency": latency,
+        "memory": {**none, "roles": {}},
+        "accuracy": {**none, **no_answers(job.is_speech)},
+        "recordings": None,
+        "sustained": {**none, "seconds": 0.0, "roles": {}},
+    }
+
+
+def no_answers(is_speech: bool) -> Dict[str, Any]:
+    """What the results' part "accuracy" holds of no clip."""
+    if is_speech:
+        return {"names": [], "references": [], "audio_s": [], "decoding": {}, "roles": {}, "word_errors": None}
+    return {"labels": [], "names": [], "label_ids": [], "roles": {}, "kl_dense_slim_nats": None}
