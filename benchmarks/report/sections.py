@@ -7,8 +7,8 @@ from typing import Any, Callable
 
 from leanear.benchmarks.analysis import Analysis, analyse
 from leanear.benchmarks.formatting import precisions_text, runtime_text, threads_text
+from leanear.benchmarks.measure.engine_check import figures_text
 from leanear.benchmarks.report.accuracy_section import accuracy_section
-from leanear.benchmarks.report.check_section import check_section
 from leanear.benchmarks.report.headline import headline_cards, headline_verdict, summary_sentences
 from leanear.benchmarks.report.latency_section import latency_section
 from leanear.benchmarks.report.origin_sections import (
@@ -17,13 +17,14 @@ from leanear.benchmarks.report.origin_sections import (
     missing_section,
     provenance_section,
 )
-from leanear.benchmarks.report.page import Report, Section
+from leanear.benchmarks.report.page import Block, Log, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.precision_section import PrecisionDocument, precision_section, precision_sentences
 from leanear.benchmarks.report.size_sections import memory_section, size_section, widths_section
 from leanear.benchmarks.report.speech_sections import recordings_section, stages_section, words_section
 from leanear.benchmarks.report.state_section import state_section
 from leanear.benchmarks.report.tags_section import tags_section
 from leanear.benchmarks.results import Results
+from leanear.benchmarks.results_document import ResultsDocument
 from leanear.benchmarks.summary import Gate, judge_gate, judge_word_gate
 from leanear.benchmarks.verdict import Verdict
 
@@ -62,7 +63,7 @@ def compose_report(
     analysis = analyse(results)
     gate = None if max_drop is None else _judge(analysis, max_drop)
     makers: list[Callable[[], Section | None]] = [
-        lambda: check_section(results.content) if results.is_wrong else None,
+        lambda: _check_section(results.content) if results.is_wrong else None,
         lambda: None if precision is None else precision_section(precision),
         lambda: _quality_section(analysis, gate),
         lambda: recordings_section(analysis) if analysis.speech else None,
@@ -73,7 +74,7 @@ def compose_report(
         lambda: size_section(analysis),
         lambda: memory_section(analysis),
         lambda: state_section(analysis.content),
-        lambda: None if results.is_wrong else check_section(results.content),
+        lambda: None if results.is_wrong else _check_section(results.content),
         lambda: environment_section(analysis),
         lambda: method_section(analysis, gate),
         lambda: missing_section(analysis),
@@ -106,6 +107,31 @@ def _verdict(analysis: Analysis, max_drop: float | None, warning: str, precision
         text, fallen_back = f" It ships in {precision.ships}, not in {precision.asked}.", True
     tone = "" if verdict.tone == "good" and (warning or fallen_back) else verdict.tone
     return Verdict(f"{verdict.text}{text}", tone)
+
+
+def _check_section(content: ResultsDocument) -> Section | None:
+    """What engines answered to golden clips where they ran; None of a results file from before there was a check."""
+    check = content.check
+    if check is None:
+        return None
+    blocks: list[Block] = []
+    if check.status == "failed":
+        blocks.append(Paragraph(f"Failed, so nothing was measured: {check.reason}.", "warning"))
+    elif check.status == "not measured":
+        blocks.append(Paragraph(f"Not checked: {check.reason}."))
+    else:
+        blocks.append(
+            Paragraph(
+                "Before anything was measured, golden clips went through each engine on the device, and it answered "
+                "what the checkpoint answers."
+            )
+        )
+    rows = tuple((role, answer.verdict, figures_text(answer)) for role, answer in check.roles.items())
+    if rows:
+        blocks.append(Table("", ("", "verdict", "against the checkpoint"), rows))
+    if check.log_tail:
+        blocks.append(Log("\n".join(check.log_tail)))
+    return Section("Check of the engines", tuple(blocks))
 
 
 def _quality_section(analysis: Analysis, gate: Gate | None) -> Section:
