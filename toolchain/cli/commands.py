@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 import click
 
@@ -12,7 +13,6 @@ from leanear.cli.listening import classify, transcribe
 from leanear.cli.measuring import bench, evaluate, export, import_command, report
 from leanear.cli.pruning import explore, prune
 from leanear.cli.sections import variable_of
-from leanear.cli.version import version_option
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.process.interrupts import (
     INTERRUPTED,
@@ -25,9 +25,36 @@ from leanear.runtimes.process.interrupts import (
 from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.streams import leave_closed_pipe
 
+STANDS_ON = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+
+
+def versions() -> str:
+    """What --version prints: leanear's own and those of what it stands on, where it is installed."""
+    found = []
+    for name in STANDS_ON:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return f"leanear {version('leanear')} ({', '.join(found)})"
+
+
+def print_versions(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    """The callback of the option."""
+    if asked and not context.resilient_parsing:
+        click.echo(versions())
+        context.exit()
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@version_option
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=print_versions,
+    help="Show leanear's version and those of the runtimes.",
+)
 def cli() -> None:
     """Prune an audio transformer (AST, Whisper), export it smaller, measure it, and report.
 
