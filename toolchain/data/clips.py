@@ -9,7 +9,7 @@ from leanear.benchmarks.tagging import multi_hot
 from leanear.data.audio import read_waveform
 from leanear.data.dataset import Example, column_for
 from leanear.data.metadata import SEPARATOR
-from leanear.data.split_names import is_split
+from leanear.data.splits import is_split
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import note, note_first, plural

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,14 @@ import numpy as np
 from leanear.data.audio import SUFFIXES
 from leanear.data.dataset import DataFolder, Example, Reader, audio_files, folders
 from leanear.data.metadata import METADATA_FILES, Column, metadata_file
-from leanear.data.split_names import SPLIT_KEYWORDS, VALIDATION, is_split, split_of, uses
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, named, note
 
+# Split folders by the keywords that the Hub knows
+TRAIN = ("calibration", "train", "training")
+VALIDATION = ("validation", "valid", "val", "dev")
+TEST = ("evaluation", "eval", "test", "testing")
+SPLIT_KEYWORDS = TRAIN + VALIDATION + TEST
 LARGEST_SEED = 2**31 - 1
 RARE = "\0"  # stands for the labels of one clip each; no label is called so
 
@@ -98,6 +102,28 @@ def _no_audio(reader: Reader) -> BadInput:
     return BadInput(f"{reader.root}: no {', '.join(SUFFIXES)} files {where}{reader.unread(reader.root)}")
 
 
+def is_split(name: str) -> bool:
+    """Whether a folder's name is a split's, in any case."""
+    return name.lower() in SPLIT_KEYWORDS
+
+
+def _split_of(name: str) -> str | None:
+    """The outermost folder in a file's path that is a split; None where it is in none."""
+    return next((part for part in Path(name).parts[:-1] if is_split(part)), None)
+
+
+def _uses(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of split folders, those to calibrate on and those to evaluate on.
+
+    A validation split is calibrated on, but where there is one to train on and none to test on, it stands for the test.
+    """
+    ordered = sorted(names, key=lambda name: (SPLIT_KEYWORDS.index(name.lower()), name))
+    train, validation, test = ([name for name in ordered if name.lower() in kind] for kind in (TRAIN, VALIDATION, TEST))
+    if train and validation and not test:
+        return train, validation
+    return train + validation, test
+
+
 def _split_folders(root: Path) -> list[str]:
     """Names of the folders that are splits, none where the folders with clips are classes."""
     names = sorted(child.name for child in folders(root) if audio_files(child) or metadata_file(child))
@@ -105,7 +131,7 @@ def _split_folders(root: Path) -> list[str]:
     strays = [name for name in names if not is_split(name)]
     if not strays:
         return splits
-    if all(uses(splits)):
+    if all(_uses(splits)):
         raise BadInput(
             f"{root}: split folders {', '.join(splits)} and, beside them, folders with audio that are none: "
             f"{named(strays)}; move these away, or into a split"
@@ -117,10 +143,10 @@ def _listed_splits(table: Path, examples: Sequence[Example]) -> dict[str, list[E
     """A table's examples by the split folder that their files are in; none where these do not make splits."""
     by_split: dict[str, list[Example]] = {}
     for example in examples:
-        split = None if Path(example.name).is_absolute() else split_of(example.name)
+        split = None if Path(example.name).is_absolute() else _split_of(example.name)
         by_split.setdefault(split or "", []).append(example)
     outside = by_split.pop("", [])
-    if not all(uses(by_split)):
+    if not all(_uses(by_split)):
         return {}
     if outside:
         raise BadInput(
@@ -132,7 +158,7 @@ def _listed_splits(table: Path, examples: Sequence[Example]) -> dict[str, list[E
 
 def _of_splits(root: Path, by_split: dict[str, list[Example]], calibration_clips: int, seed: int, say: Note) -> Splits:
     names = sorted(by_split)
-    for_calibration, for_evaluation = uses(names)
+    for_calibration, for_evaluation = _uses(names)
     calibration = [example for name in for_calibration for example in by_split[name]]
     evaluation = [example for name in for_evaluation for example in by_split[name]]
     if not calibration or not evaluation:
