@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,7 +12,6 @@ import torch
 
 from leanear.benchmarks.summary import Interval, paired_change, word_error_change
 from leanear.benchmarks.tagging import tag_change
-from leanear.calibration.order import stratified_order
 from leanear.calibration.targets import before_the_end, strata
 
 
@@ -89,6 +89,21 @@ def trimmed(inputs: Any, targets: torch.Tensor) -> tuple[Any, torch.Tensor]:
         return inputs, targets
     longest = max(int(used.any(dim=0).sum()), 1)
     return inputs.first_tokens(longest), targets[:, :longest]
+
+
+def stratified_order(label_ids: Sequence[int] | np.ndarray, seed: int) -> np.ndarray:
+    """A permutation (int64) of the clips in which every prefix holds each label in proportion, give or take one clip.
+
+    The j-th of a label's n clips is put at a random place within [j/n, (j+1)/n) of the whole; which clip is the j-th is
+    random too. So any run of batches, and any cut to the first clips, represents all labels. Same seed, same order.
+    """
+    label_ids = np.asarray(label_ids)
+    generator = np.random.default_rng(seed)
+    place = np.empty(len(label_ids))
+    for label in np.unique(label_ids):
+        members = generator.permutation(np.flatnonzero(label_ids == label))
+        place[members] = (np.arange(len(members)) + generator.random(len(members))) / len(members)
+    return np.argsort(place, kind="stable")
 
 
 @dataclass(frozen=True)

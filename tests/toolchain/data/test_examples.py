@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leanear.calibration.order import stratified_order
+from leanear.data.examples import stratified_order
 
 SORTED_BY_CLASS = np.repeat([0, 1, 2, 3], [40, 20, 10, 5])  # as an unshuffled loader would serve it
 
