@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 import numpy as np
 
 from leanear.benchmarks.measure.accuracy import check_clips
-from leanear.benchmarks.measure.processes import absolute
+from leanear.benchmarks.measure.processes import Progress, absolute
 from leanear.benchmarks.measure.transcripts import options_for
 from leanear.benchmarks.sensors.device import device_facts, device_name, device_state
 from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
 from leanear.runtimes.choose import require_runtime
-from leanear.runtimes.clips import Clips, clips_sha256, read_clips
+from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
 from leanear.runtimes.manifest import EncoderWindows
@@ -202,22 +203,23 @@ def _check_comparable(dense: Artifact, slim: Artifact) -> None:
                 raise BadInput(f"{both}: their {what} differ, so they cannot be compared")
 
 
-def kept_part(job: Job, name: str) -> dict[str, Any] | None:
-    """The part called `name` that an interrupted run finished for the same inputs."""
+def kept_part(
+    job: Job, name: str, measure: Callable[[Job, Progress], Dict[str, Any]], progress: Progress
+) -> dict[str, Any]:
+    """The part called `name` that an interrupted run finished for the same inputs, else as it is measured now.
+
+    One that does not fail is kept, for a run that is interrupted.
+    """
     path = _part_path(job, name)
-    try:
-        part = read_json(path, PART_SCHEMA, ("part",))
-    except BadInput:
-        return None
-    remember_kept(path)
-    return part["part"]
-
-
-def keep_part(job: Job, name: str, part: dict[str, Any]) -> None:
-    """Keep a part that did not fail, for a run that is interrupted."""
+    with contextlib.suppress(BadInput):
+        part = read_json(path, PART_SCHEMA, ("part",))["part"]
+        remember_kept(path)
+        return part
+    part = measure(job, progress)
     if part["status"] == "ok":
-        write_json(_part_path(job, name), {"schema": PART_SCHEMA, "part": part})
-        remember_kept(_part_path(job, name))
+        write_json(path, {"schema": PART_SCHEMA, "part": part})
+        remember_kept(path)
+    return part
 
 
 def beginning(job: Job) -> dict[str, Any]:
@@ -300,17 +302,3 @@ def store_waveform(job: Job) -> Path:
     with replaced_file(path) as part, open(part, "wb") as stream:
         np.save(stream, benchmark_waveform(job)[0])
     return path
-
-
-def clips_facts(job: Job) -> dict[str, Any] | None:
-    """What the results say of the evaluation clips, None where there are none."""
-    if job.clips is None or job.clips_path is None:
-        return None
-    samples = sum(len(waveform) for waveform in job.clips.waveforms)
-    return {
-        "file": job.clips_path.name,
-        "sha256": clips_sha256(job.clips),
-        "clips": len(job.clips),
-        "sample_rate_hz": job.clips.sample_rate_hz,
-        "audio_s": round(samples / job.clips.sample_rate_hz, 3),
-    }

@@ -9,7 +9,7 @@ from typing import Any, Sequence
 
 from leanear.benchmarks.measure.answers import measure_answers, measure_recordings
 from leanear.benchmarks.measure.engine_check import check_engines
-from leanear.benchmarks.measure.job import Effort, Job, beginning, check_job, clips_facts, keep_beginning, now_utc
+from leanear.benchmarks.measure.job import Effort, Job, beginning, check_job, keep_beginning, kept_part, now_utc
 from leanear.benchmarks.measure.parts import latency_part, memory_part, unmeasured_parts
 from leanear.benchmarks.measure.processes import Progress, free_of_noise, part_of
 from leanear.benchmarks.measure.sustained import measure_lasting_work
@@ -17,6 +17,7 @@ from leanear.benchmarks.results import RESULTS_SCHEMA, Results, read_results, wr
 from leanear.benchmarks.sensors.device import device_facts, device_name, device_state
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.clips import clips_sha256
 from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import only_here, sha256_file
 from leanear.runtimes.records import as_json
@@ -98,7 +99,7 @@ def benchmark(  # noqa: PLR0913, what a measurement is of
 def _measured(job: Job, command: Sequence[str], progress: Progress) -> dict[str, Any]:
     """The document of a results file, of which nothing is measured where an engine's answers are wrong."""
     began = beginning(job)
-    check = check_engines(job, part_of(progress, 0.0, CHECK_END, "check: "))
+    check = kept_part(job, "check", check_engines, part_of(progress, 0.0, CHECK_END, "check: "))
     if check["status"] == "failed":
         parts = unmeasured_parts(job, f"the check of the engines failed: {check['reason']}")
     else:
@@ -116,7 +117,7 @@ def _measured(job: Job, command: Sequence[str], progress: Progress) -> dict[str,
         "runtime": job.runtime,
         "options": _options_facts(job),
         "artifacts": {role: _artifact_facts(artifact) for role, artifact in job.artifacts.items()},
-        "clips": clips_facts(job),
+        "clips": _clips_facts(job),
         "device_name": device_name(facts),
         "device": facts,
         "device_before": began["device_before"],
@@ -147,15 +148,15 @@ def _refuse_failures(results: Results) -> None:
 
 def _measured_parts(job: Job, progress: Progress) -> dict[str, Any]:
     """Latency, memory, accuracy, long recordings where there are any, and sustained work."""
-    sustained_s = job.effort.sustained_s
-    answers_end = SUSTAINED_START if sustained_s else 1.0
+    answers_end = SUSTAINED_START if job.effort.sustained_s else 1.0
     half = (MEMORY_END + answers_end) / 2 if job.is_speech else answers_end
+    at_work = part_of(progress, answers_end, 1.0, "sustained: ")
     return {
-        "latency": latency_part(job, part_of(progress, CHECK_END, LATENCY_END, "latency: ")),
-        "memory": memory_part(job, part_of(progress, LATENCY_END, MEMORY_END, "memory: ")),
+        "latency": kept_part(job, "latency", latency_part, part_of(progress, CHECK_END, LATENCY_END, "latency: ")),
+        "memory": kept_part(job, "memory", memory_part, part_of(progress, LATENCY_END, MEMORY_END, "memory: ")),
         "accuracy": measure_answers(job, part_of(progress, MEMORY_END, half, "accuracy: ")),
         "recordings": measure_recordings(job, part_of(progress, half, answers_end, "long recordings: ")),
-        "sustained": measure_lasting_work(job, sustained_s, part_of(progress, answers_end, 1.0, "sustained: ")),
+        "sustained": kept_part(job, "sustained", measure_lasting_work, at_work),
     }
 
 
@@ -177,6 +178,20 @@ def _finished(out: Path, job: Job) -> Results | None:
         return None
     same = results.content.inputs_sha256 == job.inputs_sha256
     return results if same and not results.failures() else None
+
+
+def _clips_facts(job: Job) -> dict[str, Any] | None:
+    """What the results say of the evaluation clips, None where there are none."""
+    if job.clips is None or job.clips_path is None:
+        return None
+    samples = sum(len(waveform) for waveform in job.clips.waveforms)
+    return {
+        "file": job.clips_path.name,
+        "sha256": clips_sha256(job.clips),
+        "clips": len(job.clips),
+        "sample_rate_hz": job.clips.sample_rate_hz,
+        "audio_s": round(samples / job.clips.sample_rate_hz, 3),
+    }
 
 
 def _artifact_facts(artifact: Artifact) -> dict[str, Any]:

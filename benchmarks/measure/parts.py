@@ -1,11 +1,11 @@
-"""The parts of a benchmark that are timed and weighed, each role in fresh processes, or what stands for all of them."""
+"""The parts of a benchmark: latency and memory, each role in fresh processes; all of them where nothing is measured."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
 
-from leanear.benchmarks.measure.job import Job, keep_part, kept_part, latency_head, store_waveform
+from leanear.benchmarks.measure.job import Job, latency_head, store_waveform
 from leanear.benchmarks.measure.memory import memory_readable
 from leanear.benchmarks.measure.processes import Progress, absolute, free_of_noise, part_of, run_fresh
 from leanear.benchmarks.sensors.device import load_average
@@ -17,14 +17,10 @@ MEMORY_SHARE_S = 5.0
 
 def latency_part(job: Job, progress: Progress) -> dict[str, Any]:
     """The results' part "latency", with what the sensors showed meanwhile."""
-    kept = kept_part(job, "latency")
-    if kept is not None:
-        return kept
     with Recorder() as recorder:
         part = _timings(job, progress)
     record = recorder.record()
     part["sensors"] = {**record, "throttling": throttling(record)}
-    keep_part(job, "latency", part)
     return part
 
 
@@ -82,9 +78,6 @@ def interleaved(roles: Sequence[str], repeats: int) -> tuple[str, ...]:
 
 def memory_part(job: Job, progress: Progress) -> dict[str, Any]:
     """The results' part "memory"."""
-    kept = kept_part(job, "memory")
-    if kept is not None:
-        return kept
     part: dict[str, Any] = {"status": "ok", "reason": "", "log_tail": [], "roles": {}}
     reason = memory_readable()
     if reason is not None:
@@ -93,7 +86,6 @@ def memory_part(job: Job, progress: Progress) -> dict[str, Any]:
     more = {"waveform": absolute(store_waveform(job)), "share_s": MEMORY_SHARE_S, "tokens": job.tokens}
     for role, answer in role_answers(job, "leanear.benchmarks.measure.memory", lambda _: more, part, progress):
         part["roles"][role] = answer
-    keep_part(job, "memory", part)
     return part
 
 

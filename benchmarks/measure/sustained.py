@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from leanear.benchmarks.inference import Inference, one_inference
-from leanear.benchmarks.measure.job import Job, keep_part, kept_part, store_waveform
+from leanear.benchmarks.measure.job import Job, store_waveform
 from leanear.benchmarks.measure.processes import Progress, absolute, answer_request, part_of, run_fresh
 from leanear.benchmarks.sensors.energy import energy
 from leanear.benchmarks.sensors.recorder import Recorder
@@ -89,18 +89,16 @@ def _summary(timings: np.ndarray) -> dict[str, Any]:
     }
 
 
-def measure_lasting_work(job: Job, seconds: float, progress: Progress, root: Path = Path("/")) -> dict[str, Any]:
-    """The results' part "sustained": every artifact of the job at work for `seconds`.
+def measure_lasting_work(job: Job, progress: Progress) -> dict[str, Any]:
+    """The results' part "sustained": every artifact of the job at work for as long as was asked for.
 
     Where 0 seconds are asked for, each works for as long as it takes to know its energy if a sensor shows power, and
     otherwise not at all.
     """
-    kept = kept_part(job, "sustained")
-    if kept is not None:
-        return kept
+    seconds = job.effort.sustained_s
     part: dict[str, Any] = {"status": "ok", "reason": "", "log_tail": [], "seconds": seconds, "roles": {}}
     if seconds == 0:
-        found = find_sensors(root)
+        found = find_sensors()
         if not (found.of("power_w") or found.of("energy_j")):
             reason = f"{found.missing['power_w']}; and no run of --sustained SECONDS was asked for"
             part.update(status="not measured", reason=reason)
@@ -110,15 +108,13 @@ def measure_lasting_work(job: Job, seconds: float, progress: Progress, root: Pat
     for place, role in enumerate(job.artifacts):
         request = {**job.request(role), "waveform": waveform, "tokens": job.tokens, "seconds": part["seconds"]}
         share = 1 / len(job.artifacts)
-        answer = run_sustained(
-            request, part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, "), root
-        )
+        told = part_of(progress, place * share, (place + 1) * share, f"{job.name(role)}, ")
+        answer = run_sustained(request, told)
         status, reason, log_tail = (answer.pop(key) for key in ("status", "reason", "log_tail"))
         if status != "ok":
             part.update(status=status, reason=f"{job.name(role)}: {reason}", log_tail=log_tail)
             break
         part["roles"][role] = answer
-    keep_part(job, "sustained", part)
     return part
 
 
