@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Callable
 
@@ -10,14 +9,7 @@ import numpy as np
 
 from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name, magic_name
 from leanear.runtimes.audio.pipe_reader import NAME, PipeReader
-from leanear.runtimes.audio.recordings import (
-    PCM,
-    SampleFormat,
-    decoded_samples,
-    filter_context,
-    resampled,
-    sample_format,
-)
+from leanear.runtimes.audio.recordings import PCM, RateChange, SampleFormat, decoded_samples, sample_format
 from leanear.runtimes.audio.wav_layout import CHUNK_HEADER_BYTES, is_placeholder
 from leanear.runtimes.audio.waveforms import ForwardWaveform
 from leanear.runtimes.errors import BadInput
@@ -71,11 +63,9 @@ class PipedAudio(ForwardWaveform):
         self._reader, self._wanted_hz = reader, sample_rate_hz
         self._left: int | None = None  # bytes of audio that are still to come, None: as many as come
         self._format = self._header(sample_rate_hz) if raw is None else self._headerless(raw)
-        divisor = math.gcd(self._format.rate_hz, sample_rate_hz)
-        self._up, self._down = sample_rate_hz // divisor, self._format.rate_hz // divisor
-        self._context = filter_context(self._up, self._down)
-        self._piece = max(round(PIECE_S * self._format.rate_hz / self._down), 1) * self._down
-        self._frames, self._frames_from = np.zeros(self._context, np.float32), -self._context  # silence before
+        self._change = RateChange(self._format.rate_hz, sample_rate_hz, PIECE_S)
+        context = self._change.context
+        self._frames, self._frames_from = np.zeros(context, np.float32), -context  # silence before
         self._closed = False
         self._next_piece = 0
 
@@ -87,23 +77,19 @@ class PipedAudio(ForwardWaveform):
 
     def _read_on(self) -> np.ndarray:
         """The next piece at the rate asked for; the last one is shorter."""
-        first = self._next_piece * self._piece
-        self._read_frames_to(first + self._piece + self._context)
+        context, first = self._change.context, self._next_piece * self._change.piece
+        last = first + self._change.piece
+        self._read_frames_to(last + context)
         self._next_piece += 1
-        around = self._frames[first - self._context - self._frames_from :][: self._piece + 2 * self._context]
+        around = self._frames[first - context - self._frames_from :][: last - first + 2 * context]
         there = self._frames_from + len(self._frames)  # frames in all, once the pipe is closed
-        self._ended = self._closed and there <= first + self._piece
-        frames = min(self._piece, there - first)
+        self._ended = self._closed and there <= last
+        frames = min(last, there) - first
         if frames <= 0:
             return np.zeros(0, np.float32)
-        if self._context == 0:
-            piece = around[:frames]
-        else:
-            around = np.pad(around, (0, self._piece + 2 * self._context - len(around)))
-            begin = self._context // self._down * self._up
-            new = resampled(around, self._format.rate_hz, self._wanted_hz)
-            piece = new[begin : begin + -(-frames * self._up // self._down)]
-        kept_from = max(first + self._piece - self._context, self._frames_from)
+        around = np.pad(around, (0, last - first + 2 * context - len(around)))
+        piece = self._change.changed(around)[: self._change.new_samples(frames)]
+        kept_from = max(last - context, self._frames_from)
         self._frames = self._frames[kept_from - self._frames_from :]
         self._frames_from = kept_from
         return piece

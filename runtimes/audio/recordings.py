@@ -73,13 +73,8 @@ class Recording:
             except (BadInput, OSError):
                 self._stream.close()
                 raise
-        rate_hz = self._format.rate_hz
-        divisor = math.gcd(rate_hz, sample_rate_hz)
-        self._up, self._down = sample_rate_hz // divisor, rate_hz // divisor
-        self._wanted_hz = sample_rate_hz
-        self._context = filter_context(self._up, self._down)
-        self._piece = _multiple(round(PIECE_S * rate_hz), self._down)
-        self.samples = -(-self._frames * self._up // self._down)
+        self._change = RateChange(self._format.rate_hz, sample_rate_hz, PIECE_S)
+        self.samples = self._change.new_samples(self._frames)
 
     def _read_header(self, sample_rate_hz: int) -> None:
         opening = self._stream.read(12)
@@ -108,20 +103,16 @@ class Recording:
         start, stop = span.start, min(span.stop, self.samples)
         if stop <= start:
             return np.zeros(0, np.float32)
-        per_piece = self._piece // self._down * self._up
+        per_piece = self._change.new_samples(self._change.piece)
         pieces = range(start // per_piece, -(-stop // per_piece))
         heard = np.concatenate([self._resampled_piece(piece) for piece in pieces])
         first = pieces[0] * per_piece
         return heard[start - first : stop - first]
 
     def _resampled_piece(self, piece: int) -> np.ndarray:
-        first = piece * self._piece
-        if self._up == self._down:
-            return self._frames_between(first, first + self._piece)
-        around = self._frames_between(first - self._context, first + self._piece + self._context)
-        new = resampled(around, self._format.rate_hz, self._wanted_hz)
-        begin = self._context // self._down * self._up
-        return new[begin : begin + self._piece // self._down * self._up]
+        change = self._change
+        first, last = piece * change.piece, (piece + 1) * change.piece
+        return change.changed(self._frames_between(first - change.context, last + change.context))
 
     def _frames_between(self, first: int, last: int) -> np.ndarray:
         """float32 (last - first,) at the file's own rate, silence where there is nothing; less after the end."""
@@ -136,7 +127,7 @@ class Recording:
         check_samples(samples, str(self._path))
         mono = samples.mean(axis=1).astype(np.float32)
         self._watch_until_the_end(samples, mono, stop)
-        after = last - stop if self._context else 0
+        after = last - stop if self._change.context else 0
         return np.pad(mono, (start - first, after)) if start > first or after else mono
 
     def _watch_until_the_end(self, samples: np.ndarray, mono: np.ndarray, stop: int) -> None:
@@ -152,11 +143,6 @@ class Recording:
 
 def _advice(sample_rate_hz: int) -> str:
     return f"convert it with: ffmpeg -i FILE -ac 1 -ar {sample_rate_hz} clip.wav"
-
-
-def _multiple(number: int, of: int) -> int:
-    """The smallest positive multiple of `of` that is at least `number`."""
-    return max(-(-number // of), 1) * of
 
 
 def sample_format(header: bytes, path: object, sample_rate_hz: int) -> SampleFormat:
@@ -196,12 +182,28 @@ def decoded_samples(data: bytes, form: SampleFormat) -> np.ndarray:
     return samples.reshape(-1, form.channels)
 
 
-def filter_context(up: int, down: int) -> int:
-    """Input samples that a piece has to see on either side: as many as the filter is long.
+class RateChange:
+    """How audio is brought to another rate piece by piece.
 
-    A multiple of `down`, so that pieces begin where an old and a new sample meet.
+    piece: input samples of one, about `piece_s` of audio; context: how many more are seen on either side of it, as many
+    as the filter is long. Both are multiples of how many lie between the places where an old and a new sample meet.
     """
-    return 0 if up == down else _multiple(_half_width(up, down) + 1, down)
+
+    def __init__(self, rate_hz: int, wanted_hz: int, piece_s: float) -> None:
+        divisor = math.gcd(rate_hz, wanted_hz)
+        self._rates, self._up, self._down = (rate_hz, wanted_hz), wanted_hz // divisor, rate_hz // divisor
+        self.piece = max(round(piece_s * rate_hz / self._down), 1) * self._down
+        reach = 0 if self._up == self._down else _half_width(self._up, self._down) + 1
+        self.context = -(-reach // self._down) * self._down
+
+    def new_samples(self, samples: int) -> int:
+        """How many new samples so many old ones become."""
+        return -(-samples * self._up // self._down)
+
+    def changed(self, around: np.ndarray) -> np.ndarray:
+        """The new samples, float32, of what lies between the context at either end of `around`."""
+        begin = self.new_samples(self.context)
+        return resampled(around, *self._rates)[begin : begin + self.new_samples(len(around) - 2 * self.context)]
 
 
 def _half_width(up: int, down: int) -> int:
