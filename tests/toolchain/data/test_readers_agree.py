@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.data.audio import read_waveform
+from leanear.data.audio import read_waveform, wav_part
 from leanear.data.audio_stream import AudioStream
-from leanear.data.file_part import wav_part
 from leanear.runtimes.audio.recordings import Recording, read_recording
 from leanear.runtimes.audio.wav_layout import wav_layout
 from leanear.runtimes.errors import BadInput
