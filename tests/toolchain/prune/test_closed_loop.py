@@ -339,19 +339,24 @@ def test_prune_rotated_measures_where_there_are_held_out_clips(case):
     assert (plain.rounds, plain.scores, plain.corrections) == ((), None, None)
 
 
-def test_a_later_shot_prunes_the_compensated_model_and_counts_what_was_lost_before(case):
+def test_a_later_shot_prunes_the_compensated_model_and_counts_what_was_lost_before(case, tmp_path):
     lost, told = [], []
+    generator = torch.Generator()
 
     def compensate(model, _report):
-        for site in ast.attention_sites(model):
-            site.output.bias.data += 0.1 * torch.randn_like(site.output.bias)  # shows that it is this model
+        for site in ast.attention_sites(model):  # shows that it is this model
+            site.output.bias.data += 0.1 * torch.randn(site.output.bias.shape, generator=generator.manual_seed(1))
         lost.append(case.held_out.kl(model))
         return SimpleNamespace(held_out_kl_after=lost[-1])
 
-    found = prune_rotated(
-        ast, case.model, clips(32, 1), case.costs, 0.5 * case.costs.dense, dataclasses.replace(SMALL, shots=2),
-        loop=ClosedLoop(case.held_out, compensate=compensate), report=lambda text, _share=None: told.append(text),
-    )  # fmt: skip
+    def prune():
+        return prune_rotated(
+            ast, case.model, clips(32, 1), case.costs, 0.5 * case.costs.dense, dataclasses.replace(SMALL, shots=2),
+            loop=ClosedLoop(case.held_out, compensate=compensate), made_from={"checkpoint": "0" * 64}, state=tmp_path,
+            report=lambda text, _share=None: told.append(text),
+        )  # fmt: skip
+
+    found = prune()
     first = case.choose(sparsity=1 - math.sqrt(0.5))
     assert found.corrections == first.corrections, "other budgets are served from the dense model"
     assert min(lost) > first.round.measured
@@ -359,3 +364,7 @@ def test_a_later_shot_prunes_the_compensated_model_and_counts_what_was_lost_befo
     assert all(each.estimated >= min(lost) for each in found.rounds)
     assert found.cost == found.plan.attention_parameters_kept <= 0.5 * case.costs.dense
     assert [text.partition(",")[0] for text in told] == sorted(text.partition(",")[0] for text in told)
+    assert sum("scored" in text for text in told) > 0
+    told.clear()
+    assert prune().rounds == found.rounds
+    assert not any("scored" in text for text in told), "both shots' scores are there"

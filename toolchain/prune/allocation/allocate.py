@@ -26,8 +26,8 @@ from leanear.prune.allocation.options import (
     Widths,
     check_options,
     chosen_widths,
+    frontiers_of_sites,
 )
-from leanear.prune.allocation.site_frontiers import frontiers_of_sites
 from leanear.runtimes.errors import BadInput
 
 
