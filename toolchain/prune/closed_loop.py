@@ -105,8 +105,7 @@ class Corrections:
 class Chosen:
     """The slim model in eval mode, what it keeps, its widths, the rounds, and which of them it is.
 
-    corrections: those by which the estimates of its round would have been its measurements; others: the models of the
-    other rounds, by their measured loss.
+    corrections: those by which the estimates of its round would have been its measurements.
     """
 
     model: nn.Module
@@ -115,7 +114,6 @@ class Chosen:
     rounds: tuple[Round, ...]
     best: int
     corrections: Corrections
-    others: tuple[Chosen, ...] = ()
 
     @property
     def round(self) -> Round:
@@ -171,13 +169,9 @@ def choose_measured(
             break
         corrections = _corrected(corrections, rounds[-1], before, 1 / (len(rounds) + 1))
     best = least(rounds, [each.measured for each in rounds])
-    order = sorted(range(len(rounds)), key=lambda number: (number != best, rounds[number].measured))
-    found = [
-        Chosen(*made[number], tuple(rounds), number, _corrected(in_force[number], rounds[number], before, 1.0))
-        for number in order
-    ]
-    report(f"measured {found[0].round.measured:.4f} nats on {len(held_out)} held-out clips", 1.0)
-    return dataclasses.replace(found[0], others=tuple(found[1:]))
+    report(f"measured {rounds[best].measured:.4f} nats on {len(held_out)} held-out clips", 1.0)
+    learned = _corrected(in_force[best], rounds[best], before, 1.0)
+    return Chosen(*made[best], tuple(rounds), best, learned)
 
 
 def _with_and_without_blocks(

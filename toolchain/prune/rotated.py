@@ -21,7 +21,7 @@ from leanear.families.family import Family
 from leanear.plan import CHANNELS_AS_TRAINED, ROTATED, Plan, SitePlan, compose, compose_feed_forward
 from leanear.progress import Report, in_parts, quiet
 from leanear.prune.allocation.allocate import Allocation
-from leanear.prune.closed_loop import Corrections, Round, choose_measured, least
+from leanear.prune.closed_loop import Corrections, Round, choose_measured
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
@@ -37,8 +37,8 @@ class Rotated:
     """A pruned model in eval mode, its plan, the estimated loss in nats per target, and its cost in the budget's unit.
 
     rounds: what was chosen and measured on held-out clips, in the last shot, of which `best` is the model; none without
-    such clips. scores, corrections: of the dense model, from which other budgets are served; None likewise. others: the
-    same of the other rounds.
+    such clips. scores, corrections: of the dense model, from which other budgets are served; None likewise. shots: how
+    many it took.
     """
 
     model: nn.Module
@@ -49,20 +49,12 @@ class Rotated:
     best: int = 0
     scores: Scores | None = None
     corrections: Corrections | None = None
-    others: tuple[Rotated, ...] = ()
     shots: int = 1
 
     @property
     def loss_matters(self) -> bool:
         """Whether so much was measured to be lost that it shows."""
         return bool(self.rounds) and not self.rounds[self.best].measured < MATTERS_NATS
-
-    @property
-    def candidates(self) -> tuple[Rotated, ...]:
-        """What is worth being compensated: where the loss matters, the first round, too; later ones are much alike."""
-        if not self.loss_matters:
-            return (self,)
-        return (self, *([each for each in self.others if each.best == 0] or self.others[:1]))
 
 
 @dataclass(frozen=True)
@@ -75,17 +67,6 @@ class ClosedLoop:
     held_out: HeldOut
     corrections: Corrections | None = None
     compensate: Compensate | None = None
-
-
-def best_compensated(pruned: Rotated, compensate: Compensate, report: Report = quiet) -> tuple[Rotated, Compensated]:
-    """Of the candidates, each compensated in place, the one that loses the least then, and what was done to it."""
-    candidates = pruned.candidates
-    told = [_one_of(report, "plan", number, len(candidates)) for number in range(1, len(candidates) + 1)]
-    done = [compensate(each.model, tell) for each, tell in zip(candidates, told, strict=True)]
-    if len(candidates) == 1:
-        return pruned, done[0]
-    best = least([each.rounds[each.best] for each in candidates], [each.held_out_kl_after for each in done])
-    return candidates[best], done[best]
 
 
 def prune_rotated(
@@ -143,7 +124,7 @@ def prune_rotated(
         )  # fmt: skip
         first = found if shot == 1 else first
         if compensate is not None:
-            found, _ = best_compensated(found, compensate, stage("compensation"))
+            compensate(found.model, stage("compensation"))
     return dataclasses.replace(found, scores=first.scores, corrections=first.corrections, shots=shots)
 
 
@@ -201,14 +182,10 @@ def prune_measured(
     chosen = choose_measured(
         family, model, scores, costs, budget, recipe, held_out, corrections=corrections, report=report
     )
-    every = [
-        Rotated(
-            each.model, _composed(family, model, scores, plan, each.kept, each.allocation), each.round.estimated,
-            each.allocation.cost, each.rounds, each.best, scores, each.corrections,
-        )
-        for each in (chosen, *chosen.others)
-    ]  # fmt: skip
-    return dataclasses.replace(every[0], others=tuple(every[1:]))
+    return Rotated(
+        chosen.model, _composed(family, model, scores, plan, chosen.kept, chosen.allocation), chosen.round.estimated,
+        chosen.allocation.cost, chosen.rounds, chosen.best, scores, chosen.corrections,
+    )  # fmt: skip
 
 
 def _composed(

@@ -23,7 +23,7 @@ from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.document import Cost, CurvePoint, Widths
 from leanear.prune.job import PruneJob, as_held, costs_and_budget, dense_plan
 from leanear.prune.latency_goal import prune_to_latency
-from leanear.prune.rotated import ClosedLoop, Rotated, best_compensated, in_one_or_two, prune_rotated
+from leanear.prune.rotated import ClosedLoop, Rotated, in_one_or_two, prune_rotated
 from leanear.prune.search import search_sparsity
 from leanear.prune.widths import RotatedRecipe
 from leanear.recover.compensation import Compensated, compensate_
@@ -106,8 +106,7 @@ class _Pruner:
                 loop=loop, made_from=work.made_from, state=work.state, clips_at_once=work.clips_at_once,
                 report=work.part("pruning"),
             )  # fmt: skip
-        for each in (pruned, *pruned.others):
-            each.model.to("cpu")
+        pruned.model.to("cpu")
         if pruned.corrections is not None:
             self._learned = pruned.corrections
         return pruned
@@ -125,9 +124,7 @@ def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any
     widths = Widths(work.recipe.multiples, work.recipe.one_width_per_head, work.job.filled_by)
     pruned, facts = reached.pruned, {"method": "rotated", "widths": widths, **reached.facts}
     if work.job.compensation:
-        compensate = functools.partial(_compensate, work, pruned.loss_matters)
-        pruned, compensated = best_compensated(pruned, compensate, work.part("compensation"))
-        facts["compensation"] = compensated
+        facts["compensation"] = _compensate(work, pruned.loss_matters, pruned.model, work.part("compensation"))
     facts["cost"] = Cost(reached.costs.unit, reached.costs.dense, reached.budget, pruned.cost)
     facts["loss"] = _loss_told(work, pruned, parameters)
     if work.job.recovery is not None:
@@ -158,8 +155,7 @@ def _prune_to_latency(work: Pruning) -> _Reached:
         doubt = disturbed(0.0, tables.others_share, "while it was timed")
         raise BadInput(f"{error}; but {doubt}: try on an idle machine" if doubt else str(error)) from None
     facts = {"latency_checks": checks, "timed": timing.told()}
-    # what was timed is the model
-    return _Reached(dataclasses.replace(pruned, others=()), costs, checks[-1].budget_ms, facts)
+    return _Reached(pruned, costs, checks[-1].budget_ms, facts)
 
 
 def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:

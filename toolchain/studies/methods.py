@@ -32,7 +32,7 @@ from leanear.progress import Report, quiet
 from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.allocation.frontier import ROUNDING
 from leanear.prune.costs import Costs, parameter_costs
-from leanear.prune.rotated import ClosedLoop, Rotated, best_compensated, in_one_or_two, prune_measured, prune_rotated
+from leanear.prune.rotated import ClosedLoop, Rotated, in_one_or_two, prune_measured, prune_rotated
 from leanear.prune.scoring import Bases, Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated as Compensation
@@ -494,8 +494,7 @@ def _cut(bench: Bench, bases: Bases, allocation: Allocation, basis: str) -> Made
 def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """As `leanear prune`: the measured plan, compensated."""
     pruned = in_one_or_two(lambda shots: (_in_shots if shots > 1 else _pruned)(bench, sparsity, recipe, shots))
-    compensate = functools.partial(_compensate_, bench, every_block=pruned.loss_matters)
-    pruned, _ = best_compensated(pruned, compensate, bench.report)
+    _compensate_(bench, pruned.model, every_block=pruned.loss_matters)
     return Made(pruned.model, pruned.plan)
 
 
@@ -539,8 +538,7 @@ def _default_as_small(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> M
 def _shots(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """In as many shots as the recipe says, whatever one loses."""
     pruned = _in_shots(bench, sparsity, recipe, recipe.shots or 1)
-    compensate = functools.partial(_compensate_, bench, every_block=pruned.loss_matters)
-    pruned, _ = best_compensated(pruned, compensate, bench.report)
+    _compensate_(bench, pruned.model, every_block=pruned.loss_matters)
     return Made(pruned.model, pruned.plan)
 
 

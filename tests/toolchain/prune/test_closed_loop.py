@@ -18,7 +18,7 @@ from leanear.prune import closed_loop
 from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.closed_loop import BlockLoss, Corrections, Round, SingleBlocks, block_loss, choose_measured
 from leanear.prune.costs import parameter_costs
-from leanear.prune.rotated import ClosedLoop, Rotated, best_compensated, in_one_or_two, prune_rotated
+from leanear.prune.rotated import ClosedLoop, Rotated, in_one_or_two, prune_rotated
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from tests.conftest import make_tiny_ast
@@ -98,22 +98,10 @@ def test_of_four_rounds_at_most_the_best_one_stays(monkeypatch, measured, best):
     assert found.corrections.blocks["a"] == pytest.approx(expected), "those of its own round, roots before it"
 
 
-def test_the_other_rounds_are_kept_by_what_they_lose(monkeypatch):
+def test_a_loss_that_is_no_number_is_the_largest_there_is(monkeypatch):
     found, _ = scripted(monkeypatch, [0.01, 0.02, 0.03, 0.04], [math.nan, 0.2, 0.1, 0.3])
-    assert (found.best, [each.best for each in found.others]) == (2, [1, 3, 0])
-    assert [each.model for each in found.others] == [1, 3, 0]
+    assert (found.best, found.model) == (2, 2)
     assert [each.measured for each in found.rounds] == [NO_NUMBER, 0.2, 0.1, 0.3], "JSON has no NaN"
-
-
-@pytest.mark.parametrize(("measured", "chosen"), [(0.049, "kept"), (0.051, "other"), (math.nan, "other")])
-def test_where_the_loss_matters_the_first_round_is_compensated_too(measured, chosen):
-    """As on a real AST at 95 %: the round that lost 0.25 before lost 0.06 after, the kept one 0.13."""
-    after = {"kept": 0.04, "other": 0.03}
-    rounds = tuple(Round(0.01, loss, 1.0, ()) for loss in (0.3, measured, 0.2))
-    others = tuple(Rotated(name, None, 0.0, 0.0, rounds, best) for name, best in (("alike", 2), ("other", 0)))
-    pruned = Rotated("kept", None, 0.0, 0.0, rounds, 1, others=others)
-    found, done = best_compensated(pruned, lambda model, _report: SimpleNamespace(held_out_kl_after=after[model]))
-    assert (found.model, done.held_out_kl_after) == (chosen, after[chosen])
 
 
 @pytest.mark.parametrize(("one", "two", "taken"), [(0.049, 0.01, 1), (0.051, 0.05, 2), (0.051, 0.06, 1)])
@@ -123,20 +111,6 @@ def test_where_one_shot_loses_what_matters_two_are_tried(one, two, taken):
 
     found = in_one_or_two(prune)
     assert (found.shots, found.scores) == (taken, 1), "other budgets are served from the dense model"
-
-
-def test_progress_goes_on_from_candidate_to_candidate():
-    rounds, told = tuple(Round(0.01, 0.3, 1.0, ()) for _ in range(2)), []
-
-    def compensate(_model, report):
-        for fraction in (0.0, 0.5, 1.0):
-            report("compensation", fraction)
-        return SimpleNamespace(held_out_kl_after=0.1)
-
-    pruned = Rotated("kept", None, 0.0, 0.0, rounds, 0, others=(Rotated("other", None, 0.0, 0.0, rounds, 1),))
-    best_compensated(pruned, compensate, lambda text, fraction: told.append((text, fraction)))
-    assert [fraction for _, fraction in told] == [0.0, 0.25, 0.5, 0.5, 0.75, 1.0]
-    assert [told[0][0], told[-1][0]] == ["plan 1 of 2, compensation", "plan 2 of 2, compensation"]
 
 
 @pytest.mark.parametrize(("second", "best"), [(0.209, 1), (0.23, 0)])
