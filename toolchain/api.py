@@ -112,7 +112,7 @@ class Model:
         seed: int = 0,
         out: PathLike | None = None,
     ) -> Model:
-        """The slim model, its loss measured; the arguments are the options of `leanear prune`.
+        """The slim model, its loss measured; the arguments are options of `leanear prune`, by their names.
 
         It takes minutes, of which `load(..., progress=True)` tells. A plan that does damage is warned of in any case,
         by the logger "leanear", which writes to standard error where no handler is set.

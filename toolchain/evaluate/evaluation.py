@@ -73,7 +73,7 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
     if is_artifact(folder):
         artifact = read_artifact(folder)
         if artifact.is_speech:
-            raise BadInput(f"{folder}: it writes down speech and has no labels")
+            raise BadInput(f"{folder}: it writes down speech and has no labels; `leanear transcribe` is for those")
         options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
 
@@ -95,7 +95,7 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
 
     task = task_of(folder)
     if task == SPEECH_TASK:
-        raise BadInput(f"{folder}: it writes down speech and has no labels")
+        raise BadInput(f"{folder}: it writes down speech and has no labels; `leanear transcribe` is for those")
     checkpoint = load_checkpoint(folder)
     family, extractor = family_of(checkpoint), checkpoint.feature_extractor
     checkpoint.model.to(accelerator())
