@@ -56,18 +56,18 @@ class CurvePoint:
 class Loss:
     """What was lost: of the finished model; before, of method rotated, as estimated and round by round.
 
-    shots: in how many parts it was pruned; rounds: of the last one; best: the one that was taken; curve, begins_at: of
-    other budgets, and where a loss that matters begins, by the corrected estimates of the dense model.
+    shots: in how many parts it was pruned, if in several; rounds: of the last one; best: the one that was taken; curve,
+    begins_at: of other budgets, and where a loss that matters begins, by the corrected estimates of the dense model.
     """
 
     estimated: float | None = None
-    shots: int = 1
+    shots: int | None = None
     rounds: tuple[Round, ...] = ()
     best: int = 0
     curve: tuple[CurvePoint, ...] = ()
     begins_at: float | None = None
     finished: MeasuredLoss
-    OMIT_NONE: ClassVar[tuple[str, ...]] = ("estimated", "begins_at")
+    OMIT_NONE: ClassVar[tuple[str, ...]] = ("estimated", "shots", "begins_at")
 
     @property
     def measured(self) -> float | None:

@@ -103,7 +103,7 @@ def loss_sentence(pruning: PruningDocument) -> str | None:
     said += f" and {nats(chosen.measured)} were measured"
     one_by_one = f"; its blocks, cut one by one, lose {nats(chosen.of_blocks)} together."
     said += "." if chosen.agrees_as_a_whole else one_by_one
-    if loss.shots > 1:
+    if loss.shots is not None:
         said += f" It was pruned in {loss.shots} shots, of which this was the last."
     if len(rounds) > 1 and chosen.measured > min(each.measured for each in rounds):
         fitted = "" if pruning.compensation is None else "compensated, "

@@ -38,7 +38,7 @@ class Rotated:
 
     rounds: what was chosen and measured on held-out clips, in the last shot, of which `best` is the model; none without
     such clips. scores, corrections: of the dense model, from which other budgets are served; None likewise. shots: how
-    many it took.
+    many it took, if several.
     """
 
     model: nn.Module
@@ -49,7 +49,7 @@ class Rotated:
     best: int = 0
     scores: Scores | None = None
     corrections: Corrections | None = None
-    shots: int = 1
+    shots: int | None = None
 
     @property
     def loss_matters(self) -> bool:
@@ -106,9 +106,10 @@ def prune_rotated(
         compensate = None if loop is None or shot == shots else loop.compensate
         # of the time, as two real models took it
         shares = {"scoring": 1, "rounds": 2 * (loop is not None), "compensation": 2 * (compensate is not None)}
+        kept_in = state if state is None or shot == 1 else state / f"{SHOT_FOLDER}{shot}"
         stage = in_parts(_one_of(report, "shot", shot, shots), shares)
         scores = score_widths(
-            family, found.model, clips, recipe.scoring, state=_of_shot(state, shot), clips_at_once=clips_at_once,
+            family, found.model, clips, recipe.scoring, state=kept_in, clips_at_once=clips_at_once,
             made_from=dict(made_from or {}) if shot == 1 else {**(made_from or {}), "weights": _sha256(found.model)},
             report=stage("scoring"),
         )  # fmt: skip
@@ -125,7 +126,9 @@ def prune_rotated(
         first = found if shot == 1 else first
         if compensate is not None:
             compensate(found.model, stage("compensation"))
-    return dataclasses.replace(found, scores=first.scores, corrections=first.corrections, shots=shots)
+    return dataclasses.replace(
+        found, scores=first.scores, corrections=first.corrections, shots=shots if shots > 1 else None
+    )
 
 
 def in_one_or_two(prune: Callable[[int], Rotated]) -> Rotated:
@@ -140,11 +143,6 @@ def in_one_or_two(prune: Callable[[int], Rotated]) -> Rotated:
     if not two.rounds[two.best].measured < one.rounds[one.best].measured:
         return one
     return dataclasses.replace(two, scores=one.scores, corrections=one.corrections)
-
-
-def _of_shot(state: Path | None, shot: int) -> Path | None:
-    """Where a shot keeps its scores: the first one's serve other goals."""
-    return state if state is None or shot == 1 else state / f"{SHOT_FOLDER}{shot}"
 
 
 def _sha256(model: nn.Module) -> str:

@@ -11,6 +11,7 @@ from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import LatencyCheck
 from leanear.prune.notes import loss_sentence, loss_warning, pruning_notes
 from leanear.prune.search import Trial
+from leanear.runtimes.records import as_json
 from leanear.timing.model_timing import Timed
 from tests.toolchain.pruning_documents import compensated, distilled, pruning_document, round_of
 
@@ -70,10 +71,10 @@ def test_recovery_is_judged_by_its_best_epoch():
 # What was lost
 
 
-def with_loss(divergence=0.25, slim_mistakes=20.0, begins=0.41, rounds=(), **more):
+def with_loss(divergence=0.25, slim_mistakes=20.0, begins=0.41, rounds=(), shots=None, **more):
     finished = MeasuredLoss(50, divergence, 5.0, slim_mistakes, 100.0, 12.5, 17.5, 1.25)
     best = max(len(rounds) - 1, 0)
-    return pruning_document(Loss(finished=finished, begins_at=begins, rounds=rounds, best=best), **more)
+    return pruning_document(Loss(finished=finished, begins_at=begins, rounds=rounds, best=best, shots=shots), **more)
 
 
 def test_damage_is_said_in_plain_words_with_a_way_out():
@@ -82,6 +83,15 @@ def test_damage_is_said_in_plain_words_with_a_way_out():
         " 80.0 %, and the model's answers diverge from the dense model's by 0.25 nats. By the corrected estimates such"
         " a loss begins at about 41 %: stay below --sparsity 0.41, or fit it again with --recovery full."
     )
+
+
+def test_several_shots_are_told_and_older_files_tell_of_none():
+    rounds = (round_of(0.1, 0.1),)
+    once, twice = with_loss(rounds=rounds), with_loss(rounds=rounds, shots=2)
+    assert "shots" not in loss_sentence(once)
+    assert "It was pruned in 2 shots, of which this was the last." in loss_sentence(twice)
+    assert "shots" not in as_json(once)["loss"]
+    assert as_json(twice)["loss"]["shots"] == 2
 
 
 def test_words_are_counted_wrong_not_right():
