@@ -156,6 +156,7 @@ def _train_epoch(
     batches = torch.randperm(len(work.training), generator=draws).split(options.batch_size)
     peak = options.peak_learning_rate * RATE_AFTER_WORSE ** sum(_worse(done, each) for each in range(1, epoch))
     for rows in batches[: work.updates_planned - updates]:
+        # answers that are kept have all positions
         batch = work.training[rows] if training_logits is not None else work.training[rows].trimmed()
         heard = varied(batch.inputs, options.frequency_warp, options.time_warp, draws)
         optimizer.param_groups[0]["lr"] = peak * _rate_share(work, updates)

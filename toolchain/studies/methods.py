@@ -493,7 +493,9 @@ def _cut(bench: Bench, bases: Bases, allocation: Allocation, basis: str) -> Made
 
 def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """As `leanear prune`: the measured plan, compensated."""
-    pruned = in_one_or_two(lambda shots: (_in_shots if shots > 1 else _pruned)(bench, sparsity, recipe, shots))
+    pruned = in_one_or_two(
+        lambda shots: _pruned(bench, sparsity, recipe) if shots == 1 else _in_shots(bench, sparsity, recipe, shots)
+    )
     _compensate_(bench, pruned.model, every_block=pruned.loss_matters)
     return Made(pruned.model, pruned.plan)
 
@@ -504,7 +506,7 @@ def _measured(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     return Made(pruned.model, pruned.plan)
 
 
-def _pruned(bench: Bench, sparsity: float, recipe: RotatedRecipe, _shots: int = 1) -> Rotated:
+def _pruned(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Rotated:
     plan = dataclasses.replace(bench.plan, basis=ROTATED + recipe.basis)
     return prune_measured(
         bench.family, bench.checkpoint.model, plan, _scores(bench, recipe), bench.costs,
