@@ -351,8 +351,9 @@ class Sustained(Part):
 
 @dataclass(frozen=True)
 class ResultsDocument:
-    """The whole file. clips: None where none were given; check: None in older files; recordings: the clips of speech
-    joined, None where they do not make one longer than a window, and in older files."""
+    """The whole file. inputs_sha256: of all that was measured and how; clips: None where none were given; check: None
+    in older files; recordings: the clips of speech joined, None where they fit in a window, and in older files; device:
+    what its doctor found; not_measured: reasons, by what is missing."""
 
     schema: str
     tool: Tool

@@ -51,8 +51,7 @@ class VoiceFile:
 
 @dataclass(frozen=True)
 class GraphFile:
-    """An ONNX file. bytes: of all its files; data: the file beside it that has weights too; precision: of its products,
-    one of GRAPH_PRECISIONS."""
+    """An ONNX file. bytes: of all its files; data: the file beside it with more weights; precision: of its products."""
 
     file: str
     sha256: str

@@ -62,7 +62,7 @@ ROOMS = {
     "calibration data timing export.ast families prune prune.allocation recover reference runtimes runtimes.process "
     "targets",
     "studies.command": " cli data families runtimes studies",
-    "studies.references": "cli.commands prune",
+    "studies.references": "cli.commands prune runtimes.speech studies",
     "studies.demo": "benchmarks calibration demo families runtimes",
     "cli": " benchmarks benchmarks.compare benchmarks.device benchmarks.report calibration data deploy devices "
     "evaluate families prune timing recover reference runtimes runtimes.audio runtimes.process runtimes.speech "

@@ -77,9 +77,11 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class PruningDocument:
-    """pruning.json; by_kind, feed_forward_by_kind: the shares of channels that are gone, by kind of block.
+    """pruning.json. metric: what mistakes count against; parameters_dense: of the dense model; sparsity: the plan's.
 
-    search: of a goal in points; latency_checks, timed: of one in milliseconds; alignment_heads: of a Whisper.
+    by_kind: shares of attention parameters that are gone, by kind of block; feed_forward_by_kind: of channels; search:
+    of a goal in points; latency_checks, timed: of one in milliseconds; compensation: of the plan that was taken;
+    calibration_clips: with those held out; alignment_heads: of a Whisper.
     """
 
     schema: str = PRUNING_SCHEMA

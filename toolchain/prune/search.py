@@ -37,15 +37,13 @@ LARGEST_STEP = 48
 class Trial:
     """One sparsity that was tried, on the held-out clips.
 
-    lost, won: mistakes that the slim model makes beyond the dense one's, clip by clip, and that it does not make any
-    more: wrong labels, or wrong words of a transcript; drop_points: what that makes, in per cent of what is counted,
-    labels or words; expected_drop_points, standard_error_points: by how much the probabilities of the right answers
-    fall, the drop that is expected where the model's probabilities are right, and its standard error; low_points,
-    high_points: of the drop as counted, its paired 95 % interval, None where there is none. Of a transcript
-    the answers are its tokens, each of which may cost a word; one wrong word can bring others, so that the standard
-    error is the larger of that of the fall and that of the counted drop. Of clips with several labels, lost and won are
-    clips that add less and more to the mean average precision, whose fall is both drops. kl_divergence: mean
-    KL(dense || slim) in nats; within: the larger of the drops, and the standard error on top, is not above the goal.
+    lost, won: mistakes that the slim model alone makes, clip by clip, and the dense one alone: wrong labels or words;
+    drop_points: what that makes, in per cent of what is counted; expected_drop_points, standard_error_points: by how
+    much the probabilities of the right answers fall, the drop that is expected where the model's probabilities are
+    right, and its standard error; low_points, high_points: of the drop as counted, its paired 95 % interval, None where
+    there is none. Of a transcript the answers are its tokens, and the error is the larger of the two drops'. Of clips
+    with several labels, lost and won are clips that add less and more to the mean average precision, whose fall is both
+    drops. kl_divergence: mean KL(dense || slim) in nats; within: the larger drop plus its error is not above the goal.
     """
 
     sparsity: float

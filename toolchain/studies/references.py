@@ -12,6 +12,10 @@ import click
 import leanear
 from leanear.cli.commands import cli
 from leanear.prune.recipe import REFERENCE, ROTATED, TRAINING, Recipe, Setting, Training, settings
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.transcript import Segment
+from leanear.runtimes.speech.words import Word
+from leanear.studies.file_reference import file_reference
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WIDTH = 110
@@ -37,6 +41,31 @@ Every key may be left out. An unknown key, a wrong type or a value out of its li
 key. The report quotes what the file sets, and `plan.json` records every value that the plan depends on. What changes
 more often is an option: `--sparsity` and the other goals, `--prune`, `--recovery`, `--calibration-clips`, `--seed`.
 """
+PYTHON_PREFACE = """# Python
+
+Made from the docstrings. What a file holds is an object here: `Model.plan`, `Model.pruning` and a results file have
+the keys of [the files](files.md), so `slim.pruning.loss.finished.divergence` is the measured loss in nats, and
+`measured.results.document["latency"]` the raw samples. `Files` (`Artifact.files`, `Session.files`) is
+`leanear.runtimes.artifact.Artifact`: `folder`, `task`, `labels`, `manifest`. `Prune` is "attention", "feed-forward"
+or "all", `Recovery` "full" or "lora"; `PathLike` is a text or an `os.PathLike`. `Model.asked` is the task and the
+language that `load` was given.
+"""
+EVALUATION_KEYS = """## What evaluate gives back
+
+A dictionary, as `leanear eval --json` prints it.
+
+- Always: `schema` ("leanear-evaluation-1"), `model`, `kind` ("checkpoint" or "artifact"), `task`, `runtime`,
+  `precision`, `data`, `split`, `clips` (how many), `silent_clips` (those of them that are all zeros).
+- One label a clip: `accuracy` (a share), `accuracy_interval_95` (Wilson's), `correct`, `cross_entropy` (nats a clip).
+- Several labels a clip: `mean_ap`, `mean_auc`, `d_prime`, each with `_interval_95` ([several
+  labels](several-labels.md)), `labels` that count, `labels_skipped` (no clip has them), `draws` of the bootstrap,
+  `cross_entropy`.
+- Whisper: `word_error_rate` (a share), `word_error_rate_interval_95` (bootstrap over clips; `None` where no draw
+  differs), `metric` (the normaliser), `reference_words`, `substitutions`, `deletions`, `insertions`, `windows` decoded,
+  `second_tries` (short windows heard again in full), `loops` (transcripts that repeat themselves), `batch`, `seconds`
+  (time taken), `audio_s`, `asked` (task and language).
+"""
+GIVEN = (Segment, Word, DecodeOptions)  # what transcribe gives and takes
 
 
 def cli_reference() -> str:
@@ -75,14 +104,15 @@ def _default(setting: Setting) -> str:
 
 def python_reference() -> str:
     """Markdown: signatures and docstrings of what `import leanear` offers."""
-    parts = [f"# Python\n\nMade from the docstrings.\n\n```\n{inspect.getdoc(leanear)}\n```\n"]
+    parts = [f"{PYTHON_PREFACE}\n```\n{inspect.getdoc(leanear)}\n```\n"]
     for name in sorted(leanear.__all__):
         thing = getattr(leanear, name)
         parts.append(f"## leanear.{name}\n\n{_told(name, thing)}")
         if inspect.isclass(thing) and not issubclass(thing, Exception):
             members = [(key, value) for key, value in vars(thing).items() if not key.startswith("_")]
             parts += [f"### {name}.{key}\n\n{_told(key, value)}" for key, value in members if _is_told(value)]
-    return "\n".join(parts)
+    parts += [f"## {given.__module__}.{given.__name__}\n\n{_told(given.__name__, given)}" for given in GIVEN]
+    return "\n".join([*parts, EVALUATION_KEYS])
 
 
 def _is_told(value: Any) -> bool:
@@ -101,8 +131,9 @@ def _is_error(thing: Any) -> bool:
 
 def main() -> None:
     """Write the pages."""
-    for name, page in (("cli", cli_reference()), ("python", python_reference()), ("recipe", recipe_reference())):
-        (DOCS / f"{name}.md").write_text(page, encoding="utf-8")
+    made = {"cli": cli_reference, "files": file_reference, "python": python_reference, "recipe": recipe_reference}
+    for name, make in made.items():
+        (DOCS / f"{name}.md").write_text(make(), encoding="utf-8")
 
 
 if __name__ == "__main__":
