@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from leanear.runtimes.artifact import read_artifact, read_golden
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED
 from leanear.runtimes.process.streams import CLOSED_PIPE
+from leanear.runtimes.sessions import Runtime, SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, weights, write_tiny_artifact
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +124,23 @@ def test_a_classifier_without_leanear(tmp_path):
     assert not re.search(
         r"^(from|import) (toolchain|runtimes|benchmarks|export)", (EXAMPLES / "run_ast.py").read_text()
     )
+
+
+def test_the_runtime_of_the_page_on_extending_answers_as_the_graph_does(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+    (tmp_path / "example_runtime.py").write_text(code)
+    spec = importlib.util.spec_from_file_location("example_runtime", tmp_path / "example_runtime.py")
+    runtime = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(runtime)
+    assert {name for name in [*Runtime.__annotations__, *vars(Runtime)] if name[0] != "_"} <= set(vars(runtime))
+    assert runtime.available() is None
+    matrix, pcm = weights(2), np.arange(-800, 800, dtype=np.int16)
+    artifact = read_artifact(write_tiny_artifact(tmp_path / "artifact", matrix))
+    session = runtime.load(artifact, SessionOptions(threads=1))
+    np.testing.assert_allclose(session.run(pcm), expected_logits(pcm / 32768, matrix), rtol=1e-4, atol=1e-6)
+    assert session.facts()["threads"] == 1
+    with pytest.raises(LeanearError, match="precision"):
+        runtime.load(artifact, SessionOptions(threads=1, precision="int8"))
 
 
 def test_the_exit_statuses_that_are_told_are_the_codes():
