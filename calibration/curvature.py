@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from leanear.calibration.passes import only_these_learn
 from leanear.calibration.sites import AttentionSite
 from leanear.calibration.targets import positions
 
@@ -89,7 +90,7 @@ def collect_curvature(
         ]
         for four in weights
     ]
-    with _only_these_require_grad(model, every_weight), recomputed_activations(recomputed_layers):
+    with only_these_learn(model, every_weight), recomputed_activations(recomputed_layers):
         for batch in range(batches):
             first = batch * batch_size
             in_batch = positions(targets[order[first : first + batch_size]])
@@ -115,26 +116,6 @@ def _add_squared_gradients(weights: Sequence[torch.Tensor], sums: Sequence[torch
         if gradient is None:
             raise ValueError(f"the loss does not depend on a {name} projection")
         total += gradient.double().square().sum(dim=0 if name == "output" else 1).cpu()
-
-
-@contextlib.contextmanager
-def _only_these_require_grad(model: nn.Module, weights: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Eval mode with gradients for `weights` alone; on leaving, everything is as before and no gradient is left."""
-    training = model.training
-    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in required:
-        parameter.requires_grad_(False)
-        parameter.grad = None
-    for weight in weights:
-        weight.requires_grad_(True)
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-        for parameter, before in required:
-            parameter.requires_grad_(before)
-            parameter.grad = None
 
 
 @contextlib.contextmanager

@@ -89,25 +89,22 @@ def pass_through_all(
     The model is left as it was: weights, training mode and requires_grad.
     """
     with (
-        _evaluated_without_weight_gradients(model),
-        _captured(sites) as captured,
+        only_these_learn(model),
+        _captured(sites) as (queries, keys, values, contexts),
         _captured_hidden(feed_forward) as (hidden, outputs),
         torch.enable_grad(),
     ):
         objective = _objective(*answered(logits(model, inputs), targets), labels, generator)
-        asked = [*captured.contexts, *(captured.queries if query_gradients else ())]
+        asked = [*contexts, *(queries if query_gradients else ())]
         gradients = torch.autograd.grad(objective, [*asked, *outputs])
     output_gradients = gradients[len(asked) :]
+    of_queries = gradients[len(sites) : len(asked)] if query_gradients else [None] * len(sites)
+    seen = zip(queries, keys, values, contexts, strict=True)
     blocks = [
-        BlockPass(
-            queries=captured.queries[index].detach(),
-            keys=captured.keys[index].detach(),
-            values=captured.values[index].detach(),
-            contexts=captured.contexts[index].detach(),
-            query_gradients=gradients[len(sites) + index] if query_gradients else None,
-            context_gradients=gradients[index],
+        BlockPass(query.detach(), key.detach(), value.detach(), context.detach(), of_query, of_context)
+        for (query, key, value, context), of_query, of_context in zip(
+            seen, of_queries, gradients[: len(sites)], strict=True
         )
-        for index in range(len(sites))
     ]
     return Passed(blocks, [FeedForwardPass(*pair) for pair in zip(hidden, output_gradients, strict=True)])
 
@@ -142,47 +139,24 @@ def _objective_of_tags(
     return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
 
 
-@dataclass
-class _Captured:
-    queries: list[torch.Tensor]
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
-    contexts: list[torch.Tensor]
-
-
 @contextlib.contextmanager
-def _captured(sites: Sequence[AttentionSite]) -> Iterator[_Captured]:
-    """What passes through the projections within the block, in the shapes of `BlockPass`.
+def _captured(sites: Sequence[AttentionSite]) -> Iterator[tuple[list[torch.Tensor], ...]]:
+    """Queries, keys, values and contexts of the blocks that are passed through, in the shapes of `BlockPass`.
 
     Queries and contexts ask for a gradient even where nothing before them does: in the first layer.
     """
-    captured = _Captured([], [], [], [])
-
-    def keep_query(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        captured.queries.append(output if output.requires_grad else output.requires_grad_())
-
-    def keep_key(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        captured.keys.append(output)
-
-    def keep_value(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        captured.values.append(output)
-
-    def keep_context(_module: nn.Module, inputs: tuple) -> None:
-        captured.contexts.append(inputs[0] if inputs[0].requires_grad else inputs[0].requires_grad_())
-
-    hooks = []
-    for site in sites:
-        hooks += [
-            site.query.register_forward_hook(keep_query),
-            site.key.register_forward_hook(keep_key),
-            site.value.register_forward_hook(keep_value),
-            site.output.register_forward_pre_hook(keep_context),
-        ]
-    try:
+    captured: tuple[list[torch.Tensor], ...] = ([], [], [], [])
+    queries, keys, values, contexts = captured
+    with contextlib.ExitStack() as hooks:
+        for site in sites:
+            for hook in (
+                site.query.register_forward_hook(lambda _, _given, out: queries.append(out.requires_grad_())),
+                site.key.register_forward_hook(lambda _, _given, out: keys.append(out)),
+                site.value.register_forward_hook(lambda _, _given, out: values.append(out)),
+                site.output.register_forward_pre_hook(lambda _, given: contexts.append(given[0].requires_grad_())),
+            ):
+                hooks.enter_context(hook)
         yield captured
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextlib.contextmanager
@@ -195,27 +169,29 @@ def _captured_hidden(sites: Sequence[FeedForwardSite]) -> Iterator[tuple[list[to
         hidden.append(inputs[0].detach())
         outputs.append(output if output.requires_grad else output.requires_grad_())
 
-    hooks = [site.second.register_forward_hook(keep) for site in sites]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for site in sites:
+            hooks.enter_context(site.second.register_forward_hook(keep))
         yield hidden, outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextlib.contextmanager
-def _evaluated_without_weight_gradients(model: nn.Module) -> Iterator[None]:
+def only_these_learn(model: nn.Module, weights: Sequence[torch.Tensor] = ()) -> Iterator[None]:
+    """Eval mode with gradients for `weights` alone; on leaving, all is as before and they have no gradient."""
     training = model.training
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in required:
-        parameter.requires_grad_(False)
-    model.eval()
+    model.requires_grad_(False).eval()
+    for weight in weights:
+        weight.requires_grad_(True)
+        weight.grad = None
     try:
         yield
     finally:
         model.train(training)
         for parameter, before in required:
             parameter.requires_grad_(before)
+        for weight in weights:
+            weight.grad = None
 
 
 def by_head(states: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:

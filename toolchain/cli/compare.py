@@ -28,6 +28,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
 
 RENDERERS = {".md": render_markdown, ".html": render_html}
+BOUNDS = ("max_slowdown", "max_drop", "max_memory", "over_dense", "max_size")  # in the order of `Bounds`
 
 
 def _bound(flag: str, default: float, text: str) -> Any:
@@ -72,19 +73,7 @@ def _bound(flag: str, default: float, text: str) -> Any:
 @click.option("--out", type=click.Path(path_type=Path), help="Write a page as well: FILE.md or FILE.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
 @narrated
-def compare(
-    a: Path,
-    b: Path,
-    side: str,
-    max_slowdown: float,
-    max_drop: float,
-    max_memory: float,
-    max_size: float | None,
-    over_dense: bool,
-    strict: bool,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def compare(a: Path, b: Path, side: str, strict: bool, out: Path | None, as_json: bool, **flags: Any) -> None:
     """What changed from A (before) to B (after), what of it is noise, and whether B is worse beyond a bound.
 
     A and B are results files, or deployment folders with one results file each; of one device or of two. A verdict is
@@ -103,7 +92,7 @@ def compare(
         if out.suffix not in RENDERERS:
             raise BadInput(f"--out {out}: a name that ends in .md or .html is wanted")
         check_file(out)
-    comparison = compare_results(a, b, side, Bounds(max_slowdown, max_drop, max_memory, over_dense, max_size))
+    comparison = compare_results(a, b, side, Bounds(*(flags[name] for name in BOUNDS)))
     if out is not None:
         write_text(out, RENDERERS[out.suffix](comparison_page(comparison, strict)))
     if as_json:

@@ -24,12 +24,10 @@ def outputs_of(layers: Sequence[nn.Module]) -> Iterator[dict[int, torch.Tensor]]
 
         return hook
 
-    hooks = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(layers)]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for number, layer in enumerate(layers):
+            hooks.enter_context(layer.register_forward_hook(keep(number)))
         yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def hidden_sum(

@@ -6,6 +6,7 @@ several ways or sparsities need of the same clips (scores, statistics, bases) th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -762,14 +763,11 @@ def _input_grams(bench: Bench, linears: Mapping[str, nn.Linear], inputs: Any) ->
         taken = nn.functional.pad(given[0].flatten(0, 1), (0, 1), value=1.0)
         grams[name] += (taken.mT @ taken).double().cpu()
 
-    hooks = [linear.register_forward_pre_hook(functools.partial(add, name)) for name, linear in linears.items()]
-    try:
-        with torch.no_grad():
-            for rows in torch.arange(len(inputs)).split(bench.clips_at_once or RotatedRecipe().chunk):
-                bench.family.logits(bench.checkpoint.model, inputs[rows])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, linear in linears.items():
+            hooks.enter_context(linear.register_forward_pre_hook(functools.partial(add, name)))
+        for rows in torch.arange(len(inputs)).split(bench.clips_at_once or RotatedRecipe().chunk):
+            bench.family.logits(bench.checkpoint.model, inputs[rows])
     return grams
 
 

@@ -165,11 +165,8 @@ def embeddings(family: Family, model: nn.Module, inputs: Any) -> torch.Tensor:
     """(N, D): what the last linear layer of a classifier takes."""
     taken: list[torch.Tensor] = []
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    hook = last.register_forward_pre_hook(lambda _module, given: taken.append(given[0]))
-    try:
+    with last.register_forward_pre_hook(lambda _module, given: taken.append(given[0])):
         family.logits(model, inputs)
-    finally:
-        hook.remove()
     return taken[0]
 
 
