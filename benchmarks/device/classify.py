@@ -14,7 +14,7 @@ from leanear.benchmarks.device.transcript_files import is_several
 from leanear.benchmarks.measure.accuracy import log_probabilities
 from leanear.benchmarks.tagging import probabilities
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.audio.recordings import read_recording
+from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import note_cut
@@ -60,9 +60,9 @@ def classify_files(
     with contextlib.closing(require_runtime(runtime, options).load(artifact, options)) as session:
 
         def heard(path: Path) -> Ranked:
-            waveform = read_recording(path, artifact.sample_rate_hz)
-            note_cut(path, len(waveform), window, artifact.sample_rate_hz)
-            return likeliest(session.run(waveform[:window]), artifact.labels, artifact.task, top)
+            with Recording(path, artifact.sample_rate_hz) as recording:
+                note_cut(path, recording.samples, window, artifact.sample_rate_hz)
+                return likeliest(session.run(recording[0:window]), artifact.labels, artifact.task, top)
 
         yield from each_usable(paths, heard, "clip", "classified", several=is_several(audio))
 

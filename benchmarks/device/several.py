@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Callable, Iterator, Sequence, TypeVar
 
 from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.process.notes import note, plural
+from leanear.runtimes.process.notes import files_below, note, plural
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -21,7 +21,7 @@ def clips_in(path: Path, suffixes: Sequence[str]) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = [file for file in files_below(path) if file.is_file() and not file.name.startswith(".")]
     clips = [file for file in files if file.suffix.lower() in suffixes]
     if not clips:
         raise BadInput(f"{path}: no {', '.join(suffixes)} files in it")

@@ -40,18 +40,6 @@ class SampleFormat:
         return self.channels * self.bits // 8
 
 
-def read_recording(path: Path, sample_rate_hz: int, say: Note = note) -> np.ndarray:
-    """The WAV file in `path`, float32 (samples,): channels averaged, resampled if its rate differs.
-
-    PCM of 8, 16, 24 or 32 bits and floats of 32 or 64.
-
-    Raises:
-        BadInput: the file is missing, is not such a file, is truncated or empty, or holds NaN or infinite samples.
-    """
-    with Recording(path, sample_rate_hz, say) as recording:
-        return recording[0 : recording.samples]
-
-
 class Recording:
     """A WAV file that is read, and resampled, piece by piece: `recording[start:stop]` is float32 (samples,).
 

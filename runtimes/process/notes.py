@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
 Note = Callable[[str], None]
@@ -17,6 +19,15 @@ UNHEARD_S = 0.1  # behind a model's window, that is not worth a word
 def note(text: str) -> None:
     """Say one line; standard output holds results alone, so it does not go there."""
     LOGGER.warning("note: %s", " ".join(text.split()))
+
+
+def files_below(folder: Path, say: Note = note) -> list[Path]:
+    """The files of a folder and of its sub-folders, sorted; say: told of a sub-folder that cannot be read."""
+
+    def unread(error: OSError) -> None:
+        say(f"{error.filename}: passed over, for it cannot be read ({error.strerror})")
+
+    return sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=unread) for name in names)
 
 
 def plural(count: int, noun: str) -> str:
@@ -57,5 +68,4 @@ def is_cut(samples: int, window_samples: int, sample_rate_hz: int) -> bool:
 def note_cut(path: object, samples: int, window_samples: int, sample_rate_hz: int) -> None:
     """Say of a clip that is longer than the model's window how much of it is heard."""
     if is_cut(samples, window_samples, sample_rate_hz):
-        heard_s, lasts_s = window_samples / sample_rate_hz, samples / sample_rate_hz
-        note(f"{path}: the model hears the first {heard_s:.2f} s of {lasts_s:.2f} s")
+        note(f"{path}: the model hears only the first {window_samples / sample_rate_hz:.2f} s")

@@ -14,7 +14,7 @@ from leanear.data.audio import SUFFIXES
 from leanear.data.dataset import DataFolder, Example, Reader, audio_files, folders
 from leanear.data.metadata import METADATA_FILES, Column, metadata_file
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import Note, named, note
+from leanear.runtimes.process.notes import Note, files_below, named, note
 
 # Split folders by the keywords that the Hub knows
 TRAIN = ("calibration", "train", "training")
@@ -93,7 +93,9 @@ def require_audio(reader: Reader) -> None:
     root = reader.root
     if not root.is_dir():
         raise BadInput(f"{root}: no such data folder")
-    if not any(path.suffix.lower() in SUFFIXES or path.name in METADATA_FILES for path in root.rglob("*")):
+    if not any(
+        path.suffix.lower() in SUFFIXES or path.name in METADATA_FILES for path in files_below(root, reader.say)
+    ):
         raise _no_audio(reader)
 
 

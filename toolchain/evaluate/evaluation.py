@@ -13,7 +13,7 @@ from leanear.benchmarks.device.several import each_usable
 from leanear.benchmarks.measure.accuracy import cross_entropy_nats
 from leanear.benchmarks.summary import wilson_interval
 from leanear.benchmarks.tagging import tag_entropies, tag_quality
-from leanear.data.audio import read_waveform
+from leanear.data.audio_stream import AudioStream
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.splits import read_splits
@@ -69,11 +69,12 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
         BadInput: it is neither.
         RuntimeUnavailable: the runtime is not installed here.
     """
-    folder = Path(model_or_artifact)
-    if is_artifact(folder):
+    own = is_artifact(Path(model_or_artifact))
+    folder = Path(model_or_artifact) if own else checkpoint_folder(model_or_artifact)
+    if task_of(folder) == SPEECH_TASK:
+        raise BadInput(f"{folder}: it writes down speech and has no labels; `leanear transcribe` is for those")
+    if own:
         artifact = read_artifact(folder)
-        if artifact.is_speech:
-            raise BadInput(f"{folder}: it writes down speech and has no labels; `leanear transcribe` is for those")
         options = SessionOptions(threads=threads, precision=precision or own_precision(artifact, runtime))
         session = require_runtime(runtime, options).load(artifact, options)
 
@@ -85,7 +86,7 @@ def open_listener(model_or_artifact: str, runtime: str, precision: str | None, t
         known = (artifact.labels, artifact.sample_rate_hz, window)
         return Listener(artifact.task, *known, logits, session.close)
     require_torch(runtime, precision)
-    return _torch_listener(checkpoint_folder(model_or_artifact), threads)
+    return _torch_listener(folder, threads)
 
 
 def _torch_listener(folder: Path, threads: int) -> Listener:
@@ -93,9 +94,6 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
 
     from leanear.accelerator import accelerator
 
-    task = task_of(folder)
-    if task == SPEECH_TASK:
-        raise BadInput(f"{folder}: it writes down speech and has no labels; `leanear transcribe` is for those")
     checkpoint = load_checkpoint(folder)
     family, extractor = family_of(checkpoint), checkpoint.feature_extractor
     checkpoint.model.to(accelerator())
@@ -111,7 +109,7 @@ def _torch_listener(folder: Path, threads: int) -> Listener:
         return logits
 
     known = (checkpoint.labels, extractor.sampling_rate, family.window_samples(extractor))
-    return Listener(task, *known, logits_of, lambda: None)
+    return Listener(task_of(folder), *known, logits_of, lambda: None)
 
 
 def evaluate(
@@ -248,8 +246,10 @@ def classify(
     with contextlib.closing(open_listener(model, runtime, None, threads)) as listener:
 
         def heard(clip: Path) -> Ranked:
-            waveform = read_waveform(clip, listener.sample_rate_hz)
-            note_cut(clip, len(waveform), listener.window_samples, listener.sample_rate_hz)
+            rate_hz, window = listener.sample_rate_hz, listener.window_samples
+            with AudioStream(clip, rate_hz) as stream:
+                waveform = stream[0 : window + rate_hz]  # and what tells whether it goes on
+            note_cut(clip, len(waveform), window, rate_hz)
             return likeliest(listener.logits([waveform])[0], listener.labels, listener.task, top)
 
         yield from each_usable(clips, heard, "clip", "classified", several=several)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from leanear.benchmarks.device.classify import classify_files, print_labels
-from leanear.benchmarks.device.several import each_usable
+from leanear.benchmarks.device.several import clips_in, each_usable
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, write_tiny_artifact
@@ -57,6 +59,22 @@ def test_one_that_the_system_cannot_read_does_not_stop_the_others(artifact, clip
     out, err = capsys.readouterr()
     assert err == f"leanear: {clips / 'b.wav'}: Input/output error\n"
     assert [answer["file"] for answer in json.loads(out)] == [str(clips / "a.wav"), str(clips / "c.wav")]
+
+
+def test_a_folder_that_cannot_be_read_is_told_of(clips, monkeypatch, caplog):
+    (clips / "closed").mkdir()
+    (clips / "open").mkdir()
+    (clips / "open" / "d.wav").write_bytes(b"")
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert [path.name for path in clips_in(clips, (".wav",))] == ["a.wav", "b.wav", "c.wav", "d.wav"]
+    assert caplog.messages == [f"note: {clips / 'closed'}: passed over, for it cannot be read (Permission denied)"]
 
 
 def test_one_alone_is_its_own_error(artifact, clips, capsys):

@@ -16,8 +16,8 @@ import soundfile
 
 from leanear.runtimes.audio.pipe_reader import PipeReader
 from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio, raw_audio
-from leanear.runtimes.audio.recordings import read_recording
 from leanear.runtimes.errors import BadInput
+from tests.recordings import read_recording
 
 RATE_HZ = 16_000
 ROOT = Path(__file__).resolve().parents[3]

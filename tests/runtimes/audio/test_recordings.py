@@ -9,8 +9,9 @@ import pytest
 import soundfile
 import soxr
 
-from leanear.runtimes.audio.recordings import PIECE_S, Recording, read_recording, resampled
+from leanear.runtimes.audio.recordings import PIECE_S, Recording, resampled
 from leanear.runtimes.errors import BadInput
+from tests.recordings import read_recording
 
 RATE_HZ = 16_000
 

@@ -17,9 +17,9 @@ import soundfile
 
 from leanear.cli.commands import run
 from leanear.data.audio import AudioFile, read_waveform
-from leanear.runtimes.audio.recordings import read_recording
 from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, tone, write_tiny
+from tests.recordings import read_recording
 from tests.toolchain.data.test_readers_agree import streamed
 from tests.toolchain.mutations import Mutator
 from tests.toolchain.speech_folder import sound

@@ -11,9 +11,10 @@ import soundfile
 
 from leanear.data.audio import read_waveform, wav_part
 from leanear.data.audio_stream import AudioStream
-from leanear.runtimes.audio.recordings import Recording, read_recording
+from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.audio.wav_layout import wav_layout
 from leanear.runtimes.errors import BadInput
+from tests.recordings import read_recording
 from tests.wav_bytes import RATE_HZ, pcm, wav_bytes
 
 
