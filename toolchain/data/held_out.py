@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,14 +73,19 @@ class HeldOut:
         return len(self.answers) * self.batch_size >= len(self)
 
     @torch.no_grad()
-    def kl(self, model: nn.Module) -> float:
-        """The mean KL(dense || model) of a model on the dense one's device, nats per target, 0 or more."""
-        total = 0.0
+    def kl(self, model: nn.Module, told: Callable[[int, int], None] = lambda _done, _total: None) -> float:
+        """The mean KL(dense || model) of a model on the dense one's device, nats per target, 0 or more.
+
+        told: takes after every batch how many of how many clips are done.
+        """
+        total, done = 0.0, 0
         for number, rows in enumerate(self._order().split(self.batch_size)):
             batch = self.clips[rows].trimmed()
             found, targets = self._answers(model, batch)
             dense = self._dense_answers(number, batch).to(found.device)
             total += float(kl_divergences(dense, found, targets).double().sum())
+            done += len(rows)
+            told(done, len(self))
         return max(total / positions(self.clips.targets), 0.0)  # below 0 is rounding; what is no number stays so
 
     def _order(self) -> torch.Tensor:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from leanear.calibration.sites import AttentionSite
 from leanear.data.held_out import HeldOut, evaluated, losing
 from leanear.families.family import Family
 from leanear.plan import SitePlan
-from leanear.progress import Report, quiet
+from leanear.progress import Report, counted, in_parts, quiet
 from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.costs import Costs
 from leanear.prune.scoring import Losses, Scores
@@ -149,19 +150,23 @@ def choose_measured(
     rounds: list[Round] = []
     in_force: list[Corrections] = []
     made: list[tuple[nn.Module, tuple[SitePlan, ...], Allocation]] = []
+    shares = {"all": len(held_out), "blocks": len(few) * len(scores.losses)}  # of a round's time, about
+    part = in_parts(report, {f"{what} {number}": shares[what] for number in range(MOST_ROUNDS) for what in shares})
     for number in range(MOST_ROUNDS):
         plans = _with_and_without_blocks(sites, corrections.applied(scores.losses), costs, budget, recipe)
         if not corrections.removals and _keeps_hardly_any(sites, plans[0]):
             corrections = dataclasses.replace(corrections, removals=alone.removals(recipe))
             plans = _with_and_without_blocks(sites, corrections.applied(scores.losses), costs, budget, recipe)
         tried = [(*cut(family, model, scores.bases, each), each) for each in plans]
-        divergences = [losing(shards.same(held_out.kl(each[0]))) for each in tried]
+        told = counted(part(f"all {number}"), f"round {number + 1}: held-out clip ")
+        divergences = [losing(shards.same(held_out.kl(each[0], told))) for each in tried]
         measured = min(divergences)
         slim, kept, allocation = tried[divergences.index(measured)]
         estimated = before + allocation.damage
-        told = f"measured {measured:.4f} nats, estimated {estimated:.4f}"
-        report(f"round {number + 1}: {told}; block by block", number / MOST_ROUNDS)
-        blocks = alone.measure(corrections, allocation, slim)
+        said = f"round {number + 1}: measured {measured:.4f} nats, estimated {estimated:.4f}; block by block"
+        part(f"blocks {number}")(said, 0.0)
+        told = counted(part(f"blocks {number}"), f"{said}, ")
+        blocks = alone.measure(corrections, allocation, slim, told)
         rounds.append(Round(estimated, measured, allocation.cost, blocks))
         in_force.append(corrections)
         made.append((slim, kept, allocation))
@@ -243,6 +248,7 @@ class SingleBlocks:
         self._dense = [tuple(zip(s.query_key_widths, s.value_output_widths, strict=True)) for s in self._sites]
         self._cut = functools.partial(cut, family, model, scores.bases)
         self._whole, _ = self._cut(Allocation(tuple(self._dense), 0.0, 0.0))
+        self._nothing = shards.same(held_out.kl(self._whole))  # of the whole model in the new basis: rounding alone
 
     def removals(self, recipe: RotatedRecipe) -> dict[str, float]:
         """What each block's removal loses that may go."""
@@ -250,57 +256,64 @@ class SingleBlocks:
         widths = [((0, 0),) * len(dense) if goes else dense for goes, dense in zip(gone, self._dense, strict=True)]
         without, _ = self._cut(Allocation(tuple(widths), 0.0, 0.0))
         sites = zip(self._family.attention_sites(self._whole), self._family.attention_sites(without), strict=True)
-        nothing, losses = self._nothing, {}
+        losses = {}
         for goes, (wide, none) in zip(gone, sites, strict=True):
             if goes:
                 with _in_place_of(self._whole, wide.module, none.module):
-                    losses[wide.name] = self._measured(wide.kind, nothing)
+                    losses[wide.name] = self._measured(wide.kind)
         return losses
 
-    def measure(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> tuple[BlockLoss, ...]:
-        """Every block's loss, as estimated without what blocks lose together, and as measured; slim: as allocated."""
-        return (*self._attention(corrections, allocation, slim), *self._feed_forward(corrections, allocation, slim))
+    def measure(
+        self,
+        corrections: Corrections,
+        allocation: Allocation,
+        slim: nn.Module,
+        told: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> tuple[BlockLoss, ...]:
+        """Every block's loss, as estimated without what blocks lose together, and as measured; slim: as allocated.
 
-    def _attention(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> list[BlockLoss]:
+        told: takes after every block how many of how many are done.
+        """
+        found: list[BlockLoss] = []
+        of_both = self._attention(corrections, allocation, slim), self._feed_forward(corrections, allocation, slim)
+        for loss in itertools.chain(*of_both):
+            found.append(loss)
+            told(len(found), len(self._losses))
+        return tuple(found)
+
+    def _attention(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> Iterator[BlockLoss]:
         pairs = zip(self._sites, allocation.widths, self._dense, strict=True)
         modules = zip(self._family.attention_sites(self._whole), self._family.attention_sites(slim), strict=True)
-        nothing, losses = self._nothing, []
         for (site, widths, dense), (wide, narrow) in zip(pairs, modules, strict=True):
             if widths == dense:
-                losses.append(BlockLoss(site.name, 0.0, 0.0))
+                yield BlockLoss(site.name, 0.0, 0.0)
                 continue
             if site.name in corrections.removals and not any(pair != (0, 0) for pair in widths):
-                losses.append(BlockLoss(site.name, *(corrections.removals[site.name],) * 2))
+                yield BlockLoss(site.name, *(corrections.removals[site.name],) * 2)
                 continue
             estimated = corrections.blocks.get(site.name, 1.0) * block_loss(self._losses, site, widths)
             with _in_place_of(self._whole, wide.module, narrow.module):
-                losses.append(BlockLoss(site.name, estimated, self._measured(site.kind, nothing)))
-        return losses
+                measured = self._measured(site.kind)
+            yield BlockLoss(site.name, estimated, measured)
 
-    def _feed_forward(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> list[BlockLoss]:
-        nothing, losses = self._nothing, []
+    def _feed_forward(self, corrections: Corrections, allocation: Allocation, slim: nn.Module) -> Iterator[BlockLoss]:
         sites = (self._family.feed_forward_sites(model) for model in (self._whole, slim))
         for wide, narrow in zip(*sites, strict=True) if allocation.feed_forward else ():
             if narrow.width == wide.width:
-                losses.append(BlockLoss(wide.name, 0.0, 0.0))
+                yield BlockLoss(wide.name, 0.0, 0.0)
                 continue
             estimated = corrections.blocks.get(wide.name, 1.0) * float(self._losses[wide.name][narrow.width])
             with (
                 _in_place_of(self._whole, wide.first, narrow.first),
                 _in_place_of(self._whole, wide.second, narrow.second),
             ):
-                losses.append(BlockLoss(wide.name, estimated, self._measured(wide.kind, nothing)))
-        return losses
+                measured = self._measured(wide.kind)
+            yield BlockLoss(wide.name, estimated, measured)
 
-    def _measured(self, kind: str, nothing: float) -> float:
-        """What the model as it now is loses beyond `nothing`, a block of an encoder or a decoder being changed."""
+    def _measured(self, kind: str) -> float:
+        """What the model as it now is loses, a block of an encoder or a decoder being changed."""
         clips = self._held_out if kind == "encoder" else self._encoded
-        return max(losing(shards.same(clips.kl(self._whole))) - nothing, 0.0)
-
-    @functools.cached_property
-    def _nothing(self) -> float:
-        """What the whole model in the new basis measures: rounding alone."""
-        return shards.same(self._held_out.kl(self._whole))
+        return max(losing(shards.same(clips.kl(self._whole))) - self._nothing, 0.0)
 
     @functools.cached_property
     def _encoded(self) -> HeldOut:

@@ -43,7 +43,7 @@ def scripted(monkeypatch, estimated, measured, blocks=None):
         def __init__(self, _family, _model, _scores, few):
             assert len(few) <= 16
 
-        def measure(self, _corrections, allocation, _slim):
+        def measure(self, _corrections, allocation, _slim, _told):
             number = allocation.widths[0][0]
             return (BlockLoss("a", *(blocks or [(e, m) for e, m in zip(estimated, measured, strict=True)])[number]),)
 
@@ -61,7 +61,7 @@ def scripted(monkeypatch, estimated, measured, blocks=None):
         def first(self, clips):
             return range(clips)
 
-        def kl(self, slim):
+        def kl(self, slim, _told):
             return measured[slim]
 
     family = SimpleNamespace(attention_sites=lambda _model: ())
@@ -204,7 +204,7 @@ def test_a_block_whose_estimate_is_wrong_is_found_and_spared(case):
     assert channels(found.allocation)[place] > by_estimate[place], "more of it is kept than the estimate alone would"
     assert found.allocation.cost <= 0.6 * case.costs.dense
     assert found.round.measured == pytest.approx(divergence(case.model, found.model, case.held_out.clips), rel=1e-4)
-    assert told[0].startswith("round 1: measured")
+    assert next(text for text in told if "clip" not in text).startswith("round 1: measured")
     assert told[-1].startswith(f"measured {found.round.measured:.4f} nats on 24 held-out clips")
 
 
@@ -342,3 +342,17 @@ def test_a_later_shot_prunes_the_compensated_model_and_counts_what_was_lost_befo
     told.clear()
     assert prune().rounds == found.rounds
     assert not any("scored" in text for text in told), "both shots' scores are there"
+
+
+def test_a_round_is_told_of_clip_by_clip_and_block_by_block(case):
+    told, wrong = [], Scores(case.scores.bases, {name: table * 1e3 for name, table in case.scores.losses.items()})
+    found = case.choose(wrong, report=lambda text, share: told.append((text, share)))
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    for number in range(1, len(found.rounds) + 1):
+        of_round = [text for text, _ in told if text.startswith(f"round {number}: ")]
+        batches, clips = -(-len(case.held_out) // case.held_out.batch_size), len(case.held_out)
+        assert len(of_round) == batches + 1 + len(found.rounds[0].blocks)
+        assert of_round[0].endswith(f"held-out clip {case.held_out.batch_size} of {clips}")
+        assert of_round[-1].endswith(f", {len(found.rounds[0].blocks)} of {len(found.rounds[0].blocks)}")

@@ -259,7 +259,7 @@ def test_of_plans_with_and_without_a_block_the_one_that_measures_better_is_taken
         def __len__(self):
             return 4
 
-        def kl(self, is_kept):
+        def kl(self, is_kept, _told):
             return divergences[is_kept]
 
     family, scores = SimpleNamespace(attention_sites=lambda _model: ()), SimpleNamespace(bases={}, losses={})
