@@ -73,6 +73,7 @@ def transcribe_recordings(
         tried = next(tries)
         if piped is not None:
             stream = PipedAudio(piped, artifact.sample_rate_hz, raw)
+            tally.taken_for = raw.sentence if raw is not None else ""
             with recorder_ends_first(_say):
                 yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
             return

@@ -106,7 +106,7 @@ def write_transcripts(
 
     def transcribed(recorded: Recorded) -> Tally:
         tally = Tally()
-        segments = heard(recorded.audio, tally)
+        segments = _counted(heard(recorded.audio, tally), tally)
         if recorded.outputs:
             _write(list(segments), recorded.outputs, tally, lines)
         else:
@@ -116,8 +116,15 @@ def write_transcripts(
     for recorded, tally in each_usable(recordings, transcribed, "recording", "transcribed", several=several):
         for path in recorded.outputs.values() if several else ():
             say(str(path))
-        if tally.sentence:
-            say(f"{recorded.audio}: {tally.sentence}" if several else tally.sentence)
+        nothing = "" if tally.segments else f"no words were found{tally.taken_for}"
+        if said := "; ".join(filter(None, (tally.sentence, nothing))):
+            say(f"{recorded.audio}: {said}" if several else said)
+
+
+def _counted(segments: Iterator[Segment], tally: Tally) -> Iterator[Segment]:
+    for segment in segments:
+        tally.segments += bool(segment.text.strip())
+        yield segment
 
 
 def _print(segments: Iterator[Segment], form: str, tally: Tally, lines: Lines | None, name: Path | None) -> None:

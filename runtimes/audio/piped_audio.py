@@ -37,6 +37,11 @@ class RawAudio:
         if self.channels < 1:
             raise BadInput(f"--channels: {self.channels} channels cannot be")
 
+    @property
+    def sentence(self) -> str:
+        """What to see to where nothing was heard."""
+        return f" in what was taken for {self.rate_hz} Hz, channels: {self.channels} (see --rate and --channels)"
+
 
 class PipedAudio(ForwardWaveform):
     """Audio from a pipe, as `long_audio.Waveform`: a slice is float32 (samples,) at the rate asked.

@@ -24,7 +24,7 @@ class Tally:
     windows: that were decoded; short: of them, in a window shorter than the full one; second_tries: how many of those
     were heard again in full, by the reason ("cap", "loop", "short": see `short_windows`; "unlikely": the tokens were).
     repeats: windows of which what comes again and again was left out; voice: what was left out because nobody speaks,
-    None: nothing was.
+    None: nothing was. segments: that have words; taken_for: what audio without a header was taken for.
     """
 
     windows: int = 0
@@ -32,6 +32,8 @@ class Tally:
     repeats: int = 0
     second_tries: dict[str, int] = field(default_factory=dict)
     voice: VoiceKept | None = None
+    segments: int = 0
+    taken_for: str = ""
 
     @property
     def heard_again(self) -> int:

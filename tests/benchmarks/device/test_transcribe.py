@@ -67,7 +67,7 @@ def test_each_writer_writes(capsys, artifact, tmp_path, format):
 def test_silence_has_no_words_and_is_noted(capsys, caplog, artifact, tmp_path):
     for samples in (5, 20_000):
         audio = write(tmp_path / "silence.wav", np.zeros(samples, np.float32))
-        assert transcribe(capsys, artifact, audio) == (0, "", "")
+        assert transcribe(capsys, artifact, audio) == (0, "", "no words were found\n")
     assert caplog.messages == [f"note: {audio}: it is silent: every sample is 0"] * 2
 
 

@@ -48,8 +48,8 @@ def test_a_clip_that_the_model_hears_only_a_part_of(tiny_folder, tmp_path, caplo
 
 
 def test_what_lies_behind_the_window_is_not_read(tiny_folder, tmp_path):
-    samples = tone(300, 4.0).astype(np.float32)
-    samples[3 * 16_000 :] = np.nan  # whoever reads it refuses it
+    samples = tone(300, 40.0).astype(np.float32)
+    samples[39 * 16_000 :] = np.nan  # whoever reads it refuses it
     soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="FLOAT")
     assert run(["classify", str(tmp_path / "long.wav"), "--model", str(tiny_folder)]) == 0
     write_tiny_artifact(tmp_path / "artifact", loudness_weights())

@@ -79,6 +79,24 @@ def test_a_pipe_into_a_device_is_written_too(capsys, artifact, tmp_path, pipe_in
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "flags", "said"),
+    [
+        (bytes(64_000), ("--raw", "--rate", "8000"), "no words were found in what was taken for 8000 Hz, channels: 1"),
+        (bytes(64_000), ("--raw", "--channels", "2"), "taken for 16000 Hz, channels: 2 (see --rate and --channels)"),
+        (wav(np.zeros(64_000)), (), "no words were found\n"),
+    ],
+)
+def test_a_pipe_without_a_word_says_what_it_was_taken_for(capsys, artifact, checkpoint, pipe_in, given, flags, said):
+    here, device = ("-", "--model", str(checkpoint), "--vad", "on"), (str(artifact), "-", "--runtime", "null")
+    for command, asked in ((run, here), (device_main, device)):
+        pipe_in(given)
+        assert command(["transcribe", *asked, *flags]) == 0
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert said in printed.err
+
+
 def listening(artifact):
     command = (sys.executable, "-m", "leanear.benchmarks", "transcribe", str(artifact), "-", "--runtime", "null")
     flags = ("--output-format", "txt", "--no-timestamps", "--vad", "off")
