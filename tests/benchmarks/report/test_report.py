@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import pytest
 
 from leanear.benchmarks.analysis import analyse
 from leanear.benchmarks.measure.measure import benchmark
-from leanear.benchmarks.report.headline import headline_rows, headline_text, headline_verdict
+from leanear.benchmarks.report.headline import headline_cards, headline_rows, headline_text, headline_verdict
 from leanear.benchmarks.report.report import write_report
 from leanear.benchmarks.report.sections import Extra
 from leanear.benchmarks.results import Results, read_results, write_results
+from leanear.benchmarks.summary import Interval
 from leanear.runtimes.errors import RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions
 
@@ -365,3 +367,20 @@ def test_the_short_table(null_results):
     assert rows["parameters"] == ("1,600", "1,000", "0.625×")
     assert rows["accuracy"] == ("75.00%", "75.00%", "0 points")
     assert rows["median latency"][0] == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("points", "figure"),
+    [
+        ((0.24, -0.2, 0.6), "at most 0.6 points lost"),
+        ((0.001, -0.2, 0.6), "no loss"),
+        ((0.4, 0.1, 0.8), "0.4 points lost"),
+    ],
+)
+def test_no_loss_is_not_said_beside_a_loss(null_results, points, figure):
+    lost, least, most = (each / 100 for each in points)
+    analysis = analyse(null_results)
+    change = replace(analysis.change, change=Interval(-lost, -most, -least))
+    card = headline_cards(replace(analysis, change=change), None)[0]
+    assert card.figure == figure
+    assert (", a loss of" in card.detail) == (figure != "no loss")
