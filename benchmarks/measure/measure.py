@@ -85,7 +85,7 @@ def benchmark(  # noqa: PLR0913, what a measurement is of
     if not fresh and (done := _finished(out, job)) is not None:
         return done
     job.parts.mkdir(parents=True, exist_ok=True)
-    with only_here(job.parts, ("*",)):
+    with only_here(job.parts, ("*", f"../{Path(out).name}")):
         for kept in job.parts.glob("[!.]*") if fresh else ():
             kept.unlink()
         results = write_results(out, _measured(job, command, progress))

@@ -152,6 +152,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(slim_folder, clips_pa
         return run_fresh(module, *arguments, **keywords)
 
     replace_run_fresh(monkeypatch, recorded)
+    (tmp_path / f".{out.name}.k1ll3d.part").write_text("{")
     benchmark(None, slim_folder, clips_path, "null", OPTIONS, out, **ONCE)
     assert started == ["leanear.benchmarks.measure.accuracy"]
     assert list(tmp_path.iterdir()) == [out]
