@@ -167,6 +167,17 @@ def results_files(folder: Path) -> list[Path]:
     return sorted([*(folder / "results").glob("[!.]*.json"), *(folder / "results").glob("[!.]*/[!.]*.json")])
 
 
+def brought_files(given: Path) -> list[Path]:
+    """The results files that a path from a device stands for; raises BadInput where there are none."""
+    if given.is_file():
+        return [given]
+    inside = sorted([*given.glob("[!.]*.json"), *given.glob("[!.]*/[!.]*.json")])
+    found = results_files(given) if (given / "results").is_dir() else inside
+    if not found:
+        raise BadInput(f"{given}: no results there; `leanear.pyz bench` writes results/DEVICE/RUNTIME-PRECISION.json")
+    return found
+
+
 def why_foreign(results: Path, folder: Path) -> str:
     """Why a results file is not of the models that a deployment folder has now, in one line; "" where it is."""
     try:

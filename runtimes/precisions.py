@@ -21,3 +21,11 @@ def graph_precision(precision: str) -> str:
     if precision not in OF_GRAPHS:
         raise BadInput(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     return OF_GRAPHS[precision]
+
+
+def check_half(precision: str, form: str) -> None:
+    """Raises BadInput where a graph of `form` cannot be in `precision`, as far as float16 goes."""
+    if precision not in GRAPH_PRECISIONS:
+        raise BadInput(f"precision {precision!r}: expected one of {', '.join(GRAPH_PRECISIONS)}")
+    if precision == "fp16" and form != "tensorrt":
+        raise BadInput(f"precision 'fp16': the form {form!r} is for runtimes that compute in float32; use 'tensorrt'")

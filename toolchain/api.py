@@ -267,7 +267,7 @@ class Artifact:
             budget_s: seconds for latency samples.
             out: the results file; None: none is kept.
         """
-        from leanear.deploy.measuring import bench_artifacts
+        from leanear.deploy.benching import bench_artifacts
 
         chosen, options = self._options(runtime, precision, threads)
         with tempfile.TemporaryDirectory(prefix="leanear-") as scratch:
@@ -381,7 +381,7 @@ def _evaluated(
     asked: Any,
     progress: bool,
 ) -> dict[str, Any]:
-    from leanear.deploy.measuring import CALIBRATION_CLIPS
+    from leanear.deploy.benching import CALIBRATION_CLIPS
     from leanear.evaluate.evaluation import evaluate
 
     return evaluate(

@@ -19,7 +19,6 @@ from onnx import TensorProto, helper
 
 from leanear.export.onnx.graph import Graph, Weight
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.precisions import GRAPH_PRECISIONS
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 KEPT_OPERATORS = ("LayerNormalization", "Softmax")
@@ -49,14 +48,6 @@ def add_half_precision(
     if lost:
         raise BadInput(f"precision 'fp16': {lost[0]} holds more than float16 does, which ends at 65504")
     _Halving(graph, set(inputs), set(outputs), set(half), set(kept_inputs), kept_prefix, set(too_large)).run()
-
-
-def check_half(precision: str, form: str) -> None:
-    """Raises BadInput where a graph of `form` cannot be in `precision`, as far as float16 goes."""
-    if precision not in GRAPH_PRECISIONS:
-        raise BadInput(f"precision {precision!r}: expected one of {', '.join(GRAPH_PRECISIONS)}")
-    if precision == "fp16" and form != "tensorrt":
-        raise BadInput(f"precision 'fp16': the form {form!r} is for runtimes that compute in float32; use 'tensorrt'")
 
 
 def has_half_precision(precision: str, form: str) -> bool:

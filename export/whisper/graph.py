@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from leanear.export.onnx.eight_bit_weights import add_block_products, add_eight_bit_weights
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph, graph_facts
-from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
+from leanear.export.onnx.half_precision import add_half_precision, has_half_precision
 from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
@@ -23,7 +23,7 @@ from leanear.export.whisper.two_stage_vocabulary import two_stages
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 from leanear.runtimes.manifest import Blocks, Cache, CacheLayer, EmbeddingPlace, GraphFile, TwoStages
-from leanear.runtimes.precisions import GRAPH_PRECISIONS
+from leanear.runtimes.precisions import check_half
 
 CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
 KEPT = "front_end."  # how nodes of an encoder are named whose products stay in float32
@@ -110,11 +110,9 @@ def _check_form(form: str, precision: str, is_observed: bool, any_window: bool, 
     """See that there are graphs of this form that have what is asked of them."""
     if form not in FORMS:
         raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
-    if precision not in GRAPH_PRECISIONS:
-        raise BadInput(f"precision {precision!r}: expected one of {', '.join(GRAPH_PRECISIONS)}")
+    check_half(precision, form)
     if (precision == "int8") != is_observed:
         raise ValueError("products in 8 bits need what was observed, and nothing else does")
-    check_half(precision, form)
     if any_window and form == "tensorrt":
         raise BadInput("--window: an engine is built for one window, so the form 'tensorrt' has the full one alone")
     if gives_attention and form == "tensorrt":

@@ -89,6 +89,8 @@ def _asked_for() -> BaseException | None:
 
 def _status_of(error: BaseException, own_stdout: bool) -> int:
     """The exit status that an end has, after its one line; own_stdout: click did not put another one in its place."""
+    if isinstance(error, click.NoSuchOption) and error.option_name == "--target":
+        error = click.UsageError("No such option '--target'; what runs an artifact has --runtime and --precision")
     if isinstance(error, click.ClickException):
         _complain(f"{error.format_message().rstrip('.')}{variable_of(error)}")
         return 2

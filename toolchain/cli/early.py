@@ -1,7 +1,9 @@
 """What is refused by settings and folders alone, before torch is imported, which takes seconds."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from leanear.data.clips import check_labels
 from leanear.data.dataset import Data, column_for
@@ -16,6 +18,9 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
 from leanear.runtimes.tasks import SPEECH_TASK
 
+BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+?\)")  # what Whisper's normaliser takes for no words
+FIRST_CLIP = {"calibration_clips": 1, "seed": 0}
+
 
 def check_early(
     model: str,
@@ -25,14 +30,14 @@ def check_early(
     out: Path | None = None,
     marker: str = "",
     reads: Sequence[str] = (),
-    calibration_clips: int = 1,
-    seed: int = 0,
+    drawn: Mapping[str, Any] = FIRST_CLIP,
 ) -> None:
     """See that the model is there, has the language that is asked for, and that DATA can be what it is to be.
 
     model: MODEL, or an artifact folder. out, marker: as of `check_replaceable`. reads: the splits of DATA, or of a
     demo's own, whose clips are going to be read, "calibration" and "evaluation": their labels have to be the model's,
-    and one transcript that is evaluated on has to have a word in it; the files are not opened.
+    and one transcript of each has to have a word in it; the files are not opened. drawn: flags that say
+    which clips they are.
 
     Raises:
         BadInput: it is not so.
@@ -50,10 +55,12 @@ def check_early(
     if data is None and not reads:
         return
     labels = tuple(manifest.get("labels", ())) if own else labels_of(folder)
-    splits = read_splits(data_folder(model, data), calibration_clips, seed, column_for(task), lambda _: None, labels)
+    clips, seed = drawn["calibration_clips"], drawn["seed"]
+    splits = read_splits(data_folder(model, data), clips, seed, column_for(task), lambda _: None, labels)
     for name in reads if labels else ():
         check_labels(getattr(splits, name), labels)
-    said = "".join(example.text or "" for example in splits.evaluation)
-    if task == SPEECH_TASK and "evaluation" in reads and not any(map(str.isalnum, said)):
-        table = metadata_file(splits.evaluation[0].path.parent) or data_folder(model, data)
-        raise BadInput(f"{table}: no transcript to evaluate on has a word in it")
+    for name in reads if task == SPEECH_TASK else ():
+        examples = getattr(splits, name)
+        if not any(map(str.isalnum, "".join(BRACKETED.sub("", example.text or "") for example in examples))):
+            table = metadata_file(examples[0].path.parent) or data_folder(model, data)
+            raise BadInput(f"{table}: no transcript of the {name} clips has a word in it, outside of brackets")

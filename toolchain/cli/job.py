@@ -40,7 +40,7 @@ def prune_job(model: str, target: str, flags: dict[str, Any], ships: bool) -> Pr
     if goal.needs_latency:
         require_timed_form(device, goal.flag)
     work = _work(goal, device, flags, ships)
-    _check_speech_keys(model, recipe, flags["window"])
+    _check_speech(model, recipe, device, flags)
     _check_method(recipe, goal)
     from leanear.prune.job import PruneJob
 
@@ -109,16 +109,18 @@ def _work(goal: Goal, device: Target, flags: dict[str, Any], ships: bool) -> Spe
     return SpeechWork(flags["clip_seconds"], flags["tokens"], flags["window"] or own)
 
 
-def _check_speech_keys(model: str, recipe: Recipe, window: str | None) -> None:
-    """Raises BadInput where a window, or keys for several kinds of attention, meet a model that has one of them."""
+def _check_speech(model: str, recipe: Recipe, device: Target, flags: dict[str, Any]) -> None:
+    """Raises BadInput where options of Whisper, or keys for several kinds of attention, meet another model."""
+    from leanear.deploy.export_choices import chosen_window
     from leanear.families.checkpoint import checkpoint_folder
-    from leanear.families.tasks import task_of
+    from leanear.families.tasks import require_speech, task_of
     from leanear.runtimes.tasks import SPEECH_TASK
 
+    task = task_of(checkpoint_folder(model))
+    chosen_window(flags["window"], device.graph_form, task, model, flags.get("word_timestamps", False))
+    require_speech(task, model, clip_seconds=flags["clip_seconds"], tokens=flags["tokens"])
     given = [name for name in SPEECH_KEYS if getattr(recipe, name) != settings(Recipe)[name].default]
-    if (given or window is not None) and task_of(checkpoint_folder(model)) != SPEECH_TASK:
-        if window is not None:
-            raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
+    if given and task != SPEECH_TASK:
         raise BadInput(
             f"--recipe: {given[0]} is for models with several kinds of attention, such as Whisper; {model} has one"
         )

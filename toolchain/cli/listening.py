@@ -21,7 +21,7 @@ from leanear.cli.options import (
 )
 from leanear.cli.sections import LISTENING, command
 from leanear.cli.voice import narrated
-from leanear.data.audio import SUFFIXES, check_audio_file
+from leanear.data.audio import SUFFIXES, check_audio
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.outputs import check_file
@@ -62,7 +62,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
     check_early(model, NOTHING_ASKED)
     several, paths = is_several(clips), [each for path in clips for each in clips_in(path, SUFFIXES)]
     if not several:
-        check_audio_file(paths[0])
+        check_audio(paths[0])
     from leanear.evaluate.evaluation import classify as classify_clips
 
     print_labels(classify_clips(paths, model, top, runtime, several), as_json=as_json, one=not several)
@@ -137,18 +137,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 @seed_option
 @narrated
 @click.pass_obj
-def transcribe(
-    narrator: Narrator,
-    audio: tuple[Path, ...],
-    model: str,
-    asked: Asked,
-    out: Path | None,
-    output_dir: Path | None,
-    output_formats: tuple[str, ...],
-    word_timestamps: bool,
-    vad: str,
-    **flags: Any,
-) -> None:
+def transcribe(narrator: Narrator, audio: tuple[Path, ...], model: str, asked: Asked, **flags: Any) -> None:
     """The words of AUDIO with their times, as they are found.
 
     AUDIO is WAV, FLAC, OGG, Opus, MP3 or AIFF of any length and sample rate, mono or stereo, a folder of such files, or
@@ -164,8 +153,9 @@ def transcribe(
     """
     take, is_piped = flags.pop, STANDARD_INPUT in audio
     raw_format = raw_audio(take("raw"), is_piped, take("rate"), take("channels"))
-    forms = forms_of(output_formats, output_dir)
-    lines = chosen_lines(forms, word_timestamps, take("max_line_width"), take("max_line_count"))
+    words, told = take("word_timestamps"), {name: take(name) for name in ("out", "output_dir", "vad")}
+    forms = forms_of(take("output_formats"), told["output_dir"])
+    lines = chosen_lines(forms, words, take("max_line_width"), take("max_line_count"))
     opening = {name: take(name) for name in ("runtime", "precision", "threads", "window")}
     options = DecodeOptions(
         timestamps=not take("no_timestamps"),
@@ -175,14 +165,12 @@ def transcribe(
         language=asked.language,
         **flags,
     )
-    if out is not None:
-        check_file(out)
+    if told["out"] is not None:
+        check_file(told["out"])
     reader = read_standard_input() if is_piped else None
     check_early(model, asked)
     from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
 
     piped = None if reader is None else Piped(reader, raw_format)
-    opened = functools.partial(speech_listener, model, options=options, word_timestamps=word_timestamps, **opening)
-    places: dict[str, Any] = {"out": out, "output_dir": output_dir, "piped": piped}
-    heard: dict[str, Any] = {"vad": vad, "word_timestamps": word_timestamps, "lines": lines}
-    transcribe_files(audio, forms, opened, options, narrator, **places, **heard)
+    opened = functools.partial(speech_listener, model, options=options, word_timestamps=words, **opening)
+    transcribe_files(audio, forms, opened, options, narrator, piped=piped, lines=lines, word_timestamps=words, **told)

@@ -10,6 +10,7 @@ import click
 
 from leanear.benchmarks.formatting import NO_RATE_INTERVAL
 from leanear.benchmarks.report.headline import headline_text
+from leanear.benchmarks.results import brought_files, read_results
 from leanear.cli.early import check_early
 from leanear.cli.options import (
     asked_option,
@@ -26,12 +27,16 @@ from leanear.cli.options import (
 from leanear.cli.printing import as_typed, print_report
 from leanear.cli.sections import command
 from leanear.cli.voice import narrated
+from leanear.deploy.benching import DEVICES_FILE, bench_artifacts, own_results
+from leanear.deploy.export_choices import check_export
 from leanear.outputs import check_file
 from leanear.progress import Narrator
 from leanear.runtimes.choose import graph_forms
-from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS
+from leanear.runtimes.errors import BadInput
+from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS, graph_precision
 from leanear.runtimes.process.notes import plural
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
+from leanear.targets.target import read_target, with_precision
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Data
@@ -40,20 +45,17 @@ if TYPE_CHECKING:
 @command()
 @click.argument("model", callback=not_empty)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifact.")
+@click.option("--target", help="Export in the form and precision of this target (see `leanear targets`).")
 @click.option(
     "--form",
     type=click.Choice(graph_forms()),
-    default="portable",
-    show_default=True,
-    help="Plain ONNX operators for any runtime, or the form that a runtime is fastest with.",
+    help="Plain ONNX operators for any runtime, or the form that a runtime is fastest with.  [default: portable]",
 )
 @click.option(
     "--precision",
     type=click.Choice(GRAPH_PRECISIONS),
-    default="fp32",
-    show_default=True,
     help="int8: products in 8 bits, in ranges taken from --data, proved on golden clips of it; fp16: for --form "
-    "tensorrt, products in half precision.",
+    "tensorrt, products in half precision.  [default: the target's, or fp32]",
 )
 @window_option(f"{DEFAULT_WINDOW}; full for --form tensorrt")
 @click.option("--word-timestamps", is_flag=True, help="Of a Whisper: its decoder gives what word times are taken from.")
@@ -71,14 +73,27 @@ def export(narrator: Narrator, model: str, out: Path, data: Data | None, **optio
     The proof runs clips of DATA (or, without it, made-up sounds) through the checkpoint and the graph.
 
     \b
-    Example:
+    Examples:
       leanear export slim/ --form onnxruntime --out artifact/
+      leanear export slim/ --target raspberrypi --out artifact/
     """
+    options |= _form_and_precision(options.pop("target"), options["form"], options["precision"])
     check_early(model, options["asked"], data, out=out, marker="manifest.json")
+    check_export(model, data, **{name: options[name] for name in ("form", "precision", "window", "word_timestamps")})
     from leanear.deploy.exporting import export_checkpoint
 
     parity = export_checkpoint(model, out=out, data=data, narrator=narrator, **options)
     click.echo(f"{out}: {parity.graph_bytes / 1e6:.2f} MB; {parity.sentence}")
+
+
+def _form_and_precision(target: str | None, form: str | None, precision: str | None) -> dict[str, str]:
+    """Those of the target's graphs, where one is named, or as they were asked for."""
+    if target is None:
+        return {"form": form or "portable", "precision": precision or "fp32"}
+    if form is not None:
+        raise BadInput("--form and --target: give one of them, for a target has a form")
+    device = with_precision(read_target(target), precision)
+    return {"form": device.graph_form, "precision": graph_precision(device.precision)}
 
 
 @command()
@@ -118,8 +133,6 @@ def bench(narrator: Narrator, artifact: Path, data: Data | None, out: Path, **op
     """
     check_file(out)
     check_early(str(artifact), options["asked"], data)
-    from leanear.deploy.measuring import bench_artifacts
-
     results = bench_artifacts(artifact, data=data, out=out, command=as_typed(), narrator=narrator, **options)
     click.echo(headline_text(results))
     click.echo(f"results: {out}")
@@ -147,6 +160,10 @@ def report(results: Path, out: Path | None, max_drop: float | None) -> None:
     Example:
       leanear report deployments/demo-ast/cpu
     """
+    if not results.is_dir():
+        read_results(results)
+    elif not (results / DEVICES_FILE).is_file():
+        own_results(results)
     from leanear.deploy.measuring import write_deployment_report
 
     print_report(write_deployment_report(results, out=out, max_drop=max_drop))
@@ -173,6 +190,8 @@ def import_command(results: tuple[Path, ...], into: Path | None, name: str | Non
       leanear import results/
       leanear import usb-stick/results/ --into deployments/demo-ast/raspberrypi --name kitchen
     """
+    for path in results:
+        brought_files(path)
     from leanear.deploy.bringing_home import import_results
     from leanear.deploy.delivering import require_all
 
@@ -222,9 +241,8 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
       leanear eval demo-whisper
       leanear eval deployments/demo-ast/cpu/slim --data clips/ --json
     """
-    clips = {name: options[name] for name in ("calibration_clips", "seed")}
     reads = () if data is None else (options["split"],)  # what has a demo's labels may have its clips, too
-    check_early(model_or_artifact, options["asked"], data, reads=reads, **clips)
+    check_early(model_or_artifact, options["asked"], data, reads=reads, drawn=options)
     from leanear.evaluate.evaluation import evaluate as evaluate_model
 
     result = evaluate_model(model_or_artifact, data=data, narrator=narrator, **options)

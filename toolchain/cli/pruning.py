@@ -34,6 +34,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.process.notes import no_notes
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
+from leanear.targets.target import read_target
 
 if TYPE_CHECKING:
     from leanear.data.dataset import Data
@@ -72,16 +73,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @narrated
 @click.pass_obj
-def prune(
-    narrator: Narrator,
-    model: str,
-    data: Data | None,
-    target: str,
-    out: Path,
-    keep_scores: Path | None,
-    as_json: bool,
-    **flags: Any,
-) -> None:
+def prune(narrator: Narrator, model: str, data: Data | None, target: str, out: Path, **flags: Any) -> None:
     """Prune MODEL to a smaller checkpoint that transformers opens: its attention, feed-forward blocks, or both.
 
     Started by torchrun, the processes share the scoring and the training, to the same plan.
@@ -94,10 +86,10 @@ def prune(
       leanear prune demo-whisper --speedup 1.2 --clip-seconds 4 --tokens 12 --out slim/
       .venv/bin/torchrun --nproc-per-node 2 --no-python .venv/bin/leanear prune demo-ast --out slim/
     """
+    keep_scores, as_json = flags["keep_scores"], flags["as_json"]
     if keep_scores is not None and flags["recipe"].method == REFERENCE:
         raise BadInput("--keep-scores is of method rotated, and the method is reference")
-    clips = {name: flags[name] for name in ("calibration_clips", "seed")}
-    check_early(model, flags["asked"], data, out=out, marker="plan.json", reads=("calibration",), **clips)
+    check_early(model, flags["asked"], data, out=out, marker="plan.json", reads=("calibration",), drawn=flags)
     job = prune_job(model, target, flags, ships=False)
     from leanear.benchmarks.formatting import PRUNED_PARTS
     from leanear.calibration.shards import processes
@@ -138,16 +130,7 @@ def prune(
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @narrated
 @click.pass_obj
-def explore(
-    narrator: Narrator,
-    model: str,
-    data: Data | None,
-    asked: Asked,
-    target: str | None,
-    out: Path,
-    as_json: bool,
-    **recipe: Any,
-) -> None:
+def explore(narrator: Narrator, model: str, data: Data | None, asked: Asked, out: Path, **recipe: Any) -> None:
     """Show what pruning MODEL to any size would lose, before anything is pruned.
 
     The clips are scored once; losses are estimated from 10 to 90 % and measured at a few sizes on held-out clips.
@@ -157,13 +140,13 @@ def explore(
       leanear explore demo-ast --out explored/
       leanear explore checkpoint/ --data clips/ --target cpu --out explored/
     """
+    target, as_json = recipe.pop("target"), recipe.pop("as_json")
     check_explorable(out)
-    check_early(model, asked, data, reads=("calibration",), **{of: recipe[of] for of in ("calibration_clips", "seed")})
+    check_early(model, asked, data, reads=("calibration",), drawn=recipe)
+    device = read_target(target or "cpu")
     from leanear.prune import exploring
     from leanear.prune.widths import RotatedRecipe
-    from leanear.targets.target import read_target
 
-    device = read_target(target or "cpu")
     rotated = RotatedRecipe(
         multiples=(device.query_key_multiple, device.value_output_multiple),
         one_width_per_head=device.one_width_per_head,

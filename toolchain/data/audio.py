@@ -93,7 +93,10 @@ class AudioFile:
         self.path = Path(path)
         self._say, self._watch, self._ended = say, SignalWatch(), False
         with reading(self.path):
-            check_audio_file(self.path)
+            if self.path.is_dir():
+                raise BadInput(f"{path}: a folder; one audio file is wanted")
+            if not self.path.is_file():
+                raise BadInput(f"{path}: no such file")
             self._stream = open(self.path, "rb")  # noqa: SIM115
             try:
                 self._parts = self._divided()
@@ -232,16 +235,9 @@ def _ogg_links(stream: BinaryIO) -> tuple[list[tuple[int, int]], bool]:
     return list(zip(starts, [*starts[1:], end], strict=True)), ends and place <= end
 
 
-def check_audio_file(path: Path) -> None:
-    """Nothing, where `path` is a file.
-
-    Raises:
-        BadInput: it is a folder, or not there.
-    """
-    if path.is_dir():
-        raise BadInput(f"{path}: a folder; one audio file is wanted")
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+def check_audio(path: Path) -> None:
+    """Raises BadInput where the beginning of the file already says that it cannot be read as audio."""
+    AudioFile(path, say=lambda _: None).close()
 
 
 def read_waveform(path: Path, sample_rate_hz: int, say: Note = note) -> np.ndarray:

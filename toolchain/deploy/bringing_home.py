@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leanear.benchmarks.report.report import ReportPaths
-from leanear.benchmarks.results import DeviceOutcome, Results, read_results, results_files, why_foreign
+from leanear.benchmarks.results import DeviceOutcome, Results, brought_files, read_results, why_foreign
+from leanear.deploy.benching import DEVICES_FILE
 from leanear.deploy.delivering import BY_HAND, read_devices, write_delivery_report
-from leanear.deploy.measuring import DEVICES_FILE
 from leanear.devices.hosts import host_folder_name
 from leanear.devices.statuses import plain, results_status
 from leanear.runtimes.errors import BadInput
@@ -35,7 +35,7 @@ def import_results(
     Raises:
         BadInput: no results, or of other artifacts, or several of one name; another leanear is at work in the folder.
     """
-    found = [read_results(path) for given in brought for path in _files(given)]
+    found = [read_results(path) for given in brought for path in brought_files(given)]
     names = [name or results.content.device_name for results in found]
     if len(set(names)) < len(names):
         raise BadInput(f"{brought[0]}: several results of {names[0]}; import one at a time, each with a --name")
@@ -51,17 +51,6 @@ def import_results(
         imported = [_placed(results, device, folder) for results, device in zip(found, names, strict=True)]
         write(folder / DEVICES_FILE, replace(document, outcomes=(*outcomes, *imported)))
         return Homecoming(folder, tuple(imported), write_delivery_report(folder, max_drop))
-
-
-def _files(given: Path) -> list[Path]:
-    """The results files that a path stands for."""
-    if given.is_file():
-        return [given]
-    inside = sorted([*given.glob("[!.]*.json"), *given.glob("[!.]*/[!.]*.json")])
-    found = results_files(given) if (given / "results").is_dir() else inside
-    if not found:
-        raise BadInput(f"{given}: no results there; `leanear.pyz bench` writes results/DEVICE/RUNTIME-PRECISION.json")
-    return found
 
 
 def _deployment_of(results: Results) -> Path:

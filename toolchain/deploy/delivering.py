@@ -9,7 +9,8 @@ from leanear.benchmarks.report.devices_report import DeviceEntry, compose_device
 from leanear.benchmarks.report.report import ReportPaths, write_page
 from leanear.benchmarks.results import DeviceOutcome, read_results, why_foreign
 from leanear.deploy.ahead import engine_sections
-from leanear.deploy.measuring import DEVICES_FILE, precision_sections, pruning_sections, write_folder_report
+from leanear.deploy.benching import DEVICES_FILE
+from leanear.deploy.measuring import precision_sections, pruning_sections, write_folder_report
 from leanear.devices.bundle import write_bundle
 from leanear.devices.bundle_readme import expected_time, to_type
 from leanear.devices.hosts import deliver_to_all, host_folder_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.results import Results
@@ -138,14 +138,14 @@ def export_stage(
     def work() -> None:
         from leanear.deploy.exporting import write_proved_artifact
         from leanear.export.options import ExportOptions
-        from leanear.families.whisper.alignment import choose_alignment
+        from leanear.families.whisper.alignment import alignment_of
 
         with narrator.step(f"exporting {name} to ONNX and proving it") as report:
             clips = read_clips(calibration).waveforms
             clips = clips[: quantiser_clips(len(clips))]
             dense_bytes = None if dense is None else _graph_bytes(dense, graphs)
             checkpoint = load_checkpoint(source, asked)
-            alignment = choose_alignment(checkpoint) if word_timestamps else None
+            alignment = alignment_of(cast(Any, checkpoint)) if word_timestamps else None
             options = ExportOptions(form, {"source": model}, made_from, graphs, window=window, alignment=alignment)
             write_proved_artifact(checkpoint, clips, out, options, dense_bytes, report)
         if alignment is not None:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from leanear.data.clips import read_waveforms
 from leanear.data.dataset import Data, as_folder, column_for
 from leanear.data.splits import check_seed, read_splits
+from leanear.deploy.export_choices import check_export
 from leanear.export.eight_bit_costs import dearest, tensor_costs, tensors_to_leave
 from leanear.export.options import ExportOptions
 from leanear.export.parity import Parity, prove_parity
@@ -24,16 +25,14 @@ from leanear.families.checkpoint import (
 from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of, writes_speech
 from leanear.families.tasks import labels_of, task_of
-from leanear.families.whisper.alignment import choose_alignment
+from leanear.families.whisper.alignment import alignment_of
 from leanear.outputs import check_replaceable
 from leanear.plan import read_plan
 from leanear.progress import Narrator, Report, quiet
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.errors import BadInput, ParityFailed
+from leanear.runtimes.errors import ParityFailed
 from leanear.runtimes.files import replaced_folder
 from leanear.runtimes.process.notes import note
-from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
-from leanear.runtimes.tasks import SPEECH_TASK
 
 GOLDEN_CLIPS = 6
 QUANTISER_CLIPS = 64
@@ -56,50 +55,30 @@ def export_checkpoint(
 
     The golden clips are taken from DATA, or are made up where there is none; the ranges of integers need DATA, or a
     demo's own clips. asked: of a Whisper, what the artifact does by default; window: which windows its encoder takes,
-    None: as `chosen_window` says; word_timestamps: its decoder is to give what word times are taken from.
+    None: as `check_export` says; word_timestamps: its decoder is to give what word times are taken from.
 
     Raises:
         LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
     """
     check_replaceable(out, "manifest.json")
     check_seed(seed)
-    if precision == "int8":
-        data = data_folder(model, data)
-    wanted = QUANTISER_CLIPS if precision == "int8" else GOLDEN_CLIPS
+    window = check_export(model, data, form=form, precision=precision, window=window, word_timestamps=word_timestamps)
+    wanted, data = (QUANTISER_CLIPS, data_folder(model, data)) if precision == "int8" else (GOLDEN_CLIPS, data)
     source, examples = checkpoint_folder(model), None
-    task = task_of(source)
-    window = chosen_window(window, form, task == SPEECH_TASK, model)
     if data is not None:
-        splits = read_splits(as_folder(data), wanted, seed, column_for(task), labels=labels_of(source))
+        splits = read_splits(as_folder(data), wanted, seed, column_for(task_of(source)), labels=labels_of(source))
         examples = splits.calibration[:wanted]
     with narrator.step("reading the checkpoint"):
         checkpoint = load_checkpoint(source, asked)
         rate_hz = checkpoint.feature_extractor.sampling_rate
         sounds = made_up_sounds(rate_hz, seed) if examples is None else read_waveforms(examples, rate_hz)
-    alignment = choose_alignment(checkpoint) if word_timestamps else None
+    alignment = alignment_of(cast(Any, checkpoint)) if word_timestamps else None
     if alignment is not None:
         note(f"{model}: {alignment.sentence}")
     with narrator.step(f"exporting to {form} ONNX and proving it") as report:
         made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}
         options = ExportOptions(form, {"source": model}, made_from, precision, window=window, alignment=alignment)
         return write_proved_artifact(checkpoint, sounds, out, options, report=report)
-
-
-def chosen_window(window: str | None, form: str, is_speech: bool, model: str) -> str:
-    """The windows that an encoder is exported with, where `window` was asked for.
-
-    None: DEFAULT_WINDOW, but the full one for the form "tensorrt", whose engines are built for one window.
-
-    Raises:
-        BadInput: the model is a classifier, or the form has not that window.
-    """
-    if window is not None and not is_speech:
-        raise BadInput(f"--window {window}: it is for Whisper; {model} is a classifier")
-    if form == "tensorrt" and window not in (None, FULL):
-        raise BadInput(
-            f"--window {window}: engines are built for one window, so the form {form!r} has the full one alone"
-        )
-    return window or (DEFAULT_WINDOW if is_speech and form != "tensorrt" else FULL)
 
 
 def write_proved_artifact(

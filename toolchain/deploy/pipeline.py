@@ -14,6 +14,7 @@ from leanear.benchmarks.results import DeviceOutcome, Results, read_results
 from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.splits import Splits, draw_evaluation, read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
+from leanear.deploy.benching import DEVICES_FILE, PRECISION_FILE
 from leanear.deploy.delivering import BUNDLE_FOLDER, DEVICES_FOLDER, Devices, deliver_deployment
 from leanear.deploy.deployment_folder import claim, default_folder
 from leanear.deploy.deployment_stages import (
@@ -25,12 +26,10 @@ from leanear.deploy.deployment_stages import (
     prune_stage,
     was_pruned,
 )
-from leanear.deploy.exporting import chosen_window
+from leanear.deploy.export_choices import chosen_window
 from leanear.deploy.measuring import (
     DEPLOYMENT_FILE,
     DEPLOYMENT_SCHEMA,
-    DEVICES_FILE,
-    PRECISION_FILE,
     DeploymentDocument,
     read_deployment,
     write_folder_report,
@@ -194,11 +193,9 @@ def _prepare(request: Request) -> _Prepared:
     source = checkpoint_folder(model)
     audio = data_folder(model, request.data)
     task = task_of(source)
-    window = chosen_window(request.window, target.graph_form, task == SPEECH_TASK, model)
+    window = chosen_window(request.window, target.graph_form, task, model, request.word_timestamps)
     if task == SPEECH_TASK and job.goal.needs_latency:
         job = dataclasses.replace(job, work=dataclasses.replace(job.work or SpeechWork(), window=window))
-    if request.word_timestamps:
-        _require_word_timestamps(target, task, model)
     splits = read_splits(audio, job.calibration_clips, job.recipe.seed, column_for(task), labels=labels_of(source))
     splits = draw_evaluation(splits, request.eval_clips, job.recipe.seed)
     folder = request.out or default_folder(model, target.name)
@@ -304,14 +301,6 @@ def _deliver(
     path = outcomes[0].results if len(outcomes) == 1 and outcomes[0].status == "ok" else None
     results = None if path is None else read_results(folder / path)
     return Deployment(folder, results, delivery.report, delivery.bundle, outcomes)
-
-
-def _require_word_timestamps(device: Target, task: str, model: str) -> None:
-    """Raises BadInput where there can be none, before anything is done."""
-    if task != SPEECH_TASK:
-        raise BadInput(f"--word-timestamps: it is for Whisper; {model} is a classifier")
-    if device.graph_form == "tensorrt":
-        raise BadInput(f"--word-timestamps: TensorRT's fused kernels give no attention, so {device.name} has none")
 
 
 def _artifact_stages(request: Request, ready: _Prepared, narrator: Narrator) -> tuple[str, bool]:

@@ -33,8 +33,8 @@ from leanear.benchmarks.summary import Interval, accuracy_change, is_within, wor
 from leanear.benchmarks.tagging import MEAN_AP, average_precisions, differing_answers, tag_change
 from leanear.benchmarks.verdict import loss_of
 from leanear.data.word_errors import choose_normaliser, count_word_errors
+from leanear.deploy.benching import PRECISION_FILE
 from leanear.deploy.exporting import GOLDEN_CLIPS, QUANTISER_CLIPS
-from leanear.deploy.measuring import PRECISION_FILE
 from leanear.evaluate.speech_evaluation import written_language
 from leanear.families.checkpoint import NOTHING_ASKED
 from leanear.progress import Narrator, Report

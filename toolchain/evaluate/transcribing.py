@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leanear.benchmarks.device.transcript_files import Recorded, is_several, recordings_of, write_transcripts
 from leanear.benchmarks.formatting import duration
-from leanear.data.audio import SUFFIXES
+from leanear.data.audio import SUFFIXES, check_audio
 from leanear.data.audio_stream import AudioStream
 from leanear.evaluate.speech_evaluation import Transcriber, open_transcriber
 from leanear.export.whisper.voice import packaged_voice_graph
@@ -97,6 +97,7 @@ def segments_of(
     session, model = transcriber.session, transcriber.model
     if isinstance(audio, Piped):
         stream = PipedAudio(audio.reader, model.sample_rate_hz, audio.raw, progress=heard)
+        tally.taken_for = audio.raw.sentence if audio.raw is not None else ""
         with recorder_ends_first(note):
             yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
         return
@@ -135,6 +136,8 @@ def transcribe_files(
     recordings = recordings_of(given, SUFFIXES, forms, output_dir)
     if out is not None:
         recordings = [Recorded(recordings[0].audio, {forms[0]: out})]
+    if piped is None and not several:
+        check_audio(recordings[0].audio)
     with narrator.whole("loading the model"), opened() as transcriber:
         session, model = transcriber.session, transcriber.model
         graphs = detectors(lambda: model.voice_graph or packaged_voice_graph(), transcriber.runtime)

@@ -48,6 +48,18 @@ def labels_of(folder: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in names.values())
 
 
+def require_speech(task: str, model: str, **given: object) -> None:
+    """See that options of Whisper, by their names, are given to none but a model that writes down speech.
+
+    Raises:
+        BadInput: the model classifies.
+    """
+    for name, value in given.items() if task != SPEECH_TASK else ():
+        if value:
+            said = name.replace("_", "-") if value is True else f"{name.replace('_', '-')} {value}"
+            raise BadInput(f"--{said}: it is for Whisper; {model} is a classifier")
+
+
 def read_spellings(folder: Path) -> dict[str, str] | None:
     """The British spellings that Whisper's normaliser is to see as American ones, or None where there are none.
 

@@ -78,7 +78,7 @@ def compare_methods(
       leanear compare-methods demo-ast --out comparison/
       leanear compare-methods demo-ast --recovery --target cpu
     """
-    check_early(model, options["asked"], data)
+    check_early(model, options["asked"], data, reads=("calibration", "evaluation"), drawn=options)
     from leanear.studies.comparing import ComparisonRequest
     from leanear.studies.comparing import compare_methods as compare
 

@@ -97,15 +97,13 @@ def timing_of(checkpoint: Checkpoint, target: Target, work: SpeechWork | None) -
     """How the checkpoint is timed; work: of a Whisper, None: its full window.
 
     Raises:
-        BadInput: a work is stated of a classifier, or does not fit the model, or models of the family are not timed.
+        BadInput: the work does not fit the model, or models of the family are not timed.
     """
     family = family_of(checkpoint).FAMILY
     if family == whisper.FAMILY:
         return SpeechTiming(cast(WhisperCheckpoint, checkpoint), target, work or SpeechWork())
     if family != ast.FAMILY:
         raise BadInput(f"milliseconds: models of the family {family} are not timed in this version")
-    if work is not None and (work.clip_s, work.tokens) != (None, None):
-        raise BadInput("--clip-seconds and --tokens are for Whisper; a classifier has one window and no tokens")
     return AstTiming(cast(AstCheckpoint, checkpoint), target)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 
@@ -483,6 +484,14 @@ def test_prune_export_eval_classify_agree(capsys, model, data, tmp_path):
     for arguments in (["classify", str(data / "yes" / "0.wav"), "--model"], ["eval", "--data", str(data)]):
         assert run([*arguments, str(slim)]) == 2
         assert one_line(capsys) == f"leanear: {slim / 'plan.json'}: unknown key 'colour'"
+
+
+@pytest.mark.parametrize(("target", "halves"), [("cpu", False), ("jetson", True)])
+def test_export_for_a_target_is_in_its_precision(target, halves, model, tmp_path):
+    assert run(["export", str(model), "--target", target, "--out", str(tmp_path / "artifact")]) == 0
+    graph = onnx.load(tmp_path / "artifact" / "model.onnx").graph
+    types = {weight.data_type for weight in graph.initializer}
+    assert (onnx.TensorProto.FLOAT16 in types) == halves
 
 
 @pytest.mark.parametrize("samples", [1, 160, 239, 240, 399])

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
-from leanear.cli.early import check_early
+from leanear.cli.early import BRACKETED, check_early
 from leanear.families.asked import NOTHING_ASKED
 from leanear.families.known_languages import check_language
 from leanear.runtimes.errors import BadInput
@@ -79,10 +80,55 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         for arguments in (["bench", "model"], ["transcribe", "data/0.flac", "--model", "model"])
     },
     **{
-        f"no word, {command}": (asked(command, "wordless"), "wordless/test/metadata.csv: no transcript to evaluate on")
-        for command in ("deploy", "eval")
+        f"no word, {command}": (
+            asked(command, "wordless"),
+            f"wordless/{split}/metadata.csv: no transcript of the {clips} clips has a word",
+        )
+        for command, split, clips in (
+            ("deploy", "train", "calibration"),
+            ("prune", "train", "calibration"),
+            ("eval", "test", "evaluation"),
+        )
     },
     "no clip": (["classify", "no.wav", "--model", "model"], "no.wav: no such file"),
+    **{
+        f"no audio in it, {command}": (
+            [command, "taken/letter.txt", "--model", model],
+            "taken/letter.txt: not readable as audio",
+        )
+        for command, model in {"classify": "ast", "transcribe": "model"}.items()
+    },
+    "no labels": (["classify", "data/0.flac", "--model", "model"], "model: it writes down speech and has no labels"),
+    **{
+        f"export {flags}": (["export", model, "--out", "out", *flags.split()], said)
+        for model, flags, said in (
+            ("model", "--precision int8", "--data is missing: model brings no audio"),
+            ("ast", "--precision fp16", "the form 'portable' is for runtimes that compute in float32"),
+            ("ast", "--window auto", "--window auto: it is for Whisper; ast is a classifier"),
+            ("ast", "--word-timestamps", "--word-timestamps: it is for Whisper; ast is a classifier"),
+            ("model", "--form tensorrt --word-timestamps", "the form 'tensorrt' has none"),
+        )
+    },
+    "no artifact": (["bench", "ast"], "ast: no artifact, for there is no manifest.json"),
+    **{
+        f"{command} {flags}": ([command, "ast", "--data", "tones", "--out", "out", *flags.split()], said)
+        for command, flags, said in (
+            ("prune", "--speedup 1.2 --tokens 12", "--tokens 12: it is for Whisper; ast is a classifier"),
+            ("prune", "--sparsity 2", "--sparsity is 2; it must lie between 0 and 1"),
+            ("explore", "--target nowhere", "unknown target 'nowhere'"),
+            ("deploy", "--word-timestamps", "--word-timestamps: it is for Whisper; ast is a classifier"),
+        )
+    },
+    "export, two forms": (
+        ["export", "ast", "--target", "cpu", "--form", "portable", "--out", "out"],
+        "--form and --target: give one of them",
+    ),
+    "export, no target": (["export", "ast", "--target", "nowhere", "--out", "out"], "unknown target 'nowhere'"),
+    "bench, a target": (["bench", "ast", "--target", "cpu"], "'--target'; what runs an artifact has --runtime"),
+    "no report": (["report", "data"], "data: no results/*.json in it"),
+    "no results": (["report", "no.json"], "no.json: no such file"),
+    "nothing brought": (["import", "data"], "data: no results there"),
+    "no data, compare-methods": (["compare-methods", "model", "--out", "out"], "--data is missing: model brings"),
 }
 
 
@@ -91,8 +137,8 @@ def field(tmp_path_factory):
     folder = tmp_path_factory.mktemp("field")
     write_whisper(folder / "model")
     write_speech_folder(folder / "data", [f"number {number}" for number in range(4)])
-    write_speech_folder(folder / "wordless" / "train", ["one", "two"])
-    write_speech_folder(folder / "wordless" / "test", ["", "..."])
+    write_speech_folder(folder / "wordless" / "train", ["[noise]", "(applause) <unk>"])
+    write_speech_folder(folder / "wordless" / "test", ["", "...", "[noise]"])
     for name, text in {"empty/notes.txt": "no audio", "taken/letter.txt": "dear"}.items():
         (folder / name).parent.mkdir()
         (folder / name).write_text(text)
@@ -118,6 +164,14 @@ def test_one_line_and_no_torch(told, field, name):
     assert said.count("\n") == 1, said
     assert REFUSED[name][1] in said
     assert not (field / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[noise]", "(a door) <unk> ...", "[a] word", "a (b) c", "()x", "[noise", "<a> (b", "1", "<", ""]
+)
+def test_what_has_no_word_is_what_whispers_own_normaliser_leaves_nothing_of(text):
+    left = BasicTextNormalizer()(text)
+    assert any(map(str.isalnum, BRACKETED.sub("", text))) == any(map(str.isalnum, left))
 
 
 def test_what_is_only_in_a_split_that_is_not_read_is_not_refused(tmp_path):

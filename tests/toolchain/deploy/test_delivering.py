@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import io
 import sys
 
@@ -15,7 +16,7 @@ from leanear.deploy.delivering import Devices, commands, deliver_deployment, req
 from leanear.deploy.measuring import write_deployment_report
 from leanear.devices.remote import RemoteOptions, deliver
 from leanear.progress import Narrator
-from leanear.runtimes.errors import DeviceFailed
+from leanear.runtimes.errors import BadInput, DeviceFailed
 from tests.toolchain.ssh_server import free_port, start_server
 
 QUICK = BundleRun("null", "fp32", "fp32", "all", 0.5, 0.0)
@@ -107,6 +108,9 @@ def test_three_devices_one_dead_and_one_without_the_runtime(folder, narrator, tm
     delivery.report.html.unlink()
     again = write_deployment_report(folder, out=None, max_drop=None)  # what `leanear report FOLDER` does
     assert again.html.read_bytes() == page
+    with open(folder / ".leanear-lock", "w") as lock, pytest.raises(BadInput, match="another leanear is at work"):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_deployment_report(folder, out=None, max_drop=None)
     with pytest.raises(DeviceFailed, match="dead: connection refused") as caught:
         require_all(delivery.outcomes)
     assert caught.value.exit_status == 7

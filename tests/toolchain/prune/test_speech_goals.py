@@ -11,7 +11,6 @@ import pytest
 from leanear.cli.commands import run
 from leanear.families import whisper
 from leanear.families.checkpoint import load_checkpoint
-from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target
 from leanear.timing import model_timing
 from leanear.timing.block_timing import InTurn
@@ -115,9 +114,7 @@ def test_what_cannot_be_is_refused_in_one_line(model, data, tmp_path, asked, cap
     assert not (tmp_path / "slim").exists()
 
 
-def test_a_classifier_has_no_tokens(tiny_folder):
+def test_a_classifier_has_one_window(tiny_folder):
     checkpoint = load_checkpoint(tiny_folder)
-    with pytest.raises(BadInput, match="--clip-seconds and --tokens are for Whisper"):
-        model_timing.timing_of(checkpoint, read_target("cpu"), SpeechWork(tokens=9))
     timing = model_timing.timing_of(checkpoint, read_target("cpu"), SpeechWork())
     assert timing.audio_s == pytest.approx(checkpoint.model.config.max_length / 100)

@@ -14,7 +14,7 @@ import leanear
 from leanear.cli.commands import run
 from leanear.deploy.deployment_stages import export_stage
 from leanear.families.whisper import WhisperCheckpoint
-from leanear.families.whisper.alignment import alignment_of, choose_alignment
+from leanear.families.whisper.alignment import alignment_of
 from leanear.progress import Narrator
 from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.errors import BadInput
@@ -33,7 +33,7 @@ def clips(count: int = 2) -> list[np.ndarray]:
 
 def test_the_models_own_list_is_taken(tmp_path):
     checkpoint = tiny(alignment_heads=((1, 1), (0, 0), (1, 1)))
-    found = choose_alignment(checkpoint)
+    found = alignment_of(checkpoint)
     assert (found.heads, found.chosen_by, found.lost) == (((0, 0), (1, 1)), "generation_config", 0)
     assert found.filter_positions == checkpoint.model.config.median_filter_width
 
@@ -50,16 +50,11 @@ def test_what_was_pruned_is_counted(tmp_path):
 
 def test_without_a_list_it_is_the_upper_half_of_the_heads_that_there_are():
     checkpoint = tiny(alignment_heads=(), layers=3)
-    found = choose_alignment(checkpoint)
+    found = alignment_of(checkpoint)
     assert (found.heads, found.chosen_by) == (((1, 0), (1, 1), (2, 0), (2, 1)), "upper half")
     slim = replace(tiny(alignment_heads=()), model=small_whisper("fewer heads"))
     slim.model.generation_config.alignment_heads = None
     assert alignment_of(slim).heads == ((1, 0),)
-
-
-def test_a_classifier_has_no_words():
-    with pytest.raises(BadInput, match="--word-timestamps: it is for Whisper; here is a classifier"):
-        choose_alignment(type("Other", (), {"folder": "here"})())
 
 
 def test_export_says_which_heads_were_taken_and_what_is_lost(tmp_path, capsys, caplog):
@@ -105,7 +100,7 @@ def test_a_deployments_slim_model_is_made_for_words_where_they_are_asked_for(tmp
     ("arguments", "complaint"),
     [
         (("demo-ast", "--target", "cpu"), "--word-timestamps: it is for Whisper; demo-ast is a classifier"),
-        (("demo-whisper", "--target", "rtx"), "--word-timestamps: TensorRT's fused kernels give no attention, so rtx"),
+        (("demo-whisper", "--target", "rtx"), "--word-timestamps: TensorRT's fused kernels give no attention"),
     ],
 )
 def test_a_deployment_without_words_is_refused_before_any_work(arguments, complaint, tmp_path, capsys):

@@ -1,26 +1,12 @@
 """Which cross-attention heads of a Whisper tell when a word was said: its own list, or its decoder's upper half."""
 
-from typing import Any
-
 from leanear.families.checkpoint_files import PRUNING_FILE
 from leanear.families.whisper.blocks import cross_attention_heads
 from leanear.families.whisper.checkpoint import WhisperCheckpoint
 from leanear.families.whisper.slim import AlignmentHeads
-from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
 from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.records import read
-
-
-def choose_alignment(checkpoint: Any) -> Alignment:
-    """The heads that an artifact's word times are taken from, see `alignment_of`.
-
-    Raises:
-        BadInput: the model is a classifier.
-    """
-    if not isinstance(checkpoint, WhisperCheckpoint):
-        raise BadInput(f"--word-timestamps: it is for Whisper; {checkpoint.folder} is a classifier")
-    return alignment_of(checkpoint)
 
 
 def alignment_of(checkpoint: WhisperCheckpoint) -> Alignment:
