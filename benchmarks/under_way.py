@@ -46,7 +46,7 @@ class Work:
         if self.fraction is None:
             return ""
         done, grown = f"{100 * self.fraction:.0f} %", self.fraction - self.grows_from
-        if not grown > 0 or self.fraction >= 1:
+        if not grown > 0.02 or self.fraction >= 1:  # too little to guess from
             return f" ({done})"
         left_s = (1 - self.fraction) * (now - self.grows_since) / grown
         return f" ({done}, about {duration(left_s)} to go)"

@@ -169,6 +169,7 @@ def test_of_works_side_by_side_each_that_goes_on_is_spoken_of():
         ([(10.0, "a", None)], 50.0, "work: a, 50 s so far"),
         ([(0.0, "a", 0.0), (30.0, "b", 0.25)], 30.0, "work: b (25 %, about 1 min 30 s to go), 30 s so far"),
         ([(0.0, "a", 0.0), (30.0, "b", 0.25)], 60.0, "work: b (25 %, about 3 min 0 s to go), 1 min 0 s so far"),
+        ([(0.0, "a", 0.0), (30.0, "b", 0.01)], 30.0, "work: b (1 %), 30 s so far"),
         ([(40.0, "a", 0.5), (50.0, "b", 0.75)], 50.0, "work: b (75 %, about 10 s to go), 50 s so far"),
         ([(0.0, "a", 0.0), (40.0, "b", 0.5), (50.0, "c", 0.0)], 50.0, "work: c (50 %, about 50 s to go), 50 s so far"),
         ([(0.0, "a", 0.0), (40.0, "b", 0.5), (50.0, "c", None)], 50.0, "work: c (50 %, about 50 s to go), 50 s so far"),

@@ -164,7 +164,6 @@ def choose_measured(
         slim, kept, allocation = tried[divergences.index(measured)]
         estimated = before + allocation.damage
         said = f"round {number + 1}: measured {measured:.4f} nats, estimated {estimated:.4f}; block by block"
-        part(f"blocks {number}")(said, 0.0)
         told = counted(part(f"blocks {number}"), f"{said}, ")
         blocks = alone.measure(corrections, allocation, slim, told)
         rounds.append(Round(estimated, measured, allocation.cost, blocks))

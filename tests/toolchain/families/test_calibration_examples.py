@@ -87,7 +87,7 @@ def test_words_are_the_models_own_where_it_is_mostly_right(checkpoint, clips, mo
     tokenizer = checkpoint.tokenizer
     own = ["One.", "The, other!", "", "On yes yes yes", "Out", "Hand", "Over", "\u00dcber"]
     tokens = [tokenizer(f" {text}" if text else "", add_special_tokens=False)["input_ids"] for text in own]
-    monkeypatch.setattr(calibration_examples, "greedy_tokens", lambda model, heard, prompt: tokens[: len(heard)])
+    monkeypatch.setattr(calibration_examples, "greedy_tokens", lambda model, heard, prompt, told: tokens[: len(heard)])
     made = whisper.calibration_inputs(checkpoint, clips)
     said = [tokenizer.decode(row[row >= 0], skip_special_tokens=True) for row in made.targets]
     assert said == [" One.", " on and on", " Over", " The, other! Hand", " \u00dcber in Out"]
@@ -99,7 +99,7 @@ def test_what_the_model_says_over_and_over_is_not_taken(checkpoint, clips, monke
     """What is in brackets is no word to the normaliser, so that a loop of it counts as right."""
     one = replace(clips, waveforms=clips.waveforms[:1], names=("a",), texts=("one",))
     looped = checkpoint.tokenizer(" One." + " [on and on]" * 12, add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr(calibration_examples, "greedy_tokens", lambda model, heard, prompt: [looped])
+    monkeypatch.setattr(calibration_examples, "greedy_tokens", lambda model, heard, prompt, told: [looped])
     made = whisper.calibration_inputs(checkpoint, one)
     assert checkpoint.tokenizer.decode(made.targets[0][made.targets[0] >= 0], skip_special_tokens=True) == " one"
 

@@ -353,6 +353,6 @@ def test_a_round_is_told_of_clip_by_clip_and_block_by_block(case):
     for number in range(1, len(found.rounds) + 1):
         of_round = [text for text, _ in told if text.startswith(f"round {number}: ")]
         batches, clips = -(-len(case.held_out) // case.held_out.batch_size), len(case.held_out)
-        assert len(of_round) == batches + 1 + len(found.rounds[0].blocks)
+        assert len(of_round) == batches + len(found.rounds[0].blocks)
         assert of_round[0].endswith(f"held-out clip {case.held_out.batch_size} of {clips}")
         assert of_round[-1].endswith(f", {len(found.rounds[0].blocks)} of {len(found.rounds[0].blocks)}")

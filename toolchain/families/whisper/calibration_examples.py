@@ -114,13 +114,13 @@ def _in_own_words(
     for start in range(0, len(examples), BATCH_CLIPS):
         batch = examples[start : start + BATCH_CLIPS]
         heard = torch.cat([each.features for each in batch])
-        found = greedy_tokens(checkpoint.model, heard, torch.tensor([prompt]))
+        told = in_parts(report, {"before": start, "now": len(batch), "after": len(examples) - start - len(batch)})
+        found = greedy_tokens(checkpoint.model, heard, torch.tensor([prompt]), told("now"))
         texts = checkpoint.tokenizer.batch_decode(found, skip_special_tokens=True)
         errors = count_word_errors([each.text for each in batch], texts, normaliser)
         for each, tokens, wrong, words in zip(batch, found, errors.errors, errors.reference_words, strict=True):
             is_right = wrong < MOST_WRONG * words and loop_start(tokens, SUSPECT_LOOP_TOKENS) is None
             own.append(replace(each, tokens=tuple(tokens)) if is_right else each)
-        report(f"what the model says of clip {len(own)} of {len(examples)}", len(own) / len(examples))
     strange = sum(each is before for each, before in zip(own, examples, strict=True))
     if strange:
         note(

@@ -16,6 +16,7 @@ from leanear.calibration.targets import NO_TARGET
 from leanear.data.examples import LabelledInputs, Mistakes, SpeechInputs
 from leanear.data.word_errors import Normaliser, choose_normaliser, count_word_errors
 from leanear.families.whisper.settings import NO_TIMESTAMPS
+from leanear.progress import Report, quiet
 
 BATCH_CLIPS = 32
 LANGUAGE_PLACE = 1  # in a multilingual model's prompt, after <|startoftranscript|>
@@ -51,7 +52,7 @@ def normaliser_for(tokenizer: WhisperTokenizer, settings: GenerationConfig, prom
 
 @torch.inference_mode()
 def greedy_tokens(
-    model: WhisperForConditionalGeneration, features: torch.Tensor, prompt: torch.Tensor
+    model: WhisperForConditionalGeneration, features: torch.Tensor, prompt: torch.Tensor, report: Report = quiet
 ) -> list[list[int]]:
     """After the prompt (1, P), token after token the likeliest that is not suppressed, up to the end of the text.
 
@@ -72,6 +73,7 @@ def greedy_tokens(
         fed = torch.where(ended, config.eos_token_id, logits.argmax(dim=-1))[:, None]
         said = torch.cat([said, fed], dim=1)
         ended |= fed[:, 0] == config.eos_token_id
+        report(f"what the model says of clips, token {said.shape[1]}", said.shape[1] / config.max_target_positions)
     return [row[: row.index(config.eos_token_id)] if config.eos_token_id in row else row for row in said.tolist()]
 
 
