@@ -89,7 +89,7 @@ def pass_through_all(
     The model is left as it was: weights, training mode and requires_grad.
     """
     with (
-        _evaluated_without_weight_gradients(model),
+        evaluated_with_gradients_of(model),
         _captured(sites) as captured,
         _captured_hidden(feed_forward) as (hidden, outputs),
         torch.enable_grad(),
@@ -204,11 +204,15 @@ def _captured_hidden(sites: Sequence[FeedForwardSite]) -> Iterator[tuple[list[to
 
 
 @contextlib.contextmanager
-def _evaluated_without_weight_gradients(model: nn.Module) -> Iterator[None]:
+def evaluated_with_gradients_of(model: nn.Module, weights: Sequence[torch.Tensor] = ()) -> Iterator[None]:
+    """Eval mode with gradients for `weights` alone; on leaving, everything is as before and these have no gradient."""
     training = model.training
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, _ in required:
         parameter.requires_grad_(False)
+    for weight in weights:
+        weight.requires_grad_(True)
+        weight.grad = None
     model.eval()
     try:
         yield
@@ -216,6 +220,8 @@ def _evaluated_without_weight_gradients(model: nn.Module) -> Iterator[None]:
         model.train(training)
         for parameter, before in required:
             parameter.requires_grad_(before)
+        for weight in weights:
+            weight.grad = None
 
 
 def by_head(states: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leanear.benchmarks.analysis import correct_answers
+from leanear.benchmarks.analysis import correct_answers, logits_of, truth_of
 from leanear.benchmarks.compare.compare_rows import (
     BETTER,
     NOISE,
@@ -30,7 +30,6 @@ from leanear.benchmarks.summary import (
     word_error_change,
     word_error_rate,
 )
-from leanear.benchmarks.tag_analysis import logits_of, truth_of
 from leanear.benchmarks.tagging import MEAN_AP, tag_change, tag_quality
 from leanear.runtimes.process.notes import plural
 

@@ -9,8 +9,7 @@ from typing import Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
-from leanear.benchmarks.device.several import clips_in, each_usable
-from leanear.benchmarks.device.transcript_files import is_several
+from leanear.benchmarks.device.transcript_files import clips_in, each_usable, is_several
 from leanear.benchmarks.measure.accuracy import log_probabilities
 from leanear.benchmarks.tagging import probabilities
 from leanear.runtimes.artifact import read_artifact

@@ -14,9 +14,15 @@ from leanear.benchmarks.device.doctor import lacks, lines, report
 from leanear.benchmarks.device.packed import unpack_bundle
 from leanear.runtimes.choose import offered_runtimes
 from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
-from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED, end_by_sigterm, was_terminated
+from leanear.runtimes.process.interrupts import (
+    INTERRUPTED,
+    TERMINATED,
+    end_by_sigterm,
+    forget_kept,
+    was_terminated,
+    what_is_kept,
+)
 from leanear.runtimes.process.isolation import IMPORT_ROOT
-from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
 from leanear.runtimes.process.streams import leave_closed_pipe
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, Iterator
 
 from leanear.benchmarks.compare.two_runs import ratio_of_sums
 from leanear.data.word_errors import WordErrors, choose_normaliser, count_word_errors
-from leanear.families.tasks import read_spellings
+from leanear.families.registry import read_spellings
 from leanear.runtimes.clips import Clips
 
 OURS, SLIM = "leanear, ", ", slim"

@@ -10,9 +10,8 @@ from onnx import TensorProto, helper
 
 from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
 from leanear.export.onnx.attention import add_attention, add_first_tokens, add_output_bias, add_reader_attention
-from leanear.export.onnx.float16_ranges import too_large_for_half
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
-from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision
+from leanear.export.onnx.half_precision import add_half_precision, check_half, has_half_precision, too_large_for_half
 from leanear.export.onnx.heads import read_attention
 from leanear.export.onnx.layers import add_bias_alone, add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name, wav_codec_name
+from leanear.runtimes.audio.formats import SignalWatch, check_sample_rate, check_samples, format_name, wav_codec_name
 from leanear.runtimes.audio.wav_layout import wav_layout
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import reading
 from leanear.runtimes.process.notes import Note, note
-from leanear.runtimes.process.signal_watch import SignalWatch
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 EXTENDS = bytes.fromhex("000000001000800000aa00389b71")  # behind the kind, in the extended form of a format
@@ -56,7 +55,7 @@ class Recording:
     """A WAV file that is read, and resampled, piece by piece: `recording[start:stop]` is float32 (samples,).
 
     samples: how many there are at the sample rate asked for. Channels are averaged. How long the audio is, and what is
-    noted of it, `leanear.runtimes.audio.wav_layout` and `leanear.runtimes.process.signal_watch` say.
+    noted of it, `leanear.runtimes.audio.wav_layout` and `leanear.runtimes.audio.formats` say.
 
     Raises:
         BadInput: the file is missing, is not such a file, is truncated or empty; or, when a slice is read, that part of

@@ -6,8 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from leanear.cli.options import GOALS
-from leanear.prune.goal import Goal, choose_goal
-from leanear.prune.recipe import REFERENCE, Recipe, settings
+from leanear.prune.recipe import REFERENCE, Goal, Recipe, choose_goal, settings
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.targets.target import Target, read_target, require_timed_form, with_precision
@@ -112,7 +111,7 @@ def _work(goal: Goal, device: Target, flags: dict[str, Any], ships: bool) -> Spe
 def _check_speech_keys(model: str, recipe: Recipe, window: str | None) -> None:
     """Raises BadInput where a window, or keys for several kinds of attention, meet a model that has one of them."""
     from leanear.families.checkpoint import checkpoint_folder
-    from leanear.families.tasks import task_of
+    from leanear.families.registry import task_of
     from leanear.runtimes.tasks import SPEECH_TASK
 
     given = [name for name in SPEECH_KEYS if getattr(recipe, name) != settings(Recipe)[name].default]

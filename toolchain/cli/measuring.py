@@ -28,8 +28,7 @@ from leanear.cli.sections import command
 from leanear.cli.voice import narrated
 from leanear.outputs import check_file
 from leanear.progress import Narrator
-from leanear.runtimes.choose import graph_forms
-from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS
+from leanear.runtimes.choose import GRAPH_PRECISIONS, PRECISIONS, graph_forms
 from leanear.runtimes.process.notes import plural
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 
@@ -173,8 +172,7 @@ def import_command(results: tuple[Path, ...], into: Path | None, name: str | Non
       leanear import results/
       leanear import usb-stick/results/ --into deployments/demo-ast/raspberrypi --name kitchen
     """
-    from leanear.deploy.bringing_home import import_results
-    from leanear.deploy.delivering import require_all
+    from leanear.deploy.delivering import import_results, require_all
 
     home = import_results(results, into=into, name=name, max_drop=max_drop)
     for each in home.outcomes:

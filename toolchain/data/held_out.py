@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from leanear.calibration.likelihood import kl_divergences
 from leanear.calibration.passes import Logits
-from leanear.calibration.targets import answered, before_the_end, positions
+from leanear.calibration.targets import answered, before_the_end, kl_divergences, positions
 from leanear.data.examples import LabelledInputs
 from leanear.runtimes.process.notes import note
 

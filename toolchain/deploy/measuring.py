@@ -21,17 +21,16 @@ from leanear.deploy.ahead import engine_sections
 from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED
-from leanear.families.tasks import read_spellings
+from leanear.families.registry import read_spellings
 from leanear.plan import plan_to_json, read_plan
 from leanear.progress import Narrator, counted
 from leanear.prune.document import read_pruning
-from leanear.prune.loss_section import loss_section
-from leanear.prune.notes import loss_warning, pruning_notes
+from leanear.prune.notes import loss_section, loss_warning, pruning_notes
 from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.choose import graph_precision
 from leanear.runtimes.clips import clips_in_16_bits, write_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.records import read
 from leanear.runtimes.sessions import SessionOptions, own_precision
 

@@ -1,16 +1,21 @@
 """The system's own OpenSSH client: how it is started, what a HOST may look like, and what its failures mean.
 
 The user's configuration, keys, agent and jump hosts apply. Host keys are always checked. No text of a user's reaches
-the shell of a device except the path of a Python, quoted.
+the shell of a device except the path of a Python, quoted. The program that a device is sent is the receiver's files as
+one text, which needs Python 3.9 and no folder.
 """
 
+import ast
 import os
 import re
 import shlex
 import socket
 import subprocess
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 
+from leanear.benchmarks.device.receiver import child, place, serve, wire
 from leanear.runtimes.errors import BadInput
 
 SSH_VARIABLE = "LEANEAR_SSH"  # the command in place of "ssh", as a shell would split it: "ssh -F other-config"
@@ -33,6 +38,8 @@ OWN_OPTIONS = (
 FAILED = 255
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 CONFIG_LIMIT_S = 20.0
+FUTURE = "from __future__ import annotations\n"
+PARSING = threading.Lock()  # devices are greeted at once, and ast.parse of Python 3.11 is not for threads
 
 
 @dataclass(frozen=True)
@@ -191,3 +198,21 @@ def _settings(client: list[str], host: str) -> dict[str, str] | None:
     except subprocess.TimeoutExpired:
         return None
     return dict(line.split(" ", 1) for line in asked.stdout.splitlines() if " " in line)
+
+
+def receiver_program() -> str:
+    """The files, each after those whose names it uses, without what they import from each other."""
+    paths = [Path(str(module.__file__)) for module in (wire, child, place, serve)]
+    return FUTURE + "".join(_without_own_imports(path.read_text(encoding="utf-8")) for path in paths)
+
+
+def _without_own_imports(text: str) -> str:
+    with PARSING:
+        body = ast.parse(text).body
+    own = [
+        node
+        for node in body
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in ("leanear", "__future__")
+    ]
+    dropped = {number for node in own for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    return "".join(line for number, line in enumerate(text.splitlines(True), 1) if number not in dropped)

@@ -4,8 +4,6 @@ Several shots repeat this, each towards a part of the way, with scores of the mo
 compensated and not trained. What little is left of a model is chosen better so: see docs/real-models.md.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping

@@ -24,19 +24,17 @@ from leanear.families.checkpoint import (
     load_checkpoint,
 )
 from leanear.families.family import Checkpoint
-from leanear.families.registry import family_of
-from leanear.families.tasks import labels_of, task_of
+from leanear.families.registry import family_of, labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune
 from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES
 from leanear.recover.distillation_options import Distillation
 from leanear.reference.choose import SCHEMES
-from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.choose import graph_precision, require_runtime
 from leanear.runtimes.clips import Clips, clips_sha256
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK

@@ -16,9 +16,8 @@ from leanear.export.ast.graph import READ_TOKENS, export_ast, observe_ast
 from leanear.export.blocks import KINDS, export_blocks
 from leanear.families.ast import AstCheckpoint
 from leanear.progress import Report, quiet
-from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.choose import graph_precision, require_runtime
 from leanear.runtimes.errors import MeasurementFailed
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
 from leanear.timing.feed_forward_table import FeedForwardTable, fit_feed_forward

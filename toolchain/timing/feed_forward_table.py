@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from leanear.runtimes.records import Amount, Count
-from leanear.timing.parts_fit import fit_nonnegative
-from leanear.timing.table_file import Kept
+from leanear.timing.table_file import Kept, fit_nonnegative
 
 EIGHTHS = (6, 5.5, 4, 2, 1)  # of all channels: widths that are timed, in whole vectors where blocks have so many
 VECTOR_CHANNELS = 16

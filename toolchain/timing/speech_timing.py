@@ -18,17 +18,16 @@ from leanear.benchmarks.measure.rounds import FEWEST_QUIET, QUIET_SHARE
 from leanear.benchmarks.summary import summarise_latency
 from leanear.export.whisper.graph import cache_sizes, export_whisper, observe_encoder
 from leanear.families import whisper
+from leanear.families.slimming import first_channels_state
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.plan import first_channels
 from leanear.progress import Report, quiet
-from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.choose import graph_precision, require_runtime
 from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.manifest import MANIFEST_SCHEMA, NO_FILE, NO_GOLDEN, SpeechManifest, SpeechOutput, waveform_input
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.records import as_json, read
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
-from leanear.surgery import first_channels_state
 from leanear.targets.target import Target
 from leanear.timing.block_timing import InTurn, equal_widths, ragged_widths
 from leanear.timing.feed_forward_table import FeedForwardTable, fit_feed_forward

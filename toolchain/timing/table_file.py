@@ -1,11 +1,13 @@
-"""The file of a latency table: its key, which says what was timed, the table's own fields, and where it is kept."""
+"""Latency tables: how costs are fitted, and the file of a table: its key, which says what was timed, and its fields."""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
 
 from leanear.benchmarks.analysis import disturbed
 from leanear.benchmarks.sensors.device import device_facts
@@ -13,7 +15,7 @@ from leanear.export.blocks import EXPORTER
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_json, write_json
-from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.process.interrupts import remember_kept
 from leanear.runtimes.records import as_json, read
 from leanear.targets.target import Target
 
@@ -135,3 +137,22 @@ def read_table(record: type[AnyTable], path: Path, key: dict[str, Any] | None = 
     if table.fault:
         raise BadInput(f"{path}: {table.fault}")
     return table
+
+
+def fit_nonnegative(rows: Sequence[Mapping[str, float]], milliseconds: Sequence[float]) -> dict[str, float]:
+    """What every part costs, so that the rows' sums are nearest to `milliseconds`: least squares of relative errors.
+
+    rows: how often every part is in what was timed; all have the same parts.
+    """
+    names, timed = list(rows[0]), np.array(milliseconds)
+    matrix = np.array([[row[name] for name in names] for row in rows], dtype=np.float64) / timed[:, None]
+    used = [column for column in range(len(names)) if matrix[:, column].any()]
+    while True:
+        scale = np.abs(matrix[:, used]).max(axis=0)
+        solution = np.linalg.lstsq(matrix[:, used] / scale, np.ones(len(timed)), rcond=None)[0] / scale
+        if (solution >= 0).all():
+            break
+        # A cost below zero is noise: the part that is furthest below, by its share of a row, is not there.
+        used.remove(used[int(np.argmin(solution * scale))])
+    found = dict.fromkeys(names, 0.0)
+    return found | {names[column]: float(value) for column, value in zip(used, solution, strict=True)}

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.runtimes.audio.pipe_reader import PipeReader
-from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio, raw_audio
+from leanear.runtimes.audio.piped_audio import PipedAudio, PipeReader, RawAudio, raw_audio
 from leanear.runtimes.audio.recordings import read_recording
 from leanear.runtimes.errors import BadInput
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from leanear.cli.early import check_early
-from leanear.families.asked import NOTHING_ASKED
-from leanear.families.known_languages import check_language
+from leanear.families.asked import NOTHING_ASKED, check_language
 from leanear.runtimes.errors import BadInput
 from tests.conftest import write_tiny, write_tones
 from tests.toolchain.speech_folder import write_speech_folder

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.data.audio import read_waveform, wav_part
-from leanear.data.audio_stream import AudioStream
+from leanear.data.audio import AudioStream, read_waveform, wav_part
 from leanear.runtimes.audio.recordings import Recording, read_recording
 from leanear.runtimes.audio.wav_layout import wav_layout
 from leanear.runtimes.errors import BadInput

@@ -23,8 +23,7 @@ from leanear.export.macs import count_macs
 from leanear.families import ast, whisper
 from leanear.plan import plan_to_json, read_plan, write_plan
 from leanear.prune import closed_loop
-from leanear.prune.allocation.allocate import Allocation, allocate
-from leanear.prune.allocation.options import HeadOptions
+from leanear.prune.allocation.allocate import Allocation, HeadOptions, allocate
 from leanear.prune.closed_loop import block_loss, choose_measured
 from leanear.prune.costs import latency_costs, mac_costs, parameter_costs
 from leanear.prune.rotated import ClosedLoop, prune_rotated
