@@ -41,11 +41,6 @@ KINDS = (
 )
 
 
-def kernel_sensors(root: Path) -> list[Sensor]:
-    """All of them that can be read."""
-    return [*_temperatures(root), *_clocks(root), *_memory(root), *_cooling(root), *_throttle_counts(root)]
-
-
 def _temperatures(root: Path) -> list[Sensor]:
     sensors: list[Sensor] = []
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*"), key=by_number):
@@ -116,11 +111,6 @@ def _throttle_counts(root: Path) -> list[Sensor]:
         for path, name in paths
         for sensor in readable("throttle_count", name, path, root, scaled(path, 1.0, 0.0))
     ]
-
-
-def power_sensors(root: Path) -> list[Sensor]:
-    """All of them that can be read."""
-    return [*_powers(root), *_energies(root)]
 
 
 def _powers(root: Path) -> list[Sensor]:
@@ -237,7 +227,8 @@ class Found:
 
 def find_sensors(root: Path = Path("/"), ask: Ask = run_program) -> Found:
     """What this device shows of itself."""
-    sensors = [*kernel_sensors(root), *power_sensors(root)]
+    of_kernel = (_temperatures, _clocks, _memory, _cooling, _throttle_counts, _powers, _energies)
+    sensors = [sensor for find in of_kernel for sensor in find(root)]
     if ask(["vcgencmd", "measure_temp"]) is not None:
         sensors += pi_sensors(ask, {sensor.kind for sensor in sensors})
     kinds = {sensor.kind for sensor in sensors}

@@ -73,11 +73,6 @@ def check_sample_rate(path: object, rate_hz: int) -> None:
         raise BadInput(f"{path}: {rate_hz:,} Hz is no sample rate of audio; {SLOWEST_HZ:,} to {FASTEST_HZ:,} Hz are")
 
 
-def wav_codec_name(code: int) -> str:
-    """The codec that a WAV header's code stands for."""
-    return WAV_CODECS.get(code, f"codec {code:#06x}")
-
-
 def check_samples(samples: np.ndarray, name: str) -> None:
     """Nothing, where the float samples can be audio; name: of what they are from.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leanear.runtimes.audio.formats import SignalWatch, check_sample_rate, check_samples, format_name, wav_codec_name
+from leanear.runtimes.audio.formats import WAV_CODECS, SignalWatch, check_sample_rate, check_samples, format_name
 from leanear.runtimes.audio.wav_layout import wav_layout
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import reading
@@ -157,7 +157,11 @@ def sample_format(header: bytes, path: object, sample_rate_hz: int) -> SampleFor
     if kind == EXTENSIBLE and header[26:40] == EXTENDS:
         kind = int.from_bytes(header[24:26], "little")
     if (kind, bits) not in ((PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)):
-        codec = f"{bits}-bit {'PCM' if kind == PCM else 'floats'}" if kind in (PCM, FLOAT) else wav_codec_name(kind)
+        codec = (
+            f"{bits}-bit {'PCM' if kind == PCM else 'floats'}"
+            if kind in (PCM, FLOAT)
+            else WAV_CODECS.get(kind, f"codec {kind:#06x}")
+        )
         known = "PCM of 8 to 32 bits and floats of 32 or 64 are"
         raise BadInput(f"{path}: WAV of {codec} is not read, {known}; {_advice(sample_rate_hz)}")
     if channels < 1:

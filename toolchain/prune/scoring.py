@@ -290,7 +290,7 @@ def _squares(
     """Of every block; of feed-forward blocks from clips alone that are among `rows`; first: the batch's first clip."""
     judged = [number for number in range(len(batch)) if first + number in rows]
     blocks = work.feed_forward if judged else ()
-    nothing = empty_squares_of(work.feed_forward)
+    nothing = {site.name: torch.zeros(site.width + 1, dtype=torch.float64) for site in work.feed_forward}
     if not (work.sites or blocks):
         return nothing
     passed = pass_through_all(
@@ -323,11 +323,6 @@ def _bases(tensors: Mapping[str, torch.Tensor]) -> dict[str, SiteBasis]:
     fields = [field.name for field in dataclasses.fields(SiteBasis)]
     names = sorted({key.partition("/")[2] for key in tensors if key.startswith("context_mean/")})
     return {name: SiteBasis(**{field: tensors[f"{field}/{name}"] for field in fields}) for name in names}
-
-
-def empty_squares_of(sites: Sequence[FeedForwardSite]) -> dict[str, torch.Tensor]:
-    """All zeros in the shapes of what `feed_forward_squares` gives."""
-    return {site.name: torch.zeros(site.width + 1, dtype=torch.float64) for site in sites}
 
 
 def bases_of(tensors: Mapping[str, torch.Tensor], sites: Sequence[FeedForwardSite]) -> dict[str, FeedForwardBasis]:
