@@ -16,10 +16,11 @@ from leanear.benchmarks.compare.compare_rows import (
     measured_row,
     missing_row,
     part_reason,
+    ratio_of_sums,
     share_row,
+    unpaired_change,
 )
 from leanear.benchmarks.compare.compare_times import times
-from leanear.benchmarks.compare.two_runs import ratio_of_sums, unpaired_change
 from leanear.benchmarks.speech_analysis import clip_errors
 from leanear.benchmarks.summary import (
     NO_CHANGE,

@@ -36,8 +36,7 @@ from leanear.runtimes.choose import PRECISIONS, choose_runtime, offered_runtimes
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed
 from leanear.runtimes.process.interrupts import INTERRUPTED, forget_kept, what_is_kept
-from leanear.runtimes.process.notes import plural
-from leanear.runtimes.process.streams import leave_closed_pipe
+from leanear.runtimes.process.notes import leave_closed_pipe, plural
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decode_options import DecodeOptions, hotwords_of
 from leanear.runtimes.speech.subtitles import chosen_lines

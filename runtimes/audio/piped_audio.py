@@ -16,8 +16,15 @@ from typing import Callable
 import numpy as np
 
 from leanear.runtimes.audio.formats import SignalWatch, check_sample_rate, check_samples, format_name, magic_name
-from leanear.runtimes.audio.recordings import PCM, RateChange, SampleFormat, decoded_samples, sample_format
-from leanear.runtimes.audio.wav_layout import CHUNK_HEADER_BYTES, is_placeholder
+from leanear.runtimes.audio.recordings import (
+    CHUNK_HEADER_BYTES,
+    PCM,
+    RateChange,
+    SampleFormat,
+    decoded_samples,
+    is_placeholder,
+    sample_format,
+)
 from leanear.runtimes.audio.waveforms import ForwardWaveform
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, note

@@ -24,7 +24,7 @@ from leanear.runtimes.process.interrupts import (
     was_terminated,
     what_is_kept,
 )
-from leanear.runtimes.process.streams import leave_closed_pipe
+from leanear.runtimes.process.notes import leave_closed_pipe
 
 STANDS_ON = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
 

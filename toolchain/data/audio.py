@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from leanear.runtimes.audio.formats import SignalWatch, check_sample_rate, check_samples, format_name
-from leanear.runtimes.audio.wav_layout import WavLayout, wav_layout
+from leanear.runtimes.audio.recordings import WavLayout, wav_layout
 from leanear.runtimes.audio.waveforms import ForwardWaveform
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import reading
@@ -83,7 +83,7 @@ class _Sequential(soundfile.SoundFile):
 class AudioFile:
     """The clip in a file, mono float32 in order, block after block: `read(frames)` gives fewer once it has ended.
 
-    How much audio a WAV file holds, `leanear.runtimes.audio.wav_layout` decides, as on a device; chained OGG is read to
+    How much audio a WAV file holds, `leanear.runtimes.audio.recordings` decides, as on a device; chained OGG is read to
     its end. The frame counts of libsndfile are not relied on. say: takes what a user should know of the file.
 
     Raises:

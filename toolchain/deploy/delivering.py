@@ -17,7 +17,7 @@ from leanear.devices.bundle import write_bundle
 from leanear.devices.bundle_readme import expected_time, to_type
 from leanear.devices.hosts import deliver_to_all, host_folder_name
 from leanear.devices.remote import RemoteOptions
-from leanear.devices.statuses import plain, results_status
+from leanear.devices.ssh import plain, results_status
 from leanear.progress import Narrator
 from leanear.runtimes.errors import BadInput, DeviceFailed
 from leanear.runtimes.files import only_here, read_json, replaced_file, sha256_file

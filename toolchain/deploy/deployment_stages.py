@@ -21,9 +21,8 @@ from leanear.outputs import recorded_inputs, run_stage
 from leanear.progress import Narrator, counted, in_parts
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import graph_precision
-from leanear.runtimes.clips import Clips, clips_in_16_bits, read_clips, write_clips
+from leanear.runtimes.clips import STREAMS, Clips, clips_in_16_bits, read_clips, write_clips
 from leanear.runtimes.files import sha256_file
-from leanear.runtimes.packed_pcm import STREAMS
 from leanear.runtimes.process.notes import named, note, plural
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import FULL

@@ -24,14 +24,16 @@ import leanear.runtimes
 from leanear.benchmarks.device.bundled import (
     BUNDLE_FILE,
     BUNDLE_SCHEMA,
+    PACKED_SCHEMA,
+    PACKED_SUFFIX,
     RUNNER_FILE,
     Bundle,
     BundleDocument,
     BundleRun,
     FileFacts,
     read_bundle,
+    unpacked_bytes,
 )
-from leanear.benchmarks.device.packed import PACKED_SCHEMA, PACKED_SUFFIX, unpacked_bytes
 from leanear.benchmarks.results_document import Role
 from leanear.devices.bundle_readme import README_FILE, readme_text
 from leanear.runtimes.artifact import Artifact, read_artifact
@@ -68,7 +70,7 @@ from leanear.runtimes.process.isolation import leave_current_folder
 leave_current_folder()
 
 from leanear.runtimes.process.interrupts import run_interruptibly
-from leanear.runtimes.process.streams import take_any_text, widen_standard_input
+from leanear.runtimes.process.notes import take_any_text, widen_standard_input
 
 widen_standard_input()
 take_any_text()

@@ -14,8 +14,7 @@ from leanear.benchmarks.report.drawing.pictures import Curve
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.report import write_page
 from leanear.data.dataset import Data, DataFolder, column_for
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import HeldOut, divided
+from leanear.data.examples import HeldOut, LabelledInputs, divided
 from leanear.data.splits import read_splits
 from leanear.evaluate.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
 from leanear.families.asked import Asked

@@ -12,7 +12,7 @@ from leanear.accelerator import on_accelerator
 from leanear.calibration import shards
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, Example, column_for, examples_identity
-from leanear.data.held_out import HeldOut, divided
+from leanear.data.examples import HeldOut, divided
 from leanear.data.splits import read_splits
 from leanear.evaluate.measured_loss import Judge
 from leanear.families.asked import Asked

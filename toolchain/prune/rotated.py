@@ -12,8 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import HeldOut
+from leanear.data.examples import HeldOut, LabelledInputs
 from leanear.evaluate.measured_loss import MATTERS_NATS
 from leanear.families.family import Family
 from leanear.plan import CHANNELS_AS_TRAINED, ROTATED, Plan, SitePlan, compose, compose_feed_forward

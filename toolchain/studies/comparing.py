@@ -12,8 +12,7 @@ from leanear.accelerator import on_accelerator
 from leanear.benchmarks.report.report import write_page
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, Example, column_for
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import clips_to_score
+from leanear.data.examples import LabelledInputs, clips_to_score
 from leanear.data.splits import read_splits
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import (

@@ -24,8 +24,7 @@ from leanear.calibration.scores import SiteScores
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import SiteStatistics, Statistics, merge_statistics, statistics_of
 from leanear.calibration.targets import strata
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import HeldOut, divided
+from leanear.data.examples import HeldOut, LabelledInputs, divided
 from leanear.families.family import Checkpoint, Family
 from leanear.families.slimming import kept_rows
 from leanear.plan import ROTATED, Plan, Prune, SitePlan, compose, untouched

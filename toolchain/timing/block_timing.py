@@ -20,8 +20,6 @@ from leanear.runtimes.choose import graph_precision, require_runtime
 from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
-from leanear.timing.feed_forward_table import FeedForwardTable, fit_feed_forward
-from leanear.timing.feed_forward_table import probe_widths as channels_to_probe
 from leanear.timing.latency_table import (
     HasHeads,
     LatencyTable,
@@ -32,7 +30,8 @@ from leanear.timing.latency_table import (
     read_geometry,
     site_kind,
 )
-from leanear.timing.table_file import TableSource, table_key
+from leanear.timing.table_file import FeedForwardTable, TableSource, fit_feed_forward, table_key
+from leanear.timing.table_file import probe_widths as channels_to_probe
 
 PROCESSES = 2  # timings of one process can all be off by how its memory happened to be laid out
 ROUNDS = 6

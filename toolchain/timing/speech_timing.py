@@ -30,8 +30,6 @@ from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.targets.target import Target
 from leanear.timing.block_timing import InTurn, equal_widths, ragged_widths
-from leanear.timing.feed_forward_table import FeedForwardTable, fit_feed_forward
-from leanear.timing.feed_forward_table import probe_widths as channels_to_probe
 from leanear.timing.latency_table import Widths
 from leanear.timing.speech_latency import (
     ENCODER_STAGE,
@@ -43,7 +41,8 @@ from leanear.timing.speech_latency import (
     fit_speech_parts,
 )
 from leanear.timing.speech_work import SizedWork, SpeechWork, sized_work
-from leanear.timing.table_file import TableSource, table_key
+from leanear.timing.table_file import FeedForwardTable, TableSource, fit_feed_forward, table_key
+from leanear.timing.table_file import probe_widths as channels_to_probe
 
 WORKER = "leanear.benchmarks.measure.speech_rounds"
 PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process

@@ -10,8 +10,7 @@ import pytest
 import soundfile
 
 from leanear.data.audio import AudioStream, read_waveform, wav_part
-from leanear.runtimes.audio.recordings import Recording, read_recording
-from leanear.runtimes.audio.wav_layout import wav_layout
+from leanear.runtimes.audio.recordings import Recording, read_recording, wav_layout
 from leanear.runtimes.errors import BadInput
 from tests.wav_bytes import RATE_HZ, pcm, wav_bytes
 

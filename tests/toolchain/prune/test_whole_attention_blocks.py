@@ -17,7 +17,7 @@ from transformers import AutoModelForAudioClassification
 
 from leanear.benchmarks.report.size_sections import widths_section
 from leanear.calibration.losses import width_grid
-from leanear.data.held_out import HeldOut
+from leanear.data.examples import HeldOut
 from leanear.export.ast.graph import FORMS, export_ast, observe_ast
 from leanear.export.macs import count_macs
 from leanear.families import ast, whisper
