@@ -14,7 +14,7 @@ def main() -> int:
 
     leave_current_folder()
     from leanear.runtimes.process.interrupts import run_interruptibly
-    from leanear.runtimes.process.streams import take_any_text
+    from leanear.runtimes.process.notes import take_any_text
 
     take_any_text()
     return run_interruptibly(_run)

@@ -9,8 +9,7 @@ import numpy as np
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.sessions import SpeechSession
-from leanear.runtimes.speech.encoder_windows import artifact_windows
-from leanear.runtimes.windows import transcribe_prompt
+from leanear.runtimes.speech.encoder_windows import artifact_windows, transcribe_prompt
 
 STAGES = ("encoder", "first_token", "later_tokens")
 

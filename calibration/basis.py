@@ -7,8 +7,6 @@ the best rank-r approximation P of the identity, by the error ||S_l^1/2 (I - P) 
 (balanced truncation, Moore 1981). What S_l and S_r are is the basis' kind; all algebra is d x d, in float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -20,8 +20,6 @@ block, whose mean stays. Nothing is taken as linear up to the output: the activa
 Dimension letters: B batch, T tokens, D model width, C hidden channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

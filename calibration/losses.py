@@ -14,8 +14,6 @@ cut. Where a softmax is saturated it is all but zero for every channel, and the 
 Dimension letters: B batch, T tokens, R rows, H heads, K query/key width, V value/output width, G widths on the grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

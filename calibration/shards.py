@@ -1,25 +1,70 @@
 """Sums over many clips, chunk by chunk: on one process or on many, interrupted and continued, always the same.
 
 Chunks are computed wherever there is a process for them (`torchrun`), and added in their own order by the first
-process, so that the number of processes does not change a sum. Each chunk is a file until all are there.
+process, so that the number of processes does not change a sum. Each chunk is a file until all are there, which says
+what it was made from and proves its contents.
 """
 
-from __future__ import annotations
-
 import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import distributed
 
-from leanear.calibration.kept import keep_tensors, kept_tensors
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.files import replaced_file
+from leanear.runtimes.process.interrupts import remember_kept
 
+METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
 Tensors = Mapping[str, torch.Tensor]
 Progress = Callable[[int, int], None]
+
+
+def keep_tensors(path: Path, tensors: Mapping[str, torch.Tensor], made_from: Mapping[str, str]) -> None:
+    """Write the file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    described = json.dumps({"made_from": dict(made_from), "sha256": _sha256(whole)}, sort_keys=True)
+    with replaced_file(path) as part:
+        try:
+            save_file(whole, part, metadata={METADATA_KEY: described})
+        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
+            raise OSError(0, str(error), str(path)) from None
+        remember_kept(path)  # before it is there: an interruption can come in between
+
+
+def kept_tensors(path: Path, made_from: Mapping[str, str]) -> dict[str, torch.Tensor] | None:
+    """What `keep_tensors` wrote, or None: no such file, damaged in any byte, or made from other inputs."""
+    try:
+        with safe_open(path, framework="pt") as stream:
+            described = json.loads((stream.metadata() or {}).get(METADATA_KEY, "{}"))
+            if described.get("made_from") != dict(made_from):
+                return None
+            names = stream.keys()
+            tensors = {name: stream.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        return None
+    if _sha256(tensors) != described.get("sha256"):
+        return None
+    remember_kept(path)
+    return tensors
+
+
+def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -94,6 +139,53 @@ def gather(
         ready = take()
         progress(chunks - len(todo) + start + len(wave), chunks)
     return [kept[number] for number in range(chunks)] if rank() == 0 else []
+
+
+class RunningSums:
+    """Sums of the tensors of these names over chunks, which do not stay in memory: they are large.
+
+    folder: where the sums are from one chunk to the next; None: in memory.
+    """
+
+    def __init__(self, names: Iterable[str], folder: Path | None = None) -> None:
+        self._names, self._folder, self._sums = set(names), folder, dict[str, torch.Tensor]()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+            folder.mkdir(parents=True)
+
+    def take(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Tensors:
+        """Add what is to be added as it comes; the others."""
+        others = {}
+        for name, tensor in tensors:
+            if name not in self._names:
+                others[name] = tensor
+                continue
+            so_far = self._taken_out(name)
+            total = tensor if so_far is None else so_far.add_(tensor)
+            if self._folder is None:
+                self._sums[name] = total
+            else:
+                np.save(self._file(name), total.numpy())
+        return others
+
+    def pop(self, name: str) -> torch.Tensor:
+        """The sum, which is not kept any longer."""
+        found = self._taken_out(name)
+        assert found is not None, name
+        if self._folder is not None and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+        return found
+
+    def _taken_out(self, name: str) -> torch.Tensor | None:
+        if self._folder is None or not self._file(name).exists():
+            return self._sums.pop(name, None)
+        found = torch.from_numpy(np.load(self._file(name), allow_pickle=False))
+        self._file(name).unlink()
+        return found
+
+    def _file(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{name.replace('/', '-')}.npy"
 
 
 def broadcast(tensors: Sequence[torch.Tensor]) -> None:

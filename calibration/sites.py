@@ -1,7 +1,5 @@
 """Where attention is in a loaded model: its four projections and the widths of its heads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

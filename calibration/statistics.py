@@ -17,8 +17,6 @@ Dimension letters: N clips, B batch, T tokens, H heads, K query/key width, V val
 heads of a block differ in width, K and V are the widest and the rest is zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 

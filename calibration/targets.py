@@ -4,13 +4,16 @@ Targets tell their kind by themselves. "label": int64 (N,). "tags": float32 (N, 
 where it lacks it, for a model with a sigmoid per label. "sequence": int64 (N, L) with NO_TARGET where a position is not
 asked for anything: at the start, where the prompt stands, and at the end, where a shorter sequence is filled up.
 Dimension letters: N clips, L positions, P positions that have a target (each clip is one, but in a sequence), C labels.
-"""
 
-from __future__ import annotations
+How likely a model finds answers is told by logits (N, C), or (N, L, C) of sequences: one softmax at every position, or
+of tags one sigmoid per label. A clip's labels are independent given their sigmoids, so that its log-likelihood, and the
+divergence of two models, is the sum over all labels.
+"""
 
 from typing import Literal
 
 import torch
+from torch.nn import functional
 
 Kind = Literal["label", "tags", "sequence"]
 
@@ -79,3 +82,27 @@ def strata(targets: torch.Tensor) -> torch.Tensor:
     counts = has.sum(dim=0).expand(len(targets), labels)
     rarest = torch.where(has, counts, len(targets) + 1).argmin(dim=1)
     return torch.where(has.any(dim=1), rarest, labels)
+
+
+def negative_log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of every target, in nats, (P,)."""
+    found, wanted = answered(logits, targets)
+    wanted = wanted.to(found.device)
+    if kind_of(targets) == "tags":
+        wanted = wanted.to(found.dtype)
+        return functional.binary_cross_entropy_with_logits(found, wanted, reduction="none").sum(dim=1)
+    return functional.cross_entropy(found, wanted, reduction="none")
+
+
+def kl_divergences(dense_logits: torch.Tensor, slim_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """KL(dense || slim) at every target, in nats, (P,)."""
+    dense, slim = (answered(each, targets)[0] for each in (dense_logits, slim_logits))
+    if kind_of(targets) == "tags":  # a yes or no of every label
+        yes, no = (
+            functional.logsigmoid(sign * dense).exp()
+            * (functional.logsigmoid(sign * dense) - functional.logsigmoid(sign * slim))
+            for sign in (1, -1)
+        )
+        return (yes + no).sum(dim=1)
+    dense, slim = (functional.log_softmax(each, dim=1) for each in (dense, slim))
+    return functional.kl_div(slim, dense, log_target=True, reduction="none").sum(dim=1)

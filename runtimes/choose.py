@@ -1,4 +1,4 @@
-"""The runtimes by name; the libraries behind them are imported only when they are used.
+"""The runtimes by name, and what they compute in; the libraries behind them are imported only when they are used.
 
 What a runtime is called, needs and computes in is said in its own module; every list of that is made here.
 """
@@ -13,6 +13,7 @@ from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 if TYPE_CHECKING:  # numpy, which a device may lack
     from leanear.runtimes.sessions import Runtime, SessionOptions
 
+
 MODULES = {
     "onnxruntime": "leanear.runtimes.backends.onnx_cpu",
     "openvino": "leanear.runtimes.backends.openvino_cpu",
@@ -20,6 +21,10 @@ MODULES = {
     "tensorrt_rtx": "leanear.runtimes.backends.rtx_gpu",
     "null": "leanear.runtimes.backends.null",
 }
+# The graphs of each precision to compute in; the slowest first. What has both types of 16 bits is faster in fp16.
+OF_GRAPHS = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8", "int8-bf16": "int8"}
+PRECISIONS = tuple(OF_GRAPHS)
+GRAPH_PRECISIONS = tuple(dict.fromkeys(OF_GRAPHS.values()))
 
 
 def choose_runtime(name: str) -> Runtime:
@@ -65,3 +70,24 @@ def require_runtime(name: str, options: SessionOptions) -> Runtime:
             f"precision: {name} does not compute in {options.precision} on this machine; it offers {', '.join(offered)}"
         )
     return runtime
+
+
+def graph_precision(precision: str) -> str:
+    """The precision that graphs have to be exported in: one of GRAPH_PRECISIONS.
+
+    bf16 is a way to run a graph of float32; products in 8 bits or in float16 are in the graph itself.
+
+    Raises:
+        BadInput: a precision that no runtime knows.
+    """
+    if precision not in OF_GRAPHS:
+        raise BadInput(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return OF_GRAPHS[precision]
+
+
+def check_half(precision: str, form: str) -> None:
+    """Raises BadInput where a graph of `form` cannot be in `precision`, as far as float16 goes."""
+    if precision not in GRAPH_PRECISIONS:
+        raise BadInput(f"precision {precision!r}: expected one of {', '.join(GRAPH_PRECISIONS)}")
+    if precision == "fp16" and form != "tensorrt":
+        raise BadInput(f"precision 'fp16': the form {form!r} is for runtimes that compute in float32; use 'tensorrt'")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Dict, Iterator, Literal, Optional, Tuple, Union
 
+from leanear.runtimes.choose import GRAPH_PRECISIONS
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_file
-from leanear.runtimes.precisions import GRAPH_PRECISIONS
 from leanear.runtimes.records import Count, Positive, read
 from leanear.runtimes.tasks import SPEECH_TASK, TASKS, SpokenTask
 

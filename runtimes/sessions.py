@@ -9,9 +9,8 @@ from typing import Any, Protocol, Sequence
 import numpy as np
 
 from leanear.runtimes.artifact import Artifact
-from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.choose import choose_runtime, graph_precision
 from leanear.runtimes.errors import BadInput, MeasurementFailed
-from leanear.runtimes.precisions import graph_precision
 
 MOST_THREADS = 1024
 

@@ -54,7 +54,8 @@ ROOMS = {
     "prune": " benchmarks benchmarks.measure benchmarks.report benchmarks.report.drawing benchmarks.sensors "
     "calibration data demo evaluate export export.ast export.onnx export.whisper families prune.allocation recover "
     "reference runtimes runtimes.backends runtimes.process runtimes.speech targets timing",
-    "devices": " benchmarks benchmarks.device benchmarks.device.receiver benchmarks.measure runtimes runtimes.process",
+    "devices": " benchmarks benchmarks.device benchmarks.device.receiver benchmarks.measure runtimes runtimes.process "
+    "runtimes.speech",
     "deploy": " benchmarks benchmarks.device benchmarks.measure benchmarks.report benchmarks.sensors data demo "
     "devices timing evaluate export export.whisper families families.whisper prune runtimes runtimes.backends "
     "runtimes.process runtimes.speech targets",

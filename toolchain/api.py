@@ -15,11 +15,11 @@ from leanear.benchmarks.sensors.device import usable_cores
 from leanear.parameter_names import in_python
 from leanear.runtimes.artifact import Artifact as Files
 from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.audio.formats import beyond_full_scale
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_folder
 from leanear.runtimes.process.notes import LOGGER, note
-from leanear.runtimes.process.signal_watch import beyond_full_scale
 from leanear.runtimes.sessions import SessionOptions, own_precision
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def load(model: PathLike, *, task: str | None = None, language: str | None = Non
     from leanear.cli.early import check_early
     from leanear.families.asked import Asked
     from leanear.families.checkpoint import checkpoint_folder
-    from leanear.families.tasks import task_of
+    from leanear.families.registry import task_of
 
     folder, asked = checkpoint_folder(os.fspath(model)), Asked(task, language)
     check_early(str(folder), asked)
@@ -184,7 +184,7 @@ class Model:
             LeanearError: the graph is not equivalent; `out` is left as it was.
         """
         from leanear.deploy.exporting import export_checkpoint
-        from leanear.runtimes.precisions import graph_precision
+        from leanear.runtimes.choose import graph_precision
         from leanear.targets.target import read_target, with_precision
 
         device = with_precision(read_target(target), precision)

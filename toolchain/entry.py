@@ -14,7 +14,7 @@ def main() -> None:
 
     leave_current_folder()
     from leanear.runtimes.process.interrupts import run_interruptibly
-    from leanear.runtimes.process.streams import take_any_text, widen_standard_input
+    from leanear.runtimes.process.notes import take_any_text, widen_standard_input
 
     widen_standard_input()
     take_any_text()

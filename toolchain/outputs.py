@@ -1,13 +1,19 @@
-"""Where results may be written: never over something that leanear did not make."""
+"""Folders that leanear writes: never over something that it did not make, and in stages that are done once.
+
+A stage leaves a record of what it was made from, and runs again only when that changes.
+"""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import LOCK_FILE, file_place
+from leanear.runtimes.files import LOCK_FILE, file_place, read_json, sha256_file, write_json
+from leanear.runtimes.process.interrupts import remember_kept
 
 SCORES = ".scores"  # of `leanear explore`, in its folder
+STAGE_SCHEMA = "leanear-stage-1"
 
 
 def check_replaceable(out: Path, marker: str) -> None:
@@ -55,3 +61,52 @@ def check_deployment_folder(folder: Path, sources: Sequence[Path]) -> None:
     for source in sources:
         if folder.resolve() in (source.resolve(), *source.resolve().parents):
             raise BadInput(f"{source}: it lies inside --out ({folder}), which would replace it; choose another --out")
+
+
+def stage_is_done(folder: Path, name: str, made_from: dict[str, Any]) -> bool:
+    """Whether stage `name` in `folder` was completed from just these inputs and its outputs are still what it wrote."""
+    record = _read(folder, name)
+    outputs = {folder / output: sha256 for output, sha256 in record["outputs"].items()}
+    return record["made_from"] == made_from and all(
+        path.is_file() and sha256_file(path) == sha256 for path, sha256 in outputs.items()
+    )
+
+
+def recorded_inputs(folder: Path, name: str) -> dict[str, Any]:
+    """What stage `name` was last made from, {} where it was never completed."""
+    return dict(_read(folder, name)["made_from"])
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return read_json(_record(folder, name), STAGE_SCHEMA, ("made_from", "outputs"))
+    except BadInput:
+        return {"made_from": {}, "outputs": {}}
+
+
+def run_stage(
+    folder: Path, name: str, made_from: dict[str, Any], outputs: Callable[[], Sequence[Path]], work: Callable[[], None]
+) -> bool:
+    """Run `work` unless the stage is done already; whether it had to run.
+
+    made_from: JSON values that identify everything the stage reads; outputs: called after the work, the files that it
+    wrote and that later stages read.
+    """
+    if stage_is_done(folder, name, made_from):
+        remember_kept(_record(folder, name))
+        return False
+    _record(folder, name).unlink(missing_ok=True)
+    work()
+    record_stage(folder, name, made_from, outputs())
+    return True
+
+
+def record_stage(folder: Path, name: str, made_from: dict[str, Any], outputs: Sequence[Path]) -> None:
+    """Write down that the stage was completed from just these inputs, and what it wrote."""
+    written = {path.relative_to(folder).as_posix(): sha256_file(path) for path in outputs}
+    write_json(_record(folder, name), {"schema": STAGE_SCHEMA, "made_from": made_from, "outputs": written})
+    remember_kept(_record(folder, name))
+
+
+def _record(folder: Path, name: str) -> Path:
+    return folder / ".stages" / f"{name}.json"

@@ -1,7 +1,5 @@
 """Errors that were written for the command line, in the words of Python: of flags, the parameters of these names."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable

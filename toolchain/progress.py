@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from leanear.benchmarks.under_way import SILENCE_S, Work
-from leanear.runtimes.process.streams import leave_closed_error
+from leanear.runtimes.process.notes import leave_closed_error
 
 Report = Callable[[str, float | None], None]
 """Takes what is being done and how much of it is done, 0 to 1, or None where that is not known."""

@@ -181,12 +181,10 @@ def judgement_sentence(judgement: Judgement) -> str:
     row, limit = judgement.row, judgement.limit
     if row.change is None:
         return f"{row.what.name}: not measured ({row.note})"
-    if row.what.relative:
-        change, allowed = f"{row.change:.3f}×", f"at most {limit:.3f}×"
-        between = "" if row.low is None else f" (95% {row.low:.3f} to {row.high:.3f})"
-    else:
+    if not row.what.relative:
         return f"{row.what.name}: {loss_text(loss_of_row(row))}, at most {points_of(100 * abs(limit))} may be lost"
-    return f"{row.what.name} {change}{between}, {allowed} allowed"
+    between = "" if row.low is None else f" (95% {row.low:.3f} to {row.high:.3f})"
+    return f"{row.what.name} {row.change:.3f}×{between}, at most {limit:.3f}× allowed"
 
 
 def loss_of_row(row: Row) -> Interval:

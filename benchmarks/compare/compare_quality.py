@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leanear.benchmarks.analysis import correct_answers
+from leanear.benchmarks.analysis import correct_answers, logits_of, truth_of
 from leanear.benchmarks.compare.compare_rows import (
     BETTER,
     NOISE,
@@ -16,10 +16,11 @@ from leanear.benchmarks.compare.compare_rows import (
     measured_row,
     missing_row,
     part_reason,
+    ratio_of_sums,
     share_row,
+    unpaired_change,
 )
 from leanear.benchmarks.compare.compare_times import times
-from leanear.benchmarks.compare.two_runs import ratio_of_sums, unpaired_change
 from leanear.benchmarks.speech_analysis import clip_errors
 from leanear.benchmarks.summary import (
     NO_CHANGE,
@@ -30,7 +31,6 @@ from leanear.benchmarks.summary import (
     word_error_change,
     word_error_rate,
 )
-from leanear.benchmarks.tag_analysis import logits_of, truth_of
 from leanear.benchmarks.tagging import MEAN_AP, tag_change, tag_quality
 from leanear.runtimes.process.notes import plural
 

@@ -10,6 +10,7 @@ import numpy as np
 from leanear.benchmarks.analysis import all_samples
 from leanear.benchmarks.compare.compare_rows import (
     Figure,
+    Processes,
     Quantity,
     Row,
     Side,
@@ -18,8 +19,9 @@ from leanear.benchmarks.compare.compare_rows import (
     measured_row,
     missing_row,
     part_reason,
+    ratio_of_medians,
+    ratio_of_slim_to_dense,
 )
-from leanear.benchmarks.compare.two_runs import Processes, ratio_of_medians, ratio_of_slim_to_dense
 from leanear.benchmarks.inference import STAGES
 from leanear.benchmarks.results_document import Role
 from leanear.benchmarks.summary import NO_CHANGE, SAMPLES_NEEDED

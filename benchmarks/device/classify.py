@@ -9,8 +9,7 @@ from typing import Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
-from leanear.benchmarks.device.several import clips_in, each_usable
-from leanear.benchmarks.device.transcript_files import is_several
+from leanear.benchmarks.device.transcript_files import clips_in, each_usable, is_several
 from leanear.benchmarks.measure.accuracy import log_probabilities
 from leanear.benchmarks.tagging import probabilities
 from leanear.runtimes.artifact import read_artifact
@@ -27,14 +26,9 @@ Ranked = List[Tuple[str, float]]
 """Labels with their probabilities, the likeliest first."""
 
 
-def label_probabilities(logits: np.ndarray, task: str) -> np.ndarray:
-    """Of logits (..., labels), in their shape: sigmoids where a clip may have several labels, else a softmax."""
-    return probabilities(logits) if task == TAGGING_TASK else np.exp(log_probabilities(logits))
-
-
 def likeliest(logits: np.ndarray, labels: Sequence[str], task: str, top: int) -> Ranked:
-    """The `top` likeliest labels of logits (labels,)."""
-    shares = label_probabilities(logits, task)
+    """The `top` likeliest labels of logits (labels,), by sigmoids where a clip may have several, else by a softmax."""
+    shares = probabilities(logits) if task == TAGGING_TASK else np.exp(log_probabilities(logits))
     return [(labels[index], float(shares[index])) for index in np.argsort(-shares, kind="stable")[:top]]
 
 

@@ -31,20 +31,15 @@ from leanear.benchmarks.summary import wilson_interval
 from leanear.benchmarks.tagging import MEAN_AP, tag_entropies, tag_quality
 from leanear.benchmarks.under_way import SILENCE_S, Work
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
-from leanear.runtimes.audio.piped_audio import raw_audio
-from leanear.runtimes.choose import choose_runtime, offered_runtimes
+from leanear.runtimes.audio.piped_audio import STANDARD_INPUT, raw_audio
+from leanear.runtimes.choose import PRECISIONS, choose_runtime, offered_runtimes
 from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed
-from leanear.runtimes.precisions import PRECISIONS
-from leanear.runtimes.process.interrupts import INTERRUPTED
-from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
-from leanear.runtimes.process.notes import plural
-from leanear.runtimes.process.streams import leave_closed_pipe
+from leanear.runtimes.process.interrupts import INTERRUPTED, forget_kept, what_is_kept
+from leanear.runtimes.process.notes import leave_closed_pipe, plural
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.cues import chosen_lines
-from leanear.runtimes.speech.decode_options import DecodeOptions
-from leanear.runtimes.speech.prompts import hotwords_of
+from leanear.runtimes.speech.decode_options import DecodeOptions, hotwords_of
+from leanear.runtimes.speech.subtitles import chosen_lines
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -8,8 +8,7 @@ from typing import Sequence
 
 from leanear.benchmarks.device.transcript_files import FORMATS
 from leanear.benchmarks.sensors.device import usable_cores
-from leanear.runtimes.choose import offered_runtimes
-from leanear.runtimes.precisions import PRECISIONS
+from leanear.runtimes.choose import PRECISIONS, offered_runtimes
 from leanear.runtimes.tasks import SPOKEN_TASKS
 from leanear.runtimes.voice.speech_only import AUTO, CHOICES
 

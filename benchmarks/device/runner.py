@@ -9,15 +9,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document, unpack_bundle
 from leanear.benchmarks.device.doctor import lacks, lines, report
-from leanear.benchmarks.device.packed import unpack_bundle
 from leanear.runtimes.choose import offered_runtimes
 from leanear.runtimes.errors import BadInput, LeanearError, RuntimeUnavailable
-from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED, end_by_sigterm, was_terminated
+from leanear.runtimes.process.interrupts import (
+    INTERRUPTED,
+    TERMINATED,
+    end_by_sigterm,
+    forget_kept,
+    was_terminated,
+    what_is_kept,
+)
 from leanear.runtimes.process.isolation import IMPORT_ROOT
-from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
-from leanear.runtimes.process.streams import leave_closed_pipe
+from leanear.runtimes.process.notes import leave_closed_pipe
 
 if TYPE_CHECKING:
     from leanear.runtimes.sessions import SessionOptions

@@ -10,18 +10,16 @@ from typing import Iterator, Sequence
 from leanear.benchmarks.device.classify import WAV_SUFFIXES
 from leanear.benchmarks.device.transcript_files import is_several, recordings_of, write_transcripts
 from leanear.runtimes.artifact import Artifact, read_artifact
-from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
-from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
+from leanear.runtimes.audio.piped_audio import STANDARD_INPUT, PipedAudio, RawAudio, read_standard_input
 from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.cues import Lines
-from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
+from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, read_prompts
 from leanear.runtimes.speech.many_clips import tried_files
-from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.speech_model import demo_hint, read_speech_model, require_word_times
+from leanear.runtimes.speech.subtitles import Lines
 from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.voice.graph import detectors
 from leanear.runtimes.voice.speech_only import AUTO, ON, Voice, transcribe_spoken

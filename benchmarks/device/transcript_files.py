@@ -1,20 +1,21 @@
-"""One or several recordings: where the transcript of each goes."""
+"""One or several recordings: the files that are meant, where the transcript of each goes, and which are no use."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence, TypeVar
 
-from leanear.benchmarks.device.several import clips_in, each_usable
-from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT
-from leanear.runtimes.errors import BadInput
+from leanear.runtimes.audio.piped_audio import STANDARD_INPUT
+from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.files import write_text
-from leanear.runtimes.speech.cues import Lines
-from leanear.runtimes.speech.subtitles import WRITERS
+from leanear.runtimes.process.notes import files_below, note, plural
+from leanear.runtimes.speech.subtitles import WRITERS, Lines
 from leanear.runtimes.speech.transcript import Segment, Tally
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 PLAIN, TEXT = "plain", "txt"  # with times, to be looked at, and without
 FORMATS = (TEXT, "srt", "vtt", "json")  # that files have, and are named by
 
@@ -23,6 +24,49 @@ Heard = Callable[[Path, Tally], Iterator[Segment]]
 
 Say = Callable[[str], None]
 """Takes one line for standard error."""
+
+
+def clips_in(path: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The file itself, or a folder's files of these suffixes, those in sub-folders too, in the order of their names.
+
+    Raises:
+        BadInput: a folder has none; of other files it is noted how many there are.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [file for file in files_below(path) if file.is_file() and not file.name.startswith(".")]
+    clips = [file for file in files if file.suffix.lower() in suffixes]
+    if not clips:
+        raise BadInput(f"{path}: no {', '.join(suffixes)} files in it")
+    if len(clips) < len(files):
+        note(f"{path}: files of other kinds are passed over: {len(files) - len(clips)}")
+    return clips
+
+
+def each_usable(
+    given: Sequence[Given], work: Callable[[Given], Made], noun: str, done: str, *, several: bool
+) -> Iterator[tuple[Given, Made]]:
+    """Each that `work` can be done to, with what that gave; of several, one that cannot is a line on standard error.
+
+    noun, done: what they are and what is done to them, as in "clip", "classified".
+
+    Raises:
+        LeanearError: the one is not usable; or, after all of several, how many of them were not.
+    """
+    refused = 0
+    for each in given:
+        try:
+            made = work(each)
+        except (BadInput, MeasurementFailed) as error:
+            if not several:
+                raise
+            print(f"leanear: {error}", file=sys.stderr, flush=True)
+            refused += 1
+        else:
+            yield each, made
+    if refused:
+        were = "was" if refused == 1 else "were"
+        raise BadInput(f"{refused} of {plural(len(given), noun)} {were} not {done}")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, List
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from leanear.benchmarks.measure.accuracy import cross_entropy_nats, kl_divergenc
 from leanear.benchmarks.measure.job import Job
 from leanear.benchmarks.measure.parts import no_answers, role_answers
 from leanear.benchmarks.measure.processes import Progress, absolute
-from leanear.benchmarks.measure.recordings import recordings_of
 from leanear.benchmarks.measure.transcripts import options_for, read_transcripts
 from leanear.benchmarks.sensors.device import device_facts
 from leanear.benchmarks.tagging import packed, tag_divergences, tag_entropies
@@ -20,6 +19,9 @@ from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.files import sha256_file, sha256_json
 from leanear.runtimes.speech.decode_options import DecodeOptions
 
+WINDOWS = 3  # of each recording, at least
+MOST_S = 600.0  # of all recordings
+PAUSE_S = 0.5
 NO_CLIPS = "no evaluation clips were given"
 WRITTEN = {"beam_size": "beams", "condition": "condition_on_previous"}
 ROLE_LISTS = {  # of the results, and of each transcript
@@ -31,6 +33,38 @@ ROLE_LISTS = {  # of the results, and of each transcript
     "windows": "windows",
     "second_tries": "second_tries",
 }
+
+
+def recordings_of(clips: Clips, window_s: float) -> Clips:
+    """Recordings of at least three windows, of clips in their order with pauses between; none where clips are too few.
+
+    Short clips alone never show what a model does with a full window, its later positions, and the seam to the next
+    one. There are none either where a clip is longer than a window itself: then the clips show it.
+    """
+    rate = clips.sample_rate_hz
+    pause = np.zeros(round(PAUSE_S * rate), np.float32)
+    joined: List[slice] = []
+    start, length, total = 0, 0, 0
+    for number, waveform in enumerate(clips.waveforms):
+        if len(waveform) > window_s * rate:
+            return clips[:0]
+        length += len(waveform) + len(pause)
+        if length >= WINDOWS * window_s * rate:
+            total += length
+            if total > MOST_S * rate and joined:
+                break
+            joined.append(slice(start, number + 1))
+            start, length = number + 1, 0
+    texts = clips.texts or ()
+    return replace(
+        clips,
+        waveforms=tuple(
+            np.concatenate([part for each in clips.waveforms[run] for part in (each, pause)]) for run in joined
+        ),
+        label_ids=clips.label_ids[: len(joined)],
+        names=tuple(f"{clips.names[run.start]} to {clips.names[run.stop - 1]}" for run in joined),
+        texts=tuple(" ".join(texts[run]) for run in joined),
+    )
 
 
 def measure_answers(job: Job, progress: Progress) -> dict[str, Any]:

@@ -20,10 +20,9 @@ from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
 from leanear.runtimes.manifest import EncoderWindows
-from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.process.interrupts import remember_kept
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.encoder_windows import artifact_windows
-from leanear.runtimes.windows import window_tokens
+from leanear.runtimes.speech.encoder_windows import artifact_windows, window_tokens
 
 PART_SCHEMA = "leanear-results-part-2"
 

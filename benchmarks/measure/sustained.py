@@ -14,9 +14,8 @@ import numpy as np
 from leanear.benchmarks.inference import Inference, one_inference
 from leanear.benchmarks.measure.job import Job, store_waveform
 from leanear.benchmarks.measure.processes import Progress, absolute, answer_request, part_of, run_fresh
-from leanear.benchmarks.sensors.energy import energy
 from leanear.benchmarks.sensors.recorder import Recorder
-from leanear.benchmarks.sensors.sensor_records import between, throttling
+from leanear.benchmarks.sensors.sensor_records import between, energy, throttling
 from leanear.benchmarks.sensors.sensors import find_sensors
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime

@@ -27,7 +27,7 @@ from transformers import AutoModelForAudioClassification
 from leanear.benchmarks.formatting import NO_RATE_INTERVAL
 from leanear.benchmarks.tagging import MEAN_AP, tag_change
 from leanear.benchmarks.verdict import loss_of, loss_text
-from leanear.calibration.likelihood import negative_log_likelihoods
+from leanear.calibration.targets import negative_log_likelihoods
 from leanear.cli.commands import run
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Example

@@ -26,12 +26,10 @@ from leanear.data.splits import read_splits
 from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.export.options import ExportOptions
 from leanear.families.checkpoint import checkpoint_folder, data_folder, load_checkpoint
-from leanear.families.registry import family_of
-from leanear.families.tasks import task_of
+from leanear.families.registry import family_of, task_of
 from leanear.progress import Narrator
 from leanear.prune.allocation.allocate import Allocation
-from leanear.prune.costs import Costs, mac_costs, parameter_costs
-from leanear.prune.padding import held_blocks, unfilled_blocks, without_filled
+from leanear.prune.costs import Costs, held_blocks, mac_costs, parameter_costs, unfilled_blocks, without_filled
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut
 from leanear.runtimes.artifact import Artifact, read_artifact

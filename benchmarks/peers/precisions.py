@@ -36,20 +36,19 @@ from leanear.deploy.exporting import made_up_sounds, write_unproved_artifact
 from leanear.deploy.precision_gate import PLAIN, clip_answers, compare_answers, metric_of
 from leanear.export.options import ExportOptions
 from leanear.families.checkpoint import checkpoint_folder, data_folder, load_checkpoint
-from leanear.families.tasks import read_spellings, task_of
+from leanear.families.registry import read_spellings, task_of
 from leanear.progress import Narrator
-from leanear.prune.goal import choose_goal
 from leanear.prune.job import PruneJob
+from leanear.prune.recipe import choose_goal
 from leanear.prune.widths import RotatedRecipe
 from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
-from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.choose import PRECISIONS, choose_runtime, graph_precision
 from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, LeanearError, MeasurementFailed, ParityFailed
 from leanear.runtimes.files import sha256_file, sha256_json
-from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.windows import window_tokens
+from leanear.runtimes.speech.encoder_windows import window_tokens
 from leanear.targets.target import read_target
 
 SCHEMA = "leanear-precisions-1"

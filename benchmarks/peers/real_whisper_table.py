@@ -7,9 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Iterator
 
-from leanear.benchmarks.compare.two_runs import ratio_of_sums
+from leanear.benchmarks.compare.compare_rows import ratio_of_sums
 from leanear.data.word_errors import WordErrors, choose_normaliser, count_word_errors
-from leanear.families.tasks import read_spellings
+from leanear.families.registry import read_spellings
 from leanear.runtimes.clips import Clips
 
 OURS, SLIM = "leanear, ", ", slim"

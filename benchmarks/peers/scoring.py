@@ -23,7 +23,7 @@ import time
 
 import torch
 
-from leanear.calibration.curvature import collect_curvature
+from leanear.calibration.scores import collect_curvature
 from leanear.data.clips import read_examples_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.splits import read_splits

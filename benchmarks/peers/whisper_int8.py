@@ -26,7 +26,7 @@ from leanear.export.eight_bit_costs import tensor_costs
 from leanear.export.onnx.observed import Observed
 from leanear.export.whisper.graph import observe_encoder
 from leanear.families.checkpoint import checkpoint_folder, data_folder, load_checkpoint
-from leanear.families.tasks import task_of
+from leanear.families.registry import task_of
 from leanear.progress import Narrator
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.clips import read_clips

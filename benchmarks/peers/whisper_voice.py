@@ -27,7 +27,7 @@ from leanear.data.dataset import column_for
 from leanear.data.splits import read_splits
 from leanear.data.word_errors import Normaliser, choose_normaliser, count_word_errors
 from leanear.export.whisper.voice import packaged_voice_graph
-from leanear.families.tasks import read_spellings
+from leanear.families.registry import read_spellings
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.clips import Clips
@@ -37,14 +37,13 @@ from leanear.runtimes.sessions import SessionOptions, SpeechSession, own_precisi
 from leanear.runtimes.speech import search
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.long_audio import transcribe
+from leanear.runtimes.speech.search import TokenRules
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
-from leanear.runtimes.speech.tokens.text_tokens import text_tokens
-from leanear.runtimes.speech.tokens.token_rules import TokenRules
+from leanear.runtimes.speech.tokens.vocabulary import text_tokens
 from leanear.runtimes.speech.transcript import Tally
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import VoiceGraph, load_voice_graph
-from leanear.runtimes.voice.speech_only import SpeechOnly
-from leanear.runtimes.voice.stretches import VoiceRules
+from leanear.runtimes.voice.speech_only import SpeechOnly, VoiceRules
 
 RATE_HZ = 16_000
 GAP_S = (3.0, 15.0)

@@ -6,9 +6,8 @@ import numpy as np
 
 from leanear.benchmarks.analysis import Analysis, all_samples, medians_ms, quotient
 from leanear.benchmarks.formatting import factor, median_and_span, per_second, percentile
-from leanear.benchmarks.report.blocks import unmeasured
 from leanear.benchmarks.report.drawing.pictures import picture_latency, picture_processes
-from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures, unmeasured
 from leanear.benchmarks.summary import SAMPLES_NEEDED
 
 

@@ -8,7 +8,7 @@ from typing import Any, Callable
 from leanear.benchmarks.analysis import Analysis, analyse
 from leanear.benchmarks.formatting import precisions_text, runtime_text, threads_text
 from leanear.benchmarks.measure.engine_check import figures_text
-from leanear.benchmarks.report.accuracy_section import accuracy_section
+from leanear.benchmarks.report.accuracy_section import accuracy_section, tags_section
 from leanear.benchmarks.report.headline import headline_cards, headline_verdict, summary_sentences
 from leanear.benchmarks.report.latency_section import latency_section
 from leanear.benchmarks.report.origin_sections import (
@@ -22,7 +22,6 @@ from leanear.benchmarks.report.precision_section import PrecisionDocument, preci
 from leanear.benchmarks.report.size_sections import memory_section, size_section, widths_section
 from leanear.benchmarks.report.speech_sections import recordings_section, stages_section, words_section
 from leanear.benchmarks.report.state_section import state_section
-from leanear.benchmarks.report.tags_section import tags_section
 from leanear.benchmarks.results import Results
 from leanear.benchmarks.results_document import ResultsDocument
 from leanear.benchmarks.summary import Gate, judge_gate, judge_word_gate

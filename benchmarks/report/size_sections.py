@@ -14,10 +14,9 @@ from leanear.benchmarks.analysis import (
     run_bytes,
 )
 from leanear.benchmarks.formatting import MEGA, PRUNED_PARTS, count, kilobytes, megabytes, precisions_text
-from leanear.benchmarks.report.blocks import comparison_table, unmeasured
 from leanear.benchmarks.report.drawing.pictures import WidthCell, picture_ratios, picture_stacks, picture_widths
 from leanear.benchmarks.report.headline import comparison_row, macs_name
-from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
+from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, comparison_table, unmeasured
 from leanear.benchmarks.speech_analysis import cache_bytes
 
 KIND_NAMES = {

@@ -15,16 +15,23 @@ from leanear.benchmarks.formatting import (
     runtime_text,
     signed,
 )
-from leanear.benchmarks.measure.recordings import MOST_S
-from leanear.benchmarks.report.blocks import comparison_table, gate_paragraph, unmeasured
+from leanear.benchmarks.measure.answers import MOST_S
 from leanear.benchmarks.report.drawing.pictures import picture_intervals, picture_stacks
 from leanear.benchmarks.report.headline import comparison_row, rtf_of
-from leanear.benchmarks.report.page import Block, Paragraph, Section, Table, figures
+from leanear.benchmarks.report.page import (
+    Block,
+    Paragraph,
+    Section,
+    Table,
+    comparison_table,
+    figures,
+    gate_paragraph,
+    unmeasured,
+)
 from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, Words, clip_errors
 from leanear.benchmarks.summary import Gate, Interval
 from leanear.benchmarks.verdict import loss_text
-from leanear.runtimes.speech.encoder_windows import FULL
-from leanear.runtimes.windows import FEWEST_TOKENS, TOKENS_PER_MINUTE
+from leanear.runtimes.speech.encoder_windows import FEWEST_TOKENS, FULL, TOKENS_PER_MINUTE
 
 WORST_CLIPS = 8
 NO_FRONT_END = "it is part of the encoder's graph, and the runtime does not tell its share"

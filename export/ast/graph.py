@@ -10,16 +10,15 @@ from onnx import TensorProto, helper
 
 from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
 from leanear.export.onnx.attention import add_attention, add_first_tokens, add_output_bias, add_reader_attention
-from leanear.export.onnx.float16_ranges import too_large_for_half
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
-from leanear.export.onnx.half_precision import add_half_precision, has_half_precision
+from leanear.export.onnx.half_precision import add_half_precision, has_half_precision, too_large_for_half
 from leanear.export.onnx.heads import read_attention
 from leanear.export.onnx.layers import add_bias_alone, add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
+from leanear.runtimes.choose import check_half
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
-from leanear.runtimes.precisions import check_half
 
 INPUTS = ("waveform", "features")
 CACHE_PERIOD_BYTES = 4096  # 64 sets of 64 bytes

@@ -20,10 +20,10 @@ from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder, first
 from leanear.export.whisper.encoder import FLAT_FORMS, STATES, add_encoder, cache_group
 from leanear.export.whisper.log_mel import LogMel, read_log_mel
 from leanear.export.whisper.two_stage_vocabulary import two_stages
+from leanear.runtimes.choose import check_half
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 from leanear.runtimes.manifest import Blocks, Cache, CacheLayer, EmbeddingPlace, GraphFile, TwoStages
-from leanear.runtimes.precisions import check_half
 
 CACHED = ("self_", "new_", "cross_")  # how the names of keys and values begin
 KEPT = "front_end."  # how nodes of an encoder are named whose products stay in float32
@@ -74,7 +74,7 @@ def export_whisper(
     decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
     weights is in float16. alignment_heads: (layer, head) of the decoder, ascending, whose attention it gives as well,
     which that form does not. too_large: tensors of either graph that float16 does not hold
-    (`leanear.export.whisper.half_ranges`).
+    (`leanear.export.whisper_artifact`).
 
     Raises:
         BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.

@@ -24,10 +24,10 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import MeasurementFailed, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.manifest import Decoding, TwoStages
 from leanear.runtimes.sessions import SessionOptions, SpeechSession
-from leanear.runtimes.speech.alignment import softmax
 from leanear.runtimes.speech.encoder_windows import artifact_windows, step_samples
 from leanear.runtimes.speech.guided_steps import clip_divergences, guided_logits, log_sums, until_end, written_down
 from leanear.runtimes.speech.tokens.vocabulary import read_vocabulary
+from leanear.runtimes.speech.word_times import softmax
 
 DIVERGENCE_BOUND = 0.03  # nats per token; docs/real-models.md has what so much costs in words
 CHANGED_WORDS_SHARE = 0.2  # of golden words: near ties fall either way, and texts that break off or loop are many more

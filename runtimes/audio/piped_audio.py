@@ -1,24 +1,104 @@
-"""Audio that comes through a pipe, WAV or raw PCM, as a waveform that is heard while it is still being recorded."""
+"""Audio that comes through a pipe, WAV or raw PCM, as a waveform that is heard while it is still being recorded.
+
+Bytes are read on while others are worked on: a recorder does not wait, it drops what nobody takes.
+"""
 
 from __future__ import annotations
 
+import os
+import queue
+import sys
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable
 
 import numpy as np
 
-from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name, magic_name
-from leanear.runtimes.audio.pipe_reader import NAME, PipeReader
-from leanear.runtimes.audio.recordings import PCM, RateChange, SampleFormat, decoded_samples, sample_format
-from leanear.runtimes.audio.wav_layout import CHUNK_HEADER_BYTES, is_placeholder
+from leanear.runtimes.audio.formats import SignalWatch, check_sample_rate, check_samples, format_name, magic_name
+from leanear.runtimes.audio.recordings import (
+    CHUNK_HEADER_BYTES,
+    PCM,
+    RateChange,
+    SampleFormat,
+    decoded_samples,
+    is_placeholder,
+    sample_format,
+)
 from leanear.runtimes.audio.waveforms import ForwardWaveform
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.process.notes import Note, note
-from leanear.runtimes.process.signal_watch import SignalWatch
 
+NAME, STANDARD_INPUT = "standard input", Path("-")
+BLOCK_BYTES = 2**14
+MOST_BLOCKS = 256  # 4 MB: two minutes of 16-bit audio at 16 kHz
 PIECE_S = 0.1  # of audio, which is what a window may be told of too late
 DEFAULT_RATE_HZ = 16_000
 BIGGEST_CHUNK = 2**20  # of a WAV's header
+
+
+class PipeReader:
+    """What comes through a file descriptor, in order.
+
+    A thread takes it as it comes, and waits while MOST_BLOCKS are not yet asked for; so does whoever writes, then.
+
+    Raises:
+        BadInput: it is a terminal.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        if os.isatty(descriptor):
+            raise BadInput(
+                f"{NAME}: a terminal; pipe audio into it, as in: arecord -f S16_LE -r 16000 -c 1 | leanear transcribe -"
+            )
+        self._blocks: queue.Queue[bytes | OSError] = queue.Queue(MOST_BLOCKS)
+        self._rest, self._ended = b"", False
+        threading.Thread(target=self._take, args=(descriptor,), daemon=True).start()
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, fewer where the pipe was closed; waits for them.
+
+        Raises:
+            OSError: the system could not read.
+        """
+        parts, held = [self._rest], len(self._rest)
+        while held < size and not self._ended:
+            block = self._blocks.get()
+            if isinstance(block, OSError):
+                raise block
+            self._ended = not block
+            parts.append(block)
+            held += len(block)
+        joined = b"".join(parts)
+        self._rest = joined[size:]
+        return joined[:size]
+
+    def peek(self, size: int) -> bytes:
+        """The next bytes, as `read` gives them, which stay to be read."""
+        self._rest = self.read(size) + self._rest
+        return self._rest[:size]
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            while True:
+                block = os.read(descriptor, BLOCK_BYTES)
+                self._blocks.put(block)
+                if not block:
+                    return
+        except OSError as error:
+            self._blocks.put(error)
+
+
+def read_standard_input() -> PipeReader:
+    """Standard input, read from now on: a recorder does not wait until a model is loaded.
+
+    Raises:
+        BadInput: there is none, or it is a terminal.
+    """
+    try:
+        return PipeReader(sys.stdin.fileno())
+    except (AttributeError, OSError, ValueError):
+        raise BadInput(f"{NAME}: there is none") from None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""WAV files as mono waveforms, read and resampled with numpy alone: a device has no audio library."""
+"""WAV files as mono waveforms, read and resampled with numpy alone: a device has no audio library.
+
+What a file holds decides where its audio lies, for the sizes in headers are often wrong: programs that write into a
+pipe, or die, leave sizes that were never filled in; those that run past 4 GB leave what is left of them modulo 2**32.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,18 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name, wav_codec_name
-from leanear.runtimes.audio.wav_layout import wav_layout
+from leanear.runtimes.audio.formats import WAV_CODECS, SignalWatch, check_sample_rate, check_samples, format_name
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import reading
 from leanear.runtimes.process.notes import Note, note
-from leanear.runtimes.process.signal_watch import SignalWatch
 
+PLACEHOLDER_REACH = 2**16  # bytes from the largest sizes that a header can hold, which no writer means
+LEAST_STALE_BYTES = 4096  # behind the promised audio, to be taken for audio: tags and padding are shorter
+CHUNK_HEADER_BYTES = 8
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 EXTENDS = bytes.fromhex("000000001000800000aa00389b71")  # behind the kind, in the extended form of a format
 ZERO_CROSSINGS = 32
@@ -23,6 +29,94 @@ OUTPUTS_AT_ONCE = 4096  # each of them takes a copy of as many input samples as 
 KAISER_BETA = 12.0
 BAND = 0.945  # of the lower rate's half that is kept
 PIECE_S = 4  # read at a time
+
+
+@dataclass(frozen=True)
+class WavLayout:
+    """A WAV file's format and its audio.
+
+    format: contents of the chunk "fmt "; data_from, data_bytes: where the audio begins and how much of it is there;
+    note: what a user should know of it, or None.
+    """
+
+    format: bytes
+    data_from: int
+    data_bytes: int
+    note: str | None
+
+
+def wav_layout(stream: BinaryIO, path: Path) -> WavLayout:
+    """The layout of a file that begins with RIFF....WAVE; the stream may be left anywhere.
+
+    Raises:
+        BadInput: there is no format or no audio in it, or it was cut short.
+    """
+    header = None
+    place, end = 12, stream.seek(0, 2)
+    while place + CHUNK_HEADER_BYTES <= end:
+        name, size = _chunk(stream, place)
+        begin = place + CHUNK_HEADER_BYTES
+        if name == b"data":
+            if header is None:
+                break
+            held, note = _held(stream, path, begin, size, end)
+            return WavLayout(header, begin, held, note)
+        if begin + size > end:
+            raise _truncated(path)
+        if name == b"fmt " and header is None:
+            header = stream.read(size)
+        place = begin + size + size % 2
+    raise BadInput(f"{path}: a WAV file without a format or without audio")
+
+
+def is_placeholder(size: int) -> bool:
+    """Whether a size is one that programs write before they know it: near 2 GB, or near 4 GB."""
+    return abs(size - 2**31) <= PLACEHOLDER_REACH or size >= 2**32 - PLACEHOLDER_REACH
+
+
+def _held(stream: BinaryIO, path: Path, begin: int, promised: int, end: int) -> tuple[int, str | None]:
+    """Bytes of audio from `begin` on, and a note."""
+    there = end - begin
+    if promised > there:
+        if is_placeholder(promised):
+            return there, None
+        lacking = promised - there
+        if lacking > begin:  # more than a size that counts the header too
+            raise _truncated(path)
+        return there, f"{path}: its header promises {lacking} bytes more than the file holds; all that is there is read"
+    behind = there - promised
+    place = begin + promised
+    if behind <= 1 or _chunks_end(stream, place + place % 2, end) or _chunks_end(stream, place, end):
+        return promised, None
+    if promised == 0 or is_placeholder(promised):
+        return there, None
+    if _chunk(stream, place)[0] == b"RIFF":
+        return promised, f"{path}: another WAV file follows in it, which is not read ({behind:,} bytes)"
+    if behind < LEAST_STALE_BYTES:
+        return promised, f"{path}: {behind:,} bytes behind its audio are no chunk of a WAV file and are not read"
+    return there, (
+        f"{path}: its header promises {promised:,} bytes of audio, {behind:,} more follow; all are read as audio"
+    )
+
+
+def _chunks_end(stream: BinaryIO, place: int, end: int) -> bool:
+    while place + CHUNK_HEADER_BYTES <= end:
+        name, size = _chunk(stream, place)
+        place += CHUNK_HEADER_BYTES + size + size % 2
+        if name == b"RIFF" or not all(0x20 <= letter < 0x7F for letter in name) or place > end + 1:
+            return False
+    return place >= end - 1
+
+
+def _chunk(stream: BinaryIO, place: int) -> tuple[bytes, int]:
+    """Name and size of the chunk at `place`; behind its head the stream is left."""
+    stream.seek(place)
+    head = stream.read(CHUNK_HEADER_BYTES)
+    return head[:4], int.from_bytes(head[4:], "little")
+
+
+def _truncated(path: Path) -> BadInput:
+    return BadInput(f"{path}: truncated: the file ends before the audio that its header promises")
 
 
 @dataclass(frozen=True)
@@ -44,7 +138,7 @@ class Recording:
     """A WAV file that is read, and resampled, piece by piece: `recording[start:stop]` is float32 (samples,).
 
     samples: how many there are at the sample rate asked for. Channels are averaged. How long the audio is, and what is
-    noted of it, `leanear.runtimes.audio.wav_layout` and `leanear.runtimes.process.signal_watch` say.
+    noted of it, `leanear.runtimes.audio.recordings` and `leanear.runtimes.audio.formats` say.
 
     Raises:
         BadInput: the file is missing, is not such a file, is truncated or empty; or, when a slice is read, that part of
@@ -146,7 +240,11 @@ def sample_format(header: bytes, path: object, sample_rate_hz: int) -> SampleFor
     if kind == EXTENSIBLE and header[26:40] == EXTENDS:
         kind = int.from_bytes(header[24:26], "little")
     if (kind, bits) not in ((PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)):
-        codec = f"{bits}-bit {'PCM' if kind == PCM else 'floats'}" if kind in (PCM, FLOAT) else wav_codec_name(kind)
+        codec = (
+            f"{bits}-bit {'PCM' if kind == PCM else 'floats'}"
+            if kind in (PCM, FLOAT)
+            else WAV_CODECS.get(kind, f"codec {kind:#06x}")
+        )
         known = "PCM of 8 to 32 bits and floats of 32 or 64 are"
         raise BadInput(f"{path}: WAV of {codec} is not read, {known}; {_advice(sample_rate_hz)}")
     if channels < 1:

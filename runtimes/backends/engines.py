@@ -17,6 +17,7 @@ from typing import Any, Callable, Sequence
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.backends.bf16_networks import compute_in_bf16, has_bf16
+from leanear.runtimes.backends.cuda_memory import Cuda
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
 from leanear.runtimes.files import read_json, replaced_file, sha256_file, sha256_json, write_json
@@ -56,6 +57,11 @@ class Place:
 def ahead_of_time(capabilities: Sequence[str]) -> Place:
     """A place that is not here: GPUs of these compute capabilities, such as "8.6"."""
     return Place("none: built ahead of time", tuple(capabilities), False)
+
+
+def this_gpu(cuda: Cuda) -> Place:
+    """The GPU of this machine, and how much of its memory is free now."""
+    return Place(cuda.device, (cuda.capability,), True, cuda.free_bytes())
 
 
 @dataclass(frozen=True)

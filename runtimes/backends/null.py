@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanear.runtimes.precisions import PRECISIONS
+from leanear.runtimes.choose import PRECISIONS
 
 if TYPE_CHECKING:  # numpy, which a device may lack
     from leanear.runtimes.artifact import Artifact

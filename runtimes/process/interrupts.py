@@ -3,6 +3,8 @@
 Python raises KeyboardInterrupt, or what a handler raises, wherever it happens to be. In a library's start-up code that
 may come back as another error, such as an ImportError, or be printed as "ignored" and lost; so it is remembered what
 was asked for. In the C++ of a library that is being loaded it may end the process without a word; there it waits.
+
+The line says that the command would go on from what it keeps only where it keeps something.
 """
 
 from __future__ import annotations
@@ -13,13 +15,17 @@ import signal
 import sys
 import threading
 from importlib.machinery import ExtensionFileLoader
+from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, List
 
 INTERRUPTED, TERMINATED = 130, 143
 AGAIN_S = 0.05
 
 _asked, _told = threading.Event(), threading.Event()
+GOES_ON = "what was finished is kept, and the same command goes on from there"
+
+_kept: List[Path] = []
 
 
 class Terminated(SystemExit):
@@ -117,3 +123,18 @@ def _say_unraisable(unraisable: Any) -> None:
         _send_again(signal.SIGTERM if issubclass(unraisable.exc_type, Terminated) else signal.SIGINT)
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def forget_kept() -> None:
+    """A command begins, which has kept nothing yet."""
+    _kept.clear()
+
+
+def remember_kept(path: Path) -> None:
+    """A file or folder was written, or was found whole, that spares its work the next time."""
+    _kept.append(path)
+
+
+def what_is_kept() -> str:
+    """What the line of an interrupted command says of it: nothing where nothing is kept, or no more."""
+    return f"; {GOES_ON}" if any(path.exists() for path in _kept) else ""

@@ -3,6 +3,8 @@
 A short clip in the full window is mostly silence, and the encoder works on silence as long as on speech. So the clip is
 filled up with zeros only to the shortest window that holds it and a tail of silence, without which the end of the text
 is lost. The full window is always there: it hears what the shorter ones were not trusted with.
+
+For a measurement, one window of speech is what it starts from, and how many tokens it generates.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import math
 
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.manifest import AUTO, FULL, EncoderWindows
+from leanear.runtimes.manifest import AUTO, FULL, Decoding, EncoderWindows
 
 DEFAULT_WINDOW = AUTO  # of `transcribe`, and of what is exported for a runtime that takes windows of several lengths
 AUTO_FROM_S, AUTO_STEP_S = 10, 1  # a new length costs a runtime milliseconds once, a second of silence always
 TAIL_S = 2.0  # of silence behind the audio
+TOKENS_PER_MINUTE = 200.0  # 100 tokens of a 30 s window: brisk speech in Whisper's English vocabulary
+FEWEST_TOKENS = 4
 
 
 def full_window(window_samples: int) -> EncoderWindows:
@@ -104,3 +108,23 @@ def windows_text(windows: EncoderWindows, sample_rate_hz: int) -> str:
 
 def _whole_steps(seconds: float, sample_rate_hz: int, step_samples: int) -> int:
     return math.ceil(round(seconds * sample_rate_hz, 6) / step_samples) * step_samples
+
+
+def window_tokens(decoding: Decoding, window_s: float | None = None) -> int:
+    """How many tokens a window of so many seconds generates, in proportion to its length; None: the model's own."""
+    wanted = round(TOKENS_PER_MINUTE * (decoding.window_s if window_s is None else window_s) / 60)
+    most = decoding.positions - len(transcribe_prompt(decoding))
+    return min(max(wanted, FEWEST_TOKENS), most)
+
+
+def transcribe_prompt(decoding: Decoding) -> list[int]:
+    """What a transcript without timestamps starts from: the model's task, and its language, English or its first."""
+    prompt = [decoding.start]
+    if decoding.multilingual:
+        languages = decoding.languages
+        prompt.append(languages.get(decoding.default_language or "en", next(iter(languages.values()))))
+        if decoding.task_token is not None:
+            prompt.append(decoding.task_token)
+    if decoding.no_timestamps is not None:
+        prompt.append(decoding.no_timestamps)
+    return prompt

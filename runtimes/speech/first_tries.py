@@ -15,9 +15,9 @@ import numpy as np
 
 from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.sessions import SpeechSession
+from leanear.runtimes.speech.attempts import first_end, most_tokens
 from leanear.runtimes.speech.decode_options import DecodeOptions, chosen_language
 from leanear.runtimes.speech.decoding import Decoded, decode_windows
-from leanear.runtimes.speech.short_windows import first_end, most_tokens
 from leanear.runtimes.speech.speech_model import SpeechModel
 
 AHEAD = 4  # times as many windows wait, of which those of one length are decoded together

@@ -29,7 +29,7 @@ and why:
 - With `stop_repeats` and full windows alone, one with too short a text for what is audible is cut, and heard again.
 - Audio that is short enough is heard in a window shorter than the trained one
   (`leanear.runtimes.speech.encoder_windows`), at the first temperature. What fails a test there, or is not to be
-  trusted (`leanear.runtimes.speech.short_windows`), is heard again in the full window, from the first temperature on;
+  trusted (`leanear.runtimes.speech.attempts`), is heard again in the full window, from the first temperature on;
   how often that was, the tally says.
 """
 
@@ -44,10 +44,15 @@ from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.manifest import AUTO, Decoding
 from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.attempts import Hearing, holds_no_speech
-from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, check_rows_of, chosen_language
+from leanear.runtimes.speech.decode_options import (
+    DecodeOptions,
+    check_options,
+    check_rows_of,
+    chosen_language,
+    read_prompts,
+)
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.first_tries import first_tries, is_silent
-from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.speech_model import SpeechModel, read_speech_model
 from leanear.runtimes.speech.tokens.repeats import compression_ratio
 from leanear.runtimes.speech.transcript import Segment, Tally, Window

@@ -18,7 +18,7 @@ from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.prune.document import CurvePoint, Loss
 from leanear.prune.exploring import Exploration, Point
 from leanear.prune.exploring import _page as explore_page
-from leanear.prune.loss_section import loss_section
+from leanear.prune.notes import loss_section
 from leanear.studies.comparison_page import comparison_report
 from tests.toolchain.pruning_documents import NOTHING_LOST, pruning_document, round_of
 from tests.toolchain.studies.test_comparison_page import content as comparison_content

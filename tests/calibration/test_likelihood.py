@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from leanear.calibration.likelihood import kl_divergences, negative_log_likelihoods
 from leanear.calibration.passes import LABELS, _objective
-from leanear.calibration.targets import NO_TARGET
+from leanear.calibration.targets import NO_TARGET, kl_divergences, negative_log_likelihoods
 
 TAGS = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]])
 

@@ -7,9 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from leanear.calibration.curvature import collect_curvature, curvature_from_tensors, curvature_tensors
-from leanear.calibration.kept import keep_tensors, kept_tensors
-from leanear.calibration.scores import score_fisher, score_magnitude
+from leanear.calibration.scores import (
+    collect_curvature,
+    curvature_from_tensors,
+    curvature_tensors,
+    score_fisher,
+    score_magnitude,
+)
+from leanear.calibration.shards import keep_tensors, kept_tensors
 from leanear.calibration.sites import AttentionSite
 from leanear.families import ast
 from leanear.plan import HeadPlan, SitePlan

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from leanear.calibration.basis import choose_basis
-from leanear.calibration.curvature import collect_curvature
+from leanear.calibration.scores import collect_curvature
 from leanear.calibration.statistics import PER_CLIP, SUMS, merge_statistics, statistics_tensors
 from tests.calibration.collected import collect_statistics
 from tests.calibration.small_attention import QUERY_KEY_WIDTHS, VALUE_OUTPUT_WIDTHS

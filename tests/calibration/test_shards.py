@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leanear.calibration import kept, shards
+from leanear.calibration import shards
 from leanear.calibration.shards import gather
 from leanear.calibration.statistics import merge_statistics, statistics_from_tensors, statistics_tensors
 from leanear.runtimes.errors import BadInput
@@ -109,7 +109,7 @@ def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
     def no_room(*_arguments, **_options):
         raise SafetensorError("I/O error: no room")
 
-    monkeypatch.setattr(kept, "save_file", no_room)
+    monkeypatch.setattr(shards, "save_file", no_room)
     with pytest.raises(OSError, match="no room") as caught:
         Work().gather(tmp_path)
     assert caught.value.filename == str(tmp_path / "chunk-00000.safetensors")

@@ -19,7 +19,7 @@ import yaml
 from leanear.runtimes.artifact import read_artifact, read_golden
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.process.interrupts import INTERRUPTED, TERMINATED
-from leanear.runtimes.process.streams import CLOSED_PIPE
+from leanear.runtimes.process.notes import CLOSED_PIPE
 from leanear.runtimes.sessions import Runtime, SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, weights, write_tiny_artifact
 

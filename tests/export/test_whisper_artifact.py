@@ -18,7 +18,7 @@ from leanear.runtimes.artifact import Artifact, read_artifact, read_golden
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import sha256_file
 from leanear.runtimes.records import as_json
-from leanear.runtimes.windows import transcribe_prompt
+from leanear.runtimes.speech.encoder_windows import transcribe_prompt
 from tests.export.whisper_cases import noise, small_artifact, small_speech, small_whisper, torch_logits
 from tests.whisper_models import make_extractor, make_whisper
 

@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.runtimes.clips import Clips, clips_in_16_bits, clips_sha256, read_clips, write_clips
+from leanear.runtimes.clips import (
+    Clips,
+    as_floats,
+    clips_in_16_bits,
+    clips_sha256,
+    in_16_bits,
+    pack,
+    read_clips,
+    unpack,
+    write_clips,
+)
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.packed_pcm import as_floats, in_16_bits, pack, unpack
 
 
 def clips_of(*waveforms, texts=None):

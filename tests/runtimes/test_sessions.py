@@ -7,9 +7,8 @@ import pytest
 
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.waveforms import checked_waveform
-from leanear.runtimes.choose import MODULES, choose_runtime, require_runtime
+from leanear.runtimes.choose import MODULES, choose_runtime, graph_precision, require_runtime
 from leanear.runtimes.errors import BadInput, MeasurementFailed, RuntimeUnavailable
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.sessions import SessionOptions, checked_logits
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, expected_logits, weights, write_tiny_artifact
 

@@ -14,9 +14,8 @@ import pytest
 from leanear.benchmarks.device.bundled import BundleRun
 from leanear.benchmarks.results import DeviceOutcome
 from leanear.devices.bundle import DEVICE_SOURCES, write_bundle
-from leanear.devices.receiver_program import receiver_program
 from leanear.devices.remote import RemoteOptions
-from leanear.devices.statuses import STATUSES
+from leanear.devices.ssh import STATUSES, receiver_program
 from leanear.runtimes.clips import Clips, write_clips
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, write_tiny_artifact
 from tests.toolchain.ssh_server import require_sshd, start_server

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from leanear.calibration.sites import AttentionSite
+from leanear.families.slimming import kept_rows
 from leanear.plan import SitePlan
-from leanear.surgery import kept_rows
 
 
 def zero_dropped_channels_(site: AttentionSite, site_plan: SitePlan) -> None:

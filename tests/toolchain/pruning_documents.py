@@ -7,7 +7,7 @@ from typing import Any
 from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.prune.closed_loop import BlockLoss, Round
 from leanear.prune.document import Loss, PruningDocument
-from leanear.prune.goal import Goal
+from leanear.prune.recipe import Goal
 from leanear.recover.compensation import Compensated, CompensatedBlock
 from leanear.recover.kept_training import Distilled
 

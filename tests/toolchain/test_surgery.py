@@ -16,9 +16,9 @@ from transformers import ASTForAudioClassification
 
 from leanear.calibration.basis import BASIS_KINDS, choose_bases
 from leanear.families import ast
+from leanear.families.slimming import rotated_attention_state
 from leanear.plan import HeadPlan, Plan, SitePlan, compose, full_plan, plan_to_json, read_plan, write_plan
 from leanear.runtimes.errors import BadInput
-from leanear.surgery import rotated_attention_state
 from tests.calibration.collected import collect_statistics
 from tests.conftest import TINY_LABELS, make_tiny_ast
 from tests.toolchain.dense_twin import zero_dropped_channels_

@@ -58,7 +58,7 @@ batch_loss, encoded, logits, mistakes = (
     classifier.logits,
     classifier.mistakes,
 )
-decoder_layers = classifier.no_decoder_layers
+decoder_layers = classifier.decoder_layers
 
 
 class SlimConfig(Wav2Vec2Config):

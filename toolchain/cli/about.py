@@ -22,7 +22,7 @@ def targets(names: tuple[str, ...], as_json: bool) -> None:
       leanear targets
       leanear targets rtx own.toml --json
     """
-    from leanear.targets.readiness import readiness
+    from leanear.targets.doctor import readiness
     from leanear.targets.target import read_target, target_names
 
     found = [read_target(name) for name in names or target_names()]

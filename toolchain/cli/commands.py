@@ -19,11 +19,12 @@ from leanear.runtimes.process.interrupts import (
     TERMINATED,
     Terminated,
     end_by_sigterm,
+    forget_kept,
     was_interrupted,
     was_terminated,
+    what_is_kept,
 )
-from leanear.runtimes.process.kept_work import forget_kept, what_is_kept
-from leanear.runtimes.process.streams import leave_closed_pipe
+from leanear.runtimes.process.notes import leave_closed_pipe
 
 STANDS_ON = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
 

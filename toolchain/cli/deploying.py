@@ -27,9 +27,9 @@ from leanear.cli.sections import PRUNING, Host, command
 from leanear.cli.voice import narrated
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.progress import Narrator
+from leanear.runtimes.choose import PRECISIONS
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import LOCK_FILE
-from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from leanear.data.clips import check_labels
 from leanear.data.dataset import Data, column_for
 from leanear.data.metadata import metadata_file
 from leanear.data.splits import read_splits
-from leanear.families.asked import Asked
+from leanear.families.asked import Asked, check_language
 from leanear.families.checkpoint import checkpoint_folder, data_folder
-from leanear.families.known_languages import check_language
-from leanear.families.tasks import is_artifact, labels_of, task_of
+from leanear.families.registry import is_artifact, labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object

@@ -6,8 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from leanear.cli.options import GOALS
-from leanear.prune.goal import Goal, choose_goal
-from leanear.prune.recipe import REFERENCE, Recipe, settings
+from leanear.prune.recipe import REFERENCE, Goal, Recipe, choose_goal, settings
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.targets.target import Target, read_target, require_timed_form, with_precision
@@ -113,7 +112,7 @@ def _check_speech(model: str, recipe: Recipe, device: Target, flags: dict[str, A
     """Raises BadInput where options of Whisper, or keys for several kinds of attention, meet another model."""
     from leanear.deploy.export_choices import chosen_window
     from leanear.families.checkpoint import checkpoint_folder
-    from leanear.families.tasks import require_speech, task_of
+    from leanear.families.registry import require_speech, task_of
     from leanear.runtimes.tasks import SPEECH_TASK
 
     task = task_of(checkpoint_folder(model))

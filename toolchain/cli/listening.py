@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from leanear.benchmarks.device.classify import print_labels
-from leanear.benchmarks.device.several import clips_in
-from leanear.benchmarks.device.transcript_files import FORMATS, forms_of, is_several
+from leanear.benchmarks.device.transcript_files import FORMATS, clips_in, forms_of, is_several
 from leanear.cli.early import check_early
 from leanear.cli.options import (
     asked_option,
@@ -26,13 +25,11 @@ from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint import DEMO_MODEL
 from leanear.outputs import check_file
 from leanear.progress import Narrator
-from leanear.runtimes.audio.pipe_reader import STANDARD_INPUT, read_standard_input
-from leanear.runtimes.audio.piped_audio import raw_audio
-from leanear.runtimes.precisions import PRECISIONS
-from leanear.runtimes.speech.cues import chosen_lines
-from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.audio.piped_audio import STANDARD_INPUT, raw_audio, read_standard_input
+from leanear.runtimes.choose import PRECISIONS
+from leanear.runtimes.speech.decode_options import DecodeOptions, hotwords_of
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
-from leanear.runtimes.speech.prompts import hotwords_of
+from leanear.runtimes.speech.subtitles import chosen_lines
 from leanear.runtimes.voice.speech_only import AUTO, CHOICES
 
 

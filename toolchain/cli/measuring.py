@@ -31,9 +31,8 @@ from leanear.deploy.benching import DEVICES_FILE, bench_artifacts, own_results
 from leanear.deploy.export_choices import check_export
 from leanear.outputs import check_file
 from leanear.progress import Narrator
-from leanear.runtimes.choose import graph_forms
+from leanear.runtimes.choose import GRAPH_PRECISIONS, PRECISIONS, graph_forms, graph_precision
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.precisions import GRAPH_PRECISIONS, PRECISIONS, graph_precision
 from leanear.runtimes.process.notes import plural
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.targets.target import read_target, with_precision
@@ -192,8 +191,7 @@ def import_command(results: tuple[Path, ...], into: Path | None, name: str | Non
     """
     for path in results:
         brought_files(path)
-    from leanear.deploy.bringing_home import import_results
-    from leanear.deploy.delivering import require_all
+    from leanear.deploy.delivering import import_results, require_all
 
     home = import_results(results, into=into, name=name, max_drop=max_drop)
     for each in home.outcomes:

@@ -30,8 +30,8 @@ from leanear.outputs import check_explorable
 from leanear.progress import Narrator
 from leanear.prune.recipe import REFERENCE
 from leanear.runtimes import records
+from leanear.runtimes.choose import PRECISIONS
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.precisions import PRECISIONS
 from leanear.runtimes.process.notes import no_notes
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.targets.target import read_target

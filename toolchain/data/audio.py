@@ -1,9 +1,10 @@
-"""Audio files as mono waveforms of the sample rate that a model wants."""
+"""Audio files as mono waveforms of the sample rate that a model wants: whole, or read as far as they are asked for."""
 
 from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -12,12 +13,12 @@ import numpy as np
 import soundfile
 import soxr
 
-from leanear.runtimes.audio.formats import check_sample_rate, check_samples, format_name
-from leanear.runtimes.audio.wav_layout import WavLayout, wav_layout
+from leanear.runtimes.audio.formats import SignalWatch, check_sample_rate, check_samples, format_name
+from leanear.runtimes.audio.recordings import WavLayout, wav_layout
+from leanear.runtimes.audio.waveforms import ForwardWaveform
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import reading
 from leanear.runtimes.process.notes import Note, note
-from leanear.runtimes.process.signal_watch import SignalWatch
 
 SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
@@ -33,6 +34,7 @@ LARGEST_SIZE = 2**32 - 1
 NOT_HERE = b"\xff\xff\xff\xff"  # in place of a size that an RF64 file has in its chunk "ds64"
 OGG_HEADER_BYTES, OGG_SEGMENTS_AT = 27, 26
 OGG_BEGINS, OGG_ENDS = 2, 4  # flags of a stream's first page and of its last
+BLOCK_S = 1.0
 
 
 class FilePart:
@@ -81,7 +83,7 @@ class _Sequential(soundfile.SoundFile):
 class AudioFile:
     """The clip in a file, mono float32 in order, block after block: `read(frames)` gives fewer once it has ended.
 
-    How much audio a WAV file holds, `leanear.runtimes.audio.wav_layout` decides, as on a device; chained OGG is read to
+    How much audio a WAV file holds, `leanear.runtimes.audio.recordings` decides, as on a device; chained OGG is read to
     its end. The frame counts of libsndfile are not relied on. say: takes what a user should know of the file.
 
     Raises:
@@ -259,3 +261,45 @@ def read_waveform(path: Path, sample_rate_hz: int, say: Note = note) -> np.ndarr
     if len(mono) == 0:
         raise BadInput(f"{path}: no audio left at {sample_rate_hz} Hz: it is shorter than one sample")
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+class AudioStream(ForwardWaveform):
+    """The clip in `path`, as `runtimes.speech.long_audio.Waveform`: a slice is float32 (samples,) at `sample_rate_hz`.
+
+    Channels are averaged; the rate is changed by soxr, high quality, as `leanear.data.audio.read_waveform` does. No
+    slice may start before an earlier one did: what is behind is let go. progress: called with the seconds of audio
+    before a slice, and with what share of all of it that is, by the bytes that were read.
+
+    Raises:
+        BadInput: as `leanear.data.audio.AudioFile`, whose notes are these, too.
+    """
+
+    def __init__(
+        self, path: Path, sample_rate_hz: int, say: Note = note, progress: Callable[[float, float], None] | None = None
+    ) -> None:
+        super().__init__()
+        self._file, self._progress, self._out_rate_hz = AudioFile(path, say), progress, sample_rate_hz
+        rate_hz = self._file.sample_rate_hz
+        self._block = max(round(BLOCK_S * rate_hz), 1)
+        self._resampler = None
+        if rate_hz != sample_rate_hz:
+            self._resampler = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32")
+
+    def __enter__(self) -> AudioStream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """Samples [start, stop), fewer where the audio ends."""
+        heard = super().__getitem__(span)
+        held = span.start + len(self._kept)
+        if self._progress is not None and held:
+            self._progress(span.start / self._out_rate_hz, self._file.share_read * span.start / held)
+        return heard
+
+    def _read_on(self) -> np.ndarray:
+        mono = self._file.read(self._block)
+        self._ended = len(mono) < self._block
+        return mono if self._resampler is None else self._resampler.resample_chunk(mono, last=self._ended)

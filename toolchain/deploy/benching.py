@@ -12,12 +12,12 @@ from leanear.data.dataset import Data, as_folder, column_for
 from leanear.data.splits import read_splits
 from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.asked import NOTHING_ASKED, Asked
-from leanear.families.tasks import read_spellings
+from leanear.families.registry import read_spellings
 from leanear.progress import Narrator, counted
 from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.choose import graph_precision
 from leanear.runtimes.clips import clips_in_16_bits, write_clips
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.sessions import SessionOptions, own_precision
 
 CALIBRATION_CLIPS = 256  # what `deploy` keeps out of the evaluation where DATA has no split folders

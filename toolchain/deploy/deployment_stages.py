@@ -16,18 +16,16 @@ from leanear.deploy.precision_gate import quantiser_clips
 from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_sha256, load_checkpoint
-from leanear.families.registry import family_of
-from leanear.families.tasks import read_spellings
+from leanear.families.registry import family_of, read_spellings
+from leanear.outputs import recorded_inputs, run_stage
 from leanear.progress import Narrator, counted, in_parts
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.clips import Clips, clips_in_16_bits, read_clips, write_clips
+from leanear.runtimes.choose import graph_precision
+from leanear.runtimes.clips import STREAMS, Clips, clips_in_16_bits, read_clips, write_clips
 from leanear.runtimes.files import sha256_file
-from leanear.runtimes.packed_pcm import STREAMS
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.process.notes import named, note, plural
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.encoder_windows import FULL
-from leanear.stages import recorded_inputs, run_stage
 from leanear.targets.target import Target
 
 if TYPE_CHECKING:
@@ -138,7 +136,7 @@ def export_stage(
     def work() -> None:
         from leanear.deploy.exporting import write_proved_artifact
         from leanear.export.options import ExportOptions
-        from leanear.families.whisper.alignment import alignment_of
+        from leanear.families.whisper.model import alignment_of
 
         with narrator.step(f"exporting {name} to ONNX and proving it") as report:
             clips = read_clips(calibration).waveforms

@@ -2,9 +2,9 @@
 
 from leanear.data.dataset import Data
 from leanear.families.checkpoint import checkpoint_folder, data_folder
-from leanear.families.tasks import require_speech, task_of
+from leanear.families.registry import require_speech, task_of
+from leanear.runtimes.choose import check_half
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.precisions import check_half
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW, FULL
 from leanear.runtimes.tasks import SPEECH_TASK
 

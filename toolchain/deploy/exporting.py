@@ -23,9 +23,8 @@ from leanear.families.checkpoint import (
     load_checkpoint,
 )
 from leanear.families.family import Checkpoint
-from leanear.families.registry import family_of, writes_speech
-from leanear.families.tasks import labels_of, task_of
-from leanear.families.whisper.alignment import alignment_of
+from leanear.families.registry import family_of, labels_of, task_of, writes_speech
+from leanear.families.whisper.model import alignment_of
 from leanear.outputs import check_replaceable
 from leanear.plan import read_plan
 from leanear.progress import Narrator, Report, quiet

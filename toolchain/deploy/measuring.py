@@ -15,11 +15,10 @@ from leanear.benchmarks.report.sections import Extra
 from leanear.deploy.ahead import engine_sections
 from leanear.deploy.benching import DEVICES_FILE, PRECISION_FILE, own_results
 from leanear.evaluate.speech_evaluation import count_results_word_errors
-from leanear.families.tasks import read_spellings
+from leanear.families.registry import read_spellings
 from leanear.plan import plan_to_json, read_plan
 from leanear.prune.document import read_pruning
-from leanear.prune.loss_section import loss_section
-from leanear.prune.notes import loss_warning, pruning_notes
+from leanear.prune.notes import loss_section, loss_warning, pruning_notes
 from leanear.runtimes.files import LOCK_FILE, only_here, read_json
 from leanear.runtimes.records import read
 

@@ -16,7 +16,6 @@ from leanear.data.splits import Splits, draw_evaluation, read_splits
 from leanear.deploy.ahead import ENGINES_FILE, engines_stage, say_engines
 from leanear.deploy.benching import DEVICES_FILE, PRECISION_FILE
 from leanear.deploy.delivering import BUNDLE_FOLDER, DEVICES_FOLDER, Devices, deliver_deployment
-from leanear.deploy.deployment_folder import claim, default_folder
 from leanear.deploy.deployment_stages import (
     VERSION,
     bench_stage,
@@ -50,7 +49,7 @@ from leanear.families.checkpoint import (
     data_folder,
     load_checkpoint,
 )
-from leanear.families.tasks import labels_of, read_spellings, task_of
+from leanear.families.registry import labels_of, read_spellings, task_of
 from leanear.outputs import check_deployment_folder
 from leanear.progress import Narrator
 from leanear.runtimes.backends.engines import import_library
@@ -66,10 +65,42 @@ from leanear.timing.speech_work import SpeechWork
 
 if TYPE_CHECKING:
     from leanear.prune.job import PruneJob
+import hashlib
 
+from leanear.families.checkpoint import DEMO_MODELS
+from leanear.runtimes.files import write_text
+
+DEPLOYMENTS = Path("deployments")
+OWNER_FILE = ".leanear-model"  # in a model's folder: which model that is
+LETTERS = 8
 OWN_FILES = (ENGINES_FILE, PRECISION_FILE, DEPLOYMENT_FILE, DEVICES_FILE, "report.md", "report.html")
 HOLDERS = ("clips", "calibration", "results", "results/*", f"{DEVICES_FOLDER}/*", TRIALS_FOLDER, ".stages")
 OWN_NAMES = ("checkpoint", "dense", "slim", BUNDLE_FOLDER, *OWN_FILES, *(f"{each}/*" for each in HOLDERS))
+
+
+def default_folder(model: str, target: str) -> Path:
+    """deployments/NAME/TARGET, or, where NAME is another model's folder, deployments/NAME-HASH/TARGET."""
+    name = checkpoint_name(model)
+    if _owner(DEPLOYMENTS / name) not in ("", _identity(model)):
+        name = f"{name}-{hashlib.sha256(_identity(model).encode()).hexdigest()[:LETTERS]}"
+    return DEPLOYMENTS / name / target
+
+
+def claim(folder: Path, model: str) -> None:
+    """Write down that `folder`, a `default_folder`, and all beside it are of MODEL."""
+    if not _owner(folder.parent):
+        write_text(folder.parent / OWNER_FILE, _identity(model) + "\n")
+
+
+def _identity(model: str) -> str:
+    """The checkpoint's own folder, or the name by which everybody has the same."""
+    return model if model in DEMO_MODELS or not Path(model).is_dir() else str(Path(model).resolve())
+
+
+def _owner(folder: Path) -> str:
+    """Which model's a folder is, "" where nothing says so."""
+    path = folder / OWNER_FILE
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 @dataclass(frozen=True)

@@ -37,16 +37,15 @@ from leanear.deploy.benching import PRECISION_FILE
 from leanear.deploy.exporting import GOLDEN_CLIPS, QUANTISER_CLIPS
 from leanear.evaluate.speech_evaluation import written_language
 from leanear.families.checkpoint import NOTHING_ASKED
+from leanear.outputs import run_stage, stage_is_done
 from leanear.progress import Narrator, Report
 from leanear.runtimes.artifact import Artifact, read_artifact
-from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.choose import PRECISIONS, choose_runtime, graph_precision
 from leanear.runtimes.clips import Clips, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, GateMissed, MeasurementFailed, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.files import link_or_copy, replaced_folder, sha256_file, sha256_json
-from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
-from leanear.stages import run_stage, stage_is_done
 from leanear.targets.target import Target
 
 PLAIN = "fp32"

@@ -17,7 +17,7 @@ from leanear.runtimes.clips import Clips, read_clips
 from leanear.runtimes.errors import LeanearError
 from leanear.runtimes.process.notes import plural
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.windows import window_tokens
+from leanear.runtimes.speech.encoder_windows import window_tokens
 
 README_FILE = "README.txt"
 TIMED_RUNS = 5

@@ -21,9 +21,7 @@ from typing import Any
 from leanear.benchmarks.device.bundled import RUNNER_FILE
 from leanear.benchmarks.device.receiver.serve import GREETING
 from leanear.benchmarks.measure.processes import PROGRESS_MARK, PROGRESS_VARIABLE
-from leanear.devices.receiver_program import receiver_program
-from leanear.devices.ssh import explain_failure, ssh_command
-from leanear.devices.statuses import STATUSES, Stop, plain
+from leanear.devices.ssh import STATUSES, Stop, explain_failure, plain, receiver_program, ssh_command
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, sha256_file

@@ -19,14 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle, unpacked_bytes
 from leanear.benchmarks.device.doctor import lacks, read_report
-from leanear.benchmarks.device.packed import unpacked_bytes
 from leanear.benchmarks.results import DeviceOutcome, read_results
 from leanear.devices.bundle import device_folder_name
 from leanear.devices.channel import CHUNK_BYTES, Channel, RemoteOptions, connection, whole_number
-from leanear.devices.ssh import check_host
-from leanear.devices.statuses import Stop, plain
+from leanear.devices.ssh import Stop, check_host, plain
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput, MeasurementFailed, ParityFailed, RuntimeUnavailable
 from leanear.runtimes.records import as_json

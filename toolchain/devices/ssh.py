@@ -1,16 +1,22 @@
 """The system's own OpenSSH client: how it is started, what a HOST may look like, and what its failures mean.
 
 The user's configuration, keys, agent and jump hosts apply. Host keys are always checked. No text of a user's reaches
-the shell of a device except the path of a Python, quoted.
+the shell of a device except the path of a Python, quoted. The program that a device is sent is the receiver's files as
+one text, which needs Python 3.9 and no folder. A delivery can end in a few ways, each with one line that says why.
 """
 
+import ast
 import os
 import re
 import shlex
 import socket
 import subprocess
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 
+from leanear.benchmarks.device.receiver import child, place, serve, wire
+from leanear.benchmarks.results import Results
 from leanear.runtimes.errors import BadInput
 
 SSH_VARIABLE = "LEANEAR_SSH"  # the command in place of "ssh", as a shell would split it: "ssh -F other-config"
@@ -33,11 +39,45 @@ OWN_OPTIONS = (
 FAILED = 255
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 CONFIG_LIMIT_S = 20.0
+FUTURE = "from __future__ import annotations\n"
+PARSING = threading.Lock()  # devices are greeted at once, and ast.parse of Python 3.11 is not for threads
+LINE_CHARACTERS = 500
+STATUSES = {
+    "ok": "measured",
+    # no connection
+    "connection refused": "nothing listens at that address",
+    "name unknown": "the name has no address",
+    "unreachable": "no way to the address",
+    "no answer": "the device did not answer in time",
+    "host key changed": "it is not the device that was known by this name",
+    "host key unknown": "its host key was never accepted",
+    "authentication failed": "no key was accepted",
+    "asks for a password": "no key was accepted, and there is no terminal to ask on",
+    "ssh configuration": "the user's SSH configuration is not usable",
+    "connection failed": "ssh says why",
+    # a connection, but
+    "no python": "there is no such Python",
+    "python too old": "Python 3.9 or later is needed",
+    "busy": "another deploy is at work there",
+    "disk full": "there is no room",
+    "not writable": "the device's folder cannot be written",
+    "connection lost": "the device or the network went away",
+    "stalled": "the device stopped talking",
+    "damaged": "a file is not what its sha256 says",
+    # all copied, but
+    "no numpy": "numpy is missing",
+    "runtime absent": "the runtime is missing",
+    "compile failed": "ahead-of-time work failed",
+    "check failed": "an engine does not answer there as the checkpoint does, so nothing was measured",
+    "measurement failed": "a part of the benchmark failed",
+    "interrupted": "it was interrupted on this side",
+    "failed": "anything else; the reason says what",
+}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a connection did not come about: one of `leanear.devices.statuses.STATUSES`, and one line."""
+    """Why a connection did not come about: one of `leanear.devices.ssh.STATUSES`, and one line."""
 
     status: str
     reason: str
@@ -191,3 +231,44 @@ def _settings(client: list[str], host: str) -> dict[str, str] | None:
     except subprocess.TimeoutExpired:
         return None
     return dict(line.split(" ", 1) for line in asked.stdout.splitlines() if " " in line)
+
+
+def receiver_program() -> str:
+    """The files, each after those whose names it uses, without what they import from each other."""
+    paths = [Path(str(module.__file__)) for module in (wire, child, place, serve)]
+    return FUTURE + "".join(_without_own_imports(path.read_text(encoding="utf-8")) for path in paths)
+
+
+def _without_own_imports(text: str) -> str:
+    with PARSING:
+        body = ast.parse(text).body
+    own = [
+        node
+        for node in body
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in ("leanear", "__future__")
+    ]
+    dropped = {number for node in own for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    return "".join(line for number, line in enumerate(text.splitlines(True), 1) if number not in dropped)
+
+
+class Stop(Exception):
+    """The delivery ends here, with one of STATUSES and one line."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+def results_status(results: Results) -> tuple[str, str]:
+    """The status of a device that gave results, and the reason where it is not "ok"."""
+    failures = results.failures()
+    if not failures:
+        return "ok", ""
+    part, reason = next(iter(failures.items()))
+    return ("check failed" if results.is_wrong else "measurement failed"), f"{part}: {reason}"
+
+
+def plain(text: str) -> str:
+    """One line of printable characters: what a device says must not move a cursor or end a line."""
+    kept = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(kept.split())[:LINE_CHARACTERS]

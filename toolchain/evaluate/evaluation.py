@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from leanear.benchmarks.device.classify import Ranked, likeliest
-from leanear.benchmarks.device.several import each_usable
+from leanear.benchmarks.device.transcript_files import each_usable
 from leanear.benchmarks.measure.accuracy import cross_entropy_nats
 from leanear.benchmarks.summary import wilson_interval
 from leanear.benchmarks.tagging import tag_entropies, tag_quality
-from leanear.data.audio_stream import AudioStream
+from leanear.data.audio import AudioStream
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, DataFolder, column_for
 from leanear.data.splits import read_splits
@@ -28,8 +28,7 @@ from leanear.families.checkpoint import (
     data_folder,
     load_checkpoint,
 )
-from leanear.families.registry import family_of
-from leanear.families.tasks import is_artifact, labels_of, task_of
+from leanear.families.registry import family_of, is_artifact, labels_of, task_of
 from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.choose import require_runtime

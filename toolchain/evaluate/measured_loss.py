@@ -10,8 +10,7 @@ from torch import nn
 
 from leanear.calibration import shards
 from leanear.calibration.targets import kind_of
-from leanear.data.examples import Mistakes
-from leanear.data.held_out import HeldOut, evaluated
+from leanear.data.examples import HeldOut, Mistakes, evaluated
 from leanear.families.family import Checkpoint, Family
 
 # A divergence of this size changed the word error rate of Whisper tiny.en by about a point (real speech, 60 clips).

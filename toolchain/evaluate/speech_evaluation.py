@@ -17,7 +17,7 @@ from leanear.benchmarks.summary import word_error_rate
 from leanear.data.word_errors import choose_normaliser, count_word_errors
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, load_checkpoint
-from leanear.families.tasks import is_artifact, read_spellings
+from leanear.families.registry import is_artifact, read_spellings
 from leanear.progress import Report
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import require_runtime

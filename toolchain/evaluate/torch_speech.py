@@ -1,7 +1,5 @@
 """A Whisper checkpoint in torch as a session that decodes, so that the device's own decoding runs on it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +7,10 @@ import numpy as np
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-from leanear.export.whisper.window_states import cross_attention, window_states
+from leanear.export.whisper.golden_speech import cross_attention, window_states
 from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
-from leanear.families.whisper.alignment import alignment_of
+from leanear.families.whisper.model import alignment_of
 from leanear.runtimes.audio.waveforms import checked_waveform
 from leanear.runtimes.sessions import check_rows, checked_tokens
 from leanear.runtimes.speech.encoder_windows import FULL, choose_windows

@@ -7,25 +7,22 @@ from pathlib import Path
 
 from leanear.benchmarks.device.transcript_files import Recorded, is_several, recordings_of, write_transcripts
 from leanear.benchmarks.formatting import duration
-from leanear.data.audio import SUFFIXES, check_audio
-from leanear.data.audio_stream import AudioStream
+from leanear.data.audio import SUFFIXES, AudioStream, check_audio
 from leanear.evaluate.speech_evaluation import Transcriber, open_transcriber
 from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.families.checkpoint import checkpoint_folder
-from leanear.families.tasks import is_artifact, task_of
+from leanear.families.registry import is_artifact, task_of
 from leanear.progress import Narrator, Report
-from leanear.runtimes.audio.pipe_reader import PipeReader
-from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio
+from leanear.runtimes.audio.piped_audio import PipedAudio, PipeReader, RawAudio
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import MANIFEST_FILE, read_manifest
 from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.process.notes import note
-from leanear.runtimes.speech.cues import Lines
-from leanear.runtimes.speech.decode_options import DecodeOptions, check_options
+from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, read_prompts
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
 from leanear.runtimes.speech.many_clips import NOT_TRIED, Tried, tried_files
-from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.speech_model import demo_hint, require_word_times
+from leanear.runtimes.speech.subtitles import Lines
 from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import detectors

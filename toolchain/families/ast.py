@@ -17,7 +17,7 @@ from leanear.export.ast.front_end import read_front_end
 from leanear.export.ast.graph import token_count
 from leanear.export.macs import Macs, count_macs
 from leanear.export.options import ExportOptions
-from leanear.families import classifier, modeling_slim_ast
+from leanear.families import modeling_slim_ast
 from leanear.families.asked import NOTHING_ASKED, Asked
 from leanear.families.checkpoint_files import (
     UNUSABLE_SETTINGS,
@@ -30,10 +30,19 @@ from leanear.families.checkpoint_files import (
     require_features,
     write_slim_folder,
 )
-from leanear.families.classifier import check_head, labelled, metric_of
+from leanear.families.classifier import (
+    batch_loss,
+    check_head,
+    decoder_layers,
+    encoded,
+    labelled,
+    logits,
+    metric_of,
+    mistakes,
+)
 from leanear.families.family import AttentionBlocks
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from leanear.families.slimming import feed_forward_state, kept_widths, slim_config, slim_state
+from leanear.families.slimming import kept_widths, named_feed_forward, slim_config, slim_state
 from leanear.plan import Plan, SitePlan, full_plan
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
@@ -50,14 +59,6 @@ SIZE_SIGNS = SizeSigns(
 )
 MODELLING_FILE = Path(modeling_slim_ast.__file__)
 SLIM = (SlimASTConfig, SlimASTForAudioClassification, "AutoModelForAudioClassification")
-
-batch_loss, encoded, logits, mistakes = (
-    classifier.batch_loss,
-    classifier.encoded,
-    classifier.logits,
-    classifier.mistakes,
-)
-decoder_layers = classifier.no_decoder_layers
 
 AstModel: TypeAlias = "ASTForAudioClassification | SlimASTForAudioClassification"
 
@@ -236,7 +237,7 @@ def slim_model(
     """A new slim model with what `sites` keeps of `model`'s attention; everything else is copied.
 
     Heads and channels in `sites` count within `model` itself, dense or already slim. attention_states: the blocks'
-    weights, as `surgery` makes them; by default the kept channels as they are. feed_forward_states: the same of the
+    weights, as `slimming` makes them; by default the kept channels as they are. feed_forward_states: the same of the
     feed-forward blocks that become smaller, by name; the others are copied. The softmax scale is handed over as the
     constant that it is.
     """
@@ -246,7 +247,7 @@ def slim_model(
     config = slim_config(model.config, SLIM, sites, dense_sites[0].scaling, widths)
     with torch.device("meta"):
         slim = SlimASTForAudioClassification(config)
-    changed = feed_forward_state(states, lambda name: f"{BODY}.{name.removesuffix('feed_forward')}mlp")
+    changed = named_feed_forward(states, lambda name: f"{BODY}.{name.removesuffix('feed_forward')}mlp")
     state = slim_state(model, dense_sites, sites, attention_states, BODY, "o_proj", changed)
     slim.load_state_dict(state, strict=True, assign=True)
     return slim.eval().to(model.device)

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from leanear.benchmarks.tagging import MEAN_AP, clip_shares
-from leanear.calibration.likelihood import negative_log_likelihoods
-from leanear.calibration.targets import kind_of
+from leanear.calibration.targets import kind_of, negative_log_likelihoods
 from leanear.data.examples import LabelledInputs, Mistakes
 from leanear.progress import Report
 from leanear.runtimes.clips import Clips
@@ -40,7 +39,7 @@ def metric_of(config: Any) -> str:
     return MEAN_AP if classifier_task(config.problem_type, config.num_labels) == TAGGING_TASK else "accuracy"
 
 
-def no_decoder_layers(model: Any) -> tuple[torch.nn.Module, ...]:
+def decoder_layers(model: Any) -> tuple[torch.nn.Module, ...]:
     """Those of the transformer layers whose outputs stand at the positions of a sequence's targets: none."""
     del model
     return ()

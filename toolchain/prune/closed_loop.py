@@ -27,7 +27,7 @@ from torch import nn
 
 from leanear.calibration import shards
 from leanear.calibration.sites import AttentionSite
-from leanear.data.held_out import HeldOut, evaluated, losing
+from leanear.data.examples import HeldOut, evaluated, losing
 from leanear.families.family import Family
 from leanear.plan import SitePlan
 from leanear.progress import Report, counted, in_parts, quiet

@@ -9,8 +9,8 @@ from leanear.families.checkpoint_files import PRUNING_FILE
 from leanear.families.whisper import AlignmentHeads
 from leanear.plan import Prune
 from leanear.prune.closed_loop import Round
-from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import LatencyCheck
+from leanear.prune.recipe import Goal
 from leanear.prune.search import Trial
 from leanear.recover.compensation import Compensated
 from leanear.recover.kept_training import Distilled

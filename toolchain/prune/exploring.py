@@ -14,15 +14,13 @@ from leanear.benchmarks.report.drawing.pictures import Curve
 from leanear.benchmarks.report.page import Block, Paragraph, Report, Section, Table
 from leanear.benchmarks.report.report import write_page
 from leanear.data.dataset import Data, DataFolder, column_for
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import HeldOut, divided
+from leanear.data.examples import HeldOut, LabelledInputs, divided
 from leanear.data.splits import read_splits
 from leanear.evaluate.measured_loss import MATTERS_NATS, Judge, MeasuredLoss
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, data_folder, load_checkpoint
 from leanear.families.family import Checkpoint, Family
-from leanear.families.registry import family_of
-from leanear.families.tasks import labels_of, task_of
+from leanear.families.registry import family_of, labels_of, task_of
 from leanear.outputs import SCORES, check_explorable
 from leanear.plan import Prune
 from leanear.progress import Narrator, in_parts
@@ -30,8 +28,7 @@ from leanear.prune.closed_loop import choose_measured
 from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
 from leanear.prune.job import as_held, filled_by
-from leanear.prune.loss_section import curve_picture, nats
-from leanear.prune.notes import held_out_text
+from leanear.prune.notes import curve_picture, held_out_text, nats
 from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, held, read_calibration
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, cut

@@ -13,10 +13,9 @@ from leanear.families.family import Checkpoint, Family
 from leanear.families.registry import family_of
 from leanear.plan import Plan, Prune
 from leanear.progress import Narrator
-from leanear.prune.costs import Costs, mac_costs, parameter_costs
-from leanear.prune.goal import Goal
+from leanear.prune.costs import Costs, mac_costs, parameter_costs, unfilled_blocks, without_filled
 from leanear.prune.latency_goal import refuse_out_of_reach
-from leanear.prune.padding import unfilled_blocks, without_filled
+from leanear.prune.recipe import Goal
 from leanear.prune.widths import RotatedRecipe, check_budget
 from leanear.recover.distillation_options import Distillation
 from leanear.reference.schedule import PruneRecipe, check_sparsity

@@ -15,7 +15,7 @@ from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of
 from leanear.progress import Report, quiet
 from leanear.prune.costs import Costs, latency_costs
-from leanear.prune.goal import Goal
+from leanear.prune.recipe import Goal
 from leanear.prune.rotated import Rotated
 from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model, narrowest_name
 from leanear.runtimes.choose import require_runtime

@@ -12,15 +12,14 @@ from leanear.accelerator import on_accelerator
 from leanear.calibration import shards
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, Example, column_for, examples_identity
-from leanear.data.held_out import HeldOut, divided
+from leanear.data.examples import HeldOut, divided
 from leanear.data.splits import read_splits
 from leanear.evaluate.measured_loss import Judge
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, data_folder
 from leanear.families.family import Checkpoint
-from leanear.families.registry import family_of
-from leanear.families.tasks import labels_of, task_of
-from leanear.outputs import check_replaceable
+from leanear.families.registry import family_of, labels_of, task_of
+from leanear.outputs import check_replaceable, record_stage, recorded_inputs, stage_is_done
 from leanear.plan import Plan, read_plan
 from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.document import Loss, PruningDocument, read_pruning
@@ -34,7 +33,6 @@ from leanear.runtimes.clips import clips_sha256
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import LOCK_FILE, only_here
 from leanear.runtimes.process.notes import note, plural
-from leanear.stages import record_stage, recorded_inputs, stage_is_done
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
 STAGE = "checkpoint"

@@ -4,8 +4,6 @@ Several shots repeat this, each towards a part of the way, with scores of the mo
 compensated and not trained. What little is left of a model is chosen better so: see docs/real-models.md.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
@@ -14,8 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import HeldOut
+from leanear.data.examples import HeldOut, LabelledInputs
 from leanear.evaluate.measured_loss import MATTERS_NATS
 from leanear.families.family import Family
 from leanear.plan import CHANNELS_AS_TRAINED, ROTATED, Plan, SitePlan, compose, compose_feed_forward

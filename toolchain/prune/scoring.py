@@ -24,9 +24,9 @@ from leanear.calibration.feed_forward import (
     feed_forward_squares,
     feed_forward_sums,
 )
-from leanear.calibration.kept import keep_tensors, kept_tensors
 from leanear.calibration.losses import squares_of, width_grid, width_losses
 from leanear.calibration.passes import Labels, pass_through_all
+from leanear.calibration.shards import keep_tensors, kept_tensors
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import (
     Statistics,
@@ -40,13 +40,13 @@ from leanear.data.examples import LabelledInputs
 from leanear.families.family import Family
 from leanear.plan import Prune
 from leanear.progress import Report, quiet
-from leanear.prune.feed_forward import RunningSums, bases_of, empty_squares_of, scored_rows
 from leanear.runtimes.backends.unneeded_memory import give_back_heap
 from leanear.runtimes.files import sha256_json
 
 SCORES_FILE = "scores.safetensors"
 SCORES_VERSION = 3  # of what is kept: with another one, scores are made anew
 BASIS_FOLDER, LOSSES_FOLDER = "statistics", "losses"
+FEED_FORWARD_CLIPS = 64  # scored for feed-forward blocks, as far as they go those of which no basis is made
 OTHER_SIGNS = 500_000_003  # so that no pass draws the signs of the other
 
 Losses = Mapping[str, np.ndarray]
@@ -141,6 +141,12 @@ def _names(sites: Sequence[AttentionSite], feed_forward: Sequence[FeedForwardSit
     return [*(site.name for site in sites), *(site.name for site in feed_forward)]
 
 
+def scored_rows(clips: int, basis_clips: int) -> range:
+    """The clips that feed-forward blocks are scored on: those after the basis' own, or the last."""
+    start = max(0, min(basis_clips, clips - FEED_FORWARD_CLIPS))
+    return range(start, min(start + FEED_FORWARD_CLIPS, clips))
+
+
 def infinitesimal_losses(
     sites: Sequence[AttentionSite], bases: Mapping[str, SiteBasis], targets_per_clip: float
 ) -> dict[str, np.ndarray]:
@@ -204,7 +210,7 @@ def _based(work: _Work, based: LabelledInputs) -> dict[str, torch.Tensor]:
     sites = work.sites
     summed = [f"{kind}/{site.name}" for site in work.feed_forward for kind in ("gram", "felt")]
     state = work.state if summed and shards.rank() == 0 else None
-    sums = RunningSums(summed, None if state is None else state / BASIS_FOLDER / "sums")
+    sums = shards.RunningSums(summed, None if state is None else state / BASIS_FOLDER / "sums")
     gathered = _gathered(
         work, based, "basis from", BASIS_FOLDER, 0,
         lambda batch, _first, generator: _statistics(work, batch, generator),
@@ -248,7 +254,7 @@ def _gathered(
     def compute(number: int) -> shards.Tensors:
         seed = 1_000_003 * scoring.seed + number + (OTHER_SIGNS if folder == LOSSES_FOLDER else 0)
         generator = torch.Generator().manual_seed(seed)
-        parts, sums = list[shards.Tensors](), RunningSums(summed)
+        parts, sums = list[shards.Tensors](), shards.RunningSums(summed)
         for row in chunks[number].split(work.clips_at_once or scoring.chunk):
             say(int(row[0]))
             parts = fold([*parts, sums.take(collect(clips[row].trimmed(), int(row[0]), generator))])
@@ -284,7 +290,7 @@ def _squares(
     """Of every block; of feed-forward blocks from clips alone that are among `rows`; first: the batch's first clip."""
     judged = [number for number in range(len(batch)) if first + number in rows]
     blocks = work.feed_forward if judged else ()
-    nothing = empty_squares_of(work.feed_forward)
+    nothing = {site.name: torch.zeros(site.width + 1, dtype=torch.float64) for site in work.feed_forward}
     if not (work.sites or blocks):
         return nothing
     passed = pass_through_all(
@@ -317,3 +323,9 @@ def _bases(tensors: Mapping[str, torch.Tensor]) -> dict[str, SiteBasis]:
     fields = [field.name for field in dataclasses.fields(SiteBasis)]
     names = sorted({key.partition("/")[2] for key in tensors if key.startswith("context_mean/")})
     return {name: SiteBasis(**{field: tensors[f"{field}/{name}"] for field in fields}) for name in names}
+
+
+def bases_of(tensors: Mapping[str, torch.Tensor], sites: Sequence[FeedForwardSite]) -> dict[str, FeedForwardBasis]:
+    """The blocks' bases, of which every tensor is called by its field and its block."""
+    fields = [field.name for field in dataclasses.fields(FeedForwardBasis)]
+    return {s.name: FeedForwardBasis(**{field: tensors[f"{field}/{s.name}"] for field in fields}) for s in sites}

@@ -17,8 +17,7 @@ from torch import nn
 
 from leanear.benchmarks.formatting import PRUNED_PARTS
 from leanear.benchmarks.summary import Interval
-from leanear.calibration.likelihood import kl_divergences
-from leanear.calibration.targets import answered, kind_of, of_clips, positions
+from leanear.calibration.targets import answered, kind_of, kl_divergences, of_clips, positions
 from leanear.data.examples import LabelledInputs, Mistakes
 from leanear.families.family import Checkpoint, Family
 from leanear.progress import Report, in_parts, quiet

@@ -19,14 +19,18 @@ from leanear.calibration.feed_forward import FeedForwardBasis
 from leanear.calibration.passes import Labels
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.families.family import Family
+from leanear.families.slimming import (
+    feed_forward_state,
+    first_channels_state,
+    kept_attention_state,
+    rotated_attention_state,
+)
 from leanear.plan import FeedForwardPlan, Prune, SitePlan, SitesChoice, first_channels, untouched
-from leanear.prune.allocation.allocate import Allocation, allocate
-from leanear.prune.allocation.options import BlockOptions, HeadOptions
+from leanear.prune.allocation.allocate import Allocation, BlockOptions, HeadOptions, allocate
 from leanear.prune.costs import Costs, FeedForwardCost
 from leanear.prune.scoring import Bases, Losses, Scoring
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.records import Positive, check
-from leanear.surgery import feed_forward_state, first_channels_state, kept_attention_state, rotated_attention_state
 
 Pools = Literal["global", "by-kind"]
 POOLS: tuple[Pools, ...] = ("global", "by-kind")
@@ -306,7 +310,7 @@ def cut(
     kept = tuple(itertools.starmap(first_channels, zip(sites, allocation.widths, strict=True)))
     states = [_attention_state(site, bases, site_plan) for site, site_plan in zip(sites, kept, strict=True)]
     narrowed = {
-        site.name: feed_forward_state(site, cast(FeedForwardBasis, bases[site.name]), width)[1]
+        site.name: feed_forward_state(site, cast(FeedForwardBasis, bases[site.name]), width)
         for site, width in _narrowed(family, model, allocation)
     }
     return family.slim_model(model, kept, states, narrowed), kept

@@ -29,8 +29,7 @@ from torch.nn import functional
 
 from leanear.calibration import shards
 from leanear.calibration.targets import before_the_end
-from leanear.data.examples import Inputs, LabelledInputs, trimmed
-from leanear.data.held_out import HeldOut, evaluated, losing
+from leanear.data.examples import HeldOut, Inputs, LabelledInputs, evaluated, losing, trimmed
 from leanear.families.family import Family
 from leanear.progress import Report, quiet
 from leanear.recover.block_passes import Clips, Pair, at_block, logits

@@ -17,7 +17,7 @@ from torch import nn
 from leanear.runtimes import records
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
-from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.process.interrupts import remember_kept
 
 STATE_FILE = "distillation.safetensors"
 STATE_SCHEMA = "leanear-distillation-2"

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from leanear.accelerator import has_bfloat16
-from leanear.calibration.likelihood import kl_divergences, negative_log_likelihoods
-from leanear.calibration.targets import kind_of, positions
+from leanear.calibration.targets import kind_of, kl_divergences, negative_log_likelihoods, positions
 from leanear.data.examples import Inputs, LabelledInputs
 from leanear.progress import Report
 from leanear.recover.distillation_options import Distillation

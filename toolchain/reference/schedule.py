@@ -10,9 +10,15 @@ from typing import Literal
 import torch
 from torch import nn
 
-from leanear.calibration.curvature import collect_curvature, curvature_from_tensors, curvature_tensors
-from leanear.calibration.kept import keep_tensors, kept_tensors
-from leanear.calibration.scores import SiteScores, score_fisher, score_magnitude
+from leanear.calibration.scores import (
+    SiteScores,
+    collect_curvature,
+    curvature_from_tensors,
+    curvature_tensors,
+    score_fisher,
+    score_magnitude,
+)
+from leanear.calibration.shards import keep_tensors, kept_tensors
 from leanear.calibration.sites import AttentionSite
 from leanear.data.examples import LabelledInputs
 from leanear.families.family import Checkpoint, Family
@@ -22,7 +28,7 @@ from leanear.recover.lora import LoraRecovery, recover_
 from leanear.reference.choose import ROUNDING, Scheme, Threshold, choose_share, choose_sparsity
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_json
-from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.process.interrupts import remember_kept
 from leanear.runtimes.records import Positive, as_json, check
 
 Score = Literal["fisher", "magnitude"]

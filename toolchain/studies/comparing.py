@@ -12,8 +12,7 @@ from leanear.accelerator import on_accelerator
 from leanear.benchmarks.report.report import write_page
 from leanear.data.clips import read_examples_for
 from leanear.data.dataset import Data, Example, column_for
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import clips_to_score
+from leanear.data.examples import LabelledInputs, clips_to_score
 from leanear.data.splits import read_splits
 from leanear.families.asked import Asked
 from leanear.families.checkpoint import (
@@ -24,19 +23,17 @@ from leanear.families.checkpoint import (
     load_checkpoint,
 )
 from leanear.families.family import Checkpoint
-from leanear.families.registry import family_of
-from leanear.families.tasks import labels_of, task_of
+from leanear.families.registry import family_of, labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.plan import Plan, Prune
 from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES
 from leanear.recover.distillation_options import Distillation
 from leanear.reference.choose import SCHEMES
-from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.choose import graph_precision, require_runtime
 from leanear.runtimes.clips import Clips, clips_sha256
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_text
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.records import write
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK

@@ -20,7 +20,7 @@ from leanear.data.examples import LabelledInputs
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file, sha256_json, write_text
-from leanear.runtimes.process.kept_work import remember_kept
+from leanear.runtimes.process.interrupts import remember_kept
 from leanear.studies.comparison_document import (
     ANY_SEED,
     DENSE,

@@ -25,9 +25,9 @@ from leanear.calibration.scores import SiteScores
 from leanear.calibration.sites import AttentionSite, FeedForwardSite
 from leanear.calibration.statistics import SiteStatistics, Statistics, merge_statistics, statistics_of
 from leanear.calibration.targets import strata
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import HeldOut, divided
+from leanear.data.examples import HeldOut, LabelledInputs, divided
 from leanear.families.family import Checkpoint, Family
+from leanear.families.slimming import kept_rows
 from leanear.plan import ROTATED, Plan, Prune, SitePlan, compose, untouched
 from leanear.progress import Report, quiet
 from leanear.prune.allocation.allocate import Allocation
@@ -47,7 +47,6 @@ from leanear.runtimes.errors import BadInput
 from leanear.studies.closed_form import principal_basis, ridge_basis, ridge_feed_forward
 from leanear.studies.comparison_document import DENSE
 from leanear.studies.one_ranking import OneRanking, Ranking, correct_, make_ranking, model_of
-from leanear.surgery import kept_rows
 
 Order = Literal["fisher", "singular value"]
 Group = Literal["dense", "plain", "reference", "one basis, equal widths", "parts", "default", "control", "recovered"]

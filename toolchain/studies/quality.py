@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from leanear.calibration.likelihood import kl_divergences, negative_log_likelihoods
-from leanear.calibration.targets import of_clips
+from leanear.calibration.targets import kl_divergences, negative_log_likelihoods, of_clips
 from leanear.data.examples import Inputs, Mistakes
 from leanear.progress import Report, quiet
 from leanear.recover.training import Logits

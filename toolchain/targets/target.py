@@ -2,22 +2,35 @@
 
 import os
 import re
+import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from leanear.runtimes.choose import MODULES, choose_runtime, graph_forms, offered_runtimes
+from leanear.runtimes.choose import MODULES, PRECISIONS, choose_runtime, graph_forms, graph_precision, offered_runtimes
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.precisions import PRECISIONS, graph_precision
 from leanear.runtimes.records import Positive, read
 from leanear.runtimes.sessions import MOST_THREADS
-from leanear.toml_file import read_toml
 
 TARGETS = Path(__file__).parent
 USUAL_FEED_FORWARD_MULTIPLE = 16  # where a file does not say: the float32 values of a 512-bit vector
 USUAL_MULTIPLE = 4  # where a file does not say: the float32 values of a 128-bit vector
 MOST_MULTIPLE = 256
 FORM_COLUMNS = {"tensorrt": 16}  # forms of the graph that fill every width up to multiples of so many columns
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The document in the file.
+
+    Raises:
+        BadInput: the file cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path}: not TOML ({error})") from None
 
 
 @dataclass(frozen=True)

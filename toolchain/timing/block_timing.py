@@ -16,13 +16,10 @@ from leanear.export.ast.graph import READ_TOKENS, export_ast, observe_ast
 from leanear.export.blocks import KINDS, export_blocks
 from leanear.families.ast import AstCheckpoint
 from leanear.progress import Report, quiet
-from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.choose import graph_precision, require_runtime
 from leanear.runtimes.errors import MeasurementFailed
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.sessions import SessionOptions
 from leanear.targets.target import Target
-from leanear.timing.feed_forward_table import FeedForwardTable, fit_feed_forward
-from leanear.timing.feed_forward_table import probe_widths as channels_to_probe
 from leanear.timing.latency_table import (
     HasHeads,
     LatencyTable,
@@ -33,7 +30,8 @@ from leanear.timing.latency_table import (
     read_geometry,
     site_kind,
 )
-from leanear.timing.table_file import TableSource, table_key
+from leanear.timing.table_file import FeedForwardTable, TableSource, fit_feed_forward, table_key
+from leanear.timing.table_file import probe_widths as channels_to_probe
 
 PROCESSES = 2  # timings of one process can all be off by how its memory happened to be laid out
 ROUNDS = 6

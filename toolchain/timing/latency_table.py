@@ -18,8 +18,7 @@ from leanear.export.onnx.heads import VECTOR_COLUMNS, HeadGroup, read_widths
 from leanear.families.family import Checkpoint
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.records import Amount, Positive
-from leanear.timing.parts_fit import fit_nonnegative
-from leanear.timing.table_file import Kept
+from leanear.timing.table_file import Kept, fit_nonnegative
 
 Widths = Sequence[tuple[int, int]]
 """(K, V) of every kept head of one attention block."""

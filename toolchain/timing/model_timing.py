@@ -21,7 +21,6 @@ from leanear.progress import Report, in_parts
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import Target
 from leanear.timing.block_timing import InTurn, export_ast_to_time, feed_forward_table, latency_table, time_in_turn
-from leanear.timing.feed_forward_table import FeedForwardTable
 from leanear.timing.latency_table import Table
 from leanear.timing.speech_timing import (
     export_to_time,
@@ -31,7 +30,7 @@ from leanear.timing.speech_timing import (
     work_of,
 )
 from leanear.timing.speech_work import SpeechWork
-from leanear.timing.table_file import TableSource
+from leanear.timing.table_file import FeedForwardTable, TableSource
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from leanear.export.blocks import exported_groups
 from leanear.export.onnx.attention import HeadGroup
 from leanear.runtimes.records import Amount, Positive
 from leanear.timing.latency_table import HEAD_PARTS, Table, Widths, head_parts
-from leanear.timing.parts_fit import fit_nonnegative
+from leanear.timing.table_file import fit_nonnegative
 
 KINDS = ("encoder", "decoder", "cross")
 ENCODER_STAGE, STEPS_STAGE = "encoder", "steps"

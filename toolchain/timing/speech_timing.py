@@ -18,21 +18,18 @@ from leanear.benchmarks.measure.rounds import FEWEST_QUIET, QUIET_SHARE
 from leanear.benchmarks.summary import summarise_latency
 from leanear.export.whisper.graph import cache_sizes, export_whisper, observe_encoder
 from leanear.families import whisper
+from leanear.families.slimming import first_channels_state
 from leanear.families.whisper import WhisperCheckpoint
 from leanear.plan import first_channels
 from leanear.progress import Report, quiet
-from leanear.runtimes.choose import require_runtime
+from leanear.runtimes.choose import graph_precision, require_runtime
 from leanear.runtimes.errors import MeasurementFailed
 from leanear.runtimes.manifest import MANIFEST_SCHEMA, NO_FILE, NO_GOLDEN, SpeechManifest, SpeechOutput, waveform_input
-from leanear.runtimes.precisions import graph_precision
 from leanear.runtimes.records import as_json, read
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import SPEECH_TASK
-from leanear.surgery import first_channels_state
 from leanear.targets.target import Target
 from leanear.timing.block_timing import InTurn, equal_widths, ragged_widths
-from leanear.timing.feed_forward_table import FeedForwardTable, fit_feed_forward
-from leanear.timing.feed_forward_table import probe_widths as channels_to_probe
 from leanear.timing.latency_table import Widths
 from leanear.timing.speech_latency import (
     ENCODER_STAGE,
@@ -44,7 +41,8 @@ from leanear.timing.speech_latency import (
     fit_speech_parts,
 )
 from leanear.timing.speech_work import SizedWork, SpeechWork, sized_work
-from leanear.timing.table_file import TableSource, table_key
+from leanear.timing.table_file import FeedForwardTable, TableSource, fit_feed_forward, table_key
+from leanear.timing.table_file import probe_widths as channels_to_probe
 
 WORKER = "leanear.benchmarks.measure.speech_rounds"
 PROCESSES, ROUNDS, SHARE_S = 4, 5, 15.0  # of each process

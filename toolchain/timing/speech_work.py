@@ -6,8 +6,7 @@ from typing import Any
 from leanear.export.whisper.graph import FRAMES_PER_POSITION
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import FULL, Decoding
-from leanear.runtimes.speech.encoder_windows import choose_windows
-from leanear.runtimes.windows import transcribe_prompt, window_tokens
+from leanear.runtimes.speech.encoder_windows import choose_windows, transcribe_prompt, window_tokens
 
 LONGEST_CLIP_S = 3600.0
 

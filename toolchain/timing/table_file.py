@@ -1,11 +1,18 @@
-"""The file of a latency table: its key, which says what was timed, the table's own fields, and where it is kept."""
+"""Latency tables: how costs are fitted, and the file of a table: its key, which says what was timed, and its fields.
+
+The simplest is that of feed-forward blocks. A block costs so much for being there (layer norm, activation, residual,
+starting), and as much again for each of its channels; both are a least-squares fit of blocks of several widths. A block
+without channels is gone and costs nothing.
+"""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
 
 from leanear.benchmarks.analysis import disturbed
 from leanear.benchmarks.sensors.device import device_facts
@@ -13,11 +20,13 @@ from leanear.export.blocks import EXPORTER
 from leanear.progress import Report, quiet
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json, sha256_json, write_json
-from leanear.runtimes.process.kept_work import remember_kept
-from leanear.runtimes.records import as_json, read
+from leanear.runtimes.process.interrupts import remember_kept
+from leanear.runtimes.records import Amount, Count, as_json, read
 from leanear.targets.target import Target
 
 IN_KEY = ("geometry", "graph_form")  # fields of a table that its file has in the key
+EIGHTHS = (6, 5.5, 4, 2, 1)  # of all channels: widths that are timed, in whole vectors where blocks have so many
+VECTOR_CHANNELS = 16
 
 
 class Kept:
@@ -135,3 +144,91 @@ def read_table(record: type[AnyTable], path: Path, key: dict[str, Any] | None = 
     if table.fault:
         raise BadInput(f"{path}: {table.fault}")
     return table
+
+
+def fit_nonnegative(rows: Sequence[Mapping[str, float]], milliseconds: Sequence[float]) -> dict[str, float]:
+    """What every part costs, so that the rows' sums are nearest to `milliseconds`: least squares of relative errors.
+
+    rows: how often every part is in what was timed; all have the same parts.
+    """
+    names, timed = list(rows[0]), np.array(milliseconds)
+    matrix = np.array([[row[name] for name in names] for row in rows], dtype=np.float64) / timed[:, None]
+    used = [column for column in range(len(names)) if matrix[:, column].any()]
+    while True:
+        scale = np.abs(matrix[:, used]).max(axis=0)
+        solution = np.linalg.lstsq(matrix[:, used] / scale, np.ones(len(timed)), rcond=None)[0] / scale
+        if (solution >= 0).all():
+            break
+        # A cost below zero is noise: the part that is furthest below, by its share of a row, is not there.
+        used.remove(used[int(np.argmin(solution * scale))])
+    found = dict.fromkeys(names, 0.0)
+    return found | {names[column]: float(value) for column, value in zip(used, solution, strict=True)}
+
+
+@dataclass(frozen=True)
+class FeedForwardParts:
+    """Milliseconds of a feed-forward block: of its being there, and of each of its channels."""
+
+    block_ms: Amount
+    channel_ms: Amount
+
+
+@dataclass(frozen=True)
+class FeedForwardProbe:
+    """Blocks of one width as they were timed, beside what the parts say; of a Whisper, a stage with all such blocks."""
+
+    kind: str
+    width: Count
+    measured_ms: Amount
+    fitted_ms: Amount
+
+
+@dataclass(frozen=True)
+class FeedForwardTable(Kept):
+    """Milliseconds of a model's feed-forward blocks on one device, runtime, precision and number of threads.
+
+    dense_ms: the whole dense model, timed in turn with them; blocks: the kind of each, in the order of the model's
+    feed-forward sites; parts: by kind; others_share: of all cores, what other programs used while it was timed.
+    """
+
+    SCHEMA: ClassVar[str] = "leanear-feed-forward-latency-table-1"
+
+    dense_ms: Amount
+    blocks: tuple[str, ...]
+    parts: dict[str, FeedForwardParts]
+    probes: tuple[FeedForwardProbe, ...]
+    others_share: Amount
+    key: dict[str, Any]
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the table, in a few words."""
+        unknown = sorted(set(self.blocks) - set(self.parts))
+        return f"blocks are of the kind {unknown[0]}, of which there are no parts" if unknown else None
+
+    def parts_beside(self, dense_ms: float) -> list[FeedForwardParts]:
+        """Every block's parts, where the dense model takes so long: two timings of a device differ by its state."""
+        ratio = dense_ms / self.dense_ms
+        beside = {kind: FeedForwardParts(of.block_ms * ratio, of.channel_ms * ratio) for kind, of in self.parts.items()}
+        return [beside[kind] for kind in self.blocks]
+
+
+def probe_widths(full: int) -> list[int]:
+    """Channels of the blocks that are timed, all of them first, none twice."""
+    whole = (VECTOR_CHANNELS * round(full * eighths / 8 / VECTOR_CHANNELS) for eighths in EIGHTHS)
+    fewer = (width or max(1, round(full * eighths / 8)) for width, eighths in zip(whole, EIGHTHS, strict=True))
+    return list(dict.fromkeys([full, *fewer]))
+
+
+def fit_feed_forward(
+    kind: str, timed: Sequence[tuple[int, float]], blocks: int = 1, has_rest: bool = False
+) -> tuple[FeedForwardParts, list[FeedForwardProbe]]:
+    """The parts whose sums are nearest to what was timed, none of them negative, and what they say of each.
+
+    timed: channels, and the milliseconds of so many `blocks` of them, with a rest that is always the same or without.
+    """
+    rows = [{"block_ms": blocks * (width > 0), "channel_ms": blocks * width, "rest": has_rest} for width, _ in timed]
+    found = fit_nonnegative(rows, [milliseconds for _, milliseconds in timed])
+    said = [sum(found[name] * often for name, often in row.items()) for row in rows]
+    probes = [FeedForwardProbe(kind, *each, fitted) for each, fitted in zip(timed, said, strict=True)]
+    return FeedForwardParts(found["block_ms"], found["channel_ms"]), probes

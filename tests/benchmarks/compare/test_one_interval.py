@@ -32,8 +32,8 @@ from leanear.benchmarks.tagging import MEAN_AP, clip_shares, tag_change, tag_qua
 from leanear.benchmarks.verdict import loss_of
 from leanear.data.examples import Mistakes
 from leanear.deploy.precision_gate import compare_answers
-from leanear.prune.goal import Goal
 from leanear.prune.notes import pruning_notes
+from leanear.prune.recipe import Goal
 from leanear.prune.search import Trial as SearchTrial
 from leanear.prune.search import _Answers, _trial
 from leanear.runtimes.clips import Clips

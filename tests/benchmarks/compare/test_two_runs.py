@@ -10,7 +10,12 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, multinomial
 
-from leanear.benchmarks.compare.two_runs import ratio_of_medians, ratio_of_slim_to_dense, ratio_of_sums, unpaired_change
+from leanear.benchmarks.compare.compare_rows import (
+    ratio_of_medians,
+    ratio_of_slim_to_dense,
+    ratio_of_sums,
+    unpaired_change,
+)
 from leanear.benchmarks.summary import Interval, paired_change, wilson_interval
 
 pytestmark = pytest.mark.usefixtures("all_resamples")

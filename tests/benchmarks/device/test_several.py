@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from leanear.benchmarks.device.classify import classify_files, print_labels
-from leanear.benchmarks.device.several import clips_in, each_usable
+from leanear.benchmarks.device.transcript_files import clips_in, each_usable
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.sessions import SessionOptions
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, write_tiny_artifact

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leanear.benchmarks.measure.recordings import recordings_of
+from leanear.benchmarks.measure.answers import recordings_of
 from leanear.runtimes.clips import Clips
 
 

@@ -13,16 +13,16 @@ from onnx import TensorProto, helper, numpy_helper
 from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.inference import STAGES, one_inference
 from leanear.benchmarks.measure.evaluation import evaluate_logits, evaluate_transcripts
+from leanear.benchmarks.measure.front_end import share_of_nodes
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.measure.transcripts import measure_transcripts, read_transcripts
 from leanear.benchmarks.results import read_results, write_results
 from leanear.runtimes.artifact import read_artifact
-from leanear.runtimes.backends.shares import share_of_nodes
 from leanear.runtimes.clips import read_clips, write_clips
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.windows import transcribe_prompt, window_tokens
+from leanear.runtimes.speech.encoder_windows import transcribe_prompt, window_tokens
 from tests.benchmarks.speech_artifact import POSITIONS, WINDOW_S, say, write_speech_artifact
 from tests.benchmarks.test_results import changed
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from leanear.benchmarks.sensors.board import board_facts
-from leanear.benchmarks.sensors.device import is_measured
+from leanear.benchmarks.sensors.device import board_facts, is_measured
 from tests.benchmarks.device_trees import JETSON, LAPTOP, PI, nobody, pi_programs, tree
 
 

@@ -9,13 +9,10 @@ import time
 
 import pytest
 
-from leanear.benchmarks.sensors.energy import energy
-from leanear.benchmarks.sensors.pi_firmware import parse_pmic
 from leanear.benchmarks.sensors.readings import run_program
-from leanear.benchmarks.sensors.recorder import Recorder
-from leanear.benchmarks.sensors.sensor_records import between, throttling
-from leanear.benchmarks.sensors.sensors import KINDS, find_sensors
-from leanear.benchmarks.sensors.tegrastats import parse_tegrastats
+from leanear.benchmarks.sensors.recorder import Recorder, parse_tegrastats
+from leanear.benchmarks.sensors.sensor_records import between, energy, throttling
+from leanear.benchmarks.sensors.sensors import KINDS, find_sensors, parse_pmic
 from tests.benchmarks.device_trees import (
     JETSON,
     LAPTOP,

@@ -19,7 +19,7 @@ from leanear.export.onnx.half_precision import add_half_precision
 from leanear.export.onnx.heads import fused_width
 from leanear.export.whisper.golden_speech import collect_golden_speech
 from leanear.export.whisper.graph import export_whisper
-from leanear.export.whisper.half_ranges import too_large_in_whisper, written_feeds
+from leanear.export.whisper_artifact import too_large_in_whisper, written_feeds
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.encoder_windows import FULL, choose_windows
 from tests.export.whisper_cases import WINDOW_SAMPLES, make_extractor, noise, small_speech, small_whisper

@@ -14,7 +14,7 @@ from leanear.export.ast.graph import export_ast, observe_ast
 from leanear.export.onnx.eight_bit_weights import weight_of
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.observed import Observed
-from leanear.export.onnx.plain_norms import add_plain_norms
+from leanear.export.onnx.static_eight_bit import add_plain_norms
 
 TOKENS, WIDTH, COLUMNS = 9, 128, 48
 EPSILON = 1e-5

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from leanear.export.artifact import export_artifact
 from leanear.export.ast.graph import observe_ast
-from leanear.export.onnx.eight_bit_attention import add_eight_bit_group, rows_at_a_time
+from leanear.export.onnx.attention import add_eight_bit_group, rows_at_a_time
 from leanear.export.onnx.graph import FORMS, Graph
 from leanear.export.onnx.observed import Observed
 from leanear.export.onnx.static_eight_bit import signed_scale, unsigned_range
@@ -188,7 +188,7 @@ def test_attention_of_integers_is_near_that_of_floats(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Diffuse and sharp attention alike; the oracle is torch's scaled_dot_product_attention in float64."""
-    monkeypatch.setattr("leanear.export.onnx.eight_bit_attention.CACHED_BYTES", 32 * heads * tokens * 4)
+    monkeypatch.setattr("leanear.export.onnx.attention.CACHED_BYTES", 32 * heads * tokens * 4)
     generator = np.random.default_rng(tokens)
     sizes = {"query": width, "key": width, "value": value_width}
     feeds = {name: generator.standard_normal((tokens, heads * size)) for name, size in sizes.items()}

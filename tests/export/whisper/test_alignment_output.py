@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from leanear.export.parity import prove_parity_here
-from leanear.export.whisper.window_states import cross_attention, window_states
+from leanear.export.whisper.golden_speech import cross_attention, window_states
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import sha256_file, write_json
 from leanear.runtimes.manifest import Alignment
 from leanear.runtimes.sessions import SessionOptions
-from leanear.runtimes.speech.alignment import softmax
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import decode_window
 from leanear.runtimes.speech.speech_model import read_speech_model, require_word_times
+from leanear.runtimes.speech.word_times import softmax
 from tests.export.whisper_cases import KINDS, noise, small_artifact, small_whisper
 from tests.whisper_models import make_extractor
 

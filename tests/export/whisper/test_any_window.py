@@ -15,8 +15,8 @@ import torch
 from leanear.deploy.exporting import write_proved_artifact, write_unproved_artifact
 from leanear.export.options import ExportOptions
 from leanear.export.parity import prove_parity_here
+from leanear.export.whisper.golden_speech import window_states
 from leanear.export.whisper.graph import export_whisper
-from leanear.export.whisper.window_states import window_states
 from leanear.families.checkpoint import load_checkpoint
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime

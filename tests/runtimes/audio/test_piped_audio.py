@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.runtimes.audio.pipe_reader import PipeReader
-from leanear.runtimes.audio.piped_audio import PipedAudio, RawAudio, raw_audio
+from leanear.runtimes.audio.piped_audio import PipedAudio, PipeReader, RawAudio, raw_audio
 from leanear.runtimes.errors import BadInput
 from tests.recordings import read_recording
 
@@ -193,7 +192,7 @@ def test_what_raw_audio_cannot_be_is_refused(flags, complaint):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a pipe be widened")
 def test_a_pipe_holds_half_a_minute_before_anybody_reads():
     fcntl = pytest.importorskip("fcntl")
-    program = "from leanear.runtimes.process.streams import widen_standard_input; widen_standard_input(); input()"
+    program = "from leanear.runtimes.process.notes import widen_standard_input; widen_standard_input(); input()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, cwd=ROOT) as process:
         deadline = time.monotonic() + 60
         while fcntl.fcntl(process.stdin.fileno(), 1032) < 30 * 2 * RATE_HZ:  # F_GETPIPE_SZ

@@ -10,7 +10,7 @@ import pytest
 
 SAY = """
 import sys
-from leanear.runtimes.process.streams import take_any_text
+from leanear.runtimes.process.notes import take_any_text
 
 take_any_text()
 print({text!r})

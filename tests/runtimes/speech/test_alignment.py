@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy.ndimage import median_filter as scipy_median_filter
 
-from leanear.export.whisper.window_states import cross_attention, window_states
+from leanear.export.whisper.golden_speech import cross_attention, window_states
 from leanear.families import whisper
 from leanear.runtimes.manifest import Alignment
-from leanear.runtimes.speech.alignment import first_columns, median_filter, softmax, token_positions, warp
+from leanear.runtimes.speech.word_times import first_columns, median_filter, softmax, token_positions, warp
 from tests.whisper_models import make_extractor, make_whisper
 
 

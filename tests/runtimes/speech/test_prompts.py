@@ -11,11 +11,9 @@ import pytest
 from transformers import WhisperTokenizer
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decode_options import DecodeOptions, hotwords_of, read_prompts
 from leanear.runtimes.speech.long_audio import transcribe_windows
-from leanear.runtimes.speech.prompts import hotwords_of, read_prompts
-from leanear.runtimes.speech.tokens.text_tokens import text_tokens, words_of
-from leanear.runtimes.speech.tokens.vocabulary import Vocabulary, make_vocabulary
+from leanear.runtimes.speech.tokens.vocabulary import Vocabulary, make_vocabulary, text_tokens, words_of
 from tests.runtimes.speech_sessions import (
     END,
     NO_SPEECH,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from leanear.runtimes.manifest import EncoderWindows
+from leanear.runtimes.speech.attempts import audible_s, most_tokens, why_heard_again
 from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.decoding import Decoded
 from leanear.runtimes.speech.long_audio import transcribe, transcribe_windows
-from leanear.runtimes.speech.short_windows import audible_s, most_tokens, why_heard_again
 from leanear.runtimes.speech.transcript import Tally
 from tests.runtimes.speech_sessions import END, MODEL, RATE_HZ, TOKENS, WINDOW, FakeSession, at_time, scripted
 
@@ -205,7 +205,7 @@ def test_the_next_piece_begins_where_one_was_cut():
 
 def test_a_piece_is_heard_to_its_end_where_the_model_would_stop_in_a_segment_that_has_begun(monkeypatch):
     """What may not be said is the end; the script goes on after it with what is said in its place."""
-    monkeypatch.setattr("leanear.runtimes.speech.short_windows.LEFT_S", 0.1)
+    monkeypatch.setattr("leanear.runtimes.speech.attempts.LEFT_S", 0.1)
     audio, script = loud(0.5), [at_time(0.0), 2, at_time(0.06), at_time(0.06), END, 4, at_time(0.28)]
     (piece, *_), _ = pieces_heard(audio, script)
     assert piece.decoded.tokens[:4] == tuple(script[:4])
@@ -217,7 +217,7 @@ def test_a_piece_is_heard_to_its_end_where_the_model_would_stop_in_a_segment_tha
 
 
 def test_a_piece_may_end_at_a_single_timestamp_as_of_noise_after_speech(monkeypatch):
-    monkeypatch.setattr("leanear.runtimes.speech.short_windows.LEFT_S", 0.1)
+    monkeypatch.setattr("leanear.runtimes.speech.attempts.LEFT_S", 0.1)
     script = [at_time(0.0), 2, at_time(0.06), END, 4, at_time(0.28)]
     (piece, *_), _ = pieces_heard(loud(0.5), script)
     assert piece.decoded.tokens == tuple(script[:3])
@@ -225,7 +225,7 @@ def test_a_piece_may_end_at_a_single_timestamp_as_of_noise_after_speech(monkeypa
 
 
 def test_a_piece_that_is_heard_again_is_heard_to_its_end_where_something_ends_a_loop(monkeypatch):
-    monkeypatch.setattr("leanear.runtimes.speech.short_windows.LEFT_S", 0.1)
+    monkeypatch.setattr("leanear.runtimes.speech.attempts.LEFT_S", 0.1)
     looped = [at_time(0.0), *[3, 4] * 5, at_time(0.28)]
     early = [at_time(0.0), 2, at_time(0.06), at_time(0.06), END, 4, at_time(0.28)]
     (piece, *_), _ = pieces_heard(loud(0.5), looped, early)

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from leanear.runtimes.speech.cues import Lines
-from leanear.runtimes.speech.subtitles import WRITERS, as_json, plain, srt, vtt, words_alone
+from leanear.runtimes.speech.subtitles import WRITERS, Lines, as_json, plain, srt, vtt, words_alone
 from leanear.runtimes.speech.transcript import Segment
 from leanear.runtimes.speech.words import Word
 

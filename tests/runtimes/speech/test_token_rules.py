@@ -14,7 +14,7 @@ from transformers.generation.logits_process import (
     WhisperTimeStampLogitsProcessor,
 )
 
-from leanear.runtimes.speech.tokens.token_rules import TokenRules
+from leanear.runtimes.speech.search import TokenRules
 from tests.runtimes.speech_sessions import END, NO_TIMESTAMPS, SIZE, STEPS, TIMES, TOKENS, WORDS, model_with
 
 PROMPT = 4

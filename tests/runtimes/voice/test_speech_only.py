@@ -15,8 +15,7 @@ from leanear.runtimes.speech.decode_options import DecodeOptions
 from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.speech.words import Word
 from leanear.runtimes.voice.graph import FRAME_SAMPLES, RATE_HZ, VoiceGraph, detectors, load_voice_graph
-from leanear.runtimes.voice.speech_only import SpeechOnly, Voice, _moved, transcribe_spoken
-from leanear.runtimes.voice.stretches import SpeechStretches, VoiceRules
+from leanear.runtimes.voice.speech_only import SpeechOnly, SpeechStretches, Voice, VoiceRules, _moved, transcribe_spoken
 from tests.runtimes.speech_sessions import at_time, model_with, scripted
 
 CLIPS = Path(__file__).resolve().parents[3] / "toolchain" / "demo" / "whisper" / "clips"

@@ -12,8 +12,7 @@ import pytest
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from leanear.cli.early import BRACKETED, check_early
-from leanear.families.asked import NOTHING_ASKED
-from leanear.families.known_languages import check_language
+from leanear.families.asked import NOTHING_ASKED, check_language
 from leanear.runtimes.errors import BadInput
 from tests.conftest import write_tiny, write_tones
 from tests.toolchain.speech_folder import write_speech_folder

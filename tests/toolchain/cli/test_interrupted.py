@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from leanear.runtimes.process.kept_work import GOES_ON, forget_kept, remember_kept, what_is_kept
+from leanear.runtimes.process.interrupts import GOES_ON, forget_kept, remember_kept, what_is_kept
 from tests.conftest import write_tiny, write_tones
 from tests.toolchain.interrupting import interrupted_at
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.data.audio import read_waveform
-from leanear.data.audio_stream import AudioStream
+from leanear.data.audio import AudioStream, read_waveform
 from leanear.runtimes.errors import BadInput
 
 RATE_HZ = 16_000

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from leanear.data.audio import read_waveform, wav_part
-from leanear.data.audio_stream import AudioStream
-from leanear.runtimes.audio.recordings import Recording
-from leanear.runtimes.audio.wav_layout import wav_layout
+from leanear.data.audio import AudioStream, read_waveform, wav_part
+from leanear.runtimes.audio.recordings import Recording, wav_layout
 from leanear.runtimes.errors import BadInput
 from tests.recordings import read_recording
 from tests.wav_bytes import RATE_HZ, pcm, wav_bytes

@@ -11,8 +11,8 @@ import soundfile
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
+from leanear.benchmarks.analysis import analyse_tags
 from leanear.benchmarks.results import read_results
-from leanear.benchmarks.tag_analysis import analyse_tags
 from leanear.cli.commands import run
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import read_clips

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leanear.deploy.deployment_folder import claim, default_folder
+from leanear.deploy.pipeline import claim, default_folder
 
 
 def test_two_models_called_model(tmp_path, monkeypatch):

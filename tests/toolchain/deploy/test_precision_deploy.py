@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from leanear.benchmarks.device.bundled import RUNNER_FILE, read_bundle
-from leanear.benchmarks.device.packed import unpack_bundle
+from leanear.benchmarks.device.bundled import RUNNER_FILE, read_bundle, unpack_bundle
 from leanear.benchmarks.report.precision_section import read_precision
 from leanear.benchmarks.results import read_results
 from leanear.cli.commands import run

@@ -8,8 +8,8 @@ import pytest
 
 from leanear.data.splits import read_splits
 from leanear.deploy.deployment_stages import clips_stage
+from leanear.outputs import run_stage, stage_is_done
 from leanear.progress import Narrator
-from leanear.stages import run_stage, stage_is_done
 from tests.conftest import write_tones
 
 

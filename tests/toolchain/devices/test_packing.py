@@ -13,10 +13,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from leanear.benchmarks.device.bundled import BUNDLE_FILE, BundleRun, read_bundle
-from leanear.benchmarks.device.packed import unpack_bundle, unpacked_bytes
-from leanear.devices.bundle import write_bundle
-from leanear.devices.packing import Packer, Stretch, tensors_of
+from leanear.benchmarks.device.bundled import BUNDLE_FILE, BundleRun, read_bundle, unpack_bundle, unpacked_bytes
+from leanear.devices.bundle import Packer, Stretch, tensors_of, write_bundle
 from leanear.runtimes.artifact import Artifact, read_artifact
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import sha256_file

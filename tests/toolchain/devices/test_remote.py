@@ -13,8 +13,7 @@ from leanear.benchmarks.device.bundled import BundleRun, read_bundle
 from leanear.benchmarks.results import read_results
 from leanear.devices.bundle import write_bundle
 from leanear.devices.remote import deliver
-from leanear.devices.ssh import check_host, quoted_python
-from leanear.devices.statuses import STATUSES
+from leanear.devices.ssh import STATUSES, check_host, quoted_python
 from leanear.runtimes.errors import BadInput
 from tests.benchmarks.measure.test_engine_check import perturbed
 from tests.runtimes.tiny_artifact import LABELS, weights, write_tiny_artifact

@@ -20,8 +20,8 @@ import pytest
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, read_bundle
 from leanear.benchmarks.results import read_results
 from leanear.devices.bundle import DEVICE_SOURCES, write_bundle
-from leanear.devices.receiver_program import receiver_program
 from leanear.devices.remote import deliver
+from leanear.devices.ssh import receiver_program
 from tests.toolchain.deliveries import (
     CLIP_BYTES,
     PAUSED,

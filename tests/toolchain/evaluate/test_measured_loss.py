@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from leanear.data.examples import LabelledInputs, Mistakes
-from leanear.data.held_out import HeldOut, divided
+from leanear.data.examples import HeldOut, LabelledInputs, Mistakes, divided
 from leanear.evaluate.measured_loss import Judge, MeasuredLoss
 from leanear.families import ast, whisper
 from leanear.prune import curve
@@ -62,7 +61,7 @@ def test_one_clip_is_both():
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_the_divergence_is_the_one_of_the_definition(monkeypatch, kept_bytes, batch_size):
     """Of labels and of tokens, however many answers of the dense model are kept, and the same when asked again."""
-    monkeypatch.setattr("leanear.data.held_out.MOST_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr("leanear.data.examples.MOST_KEPT_BYTES", kept_bytes)
     model = make_tiny_ast()
     slim, judged = halved(ast, model, clips(8)), clips(7, 2)
     held_out = HeldOut(model, judged, ast.logits, batch_size)

@@ -11,16 +11,16 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import AutoModelForAudioClassification
 
+from leanear.benchmarks.analysis import analyse_tags
 from leanear.benchmarks.device.classify import classify_files
 from leanear.benchmarks.report.precision_section import read_precision
 from leanear.benchmarks.results import read_results
-from leanear.benchmarks.tag_analysis import analyse_tags
 from leanear.cli.commands import run
 from leanear.data.clips import read_examples_for
 from leanear.data.splits import read_splits
 from leanear.evaluate.evaluation import open_listener
 from leanear.families import ast
-from leanear.families.tasks import task_of
+from leanear.families.registry import task_of
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.clips import read_clips
 from leanear.runtimes.errors import BadInput

@@ -13,7 +13,7 @@ from leanear.data.splits import read_splits
 from leanear.data.word_errors import choose_normaliser, count_word_errors
 from leanear.evaluate.speech_evaluation import count_results_word_errors
 from leanear.families.checkpoint import load_checkpoint
-from leanear.families.tasks import read_spellings, task_of
+from leanear.families.registry import read_spellings, task_of
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import write_json
 from tests.toolchain.speech_folder import RATE_HZ, sound, write_speech_folder

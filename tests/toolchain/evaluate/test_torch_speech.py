@@ -16,10 +16,9 @@ import torch
 from leanear.evaluate.torch_speech import TorchSpeechSession, speech_model
 from leanear.families import whisper
 from leanear.families.whisper import WhisperCheckpoint
-from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.decode_options import DecodeOptions, read_prompts
 from leanear.runtimes.speech.decoding import decode_window
 from leanear.runtimes.speech.long_audio import transcribe_windows
-from leanear.runtimes.speech.prompts import read_prompts
 from leanear.runtimes.speech.transcript import Window
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper
 

@@ -12,7 +12,7 @@ import soundfile
 
 from leanear.benchmarks.device.commands import main as device_main
 from leanear.cli.commands import run
-from leanear.data.audio_stream import AudioStream
+from leanear.data.audio import AudioStream
 from leanear.evaluate import transcribing
 from leanear.evaluate.speech_evaluation import open_transcriber
 from leanear.export.artifact import export_artifact

@@ -11,7 +11,7 @@ import torch
 from leanear.families import whisper
 from leanear.families.checkpoint import load_checkpoint
 from leanear.families.whisper import calibration_examples
-from leanear.families.whisper.greedy_transcripts import word_mistakes
+from leanear.families.whisper.forward import word_mistakes
 from leanear.runtimes.clips import Clips
 from leanear.runtimes.errors import BadInput
 from tests.conftest import tone

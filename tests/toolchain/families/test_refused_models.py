@@ -11,7 +11,7 @@ import torch
 
 from leanear.cli.commands import run
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, load_checkpoint
-from leanear.families.tasks import task_of
+from leanear.families.registry import task_of
 from leanear.runtimes.errors import BadInput
 from tests.whisper_models import write_whisper
 

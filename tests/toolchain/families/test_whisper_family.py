@@ -20,13 +20,13 @@ from leanear.calibration.basis import SiteBasis
 from leanear.data.examples import SpeechInputs
 from leanear.families import whisper
 from leanear.families.checkpoint import CHECKPOINT_FILES, checkpoint_sha256, load_checkpoint
-from leanear.families.whisper.alignment import alignment_of
+from leanear.families.slimming import rotated_attention_state
+from leanear.families.whisper.model import alignment_of
 from leanear.families.whisper.settings import languages
 from leanear.plan import HeadPlan, SitePlan, compose, full_plan, read_plan
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import Decoding
 from leanear.runtimes.records import as_json, read
-from leanear.surgery import rotated_attention_state
 from tests.conftest import tone
 from tests.toolchain.dense_twin import zero_dropped_channels_
 from tests.toolchain.pruning_documents import pruning_document

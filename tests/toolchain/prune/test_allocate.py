@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from leanear.prune.allocation import frontier, options
-from leanear.prune.allocation.allocate import Allocation, allocate
-from leanear.prune.allocation.options import HeadOptions
+from leanear.prune.allocation import allocate as allocating
+from leanear.prune.allocation import frontier
+from leanear.prune.allocation.allocate import Allocation, HeadOptions, allocate
 from leanear.runtimes.errors import BadInput
 
 
@@ -155,7 +155,7 @@ def test_ragged_blocks_are_judged_by_their_true_cost(seed, monkeypatch):
         best = enumerate_best(sites, budget, tied, ragged)[0]
         assert found.damage == pytest.approx(best, abs=1e-9)
         # Where there are too many blocks, what summed costs propose may miss the best, but tied blocks are all there.
-        monkeypatch.setattr(options, "COUNTS", 0)
+        monkeypatch.setattr(allocating, "COUNTS", 0)
         proposed = allocate(sites, budget, tied=tied, ragged=ragged)
         monkeypatch.undo()
         assert_adds_up(proposed, sites, tied, ragged)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import NO_NUMBER, HeldOut
+from leanear.data.examples import NO_NUMBER, HeldOut, LabelledInputs
 from leanear.families import ast
 from leanear.prune import closed_loop
 from leanear.prune.allocation.allocate import Allocation

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from leanear.calibration.sites import FeedForwardSite
-from leanear.data.held_out import HeldOut
+from leanear.data.examples import HeldOut
 from leanear.families import ast
 from leanear.prune import scoring
 from leanear.prune.allocation.allocate import Allocation

@@ -16,8 +16,7 @@ from leanear.export.ast.graph import FORMS, export_ast
 from leanear.export.macs import count_macs
 from leanear.families import ast, whisper
 from leanear.plan import FIRST_PLAN_SCHEMA, FeedForwardPlan, read_plan, write_plan
-from leanear.prune.allocation.allocate import allocate
-from leanear.prune.allocation.options import BlockOptions, HeadOptions
+from leanear.prune.allocation.allocate import BlockOptions, HeadOptions, allocate
 from leanear.prune.costs import mac_costs, parameter_costs
 from leanear.prune.rotated import prune_rotated
 from leanear.prune.scoring import score_widths

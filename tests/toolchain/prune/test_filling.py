@@ -20,10 +20,9 @@ from leanear.export.ast.graph import export_ast
 from leanear.export.macs import count_macs
 from leanear.export.whisper.graph import export_whisper
 from leanear.families import ast, whisper
-from leanear.prune.costs import Costs, mac_costs, parameter_costs
+from leanear.prune.costs import Costs, mac_costs, parameter_costs, unfilled_blocks, without_filled
 from leanear.prune.document import Widths, read_pruning
 from leanear.prune.notes import pruning_notes
-from leanear.prune.padding import unfilled_blocks, without_filled
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut
 from leanear.runtimes.errors import BadInput
@@ -205,8 +204,7 @@ def test_multiply_accumulates_are_those_of_the_graph(group_macs, tiny_extractor,
 
 def test_many_heads_take_all_their_counts_into_account_in_moments():
     """Heads of Whisper large: 20 of 64, whose 10,626 blocks are all looked at."""
-    from leanear.prune.allocation.allocate import allocate
-    from leanear.prune.allocation.options import HeadOptions
+    from leanear.prune.allocation.allocate import HeadOptions, allocate
 
     generator = np.random.default_rng(0)
     widths = np.array([0, 16, 32, 48, 64])

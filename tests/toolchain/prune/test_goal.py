@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leanear.prune.goal import Goal, choose_goal
+from leanear.prune.recipe import Goal, choose_goal
 from leanear.runtimes.errors import BadInput
 
 NONE = dict.fromkeys(("sparsity", "macs", "latency_ms", "speedup", "rtf", "max_drop"))

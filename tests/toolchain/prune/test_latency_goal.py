@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import MOST_CHECKS, prune_to_latency
+from leanear.prune.recipe import Goal
 from leanear.runtimes.errors import BadInput
 from leanear.timing.block_timing import InTurn
 

@@ -20,11 +20,11 @@ from leanear.prune.costs import latency_costs, parameter_costs
 from leanear.prune.widths import RotatedRecipe, choose_widths, least_cost, narrowest_model
 from leanear.timing import model_timing
 from leanear.timing.block_timing import InTurn
-from leanear.timing.feed_forward_table import FeedForwardParts, FeedForwardTable
 from leanear.timing.latency_table import BLOCK, LatencyTable, ModelTiming, read_geometry
 from leanear.timing.model_timing import Tables
 from leanear.timing.speech_latency import SpeechTable
 from leanear.timing.speech_timing import speech_geometry
+from leanear.timing.table_file import FeedForwardParts, FeedForwardTable
 from tests.conftest import make_tiny_ast
 from tests.toolchain.prune.test_exploring import classifier, explored, speaker  # noqa: F401
 from tests.toolchain.recipes import recipe_flags

@@ -13,8 +13,8 @@ from leanear.benchmarks.results import write_results
 from leanear.deploy.measuring import pruning_sections, write_folder_report
 from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.prune.document import CurvePoint, Loss
-from leanear.prune.goal import Goal
-from leanear.prune.loss_section import curve_picture, loss_section, nats
+from leanear.prune.notes import curve_picture, loss_section, nats
+from leanear.prune.recipe import Goal
 from leanear.runtimes.records import write
 from tests.benchmarks.drawn import drawn, lines, texts
 from tests.benchmarks.report.test_report import Page

@@ -20,7 +20,7 @@ from leanear.families.ast import AstCheckpoint
 from leanear.families.checkpoint import load_checkpoint
 from leanear.plan import HeadPlan, SitePlan
 from leanear.prune.costs import mac_costs
-from leanear.runtimes.windows import window_tokens
+from leanear.runtimes.speech.encoder_windows import window_tokens
 from tests.conftest import TINY_LABELS, make_tiny_ast, write_tiny
 from tests.toolchain import whisper_pruning
 from tests.toolchain.recipes import recipe_flags

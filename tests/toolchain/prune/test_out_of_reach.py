@@ -14,8 +14,8 @@ from leanear.families import ast, whisper
 from leanear.families.checkpoint import load_checkpoint
 from leanear.prune import latency_goal, pruning
 from leanear.prune.costs import parameter_costs
-from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import LatencyBound, latency_bound, refuse_out_of_reach
+from leanear.prune.recipe import Goal
 from leanear.prune.widths import RotatedRecipe, least_cost, narrowest_model
 from leanear.runtimes.errors import BadInput
 from leanear.targets.target import read_target

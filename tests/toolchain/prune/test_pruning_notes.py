@@ -7,9 +7,9 @@ import pytest
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
 from leanear.evaluate.measured_loss import MeasuredLoss
 from leanear.prune.document import Cost, Loss
-from leanear.prune.goal import Goal
 from leanear.prune.latency_goal import LatencyCheck
 from leanear.prune.notes import loss_sentence, loss_warning, pruning_notes
+from leanear.prune.recipe import Goal
 from leanear.prune.search import Trial
 from leanear.runtimes.records import as_json
 from leanear.timing.model_timing import Timed

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from leanear.calibration.basis import BASIS_KINDS
-from leanear.calibration.kept import kept_tensors
+from leanear.calibration.shards import kept_tensors
 from leanear.data.clips import read_examples_for
 from leanear.data.examples import LabelledInputs
 from leanear.data.splits import read_splits

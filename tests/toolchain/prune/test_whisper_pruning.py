@@ -17,9 +17,9 @@ from leanear.families.checkpoint import load_checkpoint
 from leanear.plan import read_plan
 from leanear.progress import Narrator
 from leanear.prune.costs import parameter_costs
-from leanear.prune.goal import Goal
 from leanear.prune.job import PruneJob
 from leanear.prune.pruning import prune_checkpoint
+from leanear.prune.recipe import Goal
 from leanear.prune.search import search_sparsity
 from leanear.prune.widths import RotatedRecipe
 from leanear.recover.compensation import compensate_

@@ -13,6 +13,7 @@ from leanear.calibration.statistics import statistics_tensors
 from leanear.data.examples import SpeechInputs
 from leanear.export.macs import count_whisper_macs
 from leanear.families import whisper
+from leanear.families.slimming import kept_attention_state, rotated_attention_state
 from leanear.plan import plan_sha256
 from leanear.prune.costs import mac_costs, parameter_costs
 from leanear.prune.rotated import prune_rotated
@@ -20,7 +21,6 @@ from leanear.prune.scoring import score_widths
 from leanear.prune.widths import POOLS, RotatedRecipe, choose_widths, cut
 from leanear.reference.choose import choose_share
 from leanear.runtimes.errors import BadInput
-from leanear.surgery import kept_attention_state, rotated_attention_state
 from tests.calibration.collected import collect_statistics
 from tests.toolchain.dense_twin import zero_dropped_channels_
 from tests.toolchain.whisper_pruning import answers, checkpoint, clips, divergence

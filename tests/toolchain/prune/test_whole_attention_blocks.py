@@ -17,14 +17,13 @@ from transformers import AutoModelForAudioClassification
 
 from leanear.benchmarks.report.size_sections import widths_section
 from leanear.calibration.losses import width_grid
-from leanear.data.held_out import HeldOut
+from leanear.data.examples import HeldOut
 from leanear.export.ast.graph import FORMS, export_ast, observe_ast
 from leanear.export.macs import count_macs
 from leanear.families import ast, whisper
 from leanear.plan import plan_to_json, read_plan, write_plan
 from leanear.prune import closed_loop
-from leanear.prune.allocation.allocate import Allocation, allocate
-from leanear.prune.allocation.options import HeadOptions
+from leanear.prune.allocation.allocate import Allocation, HeadOptions, allocate
 from leanear.prune.closed_loop import block_loss, choose_measured
 from leanear.prune.costs import latency_costs, mac_costs, parameter_costs
 from leanear.prune.rotated import ClosedLoop, prune_rotated

@@ -426,7 +426,7 @@ def test_what_does_not_help_is_put_back_bitwise(tiny_ast, inputs):
 
 @pytest.mark.parametrize("kept_bytes", [1024**3, 0])
 def test_clips_go_as_far_as_the_block_and_the_held_out_ones_once_more_to_the_end(inputs, kept_bytes, monkeypatch):
-    monkeypatch.setattr("leanear.data.held_out.MOST_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr("leanear.data.examples.MOST_KEPT_BYTES", kept_bytes)
     dense = make_tiny_ast(layers=6)
     slim = halved(dense)
     judge = everything_helps(slim, dense)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from leanear.calibration.likelihood import kl_divergences
+from leanear.calibration.targets import kl_divergences
 from leanear.data.examples import LabelledInputs, SpeechInputs
 from leanear.families import ast, whisper
 from leanear.plan import full_plan

@@ -14,7 +14,7 @@ import leanear
 from leanear.cli.commands import run
 from leanear.deploy.deployment_stages import export_stage
 from leanear.families.whisper import WhisperCheckpoint
-from leanear.families.whisper.alignment import alignment_of
+from leanear.families.whisper.model import alignment_of
 from leanear.progress import Narrator
 from leanear.runtimes.clips import Clips, write_clips
 from leanear.runtimes.errors import BadInput

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from leanear.data.examples import LabelledInputs
-from leanear.data.held_out import HeldOut, divided
+from leanear.data.examples import HeldOut, LabelledInputs, divided
 from leanear.families import ast
 from leanear.prune.costs import parameter_costs
 from leanear.prune.rotated import ClosedLoop, prune_rotated

@@ -9,7 +9,7 @@ import pytest
 
 from leanear.cli.commands import run
 from leanear.runtimes.backends import openvino_cpu as intel_cpu
-from leanear.targets.readiness import readiness
+from leanear.targets.doctor import readiness
 from leanear.targets.target import read_target, target_names
 from tests.runtimes.fake_tensorrt import FakeCuda, FakeTensorRT
 

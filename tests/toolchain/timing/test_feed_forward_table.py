@@ -19,13 +19,19 @@ from leanear.runtimes.files import write_json
 from leanear.targets.target import Target, read_target
 from leanear.timing import block_timing, speech_timing
 from leanear.timing.block_timing import feed_forward_table, latency_table
-from leanear.timing.feed_forward_table import FeedForwardParts, FeedForwardTable, fit_feed_forward, probe_widths
 from leanear.timing.latency_table import HEAD_PARTS, LatencyTable, ModelTiming, read_geometry
 from leanear.timing.model_timing import Tables
 from leanear.timing.speech_latency import ENCODER_STAGE, STEPS_STAGE
 from leanear.timing.speech_timing import model_of_channels, speech_feed_forward_table, work_of
 from leanear.timing.speech_work import SpeechWork
-from leanear.timing.table_file import read_table, table_document
+from leanear.timing.table_file import (
+    FeedForwardParts,
+    FeedForwardTable,
+    fit_feed_forward,
+    probe_widths,
+    read_table,
+    table_document,
+)
 from tests.whisper_models import write_whisper
 
 NULL = Target("none", "nothing is computed", "null", "portable", "fp32", 1, 4, 4)

@@ -12,12 +12,12 @@ from leanear.export.macs import Macs, count_whisper_macs
 from leanear.export.options import ExportOptions
 from leanear.export.whisper.log_mel import read_log_mel
 from leanear.export.whisper_artifact import Speech
-from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
+from leanear.families.whisper.model import FRAMES_PER_POSITION, WhisperCheckpoint, WhisperModel
 from leanear.families.whisper.prompts import prompt_language
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, PREVIOUS, START, TRANSCRIBE, TRANSLATE
 from leanear.runtimes.manifest import Decoding
+from leanear.runtimes.speech.encoder_windows import window_tokens
 from leanear.runtimes.tasks import SpokenTask
-from leanear.runtimes.windows import window_tokens
 
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the newer and the older name of one token
 

@@ -17,9 +17,8 @@ import torch
 from leanear.calibration.targets import NO_TARGET
 from leanear.data.examples import LabelledInputs, SpeechInputs
 from leanear.data.word_errors import count_word_errors
-from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, WhisperCheckpoint
-from leanear.families.whisper.forward import features, window_samples
-from leanear.families.whisper.greedy_transcripts import BATCH_CLIPS, greedy_tokens, normaliser_for
+from leanear.families.whisper.forward import BATCH_CLIPS, features, greedy_tokens, normaliser_for, window_samples
+from leanear.families.whisper.model import FRAMES_PER_POSITION, WhisperCheckpoint
 from leanear.families.whisper.prompts import detected_language, prompt_language, prompt_tokens, text_tokens
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, PREVIOUS
 from leanear.progress import Report, in_parts, quiet

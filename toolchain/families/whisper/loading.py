@@ -23,9 +23,13 @@ from leanear.families.checkpoint_files import (
     require_features,
 )
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
-from leanear.families.whisper.blocks import cross_attention_heads
-from leanear.families.whisper.checkpoint import FRAMES_PER_POSITION, SLIM_MODEL_TYPE, WhisperCheckpoint
 from leanear.families.whisper.forward import features
+from leanear.families.whisper.model import (
+    FRAMES_PER_POSITION,
+    SLIM_MODEL_TYPE,
+    WhisperCheckpoint,
+    cross_attention_heads,
+)
 from leanear.families.whisper.prompts import set_defaults
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, START, complete_settings
 from leanear.runtimes.errors import BadInput

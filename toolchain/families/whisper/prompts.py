@@ -6,8 +6,8 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from leanear.data.examples import SpeechInputs
 from leanear.families.asked import Asked
-from leanear.families.whisper.checkpoint import WhisperCheckpoint
 from leanear.families.whisper.forward import logits
+from leanear.families.whisper.model import WhisperCheckpoint
 from leanear.families.whisper.settings import END, NO_TIMESTAMPS, START, TASK_TOKENS
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.speech.decode_options import DETECT
