@@ -68,7 +68,11 @@ def null_results(dense_folder, slim_folder, clips_path, tmp_path_factory):
     """Results of both artifacts on the null runtime."""
     out = tmp_path_factory.mktemp("results") / "null.json"
     options = SessionOptions(threads=1)
-    return benchmark(dense_folder, slim_folder, clips_path, "null", options, out, budget_s=0.5, samples=9, repeats=3)
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch)
+        return benchmark(
+            dense_folder, slim_folder, clips_path, "null", options, out, budget_s=0.5, samples=9, repeats=3
+        )
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -106,20 +110,35 @@ def in_this_process(module: str, request: dict[str, Any], progress: Progress, **
     return Outcome(json.loads(json.dumps(answer, allow_nan=False)))
 
 
+def run_here(patch: pytest.MonkeyPatch) -> None:
+    """Let measurements take place in this process.
+
+    A start of Python, numpy and a runtime takes longer than a tiny model's whole measurement, ten times in each.
+    """
+    for name in ("parts", "engine_check", "sustained", "evaluation"):
+        patch.setattr(f"leanear.benchmarks.measure.{name}.run_fresh", in_this_process)
+
+
+def measure_here(patch: pytest.MonkeyPatch) -> None:
+    """And proofs too; it needs no half a second to warm up, nor twenty windows to show whether memory grows."""
+    run_here(patch)
+    patch.setattr("leanear.deploy.exporting.prove_parity", prove_parity_here)
+    patch.setattr("leanear.benchmarks.measure.latency.WARM_UP_SHARE", 0.02)
+    patch.setattr("leanear.benchmarks.measure.memory.LEAST_WINDOWS", 3)
+
+
 @pytest.fixture(scope="module")
 def measured_here():
-    """Measurements and proofs take place here; that they do in processes of their own is shown where it matters.
-
-    A start of Python, numpy and a runtime takes longer than a tiny model's whole measurement, ten times in each. Here
-    it needs no half a second to warm up, nor twenty windows to show whether memory grows.
-    """
+    """Measurements and proofs take place here; that they do in processes of their own is shown where it matters."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("parts", "engine_check", "sustained", "evaluation"):
-            patch.setattr(f"leanear.benchmarks.measure.{name}.run_fresh", in_this_process)
-        patch.setattr("leanear.deploy.exporting.prove_parity", prove_parity_here)
-        patch.setattr("leanear.benchmarks.measure.latency.WARM_UP_SHARE", 0.02)
-        patch.setattr("leanear.benchmarks.measure.memory.LEAST_WINDOWS", 3)
+        measure_here(patch)
         yield
+
+
+@pytest.fixture
+def run_in_one_process(monkeypatch):
+    """For a test whose neighbours look at the processes that measure."""
+    run_here(monkeypatch)
 
 
 @pytest.fixture
@@ -186,6 +205,8 @@ def speech_clips_path(tmp_path_factory):
 def speech_results(dense_speech, slim_speech, speech_clips_path, tmp_path_factory):
     """Results of both speech artifacts on the null runtime."""
     out, options = tmp_path_factory.mktemp("results") / "speech.json", SessionOptions(threads=1)
-    return benchmark(
-        dense_speech, slim_speech, speech_clips_path, "null", options, out, budget_s=0.5, samples=9, repeats=3
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch)
+        return benchmark(
+            dense_speech, slim_speech, speech_clips_path, "null", options, out, budget_s=0.5, samples=9, repeats=3
+        )

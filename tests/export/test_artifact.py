@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from leanear.export.artifact import export_artifact
 from leanear.export.options import ExportOptions
-from leanear.export.parity import compare_logits, prove_parity
+from leanear.export.parity import compare_logits, prove_parity, prove_parity_here
 from leanear.runtimes.artifact import read_artifact, read_golden
 from leanear.runtimes.errors import BadInput, ParityFailed
 from leanear.runtimes.files import sha256_file
@@ -116,21 +116,21 @@ def test_proved_figures_are_in_the_manifest(folder: Path) -> None:
 def test_a_wrong_weight_fails(folder: Path, name: str) -> None:
     _change_weight(folder, name, _scale_unevenly)
     with pytest.raises(ParityFailed, match="logits differ by"):
-        prove_parity(folder)
+        prove_parity_here(folder)
     assert read_artifact(folder).manifest.parity is None
 
 
 def test_nan_fails(folder: Path) -> None:
     _change_weight(folder, "classifier.dense.bias", lambda weight: weight * np.float32("nan"))
     with pytest.raises(ParityFailed, match="golden clip 0: the graph's logits are not finite"):
-        prove_parity(folder)
+        prove_parity_here(folder)
 
 
 def test_a_graph_that_is_not_smaller_fails(folder: Path) -> None:
     size = (folder / "model.onnx").stat().st_size
     with pytest.raises(ParityFailed, match="not fewer than the dense"):
-        prove_parity(folder, dense_graph_bytes=size)
-    prove_parity(folder, dense_graph_bytes=size + 1)
+        prove_parity_here(folder, dense_graph_bytes=size)
+    prove_parity_here(folder, dense_graph_bytes=size + 1)
 
 
 def test_a_process_that_dies_has_its_last_lines_in_the_error(folder: Path, monkeypatch) -> None:

@@ -81,6 +81,7 @@ def verdict(folder, runtime="onnxruntime", precision="fp32"):
     return check_engine(request, lambda text, fraction: None)
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_a_right_engine_passes_and_its_figures_are_kept(
     dense_folder, slim_folder, clips_path, tmp_path, markdown_alone
 ):
@@ -126,6 +127,7 @@ def matrix_of(folder):
     return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == "matrix"))
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_float16_that_overflows_is_no_number(tiny, tmp_path, capsys):
     assert verdict(tiny)["verdict"] == "passed"
     answer = verdict(through_float16(tiny, 100_000))
@@ -182,6 +184,7 @@ def test_older_files_have_no_check(null_results, tmp_path, markdown_alone):
     assert "Check of the engines" not in write_report(tmp_path / "old.json", tmp_path).markdown.read_text()
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_the_next_precision_is_tried_where_it_is_asked_for(tiny, tmp_path, capsys):
     if "bf16" not in choose_runtime("openvino").precisions():
         pytest.skip("OpenVINO does not compute in bfloat16 on this processor")

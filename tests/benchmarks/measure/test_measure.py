@@ -12,11 +12,12 @@ from leanear.benchmarks.device.commands import main
 from leanear.benchmarks.measure.evaluation import evaluate_logits
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.measure.parts import interleaved
-from leanear.benchmarks.measure.processes import Outcome, run_fresh
+from leanear.benchmarks.measure.processes import Outcome
 from leanear.benchmarks.results import read_results
 from leanear.runtimes.clips import clips_sha256, read_clips, write_clips
 from leanear.runtimes.errors import BadInput, MeasurementFailed
 from leanear.runtimes.sessions import SessionOptions
+from tests.measured import in_this_process
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, weights, write_tiny_artifact
 
 OPTIONS = SessionOptions(threads=1)
@@ -124,6 +125,7 @@ def test_finished_results_are_not_measured_again(measured, dense_folder, slim_fo
     assert not list(results.path.parent.glob(".*"))
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_one_artifact_alone_without_clips(slim_folder, tmp_path):
     results = benchmark(None, slim_folder, None, "null", OPTIONS, tmp_path / "r.json", **ONCE)
     assert results.roles == ("slim",)
@@ -138,7 +140,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(slim_folder, clips_pa
     def interrupted(module, *arguments, **keywords):
         if module == "leanear.benchmarks.measure.accuracy":
             raise KeyboardInterrupt
-        return run_fresh(module, *arguments, **keywords)
+        return in_this_process(module, *arguments, **keywords)
 
     replace_run_fresh(monkeypatch, interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -149,7 +151,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(slim_folder, clips_pa
 
     def recorded(module, *arguments, **keywords):
         started.append(module)
-        return run_fresh(module, *arguments, **keywords)
+        return in_this_process(module, *arguments, **keywords)
 
     replace_run_fresh(monkeypatch, recorded)
     (tmp_path / f".{out.name}.k1ll3d.part").write_text("{")
@@ -178,6 +180,7 @@ def test_accuracy_goes_on_from_the_clips_that_were_done(slim_folder, clips_path,
     assert (logits[3:] < 1).all()
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_other_settings_are_measured_anew(slim_folder, tmp_path):
     first = benchmark(None, slim_folder, None, "null", OPTIONS, tmp_path / "r.json", **ONCE)
     second = benchmark(None, slim_folder, None, "null", SessionOptions(threads=2), tmp_path / "r.json", **ONCE)
@@ -185,6 +188,7 @@ def test_other_settings_are_measured_anew(slim_folder, tmp_path):
     assert second.document["options"]["threads"] == 2
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_each_side_is_measured_in_its_own_precision(dense_folder, slim_folder, clips_path, tmp_path):
     bf16, out = SessionOptions(threads=1, precision="bf16"), tmp_path / "r.json"
     pair = (dense_folder, slim_folder, clips_path, "null", bf16, out)
@@ -198,6 +202,7 @@ def test_each_side_is_measured_in_its_own_precision(dense_folder, slim_folder, c
     assert benchmark(None, slim_folder, None, "null", bf16, out, **ONCE).precisions == {"slim": "bf16"}
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_of_two_at_once_into_one_file_the_second_is_refused(slim_folder, tmp_path, capsys):
     out, statuses = tmp_path / "r.v1", {}
     session = ["--runtime", "null", "--threads", "1", "--budget", "0.2"]
@@ -225,7 +230,7 @@ def test_a_worker_that_dies_leaves_a_reason_and_no_number(slim_folder, tmp_path,
     def dying(module, *arguments, **keywords):
         if module == "leanear.benchmarks.measure.memory":
             return Outcome(None, "the process was ended by SIGKILL", ("last words",))
-        return run_fresh(module, *arguments, **keywords)
+        return in_this_process(module, *arguments, **keywords)
 
     monkeypatch.setattr(leanear.benchmarks.measure.parts, "run_fresh", dying)
     out = tmp_path / "r.json"
@@ -236,7 +241,7 @@ def test_a_worker_that_dies_leaves_a_reason_and_no_number(slim_folder, tmp_path,
     assert results.document["memory"]["roles"] == {}
     assert results.document["memory"]["log_tail"] == ["last words"]
     assert results.document["latency"]["status"] == "ok"
-    monkeypatch.undo()
+    monkeypatch.undo()  # in processes, as it is
     assert not benchmark(None, slim_folder, None, "null", OPTIONS, out, **ONCE).failures()
 
 
@@ -247,7 +252,7 @@ def test_a_latency_process_that_dies_stops_the_pass_and_not_the_others(slim_fold
         started.append(module)
         if module == "leanear.benchmarks.measure.latency" and len(started) == 2:
             return Outcome(None, "the process ended with status 1: MemoryError", ("MemoryError",))
-        return run_fresh(module, *arguments, **keywords)
+        return in_this_process(module, *arguments, **keywords)
 
     monkeypatch.setattr(leanear.benchmarks.measure.parts, "run_fresh", dying)
     out = tmp_path / "r.json"
@@ -282,11 +287,13 @@ def test_artifacts_of_different_labels_are_not_compared(slim_folder, tmp_path):
         benchmark(other, slim_folder, None, "null", OPTIONS, tmp_path / "r.json", **QUICK)
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_evaluate_counts_what_the_null_runtime_says(slim_folder, clips_path):
     clips, logits = evaluate_logits(slim_folder, clips_path, "null", OPTIONS)
     assert ((logits.argmax(axis=1) == clips.label_ids).sum(), len(clips)) == (30, 40)
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_the_device_command_measures_and_evaluates(dense_folder, slim_folder, clips_path, tmp_path, capsys):
     session = ["--runtime", "null", "--threads", "1"]
     out = tmp_path / "r.json"

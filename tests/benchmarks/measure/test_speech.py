@@ -152,6 +152,7 @@ def test_transcribing_goes_on_from_the_clips_that_were_done(slim_speech, speech_
     assert read_transcripts(store) == ()
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_clips_longer_than_a_window_are_taken_with_timestamps(slim_speech, tmp_path, speech_clips_path):
     clips = read_clips(speech_clips_path)
     long = np.concatenate([say("the", "cat"), say("dog", "ran")])
@@ -184,6 +185,7 @@ def test_models_of_other_vocabularies_are_not_compared(slim_speech, tmp_path):
         benchmark(other, slim_speech, None, "null", OPTIONS, tmp_path / "r.json", **QUICK)
 
 
+@pytest.mark.usefixtures("run_in_one_process")
 def test_one_speech_artifact_without_clips(slim_speech, tmp_path):
     results = benchmark(None, slim_speech, None, "null", OPTIONS, tmp_path / "r.json", **QUICK)
     assert results.document["accuracy"]["status"] == "not measured"

@@ -193,7 +193,7 @@ def test_a_missing_speed_up_is_said_plainly(report, document, dense, slim, said,
     assert said in markdown.replace("\\", "")
 
 
-def test_a_disturbed_machine_is_said(report, document):
+def test_a_disturbed_machine_is_said(report, document, without_pictures):
     before = report()[0]
     assert "disturbed" not in before.text
     assert re.search(r"; 1\.\d\d× as fast \(1\.\d\d to 1\.\d\d\); ", before.text), "the verdict has the interval"
@@ -259,7 +259,7 @@ def test_failed_parts_show_reason_and_log_and_no_figure(report, document):
     assert not re.search(r"\b0(\.0+)? ms", page.text)
 
 
-def test_one_artifact_alone(slim_folder, tmp_path):
+def test_one_artifact_alone(slim_folder, tmp_path, run_in_one_process):
     options = SessionOptions(threads=1)
     out = tmp_path / "r.json"
     benchmark(None, slim_folder, None, "null", options, out, budget_s=0.3, samples=12, repeats=3)

@@ -25,7 +25,7 @@ from leanear.export.onnx.graph import FORMS, Graph
 from leanear.export.onnx.observed import Observed
 from leanear.export.onnx.static_eight_bit import add_static_products, column_integers, column_scales
 from leanear.export.options import ExportOptions
-from leanear.export.parity import prove_parity, prove_parity_here
+from leanear.export.parity import prove_parity_here
 from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND, changed_words
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.backends.embedding import Embedding
@@ -149,7 +149,7 @@ def test_a_product_in_8_bits_is_near_the_one_it_replaces(way: str, kind: str, tm
 @pytest.mark.parametrize("kind", ["stock", "ragged"])
 def test_proved_with_the_noise_in_the_manifest(kind: str, form: str, tmp_path: Path) -> None:
     folder = _export(tmp_path / "artifact", _calm(kind), form=form)
-    parity = prove_parity(folder)
+    parity = prove_parity_here(folder)
     assert parity.precision == "int8"
     assert parity.noise is None
     assert parity.divergence is not None

@@ -20,7 +20,7 @@ from leanear.export.onnx.graph import FORMS, Graph
 from leanear.export.onnx.observed import Observed
 from leanear.export.onnx.static_eight_bit import signed_scale, unsigned_range
 from leanear.export.options import ExportOptions
-from leanear.export.parity import prove_parity, prove_parity_here
+from leanear.export.parity import prove_parity_here
 from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.errors import BadInput, ParityFailed
@@ -96,7 +96,7 @@ def test_proved_with_the_noise_in_the_manifest(
 ) -> None:
     model = _calm(request.getfixturevalue(kind))
     folder = _export(model, extractor, clips, tmp_path / "int8", form)
-    parity = prove_parity(folder)
+    parity = prove_parity_here(folder)
     assert parity.noise is not None
     assert 1e-4 < parity.noise <= parity.bound == 0.1
     assert "products in 8 bits move the logits by" in parity.sentence

@@ -32,6 +32,8 @@ from leanear.runtimes.speech.transcript import Tally
 from tests.export.whisper_cases import KINDS, noise, small_whisper
 from tests.whisper_models import make_extractor, make_whisper, write_whisper
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 FULL_S = 2
 FORMS = ("portable", "onnxruntime", "openvino")
 CLIP = noise(9_000)
@@ -141,13 +143,20 @@ def exported(request: pytest.FixtureRequest, checkpoint: Any, tmp_path_factory: 
     return form, precision, read_artifact(folder)
 
 
-def test_sessions_hear_in_windows_of_several_lengths_in_turn(exported, checkpoint: Any) -> None:
+@pytest.fixture(scope="module")
+def session(exported):
     form, precision, artifact = exported
+    runtime = choose_runtime("openvino" if form == "openvino" else "onnxruntime")
+    loaded = runtime.load(artifact, SessionOptions(threads=1, precision=precision))
+    yield loaded
+    loaded.close()
+
+
+def test_sessions_hear_in_windows_of_several_lengths_in_turn(exported, session, checkpoint: Any) -> None:
+    _, precision, artifact = exported
     windows = artifact_windows(artifact)
     assert windows.lengths == (56_000, 96_000)
     assert artifact.manifest.input.windows.choice == "3.5"
-    runtime = "openvino" if form == "openvino" else "onnxruntime"
-    session = choose_runtime(runtime).load(artifact, SessionOptions(threads=1, precision=precision))
     tokens = np.random.default_rng(0).integers(0, 200, (2, 5))
     extractor = make_extractor(LONG_S)
     for clip, window in ((CLIPS[0], 56_000), (CLIPS[2], None), (CLIPS[1], 56_000), (CLIPS[0], 96_000)):
@@ -167,7 +176,6 @@ def test_sessions_hear_in_windows_of_several_lengths_in_turn(exported, checkpoin
         else:
             noise_share = np.sqrt(((logits - expected) ** 2).mean()) / expected.std()
             assert noise_share < 0.5
-    session.close()
 
 
 def test_a_proof_hears_golden_clips_in_short_windows(checkpoint: Any, tmp_path: Path) -> None:
@@ -181,29 +189,23 @@ def test_a_proof_hears_golden_clips_in_short_windows(checkpoint: Any, tmp_path: 
         prove_parity_here(folder)
 
 
-def test_an_artifact_can_be_heard_in_other_windows_than_its_own(exported, tmp_path: Path) -> None:
+def test_an_artifact_can_be_heard_in_other_windows_than_its_own(exported, session) -> None:
     _, precision, artifact = exported
     if precision != "fp32":
         pytest.skip("of integers it is the same graph")
     assert read_speech_model(artifact, "full").encoder_windows.lengths == (96_000,)
     assert read_speech_model(artifact, "4").encoder_windows.lengths == (64_000, 96_000)
     options = DecodeOptions(temperatures=(0.0,), timestamps=False, max_tokens=5)
-    session = choose_runtime("onnxruntime" if "openvino" not in artifact.forms else "openvino").load(
-        artifact, SessionOptions(threads=1)
-    )
     for choice in ("full", "4", None):
         assert list(transcribe(session, read_speech_model(artifact, choice), CLIPS[0], options))
-    session.close()
 
 
 @pytest.mark.parametrize("timestamps", [False, True])
-def test_pieces_of_long_audio_say_together_what_each_says_alone(exported, timestamps: bool, monkeypatch) -> None:
-    form, precision, artifact = exported
+def test_pieces_of_long_audio_say_together_what_each_says_alone(exported, session, timestamps: bool, monkeypatch):
+    _, precision, artifact = exported
     if precision != "fp32":
         pytest.skip("8 bits round otherwise where several are multiplied together")
-    runtime = choose_runtime("openvino" if form == "openvino" else "onnxruntime")
-    session, model = runtime.load(artifact, SessionOptions(threads=1)), read_speech_model(artifact)
-    encode_several, together = session.encode_several, []
+    model, encode_several, together = read_speech_model(artifact), session.encode_several, []
 
     def counted(windows, *more) -> None:
         together.append(len(windows))
@@ -217,7 +219,6 @@ def test_pieces_of_long_audio_say_together_what_each_says_alone(exported, timest
         segments = list(transcribe(session, model, audio, options, tally))
         found[batch] = [(each.tokens, each.start_s, each.end_s) for each in segments], tally, max(together)
         together.clear()
-    session.close()
     assert found[1][:2] == found[3][:2]
     assert (found[1][2], found[3][2]) == (1, 3)
     assert found[1][0]

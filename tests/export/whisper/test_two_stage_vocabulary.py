@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 from leanear.export.onnx.graph import Graph
-from leanear.export.parity import prove_parity
+from leanear.export.parity import prove_parity_here
 from leanear.export.whisper import speech_parity, two_stage_vocabulary
 from leanear.export.whisper.two_stage_vocabulary import TwoStages, add_two_stage_logits, two_stages
 from leanear.runtimes.backends.embedding import Embedding
@@ -88,7 +88,7 @@ def test_an_artifact_of_two_stages_is_proved(kind: str, form: str, tmp_path: Pat
     stages = artifact.speech.output.two_stages
     assert stages.rescored == 48
     assert stages.exact_from == artifact.speech.decoding.text_tokens
-    parity = prove_parity(artifact.folder)
+    parity = prove_parity_here(artifact.folder)
     assert parity.relative_difference < 1e-4
     assert parity.same_tokens == parity.tokens
 
@@ -105,7 +105,7 @@ def test_a_table_that_was_published_in_half_is_stored_so(form: str, tmp_path: Pa
     rows = np.empty((1, len(table), table.shape[1]), np.float32)
     Embedding(artifact).read(np.arange(len(table))[None], rows)
     np.testing.assert_array_equal(rows[0], table.detach().numpy())
-    parity = prove_parity(artifact.folder)
+    parity = prove_parity_here(artifact.folder)
     assert parity.relative_difference < 1e-4
     assert parity.same_tokens == parity.tokens
 
@@ -115,4 +115,4 @@ def test_logits_that_were_not_rescored_fail_the_proof(tmp_path: Path, monkeypatc
     monkeypatch.setattr(two_stage_vocabulary, "RESCORED", 1)
     artifact = small_artifact(tmp_path / "artifact", "stock", "onnxruntime")
     with pytest.raises(ParityFailed, match="logits differ"):
-        prove_parity(artifact.folder)
+        prove_parity_here(artifact.folder)

@@ -16,6 +16,7 @@ from tests.export.whisper_cases import KINDS, noise, small_artifact, small_whisp
 from tests.whisper_models import make_extractor
 
 CLIPS = tuple(noise(samples) for samples in (9_000, 21_000, 32_000))
+ASKED = (("en", "transcribe"), (None, "translate"), ("de", "translate"))  # of each clip
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -24,14 +25,14 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return small_artifact(folder, request.param), small_whisper(request.param)
 
 
-@pytest.fixture(params=["onnxruntime", "openvino"])
-def session(request: pytest.FixtureRequest, exported, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        "leanear.runtimes.speech.speech_cache.ROOMS", (8, 32)
-    )  # so that the room grows while they speak
-    loaded = choose_runtime(request.param).load(exported[0], SessionOptions(threads=1))
-    yield loaded
-    loaded.close()
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def session(request: pytest.FixtureRequest, exported):
+    with pytest.MonkeyPatch.context() as patch:
+        # so that the room grows while they speak
+        patch.setattr("leanear.runtimes.speech.speech_cache.ROOMS", (8, 32))
+        loaded = choose_runtime(request.param).load(exported[0], SessionOptions(threads=1))
+        yield loaded
+        loaded.close()
 
 
 def theirs(model: WhisperModel, waveform, timestamps: bool, **settings) -> list[int]:
@@ -45,18 +46,27 @@ def theirs(model: WhisperModel, waveform, timestamps: bool, **settings) -> list[
     return ids[: ids.index(end)] if end in ids else ids
 
 
+@pytest.fixture(scope="module")
+def expected(exported) -> dict[bool, list[list[int]]]:
+    """What transformers says of the clips, with timestamps and without: once for all runtimes."""
+    return {
+        timestamps: [
+            theirs(exported[1], clip, timestamps, language=language, task=task)
+            for clip, (language, task) in zip(CLIPS, ASKED, strict=True)
+        ]
+        for timestamps in (False, True)
+    }
+
+
 @pytest.mark.parametrize("timestamps", [False, True])
-def test_greedy_is_transformers_token_for_token(exported, session, timestamps):
-    artifact, model = exported
-    speech = read_speech_model(artifact)
-    for number, clip in enumerate(CLIPS):
-        language, task = (("en", "transcribe"), (None, "translate"), ("de", "translate"))[number]
+def test_greedy_is_transformers_token_for_token(exported, session, expected, timestamps):
+    speech = read_speech_model(exported[0])
+    for clip, (language, task), said in zip(CLIPS, ASKED, expected[timestamps], strict=True):
         session.encode(clip)
         options = DecodeOptions(language=language, task=task, timestamps=timestamps, stop_repeats=False)
         found = decode_window(session, speech.tokens, options)
-        expected = theirs(model, clip, timestamps, language=language, task=task)
-        assert list(found.tokens) == expected[3 if timestamps else 4 :]
-        assert speech.tokens.languages[found.language] == expected[1]
+        assert list(found.tokens) == said[3 if timestamps else 4 :]
+        assert speech.tokens.languages[found.language] == said[1]
 
 
 def test_a_session_is_as_new_after_beams_and_samples(exported, session):

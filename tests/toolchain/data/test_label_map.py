@@ -15,6 +15,8 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.tasks import CLASSIFICATION_TASK
 from tests.conftest import TINY_LABELS, tone
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 LABELS = ("down", "left", "up")
 
 

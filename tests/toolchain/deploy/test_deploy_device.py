@@ -18,7 +18,7 @@ from tests.conftest import tone, write_tiny
 from tests.toolchain.ssh_server import HOST, free_port, start_server
 
 NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>\n-x ü"
-pytestmark = pytest.mark.usefixtures("short_benchmark")
+pytestmark = pytest.mark.usefixtures("short_benchmark", "measured_here")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def by_hand_says_the_same(printed, bundle, copy):
     assert not (copy / "results").exists()
 
 
-def test_three_devices_of_which_one_is_dead(model, data, exported, tmp_path, capsys, monkeypatch):
+def test_three_devices_of_which_one_is_dead(model, data, exported, tmp_path, capsys, monkeypatch, without_pictures):
     """Two servers with homes of their own, and a port on which nothing listens, in a file with an odd name."""
     out, hosts = tmp_path / "pi", tmp_path / "my hosts; $(touch PWNED)"
     shutil.copytree(exported, out)

@@ -37,6 +37,8 @@ from tests.measured import loud_clip
 from tests.runtimes.integer_artifact import rounded, set_precision, write_integer_artifact
 from tests.runtimes.tiny_artifact import LABELS, expected_logits, loudness_weights, write_tiny_artifact
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 FINE = 1 / 40 / 100  # of the weights, which are 0 or 1/40
 COARSE = 0.06  # every weight is nearer to 0 than to this
 CLIPS = 60

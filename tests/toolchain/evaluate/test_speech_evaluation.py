@@ -19,6 +19,8 @@ from leanear.runtimes.files import write_json
 from tests.toolchain.speech_folder import RATE_HZ, sound, write_speech_folder
 from tests.whisper_models import write_whisper
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 CLIPS = 6
 
 

@@ -22,6 +22,8 @@ from leanear.runtimes.speech.tokens.vocabulary import read_vocabulary
 from tests.toolchain.speech_folder import sound, write_speech_folder
 from tests.whisper_models import make_tokenizer, make_whisper, write_whisper
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 KNOWN = make_tokenizer().get_vocab()
 DE, EN = KNOWN["<|de|>"], KNOWN["<|en|>"]
 TRANSCRIBE, TRANSLATE = KNOWN["<|transcribe|>"], KNOWN["<|translate|>"]
@@ -34,9 +36,12 @@ def edit(path, **changes):
     path.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
 
 
-def said_by_transformers(folder, waveform, **asked):
-    checkpoint = load_checkpoint(folder)
-    model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+def read_by_both(folder):
+    """The checkpoint as we read it, and the model as transformers does."""
+    return load_checkpoint(folder), WhisperForConditionalGeneration.from_pretrained(folder).eval()
+
+
+def said_by_transformers(checkpoint, model, waveform, **asked):
     features = whisper.features(checkpoint.feature_extractor, [waveform])
     end = checkpoint.tokenizer.get_vocab()["<|endoftext|>"]
     with torch.no_grad():
@@ -44,8 +49,7 @@ def said_by_transformers(folder, waveform, **asked):
     return ids[: ids.index(end)] if end in ids else ids
 
 
-def said_by_us(folder, waveform, **asked):
-    checkpoint = load_checkpoint(folder)
+def said_by_us(checkpoint, waveform, **asked):
     session = TorchSpeechSession(checkpoint)
     session.encode(waveform)
     options = DecodeOptions(timestamps=False, stop_repeats=False, **asked)
@@ -69,13 +73,13 @@ def test_language_and_task_are_those_of_generate(tmp_path, generation, config, l
     folder = write_whisper(tmp_path / "model")
     edit(folder / "generation_config.json", **generation)
     edit(folder / "config.json", **config)
-    checkpoint = load_checkpoint(folder)
+    checkpoint, theirs = read_by_both(folder)
     decoding = whisper.decoding_settings(checkpoint)
     assert (decoding.default_language, decoding.default_task) == (language, task)
     assert decoding.multilingual
     assert decoding.languages["de"] == DE
     for number in range(3):
-        assert said_by_us(folder, sound(number)) == said_by_transformers(folder, sound(number))
+        assert said_by_us(checkpoint, sound(number)) == said_by_transformers(checkpoint, theirs, sound(number))
 
 
 def test_what_the_tokenizer_knows_and_what_openai_suppresses(tmp_path):
@@ -84,21 +88,24 @@ def test_what_the_tokenizer_knows_and_what_openai_suppresses(tmp_path):
     decoding = whisper.decoding_settings(load_checkpoint(folder))
     assert (decoding.no_timestamps, decoding.suppress) == (KNOWN["<|notimestamps|>"], ())
     edit(folder / "generation_config.json", no_timestamps_token_id=KNOWN["<|notimestamps|>"])
-    assert said_by_us(folder, sound(1)) == said_by_transformers(folder, sound(1))
+    checkpoint, theirs = read_by_both(folder)
+    assert said_by_us(checkpoint, sound(1)) == said_by_transformers(checkpoint, theirs, sound(1))
 
 
 def test_what_is_asked_for_overrules_the_model(tmp_path):
     folder = write_whisper(tmp_path / "model")
     edit(folder / "generation_config.json", task="translate", language="de")
     asked = {"task": "transcribe", "language": "en"}
-    assert said_by_us(folder, sound(2), **asked) == said_by_transformers(folder, sound(2), **asked)
+    checkpoint, theirs = read_by_both(folder)
+    assert said_by_us(checkpoint, sound(2), **asked) == said_by_transformers(checkpoint, theirs, sound(2), **asked)
 
 
 def test_eval_and_export_take_task_and_language(tmp_path, capsys):
     folder = write_whisper(tmp_path / "model", alignment_heads=())
     edit(folder / "generation_config.json", language="en")
-    said = [said_by_us(folder, sound(number), task="translate", language="de") for number in range(4)]
-    texts = [load_checkpoint(folder).tokenizer.decode(tokens).replace('"', "").replace("\n", " ") for tokens in said]
+    checkpoint = load_checkpoint(folder)
+    said = [said_by_us(checkpoint, sound(number), task="translate", language="de") for number in range(4)]
+    texts = [checkpoint.tokenizer.decode(tokens).replace('"', "").replace("\n", " ") for tokens in said]
     data = write_speech_folder(tmp_path / "data", [text if text.strip() else "on" for text in texts])
     flags = ["--task", "translate", "--language", "de"]
     measured = []
@@ -149,15 +156,15 @@ def with_words(tmp_path):
 
 def test_words_behind_the_timestamps_are_words(with_words, tmp_path):
     folder, first = with_words
-    checkpoint = load_checkpoint(folder)
+    checkpoint, model = read_by_both(folder)
     decoding = whisper.decoding_settings(checkpoint)
     assert (decoding.timestamp_begin + 101, decoding.timestamp_end) == (first, first)
     assert whisper.added_words(checkpoint) == [first, first + 1]
     asked = {"language": "en", "task": "transcribe"}
-    heard = [said_by_us(folder, sound(number), **asked) for number in range(6)]
+    heard = [said_by_us(checkpoint, sound(number), **asked) for number in range(6)]
     for number, tokens in enumerate(heard):
         # It takes such words for timestamps, and ends where two of them are said one after the other.
-        theirs = said_by_transformers(folder, sound(number), **asked)
+        theirs = said_by_transformers(checkpoint, model, sound(number), **asked)
         assert theirs == tokens[: len(theirs)]
         assert first <= max(theirs)
     write_unproved_artifact(checkpoint, [sound(0)], tmp_path / "artifact", ExportOptions("portable", {}, {}))

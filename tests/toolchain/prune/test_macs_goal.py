@@ -28,6 +28,8 @@ from tests.toolchain.speech_folder import sound
 from tests.toolchain.whisper_pruning import write_audio
 from tests.whisper_models import write_whisper
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 
 def multiplied(path: Path, **sizes: int) -> int:
     """Multiply-accumulates of a graph's products and convolutions, from the shapes that its tensors have when it runs.

@@ -22,6 +22,8 @@ from tests.export.whisper_cases import small_whisper
 from tests.toolchain.speech_folder import write_speech_folder
 from tests.whisper_models import make_extractor, make_tokenizer, make_whisper, write_whisper
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 
 def tiny(folder: Path = Path("tiny"), **settings) -> WhisperCheckpoint:
     return WhisperCheckpoint(folder, make_whisper(seed=5, **settings), make_extractor(), make_tokenizer())
