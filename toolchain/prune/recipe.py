@@ -30,7 +30,7 @@ class Training:
     """How `--recovery full` and `--recovery lora` train; the table [distillation]."""
 
     minutes: float = _key(20.0, "No further pass over the clips begins after so many minutes.", above=0)
-    learning_rate: float | None = _key(None, "Highest learning rate.", unset="3e-5 for full, 1e-3 for lora", above=0)
+    learning_rate: float | None = _key(None, "Highest learning rate.", unset="6e-5 for full, 1e-3 for lora", above=0)
     epochs: int | None = _key(None, "Passes over the clips, at most.", unset="200 updates' worth, at least 10", least=1)
     max_steps: int | None = _key(None, "Updates, at most.", unset="no limit", least=1)
     batch_size: int = _key(4, "Clips per update.", least=1)

@@ -26,6 +26,7 @@ from leanear.recover.compensation import Compensated
 from leanear.runtimes.errors import BadInput
 
 Compensate = Callable[[nn.Module, Report], Compensated]  # in place
+FITS_ALL_NATS = 0.005  # per target, lost before compensation: from there on feed-forward blocks are worth being fitted
 SHOT_FOLDER = "shot-"  # and its number: where a later shot's scores are kept
 
 
@@ -51,7 +52,15 @@ class Rotated:
     @property
     def loss_matters(self) -> bool:
         """Whether so much was measured to be lost that it shows."""
-        return bool(self.rounds) and not self.rounds[self.best].measured < MATTERS_NATS
+        return self._loses(MATTERS_NATS)
+
+    @property
+    def fits_all(self) -> bool:
+        """Whether feed-forward blocks of full width are to be fitted as well."""
+        return self._loses(FITS_ALL_NATS)
+
+    def _loses(self, nats: float) -> bool:
+        return bool(self.rounds) and not self.rounds[self.best].measured < nats
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any
     widths = Widths(work.recipe.multiples, work.recipe.one_width_per_head, work.job.filled_by)
     pruned, facts = reached.pruned, {"method": "rotated", "widths": widths, **reached.facts}
     if work.job.compensation:
-        facts["compensation"] = _compensate(work, pruned.loss_matters, pruned.model, work.part("compensation"))
+        facts["compensation"] = _compensate(work, pruned.fits_all, pruned.model, work.part("compensation"))
     facts["cost"] = Cost(reached.costs.unit, reached.costs.dense, reached.budget, pruned.cost)
     facts["loss"] = _loss_told(work, pruned, parameters)
     if work.job.recovery is not None:

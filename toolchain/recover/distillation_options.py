@@ -10,7 +10,7 @@ from leanear.runtimes.errors import BadInput
 
 Method = Literal["lora", "full"]
 METHODS: tuple[Method, ...] = ("lora", "full")
-LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 3e-5}
+LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 6e-5}
 FEWEST_EPOCHS, FEWEST_UPDATES = 10, 200  # that are planned where no number of epochs is given
 
 

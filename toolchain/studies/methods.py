@@ -496,7 +496,7 @@ def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     pruned = in_one_or_two(
         lambda shots: _pruned(bench, sparsity, recipe) if shots == 1 else _in_shots(bench, sparsity, recipe, shots)
     )
-    _compensate_(bench, pruned.model, every_block=pruned.loss_matters)
+    _compensate_(bench, pruned.model, every_block=pruned.fits_all)
     return Made(pruned.model, pruned.plan)
 
 
@@ -540,7 +540,7 @@ def _default_as_small(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> M
 def _shots(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """In as many shots as the recipe says, whatever one loses."""
     pruned = _in_shots(bench, sparsity, recipe, recipe.shots or 1)
-    _compensate_(bench, pruned.model, every_block=pruned.loss_matters)
+    _compensate_(bench, pruned.model, every_block=pruned.fits_all)
     return Made(pruned.model, pruned.plan)
 
 
