@@ -58,7 +58,7 @@ def export_artifact(
     null until `leanear.export.parity.prove_parity` has proved it.
 
     Raises:
-        BadInput: no golden clip, a golden clip that the extractor cannot read, or a model that cannot be exported.
+        BadInput: no golden clip, or one that the extractor cannot read.
     """
     out, form, precision = Path(out), options.form, options.precision
     if precision == "int8" and not len(options.quantiser_waveforms):

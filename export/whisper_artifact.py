@@ -127,7 +127,7 @@ def write_whisper_artifact(
     """Write all files of the artifact into `folder`; the arguments are those of `export.artifact.export_artifact`.
 
     Raises:
-        BadInput: no golden clip, an empty one, a vocabulary of another size, or a model that cannot be exported.
+        BadInput: no golden clip, an empty one, or a vocabulary of another size.
     """
     size, form, precision = model.config.vocab_size, options.form, options.precision
     if len(speech.vocabulary) != size:

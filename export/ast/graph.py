@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from leanear.export.ast.front_end import FrontEnd, add_front_end, read_front_end
+from leanear.export.ast.front_end import add_front_end, read_front_end
 from leanear.export.onnx.attention import add_attention, add_first_tokens, add_output_bias, add_reader_attention
 from leanear.export.onnx.graph import FORMS, OPSET, ExportedGraph, Graph
 from leanear.export.onnx.half_precision import add_half_precision, has_half_precision, too_large_for_half
@@ -52,7 +52,7 @@ def export_ast(
     "fp16". too_large: tensors that float16 does not hold (see `too_large_in_ast`).
 
     Raises:
-        BadInput: the model is not one that the graph can stand for, or `form` or `input` is unknown.
+        BadInput: `form` or `input` is unknown.
     """
     if form not in FORMS:
         raise BadInput(f"form {form!r}: expected one of {', '.join(FORMS)}")
@@ -62,7 +62,6 @@ def export_ast(
     if (precision == "int8") != (observed is not None):
         raise ValueError("products in 8 bits need what was observed, and nothing else does")
     front_end = read_front_end(feature_extractor)
-    _check(model, front_end)
     graph = Graph()
     if input == "waveform":
         source = helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])
@@ -120,24 +119,6 @@ def patch_size(config: Any) -> tuple[int, int]:
     """Mel bins and frames of one patch."""
     size = config.patch_size
     return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else (int(size), int(size))
-
-
-def _check(model: Any, front_end: FrontEnd) -> None:
-    if not hasattr(model, "audio_spectrogram_transformer") or not hasattr(model, "classifier"):
-        raise BadInput(f"{type(model).__name__}: not an AST with a classification head")
-    config = model.config
-    if config.hidden_act != "gelu":
-        raise BadInput(f"config.json: hidden_act {config.hidden_act!r} cannot be exported, only 'gelu'")
-    if config.num_labels < 1:
-        raise BadInput("config.json: the model has no labels")
-    if (front_end.frames, front_end.mel_bins) != (config.max_length, config.num_mel_bins):
-        raise BadInput(
-            f"preprocessor_config.json: features of {front_end.frames} x {front_end.mel_bins} are not the model's"
-            f" {config.max_length} x {config.num_mel_bins}"
-        )
-    unusual = sorted({str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"})
-    if unusual:
-        raise BadInput(f"the model's weights are {unusual[0]}; load it as torch.float32 to export it")
 
 
 def _add_classifier(

@@ -18,7 +18,7 @@ from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder, first_special
 from leanear.export.whisper.encoder import FLAT_FORMS, STATES, add_encoder, cache_group
-from leanear.export.whisper.log_mel import LogMel, read_log_mel
+from leanear.export.whisper.log_mel import read_log_mel
 from leanear.export.whisper.two_stage_vocabulary import two_stages
 from leanear.runtimes.choose import check_half
 from leanear.runtimes.errors import BadInput
@@ -77,11 +77,10 @@ def export_whisper(
     (`leanear.export.whisper_artifact`).
 
     Raises:
-        BadInput: the model is not one that the graphs can stand for, or `form` or `precision` is unknown.
+        BadInput: `form` or `precision` is unknown.
     """
     _check_form(form, precision, observed is not None, any_window, bool(alignment_heads))
     log_mel = read_log_mel(feature_extractor)
-    _check(model, log_mel)
     encoder, decoder = Graph(), Graph()
     produced = add_encoder(encoder, "waveform", model, log_mel, form, observed, any_window)
     stages = two_stages(model.config.vocab_size, first_special(model), form, precision)
@@ -232,25 +231,3 @@ def cache_sizes(model: Any, form: str = "portable", value_bytes: int = 4) -> Cac
             else:
                 cross_padded += columns
     return Cache(tuple(layers), *(value_bytes * columns for columns in (kept, cross_kept, padded, cross_padded)))
-
-
-def _check(model: Any, log_mel: LogMel) -> None:
-    if not hasattr(model, "proj_out") or not hasattr(getattr(model, "model", None), "decoder"):
-        raise BadInput(f"{type(model).__name__}: not a Whisper that writes")
-    config = model.config
-    if config.activation_function != "gelu":
-        raise BadInput(
-            f"config.json: activation_function {config.activation_function!r} cannot be exported, only 'gelu'"
-        )
-    if log_mel.mel_bins != config.num_mel_bins:
-        raise BadInput(
-            f"preprocessor_config.json: {log_mel.mel_bins} mel bins are not the model's {config.num_mel_bins}"
-        )
-    if log_mel.frames != FRAMES_PER_POSITION * config.max_source_positions:
-        raise BadInput(
-            f"preprocessor_config.json: a window of {log_mel.frames} frames is not that of the model's"
-            f" {config.max_source_positions} positions"
-        )
-    unusual = sorted({str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"})
-    if unusual:
-        raise BadInput(f"the model's weights are {unusual[0]}; load it as torch.float32 to export it")

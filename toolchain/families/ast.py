@@ -28,6 +28,7 @@ from leanear.families.checkpoint_files import (
     load_weights,
     read_model_type,
     require_features,
+    require_gelu,
     write_slim_folder,
 )
 from leanear.families.classifier import (
@@ -110,6 +111,7 @@ def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> AstCheckpoint
     )
     if config.num_hidden_layers < 1:
         raise BadInput(f"{folder}/config.json: num_hidden_layers is 0; there is no attention to prune")
+    require_gelu(folder, "hidden_act", config)
     model = load_weights(model_class, folder)
     config = model.config
     for key, found in (("max_length", feature_extractor.max_length), ("num_mel_bins", feature_extractor.num_mel_bins)):

@@ -89,6 +89,12 @@ def require_features(path: str, make: Callable[[], torch.Tensor], shape: tuple[i
         raise BadInput(f"{path}: it makes features of silence that are NaN or infinite")
 
 
+def require_gelu(folder: Path, key: str, config: PreTrainedConfig) -> None:
+    """Nothing, where feed-forward blocks have the activation that graphs are written with."""
+    if getattr(config, key) != "gelu":
+        raise BadInput(f"{folder}/config.json: {key} is {getattr(config, key)!r}; only 'gelu' can be exported")
+
+
 @dataclass(frozen=True)
 class SizeSigns:
     """Where the names and shapes of a family's weights show what config.json says.

@@ -201,23 +201,9 @@ def test_heads_are_filled_up_where_that_is_less_work_than_another_group() -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"form": "fast"}, "form 'fast'"),
-        ({"input": "video"}, "input 'video'"),
-        ({"feature_extractor": ASTFeatureExtractor(max_length=9, num_mel_bins=32)}, "features of 9 x 32"),
-        ({"model": torch.nn.Linear(1, 1)}, "Linear: not an AST"),
-    ],
+    ("change", "message"), [({"form": "fast"}, "form 'fast'"), ({"input": "video"}, "input 'video'")]
 )
 def test_refuses_what_it_cannot_export(change: dict, message: str, dense, extractor, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=message):
         export_ast(**{"model": dense, "feature_extractor": extractor, "out": tmp_path / "m.onnx", **change})
     assert not list(tmp_path.iterdir())
-
-
-def test_refuses_another_activation_and_half_precision(extractor, tmp_path: Path) -> None:
-    model = ASTForAudioClassification(ASTConfig(**SETTINGS, hidden_act="relu"))
-    with pytest.raises(BadInput, match="hidden_act 'relu'"):
-        export_ast(model, extractor, tmp_path / "m.onnx")
-    with pytest.raises(BadInput, match=r"torch\.float16"):
-        export_ast(ASTForAudioClassification(ASTConfig(**SETTINGS)).half(), extractor, tmp_path / "m.onnx")

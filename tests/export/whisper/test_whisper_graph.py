@@ -248,26 +248,7 @@ def test_macs_by_hand() -> None:
     assert count_whisper_macs(small_whisper("fewer heads"), None, 3).total < macs.total
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"form": "fast"}, "form 'fast'"),
-        ({"feature_extractor": make_extractor(3)}, "a window of 300 frames"),
-        ({"feature_extractor": make_extractor(mels=128)}, "128 mel bins"),
-        ({"model": torch.nn.Linear(1, 1)}, "Linear: not a Whisper"),
-    ],
-)
-def test_refuses_what_it_cannot_export(change: dict, message: str, tmp_path: Path) -> None:
-    settings = {"model": make_whisper(), "feature_extractor": make_extractor(), "form": "portable", **change}
-    with pytest.raises(BadInput, match=message):
-        export_whisper(encoder_out=tmp_path / "e.onnx", decoder_out=tmp_path / "d.onnx", **settings)
+def test_refuses_a_form_that_there_is_not(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="form 'fast'"):
+        _export(tmp_path, make_whisper(), "fast")
     assert not list(tmp_path.iterdir())
-
-
-def test_refuses_another_activation_and_half_precision(tmp_path: Path) -> None:
-    model = make_whisper()
-    model.config.activation_function = "relu"
-    with pytest.raises(BadInput, match="activation_function 'relu'"):
-        _export(tmp_path, model, "portable")
-    with pytest.raises(BadInput, match=r"torch\.float16"):
-        _export(tmp_path, make_whisper().half(), "portable")

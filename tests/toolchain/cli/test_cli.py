@@ -180,6 +180,7 @@ def test_deploy_does_not_replace_what_it_reads(capsys, model, data, tmp_path, in
         ("config.json", '"hidden_size": "big"', "config.json: no model can be built"),
         ("config.json", '"id2label": ["a"]', "config.json: no model can be built"),
         ("config.json", '"num_hidden_layers": 0', "num_hidden_layers is 0"),
+        ("config.json", '"hidden_act": "relu"', "hidden_act is 'relu'; only 'gelu' can be exported"),
         ("config.json", '"intermediate_size": 64', "has another shape in the weights"),
         (
             "preprocessor_config.json",

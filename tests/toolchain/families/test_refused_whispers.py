@@ -154,6 +154,10 @@ FAULTS = {
         lambda folder: edit(folder / "config.json", decoder_attention_heads=2),
         r"config\.json: encoder_attention_heads is 4 and decoder_attention_heads 2; heads of two widths",
     ),
+    "another activation": (
+        lambda folder: edit(folder / "config.json", activation_function="gelu_new"),
+        r"config\.json: activation_function is 'gelu_new'; only 'gelu' can be exported",
+    ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"weights cannot be read"),
     "weights damaged": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"0" * 100),

@@ -21,6 +21,7 @@ from leanear.families.checkpoint_files import (
     load_weights,
     read_model_type,
     require_features,
+    require_gelu,
 )
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
 from leanear.families.whisper.forward import features
@@ -109,6 +110,7 @@ def _check_geometry(folder: Path, config: WhisperConfig) -> None:
             f"{folder}/config.json: encoder_attention_heads is {config.encoder_attention_heads} and "
             f"decoder_attention_heads {config.decoder_attention_heads}; heads of two widths are not supported"
         )
+    require_gelu(folder, "activation_function", config)
 
 
 def _check_window(folder: Path, config: WhisperConfig, feature_extractor: WhisperFeatureExtractor) -> None:
