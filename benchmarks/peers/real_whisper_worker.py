@@ -66,10 +66,14 @@ class TimedSession:
 
     def __init__(self, session: Any) -> None:
         self._session, self.encode_s, self.step_s = session, 0.0, 0.0
-        self.start, self.facts, self.takes_several = session.start, session.facts, session.takes_several
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
     def encode(self, waveform: np.ndarray, window: int | None = None) -> None:
-        self.encode_several([waveform], window)
+        begin = time.perf_counter()
+        self._session.encode(waveform, window)
+        self.encode_s += time.perf_counter() - begin
 
     def encode_several(self, waveforms: list[np.ndarray], window: int | None = None) -> None:
         begin = time.perf_counter()

@@ -16,6 +16,9 @@ from leanear.benchmarks.peers.real_whisper_models import Engine, our_engines, pe
 from leanear.benchmarks.peers.real_whisper_table import Ears, tables
 from leanear.benchmarks.peers.real_whisper_worker import TimedSession, status_bytes
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.speech.decode_options import DecodeOptions
+from leanear.runtimes.speech.long_audio import transcribe
+from tests.runtimes.speech_sessions import MODEL, hashed
 from tests.whisper_models import write_whisper
 
 
@@ -179,20 +182,12 @@ def test_a_run_out_of_time_says_that_it_is_not_whole(options):
     assert run.rows == []
 
 
-def test_a_session_is_timed_part_by_part():
-    class Session:
-        def start(self, rows: int = 1) -> None: ...
-        def facts(self) -> dict: ...
-
-        takes_several = True
-
-        def encode_several(self, waveforms, window) -> None: ...
-        def step(self, tokens, parents): return tokens + 1  # fmt: skip
-
-    session = TimedSession(Session())
-    session.encode(np.zeros(3))
-    assert session.step(np.array([1])) == 2
-    assert session.encode_s > 0 < session.step_s
+def test_a_session_is_timed_part_by_part_and_says_the_same():
+    options, waveform = DecodeOptions(best_of=2), np.full(1500, 0.1, np.float32)
+    timed = TimedSession(hashed(0))
+    said = list(transcribe(timed, MODEL, waveform, options))
+    assert said == list(transcribe(hashed(0), MODEL, waveform, options)) != []
+    assert timed.encode_s > 0 < timed.step_s
 
 
 def test_a_process_knows_its_memory():
