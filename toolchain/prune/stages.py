@@ -90,11 +90,13 @@ class _Pruner:
 
     def in_one_or_two(self, costs: Costs, budget: float) -> Rotated:
         """The same, in as many shots as the recipe says or as are needed."""
+        report = self._work.part("pruning")
         if self._work.recipe.shots is not None or not self._work.job.compensation:
-            return self.to(costs, budget)
-        return in_one_or_two(lambda shots: self.to(costs, budget, shots))
+            return self.to(costs, budget, report)
+        tries = in_parts(report, {"1": 1, "2": 2})
+        return in_one_or_two(lambda shots: self.to(costs, budget, tries(str(shots)), shots))
 
-    def to(self, costs: Costs, budget: float, shots: int | None = None) -> Rotated:
+    def to(self, costs: Costs, budget: float, report: Report, shots: int | None = None) -> Rotated:
         """The model within `budget`, in memory of the CPU."""
         work, recipe = self._work, dataclasses.replace(self._work.recipe, shots=shots or self._work.recipe.shots)
         compensate = functools.partial(_compensate, work, False) if work.job.compensation else None
@@ -104,7 +106,7 @@ class _Pruner:
             pruned = prune_rotated(
                 work.family, work.checkpoint.model, work.clips, costs, budget, recipe,
                 loop=loop, made_from=work.made_from, state=work.state, clips_at_once=work.clips_at_once,
-                report=work.part("pruning"),
+                report=report,
             )  # fmt: skip
         pruned.model.to("cpu")
         if pruned.corrections is not None:
@@ -149,7 +151,7 @@ def _prune_to_latency(work: Pruning) -> _Reached:
     pruner = _Pruner(work)
     try:
         pruned, checks = prune_to_latency(
-            work.job.goal, costs, lambda ms: pruner.to(costs, ms), timing, work.part("pruning")
+            work.job.goal, costs, lambda ms: pruner.to(costs, ms, work.part("pruning")), timing, work.part("pruning")
         )
     except BadInput as error:
         doubt = disturbed(0.0, tables.others_share, "while it was timed")
