@@ -34,7 +34,7 @@ LONGEST = (
     "test_isolation.py", "test_remote_faults.py", "test_two_processes.py", "test_commands.py",
     "test_deploy_device.py", "test_precision_deploy.py", "test_whisper_pruning.py", "test_demo.py",
     "test_transcribing.py", "test_speech_device.py", "test_rotated.py", "test_bundle.py",
-    "test_interrupted.py", "test_many_clips.py",
+    "test_interrupted.py", "test_fresh_process.py", "test_many_clips.py",
     "test_speech_deploy.py", "test_comparison.py", "test_torch_speech.py", "test_distillation.py", "test_compare.py",
     "test_cli.py", "test_audioset_shape.py", "test_asked.py", "test_whisper_settings.py", "test_report.py",
     "test_any_window.py", "test_decoding_on_runtimes.py", "test_whisper_surgery.py", "test_whisper_folders.py",

@@ -6,11 +6,8 @@ import contextlib
 import importlib
 import inspect
 import json
-import re
 import resource
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +21,6 @@ import soundfile
 from leanear.cli.commands import cli, run
 from leanear.runtimes.errors import BadInput
 from tests.conftest import TINY_LABELS, tone, write_tiny
-from tests.toolchain.cli.test_interrupted import SEVERAL
 from tests.toolchain.interrupting import interrupted_at
 from tests.toolchain.recipes import recipe_flags
 
@@ -209,29 +205,6 @@ def test_a_checkpoint_runs_in_torch_alone_and_is_no_artifact(capsys, model, data
     assert (
         one_line(capsys) == f"leanear: {model}: no artifact, for there is no manifest.json; `leanear export` makes one"
     )
-
-
-def test_of_weights_that_do_not_fit_one_line_is_all_that_is_said(model, data, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(model / "model.safetensors")
-    commands = []
-    for name, weights in (
-        ("lacks", {"classifier.dense.bias": tensors["classifier.dense.bias"][:1].clone()}),
-        ("has more", {}),
-    ):
-        folder = Path(shutil.copytree(model, tmp_path / name))
-        odd = {**tensors, **weights, "another.weight": tensors["classifier.dense.bias"].clone()}
-        save_file(odd, folder / "model.safetensors", metadata={"format": "pt"})
-        commands.append(["eval", str(folder), "--data", str(data)])
-    command = [sys.executable, "-c", SEVERAL, json.dumps(commands)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=600).stderr
-    lacks, has_more = (
-        [line for line in part.splitlines() if not line.startswith("  ")] for part in re.split(r"-- \d+\n", said)[:2]
-    )
-    assert len(lacks) == len(has_more) == 1, said
-    assert "'classifier.dense.bias' has another shape in the weights" in lacks[0]
-    assert has_more[0].endswith("weights that are none of the model's are not used: another.weight")
 
 
 def test_weights_that_are_not_numbers(capsys, model, data, tmp_path):
