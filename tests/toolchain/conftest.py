@@ -2,4 +2,13 @@
 
 from __future__ import annotations
 
-from tests.toolchain.deliveries import large, options, own_configuration, parts, server, short_benchmark, small  # noqa: F401
+from tests.toolchain.deliveries import (  # noqa: F401
+    large,
+    options,
+    own_configuration,
+    parts,
+    server,
+    short_benchmark,
+    shortest_benchmark,
+    small,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import py_compile
 import shutil
@@ -21,6 +22,7 @@ from leanear.devices.bundle import DEVICE_SOURCES, EARLIEST, write_bundle, write
 from leanear.devices.remote import RemoteOptions
 from leanear.devices.ssh import STATUSES, receiver_program
 from leanear.runtimes.clips import Clips, write_clips
+from tests.measured import in_this_process
 from tests.runtimes.tiny_artifact import LABELS, WINDOW_SAMPLES, loudness_weights, write_tiny_artifact
 from tests.toolchain.ssh_server import require_sshd, start_server
 
@@ -73,11 +75,19 @@ def parts(tmp_path_factory):
 
 
 FEW = {
-    "measure/measure.py": {"REPEATS = 4": "REPEATS = 1"},
+    "measure/measure.py": {"REPEATS = 4": "REPEATS = 1", "SAMPLES_WANTED = 664": "SAMPLES_WANTED = 12"},
     "measure/parts.py": {"MEMORY_SHARE_S = 5.0": "MEMORY_SHARE_S = 0.1"},
     "measure/latency.py": {"WARM_UP_SHARE = 0.25": "WARM_UP_SHARE = 0.02"},
     "measure/memory.py": {"LEAST_WINDOWS = 20": "LEAST_WINDOWS = 3"},
     "sensors/device.py": {"_S = 0.5": "_S = 0.02"},
+}
+
+IN_ONE_PROCESS = {
+    "measure/processes.py": {
+        "def run_fresh(\n": "import importlib, inspect, re\n\n\n"
+        + inspect.getsource(in_this_process).replace("in_this_process", "run_fresh")
+        + "\n\ndef run_elsewhere(\n"
+    }
 }
 
 
@@ -120,17 +130,28 @@ def write_compiled_runner(path):
             archive.writestr(zipfile.ZipInfo(f"{name}c", EARLIEST), compiled(name, archive.read(name)))
 
 
-@pytest.fixture(scope="module")
-def short_benchmark(tmp_path_factory):
-    """Devices measure each artifact once, not four times, hardly warm up, and do not look long how busy others are.
-
-    What they run is compiled; that they run sources is shown where bundles are tested.
+def patched_benchmarks(folder, changes):
+    """Devices measure with what `changed_benchmarks` makes in a folder, compiled; that they run sources is shown where
+    bundles are tested.
     """
     with pytest.MonkeyPatch.context() as patch:
-        source = changed_benchmarks(tmp_path_factory.mktemp("source") / "benchmarks", FEW)
-        patch.setitem(DEVICE_SOURCES, "leanear.benchmarks", source)
+        patch.setitem(DEVICE_SOURCES, "leanear.benchmarks", changed_benchmarks(folder / "benchmarks", changes))
         patch.setattr("leanear.devices.bundle.write_runner", write_compiled_runner)
         yield
+
+
+@pytest.fixture(scope="module")
+def short_benchmark(tmp_path_factory):
+    """Devices take 12 samples of each artifact, hardly warm up, and do not look long how busy others are."""
+    yield from patched_benchmarks(tmp_path_factory.mktemp("source"), FEW)
+
+
+@pytest.fixture(scope="module")
+def shortest_benchmark(tmp_path_factory):
+    """And all in one process of the device, where its processes are not what is looked at: most of their time is their
+    start, ten times in each measurement.
+    """
+    yield from patched_benchmarks(tmp_path_factory.mktemp("source"), {**FEW, **IN_ONE_PROCESS})
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.benchmarks.measure.test_engine_check import perturbed
 from tests.runtimes.tiny_artifact import weights, write_tiny_artifact
 from tests.toolchain.deploy.test_delivering import deployment, narrator, new_folder  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("short_benchmark")
+pytestmark = pytest.mark.usefixtures("shortest_benchmark")
 
 
 @pytest.fixture(scope="module")

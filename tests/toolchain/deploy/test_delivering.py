@@ -20,7 +20,7 @@ from leanear.runtimes.errors import BadInput, DeviceFailed
 from tests.toolchain.ssh_server import free_port, start_server
 
 QUICK = BundleRun("null", "fp32", "fp32", "all", 0.5, 0.0)
-pytestmark = pytest.mark.usefixtures("short_benchmark")
+pytestmark = pytest.mark.usefixtures("shortest_benchmark")
 
 
 @pytest.fixture(scope="module")

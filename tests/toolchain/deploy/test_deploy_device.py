@@ -18,7 +18,7 @@ from tests.conftest import tone, write_tiny
 from tests.toolchain.ssh_server import HOST, free_port, start_server
 
 NASTY = "it's; $(touch PWNED) `touch PWNED` \"&|<>\n-x ü"
-pytestmark = pytest.mark.usefixtures("short_benchmark", "measured_here")
+pytestmark = pytest.mark.usefixtures("shortest_benchmark", "measured_here")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.toolchain.ssh_server import HOST
 from tests.whisper_models import write_whisper
 
 TEXTS = [f"the colour of number {number}" for number in range(10)]
-pytestmark = pytest.mark.usefixtures("short_benchmark", "measured_here", "markdown_alone")
+pytestmark = pytest.mark.usefixtures("shortest_benchmark", "measured_here", "markdown_alone")
 EIGHT_BITS = """description = "A small computer, in 8 bits"
 runtime = "onnxruntime"
 graph_form = "onnxruntime"
