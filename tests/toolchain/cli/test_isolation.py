@@ -7,6 +7,7 @@ is run there, from the source tree and as pip installs it, and every verb of a d
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import shutil
@@ -33,7 +34,7 @@ PACKAGES = ("toolchain", "calibration", "export", "runtimes", "benchmarks")
 NOT_NAMED_IN_IMPORTS = ("sitecustomize", "usercustomize", "readline", "tensorrt", "tensorrt_rtx", "modeling_slim_ast")
 HOSTILE = "with open({mark!r}, 'a') as stream:\n    stream.write(__name__ + ' of ' + __file__ + chr(10))\n"
 # As pip writes it, but that it runs several commands, most of whose time goes to imports, measures everything once, on
-# devices too, and draws the pages of `report` alone.
+# devices too, and draws the page of one report alone, that of most pictures.
 LAUNCHER = """
 import json, os, sys
 from leanear.entry import main
@@ -44,14 +45,15 @@ from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.report import report
 from leanear.devices.bundle import DEVICE_SOURCES
 os.sched_getaffinity = lambda _process: {0}  # threads of tests that run at once would spin
-benchmark.__kwdefaults__["repeats"], summary.RESAMPLES, parts.MEMORY_SHARE_S = 1, 200, 0.1
+benchmark.__kwdefaults__.update(repeats=1, samples=12)
+summary.RESAMPLES, parts.MEMORY_SHARE_S = 200, 0.1
 DEVICE_SOURCES["leanear.benchmarks"] = Path(sys.argv[2])
 render_html = report.render_html
 print("leanear is in", sys.modules["leanear"].__path__[0], file=sys.stderr)
 status, launched = [], sys.argv
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["leanear", *arguments]
-    report.render_html = render_html if arguments[0] == "report" else lambda page: ""
+    report.render_html = render_html if arguments == ["report", "../deployment"] else lambda page: ""
     try:
         main()
     except SystemExit as stop:
@@ -109,6 +111,7 @@ SSH = (
 )
 
 
+@functools.cache
 def imported_names() -> set[str]:
     """The top-level name of every module that a file of ours imports, and of every one of Python's."""
     names = {*sys.stdlib_module_names, *NOT_NAMED_IN_IMPORTS}
