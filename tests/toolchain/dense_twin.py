@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from leanear.calibration.sites import AttentionSite
 from leanear.families.slimming import kept_rows
-from leanear.plan import SitePlan
+from leanear.plan import HeadPlan, SitePlan
 
 
 def zero_dropped_channels_(site: AttentionSite, site_plan: SitePlan) -> None:
@@ -26,3 +28,13 @@ def zero_dropped_channels_(site: AttentionSite, site_plan: SitePlan) -> None:
     dropped = torch.ones(site.output.in_features, dtype=torch.bool)
     dropped[value_output] = False
     site.output.weight.data[:, dropped] = 0.0
+
+
+def every_other_channel(sites: Iterable[AttentionSite]) -> tuple[SitePlan, ...]:
+    """What is kept where a model that may be slim already loses every second channel of each of its heads."""
+    plans = []
+    for site in sites:
+        widths = enumerate(zip(site.query_key_widths, site.value_output_widths))
+        heads = (HeadPlan(head, tuple(range(0, qk, 2)), tuple(range(0, vo, 2))) for head, (qk, vo) in widths)
+        plans.append(SitePlan(site.name, len(site.query_key_widths), tuple(heads)))
+    return tuple(plans)

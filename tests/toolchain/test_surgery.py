@@ -21,7 +21,7 @@ from leanear.plan import HeadPlan, Plan, SitePlan, compose, full_plan, plan_to_j
 from leanear.runtimes.errors import BadInput
 from tests.calibration.collected import collect_statistics
 from tests.conftest import TINY_LABELS, make_tiny_ast
-from tests.toolchain.dense_twin import zero_dropped_channels_
+from tests.toolchain.dense_twin import every_other_channel, zero_dropped_channels_
 
 
 def random_sites(model, seed: int, *, ragged: bool, drop_head: bool) -> tuple[SitePlan, ...]:
@@ -92,17 +92,7 @@ def test_pruning_twice_equals_pruning_once(tiny_ast):
     inputs = torch.randn(2, 46, 128)
     first = random_sites(tiny_ast, seed=7, ragged=True, drop_head=True)
     once = ast.slim_model(tiny_ast, first)
-    second = tuple(
-        SitePlan(
-            site.name,
-            len(site.query_key_widths),
-            tuple(
-                HeadPlan(head, tuple(range(0, qk, 2)), tuple(range(0, vo, 2)))
-                for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths))
-            ),
-        )
-        for site in ast.attention_sites(once)
-    )
+    second = every_other_channel(ast.attention_sites(once))
     twice = ast.slim_model(once, second)
     directly = ast.slim_model(tiny_ast, compose(first, second))
     assert torch.equal(logits(twice, inputs), logits(directly, inputs))

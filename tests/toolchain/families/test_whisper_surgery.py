@@ -18,6 +18,7 @@ from leanear.families.slimming import rotated_attention_state
 from leanear.families.whisper.model import alignment_of
 from leanear.plan import HeadPlan, SitePlan, compose
 from leanear.runtimes.errors import BadInput
+from tests.toolchain.dense_twin import every_other_channel
 from tests.toolchain.pruning_documents import pruning_document
 from tests.toolchain.whisper_pruning import fed_and_said
 from tests.toolchain.whisper_surgery import (
@@ -92,17 +93,7 @@ def test_sparsity_counts_no_key_bias(dense):
 
 def test_pruning_twice_equals_pruning_once(dense, inputs, pruned):
     first, once, _ = pruned
-    second = tuple(
-        SitePlan(
-            site.name,
-            len(site.query_key_widths),
-            tuple(
-                HeadPlan(head, tuple(range(0, qk, 2)), tuple(range(0, vo, 2)))
-                for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths))
-            ),
-        )
-        for site in whisper.attention_sites(once)
-    )
+    second = every_other_channel(whisper.attention_sites(once))
     twice = whisper.slim_model(once, second)
     assert torch.equal(logits(twice, inputs), logits(whisper.slim_model(dense, compose(first, second)), inputs))
 
