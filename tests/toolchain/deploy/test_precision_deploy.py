@@ -157,7 +157,7 @@ def test_a_bad_quantiser_is_found_and_float32_ships(model, data, tmp_path, capsy
 
 
 @pytest.fixture(scope="module")
-def bundled(model, data, tmp_path_factory, short_benchmark):
+def bundled(model, data, tmp_path_factory, shortest_benchmark):
     """A deployment in 8 bits for a device, whose bundle nobody fetched yet.
 
     8 bits change much of what random weights say, so that they are not held to the checkpoint here.

@@ -255,7 +255,7 @@ def test_the_command_writes_its_files_and_takes_rows_over(tiny_folder, data, tmp
 
 
 def test_recovery_and_latency_are_added(tiny_folder, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("leanear.recover.distillation_options.FEWEST_UPDATES", 40)
+    monkeypatch.setattr("leanear.recover.distillation_options.FEWEST_UPDATES", 10)
     target = tmp_path / "small.toml"
     target.write_text(
         'description = "one thread"\nruntime = "onnxruntime"\n'
