@@ -36,9 +36,9 @@ LONGEST = (
     "test_transcribing.py", "test_speech_device.py", "test_rotated.py", "test_bundle.py",
     "test_interrupted.py", "test_fresh_process.py", "test_many_clips.py",
     "test_speech_deploy.py", "test_comparison.py", "test_torch_speech.py", "test_distillation.py", "test_compare.py",
-    "test_cli.py", "test_audioset_shape.py", "test_asked.py", "test_whisper_settings.py", "test_report.py",
+    "test_good_input.py", "test_audioset_shape.py", "test_asked.py", "test_whisper_settings.py", "test_report.py",
     "test_any_window.py", "test_decoding_on_runtimes.py", "test_whisper_surgery.py", "test_whisper_folders.py",
-    "test_hosts.py", "test_examples.py", "test_compensation.py", "test_methods.py", "test_exploring.py",
+    "test_hosts.py", "test_cli.py", "test_examples.py", "test_compensation.py", "test_methods.py", "test_exploring.py",
 )  # fmt: skip
 
 
