@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,24 +57,14 @@ with processes():
 """
 
 
-# `torchrun --standalone --nproc-per-node 2`, by its own launcher, but that both are forks of one that has imported all
-TWO = """
-import sys
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-import leanear.calibration.shards, leanear.cli.commands, tests.toolchain.recover.test_distillation
-from tests.conftest import make_tiny_ast
-make_tiny_ast()
-config = LaunchConfig(1, 1, 2, start_method="fork", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
-elastic_launch(config, exec)(sys.argv.pop(1), {})
-"""
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with what one process made, `one`, and what two did, `two`.
 
     Of sixty clips 48 are scored: three chunks, so that one process has two of them and the other one.
     """
+    from torch.distributed.run import main as torchrun  # for this alone, half a second in every process of the tests
+
     folder = tmp_path_factory.mktemp("made")
     model, data = write_tiny(folder / "model"), folder / "data"
     for label, frequency_hz in (("yes", 500), ("up", 1500), ("left", 2500), ("down", 3500)):
@@ -84,15 +73,16 @@ def made(tmp_path_factory):
             noise = np.random.default_rng(number).normal(size=6400)
             clip = tone(frequency_hz + 20 * number) + 0.02 * number * noise
             soundfile.write(data / label / f"{number}.wav", clip.clip(-1, 1), 16000)
-    given = [str(model), str(data)]
-    command = [sys.executable, "-c", TWO, WORKER, *given, str(folder / "two")]
+    given = ["-c", str(model), str(data)]
+    launcher = ["--standalone", "--nproc-per-node", "2", "--no-python", sys.executable]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
         for name, value in (("PYTHONPATH", str(ROOT)), ("OMP_NUM_THREADS", "1"), ("CUDA_VISIBLE_DEVICES", "")):
             patch.setenv(name, value)
-        two = pool.submit(subprocess.run, command, check=True, timeout=600)
-        patch.setattr(sys, "argv", ["-c", *given, str(folder / "one")])
+        # torchrun itself, which here need not import torch again; it raises what is not ended with 0
+        two = pool.submit(torchrun, [*launcher, given[0], WORKER, *given[1:], str(folder / "two")])
+        patch.setattr(sys, "argv", [*given, str(folder / "one")])
         exec(WORKER, {})  # the one
-        two.result()
+        two.result(timeout=600)
     return folder
 
 
