@@ -194,8 +194,7 @@ def _another_processor(analysis: Analysis) -> list[str]:
     others = {str(proof["architecture"]) for proof in proofs if proof.get("architecture") not in (None, "", here)}
     if not others:
         return []
-    checked = check is not None and check.status == "ok"
-    seen = "the check of the engines was passed on it" if checked else "no check of the engines was passed on it"
+    seen = f"{'the' if check.status == 'ok' else 'no'} check of the engines was passed on it"
     return [f"Measured on {here}, while the graphs were proved on {' and '.join(sorted(others))}; {seen}."]
 
 
