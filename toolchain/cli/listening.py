@@ -166,7 +166,7 @@ def transcribe(narrator: Narrator, audio: tuple[Path, ...], model: str, asked: A
     if told["out"] is not None:
         check_file(told["out"])
     reader = read_standard_input() if is_piped else None
-    check_early(model, asked)
+    check_early(model, asked, window=opening["window"])
     from leanear.evaluate.transcribing import speech_listener, transcribe_files
 
     piped = None if reader is None else Piped(reader, raw_format)

@@ -108,6 +108,13 @@ REFUSED: dict[str, tuple[list[str], str]] = {
             ("model", "--form tensorrt --word-timestamps", "the form 'tensorrt' has none"),
         )
     },
+    **{
+        f"{command[0]}, a window longer than Whisper's": (
+            [*command, "--window", "2.5"],
+            "--window 2.5: expected full, auto, or seconds over 2 (a tail of silence is part of it), up to the model's",
+        )
+        for command in map(asked, ("deploy", "export", "transcribe"), 3 * ("data",))
+    },
     "no artifact": (["bench", "ast"], "ast: no artifact, for there is no manifest.json"),
     **{
         f"{command} {flags}": ([command, "ast", "--data", "tones", "--out", "out", *flags.split()], said)
