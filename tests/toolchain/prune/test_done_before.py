@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from leanear.cli.commands import run
+from leanear.deploy import exporting
 from leanear.prune import pruning
 from leanear.prune.scoring import SCORES_FILE
 from leanear.runtimes.files import only_here
@@ -68,3 +69,25 @@ def test_of_two_at_once_into_one_folder_the_second_is_refused(caplog, capsys, ti
         assert not out.exists()
     assert run(arguments) == 0
     assert not state.exists()
+
+
+def test_of_two_exports_at_once_into_one_folder_the_second_is_refused(capsys, monkeypatch, tiny_folder, tmp_path):
+    """The second begins while the first one reads the checkpoint; what a killed one left half-written goes."""
+    out, litter = tmp_path / "out [1]" / "artifact", tmp_path / "out [1]" / ".artifact.killed.part"
+    arguments = ["export", str(tiny_folder), "--out", str(out)]
+    load, second = exporting.load_checkpoint, []
+    litter.mkdir(parents=True)
+
+    def loaded(*given):
+        with monkeypatch.context() as alone:
+            alone.setattr(exporting, "load_checkpoint", load)
+            second.append((run(arguments), capsys.readouterr().err))
+        return load(*given)
+
+    monkeypatch.setattr(exporting, "load_checkpoint", loaded)
+    assert run(arguments) == 0
+    ((status, said),) = second
+    assert status == 2
+    assert said.splitlines()[-1].endswith("another leanear is at work in this folder; wait, or choose another")
+    assert sorted(path.name for path in out.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+    assert [path.name for path in out.parent.iterdir()] == ["artifact"]
