@@ -36,12 +36,16 @@ def note(text: str) -> None:
 
 
 def files_below(folder: Path, say: Note = note) -> list[Path]:
-    """The files of a folder and of its sub-folders, sorted; say: told of a sub-folder that cannot be read."""
+    """The files of a folder and of its sub-folders, sorted; say: told of sub-folders that cannot be read, and links."""
 
     def unread(error: OSError) -> None:
         say(f"{error.filename}: passed over, for it cannot be read ({error.strerror})")
 
-    return sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=unread) for name in names)
+    found = sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=unread) for name in names)
+    dead = [path.name for path in found if path.is_symlink() and not path.exists()]
+    if dead:
+        say(f"{folder}: links that lead nowhere are passed over: {named(dead)}")
+    return found
 
 
 def plural(count: int, noun: str) -> str:

@@ -300,6 +300,8 @@ class AudioStream(ForwardWaveform):
     def __getitem__(self, span: slice) -> np.ndarray:
         """Samples [start, stop), fewer where the audio ends."""
         heard = super().__getitem__(span)
+        if not len(heard) and not span.start:
+            raise BadInput(f"{self._file.path}: no audio left at {self._out_rate_hz} Hz: it is shorter than one sample")
         held = span.start + len(self._kept)
         if self._progress is not None and held:
             self._progress(span.start / self._out_rate_hz, self._file.share_read * span.start / held)

@@ -98,3 +98,10 @@ def test_many_notes_of_one_kind_are_counted(caplog):
     first = [f"note: {number}.wav: odd" for number in range(3)]
     more = ["note: and so of 1 more clip", "note: and so of 5 more clips"]
     assert caplog.messages == [*first, *first, more[0], *first, more[1]]
+
+
+def test_a_clip_that_is_no_sample_at_the_models_rate_is_named(tiny_folder, tmp_path, capsys):
+    soundfile.write(tmp_path / "click.wav", np.full(1, 0.5), 96_000)
+    assert run(["classify", str(tmp_path / "click.wav"), "--model", str(tiny_folder)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"leanear: {tmp_path / 'click.wav'}: no audio left at 16000 Hz: it is shorter than one sample"
