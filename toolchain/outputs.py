@@ -22,11 +22,13 @@ def check_replaceable(out: Path, marker: str) -> None:
     """Nothing, when `out` can be made, is empty, or is a folder of leanear's own, which has the file `marker` in it.
 
     Raises:
-        BadInput: it is anything else, which is left as it is, or nothing can be written there.
+        BadInput: it is anything else, which is left as it is, or nothing can be written there, or moved there.
     """
     if out.is_dir():
         if any(out.iterdir()) and not (out / marker).is_file():
             raise BadInput(f"{out}: --out is a folder with something else in it (no {marker}); it is left alone")
+        if marker in ("manifest.json", "plan.json") and (out.resolve() == Path.cwd() or out.is_mount()):
+            raise BadInput(f"{out}: --out is the folder that you are in, or a disk's own; name one inside it")
     elif out.exists() or out.is_symlink():
         raise BadInput(f"{out}: --out is a file, not a folder; it is left alone")
     _check_writable(out, out)

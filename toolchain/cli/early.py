@@ -20,7 +20,6 @@ from leanear.runtimes.speech.encoder_windows import check_window_choice
 from leanear.runtimes.tasks import SPEECH_TASK
 
 BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+?\)")  # what Whisper's normaliser takes for no words
-POSITIONS_PER_S = 50  # of a Whisper's encoder
 FIRST_CLIP = {"calibration_clips": 1, "seed": 0}
 
 
@@ -55,7 +54,7 @@ def check_early(
         check_language(folder, asked.language)
         if window is not None and not own:
             positions = read_object(folder / "config.json").get("max_source_positions")
-            check_window_choice(window, positions / POSITIONS_PER_S if isinstance(positions, int) else math.inf)
+            check_window_choice(window, positions / 50 if isinstance(positions, int) else math.inf)
     else:
         asked.refuse_for(folder)
     if data is None and not reads:
