@@ -26,7 +26,7 @@ from leanear.prune.document import Loss, PruningDocument, read_pruning
 from leanear.prune.job import PruneJob, check_reachable, open_reachable
 from leanear.prune.rotated import SHOT_FOLDER
 from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
-from leanear.prune.stages import Pruning, prune_in_stages
+from leanear.prune.stages import BEFORE_RECOVERY, Pruning, prune_in_stages
 from leanear.reference.schedule import PruneRecipe, prune
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.clips import clips_sha256
@@ -208,6 +208,7 @@ def write_slim_checkpoint(
             **facts,
         )
         family.save_slim_checkpoint(model, checkpoint, plan, out, document)
+        shutil.rmtree(state / BEFORE_RECOVERY, ignore_errors=True)  # as large as the model, and of no more use
     shards.wait()
     return plan
 

@@ -36,7 +36,7 @@ from leanear.runtimes.files import read_object, sha256_json, write_json
 from leanear.runtimes.records import as_json, read_fields
 from leanear.timing.model_timing import ModelTiming, Tables, tables_of, timing_of
 
-STAGE = "pruned"  # of a model that is going to be recovered
+STAGE, BEFORE_RECOVERY = "pruned", "recovery/pruned"  # and where it is kept until then
 
 
 @dataclass(frozen=True)
@@ -146,22 +146,20 @@ def _pruned(work: Pruning) -> tuple[nn.Module, Plan, dict[str, Any]]:
 
 
 def _kept_or_pruned(work: Pruning) -> tuple[nn.Module, Plan, dict[str, Any]]:
-    """The same, kept in a folder from which an interrupted recovery of one process begins again."""
-    folder, made_from = work.state / "recovery" / STAGE, {**work.made_from, "job": work.job.as_json()}
+    """The same, of one process by way of a folder, from which an interrupted recovery begins to the same bytes."""
+    folder, made_from = work.state / BEFORE_RECOVERY, {**work.made_from, "job": work.job.as_json()}
     facts_file = folder / "facts.json"
     if shards.world_size() > 1:
         return _pruned(work)
-    if stage_is_done(folder, STAGE, made_from):
-        work.part("recovery")("it was pruned before", None)
-        facts = read_object(facts_file)
-        facts["loss"] = read_fields(Loss, facts["loss"], facts_file)
-        facts |= read_fields(PruningDocument, {key: facts[key] for key in facts if key != "loss"}, facts_file)
-        return load_checkpoint(folder).model, read_plan(folder / "plan.json"), facts
-    model, plan, facts = _pruned(work)
-    work.family.save_slim_checkpoint(model, work.checkpoint, plan, folder)
-    write_json(facts_file, as_json(facts))
-    record_stage(folder, STAGE, made_from, [path for path in folder.iterdir() if path.is_file()])
-    return model, plan, facts
+    if not stage_is_done(folder, STAGE, made_from):
+        model, plan, facts = _pruned(work)
+        work.family.save_slim_checkpoint(model, work.checkpoint, plan, folder)
+        write_json(facts_file, as_json(facts))
+        record_stage(folder, STAGE, made_from, [path for path in folder.iterdir() if path.is_file()])
+    facts = read_object(facts_file)
+    loss = read_fields(Loss, facts.pop("loss"), facts_file)
+    facts = {**read_fields(PruningDocument, facts, facts_file), "loss": loss}
+    return load_checkpoint(folder).model, read_plan(folder / "plan.json"), facts
 
 
 def _prune_to_goal(work: Pruning, parameters: Costs) -> _Reached:

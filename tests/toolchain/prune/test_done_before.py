@@ -119,20 +119,22 @@ def test_an_interrupted_recovery_begins_again_from_what_was_pruned(capsys, monke
     monkeypatch.setattr("leanear.prune.rotated.choose_measured", choose)
     assert run([*command, str(tmp_path / "whole")]) == 0
     assert len(measured) == 2
+    again = [*command, str(tmp_path / "resumed"), "--keep-scores", str(tmp_path / "scores")]
     with monkeypatch.context() as stopped:
         stopped.setattr(stages, "distill_", lambda *_given, **_named: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert run([*command, str(tmp_path / "resumed")]) == 130
+        assert run(again) == 130
         assert len(measured) == 4
-        assert run([*command, str(tmp_path / "resumed"), "--sparsity", "0.4"]) == 130
+        assert run([*again, "--sparsity", "0.4"]) == 130
         assert len(measured) == 6, "another model's is not taken"
-        assert run([*command, str(tmp_path / "resumed")]) == 130
+        assert run(again) == 130
     measured.clear()
     with monkeypatch.context() as once:
         once.setattr(stages, "compensate_", lambda *_given, **_named: pytest.fail("compensated again"))
-        assert run([*command, str(tmp_path / "resumed")]) == 0
+        assert run(again) == 0
     assert measured == []
     names = [path.name for path in (tmp_path / "whole").iterdir() if path.is_file()]
     assert {"model.safetensors", "plan.json", "pruning.json", "config.json"} <= {*names}
     for name in names:
         assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert not (tmp_path / ".resumed.state").exists()
+    assert (tmp_path / "scores" / "scores.safetensors").is_file()
+    assert not list((tmp_path / "scores").rglob("model.safetensors")), "it is of no more use"
