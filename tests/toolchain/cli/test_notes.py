@@ -37,7 +37,7 @@ def test_notes_go_to_standard_error_and_results_to_standard_output(tmp_path):
     assert len(notes) == 3
     assert notes[0].startswith("note: odd.wav: its header promises 8,000 bytes of audio")
     assert notes[1].startswith("note: odd.wav: its channels cancel")
-    assert notes[2] == "note: odd.wav: the model hears only the first 0.01 s of 0.50 s"
+    assert notes[2] == "note: odd.wav: the model hears only the first 0.01 s of 0.40 s"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, []), (0.5, []), (2.0, ["only the first 0.47 s of 2.00 s"])])
